@@ -1,0 +1,37 @@
+"""What a user can do wrong, one class a kind; each knows the exit status of its command."""
+
+
+class LitJaxError(ValueError):
+    """A mistake that one sentence explains: what it concerns, what was found, what was wanted, the way out."""
+
+    exit_code = 1
+
+
+class ConfigError(LitJaxError):
+    """A setting, an argument or a combination of them that cannot be run."""
+
+    exit_code = 2
+
+
+class DataError(LitJaxError):
+    """A source that is missing, empty, too small, or too often broken."""
+
+    exit_code = 3
+
+
+class WeightError(LitJaxError):
+    """Weights or a model config that do not fit the architecture they are meant for."""
+
+    exit_code = 4
+
+
+class CheckpointError(LitJaxError):
+    """A checkpoint that cannot be restored into this run."""
+
+    exit_code = 4
+
+
+class NonFiniteError(LitJaxError):
+    """Training whose loss or parameters are no longer finite."""
+
+    exit_code = 5
