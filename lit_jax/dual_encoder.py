@@ -1,0 +1,172 @@
+"""Two towers, a projection on each, and a temperature: transformers' VisionTextDualEncoderModel in Flax."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from lit_jax.encoders import TEXT, VISION, Encoder, EncoderOutput
+from lit_jax.errors import WeightError
+from lit_jax.layers import Compute
+from lit_jax.typing import Params
+from lit_jax.weights import WeightMap, table
+
+LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
+
+
+def encoder_of(tower: str, model_type: str) -> Encoder:
+    """The architecture of that name. Raises WeightError for one that is not implemented."""
+    known = VISION if tower == "vision" else TEXT
+    if model_type not in known:
+        raise WeightError(
+            f"{tower} tower of type {model_type!r} is not implemented; these are: {', '.join(known)}"
+        )
+    return known[model_type]
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderConfig:
+    """Both towers' configs and the heads'. `logit_bias_init_value` exists for the sigmoid loss alone."""
+
+    vision_type: str
+    vision: Any
+    text_type: str
+    text: Any
+    projection_dim: int = 512
+    logit_scale_init_value: float = LOGIT_SCALE
+    logit_bias_init_value: float | None = None
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
+        """From the config.json of a VisionTextDualEncoderModel. Raises WeightError."""
+        if hf.get("model_type") != "vision-text-dual-encoder":
+            raise WeightError(
+                f"model_type is {hf.get('model_type')!r} where 'vision-text-dual-encoder' is wanted; "
+                "two single towers are joined by from_towers"
+            )
+        vision, text = dict(hf.get("vision_config") or {}), dict(hf.get("text_config") or {})
+        vision_type, text_type = vision.get("model_type", "vit"), text.get("model_type", "bert")  # As HF.
+        scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
+        return cls(
+            vision_type,
+            encoder_of("vision", vision_type).Config.from_hf(vision),
+            text_type,
+            encoder_of("text", text_type).Config.from_hf(text),
+            hf.get("projection_dim", cls.projection_dim),
+            float(scale),
+            None if bias is None else float(bias),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of config.json, in the form that transformers 4.57 and 5 read."""
+        return {
+            "architectures": ["VisionTextDualEncoderModel"],
+            "model_type": "vision-text-dual-encoder",
+            "projection_dim": self.projection_dim,
+            "logit_scale_init_value": self.logit_scale_init_value,
+            "torch_dtype": "float32",
+            "vision_config": self.vision.to_hf(),
+            "text_config": self.text.to_hf(),
+        }
+
+
+def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
+    """Rows of length one, in float32; a zero row stays zero, with a zero gradient, where HF gives NaN."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    zero = squared == 0
+    # Both branches must be differentiable at zero, hence the inner `where`.
+    return jnp.where(zero, 0.0, x / jnp.sqrt(jnp.where(zero, 1.0, squared)))
+
+
+class DualEncoder(nn.Module):
+    """Image embeddings, text embeddings and scale; either input may be missing.
+
+    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length.
+    """
+
+    config: DualEncoderConfig
+    compute: Compute = Compute()
+
+    def setup(self) -> None:
+        c = self.config
+        self.vision = encoder_of("vision", c.vision_type).Model(c.vision, self.compute)
+        self.text = encoder_of("text", c.text_type).Model(c.text, self.compute)
+        head = dict(use_bias=False, dtype=self.compute.dtype, kernel_init=nn.initializers.normal(0.02))
+        self.visual_projection = nn.Dense(c.projection_dim, **head)
+        self.text_projection = nn.Dense(c.projection_dim, **head)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
+        if c.logit_bias_init_value is not None:
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
+
+    def __call__(
+        self,
+        images: Float[Array, "B S1 S2 C"] | None = None,
+        texts: Mapping[str, Array] | None = None,
+        pooled_images: Float[Array, "B Dv"] | None = None,
+        train: Collection[str] = (),
+    ) -> tuple[Float[Array, "B E"] | None, Float[Array, "T E"] | None, Float[Array, ""]]:
+        """Unit embeddings in float32, and exp(logit_scale).
+
+        `texts` has input_ids [T N] and, where wanted, attention_mask, token_type_ids and position_ids;
+        `pooled_images` are outputs of `pool_images` kept from earlier; `train` names the towers ("vision",
+        "text") whose dropout is on.
+        """
+        if images is not None:
+            pooled_images = self.pool_images(images, train="vision" in train)
+        image_embeds = text_embeds = None
+        if pooled_images is not None:
+            image_embeds = unit(self.visual_projection(pooled_images))
+        if texts is not None:
+            text_embeds = unit(self.text_projection(self.text(**texts, train="text" in train).pooler_output))
+        return image_embeds, text_embeds, jnp.exp(self.logit_scale)
+
+    def pool_images(self, images: Float[Array, "B S1 S2 C"], *, train: bool = False) -> Float[Array, "B Dv"]:
+        """The image tower's pooled output, before the projection."""
+        return self.vision(images, train=train).pooler_output
+
+    def image_features(self, images: Array, **options: bool) -> tuple[Float[Array, "B E"], EncoderOutput]:
+        """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
+        output = self.vision(images, **options)
+        return self.visual_projection(output.pooler_output), output
+
+    def text_features(
+        self, texts: Mapping[str, Array], **options: bool
+    ) -> tuple[Float[Array, "B E"], EncoderOutput]:
+        """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
+        output = self.text(**texts, **options)
+        return self.text_projection(output.pooler_output), output
+
+
+_HEADS = table("""
+    visual_projection.weight | visual_projection/kernel | e d -> d e
+    text_projection.weight   | text_projection/kernel   | e d -> d e
+    logit_scale              | logit_scale              |
+""")
+
+
+def weights(config: DualEncoderConfig) -> WeightMap:
+    """The table of the whole model: the sum of the towers' and the heads'. `logit_bias` has no place in it."""
+    vision = encoder_of("vision", config.vision_type).weights(config.vision)
+    text = encoder_of("text", config.text_type).weights(config.text)
+    heads = _HEADS.bind(depth=0)
+    return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + heads
+
+
+def init_params(module: DualEncoder, seed: int) -> Params:
+    """Random params, float32, from `seed` alone."""
+    return jax.jit(module.init)(jax.random.key(seed), *_smallest_inputs(module.config))["params"]
+
+
+def param_shapes(module: DualEncoder) -> Params:
+    """The tree of params as shapes; nothing is computed or allocated."""
+    return jax.eval_shape(module.init, jax.random.key(0), *_smallest_inputs(module.config))["params"]
+
+
+def _smallest_inputs(config: DualEncoderConfig) -> tuple[Array, dict[str, Array]]:
+    size, channels = config.vision.image_size, config.vision.num_channels
+    return jnp.zeros((1, size, size, channels)), {"input_ids": jnp.zeros((1, 1), jnp.int32)}

@@ -1,0 +1,205 @@
+"""ViT (arXiv:2010.11929), as transformers' ViTModel with its pooler."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from lit_jax.encoders.base import Encoder, EncoderOutput, identity_pooler, read_config, with_embeddings
+from lit_jax.errors import WeightError
+from lit_jax.layers import ACTIVATIONS, Block, BlockSpec, Compute, layer_norm, scan_layers
+from lit_jax.positions import resize_grid
+from lit_jax.weights import WeightMap, table
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fields and defaults of transformers' ViTConfig."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    layer_norm_eps: float = 1e-12
+    qkv_bias: bool = True
+    pooler_act: str = "tanh"
+    initializer_range: float = 0.02
+
+    @classmethod
+    def from_hf(cls, hf: dict) -> "Config":
+        """Raises WeightError for a field that would change the numbers and is not implemented."""
+        width = hf.get("hidden_size", cls.hidden_size)
+        return read_config(
+            cls,
+            "vit",
+            hf,
+            inert=frozenset({"encoder_stride"}),
+            fixed={
+                "pooler_output_size": (None, width),
+                "head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),),
+            },
+        )
+
+    def to_hf(self) -> dict:
+        return {"model_type": "vit", **dataclasses.asdict(self)}
+
+    @property
+    def block(self) -> BlockSpec:
+        return BlockSpec(
+            heads=self.num_attention_heads,
+            hidden=self.intermediate_size,
+            norm_first=True,
+            act=self.hidden_act,
+            eps=self.layer_norm_eps,
+            qkv_bias=self.qkv_bias,
+            dropout=self.hidden_dropout_prob,
+            attention_dropout=self.attention_probs_dropout_prob,
+            init_std=self.initializer_range,
+        )
+
+
+class PatchEmbed(nn.Module):
+    """Images -> patch tokens behind a CLS token, with the position table added."""
+
+    config: object  # Any vision Config with the fields used below.
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool) -> Float[Array, "B N D"]:
+        c, size = self.config, self.config.image_size
+        if images.shape[-1] != c.num_channels:
+            raise WeightError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
+        if not interpolate and images.shape[1:3] != (size, size):
+            raise WeightError(
+                f"images are {images.shape[1]}x{images.shape[2]}; this tower takes {size}x{size} "
+                "unless its positions are interpolated"
+            )
+        patch = (c.patch_size, c.patch_size)
+        init = nn.initializers.truncated_normal(c.initializer_range)
+        conv = nn.Conv(
+            c.hidden_size, patch, patch, "VALID", dtype=self.compute.dtype, kernel_init=init, name="patch"
+        )
+        x = conv(images)
+        rows, columns = x.shape[1:3]
+        x = x.reshape(x.shape[0], rows * columns, -1)
+        cls = self.param("cls", init, (1, 1, c.hidden_size))
+        pos = self.param("pos", init, (1, (size // c.patch_size) ** 2 + 1, c.hidden_size))
+        if interpolate:
+            pos = jnp.concatenate([pos[:, :1], resize_grid(pos[:, 1:], rows, columns)], axis=1)
+        x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, c.hidden_size)).astype(x.dtype), x], axis=1)
+        return x + pos.astype(x.dtype)
+
+
+class Model(nn.Module):
+    """Equals transformers' ViTModel(add_pooling_layer=True), with NHWC images."""
+
+    config: Config
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "B S1 S2 C"],
+        *,
+        train: bool = False,
+        interpolate: bool = False,
+        hidden_states: bool = False,
+        attentions: bool = False,
+    ) -> EncoderOutput:
+        """Raises WeightError for an image size other than the config's, unless `interpolate`."""
+        c, spec = self.config, self.config.block
+        x = PatchEmbed(c, self.compute, name="embeddings")(images, interpolate=interpolate)
+        x = embedded = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(x)
+        x, states, weights = scan_layers(
+            Block(spec, self.compute, name="layers"),
+            c.num_hidden_layers,
+            x,
+            train=train,
+            hidden_states=hidden_states,
+            attentions=attentions,
+        )
+        x = layer_norm(spec, self.compute, "norm")(x)
+        init = nn.initializers.normal(c.initializer_range)
+        pooled = nn.Dense(c.hidden_size, dtype=self.compute.dtype, kernel_init=init, name="pooler")(x[:, 0])
+        return EncoderOutput(x, ACTIVATIONS[c.pooler_act](pooled), with_embeddings(embedded, states), weights)
+
+
+_QKV_BIAS = table("""
+    encoder.layer.{l}.attention.attention.query.bias   | layers/attn/query/bias    | (h k) -> h k
+    encoder.layer.{l}.attention.attention.key.bias     | layers/attn/key/bias      | (h k) -> h k
+    encoder.layer.{l}.attention.attention.value.bias   | layers/attn/value/bias    | (h k) -> h k
+""")
+
+# What ViT shares with its descendants: patches, positions, attention and the last norm.
+SHARED = table("""
+    embeddings.cls_token                               | embeddings/cls            | x y d
+    embeddings.position_embeddings                     | embeddings/pos            | x n d
+    embeddings.patch_embeddings.projection.weight      | embeddings/patch/kernel   | d c p q -> p q c d
+    embeddings.patch_embeddings.projection.bias        | embeddings/patch/bias     | d
+
+    encoder.layer.{l}.attention.attention.query.weight | layers/attn/query/kernel  | (h k) d -> d h k
+    encoder.layer.{l}.attention.attention.key.weight   | layers/attn/key/kernel    | (h k) d -> d h k
+    encoder.layer.{l}.attention.attention.value.weight | layers/attn/value/kernel  | (h k) d -> d h k
+    encoder.layer.{l}.attention.output.dense.weight    | layers/attn/out/kernel    | d (h k) -> h k d
+    encoder.layer.{l}.attention.output.dense.bias      | layers/attn/out/bias      | d
+
+    layernorm.weight                                   | norm/scale                | d
+    layernorm.bias                                     | norm/bias                 | d
+""")
+
+_VIT = table("""
+    encoder.layer.{l}.layernorm_before.weight          | layers/norm1/scale        | d
+    encoder.layer.{l}.layernorm_before.bias            | layers/norm1/bias         | d
+    encoder.layer.{l}.layernorm_after.weight           | layers/norm2/scale        | d
+    encoder.layer.{l}.layernorm_after.bias             | layers/norm2/bias         | d
+    encoder.layer.{l}.intermediate.dense.weight        | layers/mlp/up/kernel      | f d -> d f
+    encoder.layer.{l}.intermediate.dense.bias          | layers/mlp/up/bias        | f
+    encoder.layer.{l}.output.dense.weight              | layers/mlp/down/kernel    | d f -> f d
+    encoder.layer.{l}.output.dense.bias                | layers/mlp/down/bias      | d
+
+    pooler.dense.weight                                | pooler/kernel             | e d -> d e
+    pooler.dense.bias                                  | pooler/bias               | e
+""")
+
+
+def shared_weights(own: WeightMap, config: object) -> WeightMap:
+    """The shared rows and an architecture's own, bound to the sizes of its config."""
+    rows = SHARED + own + (_QKV_BIAS if config.qkv_bias else WeightMap(()))
+    return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads, g=2)
+
+
+# Names of transformers 5 in memory -> names on disk.
+RENAMES = (
+    (r"\battention\.([qkv])_proj\.", r"attention.attention.\1_proj."),
+    (r"attention\.attention\.q_proj\.", "attention.attention.query."),
+    (r"attention\.attention\.k_proj\.", "attention.attention.key."),
+    (r"attention\.attention\.v_proj\.", "attention.attention.value."),
+    (r"attention\.o_proj\.", "attention.output.dense."),
+)
+
+ENCODER = Encoder(
+    tower="vision",
+    Config=Config,
+    Model=Model,
+    weights=lambda config: shared_weights(_VIT, config),
+    prefix="vit.",
+    dropped=r"classifier\..*|decoder\..*|embeddings\.mask_token",
+    renames=(
+        (r"^layers\.", "encoder.layer."),
+        *RENAMES,
+        (r"\bmlp\.fc1\.", "intermediate.dense."),
+        (r"\bmlp\.fc2\.", "output.dense."),
+    ),
+    fresh=r"pooler/",
+    raw_cls=lambda config: (
+        dataclasses.replace(config, pooler_act="linear"),
+        identity_pooler(config.hidden_size),
+    ),
+)

@@ -1,0 +1,273 @@
+"""The Hugging Face face: VisionTextDualEncoderModel, as transformers 4 had it in Flax and 5 has it in PyTorch."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike, DTypeLike
+
+from lit_jax import pretrained
+from lit_jax._transformers import transformers
+from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, init_params, unit
+from lit_jax.encoders import EncoderOutput
+from lit_jax.errors import ConfigError, WeightError
+from lit_jax.layers import Compute
+from lit_jax.typing import Params
+
+VisionTextDualEncoderConfig = transformers.VisionTextDualEncoderConfig
+
+
+@dataclasses.dataclass
+class TowerOutput(transformers.utils.ModelOutput):
+    """Fields of transformers' BaseModelOutputWithPooling."""
+
+    last_hidden_state: Any = None
+    pooler_output: Any = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+
+
+@dataclasses.dataclass
+class VisionTextDualEncoderOutput(transformers.utils.ModelOutput):
+    """Fields and order of transformers' CLIPOutput: by attribute, by key, or as a tuple of what is not None."""
+
+    loss: Any = None
+    logits_per_image: Any = None
+    logits_per_text: Any = None
+    text_embeds: Any = None
+    image_embeds: Any = None
+    text_model_output: TowerOutput | None = None
+    vision_model_output: TowerOutput | None = None
+
+    def to_tuple(self) -> tuple:
+        return tuple(v.to_tuple() if isinstance(v, TowerOutput) else v for v in super().to_tuple())
+
+
+class VisionTextDualEncoderModel:
+    """A dual encoder with its weights: call it on token ids and NCHW pixels.
+
+    Equals transformers' class of that name (both the PyTorch one and the Flax one of version 4), except that a zero
+    embedding stays zero where theirs becomes NaN. Arrays come and go as jax.Array; `params` is the nested dict that the
+    functional door uses, and `module` the Flax module.
+    """
+
+    def __init__(
+        self,
+        config: "VisionTextDualEncoderConfig",
+        input_shape: tuple | None = None,
+        seed: int = 0,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        """Random weights from `seed`. `input_shape` is accepted for old code; nothing depends on it."""
+        module = DualEncoder(_ours(config), Compute(dtype=dtype))
+        self._fill(module, init_params(module, seed), config)
+
+    def _fill(self, module: DualEncoder, params: Params, config: Any) -> None:
+        self.module, self.params, self.config = module, params, config
+
+    @classmethod
+    def _of(cls, module: DualEncoder, params: Params, config: Any = None) -> "VisionTextDualEncoderModel":
+        model = cls.__new__(cls)
+        model._fill(module, params, config or VisionTextDualEncoderConfig(**module.config.to_hf()))
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_id: str | Path,
+        config: "VisionTextDualEncoderConfig | None" = None,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> "VisionTextDualEncoderModel":
+        """A folder or Hub id. `config`, if given, must describe the model that is stored. Raises WeightError."""
+        module, params = pretrained.load(folder_or_id, dtype=dtype, revision=revision, token=token)
+        if config is not None and _ours(config) != module.config:
+            raise WeightError(
+                f"the config given is not that of {folder_or_id}; leave it out to use the stored one"
+            )
+        return cls._of(module, params, config)
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision_model_name_or_path: str | Path,
+        text_model_name_or_path: str | Path,
+        *,
+        projection_dim: int = 512,
+        logit_scale_init_value: float = 2.6592,
+        vision_pooling: str = "pooler",
+        seed: int = 0,
+        dtype: DTypeLike = jnp.float32,
+    ) -> "VisionTextDualEncoderModel":
+        """Two pretrained towers under new projections: see `lit_jax.from_towers`."""
+        module, params = pretrained.from_towers(
+            vision_model_name_or_path,
+            text_model_name_or_path,
+            projection_dim=projection_dim,
+            logit_scale_init_value=float(logit_scale_init_value),
+            vision_pooling=vision_pooling,
+            seed=seed,
+            dtype=dtype,
+        )
+        return cls._of(module, params)
+
+    def save_pretrained(self, folder: str | Path, params: Params | None = None) -> None:
+        """Writes config.json and model.safetensors as transformers 4.57 and 5 read them."""
+        pretrained.save(folder, self.module, params or self.params)
+
+    def __call__(
+        self,
+        input_ids: ArrayLike,
+        pixel_values: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        params: Params | None = None,
+        dropout_rng: jax.Array | None = None,
+        train: bool = False,
+        return_loss: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> VisionTextDualEncoderOutput | tuple:
+        """Similarities of T texts and B images.
+
+        input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S S] as the processor gives
+        them, or [B S S C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E], image_embeds
+        [B E], both of unit length, and both towers' outputs; with `return_loss` (which wants T == B) also CLIP's
+        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. Raises ConfigError.
+        """
+        texts = self._texts(input_ids, attention_mask, position_ids, token_type_ids)
+        images = self._images(pixel_values)
+        if return_loss and len(images) != len(texts["input_ids"]):
+            raise ConfigError(
+                f"the loss pairs each text with one image; found {len(texts['input_ids'])} texts "
+                f"and {len(images)} images"
+            )
+        if train and dropout_rng is None:
+            raise ConfigError("train=True draws dropout and needs dropout_rng, a jax.random key")
+        loss, logits, text_embeds, image_embeds, text, vision = _forward(
+            self.module,
+            {"params": params or self.params},
+            texts,
+            images,
+            dropout_rng,
+            train=train,
+            return_loss=return_loss,
+            hidden_states=output_hidden_states,
+            attentions=output_attentions,
+        )
+        output = VisionTextDualEncoderOutput(
+            loss=loss,
+            logits_per_image=logits.T,
+            logits_per_text=logits,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=_tower_output(text),
+            vision_model_output=_tower_output(vision),
+        )
+        return output if return_dict else output.to_tuple()
+
+    def get_text_features(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        params: Params | None = None,
+    ) -> jax.Array:
+        """[T N] ids -> projected text features [T E], not normalised."""
+        texts = self._texts(input_ids, attention_mask, position_ids, token_type_ids)
+        return _features(self.module, {"params": params or self.params}, texts, method="text_features")
+
+    def get_image_features(self, pixel_values: ArrayLike, params: Params | None = None) -> jax.Array:
+        """[B C S S] or [B S S C] pixels -> projected image features [B E], not normalised."""
+        images = self._images(pixel_values)
+        return _features(self.module, {"params": params or self.params}, images, method="image_features")
+
+    def _images(self, pixel_values: ArrayLike) -> jax.Array:
+        pixels, channels = jnp.asarray(pixel_values), self.module.config.vision.num_channels
+        if pixels.ndim == 4 and pixels.shape[1] == channels:
+            return pixels.transpose(0, 2, 3, 1)
+        if pixels.ndim == 4 and pixels.shape[-1] == channels:
+            return pixels
+        raise ConfigError(
+            f"pixel_values have shape {pixels.shape}; wanted [batch, {channels}, height, width] "
+            f"or [batch, height, width, {channels}]"
+        )
+
+    def _texts(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None,
+        position_ids: ArrayLike | None,
+        token_type_ids: ArrayLike | None,
+    ) -> dict[str, jax.Array]:
+        ids, size = np.asarray(input_ids), self.module.config.text.vocab_size
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise ConfigError(
+                f"input_ids are {ids.dtype} of shape {ids.shape}; wanted integers [texts, tokens]"
+            )
+        if ids.size and not (ids.min() >= 0 and ids.max() < size):
+            # XLA clamps a gather, which would give the embedding of another token without a word.
+            raise ConfigError(
+                f"input_ids range from {ids.min()} to {ids.max()}; the tower's vocabulary has {size} tokens"
+            )
+        given = dict(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            token_type_ids=token_type_ids,
+        )
+        return {name: jnp.asarray(value, jnp.int32) for name, value in given.items() if value is not None}
+
+
+FlaxVisionTextDualEncoderModel = VisionTextDualEncoderModel  # Its name in transformers 4.
+
+
+def _ours(config: Any) -> DualEncoderConfig:
+    return DualEncoderConfig.from_hf(config.to_dict())
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("train", "return_loss", "hidden_states", "attentions"))
+def _forward(
+    module: DualEncoder,
+    variables: Mapping[str, Params],
+    texts: dict[str, jax.Array],
+    images: jax.Array,
+    dropout_rng: jax.Array | None,
+    *,
+    return_loss: bool,
+    **options: bool,
+) -> tuple:
+    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+    image, vision = module.apply(variables, images, method="image_features", rngs=rngs, **options)
+    text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
+    image, text = unit(image), unit(text)
+    logits = text @ image.T * jnp.exp(variables["params"]["logit_scale"])
+    loss = None
+    if return_loss:
+        xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(len(logits))
+        loss = (xent(logits, labels).mean() + xent(logits.T, labels).mean()) / 2
+    return loss, logits, text, image, text_output, vision
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("method",))
+def _features(module: DualEncoder, variables: Mapping[str, Params], inputs: Any, *, method: str) -> jax.Array:
+    return module.apply(variables, inputs, method=method)[0]
+
+
+def _tower_output(output: EncoderOutput) -> TowerOutput:
+    """Hidden states and attentions as tuples, one entry a layer, as Hugging Face gives them."""
+    fields = output._asdict()
+    for name in ("hidden_states", "attentions"):
+        fields[name] = None if fields[name] is None else tuple(fields[name])
+    return TowerOutput(**fields)

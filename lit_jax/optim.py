@@ -1,0 +1,204 @@
+"""What is trained and how: lock rules, learning rates, AdamW. Tables of (regex over paths, value) decide.
+
+A path is what leads to a leaf, "text/layers/mlp/up/kernel". A regex must match all of it, and in every table
+the first row that matches decides.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import jax
+import optax
+from flax import traverse_util
+
+from lit_jax.errors import ConfigError
+from lit_jax.typing import Params
+
+Rules = tuple[tuple[str, Any], ...]
+
+TOWERS = ("vision", "text")  # In the order of the lock letters.
+LETTERS = {
+    "L": "lock",  # Pretrained and locked.
+    "U": "tune",  # Pretrained and tuned.
+    "u": "tune",  # From scratch and tuned: who builds the model does not load this tower's weights.
+}
+
+# BERT (arXiv:1810.04805) and CLIP (arXiv:2103.00020) decay what multiplies: kernels and the tables of embeddings.
+# They leave alone what shifts or scales: biases, norms, logit_scale and logit_bias. Layer scales belong to these,
+# and so do a vision tower's class token and position table, as in the usual ViT recipes (DeiT, arXiv:2012.12877).
+DECAY: Rules = (
+    (r"(.*/)?(kernel|embedding)", True),
+    (r".*", False),
+)
+
+
+def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Iterable[str] = ()) -> Rules:
+    """Two letters, image tower then text tower (LiT, arXiv:2111.07991) -> rows of (regex, "lock" or "tune").
+
+    `L` is pretrained and locked, `U` pretrained and tuned, `u` from scratch and tuned; projections and
+    scalars are tuned. Rows in `first` come before everything. `fresh` names leaves that no checkpoint
+    had (a new pooler): they stay trainable inside a locked tower.
+    Raises ConfigError for other letters, a value that is neither "lock" nor "tune", and a broken regex.
+    """
+    if len(lock) != len(TOWERS) or not set(lock) <= LETTERS.keys():
+        raise ConfigError(
+            f"lock={lock!r} is not a lock: wanted two letters, image tower then text tower, each L (pretrained, "
+            f"locked), U (pretrained, tuned) or u (from scratch, tuned), for instance 'LU'"
+        )
+    for pattern, action in first:
+        if action not in ("lock", "tune"):
+            raise ConfigError(f"lock rule {pattern!r} says {action!r}: wanted 'lock' or 'tune'")
+    rules = (
+        *((pattern, action) for pattern, action in first),
+        *((re.escape(path), "tune") for path in fresh),
+        *((f"{tower}/.*", LETTERS[letter]) for tower, letter in zip(TOWERS, lock, strict=True)),
+        (r".*", "tune"),
+    )
+    _compile(pattern for pattern, _ in rules)
+    return rules
+
+
+def split(params: Params, rules: Rules) -> tuple[Params, Params]:
+    """`params` -> (tuned, locked) by `rules`; a leaf without a rule is tuned. `merge` is the way back.
+
+    Raises ConfigError if nothing would be tuned.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    tuned = {path for path in flat if first_match(path, rules, "tune") == "tune"}
+    if not tuned:
+        raise ConfigError("the lock rules leave no parameter to tune: unlock a tower or a projection")
+    halves = ({p: x for p, x in flat.items() if (p in tuned) is wanted} for wanted in (True, False))
+    return tuple(traverse_util.unflatten_dict(half, sep="/") for half in halves)
+
+
+def merge(tuned: Params, locked: Params) -> Params:
+    """The inverse of `split`."""
+    flat = traverse_util.flatten_dict(locked, sep="/") | traverse_util.flatten_dict(tuned, sep="/")
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def first_match(path: str, rules: Rules, default: Any) -> Any:
+    """The value of the first row whose regex matches all of `path`, else `default`."""
+    return next((value for pattern, value in rules if re.fullmatch(pattern, path)), default)
+
+
+def check_patterns(patterns: Iterable[str], params: Params, what: str) -> None:
+    """Raises ConfigError for a regex that matches no path in `params`: a typo that would go unseen.
+
+    `what` names the setting in the message, for instance "lr_multipliers".
+    """
+    paths = list(traverse_util.flatten_dict(params, sep="/"))
+    for pattern, regex in _compile(patterns):
+        if not any(map(regex.fullmatch, paths)):
+            close = get_close_matches(pattern, paths, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"{what}: {pattern!r} matches none of the {len(paths)} parameter paths, the most similar "
+                f"being {' '.join(close)!r}: correct the regex, which must match a whole path, or drop it"
+            )
+
+
+# What follows the warm-up: (peak, steps from there to the end, end, timescale) -> schedule of the steps since.
+SCHEDULES: dict[str, Callable[[float, int, float, int], optax.Schedule]] = {
+    "cosine": lambda peak, steps, end, _: optax.cosine_decay_schedule(peak, steps, alpha=end / peak),
+    "linear": lambda peak, steps, end, _: optax.linear_schedule(peak, end, steps),
+    "rsqrt": lambda peak, steps, end, timescale: lambda step: peak * (1 + step / timescale) ** -0.5,
+    "constant": lambda peak, *_: optax.constant_schedule(peak),
+}
+
+
+def make_schedule(
+    kind: str,
+    *,
+    peak_lr: float,
+    steps: int,
+    warmup_steps: int = 0,
+    end_lr: float = 0.0,
+    timescale: int = 10_000,
+) -> optax.Schedule:
+    """Learning rate by step: from 0 to `peak_lr` over `warmup_steps`, then by `kind` until `steps`.
+
+    "cosine" and "linear" end at `end_lr` after `steps`; "rsqrt" falls as the inverse root of the steps since
+    warm-up in units of `timescale` and knows no end; "constant" stays.
+    Raises ConfigError for an unknown kind and for numbers that make no schedule.
+    """
+    if kind not in SCHEDULES:
+        raise ConfigError(f"schedule {kind!r} is unknown: wanted one of {', '.join(SCHEDULES)}")
+    if not 0 <= warmup_steps < steps:
+        raise ConfigError(f"warmup_steps={warmup_steps} does not leave a step of steps={steps}: use fewer")
+    if not 0 <= end_lr <= peak_lr or not math.isfinite(peak_lr) or peak_lr == 0:
+        raise ConfigError(
+            f"peak_lr={peak_lr} with end_lr={end_lr} is no schedule: wanted 0 <= end_lr <= peak_lr > 0"
+        )
+    if timescale < 1:
+        raise ConfigError(f"timescale={timescale} is not a number of steps: wanted at least 1")
+    after = SCHEDULES[kind](peak_lr, steps - warmup_steps, end_lr, timescale)
+    if not warmup_steps:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak_lr, warmup_steps), after], [warmup_steps])
+
+
+def make_optimizer(
+    *,
+    schedule: optax.Schedule,
+    weight_decay: float = 1e-4,
+    clip_norm: float | None = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    lr_multipliers: Sequence[tuple[str, float]] = (),
+    decay: Rules = DECAY,
+) -> optax.GradientTransformation:
+    """AdamW (arXiv:1711.05101) on the tuned parameters, after clipping their gradient to a global norm.
+
+    As in PyTorch the decay is decoupled and multiplied by the learning rate. A multiplier in
+    `lr_multipliers` scales the whole update of its leaves, decay included; `clip_norm=None` does not clip.
+    Raises ConfigError for numbers that make no optimiser.
+    """
+    wrong = [
+        f"{name}={value}"
+        for name, value, good in (
+            ("weight_decay", weight_decay, weight_decay >= 0),
+            ("clip_norm", clip_norm, clip_norm is None or clip_norm > 0),
+            ("b1", b1, 0 <= b1 < 1),
+            ("b2", b2, 0 <= b2 < 1),
+            ("eps", eps, eps > 0),
+            *((f"lr multiplier of {pattern!r}", factor, factor > 0) for pattern, factor in lr_multipliers),
+        )
+        if not good
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(wrong)}: wanted weight_decay >= 0, clip_norm > 0 or None, 0 <= b1, b2 < 1, "
+            f"eps > 0 and lr multipliers > 0 (what shall not move is locked, not multiplied by 0)"
+        )
+    _compile(pattern for pattern, _ in (*lr_multipliers, *decay))
+    multipliers = tuple((pattern, factor) for pattern, factor in lr_multipliers)
+    return optax.chain(
+        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay, mask=lambda tree: by_path(tree, decay, False)),
+        optax.stateless(
+            lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, by_path(updates, multipliers, 1.0))
+        ),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def by_path(tree: Params, rules: Rules, default: Any) -> Params:
+    """A tree like `tree` that holds in place of each leaf the value that `rules` give its path."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    values = {path: first_match(path, rules, default) for path in flat}
+    return traverse_util.unflatten_dict(values, sep="/")
+
+
+def _compile(patterns: Iterable[str]) -> list[tuple[str, re.Pattern]]:
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append((pattern, re.compile(pattern)))
+        except re.error as error:
+            raise ConfigError(f"{pattern!r} is not a regex over parameter paths: {error}") from error
+    return compiled

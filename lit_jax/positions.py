@@ -1,0 +1,46 @@
+"""Position tables resized to another grid, with PyTorch's numbers."""
+
+from functools import lru_cache
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+
+@lru_cache
+def bicubic(source: int, target: int) -> np.ndarray:
+    """[target, source] weights of torch's bicubic without antialias (a = -0.75, half-pixel centres).
+
+    `jax.image.resize` uses a = -0.5 and cannot give these numbers.
+    """
+    a = -0.75
+    at = (np.arange(target) + 0.5) * (source / target) - 0.5
+    low = np.floor(at)
+    t = np.abs(at[:, None] - (low[:, None] + np.arange(-1, 3)))  # Distance to each of the four taps.
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    taps = np.where(t <= 1, near, far)
+    columns = np.clip(low[:, None] + np.arange(-1, 3), 0, source - 1).astype(int)  # Edges repeat.
+    weights = np.zeros((target, source))
+    np.add.at(weights, (np.arange(target)[:, None], columns), taps)
+    return weights.astype(np.float32)
+
+
+def resize_grid(table: Float[Array, "1 n D"], height: int, width: int) -> Float[Array, "1 m D"]:
+    """A square grid of positions, flattened row by row -> the same for `height` x `width` patches (m of them).
+
+    Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False) in float32.
+    """
+    side = round(table.shape[1] ** 0.5)
+    if side * side == height * width and height == width:
+        return table
+    grid = table.reshape(side, side, -1)
+    grid = jnp.einsum(
+        "yi,xj,ijd->yxd",
+        bicubic(side, height),
+        bicubic(side, width),
+        grid.astype(jnp.float32),
+        precision=lax.Precision.HIGHEST,
+    )
+    return grid.reshape(1, height * width, -1).astype(table.dtype)

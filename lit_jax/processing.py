@@ -1,0 +1,279 @@
+"""Pictures and captions into arrays, by the very processor that the Hugging Face folder names.
+
+`Processor` is `transformers.VisionTextDualEncoderProcessor`, which needs no torch. What a picture goes through
+before it is a tensor is split in two: `make_decode` gives uint8 pixels on the host, `Pixels.normalise` the
+rest on the device; together they equal the image processor (PIL backend), which `pixels_of` checks.
+"""
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from lit_jax._transformers import transformers
+from lit_jax.errors import ConfigError, DataError, WeightError
+
+Processor = Any  # transformers.VisionTextDualEncoderProcessor, whose import is too slow for an annotation.
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # No format that runs a program (EPS) or holds floats (TIFF).
+MAX_PIXELS = 64_000_000  # Of a picture before decoding, and of an elongated one after resizing.
+CHARS_PER_TOKEN = 128  # Longer than any token (WordPiece: 100); text past `length` of these is never read.
+
+_IMAGE_FILES = ("processor_config.json", "preprocessor_config.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """From uint8 pixels to what the image tower reads; hashable, so it can be a static argument of jit.
+
+    `size` is the side S of the square picture; `mean` and `std` are RGB, in the units after `rescale`.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rescale: float = 1 / 255
+
+    def normalise(
+        self,
+        images: UInt8[Array, "b S S 3"] | UInt8[np.ndarray, "b S S 3"],
+        dtype: DTypeLike = jnp.float32,
+    ) -> Float[Array, "b S S 3"]:
+        """`(images * rescale - mean) / std` in float32, then cast to `dtype`."""
+        scaled = jnp.asarray(images, jnp.float32) * self.rescale
+        return ((scaled - jnp.array(self.mean)) / jnp.array(self.std)).astype(dtype)
+
+
+def load_processor(folder: str | Path) -> Processor:
+    """The processor of a Hugging Face folder on disk, in the layout of transformers 5 or of 4.
+
+    Reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. Nothing is downloaded
+    and no code of the folder is run. Raises `ConfigError` when there is no such folder and `WeightError` when
+    it holds no image processor or no tokenizer that can be used.
+    """
+    return join_processors(folder, folder)
+
+
+def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Processor:
+    """A processor of the image processor of one folder and the tokenizer of another; see `load_processor`."""
+    read = {"local_files_only": True, "trust_remote_code": False}
+    vision = _holding(vision_folder, _IMAGE_FILES, "image processor")
+    try:
+        image_processor = transformers.AutoImageProcessor.from_pretrained(vision, backend="pil", **read)
+    except (OSError, ValueError, ImportError) as e:
+        raise WeightError(f"the image processor in {vision} cannot be read: {_first_line(e)}") from e
+    text = _holding(text_folder, _TOKENIZER_FILES, "tokenizer")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(text, **read)
+    except (OSError, ValueError, ImportError) as e:
+        raise WeightError(f"the tokenizer in {text} cannot be read: {_first_line(e)}") from e
+    return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
+
+
+def save_processor(folder: str | Path, processor: Processor) -> None:
+    """Writes `processor` in a layout that transformers 5 and 4.57 both read.
+
+    5 reads `processor_config.json`, 4.57 `preprocessor_config.json`; both read the tokenizer files, in which
+    two spellings that only 5 knows are replaced by those that both know.
+    """
+    folder = Path(folder)
+    processor.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for key in ("is_local", "local_files_only"):  # How it was read here is nobody else's business.
+        config.pop(key, None)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(
+        config.get("extra_special_tokens"), list
+    ):  # 4.57 wants a dict there, and has this for lists:
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    new = path.with_suffix(".tmp")
+    new.write_text(text, "utf-8")
+    shutil.move(new, path)
+
+
+def pixels_of(image_processor: Any) -> Pixels:
+    """What `image_processor` does after resizing and cropping, as `Pixels`.
+
+    A picture of noise is sent both ways, so that a step that `Pixels` does not know can never be lost. Raises
+    `ConfigError` when the two differ, and when the result is not a square of uint8 RGB.
+    """
+    name = type(image_processor).__name__
+    if getattr(image_processor, "backend", None) != "pil":
+        raise ConfigError(f"{name} is not a PIL image processor; load it with lit_jax's load_processor")
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    pixels = _resized(image_processor, Image.fromarray(noise))
+    side = pixels.shape[0]
+    if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
+        raise ConfigError(
+            f"{name} turns a 64x48 picture into {pixels.dtype} of shape {pixels.shape}; lit_jax needs uint8 of a "
+            "fixed square: set its size to height and width, or do_center_crop with a crop_size"
+        )
+    scaled, centred = image_processor.do_rescale, image_processor.do_normalize
+    found = Pixels(
+        size=side,
+        mean=_rgb(image_processor.image_mean) if centred else (0.0, 0.0, 0.0),
+        std=_rgb(image_processor.image_std) if centred else (1.0, 1.0, 1.0),
+        rescale=float(image_processor.rescale_factor) if scaled else 1.0,
+    )
+    theirs = np.asarray(image_processor(Image.fromarray(noise))["pixel_values"][0]).transpose(1, 2, 0)
+    ours = found.normalise(pixels[None])[0]
+    if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-5):
+        raise ConfigError(
+            f"{name} does more to a picture than resize, crop, rescale and normalise; choose another"
+        )
+    return found
+
+
+def make_decode(image_processor: Any) -> Callable[[bytes], UInt8[np.ndarray, "S S 3"]]:
+    """Returns `decode(bytes) -> uint8 [S, S, 3]`: exactly the image processor without rescale and normalise.
+
+    Before it, `open_image` makes RGB of every kind of picture. One so elongated that resizing by its shorter edge
+    would give more than `MAX_PIXELS` first loses the ends of its longer edge. `decode` is thread-safe and raises
+    `DataError` naming the reason when the bytes are not a picture that it accepts.
+    """
+    size = pixels_of(image_processor).size
+    by_short_edge = image_processor.do_resize and "shortest_edge" in image_processor.size
+
+    def decode(data: bytes) -> UInt8[np.ndarray, "S S 3"]:
+        image = open_image(data)
+        if by_short_edge:
+            image = _within(image, MAX_PIXELS // image_processor.size["shortest_edge"] ** 2)
+        pixels = _resized(image_processor, image)
+        assert pixels.shape == (size, size, 3), pixels.shape
+        return pixels
+
+    return decode
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The first frame of a JPEG, PNG, WEBP, GIF or BMP file, as RGB.
+
+    Transparency is laid on white, 16-bit grey is divided by 257; the EXIF orientation is ignored, as the image
+    processors of transformers do. Raises `DataError` for anything else, for a file that is cut off or damaged,
+    and, before decoding, for more than `MAX_PIXELS` pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except MemoryError:
+        raise
+    except Exception as e:  # Pillow's readers raise a dozen kinds on broken files; all mean the same here.
+        if isinstance(e, Image.UnidentifiedImageError):
+            raise DataError(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}") from e
+        raise DataError(f"not a usable image: {_first_line(e)}") from e
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"image of {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed")
+    try:
+        image.load()
+        return _rgb_image(image)
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise DataError(f"{image.format} image is cut off or damaged: {_first_line(e)}") from e
+
+
+def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
+    """Returns `tokenize(texts) -> {"input_ids", "attention_mask"[, "token_type_ids"]}`, each int32 [n, length].
+
+    Equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)`, from a copy of its own, so
+    that threads can share it and what `tokenizer.json` says of padding does not matter. Text after the first
+    `CHARS_PER_TOKEN * length` characters is not looked at. A text without any token keeps one padding token in
+    its mask. Raises `ConfigError` for a tokenizer that is not fast or has no padding token, and for an unusable
+    `length`; `tokenize` raises `DataError` for text that is not Unicode.
+    """
+    name = type(tokenizer).__name__
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ConfigError(f"{name} has no tokenizer.json behind it; convert it to a fast tokenizer first")
+    if tokenizer.pad_token is None:
+        raise ConfigError(f"{name} has no padding token; set its pad_token, for instance to its eos_token")
+    fast = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    least = fast.num_special_tokens_to_add(False) + 1
+    if not least <= length <= tokenizer.model_max_length:
+        raise ConfigError(
+            f"text length {length} is outside {least} to {tokenizer.model_max_length} of {name}"
+        )
+    fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
+    fast.enable_truncation(length, direction=tokenizer.truncation_side)
+    fast.enable_padding(
+        length=length,
+        direction=tokenizer.padding_side,
+        pad_id=tokenizer.pad_token_id,
+        pad_type_id=tokenizer.pad_token_type_id,
+        pad_token=tokenizer.pad_token,
+    )
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    first = 0 if tokenizer.padding_side == "right" else length - 1
+
+    def tokenize(texts: Sequence[str]) -> dict[str, np.ndarray]:
+        try:
+            rows = fast.encode_batch_fast([text[: CHARS_PER_TOKEN * length] for text in texts])
+        except TypeError as e:  # The tokenizer's word for a string that UTF-8 cannot hold.
+            raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
+        lists = {
+            "input_ids": [row.ids for row in rows],
+            "attention_mask": [row.attention_mask for row in rows],
+        }
+        if with_types:
+            lists["token_type_ids"] = [row.type_ids for row in rows]
+        out = {key: np.array(ids, np.int32).reshape(len(rows), length) for key, ids in lists.items()}
+        out["attention_mask"][~out["attention_mask"].any(axis=1), first] = 1  # Softmax over nothing is NaN.
+        return out
+
+    return tokenize
+
+
+def _resized(image_processor: Any, image: Image.Image) -> np.ndarray:
+    pixels = image_processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S S -> S S C
+
+
+def _rgb_image(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip at 255.
+        grey = (np.asarray(image, np.int64) + 128) // 257
+        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _within(image: Image.Image, ratio: int) -> Image.Image:
+    """The middle of `image`, at most `ratio` times as long as it is narrow."""
+    keep = min(image.size) * max(ratio, 1)
+    width, height = min(image.width, keep), min(image.height, keep)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
+
+
+def _rgb(values: float | Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = [values] * 3 if isinstance(values, int | float) else values
+    return float(red), float(green), float(blue)
+
+
+def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"no folder {folder} to read the {what} from; give a folder in the Hugging Face layout"
+        )
+    if not any((folder / name).is_file() for name in files):
+        raise WeightError(f"{folder} holds no {what}: none of {', '.join(files)}")
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

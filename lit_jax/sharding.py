@@ -1,0 +1,101 @@
+"""Where every array lies: one mesh, one table from parameter paths to the axis that is split."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lit_jax.errors import ConfigError
+from lit_jax.typing import Batch
+
+AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the parameters as well.
+BATCH = PartitionSpec(AXES)  # Rows over all devices.
+
+# The first axis of a leaf that may be split over fsdp, or None where every device holds the whole leaf. Of the
+# axes from there on the largest that fsdp divides is split. The first row that matches the end of the path
+# decides, so that a moment of the optimiser lies where its parameter lies.
+RULES: tuple[tuple[str, int | None], ...] = (
+    (r"(.*/)?layers/.*/kernel", 1),  # Axis 0 counts the layers: the scan takes them one by one.
+    (r"(.*/)?(kernel|embedding)", 0),
+    (r".*", None),  # Biases, norms, scalars: too small to be worth a collective.
+)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The `data` x `fsdp` mesh over `devices` (default: all of them); `data=-1` takes what fsdp leaves.
+
+    Raises ConfigError if the sizes are not those of a mesh over exactly these devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    found = len(devices)
+    if fsdp < 1 or found % fsdp:
+        raise ConfigError(f"fsdp={fsdp} does not divide the {found} devices: use one of {_divisors(found)}")
+    if data == -1:
+        data = found // fsdp
+    if data * fsdp != found:
+        raise ConfigError(
+            f"a mesh of data={data} x fsdp={fsdp} does not cover the {found} devices: "
+            f"use data={found // fsdp}, or -1 for what fsdp leaves"
+        )
+    # jax.make_mesh would make Explicit axes, where plain jit code fails in odd places.
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, int | None]] = RULES) -> Any:
+    """The sharding of every leaf of `tree` by its path ("text/layers/mlp/up/kernel"), as a tree of the same kind.
+
+    Leaves need only a shape: arrays, tracers or `jax.ShapeDtypeStruct`. A leaf that no axis of `fsdp`
+    divides is held whole by every device.
+    """
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        first = next(first for pattern, first in rules if re.fullmatch(pattern, name))
+        return NamedSharding(mesh, _spec(leaf.shape, first, mesh.shape["fsdp"]))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises ConfigError unless every device of `mesh` gets the same number, at least one, of the rows."""
+    if batch_size < 1 or batch_size % mesh.size:
+        fewer = batch_size - batch_size % mesh.size
+        choices = [str(n) for n in (fewer, fewer + mesh.size) if n > 0]
+        raise ConfigError(
+            f"a batch of {batch_size} pairs does not divide over the {mesh.size} devices of the mesh "
+            f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}): use {' or '.join(choices)}"
+        )
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's rows (numpy, [b, ...]) -> arrays of all processes' rows [B, ...], split over all devices.
+
+    Does not wait for the transfer. Raises ConfigError if the leaves have different numbers of rows or the
+    devices of this process cannot share them evenly.
+    """
+    rows = {len(leaf) for leaf in jax.tree.leaves(batch)}
+    devices = len(mesh.local_devices)
+    if len(rows) != 1 or min(rows) < 1 or min(rows) % devices:
+        raise ConfigError(
+            f"a batch must have as many rows in every array, in equal parts for the {devices} devices of this "
+            f"process: found {' and '.join(map(str, sorted(rows)))} rows"
+        )
+    sharding = NamedSharding(mesh, BATCH)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), dict(batch)
+    )
+
+
+def _spec(shape: tuple[int, ...], first: int | None, fsdp: int) -> PartitionSpec:
+    free = [] if first is None else [axis for axis in range(first, len(shape)) if shape[axis] % fsdp == 0]
+    if not free:
+        return PartitionSpec()
+    split = max(free, key=lambda axis: shape[axis])
+    return PartitionSpec(*("fsdp" if axis == split else None for axis in range(split + 1)))
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

@@ -1,0 +1,167 @@
+"""One step of training, and the embedding of pictures and texts, on a mesh."""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
+
+from lit_jax.errors import ConfigError
+from lit_jax.losses import LOSSES
+from lit_jax.optim import Rules, merge, split
+from lit_jax.processing import Pixels
+from lit_jax.sharding import AXES, BATCH, shardings
+from lit_jax.typing import Batch, Params
+
+
+class State(NamedTuple):
+    """All that a checkpoint holds. Locked weights never meet the optimiser."""
+
+    step: Any  # int32 []: steps done.
+    tuned: Params
+    locked: Params
+    opt: optax.OptState  # Of the tuned weights alone.
+
+
+def init_state(
+    params: Params,
+    rules: Rules,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    locked_dtype: DTypeLike | None = None,
+) -> State:
+    """The state before the first step, on `mesh`; `params` are copied and stay the caller's.
+
+    Locked floating-point leaves are held in `locked_dtype` where one is given. Raises ConfigError as
+    `optim.split` does.
+    """
+    tuned, locked = split(params, rules)
+    if locked_dtype is not None:
+        floating = partial(jnp.issubdtype, b=jnp.floating)
+        locked = jax.tree.map(lambda x: x.astype(locked_dtype) if floating(x.dtype) else x, locked)
+    opt = jax.eval_shape(tx.init, tuned)
+    placed = shardings(State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt), mesh)
+    # A step gives its state's buffers away, so none may be shared with the caller's arrays.
+    put = partial(jax.device_put, may_alias=False)
+    tuned, locked = put(tuned, placed.tuned), put(locked, placed.locked)
+    opt = jax.jit(tx.init, out_shardings=placed.opt)(tuned)
+    return State(put(jnp.int32(0), placed.step), tuned, locked, opt)
+
+
+def make_train_step(
+    module: nn.Module,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    pixels: Pixels | None = None,
+    loss: str = "softmax",
+    seed: int = 0,
+    train: Collection[str] = ("vision", "text"),
+    dtype: DTypeLike = jnp.float32,
+    max_logit_scale: float | None = None,
+) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
+    """The jitted `step(state, batch) -> (state, metrics)`; it gives away the buffers of `state`.
+
+    `batch` comes from `sharding.put_batch`. Its uint8 images are normalised by `pixels` to `dtype` on the
+    device; with "pooled_images" in their place `pixels` may be None. `train` names the towers that use
+    dropout; one without a tuned leaf never does. Masks depend on `seed` and the step, not on the mesh.
+    `max_logit_scale` bounds exp(logit_scale), if that is tuned, after the update: a bound inside the
+    forward pass would end its gradient.
+
+    Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping),
+    `logit_scale` (the factor exp(logit_scale) after the step). Nothing waits for the device.
+    Raises ConfigError for an unknown loss and a bound that is not above 0, and when first called for a sigmoid
+    loss without `logit_bias` in the params or images without `pixels`.
+    """
+    if loss not in LOSSES:
+        raise ConfigError(f"loss {loss!r} is unknown: wanted one of {', '.join(LOSSES)}")
+    if max_logit_scale is not None and not max_logit_scale > 0:
+        raise ConfigError(
+            f"max_logit_scale={max_logit_scale} bounds exp(logit_scale): wanted above 0, or None"
+        )
+    global_loss = jax.shard_map(
+        partial(LOSSES[loss], axis=AXES),
+        mesh=mesh,
+        in_specs=(BATCH, BATCH, PartitionSpec(), PartitionSpec()),
+        out_specs=PartitionSpec(),
+    )
+
+    def loss_of(tuned: Params, locked: Params, batch: Batch, key: Array) -> Float[Array, ""]:
+        params = merge(tuned, locked)
+        if loss == "sigmoid" and "logit_bias" not in params:
+            raise ConfigError(
+                "the sigmoid loss needs params['logit_bias'] (SigLIP starts it at -10): found none"
+            )
+        inputs = {name: batch[name] for name in ("texts", "pooled_images") if name in batch}
+        if "images" in batch:
+            if pixels is None:
+                raise ConfigError("the batch holds images and not pooled_images: make the step with pixels")
+            inputs["images"] = pixels.normalise(batch["images"], dtype)
+        # Only the tuned subtree is differentiated, so a locked tower is a constant here: forward, nothing else.
+        images, texts, scale = module.apply(
+            {"params": params},
+            **inputs,
+            train=tuple(tower for tower in train if tower in tuned),
+            rngs={"dropout": key},
+        )
+        return global_loss(images, texts, scale, params.get("logit_bias", jnp.float32(0)))
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        value, grads = jax.value_and_grad(loss_of)(state.tuned, state.locked, batch, key)
+        updates, opt = tx.update(grads, state.opt, state.tuned)
+        tuned = optax.apply_updates(state.tuned, updates)
+        if max_logit_scale is not None and "logit_scale" in tuned:
+            bound = jnp.minimum(tuned["logit_scale"], math.log(max_logit_scale))
+            tuned = tuned | {"logit_scale": bound}
+        after = State(state.step + 1, tuned, state.locked, opt)
+        # Without this XLA may lay the new state out otherwise, and the next call would compile again.
+        after = jax.lax.with_sharding_constraint(after, shardings(after, mesh))
+        scale = merge(tuned, state.locked)["logit_scale"]
+        return after, {
+            "loss": value,
+            "grad_norm": optax.global_norm(grads),
+            "logit_scale": jnp.exp(scale.astype(jnp.float32)),
+        }
+
+    return step
+
+
+def make_embed_step(
+    module: nn.Module, mesh: Mesh, pixels: Pixels, dtype: DTypeLike = jnp.float32
+) -> tuple[Callable, Callable, Callable]:
+    """The jitted `embed_images(params, images)`, `embed_texts(params, texts)`, `pool_images(params, images)`.
+
+    uint8 images [B S S 3] or a dict of int32 texts [B N] -> unit embeddings [B E] in float32; `pool_images`
+    gives the tower's output before the projection [B Dv]. Rows come in and go out split over `mesh`, whose
+    devices must divide B (`sharding.check_batch`). Dropout is off.
+    """
+    rows = NamedSharding(mesh, BATCH)
+
+    def split_rows(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: rows, tree))
+
+    def normalise(images: UInt8[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
+        return pixels.normalise(split_rows(images), dtype)
+
+    @jax.jit
+    def embed_images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
+        return split_rows(module.apply({"params": params}, images=normalise(images))[0])
+
+    @jax.jit
+    def embed_texts(params: Params, texts: Mapping[str, Array]) -> Float[Array, "B E"]:
+        return split_rows(module.apply({"params": params}, texts=split_rows(dict(texts)))[1])
+
+    @jax.jit
+    def pool_images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B Dv"]:
+        return split_rows(module.apply({"params": params}, normalise(images), method="pool_images"))
+
+    return embed_images, embed_texts, pool_images

@@ -1,0 +1,37 @@
+"""PyTorch models with every leaf randomised, and the comparison that says at which layer two models part."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="parity tests compare with PyTorch; install lit_jax[parity]")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.parity)
+
+
+def randomise(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+def assert_same_layers(ours: dict, theirs: dict, scale: float = 1e-5) -> None:
+    """Compares named arrays in order, at `scale` of the largest value; a failure lists the error of each."""
+    assert ours.keys() == theirs.keys()
+    rows, good = [], True
+    for name, want in theirs.items():
+        got, want = np.asarray(ours[name]), np.asarray(want.detach() if hasattr(want, "detach") else want)
+        if got.shape != want.shape:
+            rows.append(f"{name}: shape {got.shape} where PyTorch has {want.shape}")
+            good = False
+            continue
+        error, bound = float(np.abs(got - want).max()), scale * max(1.0, float(np.abs(want).max()))
+        rows.append(
+            f"{name}: largest difference {error:.2e}, allowed {bound:.2e}{'' if error <= bound else '  <---'}"
+        )
+        good &= error <= bound
+    assert good, "\n" + "\n".join(rows)
