@@ -242,7 +242,7 @@ from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProces
 model = VisionTextDualEncoderModel.from_pretrained("MODEL")
 processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
 
-texts = ["a cat", "a dog"]
+texts = ["a cat", "a sleeping dog"]
 inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="pt")
 with torch.no_grad():
     probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
@@ -260,7 +260,7 @@ from transformers import VisionTextDualEncoderProcessor
 model = VisionTextDualEncoderModel.from_pretrained("MODEL")
 processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
 
-texts = ["a cat", "a dog"]
+texts = ["a cat", "a sleeping dog"]
 inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="np")
 probabilities = jax.nn.softmax(model(**inputs).logits_per_image)
 print(dict(zip(texts, probabilities[0].tolist())))

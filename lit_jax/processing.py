@@ -7,11 +7,13 @@ rest on the device; together they equal the image processor (PIL backend), which
 
 import io
 import json
-import shutil
+import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,8 @@ from lit_jax.errors import ConfigError, DataError, WeightError
 Processor = Any  # transformers.VisionTextDualEncoderProcessor, whose import is too slow for an annotation.
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # No format that runs a program (EPS) or holds floats (TIFF).
-MAX_PIXELS = 64_000_000  # Of a picture before decoding, and of an elongated one after resizing.
+MAX_PIXELS = 64_000_000  # Of a picture, looked at before it is decoded.
+MAX_RATIO = 100  # Of length to width: resizing a hair by its shorter edge would take gigabytes.
 CHARS_PER_TOKEN = 128  # Longer than any token (WordPiece: 100); text past `length` of these is never read.
 
 _IMAGE_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -54,6 +57,13 @@ class Pixels:
         return ((scaled - jnp.array(self.mean)) / jnp.array(self.std)).astype(dtype)
 
 
+def __getattr__(name: str) -> Any:  # lit_jax.VisionTextDualEncoderProcessor, found here when it is asked for.
+    if name != "VisionTextDualEncoderProcessor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _hushed():
+        return transformers.VisionTextDualEncoderProcessor
+
+
 def load_processor(folder: str | Path) -> Processor:
     """The processor of a Hugging Face folder on disk, in the layout of transformers 5 or of 4.
 
@@ -66,18 +76,12 @@ def load_processor(folder: str | Path) -> Processor:
 
 def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Processor:
     """A processor of the image processor of one folder and the tokenizer of another; see `load_processor`."""
-    read = {"local_files_only": True, "trust_remote_code": False}
     vision = _holding(vision_folder, _IMAGE_FILES, "image processor")
-    try:
-        image_processor = transformers.AutoImageProcessor.from_pretrained(vision, backend="pil", **read)
-    except (OSError, ValueError, ImportError) as e:
-        raise WeightError(f"the image processor in {vision} cannot be read: {_first_line(e)}") from e
     text = _holding(text_folder, _TOKENIZER_FILES, "tokenizer")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(text, **read)
-    except (OSError, ValueError, ImportError) as e:
-        raise WeightError(f"the tokenizer in {text} cannot be read: {_first_line(e)}") from e
-    return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
+    with _hushed():
+        image_processor = _read(transformers.AutoImageProcessor, vision, "image processor", backend="pil")
+        tokenizer = _read(transformers.AutoTokenizer, text, "tokenizer")
+        return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:
@@ -97,12 +101,12 @@ def save_processor(folder: str | Path, processor: Processor) -> None:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(
         config.get("extra_special_tokens"), list
-    ):  # 4.57 wants a dict there, and has this for lists:
+    ):  # 4.57 wants a dict; its lists have another name.
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     new = path.with_suffix(".tmp")
     new.write_text(text, "utf-8")
-    shutil.move(new, path)
+    os.replace(new, path)
 
 
 def pixels_of(image_processor: Any) -> Pixels:
@@ -141,8 +145,8 @@ def pixels_of(image_processor: Any) -> Pixels:
 def make_decode(image_processor: Any) -> Callable[[bytes], UInt8[np.ndarray, "S S 3"]]:
     """Returns `decode(bytes) -> uint8 [S, S, 3]`: exactly the image processor without rescale and normalise.
 
-    Before it, `open_image` makes RGB of every kind of picture. One so elongated that resizing by its shorter edge
-    would give more than `MAX_PIXELS` first loses the ends of its longer edge. `decode` is thread-safe and raises
+    Before it, `open_image` makes RGB of every kind of picture. Where the image processor resizes by the shorter edge,
+    a picture longer than `MAX_RATIO` times its width first loses its ends. `decode` is thread-safe and raises
     `DataError` naming the reason when the bytes are not a picture that it accepts.
     """
     size = pixels_of(image_processor).size
@@ -151,7 +155,7 @@ def make_decode(image_processor: Any) -> Callable[[bytes], UInt8[np.ndarray, "S 
     def decode(data: bytes) -> UInt8[np.ndarray, "S S 3"]:
         image = open_image(data)
         if by_short_edge:
-            image = _within(image, MAX_PIXELS // image_processor.size["shortest_edge"] ** 2)
+            image = _middle(image)
         pixels = _resized(image_processor, image)
         assert pixels.shape == (size, size, 3), pixels.shape
         return pixels
@@ -236,6 +240,11 @@ def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict
     return tokenize
 
 
+def _hushed() -> AbstractContextManager[Any]:
+    """Importing the processors runs transformers' __init__ once more, and with it the advice to install torch."""
+    return mock.patch.dict(os.environ, TRANSFORMERS_NO_ADVISORY_WARNINGS="1")
+
+
 def _resized(image_processor: Any, image: Image.Image) -> np.ndarray:
     pixels = image_processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S S -> S S C
@@ -251,9 +260,9 @@ def _rgb_image(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _within(image: Image.Image, ratio: int) -> Image.Image:
-    """The middle of `image`, at most `ratio` times as long as it is narrow."""
-    keep = min(image.size) * max(ratio, 1)
+def _middle(image: Image.Image) -> Image.Image:
+    """The middle of `image`, at most `MAX_RATIO` times as long as it is narrow."""
+    keep = min(image.size) * MAX_RATIO
     width, height = min(image.width, keep), min(image.height, keep)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
@@ -273,6 +282,13 @@ def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
     if not any((folder / name).is_file() for name in files):
         raise WeightError(f"{folder} holds no {what}: none of {', '.join(files)}")
     return folder
+
+
+def _read(auto: Any, folder: Path, what: str, **options: str) -> Any:
+    try:
+        return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as e:  # Of every kind, since transformers checks little in the JSON that it reads.
+        raise WeightError(f"the {what} in {folder} cannot be read: {_first_line(e)}") from e
 
 
 def _first_line(error: Exception) -> str:

@@ -90,7 +90,9 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def _spec(shape: tuple[int, ...], first: int | None, fsdp: int) -> PartitionSpec:
-    free = [] if first is None else [axis for axis in range(first, len(shape)) if shape[axis] % fsdp == 0]
+    if first is None or fsdp == 1:  # An axis of size 1 splits nothing, and XLA would hand it back without.
+        return PartitionSpec()
+    free = [axis for axis in range(first, len(shape)) if shape[axis] % fsdp == 0]
     if not free:
         return PartitionSpec()
     split = max(free, key=lambda axis: shape[axis])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -44,15 +45,20 @@ def init_state(
     """
     tuned, locked = split(params, rules)
     if locked_dtype is not None:
-        floating = partial(jnp.issubdtype, b=jnp.floating)
-        locked = jax.tree.map(lambda x: x.astype(locked_dtype) if floating(x.dtype) else x, locked)
+        locked = jax.tree.map(
+            lambda x: x.astype(locked_dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, locked
+        )
     opt = jax.eval_shape(tx.init, tuned)
     placed = shardings(State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt), mesh)
-    # A step gives its state's buffers away, so none may be shared with the caller's arrays.
-    put = partial(jax.device_put, may_alias=False)
-    tuned, locked = put(tuned, placed.tuned), put(locked, placed.locked)
+    tuned, locked = (jax.tree.map(_place, *pair) for pair in ((tuned, placed.tuned), (locked, placed.locked)))
     opt = jax.jit(tx.init, out_shardings=placed.opt)(tuned)
-    return State(put(jnp.int32(0), placed.step), tuned, locked, opt)
+    return State(_place(np.int32(0), placed.step), tuned, locked, opt)
+
+
+def _place(leaf: Any, sharding: NamedSharding) -> Array:
+    # A step gives its state's buffers away, and device_put shares those that lie in the right place already, even
+    # with may_alias=False (jax 0.10). Leaf by leaf, so that no second set of parameters is ever held.
+    return jnp.copy(jax.device_put(leaf, sharding))
 
 
 def make_train_step(
@@ -128,7 +134,7 @@ def make_train_step(
         scale = merge(tuned, state.locked)["logit_scale"]
         return after, {
             "loss": value,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "logit_scale": jnp.exp(scale.astype(jnp.float32)),
         }
 

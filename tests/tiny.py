@@ -66,7 +66,7 @@ def write_tower(folder, hf, seed=0, without=r"(?!)"):
     tower = "vision" if "patch_size" in hf else "text"
     encoder = encoder_of(tower, hf["model_type"])
     config = encoder.Config.from_hf(hf)
-    module, params = dual(seed, **{tower: hf})
+    _, params = dual(seed, **{tower: hf})
     table: WeightMap = encoder.weights(config)
     kept = table.without(without)
     dropped = {name for row in table.rows if row not in kept.rows for name in row.hf_names()}

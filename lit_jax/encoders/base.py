@@ -92,6 +92,7 @@ def read_config(
     transformers does not know is ignored there, hence here too; one that it knows and we do not is refused.
     Raises WeightError naming the field.
     """
+    fixed = {"is_encoder_decoder": (False,), **fixed}
     hints = typing.get_type_hints(cls)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     values = {}

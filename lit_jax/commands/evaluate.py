@@ -1,0 +1,45 @@
+"""lit-jax evaluate --model DIR_OR_ID --data SOURCE"""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--model", required=True, help="Folder or Hub id of a dual encoder.")
+@click.option("--data", required=True, help="Source of pairs, e.g. folder:DIR or tfds:NAME/SPLIT.")
+@click.option("--tasks", default="retrieval", show_default=True, help="Comma-separated: retrieval, zero_shot.")
+@click.option("--templates", default="name", show_default=True, help="Prompt set or file, for zero_shot.")
+@click.option("--text-length", type=click.IntRange(min=2), help="Tokens [default: the tokenizer's].")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
+def main(
+    model: str,
+    data: str,
+    tasks: str,
+    templates: str,
+    text_length: int | None,
+    batch_size: int,
+    json_path: Path | None,
+) -> None:
+    """Measure retrieval and zero-shot classification of a model on a source."""
+    from lit_jax.evaluate import evaluate
+    from lit_jax.terminal import progress, table
+
+    with progress("images") as report:
+        result = evaluate(
+            model,
+            data,
+            tasks=[task.strip() for task in tasks.split(",") if task.strip()],
+            templates=templates,
+            text_length=text_length,
+            batch_size=batch_size,
+            progress=report,
+        )
+    for task, found in result["metrics"].items():
+        by_chance = result["chance"][task]
+        rows = [(name, f"{value:.4g}", f"{by_chance[name]:.4g}") for name, value in found.items()]
+        print(table((task, "found", "chance"), rows))
+    if json_path:
+        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

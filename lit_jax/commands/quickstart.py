@@ -1,0 +1,40 @@
+"""lit-jax quickstart --workdir DIR [--vision ID_OR_DIR --text ID_OR_DIR --data SOURCE] [--config.seed N]"""
+
+from collections.abc import Sequence
+
+from lit_jax.commands.flags import parse, shipped_config
+
+
+def main(args: Sequence[str]) -> None:
+    config, values = parse(
+        "quickstart",
+        args,
+        {
+            "workdir": "Where everything goes; started again on it, the run goes on.",
+            "vision": "Your own image tower: folder or Hub id.",
+            "text": "Your own text tower: folder or Hub id.",
+            "data": "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out.",
+        },
+        required=("workdir",),
+        config=str(shipped_config("quickstart.py")),
+    )
+    from lit_jax.terminal import table
+    from lit_jax.quickstart import licences, quickstart
+
+    own = {name: values[name] for name in ("vision", "text", "data")}
+    if not all(own.values()):
+        print("What comes from the package index, by name and licence:")
+        print("\n".join(f"  {line}" for line in licences()))
+    outcome = quickstart(config, values["workdir"], **own)
+
+    rows = [
+        (name, f"{outcome.before[name]:.3g}", f"{after:.3g}", f"{outcome.chance[name]:.3g}")
+        for name, after in outcome.after.items()
+    ]
+    print(table(("held-out concepts" if not own["data"] else "held out", "before", "after", "chance"), rows))
+    if outcome.differences is None:
+        print("torch is not installed, so the export was not compared with it (lit-jax export --verify does)")
+    else:
+        rows = [(name, f"{difference:.2e}") for name, difference in outcome.differences.items()]
+        print(table(("largest difference to PyTorch", ""), rows))
+    print(f"model: {outcome.folder}")

@@ -1,0 +1,83 @@
+"""Retrieval between images and texts: recall@k, median and mean rank, and what a random ranker would get."""
+
+from bisect import bisect_left
+from collections import Counter
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lit_jax.errors import DataError
+from lit_jax.evals.ranks import ranks
+
+KS = (1, 5, 10)
+
+
+def retrieval(
+    image_embeds: Float[np.ndarray, "N E"],
+    text_embeds: Float[np.ndarray, "M E"],
+    text_image: Int[np.ndarray, " M"],
+) -> dict[str, float]:
+    """Retrieval in both directions; `text_image[m]` is the image that text m belongs to.
+
+    Scores are dot products, so rows are meant to be unit vectors. Candidates are ordered by score, highest
+    first, and equal scores by index, lower first. An image's rank is that of the first of its texts; a text's
+    rank is that of its image. Ranks start at 1. Nothing larger than a tile of the N x M scores is held.
+
+    Returns, for `image_to_text` and `text_to_image`, `_recall@1`, `_recall@5`, `_recall@10` (share of queries
+    whose rank is at most k: any right answer counts), `_median_rank` and `_mean_rank`.
+    Raises DataError for an image without a text, a text of no image, or a number that is not finite.
+    """
+    image_ranks, text_ranks = ranks(image_embeds, text_embeds, text_image)
+    if len(without := np.flatnonzero(image_ranks == 0)):
+        raise DataError(
+            f"image {without[0]} has no text ({len(without)} of {len(image_ranks)} have none), so it has no rank; "
+            f"leave such images out"
+        )
+    return _summary("image_to_text", image_ranks) | _summary("text_to_image", text_ranks)
+
+
+def chance(text_image: Int[np.ndarray, " M"], images: int) -> dict[str, float]:
+    """What `retrieval` gives on average over all orders of the candidates, under the same keys.
+
+    Exact for any number of texts an image: of M texts, c of them right, none is among the first k with
+    probability C(M - k, c) / C(M, c). The median rank is the median of the ranks of all queries over all orders.
+
+    Raises DataError for an image without a text or a text of no image.
+    """
+    owned = Counter(text_image.tolist())
+    if len(owned) != images or min(owned, default=0) < 0 or max(owned, default=0) >= images:
+        raise DataError(
+            f"every one of {images} images needs a text and every text an image; found {len(owned)} owners"
+        )
+    texts = Counter(owned.values())  # {number of texts: how many images have it}
+    return _chance("image_to_text", texts, len(text_image)) | _chance(
+        "text_to_image", Counter({1: len(text_image)}), images
+    )
+
+
+def _summary(direction: str, rank: np.ndarray) -> dict[str, float]:
+    return {f"{direction}_recall@{k}": float(np.mean(rank <= k)) for k in KS} | {
+        f"{direction}_median_rank": float(np.median(rank)),
+        f"{direction}_mean_rank": float(np.mean(rank)),
+    }
+
+
+def _chance(direction: str, right: Counter[int], candidates: int) -> dict[str, float]:
+    """`right` counts the queries by their number of right answers."""
+    queries = right.total()
+
+    def missed(k: int) -> Fraction:
+        """Probability that the first k of the candidates hold no right answer: exact, or medians would wobble."""
+        left = candidates - min(k, candidates)
+        return sum(Fraction(n * comb(left, c), queries * comb(candidates, c)) for c, n in right.items())
+
+    half, ks = Fraction(1, 2), range(candidates + 1)
+    low = bisect_left(ks, True, key=lambda k: missed(k) <= half)
+    high = bisect_left(ks, True, key=lambda k: missed(k) < half)
+    mean = sum(Fraction(n * (candidates + 1), queries * (c + 1)) for c, n in right.items())
+    return {f"{direction}_recall@{k}": float(1 - missed(k)) for k in KS} | {
+        f"{direction}_median_rank": (low + high) / 2,
+        f"{direction}_mean_rank": float(mean),
+    }

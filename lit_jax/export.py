@@ -1,0 +1,150 @@
+"""A trained run -> an ordinary Hugging Face folder with its model card, checked against PyTorch if asked."""
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lit_jax import pretrained, processing
+from lit_jax._transformers import transformers
+from lit_jax.card import Data, Evaluation, Tower, model_card
+from lit_jax.data import open_source
+from lit_jax.errors import ConfigError, WeightError
+from lit_jax.evals.retrieval import chance
+from lit_jax.evaluate import owners
+from lit_jax.model import VisionTextDualEncoderModel
+from lit_jax.optim import merge
+from lit_jax.run import METRICS, Run, reopen_run
+
+UNKNOWN = "unknown"
+TRAINING = {"L": "locked", "U": "tuned", "u": "from scratch"}
+LARGEST = {"embeddings": 1e-5, "logits": 1e-4}  # What --verify allows between JAX and PyTorch.
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a run cannot know of itself and a model card must say; None falls back to the recipe's own words."""
+
+    name: str | None = None
+    license: str = UNKNOWN  # An identifier of the Hub, for the model as a whole.
+    vision: str | None = None
+    vision_license: str = UNKNOWN
+    text: str | None = None
+    text_license: str = UNKNOWN
+    data: str | None = None
+    data_license: str = UNKNOWN
+    limitations: tuple[str, ...] = ()
+
+
+def export(workdir: str | Path, output: str | Path, about: About = About()) -> Path:  # noqa: B008 - frozen
+    """Writes the newest checkpoint of `workdir` into the folder `output` and returns it.
+
+    The folder holds weights, configs, image processor, tokenizer and a model card with towers, data, recipe and the
+    metrics of the run; it appears only when complete.
+    Raises ConfigError if `output` exists and is not empty, CheckpointError if there is nothing to export.
+    """
+    workdir, output = Path(workdir), Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
+    run = reopen_run(workdir)
+    run.checkpoints.close()
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), merge(run.state.tuned, run.state.locked))
+    run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Truncation follows the training.
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        pretrained.save(draft, run.module, params, run.processor)
+        (draft / "README.md").write_text(_card(run, workdir, about, output.name), encoding="utf-8")
+        draft.chmod(0o755)
+        draft.replace(output)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return output
+
+
+def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float]:
+    """The largest differences between lit_jax and PyTorch on the first `pairs` pairs of the source `data`.
+
+    Returns {"image_embeds", "text_embeds", "logits"}. Raises WeightError if PyTorch finds a key missing, left over or
+    of another shape, or a difference above LARGEST; ConfigError if torch is not installed.
+    """
+    if not transformers.utils.is_torch_available():
+        raise ConfigError("--verify compares with PyTorch, which is not installed; pip install 'lit_jax[parity]'")
+    theirs, info = transformers.VisionTextDualEncoderModel.from_pretrained(folder, output_loading_info=True)
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
+    if wrong:
+        raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}")
+    source, processor = open_source(data), processing.load_processor(folder)
+    records = [source[i] for i in range(min(pairs, len(source)))]
+    inputs = processor(
+        images=[processing.open_image(record["image"]) for record in records],
+        text=[record["captions"][0] for record in records],
+        padding=True,
+        truncation=True,
+        return_tensors="pt",
+    )
+    want = theirs.eval()(**inputs)
+    ours = VisionTextDualEncoderModel.from_pretrained(folder)
+    got = ours(**{key: np.asarray(value) for key, value in inputs.items()})
+    names = {"image_embeds": "embeddings", "text_embeds": "embeddings", "logits_per_image": "logits"}
+    found = {key: float(np.abs(np.asarray(got[key]) - want[key].detach().numpy()).max()) for key in names}
+    for key, difference in found.items():
+        if not difference <= LARGEST[names[key]]:
+            raise WeightError(
+                f"{key} of {folder} differ from PyTorch by {difference:.2e}; wanted at most {LARGEST[names[key]]:.0e}"
+            )
+    return found
+
+
+def test_data(workdir: str | Path) -> str:
+    """The source that a run was tested on. Raises ConfigError if there was none."""
+    recipe = reopen_run(Path(workdir)).recipe
+    if not recipe.data.test:
+        raise ConfigError(f"the run in {workdir} has no test data to compare on; give --verify-data")
+    return recipe.data.test
+
+
+def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """The first and the last evaluation in a run's metrics, each {} if there is none."""
+    rows = [json.loads(line) for line in (workdir / METRICS).read_text(encoding="utf-8").splitlines()]
+    tested = [
+        {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
+        for row in rows
+    ]
+    tested = [row for row in tested if row]
+    return (tested[0], tested[-1]) if tested else ({}, {})
+
+
+def _card(run: Run, workdir: Path, about: About, name: str) -> str:
+    m, d = run.recipe.model, run.recipe.data
+    vision, text = (TRAINING[letter] for letter in m.lock)
+    evaluations = []
+    before, after = results(workdir)
+    if after:
+        test = open_source(d.test)
+        evaluations.append(
+            Evaluation(
+                task="image-text retrieval",
+                data=about.data or d.test,
+                split=d.test.rpartition("/")[2],
+                after=after,
+                before=before if before is not after else None,
+                chance=chance(owners(test), len(test)),
+            )
+        )
+    return model_card(
+        name=about.name or name,
+        license=about.license,
+        vision=Tower(about.vision or m.vision, about.vision_license, vision),
+        text=Tower(about.text or m.text, about.text_license, text),
+        data=Data(about.data or d.train, about.data_license, f"Trained on {d.train!r}."),
+        recipe=dataclasses.asdict(run.recipe),
+        evaluations=evaluations,
+        limitations=about.limitations,
+    )
+

@@ -1,0 +1,126 @@
+"""The whole way: towers, pairs, training, evaluation before and after, export."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_jax import ingredients
+from lit_jax.data import open_source, prepare
+from lit_jax.errors import DataError
+from lit_jax.evals.retrieval import chance
+from lit_jax.evaluate import owners
+from lit_jax.export import About, export, results, verify
+from lit_jax.terminal import progress
+from lit_jax.train import train
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = 20  # Percent of a user's own records, from the end.
+
+LIMITATIONS = (
+    "Trained in minutes on about 1,500 drawings of emoji: a demonstration of the method, not a model of the world.",
+    "The image tower is a DINOv2-small-shaped ViT taken out of a saliency model; its numbers are not DINOv2-small's.",
+)
+
+
+class Outcome(NamedTuple):
+    """What came of it: the exported folder, and test metrics before and after training and by chance."""
+
+    folder: Path
+    before: dict[str, float]
+    after: dict[str, float]
+    chance: dict[str, float]
+    differences: dict[str, float] | None  # To PyTorch, if it is installed.
+
+
+def quickstart(
+    config: Any,
+    workdir: str | Path,
+    *,
+    vision: str | None = None,
+    text: str | None = None,
+    data: str | None = None,
+) -> Outcome:
+    """Trains as `config` says on what the package index gives, or on one's own `vision`, `text` and `data`.
+
+    `config` is a ConfigDict or dict whose model.vision, model.text, data.train and data.test are filled in here. Of
+    one's own data, every fifth part from the end is held out. Started again on the same workdir it goes on where
+    it stopped. Raises LitJaxErrors; ConfigError also where a package is missing.
+    """
+    workdir = Path(workdir)
+    own = vision or text or data
+    config.model.vision = vision or str(_say("image tower", ingredients.image_tower, workdir / "towers" / "vision"))
+    config.model.text = text or str(_say("text tower", ingredients.text_tower, workdir / "towers" / "text"))
+    config.data.train, config.data.test = _own_pairs(data, workdir) if data else _emoji(workdir)
+    train(config, workdir)
+
+    before, after = results(workdir)
+    test = open_source(config.data.test)
+    folder = workdir / "export"
+    if not folder.exists():
+        export(workdir, folder, About() if own else _about())
+    differences = None
+    if _torch_is_there():
+        differences = verify(folder, config.data.test)
+    return Outcome(folder, before, after, chance(owners(test), len(test)), differences)
+
+
+def licences() -> list[str]:
+    """One line for each package that the quickstart takes its towers and pairs from."""
+    return [f"{i.what} ({i.package} {i.version}, {i.licence})" for i in ingredients.INGREDIENTS]
+
+
+def _say(what: str, make: Any, folder: Path) -> Path:
+    if not folder.exists():
+        log.info("writing the %s to %s", what, folder)
+    return make(folder)
+
+
+def _emoji(workdir: Path) -> tuple[str, str]:
+    out = workdir / "data"
+    specs = {split: f"tfds:{out}/{split}" for split in ("train", "test")}
+    if not all(map(_is_there, specs.values())):
+        with progress("drawing emoji") as report:
+            pictures = ingredients.emoji_pairs(workdir / "emoji", progress=report)
+        for split, spec in specs.items():
+            if not _is_there(spec):
+                log.info("preparing %s as ArrayRecord in %s", split, out)
+                prepare(open_source(f"folder:{pictures / split}"), out, name="openmoji", split=split)
+    return specs["train"], specs["test"]
+
+
+def _own_pairs(data: str, workdir: Path) -> tuple[str, str]:
+    out = workdir / "data"
+    if not _is_there(f"tfds:{out}/all"):
+        source = open_source(data)
+        log.info("preparing %d records of %s as ArrayRecord in %s", len(source), data, out)
+        prepare(source, out, name="pairs", split="all", on_bad_record="skip")
+    return f"tfds:{out}/all[:{100 - HELD_OUT}%]", f"tfds:{out}/all[{100 - HELD_OUT}%:]"
+
+
+def _is_there(spec: str) -> bool:
+    try:
+        return len(open_source(spec)) > 0
+    except DataError:
+        return False
+
+
+def _torch_is_there() -> bool:
+    from lit_jax._transformers import transformers
+
+    return transformers.utils.is_torch_available()
+
+
+def _about() -> About:
+    text, vision, pictures, captions = ingredients.INGREDIENTS
+    return About(
+        name="LiT on emoji",
+        license="cc-by-sa-4.0",  # Of the pictures, the strictest of the four.
+        vision=vision.what,
+        vision_license=vision.licence,
+        text=text.what,
+        text_license=text.licence,
+        data=f"{pictures.what}; {captions.what}",
+        data_license=f"{pictures.licence}; {captions.licence}",
+        limitations=LIMITATIONS,
+    )

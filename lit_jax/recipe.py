@@ -1,0 +1,149 @@
+"""What a config may say: every field of a run with its type and default, and the reading of one."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from lit_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The towers and what is done with them."""
+
+    vision: str  # Folder or Hub id of the image tower.
+    text: str  # Folder or Hub id of the text tower.
+    lock: str = "LU"  # Image tower, text tower: L locked, U tuned, u from scratch (LiT, arXiv:2111.07991).
+    lock_rules: tuple[tuple[str, str], ...] = ()  # (regex over paths, "lock" or "tune"), before the letters.
+    projection_dim: int = 512
+    vision_pooling: str = "pooler"  # "cls": the raw CLS token.
+    logit_scale_init: float = 2.6592  # ln(1 / 0.07)
+    logit_bias_init: float | None = None  # Of the sigmoid loss; None: -10 there, as in SigLIP.
+    max_logit_scale: float | None = None  # Bound on exp(logit_scale); CLIP has 100.
+    dtype: str = "auto"  # Of the arithmetic: bfloat16 on accelerators, float32 on CPU.
+    locked_dtype: str = "float32"  # Of the locked weights in memory.
+    remat: bool = False  # Recompute activations in the backward pass.
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is trained and evaluated on, as source specs: tfds:..., folder:..."""
+
+    train: str
+    test: str = ""  # Empty: no evaluation.
+    text_length: int = 64  # Tokens, with padding.
+    augment: str = "none"
+    on_bad_record: str = "skip"
+    threads: int | None = None  # That decode; None: one a core.
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """AdamW and its learning rate."""
+
+    peak_lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    end_lr: float = 0.0
+    weight_decay: float = 1e-4
+    clip_norm: float | None = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    lr_multipliers: tuple[tuple[str, float], ...] = ()  # (regex over paths, factor); first match wins.
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Sizes of the mesh; -1 takes what the other leaves."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run. Everything that changes its numbers is here."""
+
+    steps: int
+    batch_size: int  # Pairs, over all devices.
+    model: Model
+    data: Data
+    optim: Optim = Optim()
+    mesh: Devices = Devices()
+    seed: int = 0
+    loss: str = "softmax"
+    cache: bool = False  # Compute the locked image tower's outputs once.
+    log_every: int = 10  # Steps.
+    eval_every: int = 0  # Steps; 0: before the first and after the last.
+    save_every: int = 100  # Steps.
+    keep: int = 3  # Checkpoints.
+
+
+# What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
+FREE = frozenset({"log_every", "eval_every", "save_every", "keep", "data.threads", "mesh.data", "mesh.fsdp"})
+
+
+def read(config: Any) -> Recipe:
+    """A ConfigDict or dict (the former is no Mapping) -> Recipe. Raises ConfigError naming the field that is unknown, missing or of a wrong type."""
+    recipe = _read(Recipe, config, "")
+    for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
+        if getattr(recipe, name) < 1:
+            raise ConfigError(f"config.{name} is {getattr(recipe, name)}; wanted at least 1")
+    return recipe
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`field: old, now new` for every field that differs and is not free to."""
+    before, after = _flat(old), _flat(new)
+    names = sorted((before.keys() | after.keys()) - FREE)
+    return [
+        f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _read(cls: type, config: Any, prefix: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name in config:
+        if name not in fields:
+            close = get_close_matches(name, fields, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known are {', '.join(fields)}"
+            raise ConfigError(f"config.{prefix}{name} does not exist; {hint}")
+    values = {}
+    for name, field in fields.items():
+        if name in config:
+            values[name] = _value(hints[name], config[name], prefix + name)
+        elif field.default is dataclasses.MISSING:
+            raise ConfigError(f"config.{prefix}{name} is missing; the run cannot do without it")
+    return cls(**values)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not hasattr(value, "items"):
+            raise ConfigError(f"config.{path} is {value!r}; wanted a group of fields")
+        return _read(hint, value, path + ".")
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if typing.get_origin(kind) is tuple:
+        return tuple((str(pattern), item) for pattern, item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"config.{path} is {value!r}; wanted {kind.__name__}")
+    return value

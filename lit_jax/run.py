@@ -1,0 +1,169 @@
+"""A run put together from its recipe: towers, locks, optimiser, state, and what a workdir keeps of them.
+
+A workdir holds config.json (the recipe), model/ (a Hugging Face folder without weights), checkpoints/,
+metrics.jsonl, tensorboard/ and, where asked for, cache/. All of a run can be opened from there again, also where the
+towers are gone.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processing, recipe
+from lit_jax.checkpoints import Checkpoints
+from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
+from lit_jax.errors import CheckpointError, ConfigError
+from lit_jax.layers import Compute
+from lit_jax.pretrained import Loaded
+from lit_jax.recipe import Recipe
+from lit_jax.sharding import make_mesh
+from lit_jax.train_step import State, init_state
+
+CONFIG, MODEL, CHECKPOINTS, METRICS = "config.json", "model", "checkpoints", "metrics.jsonl"
+_FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SIGLIP_BIAS = -10.0  # arXiv:2303.15343
+
+
+class Run(NamedTuple):
+    """Everything that training and export need. `data` is what the checkpoint says of the data, {} at the start."""
+
+    recipe: Recipe
+    module: DualEncoder
+    processor: Any
+    mesh: Mesh
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    state: State
+    data: dict[str, Any]
+    checkpoints: Checkpoints
+
+
+def open_run(recipe: Recipe, workdir: Path) -> Run:
+    """A new run, or the one that `workdir` holds, at its newest checkpoint.
+
+    Raises ConfigError if the workdir holds a run of another recipe, and as the parts do.
+    """
+    make_mesh(recipe.mesh.data, recipe.mesh.fsdp)  # Refused before anything is written.
+    _claim(recipe, workdir)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, save_every=recipe.save_every, keep=recipe.keep)
+    if checkpoints.latest() is not None:
+        return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True)
+    loaded = _read_towers(recipe)
+    processor = processing.join_processors(hub.find(recipe.model.vision), hub.find(recipe.model.text))
+    run = _assemble(recipe, loaded, processor, checkpoints, restore=False)
+    _describe(workdir, loaded, processor)
+    return run
+
+
+def reopen_run(workdir: Path) -> Run:
+    """The run that `workdir` holds, at its newest checkpoint. Raises CheckpointError if it has none."""
+    if not (workdir / CONFIG).is_file():
+        raise CheckpointError(f"{workdir} holds no run: there is no {CONFIG}; train there first")
+    found = recipe.read(json.loads((workdir / CONFIG).read_text(encoding="utf-8")))
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, save_every=found.save_every, keep=found.keep)
+    if checkpoints.latest() is None:
+        raise CheckpointError(f"{workdir} has no complete checkpoint yet; train until the first one is saved")
+    return _assemble(found, *_described(workdir, found), checkpoints, restore=True)
+
+
+def compute_of(model: recipe.Model) -> Compute:
+    """How a recipe's model is computed. Raises ConfigError for a dtype that is not one of DTYPES or "auto"."""
+    for name, value in (("dtype", model.dtype), ("locked_dtype", model.locked_dtype)):
+        if value not in DTYPES and not (name == "dtype" and value == "auto"):
+            raise ConfigError(f"config.model.{name} is {value!r}; wanted one of {', '.join(DTYPES)}")
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return Compute(dtype=DTYPES[auto if model.dtype == "auto" else model.dtype], remat=model.remat)
+
+
+def _read_towers(recipe: Recipe) -> Loaded:
+    m = recipe.model
+    optim.lock_rules(m.lock)  # A bad letter is refused before the towers are read.
+    bias = SIGLIP_BIAS if m.logit_bias_init is None else m.logit_bias_init
+    return pretrained.join_towers(
+        m.vision,
+        m.text,
+        projection_dim=m.projection_dim,
+        logit_scale_init_value=m.logit_scale_init,
+        logit_bias_init_value=bias if recipe.loss == "sigmoid" else None,
+        vision_pooling=m.vision_pooling,
+        scratch=tuple(tower for tower, letter in zip(optim.TOWERS, m.lock, strict=True) if letter == "u"),
+        seed=recipe.seed,
+        compute=compute_of(m),
+    )
+
+
+def _assemble(
+    recipe: Recipe, loaded: Loaded, processor: Any, checkpoints: Checkpoints, *, restore: bool
+) -> Run:
+    m, o = recipe.model, recipe.optim
+    mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp)
+    first = m.lock_rules
+    if m.vision_pooling == "cls":
+        first = (*first, ("vision/pooler/.*", "lock"))  # An identity, else the token were not raw for long.
+    rules = optim.lock_rules(m.lock, first=first, fresh=loaded.fresh)
+    optim.check_patterns([pattern for pattern, _ in m.lock_rules], loaded.params, "model.lock_rules")
+    optim.check_patterns([pattern for pattern, _ in o.lr_multipliers], loaded.params, "optim.lr_multipliers")
+    schedule = optim.make_schedule(
+        o.schedule, peak_lr=o.peak_lr, steps=recipe.steps, warmup_steps=o.warmup_steps, end_lr=o.end_lr
+    )
+    tx = optim.make_optimizer(
+        schedule=schedule,
+        weight_decay=o.weight_decay,
+        clip_norm=o.clip_norm,
+        b1=o.b1,
+        b2=o.b2,
+        eps=o.eps,
+        lr_multipliers=o.lr_multipliers,
+    )
+    state = init_state(loaded.params, rules, tx, mesh, locked_dtype=DTYPES[m.locked_dtype])
+    data: dict[str, Any] = {}
+    if restore:
+        state, data = checkpoints.restore(state)
+    return Run(recipe, loaded.module, processor, mesh, schedule, tx, state, data, checkpoints)
+
+
+def _claim(wanted: Recipe, workdir: Path) -> None:
+    """Writes the recipe, or compares it with the one that is there."""
+    path, new = workdir / CONFIG, json.loads(json.dumps(dataclasses.asdict(wanted)))
+    if path.is_file():
+        if different := recipe.differences(json.loads(path.read_text(encoding="utf-8")), new):
+            raise ConfigError(
+                f"{workdir} holds a run with another config ({'; '.join(different)}); "
+                "go on with that config or choose another workdir"
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"workdir {workdir} cannot be written: {error.strerror}; choose another") from error
+
+
+def _describe(workdir: Path, loaded: Loaded, processor: Any) -> None:
+    """Keeps what the weights alone do not say: the model's config, its processor, which leaves were new."""
+    folder = workdir / MODEL
+    folder.mkdir(exist_ok=True)
+    config = loaded.module.config
+    description = config.to_hf() | {"logit_bias": config.logit_bias_init_value}
+    processing.save_processor(folder, processor)
+    (folder / _FRESH).write_text(json.dumps({"fresh": loaded.fresh, "lit_jax": __version__}) + "\n")
+    (folder / hub.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _described(workdir: Path, recipe: Recipe) -> tuple[Loaded, Any]:
+    """The way back from `_describe`, with params of zeros: the checkpoint has the real ones."""
+    folder = workdir / MODEL
+    module = DualEncoder(DualEncoderConfig.from_hf(hub.read_config(folder)), compute_of(recipe.model))
+    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dual_encoder.param_shapes(module))
+    fresh = tuple(json.loads((folder / _FRESH).read_text())["fresh"])
+    return Loaded(module, params, fresh), processing.load_processor(folder)

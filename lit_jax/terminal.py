@@ -1,0 +1,45 @@
+"""What people see on a terminal or in a log beside the numbers of a run: progress and tables."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+QUIET = 5.0  # Seconds between the lines in a log.
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields `report(done, total)`: a bar on a terminal, else a line every few seconds, on standard error."""
+    stream = sys.stderr
+    if stream.isatty():
+        with tqdm(desc=what, file=stream, dynamic_ncols=True) as bar:
+
+            def report(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield report
+        return
+    last = time.monotonic()
+
+    def lines(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= QUIET:
+            last = time.monotonic()
+            print(f"{what}: {done}/{total}", file=stream, flush=True)
+
+    yield lines
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first to the left, the others to the right, a rule under the header."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return "  ".join([f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)])
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])

@@ -1,0 +1,179 @@
+"""The training loop, and nothing but the loop."""
+
+import logging
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lit_jax import cache, metrics, processing
+from lit_jax.data import Source, open_source, train_batches
+from lit_jax.errors import CheckpointError, DataError, NonFiniteError
+from lit_jax.evals.retrieval import retrieval
+from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
+from lit_jax.optim import TOWERS, merge
+from lit_jax.recipe import read
+from lit_jax.run import METRICS, Run, open_run
+from lit_jax.sharding import check_batch, put_batch
+from lit_jax.terminal import progress
+from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
+
+log = logging.getLogger(__name__)
+
+EVAL_BATCH = 64  # Rows, or as many as there are devices.
+
+
+def train(config: Any, workdir: str | Path) -> State:
+    """Trains as `config` says (a ConfigDict or dict; fields: `lit_jax.recipe`) and returns the last state.
+
+    Called again with the same workdir it goes on after the newest checkpoint there, and ends in the same bits as
+    a run that was never stopped. Raises a LitJaxError of the kind that says what is wrong.
+    """
+    recipe, workdir = read(config), Path(workdir)
+    source, test = open_source(recipe.data.train), None
+    if recipe.data.test:
+        test = open_source(recipe.data.test)
+    if len(source) < recipe.batch_size:
+        raise DataError(
+            f"{source.spec} has {len(source)} records, fewer than one batch of {recipe.batch_size}; "
+            "lower config.batch_size"
+        )
+    run = open_run(recipe, workdir)
+    with closing(run.checkpoints):
+        check_batch(recipe.batch_size, run.mesh)
+        if run.data and run.data["fingerprint"] != source.fingerprint():
+            raise CheckpointError(
+                f"{source.spec} holds other records than when this run began; bring them back or choose another workdir"
+            )
+        start = int(run.state.step)
+        if start == recipe.steps:
+            log.info("%s has all of its %d steps already", workdir, start)
+            return run.state
+        writers = _writers(workdir, recipe.steps, start)
+        with closing(writers):
+            return _loop(run, source, test, workdir, start, writers)
+
+
+def _loop(
+    run: Run, source: Source, test: Source | None, workdir: Path, start: int, writers: metrics.Writers
+) -> State:
+    recipe, mesh, state = run.recipe, run.mesh, run.state
+    pixels = processing.pixels_of(run.processor.image_processor)
+    decode = processing.make_decode(run.processor.image_processor)
+    tokenize = processing.make_tokenize(run.processor.tokenizer, recipe.data.text_length)
+    dtype = run.module.compute.dtype
+    embed = make_embed_step(run.module, mesh, pixels, dtype)
+    pool = partial(_pooled, run, embed, workdir / "cache", decode) if recipe.cache else None
+    if pool:
+        cache.check_cacheable(state.tuned, recipe.data.augment)
+    test_pooled = pool(test) if pool and test else None
+
+    def evaluate(state: State, step: int) -> None:
+        """Retrieval on all of `test`."""
+        if test is None:
+            return
+        params = merge(state.tuned, state.locked)
+        rows = -(-EVAL_BATCH // mesh.size) * mesh.size
+        if test_pooled is not None:
+            images = embed_pooled(embed, params, test_pooled, mesh, rows)
+        else:
+            images = embed_images(embed, params, test, decode, mesh, rows)
+        texts, owner = embed_captions(embed, params, test, tokenize, mesh, rows)
+        found = retrieval(images, texts, owner)
+        writers.scalars(step, {f"test/{name}": value for name, value in found.items()})
+
+    step_fn = make_train_step(
+        run.module,
+        run.tx,
+        mesh,
+        pixels=pixels,
+        loss=recipe.loss,
+        seed=recipe.seed,
+        # A locked tower runs in eval mode, also where a new pooler of it is trained.
+        train=[t for t, letter in zip(TOWERS, recipe.model.lock, strict=True) if letter != "L"],
+        dtype=dtype,
+        max_logit_scale=recipe.model.max_logit_scale,
+    )
+    batches = train_batches(
+        source,
+        decode=decode,
+        tokenize=tokenize,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        start=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=recipe.data.threads,
+        pooled=pool(source) if pool else None,
+        augment=recipe.data.augment,
+        on_bad_record=recipe.data.on_bad_record,
+        ledger_path=workdir / f"broken_records_{jax.process_index()}.jsonl",
+    )
+    position = {"source": source.spec, "fingerprint": source.fingerprint()}
+    with closing(batches):
+        if start == 0:
+            evaluate(state, 0)
+        since, at = time.perf_counter(), start
+        for step in range(start + 1, recipe.steps + 1):
+            state, values = step_fn(state, put_batch(next(batches), mesh))
+            last = step == recipe.steps
+            save = last or step % recipe.save_every == 0
+            if step % recipe.log_every == 0 or save:
+                values = {name: float(value) for name, value in values.items()}  # Waits for the device.
+                if not all(map(np.isfinite, values.values())):
+                    raise NonFiniteError(
+                        f"step {step} has {values}; nothing of it was saved: lower optim.peak_lr, "
+                        "or set model.max_logit_scale or optim.clip_norm"
+                    )
+            if step % recipe.log_every == 0 or last:
+                now = time.perf_counter()
+                speed = (step - at) * recipe.batch_size / (now - since)
+                since, at = now, step
+                writers.scalars(step, values | {"lr": float(run.schedule(step - 1)), "pairs/s": speed})
+            if last or (recipe.eval_every and step % recipe.eval_every == 0):
+                evaluate(state, step)
+                since, at = time.perf_counter(), step  # An evaluation is no training time.
+            if save:
+                run.checkpoints.save(step, state, position | {"next_batch": step}, force=last)
+    run.checkpoints.wait()
+    return state
+
+
+def _pooled(run: Run, embed: Embed, folder: Path, decode: Any, source: Source) -> np.ndarray:
+    """The locked image tower's outputs for every picture of `source`, from disk or computed now."""
+    weights = run.state.locked["vision"]
+    key = cache.fingerprint(
+        (run.module.config.vision_type, run.module.config.vision),
+        weights,
+        run.processor.image_processor,
+        source,
+        run.module.compute.dtype,
+    )
+    params = merge(run.state.tuned, run.state.locked)
+    rows = -(-EVAL_BATCH // run.mesh.size) * run.mesh.size
+    with progress(f"image tower on {source.spec}") as report:
+        return cache.pooled_images(
+            folder,
+            key,
+            source,
+            pool=partial(embed.pool, params),
+            decode=decode,
+            mesh=run.mesh,
+            batch_size=rows,
+            on_bad_record=run.recipe.data.on_bad_record,
+            progress=report,
+        )
+
+
+def _writers(workdir: Path, steps: int, start: int) -> metrics.Writers:
+    if jax.process_index() != 0:
+        return metrics.Writers()
+    return metrics.Writers(
+        metrics.Jsonl(workdir / METRICS, start_step=start),
+        metrics.TensorBoard(workdir / "tensorboard", start_step=start),
+        metrics.Terminal(steps, start_step=start),
+    )

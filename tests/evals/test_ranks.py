@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from lit_jax.errors import DataError
+from lit_jax.evals import ranks as module
+from lit_jax.evals.ranks import ranks
+
+
+def unit(rng, n, width=32):
+    rows = rng.normal(size=(n, width)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def dense(keys, queries, owner):
+    """The plain definition over the whole matrix: integers for scores, one stable argsort for each row."""
+    whole = [np.rint(side.astype(np.float64) * 2**26).astype(np.int64) for side in (keys, queries)]
+    scores = whole[0] @ whole[1].T  # At most 2**53: no integer overflows.
+
+    def first(order, right):
+        return 1 + min(np.flatnonzero(np.isin(order, right)))
+
+    by_key, by_query = (np.argsort(-s, axis=1, kind="stable") for s in (scores, scores.T))
+    return (
+        [first(order, np.flatnonzero(owner == key)) for key, order in enumerate(by_key)],
+        [first(order, [owner[query]]) for query, order in enumerate(by_query)],
+    )
+
+
+@pytest.mark.parametrize("tile", [1, 7, 64, 1024])
+def test_ranks_equal_the_dense_reference_whatever_the_tile(monkeypatch, tile):
+    monkeypatch.setattr(module, "TILE", tile)
+    rng = np.random.default_rng(tile)
+    keys, queries = unit(rng, 45), unit(rng, 131)
+    keys[rng.integers(45, size=20)] = keys[3]  # Ties on both sides, also between right and wrong answers.
+    queries[rng.integers(131, size=60)] = queries[5]
+    owner = rng.permutation(np.concatenate([np.arange(45), rng.integers(45, size=86)]))
+    for got, want in zip(ranks(keys, queries, owner), dense(keys, queries, owner), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_equal_rows_tie_wherever_they_stand():
+    """In float32, and in float64 off the grid, the BLAS gives equal rows scores that differ in the last bit."""
+    rng = np.random.default_rng(0)
+    row = unit(rng, 1, 771)
+    keys, queries = np.repeat(row, 1500, axis=0), unit(rng, 40, 771)
+    _, got = ranks(keys, queries, np.arange(40) * 37)
+    np.testing.assert_array_equal(got, np.arange(40) * 37 + 1)
+
+
+def test_the_grid_does_not_change_the_order_of_float64_scores():
+    rng = np.random.default_rng(1)
+    keys, queries, owner = unit(rng, 300, 64), unit(rng, 300, 64), np.arange(300)
+    scores = keys.astype(np.float64) @ queries.astype(np.float64).T
+    right = np.diag(scores)
+    got = ranks(keys, queries, owner)
+    np.testing.assert_array_equal(got[0], 1 + (scores > right[:, None]).sum(axis=1))
+    np.testing.assert_array_equal(got[1], 1 + (scores > right[None, :]).sum(axis=0))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 0.37, 1e6])
+def test_the_length_of_the_rows_does_not_matter(scale):
+    rng = np.random.default_rng(2)
+    keys, queries, owner = unit(rng, 50), unit(rng, 50), np.arange(50)
+    for got, want in zip(
+        ranks(keys * np.float32(scale), queries, owner), ranks(keys, queries, owner), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_key_without_a_query_has_rank_0():
+    rng = np.random.default_rng(3)
+    got, _ = ranks(unit(rng, 4), unit(rng, 2), np.array([1, 3]))
+    assert got[0] == got[2] == 0
+    assert got[1] > 0
+    assert got[3] > 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 1025])
+def test_what_is_not_finite_is_refused_by_row(bad, row):
+    rng = np.random.default_rng(4)
+    good, broken = unit(rng, 1100, 8), unit(rng, 1100, 8)
+    broken[row, 5] = bad
+    with pytest.raises(DataError, match=rf"text embedding {row} holds a NaN or an infinity"):
+        ranks(good, broken, np.arange(1100))
+    with pytest.raises(DataError, match=rf"image embedding {row} holds"):
+        ranks(broken, good, np.arange(1100))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "owner", "match"),
+    [
+        (((0, 4), (2, 4)), [0, 0], "no image embeddings"),
+        (((2, 4), (0, 4)), [], "no text embeddings"),
+        (((2, 4), (3, 4)), [0, 1, 2], "text 2 belongs to image 2.*numbered 0 to 1"),
+        (((2, 4), (2, 4)), [0, -1], "text 1 belongs to image -1"),
+    ],
+)
+def test_sides_that_do_not_fit_are_refused(shapes, owner, match):
+    keys, queries = (np.ones(shape, np.float32) for shape in shapes)
+    with pytest.raises(DataError, match=match):
+        ranks(keys, queries, np.array(owner, np.int64))

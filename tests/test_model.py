@@ -1,0 +1,192 @@
+"""The Hugging Face face: the examples of the VisionTextDualEncoder documentation, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+import lit_jax
+from lit_jax import FlaxVisionTextDualEncoderModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+from lit_jax._transformers import transformers
+from lit_jax.errors import ConfigError, WeightError
+from tests import tiny
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] a photo of cat dog two cats".split()
+
+
+def tiny_processor():
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    tokenizer.model_max_length = 40
+    image_processor = transformers.ViTImageProcessorPil(size={"height": 32, "width": 32})
+    return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
+
+
+def tiny_config():
+    return VisionTextDualEncoderConfig.from_vision_text_configs(
+        transformers.ViTConfig(**tiny.VIT), transformers.BertConfig(**tiny.BERT), projection_dim=16
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return VisionTextDualEncoderModel(tiny_config())
+
+
+def inputs(batch=2):
+    rng = np.random.default_rng(0)
+    return dict(
+        input_ids=rng.integers(0, 11, (batch, 7)),
+        pixel_values=rng.normal(size=(batch, 3, 32, 32)).astype(np.float32),
+    )
+
+
+def test_the_configuration_example_runs(tmp_path):
+    config_vision, config_text = transformers.ViTConfig(**tiny.VIT), transformers.BertConfig(**tiny.BERT)
+    config = VisionTextDualEncoderConfig(vision_config=config_vision, text_config=config_text, projection_dim=512)
+    model = VisionTextDualEncoderModel(config=config)
+    assert model.config.vision_config.hidden_size == 32
+    assert model.config.text_config.hidden_size == 24
+    model.save_pretrained(tmp_path / "vit-bert")
+    vision_text_config = VisionTextDualEncoderConfig.from_pretrained(tmp_path / "vit-bert")
+    again = VisionTextDualEncoderModel.from_pretrained(tmp_path / "vit-bert", config=vision_text_config)
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+def test_the_model_example_runs(tmp_path):
+    tiny.write_tower(tmp_path / "vit", tiny.VIT)
+    tiny.write_tower(tmp_path / "bert", tiny.BERT)
+    processor = tiny_processor()
+    model = VisionTextDualEncoderModel.from_vision_text_pretrained(tmp_path / "vit", tmp_path / "bert")
+    pictures = [np.full((40, 50, 3), value, np.uint8) for value in (0, 200)]
+
+    batch = processor(
+        text=["a photo of a cat", "a photo of a dog"], images=pictures, return_tensors="np", padding=True
+    )
+    outputs = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        pixel_values=batch.pixel_values,
+        return_loss=True,
+    )
+    loss, logits_per_image = outputs.loss, outputs.logits_per_image
+    assert loss.shape == () and logits_per_image.shape == (2, 2)
+
+    gradient = jax.grad(lambda p: model(**batch, params=p, return_loss=True).loss)(model.params)
+    assert float(jnp.abs(gradient["visual_projection"]["kernel"]).max()) > 0
+
+    model.save_pretrained(tmp_path / "vit-bert")
+    processor.save_pretrained(tmp_path / "vit-bert")
+    model = VisionTextDualEncoderModel.from_pretrained(tmp_path / "vit-bert")
+    again = model(**batch)
+    np.testing.assert_array_equal(again.logits_per_image, outputs.logits_per_image)
+    probs = jax.nn.softmax(again.logits_per_image, axis=1)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_flax_name_is_the_same_class():
+    assert FlaxVisionTextDualEncoderModel is VisionTextDualEncoderModel
+
+
+def test_outputs_are_read_by_attribute_by_key_and_as_a_tuple(model):
+    output = model(**inputs())
+    assert list(output.keys()) == [
+        "logits_per_image",
+        "logits_per_text",
+        "text_embeds",
+        "image_embeds",
+        "text_model_output",
+        "vision_model_output",
+    ]
+    assert output["text_embeds"] is output.text_embeds is output[2]
+    flat = model(**inputs(), return_dict=False)
+    assert isinstance(flat, tuple) and len(flat) == 6
+    np.testing.assert_array_equal(flat[1], output.logits_per_text)
+    assert isinstance(flat[4], tuple)
+
+
+def test_features_are_projected_and_not_normalised(model):
+    batch = inputs()
+    text = model.get_text_features(batch["input_ids"])
+    image = model.get_image_features(batch["pixel_values"])
+    assert text.shape == image.shape == (2, 16)
+    lengths = np.linalg.norm(np.asarray(text), axis=1)
+    assert np.abs(lengths - 1).max() > 1e-3
+    output = model(**batch)
+    np.testing.assert_allclose(output.text_embeds, text / lengths[:, None], rtol=1e-5)
+
+
+def test_pixels_in_either_order_give_the_same_features(model):
+    pixels = inputs()["pixel_values"]
+    np.testing.assert_array_equal(
+        model.get_image_features(pixels), model.get_image_features(pixels.transpose(0, 2, 3, 1))
+    )
+
+
+def test_a_zero_embedding_stays_zero_and_has_a_zero_gradient(model):
+    params = model.params | {"text_projection": {"kernel": jnp.zeros((24, 16))}}
+    batch = inputs()
+    assert not np.asarray(model(**batch, params=params).text_embeds).any()
+    gradient = jax.grad(lambda p: model(**batch, params=p, return_loss=True).loss)(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_dropout_needs_a_key_and_follows_it(model):
+    with pytest.raises(ConfigError, match="dropout_rng"):
+        model(**inputs(), train=True)
+    one, two, same = (
+        model(**inputs(), train=True, dropout_rng=jax.random.key(seed)).text_embeds for seed in (1, 2, 1)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - two).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_ids": np.full((2, 7), 99)}, "range from 99 to 99; the tower's vocabulary has 99"),
+        ({"input_ids": np.full((2, 7), -1)}, "range from -1"),
+        ({"input_ids": np.zeros((2, 7))}, "input_ids are float64"),
+        ({"pixel_values": np.zeros((2, 32, 32))}, r"shape \(2, 32, 32\); wanted \[batch, 3, height, width\]"),
+        ({"pixel_values": np.zeros((3, 3, 32, 32))}, "found 2 texts and 3 images"),
+    ],
+)
+def test_wrong_inputs_are_refused_before_xla_can_clamp_them(model, change, message):
+    with pytest.raises(ConfigError, match=message):
+        model(**(inputs() | change), return_loss=True)
+
+
+def test_a_picture_of_another_size_is_refused_by_vit(model):
+    with pytest.raises(WeightError, match="images are 48x48; this tower takes 32x32"):
+        model.get_image_features(np.zeros((1, 3, 48, 48), np.float32))
+
+
+def test_more_texts_than_images_are_fine_without_the_loss(model):
+    batch = inputs() | {"pixel_values": inputs(3)["pixel_values"]}
+    assert model(**batch).logits_per_text.shape == (2, 3)
+
+
+def test_a_config_of_another_model_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    other = VisionTextDualEncoderConfig(vision_config=tiny.VIT, text_config=tiny.BERT, projection_dim=8)
+    with pytest.raises(WeightError, match="not that of"):
+        VisionTextDualEncoderModel.from_pretrained(tmp_path, config=other)
+
+
+def test_the_functional_door_and_the_face_agree(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    module, params = lit_jax.load(tmp_path)
+    batch = inputs()
+    image, text, scale = module.apply(
+        {"params": params},
+        jnp.asarray(batch["pixel_values"].transpose(0, 2, 3, 1)),
+        {"input_ids": jnp.asarray(batch["input_ids"])},
+    )
+    np.testing.assert_allclose(scale * text @ image.T, model(**batch).logits_per_text, rtol=1e-5, atol=1e-5)

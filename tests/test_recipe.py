@@ -1,0 +1,49 @@
+import dataclasses
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from lit_jax import recipe
+from lit_jax.errors import ConfigError
+
+SMALLEST = {
+    "steps": 5,
+    "batch_size": 8,
+    "model": {"vision": "v", "text": "t"},
+    "data": {"train": "folder:x"},
+}
+
+
+def test_what_a_config_leaves_out_has_a_default():
+    read = recipe.read(ConfigDict(SMALLEST))
+    assert (read.steps, read.model.lock, read.optim.schedule) == (5, "LU", "cosine")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 5}, r"config\.stepz does not exist; did you mean steps\?"),
+        ({"optim": {"peek_lr": 1.0}}, r"config\.optim\.peek_lr does not exist; did you mean optim\.peak_lr\?"),
+        ({"steps": "many"}, r"config\.steps is 'many'; wanted int"),
+        ({"steps": 0}, r"config\.steps is 0; wanted at least 1"),
+        ({"cache": 1}, r"config\.cache is 1; wanted bool"),
+        ({"model": {"vision": "v"}}, r"config\.model\.text is missing"),
+        ({"model": "vit"}, r"config\.model is 'vit'; wanted a group"),
+    ],
+)
+def test_a_wrong_field_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe.read(SMALLEST | change)
+
+
+def test_a_recipe_survives_json():
+    before = recipe.read(SMALLEST | {"optim": {"lr_multipliers": (("text/.*", 0.05),), "clip_norm": None}})
+    after = recipe.read(json.loads(json.dumps(dataclasses.asdict(before))))
+    assert after == before
+
+
+def test_only_what_changes_the_numbers_counts_as_a_difference():
+    old = dataclasses.asdict(recipe.read(SMALLEST))
+    new = dataclasses.asdict(recipe.read(SMALLEST | {"log_every": 3, "seed": 4, "mesh": {"fsdp": 2}}))
+    assert recipe.differences(old, new) == ["seed: 0, now 4"]

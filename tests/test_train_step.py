@@ -1,0 +1,312 @@
+"""A step moves what is tuned and nothing else, on every mesh alike."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import traverse_util
+
+from lit_jax import dual_encoder
+from lit_jax.dual_encoder import DualEncoder
+from lit_jax.errors import ConfigError
+from lit_jax.optim import lock_rules, make_optimizer, make_schedule, merge, split
+from lit_jax.processing import Pixels
+from lit_jax.sharding import make_mesh, put_batch, shardings
+from lit_jax.train_step import init_state, make_embed_step, make_train_step
+from tests.tiny import BERT, VIT, dual_config, randomised
+
+BATCH_SIZE, LENGTH, STEPS = 16, 12, 20
+# Both towers have dropout, and the image tower has sizes that nothing else has: width, feed-forward width, tokens.
+VISION = VIT | {"hidden_size": 44, "intermediate_size": 88, "hidden_dropout_prob": 0.1}
+VISION_SIZES = {44, 88, 17}
+TEXT = BERT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+MODULE = DualEncoder(dual_config(VISION, TEXT))
+PIXELS = Pixels(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+TX = make_optimizer(schedule=make_schedule("cosine", peak_lr=1e-3, steps=STEPS, warmup_steps=2), weight_decay=0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def params_of_module():
+    return {**randomised(dual_encoder.init_params(MODULE, 0)), "logit_bias": np.float32(-10)}
+
+
+@pytest.fixture
+def params():
+    return params_of_module()
+
+
+@functools.cache
+def mesh_of(data, fsdp):
+    return make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+
+
+def batch_of(step):
+    rng = np.random.default_rng(step)
+    lengths = rng.integers(3, LENGTH + 1, size=(BATCH_SIZE, 1))
+    return {
+        "images": rng.integers(0, 256, size=(BATCH_SIZE, 32, 32, 3), dtype=np.uint8),
+        "texts": {
+            "input_ids": rng.integers(0, 99, size=(BATCH_SIZE, LENGTH), dtype=np.int32),
+            "attention_mask": (np.arange(LENGTH) < lengths).astype(np.int32),
+        },
+        "index": np.arange(BATCH_SIZE, dtype=np.int32),
+    }
+
+
+def lowered(lock, mesh, **options):
+    state = init_state(params_of_module(), lock_rules(lock), TX, mesh)
+    step = make_train_step(MODULE, TX, mesh, pixels=PIXELS, **options)
+    return step.lower(state, put_batch(batch_of(0), mesh))
+
+
+@functools.cache  # Compiled once for all tests; it refuses a state that lies otherwise than the first one.
+def compiled(lock, mesh, **options):
+    return lowered(lock, mesh, **options).compile()
+
+
+def train(lock, mesh, batches, first_step=0, **options):
+    """The state after these batches, and the metrics of each."""
+    step = compiled(lock, mesh, **options)
+    state = init_state(params_of_module(), lock_rules(lock), TX, mesh)
+    state = state._replace(step=state.step + first_step)
+    metrics = []
+    for batch in batches:
+        state, row = step(state, put_batch(batch, mesh))
+        metrics.append(row)
+    return state, jax.device_get(metrics)
+
+
+def losses_of(metrics):
+    return [float(row["loss"]) for row in metrics]
+
+
+def leaf_paths(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
+
+
+def same(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+@pytest.mark.parametrize(("lock", "options"), [("LU", {}), ("UU", {"loss": "sigmoid"})], ids=["LU", "UU-sigmoid"])
+def test_twenty_losses_are_the_same_on_every_mesh_with_dropout_on(lock, options):
+    batches = [batch_of(i) for i in range(STEPS)]
+    one, *others = (
+        losses_of(train(lock, mesh_of(*shape), batches, **options)[1]) for shape in ((1, 1), (8, 1), (4, 2))
+    )
+    for losses in others:
+        np.testing.assert_allclose(losses, one, rtol=1e-5)
+
+
+def test_a_repeated_batch_is_learnt():
+    losses = losses_of(train("LU", mesh_of(8, 1), [batch_of(0)] * STEPS)[1])
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_a_locked_leaf_never_changes_and_every_tuned_leaf_does(params):
+    state, _ = train("LU", mesh_of(4, 2), [batch_of(i) for i in range(3)])
+    assert state.locked.keys() == {"vision"} and state.step == 3
+    same(state.locked, {"vision": params["vision"]})
+    before = traverse_util.flatten_dict(split(params, lock_rules("LU"))[0], sep="/")
+    after = traverse_util.flatten_dict(state.tuned, sep="/")
+    assert {path for path in after if np.array_equal(before[path], after[path])} == {"logit_bias"}  # Softmax.
+
+
+def test_a_locked_leaf_has_no_moment(params):
+    state = init_state(params, lock_rules("LU"), TX, mesh_of(1, 1))
+    tuned, opt = leaf_paths(state.tuned), leaf_paths(state.opt)
+    for moment in ("mu", "nu"):
+        assert {path.split(f"{moment}/")[1] for path in opt if f"/{moment}/" in path} == tuned
+    assert not [path for path in opt if "vision/" in path]
+
+
+def test_a_locked_tower_has_no_dropout_whatever_is_asked():
+    def program(lock, *towers):
+        return lowered(lock, mesh_of(1, 1), train=towers).as_text()
+
+    assert program("LU", "vision", "text") == program("LU", "text")
+    assert program("UU", "vision", "text") != program("UU", "text")
+
+
+def test_dropout_differs_from_step_to_step_and_with_the_seed():
+    def loss(first_step, seed=0):
+        return losses_of(train("LU", mesh_of(1, 1), [batch_of(0)], first_step, **({"seed": seed} if seed else {}))[1])
+
+    assert loss(0) == loss(0)
+    assert len({*loss(0), *loss(1), *loss(0, seed=1)}) == 3
+
+
+def test_loss_and_gradient_norm_are_those_of_the_normalised_images(params):
+    batch = batch_of(0)
+    images = jnp.float32((batch["images"] / 255 - np.array(PIXELS.mean)) / np.array(PIXELS.std))
+
+    @jax.jit
+    @jax.value_and_grad
+    def dense(tuned):
+        weights = merge(tuned, {"vision": params["vision"]})
+        i, t, scale = MODULE.apply({"params": weights}, images, batch["texts"])
+        logits, labels = scale * i @ t.T, np.arange(BATCH_SIZE)
+        xent = optax.softmax_cross_entropy_with_integer_labels
+        return (xent(logits, labels) + xent(logits.T, labels)).mean() / 2
+
+    loss, grads = dense(split(params, lock_rules("LU"))[0])
+    _, [metrics] = train("LU", mesh_of(4, 2), [batch], train=())
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    assert optax.tree.norm(grads) > 1  # More than is left by the clipping, which the metric comes before.
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
+
+
+def test_cached_outputs_of_a_locked_tower_give_the_losses_of_the_images(params):
+    mesh, batches = mesh_of(8, 1), [batch_of(i) for i in range(3)]
+    pool_images = make_embed_step(MODULE, mesh, PIXELS)[2]
+    step, state = make_train_step(MODULE, TX, mesh), init_state(params, lock_rules("LU"), TX, mesh)
+    got = []
+    for batch in batches:
+        placed = put_batch(batch, mesh)
+        pooled = pool_images(params, placed.pop("images"))
+        state, metrics = step(state, placed | {"pooled_images": pooled})
+        got.append(metrics["loss"])
+    np.testing.assert_allclose(got, losses_of(train("LU", mesh, batches)[1]), rtol=1e-5)
+
+
+def vision_products(program):
+    """How many matrix products and convolutions of a StableHLO text touch an array of the image tower."""
+    products = re.findall(r"stablehlo\.(?:dot_general|convolution).*", program)
+    sizes = [{int(n) for n in re.findall(r"(\d+)x", line.rsplit(" : ")[-1])} for line in products]
+    return sum(bool(size & VISION_SIZES) for size in sizes)
+
+
+def test_a_locked_tower_has_no_backward_pass(params):
+    mesh = mesh_of(1, 1)
+    pool_images = make_embed_step(MODULE, mesh, PIXELS)[2]
+    forward = vision_products(pool_images.lower(params, batch_of(0)["images"]).as_text())
+    # Patches, then in the loop over the layers q, k, v, scores, values, out, up and down, then the pooler.
+    assert forward == 1 + 8 + 1
+    assert vision_products(lowered("LU", mesh).as_text()) == forward + 2  # The projection and its gradient.
+    assert vision_products(lowered("UU", mesh).as_text()) > 2 * forward
+
+
+def test_no_collective_touches_a_locked_parameter(params):
+    text = compiled("LU", mesh_of(8, 1)).as_text()
+    collective = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
+    lines = [line for line in text.splitlines() if collective.search(line)]
+    moved = {shape for line in lines for shape in re.findall(r"\[([\d,]+)\]", line)}
+
+    def shapes(tree):  # Whole, and as the loop over the layers takes them.
+        return {",".join(map(str, x.shape[axis:])) for x in jax.tree.leaves(tree) for axis in (0, 1) if x.ndim > axis}
+
+    assert "24,48" in shapes(params["text"]) & moved  # The gradient of an MLP of the text tower is summed.
+    assert not shapes(params["vision"]) & moved
+
+
+def test_embeddings_are_the_modules_and_stay_split_over_the_mesh(params):
+    mesh, batch = mesh_of(4, 2), batch_of(0)
+    embed_images, embed_texts, pool_images = make_embed_step(MODULE, mesh, PIXELS)
+    apply = jax.jit(MODULE.apply, static_argnames="method")
+    pixels = PIXELS.normalise(batch["images"])
+    images, texts, _ = apply({"params": params}, pixels, batch["texts"])
+    placed = put_batch(batch, mesh)
+    for got, want in (
+        (embed_images(params, placed["images"]), images),
+        (embed_texts(params, placed["texts"]), texts),
+        (embed_texts(params, batch["texts"]), texts),  # Host arrays will do.
+        (pool_images(params, placed["images"]), apply({"params": params}, pixels, method="pool_images")),
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+        assert got.sharding.shard_shape(got.shape)[0] == BATCH_SIZE // 8
+
+
+class Linear(nn.Module):
+    """The smallest thing that a step can train: what follows does not depend on the towers."""
+
+    @nn.compact
+    def __call__(self, texts=None, pooled_images=None, train=()):
+        images, texts = nn.Dense(8, name="vision")(pooled_images), nn.Dense(8, name="text")(texts["x"])
+        scale = self.param("logit_scale", nn.initializers.constant(np.log(100.0)), ())
+        return images, texts, jnp.exp(scale)
+
+
+def linear(mesh):
+    """Its params, and a batch on `mesh` of which no text belongs to its image."""
+    x = np.eye(16, 8, dtype=np.float32)
+    batch = {"texts": {"x": x}, "pooled_images": -x}
+    return Linear().init(jax.random.key(0), **batch)["params"], put_batch(batch, mesh)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 1), (4, 2), (1, 4)])
+def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
+    mesh = mesh_of(*shape)
+    params, batch = linear(mesh)
+    step, state = make_train_step(Linear(), TX, mesh), init_state(params, lock_rules("UL"), TX, mesh)
+    assert state.tuned["vision"]["kernel"].sharding.shard_shape((8, 8)) == (8 // shape[1], 8)
+    want = shardings(state, mesh)
+    for _ in range(3):
+        state, _ = step(state, batch)
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(want), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 2)])
+def test_the_params_of_the_caller_survive_the_steps(shape):
+    mesh = mesh_of(*shape)
+    params, batch = linear(mesh)
+    step, kept = make_train_step(Linear(), TX, mesh), jax.device_get(params)
+    for mine in (params, jax.device_get(params), jax.device_put(params, shardings(params, mesh))):
+        step(init_state(mine, lock_rules("LU"), TX, mesh), batch)
+        same(mine, kept)
+
+
+def test_the_logit_scale_is_bounded_after_the_update_and_can_come_back():
+    mesh, tx = mesh_of(1, 1), optax.sgd(1e-3)
+    params, batch = linear(mesh)  # exp(logit_scale) is 100.
+    step = make_train_step(Linear(), tx, mesh, max_logit_scale=50.0)
+    state, metrics = step(init_state(params, lock_rules("LU"), tx, mesh), batch)
+    np.testing.assert_allclose(metrics["logit_scale"], 50, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(state.tuned["logit_scale"]), 50, rtol=1e-6)
+    # Wrong pairs want less: at the bound there is a gradient, and it leads away from it.
+    assert step(state, batch)[1]["logit_scale"] < 49.9
+
+
+def test_a_locked_logit_scale_is_not_bounded():
+    mesh, tx = mesh_of(1, 1), optax.sgd(1e-3)
+    params, batch = linear(mesh)
+    state = init_state(params, lock_rules("LU", first=(("logit_scale", "lock"),)), tx, mesh)
+    _, metrics = make_train_step(Linear(), tx, mesh, max_logit_scale=50.0)(state, batch)
+    np.testing.assert_allclose(metrics["logit_scale"], 100, rtol=1e-6)
+
+
+def test_locked_leaves_may_be_held_in_bfloat16():
+    mesh = mesh_of(4, 2)
+    params, batch = linear(mesh)
+    state = init_state(params, lock_rules("LU"), TX, mesh, locked_dtype=jnp.bfloat16)
+    state, _ = make_train_step(Linear(), TX, mesh)(state, batch)
+    assert {x.dtype for x in jax.tree.leaves(state.locked)} == {np.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in jax.tree.leaves(state.tuned)} == {np.dtype(np.float32)}
+
+
+def test_what_cannot_be_trained_is_refused_in_a_sentence():
+    mesh = mesh_of(1, 1)
+    params, batch = linear(mesh)
+    with pytest.raises(ConfigError, match="'clip' is unknown: wanted one of softmax, sigmoid"):
+        make_train_step(Linear(), TX, mesh, loss="clip")
+    with pytest.raises(ConfigError, match="max_logit_scale=0"):
+        make_train_step(Linear(), TX, mesh, max_logit_scale=0.0)
+    state = init_state(params, lock_rules("LU"), TX, mesh)
+    with pytest.raises(ConfigError, match="make the step with pixels"):
+        make_train_step(Linear(), TX, mesh)(state, batch | put_batch({"images": batch_of(0)["images"]}, mesh))
+    with pytest.raises(ConfigError, match=r"needs params\['logit_bias'\]"):
+        make_train_step(Linear(), TX, mesh, loss="sigmoid")(state, batch)
