@@ -1,7 +1,7 @@
 """LiT on emoji: a DINOv2-shaped ViT-S/14 locked, MiniLM tuned. Minutes on two cores.
 
-    lit-jax quickstart --workdir DIR
-    lit-jax quickstart --workdir DIR --config.seed 1
+lit-jax quickstart --workdir DIR
+lit-jax quickstart --workdir DIR --config.seed 1
 """
 
 from ml_collections import ConfigDict

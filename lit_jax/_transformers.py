@@ -2,15 +2,9 @@
 
 import os
 
-_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-_before = os.environ.get(_ADVICE)
-os.environ[_ADVICE] = "1"  # Read at import; put back below, since later advice is the user's to hear.
-try:
-    import transformers
-finally:
-    if _before is None:
-        del os.environ[_ADVICE]
-    else:
-        os.environ[_ADVICE] = _before
+# Read at every (repeated) import of parts of it; whoever wants the advice sets the variable to the empty string.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+import transformers
 
 __all__ = ["transformers"]

@@ -37,16 +37,21 @@ def check_cacheable(tuned: Params, augment: str) -> None:
             f"(one of {len(names)}): lock it, take vision_pooling='cls' if it is a new pooler, or set cache=False"
         )
     if augment != "none":
-        raise ConfigError(f"cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'")
+        raise ConfigError(
+            f"cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'"
+        )
 
 
 def fingerprint(config: Any, weights: Params, image_processor: Any, source: Source, dtype: Any) -> str:
     """A hash of the tower's config and weights, the preprocessing, the data and the precision."""
     digest = hashlib.sha256()
-    processor = {
-        name: value for name, value in image_processor.to_dict().items() if not name.startswith("_")
-    }
-    parts = [repr(config), json.dumps(processor, sort_keys=True, default=str), source.fingerprint(), str(dtype)]
+    processor = {name: value for name, value in image_processor.to_dict().items() if not name.startswith("_")}
+    parts = [
+        repr(config),
+        json.dumps(processor, sort_keys=True, default=str),
+        source.fingerprint(),
+        str(dtype),
+    ]
     digest.update("\0".join(parts).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -93,10 +98,11 @@ def _compute(
     on_bad_record: str,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    out, done = None, 0
+    out: Any = None
+    done = 0
     for batch in image_batches(source, decode=decode, batch_size=batch_size, on_bad_record=on_bad_record):
         images = put_batch({"images": batch["images"]}, mesh)["images"]
-        rows = np.asarray(pool(images), np.float32)
+        rows = np.array(pool(images), np.float32)  # A copy: what JAX hands out is read-only.
         if out is None:
             shape = (len(source), rows.shape[1])
             out = np.lib.format.open_memmap(path, "w+", np.float32, shape)

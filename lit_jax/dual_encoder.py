@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,9 +97,9 @@ class DualEncoder(nn.Module):
         c = self.config
         self.vision = encoder_of("vision", c.vision_type).Model(c.vision, self.compute)
         self.text = encoder_of("text", c.text_type).Model(c.text, self.compute)
-        head = dict(use_bias=False, dtype=self.compute.dtype, kernel_init=nn.initializers.normal(0.02))
-        self.visual_projection = nn.Dense(c.projection_dim, **head)
-        self.text_projection = nn.Dense(c.projection_dim, **head)
+        init = nn.initializers.normal(0.02)
+        head = partial(nn.Dense, c.projection_dim, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
+        self.visual_projection, self.text_projection = head(), head()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())

@@ -40,8 +40,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Loads `model` (folder or Hub id) and evaluates it on the source `data`.
 
-    Returns {"model", "data", "protocol", "metrics": {task: {...}}, "chance": {task: {...}}}. `text_length` is in tokens,
-    by default what the tokenizer states, at most 512. `templates` is a set's name or a file (zero_shot).
+    Returns {"model", "data", "protocol", "metrics": {task: {...}}, "chance": {task: {...}}}. `text_length` is in
+    tokens, by default what the tokenizer states, at most 512. `templates` is a set's name or a file (zero_shot).
     Raises ConfigError, DataError or WeightError.
     """
     if unknown := [task for task in tasks if task not in TASKS]:
@@ -144,5 +144,7 @@ def owners(source: Source) -> Int[np.ndarray, " M"]:
 def _labels(source: Source) -> tuple[tuple[str, ...], np.ndarray]:
     names = source.class_names
     if not names:
-        raise DataError(f"{source.spec} has no class names; zero-shot classification wants records with a label")
+        raise DataError(
+            f"{source.spec} has no class names; zero-shot classification wants records with a label"
+        )
     return names, np.array([source[i]["label"] for i in range(len(source))])

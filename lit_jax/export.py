@@ -5,8 +5,8 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 
 from lit_jax import pretrained, processing
@@ -17,8 +17,7 @@ from lit_jax.errors import ConfigError, WeightError
 from lit_jax.evals.retrieval import chance
 from lit_jax.evaluate import owners
 from lit_jax.model import VisionTextDualEncoderModel
-from lit_jax.optim import merge
-from lit_jax.run import METRICS, Run, reopen_run
+from lit_jax.run import METRICS, Trained, read_run
 
 UNKNOWN = "unknown"
 TRAINING = {"L": "locked", "U": "tuned", "u": "from scratch"}
@@ -37,10 +36,11 @@ class About:
     text_license: str = UNKNOWN
     data: str | None = None
     data_license: str = UNKNOWN
+    data_description: str = ""
     limitations: tuple[str, ...] = ()
 
 
-def export(workdir: str | Path, output: str | Path, about: About = About()) -> Path:  # noqa: B008 - frozen
+def export(workdir: str | Path, output: str | Path, about: About = About()) -> Path:
     """Writes the newest checkpoint of `workdir` into the folder `output` and returns it.
 
     The folder holds weights, configs, image processor, tokenizer and a model card with towers, data, recipe and the
@@ -50,15 +50,13 @@ def export(workdir: str | Path, output: str | Path, about: About = About()) -> P
     workdir, output = Path(workdir), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
-    run = reopen_run(workdir)
-    run.checkpoints.close()
-    params = jax.tree.map(lambda x: np.asarray(x, np.float32), merge(run.state.tuned, run.state.locked))
+    run = read_run(workdir)
     run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Truncation follows the training.
 
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        pretrained.save(draft, run.module, params, run.processor)
+        pretrained.save(draft, run.module, run.params, run.processor)
         (draft / "README.md").write_text(_card(run, workdir, about, output.name), encoding="utf-8")
         draft.chmod(0o755)
         draft.replace(output)
@@ -74,8 +72,11 @@ def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float
     of another shape, or a difference above LARGEST; ConfigError if torch is not installed.
     """
     if not transformers.utils.is_torch_available():
-        raise ConfigError("--verify compares with PyTorch, which is not installed; pip install 'lit_jax[parity]'")
-    theirs, info = transformers.VisionTextDualEncoderModel.from_pretrained(folder, output_loading_info=True)
+        raise ConfigError(
+            "--verify compares with PyTorch, which is not installed; pip install 'lit_jax[parity]'"
+        )
+    torch_class: Any = transformers.VisionTextDualEncoderModel
+    theirs, info = torch_class.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
         raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}")
@@ -90,7 +91,8 @@ def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float
     )
     want = theirs.eval()(**inputs)
     ours = VisionTextDualEncoderModel.from_pretrained(folder)
-    got = ours(**{key: np.asarray(value) for key, value in inputs.items()})
+    given: dict[str, Any] = {key: np.asarray(value) for key, value in inputs.items()}
+    got: Any = ours(**given)
     names = {"image_embeds": "embeddings", "text_embeds": "embeddings", "logits_per_image": "logits"}
     found = {key: float(np.abs(np.asarray(got[key]) - want[key].detach().numpy()).max()) for key in names}
     for key, difference in found.items():
@@ -103,7 +105,7 @@ def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float
 
 def test_data(workdir: str | Path) -> str:
     """The source that a run was tested on. Raises ConfigError if there was none."""
-    recipe = reopen_run(Path(workdir)).recipe
+    recipe = read_run(Path(workdir)).recipe
     if not recipe.data.test:
         raise ConfigError(f"the run in {workdir} has no test data to compare on; give --verify-data")
     return recipe.data.test
@@ -120,7 +122,7 @@ def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
     return (tested[0], tested[-1]) if tested else ({}, {})
 
 
-def _card(run: Run, workdir: Path, about: About, name: str) -> str:
+def _card(run: Trained, workdir: Path, about: About, name: str) -> str:
     m, d = run.recipe.model, run.recipe.data
     vision, text = (TRAINING[letter] for letter in m.lock)
     evaluations = []
@@ -142,9 +144,8 @@ def _card(run: Run, workdir: Path, about: About, name: str) -> str:
         license=about.license,
         vision=Tower(about.vision or m.vision, about.vision_license, vision),
         text=Tower(about.text or m.text, about.text_license, text),
-        data=Data(about.data or d.train, about.data_license, f"Trained on {d.train!r}."),
+        data=Data(about.data or d.train, about.data_license, about.data_description),
         recipe=dataclasses.asdict(run.recipe),
         evaluations=evaluations,
         limitations=about.limitations,
     )
-

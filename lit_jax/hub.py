@@ -69,7 +69,7 @@ class Tensors(Mapping[str, np.ndarray]):
         """All tensors of a folder. Raises WeightError if there are none or a file is damaged."""
         from safetensors import SafetensorError, safe_open
 
-        where = {}
+        where: dict[str, tuple[Any, str]] = {}
         for path in _weight_files(folder):
             try:
                 file = safe_open(path, framework="numpy")
@@ -101,6 +101,7 @@ def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndar
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private.
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

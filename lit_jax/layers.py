@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ class Compute:
     dtype: DTypeLike = jnp.float32
     remat: bool = False  # Recompute each block in the backward pass instead of keeping its activations.
     unroll: int = 1  # Blocks a scan step.
-    attention: str | None = None  # `implementation` of jax.nn.dot_product_attention.
+    attention: Literal["xla", "cudnn"] | None = None  # `implementation` of jax.nn.dot_product_attention.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,8 @@ class Block(nn.Module):
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         spec = self.spec
-        attn, mlp = (cls(spec, self.compute, name=n) for cls, n in ((Attention, "attn"), (Mlp, "mlp")))
+        attn = Attention(spec, self.compute, name="attn")
+        mlp = Mlp(spec, self.compute, name="mlp")
         norm1, norm2 = (layer_norm(spec, self.compute, name) for name in ("norm1", "norm2"))
 
         def branch(y: Array, name: str) -> Array:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol, SupportsFloat, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 from tqdm import tqdm
 
@@ -88,7 +88,7 @@ class Jsonl:
             part.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
 
-    def _row(self, i: int, line: str) -> dict[str, object]:
+    def _row(self, i: int, line: str) -> dict[str, Any]:
         try:
             row = json.loads(line)
         except ValueError:

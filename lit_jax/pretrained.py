@@ -117,8 +117,8 @@ def read_dual(
 
 
 def join_towers(
-    vision: str | Path | None,
-    text: str | Path | None,
+    vision: str | Path,
+    text: str | Path,
     *,
     projection_dim: int = 512,
     logit_scale_init_value: float = dual_encoder.LOGIT_SCALE,

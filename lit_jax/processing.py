@@ -9,11 +9,9 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,8 +58,7 @@ class Pixels:
 def __getattr__(name: str) -> Any:  # lit_jax.VisionTextDualEncoderProcessor, found here when it is asked for.
     if name != "VisionTextDualEncoderProcessor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with _hushed():
-        return transformers.VisionTextDualEncoderProcessor
+    return transformers.VisionTextDualEncoderProcessor
 
 
 def load_processor(folder: str | Path) -> Processor:
@@ -78,10 +75,9 @@ def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Proce
     """A processor of the image processor of one folder and the tokenizer of another; see `load_processor`."""
     vision = _holding(vision_folder, _IMAGE_FILES, "image processor")
     text = _holding(text_folder, _TOKENIZER_FILES, "tokenizer")
-    with _hushed():
-        image_processor = _read(transformers.AutoImageProcessor, vision, "image processor", backend="pil")
-        tokenizer = _read(transformers.AutoTokenizer, text, "tokenizer")
-        return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
+    image_processor = _read(transformers.AutoImageProcessor, vision, "image processor", backend="pil")
+    tokenizer = _read(transformers.AutoTokenizer, text, "tokenizer")
+    return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:
@@ -238,11 +234,6 @@ def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict
         return out
 
     return tokenize
-
-
-def _hushed() -> AbstractContextManager[Any]:
-    """Importing the processors runs transformers' __init__ once more, and with it the advice to install torch."""
-    return mock.patch.dict(os.environ, TRANSFORMERS_NO_ADVISORY_WARNINGS="1")
 
 
 def _resized(image_processor: Any, image: Image.Image) -> np.ndarray:

@@ -49,7 +49,9 @@ def quickstart(
     """
     workdir = Path(workdir)
     own = vision or text or data
-    config.model.vision = vision or str(_say("image tower", ingredients.image_tower, workdir / "towers" / "vision"))
+    config.model.vision = vision or str(
+        _say("image tower", ingredients.image_tower, workdir / "towers" / "vision")
+    )
     config.model.text = text or str(_say("text tower", ingredients.text_tower, workdir / "towers" / "text"))
     config.data.train, config.data.test = _own_pairs(data, workdir) if data else _emoji(workdir)
     train(config, workdir)
@@ -113,14 +115,19 @@ def _torch_is_there() -> bool:
 
 def _about() -> About:
     text, vision, pictures, captions = ingredients.INGREDIENTS
+
+    def told(ingredient: ingredients.Ingredient) -> str:
+        return ingredient.what.partition(": ")[2]
+
     return About(
         name="LiT on emoji",
         license="cc-by-sa-4.0",  # Of the pictures, the strictest of the four.
-        vision=vision.what,
+        vision=told(vision),
         vision_license=vision.licence,
-        text=text.what,
+        text=told(text),
         text_license=text.licence,
-        data=f"{pictures.what}; {captions.what}",
-        data_license=f"{pictures.licence}; {captions.licence}",
+        data="OpenMoji drawings with their Unicode names",
+        data_license=f"pictures {pictures.licence}, names {captions.licence}",
+        data_description=f"{told(pictures)}. {told(captions)}.",
         limitations=LIMITATIONS,
     )

@@ -88,7 +88,10 @@ FREE = frozenset({"log_every", "eval_every", "save_every", "keep", "data.threads
 
 
 def read(config: Any) -> Recipe:
-    """A ConfigDict or dict (the former is no Mapping) -> Recipe. Raises ConfigError naming the field that is unknown, missing or of a wrong type."""
+    """A ConfigDict or dict (the former is no Mapping) -> Recipe.
+
+    Raises ConfigError naming the field that is unknown, missing or of a wrong type.
+    """
     recipe = _read(Recipe, config, "")
     for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
         if getattr(recipe, name) < 1:
@@ -108,7 +111,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
@@ -132,7 +135,7 @@ def _read(cls: type, config: Any, prefix: str) -> Any:
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not hasattr(value, "items"):
             raise ConfigError(f"config.{path} is {value!r}; wanted a group of fields")
         return _read(hint, value, path + ".")

@@ -7,6 +7,7 @@ towers are gone.
 
 import dataclasses
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ from lit_jax.pretrained import Loaded
 from lit_jax.recipe import Recipe
 from lit_jax.sharding import make_mesh
 from lit_jax.train_step import State, init_state
+from lit_jax.typing import Params
 
-CONFIG, MODEL, CHECKPOINTS, METRICS = "config.json", "model", "checkpoints", "metrics.jsonl"
+CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
 _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SIGLIP_BIAS = -10.0  # arXiv:2303.15343
@@ -53,7 +55,7 @@ def open_run(recipe: Recipe, workdir: Path) -> Run:
     """
     make_mesh(recipe.mesh.data, recipe.mesh.fsdp)  # Refused before anything is written.
     _claim(recipe, workdir)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, save_every=recipe.save_every, keep=recipe.keep)
+    checkpoints = Checkpoints(workdir, save_every=recipe.save_every, keep=recipe.keep)
     if checkpoints.latest() is not None:
         return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True)
     loaded = _read_towers(recipe)
@@ -63,15 +65,26 @@ def open_run(recipe: Recipe, workdir: Path) -> Run:
     return run
 
 
-def reopen_run(workdir: Path) -> Run:
-    """The run that `workdir` holds, at its newest checkpoint. Raises CheckpointError if it has none."""
+class Trained(NamedTuple):
+    """What a run has come to: its model at the newest checkpoint, params as float32 numpy arrays."""
+
+    recipe: Recipe
+    module: DualEncoder
+    processor: Any
+    params: Params
+    step: int
+
+
+def read_run(workdir: Path) -> Trained:
+    """The newest checkpoint of `workdir`. Raises CheckpointError if there is none."""
     if not (workdir / CONFIG).is_file():
         raise CheckpointError(f"{workdir} holds no run: there is no {CONFIG}; train there first")
     found = recipe.read(json.loads((workdir / CONFIG).read_text(encoding="utf-8")))
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, save_every=found.save_every, keep=found.keep)
-    if checkpoints.latest() is None:
-        raise CheckpointError(f"{workdir} has no complete checkpoint yet; train until the first one is saved")
-    return _assemble(found, *_described(workdir, found), checkpoints, restore=True)
+    with closing(Checkpoints(workdir, save_every=found.save_every, keep=found.keep)) as checkpoints:
+        saved = checkpoints.read()
+    loaded, processor = _described(workdir, found)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), optim.merge(saved.tuned, saved.locked))
+    return Trained(found, loaded.module, processor, params, saved.step)
 
 
 def compute_of(model: recipe.Model) -> Compute:

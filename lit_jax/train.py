@@ -119,17 +119,17 @@ def _loop(
             evaluate(state, 0)
         since, at = time.perf_counter(), start
         for step in range(start + 1, recipe.steps + 1):
-            state, values = step_fn(state, put_batch(next(batches), mesh))
+            state, on_device = step_fn(state, put_batch(next(batches), mesh))
             last = step == recipe.steps
-            save = last or step % recipe.save_every == 0
-            if step % recipe.log_every == 0 or save:
-                values = {name: float(value) for name, value in values.items()}  # Waits for the device.
+            show = last or step % recipe.log_every == 0
+            if show or step % recipe.save_every == 0:
+                values = {name: float(value) for name, value in on_device.items()}  # Waits for the device.
                 if not all(map(np.isfinite, values.values())):
                     raise NonFiniteError(
                         f"step {step} has {values}; nothing of it was saved: lower optim.peak_lr, "
                         "or set model.max_logit_scale or optim.clip_norm"
                     )
-            if step % recipe.log_every == 0 or last:
+            if show:
                 now = time.perf_counter()
                 speed = (step - at) * recipe.batch_size / (now - since)
                 since, at = now, step
@@ -137,8 +137,7 @@ def _loop(
             if last or (recipe.eval_every and step % recipe.eval_every == 0):
                 evaluate(state, step)
                 since, at = time.perf_counter(), step  # An evaluation is no training time.
-            if save:
-                run.checkpoints.save(step, state, position | {"next_batch": step}, force=last)
+            run.checkpoints.save(step, state, position | {"next_batch": step}, force=last)
     run.checkpoints.wait()
     return state
 

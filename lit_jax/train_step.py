@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, UInt8
 
 from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
-from lit_jax.optim import Rules, merge, split
+from lit_jax.optim import TOWERS, Rules, merge, split
 from lit_jax.processing import Pixels
 from lit_jax.sharding import AXES, BATCH, shardings
 from lit_jax.typing import Batch, Params
@@ -83,11 +83,13 @@ def make_train_step(
 
     Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping),
     `logit_scale` (the factor exp(logit_scale) after the step). Nothing waits for the device.
-    Raises ConfigError for an unknown loss and a bound that is not above 0, and when first called for a sigmoid
+    Raises ConfigError for an unknown loss or tower and a bound that is not above 0, and when first called for a sigmoid
     loss without `logit_bias` in the params or images without `pixels`.
     """
     if loss not in LOSSES:
         raise ConfigError(f"loss {loss!r} is unknown: wanted one of {', '.join(LOSSES)}")
+    if not set(train) <= set(TOWERS):
+        raise ConfigError(f"train={train!r} names what is no tower: wanted a tuple of {', '.join(TOWERS)}")
     if max_logit_scale is not None and not max_logit_scale > 0:
         raise ConfigError(
             f"max_logit_scale={max_logit_scale} bounds exp(logit_scale): wanted above 0, or None"
@@ -111,12 +113,13 @@ def make_train_step(
                 raise ConfigError("the batch holds images and not pooled_images: make the step with pixels")
             inputs["images"] = pixels.normalise(batch["images"], dtype)
         # Only the tuned subtree is differentiated, so a locked tower is a constant here: forward, nothing else.
-        images, texts, scale = module.apply(
+        outputs: Any = module.apply(
             {"params": params},
             **inputs,
             train=tuple(tower for tower in train if tower in tuned),
             rngs={"dropout": key},
         )
+        images, texts, scale = outputs
         return global_loss(images, texts, scale, params.get("logit_bias", jnp.float32(0)))
 
     @partial(jax.jit, donate_argnums=0)
@@ -141,15 +144,19 @@ def make_train_step(
     return step
 
 
-def make_embed_step(
-    module: nn.Module, mesh: Mesh, pixels: Pixels, dtype: DTypeLike = jnp.float32
-) -> tuple[Callable, Callable, Callable]:
-    """The jitted `embed_images(params, images)`, `embed_texts(params, texts)`, `pool_images(params, images)`.
+class Embed(NamedTuple):
+    """Jitted functions of a model on a mesh. Rows come in and go out split over its devices; dropout is off."""
 
-    uint8 images [B S S 3] or a dict of int32 texts [B N] -> unit embeddings [B E] in float32; `pool_images`
-    gives the tower's output before the projection [B Dv]. Rows come in and go out split over `mesh`, whose
-    devices must divide B (`sharding.check_batch`). Dropout is off.
-    """
+    images: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> unit embeddings [B E], float32.
+    texts: Callable[
+        [Params, Mapping[str, Array]], Array
+    ]  # int32 [B N] each -> unit embeddings [B E], float32.
+    pool: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> the image tower's pooled output [B Dv].
+    pooled: Callable[[Params, Array], Array]  # What `pool` gave -> unit embeddings [B E], float32.
+
+
+def make_embed_step(module: nn.Module, mesh: Mesh, pixels: Pixels, dtype: DTypeLike = jnp.float32) -> Embed:
+    """The functions that embed with `module`; `mesh`'s devices must divide B (`sharding.check_batch`)."""
     rows = NamedSharding(mesh, BATCH)
 
     def split_rows(tree: Any) -> Any:
@@ -159,15 +166,19 @@ def make_embed_step(
         return pixels.normalise(split_rows(images), dtype)
 
     @jax.jit
-    def embed_images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
+    def images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
         return split_rows(module.apply({"params": params}, images=normalise(images))[0])
 
     @jax.jit
-    def embed_texts(params: Params, texts: Mapping[str, Array]) -> Float[Array, "B E"]:
+    def texts(params: Params, texts: Mapping[str, Array]) -> Float[Array, "B E"]:
         return split_rows(module.apply({"params": params}, texts=split_rows(dict(texts)))[1])
 
     @jax.jit
-    def pool_images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B Dv"]:
+    def pool(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B Dv"]:
         return split_rows(module.apply({"params": params}, normalise(images), method="pool_images"))
 
-    return embed_images, embed_texts, pool_images
+    @jax.jit
+    def pooled(params: Params, pooled: Float[Array, "B Dv"]) -> Float[Array, "B E"]:
+        return split_rows(module.apply({"params": params}, pooled_images=split_rows(pooled))[0])
+
+    return Embed(images, texts, pool, pooled)

@@ -116,8 +116,8 @@ class WeightMap:
 
 def table(text: str) -> WeightMap:
     """Parses rows of `hf name | params path | axes`; empty lines separate."""
-    lines = (line.split("|") for line in text.strip().splitlines() if line.strip())
-    return WeightMap(tuple(Row(*(part.strip() for part in line)) for line in lines))
+    lines = ([part.strip() for part in line.split("|")] for line in text.splitlines() if line.strip())
+    return WeightMap(tuple(Row(hf, jax, axes) for hf, jax, axes in lines))
 
 
 def listed(names: Iterable[str]) -> str:

@@ -4,29 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import lit_jax
 from lit_jax import FlaxVisionTextDualEncoderModel, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 from lit_jax._transformers import transformers
 from lit_jax.errors import ConfigError, WeightError
 from tests import tiny
-
-WORDS = "[PAD] [UNK] [CLS] [SEP] a photo of cat dog two cats".split()
-
-
-def tiny_processor():
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    tokenizer.model_max_length = 40
-    image_processor = transformers.ViTImageProcessorPil(size={"height": 32, "width": 32})
-    return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
 
 
 def tiny_config():
@@ -50,7 +33,9 @@ def inputs(batch=2):
 
 def test_the_configuration_example_runs(tmp_path):
     config_vision, config_text = transformers.ViTConfig(**tiny.VIT), transformers.BertConfig(**tiny.BERT)
-    config = VisionTextDualEncoderConfig(vision_config=config_vision, text_config=config_text, projection_dim=512)
+    config = VisionTextDualEncoderConfig(
+        vision_config=config_vision, text_config=config_text, projection_dim=512
+    )
     model = VisionTextDualEncoderModel(config=config)
     assert model.config.vision_config.hidden_size == 32
     assert model.config.text_config.hidden_size == 24
@@ -63,12 +48,12 @@ def test_the_configuration_example_runs(tmp_path):
 def test_the_model_example_runs(tmp_path):
     tiny.write_tower(tmp_path / "vit", tiny.VIT)
     tiny.write_tower(tmp_path / "bert", tiny.BERT)
-    processor = tiny_processor()
+    processor = tiny.processor()
     model = VisionTextDualEncoderModel.from_vision_text_pretrained(tmp_path / "vit", tmp_path / "bert")
     pictures = [np.full((40, 50, 3), value, np.uint8) for value in (0, 200)]
 
     batch = processor(
-        text=["a photo of a cat", "a photo of a dog"], images=pictures, return_tensors="np", padding=True
+        text=["a red square", "the blue circle on white"], images=pictures, return_tensors="np", padding=True
     )
     outputs = model(
         input_ids=batch.input_ids,

@@ -99,7 +99,9 @@ def test_a_regex_that_matches_no_path_is_refused_with_a_likely_path(params):
 
 
 def test_kernels_and_embedding_tables_decay_and_nothing_else_does(params):
-    decays = {path for path, on in traverse_util.flatten_dict(by_path(params, DECAY, None), sep="/").items() if on}
+    decays = {
+        path for path, on in traverse_util.flatten_dict(by_path(params, DECAY, None), sep="/").items() if on
+    }
     assert decays == {path for path in paths(params) if path.split("/")[-1] in ("kernel", "embedding")}
     for spared in ("logit_scale", "logit_bias", "vision/embeddings/cls", "vision/embeddings/pos"):
         assert spared in paths(params) - decays
@@ -185,8 +187,12 @@ def test_every_schedule_warms_up_from_zero_to_its_peak(kind):
 def test_schedules_fall_as_named():
     np.testing.assert_allclose(lrs("constant", 50, 100, 200, warmup_steps=20), [2, 2, 2])
     np.testing.assert_allclose(lrs("linear", 60, 100, 150, warmup_steps=20, end_lr=0.5), [1.25, 0.5, 0.5])
-    np.testing.assert_allclose(lrs("cosine", 40, 60, 100, 150, warmup_steps=20), [1.70711, 1, 0, 0], atol=1e-5)
-    np.testing.assert_allclose(lrs("rsqrt", 20, 50, 10_010, warmup_steps=20, timescale=10), [2, 1, 0.063246], 1e-4)
+    np.testing.assert_allclose(
+        lrs("cosine", 40, 60, 100, 150, warmup_steps=20), [1.70711, 1, 0, 0], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        lrs("rsqrt", 20, 50, 10_010, warmup_steps=20, timescale=10), [2, 1, 0.063246], 1e-4
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ def test_task_prefix_heads_and_old_names_are_understood(tmp_path, towers):
     vision, _, written = towers
     tensors = dict(hub.Tensors.of(towers[1]))
     renamed = {
-        "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+        "bert."
+        + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
         for name, t in tensors.items()
     }
     renamed["cls.predictions.bias"] = np.zeros(99, np.float32)

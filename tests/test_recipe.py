@@ -24,7 +24,10 @@ def test_what_a_config_leaves_out_has_a_default():
     ("change", "message"),
     [
         ({"stepz": 5}, r"config\.stepz does not exist; did you mean steps\?"),
-        ({"optim": {"peek_lr": 1.0}}, r"config\.optim\.peek_lr does not exist; did you mean optim\.peak_lr\?"),
+        (
+            {"optim": {"peek_lr": 1.0}},
+            r"config\.optim\.peek_lr does not exist; did you mean optim\.peak_lr\?",
+        ),
         ({"steps": "many"}, r"config\.steps is 'many'; wanted int"),
         ({"steps": 0}, r"config\.steps is 0; wanted at least 1"),
         ({"cache": 1}, r"config\.cache is 1; wanted bool"),

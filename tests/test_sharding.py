@@ -43,7 +43,12 @@ def test_a_mesh_covers_all_devices_with_automatic_axes():
 
 @pytest.mark.parametrize(
     ("data", "fsdp", "found"),
-    [(3, 2, "8 devices: use data=4"), (-1, 3, "use one of 1, 2, 4, 8"), (0, 1, "use data=8"), (4, 1, "data=8")],
+    [
+        (3, 2, "8 devices: use data=4"),
+        (-1, 3, "use one of 1, 2, 4, 8"),
+        (0, 1, "use data=8"),
+        (4, 1, "data=8"),
+    ],
 )
 def test_a_mesh_that_the_devices_do_not_fill_is_refused(data, fsdp, found):
     with pytest.raises(ConfigError, match=found):
@@ -94,7 +99,9 @@ def test_put_batch_splits_the_rows_over_both_axes():
 
 @pytest.mark.parametrize("rows", [(12, 12), (16, 8), (0, 0)])
 def test_put_batch_refuses_uneven_rows(rows):
-    batch = {name: np.zeros((n, 3), np.float32) for name, n in zip(("pooled_images", "index"), rows, strict=True)}
+    batch = {
+        name: np.zeros((n, 3), np.float32) for name, n in zip(("pooled_images", "index"), rows, strict=True)
+    }
     with pytest.raises(ConfigError, match="rows"):
         put_batch(batch, make_mesh())
 

@@ -27,7 +27,9 @@ VISION_SIZES = {44, 88, 17}
 TEXT = BERT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 MODULE = DualEncoder(dual_config(VISION, TEXT))
 PIXELS = Pixels(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-TX = make_optimizer(schedule=make_schedule("cosine", peak_lr=1e-3, steps=STEPS, warmup_steps=2), weight_decay=0.1)
+TX = make_optimizer(
+    schedule=make_schedule("cosine", peak_lr=1e-3, steps=STEPS, warmup_steps=2), weight_decay=0.1
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,7 +103,9 @@ def same(tree, other):
     jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
-@pytest.mark.parametrize(("lock", "options"), [("LU", {}), ("UU", {"loss": "sigmoid"})], ids=["LU", "UU-sigmoid"])
+@pytest.mark.parametrize(
+    ("lock", "options"), [("LU", {}), ("UU", {"loss": "sigmoid"})], ids=["LU", "UU-sigmoid"]
+)
 def test_twenty_losses_are_the_same_on_every_mesh_with_dropout_on(lock, options):
     batches = [batch_of(i) for i in range(STEPS)]
     one, *others = (
@@ -143,7 +147,9 @@ def test_a_locked_tower_has_no_dropout_whatever_is_asked():
 
 def test_dropout_differs_from_step_to_step_and_with_the_seed():
     def loss(first_step, seed=0):
-        return losses_of(train("LU", mesh_of(1, 1), [batch_of(0)], first_step, **({"seed": seed} if seed else {}))[1])
+        return losses_of(
+            train("LU", mesh_of(1, 1), [batch_of(0)], first_step, **({"seed": seed} if seed else {}))[1]
+        )
 
     assert loss(0) == loss(0)
     assert len({*loss(0), *loss(1), *loss(0, seed=1)}) == 3
@@ -157,7 +163,7 @@ def test_loss_and_gradient_norm_are_those_of_the_normalised_images(params):
     @jax.value_and_grad
     def dense(tuned):
         weights = merge(tuned, {"vision": params["vision"]})
-        i, t, scale = MODULE.apply({"params": weights}, images, batch["texts"])
+        i, t, scale = MODULE.apply({"params": weights}, images, jax.tree.map(jnp.asarray, batch["texts"]))
         logits, labels = scale * i @ t.T, np.arange(BATCH_SIZE)
         xent = optax.softmax_cross_entropy_with_integer_labels
         return (xent(logits, labels) + xent(logits.T, labels)).mean() / 2
@@ -201,12 +207,19 @@ def test_a_locked_tower_has_no_backward_pass(params):
 
 def test_no_collective_touches_a_locked_parameter(params):
     text = compiled("LU", mesh_of(8, 1)).as_text()
-    collective = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
+    collective = re.compile(
+        r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+    )
     lines = [line for line in text.splitlines() if collective.search(line)]
     moved = {shape for line in lines for shape in re.findall(r"\[([\d,]+)\]", line)}
 
     def shapes(tree):  # Whole, and as the loop over the layers takes them.
-        return {",".join(map(str, x.shape[axis:])) for x in jax.tree.leaves(tree) for axis in (0, 1) if x.ndim > axis}
+        return {
+            ",".join(map(str, x.shape[axis:]))
+            for x in jax.tree.leaves(tree)
+            for axis in (0, 1)
+            if x.ndim > axis
+        }
 
     assert "24,48" in shapes(params["text"]) & moved  # The gradient of an MLP of the text tower is summed.
     assert not shapes(params["vision"]) & moved
@@ -214,7 +227,7 @@ def test_no_collective_touches_a_locked_parameter(params):
 
 def test_embeddings_are_the_modules_and_stay_split_over_the_mesh(params):
     mesh, batch = mesh_of(4, 2), batch_of(0)
-    embed_images, embed_texts, pool_images = make_embed_step(MODULE, mesh, PIXELS)
+    embed_images, embed_texts, pool_images, _ = make_embed_step(MODULE, mesh, PIXELS)
     apply = jax.jit(MODULE.apply, static_argnames="method")
     pixels = PIXELS.normalise(batch["images"])
     images, texts, _ = apply({"params": params}, pixels, batch["texts"])
@@ -254,7 +267,8 @@ def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
     assert state.tuned["vision"]["kernel"].sharding.shard_shape((8, 8)) == (8 // shape[1], 8)
     want = shardings(state, mesh)
     for _ in range(3):
-        state, _ = step(state, batch)
+        state, metrics = step(state, batch)
+    assert all(isinstance(value, jax.Array) for value in metrics.values())  # Fetched by nobody yet.
     for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(want), strict=True):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
     assert step._cache_size() == 1
@@ -303,6 +317,10 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence():
     params, batch = linear(mesh)
     with pytest.raises(ConfigError, match="'clip' is unknown: wanted one of softmax, sigmoid"):
         make_train_step(Linear(), TX, mesh, loss="clip")
+    with pytest.raises(
+        ConfigError, match="train='text' names what is no tower: wanted a tuple of vision, text"
+    ):
+        make_train_step(Linear(), TX, mesh, train="text")
     with pytest.raises(ConfigError, match="max_logit_scale=0"):
         make_train_step(Linear(), TX, mesh, max_logit_scale=0.0)
     state = init_state(params, lock_rules("LU"), TX, mesh)

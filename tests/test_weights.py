@@ -45,7 +45,9 @@ def test_the_way_back_gives_the_same_bits():
 def test_a_missing_and_a_left_over_tensor_are_both_named():
     found = tensors()
     found["classifier.bias"] = found.pop("layer.1.dense.bias")
-    with pytest.raises(WeightError, match=r"missing.*layer\.1\.dense\.bias.*not in the table.*classifier\.bias"):
+    with pytest.raises(
+        WeightError, match=r"missing.*layer\.1\.dense\.bias.*not in the table.*classifier\.bias"
+    ):
         LINEAR.to_jax(found, SHAPES)
 
 
@@ -69,7 +71,9 @@ def test_half_precision_becomes_float32_exactly():
     half = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors().items()}
     params = LINEAR.to_jax(half, SHAPES)
     assert params["layers"]["kernel"].dtype == np.float32
-    np.testing.assert_array_equal(params["layers"]["bias"][0].ravel(), half["layer.0.dense.bias"].astype(np.float32))
+    np.testing.assert_array_equal(
+        params["layers"]["bias"][0].ravel(), half["layer.0.dense.bias"].astype(np.float32)
+    )
 
 
 def test_params_of_another_tree_are_refused():

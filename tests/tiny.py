@@ -1,9 +1,14 @@
 """Tiny towers of every architecture: configs as in config.json, and folders with random weights."""
 
+import json
+
 import jax
 import numpy as np
+from PIL import Image, ImageDraw
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from lit_jax import dual_encoder, hub
+from lit_jax._transformers import transformers
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.weights import WeightMap
 
@@ -73,3 +78,86 @@ def write_tower(folder, hf, seed=0, without=r"(?!)"):
     tensors = {k: v for k, v in table.to_hf(params[tower]).items() if k not in dropped}
     hub.write(folder, hf, tensors)
     return params[tower]
+
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] a red green blue square circle of on white the".split()
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
+
+
+def tokenizer():
+    """A tokenizer of a few words, in the manner of BERT."""
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=40, **names)
+
+
+def image_processor(size=32):
+    return transformers.ViTImageProcessorPil(size={"height": size, "width": size})
+
+
+def processor(size=32):
+    return transformers.VisionTextDualEncoderProcessor(image_processor(size), tokenizer())
+
+
+def write_towers(folder, vision=VIT, text=BERT):
+    """Two towers with all that training wants of them: `folder`/v and `folder`/t."""
+    write_tower(folder / "v", vision)
+    write_tower(folder / "t", text, seed=1)
+    save = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (folder / "v" / "preprocessor_config.json").write_text(json.dumps(save))
+    tokenizer().save_pretrained(folder / "t")
+    return str(folder / "v"), str(folder / "t")
+
+
+def write_pairs(folder, n=24, labels=False):
+    """A folder source of `n` small pictures, each a coloured square or circle, and what it shows."""
+    folder.mkdir(parents=True)
+    rows = []
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        colour, shape = list(COLOURS)[i % 3], ("square", "circle")[i // 3 % 2]
+        picture = Image.new("RGB", (40, 36), "white")
+        x, y = (int(v) for v in rng.integers(2, 12, 2))
+        draw = ImageDraw.Draw(picture)
+        (draw.rectangle if shape == "square" else draw.ellipse)((x, y, x + 18, y + 18), COLOURS[colour])
+        picture.save(folder / f"{i:03}.png")
+        captions = [f"a {colour} {shape}", f"the {shape} of {colour} on white"]
+        rows.append({"file_name": f"{i:03}.png", "captions": captions, "id": f"{i:03}"})
+        if labels:
+            rows[-1]["label"] = f"{colour} {shape}"
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"folder:{folder}"
+
+
+def config(folder, **changes):
+    """A config of a few steps on tiny towers and pairs, made in `folder` if they are not there."""
+    if not (folder / "pairs").exists():
+        write_towers(folder)
+        write_pairs(folder / "pairs")
+    tree = {
+        "seed": 0,
+        "steps": 6,
+        "batch_size": 8,
+        "log_every": 1,
+        "save_every": 2,
+        "model": {"vision": str(folder / "v"), "text": str(folder / "t"), "projection_dim": 16, "lock": "LU"},
+        "data": {
+            "train": f"folder:{folder / 'pairs'}",
+            "test": f"folder:{folder / 'pairs'}",
+            "text_length": 12,
+            "threads": 2,
+        },
+        "optim": {"peak_lr": 1e-2, "warmup_steps": 2, "weight_decay": 0.01},
+        "mesh": {"data": 8, "fsdp": 1},
+    }
+    for path, value in changes.items():
+        *groups, name = path.split("__")
+        group = tree
+        for key in groups:
+            group = group.setdefault(key, {})
+        group[name] = value
+    return tree

@@ -9,7 +9,9 @@ import click
 @click.command()
 @click.option("--model", required=True, help="Folder or Hub id of a dual encoder.")
 @click.option("--data", required=True, help="Source of pairs, e.g. folder:DIR or tfds:NAME/SPLIT.")
-@click.option("--tasks", default="retrieval", show_default=True, help="Comma-separated: retrieval, zero_shot.")
+@click.option(
+    "--tasks", default="retrieval", show_default=True, help="Comma-separated: retrieval, zero_shot."
+)
 @click.option("--templates", default="name", show_default=True, help="Prompt set or file, for zero_shot.")
 @click.option("--text-length", type=click.IntRange(min=2), help="Tokens [default: the tokenizer's].")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))

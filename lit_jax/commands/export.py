@@ -6,7 +6,9 @@ import click
 @click.command()
 @click.option("--workdir", required=True, help="Of the training run.")
 @click.option("--output", required=True, help="Folder to write; must not exist or be empty.")
-@click.option("--license", "license_id", default="unknown", show_default=True, help="The model's, as on the Hub.")
+@click.option(
+    "--license", "license_id", default="unknown", show_default=True, help="The model's, as on the Hub."
+)
 @click.option("--vision-license", default="unknown", show_default=True, help="The image tower's.")
 @click.option("--text-license", default="unknown", show_default=True, help="The text tower's.")
 @click.option("--data-license", default="unknown", show_default=True, help="The training data's.")

@@ -1,5 +1,6 @@
 """Reading a config file and its overrides from the command line, with ml_collections' config flags."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,12 @@ from lit_jax.errors import ConfigError
 
 
 def parse(
-    command: str, args: Sequence[str], strings: dict[str, str], *, required: Sequence[str], config: str | None = None
+    command: str,
+    args: Sequence[str],
+    strings: dict[str, str],
+    *,
+    required: Sequence[str],
+    config: str | None = None,
 ) -> tuple[ConfigDict, dict[str, Any]]:
     """`args` -> (the config with its overrides, the values of the string flags).
 
@@ -65,7 +71,9 @@ def _check_file(args: Sequence[str]) -> None:
         elif arg == "--config" and i + 1 < len(args):
             value = args[i + 1]
         if value is not None and not Path(value.partition(":")[0]).is_file():
-            raise ConfigError(f"config file {value.partition(':')[0]} does not exist; give the path of a .py file")
+            raise ConfigError(
+                f"config file {value.partition(':')[0]} does not exist; give the path of a .py file"
+            )
 
 
 def _help(values: flags.FlagValues, names: Sequence[str]) -> list[str]:
@@ -73,5 +81,7 @@ def _help(values: flags.FlagValues, names: Sequence[str]) -> list[str]:
 
 
 def _sentence(error: Exception) -> str:
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    return " ".join(text.split())
+    text = " ".join(str(error).replace("\\n", " ").split())
+    if close := re.search(r"(\w+)\W+Did you mean \"(\w+)\"", text):
+        return f"the config has no field {close[1]}; did you mean {close[2]}?"
+    return text

@@ -10,13 +10,11 @@ import click
 @click.option("--output", required=True, help="Directory of the prepared set; it gains the split.")
 @click.option("--name", required=True, help="Name of the set, in small letters.")
 @click.option("--split", required=True, help="Name of the split, e.g. train.")
-@click.option("--shards", type=click.IntRange(min=1), help="Number of files [default: one per 10,000 records].")
 @click.option(
-    "--on-bad-record", type=click.Choice(["error", "skip"]), default="error", show_default=True
+    "--shards", type=click.IntRange(min=1), help="Number of files [default: one per 10,000 records]."
 )
-def main(
-    source: str, output: str, name: str, split: str, shards: int | None, on_bad_record: str
-) -> None:
+@click.option("--on-bad-record", type=click.Choice(["error", "skip"]), default="error", show_default=True)
+def main(source: str, output: str, name: str, split: str, shards: int | None, on_bad_record: str) -> None:
     """Write any source as ArrayRecord shards that TensorFlow Datasets reads, without TensorFlow."""
     from lit_jax.data import open_source, prepare
 

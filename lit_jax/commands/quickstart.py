@@ -18,8 +18,8 @@ def main(args: Sequence[str]) -> None:
         required=("workdir",),
         config=str(shipped_config("quickstart.py")),
     )
-    from lit_jax.terminal import table
     from lit_jax.quickstart import licences, quickstart
+    from lit_jax.terminal import table
 
     own = {name: values[name] for name in ("vision", "text", "data")}
     if not all(own.values()):
@@ -35,6 +35,6 @@ def main(args: Sequence[str]) -> None:
     if outcome.differences is None:
         print("torch is not installed, so the export was not compared with it (lit-jax export --verify does)")
     else:
-        rows = [(name, f"{difference:.2e}") for name, difference in outcome.differences.items()]
-        print(table(("largest difference to PyTorch", ""), rows))
+        differences = [(name, f"{value:.2e}") for name, value in outcome.differences.items()]
+        print(table(("largest difference to PyTorch", ""), differences))
     print(f"model: {outcome.folder}")

@@ -104,6 +104,7 @@ def train_batches(
             raise DataError("record has no caption")
         caption = check_caption(captions[_draw(len(captions), "caption", seed, row)])
         if pooled is None:
+            assert decode is not None  # Checked above.
             return {"images": decode(record["image"]), "texts": caption, "index": index}
         vector = np.asarray(pooled[index], np.float32)
         if not np.isfinite(vector).all():
@@ -169,8 +170,8 @@ def image_batches(
         return index, loaded
 
     def collate(rows: Sequence[tuple[int, np.ndarray | None]]) -> Batch:
-        good = [image is not None for _, image in rows]
-        shape = rows[good.index(True)][1].shape if any(good) else _first_image(source, decode).shape
+        shapes = [image.shape for _, image in rows if image is not None]
+        shape = shapes[0] if shapes else _first_image(source, decode).shape
         images = np.zeros((batch_size, *shape), np.uint8)
         index, mask = np.zeros(batch_size, np.int32), np.zeros(batch_size, bool)
         for i, (number, image) in enumerate(rows):

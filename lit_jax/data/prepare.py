@@ -81,7 +81,7 @@ def prepare(
             or (before and before.description)
             or "",
             "license": license
-            or source.license
+            or getattr(source, "license", None)
             or (before and before.as_proto.redistribution_info.license)
             or None,
         }

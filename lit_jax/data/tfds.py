@@ -63,8 +63,9 @@ class TfdsSource:
         self._id = next((key for key in _IDS if key in features), None)
         label = features.get("label")
         self._labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
-        named = isinstance(label, tfds.features.ClassLabel) and not _are_numbers(label.names)
-        self.class_names = tuple(label.names) if named else None
+        self.class_names = None
+        if isinstance(label, tfds.features.ClassLabel) and not _are_numbers(label.names):
+            self.class_names = tuple(label.names)
         self.description: str | None = builder.info.description or None
         self.license: str | None = builder.info.as_proto.redistribution_info.license or None
         decoders = {self._image: tfds.decode.SkipDecoding()}

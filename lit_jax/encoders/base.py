@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.errors import WeightError
@@ -36,16 +35,15 @@ class Encoder:
     """One architecture: its parts, and how its checkpoints in the wild differ from the table."""
 
     tower: Literal["vision", "text"]
-    Config: type
-    Model: type[nn.Module]
+    Config: Any  # A frozen dataclass with from_hf and to_hf.
+    Model: Any  # A Linen module of (config, compute).
     weights: Callable[[Any], WeightMap]
     prefix: str  # What a task model's checkpoint puts before each name ("vit.").
     dropped: str  # Regex of names that no dual encoder uses: task heads and buffers.
     renames: tuple[tuple[str, str], ...] = ()  # Other spellings -> names on disk; regexes.
     fresh: str = r"(?!)"  # Regex of param paths that a checkpoint may lack: initialised anew, and tuned.
-    raw_cls: Callable[[Any], tuple[Any, Params]] | None = (
-        None  # (config, weights) whose pooled output is raw CLS.
-    )
+    # Config -> (config, weights) whose pooled output is the raw CLS token; for most it is that anyway.
+    raw_cls: Callable[[Any], tuple[Any, Params]] = lambda config: (config, {})
 
 
 def with_embeddings(embedded: Array, states: Array | None) -> Array | None:

@@ -142,5 +142,4 @@ ENCODER = Encoder(
     dropped=r"classifier\..*|head\..*",
     renames=RENAMES,
     fresh=r"mask_token",
-    raw_cls=lambda config: (config, {}),  # The pooled output is the raw (normed) CLS token as it is.
 )

@@ -1,6 +1,7 @@
 """ViT (arXiv:2010.11929), as transformers' ViTModel with its pooler."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -68,7 +69,7 @@ class Config:
 class PatchEmbed(nn.Module):
     """Images -> patch tokens behind a CLS token, with the position table added."""
 
-    config: object  # Any vision Config with the fields used below.
+    config: Any  # Any vision Config with the fields used below.
     compute: Compute
 
     @nn.compact
@@ -169,7 +170,7 @@ _VIT = table("""
 """)
 
 
-def shared_weights(own: WeightMap, config: object) -> WeightMap:
+def shared_weights(own: WeightMap, config: Any) -> WeightMap:
     """The shared rows and an architecture's own, bound to the sizes of its config."""
     rows = SHARED + own + (_QKV_BIAS if config.qkv_bias else WeightMap(()))
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads, g=2)

@@ -79,13 +79,13 @@ def _on_grid(embeds: np.ndarray, name: str) -> Rows:
         raise DataError(f"there are no {name} embeddings; give at least one row")
     norm = 0.0
     for tile in _tiles(len(embeds)):
-        rows = embeds[tile].astype(np.float64)
-        if len(bad := np.flatnonzero(~np.isfinite(rows).all(axis=1))):
+        some = embeds[tile].astype(np.float64)
+        if len(bad := np.flatnonzero(~np.isfinite(some).all(axis=1))):
             raise DataError(
                 f"{name} embedding {tile.start + bad[0]} holds a NaN or an infinity; all numbers must be finite: "
                 f"look at the weights and at that {name}"
             )
-        norm = max(norm, float(np.linalg.norm(rows, axis=1).max()))
+        norm = max(norm, float(np.linalg.norm(some, axis=1).max()))
 
     # Rows no longer than 1.2 (unit rows stay as they are) have dot products under 2, and a float64 holds every
     # multiple of 2**-26 * 2**-26 up to 2.

@@ -71,7 +71,8 @@ def _chance(direction: str, right: Counter[int], candidates: int) -> dict[str, f
     def missed(k: int) -> Fraction:
         """Probability that the first k of the candidates hold no right answer: exact, or medians would wobble."""
         left = candidates - min(k, candidates)
-        return sum(Fraction(n * comb(left, c), queries * comb(candidates, c)) for c, n in right.items())
+        shares = (Fraction(n * comb(left, c), queries * comb(candidates, c)) for c, n in right.items())
+        return sum(shares, Fraction(0))
 
     half, ks = Fraction(1, 2), range(candidates + 1)
     low = bisect_left(ks, True, key=lambda k: missed(k) <= half)

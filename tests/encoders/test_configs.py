@@ -62,7 +62,7 @@ def test_a_field_that_transformers_does_not_know_is_ignored_as_there():
 
 
 def test_an_unknown_type_is_refused_with_the_known_ones():
-    with pytest.raises(WeightError, match="'convnext' is not implemented; these are: .*vit"):
+    with pytest.raises(WeightError, match=r"'convnext' is not implemented; these are: .*vit"):
         DualEncoderConfig.from_hf(
             {"model_type": "vision-text-dual-encoder", "vision_config": {"model_type": "convnext"}}
         )

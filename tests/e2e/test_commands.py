@@ -1,0 +1,139 @@
+"""The commands as a shell sees them: exit status, one sentence, files."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lit_jax.__main__ import COMMANDS
+from lit_jax.errors import WeightError
+from lit_jax.export import verify
+from lit_jax.train import train
+from tests import tiny
+
+
+def lit_jax(*args, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "lit_jax", *map(str, args)], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def config_file(folder, **changes):
+    tree = json.dumps(tiny.config(folder, **changes))
+    path = folder / "config.py"
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({tree!r}))\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    train(tiny.config(folder, steps=4), folder / "run")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_on_one_screen(command):
+    done = lit_jax(command, "--help")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) <= 40
+    assert done.stdout.startswith(f"Usage: lit-jax {command}")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["trian"], "no command 'trian'; did you mean train?"),
+        (["train", "--workdir", "w"], "train: --config is missing"),
+        (["train", "--config", "nope.py", "--workdir", "w"], "config file nope.py does not exist"),
+    ],
+)
+def test_a_wrong_call_ends_with_status_2_and_one_line(args, message, tmp_path):
+    done = lit_jax(*args, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert message in done.stderr and done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_runs_and_a_misspelt_field_is_refused_with_a_suggestion(tmp_path):
+    path = config_file(tmp_path, mesh__data=-1)
+    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.stepz", 3)
+    assert done.returncode == 2 and "no field stepz; did you mean steps?" in done.stderr
+    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.steps", 3)
+    assert done.returncode == 0, done.stderr
+    assert "step 3/3" in done.stderr
+
+
+def test_the_status_says_what_kind_of_mistake_it_was(trained, tmp_path):
+    path = config_file(tmp_path, data__train="folder:missing")
+    assert lit_jax("train", "--config", path, "--workdir", tmp_path / "run").returncode == 3
+    assert lit_jax("export", "--workdir", tmp_path, "--output", tmp_path / "out").returncode == 4
+    damaged = config_file(tmp_path)
+    (tmp_path / "v" / "model.safetensors").write_bytes(b"no")
+    assert lit_jax("train", "--config", damaged, "--workdir", tmp_path / "run").returncode == 4
+
+
+def test_export_and_evaluate_through_the_shell(trained, tmp_path):
+    pytest.importorskip("torch", reason="--verify compares with PyTorch")
+    done = lit_jax(
+        "export", "--workdir", trained / "run", "--output", tmp_path / "out", "--license", "mit", "--verify"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "image_embeds" in done.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "README.md",
+    }
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: mit" in card and str(tmp_path) not in card and str(trained) not in card
+
+    labelled = tiny.write_pairs(tmp_path / "labelled", labels=True)
+    done = lit_jax(
+        *("evaluate", "--model", tmp_path / "out", "--data", labelled),
+        *("--tasks", "retrieval,zero_shot", "--json", tmp_path / "result.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["metrics"]) == {"retrieval", "zero_shot"}
+    assert result["protocol"]["text_length"] == 12  # What the model was trained at travels with it.
+    assert 0 <= result["metrics"]["zero_shot"]["top1"] <= 1
+    assert "zero_shot" in done.stdout and "chance" in done.stdout
+
+
+def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path):
+    pytest.importorskip("torch", reason="--verify compares with PyTorch")
+    from lit_jax.export import export
+
+    export(trained / "run", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] = 2
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightError, match="PyTorch does not read"):
+        verify(tmp_path / "out", f"folder:{trained / 'pairs'}")
+
+
+def test_export_never_overwrites(trained, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    done = lit_jax("export", "--workdir", trained / "run", "--output", tmp_path)
+    assert done.returncode == 2 and "not an empty folder" in done.stderr
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_prepare_writes_what_training_reads(tmp_path):
+    pairs = tiny.write_pairs(tmp_path / "pairs")
+    done = lit_jax("prepare", pairs, "--output", tmp_path / "set", "--name", "shapes", "--split", "train")
+    assert done.returncode == 0, done.stderr
+    assert f"tfds:{tmp_path / 'set'}/train" in done.stdout
+    (tmp_path / "c").mkdir()
+    path = config_file(
+        tmp_path / "c", data__train=f"tfds:{tmp_path / 'set'}/train", data__test="", mesh__data=-1
+    )
+    assert lit_jax("train", "--config", path, "--workdir", tmp_path / "run").returncode == 0

@@ -1,0 +1,178 @@
+"""Training from towers and pictures on disk: what is learnt, and that a stop changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from lit_jax.errors import CheckpointError, ConfigError, DataError
+from lit_jax.run import read_run
+from lit_jax.train import train
+from tests import tiny
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return [row["loss"] for row in rows(workdir) if "loss" in row]
+
+
+def assert_same_bits(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_path):
+    train(tiny.config(tmp_path, steps=60, log_every=10, data__test="", optim__peak_lr=3e-3), tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert found[-1] < found[0] - 0.1
+    before = tiny.write_tower(tmp_path / "same", tiny.VIT)
+    trained = read_run(tmp_path / "run")
+    assert_same_bits(trained.params["vision"], before)
+    text = tiny.write_tower(tmp_path / "same text", tiny.BERT, seed=1)
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()), trained.params["text"]["layers"], text["layers"]
+    )
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
+    config = tiny.config(tmp_path, steps=20, loss=loss, data__test="", save_every=100)
+    found = {}
+    for data, fsdp in ((8, 1), (4, 2)):
+        config["mesh"] = {"data": data, "fsdp": fsdp}
+        train(config, tmp_path / f"{data}x{fsdp}")
+        found[data] = losses(tmp_path / f"{data}x{fsdp}")
+    code = "import json, sys; from lit_jax.train import train; train(json.loads(sys.argv[1]), sys.argv[2])"
+    config["mesh"] = {"data": 1, "fsdp": 1}
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, json.dumps(config), str(tmp_path / "1x1")]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    found[1] = losses(tmp_path / "1x1")
+    assert len(found[1]) == 20
+    np.testing.assert_allclose(found[8], found[1], rtol=1e-5)
+    np.testing.assert_allclose(found[4], found[1], rtol=1e-5)
+
+
+def test_the_cached_run_gives_the_losses_of_the_uncached_one(tmp_path):
+    train(tiny.config(tmp_path, model__lock="LU"), tmp_path / "plain")
+    train(tiny.config(tmp_path, cache=True), tmp_path / "cached")
+    np.testing.assert_allclose(losses(tmp_path / "cached"), losses(tmp_path / "plain"), rtol=1e-5)
+    tests = [
+        [row for row in rows(tmp_path / name) if "test/text_to_image_mean_rank" in row]
+        for name in ("plain", "cached")
+    ]
+    assert tests[0] == tests[1] and len(tests[0]) == 2
+    assert (
+        len(list((tmp_path / "cached" / "cache").iterdir())) == 1
+    )  # Train and test are the same pictures here.
+
+
+def test_killed_in_the_middle_and_started_again_it_ends_in_the_same_bits(tmp_path):
+    config = tiny.config(tmp_path, steps=40, save_every=5, data__test="", cache=True)
+    code = "import json, sys; from lit_jax.train import train; train(json.loads(sys.argv[1]), sys.argv[2])"
+    command = [sys.executable, "-c", code, json.dumps(config)]
+    subprocess.run([*command, str(tmp_path / "straight")], check=True, capture_output=True)
+
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "cut")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 12):
+        time.sleep(0.01)
+    assert process.poll() is None, process.stdout.read().decode()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, str(tmp_path / "cut")], check=True, capture_output=True)
+
+    straight, cut = read_run(tmp_path / "straight"), read_run(tmp_path / "cut")
+    assert straight.step == cut.step == 40
+    assert_same_bits(straight.params, cut.params)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
+
+
+def test_a_finished_run_started_again_does_nothing(tmp_path):
+    config = tiny.config(tmp_path)
+    first = train(config, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    again = train(config, tmp_path / "run")
+    assert_same_bits(again.tuned, first.tuned)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_without_its_towers(tmp_path):
+    config = tiny.config(tmp_path, steps=4)
+    train(config, tmp_path / "run")
+    (tmp_path / "v").rename(tmp_path / "gone")
+    assert int(train(config, tmp_path / "run").step) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            {"batch_size": 12},
+            ConfigError,
+            "a batch of 12 pairs does not divide over the 8 devices.*use 8 or 16",
+        ),
+        ({"batch_size": 32}, DataError, "has 24 records, fewer than one batch of 32"),
+        ({"model__lock": "XU"}, ConfigError, "lock='XU' is not a lock"),
+        (
+            {"cache": True, "model__lock": "UU"},
+            ConfigError,
+            "cache=True needs an image tower that is locked.*vision/",
+        ),
+        ({"cache": True, "data__augment": "flip"}, ConfigError, "augment is 'flip'"),
+        ({"loss": "triplet"}, ConfigError, "loss 'triplet' is unknown"),
+        ({"mesh__data": 3}, ConfigError, "data=3"),
+        ({"model__dtype": "float8"}, ConfigError, "dtype is 'float8'"),
+        ({"data__train": "folder:nowhere"}, DataError, "nowhere"),
+        ({"optim__lr_multipliers": (("txt/.*", 0.1),)}, ConfigError, "'txt/.*' matches none"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(changes, error, message, tmp_path):
+    with pytest.raises(error, match=message) as raised:
+        train(tiny.config(tmp_path, **changes), tmp_path / "run")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
+    train(tiny.config(tmp_path), tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="another config .*seed: 0, now 1"):
+        train(tiny.config(tmp_path, seed=1), tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_other_data_than_at_the_start_are_refused(tmp_path):
+    config = tiny.config(tmp_path, steps=4)
+    train(config, tmp_path / "run")
+    metadata = tmp_path / "pairs" / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("circle", "square"))
+    with pytest.raises(CheckpointError, match="other records than when this run began"):
+        train(config, tmp_path / "run")
+
+
+def test_towers_from_scratch_do_not_read_their_weights(tmp_path):
+    tiny.config(tmp_path)
+    (tmp_path / "t" / "model.safetensors").unlink()
+    train(tiny.config(tmp_path, model__lock="Lu", steps=2), tmp_path / "run")
+    assert read_run(tmp_path / "run").step == 2
+
+
+def test_a_new_pooler_is_trained_inside_a_locked_tower(tmp_path):
+    tiny.config(tmp_path)
+    before = tiny.write_tower(tmp_path / "v", tiny.VIT, without="pooler/")
+    train(tiny.config(tmp_path, steps=4), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    assert_same_bits(run.params["vision"]["layers"], before["layers"])
+    state = train(tiny.config(tmp_path, steps=4), tmp_path / "run")
+    assert list(state.tuned["vision"]) == ["pooler"]
