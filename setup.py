@@ -39,7 +39,7 @@ PARITY = ["torch>=2.6"]
 setup(
     name="lit_jax",
     version=VERSION,
-    description="Dual encoders in pure JAX: LiT training of any vision and text encoder, out and in as Hugging Face folders",
+    description="Dual encoders in pure JAX: LiT training of any pretrained vision and text encoder",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

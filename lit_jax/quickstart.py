@@ -19,6 +19,7 @@ HELD_OUT = 20  # Percent of a user's own records, from the end.
 
 LIMITATIONS = (
     "Trained in minutes on about 1,500 drawings of emoji: a demonstration of the method, not a model of the world.",
+    "Held-out concepts may have near relatives in the training set (man running, woman running).",
     "The image tower is a DINOv2-small-shaped ViT taken out of a saliency model; its numbers are not DINOv2-small's.",
 )
 
@@ -40,11 +41,13 @@ def quickstart(
     vision: str | None = None,
     text: str | None = None,
     data: str | None = None,
+    split: str = "concept",
 ) -> Outcome:
     """Trains as `config` says on what the package index gives, or on one's own `vision`, `text` and `data`.
 
     `config` is a ConfigDict or dict whose model.vision, model.text, data.train and data.test are filled in here. Of
-    one's own data, every fifth part from the end is held out. Started again on the same workdir it goes on where
+    one's own data the last fifth is held out, of the emoji a fifth of the concepts, or of the families if `split` is
+    "family" (see `ingredients.openmoji.split`). Started again on the same workdir it goes on where
     it stopped. Raises LitJaxErrors; ConfigError also where a package is missing.
     """
     workdir = Path(workdir)
@@ -53,7 +56,7 @@ def quickstart(
         _say("image tower", ingredients.image_tower, workdir / "towers" / "vision")
     )
     config.model.text = text or str(_say("text tower", ingredients.text_tower, workdir / "towers" / "text"))
-    config.data.train, config.data.test = _own_pairs(data, workdir) if data else _emoji(workdir)
+    config.data.train, config.data.test = _own_pairs(data, workdir) if data else _emoji(workdir, split)
     train(config, workdir)
 
     before, after = results(workdir)
@@ -78,16 +81,16 @@ def _say(what: str, make: Any, folder: Path) -> Path:
     return make(folder)
 
 
-def _emoji(workdir: Path) -> tuple[str, str]:
+def _emoji(workdir: Path, by: str) -> tuple[str, str]:
     out = workdir / "data"
-    specs = {split: f"tfds:{out}/{split}" for split in ("train", "test")}
+    specs = {part: f"tfds:{out}/{part}" for part in ("train", "test")}
     if not all(map(_is_there, specs.values())):
         with progress("drawing emoji") as report:
-            pictures = ingredients.emoji_pairs(workdir / "emoji", progress=report)
-        for split, spec in specs.items():
+            pictures = ingredients.emoji_pairs(workdir / "emoji", by=by, progress=report)
+        for part, spec in specs.items():
             if not _is_there(spec):
-                log.info("preparing %s as ArrayRecord in %s", split, out)
-                prepare(open_source(f"folder:{pictures / split}"), out, name="openmoji", split=split)
+                log.info("preparing %s as ArrayRecord in %s", part, out)
+                prepare(open_source(f"folder:{pictures / part}"), out, name="openmoji", split=part)
     return specs["train"], specs["test"]
 
 

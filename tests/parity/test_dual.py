@@ -101,7 +101,11 @@ def test_towers_that_pytorch_wrote_join_to_what_pytorch_joins(tmp_path):
         config = transformers.AutoConfig.for_model(**hf)
         randomise(transformers.AutoModel.from_config(config)).save_pretrained(tmp_path / name)
     theirs = transformers.VisionTextDualEncoderModel.from_vision_text_pretrained(
-        str(tmp_path / "v"), str(tmp_path / "t"), projection_dim=16
+        str(tmp_path / "v"),
+        str(tmp_path / "t"),
+        projection_dim=16,
+        vision_attn_implementation="eager",
+        text_attn_implementation="eager",
     ).eval()
     ours = VisionTextDualEncoderModel.from_vision_text_pretrained(
         tmp_path / "v", tmp_path / "t", projection_dim=16
