@@ -59,7 +59,7 @@ def test_dropout_is_drawn_anew_in_every_layer():
             )
 
     stack = Stack(spec, Compute())
-    x = jnp.ones((1, 2, 64))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 64)), jnp.float32)
     params = stack.init(jax.random.key(0), x, train=False)
     params = jax.tree.map(lambda leaf: leaf[:1].repeat(2, axis=0), params)  # Two equal layers.
     _, states, _ = stack.apply(params, x, train=True, rngs={"dropout": jax.random.key(1)})
