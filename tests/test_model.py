@@ -149,7 +149,7 @@ def test_wrong_inputs_are_refused_before_xla_can_clamp_them(model, change, messa
 
 
 def test_a_picture_of_another_size_is_refused_by_vit(model):
-    with pytest.raises(WeightError, match="images are 48x48; this tower takes 32x32"):
+    with pytest.raises(ConfigError, match="images are 48x48; this tower takes 32x32"):
         model.get_image_features(np.zeros((1, 3, 48, 48), np.float32))
 
 

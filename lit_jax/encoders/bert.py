@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embeddings
-from lit_jax.errors import WeightError
+from lit_jax.errors import ConfigError
 from lit_jax.layers import Block, BlockSpec, Compute, layer_norm, scan_layers
 from lit_jax.weights import WeightMap, table
 
@@ -111,12 +111,12 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`attention_mask` [B N] is nonzero where a token is real; all are, if it is None.
 
-        Raises WeightError for more tokens than the position table has rows.
+        Raises ConfigError for more tokens than the position table has rows.
         """
         c, tokens = self.config, input_ids.shape[1]
         if position_ids is None:
             if tokens > c.max_position_embeddings:
-                raise WeightError(
+                raise ConfigError(
                     f"texts have {tokens} tokens; this tower has {c.max_position_embeddings} positions; "
                     "truncate when tokenizing"
                 )

@@ -5,9 +5,9 @@ import dataclasses
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embeddings
-from lit_jax.encoders.vit import RENAMES, PatchEmbed, shared_weights
-from lit_jax.layers import Block, BlockSpec, Compute, layer_norm, scan_layers
+from lit_jax.encoders.base import Encoder, EncoderOutput, read_config
+from lit_jax.encoders.vit import RENAMES, shared_weights, trunk
+from lit_jax.layers import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 
@@ -87,22 +87,19 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        c, spec = self.config, self.config.block
+        c = self.config
         if c.use_mask_token:  # Used in pretraining alone; kept so that an export is complete.
             self.param("mask_token", nn.initializers.zeros, (1, c.hidden_size))
-        # `interpolate` is for towers that refuse other sizes by default; DINOv2 always resizes.
-        x = PatchEmbed(c, self.compute, name="embeddings")(images, interpolate=True)
-        x = embedded = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(x)
-        x, states, weights = scan_layers(
-            Block(spec, self.compute, name="layers"),
-            c.num_hidden_layers,
-            x,
+        x, states, weights = trunk(
+            c,
+            self.compute,
+            images,
             train=train,
+            interpolate=True,  # The argument is for towers that refuse other sizes; DINOv2 always resizes.
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        x = layer_norm(spec, self.compute, "norm")(x)
-        return EncoderOutput(x, x[:, 0], with_embeddings(embedded, states), weights)
+        return EncoderOutput(x, x[:, 0], states, weights)
 
 
 _DINOV2 = table("""

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.encoders.base import Encoder, EncoderOutput, identity_pooler, read_config, with_embeddings
-from lit_jax.errors import WeightError
+from lit_jax.errors import ConfigError
 from lit_jax.layers import ACTIVATIONS, Block, BlockSpec, Compute, layer_norm, scan_layers
 from lit_jax.positions import resize_grid
 from lit_jax.weights import WeightMap, table
@@ -76,9 +76,9 @@ class PatchEmbed(nn.Module):
     def __call__(self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool) -> Float[Array, "B N D"]:
         c, size = self.config, self.config.image_size
         if images.shape[-1] != c.num_channels:
-            raise WeightError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
+            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
         if not interpolate and images.shape[1:3] != (size, size):
-            raise WeightError(
+            raise ConfigError(
                 f"images are {images.shape[1]}x{images.shape[2]}; this tower takes {size}x{size} "
                 "unless its positions are interpolated"
             )
@@ -98,6 +98,34 @@ class PatchEmbed(nn.Module):
         return x + pos.astype(x.dtype)
 
 
+def trunk(
+    config: Any,
+    compute: Compute,
+    images: Float[Array, "B S1 S2 C"],
+    *,
+    train: bool,
+    interpolate: bool,
+    hidden_states: bool,
+    attentions: bool,
+) -> tuple[Array, Array | None, Array | None]:
+    """Patches, blocks and last norm of ViT and its descendants: tokens, hidden states, attentions.
+
+    Called in the compact method of a model, whose submodules `embeddings`, `layers` and `norm` become.
+    """
+    x = PatchEmbed(config, compute, name="embeddings")(images, interpolate=interpolate)
+    x = embedded = nn.Dropout(config.hidden_dropout_prob, deterministic=not train)(x)
+    x, states, weights = scan_layers(
+        Block(config.block, compute, name="layers"),
+        config.num_hidden_layers,
+        x,
+        train=train,
+        hidden_states=hidden_states,
+        attentions=attentions,
+    )
+    x = layer_norm(config.block, compute, "norm")(x)
+    return x, with_embeddings(embedded, states), weights
+
+
 class Model(nn.Module):
     """Equals transformers' ViTModel(add_pooling_layer=True), with NHWC images."""
 
@@ -114,22 +142,20 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """Raises WeightError for an image size other than the config's, unless `interpolate`."""
-        c, spec = self.config, self.config.block
-        x = PatchEmbed(c, self.compute, name="embeddings")(images, interpolate=interpolate)
-        x = embedded = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(x)
-        x, states, weights = scan_layers(
-            Block(spec, self.compute, name="layers"),
-            c.num_hidden_layers,
-            x,
+        """Raises ConfigError for an image size other than the config's, unless `interpolate`."""
+        c = self.config
+        x, states, weights = trunk(
+            c,
+            self.compute,
+            images,
             train=train,
+            interpolate=interpolate,
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        x = layer_norm(spec, self.compute, "norm")(x)
         init = nn.initializers.normal(c.initializer_range)
         pooled = nn.Dense(c.hidden_size, dtype=self.compute.dtype, kernel_init=init, name="pooler")(x[:, 0])
-        return EncoderOutput(x, ACTIVATIONS[c.pooler_act](pooled), with_embeddings(embedded, states), weights)
+        return EncoderOutput(x, ACTIVATIONS[c.pooler_act](pooled), states, weights)
 
 
 _QKV_BIAS = table("""

@@ -137,3 +137,26 @@ def test_prepare_writes_what_training_reads(tmp_path):
         tmp_path / "c", data__train=f"tfds:{tmp_path / 'set'}/train", data__test="", mesh__data=-1
     )
     assert lit_jax("train", "--config", path, "--workdir", tmp_path / "run").returncode == 0
+
+
+def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
+    vision, text = tiny.write_towers(tmp_path)
+    pairs = tiny.write_pairs(tmp_path / "pairs", n=40)
+    options = {
+        "--workdir": tmp_path / "run",
+        "--vision": vision,
+        "--text": text,
+        "--data": pairs,
+        "--config.steps": 4,
+        "--config.batch_size": 16,
+        "--config.optim.warmup_steps": 1,
+    }
+    args = [str(word) for pair in options.items() for word in pair]
+    done = lit_jax("quickstart", *args)
+    assert done.returncode == 0, done.stderr
+    assert "before" in done.stdout and "chance" in done.stdout and "package index" not in done.stdout
+    model = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    assert model["vision_config"]["hidden_size"] == 32 and model["projection_dim"] == 512
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    again = lit_jax("quickstart", *args)
+    assert again.returncode == 0 and (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == lines

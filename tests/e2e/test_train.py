@@ -176,3 +176,15 @@ def test_a_new_pooler_is_trained_inside_a_locked_tower(tmp_path):
     assert_same_bits(run.params["vision"]["layers"], before["layers"])
     state = train(tiny.config(tmp_path, steps=4), tmp_path / "run")
     assert list(state.tuned["vision"]) == ["pooler"]
+
+
+def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
+    state = train(
+        tiny.config(tmp_path, model__dtype="bfloat16", model__locked_dtype="bfloat16"), tmp_path / "half"
+    )
+    train(tiny.config(tmp_path), tmp_path / "full")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.tuned)} == {"float32"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.locked)} == {"bfloat16"}
+    half, full = losses(tmp_path / "half"), losses(tmp_path / "full")
+    np.testing.assert_allclose(half, full, rtol=0.02)
+    assert half != full

@@ -128,7 +128,9 @@ def test_the_pairs_are_two_folders_that_agree_with_their_metadata(few, tmp_path)
 
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     assert emoji_pairs(out, size=16) == out and before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
-    with pytest.raises(ConfigError, match="holds pictures of 16 px split by concept, and 32 px by concept are wanted"):
+    with pytest.raises(
+        ConfigError, match="holds pictures of 16 px split by concept, and 32 px by concept are wanted"
+    ):
         emoji_pairs(out, size=32)
 
 
