@@ -96,11 +96,11 @@ def _emoji(workdir: Path, by: str) -> tuple[str, str]:
 
 def _own_pairs(data: str, workdir: Path) -> tuple[str, str]:
     out = workdir / "data"
-    if not _is_there(f"tfds:{out}/all"):
+    if not _is_there(f"tfds:{out}/train"):
         source = open_source(data)
         log.info("preparing %d records of %s as ArrayRecord in %s", len(source), data, out)
-        prepare(source, out, name="pairs", split="all", on_bad_record="skip")
-    return f"tfds:{out}/all[:{100 - HELD_OUT}%]", f"tfds:{out}/all[{100 - HELD_OUT}%:]"
+        prepare(source, out, name="pairs", split="train", on_bad_record="skip")
+    return f"tfds:{out}/train[:{100 - HELD_OUT}%]", f"tfds:{out}/train[{100 - HELD_OUT}%:]"
 
 
 def _is_there(spec: str) -> bool:

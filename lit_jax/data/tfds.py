@@ -47,7 +47,7 @@ class TfdsSource:
             self.spec += f"/{split}"
         try:
             chosen = splits[split]
-        except (ValueError, KeyError, AssertionError) as e:
+        except (ValueError, KeyError, AssertionError, NotImplementedError) as e:
             raise DataError(f"{self.spec}: no split {split!r}; there are {known}") from e
         if not chosen.num_examples:
             raise DataError(f"{self.spec}: split {split!r} has no records; there are {known}")
