@@ -36,6 +36,13 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:  # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"lit-jax: {error.filename}: {error.strerror}; choose a place that can be used", file=sys.stderr
+        )
+        sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

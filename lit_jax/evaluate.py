@@ -49,6 +49,9 @@ def evaluate(
     mesh = make_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
     source = open_source(data)
+    if "zero_shot" in tasks:  # What is wrong here is said before the long part.
+        names, labels = _labels(source)
+        sets = load_templates(templates)
     loaded = pretrained.read_dual(model, pretrained.Compute(dtype=dtype))
     processor = processing.load_processor(pretrained.hub.find(model))
     length = text_length or min(processor.tokenizer.model_max_length, 512)
@@ -64,8 +67,6 @@ def evaluate(
         metrics["retrieval"] = retrieval(images, texts, text_image)
         by_chance["retrieval"] = chance(text_image, len(images))
     if "zero_shot" in tasks:
-        names, labels = _labels(source)
-        sets = load_templates(templates)
         texts = embed_texts(embed, params, class_texts(names, sets), tokenize, mesh, batch_size)
         metrics["zero_shot"] = zero_shot(images, class_embeddings(texts, templates=len(sets)), labels)
         by_chance["zero_shot"] = zero_shot_chance(len(names))

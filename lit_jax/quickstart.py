@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_jax import ingredients
+from lit_jax import hub, ingredients
 from lit_jax.data import open_source, prepare
 from lit_jax.errors import DataError
 from lit_jax.evals.retrieval import chance
@@ -52,6 +52,8 @@ def quickstart(
     """
     workdir = Path(workdir)
     own = vision or text or data
+    for tower in filter(None, (vision, text)):
+        hub.find(tower)  # A missing one is said before the long part.
     config.model.vision = vision or str(
         _say("image tower", ingredients.image_tower, workdir / "towers" / "vision")
     )
@@ -70,9 +72,11 @@ def quickstart(
     return Outcome(folder, before, after, chance(owners(test), len(test)), differences)
 
 
-def licences() -> list[str]:
-    """One line for each package that the quickstart takes its towers and pairs from."""
-    return [f"{i.what} ({i.package} {i.version}, {i.licence})" for i in ingredients.INGREDIENTS]
+def licences(*, vision: bool, text: bool, data: bool) -> list[str]:
+    """One line for each package that towers and pairs come from, but for those that the caller brings along."""
+    brought = (text, vision, data, data)
+    used = (i for i, own in zip(ingredients.INGREDIENTS, brought, strict=True) if not own)
+    return [f"{i.what} ({i.package} {i.version}, {i.licence})" for i in used]
 
 
 def _say(what: str, make: Any, folder: Path) -> Path:

@@ -129,6 +129,8 @@ def _read(cls: type, config: Any, prefix: str) -> Any:
     for name, field in fields.items():
         if name in config:
             values[name] = _value(hints[name], config[name], prefix + name)
+            if values[name] == "" and field.default is dataclasses.MISSING:
+                raise ConfigError(f"config.{prefix}{name} is empty; the run cannot do without it")
         elif field.default is dataclasses.MISSING:
             raise ConfigError(f"config.{prefix}{name} is missing; the run cannot do without it")
     return cls(**values)

@@ -32,6 +32,7 @@ def test_what_a_config_leaves_out_has_a_default():
         ({"steps": 0}, r"config\.steps is 0; wanted at least 1"),
         ({"cache": 1}, r"config\.cache is 1; wanted bool"),
         ({"model": {"vision": "v"}}, r"config\.model\.text is missing"),
+        ({"model": {"vision": "", "text": "t"}}, r"config\.model\.vision is empty"),
         ({"model": "vit"}, r"config\.model is 'vit'; wanted a group"),
     ],
 )

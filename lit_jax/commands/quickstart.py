@@ -23,9 +23,9 @@ def main(args: Sequence[str]) -> None:
     from lit_jax.terminal import table
 
     own = {name: values[name] for name in ("vision", "text", "data")}
-    if not all(own.values()):
+    if lines := licences(**{name: value is not None for name, value in own.items()}):
         print("What comes from the package index, by name and licence:")
-        print("\n".join(f"  {line}" for line in licences()))
+        print("\n".join(f"  {line}" for line in lines), flush=True)
     outcome = quickstart(config, values["workdir"], **own, split=values["split"] or "concept")
 
     rows = [

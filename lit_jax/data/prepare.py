@@ -50,7 +50,9 @@ def prepare(
         if not re.fullmatch(r"[a-z][a-z0-9_]*", word):
             raise ConfigError(f"{what} {word!r} is not one that TFDS takes; want small letters, digits and _")
     if split == "all":  # TFDS means all splits together by it, and cannot slice it.
-        raise ConfigError("split 'all' is TFDS's word for all splits together; choose another, 'train' for instance")
+        raise ConfigError(
+            "split 'all' is TFDS's word for all splits together; choose another, 'train' for instance"
+        )
     if on_bad_record not in ("error", "skip"):
         raise ConfigError(f"on_bad_record is {on_bad_record!r}; want 'error' or 'skip'")
     if not len(source):

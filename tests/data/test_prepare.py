@@ -114,7 +114,11 @@ def test_what_cannot_be_prepared_is_refused_and_what_is_there_stays(
         ((source, folder, {"name": "tiny", "split": "train"}), DataError, "exists and is not a prepared set"),
         ((source, tmp_path / "x", {"name": "Tiny-1", "split": "train"}), ConfigError, "name 'Tiny-1'"),
         ((source, tmp_path / "x", {"name": "tiny", "split": "a/b"}), ConfigError, "split 'a/b'"),
-        ((source, tmp_path / "x", {"name": "tiny", "split": "all"}), ConfigError, "TFDS's word for all splits"),
+        (
+            (source, tmp_path / "x", {"name": "tiny", "split": "all"}),
+            ConfigError,
+            "TFDS's word for all splits",
+        ),
         (
             (source, tmp_path / "x", {"name": "tiny", "split": "a", "shards": 41}),
             ConfigError,

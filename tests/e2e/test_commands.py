@@ -58,6 +58,12 @@ def test_a_wrong_call_ends_with_status_2_and_one_line(args, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = lit_jax("train", "--config", config_file(tmp_path), "--workdir", tmp_path / "file" / "run")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / "file") in done.stderr
+
+
 def test_train_runs_and_a_misspelt_field_is_refused_with_a_suggestion(tmp_path):
     path = config_file(tmp_path, mesh__data=-1)
     done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.stepz", 3)
