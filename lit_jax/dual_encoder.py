@@ -70,8 +70,8 @@ class DualEncoderConfig:
             "projection_dim": self.projection_dim,
             "logit_scale_init_value": self.logit_scale_init_value,
             "torch_dtype": "float32",
-            "vision_config": self.vision.to_hf(),
-            "text_config": self.text.to_hf(),
+            "vision_config": {"model_type": self.vision_type, **dataclasses.asdict(self.vision)},
+            "text_config": {"model_type": self.text_type, **dataclasses.asdict(self.text)},
         }
 
 

@@ -21,6 +21,7 @@ VIT = {
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
+DEIT = VIT | {"model_type": "deit"}
 DINOV2 = {
     "model_type": "dinov2",
     "image_size": 56,
@@ -39,6 +40,9 @@ BERT = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+ROBERTA = BERT | {"model_type": "roberta", "pad_token_id": 1}
+XLM_ROBERTA = BERT | {"model_type": "xlm-roberta", "pad_token_id": 1}
+CAMEMBERT = BERT | {"model_type": "camembert", "pad_token_id": 1}
 
 
 def dual_config(vision=VIT, text=BERT, projection_dim=16):

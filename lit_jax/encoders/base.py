@@ -114,7 +114,8 @@ def _checked(model_type: str, name: str, value: Any, kind: type) -> Any:
         bool: isinstance(value, bool),
         int: isinstance(value, int)
         and not isinstance(value, bool)
-        and 0 < value <= (DEEPEST if name.endswith("layers") else LARGEST),
+        and (value > 0 or (value == 0 and name.endswith("_id")))
+        and value <= (DEEPEST if name.endswith("layers") else LARGEST),
         float: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
         str: isinstance(value, str) and (not name.endswith("act") or value in ACTIVATIONS),
     }[kind]

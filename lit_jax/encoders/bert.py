@@ -34,7 +34,7 @@ class Config:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         return read_config(
             cls,
-            "bert",
+            hf.get("model_type", "bert"),
             hf,
             fixed={
                 "is_decoder": (False,),
@@ -45,8 +45,14 @@ class Config:
             },
         )
 
-    def to_hf(self) -> dict:
-        return {"model_type": "bert", **dataclasses.asdict(self)}
+    @property
+    def longest(self) -> int:
+        """Tokens that the position table has rows for."""
+        return self.max_position_embeddings
+
+    def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "... N"]:
+        """Position ids where none are given."""
+        return jnp.arange(input_ids.shape[1])[None]
 
     @property
     def block(self) -> BlockSpec:
@@ -115,12 +121,11 @@ class Model(nn.Module):
         """
         c, tokens = self.config, input_ids.shape[1]
         if position_ids is None:
-            if tokens > c.max_position_embeddings:
+            if tokens > c.longest:
                 raise ConfigError(
-                    f"texts have {tokens} tokens; this tower has {c.max_position_embeddings} positions; "
-                    "truncate when tokenizing"
+                    f"texts have {tokens} tokens; this tower has positions for {c.longest}; truncate when tokenizing"
                 )
-            position_ids = jnp.arange(tokens)[None]
+            position_ids = c.positions(input_ids)
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(input_ids)
         mask = None if attention_mask is None else (attention_mask != 0)[:, None, None, :]

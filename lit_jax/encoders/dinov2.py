@@ -1,6 +1,7 @@
 """DINOv2 (arXiv:2304.07193), as transformers' Dinov2Model: layer scale, resized positions, MLP or SwiGLU."""
 
 import dataclasses
+from typing import ClassVar
 
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -14,6 +15,8 @@ from lit_jax.weights import WeightMap, table
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Fields and defaults of transformers' Dinov2Config."""
+
+    prefix_tokens: ClassVar[tuple[str, ...]] = ("cls",)
 
     image_size: int = 224
     patch_size: int = 14
@@ -39,7 +42,7 @@ class Config:
         width = hf.get("hidden_size", cls.hidden_size)
         return read_config(
             cls,
-            "dinov2",
+            hf.get("model_type", "dinov2"),
             hf,
             # All of these speak of Dinov2Backbone, which no dual encoder uses.
             inert=frozenset(
@@ -48,9 +51,6 @@ class Config:
             ),
             fixed={"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)},
         )
-
-    def to_hf(self) -> dict:
-        return {"model_type": "dinov2", **dataclasses.asdict(self)}
 
     @property
     def block(self) -> BlockSpec:

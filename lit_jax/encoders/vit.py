@@ -1,7 +1,7 @@
 """ViT (arXiv:2010.11929), as transformers' ViTModel with its pooler."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -17,6 +17,8 @@ from lit_jax.weights import WeightMap, table
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Fields and defaults of transformers' ViTConfig."""
+
+    prefix_tokens: ClassVar[tuple[str, ...]] = ("cls",)  # Learned, before the patches.
 
     image_size: int = 224
     patch_size: int = 16
@@ -39,7 +41,7 @@ class Config:
         width = hf.get("hidden_size", cls.hidden_size)
         return read_config(
             cls,
-            "vit",
+            hf.get("model_type", "vit"),
             hf,
             inert=frozenset({"encoder_stride"}),
             fixed={
@@ -47,9 +49,6 @@ class Config:
                 "head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),),
             },
         )
-
-    def to_hf(self) -> dict:
-        return {"model_type": "vit", **dataclasses.asdict(self)}
 
     @property
     def block(self) -> BlockSpec:
@@ -67,7 +66,7 @@ class Config:
 
 
 class PatchEmbed(nn.Module):
-    """Images -> patch tokens behind a CLS token, with the position table added."""
+    """Images -> patch tokens behind the prefix tokens, with the position table added."""
 
     config: Any  # Any vision Config with the fields used below.
     compute: Compute
@@ -90,11 +89,13 @@ class PatchEmbed(nn.Module):
         x = conv(images)
         rows, columns = x.shape[1:3]
         x = x.reshape(x.shape[0], rows * columns, -1)
-        cls = self.param("cls", init, (1, 1, c.hidden_size))
-        pos = self.param("pos", init, (1, (size // c.patch_size) ** 2 + 1, c.hidden_size))
+        prefix = [self.param(name, init, (1, 1, c.hidden_size)) for name in c.prefix_tokens]
+        first = len(prefix)  # Of the patches.
+        pos = self.param("pos", init, (1, (size // c.patch_size) ** 2 + first, c.hidden_size))
         if interpolate:
-            pos = jnp.concatenate([pos[:, :1], resize_grid(pos[:, 1:], rows, columns)], axis=1)
-        x = jnp.concatenate([jnp.broadcast_to(cls, (len(x), 1, c.hidden_size)).astype(x.dtype), x], axis=1)
+            pos = jnp.concatenate([pos[:, :first], resize_grid(pos[:, first:], rows, columns)], axis=1)
+        shape = (len(x), 1, c.hidden_size)
+        x = jnp.concatenate([*(jnp.broadcast_to(p, shape).astype(x.dtype) for p in prefix), x], axis=1)
         return x + pos.astype(x.dtype)
 
 
@@ -181,7 +182,7 @@ SHARED = table("""
     layernorm.bias                                     | norm/bias                 | d
 """)
 
-_VIT = table("""
+OWN = table("""
     encoder.layer.{l}.layernorm_before.weight          | layers/norm1/scale        | d
     encoder.layer.{l}.layernorm_before.bias            | layers/norm1/bias         | d
     encoder.layer.{l}.layernorm_after.weight           | layers/norm2/scale        | d
@@ -211,19 +212,21 @@ RENAMES = (
     (r"attention\.o_proj\.", "attention.output.dense."),
 )
 
+OWN_RENAMES = (
+    (r"^layers\.", "encoder.layer."),
+    *RENAMES,
+    (r"\bmlp\.fc1\.", "intermediate.dense."),
+    (r"\bmlp\.fc2\.", "output.dense."),
+)
+
 ENCODER = Encoder(
     tower="vision",
     Config=Config,
     Model=Model,
-    weights=lambda config: shared_weights(_VIT, config),
+    weights=lambda config: shared_weights(OWN, config),
     prefix="vit.",
     dropped=r"classifier\..*|decoder\..*|embeddings\.mask_token",
-    renames=(
-        (r"^layers\.", "encoder.layer."),
-        *RENAMES,
-        (r"\bmlp\.fc1\.", "intermediate.dense."),
-        (r"\bmlp\.fc2\.", "output.dense."),
-    ),
+    renames=OWN_RENAMES,
     fresh=r"pooler/",
     raw_cls=lambda config: (
         dataclasses.replace(config, pooler_act="linear"),

@@ -33,8 +33,11 @@ def test_every_field_of_transformers_is_used_refused_or_known_to_be_harmless(tow
 def test_a_config_written_and_read_again_is_the_same(tower, model_type):
     encoder = encoder_of(tower, model_type)
     config = encoder.Config(num_hidden_layers=3, hidden_act="relu", layer_norm_eps=1e-3)
-    assert encoder.Config.from_hf(config.to_hf()) == config
-    assert config.to_hf()["model_type"] == model_type
+    towers = {"vision": ("vit", VISION["vit"].Config()), "text": ("bert", TEXT["bert"].Config())}
+    towers[tower] = (model_type, config)
+    dual = DualEncoderConfig(*towers["vision"], *towers["text"])
+    assert DualEncoderConfig.from_hf(dual.to_hf()) == dual
+    assert dual.to_hf()[f"{tower}_config"]["model_type"] == model_type
 
 
 @pytest.mark.parametrize(

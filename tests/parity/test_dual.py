@@ -13,7 +13,12 @@ from tests import tiny
 from tests.parity.conftest import assert_same_layers, randomise
 from tests.parity.test_encoders import in_torch, pixels, texts
 
-PAIRS = {"vit + bert": (tiny.VIT, tiny.BERT), "dinov2 + bert": (tiny.DINOV2, tiny.BERT)}
+PAIRS = {
+    "vit + bert": (tiny.VIT, tiny.BERT),
+    "dinov2 + bert": (tiny.DINOV2, tiny.BERT),
+    "deit + roberta": (tiny.DEIT, tiny.ROBERTA),
+    "vit + xlm-roberta": (tiny.VIT, tiny.XLM_ROBERTA),
+}
 
 
 def torch_dual(vision, text):

@@ -18,12 +18,17 @@ VISION = {
     "vit": tiny.VIT,
     "vit without qkv bias": tiny.VIT | {"qkv_bias": False, "layer_norm_eps": 1e-3},
     "vit with a linear pooler": tiny.VIT | {"pooler_act": "linear", "hidden_act": "gelu_new"},
+    "deit": tiny.DEIT,
     "dinov2": tiny.DINOV2,
     "dinov2 swiglu": tiny.DINOV2 | {"use_swiglu_ffn": True, "mlp_ratio": 4},
     "dinov2 without qkv bias or mask token": tiny.DINOV2 | {"qkv_bias": False, "use_mask_token": False},
 }
 TEXT = {
     "bert": tiny.BERT,
+    "roberta": tiny.ROBERTA,
+    "roberta with another padding id": tiny.ROBERTA | {"pad_token_id": 5, "type_vocab_size": 2},
+    "xlm-roberta": tiny.XLM_ROBERTA | {"layer_norm_eps": 1e-5},
+    "camembert": tiny.CAMEMBERT,
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
@@ -64,13 +69,19 @@ def pixels(size, channels=3, batch=2):
     return np.random.default_rng(1).normal(size=(batch, size, size, channels)).astype(np.float32)
 
 
-def texts():
+def texts(pad=1):
+    """Three texts with `pad` where the mask is zero: at the ends, and once in the middle."""
     rng = np.random.default_rng(2)
     mask = np.ones((3, 12), np.int32)
     mask[1, 7:] = 0
     mask[2, 2:] = 0
+    ids = rng.integers(6, 99, (3, 12)).astype(np.int32)
+    mask[0, 4] = (
+        0  # PyTorch gives the row of the padding id no gradient; a masked token has none here either.
+    )
+    ids[mask == 0] = pad
     return dict(
-        input_ids=rng.integers(0, 99, (3, 12)).astype(np.int32),
+        input_ids=ids,
         attention_mask=mask,
         token_type_ids=rng.integers(0, 2, (3, 12)).astype(np.int32),
     )
@@ -99,7 +110,7 @@ def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     module, _, params = our_tower("vision", tmp_path)
     height, width = size if isinstance(size, tuple) else (size, size)
     images = pixels(64)[:, :height, :width]
-    extra = {"interpolate_pos_encoding": True} if hf["model_type"] == "vit" else {}
+    extra = {"interpolate_pos_encoding": True} if hf["model_type"] in ("vit", "deit") else {}
     want = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), **extra)
     got = module.apply({"params": params}, jnp.asarray(images), interpolate=True)
     assert_same_layers(
