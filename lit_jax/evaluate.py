@@ -133,13 +133,15 @@ def embed_captions(
     embed: Embed, params: Params, source: Source, tokenize: Callable, mesh: Mesh, batch_size: int
 ) -> tuple[Float[np.ndarray, "M E"], Int[np.ndarray, " M"]]:
     """Unit embeddings of all captions of all records, and the record that each belongs to."""
-    captions = [caption for i in range(len(source)) for caption in source[i]["captions"]]
-    return embed_texts(embed, params, captions, tokenize, mesh, batch_size), owners(source)
+    captions, owner = captions_of(source)
+    return embed_texts(embed, params, captions, tokenize, mesh, batch_size), owner
 
 
-def owners(source: Source) -> Int[np.ndarray, " M"]:
-    """For every caption of `source`, in order, the number of the record that it belongs to."""
-    return np.repeat(np.arange(len(source)), [len(source[i]["captions"]) for i in range(len(source))])
+def captions_of(source: Source) -> tuple[list[str], Int[np.ndarray, " M"]]:
+    """Every caption of `source`, in order, and the number of the record that each belongs to."""
+    captions = [source[i]["captions"] for i in range(len(source))]
+    owner = np.repeat(np.arange(len(captions)), [len(some) for some in captions])
+    return [caption for some in captions for caption in some], owner
 
 
 def _labels(source: Source) -> tuple[tuple[str, ...], np.ndarray]:

@@ -15,7 +15,7 @@ from lit_jax.card import Data, Evaluation, Tower, model_card
 from lit_jax.data import open_source
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.evals.retrieval import chance
-from lit_jax.evaluate import owners
+from lit_jax.evaluate import captions_of
 from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.run import METRICS, Trained, read_run
 
@@ -136,7 +136,7 @@ def _card(run: Trained, workdir: Path, about: About, name: str) -> str:
                 split=d.test.rpartition("/")[2],
                 after=after,
                 before=before if before is not after else None,
-                chance=chance(owners(test), len(test)),
+                chance=chance(captions_of(test)[1], len(test)),
             )
         )
     return model_card(

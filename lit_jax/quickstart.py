@@ -8,7 +8,7 @@ from lit_jax import hub, ingredients
 from lit_jax.data import open_source, prepare
 from lit_jax.errors import DataError
 from lit_jax.evals.retrieval import chance
-from lit_jax.evaluate import owners
+from lit_jax.evaluate import captions_of
 from lit_jax.export import About, export, results, verify
 from lit_jax.terminal import progress
 from lit_jax.train import train
@@ -69,7 +69,7 @@ def quickstart(
     differences = None
     if _torch_is_there():
         differences = verify(folder, config.data.test)
-    return Outcome(folder, before, after, chance(owners(test), len(test)), differences)
+    return Outcome(folder, before, after, chance(captions_of(test)[1], len(test)), differences)
 
 
 def licences(*, vision: bool, text: bool, data: bool) -> list[str]:

@@ -54,7 +54,7 @@ def open_run(recipe: Recipe, workdir: Path) -> Run:
     Raises ConfigError if the workdir holds a run of another recipe, and as the parts do.
     """
     make_mesh(recipe.mesh.data, recipe.mesh.fsdp)  # Refused before anything is written.
-    _claim(recipe, workdir)
+    _check_workdir(recipe, workdir)
     checkpoints = Checkpoints(workdir, save_every=recipe.save_every, keep=recipe.keep)
     if checkpoints.latest() is not None:
         return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True)
@@ -143,11 +143,19 @@ def _assemble(
     return Run(recipe, loaded.module, processor, mesh, schedule, tx, state, data, checkpoints)
 
 
-def _claim(wanted: Recipe, workdir: Path) -> None:
-    """Writes the recipe, or compares it with the one that is there."""
-    path, new = workdir / CONFIG, json.loads(json.dumps(dataclasses.asdict(wanted)))
-    if path.is_file():
-        if different := recipe.differences(json.loads(path.read_text(encoding="utf-8")), new):
+def claim(recipe: Recipe, workdir: Path) -> None:
+    """Writes the recipe. Called when all of it was accepted: a refused one must not occupy the workdir."""
+    part = (workdir / CONFIG).with_suffix(".part")
+    part.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    part.replace(workdir / CONFIG)
+
+
+def _check_workdir(wanted: Recipe, workdir: Path) -> None:
+    """Makes the workdir, or compares the recipe that is there."""
+    if (workdir / CONFIG).is_file():
+        old = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
+        new = json.loads(json.dumps(dataclasses.asdict(wanted)))
+        if different := recipe.differences(old, new):
             raise ConfigError(
                 f"{workdir} holds a run with another config ({'; '.join(different)}); "
                 "go on with that config or choose another workdir"
@@ -155,9 +163,6 @@ def _claim(wanted: Recipe, workdir: Path) -> None:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
     except OSError as error:
         raise ConfigError(f"workdir {workdir} cannot be written: {error.strerror}; choose another") from error
 

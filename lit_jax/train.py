@@ -17,7 +17,7 @@ from lit_jax.evals.retrieval import retrieval
 from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
 from lit_jax.optim import TOWERS, merge
 from lit_jax.recipe import read
-from lit_jax.run import METRICS, Run, open_run
+from lit_jax.run import METRICS, Run, claim, open_run
 from lit_jax.sharding import check_batch, put_batch
 from lit_jax.terminal import progress
 from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
@@ -115,6 +115,7 @@ def _loop(
     )
     position = {"source": source.spec, "fingerprint": source.fingerprint()}
     with closing(batches):
+        claim(recipe, workdir)
         if start == 0:
             evaluate(state, 0)
         since, at = time.perf_counter(), start

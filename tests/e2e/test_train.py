@@ -152,6 +152,15 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 12}, {"loss": "triplet"}, {"model__vision": "./nowhere"}], ids=str
+)
+def test_a_refused_config_leaves_the_workdir_free_for_the_mended_one(wrong, tmp_path):
+    with pytest.raises(ValueError):
+        train(tiny.config(tmp_path, **wrong), tmp_path / "run")
+    assert int(train(tiny.config(tmp_path), tmp_path / "run").step) == 6
+
+
 def test_other_data_than_at_the_start_are_refused(tmp_path):
     config = tiny.config(tmp_path, steps=4)
     train(config, tmp_path / "run")
