@@ -143,19 +143,18 @@ class DualEncoder(nn.Module):
         return self.text_projection(output.pooler_output), output
 
 
-_HEADS = table("""
+HEADS = table("""
     visual_projection.weight | visual_projection/kernel | e d -> d e
     text_projection.weight   | text_projection/kernel   | e d -> d e
     logit_scale              | logit_scale              |
-""")
+""").bind(depth=0)
 
 
 def weights(config: DualEncoderConfig) -> WeightMap:
     """The table of the whole model: the sum of the towers' and the heads'. `logit_bias` has no place in it."""
     vision = encoder_of("vision", config.vision_type).weights(config.vision)
     text = encoder_of("text", config.text_type).weights(config.text)
-    heads = _HEADS.bind(depth=0)
-    return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + heads
+    return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + HEADS
 
 
 def init_params(module: DualEncoder, seed: int) -> Params:

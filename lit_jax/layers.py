@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,22 +43,43 @@ class BlockSpec:
     norm_first: bool
     act: str = "gelu"
     eps: float = 1e-12
-    qkv_bias: bool = True
-    gated: bool = False  # silu(gate) * up instead of act(up).
+    biases: str = "qkvo"  # The projections of the attention that have a bias: query, key, value, out.
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    gated: bool = False  # act(gate) * up instead of act(up).
     layer_scale: float | None = None  # Initial value of a learned per-channel factor on both branches.
-    dropout: float = 0.0
+    dropout: float = 0.0  # Of what attention and MLP add.
+    mlp_dropout: float | None = None  # Of what the MLP adds, where it differs.
     attention_dropout: float = 0.0
-    drop_path: float = 0.0
+    drop_path: float = 0.0  # Of every layer, or of the last where each layer is given its own.
     init_std: float = 0.02
 
 
 def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> nn.LayerNorm:
     # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large; PyTorch does not use it.
-    return nn.LayerNorm(spec.eps, dtype=compute.dtype, use_fast_variance=False, name=name)
+    return nn.LayerNorm(
+        spec.eps, dtype=compute.dtype, use_bias=spec.norm_bias, use_fast_variance=False, name=name
+    )
+
+
+def rotate(x: Float[Array, "B N H K"], rope: tuple[Array, Array]) -> Float[Array, "B N H K"]:
+    """Rotary positions (arXiv:2104.09864) on the last M tokens of x; `rope` is cos and sin, each [M K].
+
+    Channel i turns with channel i + K/2, as `rotate_half` of transformers.
+    """
+    cos, sin = (table[:, None, :].astype(x.dtype) for table in rope)
+    first = x.shape[1] - len(cos)  # Prefix tokens stay as they are.
+    turned = x[:, first:]
+    half = x.shape[-1] // 2
+    other = jnp.concatenate([-turned[..., half:], turned[..., :half]], axis=-1)
+    return jnp.concatenate([x[:, :first], turned * cos + other * sin], axis=1)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over every unmasked token. Returns the output and, if asked, the weights."""
+    """Multi-head self-attention over every unmasked token. Returns the output and, if asked, the weights.
+
+    `bias` is added to the scores; `rope` turns queries and keys (see `rotate`).
+    """
 
     spec: BlockSpec
     compute: Compute
@@ -67,8 +88,10 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        mask: Bool[Array, "B 1 1 N"] | None = None,
+        mask: Bool[Array, "B 1 _ N"] | None = None,
         *,
+        bias: Float[Array, "_ H N N"] | None = None,
+        rope: tuple[Array, Array] | None = None,
         train: bool = False,
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
@@ -76,24 +99,31 @@ class Attention(nn.Module):
         dense = partial(
             nn.DenseGeneral, dtype=self.compute.dtype, kernel_init=nn.initializers.normal(spec.init_std)
         )
-        split = partial(dense, (spec.heads, width // spec.heads), use_bias=spec.qkv_bias)
-        q, k, v = (split(name=name)(x) for name in ("query", "key", "value"))  # B N H K
+        split = partial(dense, (spec.heads, width // spec.heads))
+        q, k, v = (
+            split(use_bias=name[0] in spec.biases, name=name)(x) for name in ("query", "key", "value")
+        )  # B N H K
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
         dropout = spec.attention_dropout if train else 0.0
         if attentions or dropout:
-            y, weights = _attend_in_full(q, k, v, mask, nn.Dropout(dropout, deterministic=not dropout))
+            drop = nn.Dropout(dropout, deterministic=not dropout)
+            y, weights = attend_in_full(q, k, v, mask, bias, drop)
         else:
-            y, weights = (
-                jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=self.compute.attention),
-                None,
-            )
-        return dense(width, axis=(-2, -1), name="out")(y), weights if attentions else None
+            implementation = self.compute.attention
+            y = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=implementation)
+            weights = None
+        out = dense(width, axis=(-2, -1), use_bias="o" in spec.biases, name="out")
+        return out(y), weights if attentions else None
 
 
-def _attend_in_full(
-    q: Array, k: Array, v: Array, mask: Array | None, drop: nn.Dropout
+def attend_in_full(
+    q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, drop: nn.Dropout
 ) -> tuple[Array, Float[Array, "B H N N"]]:
     """Attention with its weights in memory, for whoever wants to see them or drops some of them."""
     scores = jnp.einsum("bqhk,bnhk->bhqn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
@@ -110,13 +140,17 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         spec, width = self.spec, x.shape[-1]
         dense = partial(
-            nn.DenseGeneral, dtype=self.compute.dtype, kernel_init=nn.initializers.normal(spec.init_std)
+            nn.DenseGeneral,
+            use_bias=spec.mlp_bias,
+            dtype=self.compute.dtype,
+            kernel_init=nn.initializers.normal(spec.init_std),
         )
+        act = ACTIVATIONS[spec.act]
         if spec.gated:
             y = dense((2, spec.hidden), name="up")(x)  # B N 2 F: gate, up
-            y = jax.nn.silu(y[..., 0, :]) * y[..., 1, :]
+            y = act(y[..., 0, :]) * y[..., 1, :]
         else:
-            y = ACTIVATIONS[spec.act](dense(spec.hidden, name="up")(x))
+            y = act(dense(spec.hidden, name="up")(x))
         return dense(width, name="down")(y)
 
 
@@ -130,56 +164,75 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        mask: Bool[Array, "B 1 1 N"] | None = None,
+        mask: Bool[Array, "B 1 _ N"] | None = None,
         *,
+        bias: Float[Array, "_ H N N"] | None = None,
+        rope: tuple[Array, Array] | None = None,
+        drop_path: Float[Array, ""] | None = None,
         train: bool = False,
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
+        """`drop_path` is this layer's own rate; without it the spec's holds."""
         spec = self.spec
         attn = Attention(spec, self.compute, name="attn")
         mlp = Mlp(spec, self.compute, name="mlp")
         norm1, norm2 = (layer_norm(spec, self.compute, name) for name in ("norm1", "norm2"))
 
-        def branch(y: Array, name: str) -> Array:
+        def branch(y: Array, name: str, dropout: float) -> Array:
             if spec.layer_scale is not None:
                 init = nn.initializers.constant(spec.layer_scale)
                 y = y * self.param(name, init, y.shape[-1:]).astype(y.dtype)
-            y = nn.Dropout(spec.dropout, deterministic=not train)(y)
+            y = nn.Dropout(dropout, deterministic=not train)(y)
+            if not train or not spec.drop_path:
+                return y
             # Stochastic depth (arXiv:1603.09382): one draw a picture.
-            return nn.Dropout(spec.drop_path, broadcast_dims=(1, 2), deterministic=not train)(y)
+            keep = 1 - (spec.drop_path if drop_path is None else drop_path)
+            kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
+            return jnp.where(kept, y / keep, 0).astype(y.dtype)
 
-        y, weights = attn(norm1(x) if spec.norm_first else x, mask, train=train, attentions=attentions)
-        x = x + branch(y, "scale1")
+        y, weights = attn(
+            norm1(x) if spec.norm_first else x, mask, bias=bias, rope=rope, train=train, attentions=attentions
+        )
+        x = x + branch(y, "scale1", spec.dropout)
         x = x if spec.norm_first else norm1(x)
-        x = x + branch(mlp(norm2(x) if spec.norm_first else x), "scale2")
+        dropout = spec.dropout if spec.mlp_dropout is None else spec.mlp_dropout
+        x = x + branch(mlp(norm2(x) if spec.norm_first else x), "scale2", dropout)
         return (x if spec.norm_first else norm2(x)), weights
 
 
 def scan_layers(
-    block: Block,
+    block: nn.Module,
     depth: int,
     x: Float[Array, "B N D"],
-    mask: Bool[Array, "B 1 1 N"] | None = None,
+    mask: Bool[Array, "B 1 _ N"] | None = None,
     *,
+    per_layer: Any = None,
+    inputs: Callable[[Any], dict[str, Any]] = lambda layer: {},
+    shared: bool = False,
     train: bool = False,
     hidden_states: bool = False,
     attentions: bool = False,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None, Float[Array, "L B H N N"] | None]:
     """Runs `depth` copies of `block` under `lax.scan`; their weights are stacked on axis L.
 
+    What a block is given beside tokens and mask is `inputs` of its slice of `per_layer`, a tree of arrays [L ...].
+    `shared` blocks have one set of weights, without the axis L (ALBERT).
     Returns the last output and, where asked, the output and the attention weights of every layer.
     """
+    compute = block.compute
 
-    def body(block: Block, x: Array, _: None) -> tuple[Array, tuple[Array | None, Array | None]]:
-        y, weights = block(x, mask, train=train, attentions=attentions)
+    def body(block: nn.Module, x: Array, layer: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
+        given = {"mask": mask} | inputs(layer)
+        y, weights = block(x, **given, train=train, attentions=attentions)
         return y, (y if hidden_states else None, weights)
 
     scan = nn.scan(
-        nn.remat(body, prevent_cse=False) if block.compute.remat else body,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
+        nn.remat(body, prevent_cse=False) if compute.remat else body,
+        variable_axes={} if shared else {"params": 0},
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared, "dropout": True},
         length=depth,
-        unroll=min(block.compute.unroll, depth),
+        unroll=min(compute.unroll, depth),
     )
-    x, (states, weights) = scan(block, x, None)
+    x, (states, weights) = scan(block, x, per_layer)
     return x, states, weights

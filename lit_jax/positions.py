@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -27,15 +28,31 @@ def bicubic(source: int, target: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def resize_grid(table: Float[Array, "1 n D"], height: int, width: int) -> Float[Array, "1 m D"]:
+@lru_cache
+def bilinear(source: int, target: int) -> np.ndarray:
+    """[target, source] weights of torch's bilinear without antialias (half-pixel centres)."""
+    at = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+    low = np.floor(at).astype(int)
+    weights = np.zeros((target, source))
+    np.add.at(weights, (np.arange(target), low), 1 - (at - low))
+    np.add.at(weights, (np.arange(target), np.minimum(low + 1, source - 1)), at - low)
+    return weights.astype(np.float32)
+
+
+def resize_grid(
+    table: Float[Array, "1 n D"], height: int, width: int, *, antialias: bool = False
+) -> Float[Array, "1 m D"]:
     """A square grid of positions, flattened row by row -> the same for `height` x `width` patches (m of them).
 
-    Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False) in float32.
+    Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=antialias) in float32.
     """
     side = round(table.shape[1] ** 0.5)
     if side * side == height * width and height == width:
         return table
     grid = table.reshape(side, side, -1)
+    if antialias:  # Torch changes its a to -0.5 there, which is what jax.image has.
+        grid = jax.image.resize(grid.astype(jnp.float32), (height, width, grid.shape[-1]), "cubic")
+        return grid.reshape(1, height * width, -1).astype(table.dtype)
     grid = jnp.einsum(
         "yi,xj,ijd->yxd",
         bicubic(side, height),

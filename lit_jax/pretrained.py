@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 
 from lit_jax import dual_encoder, hub
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
-from lit_jax.encoders.base import canonical
+from lit_jax.encoders.base import matched
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.layers import Compute
 from lit_jax.typing import Params
@@ -106,9 +107,9 @@ def read_dual(
     module = DualEncoder(config, compute)
     shapes, tensors = dual_encoder.param_shapes(module), hub.Tensors.of(folder)
     bias = shapes.pop("logit_bias", None)
-    tensors = tensors.renamed(_dual_names(tensors, config))
+    table, names = _matched(tensors, config)
     try:
-        params = dual_encoder.weights(config).to_jax(tensors, shapes)
+        params = table.to_jax(tensors.renamed(names), shapes)
     except WeightError as error:
         raise WeightError(f"{folder}: {error}") from error
     if bias is not None:
@@ -176,15 +177,18 @@ def _tower_config(tower: str, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _dual_names(tensors: hub.Tensors, config: DualEncoderConfig) -> dict[str, str]:
-    """Names in a dual checkpoint -> names in the table; each tower's spellings are its architecture's own."""
-    names = {name: name for name in tensors if not name.startswith(("vision_model.", "text_model."))}
-    for tower, model_type in (("vision", config.vision_type), ("text", config.text_type)):
+def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
+    """How a dual checkpoint is read: the table, and its names for the checkpoint's."""
+    table = dual_encoder.HEADS
+    kept = {name: name for name in names if not name.startswith(("vision_model.", "text_model."))}
+    towers = {"vision": (config.vision_type, config.vision), "text": (config.text_type, config.text)}
+    for tower, (model_type, tower_config) in towers.items():
         prefix = f"{tower}_model."
-        inner = {name.removeprefix(prefix): name for name in tensors if name.startswith(prefix)}
-        encoder = encoder_of(tower, model_type)
-        names |= {inner[old]: prefix + new for old, new in canonical(inner, encoder).items()}
-    return names
+        inner = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+        part, found = matched(inner, encoder_of(tower, model_type), tower_config)
+        table += part.under(hf=f"{tower}_model", jax=tower)
+        kept |= {inner[old]: prefix + new for old, new in found.items()}
+    return table, kept
 
 
 def _read_tower(
@@ -192,14 +196,14 @@ def _read_tower(
 ) -> tuple[Params, list[str]]:
     """A tower's params, and the paths that keep their `initial` values since the checkpoint lacks them."""
     tensors = hub.Tensors.of(folder)
-    names = canonical(tensors, encoder)
+    table, names = matched(tensors, encoder, config)
     dropped = set(tensors) - set(names)
     if dropped:
         log.info("Not part of the %s tower, hence left out: %s", tower, listed(dropped))
-    table, missing = encoder.weights(config), []
+    missing: list[str] = []
     fresh = WeightMap(tuple(row for row in table.rows if re.match(encoder.fresh, row.jax)))
     if fresh.rows and fresh.names().isdisjoint(names.values()):
-        missing = [row.jax for row in fresh.rows]
+        missing = [path for row in fresh.rows for path in row.jax_names()]
         table = table.without(encoder.fresh)
     try:
         params = table.to_jax(tensors.renamed(names), initial)

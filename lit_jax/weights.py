@@ -2,7 +2,9 @@
 
 A row is `hf name on disk | params path | axes`, where axes is an einops pattern from torch's order to ours, or
 one side alone where nothing moves. `{l}` in the name makes a row stacked: its tensors, one a layer, lie on the
-leading axis of one param. Every tensor is used exactly once or a `WeightError` says which is not.
+leading axis of one param. `{a,b}` on either side names several tensors or params that are one array on the other
+side; they are the leading axis g of their own side. Every tensor is used exactly once or a `WeightError` says which
+is not.
 """
 
 import dataclasses
@@ -35,9 +37,13 @@ class Row:
         return "{l}" in self.hf
 
     def hf_names(self) -> list[str]:
-        if not self.stacked:
-            return [self.hf]
-        return [self.hf.replace("{l}", str(layer)) for layer in range(self.depth)]
+        """Every tensor of the row, layer by layer."""
+        layers = [str(layer) for layer in range(self.depth)] if self.stacked else [""]
+        return [name.replace("{l}", layer) for layer in layers for name in _alternatives(self.hf)]
+
+    def jax_names(self) -> list[str]:
+        """The path of the param, or those of several."""
+        return _alternatives(self.jax)
 
     @cached_property
     def _sides(self) -> tuple[str, str]:
@@ -45,7 +51,9 @@ class Row:
         return torch_side.strip(), (jax_side or torch_side).strip()
 
     def _move(self, array: np.ndarray, pattern: str) -> np.ndarray:
-        used = {name: size for name, size in self.sizes if re.search(rf"\b{name}\b", self.axes)}
+        several = max(len(_alternatives(self.hf)), len(_alternatives(self.jax)))
+        sizes = dict(self.sizes) | ({"g": several} if several > 1 else {})
+        used = {name: size for name, size in sizes.items() if re.search(rf"\b{name}\b", self.axes)}
         return rearrange(array, pattern, **used)
 
     def to_jax(self, array: np.ndarray) -> np.ndarray:
@@ -59,36 +67,54 @@ class Row:
         return self._move(array, f"{jax_side} -> {torch_side}")
 
     def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape on disk of a param of `shape`; nothing is allocated (a view with strides of zero)."""
-        return self.to_hf(np.broadcast_to(np.float32(0), shape[1:] if self.stacked else shape)).shape
+        """The shape on disk of params of `shape`; nothing is allocated (a view with strides of zero)."""
+        layer = shape[1:] if self.stacked else shape
+        paths, names = len(self.jax_names()), len(_alternatives(self.hf))
+        moved = self.to_hf(np.broadcast_to(np.float32(0), (paths, *layer) if paths > 1 else layer)).shape
+        return moved[1:] if names > 1 else moved
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightMap:
-    """The rows of one model of given sizes. Bigger models are sums of smaller maps."""
+    """The rows of one model of given sizes. Bigger models are sums of smaller maps.
 
-    rows: tuple[Row, ...]
+    `empty` are tensors without an element (no register tokens) that HF stores all the same: name and shape.
+    """
+
+    rows: tuple[Row, ...] = ()
+    empty: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __add__(self, other: "WeightMap") -> "WeightMap":
-        return WeightMap(self.rows + other.rows)
+        return WeightMap(self.rows + other.rows, self.empty + other.empty)
 
     def bind(self, *, depth: int, **sizes: int) -> "WeightMap":
         """Fixes the number of layers and the sizes of the axes that the patterns split."""
         known = tuple(sizes.items())
-        return WeightMap(tuple(dataclasses.replace(row, depth=depth, sizes=known) for row in self.rows))
+        rows = tuple(dataclasses.replace(row, depth=depth, sizes=known) for row in self.rows)
+        return WeightMap(rows, self.empty)
 
     def under(self, *, hf: str, jax: str) -> "WeightMap":
         """The same map inside a bigger model: names gain `hf.`, paths gain `jax/`."""
-        return WeightMap(
-            tuple(dataclasses.replace(row, hf=f"{hf}.{row.hf}", jax=f"{jax}/{row.jax}") for row in self.rows)
-        )
+        inner = self.inside(hf)
+        rows = tuple(dataclasses.replace(row, jax=f"{jax}/{row.jax}") for row in inner.rows)
+        return WeightMap(rows, inner.empty)
+
+    def inside(self, prefix: str) -> "WeightMap":
+        """The same params, whose tensors have `prefix.` before their names."""
+        rows = tuple(dataclasses.replace(row, hf=f"{prefix}.{row.hf}") for row in self.rows)
+        return WeightMap(rows, tuple((f"{prefix}.{name}", shape) for name, shape in self.empty))
 
     def without(self, pattern: str) -> "WeightMap":
         """The rows whose path does not match the regex `pattern` from its start."""
-        return WeightMap(tuple(row for row in self.rows if not re.match(pattern, row.jax)))
+        return WeightMap(tuple(row for row in self.rows if not re.match(pattern, row.jax)), self.empty)
+
+    def spelled(self, other: "WeightMap", found: set[str]) -> "WeightMap":
+        """The same params, read by those rows of `other` whose tensors are all in `found`."""
+        instead = {row.jax: row for row in other.rows if found.issuperset(row.hf_names())}
+        return WeightMap(tuple(instead.get(row.jax, row) for row in self.rows), self.empty)
 
     def names(self) -> set[str]:
-        return {name for row in self.rows for name in row.hf_names()}
+        return {name for row in self.rows for name in row.hf_names()} | {name for name, _ in self.empty}
 
     def to_jax(self, tensors: Mapping[str, np.ndarray], shapes: Params) -> Params:
         """HF tensors -> nested float32 params of the given shapes (a tree of anything with `.shape`).
@@ -97,20 +123,28 @@ class WeightMap:
         """
         _check_names(self.names(), tensors)
         flat_shapes = traverse_util.flatten_dict(shapes, sep="/")
-        flat = {row.jax: _import(row, tensors, tuple(flat_shapes[row.jax].shape)) for row in self.rows}
+        for name, shape in self.empty:
+            _check_shape(name, tensors[name].shape, shape)
+        flat: dict[str, np.ndarray] = {}
+        for row in self.rows:
+            flat |= _import(row, tensors, tuple(flat_shapes[row.jax_names()[0]].shape))
         return traverse_util.unflatten_dict(flat, sep="/")
 
     def to_hf(self, params: Params) -> dict[str, np.ndarray]:
         """Nested params -> HF tensors, contiguous, dtypes kept. Raises WeightError if the trees differ."""
         flat = traverse_util.flatten_dict(params, sep="/")
-        _check_names({row.jax for row in self.rows}, flat, of="params")
-        tensors = {}
+        _check_names({path for row in self.rows for path in row.jax_names()}, flat, of="params")
+        tensors = {name: np.zeros(shape, np.float32) for name, shape in self.empty}
         for row in self.rows:
-            weight = np.asarray(flat[row.jax])
-            layers = weight if row.stacked else weight[None]
-            for name, layer in zip(row.hf_names(), layers, strict=True):
-                moved = row.to_hf(np.asarray(layer))
-                tensors[name] = np.ascontiguousarray(moved).reshape(moved.shape)  # A scalar stays one.
+            paths, names = row.jax_names(), row.hf_names()
+            weights = [np.asarray(flat[path]) for path in paths]
+            depth = row.depth if row.stacked else 1
+            for layer in range(depth):
+                parts = [weight[layer] if row.stacked else weight for weight in weights]
+                moved = row.to_hf(np.stack(parts) if len(parts) > 1 else np.asarray(parts[0]))
+                here = names[layer * len(names) // depth : (layer + 1) * len(names) // depth]
+                for name, tensor in zip(here, moved if len(here) > 1 else [moved], strict=True):
+                    tensors[name] = np.ascontiguousarray(tensor).reshape(tensor.shape)  # A scalar stays one.
         return tensors
 
 
@@ -135,18 +169,35 @@ def _check_names(wanted: set[str], found: Iterable[str], of: str = "checkpoint")
         )
 
 
-def _import(row: Row, tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Fills one float32 param layer by layer, so that no second copy of the stack ever exists."""
-    want = row.hf_shape(shape)
-    out = np.empty(shape, np.float32)
-    for target, name in zip(out if row.stacked else [out], row.hf_names(), strict=True):
-        tensor = tensors[name]
-        if tensor.shape != want:
-            raise WeightError(
-                f"tensor {name} has shape {tensor.shape} where the config wants {want}; "
-                "the config and the weights are of two models"
-            )
-        target[...] = row.to_jax(tensor)
-        if target.size and not (np.isfinite(target.min()) and np.isfinite(target.max())):
-            raise WeightError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged or diverged")
+def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise WeightError(
+            f"tensor {name} has shape {found} where the config wants {wanted}; "
+            "the config and the weights are of two models"
+        )
+
+
+def _alternatives(name: str) -> list[str]:
+    """`x.{a,b}.y` -> [x.a.y, x.b.y]; a name without such braces -> itself."""
+    found = re.search(r"\{(\w+(?:,\w+)+)\}", name)
+    return [name.replace(found[0], part) for part in found[1].split(",")] if found else [name]
+
+
+def _import(row: Row, tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Fills a row's float32 params layer by layer, so that no second copy of a stack ever exists."""
+    want, paths, names = row.hf_shape(shape), row.jax_names(), row.hf_names()
+    out = {path: np.empty(shape, np.float32) for path in paths}
+    depth = row.depth if row.stacked else 1
+    for layer in range(depth):
+        parts = []
+        for name in names[layer * len(names) // depth : (layer + 1) * len(names) // depth]:
+            tensor = tensors[name].astype(np.float32, copy=False)
+            _check_shape(name, tensor.shape, want)
+            if tensor.size and not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
+                raise WeightError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged or diverged")
+            parts.append(tensor)
+        moved = row.to_jax(np.stack(parts) if len(parts) > 1 else parts[0])
+        for path, part in zip(paths, moved if len(paths) > 1 else [moved], strict=True):
+            target = out[path]
+            (target[layer] if row.stacked else target)[...] = part
     return out

@@ -43,6 +43,25 @@ BERT = {
 ROBERTA = BERT | {"model_type": "roberta", "pad_token_id": 1}
 XLM_ROBERTA = BERT | {"model_type": "xlm-roberta", "pad_token_id": 1}
 CAMEMBERT = BERT | {"model_type": "camembert", "pad_token_id": 1}
+BEIT = VIT | {"model_type": "beit", "use_relative_position_bias": True}
+CLIP_VISION = VIT | {"model_type": "clip_vision_model"}
+SIGLIP_VISION = VIT | {"model_type": "siglip_vision_model"}
+DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
+DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}
+MPNET = BERT | {"model_type": "mpnet"}
+ALBERT = BERT | {"model_type": "albert", "embedding_size": 16}
+CLIP_TEXT = BERT | {"model_type": "clip_text_model", "eos_token_id": 98}
+SIGLIP_TEXT = BERT | {"model_type": "siglip_text_model"}
+ELECTRA = BERT | {"model_type": "electra", "embedding_size": 16}
+DISTILBERT = {
+    "model_type": "distilbert",
+    "vocab_size": 99,
+    "dim": 24,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 48,
+    "max_position_embeddings": 40,
+}
 
 
 def dual_config(vision=VIT, text=BERT, projection_dim=16):

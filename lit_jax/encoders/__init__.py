@@ -1,18 +1,46 @@
 """The architectures: HF model_type -> Encoder, one table a tower."""
 
-from lit_jax.encoders import bert, deit, dinov2, roberta, vit
+from lit_jax.encoders import (
+    albert,
+    beit,
+    bert,
+    clip,
+    clip_text,
+    deit,
+    dinov2,
+    dinov2_with_registers,
+    dinov3_vit,
+    distilbert,
+    electra,
+    mpnet,
+    roberta,
+    siglip,
+    siglip_text,
+    vit,
+)
 from lit_jax.encoders.base import Encoder, EncoderOutput
 
 VISION: dict[str, Encoder] = {
     "vit": vit.ENCODER,
     "deit": deit.ENCODER,
+    "beit": beit.ENCODER,
+    "clip_vision_model": clip.ENCODER,
+    "siglip_vision_model": siglip.ENCODER,
     "dinov2": dinov2.ENCODER,
+    "dinov2_with_registers": dinov2_with_registers.ENCODER,
+    "dinov3_vit": dinov3_vit.ENCODER,
 }
 TEXT: dict[str, Encoder] = {
     "bert": bert.ENCODER,
     "roberta": roberta.ENCODER,
     "xlm-roberta": roberta.XLM_ROBERTA,
     "camembert": roberta.XLM_ROBERTA,
+    "mpnet": mpnet.ENCODER,
+    "albert": albert.ENCODER,
+    "clip_text_model": clip_text.ENCODER,
+    "siglip_text_model": siglip_text.ENCODER,
+    "distilbert": distilbert.ENCODER,
+    "electra": electra.ENCODER,
 }
 
 __all__ = ["TEXT", "VISION", "Encoder", "EncoderOutput"]

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lit_jax.errors import WeightError
+from lit_jax.errors import ConfigError, WeightError
 from lit_jax.layers import ACTIVATIONS
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap
 
 LARGEST = 10_000_000  # No size in a real config is larger; 1e9 layers are a damaged or hostile file.
 DEEPEST = 1_000
+ZERO = ("num_register_tokens", "type_vocab_size")  # Counts that may be zero.
 
 
 class EncoderOutput(NamedTuple):
@@ -26,8 +27,9 @@ class EncoderOutput(NamedTuple):
 
     last_hidden_state: Float[Array, "B N D"]
     pooler_output: Float[Array, "B D"]
-    hidden_states: Float[Array, "L1 B N D"] | None  # The embeddings, then every layer's output.
-    attentions: Float[Array, "L B H N N"] | None
+    # The embeddings, then every layer's output; as tuples where the layers differ in shape (Swin).
+    hidden_states: Float[Array, "L1 B N D"] | tuple[Array, ...] | None
+    attentions: Float[Array, "L B H N N"] | tuple[Array, ...] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +37,34 @@ class Encoder:
     """One architecture: its parts, and how its checkpoints in the wild differ from the table."""
 
     tower: Literal["vision", "text"]
-    Config: Any  # A frozen dataclass with from_hf and to_hf.
+    Config: Any  # A frozen dataclass whose field names are HF's, with from_hf.
     Model: Any  # A Linen module of (config, compute).
     weights: Callable[[Any], WeightMap]
+    pooling: str  # What the pooled output is, in a few words.
     prefix: str  # What a task model's checkpoint puts before each name ("vit.").
     dropped: str  # Regex of names that no dual encoder uses: task heads and buffers.
+    nest: str = ""  # What transformers 4 puts before every name, where 5 puts nothing ("vision_model.").
+    # The versions of transformers whose VisionTextDualEncoderModel can hold it.
+    exportable: tuple[str, ...] = ("4.57", "5")
     renames: tuple[tuple[str, str], ...] = ()  # Other spellings -> names on disk; regexes.
+    # Rows of which transformers 5 makes other tensors in memory, by which they can be read as well.
+    also: Callable[[Any], WeightMap] = lambda config: WeightMap()
     fresh: str = r"(?!)"  # Regex of param paths that a checkpoint may lack: initialised anew, and tuned.
-    # Config -> (config, weights) whose pooled output is the raw CLS token; for most it is that anyway.
-    raw_cls: Callable[[Any], tuple[Any, Params]] = lambda config: (config, {})
+    # Other poolings than the type's own: name -> config -> (config, weights) that pool so.
+    poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def pooling_names(self) -> list[str]:
+        """What `pooled` accepts; "pooler" is the type's own."""
+        return ["pooler", *self.poolings]
+
+    def pooled(self, config: Any, pooling: str) -> tuple[Any, Params]:
+        """A config with another pooling, and the weights that this fixes. Raises ConfigError."""
+        if pooling not in self.pooling_names:
+            raise ConfigError(
+                f"{self.tower}_pooling is {pooling!r}; wanted one of {', '.join(self.pooling_names)}"
+            )
+        return (config, {}) if pooling == "pooler" else self.poolings[pooling](config)
 
 
 def with_embeddings(embedded: Array, states: Array | None) -> Array | None:
@@ -51,20 +72,24 @@ def with_embeddings(embedded: Array, states: Array | None) -> Array | None:
     return None if states is None else jnp.concatenate([embedded[None], states])
 
 
-def canonical(names: Iterable[str], encoder: Encoder) -> dict[str, str]:
-    """Names in a checkpoint -> names in the table, for all that is not dropped."""
-    names = list(names)
-    if any(name.startswith(encoder.prefix) for name in names):
-        stripped = {
-            name: name.removeprefix(encoder.prefix) for name in names if name.startswith(encoder.prefix)
-        }
-        left = {name: name for name in names if not name.startswith(encoder.prefix)}
-        found = stripped | left
-    else:
-        found = {name: name for name in names}
+def drop_path_rates(largest: float, depth: int) -> Float[Array, "L"]:
+    """Stochastic depth's rates: from zero in the first layer to `largest` in the last."""
+    return jnp.linspace(0.0, largest, depth)
+
+
+def matched(names: Iterable[str], encoder: Encoder, config: Any) -> tuple[WeightMap, dict[str, str]]:
+    """How a tower's checkpoint is read: the table, and its names for the checkpoint's, for all that is not dropped."""
+    found = {name: name.removeprefix(encoder.prefix) for name in names}
     for pattern, replacement in encoder.renames:
         found = {name: re.sub(pattern, replacement, new) for name, new in found.items()}
-    return {name: new for name, new in found.items() if not re.fullmatch(encoder.dropped, new)}
+    table = encoder.weights(config).spelled(encoder.also(config), set(found.values()))
+    wanted = table.names()
+    kept = {
+        name: encoder.nest + new
+        for name, new in found.items()
+        if encoder.nest + new in wanted or not re.fullmatch(encoder.dropped, new)
+    }
+    return table, kept
 
 
 # Fields of transformers' PreTrainedConfig that name, count or report, but never change an encoder's numbers.
@@ -73,6 +98,11 @@ _INERT = frozenset(
     problem_type output_hidden_states output_attentions return_dict use_cache tie_word_embeddings
     chunk_size_feed_forward bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id
     classifier_dropout""".split()
+)
+# Fields of the backbone that some vision types also have, which no dual encoder uses.
+BACKBONE = frozenset(
+    """apply_layernorm reshape_hidden_states stage_names out_features out_indices _out_features
+    _out_indices""".split()
 )
 
 
@@ -96,7 +126,8 @@ def read_config(
     values = {}
     for name, value in hf.items():
         if name in fields:
-            if value is not None:
+            optional = type(None) in typing.get_args(fields[name])
+            if value is not None or optional:
                 values[name] = _checked(model_type, name, value, fields[name])
         elif name in fixed:
             if value not in fixed[name]:
@@ -107,22 +138,37 @@ def read_config(
     return cls(**values)
 
 
-def _checked(model_type: str, name: str, value: Any, kind: type) -> Any:
+def _checked(model_type: str, name: str, value: Any, kind: Any) -> Any:
+    """A field's value, brought into its `kind`: a bool, int, float or str, a tuple of them, or None where allowed."""
+    parts = typing.get_args(kind)
+    if type(None) in parts:
+        return None if value is None else _checked(model_type, name, value, parts[0])
+    if parts and isinstance(value, list | tuple) and value:  # tuple[int, ...]
+        return tuple(_checked(model_type, name, part, parts[0]) for part in value)
     if isinstance(value, list | tuple) and kind is int and len(set(value)) == 1:
         value = value[0]  # A square image or patch, written as a pair.
-    good = {
-        bool: isinstance(value, bool),
-        int: isinstance(value, int)
-        and not isinstance(value, bool)
-        and (value > 0 or (value == 0 and name.endswith("_id")))
-        and value <= (DEEPEST if name.endswith("layers") else LARGEST),
-        float: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
-        str: isinstance(value, str) and (not name.endswith("act") or value in ACTIVATIONS),
-    }[kind]
-    if not good:
-        wanted = "one of " + ", ".join(ACTIVATIONS) if name.endswith("act") else f"a sensible {kind.__name__}"
+    if not _good(name, value, kind):
+        wanted = f"a sensible {'list' if parts else kind.__name__}"
+        if name.endswith(("act", "activation")):
+            wanted = "one of " + ", ".join(ACTIVATIONS)
         raise WeightError(f"{model_type} config: {name}={value!r} is not usable; wanted {wanted}")
     return kind(value)
+
+
+def _good(name: str, value: Any, kind: Any) -> bool:
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        most = DEEPEST if name.endswith("layers") else LARGEST
+        least = 0 if name.endswith("_id") or name in ZERO else 1
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is str:
+        return isinstance(value, str) and (
+            not name.endswith(("act", "activation")) or value in ACTIVATIONS
+        )
+    return False  # A tuple that is none, or has nothing in it.
 
 
 def _transformers_differs(model_type: str, name: str, value: Any) -> bool:

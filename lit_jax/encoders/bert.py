@@ -1,14 +1,16 @@
 """BERT (arXiv:1810.04805), as transformers' BertModel with its pooler."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embeddings
-from lit_jax.errors import ConfigError
-from lit_jax.layers import Block, BlockSpec, Compute, layer_norm, scan_layers
+from lit_jax.encoders.pooling import POOLER, tanh_pooler
+from lit_jax.encoders.tokens import TokenEmbed, Tokens, check_length, key_mask
+from lit_jax.layers import Block, BlockSpec, Compute, scan_layers
 from lit_jax.weights import WeightMap, table
 
 
@@ -52,7 +54,19 @@ class Config:
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "... N"]:
         """Position ids where none are given."""
-        return jnp.arange(input_ids.shape[1])[None]
+        return in_order(input_ids)
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(
+            words=self.vocab_size,
+            positions=self.max_position_embeddings,
+            types=self.type_vocab_size,
+            width=self.hidden_size,
+            eps=self.layer_norm_eps,
+            dropout=self.hidden_dropout_prob,
+            init_std=self.initializer_range,
+        )
 
     @property
     def block(self) -> BlockSpec:
@@ -68,33 +82,36 @@ class Config:
         )
 
 
-class Embeddings(nn.Module):
-    """Word, position and token type embeddings, summed and normed."""
+def in_order(input_ids: Int[Array, "B N"]) -> Int[Array, "1 N"]:
+    """Positions 0, 1, 2 ..."""
+    return jnp.arange(input_ids.shape[1])[None]
 
-    config: Config
-    compute: Compute
 
-    @nn.compact
-    def __call__(
-        self,
-        input_ids: Int[Array, "B N"],
-        token_type_ids: Int[Array, "B N"],
-        position_ids: Int[Array, "... N"],
-        *,
-        train: bool,
-    ) -> Float[Array, "B N D"]:
-        c = self.config
+def trunk(
+    config: Any,
+    compute: Compute,
+    input_ids: Int[Array, "B N"],
+    attention_mask: Array | None,
+    token_type_ids: Array | None,
+    position_ids: Array | None,
+    *,
+    train: bool,
+    **layers: Any,
+) -> tuple[Array, Array | None, Array | None]:
+    """Embeddings and blocks of BERT and its descendants: tokens, hidden states, attentions.
 
-        def embed(size: int, name: str, ids: Array) -> Array:
-            init = nn.initializers.normal(c.initializer_range)
-            layer = nn.Embed(size, c.hidden_size, dtype=self.compute.dtype, embedding_init=init, name=name)
-            return layer(ids)
-
-        x = embed(c.vocab_size, "word", input_ids)
-        x = x + embed(c.type_vocab_size, "token_type", token_type_ids)
-        x = x + embed(c.max_position_embeddings, "position", position_ids)
-        x = layer_norm(c.block, self.compute, "norm")(x)
-        return nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(x)
+    Called in the compact method of a model, whose submodules `embeddings` and `layers` become; `layers` are further
+    arguments of `scan_layers`. Raises ConfigError for more tokens than the position table has rows.
+    """
+    if position_ids is None:
+        check_length(input_ids, config.longest)
+        position_ids = config.positions(input_ids)
+    embeddings = TokenEmbed(config.tokens, compute, name="embeddings")
+    x = embedded = embeddings(input_ids, token_type_ids, position_ids, train=train)
+    block = Block(config.block, compute, name="layers")
+    mask = key_mask(attention_mask)
+    x, states, weights = scan_layers(block, config.num_hidden_layers, x, mask, train=train, **layers)
+    return x, with_embeddings(embedded, states), weights
 
 
 class Model(nn.Module):
@@ -119,64 +136,53 @@ class Model(nn.Module):
 
         Raises ConfigError for more tokens than the position table has rows.
         """
-        c, tokens = self.config, input_ids.shape[1]
-        if position_ids is None:
-            if tokens > c.longest:
-                raise ConfigError(
-                    f"texts have {tokens} tokens; this tower has positions for {c.longest}; truncate when tokenizing"
-                )
-            position_ids = c.positions(input_ids)
-        if token_type_ids is None:
-            token_type_ids = jnp.zeros_like(input_ids)
-        mask = None if attention_mask is None else (attention_mask != 0)[:, None, None, :]
-        x = embedded = Embeddings(c, self.compute, name="embeddings")(
-            input_ids, token_type_ids, position_ids, train=train
-        )
-        x, states, weights = scan_layers(
-            Block(c.block, self.compute, name="layers"),
-            c.num_hidden_layers,
-            x,
-            mask,
+        x, states, weights = trunk(
+            self.config,
+            self.compute,
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
             train=train,
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        init = nn.initializers.normal(c.initializer_range)
-        pooled = nn.Dense(c.hidden_size, dtype=self.compute.dtype, kernel_init=init, name="pooler")(x[:, 0])
-        return EncoderOutput(x, jnp.tanh(pooled), with_embeddings(embedded, states), weights)
+        return EncoderOutput(x, tanh_pooler(self.compute, x, std=self.config.initializer_range), states, weights)
 
 
-_BERT = table("""
+EMBEDDINGS = table("""
     embeddings.word_embeddings.weight                 | embeddings/word/embedding       | v d
     embeddings.position_embeddings.weight             | embeddings/position/embedding   | n d
-    embeddings.token_type_embeddings.weight           | embeddings/token_type/embedding | t d
     embeddings.LayerNorm.weight                       | embeddings/norm/scale           | d
     embeddings.LayerNorm.bias                         | embeddings/norm/bias            | d
-
-    encoder.layer.{l}.attention.self.query.weight     | layers/attn/query/kernel        | (h k) d -> d h k
-    encoder.layer.{l}.attention.self.query.bias       | layers/attn/query/bias          | (h k) -> h k
-    encoder.layer.{l}.attention.self.key.weight       | layers/attn/key/kernel          | (h k) d -> d h k
-    encoder.layer.{l}.attention.self.key.bias         | layers/attn/key/bias            | (h k) -> h k
-    encoder.layer.{l}.attention.self.value.weight     | layers/attn/value/kernel        | (h k) d -> d h k
-    encoder.layer.{l}.attention.self.value.bias       | layers/attn/value/bias          | (h k) -> h k
-    encoder.layer.{l}.attention.output.dense.weight   | layers/attn/out/kernel          | d (h k) -> h k d
-    encoder.layer.{l}.attention.output.dense.bias     | layers/attn/out/bias            | d
-    encoder.layer.{l}.attention.output.LayerNorm.weight | layers/norm1/scale            | d
-    encoder.layer.{l}.attention.output.LayerNorm.bias | layers/norm1/bias               | d
-    encoder.layer.{l}.intermediate.dense.weight       | layers/mlp/up/kernel            | f d -> d f
-    encoder.layer.{l}.intermediate.dense.bias         | layers/mlp/up/bias              | f
-    encoder.layer.{l}.output.dense.weight             | layers/mlp/down/kernel          | d f -> f d
-    encoder.layer.{l}.output.dense.bias               | layers/mlp/down/bias            | d
-    encoder.layer.{l}.output.LayerNorm.weight         | layers/norm2/scale              | d
-    encoder.layer.{l}.output.LayerNorm.bias           | layers/norm2/bias               | d
-
-    pooler.dense.weight                               | pooler/kernel                   | e d -> d e
-    pooler.dense.bias                                 | pooler/bias                     | e
 """)
+TYPES = table("embeddings.token_type_embeddings.weight | embeddings/token_type/embedding | t d")
+
+ATTENTION = table("""
+    attention.output.LayerNorm.weight | layers/norm1/scale          | d
+    attention.output.LayerNorm.bias | layers/norm1/bias             | d
+    attention.self.query.weight     | layers/attn/query/kernel        | (h k) d -> d h k
+    attention.self.query.bias       | layers/attn/query/bias          | (h k) -> h k
+    attention.self.key.weight       | layers/attn/key/kernel          | (h k) d -> d h k
+    attention.self.key.bias         | layers/attn/key/bias            | (h k) -> h k
+    attention.self.value.weight     | layers/attn/value/kernel        | (h k) d -> d h k
+    attention.self.value.bias       | layers/attn/value/bias          | (h k) -> h k
+    attention.output.dense.weight   | layers/attn/out/kernel          | d (h k) -> h k d
+    attention.output.dense.bias     | layers/attn/out/bias            | d
+""").inside("encoder.layer.{l}")
+MLP = table("""
+    intermediate.dense.weight       | layers/mlp/up/kernel          | f d -> d f
+    intermediate.dense.bias         | layers/mlp/up/bias            | f
+    output.dense.weight             | layers/mlp/down/kernel        | d f -> f d
+    output.dense.bias               | layers/mlp/down/bias          | d
+    output.LayerNorm.weight         | layers/norm2/scale            | d
+    output.LayerNorm.bias           | layers/norm2/bias             | d
+""").inside("encoder.layer.{l}")
 
 
 def weights(config: Config) -> WeightMap:
-    return _BERT.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
+    rows = EMBEDDINGS + (TYPES if config.type_vocab_size else WeightMap()) + ATTENTION + MLP + POOLER
+    return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
 
 
 ENCODER = Encoder(
@@ -184,6 +190,7 @@ ENCODER = Encoder(
     Config=Config,
     Model=Model,
     weights=weights,
+    pooling="tanh(dense(cls))",
     prefix="bert.",
     dropped=r"cls\..*|classifier\..*|qa_outputs\..*|embeddings\.(position_ids|token_type_ids)",
     renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),

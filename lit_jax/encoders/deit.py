@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from lit_jax.encoders import vit
+from lit_jax.encoders.pooling import POOLER
 from lit_jax.weights import table
 
 
@@ -11,7 +12,7 @@ from lit_jax.weights import table
 class Config(vit.Config):
     """Fields and defaults of transformers' DeiTConfig, which are ViT's."""
 
-    prefix_tokens: ClassVar[tuple[str, ...]] = ("cls", "distill")
+    tokens: ClassVar[tuple[str, ...]] = ("cls", "distill")
 
 
 _DISTILL = table("embeddings.distillation_token | embeddings/distill | x y d")
@@ -19,7 +20,7 @@ _DISTILL = table("embeddings.distillation_token | embeddings/distill | x y d")
 ENCODER = dataclasses.replace(
     vit.ENCODER,
     Config=Config,
-    weights=lambda config: vit.shared_weights(vit.OWN + _DISTILL, config),
+    weights=lambda config: vit.shared_weights(vit.OWN + POOLER + _DISTILL, config),
     prefix="deit.",
     dropped=r"((cls|distillation)_)?classifier\..*|decoder\..*|embeddings\.mask_token",
 )

@@ -6,7 +6,8 @@ from typing import ClassVar
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from lit_jax.encoders.base import Encoder, EncoderOutput, read_config
+from lit_jax.encoders.base import BACKBONE, Encoder, EncoderOutput, read_config
+from lit_jax.encoders.patches import Patches
 from lit_jax.encoders.vit import RENAMES, shared_weights, trunk
 from lit_jax.layers import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
@@ -16,7 +17,8 @@ from lit_jax.weights import WeightMap, table
 class Config:
     """Fields and defaults of transformers' Dinov2Config."""
 
-    prefix_tokens: ClassVar[tuple[str, ...]] = ("cls",)
+    registers: ClassVar[int] = 0
+    antialias: ClassVar[bool] = False
 
     image_size: int = 224
     patch_size: int = 14
@@ -44,12 +46,21 @@ class Config:
             cls,
             hf.get("model_type", "dinov2"),
             hf,
-            # All of these speak of Dinov2Backbone, which no dual encoder uses.
-            inert=frozenset(
-                """apply_layernorm reshape_hidden_states stage_names out_features out_indices _out_features
-                _out_indices""".split()
-            ),
+            inert=BACKBONE,
             fixed={"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)},
+        )
+
+    @property
+    def patches(self) -> Patches:
+        return Patches(
+            size=self.image_size,
+            patch=self.patch_size,
+            channels=self.num_channels,
+            width=self.hidden_size,
+            registers=self.registers,
+            antialias=self.antialias,
+            dropout=self.hidden_dropout_prob,
+            init_std=self.initializer_range,
         )
 
     @property
@@ -60,9 +71,9 @@ class Config:
             # SwiGLU keeps two thirds of the width, rounded up to a multiple of eight.
             hidden=(int(hidden * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else hidden,
             norm_first=True,
-            act=self.hidden_act,
+            act="silu" if self.use_swiglu_ffn else self.hidden_act,
             eps=self.layer_norm_eps,
-            qkv_bias=self.qkv_bias,
+            biases="qkvo" if self.qkv_bias else "o",
             gated=self.use_swiglu_ffn,
             layer_scale=self.layerscale_value,
             attention_dropout=self.attention_probs_dropout_prob,
@@ -117,10 +128,16 @@ _MLP = table("""
     encoder.layer.{l}.mlp.fc2.bias         | layers/mlp/down/bias    | d
 """)
 _SWIGLU = table("""
-    encoder.layer.{l}.mlp.weights_in.weight  | layers/mlp/up/kernel   | (g f) d -> d g f
-    encoder.layer.{l}.mlp.weights_in.bias    | layers/mlp/up/bias     | (g f) -> g f
+    encoder.layer.{l}.mlp.weights_in.weight  | layers/mlp/up/kernel   | (u f) d -> d u f
+    encoder.layer.{l}.mlp.weights_in.bias    | layers/mlp/up/bias     | (u f) -> u f
     encoder.layer.{l}.mlp.weights_out.weight | layers/mlp/down/kernel | d f -> f d
     encoder.layer.{l}.mlp.weights_out.bias   | layers/mlp/down/bias   | d
+""")
+_SWIGLU_IN_MEMORY = table("""
+    encoder.layer.{l}.mlp.{gate_proj,up_proj}.weight | layers/mlp/up/kernel | g f d -> d g f
+    encoder.layer.{l}.mlp.{gate_proj,up_proj}.bias   | layers/mlp/up/bias   | g f
+    encoder.layer.{l}.mlp.down_proj.weight   | layers/mlp/down/kernel | d f -> f d
+    encoder.layer.{l}.mlp.down_proj.bias     | layers/mlp/down/bias   | d
 """)
 _MASK_TOKEN = table("embeddings.mask_token | mask_token | x d")
 
@@ -135,8 +152,11 @@ ENCODER = Encoder(
     Config=Config,
     Model=Model,
     weights=weights,
+    pooling="cls",
     prefix="dinov2.",
-    dropped=r"classifier\..*|head\..*",
-    renames=RENAMES,
+    dropped=r"classifier\..*|head\..*|embeddings\.mask_token",
+    renames=((r"^layers\.", "encoder.layer."), *RENAMES),
+    also=lambda config: _SWIGLU_IN_MEMORY.bind(depth=config.num_hidden_layers),
     fresh=r"mask_token",
+    poolings={"cls": lambda config: (config, {})},
 )

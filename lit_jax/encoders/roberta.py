@@ -8,6 +8,12 @@ from jaxtyping import Array, Int
 from lit_jax.encoders import bert
 
 
+def counted(input_ids: Int[Array, "B N"], padding: int) -> Int[Array, "B N"]:
+    """Tokens count from padding + 1, padding itself has `padding`: from the ids, as PyTorch, not from the mask."""
+    real = (input_ids != padding).astype(jnp.int32)
+    return jnp.cumsum(real, axis=1) * real + padding
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(bert.Config):
     """Fields and defaults of transformers' RobertaConfig."""
@@ -21,9 +27,8 @@ class Config(bert.Config):
         return self.max_position_embeddings - self.pad_token_id - 1
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B N"]:
-        """Tokens count from pad_token_id + 1, padding has pad_token_id: from the ids, as PyTorch, not from the mask."""
-        real = (input_ids != self.pad_token_id).astype(jnp.int32)
-        return jnp.cumsum(real, axis=1) * real + self.pad_token_id
+        """Position ids where none are given."""
+        return counted(input_ids, self.pad_token_id)
 
 
 @dataclasses.dataclass(frozen=True)

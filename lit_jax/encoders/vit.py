@@ -3,14 +3,13 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.encoders.base import Encoder, EncoderOutput, identity_pooler, read_config, with_embeddings
-from lit_jax.errors import ConfigError
+from lit_jax.encoders.patches import PatchEmbed, Patches
+from lit_jax.encoders.pooling import POOLER, tanh_pooler
 from lit_jax.layers import ACTIVATIONS, Block, BlockSpec, Compute, layer_norm, scan_layers
-from lit_jax.positions import resize_grid
 from lit_jax.weights import WeightMap, table
 
 
@@ -18,7 +17,7 @@ from lit_jax.weights import WeightMap, table
 class Config:
     """Fields and defaults of transformers' ViTConfig."""
 
-    prefix_tokens: ClassVar[tuple[str, ...]] = ("cls",)  # Learned, before the patches.
+    tokens: ClassVar[tuple[str, ...]] = ("cls",)  # Learned, before the patches.
 
     image_size: int = 224
     patch_size: int = 16
@@ -51,6 +50,18 @@ class Config:
         )
 
     @property
+    def patches(self) -> Patches:
+        return Patches(
+            size=self.image_size,
+            patch=self.patch_size,
+            channels=self.num_channels,
+            width=self.hidden_size,
+            tokens=self.tokens,
+            dropout=self.hidden_dropout_prob,
+            init_std=self.initializer_range,
+        )
+
+    @property
     def block(self) -> BlockSpec:
         return BlockSpec(
             heads=self.num_attention_heads,
@@ -58,45 +69,11 @@ class Config:
             norm_first=True,
             act=self.hidden_act,
             eps=self.layer_norm_eps,
-            qkv_bias=self.qkv_bias,
+            biases="qkvo" if self.qkv_bias else "o",
             dropout=self.hidden_dropout_prob,
             attention_dropout=self.attention_probs_dropout_prob,
             init_std=self.initializer_range,
         )
-
-
-class PatchEmbed(nn.Module):
-    """Images -> patch tokens behind the prefix tokens, with the position table added."""
-
-    config: Any  # Any vision Config with the fields used below.
-    compute: Compute
-
-    @nn.compact
-    def __call__(self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool) -> Float[Array, "B N D"]:
-        c, size = self.config, self.config.image_size
-        if images.shape[-1] != c.num_channels:
-            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
-        if not interpolate and images.shape[1:3] != (size, size):
-            raise ConfigError(
-                f"images are {images.shape[1]}x{images.shape[2]}; this tower takes {size}x{size} "
-                "unless its positions are interpolated"
-            )
-        patch = (c.patch_size, c.patch_size)
-        init = nn.initializers.truncated_normal(c.initializer_range)
-        conv = nn.Conv(
-            c.hidden_size, patch, patch, "VALID", dtype=self.compute.dtype, kernel_init=init, name="patch"
-        )
-        x = conv(images)
-        rows, columns = x.shape[1:3]
-        x = x.reshape(x.shape[0], rows * columns, -1)
-        prefix = [self.param(name, init, (1, 1, c.hidden_size)) for name in c.prefix_tokens]
-        first = len(prefix)  # Of the patches.
-        pos = self.param("pos", init, (1, (size // c.patch_size) ** 2 + first, c.hidden_size))
-        if interpolate:
-            pos = jnp.concatenate([pos[:, :first], resize_grid(pos[:, first:], rows, columns)], axis=1)
-        shape = (len(x), 1, c.hidden_size)
-        x = jnp.concatenate([*(jnp.broadcast_to(p, shape).astype(x.dtype) for p in prefix), x], axis=1)
-        return x + pos.astype(x.dtype)
 
 
 def trunk(
@@ -106,24 +83,20 @@ def trunk(
     *,
     train: bool,
     interpolate: bool,
-    hidden_states: bool,
-    attentions: bool,
+    norm: bool = True,
+    **layers: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """Patches, blocks and last norm of ViT and its descendants: tokens, hidden states, attentions.
 
-    Called in the compact method of a model, whose submodules `embeddings`, `layers` and `norm` become.
+    Called in the compact method of a model, whose submodules `embeddings`, `layers` and `norm` become; `layers` are
+    further arguments of `scan_layers`.
     """
-    x = PatchEmbed(config, compute, name="embeddings")(images, interpolate=interpolate)
-    x = embedded = nn.Dropout(config.hidden_dropout_prob, deterministic=not train)(x)
-    x, states, weights = scan_layers(
-        Block(config.block, compute, name="layers"),
-        config.num_hidden_layers,
-        x,
-        train=train,
-        hidden_states=hidden_states,
-        attentions=attentions,
-    )
-    x = layer_norm(config.block, compute, "norm")(x)
+    embeddings = PatchEmbed(config.patches, compute, name="embeddings")
+    x = embedded = embeddings(images, interpolate=interpolate, train=train)
+    block = Block(config.block, compute, name="layers")
+    x, states, weights = scan_layers(block, config.num_hidden_layers, x, train=train, **layers)
+    if norm:
+        x = layer_norm(config.block, compute, "norm")(x)
     return x, with_embeddings(embedded, states), weights
 
 
@@ -154,12 +127,11 @@ class Model(nn.Module):
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        init = nn.initializers.normal(c.initializer_range)
-        pooled = nn.Dense(c.hidden_size, dtype=self.compute.dtype, kernel_init=init, name="pooler")(x[:, 0])
-        return EncoderOutput(x, ACTIVATIONS[c.pooler_act](pooled), states, weights)
+        pooled = tanh_pooler(self.compute, x, ACTIVATIONS[c.pooler_act], c.initializer_range)
+        return EncoderOutput(x, pooled, states, weights)
 
 
-_QKV_BIAS = table("""
+QKV_BIAS = table("""
     encoder.layer.{l}.attention.attention.query.bias   | layers/attn/query/bias    | (h k) -> h k
     encoder.layer.{l}.attention.attention.key.bias     | layers/attn/key/bias      | (h k) -> h k
     encoder.layer.{l}.attention.attention.value.bias   | layers/attn/value/bias    | (h k) -> h k
@@ -191,16 +163,14 @@ OWN = table("""
     encoder.layer.{l}.intermediate.dense.bias          | layers/mlp/up/bias        | f
     encoder.layer.{l}.output.dense.weight              | layers/mlp/down/kernel    | d f -> f d
     encoder.layer.{l}.output.dense.bias                | layers/mlp/down/bias      | d
-
-    pooler.dense.weight                                | pooler/kernel             | e d -> d e
-    pooler.dense.bias                                  | pooler/bias               | e
 """)
 
 
 def shared_weights(own: WeightMap, config: Any) -> WeightMap:
     """The shared rows and an architecture's own, bound to the sizes of its config."""
-    rows = SHARED + own + (_QKV_BIAS if config.qkv_bias else WeightMap(()))
-    return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads, g=2)
+    biases = {row for row in QKV_BIAS.rows if row.jax.split("/")[2][0] in config.block.biases}
+    rows = SHARED + own + WeightMap(tuple(row for row in QKV_BIAS.rows if row in biases))
+    return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads, u=2)
 
 
 # Names of transformers 5 in memory -> names on disk.
@@ -223,13 +193,16 @@ ENCODER = Encoder(
     tower="vision",
     Config=Config,
     Model=Model,
-    weights=lambda config: shared_weights(OWN, config),
+    weights=lambda config: shared_weights(OWN + POOLER, config),
+    pooling="pooler_act(dense(cls))",
     prefix="vit.",
     dropped=r"classifier\..*|decoder\..*|embeddings\.mask_token",
     renames=OWN_RENAMES,
     fresh=r"pooler/",
-    raw_cls=lambda config: (
-        dataclasses.replace(config, pooler_act="linear"),
-        identity_pooler(config.hidden_size),
-    ),
+    poolings={
+        "cls": lambda config: (
+            dataclasses.replace(config, pooler_act="linear"),
+            identity_pooler(config.hidden_size),
+        )
+    },
 )

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from flax import traverse_util
 
 from lit_jax import hub
 from lit_jax.dual_encoder import encoder_of
-from lit_jax.encoders.base import canonical
+from lit_jax.encoders.base import matched
 from tests import tiny
 from tests.parity.conftest import assert_same_layers, randomise
 
@@ -22,6 +23,34 @@ VISION = {
     "dinov2": tiny.DINOV2,
     "dinov2 swiglu": tiny.DINOV2 | {"use_swiglu_ffn": True, "mlp_ratio": 4},
     "dinov2 without qkv bias or mask token": tiny.DINOV2 | {"qkv_bias": False, "use_mask_token": False},
+    "dinov2 with registers": tiny.DINOV2_REGISTERS,
+    "dinov2 with no register and swiglu": tiny.DINOV2_REGISTERS | {"num_register_tokens": 0, "use_swiglu_ffn": True},
+    "dinov3": tiny.DINOV3,
+    "dinov3 without registers, gated, other biases": tiny.DINOV3
+    | {
+        "num_register_tokens": 0,
+        "use_gated_mlp": True,
+        "hidden_act": "silu",
+        "key_bias": True,
+        "query_bias": False,
+        "proj_bias": False,
+        "mlp_bias": False,
+        "rope_theta": 10.0,
+    },
+    "beit": tiny.BEIT,
+    "beit with a shared bias and cls": tiny.BEIT
+    | {"use_relative_position_bias": False, "use_shared_relative_position_bias": True, "use_mean_pooling": False},
+    "beit with both biases, a table, a mask token and no layer scale": tiny.BEIT
+    | {
+        "use_shared_relative_position_bias": True,
+        "use_absolute_position_embeddings": True,
+        "use_mask_token": True,
+        "layer_scale_init_value": 0.0,
+    },
+    "beit without positions": tiny.BEIT | {"use_relative_position_bias": False, "layer_norm_eps": 1e-3},
+    "clip": tiny.CLIP_VISION,
+    "clip with gelu and a large epsilon": tiny.CLIP_VISION | {"hidden_act": "gelu", "layer_norm_eps": 1e-3},
+    "siglip": tiny.SIGLIP_VISION,
 }
 TEXT = {
     "bert": tiny.BERT,
@@ -29,6 +58,14 @@ TEXT = {
     "roberta with another padding id": tiny.ROBERTA | {"pad_token_id": 5, "type_vocab_size": 2},
     "xlm-roberta": tiny.XLM_ROBERTA | {"layer_norm_eps": 1e-5},
     "camembert": tiny.CAMEMBERT,
+    "mpnet": tiny.MPNET,
+    "albert": tiny.ALBERT,
+    "clip text": tiny.CLIP_TEXT,
+    "clip text with the old end of text": tiny.CLIP_TEXT | {"eos_token_id": 2, "hidden_act": "gelu"},
+    "siglip text": tiny.SIGLIP_TEXT,
+    "distilbert": tiny.DISTILBERT,
+    "electra": tiny.ELECTRA,
+    "electra of one width": tiny.ELECTRA | {"embedding_size": 24},
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
@@ -38,9 +75,18 @@ TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
 
 def torch_tower(hf, folder, seed=0):
     config = transformers.AutoConfig.for_model(**hf, attn_implementation="eager")
-    model = randomise(transformers.AutoModel.from_config(config, attn_implementation="eager"), seed)
+    # The one type that AutoModel does not know.
+    auto = transformers.SiglipTextModel if hf["model_type"] == "siglip_text_model" else transformers.AutoModel
+    make = auto._from_config if auto is transformers.SiglipTextModel else auto.from_config
+    model = randomise(make(config, attn_implementation="eager"), seed)
     model.save_pretrained(folder)
     return model
+
+
+def pooled(output):
+    """PyTorch's pooled output; for types that have none, the first token, which is our default for them."""
+    found = getattr(output, "pooler_output", None)
+    return output.last_hidden_state[:, 0] if found is None else found
 
 
 def our_tower(tower, folder):
@@ -54,15 +100,15 @@ def our_tower(tower, folder):
     else:
         example = jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
-    table = encoder.weights(config)
-    params = table.to_jax(tensors.renamed(canonical(tensors, encoder)), shapes)
-    return module, table, jax.tree.map(jnp.asarray, params)
+    table, names = matched(tensors, encoder, config)
+    params = table.to_jax(tensors.renamed(names), shapes)
+    return module, encoder.weights(config), jax.tree.map(jnp.asarray, params)
 
 
 def layers(output):
     states = {f"hidden state {i}": state for i, state in enumerate(output.hidden_states)}
     weights = {f"attention {i}": weight for i, weight in enumerate(output.attentions)}
-    return states | weights | {"last": output.last_hidden_state, "pooled": output.pooler_output}
+    return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output)}
 
 
 def pixels(size, channels=3, batch=2):
@@ -80,6 +126,7 @@ def texts(pad=1):
         0  # PyTorch gives the row of the padding id no gradient; a masked token has none here either.
     )
     ids[mask == 0] = pad
+    ids[[0, 1, 2], [11, 6, 1]] = 98  # The end of a text, where CLIP pools.
     return dict(
         input_ids=ids,
         attention_mask=mask,
@@ -110,12 +157,13 @@ def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     module, _, params = our_tower("vision", tmp_path)
     height, width = size if isinstance(size, tuple) else (size, size)
     images = pixels(64)[:, :height, :width]
-    extra = {"interpolate_pos_encoding": True} if hf["model_type"] in ("vit", "deit") else {}
+    asked = hf["model_type"] in ("vit", "deit", "clip_vision_model", "siglip_vision_model")
+    extra = {"interpolate_pos_encoding": True} if asked else {}
     want = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), **extra)
     got = module.apply({"params": params}, jnp.asarray(images), interpolate=True)
     assert_same_layers(
         {"last": got.last_hidden_state, "pooled": got.pooler_output},
-        {"last": want.last_hidden_state, "pooled": want.pooler_output},
+        {"last": want.last_hidden_state, "pooled": pooled(want)},
     )
 
 
@@ -149,8 +197,8 @@ def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
         inputs = jax.tree.map(jnp.asarray, texts())
 
     output = theirs(**theirs_in)
-    weight = np.random.default_rng(3).normal(size=tuple(output.pooler_output.shape)).astype(np.float32)
-    (output.pooler_output * torch.from_numpy(weight)).sum().backward()
+    weight = np.random.default_rng(3).normal(size=tuple(pooled(output).shape)).astype(np.float32)
+    (pooled(output) * torch.from_numpy(weight)).sum().backward()
     with torch.no_grad():  # The gradients go through the disk under the names that weights have there.
         for parameter in theirs.parameters():
             parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
@@ -175,6 +223,18 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
     _, table, params = our_tower(tower, tmp_path)
     stored = dict(hub.Tensors.of(tmp_path))
     written = table.to_hf(params)
-    assert written.keys() == stored.keys()
+    encoder = encoder_of(tower, hf["model_type"])
+    _, names = matched(stored, encoder, encoder.Config.from_hf(hf))  # Of transformers 4, where 5 has others.
+    assert written.keys() == set(names.values())
     for name, tensor in stored.items():
-        np.testing.assert_array_equal(written[name], tensor, err_msg=name)
+        np.testing.assert_array_equal(written[names[name]], tensor, err_msg=name)
+
+
+@pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
+def test_names_that_transformers_5_has_in_memory_are_understood(tower, hf, tmp_path):
+    theirs = torch_tower(hf, tmp_path)
+    _, _, params = our_tower(tower, tmp_path)
+    raw = {name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}
+    safetensors.torch.save_file(raw, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    _, _, same = our_tower(tower, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, same, params)
