@@ -10,7 +10,7 @@ _PUBLIC = {
     "DualEncoderConfig": "dual_encoder",
     "load": "pretrained",
     "from_towers": "pretrained",
-    "save": "pretrained",
+    "save": "saving",
     "VisionTextDualEncoderConfig": "model",
     "VisionTextDualEncoderModel": "model",
     "FlaxVisionTextDualEncoderModel": "model",

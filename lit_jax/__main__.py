@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "Train; started again on the same workdir it goes on where it stopped.",
     "evaluate": "Measure retrieval and zero-shot classification.",
     "export": "Checkpoint -> Hugging Face folder with model card, checked.",
+    "encoders": "The table of architectures.",
     "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
 }
 EXIT_CODES = "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or checkpoint, 5 not finite."

@@ -75,12 +75,13 @@ def model_card(
     license_link: str | None = None,
     language: Sequence[str] = ("en",),
     tags: Sequence[str] = (),
+    layout: str = "hf",
 ) -> str:
     """The text of README.md: YAML metadata, then what the model is, its recipe, its metrics and how to use it.
 
     `license` is a licence identifier of the Hub ("apache-2.0", "cc-by-sa-4.0"; "other" needs `license_name`).
     `recipe` holds the values of the config, nested or flat. `repo_id` is put into the examples.
-    Paths of the machine are cut to their last component wherever they stand.
+    `layout` is that of `lit_jax.save`. Paths of the machine are cut to their last component wherever they stand.
 
     Raises ConfigError for what the Hub would refuse as licence or id, and where `public` does; DataError for a
     metric that is not finite.
@@ -101,7 +102,7 @@ def model_card(
         license=license,
         license_name=license_name and public(license_name),
         license_link=license_link and public(license_link),
-        library_name="transformers",
+        library_name="transformers" if layout == "hf" else "lit_jax",
         tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, tags)))),
         pipeline_tag="zero-shot-image-classification",
         base_model=[tower.hub_id for tower in (vision, text) if tower.hub_id] or None,
@@ -109,16 +110,17 @@ def model_card(
         model_name=public(name),
         eval_results=[result for evaluation in evaluations for result in _results(evaluation)] or None,
     )
+    what, usage = _LAYOUTS[layout]
     sections = {
         "Towers": _towers(vision, text),
         "Training data": f"{data.name} (licence: {data.license}). {data.description}".strip(),
         "Recipe": _table(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(recipe)]),
         "Metrics": "\n\n".join(map(_metrics, evaluations)) or "Not evaluated.",
-        "How to use": _USAGE.replace("MODEL", repo_id or "path/to/this/folder"),
+        "How to use": usage.replace("MODEL", repo_id or "path/to/this/folder"),
         "Limitations": "\n".join(f"- {limit}" for limit in (*limitations, *_LIMITATIONS)),
     }
     body = "\n\n".join(
-        (f"# {name}", _WHAT, *(f"## {title}\n\n{content}" for title, content in sections.items()))
+        (f"# {name}", _WHAT + what, *(f"## {title}\n\n{content}" for title, content in sections.items()))
     )
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{public(body)}\n"))
 
@@ -228,10 +230,9 @@ _WHAT = """\
 A dual encoder: an image tower and a text tower that put pictures and sentences into one space, where what
 belongs together lies close together. It classifies pictures by class names that it was never trained on and
 finds pictures for texts and texts for pictures. It was trained by contrastive tuning in the manner of LiT
-([arXiv:2111.07991](https://arxiv.org/abs/2111.07991)) with lit_jax, and its weights are those of an ordinary
-`VisionTextDualEncoderModel` of transformers."""
+([arXiv:2111.07991](https://arxiv.org/abs/2111.07991)) with lit_jax. """
 
-_USAGE = """\
+_IN_TORCH = """\
 In PyTorch, with transformers:
 
 ```python
@@ -247,8 +248,9 @@ inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), 
 with torch.no_grad():
     probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
 print(dict(zip(texts, probabilities[0].tolist())))
-```
+```"""
 
+_IN_JAX = """\
 In JAX, with lit_jax:
 
 ```python
@@ -265,6 +267,36 @@ inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), 
 probabilities = jax.nn.softmax(model(**inputs).logits_per_image)
 print(dict(zip(texts, probabilities[0].tolist())))
 ```"""
+
+_TOWERS = """\
+The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
+
+```python
+from transformers import AutoModel
+
+vision, text = AutoModel.from_pretrained("MODEL/vision"), AutoModel.from_pretrained("MODEL/text")
+```
+
+In JAX, under new projections, with lit_jax:
+
+```python
+import lit_jax
+
+module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
+```"""
+
+# What a folder of each layout is, and how it is used: see lit_jax.save.
+_LAYOUTS = {
+    "hf": (
+        "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
+        f"{_IN_TORCH}\n\n{_IN_JAX}",
+    ),
+    "lit_jax": ("lit_jax reads it; transformers has no class for two towers of these types.", _IN_JAX),
+    "towers": (
+        "Its two towers lie here as two models of transformers, its projections beside them.",
+        _TOWERS,
+    ),
+}
 
 _LIMITATIONS = (
     "It knows what its training data shows: on other kinds of pictures, or texts in another style or language, "

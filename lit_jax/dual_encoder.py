@@ -16,6 +16,15 @@ from lit_jax.layers import Compute
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap, table
 
+MODEL_TYPE = "vision-text-dual-encoder"
+OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
+# Models of two towers, and the type of a half that does not say its own.
+COMPOSITES = {
+    "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
+    "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
+    MODEL_TYPE: {"vision": "vit", "text": "bert"},
+    OWN_MODEL_TYPE: {"vision": "vit", "text": "bert"},
+}
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
 
 
@@ -27,6 +36,23 @@ def encoder_of(tower: str, model_type: str) -> Encoder:
             f"{tower} tower of type {model_type!r} is not implemented; these are: {', '.join(known)}"
         )
     return known[model_type]
+
+
+def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """A tower's config as it is, or that half of a CLIP's, a SigLIP's or a dual encoder's; always with a model_type.
+
+    Raises WeightError if a model of two towers does not describe the one that is wanted.
+    """
+    whole = hf["model_type"]
+    if whole not in COMPOSITES:
+        return dict(hf)
+    found = hf.get(f"{tower}_config") or ({} if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else None)
+    if not isinstance(found, Mapping):
+        raise WeightError(f"the config of a {whole} has no {tower}_config to take the {tower} tower from")
+    own = COMPOSITES[whole][tower]
+    # Halves of CLIP and SigLIP may call themselves by the whole model's name.
+    named = found.get("model_type") or own
+    return {**found, "model_type": own if named == whole else named}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +69,15 @@ class DualEncoderConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
-        """From the config.json of a VisionTextDualEncoderModel. Raises WeightError."""
-        if hf.get("model_type") != "vision-text-dual-encoder":
+        """From the config.json of a VisionTextDualEncoderModel, or of our own kind. Raises WeightError."""
+        if hf.get("model_type") not in (MODEL_TYPE, OWN_MODEL_TYPE):
             raise WeightError(
-                f"model_type is {hf.get('model_type')!r} where 'vision-text-dual-encoder' is wanted; "
+                f"model_type is {hf.get('model_type')!r} where {MODEL_TYPE!r} is wanted; "
                 "two single towers are joined by from_towers"
             )
-        vision, text = dict(hf.get("vision_config") or {}), dict(hf.get("text_config") or {})
-        vision_type, text_type = vision.get("model_type", "vit"), text.get("model_type", "bert")  # As HF.
+        # transformers 4 unwraps a whole CLIP as well, where a tower is wanted.
+        vision, text = (half(tower, half(tower, hf)) for tower in ("vision", "text"))
+        vision_type, text_type = vision["model_type"], text["model_type"]
         scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
         return cls(
             vision_type,
@@ -66,7 +93,7 @@ class DualEncoderConfig:
         """The content of config.json, in the form that transformers 4.57 and 5 read."""
         return {
             "architectures": ["VisionTextDualEncoderModel"],
-            "model_type": "vision-text-dual-encoder",
+            "model_type": MODEL_TYPE,
             "projection_dim": self.projection_dim,
             "logit_scale_init_value": self.logit_scale_init_value,
             "torch_dtype": "float32",
@@ -164,7 +191,7 @@ def init_params(module: DualEncoder, seed: int) -> Params:
 
 def param_shapes(module: DualEncoder) -> Params:
     """The tree of params as shapes; nothing is computed or allocated."""
-    return jax.eval_shape(module.init, jax.random.key(0), *_smallest_inputs(module.config))["params"]
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), *_smallest_inputs(module.config)))["params"]
 
 
 def _smallest_inputs(config: DualEncoderConfig) -> tuple[Array, dict[str, Array]]:

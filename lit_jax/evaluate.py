@@ -37,6 +37,7 @@ def evaluate(
     batch_size: int = 64,
     dtype: Any = jnp.float32,
     progress: Callable[[int, int], None] | None = None,
+    allow_pickle: bool = False,
 ) -> dict[str, Any]:
     """Loads `model` (folder or Hub id) and evaluates it on the source `data`.
 
@@ -52,8 +53,8 @@ def evaluate(
     if "zero_shot" in tasks:  # What is wrong here is said before the long part.
         names, labels = _labels(source)
         sets = load_templates(templates)
-    loaded = pretrained.read_dual(model, pretrained.Compute(dtype=dtype))
-    processor = processing.load_processor(pretrained.hub.find(model))
+    loaded = pretrained.read_dual(model, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
+    processor = processing.load_processor(pretrained.hub.find(model, allow_pickle=allow_pickle))
     length = text_length or min(processor.tokenizer.model_max_length, 512)
     tokenize = processing.make_tokenize(processor.tokenizer, length)
     decode = processing.make_decode(processor.image_processor)

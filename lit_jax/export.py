@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax import pretrained, processing
+from lit_jax import processing, saving
 from lit_jax._transformers import transformers
 from lit_jax.card import Data, Evaluation, Tower, model_card
 from lit_jax.data import open_source
@@ -40,12 +40,20 @@ class About:
     limitations: tuple[str, ...] = ()
 
 
-def export(workdir: str | Path, output: str | Path, about: About = About()) -> Path:
-    """Writes the newest checkpoint of `workdir` into the folder `output` and returns it.
+def export(
+    workdir: str | Path,
+    output: str | Path,
+    about: About = About(),
+    *,
+    layout: str = "hf",
+    max_shard_size: int | str = "5GB",
+) -> Path:
+    """Writes the newest checkpoint of `workdir` into the folder `output` and returns it. Layouts: see `lit_jax.save`.
 
     The folder holds weights, configs, image processor, tokenizer and a model card with towers, data, recipe and the
     metrics of the run; it appears only when complete.
-    Raises ConfigError if `output` exists and is not empty, CheckpointError if there is nothing to export.
+    Raises ConfigError if `output` exists and is not empty, CheckpointError if there is nothing to export, WeightError
+    if transformers has no place for a tower and the layout is "hf".
     """
     workdir, output = Path(workdir), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -56,8 +64,10 @@ def export(workdir: str | Path, output: str | Path, about: About = About()) -> P
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        pretrained.save(draft, run.module, run.params, run.processor)
-        (draft / "README.md").write_text(_card(run, workdir, about, output.name), encoding="utf-8")
+        saving.save(
+            draft, run.module, run.params, run.processor, layout=layout, max_shard_size=max_shard_size
+        )
+        (draft / "README.md").write_text(_card(run, workdir, about, output.name, layout), encoding="utf-8")
         draft.chmod(0o755)
         draft.replace(output)
     finally:
@@ -122,7 +132,7 @@ def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
     return (tested[0], tested[-1]) if tested else ({}, {})
 
 
-def _card(run: Trained, workdir: Path, about: About, name: str) -> str:
+def _card(run: Trained, workdir: Path, about: About, name: str, layout: str) -> str:
     m, d = run.recipe.model, run.recipe.data
     vision, text = (TRAINING[letter] for letter in m.lock)
     evaluations = []
@@ -148,4 +158,5 @@ def _card(run: Trained, workdir: Path, about: About, name: str) -> str:
         recipe=dataclasses.asdict(run.recipe),
         evaluations=evaluations,
         limitations=about.limitations,
+        layout=layout,
     )

@@ -1,26 +1,54 @@
 """Model folders, local or on the Hugging Face Hub: where they are, and what lies in them."""
 
 import json
+import math
+import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - gives numpy the bfloat16 that safetensors asks it for
+import ml_dtypes
 import numpy as np
 
-from lit_jax.errors import WeightError
+from lit_jax.errors import ConfigError, WeightError
+from lit_jax.flax_files import File, InTorch, Msgpack
+from lit_jax.pickles import TorchFile
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_FLAX, _PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle, never code.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle unasked, and never code.
+_WRITTEN = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+_KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
+_DTYPES: dict[str, Any] = {  # Of safetensors, by its own names.
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
 
 
-def find(folder_or_id: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+def find(
+    folder_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    allow_pickle: bool = False,
+) -> Path:
     """A local folder as it is, or the cached (else downloaded) copy of a Hub repository.
 
-    What looks like a path is never taken for a Hub id: it has another form than `name` or `owner/name`, or its
-    parent folder exists. Raises WeightError.
+    The copy has the first kind of weights that there is: safetensors, else Flax's msgpack, else, if `allow_pickle`,
+    PyTorch's pickle. What looks like a path is never taken for a Hub id: it has another form than `name` or
+    `owner/name`, or its parent folder exists. Raises WeightError.
     """
     path = Path(folder_or_id).expanduser()
     if path.is_dir():
@@ -29,19 +57,14 @@ def find(folder_or_id: str | Path, *, revision: str | None = None, token: str | 
     first = Path(text.split("/")[0])
     if isinstance(folder_or_id, Path) or not _ID.fullmatch(text) or text.startswith(".") or first.exists():
         raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = huggingface_hub.snapshot_download(
-            text, revision=revision, token=token, allow_patterns=_WANTED, ignore_patterns=["onnx/*", "*/*"]
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightError(
-            f"model {text} is neither a local folder nor to be had from the Hugging Face Hub: {reason}"
-        ) from error
-    return Path(found)
+    found = _download(text, revision, token, _WANTED)
+    if _COMMIT.fullmatch(found.name):
+        revision = found.name  # What follows is of the same commit, whatever is pushed meanwhile.
+    if not _has(found, WEIGHTS):
+        found = _download(text, revision, token, ["flax_model*.msgpack"])
+        if allow_pickle and not _has(found, _FLAX):
+            found = _download(text, revision, token, ["pytorch_model*.bin"])
+    return found
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -49,35 +72,44 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise WeightError(f"{path} holds a {type(config).__name__} where a JSON object is wanted")
-    return config
+    return _read_json(path)
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Tensors of safetensors files by name, each read when it is asked for."""
+    """Tensors of weight files by name, in PyTorch's names and axes, each read when it is asked for."""
 
-    def __init__(self, where: Mapping[str, tuple[Any, str]]) -> None:
+    def __init__(self, where: Mapping[str, tuple[File, str]]) -> None:
         self._where = where  # Name -> (open file, name in that file).
 
     @classmethod
-    def of(cls, folder: Path) -> "Tensors":
-        """All tensors of a folder. Raises WeightError if there are none or a file is damaged."""
-        from safetensors import SafetensorError, safe_open
+    def of(cls, folder: Path, *, allow_pickle: bool = False) -> "Tensors":
+        """All tensors of a folder, in the first of `_FORMATS` that it has, whole or in shards.
 
-        where: dict[str, tuple[Any, str]] = {}
-        for path in _weight_files(folder):
-            try:
-                file = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise WeightError(
-                    f"{path} cannot be read as safetensors: {_diagnosis(path, error)}"
-                ) from error
-            where |= {name: (file, name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        Raises WeightError if it has none, a file is damaged, or it has a pickle alone and `allow_pickle` is unset.
+        """
+        name = next((name for name in _FORMATS if _has(folder, name)), None)
+        if name is None:
+            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+            raise WeightError(
+                f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {_FLAX} or {_PICKLE}; it has {found} "
+                "(from the Hub, a pickle comes only with allow_pickle=True)"
+            )
+        if name == _PICKLE and not allow_pickle:
+            raise WeightError(
+                f"{folder} has its weights only as a pickle ({_PICKLE}), a format that can run code, hence not read "
+                "unasked; pass allow_pickle=True (--allow-pickle) if you trust its origin, or convert it to safetensors"
+            )
+        where: dict[str, tuple[File, str]] = {}
+        origin: dict[str, Path] = {}
+        for path in _weight_files(folder, name):
+            _refuse_pointer(path)
+            file = _FORMATS[name](path)
+            for tensor in file.keys():  # noqa: SIM118 - not a mapping
+                if tensor in where:
+                    raise WeightError(
+                        f"{path} holds {tensor}, which {origin[tensor].name} beside it holds too"
+                    )
+                where[tensor], origin[tensor] = (file, tensor), path
         return cls(where)
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
@@ -95,33 +127,167 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._where)
 
 
-def write(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes config.json and model.safetensors; `folder` is made if need be."""
+def write(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Writes config.json and model.safetensors; `folder` is made if need be.
+
+    Weights of more than `max_shard_size` (bytes, or a text as "5GB") become shards and an index, as transformers
+    writes them; what an earlier call left in the folder goes. Raises ConfigError for a size that is none.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 
+    tensors = dict(tensors)  # Read before anything is removed: they may come from this very folder.
+    split = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=_bytes(max_shard_size),
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private.
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        if _WRITTEN.fullmatch(path.name):
+            path.unlink()
+    for file, names in (split.filename_to_tensors or {WEIGHTS: []}).items():
+        # safetensors writes the bytes as they lie, hence a transposed view wrong: each must be contiguous.
+        part = {name: np.asarray(tensors[name], order="C") for name in names}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors makes it private.
+    if split.is_sharded:
+        count = sum(tensor.size for tensor in tensors.values())
+        metadata = {"total_parameters": count, **split.metadata}
+        _write_json(folder / INDEX, {"metadata": metadata, "weight_map": split.tensor_to_filename})
+    _write_json(folder / CONFIG, config)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        found = sorted(path.name for path in folder.iterdir())
-        raise WeightError(
-            f"{folder} has neither {WEIGHTS} nor {INDEX}; it has {', '.join(found) or 'nothing'}"
+class _Safetensors:
+    """One safetensors file, whose errors name it. Its tensors are views of the mapped file, read-only."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._path = path
+        try:
+            # Checks the header; the bytes are left to the map below, which copies nothing and lets go of what was read.
+            file = safe_open(path, framework="numpy", backend="pread")
+        except (SafetensorError, OSError) as error:
+            raise WeightError(f"{path} cannot be read as safetensors: {error}") from error
+        self.metadata: dict[str, str] = file.metadata() or {}
+        with path.open("rb") as opened:
+            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(self._map[:8], "little")
+        self._where: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
+        for (
+            name
+        ) in file.offset_keys():  # In the order of their bytes, between which the format allows no gap.
+            part = file.get_slice(name)
+            shape, kind = tuple(part.get_shape()), part.get_dtype()
+            if kind not in _DTYPES:
+                wanted = ", ".join(_DTYPES)
+                raise WeightError(
+                    f"{path}: tensor {name} cannot be read: it is of type {kind}, not of {wanted}"
+                )
+            self._where[name] = start, np.dtype(_DTYPES[kind]), shape
+            start += math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
+        self._seen = 0  # Bytes handed out since pages were last let go.
+
+    def keys(self) -> list[str]:
+        return list(self._where)
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        start, dtype, shape = self._where[name]
+        count = math.prod(shape)
+        self._seen += count * dtype.itemsize
+        if (
+            self._seen > _KEPT
+        ):  # Else a model would lie in memory twice; what is still read comes back by itself.
+            self._seen = 0
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return np.frombuffer(self._map, dtype, count, start).reshape(shape)
+
+
+def _open_safetensors(path: Path) -> File:
+    file = _Safetensors(path)
+    return InTorch(path, file) if file.metadata.get("format") == "flax" else file
+
+
+_FORMATS: dict[str, Callable[[Path], File]] = {  # The first that a folder has is read.
+    WEIGHTS: _open_safetensors,
+    _FLAX: lambda path: InTorch(path, Msgpack(path)),
+    _PICKLE: TorchFile,
+}
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    if (folder / name).is_file():
+        return [folder / name]
+    index = folder / f"{name}.index.json"
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise WeightError(f"{index} has no weight_map, which says where each tensor lies")
+    for shard in shards.values():
+        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
+            raise WeightError(f"{index} names {shard!r}, which is not a file of that folder")
+    return [folder / shard for shard in sorted(set(shards.values()))]
+
+
+def _download(repository: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision,
+            token=token,
+            allow_patterns=patterns,
+            ignore_patterns=["onnx/*", "*/*"],
         )
-    names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise WeightError(f"{folder / INDEX} names {name!r}, which is not a file of that folder")
-    return [folder / name for name in sorted(names)]
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise WeightError(
+            f"model {repository} is neither a local folder nor to be had from the Hugging Face Hub: {reason}"
+        ) from error
+    return Path(found)
 
 
-def _diagnosis(path: Path, error: Exception) -> str:
-    head = path.read_bytes()[:64] if path.stat().st_size < 1024 else b""
-    if head.startswith(b"version https://git-lfs"):
-        return "it looks like a Git LFS pointer; fetch the file itself with `git lfs pull`"
-    return str(error)
+def _read_json(path: Path) -> dict[str, Any]:
+    _refuse_pointer(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise WeightError(f"{path} holds a {type(found).__name__} where a JSON object is wanted")
+    return found
+
+
+def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _bytes(size: int | str) -> int:
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if match:
+        size = int(float(match[1]) * 1000 ** (1 + "KMGT".index(match[2].upper())))
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ConfigError(f'max_shard_size is {size!r}; wanted a number of bytes, or a text such as "5GB"')
+    return size
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        pointer = file.read(64).startswith(b"version https://git-lfs")
+    if pointer:
+        raise WeightError(
+            f"{path} cannot be read: it looks like a Git LFS pointer; fetch the file itself with `git lfs pull`"
+        )

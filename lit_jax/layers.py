@@ -154,6 +154,23 @@ class Mlp(nn.Module):
         return dense(width, name="down")(y)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): leaves a branch out for some pictures, one draw a picture."""
+
+    largest: float  # Zero: never.
+
+    @nn.compact
+    def __call__(
+        self, y: Float[Array, "B N D"], rate: Float[Array, ""] | None, train: bool
+    ) -> Float[Array, "B N D"]:
+        """`rate` is this layer's own; without it `largest` holds."""
+        if not train or not self.largest:
+            return y
+        keep = 1 - (self.largest if rate is None else rate)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
+        return jnp.where(kept, y / keep, 0).astype(y.dtype)
+
+
 class Block(nn.Module):
     """Attention and MLP, each with a residual; LayerNorm before (ViT) or after (BERT)."""
 
@@ -183,12 +200,7 @@ class Block(nn.Module):
                 init = nn.initializers.constant(spec.layer_scale)
                 y = y * self.param(name, init, y.shape[-1:]).astype(y.dtype)
             y = nn.Dropout(dropout, deterministic=not train)(y)
-            if not train or not spec.drop_path:
-                return y
-            # Stochastic depth (arXiv:1603.09382): one draw a picture.
-            keep = 1 - (spec.drop_path if drop_path is None else drop_path)
-            kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
-            return jnp.where(kept, y / keep, 0).astype(y.dtype)
+            return DropPath(spec.drop_path)(y, drop_path, train)
 
         y, weights = attn(
             norm1(x) if spec.norm_first else x, mask, bias=bias, rope=rope, train=train, attentions=attentions
@@ -233,6 +245,7 @@ def scan_layers(
         split_rngs={"params": not shared, "dropout": True},
         length=depth,
         unroll=min(compute.unroll, depth),
+        check_constancy_invariants=shared,  # Costs a second trace; only weights that do not vary need it.
     )
     x, (states, weights) = scan(block, x, per_layer)
     return x, states, weights

@@ -1,6 +1,6 @@
 """The Hugging Face face: VisionTextDualEncoderModel, as transformers 4 had it in Flax and 5 has it in PyTorch."""
 
-import dataclasses
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,41 +12,16 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from lit_jax import pretrained
+from lit_jax import pretrained, saving
 from lit_jax._transformers import transformers
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, init_params, unit
-from lit_jax.encoders import EncoderOutput
 from lit_jax.errors import ConfigError, WeightError
+from lit_jax.keywords import join_by_keywords
 from lit_jax.layers import Compute
+from lit_jax.outputs import VisionTextDualEncoderOutput, tower_output
 from lit_jax.typing import Params
 
 VisionTextDualEncoderConfig = transformers.VisionTextDualEncoderConfig
-
-
-@dataclasses.dataclass
-class TowerOutput(transformers.utils.ModelOutput):
-    """Fields of transformers' BaseModelOutputWithPooling."""
-
-    last_hidden_state: Any = None
-    pooler_output: Any = None
-    hidden_states: tuple | None = None
-    attentions: tuple | None = None
-
-
-@dataclasses.dataclass
-class VisionTextDualEncoderOutput(transformers.utils.ModelOutput):
-    """Fields and order of transformers' CLIPOutput: by attribute, by key, or as a tuple of what is not None."""
-
-    loss: Any = None
-    logits_per_image: Any = None
-    logits_per_text: Any = None
-    text_embeds: Any = None
-    image_embeds: Any = None
-    text_model_output: TowerOutput | None = None
-    vision_model_output: TowerOutput | None = None
-
-    def to_tuple(self) -> tuple:
-        return tuple(v.to_tuple() if isinstance(v, TowerOutput) else v for v in super().to_tuple())
 
 
 class VisionTextDualEncoderModel:
@@ -86,9 +61,16 @@ class VisionTextDualEncoderModel:
         dtype: DTypeLike = jnp.float32,
         revision: str | None = None,
         token: str | None = None,
+        allow_pickle: bool = False,
+        from_pt: bool | None = None,
     ) -> "VisionTextDualEncoderModel":
-        """A folder or Hub id. `config`, if given, must describe the model that is stored. Raises WeightError."""
-        module, params = pretrained.load(folder_or_id, dtype=dtype, revision=revision, token=token)
+        """A folder or Hub id. `config`, if given, must describe the model that is stored. Raises WeightError.
+
+        Whatever framework wrote the folder is read; `from_pt` is accepted for old code.
+        """
+        module, params = pretrained.load(
+            folder_or_id, dtype=dtype, revision=revision, token=token, allow_pickle=allow_pickle
+        )
         if config is not None and _ours(config) != module.config:
             raise WeightError(
                 f"the config given is not that of {folder_or_id}; leave it out to use the stored one"
@@ -98,30 +80,71 @@ class VisionTextDualEncoderModel:
     @classmethod
     def from_vision_text_pretrained(
         cls,
-        vision_model_name_or_path: str | Path,
-        text_model_name_or_path: str | Path,
+        vision_model_name_or_path: str | Path | None = None,
+        text_model_name_or_path: str | Path | None = None,
         *,
         projection_dim: int = 512,
         logit_scale_init_value: float = 2.6592,
-        vision_pooling: str = "pooler",
         seed: int = 0,
         dtype: DTypeLike = jnp.float32,
+        token: str | None = None,
+        allow_pickle: bool = False,
+        **towers: Any,
     ) -> "VisionTextDualEncoderModel":
-        """Two pretrained towers under new projections: see `lit_jax.from_towers`."""
-        module, params = pretrained.from_towers(
-            vision_model_name_or_path,
-            text_model_name_or_path,
+        """Two pretrained towers under new projections: see `lit_jax.from_towers`.
+
+        Keywords that begin with `vision_` or `text_` go to that tower: `model`, a ready-made one instead of a name
+        (anything with `save_pretrained`, such as a PyTorch model of transformers or one of ours); `config`, a config
+        or dict instead of the stored one; `revision`; `pooling`; or any field of its config
+        (`text_hidden_dropout_prob=0.2`). Raises ConfigError for any other keyword.
+        """
+        loaded = join_by_keywords(
+            {"vision": vision_model_name_or_path, "text": text_model_name_or_path},
+            towers,
             projection_dim=projection_dim,
             logit_scale_init_value=float(logit_scale_init_value),
-            vision_pooling=vision_pooling,
             seed=seed,
-            dtype=dtype,
+            compute=Compute(dtype=dtype),
+            token=token,
+            allow_pickle=allow_pickle,
         )
-        return cls._of(module, params)
+        return cls._of(loaded.module, jax.tree.map(jnp.asarray, loaded.params))
 
-    def save_pretrained(self, folder: str | Path, params: Params | None = None) -> None:
-        """Writes config.json and model.safetensors as transformers 4.57 and 5 read them."""
-        pretrained.save(folder, self.module, params or self.params)
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        params: Params | None = None,
+        *,
+        max_shard_size: int | str = "5GB",
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Writes config.json and model.safetensors as transformers 4.57 and 5 read them.
+
+        Raises WeightError for towers that transformers' class cannot hold: see `lit_jax.save`.
+        """
+        saving.save(folder, self.module, params or self.params, max_shard_size=max_shard_size)
+        if push_to_hub:
+            saving.push(folder, repo_id or Path(folder).name, token=token)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Uploads what `save_pretrained` writes to `owner/name` on the Hub, which is made if need be; its URL."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return saving.push(folder, repo_id, private=private, token=token)
+
+    def to_bf16(self, params: Params | None = None) -> Params:
+        """`params` (the model's, if None) in bfloat16, as a new tree: `model.params = model.to_bf16()`."""
+        return _cast(params or self.params, jnp.bfloat16)
+
+    def to_fp16(self, params: Params | None = None) -> Params:
+        """`params` (the model's, if None) in float16, as a new tree."""
+        return _cast(params or self.params, jnp.float16)
+
+    def to_fp32(self, params: Params | None = None) -> Params:
+        """`params` (the model's, if None) in float32, as a new tree."""
+        return _cast(params or self.params, jnp.float32)
 
     def __call__(
         self,
@@ -136,14 +159,17 @@ class VisionTextDualEncoderModel:
         return_loss: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> VisionTextDualEncoderOutput | tuple:
         """Similarities of T texts and B images.
 
         input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S S] as the processor gives
         them, or [B S S C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E], image_embeds
         [B E], both of unit length, and both towers' outputs; with `return_loss` (which wants T == B) also CLIP's
-        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. Raises ConfigError.
+        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes
+        the positions of towers that else refuse pictures of another size. `return_dict=False` gives a tuple. Raises
+        ConfigError.
         """
         texts = self._texts(input_ids, attention_mask, position_ids, token_type_ids)
         images = self._images(pixel_values)
@@ -152,8 +178,7 @@ class VisionTextDualEncoderModel:
                 f"the loss pairs each text with one image; found {len(texts['input_ids'])} texts "
                 f"and {len(images)} images"
             )
-        if train and dropout_rng is None:
-            raise ConfigError("train=True draws dropout and needs dropout_rng, a jax.random key")
+        _check_key(train, dropout_rng)
         loss, logits, text_embeds, image_embeds, text, vision = _forward(
             self.module,
             {"params": params or self.params},
@@ -162,6 +187,7 @@ class VisionTextDualEncoderModel:
             dropout_rng,
             train=train,
             return_loss=return_loss,
+            interpolate=interpolate_pos_encoding,
             hidden_states=output_hidden_states,
             attentions=output_attentions,
         )
@@ -171,10 +197,10 @@ class VisionTextDualEncoderModel:
             logits_per_text=logits,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
-            text_model_output=_tower_output(text),
-            vision_model_output=_tower_output(vision),
+            text_model_output=tower_output(text),
+            vision_model_output=tower_output(vision),
         )
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output
 
     def get_text_features(
         self,
@@ -183,15 +209,35 @@ class VisionTextDualEncoderModel:
         position_ids: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
         params: Params | None = None,
+        dropout_rng: jax.Array | None = None,
+        train: bool = False,
     ) -> jax.Array:
         """[T N] ids -> projected text features [T E], not normalised."""
         texts = self._texts(input_ids, attention_mask, position_ids, token_type_ids)
-        return _features(self.module, {"params": params or self.params}, texts, method="text_features")
+        _check_key(train, dropout_rng)
+        variables = {"params": params or self.params}
+        return _features(self.module, variables, texts, dropout_rng, method="text_features", train=train)
 
-    def get_image_features(self, pixel_values: ArrayLike, params: Params | None = None) -> jax.Array:
+    def get_image_features(
+        self,
+        pixel_values: ArrayLike,
+        params: Params | None = None,
+        dropout_rng: jax.Array | None = None,
+        train: bool = False,
+        interpolate_pos_encoding: bool = False,
+    ) -> jax.Array:
         """[B C S S] or [B S S C] pixels -> projected image features [B E], not normalised."""
         images = self._images(pixel_values)
-        return _features(self.module, {"params": params or self.params}, images, method="image_features")
+        _check_key(train, dropout_rng)
+        return _features(
+            self.module,
+            {"params": params or self.params},
+            images,
+            dropout_rng,
+            method="image_features",
+            train=train,
+            interpolate=interpolate_pos_encoding,
+        )
 
     def _images(self, pixel_values: ArrayLike) -> jax.Array:
         pixels, channels = jnp.asarray(pixel_values), self.module.config.vision.num_channels
@@ -237,7 +283,20 @@ def _ours(config: Any) -> DualEncoderConfig:
     return DualEncoderConfig.from_hf(config.to_dict())
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("train", "return_loss", "hidden_states", "attentions"))
+def _cast(params: Params, dtype: DTypeLike) -> Params:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+
+
+def _check_key(train: bool, dropout_rng: jax.Array | None) -> None:
+    if train and dropout_rng is None:
+        raise ConfigError("train=True draws dropout and needs dropout_rng, a jax.random key")
+
+
+@partial(
+    jax.jit,
+    static_argnums=0,
+    static_argnames=("train", "interpolate", "return_loss", "hidden_states", "attentions"),
+)
 def _forward(
     module: DualEncoder,
     variables: Mapping[str, Params],
@@ -246,10 +305,12 @@ def _forward(
     dropout_rng: jax.Array | None,
     *,
     return_loss: bool,
+    interpolate: bool,
     **options: bool,
 ) -> tuple:
     rngs = None if dropout_rng is None else {"dropout": dropout_rng}
-    image, vision = module.apply(variables, images, method="image_features", rngs=rngs, **options)
+    sized = {"interpolate": True} if interpolate else {}  # Else each tower has its own way.
+    image, vision = module.apply(variables, images, method="image_features", rngs=rngs, **options, **sized)
     text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
     image, text = unit(image), unit(text)
     logits = text @ image.T * jnp.exp(variables["params"]["logit_scale"])
@@ -260,14 +321,17 @@ def _forward(
     return loss, logits, text, image, text_output, vision
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("method",))
-def _features(module: DualEncoder, variables: Mapping[str, Params], inputs: Any, *, method: str) -> jax.Array:
-    return module.apply(variables, inputs, method=method)[0]
-
-
-def _tower_output(output: EncoderOutput) -> TowerOutput:
-    """Hidden states and attentions as tuples, one entry a layer, as Hugging Face gives them."""
-    fields = output._asdict()
-    for name in ("hidden_states", "attentions"):
-        fields[name] = None if fields[name] is None else tuple(fields[name])
-    return TowerOutput(**fields)
+@partial(jax.jit, static_argnums=0, static_argnames=("method", "train", "interpolate"))
+def _features(
+    module: DualEncoder,
+    variables: Mapping[str, Params],
+    inputs: Any,
+    dropout_rng: jax.Array | None,
+    *,
+    method: str,
+    train: bool,
+    interpolate: bool = False,
+) -> jax.Array:
+    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+    sized = {"interpolate": True} if interpolate else {}
+    return module.apply(variables, inputs, method=method, rngs=rngs, train=train, **sized)[0]

@@ -1,10 +1,12 @@
-"""The functional door: load, from_towers and save, as `(module, params)`."""
+"""The functional door: load and from_towers, as `(module, params)`; `saving` is the way out."""
 
 import dataclasses
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,16 +16,14 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from lit_jax import dual_encoder, hub
-from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
-from lit_jax.encoders.base import matched
+from lit_jax.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
+from lit_jax.encoders.base import Encoder, matched
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.layers import Compute
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap, listed
 
 log = logging.getLogger(__name__)
-
-POOLINGS = ("pooler", "cls")
 
 
 class Loaded(NamedTuple):
@@ -34,19 +34,33 @@ class Loaded(NamedTuple):
     fresh: tuple[str, ...]
 
 
+class Tower(NamedTuple):
+    """One tower as its folder describes it. `within` is what its names begin with in a model of two towers."""
+
+    folder: Path
+    model_type: str
+    encoder: Encoder
+    config: Any
+    within: str
+
+
 def load(
     folder_or_id: str | Path,
     *,
     dtype: DTypeLike = jnp.float32,
     revision: str | None = None,
     token: str | None = None,
+    allow_pickle: bool = False,
 ) -> tuple[DualEncoder, Params]:
     """A VisionTextDualEncoder folder or Hub id -> (module, params on the default device).
 
-    `dtype` is what the module computes in; params are float32. Raises WeightError if the folder is missing, is no
-    dual encoder, or its tensors and its config disagree.
+    `dtype` is what the module computes in; params are float32. `allow_pickle` reads pytorch_model.bin where there is
+    nothing else, without running what a pickle could hold. Raises WeightError if the folder is missing, is no dual
+    encoder, or its tensors and its config disagree.
     """
-    loaded = read_dual(folder_or_id, Compute(dtype=dtype), revision=revision, token=token)
+    loaded = read_dual(
+        folder_or_id, Compute(dtype=dtype), revision=revision, token=token, allow_pickle=allow_pickle
+    )
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
 
 
@@ -57,14 +71,21 @@ def from_towers(
     projection_dim: int = 512,
     logit_scale_init_value: float = dual_encoder.LOGIT_SCALE,
     vision_pooling: str = "pooler",
+    text_pooling: str = "pooler",
     seed: int = 0,
     dtype: DTypeLike = jnp.float32,
+    vision_revision: str | None = None,
+    text_revision: str | None = None,
+    token: str | None = None,
+    allow_pickle: bool = False,
 ) -> tuple[DualEncoder, Params]:
     """Two pretrained towers, as folders or Hub ids, under new projections -> (module, params).
 
-    `vision_pooling="cls"` takes the raw CLS token where the type has a dense pooler. Projections are drawn from
-    N(0, 0.02) as in HF; so are weights that a checkpoint lacks (a pooler), which is said in a warning.
-    Raises WeightError or ConfigError.
+    Either may be a model of two towers (CLIP, SigLIP, a dual encoder), of which the half that is wanted is taken.
+    Poolings: "pooler" is the type's own; `vision_pooling="cls"` takes the raw CLS token where a type has one;
+    `text_pooling` is "cls", "mean" or "tanh" for types without a pooled output of their own (DistilBERT).
+    Projections are drawn from N(0, 0.02) as in HF; so are weights that a checkpoint lacks (a pooler), which is said
+    in a warning. Raises WeightError or ConfigError.
     """
     loaded = join_towers(
         vision,
@@ -72,26 +93,15 @@ def from_towers(
         projection_dim=projection_dim,
         logit_scale_init_value=logit_scale_init_value,
         vision_pooling=vision_pooling,
+        text_pooling=text_pooling,
         seed=seed,
         compute=Compute(dtype=dtype),
+        vision_revision=vision_revision,
+        text_revision=text_revision,
+        token=token,
+        allow_pickle=allow_pickle,
     )
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
-
-
-def save(folder: str | Path, module: DualEncoder, params: Params, processor: Any = None) -> None:
-    """Writes a Hugging Face folder that transformers 4.57 and 5 load, and `processor` beside it if given.
-
-    A sigmoid loss's `logit_bias` has no tensor there; it is kept as a field of config.json.
-    """
-    folder, params = Path(folder), dict(params)
-    config = module.config.to_hf()
-    if "logit_bias" in params:
-        config["logit_bias"] = float(params.pop("logit_bias"))
-    hub.write(folder, config, dual_encoder.weights(module.config).to_hf(params))
-    if processor is not None:
-        from lit_jax.processing import save_processor
-
-        save_processor(folder, processor)
 
 
 def read_dual(
@@ -100,21 +110,54 @@ def read_dual(
     *,
     revision: str | None = None,
     token: str | None = None,
+    allow_pickle: bool = False,
 ) -> Loaded:
     """As `load`, with params on the host."""
-    folder = hub.find(folder_or_id, revision=revision, token=token)
+    folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
     config = DualEncoderConfig.from_hf(hub.read_config(folder))
     module = DualEncoder(config, compute)
-    shapes, tensors = dual_encoder.param_shapes(module), hub.Tensors.of(folder)
-    bias = shapes.pop("logit_bias", None)
+    tensors = hub.Tensors.of(folder, allow_pickle=allow_pickle)
     table, names = _matched(tensors, config)
     try:
-        params = table.to_jax(tensors.renamed(names), shapes)
+        params = table.to_jax(tensors.renamed(names), lambda: dual_encoder.param_shapes(module))
     except WeightError as error:
         raise WeightError(f"{folder}: {error}") from error
-    if bias is not None:
+    if config.logit_bias_init_value is not None:
         params["logit_bias"] = np.float32(config.logit_bias_init_value)
     return Loaded(module, params, ())
+
+
+def read_tower(
+    tower: str,
+    folder_or_id: str | Path,
+    *,
+    pooling: str = "pooler",
+    config: Mapping[str, Any] = MappingProxyType({}),
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    revision: str | None = None,
+    token: str | None = None,
+    allow_pickle: bool = False,
+) -> tuple[Tower, Params]:
+    """A folder's description, and the weights that the pooling fixes. `tower` is "vision" or "text".
+
+    `config` takes the place of the stored one if it is not empty; `overrides` are single fields by name. Raises
+    WeightError or ConfigError.
+    """
+    folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
+    raw = hub.read_config(folder)
+    if "model_type" not in raw:
+        raise WeightError(f"{folder / hub.CONFIG} has no model_type; it is not a transformers model")
+    within = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
+    raw = half(tower, config or raw) | dict(overrides)
+    encoder = encoder_of(tower, raw["model_type"])
+    known = {field.name for field in dataclasses.fields(encoder.Config)} | {"model_type"}
+    for name in overrides:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {tower}_{close[0]}?" if close else ""
+            raise ConfigError(f"{tower}_{name} is no field of a {raw['model_type']} config{hint}")
+    ours, given = encoder.pooled(encoder.Config.from_hf(raw), pooling)
+    return Tower(folder, raw["model_type"], encoder, ours, within), given
 
 
 def join_towers(
@@ -125,56 +168,66 @@ def join_towers(
     logit_scale_init_value: float = dual_encoder.LOGIT_SCALE,
     logit_bias_init_value: float | None = None,
     vision_pooling: str = "pooler",
+    text_pooling: str = "pooler",
+    vision_config: Mapping[str, Any] = MappingProxyType({}),
+    vision_overrides: Mapping[str, Any] = MappingProxyType({}),
+    text_config: Mapping[str, Any] = MappingProxyType({}),
+    text_overrides: Mapping[str, Any] = MappingProxyType({}),
     scratch: tuple[str, ...] = (),
     seed: int = 0,
     compute: Compute | None = None,
+    vision_revision: str | None = None,
+    text_revision: str | None = None,
+    token: str | None = None,
+    allow_pickle: bool = False,
 ) -> Loaded:
     """As `from_towers`, with params on the host. Towers named in `scratch` take the config and no weights."""
-    if vision_pooling not in POOLINGS:
-        raise ConfigError(f"vision_pooling is {vision_pooling!r}; wanted one of {', '.join(POOLINGS)}")
-    folders = {"vision": hub.find(vision), "text": hub.find(text)}
-    raw = {tower: _tower_config(tower, hub.read_config(folder)) for tower, folder in folders.items()}
-    types = {tower: config["model_type"] for tower, config in raw.items()}
-    encoders = {tower: encoder_of(tower, types[tower]) for tower in types}
-    configs = {tower: encoders[tower].Config.from_hf(raw[tower]) for tower in types}
-    given: Params = {}
-    if vision_pooling == "cls":
-        configs["vision"], given = encoders["vision"].raw_cls(configs["vision"])
-
+    access: Any = dict(token=token, allow_pickle=allow_pickle)
+    read = {
+        "vision": read_tower(
+            "vision",
+            vision,
+            pooling=vision_pooling,
+            config=vision_config,
+            overrides=vision_overrides,
+            revision=vision_revision,
+            **access,
+        ),
+        "text": read_tower(
+            "text",
+            text,
+            pooling=text_pooling,
+            config=text_config,
+            overrides=text_overrides,
+            revision=text_revision,
+            **access,
+        ),
+    }
+    towers = {name: tower for name, (tower, _) in read.items()}
     config = DualEncoderConfig(
-        types["vision"],
-        configs["vision"],
-        types["text"],
-        configs["text"],
+        towers["vision"].model_type,
+        towers["vision"].config,
+        towers["text"].model_type,
+        towers["text"].config,
         projection_dim,
         logit_scale_init_value,
         logit_bias_init_value,
     )
     module = DualEncoder(config, compute or Compute())
     params = jax.tree.map(np.asarray, dual_encoder.init_params(module, seed))
-    fresh = []
-    for tower, folder in folders.items():
-        if tower not in scratch:
-            read, missing = _read_tower(folder, encoders[tower], configs[tower], params[tower], tower)
-            params[tower] = read
-            fresh += [f"{tower}/{path}" for path in missing]
-    if given:
-        params["vision"].update(given)
-        fresh = [path for path in fresh if not path.startswith(tuple(f"vision/{key}/" for key in given))]
+    fresh: list[str] = []
+    for name, tower in towers.items():
+        if name not in scratch:
+            params[name], missing = _read_params(tower, params[name], allow_pickle)
+            given = read[name][1]
+            params[name] |= given
+            fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in given]
     if fresh:
         log.warning(
             "Not in the checkpoints, hence initialised anew, and trained even in a locked tower: %s",
             listed(fresh),
         )
     return Loaded(module, params, tuple(fresh))
-
-
-def _tower_config(tower: str, config: dict[str, Any]) -> dict[str, Any]:
-    if "model_type" not in config:
-        raise WeightError(
-            f"the {tower} tower's config.json has no model_type; it is not a transformers model"
-        )
-    return config
 
 
 def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
@@ -191,24 +244,25 @@ def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap
     return table, kept
 
 
-def _read_tower(
-    folder: Path, encoder: Any, config: Any, initial: Params, tower: str
-) -> tuple[Params, list[str]]:
+def _read_params(tower: Tower, initial: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
     """A tower's params, and the paths that keep their `initial` values since the checkpoint lacks them."""
-    tensors = hub.Tensors.of(folder)
-    table, names = matched(tensors, encoder, config)
-    dropped = set(tensors) - set(names)
+    tensors = hub.Tensors.of(tower.folder, allow_pickle=allow_pickle)
+    names = {
+        name.removeprefix(tower.within): name for name in tensors if name.startswith(tower.within)
+    }  # All of them, unless the folder holds two towers.
+    table, found = matched(names, tower.encoder, tower.config)
+    dropped = set(tensors) - {names[name] for name in found}
     if dropped:
-        log.info("Not part of the %s tower, hence left out: %s", tower, listed(dropped))
+        log.info("Not part of the %s tower, hence left out: %s", tower.encoder.tower, listed(dropped))
     missing: list[str] = []
-    fresh = WeightMap(tuple(row for row in table.rows if re.match(encoder.fresh, row.jax)))
-    if fresh.rows and fresh.names().isdisjoint(names.values()):
+    fresh = WeightMap(tuple(row for row in table.rows if re.match(tower.encoder.fresh, row.jax)))
+    if fresh.rows and fresh.names().isdisjoint(found.values()):
         missing = [path for row in fresh.rows for path in row.jax_names()]
-        table = table.without(encoder.fresh)
+        table = table.without(tower.encoder.fresh)
     try:
-        params = table.to_jax(tensors.renamed(names), initial)
+        params = table.to_jax(tensors.renamed({names[name]: new for name, new in found.items()}), initial)
     except WeightError as error:
-        raise WeightError(f"{folder}: {error}") from error
+        raise WeightError(f"{tower.folder}: {error}") from error
     flat = traverse_util.flatten_dict(initial, sep="/")
     kept = traverse_util.flatten_dict(params, sep="/") | {path: flat[path] for path in missing}
     return traverse_util.unflatten_dict(kept, sep="/"), missing

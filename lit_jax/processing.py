@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,31 @@ class Pixels:
 def __getattr__(name: str) -> Any:  # lit_jax.VisionTextDualEncoderProcessor, found here when it is asked for.
     if name != "VisionTextDualEncoderProcessor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return transformers.VisionTextDualEncoderProcessor
+    return processor_class()
+
+
+@cache
+def processor_class() -> Any:
+    """transformers' VisionTextDualEncoderProcessor, which here knows `return_tensors="jax"` as well.
+
+    Made when it is asked for, since importing its parent takes seconds.
+    """
+
+    class VisionTextDualEncoderProcessor(transformers.VisionTextDualEncoderProcessor):
+        """An image processor and a tokenizer in one, as in transformers; also gives jax arrays."""
+
+        def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
+            super().__init__(image_processor, tokenizer, **options)
+
+        def __call__(self, *args: Any, return_tensors: str | None = None, **options: Any) -> Any:
+            """As transformers, where `return_tensors` may also be "jax"."""
+            wanted = "np" if return_tensors == "jax" else return_tensors
+            batch = super().__call__(*args, return_tensors=wanted, **options)
+            if return_tensors == "jax":
+                batch.data = {name: jnp.asarray(value) for name, value in batch.data.items()}
+            return batch
+
+    return VisionTextDualEncoderProcessor
 
 
 def load_processor(folder: str | Path) -> Processor:
@@ -77,7 +102,7 @@ def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Proce
     text = _holding(text_folder, _TOKENIZER_FILES, "tokenizer")
     image_processor = _read(transformers.AutoImageProcessor, vision, "image processor", backend="pil")
     tokenizer = _read(transformers.AutoTokenizer, text, "tokenizer")
-    return transformers.VisionTextDualEncoderProcessor(image_processor, tokenizer)
+    return processor_class()(image_processor, tokenizer)
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:

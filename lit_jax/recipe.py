@@ -20,6 +20,8 @@ class Model:
     lock_rules: tuple[tuple[str, str], ...] = ()  # (regex over paths, "lock" or "tune"), before the letters.
     projection_dim: int = 512
     vision_pooling: str = "pooler"  # "cls": the raw CLS token.
+    text_pooling: str = "pooler"  # "cls", "mean", "tanh": of types that have none of their own.
+    allow_pickle: bool = False  # Read pytorch_model.bin where a tower has nothing else.
     logit_scale_init: float = 2.6592  # ln(1 / 0.07)
     logit_bias_init: float | None = None  # Of the sigmoid loss; None: -10 there, as in SigLIP.
     max_logit_scale: float | None = None  # Bound on exp(logit_scale); CLIP has 100.

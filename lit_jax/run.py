@@ -59,7 +59,11 @@ def open_run(recipe: Recipe, workdir: Path) -> Run:
     if checkpoints.latest() is not None:
         return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True)
     loaded = _read_towers(recipe)
-    processor = processing.join_processors(hub.find(recipe.model.vision), hub.find(recipe.model.text))
+    folders = [
+        hub.find(tower, allow_pickle=recipe.model.allow_pickle)
+        for tower in (recipe.model.vision, recipe.model.text)
+    ]
+    processor = processing.join_processors(*folders)
     run = _assemble(recipe, loaded, processor, checkpoints, restore=False)
     _describe(workdir, loaded, processor)
     return run
@@ -107,6 +111,8 @@ def _read_towers(recipe: Recipe) -> Loaded:
         logit_scale_init_value=m.logit_scale_init,
         logit_bias_init_value=bias if recipe.loss == "sigmoid" else None,
         vision_pooling=m.vision_pooling,
+        text_pooling=m.text_pooling,
+        allow_pickle=m.allow_pickle,
         scratch=tuple(tower for tower, letter in zip(optim.TOWERS, m.lock, strict=True) if letter == "u"),
         seed=recipe.seed,
         compute=compute_of(m),

@@ -8,8 +8,10 @@ is not.
 """
 
 import dataclasses
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +21,7 @@ from flax import traverse_util
 from lit_jax.errors import WeightError
 from lit_jax.typing import Params
 
+_STRIP = 1 << 17  # Bytes of a copy that stay in the CPU's cache.
 _SHOWN = 10  # Names in an error message; more than that helps nobody.
 
 
@@ -31,14 +34,20 @@ class Row:
     axes: str
     sizes: tuple[tuple[str, int], ...] = ()
     depth: int = 0
+    first: int = 0  # The layer that the stack starts with.
 
     @property
     def stacked(self) -> bool:
         return "{l}" in self.hf
 
+    @property
+    def copies(self) -> int:
+        """How many layers lie on the leading axis; 1 for what is not stacked."""
+        return self.depth - self.first if self.stacked else 1
+
     def hf_names(self) -> list[str]:
         """Every tensor of the row, layer by layer."""
-        layers = [str(layer) for layer in range(self.depth)] if self.stacked else [""]
+        layers = [str(layer) for layer in range(self.first, self.depth)] if self.stacked else [""]
         return [name.replace("{l}", layer) for layer in layers for name in _alternatives(self.hf)]
 
     def jax_names(self) -> list[str]:
@@ -87,10 +96,10 @@ class WeightMap:
     def __add__(self, other: "WeightMap") -> "WeightMap":
         return WeightMap(self.rows + other.rows, self.empty + other.empty)
 
-    def bind(self, *, depth: int, **sizes: int) -> "WeightMap":
-        """Fixes the number of layers and the sizes of the axes that the patterns split."""
+    def bind(self, *, depth: int, first: int = 0, **sizes: int) -> "WeightMap":
+        """Fixes the layers, `first` to `depth` - 1, and the sizes of the axes that the patterns split."""
         known = tuple(sizes.items())
-        rows = tuple(dataclasses.replace(row, depth=depth, sizes=known) for row in self.rows)
+        rows = tuple(dataclasses.replace(row, depth=depth, first=first, sizes=known) for row in self.rows)
         return WeightMap(rows, self.empty)
 
     def under(self, *, hf: str, jax: str) -> "WeightMap":
@@ -116,18 +125,25 @@ class WeightMap:
     def names(self) -> set[str]:
         return {name for row in self.rows for name in row.hf_names()} | {name for name, _ in self.empty}
 
-    def to_jax(self, tensors: Mapping[str, np.ndarray], shapes: Params) -> Params:
+    def to_jax(self, tensors: Mapping[str, np.ndarray], shapes: Params | Callable[[], Params]) -> Params:
         """HF tensors -> nested float32 params of the given shapes (a tree of anything with `.shape`).
 
-        Raises WeightError if a tensor is missing, left over, of another shape, or not finite.
+        `shapes` may be a function, which runs while the tensors are read. Raises WeightError if a tensor is missing,
+        left over, of another shape, or not finite.
         """
         _check_names(self.names(), tensors)
-        flat_shapes = traverse_util.flatten_dict(shapes, sep="/")
-        for name, shape in self.empty:
-            _check_shape(name, tensors[name].shape, shape)
-        flat: dict[str, np.ndarray] = {}
-        for row in self.rows:
-            flat |= _import(row, tensors, tuple(flat_shapes[row.jax_names()[0]].shape))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Reading and copying leave Python's lock alone.
+            filling = [(row, pool.submit(_import, row, tensors)) for row in self.rows]
+            wanted = traverse_util.flatten_dict(shapes() if callable(shapes) else shapes, sep="/")
+            for row, _ in filling:
+                want = row.hf_shape(tuple(wanted[row.jax_names()[0]].shape))
+                for name in row.hf_names():
+                    _check_shape(name, tensors[name].shape, want)
+            for name, shape in self.empty:
+                _check_shape(name, tensors[name].shape, shape)
+            flat: dict[str, np.ndarray] = {}
+            for _, filled in filling:
+                flat |= filled.result()
         return traverse_util.unflatten_dict(flat, sep="/")
 
     def to_hf(self, params: Params) -> dict[str, np.ndarray]:
@@ -138,7 +154,7 @@ class WeightMap:
         for row in self.rows:
             paths, names = row.jax_names(), row.hf_names()
             weights = [np.asarray(flat[path]) for path in paths]
-            depth = row.depth if row.stacked else 1
+            depth = row.copies
             for layer in range(depth):
                 parts = [weight[layer] if row.stacked else weight for weight in weights]
                 moved = row.to_hf(np.stack(parts) if len(parts) > 1 else np.asarray(parts[0]))
@@ -183,21 +199,44 @@ def _alternatives(name: str) -> list[str]:
     return [name.replace(found[0], part) for part in found[1].split(",")] if found else [name]
 
 
-def _import(row: Row, tensors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _import(row: Row, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Fills a row's float32 params layer by layer, so that no second copy of a stack ever exists."""
-    want, paths, names = row.hf_shape(shape), row.jax_names(), row.hf_names()
-    out = {path: np.empty(shape, np.float32) for path in paths}
-    depth = row.depth if row.stacked else 1
-    for layer in range(depth):
+    out: dict[str, np.ndarray] = {}
+    names = row.hf_names()
+    several = len(names) // row.copies
+    for layer in range(row.copies):
         parts = []
-        for name in names[layer * len(names) // depth : (layer + 1) * len(names) // depth]:
+        for name in names[layer * several : (layer + 1) * several]:
             tensor = tensors[name].astype(np.float32, copy=False)
-            _check_shape(name, tensor.shape, want)
-            if tensor.size and not (np.isfinite(tensor.min()) and np.isfinite(tensor.max())):
-                raise WeightError(f"tensor {name} holds NaN or infinity; the checkpoint is damaged or diverged")
+            if not _finite(tensor):
+                raise WeightError(
+                    f"tensor {name} holds NaN or infinity; the checkpoint is damaged or diverged"
+                )
             parts.append(tensor)
         moved = row.to_jax(np.stack(parts) if len(parts) > 1 else parts[0])
+        paths = row.jax_names()
         for path, part in zip(paths, moved if len(paths) > 1 else [moved], strict=True):
-            target = out[path]
-            (target[layer] if row.stacked else target)[...] = part
+            if layer == 0:
+                out[path] = np.empty((row.copies, *part.shape) if row.stacked else part.shape, np.float32)
+            _copy(out[path][layer] if row.stacked else out[path], part)
     return out
+
+
+def _finite(tensor: np.ndarray) -> bool:
+    flat = tensor.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # One pass at the speed of memory; it overflows for huge numbers, which are then looked at one by one.
+        return bool(np.isfinite(flat @ flat)) or bool(np.isfinite(flat).all())
+
+
+def _copy(target: np.ndarray, source: np.ndarray) -> None:
+    """`target[...] = source`, where source is a transposed view, in strips of it that stay in the CPU's cache."""
+    if not source.ndim:
+        target[...] = source
+        return
+    axis = int(np.argmax(source.strides))
+    step = max(1, _STRIP // max(1, source.strides[axis]))
+    before = (slice(None),) * axis
+    for start in range(0, source.shape[axis], step):
+        part = (*before, slice(start, start + step))
+        target[part] = source[part]

@@ -12,12 +12,12 @@ import lit_jax
 PACKAGE = Path(lit_jax.__file__).parent
 FLOORS = [
     ["typing", "errors", "_transformers", "terminal"],
-    ["layers", "positions", "weights", "losses", "hub", "ingredients"],
-    ["encoders"],
-    ["dual_encoder", "processing"],
-    ["pretrained", "sharding", "optim", "checkpoints", "metrics", "data", "recipe"],
-    ["model", "train_step", "evals", "card"],
-    ["cache", "evaluate", "run"],
+    ["layers", "positions", "weights", "losses", "flax_files", "pickles"],
+    ["encoders", "hub"],
+    ["dual_encoder", "processing", "ingredients"],
+    ["pretrained", "saving", "outputs", "sharding", "optim", "checkpoints", "metrics", "data", "recipe"],
+    ["keywords", "train_step", "evals", "card"],
+    ["model", "cache", "evaluate", "run"],
     ["train", "export"],
     ["quickstart"],
     ["commands"],

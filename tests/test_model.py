@@ -175,3 +175,98 @@ def test_the_functional_door_and_the_face_agree(model, tmp_path):
         {"input_ids": jnp.asarray(batch["input_ids"])},
     )
     np.testing.assert_allclose(scale * text @ image.T, model(**batch).logits_per_text, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def towers(tmp_path):
+    return tmp_path, {
+        "vision": tiny.write_tower(tmp_path / "vit", tiny.VIT),
+        "text": tiny.write_tower(tmp_path / "bert", tiny.BERT),
+    }
+
+
+def join(folder, **options):
+    return VisionTextDualEncoderModel.from_vision_text_pretrained(folder / "vit", folder / "bert", **options)
+
+
+def test_keywords_reach_the_tower_that_they_name(towers):
+    folder, written = towers
+    model = join(folder, text_hidden_dropout_prob=0.3, vision_layer_norm_eps=1e-3, projection_dim=7)
+    assert model.module.config.text.hidden_dropout_prob == 0.3
+    assert model.module.config.vision.layer_norm_eps == 1e-3
+    assert model.config.text_config.hidden_dropout_prob == 0.3 and model.config.projection_dim == 7
+    jax.tree.map(np.testing.assert_array_equal, model.params["text"], written["text"])
+
+
+def test_a_config_takes_the_place_of_the_stored_one(towers):
+    folder, _ = towers
+    for config in (tiny.VIT | {"pooler_act": "relu"}, transformers.ViTConfig(**tiny.VIT, pooler_act="relu")):
+        model = join(folder, vision_config=config)
+        assert model.module.config.vision.pooler_act == "relu"
+    with pytest.raises(WeightError, match="the config and the weights are of two models"):
+        join(folder, text_config=tiny.BERT | {"intermediate_size": 50})
+
+
+def test_ready_made_towers_are_taken_as_they_are(towers):
+    folder, written = towers
+    whole = join(folder, projection_dim=16)
+    model = VisionTextDualEncoderModel.from_vision_text_pretrained(
+        vision_model=whole, text_model=whole, projection_dim=16
+    )
+    for tower, params in written.items():
+        jax.tree.map(np.testing.assert_array_equal, model.params[tower], params)
+    np.testing.assert_allclose(model.get_image_features(inputs()["pixel_values"]).shape, (2, 16))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"text_hidden_dropout": 0.1},
+            "text_hidden_dropout is no field of a bert config; did you mean text_hidden_",
+        ),
+        ({"image_size": 3}, "unknown argument 'image_size'; those for a tower begin with vision_ or text_"),
+        ({"vision_model": "vit"}, "the vision tower wants either a name or path, or vision_model="),
+    ],
+)
+def test_a_keyword_that_nobody_knows_is_refused(options, message, towers):
+    with pytest.raises(ConfigError, match=message):
+        join(towers[0], **options)
+
+
+def test_a_tower_that_is_not_named_is_asked_for(towers):
+    with pytest.raises(ConfigError, match="the text tower wants"):
+        VisionTextDualEncoderModel.from_vision_text_pretrained(towers[0] / "vit")
+
+
+def test_code_for_transformers_4_runs_unchanged(towers):
+    model = join(towers[0], vision_from_pt=True, text_from_pt=True)
+    model.save_pretrained(towers[0] / "dual")
+    again = FlaxVisionTextDualEncoderModel.from_pretrained(towers[0] / "dual", from_pt=True)
+    again.params = again.to_bf16(again.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(again.params)} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(again.to_fp32())} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(again.to_fp16())} == {jnp.dtype("float16")}
+    half, full = (m(**inputs()).logits_per_image for m in (again, model))
+    assert 0 < float(jnp.abs(half - full).max()) < 0.1
+    features = again.get_text_features(inputs()["input_ids"], train=True, dropout_rng=jax.random.key(0))
+    assert features.shape == (2, 512)
+
+
+def test_positions_are_resized_where_that_is_asked_for(model):
+    bigger = np.random.default_rng(1).normal(size=(2, 3, 48, 48)).astype(np.float32)
+    features = model.get_image_features(bigger, interpolate_pos_encoding=True)
+    output = model(inputs()["input_ids"], bigger, interpolate_pos_encoding=True)
+    np.testing.assert_allclose(
+        output.image_embeds, features / np.linalg.norm(features, axis=1, keepdims=True), rtol=1e-5
+    )
+    with pytest.raises(ConfigError, match="unless its positions are interpolated"):
+        model(inputs()["input_ids"], bigger)
+
+
+def test_features_in_training_follow_their_key(model):
+    pixels, ids = inputs()["pixel_values"], inputs()["input_ids"]
+    with pytest.raises(ConfigError, match="dropout_rng"):
+        model.get_image_features(pixels, train=True)
+    one, two = (model.get_text_features(ids, train=True, dropout_rng=jax.random.key(seed)) for seed in (1, 2))
+    assert np.abs(one - two).max() > 1e-4

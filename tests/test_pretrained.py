@@ -1,5 +1,8 @@
+"""Loading whole models and joining towers: what is read, what is new, what is refused."""
+
 import json
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,8 @@ import numpy as np
 import pytest
 
 import lit_jax
-from lit_jax import hub
+from lit_jax import dual_encoder, hub
+from lit_jax.dual_encoder import encoder_of
 from lit_jax.errors import ConfigError, WeightError
 from tests import tiny
 
@@ -132,8 +136,8 @@ def test_a_damaged_weight_file_is_named(content, message, tmp_path, towers):
 
 
 def test_a_folder_without_weights_says_what_it_has(towers):
-    (towers[0] / "model.safetensors").rename(towers[0] / "pytorch_model.bin")
-    with pytest.raises(WeightError, match=r"neither model.safetensors.*pytorch_model\.bin"):
+    (towers[0] / "model.safetensors").rename(towers[0] / "weights.npz")
+    with pytest.raises(WeightError, match=r"neither model.safetensors.*weights\.npz"):
         lit_jax.from_towers(towers[0], towers[1])
 
 
@@ -168,3 +172,105 @@ def test_bfloat16_compute_leaves_params_in_float32(tmp_path):
     a = module.apply({"params": loaded}, images)[0]
     b = half.apply({"params": loaded}, images)[0]
     assert b.dtype == jnp.float32 and 0 < float(jnp.abs(a - b).max()) < 0.05
+
+
+def composite(folder, vision, text, model_type):
+    """A folder of two towers in one, as CLIP and SigLIP are published, and both towers' params."""
+    module, params = tiny.dual(vision=vision, text=text)
+    tensors = dual_encoder.weights(module.config).to_hf(params)
+    if model_type != "vision-text-dual-encoder":  # Their halves' names are not nested once more.
+        tensors = {re.sub(r"^(\w+_model)\.\1\.", r"\1.", name): tensor for name, tensor in tensors.items()}
+    hub.write(folder, {"model_type": model_type, "vision_config": vision, "text_config": text}, tensors)
+    return params
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "model_type"),
+    [
+        (tiny.CLIP_VISION, tiny.CLIP_TEXT, "clip"),
+        (tiny.CLIP_VISION | {"model_type": "clip"}, tiny.CLIP_TEXT | {"model_type": "clip"}, "clip"),
+        (tiny.SIGLIP_VISION, tiny.SIGLIP_TEXT, "siglip"),
+        (tiny.VIT, tiny.BERT, "vision-text-dual-encoder"),
+        (tiny.CLIP_VISION, tiny.BERT, "vision-text-dual-encoder"),
+    ],
+    ids=["clip", "clip whose halves are called clip", "siglip", "dual", "dual with clip"],
+)
+def test_a_tower_is_taken_out_of_a_model_of_two(vision, text, model_type, tmp_path):
+    real = {"vision": vision | {"model_type": vision["model_type"].replace("clip", "clip_vision_model", 1)}}
+    real["text"] = text | {"model_type": text["model_type"].replace("clip", "clip_text_model", 1)}
+    if model_type != "clip" or vision["model_type"] != "clip":
+        real = {"vision": vision, "text": text}
+    written = composite(tmp_path / "both", real["vision"], real["text"], model_type)
+    config = json.loads((tmp_path / "both" / "config.json").read_text())
+    config |= {"vision_config": vision, "text_config": text}
+    (tmp_path / "both" / "config.json").write_text(json.dumps(config))
+    module, params = lit_jax.from_towers(tmp_path / "both", tmp_path / "both", projection_dim=16)
+    assert module.config.vision_type == real["vision"]["model_type"]
+    for tower in ("vision", "text"):
+        jax.tree.map(np.testing.assert_array_equal, params[tower], written[tower])
+    assert float(params["logit_scale"]) == pytest.approx(2.6592)  # The heads are new.
+
+
+def test_a_model_of_two_towers_that_says_nothing_of_one_is_refused(tmp_path):
+    hub.write(tmp_path / "c", {"model_type": "clip", "vision_config": tiny.CLIP_VISION}, {})
+    with pytest.raises(WeightError, match="no text_config to take the text tower from"):
+        lit_jax.from_towers(tmp_path / "c", tmp_path / "c")
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "cls", "mean", "tanh"])
+@pytest.mark.parametrize("text", [tiny.DISTILBERT, tiny.ELECTRA], ids=["distilbert", "electra"])
+def test_a_tower_without_a_pooled_output_is_pooled_as_asked(text, pooling, tmp_path, towers):
+    tiny.write_tower(tmp_path / "x", text)
+    loaded = lit_jax.pretrained.join_towers(towers[0], tmp_path / "x", text_pooling=pooling)
+    ids, mask = jnp.arange(12).reshape(2, 6), jnp.array([[1] * 6, [1, 1, 1, 0, 0, 0]])
+    output = loaded.module.apply(
+        {"params": jax.tree.map(jnp.asarray, loaded.params)},
+        {"input_ids": ids, "attention_mask": mask},
+        method="text_features",
+    )[1]
+    x = np.asarray(output.last_hidden_state)
+    if pooling == "tanh":
+        assert set(loaded.fresh) == {"text/pooler/kernel", "text/pooler/bias"}
+        dense = loaded.params["text"]["pooler"]
+        want = np.tanh(x[:, 0] @ dense["kernel"] + dense["bias"])
+    else:
+        assert loaded.fresh == ()
+        mean = (x * np.asarray(mask)[:, :, None]).sum(1) / np.array([[6], [3]])
+        want = mean if pooling == "mean" else x[:, 0]
+    np.testing.assert_allclose(output.pooler_output, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pooling_in_a_config_that_does_not_exist_is_refused(tmp_path, towers):
+    tiny.write_tower(tmp_path / "x", tiny.DISTILBERT)
+    with pytest.raises(ConfigError, match=r"text_pooling is 'max'; wanted one of pooler, cls, mean, tanh"):
+        lit_jax.from_towers(towers[0], tmp_path / "x", text_pooling="max")
+    with pytest.raises(WeightError, match="pooling='max'"):
+        encoder_of("text", "distilbert").Config.from_hf(tiny.DISTILBERT | {"pooling": "max"})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_weights_are_read_into_float32(dtype, tmp_path, towers):
+    half = {name: tensor.astype(dtype) for name, tensor in hub.Tensors.of(towers[1]).items()}
+    hub.write(tmp_path / "half", tiny.BERT, half)
+    _, params = lit_jax.from_towers(towers[0], tmp_path / "half")
+    leaf = params["text"]["embeddings"]["word"]["embedding"]
+    assert leaf.dtype == jnp.float32
+    np.testing.assert_array_equal(leaf, half["embeddings.word_embeddings.weight"].astype(np.float32))
+
+
+def test_damaged_tensors_are_named_with_their_folder(tmp_path, towers):
+    tensors = dict(hub.Tensors.of(towers[1]))
+    name = "encoder.layer.1.output.dense.weight"
+    nan = tensors[name].copy()
+    nan[3, 4] = np.nan
+    damages = {
+        "of another shape": (tensors | {name: np.zeros((24, 47), np.float32)}, r"\(24, 47\) .* \(24, 48\)"),
+        "missing": ({k: v for k, v in tensors.items() if k != name}, "missing from the checkpoint"),
+        "left over": (tensors | {"lora.weight": np.zeros(2, np.float32)}, r"not in the table: lora\.weight"),
+        "not finite": (tensors | {name: nan}, "holds NaN or infinity"),
+        "not finite in half": (tensors | {name: nan.astype("bfloat16")}, "holds NaN or infinity"),
+    }
+    for folder, (found, message) in damages.items():
+        hub.write(tmp_path / folder, tiny.BERT, found)
+        with pytest.raises(WeightError, match=f"{folder}: .*{message}"):
+            lit_jax.from_towers(towers[0], tmp_path / folder)

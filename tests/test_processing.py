@@ -9,6 +9,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +27,7 @@ from lit_jax.processing import (
     pixels_of,
     save_processor,
 )
+from tests import tiny
 
 SQUARE = {"size": {"height": 32, "width": 32}}
 CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
@@ -359,7 +361,7 @@ def test_saved_files_say_nothing_that_only_transformers_5_knows(vit, tmp_path):
 
 
 def test_the_processor_class_is_that_of_transformers():
-    assert lit_jax.VisionTextDualEncoderProcessor is transformers.VisionTextDualEncoderProcessor
+    assert issubclass(lit_jax.VisionTextDualEncoderProcessor, transformers.VisionTextDualEncoderProcessor)
 
 
 def test_two_folders_are_joined(saved, tmp_path):
@@ -412,3 +414,15 @@ assert make_tokenize(processor.tokenizer, 8)(["a cat"])["input_ids"].shape == (1
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_batch_comes_as_jax_arrays_if_asked(tmp_path):
+    save_processor(tmp_path, tiny.processor())
+    processor = lit_jax.VisionTextDualEncoderProcessor.from_pretrained(tmp_path)
+    pictures = [np.full((40, 50, 3), 90, np.uint8)]
+    ours = processor(text=["a red square"], images=pictures, return_tensors="jax")
+    theirs = processor(text=["a red square"], images=pictures, return_tensors="np")
+    assert ours.keys() == theirs.keys() == {"input_ids", "attention_mask", "pixel_values"}
+    for name, array in ours.items():
+        assert isinstance(array, jax.Array)
+        np.testing.assert_array_equal(array, theirs[name])

@@ -48,6 +48,18 @@ CLIP_VISION = VIT | {"model_type": "clip_vision_model"}
 SIGLIP_VISION = VIT | {"model_type": "siglip_vision_model"}
 DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
 DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}
+SWIN = {
+    "model_type": "swin",
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 8,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "mlp_ratio": 2.0,
+}
+SWINV2 = SWIN | {"model_type": "swinv2"}
+ERNIE = BERT | {"model_type": "ernie"}
 MPNET = BERT | {"model_type": "mpnet"}
 ALBERT = BERT | {"model_type": "albert", "embedding_size": 16}
 CLIP_TEXT = BERT | {"model_type": "clip_text_model", "eos_token_id": 98}
@@ -61,6 +73,42 @@ DISTILBERT = {
     "n_heads": 4,
     "hidden_dim": 48,
     "max_position_embeddings": 40,
+}
+
+DEBERTA_V2 = {  # Spelled as microsoft/deberta-v3-base.
+    "model_type": "deberta-v2",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "max_relative_positions": -1,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+MODERNBERT = {  # Spelled as answerdotai/ModernBERT-base.
+    "model_type": "modernbert",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "cls_token_id": 2,
+    "eos_token_id": 3,
+    "sep_token_id": 3,
+    "local_attention": 4,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
 }
 
 

@@ -15,6 +15,7 @@ import click
 @click.option("--templates", default="name", show_default=True, help="Prompt set or file, for zero_shot.")
 @click.option("--text-length", type=click.IntRange(min=2), help="Tokens [default: the tokenizer's].")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
 def main(
     model: str,
@@ -23,6 +24,7 @@ def main(
     templates: str,
     text_length: int | None,
     batch_size: int,
+    allow_pickle: bool,
     json_path: Path | None,
 ) -> None:
     """Measure retrieval and zero-shot classification of a model on a source."""
@@ -37,6 +39,7 @@ def main(
             templates=templates,
             text_length=text_length,
             batch_size=batch_size,
+            allow_pickle=allow_pickle,
             progress=report,
         )
     for task, found in result["metrics"].items():

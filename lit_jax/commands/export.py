@@ -12,6 +12,14 @@ import click
 @click.option("--vision-license", default="unknown", show_default=True, help="The image tower's.")
 @click.option("--text-license", default="unknown", show_default=True, help="The text tower's.")
 @click.option("--data-license", default="unknown", show_default=True, help="The training data's.")
+@click.option(
+    "--layout",
+    type=click.Choice(["hf", "lit_jax", "towers"]),
+    default="hf",
+    show_default=True,
+    help="For transformers, for lit_jax alone, or one folder a tower.",
+)
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Of a file of weights.")
 @click.option("--verify", is_flag=True, help="Load the folder in PyTorch and print the differences.")
 @click.option("--verify-data", help="Source for --verify [default: the run's test data].")
 def main(
@@ -21,11 +29,14 @@ def main(
     vision_license: str,
     text_license: str,
     data_license: str,
+    layout: str,
+    max_shard_size: str,
     verify: bool,
     verify_data: str | None,
 ) -> None:
     """Write the newest checkpoint as a Hugging Face folder with a model card."""
     from lit_jax import export as door
+    from lit_jax.errors import ConfigError
     from lit_jax.terminal import table
 
     about = door.About(
@@ -34,7 +45,9 @@ def main(
         text_license=text_license,
         data_license=data_license,
     )
-    folder = door.export(workdir, output, about)
+    if verify and layout != "hf":
+        raise ConfigError(f"--verify compares with PyTorch, which does not read --layout {layout}")
+    folder = door.export(workdir, output, about, layout=layout, max_shard_size=max_shard_size)
     print(f"wrote {folder}")
     if verify:
         found = door.verify(folder, verify_data or door.test_data(workdir))

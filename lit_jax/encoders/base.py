@@ -46,6 +46,8 @@ class Encoder:
     nest: str = ""  # What transformers 4 puts before every name, where 5 puts nothing ("vision_model.").
     # The versions of transformers whose VisionTextDualEncoderModel can hold it.
     exportable: tuple[str, ...] = ("4.57", "5")
+    # Largest difference to PyTorch, of max(1, largest value), that tests/parity allow at every layer; None: unproven.
+    parity: float | None = 1e-5
     renames: tuple[tuple[str, str], ...] = ()  # Other spellings -> names on disk; regexes.
     # Rows of which transformers 5 makes other tensors in memory, by which they can be read as well.
     also: Callable[[Any], WeightMap] = lambda config: WeightMap()
@@ -165,9 +167,7 @@ def _good(name: str, value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind is str:
-        return isinstance(value, str) and (
-            not name.endswith(("act", "activation")) or value in ACTIVATIONS
-        )
+        return isinstance(value, str) and (not name.endswith(("act", "activation")) or value in ACTIVATIONS)
     return False  # A tuple that is none, or has nothing in it.
 
 

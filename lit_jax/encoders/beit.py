@@ -216,7 +216,10 @@ ENCODER = Encoder(
     dropped=r"classifier\..*|lm_head\..*|(decode|auxiliary)_head\..*|fpn.*|layernorm_fpn.*|.*relative_position_index"
     r"|embeddings\.mask_token",
     renames=(
-        (r"^layers\.(\d+)\.relative_position_bias\.", r"layers.\1.attention.attention.relative_position_bias."),
+        (
+            r"^layers\.(\d+)\.relative_position_bias\.",
+            r"layers.\1.attention.attention.relative_position_bias.",
+        ),
         (r"^shared_position_bias\.", "encoder.relative_position_bias."),
         *OWN_RENAMES,
     ),

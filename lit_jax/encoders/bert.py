@@ -147,7 +147,9 @@ class Model(nn.Module):
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        return EncoderOutput(x, tanh_pooler(self.compute, x, std=self.config.initializer_range), states, weights)
+        return EncoderOutput(
+            x, tanh_pooler(self.compute, x, std=self.config.initializer_range), states, weights
+        )
 
 
 EMBEDDINGS = table("""

@@ -28,6 +28,4 @@ def weights(config: Config) -> WeightMap:
     return dinov2.weights(config) + (_REGISTERS if config.registers else none)
 
 
-ENCODER = dataclasses.replace(
-    dinov2.ENCODER, Config=Config, weights=weights, prefix="dinov2_with_registers."
-)
+ENCODER = dataclasses.replace(dinov2.ENCODER, Config=Config, weights=weights, prefix="dinov2_with_registers.")

@@ -20,9 +20,7 @@ def tanh_pooler(
     compute: Compute, x: Float[Array, "B N D"], act: Callable[[Array], Array] = jnp.tanh, std: float = 0.02
 ) -> Float[Array, "B D"]:
     """act(dense(first token)); called in a compact method, whose submodule `pooler` becomes."""
-    dense = nn.Dense(
-        x.shape[-1], dtype=compute.dtype, kernel_init=nn.initializers.normal(std), name="pooler"
-    )
+    dense = nn.Dense(x.shape[-1], dtype=compute.dtype, kernel_init=nn.initializers.normal(std), name="pooler")
     return act(dense(x[:, 0]))
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
@@ -14,26 +13,11 @@ from jaxtyping import Array, Float
 from lit_jax.encoders.base import DEEPEST, LARGEST, EncoderOutput
 from lit_jax.encoders.windows import Windows
 from lit_jax.errors import ConfigError, WeightError
-from lit_jax.layers import BlockSpec, Compute, layer_norm, scan_layers
+from lit_jax.layers import BlockSpec, Compute, layer_norm
 from lit_jax.positions import resize_grid
 from lit_jax.weights import WeightMap, table
 
 EPS = 1e-5  # Of the norms outside the blocks: torch's default there, whatever the config says.
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (arXiv:1603.09382): leaves the branch of some pictures out, one draw a picture."""
-
-    spec: BlockSpec
-
-    @nn.compact
-    def __call__(
-        self, y: Float[Array, "B N D"], rate: Float[Array, ""], train: bool
-    ) -> Float[Array, "B N D"]:
-        if not train or not self.spec.drop_path:
-            return y
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (len(y), 1, 1))
-        return jnp.where(kept, y / (1 - rate), 0).astype(y.dtype)
 
 
 class Embeddings(nn.Module):
@@ -107,16 +91,24 @@ class Stage(nn.Module):
         self, x: Float[Array, "B N D"], *, train: bool, attentions: bool
     ) -> tuple[Array, Float[Array, "_ H M M"] | None]:
         """The tokens, and what the last block attends to in each window of each picture."""
-        depth = len(self.drop_path)
-        x, _, weights = scan_layers(
-            self.Block(self.spec, self.windows, self.compute, name="layers"),
-            depth,
-            x,
-            per_layer=(jnp.arange(depth) % 2 == 1, jnp.array(self.drop_path, jnp.float32)),
-            inputs=lambda layer: {"shifted": layer[0], "drop_path": layer[1]},
-            train=train,
-            attentions=attentions,
+        depth, compute = len(self.drop_path), self.compute
+
+        def body(block: nn.Module, x: Array, layer: tuple[Array, Array]) -> tuple[Array, Array | None]:
+            shifted, drop_path = layer
+            return block(x, shifted, drop_path, train=train, attentions=attentions)
+
+        # Not `scan_layers`: windows have attention weights of another shape than tokens.
+        scan = nn.scan(
+            nn.remat(body, prevent_cse=False) if compute.remat else body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=depth,
+            unroll=min(compute.unroll, depth),
+            check_constancy_invariants=False,
         )
+        block = self.Block(self.spec, self.windows, compute, name="layers")
+        layers = jnp.arange(depth) % 2 == 1, jnp.array(self.drop_path, jnp.float32)
+        x, weights = scan(block, x, layers)
         if not self.last:
             x = Merge(self.spec, self.windows, self.compute, name="merge")(x)
         return x, None if weights is None else rearrange(weights[-1], "b w h q n -> (b w) h q n")
@@ -147,7 +139,7 @@ def tower(
         stage = Stage(block, spec, windows, tuple(rates[:depth]), i == last, compute, name=f"stage{i}")
         x, seen = stage(x, train=train, attentions=attentions)
         states.append(x)
-        weights.append(seen)
+        weights += [] if seen is None else [seen]
         rates = rates[depth:]
         rows, columns = (rows + 1) // 2, (columns + 1) // 2
     x = layer_norm(config.stage(last), compute, "norm")(x)

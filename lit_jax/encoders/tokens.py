@@ -18,6 +18,7 @@ class Tokens:
     positions: int  # Rows of the table; 0 for towers that rotate instead.
     width: int
     types: int = 0
+    tasks: int = 0  # Task types (ERNIE); dual encoders have but one task, the first.
     norm: bool = True
     norm_bias: bool = True
     eps: float = 1e-12
@@ -52,6 +53,8 @@ class TokenEmbed(nn.Module):
         if spec.types:
             types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + embed(spec.types, "token_type", types)
+        if spec.tasks:
+            x = x + embed(spec.tasks, "task_type", jnp.zeros_like(input_ids))
         if spec.positions:
             x = x + embed(spec.positions, "position", position_ids)
         if spec.norm:

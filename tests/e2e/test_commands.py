@@ -166,3 +166,38 @@ def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     again = lit_jax("quickstart", *args)
     assert again.returncode == 0 and (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == lines
+
+
+def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated(tmp_path):
+    tiny.write_towers(tmp_path, vision=tiny.SWIN, text=tiny.DISTILBERT)
+    tiny.write_pairs(tmp_path / "pairs")
+    options = {"model__text_pooling": "mean", "model__lock": "UU", "data__test": ""}
+    train(tiny.config(tmp_path, steps=4, **options), tmp_path / "run")
+
+    export = ("export", "--workdir", tmp_path / "run", "--output", tmp_path / "out")
+    done = lit_jax(*export)
+    assert done.returncode == 4 and done.stderr.count("\n") == 1
+    assert "'distilbert' has no place" in done.stderr and "--layout lit_jax" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = lit_jax(*export, "--layout", "lit_jax")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "from lit_jax import VisionTextDualEncoderModel" in card and "In PyTorch" not in card
+    result = tmp_path / "result.json"
+    pairs = f"folder:{tmp_path / 'pairs'}"
+    done = lit_jax("evaluate", "--model", tmp_path / "out", "--data", pairs, "--json", result)
+    assert done.returncode == 0, done.stderr
+    assert 0 <= json.loads(result.read_text())["metrics"]["retrieval"]["image_to_text_recall@1"] <= 1
+
+
+def test_the_encoders_are_listed_as_a_table_and_as_json():
+    from lit_jax.encoders import TEXT, VISION
+
+    done = lit_jax("encoders", "--json")
+    rows = {row["type"]: row for row in json.loads(done.stdout)}
+    assert rows.keys() == {*VISION, *TEXT}
+    assert rows["swin"]["tower"] == "vision" and rows["swin"]["exportable"] == ["4.57", "5"]
+    assert rows["distilbert"]["exportable"] == [] and rows["distilbert"]["parity"] == 1e-5
+    lines = lit_jax("encoders").stdout.splitlines()
+    assert len(lines) == len(rows) + 2
+    assert next(line for line in lines if line.startswith("distilbert")).split()[1:3] == ["text", "no"]

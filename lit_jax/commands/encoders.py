@@ -1,0 +1,36 @@
+"""lit-jax encoders [--json]"""
+
+import json
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The same table as JSON.")
+def main(as_json: bool) -> None:
+    """The architectures that towers may have.
+
+    The exportable ones fit into VisionTextDualEncoderModel of those versions of transformers; the others train, are
+    saved and evaluated all the same, and are exported as two towers. Parity is the largest difference to PyTorch at
+    every layer, relative to the largest value (at least 1), that the tests allow.
+    """
+    from lit_jax.encoders import TEXT, VISION
+    from lit_jax.terminal import table
+
+    encoders = [item for tower in (VISION, TEXT) for item in tower.items()]
+    if as_json:
+        fields = ("tower", "exportable", "pooling", "parity")
+        rows = [{"type": name} | {field: getattr(e, field) for field in fields} for name, e in encoders]
+        print(json.dumps(rows, indent=2))
+        return
+    cells = [
+        (
+            name,
+            e.tower,
+            ", ".join(e.exportable) or "no",
+            f"{e.parity:.0e}" if e.parity else "not proven",
+            e.pooling,
+        )
+        for name, e in encoders
+    ]
+    print(table(("type", "tower", "exportable to", "parity", "pooling"), cells))

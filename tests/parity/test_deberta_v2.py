@@ -1,0 +1,281 @@
+"""DeBERTa v2 and v3 against PyTorch: attention to relative positions, in buckets or not, and the convolution."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import traverse_util
+from transformers.models.deberta_v2 import modeling_deberta_v2
+
+from lit_jax import hub
+from lit_jax._transformers import transformers
+from lit_jax.encoders import deberta_v2, disentangled
+from lit_jax.errors import ConfigError, WeightError
+from tests.parity import test_encoders as shared
+from tests.parity.conftest import assert_same_layers
+from tests.parity.test_encoders import in_torch, layers, our_tower, texts, torch_tower
+from tests.tiny import DEBERTA_V2
+
+XLARGE = DEBERTA_V2 | {"conv_kernel_size": 3, "conv_act": "gelu"}
+TOWERS = {
+    "v3": DEBERTA_V2,
+    "xlarge, with a convolution": XLARGE,
+    "xlarge of one layer, odd convolution, projections of its own": XLARGE
+    | {
+        "num_hidden_layers": 1,
+        "conv_kernel_size": 5,
+        "conv_act": "tanh",
+        "conv_groups": 3,
+        "share_att_key": False,
+    },
+    "projections of its own, types, positions, another width, no buckets": DEBERTA_V2
+    | {
+        "share_att_key": False,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_buckets": -1,
+        "max_relative_positions": 9,
+        "norm_rel_ebd": "none",
+        "position_biased_input": True,
+        "type_vocab_size": 2,
+        "embedding_size": 16,
+        "layer_norm_eps": 1e-3,
+        "hidden_act": "relu",
+    },
+    "contents to positions, odd buckets": DEBERTA_V2
+    | {"share_att_key": False, "pos_att_type": "c2p", "position_buckets": 7, "max_relative_positions": 20},
+    "positions to contents": DEBERTA_V2 | {"share_att_key": False, "pos_att_type": ["p2c"]},
+    "relative, of no kind": DEBERTA_V2 | {"pos_att_type": None, "num_hidden_layers": 2},
+    "absolute positions alone, as by default": {
+        name: value for name, value in shared.tiny.BERT.items() if name != "model_type"
+    }
+    | {"model_type": "deberta-v2", "pos_att_type": "c2p"},
+}
+every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
+
+
+def long_texts():
+    """Texts of 40 tokens, with gaps and ends that are masked: farther apart than there are buckets."""
+    rng = np.random.default_rng(4)
+    mask = np.ones((2, 40), np.int32)
+    mask[0, [3, 20]] = 0
+    mask[1, 31:] = 0
+    ids = rng.integers(6, 99, (2, 40)).astype(np.int32)
+    ids[mask == 0] = 0
+    return dict(
+        input_ids=ids, attention_mask=mask, token_type_ids=rng.integers(0, 2, (2, 40)).astype(np.int32)
+    )
+
+
+def run(module, params, batch, **options):
+    return jax.jit(partial(module.apply, **options))({"params": params}, **jax.tree.map(jnp.asarray, batch))
+
+
+@every_tower
+def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
+    theirs = torch_tower(hf, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    short = texts()
+    positions = {"position_ids": np.arange(14, 2, -1, dtype=np.int32)[None]}
+    ids = {"input_ids": short["input_ids"]}
+    for batch in (ids, short | positions, long_texts()):
+        want = theirs(**in_torch(batch), output_hidden_states=True, output_attentions=True)
+        got = run(module, params, batch, hidden_states=True, attentions=True)
+        assert_same_layers(layers(got), layers(want))
+    assert_same_layers({"last": run(module, params, batch)[0]}, {"last": want.last_hidden_state})
+
+
+@every_tower
+def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
+    theirs = torch_tower(hf, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    batch = long_texts()
+    rng = np.random.default_rng(3)
+    real = batch["attention_mask"][:, :, None]
+    weight = (rng.normal(size=(2, 40, 24)) * real).astype(np.float32)
+    (theirs(**in_torch(batch)).last_hidden_state * torch.from_numpy(weight)).sum().backward()
+    with torch.no_grad():  # The gradients go through the disk under the names that weights have there.
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    theirs.save_pretrained(tmp_path / "gradients")
+    _, _, want = our_tower("text", tmp_path / "gradients")
+
+    got = jax.grad(lambda params: (run(module, params, batch).last_hidden_state * weight).sum())(params)
+    got, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (got, want))
+    # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, hence the second term.
+    rounding = 1e-6 * max(float(np.abs(gradient).max()) for gradient in want.values())
+    for path, gradient in want.items():
+        bound = 1e-4 * float(np.abs(gradient).max()) + rounding
+        np.testing.assert_allclose(got[path], gradient, rtol=0, atol=bound, err_msg=path)
+
+
+@every_tower
+def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
+    shared.test_weights_go_to_jax_and_back_to_the_same_bits("text", hf, tmp_path)
+
+
+@every_tower
+def test_names_that_transformers_5_has_in_memory_are_understood(hf, tmp_path):
+    shared.test_names_that_transformers_5_has_in_memory_are_understood("text", hf, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "farthest"), [(256, 512), (8, 40), (7, 20), (32, 128), (64, 4096), (3, 10)], ids=str
+)
+def test_every_distance_falls_into_the_bucket_of_pytorch(buckets, farthest):
+    config = deberta_v2.Config(position_buckets=buckets, max_relative_positions=farthest)
+    distance = np.arange(1 - 2 * farthest, 2 * farthest)
+    want = modeling_deberta_v2.make_log_bucket_position(torch.from_numpy(distance), buckets, farthest).long()
+    want = torch.clamp(want + buckets, 0, 2 * buckets - 1)
+    np.testing.assert_array_equal(disentangled.row_of(config, distance), want)
+
+
+def test_checkpoints_of_task_models_are_read(tmp_path):
+    transformers.set_seed(0)
+    config = transformers.AutoConfig.for_model(**DEBERTA_V2)
+    for kind in ("MaskedLM", "SequenceClassification", "QuestionAnswering"):
+        task = getattr(transformers, f"DebertaV2For{kind}")(config)
+        task.save_pretrained(tmp_path)
+        # What v3 on the hub has besides.
+        spare = {"deberta.embeddings.position_embeddings.weight": np.zeros((40, 24), np.float32)}
+        tensors = dict(hub.Tensors.of(tmp_path)) | spare | {"lm_predictions.lm_head.bias": np.zeros(99)}
+        hub.write(tmp_path, DEBERTA_V2, tensors)
+        _, _, params = our_tower("text", tmp_path)
+        want = task.deberta.encoder.rel_embeddings.weight.detach()
+        np.testing.assert_array_equal(params["relative"]["embedding"], want)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "tanh"])
+def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
+    torch_tower(DEBERTA_V2, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    config, fixed = deberta_v2.ENCODER.pooled(module.config, pooling)
+    assert fixed == {}
+    rng = np.random.default_rng(5)
+    dense = {"kernel": rng.normal(size=(24, 24)), "bias": rng.normal(size=24)}
+    if pooling == "tanh":
+        params = params | {"pooler": jax.tree.map(jnp.asarray, dense)}
+    batch = texts()
+    got = run(module.clone(config=config), params, batch)
+    last, mask = np.asarray(got.last_hidden_state), batch["attention_mask"][:, :, None]
+    want = {
+        "cls": last[:, 0],
+        "mean": (last * mask).sum(1) / mask.sum(1),
+        "tanh": np.tanh(last[:, 0] @ dense["kernel"] + dense["bias"]),
+    }[pooling]
+    np.testing.assert_allclose(got.pooler_output, want, rtol=0, atol=1e-5)
+
+
+def test_training_draws_by_the_key_and_needs_none_where_nothing_is_dropped(tmp_path):
+    torch_tower(XLARGE, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    train = partial(run, module, params, texts(), train=True)
+    one, same, other = (train(rngs={"dropout": jax.random.key(seed)}).pooler_output for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+    config = dataclasses.replace(module.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    got = run(module.clone(config=config), params, texts(), train=True)
+    np.testing.assert_array_equal(got.pooler_output, run(module, params, texts()).pooler_output)
+
+
+def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
+    torch_tower(XLARGE, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    want = run(module, params, texts()).pooler_output
+    for change, bound in (({"remat": True, "unroll": 2}, 1e-6), ({"dtype": jnp.bfloat16}, 0.1)):
+        other = module.clone(compute=dataclasses.replace(module.compute, **change))
+        got = run(other, params, texts())
+        assert got.last_hidden_state.dtype == other.compute.dtype
+        np.testing.assert_allclose(np.asarray(got.pooler_output, np.float32), want, rtol=0, atol=bound)
+
+
+def test_only_a_table_of_positions_limits_the_length():
+    ids = jnp.ones((1, 41), jnp.int32)
+    key = jax.random.key(0)
+    for biased in (False, True):
+        hf = DEBERTA_V2 | {"position_biased_input": biased}
+        init = partial(jax.eval_shape, deberta_v2.Model(deberta_v2.Config.from_hf(hf)).init, key, ids)
+        if not biased:
+            init()
+            continue
+        with pytest.raises(ConfigError, match="41 tokens; this tower has positions for 40"):
+            init()
+
+
+def test_the_defaults_are_those_of_transformers_and_no_field_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "lit_jax.encoders.base._transformers_differs", lambda _, name, value: asked.append(name) or False
+    )
+    config = deberta_v2.Config.from_hf(transformers.AutoConfig.for_model("deberta-v2").to_dict())
+    assert config == deberta_v2.Config() == deberta_v2.Config.from_hf({"model_type": "deberta-v2"})
+    assert deberta_v2.Config.from_hf(dataclasses.asdict(config)) == config
+    odd = deberta_v2.Config.from_hf(list(TOWERS.values())[3])
+    assert deberta_v2.Config.from_hf(dataclasses.asdict(odd)) == odd
+    assert asked == []
+
+
+def test_configs_on_the_hub_are_accepted():
+    common = {
+        "model_type": "deberta-v2",
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "initializer_range": 0.02,
+        "max_position_embeddings": 512,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "layer_norm_eps": 1e-7,
+        "max_relative_positions": -1,
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "vocab_size": 128100,
+    }
+    base = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+    config = deberta_v2.Config.from_hf(common | base)
+    assert (config.span, config.farthest, config.norms_relative, config.conv_kernel_size) == (
+        256,
+        512,
+        True,
+        0,
+    )
+    assert config.looks("c2p") and config.looks("p2c") and not config.position_biased_input
+    xlarge = {
+        "hidden_size": 1536,
+        "intermediate_size": 6144,
+        "num_attention_heads": 24,
+        "num_hidden_layers": 24,
+        "attention_head_size": 64,
+        "conv_kernel_size": 3,
+        "conv_act": "gelu",
+        "pooler_dropout": 0,
+        "pooler_hidden_act": "gelu",
+        "pooler_hidden_size": 1536,
+    }
+    assert deberta_v2.Config.from_hf(common | xlarge).conv_kernel_size == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention_head_size": 7}, "attention_head_size=7.*6 is"),
+        ({"position_buckets": 80}, "position_buckets=80.*fewer than 78"),
+        ({"position_buckets": 1}, "position_buckets=1 "),
+        ({"conv_kernel_size": 4}, "conv_kernel_size=4.*odd"),
+        ({"conv_kernel_size": "3"}, "conv_kernel_size='3'"),
+        ({"embedding_size": 0}, "embedding_size=0"),
+        ({"pooling": "max"}, "pooling='max'"),
+        ({"hidden_act": "mish"}, "hidden_act='mish'"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder=True"),
+    ],
+    ids=str,
+)
+def test_a_config_that_cannot_be_honoured_is_refused_by_name(change, message):
+    with pytest.raises(WeightError, match=message):
+        deberta_v2.Config.from_hf(DEBERTA_V2 | change)
