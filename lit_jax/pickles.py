@@ -89,14 +89,15 @@ class TorchFile:
         """A read-only view of bytes just read. Raises WeightError if those are damaged."""
         (dtype, key, _), offset, shape, strides = self._tensors[name]
         size = dtype.itemsize
-        if self._last[0] != key:
+        last = self._last  # Other threads may replace it.
+        if last[0] != key:
             try:
-                self._last = key, self._read(f"{self._root}data/{key}")
+                last = self._last = key, self._read(f"{self._root}data/{key}")
             except (WeightError, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError) as error:
                 raise WeightError(f"{self._path}: tensor {name} cannot be read: {error}") from error
         try:
             # numpy checks once more that the view lies within the bytes.
-            return np.ndarray(shape, dtype, self._last[1], offset * size, [step * size for step in strides])
+            return np.ndarray(shape, dtype, last[1], offset * size, [step * size for step in strides])
         except (ValueError, TypeError, OverflowError) as error:
             raise WeightError(f"{self._path}: tensor {name} is damaged: {error}") from error
 

@@ -133,16 +133,17 @@ class WeightMap:
         """
         _check_names(self.names(), tensors)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Reading and copying leave Python's lock alone.
-            filling = [(row, pool.submit(_import, row, tensors)) for row in self.rows]
+            found: dict[str, tuple[int, ...]] = {}  # Shapes of the tensors that were read.
+            filling = [(row, pool.submit(_import, row, tensors, found)) for row in self.rows]
             wanted = traverse_util.flatten_dict(shapes() if callable(shapes) else shapes, sep="/")
-            for row, _ in filling:
-                want = row.hf_shape(tuple(wanted[row.jax_names()[0]].shape))
-                for name in row.hf_names():
-                    _check_shape(name, tensors[name].shape, want)
             for name, shape in self.empty:
                 _check_shape(name, tensors[name].shape, shape)
             flat: dict[str, np.ndarray] = {}
-            for _, filled in filling:
+            for row, filled in filling:
+                filled.exception()  # Waits; that shapes differ explains more than what came of it.
+                want = row.hf_shape(tuple(wanted[row.jax_names()[0]].shape))
+                for name in found.keys() & row.hf_names():
+                    _check_shape(name, found[name], want)
                 flat |= filled.result()
         return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -199,8 +200,13 @@ def _alternatives(name: str) -> list[str]:
     return [name.replace(found[0], part) for part in found[1].split(",")] if found else [name]
 
 
-def _import(row: Row, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Fills a row's float32 params layer by layer, so that no second copy of a stack ever exists."""
+def _import(
+    row: Row, tensors: Mapping[str, np.ndarray], found: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Fills a row's float32 params layer by layer, so that no second copy of a stack ever exists.
+
+    `found` gains the shape of every tensor that was read.
+    """
     out: dict[str, np.ndarray] = {}
     names = row.hf_names()
     several = len(names) // row.copies
@@ -208,6 +214,7 @@ def _import(row: Row, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         parts = []
         for name in names[layer * several : (layer + 1) * several]:
             tensor = tensors[name].astype(np.float32, copy=False)
+            found[name] = tensor.shape
             if not _finite(tensor):
                 raise WeightError(
                     f"tensor {name} holds NaN or infinity; the checkpoint is damaged or diverged"

@@ -158,6 +158,8 @@ class Norms(nn.Module):
         c = self.config
         shape = (c.num_hidden_layers - 1, c.hidden_size)
         unused = jnp.zeros((1, c.hidden_size))
+        if c.num_hidden_layers == 1:
+            return unused, unused
         scale = jnp.concatenate([unused, self.param("scale", nn.initializers.ones, shape)])
         if not c.norm_bias:
             return scale, jnp.zeros_like(scale)
@@ -290,7 +292,8 @@ def weights(config: Config) -> WeightMap:
     absent = "|".join(path for path, there in present.items() if not there) or r"(?!)"
     depth, heads = config.num_hidden_layers, config.num_attention_heads
     rows = (_ROWS + pooling.weights(config.pooling)).bind(depth=depth, h=heads, two=2)
-    return (rows + _LATER.bind(depth=depth, first=1)).without(absent)
+    later = _LATER.bind(depth=depth, first=1) if depth > 1 else WeightMap()
+    return (rows + later).without(absent)
 
 
 ENCODER = Encoder(

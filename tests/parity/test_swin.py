@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lit_jax import hub
 from lit_jax._transformers import transformers
-from lit_jax.encoders import swin
+from lit_jax.encoders import VISION, swin
 from lit_jax.errors import ConfigError, WeightError
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
