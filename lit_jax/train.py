@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lit_jax import cache, metrics, processing
+from lit_jax.accumulate import check_micro_batch
 from lit_jax.data import Source, open_source, train_batches
 from lit_jax.errors import CheckpointError, DataError, NonFiniteError
 from lit_jax.evals.retrieval import retrieval
@@ -45,6 +46,10 @@ def train(config: Any, workdir: str | Path) -> State:
     run = open_run(recipe, workdir)
     with closing(run.checkpoints):
         check_batch(recipe.batch_size, run.mesh)
+        if recipe.micro_batch:
+            check_micro_batch(recipe.micro_batch, recipe.batch_size, run.mesh)
+            parts = recipe.batch_size // recipe.micro_batch
+            log.info("a batch of %d pairs in %d parts of %d", recipe.batch_size, parts, recipe.micro_batch)
         if run.data and run.data["fingerprint"] != source.fingerprint():
             raise CheckpointError(
                 f"{source.spec} holds other records than when this run began; bring them back or choose another workdir"
@@ -97,6 +102,7 @@ def _loop(
         train=[t for t, letter in zip(TOWERS, recipe.model.lock, strict=True) if letter != "L"],
         dtype=dtype,
         max_logit_scale=recipe.model.max_logit_scale,
+        micro_batch=recipe.micro_batch or None,
     )
     batches = train_batches(
         source,

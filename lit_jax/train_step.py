@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
+from lit_jax.accumulate import accumulated, check_micro_batch
 from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
 from lit_jax.optim import TOWERS, Rules, merge, split
@@ -72,6 +73,7 @@ def make_train_step(
     train: Collection[str] = ("vision", "text"),
     dtype: DTypeLike = jnp.float32,
     max_logit_scale: float | None = None,
+    micro_batch: int | None = None,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """The jitted `step(state, batch) -> (state, metrics)`; it gives away the buffers of `state`.
 
@@ -80,6 +82,8 @@ def make_train_step(
     dropout; one without a tuned leaf never does. Masks depend on `seed` and the step, not on the mesh.
     `max_logit_scale` bounds exp(logit_scale), if that is tuned, after the update: a bound inside the
     forward pass would end its gradient.
+    `micro_batch` pairs, over all devices, are in memory at once; the loss is that of the whole batch all the same
+    (see `accumulate`).
 
     Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping),
     `logit_scale` (the factor exp(logit_scale) after the step). Nothing waits for the device.
@@ -101,31 +105,72 @@ def make_train_step(
         out_specs=PartitionSpec(),
     )
 
-    def loss_of(tuned: Params, locked: Params, batch: Batch, key: Array) -> Float[Array, ""]:
+    def inputs_of(batch: Batch) -> dict[str, Any]:
+        inputs = {name: batch[name] for name in ("texts", "pooled_images") if name in batch}
+        if "images" in batch:
+            if pixels is None:
+                raise ConfigError("the batch holds images and not pooled_images: make the step with pixels")
+            inputs["images"] = batch["images"]
+        return inputs
+
+    def normalised(inputs: dict[str, Any]) -> dict[str, Any]:
+        if "images" not in inputs:
+            return inputs
+        assert pixels is not None  # `inputs_of` has asked.
+        return inputs | {"images": pixels.normalise(inputs["images"], dtype)}
+
+    def embed(tuned: Params, locked: Params, inputs: dict[str, Any], key: Array) -> tuple[Array, Array]:
+        # Only the tuned subtree is differentiated, so a locked tower is a constant here: forward, nothing else.
+        outputs: Any = module.apply(
+            {"params": merge(tuned, locked)},
+            **normalised(inputs),
+            train=tuple(tower for tower in train if tower in tuned),
+            rngs={"dropout": key},
+        )
+        return outputs[:2]
+
+    def pool(tuned: Params, locked: Params, images: Array) -> Array:
+        params = {"params": merge(tuned, locked)}
+        pooled: Any = module.apply(params, normalised({"images": images})["images"], method="pool_images")
+        return pooled
+
+    def compare(images: Array, texts: Array, tuned: Params, locked: Params) -> Float[Array, ""]:
         params = merge(tuned, locked)
         if loss == "sigmoid" and "logit_bias" not in params:
             raise ConfigError(
                 "the sigmoid loss needs params['logit_bias'] (SigLIP starts it at -10): found none"
             )
-        inputs = {name: batch[name] for name in ("texts", "pooled_images") if name in batch}
-        if "images" in batch:
-            if pixels is None:
-                raise ConfigError("the batch holds images and not pooled_images: make the step with pixels")
-            inputs["images"] = pixels.normalise(batch["images"], dtype)
-        # Only the tuned subtree is differentiated, so a locked tower is a constant here: forward, nothing else.
-        outputs: Any = module.apply(
-            {"params": params},
-            **inputs,
-            train=tuple(tower for tower in train if tower in tuned),
-            rngs={"dropout": key},
-        )
-        images, texts, scale = outputs
+        scale = jnp.exp(params["logit_scale"])
         return global_loss(images, texts, scale, params.get("logit_bias", jnp.float32(0)))
+
+    def whole(tuned: Params, locked: Params, batch: Batch, key: Array) -> tuple[Array, Params]:
+        def loss_of(tuned: Params) -> Float[Array, ""]:
+            return compare(*embed(tuned, locked, inputs_of(batch), key), tuned, locked)
+
+        return jax.value_and_grad(loss_of)(tuned)
+
+    def loss_and_gradient(tuned: Params, locked: Params, batch: Batch, key: Array) -> tuple[Array, Params]:
+        inputs = inputs_of(batch)
+        rows = len(jax.tree.leaves(inputs)[0])
+        if micro_batch is None or micro_batch == rows:
+            return whole(tuned, locked, batch, key)
+        check_micro_batch(micro_batch, rows, mesh)
+        return accumulated(
+            tuned,
+            locked,
+            inputs,
+            key,
+            embed=embed,
+            pool=pool,
+            compare=compare,
+            parts=rows // micro_batch,
+            mesh=mesh,
+        )
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        value, grads = jax.value_and_grad(loss_of)(state.tuned, state.locked, batch, key)
+        value, grads = loss_and_gradient(state.tuned, state.locked, batch, key)
         updates, opt = tx.update(grads, state.opt, state.tuned)
         tuned = optax.apply_updates(state.tuned, updates)
         if max_logit_scale is not None and "logit_scale" in tuned:

@@ -62,6 +62,23 @@ def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
     np.testing.assert_allclose(found[4], found[1], rtol=1e-5)
 
 
+def test_a_batch_in_parts_gives_the_losses_of_the_whole(tmp_path):
+    # Dropout is drawn part by part, hence otherwise than for a whole batch.
+    tiny.write_towers(
+        tmp_path, text=tiny.BERT | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    )
+    tiny.write_pairs(tmp_path / "pairs")
+    options = {"steps": 4, "batch_size": 16, "data__test": "", "optim__peak_lr": 1e-3}
+    train(tiny.config(tmp_path, **options), tmp_path / "whole")
+    train(tiny.config(tmp_path, micro_batch=8, **options), tmp_path / "parts")
+    whole, parts = (
+        [row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("whole", "parts")
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    with pytest.raises(ConfigError, match="micro_batch=12 does not cut a batch of 16"):
+        train(tiny.config(tmp_path, micro_batch=12, **options), tmp_path / "odd")
+
+
 def test_the_cached_run_gives_the_losses_of_the_uncached_one(tmp_path):
     train(tiny.config(tmp_path, model__lock="LU"), tmp_path / "plain")
     train(tiny.config(tmp_path, cache=True), tmp_path / "cached")
