@@ -77,7 +77,7 @@ class Recipe:
     optim: Optim = Optim()
     mesh: Devices = Devices()
     seed: int = 0
-    micro_batch: int = 0  # Pairs in memory at once, over all devices; the negatives are the batch's. 0: all of it.
+    micro_batch: int = 0  # Pairs in memory at once, all negatives kept; 0: the whole batch.
     loss: str = "softmax"
     cache: bool = False  # Compute the locked image tower's outputs once.
     log_every: int = 10  # Steps.
