@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "Train; started again on the same workdir it goes on where it stopped.",
     "evaluate": "Measure retrieval and zero-shot classification.",
     "export": "Checkpoint -> Hugging Face folder with model card, checked.",
+    "plan": "What a config costs on a TPU slice that need not be there.",
     "encoders": "The table of architectures.",
     "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
 }

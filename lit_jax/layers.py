@@ -24,12 +24,20 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+# What the backward pass keeps of a block; the rest it computes anew.
+REMAT: dict[str, Callable[..., Any] | None] = {
+    "none": None,  # All that it wants.
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Outputs of dense layers.
+    "full": jax.checkpoint_policies.nothing_saveable,  # The block's input alone.
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Compute:
     """How to compute, never what: no field changes the params, nor the result beyond rounding."""
 
     dtype: DTypeLike = jnp.float32
-    remat: bool = False  # Recompute each block in the backward pass instead of keeping its activations.
+    remat: str = "none"  # What of a block is computed anew in the backward pass instead of kept: see REMAT.
     unroll: int = 1  # Blocks a scan step.
     attention: Literal["xla", "cudnn"] | None = None  # `implementation` of jax.nn.dot_product_attention.
 
@@ -212,6 +220,12 @@ class Block(nn.Module):
         return (x if spec.norm_first else norm2(x)), weights
 
 
+def rematted(body: Callable[..., Any], compute: Compute) -> Callable[..., Any]:
+    """The body of a scan over layers, keeping of each what `compute.remat` says."""
+    policy = REMAT[compute.remat]
+    return body if policy is None else nn.remat(body, prevent_cse=False, policy=policy)
+
+
 def scan_layers(
     block: nn.Module,
     depth: int,
@@ -239,7 +253,7 @@ def scan_layers(
         return y, (y if hidden_states else None, weights)
 
     scan = nn.scan(
-        nn.remat(body, prevent_cse=False) if compute.remat else body,
+        rematted(body, compute),
         variable_axes={} if shared else {"params": 0},
         variable_broadcast="params" if shared else False,
         split_rngs={"params": not shared, "dropout": True},

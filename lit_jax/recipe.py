@@ -27,7 +27,12 @@ class Model:
     max_logit_scale: float | None = None  # Bound on exp(logit_scale); CLIP has 100.
     dtype: str = "auto"  # Of the arithmetic: bfloat16 on accelerators, float32 on CPU.
     locked_dtype: str = "float32"  # Of the locked weights in memory.
-    remat: bool = False  # Recompute activations in the backward pass.
+    remat: str = "none"  # What the backward pass computes anew: "none", "products" or "full" (layers.REMAT).
+    unroll: int = 1  # Layers in one turn of the loop over them.
+    # The towers' configs in a few numbers: for `plan`, which reads no weights, and for towers from scratch without a
+    # folder. Where there is a folder they must be its own.
+    vision_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    text_config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +49,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """AdamW and its learning rate."""
+    """The optimiser and its learning rate."""
 
+    name: str = "adamw"  # Or "lion", "adafactor" (optim.OPTIMISERS).
+    mu_dtype: str = "float32"  # Of the first moment.
     peak_lr: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -79,23 +86,33 @@ class Recipe:
     seed: int = 0
     micro_batch: int = 0  # Pairs in memory at once, all negatives kept; 0: the whole batch.
     loss: str = "softmax"
+    loss_how: str = "gathered"  # Or "ring", where no device holds the texts of all.
+    loss_chunk: int = 0  # Columns of logits at a time; 0: all.
+    label_smoothing: float = 0.0
+    mask_duplicates: bool = False  # Pairs of one picture or one text are no negatives of each other.
     cache: bool = False  # Compute the locked image tower's outputs once.
     log_every: int = 10  # Steps.
     eval_every: int = 0  # Steps; 0: before the first and after the last.
     save_every: int = 100  # Steps.
     keep: int = 3  # Checkpoints.
+    topology: str = (
+        ""  # The TPU slice that the recipe was planned for, for instance "v5e:2x4": see `lit-jax plan`.
+    )
 
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
-FREE = frozenset({"log_every", "eval_every", "save_every", "keep", "data.threads", "mesh.data", "mesh.fsdp"})
+FREE = frozenset(
+    "topology log_every eval_every save_every keep data.threads mesh.data mesh.fsdp model.unroll model.remat".split()
+)
 
 
-def read(config: Any) -> Recipe:
+def read(config: Any, *, empty: frozenset[str] = frozenset()) -> Recipe:
     """A ConfigDict or dict (the former is no Mapping) -> Recipe.
 
-    Raises ConfigError naming the field that is unknown, missing or of a wrong type.
+    Fields in `empty` ("data.train") may be empty though a run cannot do without them. Raises ConfigError naming the
+    field that is unknown, missing or of a wrong type.
     """
-    recipe = _read(Recipe, config, "")
+    recipe = _read(Recipe, config, "", empty)
     for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
         if getattr(recipe, name) < 1:
             raise ConfigError(f"config.{name} is {getattr(recipe, name)}; wanted at least 1")
@@ -120,7 +137,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read(cls: type, config: Any, prefix: str) -> Any:
+def _read(cls: type, config: Any, prefix: str, empty: frozenset[str]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     for name in config:
@@ -131,23 +148,28 @@ def _read(cls: type, config: Any, prefix: str) -> Any:
     values = {}
     for name, field in fields.items():
         if name in config:
-            values[name] = _value(hints[name], config[name], prefix + name)
-            if values[name] == "" and field.default is dataclasses.MISSING:
+            values[name] = _value(hints[name], config[name], prefix + name, empty)
+            required = field.default is dataclasses.MISSING and prefix + name not in empty
+            if values[name] == "" and required and field.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"config.{prefix}{name} is empty; the run cannot do without it")
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"config.{prefix}{name} is missing; the run cannot do without it")
     return cls(**values)
 
 
-def _value(hint: Any, value: Any, path: str) -> Any:
+def _value(hint: Any, value: Any, path: str, empty: frozenset[str] = frozenset()) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not hasattr(value, "items"):
             raise ConfigError(f"config.{path} is {value!r}; wanted a group of fields")
-        return _read(hint, value, path + ".")
+        return _read(hint, value, path + ".", empty)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in kinds:
         return None
     kind = kinds[0]
+    if typing.get_origin(kind) is dict:
+        if not hasattr(value, "items"):
+            raise ConfigError(f"config.{path} is {value!r}; wanted a group of fields")
+        return {str(name): list(item) if isinstance(item, tuple) else item for name, item in value.items()}
     if typing.get_origin(kind) is tuple:
         return tuple((str(pattern), item) for pattern, item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

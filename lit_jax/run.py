@@ -21,7 +21,7 @@ from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processin
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import CheckpointError, ConfigError
-from lit_jax.layers import Compute
+from lit_jax.layers import REMAT, Compute
 from lit_jax.pretrained import Loaded
 from lit_jax.recipe import Recipe
 from lit_jax.sharding import make_mesh
@@ -91,25 +91,87 @@ def read_run(workdir: Path) -> Trained:
     return Trained(found, loaded.module, processor, params, saved.step)
 
 
-def compute_of(model: recipe.Model) -> Compute:
-    """How a recipe's model is computed. Raises ConfigError for a dtype that is not one of DTYPES or "auto"."""
+def compute_of(model: recipe.Model, platform: str | None = None) -> Compute:
+    """How a recipe's model is computed, on this machine's platform if no other is named.
+
+    Raises ConfigError for a dtype that is not one of DTYPES or "auto", and for an unknown `remat`.
+    """
     for name, value in (("dtype", model.dtype), ("locked_dtype", model.locked_dtype)):
         if value not in DTYPES and not (name == "dtype" and value == "auto"):
             raise ConfigError(f"config.model.{name} is {value!r}; wanted one of {', '.join(DTYPES)}")
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return Compute(dtype=DTYPES[auto if model.dtype == "auto" else model.dtype], remat=model.remat)
+    if model.remat not in REMAT or model.unroll < 1:
+        raise ConfigError(
+            f"config.model.remat is {model.remat!r} and unroll {model.unroll}; wanted one of {', '.join(REMAT)}, "
+            "and at least 1"
+        )
+    auto = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
+    dtype = DTYPES[auto if model.dtype == "auto" else model.dtype]
+    return Compute(dtype=dtype, remat=model.remat, unroll=model.unroll)
+
+
+def trained(recipe: Recipe) -> list[str]:
+    """The towers that use dropout: a locked one runs in eval mode, also where a new pooler of it is trained."""
+    return [t for t, letter in zip(optim.TOWERS, recipe.model.lock, strict=True) if letter != "L"]
+
+
+def bias_of(recipe: Recipe) -> float | None:
+    """Where the sigmoid loss's bias starts; the softmax has none."""
+    given = recipe.model.logit_bias_init
+    return (SIGLIP_BIAS if given is None else given) if recipe.loss == "sigmoid" else None
+
+
+def loss_of(recipe: Recipe) -> dict[str, Any]:
+    """What `make_train_step` is to know of the loss."""
+    return dict(
+        loss=recipe.loss,
+        how=recipe.loss_how,
+        chunk=recipe.loss_chunk or None,
+        label_smoothing=recipe.label_smoothing,
+        mask_duplicates=recipe.mask_duplicates,
+        max_logit_scale=recipe.model.max_logit_scale,
+        micro_batch=recipe.micro_batch or None,
+    )
+
+
+def optimiser_of(recipe: Recipe) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate by step, and the optimiser. Raises ConfigError."""
+    o = recipe.optim
+    schedule = optim.make_schedule(
+        o.schedule, peak_lr=o.peak_lr, steps=recipe.steps, warmup_steps=o.warmup_steps, end_lr=o.end_lr
+    )
+    return schedule, optim.make_optimizer(
+        schedule=schedule,
+        name=o.name,
+        mu_dtype=o.mu_dtype,
+        weight_decay=o.weight_decay,
+        clip_norm=o.clip_norm,
+        b1=o.b1,
+        b2=o.b2,
+        eps=o.eps,
+        lr_multipliers=o.lr_multipliers,
+    )
+
+
+def rules_of(recipe: Recipe, params: Params, fresh: tuple[str, ...]) -> optim.Rules:
+    """What is locked and what is tuned. Raises ConfigError for a pattern that matches nothing."""
+    m, o = recipe.model, recipe.optim
+    first = m.lock_rules
+    if m.vision_pooling == "cls":
+        first = (*first, ("vision/pooler/.*", "lock"))  # An identity, else the token were not raw for long.
+    optim.check_patterns([pattern for pattern, _ in m.lock_rules], params, "model.lock_rules")
+    optim.check_patterns([pattern for pattern, _ in o.lr_multipliers], params, "optim.lr_multipliers")
+    return optim.lock_rules(m.lock, first=first, fresh=fresh)
 
 
 def _read_towers(recipe: Recipe) -> Loaded:
     m = recipe.model
     optim.lock_rules(m.lock)  # A bad letter is refused before the towers are read.
-    bias = SIGLIP_BIAS if m.logit_bias_init is None else m.logit_bias_init
     return pretrained.join_towers(
         m.vision,
         m.text,
         projection_dim=m.projection_dim,
         logit_scale_init_value=m.logit_scale_init,
-        logit_bias_init_value=bias if recipe.loss == "sigmoid" else None,
+        logit_bias_init_value=bias_of(recipe),
         vision_pooling=m.vision_pooling,
         text_pooling=m.text_pooling,
         allow_pickle=m.allow_pickle,
@@ -122,27 +184,10 @@ def _read_towers(recipe: Recipe) -> Loaded:
 def _assemble(
     recipe: Recipe, loaded: Loaded, processor: Any, checkpoints: Checkpoints, *, restore: bool
 ) -> Run:
-    m, o = recipe.model, recipe.optim
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp)
-    first = m.lock_rules
-    if m.vision_pooling == "cls":
-        first = (*first, ("vision/pooler/.*", "lock"))  # An identity, else the token were not raw for long.
-    rules = optim.lock_rules(m.lock, first=first, fresh=loaded.fresh)
-    optim.check_patterns([pattern for pattern, _ in m.lock_rules], loaded.params, "model.lock_rules")
-    optim.check_patterns([pattern for pattern, _ in o.lr_multipliers], loaded.params, "optim.lr_multipliers")
-    schedule = optim.make_schedule(
-        o.schedule, peak_lr=o.peak_lr, steps=recipe.steps, warmup_steps=o.warmup_steps, end_lr=o.end_lr
-    )
-    tx = optim.make_optimizer(
-        schedule=schedule,
-        weight_decay=o.weight_decay,
-        clip_norm=o.clip_norm,
-        b1=o.b1,
-        b2=o.b2,
-        eps=o.eps,
-        lr_multipliers=o.lr_multipliers,
-    )
-    state = init_state(loaded.params, rules, tx, mesh, locked_dtype=DTYPES[m.locked_dtype])
+    rules = rules_of(recipe, loaded.params, loaded.fresh)
+    schedule, tx = optimiser_of(recipe)
+    state = init_state(loaded.params, rules, tx, mesh, locked_dtype=DTYPES[recipe.model.locked_dtype])
     data: dict[str, Any] = {}
     if restore:
         state, data = checkpoints.restore(state)

@@ -53,8 +53,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, int | None]] = R
 
     def place(path: tuple, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        first = next(first for pattern, first in rules if re.fullmatch(pattern, name))
-        return NamedSharding(mesh, _spec(leaf.shape, first, mesh.shape["fsdp"]))
+        return NamedSharding(mesh, spec(name, leaf.shape, mesh.shape["fsdp"], rules))
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
@@ -89,7 +88,11 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     )
 
 
-def _spec(shape: tuple[int, ...], first: int | None, fsdp: int) -> PartitionSpec:
+def spec(
+    path: str, shape: tuple[int, ...], fsdp: int, rules: Sequence[tuple[str, int | None]] = RULES
+) -> PartitionSpec:
+    """Which axis of a leaf lies over `fsdp` devices, by its path."""
+    first = next(first for pattern, first in rules if re.fullmatch(pattern, path))
     if first is None or fsdp == 1:  # An axis of size 1 splits nothing, and XLA would hand it back without.
         return PartitionSpec()
     free = [axis for axis in range(first, len(shape)) if shape[axis] % fsdp == 0]

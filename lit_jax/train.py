@@ -16,9 +16,9 @@ from lit_jax.data import Source, open_source, train_batches
 from lit_jax.errors import CheckpointError, DataError, NonFiniteError
 from lit_jax.evals.retrieval import retrieval
 from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
-from lit_jax.optim import TOWERS, merge
+from lit_jax.optim import merge
 from lit_jax.recipe import read
-from lit_jax.run import METRICS, Run, claim, open_run
+from lit_jax.run import METRICS, Run, claim, loss_of, open_run, trained
 from lit_jax.sharding import check_batch, put_batch
 from lit_jax.terminal import progress
 from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
@@ -96,13 +96,10 @@ def _loop(
         run.tx,
         mesh,
         pixels=pixels,
-        loss=recipe.loss,
         seed=recipe.seed,
-        # A locked tower runs in eval mode, also where a new pooler of it is trained.
-        train=[t for t, letter in zip(TOWERS, recipe.model.lock, strict=True) if letter != "L"],
+        train=trained(recipe),
         dtype=dtype,
-        max_logit_scale=recipe.model.max_logit_scale,
-        micro_batch=recipe.micro_batch or None,
+        **loss_of(recipe),
     )
     batches = train_batches(
         source,

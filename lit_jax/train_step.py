@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from lit_jax.accumulate import accumulated, check_micro_batch
 from lit_jax.errors import ConfigError
@@ -56,6 +56,21 @@ def init_state(
     return State(_place(np.int32(0), placed.step), tuned, locked, opt)
 
 
+def abstract_state(
+    params: Params, rules: Rules, tx: optax.GradientTransformation, mesh: Mesh, locked_dtype: DTypeLike
+) -> State:
+    """What `init_state` would make, as shapes with shardings: nothing is computed, and `mesh` need not exist here."""
+    tuned, locked = split(params, rules)
+    locked = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, locked_dtype), locked)
+    opt = jax.eval_shape(tx.init, tuned)
+    state = State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        shardings(state, mesh),
+    )
+
+
 def _place(leaf: Any, sharding: NamedSharding) -> Array:
     # A step gives its state's buffers away, and device_put shares those that lie in the right place already, even
     # with may_alias=False (jax 0.10). Leaf by leaf, so that no second set of parameters is ever held.
@@ -74,6 +89,10 @@ def make_train_step(
     dtype: DTypeLike = jnp.float32,
     max_logit_scale: float | None = None,
     micro_batch: int | None = None,
+    how: str = "gathered",
+    chunk: int | None = None,
+    label_smoothing: float = 0.0,
+    mask_duplicates: bool = False,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """The jitted `step(state, batch) -> (state, metrics)`; it gives away the buffers of `state`.
 
@@ -83,7 +102,8 @@ def make_train_step(
     `max_logit_scale` bounds exp(logit_scale), if that is tuned, after the update: a bound inside the
     forward pass would end its gradient.
     `micro_batch` pairs, over all devices, are in memory at once; the loss is that of the whole batch all the same
-    (see `accumulate`).
+    (see `accumulate`). `how`, `chunk` and `label_smoothing` are those of `losses.contrastive_loss`; with
+    `mask_duplicates` pairs of one picture (the batch's "index") or of one text are no negatives of each other.
 
     Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping),
     `logit_scale` (the factor exp(logit_scale) after the step). Nothing waits for the device.
@@ -98,10 +118,11 @@ def make_train_step(
         raise ConfigError(
             f"max_logit_scale={max_logit_scale} bounds exp(logit_scale): wanted above 0, or None"
         )
+    own_loss = partial(LOSSES[loss], axis=AXES, how=how, chunk=chunk, label_smoothing=label_smoothing)
     global_loss = jax.shard_map(
-        partial(LOSSES[loss], axis=AXES),
+        lambda images, texts, scale, bias, groups: own_loss(images, texts, scale, bias, groups=groups),
         mesh=mesh,
-        in_specs=(BATCH, BATCH, PartitionSpec(), PartitionSpec()),
+        in_specs=(BATCH, BATCH, PartitionSpec(), PartitionSpec(), BATCH),
         out_specs=PartitionSpec(),
     )
 
@@ -134,18 +155,24 @@ def make_train_step(
         pooled: Any = module.apply(params, normalised({"images": images})["images"], method="pool_images")
         return pooled
 
-    def compare(images: Array, texts: Array, tuned: Params, locked: Params) -> Float[Array, ""]:
+    def compare(
+        images: Array, texts: Array, groups: tuple[Array, ...], tuned: Params, locked: Params
+    ) -> Float[Array, ""]:
         params = merge(tuned, locked)
         if loss == "sigmoid" and "logit_bias" not in params:
             raise ConfigError(
                 "the sigmoid loss needs params['logit_bias'] (SigLIP starts it at -10): found none"
             )
         scale = jnp.exp(params["logit_scale"])
-        return global_loss(images, texts, scale, params.get("logit_bias", jnp.float32(0)))
+        return global_loss(images, texts, scale, params.get("logit_bias", jnp.float32(0)), groups)
+
+    def groups_of(batch: Batch) -> tuple[Array, ...]:
+        return (batch["index"], fingerprint(batch["texts"]["input_ids"])) if mask_duplicates else ()
 
     def whole(tuned: Params, locked: Params, batch: Batch, key: Array) -> tuple[Array, Params]:
         def loss_of(tuned: Params) -> Float[Array, ""]:
-            return compare(*embed(tuned, locked, inputs_of(batch), key), tuned, locked)
+            embedded = embed(tuned, locked, inputs_of(batch), key)
+            return compare(*embedded, groups_of(batch), tuned, locked)
 
         return jax.value_and_grad(loss_of)(tuned)
 
@@ -162,7 +189,7 @@ def make_train_step(
             key,
             embed=embed,
             pool=pool,
-            compare=compare,
+            compare=lambda images, texts, *params: compare(images, texts, groups_of(batch), *params),
             parts=rows // micro_batch,
             mesh=mesh,
         )
@@ -187,6 +214,15 @@ def make_train_step(
         }
 
     return step
+
+
+def fingerprint(ids: Int[Array, "B N"]) -> Int[Array, "B"]:
+    """A number for each row, equal for equal rows and, but for one pair in 2^32, for no others."""
+    weights = np.random.default_rng(0).integers(1 << 32, size=ids.shape[1], dtype=np.uint32) | 1
+    mixed = (ids.astype(jnp.uint32) + 1) * np.uint32(
+        2_654_435_761
+    )  # Knuth's multiplier, then a shift, for a mix.
+    return ((mixed ^ (mixed >> 15)) * weights).sum(axis=1, dtype=jnp.uint32).astype(jnp.int32)
 
 
 class Embed(NamedTuple):

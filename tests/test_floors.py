@@ -11,15 +11,15 @@ import lit_jax
 
 PACKAGE = Path(lit_jax.__file__).parent
 FLOORS = [
-    ["typing", "errors", "_transformers", "terminal"],
-    ["layers", "positions", "weights", "losses", "flax_files", "pickles"],
+    ["typing", "errors", "_transformers", "terminal", "ring"],
+    ["layers", "positions", "weights", "losses", "flax_files", "pickles", "hlo", "flops"],
     ["encoders", "hub"],
     ["dual_encoder", "processing", "ingredients"],
     ["pretrained", "saving", "outputs", "sharding", "optim", "checkpoints", "metrics", "data", "recipe"],
     ["keywords", "accumulate", "evals", "card"],
     ["train_step"],
     ["model", "cache", "evaluate", "run"],
-    ["train", "export"],
+    ["train", "export", "plan"],
     ["quickstart"],
     ["commands"],
     ["__main__"],

@@ -12,7 +12,11 @@ from lit_jax.pretrained import with_compute
 from tests import tiny
 
 
-@pytest.mark.parametrize("settings", [{"remat": True}, {"unroll": 3}, {"unroll": 2, "remat": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"remat": "full"}, {"remat": "products"}, {"unroll": 3}, {"unroll": 2, "remat": "full"}],
+    ids=str,
+)
 def test_how_it_is_computed_changes_neither_output_nor_gradient(settings):
     module, params = tiny.dual()
     params = jax.tree.map(jnp.asarray, params)

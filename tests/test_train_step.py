@@ -17,7 +17,7 @@ from lit_jax.errors import ConfigError
 from lit_jax.optim import lock_rules, make_optimizer, make_schedule, merge, split
 from lit_jax.processing import Pixels
 from lit_jax.sharding import make_mesh, put_batch, shardings
-from lit_jax.train_step import init_state, make_embed_step, make_train_step
+from lit_jax.train_step import fingerprint, init_state, make_embed_step, make_train_step
 from tests.tiny import BERT, VIT, dual_config, randomised
 
 BATCH_SIZE, LENGTH, STEPS = 16, 12, 20
@@ -328,3 +328,40 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence():
         make_train_step(Linear(), TX, mesh)(state, batch | put_batch({"images": batch_of(0)["images"]}, mesh))
     with pytest.raises(ConfigError, match=r"needs params\['logit_bias'\]"):
         make_train_step(Linear(), TX, mesh, loss="sigmoid")(state, batch)
+
+
+@pytest.mark.parametrize(
+    "options", [{"how": "ring"}, {"chunk": 4}, {"how": "ring", "loss": "sigmoid"}], ids=str
+)
+def test_the_way_of_the_loss_changes_nothing_but_its_memory(options):
+    batches = [batch_of(i) for i in range(3)]
+    plain = {name: value for name, value in options.items() if name == "loss"}
+    want = losses_of(train("LU", mesh_of(4, 2), batches, **plain)[1])
+    got = losses_of(train("LU", mesh_of(4, 2), batches, **options)[1])
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_equal_texts_are_no_negatives_of_each_other_if_so_asked():
+    batch = batch_of(0)
+    texts = {name: value.copy() for name, value in batch["texts"].items()}
+    texts["input_ids"][1] = texts["input_ids"][0]
+    twice = batch | {"texts": texts}
+    plain, masked = (
+        losses_of(train("LU", mesh_of(4, 2), [twice], train=(), mask_duplicates=mask)[1])
+        for mask in (False, True)
+    )
+    assert masked[0] < plain[0] - 1e-3
+    same_picture = batch | {"index": np.array([0, 0, *range(2, BATCH_SIZE)], np.int32)}
+    plain, masked = (
+        losses_of(train("LU", mesh_of(4, 2), [same_picture], train=(), mask_duplicates=mask)[1])
+        for mask in (False, True)
+    )
+    assert masked[0] < plain[0] - 1e-3
+
+
+def test_the_fingerprint_of_a_row_is_its_own():
+    ids = np.random.default_rng(0).integers(0, 30_000, (4096, 16), dtype=np.int32)
+    ids[1] = ids[0]
+    ids[3] = ids[2][::-1]
+    found = np.asarray(fingerprint(jnp.asarray(ids)))
+    assert found[0] == found[1] and len(set(found.tolist())) == 4095

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from lit_jax.encoders.base import DEEPEST, LARGEST, EncoderOutput
 from lit_jax.encoders.windows import Windows
 from lit_jax.errors import ConfigError, WeightError
-from lit_jax.layers import BlockSpec, Compute, layer_norm
+from lit_jax.layers import BlockSpec, Compute, layer_norm, rematted
 from lit_jax.positions import resize_grid
 from lit_jax.weights import WeightMap, table
 
@@ -99,7 +99,7 @@ class Stage(nn.Module):
 
         # Not `scan_layers`: windows have attention weights of another shape than tokens.
         scan = nn.scan(
-            nn.remat(body, prevent_cse=False) if compute.remat else body,
+            rematted(body, compute),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=depth,

@@ -1,0 +1,50 @@
+"""Arithmetic counted by hand: the matrix products and convolutions of a function, as often as its loops run them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def flops_of(function: Callable[..., Any], *arguments: Any) -> int:
+    """Floating-point operations (a multiplication and an addition each) of all matrix products in `function`.
+
+    `arguments` need only shapes. What is elementwise is left out, as usual for model FLOPs (arXiv:2204.02311).
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        out = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = _shape(equation.invars[0])
+            total += 2 * out * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = _shape(equation.invars[1])
+            features = params["dimension_numbers"].rhs_spec[0]
+            total += 2 * out * math.prod(kernel) // kernel[features]
+        else:
+            times = params["length"] if name == "scan" else 1
+            total += times * sum(map(_count, _inner(params)))
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return getattr(variable.aval, "shape", ())  # A key or a token has none.
+
+
+def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+    found = []
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                found.append(item.jaxpr)
+            elif isinstance(item, core.Jaxpr):
+                found.append(item)
+    return found

@@ -1,0 +1,107 @@
+"""Plans: what is locked and split, the arithmetic, and, where libtpu is, a compiled step."""
+
+import importlib.util
+import runpy
+from pathlib import Path
+
+import pytest
+
+import lit_jax
+from lit_jax import plan as door
+from lit_jax import recipe, run
+from lit_jax.dual_encoder import DualEncoder
+from lit_jax.errors import ConfigError
+from lit_jax.terminal import table
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "quickstart")
+
+
+def config_of(path, *arguments):
+    return runpy.run_path(str(path))["get_config"](*arguments)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_parameter_is_locked_decayed_and_split_as_when_it_was_last_looked_at(path):
+    found = table(door.COLUMNS, door.parameters(config_of(path))) + "\n"
+    golden = ROOT / "tests" / "golden" / f"{path.stem}.txt"
+    # To accept a change: lit-jax plan --config configs/NAME.py --parameters > tests/golden/NAME.txt
+    assert found == golden.read_text(), f"{golden.name} says otherwise"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_names_the_topology_that_it_was_planned_for(path):
+    assert door._chip(config_of(path).topology)
+
+
+def test_every_field_of_a_config_is_read_by_the_code():
+    import dataclasses
+
+    package = Path(lit_jax.__file__).parent
+    code = "\n".join(p.read_text() for p in package.rglob("*.py") if p.name != "recipe.py")
+    for group in (recipe.Recipe, recipe.Model, recipe.Data, recipe.Optim, recipe.Devices):
+        for field in dataclasses.fields(group):
+            assert f".{field.name}" in code, f"{group.__name__}.{field.name} changes nothing"
+
+
+def small(**changes):
+    tree = {
+        "steps": 10,
+        "batch_size": 64,
+        "topology": "v5e:2x4",
+        "model": {"vision": "", "text": "", "vision_config": tiny.VIT, "text_config": tiny.BERT},
+        "data": {"train": "", "text_length": 12},
+    }
+    return tree | changes
+
+
+def test_the_arithmetic_is_that_of_the_published_sizes():
+    config = small(
+        batch_size=512,
+        model={
+            "vision": "",
+            "text": "",
+            "vision_config": {"model_type": "vit"},
+            "text_config": {"model_type": "bert"},
+        },
+        data={"train": "", "text_length": 32},
+    )
+    read = recipe.read(config, empty=door.NEEDLESS)
+    module = DualEncoder(door.config_of(read), run.compute_of(read.model, "tpu"))
+    found = door.arithmetic(read, module)
+    width, hidden, patches = 768, 3072, 196
+
+    def tower(tokens):  # Projections, MLP, and both products of the attention, of 12 layers.
+        return 12 * (2 * tokens * (4 * width * width + 2 * width * hidden) + 4 * tokens * tokens * width)
+
+    pooler = 2 * width * width
+    image = tower(patches + 1) + 2 * patches * (16 * 16 * 3) * width + pooler
+    text = tower(32) + pooler + 2 * width * 512
+    assert found["image forward"] == 512 * image and found["text forward"] == 512 * text
+    assert found["text backward"] == 2 * 512 * text and "image backward" not in found
+
+
+def test_numbers_without_a_type_are_refused():
+    with pytest.raises(ConfigError, match="vision_config has no model_type"):
+        door.parameters(small(model={"vision": "", "text": "", "vision_config": {"image_size": 32}}))
+
+
+@pytest.mark.parametrize("topology", ["", "v9:2x4", "v5e"])
+def test_an_unknown_slice_is_refused(topology):
+    with pytest.raises(ConfigError, match="wanted one of v4, v5e, v5p, v6e and a shape"):
+        door.plan(small(topology=topology))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, of lit_jax[tpu], compiles for TPUs"
+)
+def test_a_step_is_compiled_for_a_slice_and_its_parts_add_up(monkeypatch):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    whole, parts = door.plan(small()), door.plan(small(micro_batch=32))
+    assert whole["chips"] == 8 and whole["fits"] and whole["pairs_a_chip"] == 8 and parts["pairs_a_chip"] == 4
+    assert whole["collectives"]["all-gather"]["times"] >= 2  # Of the embeddings, in the loss.
+    assert whole["flops"] == parts["flops"]
+    assert set(whole["traffic"]) == {"vision", "text", "rest"} and min(whole["traffic"].values()) > 0
