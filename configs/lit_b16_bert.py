@@ -22,7 +22,11 @@ def get_config() -> ConfigDict:
     c.model.vision = "google/vit-base-patch16-224-in21k"
     c.model.text = "google-bert/bert-base-uncased"
     c.model.vision_config = {"model_type": "vit", "image_size": 224, "patch_size": 16}  # The base sizes.
-    c.model.text_config = {"model_type": "bert"}
+    c.model.text_config = {
+        "model_type": "bert",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
     c.model.lock = "LU"
     c.model.projection_dim = 768
     c.model.vision_pooling = "cls"

@@ -8,8 +8,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+from lit_jax.row_attention import fits, row_attention_sharded
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),  # HF "gelu" is the exact erf form.
@@ -39,7 +42,15 @@ class Compute:
     dtype: DTypeLike = jnp.float32
     remat: str = "none"  # What of a block is computed anew in the backward pass instead of kept: see REMAT.
     unroll: int = 1  # Blocks a scan step.
-    attention: Literal["xla", "cudnn"] | None = None  # `implementation` of jax.nn.dot_product_attention.
+    # Of attention: "rows" is our kernel for TPUs, of `mesh`; "auto" takes it there where it fits; else the
+    # `implementation` of jax.nn.dot_product_attention.
+    attention: Literal["auto", "rows", "xla", "cudnn"] = "auto"
+    mesh: Mesh | None = None  # The devices that the step is for, over all of which the batch is split.
+
+    @property
+    def implementation(self) -> Literal["xla", "cudnn"] | None:
+        """Of jax.nn.dot_product_attention, where our kernel is not used."""
+        return self.attention if self.attention in ("xla", "cudnn") else None  # type: ignore[return-value]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,25 +115,74 @@ class Attention(nn.Module):
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         spec, width = self.spec, x.shape[-1]
-        dense = partial(
-            nn.DenseGeneral, dtype=self.compute.dtype, kernel_init=nn.initializers.normal(spec.init_std)
-        )
-        split = partial(dense, (spec.heads, width // spec.heads))
-        q, k, v = (
-            split(use_bias=name[0] in spec.biases, name=name)(x) for name in ("query", "key", "value")
-        )  # B N H K
+        heads = (spec.heads, width // spec.heads)  # H K
+
+        def project(name: str, kernel: tuple[int, ...], inputs: int) -> Projection:
+            return Projection(kernel, inputs, name[0] in spec.biases, spec.init_std, self.compute, name=name)
+
+        q, k, v = (project(name, (width, *heads), 1)(x) for name in ("query", "key", "value"))  # B N D
+        apart = partial(jnp.reshape, shape=(*x.shape[:2], *heads))  # B N D -> B N H K
         if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
+            q, k = (rotate(apart(y), rope).reshape(x.shape) for y in (q, k))
         dropout = spec.attention_dropout if train else 0.0
+        weights = None
         if attentions or dropout:
             drop = nn.Dropout(dropout, deterministic=not dropout)
-            y, weights = attend_in_full(q, k, v, mask, bias, drop)
+            y, weights = attend_in_full(apart(q), apart(k), apart(v), mask, bias, drop)
+        elif by_rows(self.compute, x.shape, spec.heads, bias):
+            assert self.compute.mesh is not None  # `by_rows` has asked.
+            keys = None if mask is None else jnp.broadcast_to(mask[:, 0], (len(x), *mask.shape[2:]))
+            y = row_attention_sharded(
+                q,
+                k,
+                v,
+                keys,
+                bias,
+                heads=spec.heads,
+                mesh=self.compute.mesh,
+                axes=self.compute.mesh.axis_names,
+                interpret=self.compute.mesh.devices.flat[0].platform == "cpu",
+            )
         else:
-            implementation = self.compute.attention
-            y = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=implementation)
-            weights = None
-        out = dense(width, axis=(-2, -1), use_bias="o" in spec.biases, name="out")
-        return out(y), weights if attentions else None
+            implementation = self.compute.implementation
+            y = jax.nn.dot_product_attention(
+                apart(q), apart(k), apart(v), bias, mask, implementation=implementation
+            )
+        out = project("out", (*heads, width), 2)(y.reshape(x.shape))
+        return out, weights if attentions else None
+
+
+class Projection(nn.Module):
+    """A dense layer to or from heads; params as nn.DenseGeneral's, [D H K] or [H K D], but in and out go [B N D].
+
+    Of [B N H K] XLA would make the batch the minor axis, and copy queries, keys and values for the kernel.
+    """
+
+    shape: tuple[int, ...]  # Of the kernel.
+    inputs: int  # How many of its axes are multiplied away.
+    bias: bool
+    init_std: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        dtype, outputs = self.compute.dtype, self.shape[self.inputs :]
+        kernel = self.param("kernel", nn.initializers.normal(self.init_std), self.shape)
+        y = x.astype(dtype) @ kernel.reshape(x.shape[-1], -1).astype(dtype)
+        if not self.bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, outputs).reshape(-1).astype(dtype)
+
+
+def by_rows(compute: Compute, shape: tuple[int, ...], heads: int, bias: Array | None) -> bool:
+    """Whether attention over [B N D] goes through our kernel: on a TPU, and where a row of it fits."""
+    batch, tokens, width = shape
+    if compute.mesh is None or compute.attention not in ("auto", "rows") or batch % compute.mesh.size:
+        return False
+    device = compute.mesh.devices.flat[0]
+    if (compute.attention == "auto" and device.platform != "tpu") or (bias is not None and len(bias) > 1):
+        return False
+    return fits(tokens, width, heads, compute.dtype, bias is not None, kind=device.device_kind)
 
 
 def attend_in_full(

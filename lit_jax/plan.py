@@ -63,7 +63,8 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
     check_batch(recipe.batch_size, mesh)
     if recipe.micro_batch:
         check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
-    module = DualEncoder(config_of(recipe), run.compute_of(recipe.model, "tpu"))
+    compute = dataclasses.replace(run.compute_of(recipe.model, "tpu"), mesh=mesh)
+    module = DualEncoder(config_of(recipe), compute)
     shapes = dual_encoder.param_shapes(module)
     rules = run.rules_of(recipe, shapes, ())
     _, tx = run.optimiser_of(recipe)
@@ -132,8 +133,9 @@ def config_of(recipe: Recipe) -> DualEncoderConfig:
 
 def arithmetic(recipe: Recipe, module: DualEncoder) -> dict[str, int]:
     """Model FLOPs of a step over all chips, by part: what the maths asks for, recomputation not included."""
-    shapes, m, rows = dual_encoder.param_shapes(module), module, recipe.batch_size
-    config = module.config
+    config, rows = module.config, recipe.batch_size
+    m = DualEncoder(config)  # Without kernels, whose arithmetic does not show.
+    shapes = dual_encoder.param_shapes(m)
     size = config.vision.image_size
     images = jax.ShapeDtypeStruct((rows, size, size, config.vision.num_channels), jnp.float32)
     ids = jax.ShapeDtypeStruct((rows, recipe.data.text_length), jnp.int32)

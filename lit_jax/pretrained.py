@@ -148,7 +148,10 @@ def read_tower(
     if "model_type" not in raw:
         raise WeightError(f"{folder / hub.CONFIG} has no model_type; it is not a transformers model")
     within = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
-    raw = half(tower, config or raw) | dict(overrides)
+    raw = half(tower, config or raw)
+    if (wanted := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
+        raise WeightError(f"{folder} is of type {raw['model_type']!r}, and not {wanted!r} as the recipe says")
+    raw |= overrides
     encoder = encoder_of(tower, raw["model_type"])
     known = {field.name for field in dataclasses.fields(encoder.Config)} | {"model_type"}
     for name in overrides:

@@ -28,9 +28,12 @@ class Model:
     dtype: str = "auto"  # Of the arithmetic: bfloat16 on accelerators, float32 on CPU.
     locked_dtype: str = "float32"  # Of the locked weights in memory.
     remat: str = "none"  # What the backward pass computes anew: "none", "products" or "full" (layers.REMAT).
+    attention: str = (
+        "auto"  # "rows": our kernel for TPUs; "xla"; "cudnn" for GPUs. "auto": rows where it fits.
+    )
     unroll: int = 1  # Layers in one turn of the loop over them.
-    # The towers' configs in a few numbers: for `plan`, which reads no weights, and for towers from scratch without a
-    # folder. Where there is a folder they must be its own.
+    # Fields of the towers' configs that take the place of the folders' own (dropout); `plan`, which reads no folder,
+    # knows the towers by these numbers alone.
     vision_config: dict[str, Any] = dataclasses.field(default_factory=dict)
     text_config: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -102,7 +105,8 @@ class Recipe:
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
-    "topology log_every eval_every save_every keep data.threads mesh.data mesh.fsdp model.unroll model.remat".split()
+    """topology log_every eval_every save_every keep data.threads mesh.data mesh.fsdp model.unroll model.remat
+    model.attention""".split()
 )
 
 

@@ -31,6 +31,7 @@ from lit_jax.typing import Params
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
 _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+ATTENTION = ("auto", "rows", "xla", "cudnn")  # See layers.Compute.
 SIGLIP_BIAS = -10.0  # arXiv:2303.15343
 
 
@@ -99,14 +100,15 @@ def compute_of(model: recipe.Model, platform: str | None = None) -> Compute:
     for name, value in (("dtype", model.dtype), ("locked_dtype", model.locked_dtype)):
         if value not in DTYPES and not (name == "dtype" and value == "auto"):
             raise ConfigError(f"config.model.{name} is {value!r}; wanted one of {', '.join(DTYPES)}")
-    if model.remat not in REMAT or model.unroll < 1:
+    if model.remat not in REMAT or model.unroll < 1 or model.attention not in ATTENTION:
         raise ConfigError(
-            f"config.model.remat is {model.remat!r} and unroll {model.unroll}; wanted one of {', '.join(REMAT)}, "
-            "and at least 1"
+            f"config.model.remat is {model.remat!r}, unroll {model.unroll} and attention {model.attention!r}; "
+            f"wanted one of {', '.join(REMAT)}, at least 1, and one of {', '.join(ATTENTION)}"
         )
     auto = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     dtype = DTYPES[auto if model.dtype == "auto" else model.dtype]
-    return Compute(dtype=dtype, remat=model.remat, unroll=model.unroll)
+    attention: Any = model.attention
+    return Compute(dtype=dtype, remat=model.remat, unroll=model.unroll, attention=attention)
 
 
 def trained(recipe: Recipe) -> list[str]:
@@ -172,6 +174,8 @@ def _read_towers(recipe: Recipe) -> Loaded:
         projection_dim=m.projection_dim,
         logit_scale_init_value=m.logit_scale_init,
         logit_bias_init_value=bias_of(recipe),
+        vision_overrides=m.vision_config,
+        text_overrides=m.text_config,
         vision_pooling=m.vision_pooling,
         text_pooling=m.text_pooling,
         allow_pickle=m.allow_pickle,
@@ -191,7 +195,8 @@ def _assemble(
     data: dict[str, Any] = {}
     if restore:
         state, data = checkpoints.restore(state)
-    return Run(recipe, loaded.module, processor, mesh, schedule, tx, state, data, checkpoints)
+    module = pretrained.with_compute(loaded.module, mesh=mesh)
+    return Run(recipe, module, processor, mesh, schedule, tx, state, data, checkpoints)
 
 
 def claim(recipe: Recipe, workdir: Path) -> None:

@@ -11,7 +11,7 @@ import lit_jax
 
 PACKAGE = Path(lit_jax.__file__).parent
 FLOORS = [
-    ["typing", "errors", "_transformers", "terminal", "ring"],
+    ["typing", "errors", "_transformers", "terminal", "ring", "row_attention"],
     ["layers", "positions", "weights", "losses", "flax_files", "pickles", "hlo", "flops"],
     ["encoders", "hub"],
     ["dual_encoder", "processing", "ingredients"],
