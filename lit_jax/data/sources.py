@@ -6,7 +6,7 @@ from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 from lit_jax.errors import DataError
 
-FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT or folder:DIR"
+FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR or shapes:N/SPLIT"
 
 
 class Record(TypedDict):
@@ -39,13 +39,14 @@ class Source(Protocol):
 
 
 def open_source(spec: str) -> Source:
-    """The source named `spec`: `tfds:NAME[:VERSION]/SPLIT`, `tfds:DIR/SPLIT` or `folder:DIR`.
+    """The source named `spec`: `tfds:NAME[:VERSION]/SPLIT`, `tfds:DIR/SPLIT`, `folder:DIR` or `shapes:N/SPLIT`.
 
     SPLIT may be a slice such as `train[:80%]`. A bare directory is a folder where it holds `metadata.jsonl`, and
     a prepared set where it holds `dataset_info.json`. Nothing is downloaded. Raises `DataError` when the source
     is missing, not understood or empty.
     """
     from lit_jax.data.folder import METADATA, FolderSource
+    from lit_jax.data.shapes import ShapesSource
     from lit_jax.data.tfds import INFO, TfdsSource
 
     kind, colon, rest = spec.partition(":")
@@ -53,6 +54,8 @@ def open_source(spec: str) -> Source:
         return TfdsSource(rest)
     if colon and kind == "folder":
         return FolderSource(rest)
+    if colon and kind == "shapes":
+        return ShapesSource(rest)
     path = Path(spec).expanduser()
     if (path / METADATA).is_file():
         return FolderSource(spec)
