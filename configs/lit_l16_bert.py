@@ -1,14 +1,17 @@
 """LiT with a locked ViT-L/16 and a tuned BERT-base (arXiv:2111.07991).
 
 lit-jax plan --config configs/lit_l16_bert.py
+lit-jax train --config configs/lit_l16_bert.py:smoke --workdir DIR
 lit-jax train --config configs/lit_l16_bert.py --config.data.train tfds:NAME/train --workdir DIR
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """Data are filled in on the command line."""
+def get_config(arg: str = "full") -> ConfigDict:
+    """`arg` is "full", with data from the command line, or "smoke": seconds on a CPU, without weights or files."""
+    if arg not in ("full", "smoke"):
+        raise ValueError(f"there is no argument {arg!r}; wanted full or smoke")
     c = ConfigDict()
     c.seed = 0
     c.steps = 55_000
@@ -67,4 +70,19 @@ def get_config() -> ConfigDict:
     c.eval_every = 5_000  # steps
     c.save_every = 1_000  # steps
     c.keep = 3
+    return _small(c) if arg == "smoke" else c
+
+
+def _small(c: ConfigDict) -> ConfigDict:
+    """The same run on drawings, with small towers from scratch; the image tower stays as it was drawn."""
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    c.steps, c.batch_size, c.micro_batch = 100, 64, 32
+    c.model.vision = c.model.text = ""
+    c.model.vision_config.update(size, image_size=32, patch_size=8)
+    c.model.text_config.update(size, vocab_size=256, max_position_embeddings=64)
+    c.model.lock, c.model.lock_rules = "uu", (("vision/.*", "lock"),)
+    c.model.projection_dim, c.model.dtype = 64, "auto"
+    c.data.train, c.data.test, c.data.text_length = "shapes:512/train", "shapes:128/test", 16
+    c.optim.peak_lr, c.optim.warmup_steps = 3e-3, 10
+    c.log_every, c.eval_every, c.save_every = 10, 50, 50
     return c

@@ -133,7 +133,7 @@ def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def _card(run: Trained, workdir: Path, about: About, name: str, layout: str) -> str:
-    m, d = run.recipe.model, run.recipe.data
+    m, d, config = run.recipe.model, run.recipe.data, run.module.config
     vision, text = (TRAINING[letter] for letter in m.lock)
     evaluations = []
     before, after = results(workdir)
@@ -152,8 +152,8 @@ def _card(run: Trained, workdir: Path, about: About, name: str, layout: str) -> 
     return model_card(
         name=about.name or name,
         license=about.license,
-        vision=Tower(about.vision or m.vision, about.vision_license, vision),
-        text=Tower(about.text or m.text, about.text_license, text),
+        vision=Tower(about.vision or m.vision or config.vision_type, about.vision_license, vision),
+        text=Tower(about.text or m.text or config.text_type, about.text_license, text),
         data=Data(about.data or d.train, about.data_license, about.data_description),
         recipe=dataclasses.asdict(run.recipe),
         evaluations=evaluations,

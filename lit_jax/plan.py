@@ -113,15 +113,8 @@ def config_of(recipe: Recipe) -> DualEncoderConfig:
         ("vision", m.vision, m.vision_config, m.vision_pooling),
         ("text", m.text, m.text_config, m.text_pooling),
     ):
-        if numbers:
-            if "model_type" not in numbers:
-                raise ConfigError(f"config.model.{tower}_config has no model_type, which says what it is")
-            encoder = dual_encoder.encoder_of(tower, numbers["model_type"])
-            tower_config, _ = encoder.pooled(encoder.Config.from_hf(numbers), pooling)
-            halves |= {f"{tower}_type": numbers["model_type"], tower: tower_config}
-        else:
-            found, _ = pretrained.read_tower(tower, name, pooling=pooling)
-            halves |= {f"{tower}_type": found.model_type, tower: found.config}
+        found, _ = pretrained.read_tower(tower, "" if numbers else name, pooling=pooling, overrides=numbers)
+        halves |= {f"{tower}_type": found.model_type, tower: found.config}
     bias = run.bias_of(recipe)
     return DualEncoderConfig(
         **halves,

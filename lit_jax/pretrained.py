@@ -35,9 +35,12 @@ class Loaded(NamedTuple):
 
 
 class Tower(NamedTuple):
-    """One tower as its folder describes it. `within` is what its names begin with in a model of two towers."""
+    """One tower as its folder, or its config alone, describes it.
 
-    folder: Path
+    `within` is what its names begin with in a model of two towers.
+    """
+
+    folder: Path | None  # None: given by its config alone, without weights.
     model_type: str
     encoder: Encoder
     config: Any
@@ -140,18 +143,26 @@ def read_tower(
 ) -> tuple[Tower, Params]:
     """A folder's description, and the weights that the pooling fixes. `tower` is "vision" or "text".
 
-    `config` takes the place of the stored one if it is not empty; `overrides` are single fields by name. Raises
-    WeightError or ConfigError.
+    `config` takes the place of the stored one if it is not empty; `overrides` are single fields by name, and all that
+    there is where `folder_or_id` is empty. Raises WeightError or ConfigError.
     """
-    folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
-    raw = hub.read_config(folder)
-    if "model_type" not in raw:
-        raise WeightError(f"{folder / hub.CONFIG} has no model_type; it is not a transformers model")
-    within = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
-    raw = half(tower, config or raw)
-    if (wanted := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
-        raise WeightError(f"{folder} is of type {raw['model_type']!r}, and not {wanted!r} as the recipe says")
-    raw |= overrides
+    folder, within, raw = None, "", dict(overrides)
+    if folder_or_id:
+        folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
+        raw = hub.read_config(folder)
+        if "model_type" not in raw:
+            raise WeightError(f"{folder / hub.CONFIG} has no model_type; it is not a transformers model")
+        within = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
+        raw = half(tower, config or raw)
+        if (wanted := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
+            raise WeightError(
+                f"{folder} is of type {raw['model_type']!r}, and not {wanted!r} as the recipe says"
+            )
+        raw |= overrides
+    elif "model_type" not in raw:
+        raise ConfigError(
+            f"{tower}_config has no model_type, which says what the tower is where no folder or Hub id does"
+        )
     encoder = encoder_of(tower, raw["model_type"])
     known = {field.name for field in dataclasses.fields(encoder.Config)} | {"model_type"}
     for name in overrides:
@@ -184,7 +195,10 @@ def join_towers(
     token: str | None = None,
     allow_pickle: bool = False,
 ) -> Loaded:
-    """As `from_towers`, with params on the host. Towers named in `scratch` take the config and no weights."""
+    """As `from_towers`, with params on the host. Towers named in `scratch` take the config and no weights.
+
+    One of these may be "": its overrides are its config then.
+    """
     access: Any = dict(token=token, allow_pickle=allow_pickle)
     read = {
         "vision": read_tower(
@@ -220,11 +234,11 @@ def join_towers(
     params = jax.tree.map(np.asarray, dual_encoder.init_params(module, seed))
     fresh: list[str] = []
     for name, tower in towers.items():
+        given, missing = read[name][1], list[str]()
         if name not in scratch:
             params[name], missing = _read_params(tower, params[name], allow_pickle)
-            given = read[name][1]
-            params[name] |= given
-            fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in given]
+        params[name] |= given
+        fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in given]
     if fresh:
         log.warning(
             "Not in the checkpoints, hence initialised anew, and trained even in a locked tower: %s",
@@ -249,6 +263,7 @@ def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap
 
 def _read_params(tower: Tower, initial: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
     """A tower's params, and the paths that keep their `initial` values since the checkpoint lacks them."""
+    assert tower.folder is not None  # Who has none is named in `scratch`.
     tensors = hub.Tensors.of(tower.folder, allow_pickle=allow_pickle)
     names = {
         name.removeprefix(tower.within): name for name in tensors if name.startswith(tower.within)

@@ -98,11 +98,19 @@ def load_processor(folder: str | Path) -> Processor:
 
 def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Processor:
     """A processor of the image processor of one folder and the tokenizer of another; see `load_processor`."""
-    vision = _holding(vision_folder, _IMAGE_FILES, "image processor")
-    text = _holding(text_folder, _TOKENIZER_FILES, "tokenizer")
-    image_processor = _read(transformers.AutoImageProcessor, vision, "image processor", backend="pil")
-    tokenizer = _read(transformers.AutoTokenizer, text, "tokenizer")
-    return processor_class()(image_processor, tokenizer)
+    return processor_class()(load_image_processor(vision_folder), load_tokenizer(text_folder))
+
+
+def load_image_processor(folder: str | Path) -> Any:
+    """The image processor of a folder; see `load_processor`."""
+    found = _holding(folder, _IMAGE_FILES, "image processor")
+    return _read(transformers.AutoImageProcessor, found, "image processor", backend="pil")
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a folder; see `load_processor`."""
+    found = _holding(folder, _TOKENIZER_FILES, "tokenizer")
+    return _read(transformers.AutoTokenizer, found, "tokenizer")
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:

@@ -45,31 +45,48 @@ def quickstart(
 ) -> Outcome:
     """Trains as `config` says on what the package index gives, or on one's own `vision`, `text` and `data`.
 
-    `config` is a ConfigDict or dict whose model.vision, model.text, data.train and data.test are filled in here. Of
+    What the ConfigDict leaves empty of model.vision, model.text, data.train and data.test is filled in here. Of
     one's own data the last fifth is held out, of the emoji a fifth of the concepts, or of the families if `split` is
     "family" (see `ingredients.openmoji.split`). Started again on the same workdir it goes on where
     it stopped. Raises LitJaxErrors; ConfigError also where a package is missing.
     """
     workdir = Path(workdir)
-    own = vision or text or data
+    own = brought(config, vision=vision, text=text, data=data)
     for tower in filter(None, (vision, text)):
         hub.find(tower)  # A missing one is said before the long part.
-    config.model.vision = vision or str(
-        _say("image tower", ingredients.image_tower, workdir / "towers" / "vision")
-    )
-    config.model.text = text or str(_say("text tower", ingredients.text_tower, workdir / "towers" / "text"))
-    config.data.train, config.data.test = _own_pairs(data, workdir) if data else _emoji(workdir, split)
+    for tower, given, what, make in (
+        ("vision", vision, "image tower", ingredients.image_tower),
+        ("text", text, "text tower", ingredients.text_tower),
+    ):
+        if given:
+            config.model[tower] = given
+        elif not own[tower]:
+            config.model[tower] = str(_say(what, make, workdir / "towers" / tower))
+    if data:
+        config.data.train, config.data.test = _own_pairs(data, workdir)
+    elif not own["data"]:
+        config.data.train, config.data.test = _emoji(workdir, split)
     train(config, workdir)
 
     before, after = results(workdir)
     test = open_source(config.data.test)
     folder = workdir / "export"
     if not folder.exists():
-        export(workdir, folder, About() if own else _about())
+        export(workdir, folder, About() if any(own.values()) else _about())
     differences = None
     if _torch_is_there():
         differences = verify(folder, config.data.test)
     return Outcome(folder, before, after, chance(captions_of(test)[1], len(test)), differences)
+
+
+def brought(config: Any, *, vision: str | None, text: str | None, data: str | None) -> dict[str, bool]:
+    """Whether towers and data are the caller's own, by argument or by what the config says."""
+    m = config.model
+    return {
+        "vision": bool(vision or m.vision or m.get("vision_config")),
+        "text": bool(text or m.text or m.get("text_config")),
+        "data": bool(data or config.data.train),
+    }
 
 
 def licences(*, vision: bool, text: bool, data: bool) -> list[str]:

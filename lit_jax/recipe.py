@@ -14,8 +14,8 @@ from lit_jax.errors import ConfigError
 class Model:
     """The towers and what is done with them."""
 
-    vision: str  # Folder or Hub id of the image tower.
-    text: str  # Folder or Hub id of the text tower.
+    vision: str  # Folder or Hub id of the image tower. Empty: made of vision_config, from scratch.
+    text: str  # Folder or Hub id of the text tower. Empty: likewise.
     lock: str = "LU"  # Image tower, text tower: L locked, U tuned, u from scratch (LiT, arXiv:2111.07991).
     lock_rules: tuple[tuple[str, str], ...] = ()  # (regex over paths, "lock" or "tune"), before the letters.
     projection_dim: int = 512
@@ -116,11 +116,17 @@ def read(config: Any, *, empty: frozenset[str] = frozenset()) -> Recipe:
     Fields in `empty` ("data.train") may be empty though a run cannot do without them. Raises ConfigError naming the
     field that is unknown, missing or of a wrong type.
     """
-    recipe = _read(Recipe, config, "", empty)
+    recipe = _read(Recipe, config, "", empty | _described(config))
     for name in ("steps", "batch_size", "log_every", "save_every", "keep"):
         if getattr(recipe, name) < 1:
             raise ConfigError(f"config.{name} is {getattr(recipe, name)}; wanted at least 1")
     return recipe
+
+
+def _described(config: Any) -> frozenset[str]:
+    """The towers that need no folder, since their numbers are in the config."""
+    model = config["model"] if "model" in config and hasattr(config["model"], "items") else {}
+    return frozenset(f"model.{tower}" for tower in ("vision", "text") if model.get(f"{tower}_config"))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,8 @@ towers are gone.
 
 import dataclasses
 import json
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processing, recipe
+from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processing, recipe, scratch
 from lit_jax.checkpoints import Checkpoints
+from lit_jax.data import open_source
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
-from lit_jax.errors import CheckpointError, ConfigError
+from lit_jax.errors import CheckpointError, ConfigError, DataError
 from lit_jax.layers import REMAT, Compute
 from lit_jax.pretrained import Loaded
 from lit_jax.recipe import Recipe
@@ -33,6 +35,7 @@ _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkp
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ATTENTION = ("auto", "rows", "xla", "cudnn")  # See layers.Compute.
 SIGLIP_BIAS = -10.0  # arXiv:2303.15343
+TOKENIZER_RECORDS = 10_000  # Whose captions a tokenizer is made of.
 
 
 class Run(NamedTuple):
@@ -60,11 +63,7 @@ def open_run(recipe: Recipe, workdir: Path) -> Run:
     if checkpoints.latest() is not None:
         return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True)
     loaded = _read_towers(recipe)
-    folders = [
-        hub.find(tower, allow_pickle=recipe.model.allow_pickle)
-        for tower in (recipe.model.vision, recipe.model.text)
-    ]
-    processor = processing.join_processors(*folders)
+    processor = _processor_of(recipe, loaded.module.config)
     run = _assemble(recipe, loaded, processor, checkpoints, restore=False)
     _describe(workdir, loaded, processor)
     return run
@@ -168,6 +167,13 @@ def rules_of(recipe: Recipe, params: Params, fresh: tuple[str, ...]) -> optim.Ru
 def _read_towers(recipe: Recipe) -> Loaded:
     m = recipe.model
     optim.lock_rules(m.lock)  # A bad letter is refused before the towers are read.
+    letters = dict(zip(optim.TOWERS, m.lock, strict=True))
+    for tower, folder in (("vision", m.vision), ("text", m.text)):
+        if not folder and letters[tower] != "u":
+            raise ConfigError(
+                f"config.model.{tower} is empty, and lock={m.lock!r} wants its weights: name a folder or Hub id, "
+                f"or write u (from scratch) for this tower"
+            )
     return pretrained.join_towers(
         m.vision,
         m.text,
@@ -179,10 +185,32 @@ def _read_towers(recipe: Recipe) -> Loaded:
         vision_pooling=m.vision_pooling,
         text_pooling=m.text_pooling,
         allow_pickle=m.allow_pickle,
-        scratch=tuple(tower for tower, letter in zip(optim.TOWERS, m.lock, strict=True) if letter == "u"),
+        scratch=tuple(tower for tower, letter in letters.items() if letter == "u"),
         seed=recipe.seed,
         compute=compute_of(m),
     )
+
+
+def _processor_of(recipe: Recipe, config: DualEncoderConfig) -> Any:
+    """The processors of the towers' folders; of a tower without one what its numbers and the captions make."""
+    m = recipe.model
+
+    def captions() -> Iterator[str]:
+        source = open_source(recipe.data.train)
+        for i in range(min(len(source), TOKENIZER_RECORDS)):
+            with suppress(DataError):  # Broken records are the pipeline's to tell of.
+                yield from source[i]["captions"]
+
+    images: Any
+    if m.vision:
+        images = processing.load_image_processor(hub.find(m.vision, allow_pickle=m.allow_pickle))
+    else:
+        images = scratch.image_processor(config.vision)
+    if m.text:
+        words = processing.load_tokenizer(hub.find(m.text, allow_pickle=m.allow_pickle))
+    else:
+        words = scratch.tokenizer(config.text, captions())
+    return processing.processor_class()(images, words)
 
 
 def _assemble(

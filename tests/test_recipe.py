@@ -41,6 +41,13 @@ def test_a_wrong_field_is_named(change, message):
         recipe.read(SMALLEST | change)
 
 
+def test_a_tower_of_numbers_needs_no_folder():
+    model = {"vision": "", "text": "t", "vision_config": {"model_type": "vit"}}
+    assert recipe.read(SMALLEST | {"model": model}).model.vision == ""
+    with pytest.raises(ConfigError, match=r"model\.text is empty"):
+        recipe.read(SMALLEST | {"model": model | {"text": ""}})
+
+
 def test_a_recipe_survives_json():
     before = recipe.read(SMALLEST | {"optim": {"lr_multipliers": (("text/.*", 0.05),), "clip_norm": None}})
     after = recipe.read(json.loads(json.dumps(dataclasses.asdict(before))))

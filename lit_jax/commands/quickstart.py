@@ -19,14 +19,15 @@ def main(args: Sequence[str]) -> None:
         required=("workdir",),
         config=str(shipped_config("quickstart.py")),
     )
-    from lit_jax.quickstart import licences, quickstart
+    from lit_jax.quickstart import brought, licences, quickstart
     from lit_jax.terminal import table
 
-    own = {name: values[name] for name in ("vision", "text", "data")}
-    if lines := licences(**{name: value is not None for name, value in own.items()}):
+    given = {name: values[name] for name in ("vision", "text", "data")}
+    own = brought(config, **given)
+    if lines := licences(**own):
         print("What comes from the package index, by name and licence:")
         print("\n".join(f"  {line}" for line in lines), flush=True)
-    outcome = quickstart(config, values["workdir"], **own, split=values["split"] or "concept")
+    outcome = quickstart(config, values["workdir"], **given, split=values["split"] or "concept")
 
     rows = [
         (name, f"{outcome.before[name]:.3g}", f"{after:.3g}", f"{outcome.chance[name]:.3g}")

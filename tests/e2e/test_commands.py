@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from lit_jax.errors import WeightError
 from lit_jax.export import verify
 from lit_jax.train import train
 from tests import tiny
+
+CONFIG = Path(__file__).parents[2] / "configs" / "lit_b16_bert.py"
 
 
 def lit_jax(*args, cwd=None):
@@ -49,6 +52,10 @@ def test_every_command_explains_itself_on_one_screen(command):
         (["trian"], "no command 'trian'; did you mean train?"),
         (["train", "--workdir", "w"], "train: --config is missing"),
         (["train", "--config", "nope.py", "--workdir", "w"], "config file nope.py does not exist"),
+        (
+            ["train", "--config", f"{CONFIG}:smkoe", "--workdir", "w"],
+            "lit-jax: train: the config file: there is no argument 'smkoe'; wanted full or smoke",
+        ),
     ],
 )
 def test_a_wrong_call_ends_with_status_2_and_one_line(args, message, tmp_path):

@@ -150,6 +150,16 @@ def test_a_run_goes_on_without_its_towers(tmp_path):
         ({"cache": True, "data__augment": "flip"}, ConfigError, "augment is 'flip'"),
         ({"loss": "triplet"}, ConfigError, "loss 'triplet' is unknown"),
         ({"mesh__data": 3}, ConfigError, "data=3"),
+        (
+            {"model__vision": "", "model__vision_config": tiny.VIT},
+            ConfigError,
+            "vision is empty, and lock='LU' wants its weights: name a folder .* or write u",
+        ),
+        (
+            {"model__text": "", "model__text_config": {"vocab_size": 99}, "model__lock": "Lu"},
+            ConfigError,
+            "text_config has no model_type",
+        ),
         ({"model__dtype": "float8"}, ConfigError, "dtype is 'float8'"),
         ({"data__train": "folder:nowhere"}, DataError, "nowhere"),
         ({"optim__lr_multipliers": (("txt/.*", 0.1),)}, ConfigError, "'txt/.*' matches none"),
