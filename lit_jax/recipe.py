@@ -45,9 +45,14 @@ class Data:
     train: str
     test: str = ""  # Empty: no evaluation.
     text_length: int = 64  # Tokens, with padding.
+    decode: str = "fast"  # Of training: "fast", "turbo" (an extra) or "exact"; evaluation is always exact.
+    # "flip", "crop", "crop_flip" or "randaugment" (augment.AUGMENTS). A flip makes left of right, in no caption.
     augment: str = "none"
     on_bad_record: str = "skip"
     threads: int | None = None  # That decode; None: one a core.
+    workers: int = (
+        0  # Processes that decode, in place of threads, where one Python does not keep all cores busy.
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +110,8 @@ class Recipe:
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
-    """topology log_every eval_every save_every keep data.threads mesh.data mesh.fsdp model.unroll model.remat
-    model.attention""".split()
+    """topology log_every eval_every save_every keep data.threads data.workers mesh.data mesh.fsdp model.unroll
+    model.remat model.attention""".split()
 )
 
 

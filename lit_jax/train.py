@@ -13,9 +13,11 @@ import numpy as np
 from lit_jax import cache, metrics, processing
 from lit_jax.accumulate import check_micro_batch
 from lit_jax.data import Source, open_source, train_batches
+from lit_jax.decode import make_train_decode
 from lit_jax.errors import CheckpointError, DataError, NonFiniteError
 from lit_jax.evals.retrieval import retrieval
 from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
+from lit_jax.feed import Feed
 from lit_jax.optim import merge
 from lit_jax.recipe import read
 from lit_jax.run import METRICS, Run, claim, loss_of, open_run, trained
@@ -103,27 +105,32 @@ def _loop(
     )
     batches = train_batches(
         source,
-        decode=decode,
+        decode=make_train_decode(run.processor.image_processor, recipe.data.decode, recipe.data.augment),
         tokenize=tokenize,
+        count_tokens=processing.make_count_tokens(run.processor.tokenizer, recipe.data.text_length),
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         start=start,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=recipe.data.threads,
+        workers=recipe.data.workers,
         pooled=pool(source) if pool else None,
-        augment=recipe.data.augment,
         on_bad_record=recipe.data.on_bad_record,
         ledger_path=workdir / f"broken_records_{jax.process_index()}.jsonl",
     )
     position = {"source": source.spec, "fingerprint": source.fingerprint()}
-    with closing(batches):
-        claim(recipe, workdir)
-        if start == 0:
-            evaluate(state, 0)
+    claim(recipe, workdir)
+    if start == 0:
+        evaluate(state, 0)
+    with (
+        closing(batches),
+        closing(Feed(batches, partial(put_batch, mesh=mesh), recipe.steps - start)) as feed,
+    ):
         since, at = time.perf_counter(), start
         for step in range(start + 1, recipe.steps + 1):
-            state, on_device = step_fn(state, put_batch(next(batches), mesh))
+            state, on_device = step_fn(state, next(feed))
+            feed.running(on_device)
             last = step == recipe.steps
             show = last or step % recipe.log_every == 0
             if show or step % recipe.save_every == 0:
@@ -137,10 +144,12 @@ def _loop(
                 now = time.perf_counter()
                 speed = (step - at) * recipe.batch_size / (now - since)
                 since, at = now, step
-                writers.scalars(step, values | {"lr": float(run.schedule(step - 1)), "pairs/s": speed})
+                values |= {"lr": float(run.schedule(step - 1)), "pairs/s": speed, "data_wait": feed.waited()}
+                writers.scalars(step, values)
             if last or (recipe.eval_every and step % recipe.eval_every == 0):
                 evaluate(state, step)
                 since, at = time.perf_counter(), step  # An evaluation is no training time.
+                feed.restart()
             run.checkpoints.save(step, state, position | {"next_batch": step}, force=last)
     run.checkpoints.wait()
     return state

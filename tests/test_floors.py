@@ -12,13 +12,26 @@ import lit_jax
 PACKAGE = Path(lit_jax.__file__).parent
 FLOORS = [
     ["typing", "errors", "_transformers", "terminal", "ring", "row_attention"],
-    ["layers", "positions", "weights", "losses", "flax_files", "pickles", "hlo", "flops"],
+    [
+        "layers",
+        "positions",
+        "weights",
+        "losses",
+        "flax_files",
+        "pickles",
+        "hlo",
+        "flops",
+        "augment",
+        "pictures",
+    ],
     ["encoders", "hub"],
     ["dual_encoder", "processing", "ingredients"],
     [
         "pretrained",
         "saving",
         "outputs",
+        "decode",
+        "feed",
         "sharding",
         "optim",
         "checkpoints",
@@ -42,7 +55,7 @@ ONLY = {
     "tensorflow": [],
     "orbax": ["checkpoints"],
     "ml_collections": ["commands"],
-    "absl": ["commands"],
+    "absl": ["commands", "data"],  # data: grain asks a flag of its own, parsed or not.
     "click": ["commands"],
     "transformers": ["_transformers"],
 }

@@ -50,7 +50,7 @@ def folder(write_folder):
     return write_folder()
 
 
-def decode(data):
+def decode(data, key=0):
     try:
         image = Image.open(io.BytesIO(data))
     except Image.UnidentifiedImageError as e:

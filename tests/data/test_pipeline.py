@@ -214,7 +214,7 @@ def test_a_pooled_row_that_is_not_finite_is_replaced_as_its_broken_picture_would
         ({"seed": -1}, ConfigError, "seed -1"),
         ({"start": -1}, ConfigError, "start -1"),
         ({"threads": -1}, ConfigError, "threads -1"),
-        ({"augment": "flop"}, ConfigError, "augment is 'flop'; want 'none'"),
+        ({"workers": -1}, ConfigError, "workers -1"),
         ({"on_bad_record": "drop"}, ConfigError, "on_bad_record is 'drop'; want 'skip' or 'error'"),
         ({"pooled": np.zeros((39, 6))}, DataError, r"shape \(39, 6\); want one row for each of the 40"),
         ({"decode": None}, ConfigError, "neither decode nor pooled"),

@@ -1,0 +1,111 @@
+"""JPEGs to 224x224 pixels: images a second and core of each way that training may take, against plain Pillow.
+
+    python benchmarks/decode.py --repeats 9 --quality 75 90
+
+"pillow" is decoding and a bicubic resize; the others are `lit_jax.decode.TrainDecode` as a run calls it, checks
+included. Every repeat takes all ways in turn; what counts is the CPU time of the one thread, and medians of it. The
+pictures are synthetic, noise of all scales with the spectrum of photographs. "difference" is the mean distance to
+"pillow" in levels of 255.
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Nothing here is for an accelerator.
+from lit_jax._transformers import transformers
+from lit_jax.decode import make_train_decode
+
+TARGET = 2.5
+SIDE = 224
+
+
+def photograph(seed: int, width: int = 640, height: int = 480) -> Image.Image:
+    """Noise whose amplitude falls with frequency to the power 1.2, the mean of photographs (Tolhurst et al., 1992)."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(*np.meshgrid(np.fft.rfftfreq(width), np.fft.fftfreq(height)))
+    spectrum = np.fft.rfft2(rng.standard_normal((3, height, width))) / np.maximum(frequency, 1 / width) ** 1.2
+    pixels = np.fft.irfft2(spectrum, (height, width))
+    grey = pixels.mean(axis=0)  # Colours of photographs go together.
+    pixels = 0.3 * pixels + 0.7 * grey
+    pixels = 128 + 55 * (pixels - pixels.mean()) / pixels.std()
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0).copy())
+
+
+def jpeg(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def pillow(data: bytes) -> np.ndarray:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def ways() -> dict[str, Callable[[bytes], np.ndarray]]:
+    processor = transformers.ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=3)
+    found: dict[str, Callable[[bytes], np.ndarray]] = {"pillow": pillow}
+    for how in ("exact", "fast", "turbo"):
+        if how != "turbo" or all(map(importlib.util.find_spec, ("simplejpeg", "cv2"))):
+            found[how] = make_train_decode(processor, how)
+    found["fast, crop_flip"] = make_train_decode(processor, "fast", "crop_flip")
+    return found
+
+
+def measure(files: list[bytes], repeats: int) -> dict[str, dict[str, float]]:
+    """For each way: images a second and core, their ratio to "pillow", and the difference."""
+    decoders = ways()
+    seconds: dict[str, list[float]] = {name: [] for name in decoders}
+    for _ in range(repeats):
+        for name, decode in decoders.items():
+            start = time.thread_time()
+            for data in files:
+                decode(data)
+            seconds[name].append(time.thread_time() - start)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    want = [pillow(data).astype(float) for data in files]
+    return {
+        name: {
+            "images/s/core": round(len(files) / median[name], 1),
+            "ratio": round(median["pillow"] / median[name], 2),
+            "difference": round(
+                float(np.mean([abs(decode(d) - w).mean() for d, w in zip(files, want, strict=True)])), 2
+            ),
+        }
+        for name, decode in decoders.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="turns of all ways (default: 9)")
+    parser.add_argument("--images", type=int, default=24, help="different pictures (default: 24)")
+    parser.add_argument(
+        "--quality", type=int, nargs="+", default=[75, 90], help="of the JPEGs (default: 75 90)"
+    )
+    args = parser.parse_args()
+    if min(args.repeats, args.images) < 1:
+        parser.error("--repeats and --images want at least 1")
+    for quality in args.quality:
+        files = [jpeg(photograph(seed), quality) for seed in range(args.images)]
+        result = measure(files, args.repeats)
+        size = sum(map(len, files)) / len(files) / 1000
+        print(f"640x480, quality {quality}, {size:.0f} kB a file")
+        print(json.dumps(result, indent=2))
+        best = max(row["ratio"] for name, row in result.items() if name in ("fast", "turbo"))
+        print(f"fastest: {best} x pillow, target {TARGET}: {'met' if best >= TARGET else 'missed'}")
+
+
+if __name__ == "__main__":
+    main()
