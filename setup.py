@@ -55,7 +55,15 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "parity": PARITY,
         "turbo": TURBO,
-        "dev": ["beartype>=0.20", "mypy>=1.15", "pytest>=8", "ruff>=0.12", *QUICKSTART, *TURBO],
+        "dev": [
+            "beartype>=0.20",
+            "mypy>=1.15",
+            "psutil>=5.9",
+            "pytest>=8",
+            "ruff>=0.12",
+            *QUICKSTART,
+            *TURBO,
+        ],
     },
     entry_points={"console_scripts": ["lit-jax = lit_jax.__main__:main"]},
 )

@@ -186,7 +186,7 @@ def make_decode(image_processor: Any) -> Callable[..., UInt8[np.ndarray, "S S 3"
     return decode
 
 
-def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
+def make_tokenize(tokenizer: Any, length: int) -> "Tokenize":
     """Returns `tokenize(texts) -> {"input_ids", "attention_mask"[, "token_type_ids"]}`, each int32 [n, length].
 
     Equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)`, from a copy of its own, so
@@ -200,13 +200,12 @@ def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict
         raise ConfigError(f"{name} has no tokenizer.json behind it; convert it to a fast tokenizer first")
     if tokenizer.pad_token is None:
         raise ConfigError(f"{name} has no padding token; set its pad_token, for instance to its eos_token")
-    fast = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    fast = _fast(tokenizer)
     least = fast.num_special_tokens_to_add(False) + 1
     if not least <= length <= tokenizer.model_max_length:
         raise ConfigError(
             f"text length {length} is outside {least} to {tokenizer.model_max_length} of {name}"
         )
-    fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
     fast.enable_truncation(length, direction=tokenizer.truncation_side)
     fast.enable_padding(
         length=length,
@@ -216,45 +215,67 @@ def make_tokenize(tokenizer: Any, length: int) -> Callable[[Sequence[str]], dict
         pad_token=tokenizer.pad_token,
     )
     with_types = "token_type_ids" in tokenizer.model_input_names
-    first = 0 if tokenizer.padding_side == "right" else length - 1
+    return Tokenize(fast, length, with_types, 0 if tokenizer.padding_side == "right" else length - 1)
 
-    def tokenize(texts: Sequence[str]) -> dict[str, np.ndarray]:
+
+@dataclass(frozen=True)
+class Tokenize:
+    """What `make_tokenize` returns; threads may share it, and processes receive a copy."""
+
+    fast: Any  # tokenizers.Tokenizer
+    length: int
+    with_types: bool
+    first: int  # The token that stays in the mask of a text without any.
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         try:
-            rows = fast.encode_batch_fast([text[: CHARS_PER_TOKEN * length] for text in texts])
+            rows = self.fast.encode_batch_fast([text[: CHARS_PER_TOKEN * self.length] for text in texts])
         except TypeError as e:  # The tokenizer's word for a string that UTF-8 cannot hold.
             raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
         lists = {
             "input_ids": [row.ids for row in rows],
             "attention_mask": [row.attention_mask for row in rows],
         }
-        if with_types:
+        if self.with_types:
             lists["token_type_ids"] = [row.type_ids for row in rows]
-        out = {key: np.array(ids, np.int32).reshape(len(rows), length) for key, ids in lists.items()}
-        out["attention_mask"][~out["attention_mask"].any(axis=1), first] = 1  # Softmax over nothing is NaN.
+        out = {key: np.array(ids, np.int32).reshape(len(rows), self.length) for key, ids in lists.items()}
+        out["attention_mask"][~out["attention_mask"].any(axis=1), self.first] = (
+            1  # Softmax over nothing is NaN.
+        )
         return out
 
-    return tokenize
 
-
-def make_count_tokens(tokenizer: Any, length: int) -> Callable[[Sequence[str]], list[int]]:
+def make_count_tokens(tokenizer: Any, length: int) -> "CountTokens":
     """Returns `count(texts)`: the tokens of each text, special ones included, before `make_tokenize` cuts them.
 
     A text of more than `CHARS_PER_TOKEN * length` characters, of which no more is read, counts `length` + 1 at least.
     """
-    fast = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-    fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
+    fast = _fast(tokenizer)
     fast.no_truncation()
     fast.no_padding()
-    limit = CHARS_PER_TOKEN * length
+    return CountTokens(fast, length)
 
-    def count(texts: Sequence[str]) -> list[int]:
-        rows = fast.encode_batch_fast([text[:limit] for text in texts])
+
+@dataclass(frozen=True)
+class CountTokens:
+    """What `make_count_tokens` returns; threads may share it, and processes receive a copy."""
+
+    fast: Any  # tokenizers.Tokenizer
+    length: int
+
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        limit = CHARS_PER_TOKEN * self.length
+        rows = self.fast.encode_batch_fast([text[:limit] for text in texts])
         return [
-            max(len(row.ids), length + 1) if len(text) > limit else len(row.ids)
+            max(len(row.ids), self.length + 1) if len(text) > limit else len(row.ids)
             for row, text in zip(rows, texts, strict=True)
         ]
 
-    return count
+
+def _fast(tokenizer: Any) -> Any:
+    fast = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
+    return fast
 
 
 def resized(image_processor: Any, image: Image.Image) -> np.ndarray:

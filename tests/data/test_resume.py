@@ -1,0 +1,196 @@
+"""A run that was cut in the middle of an epoch sees what it would have seen, whoever reads for it now."""
+
+import itertools
+import json
+import logging
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from lit_jax.data import open_source, prepare, train_batches
+from lit_jax.data.ledger import Ledger
+from lit_jax.decode import make_train_decode
+from lit_jax.errors import DataError
+from lit_jax.processing import make_count_tokens, make_tokenize
+from tests import tiny
+from tests.data.conftest import RECORDS
+
+B, SEED, CUT, END = 8, 3, 7, 15  # Batches; an epoch has five.
+BROKEN = (1, 31)  # Drawn before the cut and, for the first time, after it: see the test that says so.
+
+
+def bad(write_folder, name="pictures"):
+    rows = [
+        {"file_name": f"{i:02d}.png", "captions": ["a red square", "the circle of blue"], "id": str(i)}
+        for i in range(RECORDS * 3)
+    ]
+    for row in rows[RECORDS:]:
+        row["file_name"] = rows[int(row["id"]) % RECORDS]["file_name"]
+    return open_source(f"folder:{write_folder(rows, broken=BROKEN, name=name)}")
+
+
+def batches(source, start=0, count=END, **options):
+    processor = tiny.processor()
+    reading = train_batches(
+        source,
+        decode=make_train_decode(processor.image_processor, "fast", "crop_flip"),
+        tokenize=make_tokenize(processor.tokenizer, 12),
+        batch_size=B,
+        seed=SEED,
+        start=start,
+        max_bad_share=0.1,
+        **options,
+    )
+    taken = list(itertools.islice(reading, count - start))
+    reading.close()
+    return taken, reading
+
+
+def assert_same(some, others):
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        for name in ("images", "index"):
+            np.testing.assert_array_equal(one[name], other[name])
+        for name in one["texts"]:
+            np.testing.assert_array_equal(one["texts"][name], other["texts"][name])
+
+
+@pytest.fixture
+def straight(write_folder):
+    source = bad(write_folder)
+    return source, *batches(source, threads=0)
+
+
+def test_records_are_skipped_before_the_cut_and_others_after_it(straight, tmp_path):
+    source, _, reading = straight
+    _, before = batches(source, 0, CUT, threads=0, ledger_path=tmp_path / "l")
+    assert 0 < len(before.ledger.broken) < len(reading.ledger.broken)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"threads": 0}, {"threads": 1}), ({"threads": 4}, {"threads": 0}), ({"threads": 1}, {"workers": 1})],
+    ids=str,
+)
+def test_a_run_that_was_cut_sees_every_later_batch_of_the_straight_one(straight, before, after, tmp_path):
+    resumes(straight, before, after, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"workers": 4}, {"workers": 4}),
+        ({"workers": 4}, {"workers": 1}),
+        ({"workers": 1}, {"workers": 4}),
+        ({"workers": 4}, {"threads": 0}),
+    ],
+    ids=str,
+)
+def test_the_number_of_processes_may_change_at_the_cut(straight, before, after, tmp_path):
+    resumes(straight, before, after, tmp_path)
+
+
+def resumes(straight, before, after, tmp_path):
+    source, whole, reading = straight
+    path = tmp_path / "broken.jsonl"
+    first, _ = batches(source, 0, CUT, ledger_path=path, **before)
+    then, resumed = batches(source, CUT, ledger_path=path, **after)
+    assert_same(first, whole[:CUT])
+    assert_same(then, whole[CUT:])
+    assert resumed.ledger.broken == reading.ledger.broken
+    assert resumed.ledger.rows == reading.ledger.rows
+    records = [json.loads(line)["record"] for line in path.read_text().splitlines()]
+    assert sorted(records) == sorted(reading.ledger.broken)  # Each once, though two runs have met it.
+
+
+def test_the_account_follows_the_batches_and_not_what_was_read_ahead(write_folder):
+    source = bad(write_folder)
+    for threads in (0, 4):
+        _, reading = batches(source, 0, CUT, threads=threads, prefetch=8)
+        assert reading.ledger.rows == CUT * B
+        assert set(reading.ledger.broken) == set(batches(source, 0, CUT, threads=0)[1].ledger.broken)
+
+
+def test_a_ledger_that_a_kill_cut_in_a_line_is_read_as_far_as_it_goes(tmp_path):
+    path = tmp_path / "broken.jsonl"
+    path.write_text('{"record": 5, "reason": "not an image"}\n{"record": 7, "rea')
+    assert Ledger("a", 40, 0.1, path, rows=8).broken == {5: "not an image"}
+    assert Ledger("a", 40, 0.1, path).broken == {}
+
+
+def test_the_share_of_a_large_source_is_taken_of_the_rows_that_were_read():
+    ledger = Ledger("a", 1_000_000, 0.01, rows=20_000)
+    for record in range(200):
+        ledger.add(record, "broken")
+    with pytest.raises(DataError, match=r"201 of 20000 records are broken, more than the 1\.0% allowed"):
+        ledger.add(200, "broken")
+
+
+def test_an_error_in_a_process_is_told_as_one_in_a_thread(write_folder):
+    source = bad(write_folder)
+    words = "record 1[0-9]*: not an image: 6 bytes"
+    with pytest.raises(DataError, match=words):
+        batches(source, on_bad_record="error", workers=1)
+    with pytest.raises(DataError, match=words):
+        batches(source, on_bad_record="error", threads=1)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tfds"])
+def test_a_copy_of_a_source_is_small_and_reads_the_same(kind, folder, tmp_path):
+    """Every process that decodes receives one."""
+    source = open_source(f"folder:{folder}")
+    if kind == "tfds":
+        prepare(source, tmp_path / "set", name="tiny", split="train")
+        source = open_source(f"tfds:{tmp_path / 'set'}/train")
+    copy = pickle.dumps(source)
+    assert len(copy) < 20_000
+    assert pickle.loads(copy)[5] == source[5]
+
+
+def test_captions_that_are_cut_are_counted_and_told_once(write_folder, caplog):
+    rows = [
+        {"file_name": f"{i:02d}.png", "caption": "a red square " * (5 if i % 4 == 0 else 1)}
+        for i in range(RECORDS)
+    ]
+    source = open_source(f"folder:{write_folder(rows)}")
+    tokenizer = tiny.tokenizer()
+    with caplog.at_level(logging.WARNING):
+        for threads in (0, 2):
+            _, reading = batches(source, 0, 5, threads=threads, count_tokens=make_count_tokens(tokenizer, 12))
+            assert (reading.captions, reading.cut) == (40, 10)
+    told = [line for line in caplog.messages if "are longer than the text length" in line]
+    assert len(told) == 2  # One of each reading.
+    assert "10 of the first 40 captions (25.0 %) are longer" in told[0]
+
+
+@pytest.mark.slow
+def test_a_process_that_decodes_a_million_records_holds_no_list_of_them(tmp_path):
+    """Its memory, with a million records and with forty: both are that of the modules it imports."""
+    import psutil
+
+    sizes = []
+    for records in (40, 1_000_000):
+        folder = tmp_path / str(records)
+        tiny.write_pairs(folder, 8)
+        line = (folder / "metadata.jsonl").read_bytes().splitlines(keepends=True)[0]
+        (folder / "metadata.jsonl").write_bytes(line * records)
+        processor = tiny.processor()
+        reading = train_batches(
+            open_source(f"folder:{folder}"),
+            decode=make_train_decode(processor.image_processor),
+            tokenize=make_tokenize(processor.tokenizer, 12),
+            batch_size=B,
+            seed=SEED,
+            workers=1,
+        )
+        for _ in range(20):
+            next(reading)
+        children = psutil.Process(os.getpid()).children(recursive=True)
+        sizes.append(max(child.memory_info().rss for child in children))
+        reading.close()
+    assert sizes[1] - sizes[0] < 40e6, (
+        sizes
+    )  # 8 bytes a record, once or twice; a list of strings has 100 and more.
