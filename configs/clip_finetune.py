@@ -73,10 +73,10 @@ def _small(c: ConfigDict) -> ConfigDict:
     c.model.vision = c.model.text = ""
     c.model.vision_config.update(size, image_size=32, patch_size=8)
     c.model.text_config.update(size, vocab_size=256, max_position_embeddings=64)
-    c.model.lock = "uu"
+    c.model.lock, c.model.vision_pooling = "uu", "cls"  # A pooler's tanh is slow to learn from scratch.
     c.model.projection_dim, c.model.dtype = 64, "auto"
     c.data.train, c.data.test, c.data.text_length = "shapes:512/train", "shapes:128/test", 16
-    c.optim.peak_lr, c.optim.warmup_steps = 3e-3, 10
+    c.optim.peak_lr, c.optim.warmup_steps = 1e-3, 10
     c.optim.lr_multipliers = ()
     c.log_every, c.eval_every, c.save_every = 10, 50, 50
     return c

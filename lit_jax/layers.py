@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from lit_jax.row_attention import fits, row_attention_sharded
+from lit_jax.splash import SHORTEST, splash_attention_sharded
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),  # HF "gelu" is the exact erf form.
@@ -42,14 +43,14 @@ class Compute:
     dtype: DTypeLike = jnp.float32
     remat: str = "none"  # What of a block is computed anew in the backward pass instead of kept: see REMAT.
     unroll: int = 1  # Blocks a scan step.
-    # Of attention: "rows" is our kernel for TPUs, of `mesh`; "auto" takes it there where it fits; else the
-    # `implementation` of jax.nn.dot_product_attention.
-    attention: Literal["auto", "rows", "xla", "cudnn"] = "auto"
+    # Of attention: "rows" is our kernel for TPUs, of `mesh`, "splash" JAX's own for long sequences; "auto" takes there
+    # the first of them that fits; else the `implementation` of jax.nn.dot_product_attention.
+    attention: Literal["auto", "rows", "splash", "xla", "cudnn"] = "auto"
     mesh: Mesh | None = None  # The devices that the step is for, over all of which the batch is split.
 
     @property
     def implementation(self) -> Literal["xla", "cudnn"] | None:
-        """Of jax.nn.dot_product_attention, where our kernel is not used."""
+        """Of jax.nn.dot_product_attention, where no kernel for TPUs is used."""
         return self.attention if self.attention in ("xla", "cudnn") else None  # type: ignore[return-value]
 
 
@@ -143,6 +144,18 @@ class Attention(nn.Module):
                 axes=self.compute.mesh.axis_names,
                 interpret=self.compute.mesh.devices.flat[0].platform == "cpu",
             )
+        elif by_splash(self.compute, x.shape, mask, bias):
+            assert self.compute.mesh is not None  # `by_splash` has asked.
+            y = splash_attention_sharded(
+                q,
+                k,
+                v,
+                None if mask is None else jnp.broadcast_to(mask[:, 0, 0], x.shape[:2]),
+                heads=spec.heads,
+                mesh=self.compute.mesh,
+                axes=self.compute.mesh.axis_names,
+                interpret=self.compute.mesh.devices.flat[0].platform == "cpu",
+            )
         else:
             implementation = self.compute.implementation
             y = jax.nn.dot_product_attention(
@@ -183,6 +196,17 @@ def by_rows(compute: Compute, shape: tuple[int, ...], heads: int, bias: Array | 
     if (compute.attention == "auto" and device.platform != "tpu") or (bias is not None and len(bias) > 1):
         return False
     return fits(tokens, width, heads, compute.dtype, bias is not None, kind=device.device_kind)
+
+
+def by_splash(compute: Compute, shape: tuple[int, ...], mask: Array | None, bias: Array | None) -> bool:
+    """Whether attention over [B N D] goes through JAX's kernel: on a TPU, over long rows with masks of keys alone."""
+    batch, tokens, _ = shape
+    if compute.mesh is None or compute.attention not in ("auto", "splash") or batch % compute.mesh.size:
+        return False
+    if bias is not None or (mask is not None and mask.shape[2] > 1):
+        return False
+    on_tpu = compute.mesh.devices.flat[0].platform == "tpu"
+    return compute.attention == "splash" or (on_tpu and tokens >= SHORTEST)
 
 
 def attend_in_full(

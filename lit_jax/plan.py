@@ -63,6 +63,7 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
     check_batch(recipe.batch_size, mesh)
     if recipe.micro_batch:
         check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
+    run.check_attention(recipe.model.attention, "tpu")
     compute = dataclasses.replace(run.compute_of(recipe.model, "tpu"), mesh=mesh)
     module = DualEncoder(config_of(recipe), compute)
     shapes = dual_encoder.param_shapes(module)

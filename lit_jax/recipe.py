@@ -28,9 +28,8 @@ class Model:
     dtype: str = "auto"  # Of the arithmetic: bfloat16 on accelerators, float32 on CPU.
     locked_dtype: str = "float32"  # Of the locked weights in memory.
     remat: str = "none"  # What the backward pass computes anew: "none", "products" or "full" (layers.REMAT).
-    attention: str = (
-        "auto"  # "rows": our kernel for TPUs; "xla"; "cudnn" for GPUs. "auto": rows where it fits.
-    )
+    # "rows": our kernel for TPUs; "splash": JAX's own there; "cudnn" for GPUs; "xla". "auto": the first that fits.
+    attention: str = "auto"
     unroll: int = 1  # Layers in one turn of the loop over them.
     # Fields of the towers' configs that take the place of the folders' own (dropout); `plan`, which reads no folder,
     # knows the towers by these numbers alone.

@@ -33,7 +33,12 @@ from lit_jax.typing import Params
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
 _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-ATTENTION = ("auto", "rows", "xla", "cudnn")  # See layers.Compute.
+ATTENTION = ("auto", "rows", "splash", "xla", "cudnn")  # See layers.Compute.
+PLATFORMS = {
+    "cudnn": ("gpu",),
+    "rows": ("tpu", "cpu"),
+    "splash": ("tpu", "cpu"),
+}  # On a CPU kernels are interpreted.
 SIGLIP_BIAS = -10.0  # arXiv:2303.15343
 TOKENIZER_RECORDS = 10_000  # Whose captions a tokenizer is made of.
 
@@ -58,6 +63,7 @@ def open_run(recipe: Recipe, workdir: Path) -> Run:
     Raises ConfigError if the workdir holds a run of another recipe, and as the parts do.
     """
     make_mesh(recipe.mesh.data, recipe.mesh.fsdp)  # Refused before anything is written.
+    check_attention(recipe.model.attention, jax.default_backend())
     _check_workdir(recipe, workdir)
     checkpoints = Checkpoints(workdir, save_every=recipe.save_every, keep=recipe.keep)
     if checkpoints.latest() is not None:
@@ -108,6 +114,14 @@ def compute_of(model: recipe.Model, platform: str | None = None) -> Compute:
     dtype = DTYPES[auto if model.dtype == "auto" else model.dtype]
     attention: Any = model.attention
     return Compute(dtype=dtype, remat=model.remat, unroll=model.unroll, attention=attention)
+
+
+def check_attention(attention: str, platform: str) -> None:
+    """Raises ConfigError for an implementation that the platform does not have."""
+    if platform not in PLATFORMS.get(attention, (platform,)):
+        raise ConfigError(
+            f"config.model.attention is {attention!r}, which is not for a {platform}; wanted auto, or xla"
+        )
 
 
 def trained(recipe: Recipe) -> list[str]:

@@ -69,7 +69,7 @@ def test_a_smoke_run_is_its_recipe_in_small(path):
     recipe = read(small)
     assert not set(map(tuple, small.model.get("lock_rules", ()))) - {("vision/.*", "lock")}
     locked = {row[0] for row in plan.parameters(small) if row[2] == "locked"}
-    assert bool(locked) == (full.model["lock"][0] == "L")
+    assert any(path.startswith("vision/layers") for path in locked) == (full.model["lock"][0] == "L")
     assert len(open_source(recipe.data.train)) >= recipe.batch_size
 
 

@@ -11,7 +11,7 @@ import lit_jax
 
 PACKAGE = Path(lit_jax.__file__).parent
 FLOORS = [
-    ["typing", "errors", "_transformers", "terminal", "ring", "row_attention"],
+    ["typing", "errors", "_transformers", "terminal", "ring", "row_attention", "splash"],
     [
         "layers",
         "positions",

@@ -150,6 +150,7 @@ def test_a_run_goes_on_without_its_towers(tmp_path):
         ({"cache": True, "data__augment": "flip"}, ConfigError, "augment is 'flip'"),
         ({"loss": "triplet"}, ConfigError, "loss 'triplet' is unknown"),
         ({"mesh__data": 3}, ConfigError, "data=3"),
+        ({"model__attention": "cudnn"}, ConfigError, "attention is 'cudnn', which is not for a cpu"),
         (
             {"model__vision": "", "model__vision_config": tiny.VIT},
             ConfigError,
