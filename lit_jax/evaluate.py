@@ -56,7 +56,7 @@ def evaluate(
     loaded = pretrained.read_dual(model, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
     processor = processing.load_processor(pretrained.hub.find(model, allow_pickle=allow_pickle))
     length = text_length or min(processor.tokenizer.model_max_length, 512)
-    tokenize = processing.make_tokenize(processor.tokenizer, length)
+    tokenize = processing.make_tokenize(processor.tokenizer, length, loaded.module.config.text.vocab_size)
     decode = processing.make_decode(processor.image_processor)
     embed = make_embed_step(loaded.module, mesh, processing.pixels_of(processor.image_processor), dtype)
     params = jax.device_put(loaded.params)

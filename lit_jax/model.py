@@ -19,6 +19,7 @@ from lit_jax.errors import ConfigError, WeightError
 from lit_jax.keywords import join_by_keywords
 from lit_jax.layers import Compute
 from lit_jax.outputs import VisionTextDualEncoderOutput, tower_output
+from lit_jax.pictures import check_pixels
 from lit_jax.typing import Params
 
 VisionTextDualEncoderConfig = transformers.VisionTextDualEncoderConfig
@@ -241,10 +242,11 @@ class VisionTextDualEncoderModel:
 
     def _images(self, pixel_values: ArrayLike) -> jax.Array:
         pixels, channels = jnp.asarray(pixel_values), self.module.config.vision.num_channels
-        if pixels.ndim == 4 and pixels.shape[1] == channels:
-            return pixels.transpose(0, 2, 3, 1)
-        if pixels.ndim == 4 and pixels.shape[-1] == channels:
-            return pixels
+        if not jnp.issubdtype(pixels.dtype, jnp.floating):
+            raise ConfigError(f"pixel_values are {pixels.dtype}; wanted the floats that the processor gives")
+        if pixels.ndim == 4 and channels in (pixels.shape[1], pixels.shape[-1]):
+            check_pixels(pixels)
+            return pixels.transpose(0, 2, 3, 1) if pixels.shape[1] == channels else pixels
         raise ConfigError(
             f"pixel_values have shape {pixels.shape}; wanted [batch, {channels}, height, width] "
             f"or [batch, height, width, {channels}]"

@@ -2,13 +2,17 @@
 
 import io
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from PIL import Image
 
-from lit_jax.errors import DataError
+from lit_jax.errors import ConfigError, DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # No format that runs a program (EPS) or holds floats (TIFF).
 MAX_PIXELS = 64_000_000  # Of a picture, looked at before it is decoded.
+MAX_VALUE = 30.0  # Of a pixel after (x - mean) / std: no processor divides by less than .03.
 MAX_RATIO = 100  # Of length to width: resizing a hair by its shorter edge would take gigabytes.
 
 
@@ -58,6 +62,21 @@ def middle(width: int, height: int) -> tuple[int, int, int, int]:
     w, h = min(width, keep), min(height, keep)
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def check_pixels(pixels: Float[Array, "B S1 S2 C"]) -> None:
+    """Raises ConfigError naming a picture of the batch that no image processor gave: not finite, or in 0 to 255."""
+    if isinstance(pixels, jax.core.Tracer):  # Inside the caller's own jit there is nothing to look at yet.
+        return
+    finite = np.asarray(jnp.isfinite(pixels).all(axis=(1, 2, 3)))  # A maximum may lose a NaN on its way.
+    if len(bad := np.flatnonzero(~finite)):
+        raise ConfigError(f"image {bad[0]} of the batch has a pixel that is NaN or infinite")
+    largest = np.asarray(jnp.abs(pixels).max(axis=(1, 2, 3)), np.float32)
+    if len(bad := np.flatnonzero(largest > MAX_VALUE)):
+        raise ConfigError(
+            f"image {bad[0]} of the batch has a pixel of {largest[bad[0]]:g}; wanted values of about -3 to 3: "
+            "give uint8 pictures to the processor, and what comes out of it to the model"
+        )
 
 
 def first_line(error: Exception) -> str:

@@ -186,14 +186,15 @@ def make_decode(image_processor: Any) -> Callable[..., UInt8[np.ndarray, "S S 3"
     return decode
 
 
-def make_tokenize(tokenizer: Any, length: int) -> "Tokenize":
+def make_tokenize(tokenizer: Any, length: int, vocab_size: int | None = None) -> "Tokenize":
     """Returns `tokenize(texts) -> {"input_ids", "attention_mask"[, "token_type_ids"]}`, each int32 [n, length].
 
     Equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)`, from a copy of its own, so
     that threads can share it and what `tokenizer.json` says of padding does not matter. Text after the first
     `CHARS_PER_TOKEN * length` characters is not looked at. A text without any token keeps one padding token in
     its mask. Raises `ConfigError` for a tokenizer that is not fast or has no padding token, and for an unusable
-    `length`; `tokenize` raises `DataError` for text that is not Unicode.
+    `length`; `tokenize` raises `DataError` for text that is not Unicode, and `ConfigError` for a token outside the
+    tower's `vocab_size`, which XLA would take for another one without a word.
     """
     name = type(tokenizer).__name__
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -215,7 +216,9 @@ def make_tokenize(tokenizer: Any, length: int) -> "Tokenize":
         pad_token=tokenizer.pad_token,
     )
     with_types = "token_type_ids" in tokenizer.model_input_names
-    return Tokenize(fast, length, with_types, 0 if tokenizer.padding_side == "right" else length - 1)
+    return Tokenize(
+        fast, length, with_types, 0 if tokenizer.padding_side == "right" else length - 1, vocab_size
+    )
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,7 @@ class Tokenize:
     length: int
     with_types: bool
     first: int  # The token that stays in the mask of a text without any.
+    vocab_size: int | None = None
 
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         try:
@@ -239,6 +243,12 @@ class Tokenize:
         if self.with_types:
             lists["token_type_ids"] = [row.type_ids for row in rows]
         out = {key: np.array(ids, np.int32).reshape(len(rows), self.length) for key, ids in lists.items()}
+        largest = out["input_ids"].max(initial=0)
+        if self.vocab_size is not None and largest >= self.vocab_size:
+            raise ConfigError(
+                f"the tokenizer gives token {largest} ({self.fast.id_to_token(int(largest))!r}) and the tower's "
+                f"vocabulary has {self.vocab_size}; take the tokenizer that belongs to the tower"
+            )
         out["attention_mask"][~out["attention_mask"].any(axis=1), self.first] = (
             1  # Softmax over nothing is NaN.
         )

@@ -71,7 +71,8 @@ def _loop(
     recipe, mesh, state = run.recipe, run.mesh, run.state
     pixels = processing.pixels_of(run.processor.image_processor)
     decode = processing.make_decode(run.processor.image_processor)
-    tokenize = processing.make_tokenize(run.processor.tokenizer, recipe.data.text_length)
+    vocabulary = run.module.config.text.vocab_size
+    tokenize = processing.make_tokenize(run.processor.tokenizer, recipe.data.text_length, vocabulary)
     dtype = run.module.compute.dtype
     embed = make_embed_step(run.module, mesh, pixels, dtype)
     pool = partial(_pooled, run, embed, workdir / "cache", decode) if recipe.cache else None

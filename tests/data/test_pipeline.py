@@ -162,30 +162,6 @@ def test_a_broken_record_is_an_error_where_that_is_asked_for(write_folder):
         some(source, 10, on_bad_record="error", threads=2)
 
 
-@pytest.mark.parametrize(
-    ("caption", "reason"),
-    [
-        ("", "caption is empty"),
-        (" \t", "no visible character"),
-        ("\x07\x1b", "no visible character"),
-        ("a\0b", "a NUL at character 1"),
-        ("a\ud800", "invalid UTF-8 at character 1"),
-        (None, "'caption' holds a NoneType"),
-        (7, "'caption' holds a int"),
-        ([], "record has no caption"),
-    ],
-)
-def test_a_caption_that_cannot_be_trained_on_breaks_its_record_alone(write_folder, caption, reason):
-    rows = [row(i) for i in range(RECORDS)]
-    rows[5] = {"file_name": "05.png", "caption": caption}
-    source = open_source(f"folder:{write_folder(rows)}")
-    batches = train_batches(
-        source, decode=decode, tokenize=tokenize, batch_size=B, seed=3, threads=0, max_bad_share=0.1
-    )
-    list(itertools.islice(batches, 5))
-    assert list(batches.ledger.broken) == [5] and reason in batches.ledger.broken[5]
-
-
 def test_pooled_rows_stand_in_for_the_pictures(source):
     pooled = np.arange(RECORDS * 6, dtype=np.float64).reshape(RECORDS, 6)
     for batch, want in zip(some(source, 6, decode=None, pooled=pooled), some(source, 6), strict=True):
