@@ -1,6 +1,7 @@
 """Files of pictures: what is opened, what is refused before it is decoded, and how all of it becomes RGB."""
 
 import io
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,20 @@ def check_pixels(pixels: Float[Array, "B S1 S2 C"]) -> None:
             f"image {bad[0]} of the batch has a pixel of {largest[bad[0]]:g}; wanted values of about -3 to 3: "
             "give uint8 pictures to the processor, and what comes out of it to the model"
         )
+
+
+def check_arrays(images: Any) -> None:
+    """Raises ConfigError naming the first array among the pictures of a batch that has no 8-bit reading."""
+    many = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
+    for i, image in enumerate(images if many else [images]):
+        if not isinstance(image, np.ndarray) or not np.issubdtype(image.dtype, np.floating):
+            continue
+        if not np.isfinite(image).all():
+            raise ConfigError(f"image {i} of the batch has a pixel that is NaN or infinite")
+        if image.max(initial=0) > 1 and (image % 1).any():
+            raise ConfigError(
+                f"image {i} of the batch holds floats up to {image.max():g}; wanted uint8 in 0 to 255: cast it"
+            )
 
 
 def first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lit_jax._transformers import transformers
 from lit_jax.errors import ConfigError, DataError, WeightError
-from lit_jax.pictures import first_line, middle, open_image
+from lit_jax.pictures import check_arrays, first_line, middle, open_image
 
 Processor = Any  # transformers.VisionTextDualEncoderProcessor, whose import is too slow for an annotation.
 
@@ -74,6 +74,8 @@ def processor_class() -> Any:
 
         def __call__(self, *args: Any, return_tensors: str | None = None, **options: Any) -> Any:
             """As transformers, where `return_tensors` may also be "jax"."""
+            for images in (*args, options.get("images")):  # Text among them is no array.
+                check_arrays(images)
             wanted = "np" if return_tensors == "jax" else return_tensors
             batch = super().__call__(*args, return_tensors=wanted, **options)
             if return_tensors == "jax":

@@ -8,8 +8,10 @@ the permutation is our own, since grain's takes over a millisecond a row on smal
 """
 
 import logging
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -158,6 +160,14 @@ def train_batches(
 def _in_worker(index: int, count: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # The accelerator belongs to the process that trains.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()  # A parent that was killed tells nobody, and its workers would wait for ever.
+    os._exit(1)
 
 
 def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> int:

@@ -18,7 +18,7 @@ from lit_jax.errors import ConfigError, DataError
 from lit_jax.evals.prompts import class_texts
 from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.pictures import open_image
-from lit_jax.processing import make_decode, make_tokenize
+from lit_jax.processing import load_processor, make_decode, make_tokenize, save_processor
 from tests import tiny
 from tests.bad_pictures import BROKEN, JPEG, bomb, encoded, flipped, noise
 
@@ -198,6 +198,32 @@ def test_pixels_that_no_processor_gave_are_refused_by_their_place_in_the_batch(m
             model.get_image_features(layout)
     with pytest.raises(ConfigError, match="pixel_values are uint8; wanted the floats"):
         model.get_image_features(np.zeros((3, 3, 32, 32), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.nan, "image 1 of the batch has a pixel that is NaN or infinite"),
+        (np.inf, "image 1 of the batch has a pixel that is NaN or infinite"),
+        (254.5, "image 1 of the batch holds floats up to 254.5; wanted uint8"),
+    ],
+    ids=["34 nan", "35 inf", "36 floats to 255"],
+)
+def test_arrays_without_an_8_bit_reading_are_refused_by_the_processor(value, words, tmp_path):
+    save_processor(tmp_path, tiny.processor())
+    processor = load_processor(tmp_path)
+    picture = np.zeros((40, 50, 3), np.float32)
+    strange = picture.copy()
+    strange[3, 4, 1] = value
+    for images in ([picture, strange], np.stack([picture, strange])):
+        with pytest.raises(ConfigError, match=words):
+            processor(text=["a", "a"], images=images, return_tensors="np")
+    assert processor(text=["a"], images=[picture], return_tensors="np")["pixel_values"].shape == (
+        1,
+        3,
+        32,
+        32,
+    )
 
 
 @pytest.mark.parametrize("token", [99, -1])

@@ -5,8 +5,11 @@ import json
 import logging
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 
 from lit_jax.data import open_source, prepare, train_batches
@@ -138,6 +141,28 @@ def test_an_error_in_a_process_is_told_as_one_in_a_thread(write_folder):
         batches(source, on_bad_record="error", threads=1)
 
 
+def test_processes_end_when_the_one_that_they_read_for_is_killed(folder):
+    code = """
+import sys
+from lit_jax.data import open_source, train_batches
+from tests.data.conftest import decode, tokenize
+source = open_source(sys.argv[1])
+batches = train_batches(source, decode=decode, tokenize=tokenize, batch_size=8, seed=0, workers=1)
+next(batches)
+print("reading", flush=True)
+input()
+"""
+    command = [sys.executable, "-c", code, f"folder:{folder}"]
+    killed = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout.readline() == "reading\n"
+    children = psutil.Process(killed.pid).children(recursive=True)
+    assert children
+    killed.kill()
+    killed.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
 @pytest.mark.parametrize("kind", ["folder", "tfds"])
 def test_a_copy_of_a_source_is_small_and_reads_the_same(kind, folder, tmp_path):
     """Every process that decodes receives one."""
@@ -169,8 +194,6 @@ def test_captions_that_are_cut_are_counted_and_told_once(write_folder, caplog):
 @pytest.mark.slow
 def test_a_process_that_decodes_a_million_records_holds_no_list_of_them(tmp_path):
     """Its memory, with a million records and with forty: both are that of the modules it imports."""
-    import psutil
-
     sizes = []
     for records in (40, 1_000_000):
         folder = tmp_path / str(records)
