@@ -135,10 +135,11 @@ def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
 def _card(run: Trained, workdir: Path, about: About, name: str, layout: str) -> str:
     m, d, config = run.recipe.model, run.recipe.data, run.module.config
     vision, text = (TRAINING[letter] for letter in m.lock)
+    trained_on = d.train if isinstance(d.train, str) else " + ".join(spec for spec, _ in d.train)
     evaluations = []
     before, after = results(workdir)
     if after:
-        test = open_source(d.test)
+        test = open_source(d.test, caption=d.caption or None)
         evaluations.append(
             Evaluation(
                 task="image-text retrieval",
@@ -154,7 +155,7 @@ def _card(run: Trained, workdir: Path, about: About, name: str, layout: str) -> 
         license=about.license,
         vision=Tower(about.vision or m.vision or config.vision_type, about.vision_license, vision),
         text=Tower(about.text or m.text or config.text_type, about.text_license, text),
-        data=Data(about.data or d.train, about.data_license, about.data_description),
+        data=Data(about.data or trained_on, about.data_license, about.data_description),
         recipe=dataclasses.asdict(run.recipe),
         evaluations=evaluations,
         limitations=about.limitations,

@@ -39,10 +39,11 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What is trained and evaluated on, as source specs: tfds:..., folder:..."""
+    """What is trained and evaluated on, as source specs: tfds:..., folder:..., wds:..., parquet:..."""
 
-    train: str
+    train: str | tuple[tuple[str, float], ...]  # A mixture: (spec, weight) each.
     test: str = ""  # Empty: no evaluation.
+    caption: str = ""  # The feature, column or key that the captions are in; empty: it is found.
     text_length: int = 64  # Tokens, with padding.
     decode: str = "fast"  # Of training: "fast", "turbo" (an extra) or "exact"; evaluation is always exact.
     # "flip", "crop", "crop_flip" or "randaugment" (augment.AUGMENTS). A flip makes left of right, in no caption.
@@ -179,15 +180,30 @@ def _value(hint: Any, value: Any, path: str, empty: frozenset[str] = frozenset()
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in kinds:
         return None
-    kind = kinds[0]
+    pairs = [kind for kind in kinds if typing.get_origin(kind) is tuple and isinstance(value, tuple | list)]
+    kind = (pairs or kinds)[0]
     if typing.get_origin(kind) is dict:
         if not hasattr(value, "items"):
             raise ConfigError(f"config.{path} is {value!r}; wanted a group of fields")
         return {str(name): list(item) if isinstance(item, tuple) else item for name, item in value.items()}
     if typing.get_origin(kind) is tuple:
-        return tuple((str(pattern), item) for pattern, item in value)
+        return _pairs(typing.get_args(typing.get_args(kind)[0])[1], value, path)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
         raise ConfigError(f"config.{path} is {value!r}; wanted {kind.__name__}")
     return value
+
+
+def _pairs(kind: type, value: Any, path: str) -> tuple[tuple[str, Any], ...]:
+    """`value` as (text, `kind`) pairs; a whole number is a float too."""
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, tuple | list) or not all(
+        isinstance(pair, tuple | list)
+        and len(pair) == 2
+        and type(pair[0]) is str
+        and type(pair[1]) in accepted
+        for pair in value
+    ):
+        raise ConfigError(f"config.{path} is {value!r}; wanted pairs of a text and a {kind.__name__}")
+    return tuple((name, kind(item)) for name, item in value)

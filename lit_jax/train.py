@@ -37,9 +37,10 @@ def train(config: Any, workdir: str | Path) -> State:
     a run that was never stopped. Raises a LitJaxError of the kind that says what is wrong.
     """
     recipe, workdir = read(config), Path(workdir)
-    source, test = open_source(recipe.data.train), None
+    caption = recipe.data.caption or None
+    source, test = open_source(recipe.data.train, caption=caption), None
     if recipe.data.test:
-        test = open_source(recipe.data.test)
+        test = open_source(recipe.data.test, caption=caption)
     if len(source) < recipe.batch_size:
         raise DataError(
             f"{source.spec} has {len(source)} records, fewer than one batch of {recipe.batch_size}; "

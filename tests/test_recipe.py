@@ -34,6 +34,12 @@ def test_what_a_config_leaves_out_has_a_default():
         ({"model": {"vision": "v"}}, r"config\.model\.text is missing"),
         ({"model": {"vision": "", "text": "t"}}, r"config\.model\.vision is empty"),
         ({"model": "vit"}, r"config\.model is 'vit'; wanted a group"),
+        ({"data": {"train": 3}}, r"config\.data\.train is 3; wanted str"),
+        (
+            {"data": {"train": [("folder:x", "2")]}},
+            r"config\.data\.train is .*; wanted pairs of a text and a float",
+        ),
+        ({"data": {"train": ["folder:x"]}}, r"config\.data\.train is .*; wanted pairs of a text"),
     ],
 )
 def test_a_wrong_field_is_named(change, message):
@@ -49,7 +55,13 @@ def test_a_tower_of_numbers_needs_no_folder():
 
 
 def test_a_recipe_survives_json():
-    before = recipe.read(SMALLEST | {"optim": {"lr_multipliers": (("text/.*", 0.05),), "clip_norm": None}})
+    mixture = (("folder:x", 1), ("wds:y", 0.5))
+    changes = {
+        "optim": {"lr_multipliers": (("text/.*", 0.05),), "clip_norm": None},
+        "data": {"train": mixture},
+    }
+    before = recipe.read(ConfigDict(SMALLEST | changes))
+    assert before.data.train == (("folder:x", 1.0), ("wds:y", 0.5))
     after = recipe.read(json.loads(json.dumps(dataclasses.asdict(before))))
     assert after == before
 

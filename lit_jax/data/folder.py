@@ -1,138 +1,87 @@
-"""`folder:DIR`: pictures in a directory, described by the lines of its `metadata.jsonl`."""
+"""`folder:DIR`: pictures in a directory, and what describes them."""
 
-import difflib
 import hashlib
-import json
-import re
-from array import array
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lit_jax.data.sources import Record, decode_utf8
+from lit_jax.data.files import Files
+from lit_jax.data.folder_rows import TABLES, Pictures, Rows
+from lit_jax.data.sources import Record
 from lit_jax.errors import DataError
 
-METADATA = "metadata.jsonl"
-_CAPTIONS = frozenset({"caption", "captions", "text"})
-_KEYS = _CAPTIONS | {"file_name", "id", "label"}
+METADATA = TABLES[0]
+_AHEAD = 1024  # Files that are being hashed at once.
 
 
 class FolderSource:
-    """The lines of `metadata.jsonl`, each `{"file_name": ..., "caption": ...}`, as records.
+    """The pictures of a directory, described by the first of these that is there:
 
-    `file_name` is relative to the directory. The captions are under one of `caption`, `captions` and `text`, one
-    string or a list; a line may have none. `id` defaults to the file name. `label` is a class index, or a class
-    name, in which case `class_names` are the sorted names of all lines.
+    - `metadata.jsonl`, lines such as `{"file_name": ..., "caption": ...}`. The captions are under one of `caption`,
+      `captions` and `text`, one string or a list; a line may have none. `id` defaults to the file name. `label` is a
+      class index, or a class name, in which case `class_names` are the sorted names of all lines.
+    - `metadata.csv`, `captions.csv` or `captions.tsv`, whose first line names the columns `file_name` and `caption`
+      (or their usual synonyms), `id` and `label`; consecutive rows of one file are one record of several captions.
+    - `a.txt` beside `a.jpg`, in subdirectories too; the id is the path without its ending.
+    - nothing: then each subdirectory is a class.
 
-    Opening reads the metadata once, checks that every line is an object of these keys whose file name stays
-    inside the directory, and keeps 8 bytes a record. A file that is missing, or a caption of a wrong type, breaks
-    its own record only. Raises `DataError`.
+    File names are relative to the directory and stay inside it. A file that is missing, or a caption of a wrong type,
+    breaks its own record only. `caption` names another key or column. Raises `DataError`.
     """
 
     description: str | None = None
     license: str | None = None
 
-    def __init__(self, directory: str):
-        self.directory = Path(directory).expanduser()
+    def __init__(self, directory: str, caption: str | None = None):
         self.spec = f"folder:{directory}"
-        if not self.directory.is_dir():
+        self._arguments = (directory, caption)
+        self._files = Files(self.spec, directory)
+        if not self._files.fs.isdir(self._files.root):
             raise DataError(f"{self.spec}: there is no such directory")
-        self._metadata = self.directory / METADATA
-        if not self._metadata.is_file():
-            raise DataError(
-                f"{self.spec}: no {METADATA} in it; want a line of JSON with file_name and caption for each picture"
-            )
-        self._lines = array("q")  # Where each record's line starts.
-        names = self._scan()
-        if not self._lines:
-            raise DataError(f"{self.spec}: {METADATA} has no records")
-        self.class_names: tuple[str, ...] | None = tuple(sorted(names)) or None
+        root = self._files.root.rstrip("/")
+        self._table = next((name for name in TABLES if self._files.fs.isfile(f"{root}/{name}")), None)
+        self._rows: Rows | Pictures
+        if self._table is not None:
+            self._rows = Rows(self._files, self._table, caption)
+        else:
+            self._rows = Pictures(self._files)
+        if not len(self._rows):
+            what = f"{self._table} has no records" if self._table else f"no {METADATA} in it, nor pictures"
+            raise DataError(f"{self.spec}: {what}; want a line with file_name and caption for each picture")
+        self.class_names: tuple[str, ...] | None = self._rows.class_names or None
         self._label_of = {name: label for label, name in enumerate(self.class_names or ())}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FolderSource, self._arguments
+
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
-        with self._metadata.open("rb") as f:
-            f.seek(self._lines[index])
-            line = decode_utf8(f.readline(), f"line of {METADATA}")
-        row = json.loads(line.removeprefix("\ufeff"))
-        name, label = row["file_name"], row.get("label")
+        row = self._rows[index]
+        name, label = row["file_name"], row["label"]
         try:
-            image = (self.directory / name).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, ValueError) as e:
+            image = self._files.fs.cat_file(f"{self._files.root.rstrip('/')}/{name}")
+        except (OSError, ValueError) as e:  # Value: a NUL in the name.
             raise DataError(f"{name!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
-        record = Record(image=image, captions=_captions(row), id=str(row.get("id", name)))
+        record = Record(image=image, captions=row["captions"], id=row["id"])
         if label is not None:
             record["label"] = self._label_of[label] if isinstance(label, str) else label
         return record
 
     def fingerprint(self) -> str:
-        """The sha256 of the metadata and of every file it names; reads them all."""
-        with self._metadata.open("rb") as f:
-            digest = hashlib.file_digest(f, "sha256")
-        for index in range(len(self)):
+        """The sha256 of what describes the pictures and of every picture; reads them all."""
+        digest = hashlib.sha256(repr((self._table, self.class_names)).encode())
+
+        def hashed(index: int) -> bytes:
             try:
-                digest.update(hashlib.sha256(self[index]["image"]).digest())
+                record = self[index]
             except DataError:
-                digest.update(b"broken")
+                return b"broken"
+            image = hashlib.sha256(record["image"]).hexdigest()
+            return repr((image, record["captions"], record["id"], record.get("label"))).encode()
+
+        with ThreadPoolExecutor(16) as pool:
+            for start in range(0, len(self), _AHEAD):
+                for one in pool.map(hashed, range(start, min(len(self), start + _AHEAD))):
+                    digest.update(one)
         return digest.hexdigest()
-
-    def _scan(self) -> set[str]:
-        """Fills `_lines`; returns the class names. Raises `DataError` for the first line that is not understood."""
-        names: set[str] = set()
-        kinds: set[type] = set()
-        start = 0
-        with self._metadata.open("rb") as f:
-            for number, line in enumerate(f, 1):
-                if not line.isspace():
-                    self._lines.append(start)
-                    try:
-                        label = _check(json.loads(line))
-                        if label is not None:
-                            kinds.add(type(label))
-                            names.update([label] if isinstance(label, str) else ())
-                        if len(kinds) > 1:
-                            raise DataError("labels are both numbers and names; want one kind")
-                    except UnicodeDecodeError:
-                        pass  # Found again, and told, when this one record is read.
-                    except (json.JSONDecodeError, RecursionError) as e:
-                        raise DataError(f"{self.spec}: line {number} of {METADATA} is not JSON: {e}") from e
-                    except DataError as e:
-                        raise DataError(f"{self.spec}: line {number} of {METADATA}: {e}") from e
-                start += len(line)
-        return names
-
-
-def _check(row: Any) -> int | str | None:
-    """The label of a line that is understood; else raises `DataError`."""
-    if not isinstance(row, dict):
-        raise DataError(f"found {type(row).__name__}, want an object with file_name and caption")
-    if unknown := sorted(row.keys() - _KEYS):
-        near = difflib.get_close_matches(unknown[0], _KEYS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"want some of {', '.join(sorted(_KEYS))}"
-        raise DataError(f"unknown key {unknown[0]!r}; {hint}")
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise DataError(
-            "no file_name" if name is None else f"file_name is {name!r}, want a path inside the folder"
-        )
-    if name[0] in "/\\" or ".." in re.split(r"[/\\]", name):
-        raise DataError(f"file_name {name!r} leads out of the folder; want a path inside it, without '..'")
-    if len(row.keys() & _CAPTIONS) > 1:
-        raise DataError(f"has several of {', '.join(sorted(_CAPTIONS))}; want one, which may be a list")
-    label = row.get("label")
-    if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
-        raise DataError(f"label is {label!r}, want a number or a name")
-    if isinstance(label, int) and label < 0:
-        raise DataError(f"label is {label}, want 0 or more")
-    return label
-
-
-def _captions(row: dict[str, Any]) -> list[str]:
-    for key in row.keys() & _CAPTIONS:
-        captions = row[key] if isinstance(row[key], list) else [row[key]]
-        for caption in captions:
-            if not isinstance(caption, str):
-                raise DataError(f"{key!r} holds a {type(caption).__name__}, want text")
-        return captions
-    return []

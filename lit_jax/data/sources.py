@@ -1,12 +1,18 @@
 """What a source of pairs is, and `open_source`, which makes one from its name."""
 
+import os
 import unicodedata
-from pathlib import Path
-from typing import NotRequired, Protocol, TypedDict, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from lit_jax.errors import DataError
 
-FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR or shapes:N/SPLIT"
+FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR/*.tar, parquet:DIR/*.parquet or shapes:N/SPLIT"
+CAPTIONS = ("captions", "caption", "texts", "text", "sentences_raw", "sentences", "title", "alt_text")
+IDS = ("id", "key", "image/id", "image_id", "__key__", "image/filename", "file_name", "filename")
+_EDGE = 1 << 16  # Bytes at either end of a file that `edges` reads.
+
+Mixed = Sequence[tuple[str, float | int]]  # Specs and their weights.
 
 
 class Record(TypedDict):
@@ -20,7 +26,7 @@ class Record(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """A random-access sequence of records; threads may share it.
+    """A random-access sequence of records; threads may share it, and it may be pickled.
 
     `source[i]` raises `DataError` with the reason when record i is broken, and the others stay readable. A source
     that knows them also has a `description` and a `license`.
@@ -38,34 +44,88 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: str) -> Source:
-    """The source named `spec`: `tfds:NAME[:VERSION]/SPLIT`, `tfds:DIR/SPLIT`, `folder:DIR` or `shapes:N/SPLIT`.
+def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
+    """The source named `spec`, or a mixture where `spec` is a list of (spec, weight).
 
-    SPLIT may be a slice such as `train[:80%]`. A bare directory is a folder where it holds `metadata.jsonl`, and
-    a prepared set where it holds `dataset_info.json`. Nothing is downloaded. Raises `DataError` when the source
-    is missing, not understood or empty.
+    `tfds:NAME[:VERSION]/SPLIT` or `tfds:DIR/SPLIT`, where SPLIT may be a slice such as `train[:80%]`; `folder:DIR`;
+    `wds:` and `parquet:` with a file, a directory or a pattern; `shapes:N/SPLIT`. All but tfds also take a URL of
+    fsspec's, such as `gs://BUCKET/...`. A bare path is known by what it holds. Nothing is downloaded. `caption` names
+    the feature, column or key of the captions; by default it is found.
+
+    Raises `DataError` when the source is missing, not understood or empty.
     """
-    from lit_jax.data.folder import METADATA, FolderSource
+    from lit_jax.data.folder import FolderSource
+    from lit_jax.data.mixture import MixtureSource
+    from lit_jax.data.parquet import ParquetSource
     from lit_jax.data.shapes import ShapesSource
-    from lit_jax.data.tfds import INFO, TfdsSource
+    from lit_jax.data.tfds import TfdsSource
+    from lit_jax.data.webdataset import WebDatasetSource
 
+    if not isinstance(spec, str):
+        return MixtureSource([(open_source(one, caption=caption), weight) for one, weight in spec])
+    kinds: dict[str, Callable[[str, str | None], Source]] = {
+        "tfds": TfdsSource,
+        "folder": FolderSource,
+        "wds": WebDatasetSource,
+        "parquet": ParquetSource,
+        "shapes": lambda name, _: ShapesSource(name),
+    }
     kind, colon, rest = spec.partition(":")
-    if colon and kind == "tfds":
-        return TfdsSource(rest)
-    if colon and kind == "folder":
-        return FolderSource(rest)
-    if colon and kind == "shapes":
-        return ShapesSource(rest)
-    path = Path(spec).expanduser()
-    if (path / METADATA).is_file():
-        return FolderSource(spec)
-    if (path / INFO).is_file() or (path.parent / INFO).is_file():
-        return TfdsSource(spec)
-    if path.is_dir():
-        raise DataError(
-            f"{spec} is a directory with neither {METADATA} (a folder) nor {INFO} (a prepared set)"
-        )
-    raise DataError(f"no source {spec!r}: it is not a directory, and not {FORMS}")
+    if not colon or kind not in kinds:
+        kind, rest = _kind_of(spec), spec
+    return kinds[kind](rest, caption)
+
+
+def _kind_of(spec: str) -> str:
+    """What lies at a bare path."""
+    from lit_jax.data.files import Files, is_url
+    from lit_jax.data.folder_rows import TABLES, is_picture
+    from lit_jax.data.tfds import INFO
+
+    path = os.path.expanduser(spec)
+    if not is_url(spec) and (
+        os.path.isfile(f"{path}/{INFO}") or os.path.isfile(f"{os.path.dirname(path)}/{INFO}")
+    ):
+        return "tfds"
+    if spec.endswith((".tar", ".parquet")) and ("/" in spec or os.path.exists(path)):
+        return "wds" if spec.endswith(".tar") else "parquet"
+    files = Files(spec, spec) if is_url(spec) or os.path.isdir(path) else None
+    if files is None or not files.fs.isdir(files.root):
+        raise DataError(f"no source {spec!r}: it is not a directory, and not {FORMS}")
+    names = {os.path.basename(name) for name in files.fs.ls(files.root, detail=False)}
+    if names & set(TABLES):
+        return "folder"
+    for ending, kind in ((".tar", "wds"), (".parquet", "parquet")):
+        if any(name.endswith(ending) for name in names):
+            return kind
+    if any(map(is_picture, names)):
+        return "folder"
+    raise DataError(
+        f"{spec} is a directory with neither {', '.join(TABLES)} nor pictures (a folder), {INFO} (a prepared set), "
+        "*.tar nor *.parquet"
+    )
+
+
+def texts_of(value: Any, what: str) -> list[str]:
+    """A text, a list of texts or of `{"text": text}` (None: no text) as a list; else `DataError` naming `what`."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    texts = []
+    for one in values:
+        if isinstance(one, dict):
+            one = one.get("text", one.get("raw"))
+        if isinstance(one, bytes):
+            one = decode_utf8(one, what)
+        if not isinstance(one, str):
+            raise DataError(f"{what!r} holds a {type(one).__name__}, want text")
+        texts.append(one)
+    return texts
+
+
+def edges(digest: Any, name: str, size: int, read: Callable[[int, int], bytes]) -> None:
+    """Feeds `digest` with a file's name, size and both ends; `read(start, end)` gives its bytes."""
+    digest.update(f"{name} {size} ".encode())
+    for start in (0, max(0, size - _EDGE)):
+        digest.update(read(start, min(size, start + _EDGE)))
 
 
 def check_caption(text: object) -> str:

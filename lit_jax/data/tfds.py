@@ -1,4 +1,4 @@
-"""`tfds:`: a set that TensorFlow Datasets has prepared as ArrayRecord or parquet, read without TensorFlow."""
+"""`tfds:`: a set that TensorFlow Datasets has prepared, read without TensorFlow."""
 
 import hashlib
 import re
@@ -7,35 +7,34 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from lit_jax.data.sources import FORMS, Record, decode_utf8
+from lit_jax.data.sources import CAPTIONS, FORMS, IDS, Record, decode_utf8, edges
+from lit_jax.data.tfrecord import TfRecords
 from lit_jax.errors import DataError
 
 INFO = "dataset_info.json"
-_CAPTIONS = ("captions", "caption", "texts", "text")
-_IDS = ("id", "image/id", "image_id", "image/filename", "file_name", "filename")
-_EDGE = 1 << 16  # Bytes at either end of a shard that its fingerprint reads.
 
 
 class TfdsSource:
     """`NAME[:VERSION]/SPLIT` or `DIR/SPLIT`: the records of one split, or of a slice of one, by number.
 
-    The picture is the feature `image`, or the only image; the captions are `captions`, `caption`, `texts` or
-    `text`, a text or a sequence of texts or of `{"text": ...}`; `label` is used where it is a whole number. Bytes
-    are handed out as stored. Holds no Python object per record. Raises `DataError` when the set is missing, has no
-    such split or no image, or lies there in a format without random access.
+    The picture is the feature `image`, or the only image; the captions are `caption` or a feature known by its name
+    (`captions`, `text` ...), a text or a sequence of texts or of `{"text": ...}`; `label` is used where it is a
+    whole number. Bytes are handed out as stored. Holds no Python object per record. ArrayRecord and parquet are
+    read by TFDS, tfrecord through an index (`TfRecords`). Raises `DataError` when the set is missing, has no such
+    split or no image, or lies there in another format.
     """
 
-    def __init__(self, where: str):
+    def __init__(self, where: str, caption: str | None = None):
         import tensorflow_datasets as tfds
 
         self.spec = f"tfds:{where}"
+        self._arguments = (where, caption)
         builder, split = _locate(self.spec, where)
         self._dir = epath.Path(builder.data_dir)
-        readable = {f.value for f in builder.info.available_file_formats()} & {"array_record", "parquet"}
-        if not readable:
-            found = ", ".join(sorted(f.value for f in builder.info.available_file_formats()))
+        found = {f.value for f in builder.info.available_file_formats()}
+        if not found & {"array_record", "parquet", "tfrecord"}:
             raise DataError(
-                f"{self.spec}: stored as {found}, which has no random access; build it again with "
+                f"{self.spec}: stored as {', '.join(sorted(found))}, which has no random access; build it again with "
                 "file_format='array_record'"
             )
         splits = builder.info.splits
@@ -59,8 +58,10 @@ class TfdsSource:
 
         features = dict(builder.info.features.items())
         self._image = _image_feature(self.spec, features)
-        self._captions = next((key for key in _CAPTIONS if key in features), None)
-        self._id = next((key for key in _IDS if key in features), None)
+        if caption is not None and caption not in features:
+            raise DataError(f"{self.spec}: no feature {caption!r}; there are {', '.join(features)}")
+        self._captions = caption or next((key for key in CAPTIONS if key in features), None)
+        self._id = next((key for key in IDS if key in features), None)
         label = features.get("label")
         self._labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
         self.class_names = None
@@ -69,15 +70,24 @@ class TfdsSource:
         self.description: str | None = builder.info.description or None
         self.license: str | None = builder.info.as_proto.redistribution_info.license or None
         decoders = {self._image: tfds.decode.SkipDecoding()}
-        self._records = builder.as_data_source(split, decoders=decoders)
+        if found & {"array_record", "parquet"}:
+            records = builder.as_data_source(split, decoders=decoders)
+            self._size, self._read = len(records), records.__getitem__
+        else:
+            examples = TfRecords(self.spec, [(i.filename, i.skip, i.take) for i in chosen.file_instructions])
+            make = builder.info.features.deserialize_example_np
+            self._size, self._read = len(examples), lambda index: make(examples[index], decoders=decoders)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TfdsSource, self._arguments
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._size
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        row = self._records[index]
+        row = self._read(index)
         captions = _texts(row[self._captions]) if self._captions else []
         record = Record(image=row[self._image], captions=captions, id=str(index))
         if self._id is not None:
@@ -90,14 +100,15 @@ class TfdsSource:
         """The sha256 of the split, of the metadata that decide what is read, and of size and ends of every shard."""
         digest = hashlib.sha256(self._split.encode())
         digest.update((self._dir / "features.json").read_bytes())
-        digest.update(repr(self.class_names).encode())
+        digest.update(repr((self._captions, self.class_names)).encode())
         for shard in self._shards:
             with shard.open("rb") as f:
-                size = f.seek(0, 2)
-                digest.update(f"{shard.name} {size} ".encode())
-                for start in (0, max(0, size - _EDGE)):  # The end says where each record is.
+
+                def read(start: int, end: int, f: Any = f) -> bytes:
                     f.seek(start)
-                    digest.update(f.read(_EDGE))
+                    return f.read(end - start)
+
+                edges(digest, shard.name, f.seek(0, 2), read)
         return digest.hexdigest()
 
 

@@ -2,11 +2,15 @@
 
 import io
 import json
+import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lit_jax.data import open_source, prepare
 from lit_jax.errors import DataError
 
 RECORDS = 40
@@ -69,3 +73,52 @@ def tokenize(texts):
 
 def texts_of(batch):
     return [bytes(line[line > 0].tolist()).decode() for line in batch["texts"]["input_ids"]]
+
+
+def write_tar(path, members):
+    """A plain tar file of (name, bytes) members."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def write_forms(root, pairs, shards=3):
+    """The same (id, image, captions) in every form: name of the form -> spec of the source."""
+    folder, wds, hub = (root / name for name in ("folder", "wds", "hub"))
+    for directory in (folder, wds, hub):
+        directory.mkdir()
+    lines = []
+    for name, image, captions in pairs:
+        (folder / f"{name}.png").write_bytes(image)
+        lines.append(json.dumps({"file_name": f"{name}.png", "captions": captions, "id": name}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    for shard in range(shards):
+        some = pairs[len(pairs) * shard // shards : len(pairs) * (shard + 1) // shards]
+        members = []
+        for name, image, captions in some:
+            members += [
+                (f"{name}.png", image),
+                (f"{name}.txt", captions[0].encode()),
+                (f"{name}.json", json.dumps({"captions": captions, "key": name}).encode()),
+            ]
+        write_tar(wds / f"{shard:05}.tar", members)
+        columns = {
+            "image": [{"bytes": image, "path": f"{name}.png"} for name, image, _ in some],
+            "caption": [captions for _, _, captions in some],
+            "id": [name for name, _, _ in some],
+        }
+        pq.write_table(pa.table(columns), hub / f"train-{shard:05}.parquet", row_group_size=50)
+    specs = {
+        "folder": f"folder:{folder}",
+        "wds": f"wds:{wds}/*.tar",
+        "parquet": f"parquet:{hub}/train-*.parquet",
+    }
+    prepare(open_source(specs["folder"]), root / "set", name="tiny", split="train", shards=shards)
+    return specs | {"tfds": f"tfds:{root / 'set'}/train"}
+
+
+def pairs_of(n):
+    """`n` pairs with one to three captions each; ids sort as they are numbered."""
+    return [(f"{i:06}", png(i), [f"{i} caption {j} é" for j in range(1 + i % 3)]) for i in range(n)]

@@ -1,10 +1,12 @@
 """`tfds:`: sets of any make are records, and every mistake is told in a sentence."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from lit_jax.data import open_source, prepare
@@ -139,11 +141,58 @@ def test_a_missing_shard_is_named(prepared):
     assert len(open_source(f"tfds:{prepared}/train[:20]")) == 20
 
 
-def test_a_set_without_random_access_is_refused(prepared):
+def stored_as(prepared, file_format):
     info = json.loads((prepared / "dataset_info.json").read_text())
-    (prepared / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(DataError, match="stored as tfrecord, which has no random access"):
+    (prepared / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": file_format}))
+
+
+@pytest.fixture
+def tfrecord(prepared):
+    """The prepared set as TFRecord: 8 bytes of length, 4 of checksum, the data, 4 of checksum."""
+    for shard in sorted(prepared.glob("*.array_record-*")):
+        with (
+            ArrayRecordDataSource(str(shard)) as records,
+            open(str(shard).replace("array_record", "tfrecord"), "wb") as file,
+        ):
+            for record in records.__getitems__(range(len(records))):
+                file.write(struct.pack("<Q", len(record)) + b"crc." + record + b"crc.")
+    stored_as(prepared, "tfrecord")
+    return prepared
+
+
+def test_tfrecord_is_read_by_number_and_without_tensorflow(tfrecord, folder):
+    want = open_source(str(folder))
+    for split, records in (
+        ("train", range(40)),
+        ("train[25%:]", range(10, 40)),
+        ("train[39:]+train[5:7]", [39, 5, 6]),
+    ):
+        source = open_source(f"tfds:{tfrecord}/{split}")
+        assert [source[i] for i in range(len(source))] == [want[i] for i in records]
+
+
+def test_a_tfrecord_shard_that_is_cut_off_is_named(tfrecord):
+    shard = tfrecord / "tiny-train.tfrecord-00002-of-00004"
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(
+        DataError, match=r"shard tiny-train\.tfrecord-00002-of-00004 is cut off; fetch it again"
+    ):
+        open_source(f"tfds:{tfrecord}/train")
+
+
+def test_a_set_without_random_access_is_refused(prepared):
+    stored_as(prepared, "riegeli")
+    with pytest.raises(DataError, match="stored as riegeli, which has no random access"):
         open_source(f"tfds:{prepared}/train")
+
+
+def test_the_feature_of_the_captions_can_be_chosen(build):
+    build(
+        {"image": F.Image(), "text": F.Text(), "alt": F.Text()}, [{"image": png(0), "text": "a", "alt": "b"}]
+    )
+    assert open_source("tfds:lit_tiny/train", caption="alt")[0]["captions"] == ["b"]
+    with pytest.raises(DataError, match="no feature 'alt2'; there are"):
+        open_source("tfds:lit_tiny/train", caption="alt2")
 
 
 def test_a_set_without_pictures_is_refused(build):
