@@ -1,6 +1,7 @@
 """Transformer parts shared by every encoder."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -28,10 +29,19 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def narrow_products(primitive: Any, *inputs: Any, **params: Any) -> bool:
+    """A policy of jax.checkpoint: keeps the outputs of dense layers that are no wider than their input."""
+    if not jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **params):
+        return False
+    ((_, contracted), _), kernel = params["dimension_numbers"], inputs[1].shape
+    return math.prod(kernel) <= math.prod(kernel[axis] for axis in contracted) ** 2
+
+
 # What the backward pass keeps of a block; the rest it computes anew.
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,  # All that it wants.
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Outputs of dense layers.
+    "narrow": narrow_products,  # Of these all but the MLP's hidden one, which is as large as the rest together.
     "full": jax.checkpoint_policies.nothing_saveable,  # The block's input alone.
 }
 

@@ -170,8 +170,14 @@ def make_train_step(
         return (batch["index"], fingerprint(batch["texts"]["input_ids"])) if mask_duplicates else ()
 
     def whole(tuned: Params, locked: Params, batch: Batch, key: Array) -> tuple[Array, Params]:
+        inputs = inputs_of(batch)
+        if "images" in inputs and "vision" not in tuned:
+            inputs["pooled_images"] = pool(tuned, locked, inputs.pop("images"))
+            # Else XLA may run the locked tower between the text tower's passes, on top of all that those keep.
+            inputs = jax.lax.optimization_barrier(inputs)
+
         def loss_of(tuned: Params) -> Float[Array, ""]:
-            embedded = embed(tuned, locked, inputs_of(batch), key)
+            embedded = embed(tuned, locked, inputs, key)
             return compare(*embedded, groups_of(batch), tuned, locked)
 
         return jax.value_and_grad(loss_of)(tuned)
