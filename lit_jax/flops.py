@@ -1,4 +1,4 @@
-"""Arithmetic counted by hand: the matrix products and convolutions of a function, as often as its loops run them."""
+"""Arithmetic counted by hand: the matrix products and convolutions of a function, as often as they are run."""
 
 import math
 from collections.abc import Callable
@@ -13,10 +13,11 @@ def flops_of(function: Callable[..., Any], *arguments: Any) -> int:
 
     `arguments` need only shapes. What is elementwise is left out, as usual for model FLOPs (arXiv:2204.02311).
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _count(jaxpr: core.Jaxpr) -> int:
+def count(jaxpr: core.Jaxpr) -> int:
+    """The same of a traced function, over all devices: of loops every turn, of kernels every program."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -30,9 +31,17 @@ def _count(jaxpr: core.Jaxpr) -> int:
             features = params["dimension_numbers"].rhs_spec[0]
             total += 2 * out * math.prod(kernel) // kernel[features]
         else:
-            times = params["length"] if name == "scan" else 1
-            total += times * sum(map(_count, _inner(params)))
+            total += _times(name, params) * sum(map(count, _inner(params)))
     return total
+
+
+def _times(name: str, params: dict[str, Any]) -> int:
+    """How often an equation runs what is inside it."""
+    if name == "scan":
+        return params["length"]
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    return params["mesh"].size if name == "shard_map" else 1  # What is inside is one device's.
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

@@ -4,11 +4,9 @@ libtpu compiles for any slice on any machine. Nothing of the model is read or co
 configs, weights and batches by their shapes.
 """
 
-import contextlib
+import bisect
 import dataclasses
-import os
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,46 +18,105 @@ from lit_jax import dual_encoder, optim, pretrained, run
 from lit_jax.accumulate import check_micro_batch
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import ConfigError
-from lit_jax.flops import flops_of
+from lit_jax.flops import count, flops_of
 from lit_jax.hlo import Program
 from lit_jax.processing import Pixels
 from lit_jax.recipe import Recipe, read
 from lit_jax.sharding import BATCH, check_batch, make_mesh, spec
-from lit_jax.train_step import abstract_state, make_train_step
+from lit_jax.topology import Chip, chip_of, devices_of
+from lit_jax.train_step import State, abstract_state, make_embed_step, make_train_step
 
-GIB = 1 << 30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """A TPU generation, as its makers state it."""
-
-    hbm: int  # Bytes.
-    flops: float  # A second, bfloat16.
-    bandwidth: float  # Bytes of HBM a second.
-    links: float  # Bytes a second between chips of a slice.
-
-
-CHIPS = {
-    "v4": Chip(32 * GIB, 275e12, 1228e9, 300e9),
-    "v5e": Chip(16 * GIB, 197e12, 819e9, 200e9),
-    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9),
-    "v6e": Chip(32 * GIB, 918e12, 1640e9, 448e9),
-}
 NEEDLESS = frozenset({"data.train", "model.vision", "model.text"})  # For a plan.
 FITS = 0.95  # Of the HBM; the rest is the runtime's own.
 
 
-def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
-    """Compiles the train step of `config` for a slice such as "v5e:2x4" and says what it costs a chip and a step.
+class _Target(NamedTuple):
+    """What is compiled, and for which devices."""
 
-    Bytes, floating-point operations and seconds. Raises ConfigError if the slice is unknown, libtpu is not installed,
-    or the recipe does not go with it.
+    recipe: Recipe
+    topology: str
+    slices: int
+    chip: Chip
+    mesh: Mesh
+    module: DualEncoder
+    tx: Any
+    state: State  # Shapes with shardings.
+    pixels: Pixels
+
+
+def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
+    """Compiles the train step and the embed steps of `config` for a slice such as "v5e:2x4": what each costs a chip.
+
+    Bytes, floating-point operations and seconds, of one step. "flops" are the model's own by part; "executed" are those
+    that the program runs, of which "recomputed" are due to remat and micro-batches, and the rest that is more than the
+    model's to kernels, which pad heads and compute scores twice. Raises ConfigError if the slice is unknown, libtpu
+    is not installed, the recipe does not go with it, or XLA finds no room for it.
     """
+    target = _target(config, topology, slices)
+    recipe, mesh = target.recipe, target.mesh
+    rows = recipe.micro_batch or recipe.batch_size
+    model = {part: count // mesh.size for part, count in arithmetic(recipe, target.module).items()}
+    found = {
+        "topology": target.topology,
+        "slices": slices,
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size": recipe.batch_size,
+        "micro_batch": rows,
+        "pairs_a_chip": rows // mesh.size,
+        "flops": model,
+    }
+    found |= _train_step(target)
+    found["recomputed"] = found["executed"] - _least(target)
+    found["mfu"] = sum(model.values()) / target.chip.flops / found["seconds"][found["binds"]]
+    found["pairs_a_second"] = recipe.batch_size / found["seconds"][found["binds"]]
+    found["embed"] = {
+        name: cost | {"rows_a_second": rows / cost["seconds"][cost["binds"]]}
+        for name, cost in _embed_steps(target, rows).items()
+    }
+    return found
+
+
+def find_batch(config: Any, topology: str = "", *, slices: int = 1) -> tuple[int, dict[int, int | None]]:
+    """The largest micro-batch of `config` whose train step fits, by halving the interval; and the peaks seen.
+
+    The peaks are bytes a chip by micro-batch, None where XLA found no room. Raises ConfigError as `plan`, and if not
+    even the smallest micro-batch fits.
+    """
+    target = _target(config, topology, slices, micro_batch=0)
+    batch, chips = target.recipe.batch_size, target.mesh.size
+    sizes = [n for n in range(chips, batch + 1, chips) if batch % n == 0]
+    peaks: dict[int, int | None] = {}
+
+    def fits(size: int) -> bool:
+        recipe = dataclasses.replace(target.recipe, micro_batch=0 if size == batch else size)
+        try:
+            cost = _train_step(target._replace(recipe=recipe))
+        except NoRoom:
+            peaks[size] = None
+            return False
+        peaks[size] = cost["peak"]
+        return cost["fits"]
+
+    found = bisect.bisect_left(sizes, True, key=lambda size: not fits(size))
+    if not found:
+        raise NoRoom(
+            f"not even a micro-batch of {sizes[0]} pairs fits {target.topology}; set model.remat or mesh.fsdp"
+        )
+    return sizes[found - 1], peaks
+
+
+class NoRoom(ConfigError):
+    """A program that is too large for the chip."""
+
+
+def _target(config: Any, topology: str, slices: int, micro_batch: int | None = None) -> _Target:
     recipe = read(config, empty=NEEDLESS)
+    if micro_batch is not None:
+        recipe = dataclasses.replace(recipe, micro_batch=micro_batch)
     topology = topology or recipe.topology
-    chip = _chip(topology)
-    mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp, _devices(topology, slices))
+    chip = chip_of(topology)
+    mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp, devices_of(topology, slices))
     check_batch(recipe.batch_size, mesh)
     if recipe.micro_batch:
         check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
@@ -70,40 +127,91 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
     rules = run.rules_of(recipe, shapes, ())
     _, tx = run.optimiser_of(recipe)
     state = abstract_state(shapes, rules, tx, mesh, run.DTYPES[recipe.model.locked_dtype])
+    pixels = Pixels(module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3)
+    return _Target(recipe, topology, slices, chip, mesh, module, tx, state, pixels)
+
+
+def _train_step(target: _Target) -> dict[str, Any]:
+    return _cost(_traced_step(target), target)
+
+
+def _least(target: _Target) -> int:
+    """Operations a chip of the step that computes nothing twice for want of memory."""
+    recipe = dataclasses.replace(target.recipe, micro_batch=0)
+    module = pretrained.with_compute(target.module, remat="none")
+    traced = _traced_step(target._replace(recipe=recipe, module=module))
+    return count(traced.jaxpr.jaxpr) // target.mesh.size
+
+
+def _traced_step(target: _Target) -> Any:
+    recipe, module = target.recipe, target.module
     step: Any = make_train_step(
         module,
-        tx,
-        mesh,
-        pixels=Pixels(module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3),
+        target.tx,
+        target.mesh,
+        pixels=target.pixels,
         seed=recipe.seed,
         train=run.trained(recipe),
         dtype=module.compute.dtype,
         **run.loss_of(recipe),
     )
-    compiled = step.lower(state, _batch(recipe, module, mesh)).compile()
-    memory, program = compiled.memory_analysis(), Program(compiled.as_text())
-    found = {
-        "topology": topology,
-        "slices": slices,
-        "chips": mesh.size,
-        "mesh": dict(mesh.shape),
-        "batch_size": recipe.batch_size,
-        "micro_batch": recipe.micro_batch or recipe.batch_size,
-        "pairs_a_chip": (recipe.micro_batch or recipe.batch_size) // mesh.size,
-        "memory": {
-            "arguments": memory.argument_size_in_bytes,
-            "outputs": memory.output_size_in_bytes,
-            "aliases": memory.alias_size_in_bytes,
-            "temporaries": memory.temp_size_in_bytes,
-            "code": memory.generated_code_size_in_bytes,
-        },
-        "flops": {part: count // mesh.size for part, count in arithmetic(recipe, module).items()},
-        "traffic": dict(program.traffic()),
-        "collectives": {
-            kind: {"times": times, "bytes": size} for kind, (times, size) in program.collectives().items()
-        },
+    return step.trace(target.state, _batch(recipe, module, target.mesh, recipe.batch_size))
+
+
+def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
+    """What evaluation runs: pictures and captions, `rows` at a time, with the state's own parameters."""
+    embed: Any = make_embed_step(target.module, target.mesh, target.pixels, target.module.compute.dtype)
+    params = optim.merge(target.state.tuned, target.state.locked)
+    batch = _batch(dataclasses.replace(target.recipe, cache=False), target.module, target.mesh, rows)
+    return {
+        "images": _cost(embed.images.trace(params, batch["images"]), target),
+        "texts": _cost(embed.texts.trace(params, batch["texts"]), target),
     }
-    return found | _verdict(found, chip)
+
+
+def _cost(traced: Any, target: _Target) -> dict[str, Any]:
+    """Of a traced function: compiled for the target, and counted. Raises NoRoom."""
+    chip, chips = target.chip, target.mesh.size
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].partition(": ")[2].rstrip(".")
+        raise NoRoom(
+            f"the program does not fit a chip of {target.topology}: {reason}; lower micro_batch (plan --find-batch "
+            "finds the largest), set model.remat, or split parameters by mesh.fsdp"
+        ) from error
+    m, program = compiled.memory_analysis(), Program(compiled.as_text())
+    memory = {
+        "arguments": m.argument_size_in_bytes,
+        "outputs": m.output_size_in_bytes,
+        "aliases": m.alias_size_in_bytes,
+        "temporaries": m.temp_size_in_bytes,
+        "code": m.generated_code_size_in_bytes,
+    }
+    peak = sum(memory.values()) - 2 * memory["aliases"]
+    executed = count(traced.jaxpr.jaxpr) // chips
+    traffic = dict(program.traffic())
+    collectives = {
+        kind: {"times": times, "bytes": size} for kind, (times, size) in program.collectives().items()
+    }
+    seconds = {
+        "arithmetic": executed / chip.flops,
+        "memory": sum(traffic.values()) / chip.bandwidth,
+        "links": sum(c["bytes"] for c in collectives.values()) / chip.links,
+    }
+    return {
+        "memory": memory,
+        "peak": peak,
+        "limit": chip.hbm,
+        "fits": peak <= FITS * chip.hbm,
+        "executed": executed,
+        "traffic": traffic,
+        "collectives": collectives,
+        "seconds": seconds,
+        "binds": max(seconds, key=lambda name: seconds[name]),
+    }
 
 
 def config_of(recipe: Recipe) -> DualEncoderConfig:
@@ -181,31 +289,11 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
 COLUMNS = ("parameter", "shape", "lock", "lr", "decay", "dtype", "split", "bytes")
 
 
-def _verdict(found: dict[str, Any], chip: Chip) -> dict[str, Any]:
-    m = found["memory"]
-    peak = m["arguments"] + m["outputs"] - m["aliases"] + m["temporaries"] + m["code"]
-    times = {
-        "arithmetic": sum(found["flops"].values()) / chip.flops,
-        "memory": sum(found["traffic"].values()) / chip.bandwidth,
-        "links": sum(c["bytes"] for c in found["collectives"].values()) / chip.links,
-    }
-    binds = max(times, key=lambda name: times[name])
-    return {
-        "peak": peak,
-        "limit": chip.hbm,
-        "fits": peak <= FITS * chip.hbm,
-        "seconds": times,
-        "binds": binds,
-        "mfu": times["arithmetic"] / times[binds],
-        "pairs_a_second": found["batch_size"] / times[binds],
-    }
-
-
-def _batch(recipe: Recipe, module: DualEncoder, mesh: Mesh) -> dict[str, Any]:
+def _batch(recipe: Recipe, module: DualEncoder, mesh: Mesh, pairs: int) -> dict[str, Any]:
     config, rows = module.config, NamedSharding(mesh, BATCH)
 
     def shaped(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((recipe.batch_size, *shape), dtype, sharding=rows)
+        return jax.ShapeDtypeStruct((pairs, *shape), dtype, sharding=rows)
 
     names = ["input_ids", "attention_mask"]
     if getattr(config.text, "type_vocab_size", 0) > 1:
@@ -218,41 +306,3 @@ def _batch(recipe: Recipe, module: DualEncoder, mesh: Mesh) -> dict[str, Any]:
         return batch | {"pooled_images": shaped((config.vision.hidden_size,), jnp.float32)}
     size = config.vision.image_size
     return batch | {"images": shaped((size, size, config.vision.num_channels), jnp.uint8)}
-
-
-def _chip(topology: str) -> Chip:
-    kind = topology.partition(":")[0]
-    if kind not in CHIPS or not topology.partition(":")[2]:
-        raise ConfigError(
-            f"topology {topology!r} is none; wanted one of {', '.join(CHIPS)} and a shape, for instance v5e:2x4"
-        )
-    return CHIPS[kind]
-
-
-def _devices(topology: str, slices: int) -> list[Any]:
-    from jax.experimental import topologies
-
-    try:
-        with _quiet():
-            found = topologies.get_topology_desc(
-                topology_name=topology, platform="tpu", **({"num_slices": slices} if slices > 1 else {})
-            )
-    except Exception as error:  # jax and libtpu raise a dozen kinds, down to RuntimeError from C++.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"topology {topology!r} cannot be planned for: {reason} (libtpu compiles it; pip install 'lit_jax[tpu]')"
-        ) from error
-    return list(found.devices)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """libtpu asks the machine for the TPU that it sits in, and says at length that there is none."""
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
