@@ -40,7 +40,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.model.max_logit_scale = 100.0
     c.model.dtype = "bfloat16"
     c.model.locked_dtype = "bfloat16"
-    c.model.remat = "none"
+    c.model.remat = "narrow"
     c.model.unroll = 1
 
     c.data = ConfigDict()

@@ -16,7 +16,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.seed = 0
     c.steps = 55_000
     c.batch_size = 16_384  # pairs, over all devices
-    c.micro_batch = 4_096  # pairs in memory at once; every pair is compared with all of the batch
+    c.micro_batch = 0  # pairs in memory at once; 0: the whole batch
     c.loss = "sigmoid"
     c.loss_how = "ring"  # No device ever holds the texts of all.
     c.cache = False
@@ -38,7 +38,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.model.logit_bias_init = -10.0
     c.model.dtype = "bfloat16"
     c.model.locked_dtype = "bfloat16"
-    c.model.remat = "none"
+    c.model.remat = "narrow"
     c.model.unroll = 1
 
     c.data = ConfigDict()

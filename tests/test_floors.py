@@ -21,6 +21,7 @@ FLOORS = [
         "pickles",
         "hlo",
         "flops",
+        "topology",
         "augment",
         "pictures",
     ],

@@ -1,9 +1,13 @@
 """Arithmetic by hand."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from lit_jax.flops import flops_of
+from lit_jax.row_attention import row_attention_sharded
+from lit_jax.sharding import AXES, make_mesh
 
 
 def test_a_matrix_product_counts_a_multiplication_and_an_addition_for_each_term():
@@ -39,3 +43,10 @@ def test_a_patch_embedding_is_the_product_that_it_is():
         )
 
     assert flops_of(patches, images, kernel) == 2 * (2 * 16) * 10 * (8 * 8 * 3)
+
+
+def test_every_program_of_a_kernel_and_every_device_counts():
+    x = jnp.zeros((16, 8, 128))
+    mesh = make_mesh(8, 1)
+    attend = partial(row_attention_sharded, heads=1, mesh=mesh, axes=AXES, interpret=True)
+    assert flops_of(lambda x: attend(x, x, x), x) == 16 * 2 * (2 * 8 * 8 * 128)

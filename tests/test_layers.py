@@ -14,7 +14,13 @@ from tests import tiny
 
 @pytest.mark.parametrize(
     "settings",
-    [{"remat": "full"}, {"remat": "products"}, {"unroll": 3}, {"unroll": 2, "remat": "full"}],
+    [
+        {"remat": "full"},
+        {"remat": "products"},
+        {"remat": "narrow"},
+        {"unroll": 3},
+        {"unroll": 2, "remat": "full"},
+    ],
     ids=str,
 )
 def test_how_it_is_computed_changes_neither_output_nor_gradient(settings):
@@ -28,6 +34,26 @@ def test_how_it_is_computed_changes_neither_output_nor_gradient(settings):
     want = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, module)
     got = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, with_compute(module, **settings))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+
+
+@pytest.mark.parametrize(
+    "remat, kept", [("full", 0), ("narrow", 5), ("products", 6)]
+)  # Queries, keys, values, out, down; and up.
+def test_a_policy_keeps_the_products_that_it_names_and_no_other(remat, kept):
+    hidden, spec = 24, BlockSpec(heads=2, hidden=24, norm_first=False, act="relu")
+    x = jnp.ones((1, 3, 8))
+
+    class Tower(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return scan_layers(Block(spec, Compute(remat=remat), name="layers"), 2, x)[0]
+
+    params = Tower().init(jax.random.key(0), x)
+    jaxpr = jax.make_jaxpr(jax.grad(lambda p: Tower().apply(p, x).sum()))(params)
+    forward = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
+    stacked = [v.aval.shape for v in forward.outvars[forward.params["num_carry"] :]]
+    of_tokens = [shape for shape in stacked if shape in ((2, 1, 3, 8), (2, 1, 3, hidden))]
+    assert len(of_tokens) == 1 + kept  # And the input of every block.
 
 
 def test_asking_for_attentions_changes_nothing_else():

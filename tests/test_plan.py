@@ -12,6 +12,7 @@ from lit_jax import recipe, run
 from lit_jax.dual_encoder import DualEncoder
 from lit_jax.errors import ConfigError
 from lit_jax.terminal import table
+from lit_jax.topology import GIB, chip_of
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,7 @@ def test_every_parameter_is_locked_decayed_and_split_as_when_it_was_last_looked_
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_names_the_topology_that_it_was_planned_for(path):
-    assert door._chip(config_of(path).topology)
+    assert chip_of(config_of(path).topology)
 
 
 def test_every_field_of_a_config_is_read_by_the_code():
@@ -93,15 +94,69 @@ def test_an_unknown_slice_is_refused(topology):
         door.plan(small(topology=topology))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu, of lit_jax[tpu], compiles for TPUs"
-)
-def test_a_step_is_compiled_for_a_slice_and_its_parts_add_up(monkeypatch):
+@pytest.fixture
+def libtpu(monkeypatch):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu, of lit_jax[tpu], compiles for TPUs and is not installed")
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
+@pytest.mark.slow
+def test_a_step_is_compiled_for_a_slice_and_its_parts_add_up(libtpu):
     whole, parts = door.plan(small()), door.plan(small(micro_batch=32))
     assert whole["chips"] == 8 and whole["fits"] and whole["pairs_a_chip"] == 8 and parts["pairs_a_chip"] == 4
     assert whole["collectives"]["all-gather"]["times"] >= 2  # Of the embeddings, in the loss.
-    assert whole["flops"] == parts["flops"]
+    assert whole["flops"] == parts["flops"] and whole["recomputed"] == 0
+    # Parts embed the texts twice.
+    assert parts["recomputed"] >= parts["flops"]["text forward"] and parts["executed"] > whole["executed"]
     assert set(whole["traffic"]) == {"vision", "text", "rest"} and min(whole["traffic"].values()) > 0
+    assert whole["embed"]["images"]["executed"] >= whole["flops"]["image forward"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_recipe_fits_the_slice_that_it_names_and_arithmetic_binds(path, libtpu):
+    found = door.plan(config_of(path))
+    assert found["fits"] and found["binds"] == "arithmetic", found
+    assert all(cost["fits"] for cost in found["embed"].values())
+
+
+@pytest.mark.slow
+def test_512_pairs_a_chip_of_lit_take_no_more_than_was_promised(libtpu):
+    config = config_of(ROOT / "configs" / "lit_b16_bert.py")
+    config.batch_size, config.micro_batch, config.model.remat = 4096, 0, "products"
+    found = door.plan(config, "v5e:2x4")
+    assert found["peak"] <= 6 * GIB and sum(found["traffic"].values()) <= 80e9
+    assert found["recomputed"] <= 0.05 * found["executed"] and found["binds"] == "arithmetic"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "topology, batch_size, micro_batch, how",
+    [("v5e:2x4", 32_768, 16_384, "gathered"), ("v5e:16x16", 1_048_576, 131_072, "ring")],
+)
+def test_larger_batches_of_lit_fit_as_well(topology, batch_size, micro_batch, how, libtpu):
+    config = config_of(ROOT / "configs" / "lit_b16_bert.py")
+    config.batch_size, config.micro_batch, config.loss_how = batch_size, micro_batch, how
+    found = door.plan(config, topology)
+    assert found["fits"] and found["pairs_a_chip"] * found["chips"] == micro_batch
+
+
+@pytest.mark.slow
+def test_the_largest_micro_batch_that_fits_is_found(libtpu, monkeypatch):
+    peak = door.plan(small())["peak"]
+    monkeypatch.setattr(door, "FITS", (peak - 1) / (16 * GIB))  # As if the chip were as small as this model.
+    best, peaks = door.find_batch(small())
+    assert best < 64 and peaks[best] < peak and min(n for n in peaks if n > best) <= 64
+    monkeypatch.setattr(door, "FITS", 0.0)
+    with pytest.raises(ConfigError, match="not even a micro-batch of 8 pairs fits v5e:2x4"):
+        door.find_batch(small())
+
+
+@pytest.mark.slow
+def test_a_program_that_does_not_fit_is_told_in_a_sentence(libtpu):
+    config = config_of(ROOT / "configs" / "lit_b16_bert.py")
+    config.model.remat, config.micro_batch = "none", 0
+    with pytest.raises(door.NoRoom, match=r"does not fit a chip of v5e:2x4: .*; lower micro_batch"):
+        door.plan(config)
