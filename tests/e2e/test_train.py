@@ -16,6 +16,8 @@ from lit_jax.run import read_run
 from lit_jax.train import train
 from tests import tiny
 
+TRAIN = "import json, sys; from lit_jax.train import train; train(json.loads(sys.argv[1]), sys.argv[2])"
+
 
 def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -23,6 +25,18 @@ def rows(workdir):
 
 def losses(workdir):
     return [row["loss"] for row in rows(workdir) if "loss" in row]
+
+
+def kill_after(process, workdir, rows):
+    """Kills a training process when it has written so many rows of metrics."""
+    metrics = workdir / "metrics.jsonl"
+    while process.poll() is None and not (
+        metrics.is_file() and len(metrics.read_text().splitlines()) >= rows
+    ):
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def assert_same_bits(a, b):
@@ -33,6 +47,7 @@ def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_pat
     train(tiny.config(tmp_path, steps=60, log_every=10, data__test="", optim__peak_lr=3e-3), tmp_path / "run")
     found = losses(tmp_path / "run")
     assert found[-1] < found[0] - 0.1
+    assert all(0 <= row["data_wait"] <= 1 for row in rows(tmp_path / "run"))
     before = tiny.write_tower(tmp_path / "same", tiny.VIT)
     trained = read_run(tmp_path / "run")
     assert_same_bits(trained.params["vision"], before)
@@ -51,10 +66,9 @@ def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
         config["mesh"] = {"data": data, "fsdp": fsdp}
         train(config, tmp_path / f"{data}x{fsdp}")
         found[data] = losses(tmp_path / f"{data}x{fsdp}")
-    code = "import json, sys; from lit_jax.train import train; train(json.loads(sys.argv[1]), sys.argv[2])"
     config["mesh"] = {"data": 1, "fsdp": 1}
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", code, json.dumps(config), str(tmp_path / "1x1")]
+    command = [sys.executable, "-c", TRAIN, json.dumps(config), str(tmp_path / "1x1")]
     subprocess.run(command, check=True, capture_output=True, env=environment)
     found[1] = losses(tmp_path / "1x1")
     assert len(found[1]) == 20
@@ -95,25 +109,46 @@ def test_the_cached_run_gives_the_losses_of_the_uncached_one(tmp_path):
 
 def test_killed_in_the_middle_and_started_again_it_ends_in_the_same_bits(tmp_path):
     config = tiny.config(tmp_path, steps=40, save_every=5, data__test="", cache=True)
-    code = "import json, sys; from lit_jax.train import train; train(json.loads(sys.argv[1]), sys.argv[2])"
-    command = [sys.executable, "-c", code, json.dumps(config)]
+    command = [sys.executable, "-c", TRAIN, json.dumps(config)]
     subprocess.run([*command, str(tmp_path / "straight")], check=True, capture_output=True)
 
-    process = subprocess.Popen(
-        [*command, str(tmp_path / "cut")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.is_file() and len(metrics.read_text().splitlines()) >= 12):
-        time.sleep(0.01)
-    assert process.poll() is None, process.stdout.read().decode()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
+    kill_after(process, tmp_path / "cut", rows=12)
     subprocess.run([*command, str(tmp_path / "cut")], check=True, capture_output=True)
 
     straight, cut = read_run(tmp_path / "straight"), read_run(tmp_path / "cut")
     assert straight.step == cut.step == 40
     assert_same_bits(straight.params, cut.params)
     assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_killed_while_processes_read_and_started_again_with_threads_it_ends_in_the_same_bits(tmp_path):
+    tiny.write_towers(tmp_path)
+    tiny.write_pairs(tmp_path / "pairs", 240)
+    for broken in ("007.png", "133.png"):
+        (tmp_path / "pairs" / broken).write_bytes(b"<html>")
+    config = tiny.config(
+        tmp_path, steps=60, save_every=5, data__test="", data__augment="randaugment", data__workers=2
+    )
+    command = [sys.executable, "-c", TRAIN]
+    process = subprocess.Popen(
+        [*command, json.dumps(config), str(tmp_path / "cut")], stderr=subprocess.DEVNULL
+    )
+    kill_after(process, tmp_path / "cut", rows=12)
+    config["data"] |= {"workers": 0, "threads": 3}
+    for name in ("cut", "straight"):
+        subprocess.run([*command, json.dumps(config), str(tmp_path / name)], check=True, capture_output=True)
+
+    straight, cut = read_run(tmp_path / "straight"), read_run(tmp_path / "cut")
+    assert straight.step == cut.step == 60
+    assert_same_bits(straight.params, cut.params)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
+    ledgers = [
+        [json.loads(line)["record"] for line in (tmp_path / name / "broken_records_0.jsonl").open()]
+        for name in ("straight", "cut")
+    ]
+    assert sorted(ledgers[0]) == sorted(ledgers[1]) == [7, 133]
 
 
 def test_a_finished_run_started_again_does_nothing(tmp_path):
