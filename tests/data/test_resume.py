@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 import os
-import pickle
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from lit_jax.data import open_source, prepare, train_batches
+from lit_jax.data import open_source, train_batches
 from lit_jax.data.ledger import Ledger
 from lit_jax.decode import make_train_decode
 from lit_jax.errors import DataError
@@ -161,18 +160,6 @@ input()
     killed.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-
-
-@pytest.mark.parametrize("kind", ["folder", "tfds"])
-def test_a_copy_of_a_source_is_small_and_reads_the_same(kind, folder, tmp_path):
-    """Every process that decodes receives one."""
-    source = open_source(f"folder:{folder}")
-    if kind == "tfds":
-        prepare(source, tmp_path / "set", name="tiny", split="train")
-        source = open_source(f"tfds:{tmp_path / 'set'}/train")
-    copy = pickle.dumps(source)
-    assert len(copy) < 20_000
-    assert pickle.loads(copy)[5] == source[5]
 
 
 def test_captions_that_are_cut_are_counted_and_told_once(write_folder, caplog):
