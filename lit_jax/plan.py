@@ -56,7 +56,7 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
     recipe, mesh = target.recipe, target.mesh
     rows = recipe.micro_batch or recipe.batch_size
     model = {part: count // mesh.size for part, count in arithmetic(recipe, target.module).items()}
-    found = {
+    found: dict[str, Any] = {
         "topology": target.topology,
         "slices": slices,
         "chips": mesh.size,
