@@ -2,16 +2,20 @@
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from lit_jax.data import open_source, prepare
 from lit_jax.errors import ConfigError, DataError
+from lit_jax.pictures import open_image
 from tests.data.conftest import RECORDS, png, row
+
+prepare_module = sys.modules["lit_jax.data.prepare"]  # lit_jax.data.prepare is the function.
 
 
 @pytest.fixture
@@ -65,25 +69,125 @@ def test_numbers_as_labels_and_records_without_one_survive(write_folder, tmp_pat
     assert first["label"] == 7 and first["captions"] == [] and "label" not in second
 
 
-def test_killed_while_writing_it_leaves_no_set_and_can_be_started_again(source, tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed_at", ["third shard", "metadata", "last move"])
+def test_killed_at_any_moment_it_leaves_no_set_and_goes_on_where_it_was(
+    source, tmp_path, monkeypatch, killed_at
+):
     out = tmp_path / "set"
+    written, replace, write_info = [], os.replace, prepare_module._write_info
+
+    def move(a, b):
+        if killed_at == "last move" and Path(b).name == "dataset_info.json":
+            raise KeyboardInterrupt
+        if killed_at == "third shard" and "00002-of" in Path(b).name:
+            raise KeyboardInterrupt
+        written.append(Path(b).name)
+        replace(a, b)
+
+    def info(*arguments):
+        if killed_at == "metadata":
+            raise KeyboardInterrupt
+        write_info(*arguments)
+
     with monkeypatch.context() as m:
-        m.setattr(shutil, "rmtree", lambda *_, **__: None)  # What a killed process does not get to do.
-        m.setattr(sys.modules["lit_jax.data.prepare"], "_write_info", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            prepare(source, out, name="tiny", split="train", shards=3)
+        m.setattr(os, "replace", move)
+        m.setattr(prepare_module, "_write_info", info)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, out, name="tiny", split="train", shards=4)
     with pytest.raises(DataError):
         open_source(f"tfds:{out}/train")
-    prepare(source, out, name="tiny", split="train")
-    assert len(open_source(f"tfds:{out}/train")) == RECORDS
+    whole = [name for name in written if name.endswith("-of-00004.json")]
+    assert len(whole) == (2 if killed_at == "third shard" else 4)
+
+    again = []
+    monkeypatch.setattr(os, "replace", lambda a, b: (again.append(Path(b).name), replace(a, b)))
+    prepare(source, out, name="tiny", split="train", shards=4)
+    assert len([name for name in again if name.endswith("-of-00004.json")]) == 4 - len(whole)
+    prepared = open_source(f"tfds:{out}/train")
+    assert [prepared[i] for i in range(RECORDS)] == [source[i] for i in range(RECORDS)]
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
+    straight = prepare(source, tmp_path / "straight", name="tiny", split="train", shards=4)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+        p.name: p.read_bytes() for p in straight.iterdir()
+    }
+
+
+def test_what_another_source_left_unfinished_is_made_anew(source, folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(prepare_module, "_write_info", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(source, tmp_path / "set", name="tiny", split="train", shards=2)
+    (folder / "00.png").write_bytes(png(77))
+    out = prepare(source, tmp_path / "set", name="tiny", split="train", shards=2)
+    assert open_source(f"tfds:{out}/train")[0]["image"] == png(77)
 
 
 def test_the_file_that_makes_the_split_exist_is_moved_in_last(source, tmp_path, monkeypatch):
     moved, replace = [], os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b).name), replace(a, b)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b)), replace(a, b)))
     out = prepare(source, tmp_path / "set", name="tiny", split="train", shards=2)
+    moved = [path.name for path in moved if path.parent == out]
     assert moved[-1] == "dataset_info.json" and sorted(moved) == sorted(p.name for p in out.iterdir())
+
+
+def test_two_processes_write_what_one_writes(source, out, tmp_path):
+    options = {"name": "tiny", "split": "train", "shards": 3, "license": "CC0", "description": "x"}
+    two = prepare(source, tmp_path / "two", processes=2, dedup=True, **options)
+    for file in out.iterdir():
+        assert (two / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_worker_tells_a_broken_record_as_the_process_itself_does(write_folder, tmp_path):
+    source = open_source(str(write_folder([row(0), row(1), {"file_name": "gone.png"}])))
+    with pytest.raises(DataError, match=r"pictures: record 2: 'gone\.png' cannot be read"):
+        prepare(source, tmp_path / "set", name="tiny", split="train", shards=3, processes=2)
+
+
+def test_of_equal_pictures_the_first_stays_and_the_ledger_names_the_others(write_folder, tmp_path):
+    names = ["00.png", "01.png", "00.png", "gone.png", "gone.png", "01.png", "00.png"]
+    rows = [{"file_name": name, "caption": str(i), "id": str(i)} for i, name in enumerate(names)]
+    source = open_source(str(write_folder(rows)))
+    options = {"name": "tiny", "split": "train", "shards": 3, "on_bad_record": "skip"}
+    out = prepare(source, tmp_path / "set", dedup=True, **options)
+    prepared = open_source(f"tfds:{out}/train")
+    assert [prepared[i]["id"] for i in range(len(prepared))] == ["0", "1"]
+    lines = [json.loads(line) for line in (out / "dropped-train.jsonl").read_text().splitlines()]
+    assert [(line["record"], line["reason"]) for line in lines] == [
+        (2, "the same picture as record 0"),
+        (3, "'gone.png' cannot be read: No such file or directory"),
+        (4, "'gone.png' cannot be read: No such file or directory"),
+        (5, "the same picture as record 1"),
+        (6, "the same picture as record 0"),
+    ]
+
+
+def test_larger_pictures_become_smaller_and_the_others_keep_their_bytes(write_folder, tmp_path):
+    folder = write_folder([{"file_name": name, "caption": "x"} for name in ("00.png", "large.png")])
+    (folder / "large.png").write_bytes(png(0, (60, 40)))
+    out = prepare(open_source(str(folder)), tmp_path / "set", name="tiny", split="train", resize=20)
+    small, large = (open_source(f"tfds:{out}/train")[i]["image"] for i in range(2))
+    assert small == png(0)
+    picture = open_image(large)
+    assert picture.size == (30, 20)
+    want = open_image(png(0, (60, 40))).resize((30, 20), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(picture, np.int16) - np.asarray(want, np.int16)).mean() < 25  # JPEG, of noise.
+
+
+@pytest.mark.parametrize("how", [{"verify": True}, {"resize": 4}])
+def test_pictures_that_cannot_be_decoded_are_found_where_they_are_looked_for(write_folder, tmp_path, how):
+    source = open_source(str(write_folder(broken=[3])))
+    options = {"name": "tiny", "split": "train"}
+    assert len(open_source(f"tfds:{prepare(source, tmp_path / 'all', **options)}/train")) == RECORDS
+    with pytest.raises(DataError, match="record 3: not an image"):
+        prepare(source, tmp_path / "set", **options, **how)
+    out = prepare(source, tmp_path / "set", on_bad_record="skip", **options, **how)
+    assert len(open_source(f"tfds:{out}/train")) == RECORDS - 1
+
+
+def test_only_broken_records_are_no_set(write_folder, tmp_path):
+    source = open_source(str(write_folder([{"file_name": "gone.png"}])))
+    with pytest.raises(DataError, match="every one of its 1 records is broken"):
+        prepare(source, tmp_path / "set", name="tiny", split="train", on_bad_record="skip")
 
 
 def test_a_broken_record_is_an_error_or_left_out(write_folder, tmp_path):
