@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": "What a config costs on a TPU slice that need not be there.",
     "encoders": "The table of architectures.",
     "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
+    "inspect": "What is in a source: counts, sizes, lengths, duplicates, and a sheet of pairs.",
 }
 EXIT_CODES = "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or checkpoint, 5 not finite."
 

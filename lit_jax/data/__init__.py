@@ -1,5 +1,6 @@
 """Image-caption pairs: a random-access source, and batches of it whose position is one integer."""
 
+from lit_jax.data.inspect import inspect
 from lit_jax.data.once import image_batches, text_batches
 from lit_jax.data.pipeline import Batches, train_batches
 from lit_jax.data.prepare import prepare
@@ -10,6 +11,7 @@ __all__ = [
     "Record",
     "Source",
     "image_batches",
+    "inspect",
     "open_source",
     "prepare",
     "text_batches",

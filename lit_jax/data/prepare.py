@@ -52,9 +52,9 @@ def prepare(
     `captions`, `id` and, where the first record has one, `label`. Records keep their order, pictures their bytes, but
     with `resize` those whose shorter side has more pixels than that become JPEGs in which it has as many. `dedup`
     leaves out a picture whose file is that of an earlier record; `verify` decodes each picture, and so does `resize`.
-    What was left out, and why, stands in `dropped-SPLIT.jsonl`. An `out_dir` that holds other splits of the same set gains
-    this one. `description` and `license` default to the source's. A shard holds 10,000 records, or fewer where that
-    makes fewer than 16 shards, unless `shards` says how many there are; `processes` (spawned) write them.
+    What was left out, and why, stands in `dropped-SPLIT.jsonl`. An `out_dir` that holds other splits of the same set
+    gains this one. `description` and `license` default to the source's. A shard holds 10,000 records, or fewer where
+    that makes fewer than 16 shards, unless `shards` says how many there are; `processes` (spawned) write them.
 
     Shards are written under a temporary name, and a run that was killed goes on with those that are not whole; the file
     that makes the split exist comes last, in one step. Raises `ConfigError` for a name that TFDS cannot use, and

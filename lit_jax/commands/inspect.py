@@ -1,0 +1,72 @@
+"""lit-jax inspect SOURCE"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("source")
+@click.option("--caption", help="Feature, column or key of the captions [default: found].")
+@click.option("--tokenizer", help="Folder with a tokenizer, to count tokens [default: words are counted].")
+@click.option("--text-length", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens kept.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=10_000, show_default=True, help="Records looked at."
+)
+@click.option("--all", "everything", is_flag=True, help="Look at every record.")
+@click.option(
+    "--sheet", type=click.Path(path_type=Path), help="Write a picture of 16 pairs to this PNG file."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
+def main(
+    source: str,
+    caption: str | None,
+    tokenizer: str | None,
+    text_length: int,
+    limit: int,
+    everything: bool,
+    sheet: Path | None,
+    json_path: Path | None,
+) -> None:
+    """Count, measure and show what is in a source."""
+    from lit_jax.data import inspect, open_source
+    from lit_jax.terminal import progress, table
+
+    count_tokens = None
+    if tokenizer:
+        from lit_jax import processing
+
+        count_tokens = processing.make_count_tokens(processing.load_tokenizer(tokenizer), text_length)
+    opened = open_source(source, caption=caption)
+    with progress("records") as report:
+        found = inspect(
+            opened,
+            count_tokens=count_tokens,
+            text_length=text_length,
+            limit=None if everything else limit,
+            sheet=sheet,
+            progress=report,
+        )
+    print(table((found["source"], "found"), [(name.replace("_", " "), said) for name, said in _rows(found)]))
+    if sheet:
+        print(f"wrote {sheet}")
+    if json_path:
+        json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, value in found.items():
+        if name in ("source", "sheet") or (name in ("classes", "labelled", "without_caption") and not value):
+            continue
+        if name == "reasons":
+            rows += [(f"  {reason[:70]}", str(times)) for reason, times in value.items()]
+        elif isinstance(value, dict):
+            rows.append((name, ", ".join(f"{key} {item}" for key, item in value.items())))
+        elif name in ("broken", "same_picture", "cut", "without_caption", "labelled"):
+            rows.append((name, f"{value:.2%}"))
+        else:
+            rows.append((name, f"{value:,}" if isinstance(value, int) else f"{value:.3g}"))
+    return rows
