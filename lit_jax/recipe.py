@@ -27,9 +27,7 @@ class Model:
     max_logit_scale: float | None = None  # Bound on exp(logit_scale); CLIP has 100.
     dtype: str = "auto"  # Of the arithmetic: bfloat16 on accelerators, float32 on CPU.
     locked_dtype: str = "float32"  # Of the locked weights in memory.
-    remat: str = (
-        "none"  # What is computed anew going back: "none", "products", "narrow", "full" (layers.REMAT).
-    )
+    remat: str = "none"  # What is computed twice: "none", "products", "narrow", "full" (layers.REMAT).
     # "rows": our kernel for TPUs; "splash": JAX's own there; "cudnn" for GPUs; "xla". "auto": the first that fits.
     attention: str = "auto"
     unroll: int = 1  # Layers in one turn of the loop over them.
@@ -48,8 +46,7 @@ class Data:
     caption: str = ""  # The feature, column or key that the captions are in; empty: it is found.
     text_length: int = 64  # Tokens, with padding.
     decode: str = "fast"  # Of training: "fast", "turbo" (an extra) or "exact"; evaluation is always exact.
-    # "flip", "crop", "crop_flip" or "randaugment" (augment.AUGMENTS). A flip exchanges left and right in the
-    # picture, and not in its caption.
+    # "flip", "crop", "crop_flip" or "randaugment" (augment.AUGMENTS). A flip makes left of right, in no caption.
     augment: str = "none"
     on_bad_record: str = "skip"
     threads: int | None = None  # That decode; None: one a core.
