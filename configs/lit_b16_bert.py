@@ -57,6 +57,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.mesh = ConfigDict()
     c.mesh.data = -1
     c.mesh.fsdp = 1
+    c.mesh.fsdp_rules = ()  # (("vision/.*", "whole"),) keeps all of the image tower on every chip
 
     c.log_every = 50  # steps
     c.eval_every = 5_000  # steps

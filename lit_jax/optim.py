@@ -15,6 +15,7 @@ import optax
 from flax import traverse_util
 
 from lit_jax.errors import ConfigError
+from lit_jax.muon import scale_by_muon
 from lit_jax.typing import Params
 
 Rules = tuple[tuple[str, Any], ...]
@@ -146,6 +147,7 @@ OPTIMISERS: dict[str, Callable[[float, float, float, str], optax.GradientTransfo
     "lion": lambda b1, b2, eps, mu: optax.scale_by_lion(b1=b1, b2=b2, mu_dtype=mu),
     # Second moments by rows and columns, no first: 0 in place of 8 bytes a weight (arXiv:1804.04235).
     "adafactor": lambda b1, b2, eps, mu: optax.scale_by_factored_rms(decay_rate=0.8),
+    "muon": lambda b1, b2, eps, mu: scale_by_muon(b1, b2, eps, mu),
 }
 MU_DTYPES = ("float32", "bfloat16")
 
@@ -165,8 +167,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW (arXiv:1711.05101) on the tuned parameters, after clipping their gradient to a global norm.
 
-    `name` takes another of OPTIMISERS: Lion (arXiv:2302.06675) has one moment, Adafactor next to none; `mu_dtype` is
-    that of the first moment.
+    `name` takes another of OPTIMISERS: Lion (arXiv:2302.06675) has one moment, Adafactor next to none, Muon
+    (`muon.scale_by_muon`) one for what is a matrix; `mu_dtype` is that of the first moment.
     As in PyTorch the decay is decoupled and multiplied by the learning rate. A multiplier in
     `lr_multipliers` scales the whole update of its leaves, decay included; `clip_norm=None` does not clip.
     Raises ConfigError for numbers that make no optimiser.

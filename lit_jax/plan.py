@@ -22,7 +22,7 @@ from lit_jax.flops import count, flops_of
 from lit_jax.hlo import Program
 from lit_jax.processing import Pixels
 from lit_jax.recipe import Recipe, read
-from lit_jax.sharding import BATCH, check_batch, make_mesh, spec
+from lit_jax.sharding import BATCH, check_batch, fsdp_rules, make_mesh, spec
 from lit_jax.topology import Chip, chip_of, devices_of
 from lit_jax.train_step import State, abstract_state, make_embed_step, make_train_step
 
@@ -126,7 +126,8 @@ def _target(config: Any, topology: str, slices: int, micro_batch: int | None = N
     shapes = dual_encoder.param_shapes(module)
     rules = run.rules_of(recipe, shapes, ())
     _, tx = run.optimiser_of(recipe)
-    state = abstract_state(shapes, rules, tx, mesh, run.DTYPES[recipe.model.locked_dtype])
+    layout = run.layout_of(recipe, shapes)
+    state = abstract_state(shapes, rules, tx, mesh, run.DTYPES[recipe.model.locked_dtype], layout)
     pixels = Pixels(module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3)
     return _Target(recipe, topology, slices, chip, mesh, module, tx, state, pixels)
 
@@ -153,6 +154,7 @@ def _traced_step(target: _Target) -> Any:
         seed=recipe.seed,
         train=run.trained(recipe),
         dtype=module.compute.dtype,
+        layout=fsdp_rules(recipe.mesh.fsdp_rules),
         **run.loss_of(recipe),
     )
     return step.trace(target.state, _batch(recipe, module, target.mesh, recipe.batch_size))
@@ -264,11 +266,13 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
     module = DualEncoder(config_of(recipe), run.compute_of(recipe.model, "tpu"))
     shapes = dual_encoder.param_shapes(module)
     rules = run.rules_of(recipe, shapes, ())
+    layout = run.layout_of(recipe, shapes)
     rows: list[tuple[str, ...]] = []
     for path, leaf in sorted(traverse_util.flatten_dict(shapes, sep="/").items()):
         locked = optim.first_match(path, rules, "tune") == "lock"
         dtype = recipe.model.locked_dtype if locked else "float32"
-        axes = [str(i) for i, name in enumerate(spec(path, leaf.shape, recipe.mesh.fsdp)) if name is not None]
+        lies = spec(path, leaf.shape, recipe.mesh.fsdp, layout)
+        axes = [str(i) for i, name in enumerate(lies) if name is not None]
         rate = optim.first_match(path, recipe.optim.lr_multipliers, 1.0)
         decay = optim.first_match(path, optim.DECAY, False)
         rows.append(

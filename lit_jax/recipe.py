@@ -59,7 +59,7 @@ class Data:
 class Optim:
     """The optimiser and its learning rate."""
 
-    name: str = "adamw"  # Or "lion", "adafactor" (optim.OPTIMISERS).
+    name: str = "adamw"  # Or "lion", "adafactor", "muon" (optim.OPTIMISERS).
     mu_dtype: str = "float32"  # Of the first moment.
     peak_lr: float = 1e-3
     schedule: str = "cosine"
@@ -79,6 +79,9 @@ class Devices:
 
     data: int = -1
     fsdp: int = 1
+    fsdp_rules: tuple[
+        tuple[str, str], ...
+    ] = ()  # (regex over paths, "split" or "whole"), before sharding.RULES.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +113,8 @@ class Recipe:
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
-    """topology log_every eval_every save_every keep data.threads data.workers mesh.data mesh.fsdp model.unroll
-    model.remat model.attention""".split()
+    """topology log_every eval_every save_every keep data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules
+    model.unroll model.remat model.attention""".split()
 )
 
 

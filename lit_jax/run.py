@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processing, recipe, scratch
+from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processing, recipe, scratch, sharding
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.data import open_source
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
@@ -178,6 +178,13 @@ def rules_of(recipe: Recipe, params: Params, fresh: tuple[str, ...]) -> optim.Ru
     return optim.lock_rules(m.lock, first=first, fresh=fresh)
 
 
+def layout_of(recipe: Recipe, params: Params) -> sharding.Rules:
+    """What lies over fsdp and what on every device. Raises ConfigError for a pattern that matches nothing."""
+    first = recipe.mesh.fsdp_rules
+    optim.check_patterns([pattern for pattern, _ in first], params, "mesh.fsdp_rules")
+    return sharding.fsdp_rules(first)
+
+
 def _read_towers(recipe: Recipe) -> Loaded:
     m = recipe.model
     optim.lock_rules(m.lock)  # A bad letter is refused before the towers are read.
@@ -233,7 +240,14 @@ def _assemble(
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp)
     rules = rules_of(recipe, loaded.params, loaded.fresh)
     schedule, tx = optimiser_of(recipe)
-    state = init_state(loaded.params, rules, tx, mesh, locked_dtype=DTYPES[recipe.model.locked_dtype])
+    state = init_state(
+        loaded.params,
+        rules,
+        tx,
+        mesh,
+        locked_dtype=DTYPES[recipe.model.locked_dtype],
+        layout=layout_of(recipe, loaded.params),
+    )
     data: dict[str, Any] = {}
     if restore:
         state, data = checkpoints.restore(state)

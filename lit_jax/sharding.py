@@ -17,7 +17,8 @@ BATCH = PartitionSpec(AXES)  # Rows over all devices.
 # The first axis of a leaf that may be split over fsdp, or None where every device holds the whole leaf. Of the
 # axes from there on the largest that fsdp divides is split. The first row that matches the end of the path
 # decides, so that a moment of the optimiser lies where its parameter lies.
-RULES: tuple[tuple[str, int | None], ...] = (
+Rules = tuple[tuple[str, int | None], ...]
+RULES: Rules = (
     (r"(.*/)?layers/.*/kernel", 1),  # Axis 0 counts the layers: the scan takes them one by one.
     (r"(.*/)?(kernel|embedding)", 0),
     (r".*", None),  # Biases, norms, scalars: too small to be worth a collective.
@@ -44,7 +45,28 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, int | None]] = RULES) -> Any:
+def fsdp_rules(first: Sequence[tuple[str, str]]) -> Rules:
+    """Rows of (regex over params paths, "split" or "whole"), put before RULES.
+
+    A leaf that is "whole" lies on every device, for instance all of a locked tower; one that is "split" lies over fsdp
+    whatever it is called. Raises ConfigError for another word and a broken regex.
+    """
+    rows: list[tuple[str, int | None]] = []
+    for pattern, action in first:
+        if action not in ("split", "whole"):
+            raise ConfigError(f"fsdp rule {pattern!r} says {action!r}: wanted 'split' or 'whole'")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{pattern!r} is not a regex over parameter paths: {error}") from error
+        if action == "whole":
+            rows.append((f"(.*/)?(?:{pattern})", None))
+        else:  # Within layers axis 0 counts them, here as in RULES.
+            rows += [(f"(?=.*layers/)(.*/)?(?:{pattern})", 1), (f"(.*/)?(?:{pattern})", 0)]
+    return (*rows, *RULES)
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """The sharding of every leaf of `tree` by its path ("text/layers/mlp/up/kernel"), as a tree of the same kind.
 
     Leaves need only a shape: arrays, tracers or `jax.ShapeDtypeStruct`. A leaf that no axis of `fsdp`
@@ -88,9 +110,7 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     )
 
 
-def spec(
-    path: str, shape: tuple[int, ...], fsdp: int, rules: Sequence[tuple[str, int | None]] = RULES
-) -> PartitionSpec:
+def spec(path: str, shape: tuple[int, ...], fsdp: int, rules: Rules = RULES) -> PartitionSpec:
     """Which axis of a leaf lies over `fsdp` devices, by its path."""
     first = next(first for pattern, first in rules if re.fullmatch(pattern, path))
     if first is None or fsdp == 1:  # An axis of size 1 splits nothing, and XLA would hand it back without.

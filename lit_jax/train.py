@@ -21,7 +21,7 @@ from lit_jax.feed import Feed
 from lit_jax.optim import merge
 from lit_jax.recipe import read
 from lit_jax.run import METRICS, Run, claim, loss_of, open_run, trained
-from lit_jax.sharding import check_batch, put_batch
+from lit_jax.sharding import check_batch, fsdp_rules, put_batch
 from lit_jax.terminal import progress
 from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
 
@@ -103,6 +103,7 @@ def _loop(
         seed=recipe.seed,
         train=trained(recipe),
         dtype=dtype,
+        layout=fsdp_rules(recipe.mesh.fsdp_rules),
         **loss_of(recipe),
     )
     batches = train_batches(

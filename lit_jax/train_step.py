@@ -19,7 +19,8 @@ from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
 from lit_jax.optim import TOWERS, Rules, merge, split
 from lit_jax.processing import Pixels
-from lit_jax.sharding import AXES, BATCH, shardings
+from lit_jax.sharding import AXES, BATCH, RULES, shardings
+from lit_jax.sharding import Rules as Layout
 from lit_jax.typing import Batch, Params
 
 
@@ -38,11 +39,12 @@ def init_state(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     locked_dtype: DTypeLike | None = None,
+    layout: Layout = RULES,
 ) -> State:
     """The state before the first step, on `mesh`; `params` are copied and stay the caller's.
 
-    Locked floating-point leaves are held in `locked_dtype` where one is given. Raises ConfigError as
-    `optim.split` does.
+    Locked floating-point leaves are held in `locked_dtype` where one is given; `layout` says what lies where
+    (`sharding.fsdp_rules`). Raises ConfigError as `optim.split` does.
     """
     tuned, locked = split(params, rules)
     if locked_dtype is not None:
@@ -50,14 +52,19 @@ def init_state(
             lambda x: x.astype(locked_dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, locked
         )
     opt = jax.eval_shape(tx.init, tuned)
-    placed = shardings(State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt), mesh)
+    placed = shardings(State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt), mesh, layout)
     tuned, locked = (jax.tree.map(_place, *pair) for pair in ((tuned, placed.tuned), (locked, placed.locked)))
     opt = jax.jit(tx.init, out_shardings=placed.opt)(tuned)
     return State(_place(np.int32(0), placed.step), tuned, locked, opt)
 
 
 def abstract_state(
-    params: Params, rules: Rules, tx: optax.GradientTransformation, mesh: Mesh, locked_dtype: DTypeLike
+    params: Params,
+    rules: Rules,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    locked_dtype: DTypeLike,
+    layout: Layout = RULES,
 ) -> State:
     """What `init_state` would make, as shapes with shardings: nothing is computed, and `mesh` need not exist here."""
     tuned, locked = split(params, rules)
@@ -67,7 +74,7 @@ def abstract_state(
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
-        shardings(state, mesh),
+        shardings(state, mesh, layout),
     )
 
 
@@ -93,6 +100,7 @@ def make_train_step(
     chunk: int | None = None,
     label_smoothing: float = 0.0,
     mask_duplicates: bool = False,
+    layout: Layout = RULES,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """The jitted `step(state, batch) -> (state, metrics)`; it gives away the buffers of `state`.
 
@@ -211,7 +219,7 @@ def make_train_step(
             tuned = tuned | {"logit_scale": bound}
         after = State(state.step + 1, tuned, state.locked, opt)
         # Without this XLA may lay the new state out otherwise, and the next call would compile again.
-        after = jax.lax.with_sharding_constraint(after, shardings(after, mesh))
+        after = jax.lax.with_sharding_constraint(after, shardings(after, mesh, layout))
         scale = merge(tuned, state.locked)["logit_scale"]
         return after, {
             "loss": value,

@@ -24,6 +24,7 @@ FLOORS = [
         "topology",
         "augment",
         "pictures",
+        "muon",
     ],
     ["encoders", "hub"],
     ["dual_encoder", "processing", "ingredients"],

@@ -31,6 +31,15 @@ def test_every_parameter_is_locked_decayed_and_split_as_when_it_was_last_looked_
     assert found == golden.read_text(), f"{golden.name} says otherwise"
 
 
+def test_a_locked_tower_is_whole_and_a_tuned_one_split_as_when_it_was_last_looked_at():
+    config = config_of(ROOT / "configs" / "lit_l16_bert.py")
+    config.mesh.fsdp, config.mesh.fsdp_rules = 8, (("vision/.*", "whole"),)
+    found = table(door.COLUMNS, door.parameters(config)) + "\n"
+    golden = ROOT / "tests" / "golden" / "lit_l16_bert_fsdp.txt"
+    # To accept a change: as above, with --config.mesh.fsdp 8 --config.mesh.fsdp_rules "(('vision/.*', 'whole'),)"
+    assert found == golden.read_text(), f"{golden.name} says otherwise"
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_names_the_topology_that_it_was_planned_for(path):
     assert chip_of(config_of(path).topology)

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lit_jax.errors import ConfigError
-from lit_jax.sharding import BATCH, check_batch, make_mesh, put_batch, shardings
+from lit_jax.sharding import BATCH, check_batch, fsdp_rules, make_mesh, put_batch, shardings
 
 
 def shape(*sizes):
@@ -82,6 +82,22 @@ def test_the_moments_of_the_optimiser_lie_where_their_parameters_lie():
     for moments in (got["opt"][0].mu, got["opt"][0].nu):
         assert moments == got["tuned"]
     assert got["opt"][0].count == P()
+
+
+def test_rules_of_the_recipe_hold_a_tower_whole_or_split_what_is_whole_by_default():
+    opt = jax.eval_shape(optax.adamw(1e-3).init, TREE)
+    rules = fsdp_rules((("vision/pos", "split"), ("vision/.*", "whole"), (".*/attn/query/bias", "split")))
+    mesh = make_mesh(4, 2)
+    state = jax.tree.map(lambda s: s.spec, shardings({"opt": opt, "tuned": TREE}, mesh, rules))
+    for got in (state["tuned"], state["opt"][0].mu, state["opt"][0].nu):
+        assert got["vision"]["patch"]["kernel"] == got["vision"]["cls"] == P()
+        assert got["vision"]["pos"] == P(None, "fsdp")
+        assert got["text"]["layers"]["attn"]["query"]["bias"] == P(None, None, "fsdp")  # Never the layers.
+        assert got["text"]["layers"]["mlp"]["up"]["kernel"] == P(None, None, "fsdp")  # As without rules.
+    with pytest.raises(ConfigError, match="'replicate': wanted 'split' or 'whole'"):
+        fsdp_rules((("vision/.*", "replicate"),))
+    with pytest.raises(ConfigError, match="not a regex"):
+        fsdp_rules((("vision/(", "whole"),))
 
 
 def test_put_batch_splits_the_rows_over_both_axes():

@@ -84,8 +84,10 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).replace("\\n", " ").split())
     if close := re.search(r"(\w+)\W+Did you mean \"(\w+)\"", text):
         return f"the config has no field {close[1]}; did you mean {close[2]}?"
+    if isinstance(error, KeyError):
+        return f"the config has no field {error.args[0]}; write it into the file to set it"
     if (
         "Traceback (most recent call last)" in text
-    ):  # Of the config file itself; what it says stands in the last line.
+    ):  # The config file's own, whose last line says what is wrong.
         return f"the config file: {str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: ')}"
     return text

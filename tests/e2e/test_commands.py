@@ -75,6 +75,8 @@ def test_train_runs_and_a_misspelt_field_is_refused_with_a_suggestion(tmp_path):
     path = config_file(tmp_path, mesh__data=-1)
     done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.stepz", 3)
     assert done.returncode == 2 and "no field stepz; did you mean steps?" in done.stderr
+    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.mesh.foozle", 3)
+    assert done.returncode == 2 and "no field foozle; write it into the file" in done.stderr
     done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.steps", 3)
     assert done.returncode == 0, done.stderr
     assert "step 3/3" in done.stderr

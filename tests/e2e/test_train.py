@@ -64,6 +64,8 @@ def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
     found = {}
     for data, fsdp in ((8, 1), (4, 2)):
         config["mesh"] = {"data": data, "fsdp": fsdp}
+        if loss == "sigmoid":  # The locked tower whole on every device, the tuned one split.
+            config["mesh"]["fsdp_rules"] = (("vision/.*", "whole"),)
         train(config, tmp_path / f"{data}x{fsdp}")
         found[data] = losses(tmp_path / f"{data}x{fsdp}")
     config["mesh"] = {"data": 1, "fsdp": 1}
@@ -152,11 +154,17 @@ def test_killed_while_processes_read_and_started_again_with_threads_it_ends_in_t
 
 
 def test_a_finished_run_started_again_does_nothing(tmp_path):
-    config = tiny.config(tmp_path)
+    mesh = {"data": 4, "fsdp": 2, "fsdp_rules": (("vision/.*", "whole"),)}
+    config = tiny.config(tmp_path, mesh=mesh, optim__name="muon")
     first = train(config, tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     again = train(config, tmp_path / "run")
     assert_same_bits(again.tuned, first.tuned)
+    for state in (first, again):
+        vision, text = (
+            x["layers"]["mlp"]["up"]["kernel"] for x in (state.locked["vision"], state.tuned["text"])
+        )
+        assert vision.sharding.is_fully_replicated and not text.sharding.is_fully_replicated
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
@@ -185,6 +193,11 @@ def test_a_run_goes_on_without_its_towers(tmp_path):
         ({"cache": True, "data__augment": "flip"}, ConfigError, "augment is 'flip'"),
         ({"loss": "triplet"}, ConfigError, "loss 'triplet' is unknown"),
         ({"mesh__data": 3}, ConfigError, "data=3"),
+        (
+            {"mesh__fsdp_rules": (("vison/.*", "whole"),)},
+            ConfigError,
+            "mesh.fsdp_rules: 'vison/.*' matches none",
+        ),
         ({"model__attention": "cudnn"}, ConfigError, "attention is 'cudnn', which is not for a cpu"),
         (
             {"model__vision": "", "model__vision_config": tiny.VIT},
