@@ -84,8 +84,8 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).replace("\\n", " ").split())
     if close := re.search(r"(\w+)\W+Did you mean \"(\w+)\"", text):
         return f"the config has no field {close[1]}; did you mean {close[2]}?"
-    if isinstance(error, KeyError):
-        return f"the config has no field {error.args[0]}; write it into the file to set it"
+    if bare := re.fullmatch(r"[\"']+(\w+)[\"']+", text):  # What is left of a KeyError.
+        return f"the config has no field {bare[1]}; write it into the file to set it"
     if (
         "Traceback (most recent call last)" in text
     ):  # The config file's own, whose last line says what is wrong.
