@@ -19,7 +19,10 @@ COMMANDS = {
     "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
     "inspect": "What is in a source: counts, sizes, lengths, duplicates, and a sheet of pairs.",
 }
-EXIT_CODES = "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or checkpoint, 5 not finite."
+EXIT_CODES = (
+    "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or checkpoint, 5 not finite, "
+    "6 another process was lost."
+)
 
 
 def main(args: Sequence[str] | None = None) -> None:

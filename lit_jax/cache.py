@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from lit_jax.data import Source, image_batches
+from lit_jax.distributed import agreed, everyone, fetch, first, share, wait_for
 from lit_jax.errors import ConfigError
 from lit_jax.sharding import put_batch
 from lit_jax.typing import Params
@@ -55,7 +56,7 @@ def fingerprint(config: Any, weights: Params, image_processor: Any, source: Sour
     digest.update("\0".join(parts).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
         digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(np.ascontiguousarray(fetch(leaf)).tobytes())
     return digest.hexdigest()
 
 
@@ -74,17 +75,21 @@ def pooled_images(
     """`pool` of every picture of `source`, in order, float32, memory-mapped from `folder`/`key`.npy.
 
     Computed if the file is not there; it appears only when complete. `pool` maps uint8 images on the mesh to [B Dv]. A
-    picture that cannot be read has a row of NaN. `progress(done, total)` is called after each batch.
+    picture that cannot be read has a row of NaN. `progress(done, total)` is called after each batch. Several processes
+    each read their part of the pictures, and the first one writes.
     """
     path = folder / f"{key[:32]}.npy"
-    if not path.is_file():
+    if not agreed(path.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.part")  # Several processes may write the same rows.
+        draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.
         try:
             _compute(draft, source, pool, decode, mesh, batch_size, on_bad_record, progress)
-            draft.replace(path)
+            if first():
+                draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+        everyone("cache")
+    wait_for(path)
     return np.load(path, mmap_mode="r")
 
 
@@ -100,16 +105,23 @@ def _compute(
 ) -> None:
     out: Any = None
     done = 0
-    for batch in image_batches(source, decode=decode, batch_size=batch_size, on_bad_record=on_bad_record):
-        images = put_batch({"images": batch["images"]}, mesh)["images"]
-        rows = np.array(pool(images), np.float32)  # A copy: what JAX hands out is read-only.
-        if out is None:
-            shape = (len(source), rows.shape[1])
-            out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        rows[~batch["mask"]] = np.nan
-        n = min(batch_size, len(source) - done)
-        out[done : done + n] = rows[:n]
-        done += n
+    batches = image_batches(
+        source,
+        decode=decode,
+        batch_size=batch_size,
+        **share(),
+        on_bad_record=on_bad_record,
+    )
+    for batch in batches:
+        placed = put_batch(batch, mesh)
+        rows, index, mask = (fetch(x) for x in (pool(placed["images"]), placed["index"], placed["mask"]))
+        done += int(np.count_nonzero(index >= 0))
+        if first():
+            if out is None:
+                shape = (len(source), rows.shape[1])
+                out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            out[index[index >= 0]] = np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0]
         if progress:
             progress(done, len(source))
-    out.flush()
+    if first():
+        out.flush()

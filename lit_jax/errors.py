@@ -1,5 +1,7 @@
 """What a user can do wrong, one class a kind; each knows the exit status of its command."""
 
+STALLED = 6  # Exit status of a run that was ended because another process, or a device, no longer answers.
+
 
 class LitJaxError(ValueError):
     """A mistake that one sentence explains: what it concerns, what was found, what was wanted, the way out."""

@@ -1,26 +1,27 @@
 """A model on a source: retrieval both ways, and zero-shot classification from class names."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
 from lit_jax import pretrained, processing
 from lit_jax.data import Source, image_batches, open_source, text_batches
+from lit_jax.distributed import fetch, share
 from lit_jax.errors import ConfigError, DataError
 from lit_jax.evals.prompts import class_embeddings, class_texts, load_templates
 from lit_jax.evals.retrieval import chance, retrieval
 from lit_jax.evals.zero_shot import chance as zero_shot_chance
 from lit_jax.evals.zero_shot import zero_shot
-from lit_jax.sharding import check_batch, make_mesh, put_batch
+from lit_jax.sharding import check_batch, make_mesh, put, put_batch
 from lit_jax.train_step import Embed, make_embed_step
-from lit_jax.typing import Params
+from lit_jax.typing import Batch, Params
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def evaluate(
 
     Returns {"model", "data", "protocol", "metrics": {task: {...}}, "chance": {task: {...}}}. `text_length` is in
     tokens, by default what the tokenizer states, at most 512. `templates` is a set's name or a file (zero_shot).
+    Several processes share the work, and each gets the result.
     Raises ConfigError, DataError or WeightError.
     """
     if unknown := [task for task in tasks if task not in TASKS]:
@@ -59,7 +61,8 @@ def evaluate(
     tokenize = processing.make_tokenize(processor.tokenizer, length, loaded.module.config.text.vocab_size)
     decode = processing.make_decode(processor.image_processor)
     embed = make_embed_step(loaded.module, mesh, processing.pixels_of(processor.image_processor), dtype)
-    params = jax.device_put(loaded.params)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    params = jax.tree.map(lambda leaf: put(leaf, everywhere), loaded.params)
 
     images = embed_images(embed, params, source, decode, mesh, batch_size, progress)
     metrics, by_chance = {}, {}
@@ -94,27 +97,28 @@ def embed_images(
 ) -> Float[np.ndarray, "N E"]:
     """Unit embeddings of all pictures of `source`, in order. Raises DataError for one that cannot be read."""
     check_batch(batch_size, mesh)
-    rows = []
-    for batch in image_batches(source, decode=decode, batch_size=batch_size):
-        images = put_batch({"images": batch["images"]}, mesh)["images"]
-        rows.append(np.asarray(embed.images(params, images))[batch["mask"]])
-        if progress:
-            progress(sum(map(len, rows)), len(source))
-    return np.concatenate(rows)
+    batches = image_batches(source, decode=decode, batch_size=batch_size, **share())
+    return _gathered(
+        batches, lambda batch: embed.images(params, batch["images"]), len(source), mesh, progress
+    )
 
 
 def embed_pooled(
     embed: Embed, params: Params, pooled: Float[np.ndarray, "N Dv"], mesh: Mesh, batch_size: int
 ) -> Float[np.ndarray, "N E"]:
     """Unit embeddings from outputs of the image tower that were computed earlier."""
-    rows = []
-    for start in range(0, len(pooled), batch_size):
-        some = pooled[start : start + batch_size]
-        filled = np.zeros((batch_size, pooled.shape[1]), np.float32)
-        filled[: len(some)] = some
-        placed = put_batch({"pooled": filled}, mesh)["pooled"]
-        rows.append(np.asarray(embed.pooled(params, placed))[: len(some)])
-    return np.concatenate(rows)
+    mine = share()
+    b = batch_size // mine["process_count"]
+
+    def batches() -> Iterable[Batch]:
+        for start in range(mine["process_index"] * b, -(-len(pooled) // batch_size) * batch_size, batch_size):
+            some = pooled[start : start + b]
+            filled = np.zeros((b, pooled.shape[1]), np.float32)
+            filled[: len(some)] = some
+            index = np.where(np.arange(b) < len(some), np.arange(start, start + b), -1).astype(np.int32)
+            yield {"pooled": filled, "index": index}
+
+    return _gathered(batches(), lambda batch: embed.pooled(params, batch["pooled"]), len(pooled), mesh)
 
 
 def embed_texts(
@@ -122,12 +126,8 @@ def embed_texts(
 ) -> Float[np.ndarray, "M E"]:
     """Unit embeddings of `texts`, in order."""
     check_batch(batch_size, mesh)
-    return np.concatenate(
-        [
-            np.asarray(embed.texts(params, put_batch(batch["texts"], mesh)))[batch["mask"]]
-            for batch in text_batches(texts, tokenize=tokenize, batch_size=batch_size)
-        ]
-    )
+    batches = text_batches(texts, tokenize=tokenize, batch_size=batch_size, **share())
+    return _gathered(batches, lambda batch: embed.texts(params, batch["texts"]), len(texts), mesh)
 
 
 def embed_captions(
@@ -143,6 +143,27 @@ def captions_of(source: Source) -> tuple[list[str], Int[np.ndarray, " M"]]:
     captions = [source[i]["captions"] for i in range(len(source))]
     owner = np.repeat(np.arange(len(captions)), [len(some) for some in captions])
     return [caption for some in captions for caption in some], owner
+
+
+def _gathered(
+    batches: Iterable[Batch],
+    embed: Callable[[Batch], jax.Array],
+    total: int,
+    mesh: Mesh,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[np.ndarray, "N E"]:
+    """`embed` of this process's and all others' batches: row "index" of `total`, on every process."""
+    out, done = np.empty((0, 0), np.float32), 0
+    for batch in batches:
+        placed = put_batch(batch, mesh)
+        rows, index = fetch(embed(placed)), fetch(placed["index"])
+        if not done:
+            out = np.empty((total, rows.shape[1]), np.float32)
+        out[index[index >= 0]] = rows[index >= 0]
+        done += int(np.count_nonzero(index >= 0))
+        if progress:
+            progress(done, total)
+    return out
 
 
 def _labels(source: Source) -> tuple[tuple[str, ...], np.ndarray]:

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processing, recipe, scratch, sharding
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.data import open_source
+from lit_jax.distributed import agreed, first
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import CheckpointError, ConfigError, DataError
 from lit_jax.layers import REMAT, Compute
@@ -66,7 +67,7 @@ def open_run(recipe: Recipe, workdir: Path) -> Run:
     check_attention(recipe.model.attention, jax.default_backend())
     _check_workdir(recipe, workdir)
     checkpoints = Checkpoints(workdir, save_every=recipe.save_every, keep=recipe.keep)
-    if checkpoints.latest() is not None:
+    if agreed(checkpoints.latest() is not None):
         return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True)
     loaded = _read_towers(recipe)
     processor = _processor_of(recipe, loaded.module.config)
@@ -257,6 +258,8 @@ def _assemble(
 
 def claim(recipe: Recipe, workdir: Path) -> None:
     """Writes the recipe. Called when all of it was accepted: a refused one must not occupy the workdir."""
+    if not first():
+        return
     part = (workdir / CONFIG).with_suffix(".part")
     part.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n", encoding="utf-8")
     part.replace(workdir / CONFIG)
@@ -281,6 +284,8 @@ def _check_workdir(wanted: Recipe, workdir: Path) -> None:
 
 def _describe(workdir: Path, loaded: Loaded, processor: Any) -> None:
     """Keeps what the weights alone do not say: the model's config, its processor, which leaves were new."""
+    if not first():
+        return
     folder = workdir / MODEL
     folder.mkdir(exist_ok=True)
     config = loaded.module.config

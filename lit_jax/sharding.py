@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lit_jax.errors import ConfigError
 from lit_jax.typing import Batch
@@ -25,9 +26,11 @@ RULES: Rules = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """The `data` x `fsdp` mesh over `devices` (default: all of them); `data=-1` takes what fsdp leaves.
 
+    Devices of several slices are split over them along `data`: only the gradients cross the slow network between
+    slices, and parameters are gathered inside one.
     Raises ConfigError if the sizes are not those of a mesh over exactly these devices.
     """
     devices = jax.devices() if devices is None else list(devices)
@@ -41,6 +44,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"a mesh of data={data} x fsdp={fsdp} does not cover the {found} devices: "
             f"use data={found // fsdp}, or -1 for what fsdp leaves"
         )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if data % slices:
+            raise ConfigError(
+                f"fsdp={fsdp} does not fit into one of the {slices} slices of {found // slices} devices: "
+                f"use one of {_divisors(found // slices)}"
+            )
+        grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
     # jax.make_mesh would make Explicit axes, where plain jit code fails in odd places.
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
@@ -108,6 +120,14 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), dict(batch)
     )
+
+
+def put(leaf: Any, sharding: Sharding) -> jax.Array:
+    """An array that every process holds whole -> one that lies as `sharding` says."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)  # device_put would compare the processes' copies, leaf by leaf.
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def spec(path: str, shape: tuple[int, ...], fsdp: int, rules: Rules = RULES) -> PartitionSpec:

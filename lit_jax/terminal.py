@@ -11,8 +11,14 @@ QUIET = 5.0  # Seconds between the lines in a log.
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields `report(done, total)`: a bar on a terminal, else a line every few seconds, on standard error."""
+def progress(what: str, *, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yields `report(done, total)`: a bar on a terminal, else a line every few seconds, on standard error.
+
+    With `show=False`, as in all processes of a run but one, it says nothing.
+    """
+    if not show:
+        yield lambda done, total: None
+        return
     stream = sys.stderr
     if stream.isatty():
         with tqdm(desc=what, file=stream, dynamic_ncols=True) as bar:

@@ -1,5 +1,7 @@
 """The training loop, and nothing but the loop."""
 
+import dataclasses
+import json
 import logging
 import time
 from contextlib import closing
@@ -14,7 +16,8 @@ from lit_jax import cache, metrics, processing
 from lit_jax.accumulate import check_micro_batch
 from lit_jax.data import Source, open_source, train_batches
 from lit_jax.decode import make_train_decode
-from lit_jax.errors import CheckpointError, DataError, NonFiniteError
+from lit_jax.distributed import check_same, first, share
+from lit_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from lit_jax.evals.retrieval import retrieval
 from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
 from lit_jax.feed import Feed
@@ -34,7 +37,8 @@ def train(config: Any, workdir: str | Path) -> State:
     """Trains as `config` says (a ConfigDict or dict; fields: `lit_jax.recipe`) and returns the last state.
 
     Called again with the same workdir it goes on after the newest checkpoint there, and ends in the same bits as
-    a run that was never stopped. Raises a LitJaxError of the kind that says what is wrong.
+    a run that was never stopped. Of several processes (`distributed.start`) each calls it alike, with a workdir that
+    all of them see. Raises a LitJaxError of the kind that says what is wrong.
     """
     recipe, workdir = read(config), Path(workdir)
     caption = recipe.data.caption or None
@@ -46,6 +50,8 @@ def train(config: Any, workdir: str | Path) -> State:
             f"{source.spec} has {len(source)} records, fewer than one batch of {recipe.batch_size}; "
             "lower config.batch_size"
         )
+    check_same(json.dumps(dataclasses.asdict(recipe)), "the config", ConfigError)
+    check_same(source.fingerprint(), source.spec, DataError)
     run = open_run(recipe, workdir)
     with closing(run.checkpoints):
         check_batch(recipe.batch_size, run.mesh)
@@ -92,8 +98,9 @@ def _loop(
         else:
             images = embed_images(embed, params, test, decode, mesh, rows)
         texts, owner = embed_captions(embed, params, test, tokenize, mesh, rows)
-        found = retrieval(images, texts, owner)
-        writers.scalars(step, {f"test/{name}": value for name, value in found.items()})
+        if first():
+            found = retrieval(images, texts, owner)
+            writers.scalars(step, {f"test/{name}": value for name, value in found.items()})
 
     step_fn = make_train_step(
         run.module,
@@ -114,8 +121,7 @@ def _loop(
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         start=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        **share(),
         threads=recipe.data.threads,
         workers=recipe.data.workers,
         pooled=pool(source) if pool else None,
@@ -170,7 +176,7 @@ def _pooled(run: Run, embed: Embed, folder: Path, decode: Any, source: Source) -
     )
     params = merge(run.state.tuned, run.state.locked)
     rows = -(-EVAL_BATCH // run.mesh.size) * run.mesh.size
-    with progress(f"image tower on {source.spec}") as report:
+    with progress(f"image tower on {source.spec}", show=first()) as report:
         return cache.pooled_images(
             folder,
             key,
@@ -185,7 +191,7 @@ def _pooled(run: Run, embed: Embed, folder: Path, decode: Any, source: Source) -
 
 
 def _writers(workdir: Path, steps: int, start: int) -> metrics.Writers:
-    if jax.process_index() != 0:
+    if not first():
         return metrics.Writers()
     return metrics.Writers(
         metrics.Jsonl(workdir / METRICS, start_step=start),

@@ -19,7 +19,7 @@ from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
 from lit_jax.optim import TOWERS, Rules, merge, split
 from lit_jax.processing import Pixels
-from lit_jax.sharding import AXES, BATCH, RULES, shardings
+from lit_jax.sharding import AXES, BATCH, RULES, put, shardings
 from lit_jax.sharding import Rules as Layout
 from lit_jax.typing import Batch, Params
 
@@ -81,7 +81,7 @@ def abstract_state(
 def _place(leaf: Any, sharding: NamedSharding) -> Array:
     # A step gives its state's buffers away, and device_put shares those that lie in the right place already, even
     # with may_alias=False (jax 0.10). Leaf by leaf, so that no second set of parameters is ever held.
-    return jnp.copy(jax.device_put(leaf, sharding))
+    return jnp.copy(put(leaf, sharding))
 
 
 def make_train_step(

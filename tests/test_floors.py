@@ -22,6 +22,7 @@ FLOORS = [
         "hlo",
         "flops",
         "topology",
+        "distributed",
         "augment",
         "pictures",
         "muon",

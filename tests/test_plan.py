@@ -187,3 +187,11 @@ def test_a_program_that_does_not_fit_is_told_in_a_sentence(libtpu):
     config.model.remat, config.micro_batch = "none", 0
     with pytest.raises(door.NoRoom, match=r"does not fit a chip of v5e:2x4: .*; lower micro_batch"):
         door.plan(config)
+
+
+@pytest.mark.slow
+def test_a_step_is_compiled_for_two_slices(libtpu):
+    found = door.plan(small(mesh={"data": -1, "fsdp": 4}), slices=2)
+    assert (found["slices"], found["chips"], found["mesh"]) == (2, 16, {"data": 4, "fsdp": 4})
+    with pytest.raises(ConfigError, match="fsdp=16 does not fit into one of the 2 slices of 8 devices"):
+        door.plan(small(mesh={"data": -1, "fsdp": 16}), slices=2)

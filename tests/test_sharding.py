@@ -41,6 +41,28 @@ def test_a_mesh_covers_all_devices_with_automatic_axes():
     assert make_mesh(1, 4, jax.devices()[:4]).shape == {"data": 1, "fsdp": 4}
 
 
+class Chip:
+    """A device of which only its place is known."""
+
+    platform = device_kind = "none"
+
+    def __init__(self, number):
+        self.slice_index, self.id = number // 4, number
+
+
+def test_slices_split_the_data_and_a_parameter_stays_inside_one():
+    chips = [Chip(i) for i in (4, 5, 6, 7, 0, 1, 2, 3)]
+    for data, fsdp in ((2, 4), (4, 2), (8, 1)):
+        mesh = make_mesh(-1, fsdp, chips)
+        assert mesh.shape == {"data": data, "fsdp": fsdp} and mesh.axis_types == (AxisType.Auto,) * 2
+        assert sorted(chip.id for chip in mesh.devices.flat) == list(range(8))
+        assert all(len({chip.slice_index for chip in row}) == 1 for row in mesh.devices)
+    with pytest.raises(
+        ConfigError, match="fsdp=8 does not fit into one of the 2 slices of 4 devices: use one of 1, 2, 4"
+    ):
+        make_mesh(-1, 8, chips)
+
+
 @pytest.mark.parametrize(
     ("data", "fsdp", "found"),
     [

@@ -28,10 +28,12 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Measure retrieval and zero-shot classification of a model on a source."""
+    from lit_jax import distributed
     from lit_jax.evaluate import evaluate
     from lit_jax.terminal import progress, table
 
-    with progress("images") as report:
+    distributed.start()
+    with progress("images", show=distributed.first()) as report:
         result = evaluate(
             model,
             data,
@@ -42,6 +44,8 @@ def main(
             allow_pickle=allow_pickle,
             progress=report,
         )
+    if not distributed.first():
+        return
     for task, found in result["metrics"].items():
         by_chance = result["chance"][task]
         rows = [(name, f"{value:.4g}", f"{by_chance[name]:.4g}") for name, value in found.items()]

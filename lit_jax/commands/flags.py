@@ -77,7 +77,7 @@ def _check_file(args: Sequence[str]) -> None:
 
 
 def _help(values: flags.FlagValues, names: Sequence[str]) -> list[str]:
-    return [f"  --{name:<10} {values[name].help}" for name in names]
+    return [f"  --{name:<13} {values[name].help}" for name in names]
 
 
 def _sentence(error: Exception) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_jax.data.ledger import Ledger
-from lit_jax.data.reader import Decode, Tokenize, check_choice, read_options
+from lit_jax.data.reader import Decode, Tokenize, check_choice, read_options, rows_of_process
 from lit_jax.data.sources import Source
-from lit_jax.errors import ConfigError, DataError
+from lit_jax.errors import DataError
 from lit_jax.typing import Batch
 
 
@@ -26,6 +26,8 @@ def image_batches(
     *,
     decode: Decode,
     batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
     threads: int | None = None,
     on_bad_record: str = "error",
     max_bad_share: float = 0.01,
@@ -33,19 +35,23 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Every picture of `source` once, in order: {"images": uint8 [b, S, S, 3], "index": int32 [b], "mask": bool [b]}.
 
-    The last batch is filled up with zeros whose mask is False. So is, if `on_bad_record` is "skip", the place of a
-    broken picture, under its own index, until more than `max_bad_share` are broken; else `DataError` names it. The
-    other arguments are those of `train_batches`. Raises `DataError` for an empty source.
+    Each process has its b = batch_size / process_count rows of each batch, and all have as many batches. The last one
+    is filled up with zeros whose mask is False and whose index is -1. Zeros are also, if `on_bad_record` is "skip", in
+    the place of a broken picture, under its own index, until more than `max_bad_share` are broken; else `DataError`
+    names it. The other arguments are those of `train_batches`. Raises `DataError` for an empty source.
     """
     import grain
 
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
-    _check_rows(batch_size)
-    if not len(source):
+    b, n = rows_of_process(batch_size, process_index, process_count), len(source)
+    if not n:
         raise DataError(f"{source.spec} has no records")
-    ledger = Ledger(source.spec, len(source), max_bad_share, ledger_path)
+    ledger = Ledger(source.spec, -(-n // process_count), max_bad_share, ledger_path)
 
-    def load(index: int) -> _Row:
+    def load(row: int) -> _Row:
+        index = row // b * batch_size + process_index * b + row % b
+        if index >= n:
+            return _Row(-1, None)
         try:
             return _Row(index, decode(source[index]["image"]))
         except DataError as e:
@@ -56,41 +62,51 @@ def image_batches(
     def collate(rows: list[_Row]) -> Batch:
         shapes = [row.image.shape for row in rows if row.image is not None]
         shape = shapes[0] if shapes else _first_image(source, decode).shape
-        images = np.zeros((batch_size, *shape), np.uint8)
-        index, mask = np.zeros(batch_size, np.int32), np.zeros(batch_size, bool)
+        images = np.zeros((b, *shape), np.uint8)
+        index, mask = np.zeros(b, np.int32), np.zeros(b, bool)
         for i, row in enumerate(rows):
             index[i], mask[i] = row.index, row.image is not None
-            if row.image is None:
-                ledger.add(row.index, row.reason)
-            else:
+            if row.image is not None:
                 images[i] = row.image
+            elif row.index >= 0:
+                ledger.add(row.index, row.reason)
         return {"images": images, "index": index, "mask": mask}
 
     def batches() -> Iterator[Batch]:
-        rows = grain.MapDataset.range(len(source)).map(load)
-        with closing(iter(rows.to_iter_dataset(read_options(threads, 2 * batch_size)))) as reading:
-            for start in range(0, len(source), batch_size):
-                some = [next(reading) for _ in range(min(batch_size, len(source) - start))]
-                ledger.rows += len(some)
+        count = -(-n // batch_size)
+        rows = grain.MapDataset.range(count * b).map(load)
+        with closing(iter(rows.to_iter_dataset(read_options(threads, 2 * b)))) as reading:
+            for _ in range(count):
+                some = [next(reading) for _ in range(b)]
+                ledger.rows += sum(row.index >= 0 for row in some)
                 yield collate(some)
 
     return batches()
 
 
-def text_batches(texts: Sequence[str], *, tokenize: Tokenize, batch_size: int) -> Iterator[Batch]:
-    """Every text once, in order: {"texts": {...: int32 [b, N]}, "mask": bool [b]}; the last one filled with "".
+def text_batches(
+    texts: Sequence[str],
+    *,
+    tokenize: Tokenize,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every text once, in order: {"texts": {...: int32 [b, N]}, "index": int32 [b], "mask": bool [b]}.
 
+    The last batch is filled up with "", whose mask is False and index -1; processes as in `image_batches`.
     Raises `DataError` for no texts and for one that is not valid Unicode; an empty one is fine here.
     """
-    _check_rows(batch_size)
+    b = rows_of_process(batch_size, process_index, process_count)
     if not len(texts):
         raise DataError("there are no texts to embed")
 
     def batches() -> Iterator[Batch]:
-        for start in range(0, len(texts), batch_size):
-            some = list(texts[start : start + batch_size])
-            mask = np.arange(batch_size) < len(some)
-            yield {"texts": tokenize(some + [""] * (batch_size - len(some))), "mask": mask}
+        for start in range(process_index * b, -(-len(texts) // batch_size) * batch_size, batch_size):
+            some = list(texts[start : start + b])
+            mask = np.arange(b) < len(some)
+            index = np.where(mask, np.arange(start, start + b), -1).astype(np.int32)
+            yield {"texts": tokenize(some + [""] * (b - len(some))), "index": index, "mask": mask}
 
     return batches()
 
@@ -100,8 +116,3 @@ def _first_image(source: Source, decode: Decode) -> np.ndarray:
         with suppress(DataError):
             return decode(source[index]["image"])
     raise DataError(f"{source.spec}: every one of its {len(source)} pictures is broken")
-
-
-def _check_rows(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: want 1 or more")

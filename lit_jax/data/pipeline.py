@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from lit_jax.data.ledger import Ledger
-from lit_jax.data.reader import Reader, Tokenize, TrainDecode, check_choice, read_options
+from lit_jax.data.reader import Reader, Tokenize, TrainDecode, check_choice, read_options, rows_of_process
 from lit_jax.data.sources import Source
 from lit_jax.errors import ConfigError, DataError
 from lit_jax.typing import Batch
@@ -112,7 +112,7 @@ def train_batches(
     import grain
 
     check_choice("on_bad_record", on_bad_record, ("skip", "error"))
-    n, b = len(source), _rows_of_process(batch_size, process_index, process_count)
+    n, b = len(source), rows_of_process(batch_size, process_index, process_count)
     if not 0 <= seed < 2**32 or start < 0:
         raise ConfigError(f"seed {seed} and start {start}: want 0 <= seed < 2**32 and start >= 0")
     if not n:
@@ -168,15 +168,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()  # A parent that was killed tells nobody, and its workers would wait for ever.
     os._exit(1)
-
-
-def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> int:
-    if batch_size < 1 or not 0 <= process_index < process_count:
-        raise ConfigError(
-            f"batch size {batch_size}, process {process_index} of {process_count}: out of range"
-        )
-    if batch_size % process_count:
-        raise ConfigError(
-            f"batch size {batch_size} is not divisible by {process_count} processes; choose a multiple"
-        )
-    return batch_size // process_count

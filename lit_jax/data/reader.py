@@ -125,6 +125,19 @@ def read_options(threads: int | None, parts: int) -> Any:
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
+def rows_of_process(batch_size: int, process_index: int, process_count: int) -> int:
+    """How many of a batch are one process's. Raises ConfigError."""
+    if batch_size < 1 or not 0 <= process_index < process_count:
+        raise ConfigError(
+            f"batch size {batch_size}, process {process_index} of {process_count}: out of range"
+        )
+    if batch_size % process_count:
+        raise ConfigError(
+            f"batch size {batch_size} is not divisible by {process_count} processes; choose a multiple"
+        )
+    return batch_size // process_count
+
+
 def check_choice(name: str, found: str, choices: tuple[str, ...]) -> None:
     if found not in choices:
         raise ConfigError(f"{name} is {found!r}; want {' or '.join(map(repr, choices))}")

@@ -233,3 +233,18 @@ def test_text_batches_give_every_text_once_in_order():
     assert [m for b in batches for m in b["mask"].tolist()] == [True] * 5 + [False]
     with pytest.raises(DataError, match="no texts"):
         text_batches([], tokenize=tokenize, batch_size=2)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_the_rows_of_every_batch_and_have_as_many_batches(source, count):
+    texts = [str(i) for i in range(RECORDS)]
+    for make in (
+        lambda **who: image_batches(source, decode=decode, batch_size=18, threads=2, **who),
+        lambda **who: text_batches(texts, tokenize=tokenize, batch_size=18, **who),
+    ):
+        parts = [list(make(process_index=i, process_count=count)) for i in range(count)]
+        assert {len(part) for part in parts} == {3}
+        for whole, *some in zip(make(), *parts, strict=True):
+            for name in ("index", "mask"):
+                np.testing.assert_array_equal(np.concatenate([b[name] for b in some]), whole[name])
+        assert [b["index"].tolist() for b in make()][-1] == [*range(36, 40), *[-1] * 14]
