@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Measure retrieval and zero-shot classification.",
     "export": "Checkpoint -> Hugging Face folder with model card, checked.",
     "plan": "What a config costs on a TPU slice that need not be there.",
+    "doctor": "The state of this machine, and of a workdir and its checkpoints.",
     "encoders": "The table of architectures.",
     "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
     "inspect": "What is in a source: counts, sizes, lengths, duplicates, and a sheet of pairs.",
@@ -35,6 +36,9 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(0 if args else 2)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lit_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax logs the stack of every error that it also raises.
     try:
         run(args[0], args[1:])
     except LitJaxError as error:

@@ -2,20 +2,19 @@
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lit_jax import processing, saving
+from lit_jax import processing, saving, sums
 from lit_jax._transformers import transformers
 from lit_jax.card import Data, Evaluation, Tower, model_card
 from lit_jax.data import open_source
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.evals.retrieval import chance
 from lit_jax.evaluate import captions_of
+from lit_jax.folders import replaced
 from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.run import METRICS, Trained, read_run
 
@@ -47,31 +46,27 @@ def export(
     *,
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
+    step: int | None = None,
 ) -> Path:
-    """Writes the newest checkpoint of `workdir` into the folder `output` and returns it. Layouts: see `lit_jax.save`.
+    """Writes a checkpoint of `workdir` into the folder `output` and returns it. Layouts: see `lit_jax.save`.
 
-    The folder holds weights, configs, image processor, tokenizer and a model card with towers, data, recipe and the
-    metrics of the run; it appears only when complete.
+    It is the newest that is whole, or that of `step`. The folder holds weights, configs, image processor, tokenizer,
+    a model card with towers, data, recipe and the metrics of the run, and SHA256SUMS; it appears only when complete.
     Raises ConfigError if `output` exists and is not empty, CheckpointError if there is nothing to export, WeightError
     if transformers has no place for a tower and the layout is "hf".
     """
     workdir, output = Path(workdir), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
-    run = read_run(workdir)
+    run = read_run(workdir, step=step)
     run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Truncation follows the training.
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
+    with replaced(output) as draft:
         saving.save(
             draft, run.module, run.params, run.processor, layout=layout, max_shard_size=max_shard_size
         )
         (draft / "README.md").write_text(_card(run, workdir, about, output.name, layout), encoding="utf-8")
-        draft.chmod(0o755)
-        draft.replace(output)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        sums.write(draft)
     return output
 
 

@@ -20,7 +20,7 @@ _FLAX, _PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle unasked, and never code.
-_WRITTEN = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # By `write`.
 _KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
 _DTYPES: dict[str, Any] = {  # Of safetensors, by its own names.
     "F64": np.float64,
@@ -151,7 +151,7 @@ def write(
     )
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if _WRITTEN.fullmatch(path.name):
+        if re.fullmatch(WRITTEN, path.name):
             path.unlink()
     for file, names in (split.filename_to_tensors or {WEIGHTS: []}).items():
         # safetensors writes the bytes as they lie, hence a transposed view wrong: each must be contiguous.

@@ -105,7 +105,12 @@ class Recipe:
     log_every: int = 10  # Steps.
     eval_every: int = 0  # Steps; 0: before the first and after the last.
     save_every: int = 100  # Steps.
-    keep: int = 3  # Checkpoints.
+    keep: int = 3  # Checkpoints, the newest.
+    keep_best: int = (
+        0  # And so many of the best by `best_metric`, of those at whose step there was an evaluation.
+    )
+    best_metric: str = "test/text_to_image_recall@1"
+    best_mode: str = "max"  # Or "min".
     topology: str = (
         ""  # The TPU slice that the recipe was planned for, for instance "v5e:2x4": see `lit-jax plan`.
     )
@@ -113,8 +118,8 @@ class Recipe:
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
-    """topology log_every eval_every save_every keep data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules
-    model.unroll model.remat model.attention""".split()
+    """topology log_every eval_every save_every keep keep_best best_metric best_mode data.threads data.workers mesh.data
+    mesh.fsdp mesh.fsdp_rules model.unroll model.remat model.attention""".split()
 )
 
 

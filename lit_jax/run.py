@@ -7,6 +7,7 @@ towers are gone.
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -58,17 +59,18 @@ class Run(NamedTuple):
     checkpoints: Checkpoints
 
 
-def open_run(recipe: Recipe, workdir: Path) -> Run:
-    """A new run, or the one that `workdir` holds, at its newest checkpoint.
+def open_run(recipe: Recipe, workdir: Path, *, fallback: bool = True) -> Run:
+    """A new run, or the one that `workdir` holds, at its newest checkpoint that is whole.
 
-    Raises ConfigError if the workdir holds a run of another recipe, and as the parts do.
+    Raises ConfigError if the workdir holds a run of another recipe, and as the parts do; CheckpointError without
+    `fallback` if the newest checkpoint is damaged.
     """
     make_mesh(recipe.mesh.data, recipe.mesh.fsdp)  # Refused before anything is written.
     check_attention(recipe.model.attention, jax.default_backend())
     _check_workdir(recipe, workdir)
-    checkpoints = Checkpoints(workdir, save_every=recipe.save_every, keep=recipe.keep)
+    checkpoints = checkpoints_of(recipe, workdir)
     if agreed(checkpoints.latest() is not None):
-        return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True)
+        return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True, fallback=fallback)
     loaded = _read_towers(recipe)
     processor = _processor_of(recipe, loaded.module.config)
     run = _assemble(recipe, loaded, processor, checkpoints, restore=False)
@@ -86,13 +88,45 @@ class Trained(NamedTuple):
     step: int
 
 
-def read_run(workdir: Path) -> Trained:
-    """The newest checkpoint of `workdir`. Raises CheckpointError if there is none."""
+def checkpoints_of(recipe: Recipe, workdir: Path) -> Checkpoints:
+    """Where a run of this recipe keeps its states. Raises ConfigError."""
+    return Checkpoints(
+        workdir,
+        save_every=recipe.save_every,
+        keep=recipe.keep,
+        keep_best=recipe.keep_best,
+        best_metric=recipe.best_metric,
+        best_mode=recipe.best_mode,
+    )
+
+
+def read_recipe(workdir: Path) -> Recipe:
+    """The recipe that a workdir holds. Raises CheckpointError if there is none or it is damaged."""
     if not (workdir / CONFIG).is_file():
         raise CheckpointError(f"{workdir} holds no run: there is no {CONFIG}; train there first")
-    found = recipe.read(json.loads((workdir / CONFIG).read_text(encoding="utf-8")))
-    with closing(Checkpoints(workdir, save_every=found.save_every, keep=found.keep)) as checkpoints:
-        saved = checkpoints.read()
+    return recipe.read(_stored(workdir))
+
+
+def portable(found: Recipe) -> dict[str, Any]:
+    """A recipe as JSON without the folders of this machine: of a path the last part stays."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: cut(item) for name, item in value.items()}
+        if not isinstance(value, str):
+            return value
+        kind, colon, path = value.rpartition(":")
+        away = path.startswith(("/", "~", ".")) or Path(path).is_absolute()
+        return f"{kind}{colon}{Path(path).name}" if away else value
+
+    return cut(dataclasses.asdict(found))
+
+
+def read_run(workdir: Path, *, step: int | None = None) -> Trained:
+    """The newest checkpoint of `workdir` that is whole, or that of `step`. Raises CheckpointError."""
+    found = read_recipe(workdir)
+    with closing(checkpoints_of(found, workdir)) as checkpoints:
+        saved = checkpoints.read(step=step)
     loaded, processor = _described(workdir, found)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), optim.merge(saved.tuned, saved.locked))
     return Trained(found, loaded.module, processor, params, saved.step)
@@ -236,7 +270,13 @@ def _processor_of(recipe: Recipe, config: DualEncoderConfig) -> Any:
 
 
 def _assemble(
-    recipe: Recipe, loaded: Loaded, processor: Any, checkpoints: Checkpoints, *, restore: bool
+    recipe: Recipe,
+    loaded: Loaded,
+    processor: Any,
+    checkpoints: Checkpoints,
+    *,
+    restore: bool,
+    fallback: bool = True,
 ) -> Run:
     mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp)
     rules = rules_of(recipe, loaded.params, loaded.fresh)
@@ -251,7 +291,7 @@ def _assemble(
     )
     data: dict[str, Any] = {}
     if restore:
-        state, data = checkpoints.restore(state)
+        state, data = checkpoints.restore(state, fallback=fallback)
     module = pretrained.with_compute(loaded.module, mesh=mesh)
     return Run(recipe, module, processor, mesh, schedule, tx, state, data, checkpoints)
 
@@ -265,19 +305,29 @@ def claim(recipe: Recipe, workdir: Path) -> None:
     part.replace(workdir / CONFIG)
 
 
+def _stored(workdir: Path) -> dict[str, Any]:
+    path = workdir / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__} where an object is wanted")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): put a copy of it back") from error
+    return found
+
+
 def _check_workdir(wanted: Recipe, workdir: Path) -> None:
-    """Makes the workdir, or compares the recipe that is there."""
+    """Makes the workdir, or compares the recipe that is there; in both cases it must be possible to write there."""
     if (workdir / CONFIG).is_file():
-        old = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
         new = json.loads(json.dumps(dataclasses.asdict(wanted)))
-        if different := recipe.differences(old, new):
+        if different := recipe.differences(_stored(workdir), new):
             raise ConfigError(
                 f"{workdir} holds a run with another config ({'; '.join(different)}); "
                 "go on with that config or choose another workdir"
             )
-        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise ConfigError(f"workdir {workdir} cannot be written: {error.strerror}; choose another") from error
 

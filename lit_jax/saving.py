@@ -7,6 +7,7 @@ from lit_jax import dual_encoder, hub
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.encoders.pooling import POOLER
 from lit_jax.errors import ConfigError, WeightError
+from lit_jax.folders import replaced
 from lit_jax.processing import save_processor
 from lit_jax.typing import Params
 
@@ -22,7 +23,7 @@ def save(
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Writes a folder, and `processor` beside it if given.
+    """Writes a folder, and `processor` beside it if given; a kill leaves what was there or what was to be.
 
     Layout "hf" is the VisionTextDualEncoderModel that transformers 4.57 and 5 load; "lit_jax" is the same for towers
     that it cannot hold, and only `load` reads it; "towers" are two folders, `vision` and `text`, that AutoModel loads,
@@ -41,13 +42,14 @@ def save(
         del config["architectures"]
     if "logit_bias" in params:
         config["logit_bias"] = float(params.pop("logit_bias"))
-    if layout == "towers":
-        _save_towers(folder, module.config, config, params, processor, max_shard_size)
-        return
-    tensors = dual_encoder.weights(module.config).to_hf(params)
-    hub.write(folder, config, tensors, max_shard_size=max_shard_size)
-    if processor is not None:
-        save_processor(folder, processor)
+    with replaced(folder, hub.WRITTEN) as draft:
+        if layout == "towers":
+            _save_towers(draft, module.config, config, params, processor, max_shard_size)
+            return
+        tensors = dual_encoder.weights(module.config).to_hf(params)
+        hub.write(draft, config, tensors, max_shard_size=max_shard_size)
+        if processor is not None:
+            save_processor(draft, processor)
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

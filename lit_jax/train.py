@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
 from lit_jax.feed import Feed
 from lit_jax.optim import merge
 from lit_jax.recipe import read
-from lit_jax.run import METRICS, Run, claim, loss_of, open_run, trained
+from lit_jax.run import METRICS, Run, claim, loss_of, open_run, portable, trained
 from lit_jax.sharding import check_batch, fsdp_rules, put_batch
+from lit_jax.sums import FULL
 from lit_jax.terminal import progress
 from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
 
@@ -33,12 +34,13 @@ log = logging.getLogger(__name__)
 EVAL_BATCH = 64  # Rows, or as many as there are devices.
 
 
-def train(config: Any, workdir: str | Path) -> State:
+def train(config: Any, workdir: str | Path, *, fallback: bool = True) -> State:
     """Trains as `config` says (a ConfigDict or dict; fields: `lit_jax.recipe`) and returns the last state.
 
     Called again with the same workdir it goes on after the newest checkpoint there, and ends in the same bits as
-    a run that was never stopped. Of several processes (`distributed.start`) each calls it alike, with a workdir that
-    all of them see. Raises a LitJaxError of the kind that says what is wrong.
+    a run that was never stopped. A checkpoint that is damaged is passed over for the one before it, unless `fallback`
+    is False. Of several processes (`distributed.start`) each calls it alike, with a workdir that all of them see.
+    Raises a LitJaxError of the kind that says what is wrong.
     """
     recipe, workdir = read(config), Path(workdir)
     caption = recipe.data.caption or None
@@ -52,7 +54,7 @@ def train(config: Any, workdir: str | Path) -> State:
         )
     check_same(json.dumps(dataclasses.asdict(recipe)), "the config", ConfigError)
     check_same(source.fingerprint(), source.spec, DataError)
-    run = open_run(recipe, workdir)
+    run = open_run(recipe, workdir, fallback=fallback)
     with closing(run.checkpoints):
         check_batch(recipe.batch_size, run.mesh)
         if recipe.micro_batch:
@@ -68,8 +70,18 @@ def train(config: Any, workdir: str | Path) -> State:
             log.info("%s has all of its %d steps already", workdir, start)
             return run.state
         writers = _writers(workdir, recipe.steps, start)
-        with closing(writers):
-            return _loop(run, source, test, workdir, start, writers)
+        try:
+            with closing(writers):
+                return _loop(run, source, test, workdir, start, writers)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            with suppress(CheckpointError):
+                run.checkpoints.wait()
+            raise CheckpointError(
+                f"{workdir} can no longer be written ({error.strerror}); its newest checkpoint is that of step "
+                f"{run.checkpoints.latest()}: make room and start again"
+            ) from error
 
 
 def _loop(
@@ -87,10 +99,10 @@ def _loop(
         cache.check_cacheable(state.tuned, recipe.data.augment)
     test_pooled = pool(test) if pool and test else None
 
-    def evaluate(state: State, step: int) -> None:
+    def evaluate(state: State, step: int) -> dict[str, float]:
         """Retrieval on all of `test`."""
         if test is None:
-            return
+            return {}
         params = merge(state.tuned, state.locked)
         rows = -(-EVAL_BATCH // mesh.size) * mesh.size
         if test_pooled is not None:
@@ -98,9 +110,11 @@ def _loop(
         else:
             images = embed_images(embed, params, test, decode, mesh, rows)
         texts, owner = embed_captions(embed, params, test, tokenize, mesh, rows)
-        if first():
-            found = retrieval(images, texts, owner)
-            writers.scalars(step, {f"test/{name}": value for name, value in found.items()})
+        if not first():
+            return {}
+        found = {f"test/{name}": value for name, value in retrieval(images, texts, owner).items()}
+        writers.scalars(step, found)
+        return found
 
     step_fn = make_train_step(
         run.module,
@@ -128,7 +142,7 @@ def _loop(
         on_bad_record=recipe.data.on_bad_record,
         ledger_path=workdir / f"broken_records_{jax.process_index()}.jsonl",
     )
-    position = {"source": source.spec, "fingerprint": source.fingerprint()}
+    about = {"config": portable(recipe), "fingerprint": source.fingerprint()}
     claim(recipe, workdir)
     if start == 0:
         evaluate(state, 0)
@@ -155,11 +169,12 @@ def _loop(
                 since, at = now, step
                 values |= {"lr": float(run.schedule(step - 1)), "pairs/s": speed, "data_wait": feed.waited()}
                 writers.scalars(step, values)
+            tested: dict[str, float] = {}
             if last or (recipe.eval_every and step % recipe.eval_every == 0):
-                evaluate(state, step)
+                tested = evaluate(state, step)
                 since, at = time.perf_counter(), step  # An evaluation is no training time.
                 feed.restart()
-            run.checkpoints.save(step, state, position | {"next_batch": step}, force=last)
+            run.checkpoints.save(step, state, about | {"next_batch": step}, metrics=tested, force=last)
     run.checkpoints.wait()
     return state
 

@@ -18,8 +18,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lit_jax
+from lit_jax import sums
 from lit_jax.checkpoints import Checkpoints
-from lit_jax.errors import CheckpointError, ConfigError
+from lit_jax.errors import CheckpointError, ConfigError, NonFiniteError
 from lit_jax.sharding import make_mesh, shardings
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
@@ -308,9 +309,55 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(checkpoints, saved, tmp_p
     folder = tmp_path / "checkpoints" / ("locked" if item == "locked" else f"step_6/{item}")
     for file in folder.rglob("d/*"):  # The arrays.
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"cannot be read .*put a copy of it back") as error:
+    with pytest.raises(CheckpointError, match=r"is damaged .*put a copy of it back") as error:
+        checkpoints().restore(state_of(), fallback=False)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_read_though_its_sums_are_right_is_told_in_a_sentence(checkpoints, saved, tmp_path):
+    step = tmp_path / "checkpoints" / "step_6"
+    (step / "tuned" / "manifest.ocdbt").write_bytes(b"")
+    sums.write(step, beside=["../locked/SHA256SUMS"], without=["_CHECKPOINT_METADATA", "commit_success.txt"])
+    with pytest.raises(CheckpointError, match=r"tuned cannot be read .*put a copy of it back") as error:
         checkpoints().restore(state_of())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["tuned", "opt"])
+def test_a_state_that_is_not_finite_is_never_saved(checkpoints, saved, where, bad):
+    ours = checkpoints()
+    state, _ = ours.restore(state_of())
+    spoilt = jax.tree.map(lambda x: x * bad if x.dtype == jnp.float32 else x, getattr(state, where))
+    with pytest.raises(
+        NonFiniteError, match=rf"{where}/.* is not finite after step 8.*checkpoint is that of step 6"
+    ):
+        ours.save(8, state._replace(**{where: spoilt}), {})
+    ours.wait()
+    assert checkpoints().latest() == 6
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("max", [2, 5, 6]), ("min", [1, 4, 6])])
+def test_the_best_are_kept_beside_the_newest_across_a_restart(checkpoints, mode, kept):
+    options = {"save_every": 1, "keep": 1, "keep_best": 2, "best_metric": "recall", "best_mode": mode}
+    scores = {1: 0.1, 2: 0.9, 3: float("nan"), 4: 0.2, 5: 0.8}
+    ours, state = checkpoints(**options), state_of()
+    for step, score in scores.items():
+        ours.save(step, state, {}, metrics={"recall": score, "other": step})
+    ours.close()
+    again = checkpoints(**options)
+    state, _ = again.restore(state)
+    again.save(6, state, {})
+    again.wait()
+    assert again.steps() == kept
+
+
+def test_a_step_can_be_asked_for(checkpoints, saved):
+    state, data = checkpoints().restore(state_of(), step=4)
+    same(state.tuned, saved[4].tuned)
+    assert data == {"next": 4} and checkpoints().read(step=2).step == 2
+    with pytest.raises(CheckpointError, match="holds no step 5; there are 2, 4, 6"):
+        checkpoints().read(step=5)
 
 
 def test_data_that_is_not_json_is_refused_at_once(checkpoints):
@@ -318,10 +365,19 @@ def test_data_that_is_not_json_is_refused_at_once(checkpoints):
         checkpoints().save(2, state_of(), {"next": object()})
 
 
-@pytest.mark.parametrize("wrong", [{"save_every": 0}, {"save_every": 1, "keep": 0}])
-def test_numbers_below_one_are_refused(tmp_path, wrong):
-    with pytest.raises(ConfigError, match="wanted at least 1"):
-        Checkpoints(tmp_path, **wrong)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"save_every": 0},
+        {"keep": 0},
+        {"keep_best": -1},
+        {"keep_best": 1},
+        {"keep_best": 1, "best_mode": "most"},
+    ],
+)
+def test_numbers_and_modes_that_are_none_are_refused(tmp_path, wrong):
+    with pytest.raises(ConfigError, match="wanted"):
+        Checkpoints(tmp_path, **{"save_every": 1} | wrong)
 
 
 # Where a run is killed, and the newest step that is then complete. Each run goes on where the one before was killed.

@@ -11,7 +11,7 @@ import lit_jax
 
 PACKAGE = Path(lit_jax.__file__).parent
 FLOORS = [
-    ["typing", "errors", "_transformers", "terminal", "ring", "row_attention", "splash"],
+    ["typing", "errors", "sums", "folders", "_transformers", "terminal", "ring", "row_attention", "splash"],
     [
         "layers",
         "positions",
@@ -46,7 +46,7 @@ FLOORS = [
     ["keywords", "accumulate", "evals", "card"],
     ["train_step"],
     ["model", "cache", "evaluate", "run"],
-    ["train", "export", "plan"],
+    ["train", "export", "plan", "doctor"],
     ["quickstart"],
     ["commands"],
     ["__main__"],

@@ -20,6 +20,9 @@ import click
     help="For transformers, for lit_jax alone, or one folder a tower.",
 )
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Of a file of weights.")
+@click.option(
+    "--step", type=click.IntRange(min=0), help="Of the checkpoint [default: the newest that is whole]."
+)
 @click.option("--verify", is_flag=True, help="Load the folder in PyTorch and print the differences.")
 @click.option("--verify-data", help="Source for --verify [default: the run's test data].")
 def main(
@@ -31,10 +34,11 @@ def main(
     data_license: str,
     layout: str,
     max_shard_size: str,
+    step: int | None,
     verify: bool,
     verify_data: str | None,
 ) -> None:
-    """Write the newest checkpoint as a Hugging Face folder with a model card."""
+    """Write a checkpoint as a Hugging Face folder with a model card."""
     from lit_jax import export as door
     from lit_jax.errors import ConfigError
     from lit_jax.terminal import table
@@ -47,7 +51,7 @@ def main(
     )
     if verify and layout != "hf":
         raise ConfigError(f"--verify compares with PyTorch, which does not read --layout {layout}")
-    folder = door.export(workdir, output, about, layout=layout, max_shard_size=max_shard_size)
+    folder = door.export(workdir, output, about, layout=layout, max_shard_size=max_shard_size, step=step)
     print(f"wrote {folder}")
     if verify:
         found = door.verify(folder, verify_data or door.test_data(workdir))

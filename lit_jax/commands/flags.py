@@ -2,8 +2,9 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from absl import flags
@@ -19,11 +20,12 @@ def parse(
     *,
     required: Sequence[str],
     config: str | None = None,
+    switches: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[ConfigDict, dict[str, Any]]:
-    """`args` -> (the config with its overrides, the values of the string flags).
+    """`args` -> (the config with its overrides, the values of the string flags and switches).
 
-    `strings` maps the names of flags to their help; `config` is the file used where none is given. `--help` prints
-    the flags and ends the process. Raises ConfigError in one sentence.
+    `strings` and `switches` map the names of flags to their help; `config` is the file used where none is given.
+    `--help` prints the flags and ends the process. Raises ConfigError in one sentence.
     """
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file(
@@ -35,9 +37,11 @@ def parse(
     )
     for name, text in strings.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
+    for name, text in switches.items():
+        flags.DEFINE_bool(name, False, text, flag_values=values)
     if any(arg in ("--help", "-h", "-help") for arg in args):
         print(f"Usage: lit-jax {command} [OPTIONS]\n")
-        print("\n".join(_help(values, ("config", *strings))))
+        print("\n".join(_help(values, ("config", *strings, *switches))))
         sys.exit(0)
     _check_file(args)
     try:
@@ -53,7 +57,7 @@ def parse(
         if (found if name == "config" else values[name].value) is None:
             raise ConfigError(f"{command}: --{name} is missing; see lit-jax {command} --help")
     flags.FLAGS.mark_as_parsed()  # grain's worker processes ask absl for flags of their own.
-    return found, {name: values[name].value for name in strings}
+    return found, {name: values[name].value for name in (*strings, *switches)}
 
 
 def shipped_config(name: str) -> Path:

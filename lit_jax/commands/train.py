@@ -22,6 +22,7 @@ def main(args: Sequence[str]) -> None:
             "heartbeat": "Seconds after which a silent process counts as dead [default: 100].",
         },
         required=("config", "workdir"),
+        switches={"no-fallback": "End with status 4 if the newest checkpoint is damaged."},
     )
     from lit_jax import distributed
     from lit_jax.train import train
@@ -33,7 +34,7 @@ def main(args: Sequence[str]) -> None:
         numbers["process-id"],
         heartbeat=numbers["heartbeat"] or distributed.HEARTBEAT,
     )
-    train(config, values["workdir"])
+    train(config, values["workdir"], fallback=not values["no-fallback"])
 
 
 def _whole(name: str, value: str | None) -> int | None:

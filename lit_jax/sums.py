@@ -1,0 +1,99 @@
+"""SHA256SUMS: the digests of a folder's files, in the form that `sha256sum -c` reads; and folders held against them."""
+
+import hashlib
+import logging
+import os
+import posixpath
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from errno import EDQUOT, EFBIG, ENOSPC, EROFS
+from typing import TypeVar
+
+from etils import epath
+
+log = logging.getLogger(__name__)
+
+NAME = "SHA256SUMS"
+TRIES = 4  # Of a call that a busy bucket or a lost mount may fail: within 3.5 seconds.
+_WAIT = 0.5  # Seconds before the second of them; twice as long before each that follows.
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+_CHUNK = 1 << 22  # Bytes.
+_FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+FULL = frozenset({ENOSPC, EDQUOT, EROFS, EFBIG})  # Errors of a disk on which nothing more can be written.
+T = TypeVar("T")
+
+
+def retried(call: Callable[[], T], what: object) -> T:
+    """`call()`, tried anew when an OSError ends it that may pass; at most TRIES times. Raises the last one."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            return call()
+        except OSError as error:
+            if isinstance(error, _FINAL) or error.errno in FULL or attempt == TRIES:
+                raise
+            log.warning("%s: %s; trying again (%d of %d)", what, error, attempt + 1, TRIES)
+            time.sleep(_WAIT * 2 ** (attempt - 1))
+    raise AssertionError("unreachable")
+
+
+def write(folder: epath.PathLike, *, beside: Iterable[str] = (), without: Iterable[str] = ()) -> None:
+    """Reads every file below `folder` but `without`, and the relative paths `beside`, and writes their digests down."""
+    folder, left_out = epath.Path(folder), {NAME, *without}
+    names = [*(name for name in sorted(_files(folder)) if name not in left_out), *beside]
+    lines = [f"{_digest(folder, name)}  {name}\n" for name in names]
+    retried(lambda: (folder / NAME).write_text("".join(lines)), folder / NAME)
+
+
+def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
+    """The first thing in which `folder` is not what `write` saw, in a few words; None if it is whole.
+
+    Files that came later are not looked at. `beside` are the paths out of the folder that may be looked at.
+    """
+    folder = epath.Path(folder)
+    try:
+        text = retried((folder / NAME).read_text, folder / NAME)
+    except (OSError, UnicodeDecodeError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        return f"{NAME} is missing" if missing else f"{NAME} cannot be read: {error}"
+    rows = [_LINE.fullmatch(line) for line in text.splitlines()]
+    if not rows or not text.endswith("\n") or None in rows:
+        return f"{NAME} is cut off or damaged"
+    allowed = frozenset(beside)
+    if out := [row[2] for row in rows if row and row[2] not in allowed and _leaves(row[2])]:
+        return f"{NAME} names {out[0]!r}, which lies outside"
+
+    def compare(row: re.Match[str] | None) -> str | None:
+        assert row is not None
+        try:
+            same = _digest(folder, row[2]) == row[1]
+        except FileNotFoundError:
+            return f"{row[2]} is missing"
+        except OSError as error:
+            return f"{row[2]} cannot be read: {error.strerror or error}"
+        return None if same else f"{row[2]} has another sha256 than when it was written"
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return next((found for found in pool.map(compare, rows) if found), None)
+
+
+def _leaves(name: str) -> bool:
+    return name.startswith("/") or ".." in name.split("/")
+
+
+def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
+    for path in retried(lambda: list(folder.iterdir()), folder):
+        name = posixpath.join(prefix, path.name)
+        yield from _files(path, name) if path.is_dir() else (name,)
+
+
+def _digest(folder: epath.Path, name: str) -> str:
+    def read() -> str:
+        digest = hashlib.sha256()
+        with (folder / name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    return retried(read, folder / name)
