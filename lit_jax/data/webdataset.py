@@ -180,7 +180,7 @@ def _samples(file: _Hashed) -> Any:
     """(key, the columns of its row) of each sample, whose members stand together."""
     empty = {f"{part}_{what}": -1 for part in _PARTS for what in _TYPES} | {"label": -1}
     current, sample = None, dict(empty)
-    with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 20) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 14) as tar:  # type: ignore[call-overload]
         for member in tar:
             tar.members = []  # It would keep them all.
             folder, slash, name = member.name.removeprefix("./").rpartition("/")

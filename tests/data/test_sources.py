@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,20 +12,33 @@ from lit_jax.errors import DataError
 
 WITHOUT = """
 import sys
-sys.modules["torch"] = sys.modules["torchvision"] = None
+from importlib.machinery import PathFinder
+class WithoutThem(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = name.split(".")[0] in ("torch", "torchvision", "tensorflow")
+        return None if absent else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutThem
 import lit_jax.data
 loaded = {"grain", "tensorflow_datasets", "transformers"} & set(sys.modules)
 assert not loaded, loaded
-from lit_jax.data import open_source, prepare, image_batches, train_batches
+from lit_jax.data import image_batches, inspect, open_source, prepare, train_batches
 sys.path.insert(0, ROOT)
-from tests.data.conftest import decode, tokenize
-folder = open_source(f"folder:{FOLDER}")
-prepare(folder, OUT, name="tiny", split="train")
-source = open_source(f"tfds:{OUT}/train")
-batches = train_batches(source, decode=decode, tokenize=tokenize, batch_size=8, seed=0, threads=2)
-assert next(batches)["images"].shape == (8, 4, 4, 3)
-assert sum(b["mask"].sum() for b in image_batches(source, decode=decode, batch_size=16)) == 40
-assert not {"tensorflow", "transformers"} & set(sys.modules)
+from tests.data.conftest import decode, pairs_of, tokenize, write_forms
+from pathlib import Path
+pairs = pairs_of(40)
+specs = write_forms(Path(OUT), pairs)
+mixture = [(spec, 1.0) for spec in specs.values()]
+for spec in [*specs.values(), mixture]:
+    source = open_source(spec)
+    batches = train_batches(source, decode=decode, tokenize=tokenize, batch_size=8, seed=0, threads=2)
+    assert next(batches)["images"].shape == (8, 4, 4, 3)
+    batches.close()
+    assert sum(b["mask"].sum() for b in image_batches(source, decode=decode, batch_size=16)) == len(source)
+    assert inspect(source, sheet=OUT + "/sheet.png")["broken"] == 0
+out = prepare(source, OUT + "/mixed", name="mixed", split="train", resize=5, dedup=True)
+assert len(open_source(f"tfds:{out}/train")) == 40
+assert not {"transformers", "tensorflow", "torch"} & set(sys.modules)
 print("done", end="")
 """
 
@@ -53,7 +67,7 @@ def test_a_caption_with_something_to_see_is_fine(text):
     assert check_caption(text) == text
 
 
-def test_data_need_neither_torch_nor_tensorflow_nor_parsed_flags(folder, tmp_path):
-    constants = f"ROOT, FOLDER, OUT = {sys.path[0]!r}, {str(folder)!r}, {str(tmp_path / 'set')!r}\n"
+def test_every_source_prepare_and_inspect_need_neither_torch_nor_tensorflow_nor_parsed_flags(tmp_path):
+    constants = f"ROOT, OUT = {str(Path(__file__).parents[2])!r}, {str(tmp_path)!r}\n"
     done = subprocess.run([sys.executable, "-c", constants + WITHOUT], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done"), done.stderr
