@@ -173,7 +173,7 @@ def run_prepare(arguments: list[str]) -> tuple[float, float, float]:
 
 
 def measure_prepare(records: int, repeats: int) -> None:
-    kinds = {"as they are": [], "verify and resize to 256": ["--resize", "256", "--dedup"]}
+    kinds = {"resized to 256": ["--resize", "256"], "as they are": []}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "photographs").mkdir()
@@ -182,11 +182,13 @@ def measure_prepare(records: int, repeats: int) -> None:
         runs: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
         for repeat in range(repeats):
             for kind, options in kinds.items():
-                for processes in (1, 2):
+                for processes in (2, 1):
                     out = root / f"{repeat}-{processes}-{len(options)}"
                     arguments = [f"folder:{root / 'photographs'}", "--output", str(out), "--name", "set"]
                     arguments += ["--split", "train", "--processes", str(processes), *options]
-                    runs.setdefault((kind, processes), []).append(run_prepare(arguments))
+                    found = run_prepare(arguments)
+                    print(kind, processes, *(f"{value:.1f}" for value in found), file=sys.stderr, flush=True)
+                    runs.setdefault((kind, processes), []).append(found)
                     subprocess.run(["rm", "-r", str(out)], check=True)
     rows = []
     for (kind, processes), found in runs.items():

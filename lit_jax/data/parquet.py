@@ -43,15 +43,15 @@ class ParquetSource:
         with ThreadPoolExecutor(16) as pool:
             footers = list(pool.map(self._footer, self._paths))
         schema = footers[0][1]
-        for path, (_, other, _) in zip(self._paths, footers, strict=True):
+        for path, (_, other) in zip(self._paths, footers, strict=True):
             if other.names != schema.names:
                 raise DataError(
                     f"{self.spec}: {os.path.basename(path)} has other columns than {os.path.basename(self._paths[0])}"
                 )
-        rows = np.concatenate([rows for rows, _, _ in footers])
+        rows = np.concatenate([rows for rows, _ in footers])
         self._ends = np.cumsum(rows)  # Of each row group, over all files.
-        self._file_of = np.repeat(np.arange(len(footers)), [len(rows) for rows, _, _ in footers])
-        self._group_of = np.concatenate([np.arange(len(rows)) for rows, _, _ in footers])
+        self._file_of = np.repeat(np.arange(len(footers)), [len(rows) for rows, _ in footers])
+        self._group_of = np.concatenate([np.arange(len(rows)) for rows, _ in footers])
         if not rows.sum():
             raise DataError(f"{self.spec}: its {len(footers)} files have no rows")
         self._image, self._in_struct = self._image_column(schema)
@@ -62,9 +62,9 @@ class ParquetSource:
         self.class_names = _class_names(schema) if self._labelled else None
         wanted = [self._image, self._caption, self._id, "label" if self._labelled else None]
         self._columns = [name for name in wanted if name is not None]
-        self._room = max(2, _CACHE // max(1, max(size for _, _, size in footers)))
         self._lock = threading.Lock()
-        self._groups: dict[int, Future[pa.Table]] = {}  # In the order in which they were first wanted.
+        self._groups: dict[int, Future[pa.Table]] = {}
+        self._bytes: dict[int, int] = {}  # Of the groups that are read, in that order.
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ParquetSource, self._arguments
@@ -105,17 +105,12 @@ class ParquetSource:
             return pq.ParquetFile(path, memory_map=True)
         return pq.ParquetFile(self._files.fs.open(path, "rb"), pre_buffer=True)
 
-    def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema, int]:
-        """The rows of each group, the schema, and the bytes of the largest group."""
+    def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema]:
+        """The rows of each group, and the schema."""
         try:
             with self._open(path) as file:
-                groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-                sizes = [group.total_byte_size for group in groups]
-                return (
-                    np.array([g.num_rows for g in groups], np.int64),
-                    file.schema_arrow,
-                    max(sizes, default=0),
-                )
+                rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+                return np.array(rows, np.int64), file.schema_arrow
         except (pa.ArrowException, OSError) as e:
             raise DataError(
                 f"{self.spec}: {os.path.basename(path)} cannot be read as parquet: {reason(e)}; fetch it again"
@@ -127,12 +122,16 @@ class ParquetSource:
             future = self._groups.get(group)
             if mine := future is None:
                 future = self._groups[group] = Future()
-                while len(self._groups) > self._room:
-                    self._groups.pop(next(iter(self._groups)))
         if mine:
             try:
                 with self._open(self._paths[self._file_of[group]]) as file:
-                    future.set_result(file.read_row_group(int(self._group_of[group]), columns=self._columns))
+                    table = file.read_row_group(int(self._group_of[group]), columns=self._columns)
+                future.set_result(table)
+                with self._lock:
+                    self._bytes[group] = table.nbytes
+                    while len(self._bytes) > 2 and sum(self._bytes.values()) > _CACHE:
+                        oldest = next(iter(self._bytes))
+                        del self._bytes[oldest], self._groups[oldest]
             except BaseException as e:
                 with self._lock:
                     self._groups.pop(group, None)

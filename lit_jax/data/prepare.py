@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.data.shards import Done, Work, first_of_each, write_hashes, write_shard
+from lit_jax.data.shards import Done, Work, end_with_parent, first_of_each, write_hashes, write_shard
 from lit_jax.data.sources import Source
 from lit_jax.data.tfds import INFO
 from lit_jax.errors import ConfigError, DataError
@@ -173,7 +173,8 @@ def _pool(processes: int) -> Iterator[Callable[..., list[Any]]]:
     if processes == 1:
         yield here
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
 
         def there(
             function: Callable, tasks: Sequence[tuple], progress: Callable[[int, int], None] | None

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import io
 import json
+import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +81,7 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> Done:
     features = work.features()
     same = None if work.same is None else np.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     writer = ArrayRecordWriter(os.fspath(part), "group_size:1")  # 1: read by number without its neighbours.
     for index in range(start, stop):
         if same is not None and same[index] >= 0:
@@ -105,6 +107,18 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> Done:
     return Done(records, size, dropped)
 
 
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is gone; a worker would otherwise wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def write_hashes(source: Source, path: Path, start: int, stop: int) -> Path:
     """Writes the hashes of the pictures `start` to `stop`, uint8 [stop - start, 16], zeros for a broken record."""
     if not path.is_file():
@@ -112,7 +126,7 @@ def write_hashes(source: Source, path: Path, start: int, stop: int) -> Path:
         for row, index in enumerate(range(start, stop)):
             with contextlib.suppress(DataError):
                 hashes[row] = np.frombuffer(picture_hash(source[index]), np.uint8)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as f:
             np.save(f, hashes)
         os.replace(part, path)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_jax.data import open_source
+from lit_jax.data import open_source, parquet
 from lit_jax.errors import DataError
 from tests.data.conftest import png
 
@@ -111,3 +111,12 @@ def test_damage_inside_a_row_group_breaks_its_records_alone(tmp_path):
     with pytest.raises(DataError, match=r"row group 0 of 0\.parquet cannot be read"):
         source[0]
     assert source[3]["image"] == png(3, (40, 40))
+
+
+def test_no_more_row_groups_are_kept_than_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "_CACHE", 3000)
+    source = opened(tmp_path, image=[png(i, (20, 20)) for i in range(40)], caption=["a"] * 40)
+    for _ in range(2):
+        for i in range(40):
+            assert source[i]["image"] == png(i, (20, 20))
+            assert len(source._groups) == len(source._bytes) <= 2

@@ -2,10 +2,13 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -110,6 +113,27 @@ def test_killed_at_any_moment_it_leaves_no_set_and_goes_on_where_it_was(
     assert {p.name: p.read_bytes() for p in out.iterdir()} == {
         p.name: p.read_bytes() for p in straight.iterdir()
     }
+
+
+@pytest.mark.slow
+def test_killed_with_its_workers_at_work_it_keeps_the_whole_shards_and_leaves_no_process(tmp_path):
+    out, draft = tmp_path / "set", tmp_path / "set" / ".unfinished-train"
+    command = [sys.executable, "-m", "lit_jax", "prepare", "shapes:6000/train", "--output", str(out)]
+    command += ["--name", "tiny", "--split", "train", "--shards", "60", "--processes", "2"]
+    child = psutil.Popen(command)
+    while len(accounts := list(draft.glob("*-of-00060.json"))) < 3:
+        assert child.poll() is None
+        time.sleep(0.05)
+    workers = child.children(recursive=True)
+    child.kill()
+    child.wait()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=30)[1]
+    whole = {path.stem: path.with_suffix("").stat().st_ino for path in draft.glob("*-of-00060.json")}
+    assert len(whole) >= len(accounts)
+    subprocess.run(command, check=True)
+    assert {name: (out / name).stat().st_ino for name in whole} == whole and not draft.exists()
+    source, prepared = open_source("shapes:6000/train"), open_source(f"tfds:{out}/train")
+    assert len(prepared) == 6000 and all(prepared[i] == source[i] for i in range(0, 6000, 7))
 
 
 def test_what_another_source_left_unfinished_is_made_anew(source, folder, tmp_path, monkeypatch):
