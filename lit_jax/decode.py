@@ -46,25 +46,26 @@ class TrainDecode:
 
     def _resize(self, image: Image.Image, data: bytes, crop: Box | None) -> np.ndarray:
         box = crop or shown(self.image_processor, *image.size)
-        if self.how != "exact" and box is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
-            need = [
-                ceil(self.size * whole / part) for whole, part in zip(image.size, _sides(box), strict=True)
-            ]
-            if min(whole / least for whole, least in zip(image.size, need, strict=True)) >= 2:
-                if (
-                    self.how == "turbo"
-                    and (pixels := _turbo(data, image.size, box, need, self.size)) is not None
-                ):
-                    return pixels
-                return self._draft(image, box, need)
+        if box is not None and (need := self._reducible(image, box)):
+            pixels = _turbo(data, image.size, box, need, self.size) if self.how == "turbo" else None
+            return self._draft(image, box, need) if pixels is None else pixels
         if crop is None:
             return resized(self.image_processor, to_rgb(image))
         filter = Image.Resampling(self.image_processor.resample)
         return np.asarray(to_rgb(image).resize((self.size, self.size), filter, crop))
 
-    def _draft(self, image: Image.Image, box: Box, need: list[int]) -> np.ndarray:
+    def _reducible(self, image: Image.Image, box: Box) -> tuple[int, int] | None:
+        """Width and height that suffice for `box`, where the file can be decoded at half its size or less."""
+        if self.how == "exact" or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+            return None
+        width, height = (
+            ceil(self.size * all / part) for all, part in zip(image.size, _sides(box), strict=True)
+        )
+        return (width, height) if image.width >= 2 * width and image.height >= 2 * height else None
+
+    def _draft(self, image: Image.Image, box: Box, need: tuple[int, int]) -> np.ndarray:
         whole = image.size
-        image.draft(None, (need[0], need[1]))
+        image.draft(None, need)
         box = _scaled(box, whole, image.size)
         # After the reduction bilinear is as close to the exact picture as bicubic, and quicker.
         return np.asarray(to_rgb(image).resize((self.size, self.size), Image.Resampling.BILINEAR, box))
@@ -122,7 +123,9 @@ def _turbo_modules() -> tuple[Any, Any]:
     return simplejpeg, cv2
 
 
-def _turbo(data: bytes, whole: tuple[int, int], box: Box, need: list[int], size: int) -> np.ndarray | None:
+def _turbo(
+    data: bytes, whole: tuple[int, int], box: Box, need: tuple[int, int], size: int
+) -> np.ndarray | None:
     """None where simplejpeg finds fault: Pillow, which bears more, then decides whether the picture is broken."""
     simplejpeg, cv2 = _turbo_modules()
     try:
