@@ -1,0 +1,238 @@
+"""lit_jax and Hugging Face's PyTorch model on the same work: a process each, measured in turn. Run by its siblings.
+
+Each side has its own worker process, so that neither the threads nor the allocator of one disturb the other; the one
+that is not measured sleeps on a pipe. Both see the same cores and use one thread a core. Weights are random.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}  # For --tiny.
+PEAK_LR = 1e-5
+
+
+def configs(tiny: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """ViT-B/16 and BERT-base by transformers' defaults, without dropout, as the recipes train them."""
+    vision = {"image_size": 224, "patch_size": 16} | ({**TINY, "image_size": 32} if tiny else {})
+    text = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | (TINY if tiny else {})
+    return vision, text
+
+
+def inputs(batch: int, length: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Pictures, uint8 [B S S 3], and texts that fill half of `length` at least."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
+    ids = rng.integers(1000, 30_000, (batch, length), np.int32)
+    mask = np.arange(length)[None] < rng.integers((length + 1) // 2, length + 1, batch)[:, None]
+    texts = {"input_ids": ids, "attention_mask": mask.astype(np.int32), "token_type_ids": np.zeros_like(ids)}
+    return images, texts
+
+
+def ours(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
+    """lit_jax's own train step or embed step."""
+    import jax
+
+    from lit_jax import dual_encoder, optim
+    from lit_jax.layers import Compute
+    from lit_jax.processing import Pixels
+    from lit_jax.sharding import make_mesh, put_batch
+    from lit_jax.train_step import init_state, make_embed_step, make_train_step
+
+    vision, text = configs(tiny)
+    config = dual_encoder.DualEncoderConfig.from_hf(
+        {
+            "model_type": dual_encoder.MODEL_TYPE,
+            "vision_config": {"model_type": "vit", **vision},
+            "text_config": {"model_type": "bert", **text},
+        }
+    )
+    mesh = make_mesh()
+    module = dual_encoder.DualEncoder(config, Compute(mesh=mesh))
+    params = dual_encoder.init_params(module, 0)
+    pixels = Pixels(vision["image_size"], (0.5,) * 3, (0.5,) * 3)
+    images, texts = inputs(batch, length, vision["image_size"])
+    placed: dict[str, Any] = put_batch({"images": images, "texts": texts}, mesh)
+    if kind in ("image", "text"):
+        embed = make_embed_step(module, mesh, pixels)
+        if kind == "image":
+            return lambda: embed.images(params, placed["images"]).block_until_ready()
+        return lambda: embed.texts(params, placed["texts"]).block_until_ready()
+    schedule = optim.make_schedule("constant", peak_lr=PEAK_LR, steps=1_000_000)
+    tx = optim.make_optimizer(schedule=schedule)
+    rules = optim.lock_rules("UU" if kind == "unlocked" else "LU")
+    state = init_state(params, rules, tx, mesh)
+    step = make_train_step(module, tx, mesh, pixels=pixels)
+    if kind == "cached":
+        pooled = make_embed_step(module, mesh, pixels).pool(params, placed.pop("images"))
+        placed["pooled_images"] = jax.block_until_ready(pooled)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = step(state, placed)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def huggingface(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
+    """VisionTextDualEncoderModel with SDPA and fused AdamW, which is faster than PyTorch's default on a CPU."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.manual_seed(0)
+    vision, text = configs(tiny)
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        transformers.ViTConfig(**vision), transformers.BertConfig(**text)
+    )
+    model = transformers.VisionTextDualEncoderModel(config)
+    images, texts = inputs(batch, length, vision["image_size"])
+    scaled = ((images / 255 - 0.5) / 0.5).astype(np.float32).transpose(0, 3, 1, 2)
+    pictures = torch.from_numpy(np.ascontiguousarray(scaled))
+    tokens = {name: torch.from_numpy(array).long() for name, array in texts.items()}
+    if kind in ("image", "text"):
+        model.eval()
+
+        @torch.inference_mode()
+        def forward() -> None:
+            if kind == "image":
+                model.get_image_features(pixel_values=pictures)
+            else:
+                model.get_text_features(**tokens)
+
+        return forward
+    model.train()
+    if kind == "locked":
+        model.vision_model.requires_grad_(False).eval()
+    tuned = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(tuned, PEAK_LR, weight_decay=1e-4, fused=True)
+
+    def run() -> None:
+        optimiser.zero_grad()
+        model(**tokens, pixel_values=pictures, return_loss=True).loss.backward()
+        torch.nn.utils.clip_grad_norm_(tuned, 1.0)
+        optimiser.step()
+
+    return run
+
+
+SIDES = {"lit_jax": ours, "HF PyTorch": huggingface}
+
+
+class Worker:
+    """One side's process; warmed up when made."""
+
+    def __init__(self, side: str, kind: str, options: argparse.Namespace) -> None:
+        asked = [side, kind, str(options.batch), str(options.length), str(int(options.tiny))]
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), *asked],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdin and self.process.stdout
+        self.read()
+
+    def read(self) -> list[float]:
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise SystemExit("a worker ended before its time; what it said is above")
+        return json.loads(line)
+
+    def measure(self) -> list[float]:
+        """Seconds of wall clock and of CPU of one run."""
+        self.process.stdin.write("\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return self.read()
+
+    def close(self) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+
+def compare(
+    pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Medians and their ratios for each named pair of (side, kind), measured in turn."""
+    found = {}
+    for name, pair in pairs.items():
+        workers = [Worker(*who, options) for who in pair]
+        runs = [[w.measure() for w in workers] for _ in range(options.rounds)]
+        for worker in workers:
+            worker.close()
+        (wall, cpu), (other_wall, other_cpu) = (
+            [statistics.median(column) for column in zip(*(run[i] for run in runs), strict=True)]
+            for i in (0, 1)
+        )
+        found[name] = {
+            "first": " ".join(pair[0]),
+            "second": " ".join(pair[1]),
+            "first_s": wall,
+            "second_s": other_wall,
+            "ratio": wall / other_wall,
+            "cpu_ratio": cpu / other_cpu,
+        }
+    return found
+
+
+def main(doc: str, pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) -> None:
+    """The command line of a benchmark that compares `pairs`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8, help="pairs (default: 8)")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a text (default: 32)")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each side (default: 9)")
+    parser.add_argument("--only", choices=pairs, action="append", help="this one (may be repeated)")
+    parser.add_argument("--tiny", action="store_true", help="towers of two narrow layers, to try the script")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    options = parser.parse_args()
+    for name in ("batch", "length", "rounds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; wanted at least 1")
+    from lit_jax.terminal import table
+
+    found = compare({name: pairs[name] for name in options.only or pairs}, options)
+    packages = {name: version(name) for name in ("jax", "torch", "transformers")}
+    machine = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(), **packages}
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(f"batch {options.batch}, length {options.length}, float32, medians of {options.rounds}\n")
+    rows = [
+        (n, f["first"], f["second"], *(f"{f[k]:.3f}" for k in ("first_s", "second_s", "ratio", "cpu_ratio")))
+        for n, f in found.items()
+    ]
+    print(table(("", "first", "second", "first s", "second s", "ratio", "of CPU time"), rows))
+    if options.json:
+        asked = {name: getattr(options, name) for name in ("batch", "length", "rounds", "tiny")}
+        options.json.write_text(json.dumps({"machine": machine, **asked, "results": found}, indent=2) + "\n")
+
+
+def work(side: str, kind: str, batch: str, length: str, tiny: str) -> None:
+    run = SIDES[side](kind, int(batch), int(length), tiny == "1")
+    for _ in range(2):
+        run()
+    print("[]", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter(), time.process_time()
+        run()
+        print(json.dumps([time.perf_counter() - start[0], time.process_time() - start[1]]), flush=True)
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])

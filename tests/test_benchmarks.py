@@ -1,0 +1,36 @@
+"""The benchmarks that compare with PyTorch run; their figures are not judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(script, *arguments):
+    return subprocess.run(
+        [sys.executable, FOLDER / script, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.mark.parametrize("script", ["train_step.py", "forward.py"])
+def test_a_benchmark_says_what_it_takes(script):
+    assert "--rounds" in run(script, "--help")
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("script", "kinds"),
+    [("train_step.py", ["locked", "unlocked", "cached"]), ("forward.py", ["image", "text"])],
+)
+def test_a_tiny_benchmark_gives_a_row_for_each_comparison(script, kinds, tmp_path):
+    printed = run(script, "--tiny", "--batch=2", "--length=4", "--rounds=1", f"--json={tmp_path / 'found'}")
+    found = json.loads((tmp_path / "found").read_text())["results"]
+    assert list(found) == kinds and all(kind in printed for kind in kinds)
+    assert all(
+        row["first_s"] > 0 and row["ratio"] == row["first_s"] / row["second_s"] for row in found.values()
+    )
