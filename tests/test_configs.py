@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_jax import plan
+from lit_jax import dry
 from lit_jax.data import open_source
 from lit_jax.recipe import read
 from lit_jax.train import train
@@ -68,7 +68,7 @@ def test_a_smoke_run_is_its_recipe_in_small(path):
     )
     recipe = read(small)
     assert not set(map(tuple, small.model.get("lock_rules", ()))) - {("vision/.*", "lock")}
-    locked = {row[0] for row in plan.parameters(small) if row[2] == "locked"}
+    locked = {row[0] for row in dry.parameters(small) if row[2] == "locked"}
     assert any(path.startswith("vision/layers") for path in locked) == (full.model["lock"][0] == "L")
     assert len(open_source(recipe.data.train)) >= recipe.batch_size
 

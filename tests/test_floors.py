@@ -46,8 +46,8 @@ FLOORS = [
     ["keywords", "accumulate", "evals", "card"],
     ["train_step"],
     ["model", "cache", "evaluate", "run"],
-    ["train", "export", "plan", "doctor"],
-    ["quickstart"],
+    ["train", "export", "dry", "doctor"],
+    ["quickstart", "plan"],
     ["commands"],
     ["__main__"],
 ]

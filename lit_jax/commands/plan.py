@@ -33,11 +33,12 @@ def main(args: Sequence[str]) -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ["JAX_PLATFORMS"] = "cpu"
+    from lit_jax import dry
     from lit_jax import plan as door
     from lit_jax.terminal import table
 
     if modes == ["--parameters"]:
-        print(table(door.COLUMNS, door.parameters(config)))
+        print(table(dry.COLUMNS, dry.parameters(config)))
         return
     slices = values["slices"] or "1"
     if not slices.isdigit() or slices == "0":
