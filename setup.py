@@ -59,6 +59,7 @@ setup(
         "turbo": TURBO,
         "dev": [
             "beartype>=0.20",
+            "hypothesis>=6.100",
             "mypy>=1.15",
             "psutil>=5.9",
             "pytest>=8",

@@ -1,6 +1,7 @@
 """Two towers, a projection on each, and a temperature: transformers' VisionTextDualEncoderModel in Flax."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.encoders import TEXT, VISION, Encoder, EncoderOutput
+from lit_jax.encoders.base import LARGEST, shown
 from lit_jax.errors import WeightError
 from lit_jax.layers import Compute
 from lit_jax.typing import Params
@@ -25,15 +27,16 @@ COMPOSITES = {
     MODEL_TYPE: {"vision": "vit", "text": "bert"},
     OWN_MODEL_TYPE: {"vision": "vit", "text": "bert"},
 }
+MOST = 10**11  # Parameters of a model that is initialised.
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
 
 
 def encoder_of(tower: str, model_type: str) -> Encoder:
     """The architecture of that name. Raises WeightError for one that is not implemented."""
     known = VISION if tower == "vision" else TEXT
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise WeightError(
-            f"{tower} tower of type {model_type!r} is not implemented; these are: {', '.join(known)}"
+            f"{tower} tower of type {shown(model_type)} is not implemented; these are: {', '.join(known)}"
         )
     return known[model_type]
 
@@ -44,7 +47,7 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
     Raises WeightError if a model of two towers does not describe the one that is wanted.
     """
     whole = hf["model_type"]
-    if whole not in COMPOSITES:
+    if not isinstance(whole, str) or whole not in COMPOSITES:
         return dict(hf)
     found = hf.get(f"{tower}_config") or ({} if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else None)
     if not isinstance(found, Mapping):
@@ -72,19 +75,30 @@ class DualEncoderConfig:
         """From the config.json of a VisionTextDualEncoderModel, or of our own kind. Raises WeightError."""
         if hf.get("model_type") not in (MODEL_TYPE, OWN_MODEL_TYPE):
             raise WeightError(
-                f"model_type is {hf.get('model_type')!r} where {MODEL_TYPE!r} is wanted; "
+                f"model_type is {shown(hf.get('model_type'))} where {MODEL_TYPE!r} is wanted; "
                 "two single towers are joined by from_towers"
             )
         # transformers 4 unwraps a whole CLIP as well, where a tower is wanted.
         vision, text = (half(tower, half(tower, hf)) for tower in ("vision", "text"))
         vision_type, text_type = vision["model_type"], text["model_type"]
         scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
+        width = hf.get("projection_dim", cls.projection_dim)
+        for name, value, good in (
+            ("projection_dim", width, type(width) is int and 0 < width <= LARGEST),
+            ("logit_scale_init_value", scale, _is_finite(scale)),
+            ("logit_bias", bias, bias is None or _is_finite(bias)),
+        ):
+            if not good:
+                wanted = "a sensible size" if name == "projection_dim" else "a finite number"
+                raise WeightError(
+                    f"{MODEL_TYPE} config: {name}={shown(value)} is not usable; wanted {wanted}"
+                )
         return cls(
             vision_type,
-            encoder_of("vision", vision_type).Config.from_hf(vision),
+            encoder_of("vision", vision_type).config_of(vision),
             text_type,
-            encoder_of("text", text_type).Config.from_hf(text),
-            hf.get("projection_dim", cls.projection_dim),
+            encoder_of("text", text_type).config_of(text),
+            width,
             float(scale),
             None if bias is None else float(bias),
         )
@@ -185,13 +199,22 @@ def weights(config: DualEncoderConfig) -> WeightMap:
 
 
 def init_params(module: DualEncoder, seed: int) -> Params:
-    """Random params, float32, from `seed` alone."""
+    """Random params, float32, from `seed` alone. Raises WeightError, before it allocates any, for MOST of them."""
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(module)))
+    if count > MOST:
+        raise WeightError(
+            f"the configs describe a model of {count:.1e} parameters; at most {MOST:.0e} are made"
+        )
     return jax.jit(module.init)(jax.random.key(seed), *_smallest_inputs(module.config))["params"]
 
 
 def param_shapes(module: DualEncoder) -> Params:
     """The tree of params as shapes; nothing is computed or allocated."""
     return jax.eval_shape(lambda: module.init(jax.random.key(0), *_smallest_inputs(module.config)))["params"]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 def _smallest_inputs(config: DualEncoderConfig) -> tuple[Array, dict[str, Array]]:

@@ -1,6 +1,7 @@
 """Model folders, local or on the Hugging Face Hub: where they are, and what lies in them."""
 
 import json
+import logging
 import math
 import mmap
 import re
@@ -15,12 +16,16 @@ from lit_jax.errors import ConfigError, WeightError
 from lit_jax.flax_files import File, InTorch, Msgpack
 from lit_jax.pickles import TorchFile
 
+log = logging.getLogger(__name__)
+
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _FLAX, _PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle unasked, and never code.
 WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # By `write`.
+_MOST_TENSORS = 100_000  # Of a file; safetensors itself allows a header of 100 MB.
+_LARGEST_JSON = 32 << 20  # Bytes.
 _KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
 _DTYPES: dict[str, Any] = {  # Of safetensors, by its own names.
     "F64": np.float64,
@@ -72,7 +77,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
-    return _read_json(path)
+    found = _read_json(path)
+    for config in (found, found.get("vision_config"), found.get("text_config")):
+        kind = config.get("model_type", "") if isinstance(config, dict) else ""
+        if not isinstance(kind, str | None):
+            raise WeightError(f"{path} has a model_type of type {type(kind).__name__} where a name is wanted")
+    if "auto_map" in found:
+        log.warning("%s asks for code of its own (auto_map), which is neither read nor run", path)
+    return found
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -178,13 +190,14 @@ class _Safetensors:
         except (SafetensorError, OSError) as error:
             raise WeightError(f"{path} cannot be read as safetensors: {error}") from error
         self.metadata: dict[str, str] = file.metadata() or {}
+        names = file.offset_keys()  # In the order of their bytes, between which the format allows no gap.
+        if len(names) > _MOST_TENSORS:
+            raise WeightError(f"{path} names {len(names)} tensors; at most {_MOST_TENSORS} are read")
         with path.open("rb") as opened:
             self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         start = 8 + int.from_bytes(self._map[:8], "little")
         self._where: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
-        for (
-            name
-        ) in file.offset_keys():  # In the order of their bytes, between which the format allows no gap.
+        for name in names:
             part = file.get_slice(name)
             shape, kind = tuple(part.get_shape()), part.get_dtype()
             if kind not in _DTYPES:
@@ -235,9 +248,20 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     if not isinstance(shards, dict) or not shards:
         raise WeightError(f"{index} has no weight_map, which says where each tensor lies")
     for shard in shards.values():
-        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
+        if not isinstance(shard, str) or not _is_inside(folder, shard):
             raise WeightError(f"{index} names {shard!r}, which is not a file of that folder")
     return [folder / shard for shard in sorted(set(shards.values()))]
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether it is a file of that folder, and no link out of it but into the blobs of its own cached repository."""
+    path = folder / name
+    if not name or "\0" in name or Path(name).name != name or not path.is_file():
+        return False
+    here, real = folder.resolve(), path.resolve()
+    if here.parent.name == "snapshots" and real.is_relative_to(here.parent.parent / "blobs"):
+        return True
+    return real.is_relative_to(here)
 
 
 def _download(repository: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
@@ -262,6 +286,8 @@ def _download(repository: str, revision: str | None, token: str | None, patterns
 
 def _read_json(path: Path) -> dict[str, Any]:
     _refuse_pointer(path)
+    if (size := path.stat().st_size) > _LARGEST_JSON:
+        raise WeightError(f"{path} has {size} bytes; of JSON at most {_LARGEST_JSON} are read")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

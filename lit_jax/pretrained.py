@@ -170,7 +170,7 @@ def read_tower(
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {tower}_{close[0]}?" if close else ""
             raise ConfigError(f"{tower}_{name} is no field of a {raw['model_type']} config{hint}")
-    ours, given = encoder.pooled(encoder.Config.from_hf(raw), pooling)
+    ours, given = encoder.pooled(encoder.config_of(raw), pooling)
     return Tower(folder, raw["model_type"], encoder, ours, within), given
 
 

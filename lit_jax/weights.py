@@ -213,7 +213,12 @@ def _import(
     for layer in range(row.copies):
         parts = []
         for name in names[layer * several : (layer + 1) * several]:
-            tensor = tensors[name].astype(np.float32, copy=False)
+            tensor = tensors[name]
+            if tensor.dtype.kind in "biu":
+                raise WeightError(
+                    f"tensor {name} holds {tensor.dtype} where floating-point numbers are wanted"
+                )
+            tensor = tensor.astype(np.float32, copy=False)
             found[name] = tensor.shape
             if not _finite(tensor):
                 raise WeightError(

@@ -55,6 +55,18 @@ class Encoder:
     # Other poolings than the type's own: name -> config -> (config, weights) that pool so.
     poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)
 
+    def config_of(self, hf: Mapping[str, Any]) -> Any:
+        """`Config.from_hf`, whatever a stranger wrote there. Raises WeightError, and nothing else."""
+        try:
+            return self.Config.from_hf(hf)
+        except WeightError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+            reason = shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            raise WeightError(
+                f"the config of a {shown(hf.get('model_type'))} is not usable: {reason}"
+            ) from error
+
     @property
     def pooling_names(self) -> list[str]:
         """What `pooled` accepts; "pooler" is the type's own."""
@@ -134,10 +146,24 @@ def read_config(
         elif name in fixed:
             if value not in fixed[name]:
                 wanted = " or ".join(map(repr, fixed[name]))
-                raise WeightError(f"{model_type} config: {name}={value!r} is not implemented; {wanted} is")
+                raise WeightError(
+                    f"{model_type} config: {name}={shown(value)} is not implemented; {wanted} is"
+                )
         elif name not in _INERT | inert and _transformers_differs(model_type, name, value):
-            raise WeightError(f"{model_type} config: {name}={value!r} is not implemented")
-    return cls(**values)
+            raise WeightError(f"{model_type} config: {name}={shown(value)} is not implemented")
+    config = cls(**values)
+    for width, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
+        if (w := getattr(config, width, None)) and (h := getattr(config, heads, None)) and w % h:
+            raise WeightError(
+                f"{model_type} config: {width}={w} does not divide into {heads}={h} equal heads"
+            )
+    return config
+
+
+def shown(value: Any) -> str:
+    """A value of a stranger's config for an error message, which stays one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _checked(model_type: str, name: str, value: Any, kind: Any) -> Any:
@@ -153,7 +179,7 @@ def _checked(model_type: str, name: str, value: Any, kind: Any) -> Any:
         wanted = f"a sensible {'list' if parts else kind.__name__}"
         if name.endswith(("act", "activation")):
             wanted = "one of " + ", ".join(ACTIVATIONS)
-        raise WeightError(f"{model_type} config: {name}={value!r} is not usable; wanted {wanted}")
+        raise WeightError(f"{model_type} config: {name}={shown(value)} is not usable; wanted {wanted}")
     return kind(value)
 
 

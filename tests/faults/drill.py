@@ -1,6 +1,6 @@
 """A run that is killed at one moment after the other, each time by SIGKILL, and started again.
 
-    python -m tests.faults.drill FOLDER [POINT ...]
+    python -m tests.faults.drill FOLDER STEPS [POINT ...]
 
 Every run is a process of its own, forked from this one, which has imported all and computed nothing. What each saw
 and reached is written down step by step: the records of the batch, and the sha256 of all of the state. Prints JSON.
@@ -22,7 +22,8 @@ import lit_jax.train
 from lit_jax import checkpoints, hub, metrics, sums
 from tests import tiny
 
-STEPS, SAVE_EVERY = 240, 4
+SAVE_EVERY = 4
+ALL = 240  # Steps in which a run can meet every point.
 
 
 def die():
@@ -123,7 +124,7 @@ POINTS = {
     "an item is written": lambda: around(os, "rename", before=nth(1, ends("/tuned"))),
     "an item has its name": lambda: around(os, "rename", after=nth(1, ends("/opt"))),
     "before the sums": lambda: around(sums, "write", before=nth(1)),
-    "half of the sums": lambda: around(sums, "_digest", after=nth(5, lambda a: "step" in str(a[0]))),
+    "half of the sums": lambda: around(sums, "_digest", after=nth(5, lambda a: "tmp" in Path(a[0]).name)),
     "after the sums": lambda: around(sums, "write", after=nth(1)),
     "before the rename": lambda: around(os, "rename", before=nth(2, of_step)),
     "after the rename": lambda: around(os, "rename", after=nth(2, of_step)),
@@ -134,8 +135,9 @@ POINTS = {
     "after an evaluation": lambda: around(lit_jax.train, "retrieval", after=nth(1)),
     "half a row of metrics": lambda: around(metrics.Jsonl, "scalars", before=half_a_row),
     "between two saves": at_step(6),
+    "checking the sums": lambda: around(sums, "damage", after=nth(2)),
     "restoring": lambda: around(checkpoints, "read", after=nth(1)),
-    "the last save returned": lambda: around(*SAVE, after=nth(1, lambda a: a[1] == STEPS)),
+    "the last save returned": lambda: around(*SAVE, after=nth(1, lambda a: a[1] == ALL)),
 }
 EXPORTS = {
     "weights of an export": lambda: around(hub, "_write_json", before=nth(1)),
@@ -233,12 +235,12 @@ def reached(seen):
     return max((row["step"] for row in seen if "step" in row), default=0)
 
 
-def main(folder, names):
+def main(folder, steps, names):
     folder = Path(folder)
     forked(lambda: tiny.config(folder))  # It computes, after which there is no forking.
     config = tiny.config(
         folder,
-        steps=STEPS,
+        steps=steps,
         save_every=SAVE_EVERY,
         keep=2,
         eval_every=SAVE_EVERY * 2,
@@ -302,4 +304,4 @@ def main(folder, names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:] or list(POINTS))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] or list(POINTS))
