@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -120,11 +121,11 @@ def write_forms(root: Path, records: int) -> dict[str, str]:
     }
 
 
-def measure_open(records: int) -> None:
+def measure_open(records: int, forms: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         rows = []
         specs = write_forms(Path(name), records)
-        for form in FORMS:
+        for form in forms:
             runs = []
             for batches in (1, BATCHES):
                 command = [sys.executable, "-c", CHILD, specs[form], str(BATCH), str(batches)]
@@ -154,22 +155,33 @@ def write_photographs(root: Path, records: int) -> None:
             f.write(json.dumps({"file_name": f"{i:05}.jpg", "caption": f"caption {i}"}) + "\n")
 
 
-def run_prepare(arguments: list[str]) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds, and the peak of the memory of all its processes, in MiB."""
+class Prepared(NamedTuple):
+    """What a run took."""
+
+    wall: float  # Seconds.
+    cpu: float  # Seconds, of all processes.
+    least: float  # Of the CPU seconds, those of the worker with the fewest.
+    peak: float  # MiB, of all processes together.
+
+
+def run_prepare(processes: int, arguments: list[str]) -> Prepared:
     start, before = time.perf_counter(), os.times()
-    child = psutil.Popen([sys.executable, "-m", "lit_jax", "prepare", *arguments], stderr=subprocess.DEVNULL)
-    peak = 0
+    command = [sys.executable, "-m", "lit_jax", "prepare", *arguments, "--processes", str(processes)]
+    child = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak, used = 0, {}
     while child.poll() is None:
         try:
             tree = [child, *child.children(recursive=True)]
             peak = max(peak, sum(process.memory_full_info().pss for process in tree))
+            used |= {process.pid: process.cpu_times().user for process in tree}
         except psutil.Error:  # One of them has just ended.
             pass
         time.sleep(0.1)
     assert child.returncode == 0, child.returncode
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.perf_counter() - start, cpu, peak / 2**20
+    least = sorted(used.values())[-processes]
+    return Prepared(time.perf_counter() - start, cpu, least, peak / 2**20)
 
 
 def measure_prepare(records: int, repeats: int) -> None:
@@ -179,39 +191,24 @@ def measure_prepare(records: int, repeats: int) -> None:
         (root / "photographs").mkdir()
         write_photographs(root / "photographs", records)
         size = (root / "photographs" / "00000.jpg").stat().st_size
-        runs: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+        runs: dict[tuple[str, int], list[Prepared]] = {}
         for repeat in range(repeats):
             for kind, options in kinds.items():
                 for processes in (2, 1):
                     out = root / f"{repeat}-{processes}-{len(options)}"
                     arguments = [f"folder:{root / 'photographs'}", "--output", str(out), "--name", "set"]
-                    arguments += ["--split", "train", "--processes", str(processes), *options]
-                    found = run_prepare(arguments)
+                    arguments += ["--split", "train", *options]
+                    found = run_prepare(processes, arguments)
                     print(kind, processes, *(f"{value:.1f}" for value in found), file=sys.stderr, flush=True)
                     runs.setdefault((kind, processes), []).append(found)
                     subprocess.run(["rm", "-r", str(out)], check=True)
     rows = []
     for (kind, processes), found in runs.items():
-        wall, cpu, peak = (statistics.median(column) for column in zip(*found, strict=True))
-        rows.append(
-            (
-                kind,
-                str(processes),
-                f"{wall:.1f}",
-                f"{cpu / wall:.2f}",
-                f"{peak:.0f}",
-                f"{records / wall:,.0f}",
-            )
-        )
-    header = (
-        f"{records:,} of {size / 1000:.0f} KB",
-        "processes",
-        "wall s",
-        "cores busy",
-        "peak MiB",
-        "records/s",
-    )
-    print(table(header, rows))
+        wall, cpu, least, peak = (statistics.median(column) for column in zip(*found, strict=True))
+        seconds = [f"{value:.1f}" for value in (wall, cpu, least)]
+        rows.append((kind, str(processes), *seconds, f"{peak:.0f}", f"{records / wall:,.0f}"))
+    header = (f"{records:,} of {size / 1000:.0f} KB", "processes", "wall s", "CPU s", "of the idler worker")
+    print(table((*header, "peak MiB", "records/s"), rows))
 
 
 def main() -> None:
@@ -220,13 +217,16 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["open", "prepare"])
     parser.add_argument("--records", type=int, help="default: 1,000,000 to open, 10,000 to prepare")
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="to open (default: all)"
+    )
     parser.add_argument("--repeats", type=int, default=1, help="of prepare (default: 1)")
     args = parser.parse_args()
     if args.what == "open":
         records = args.records or 1_000_000
         if records % UNIT:
             parser.error(f"--records is {records}; want a multiple of {UNIT}")
-        measure_open(records)
+        measure_open(records, args.forms)
     else:
         measure_prepare(args.records or 10_000, args.repeats)
 
