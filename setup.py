@@ -14,6 +14,7 @@ CORE = [
     "chex>=0.1.90",
     "click>=8.2",
     "einops>=0.8",
+    "filelock>=3.16",
     "flax>=0.12",
     "fsspec>=2024.6",
     "grain>=0.2.18",

@@ -21,6 +21,7 @@ _PUBLIC = {
     "WeightError": "errors",
     "CheckpointError": "errors",
     "NonFiniteError": "errors",
+    "PreemptedError": "errors",
 }
 
 __all__ = ["__version__", *_PUBLIC]

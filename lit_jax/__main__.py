@@ -22,7 +22,7 @@ COMMANDS = {
 }
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or checkpoint, 5 not finite, "
-    "6 another process was lost."
+    "6 another process was lost or a step hung, 42 preempted and saved."
 )
 
 

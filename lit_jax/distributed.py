@@ -82,16 +82,33 @@ def found_processes(environ: Mapping[str, str]) -> int:
     """How many processes this machine's surroundings speak of: a SLURM step, a Cloud TPU; else 1."""
     if all(name in environ for name in _SLURM):
         return int(environ["SLURM_NTASKS"])
-    # Importing JAX has set TPU_SKIP_MDS_QUERY on a machine without a TPU.
-    if environ.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu" or "TPU_SKIP_MDS_QUERY" in environ:
+    if not on_google_tpu(environ):
         return 1
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     if hosts is None:
-        hosts = _metadata("worker-network-endpoints", environ)
-        slices = _slices_of(_metadata("tpu-env", environ))
+        hosts = metadata("attributes/worker-network-endpoints", environ)
+        slices = _slices_of(metadata("attributes/tpu-env", environ))
     else:
         slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
     return len(hosts.split(",")) * slices
+
+
+def on_google_tpu(environ: Mapping[str, str]) -> bool:
+    """Whether this is a Cloud TPU's machine, as far as can be known without asking it."""
+    # Importing JAX has set TPU_SKIP_MDS_QUERY on a machine without a TPU.
+    return environ.get("JAX_PLATFORMS", "tpu").split(",")[0] == "tpu" and "TPU_SKIP_MDS_QUERY" not in environ
+
+
+def metadata(name: str, environ: Mapping[str, str]) -> str:
+    """What the metadata server of a Google machine says of this instance; "" if there is none."""
+    host = environ.get("GCE_METADATA_IP", "metadata.google.internal")
+    url = f"http://{host}/computeMetadata/v1/instance/{name}"
+    try:
+        request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
 
 
 def first() -> bool:
@@ -204,20 +221,6 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
         raise ConfigError(
             f"process {process_id} of {num_processes}: wanted a number from 0 to {num_processes - 1}"
         )
-
-
-def _metadata(attribute: str, environ: Mapping[str, str]) -> str:
-    """What the metadata server of a Google machine says; "" if there is none."""
-    host = environ.get("GCE_METADATA_IP", "metadata.google.internal")
-    request = urllib.request.Request(
-        f"http://{host}/computeMetadata/v1/instance/attributes/{attribute}",
-        headers={"Metadata-Flavor": "Google"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.read().decode()
-    except OSError:
-        return ""
 
 
 def _slices_of(tpu_env: str) -> int:

@@ -33,6 +33,12 @@ class CheckpointError(LitJaxError):
     exit_code = 4
 
 
+class PreemptedError(LitJaxError):
+    """A run that was told to end, and has saved what it came to."""
+
+    exit_code = 42
+
+
 class NonFiniteError(LitJaxError):
     """Training whose loss or parameters are no longer finite."""
 

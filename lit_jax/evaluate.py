@@ -104,7 +104,12 @@ def embed_images(
 
 
 def embed_pooled(
-    embed: Embed, params: Params, pooled: Float[np.ndarray, "N Dv"], mesh: Mesh, batch_size: int
+    embed: Embed,
+    params: Params,
+    pooled: Float[np.ndarray, "N Dv"],
+    mesh: Mesh,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "N E"]:
     """Unit embeddings from outputs of the image tower that were computed earlier."""
     mine = share()
@@ -118,24 +123,38 @@ def embed_pooled(
             index = np.where(np.arange(b) < len(some), np.arange(start, start + b), -1).astype(np.int32)
             yield {"pooled": filled, "index": index}
 
-    return _gathered(batches(), lambda batch: embed.pooled(params, batch["pooled"]), len(pooled), mesh)
+    return _gathered(
+        batches(), lambda batch: embed.pooled(params, batch["pooled"]), len(pooled), mesh, progress
+    )
 
 
 def embed_texts(
-    embed: Embed, params: Params, texts: Sequence[str], tokenize: Callable, mesh: Mesh, batch_size: int
+    embed: Embed,
+    params: Params,
+    texts: Sequence[str],
+    tokenize: Callable,
+    mesh: Mesh,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "M E"]:
     """Unit embeddings of `texts`, in order."""
     check_batch(batch_size, mesh)
     batches = text_batches(texts, tokenize=tokenize, batch_size=batch_size, **share())
-    return _gathered(batches, lambda batch: embed.texts(params, batch["texts"]), len(texts), mesh)
+    return _gathered(batches, lambda batch: embed.texts(params, batch["texts"]), len(texts), mesh, progress)
 
 
 def embed_captions(
-    embed: Embed, params: Params, source: Source, tokenize: Callable, mesh: Mesh, batch_size: int
+    embed: Embed,
+    params: Params,
+    source: Source,
+    tokenize: Callable,
+    mesh: Mesh,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Float[np.ndarray, "M E"], Int[np.ndarray, " M"]]:
     """Unit embeddings of all captions of all records, and the record that each belongs to."""
     captions, owner = captions_of(source)
-    return embed_texts(embed, params, captions, tokenize, mesh, batch_size), owner
+    return embed_texts(embed, params, captions, tokenize, mesh, batch_size, progress), owner
 
 
 def captions_of(source: Source) -> tuple[list[str], Int[np.ndarray, " M"]]:

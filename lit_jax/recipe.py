@@ -111,6 +111,7 @@ class Recipe:
     )
     best_metric: str = "test/text_to_image_recall@1"
     best_mode: str = "max"  # Or "min".
+    stall_limit: float = 1800.0  # Seconds without a step after which the run ends; 0: never.
     topology: str = (
         ""  # The TPU slice that the recipe was planned for, for instance "v5e:2x4": see `lit-jax plan`.
     )
@@ -118,8 +119,8 @@ class Recipe:
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
-    """topology log_every eval_every save_every keep keep_best best_metric best_mode data.threads data.workers mesh.data
-    mesh.fsdp mesh.fsdp_rules model.unroll model.remat model.attention""".split()
+    """topology stall_limit log_every eval_every save_every keep keep_best best_metric best_mode
+    data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules model.unroll model.remat model.attention""".split()
 )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -17,21 +18,26 @@ from lit_jax.accumulate import check_micro_batch
 from lit_jax.data import Source, open_source, train_batches
 from lit_jax.decode import make_train_decode
 from lit_jax.distributed import check_same, first, share
-from lit_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from lit_jax.errors import CheckpointError, ConfigError, DataError, PreemptedError
 from lit_jax.evals.retrieval import retrieval
 from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
 from lit_jax.feed import Feed
+from lit_jax.lock import held
 from lit_jax.optim import merge
+from lit_jax.preemption import Notice
 from lit_jax.recipe import read
 from lit_jax.run import METRICS, Run, claim, loss_of, open_run, portable, trained
 from lit_jax.sharding import check_batch, fsdp_rules, put_batch
+from lit_jax.skips import Skips
 from lit_jax.sums import FULL
 from lit_jax.terminal import progress
 from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
+from lit_jax.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 EVAL_BATCH = 64  # Rows, or as many as there are devices.
+_UNTESTED = "untested"  # In the data of a checkpoint: see _Place.
 
 
 def train(config: Any, workdir: str | Path, *, fallback: bool = True) -> State:
@@ -54,7 +60,26 @@ def train(config: Any, workdir: str | Path, *, fallback: bool = True) -> State:
         )
     check_same(json.dumps(dataclasses.asdict(recipe)), "the config", ConfigError)
     check_same(source.fingerprint(), source.spec, DataError)
-    run = open_run(recipe, workdir, fallback=fallback)
+    with Notice() as notice, held(workdir):
+        run = open_run(recipe, workdir, fallback=fallback)
+        return _train(run, source, test, workdir, notice)
+
+
+@dataclasses.dataclass
+class _Place:
+    """Where a run is."""
+
+    state: State
+    step: int  # Steps done.
+    untested: bool  # Whether the evaluation that is due after this step was not finished.
+
+
+class _Stop(Exception):
+    """This machine will be taken away."""
+
+
+def _train(run: Run, source: Source, test: Source | None, workdir: Path, notice: Notice) -> State:
+    recipe = run.recipe
     with closing(run.checkpoints):
         check_batch(recipe.batch_size, run.mesh)
         if recipe.micro_batch:
@@ -66,13 +91,29 @@ def train(config: Any, workdir: str | Path, *, fallback: bool = True) -> State:
                 f"{source.spec} holds other records than when this run began; bring them back or choose another workdir"
             )
         start = int(run.state.step)
-        if start == recipe.steps:
+        place = _Place(run.state, start, untested=start == 0 or run.data.get(_UNTESTED, False))
+        if start == recipe.steps and not place.untested:
             log.info("%s has all of its %d steps already", workdir, start)
             return run.state
         writers = _writers(workdir, recipe.steps, start)
         try:
-            with closing(writers):
-                return _loop(run, source, test, workdir, start, writers)
+            with closing(writers), closing(Watchdog(recipe.stall_limit)) as watchdog:
+
+                def point(*_: int) -> None:
+                    watchdog.beat()
+                    if notice.reached():
+                        raise _Stop
+
+                _loop(run, source, test, workdir, place, writers, point)
+                return place.state
+        except _Stop:
+            if place.step == start:
+                learnt = f"nothing was learnt since step {start}"
+            else:
+                _save(run, source, place, force=True)
+                run.checkpoints.wait()
+                learnt = f"step {place.step} is saved"
+            raise PreemptedError(f"told to end (SIGTERM): {learnt}; start again to go on") from None
         except OSError as error:
             if error.errno not in FULL:
                 raise
@@ -85,35 +126,45 @@ def train(config: Any, workdir: str | Path, *, fallback: bool = True) -> State:
 
 
 def _loop(
-    run: Run, source: Source, test: Source | None, workdir: Path, start: int, writers: metrics.Writers
-) -> State:
-    recipe, mesh, state = run.recipe, run.mesh, run.state
+    run: Run,
+    source: Source,
+    test: Source | None,
+    workdir: Path,
+    place: _Place,
+    writers: metrics.Writers,
+    point: Callable[..., None],
+) -> None:
+    """`point` is called where all processes are at the same place, and `place` is whole; it may raise _Stop."""
+    recipe, mesh, start = run.recipe, run.mesh, place.step
     pixels = processing.pixels_of(run.processor.image_processor)
     decode = processing.make_decode(run.processor.image_processor)
     vocabulary = run.module.config.text.vocab_size
     tokenize = processing.make_tokenize(run.processor.tokenizer, recipe.data.text_length, vocabulary)
     dtype = run.module.compute.dtype
     embed = make_embed_step(run.module, mesh, pixels, dtype)
-    pool = partial(_pooled, run, embed, workdir / "cache", decode) if recipe.cache else None
+    pool = partial(_pooled, run, embed, workdir / "cache", decode, point) if recipe.cache else None
     if pool:
-        cache.check_cacheable(state.tuned, recipe.data.augment)
+        cache.check_cacheable(place.state.tuned, recipe.data.augment)
+    point()
     test_pooled = pool(test) if pool and test else None
 
-    def evaluate(state: State, step: int) -> dict[str, float]:
+    def evaluate() -> dict[str, float]:
         """Retrieval on all of `test`."""
+        place.untested = test is not None
         if test is None:
             return {}
-        params = merge(state.tuned, state.locked)
+        params = merge(place.state.tuned, place.state.locked)
         rows = -(-EVAL_BATCH // mesh.size) * mesh.size
         if test_pooled is not None:
-            images = embed_pooled(embed, params, test_pooled, mesh, rows)
+            images = embed_pooled(embed, params, test_pooled, mesh, rows, point)
         else:
-            images = embed_images(embed, params, test, decode, mesh, rows)
-        texts, owner = embed_captions(embed, params, test, tokenize, mesh, rows)
+            images = embed_images(embed, params, test, decode, mesh, rows, point)
+        texts, owner = embed_captions(embed, params, test, tokenize, mesh, rows, point)
+        place.untested = False
         if not first():
             return {}
         found = {f"test/{name}": value for name, value in retrieval(images, texts, owner).items()}
-        writers.scalars(step, found)
+        writers.scalars(place.step, found)
         return found
 
     step_fn = make_train_step(
@@ -142,27 +193,27 @@ def _loop(
         on_bad_record=recipe.data.on_bad_record,
         ledger_path=workdir / f"broken_records_{jax.process_index()}.jsonl",
     )
-    about = {"config": portable(recipe), "fingerprint": source.fingerprint()}
     claim(recipe, workdir)
-    if start == 0:
-        evaluate(state, 0)
+    if place.untested:
+        evaluate()
+    skips, before = Skips(), None
     with (
         closing(batches),
         closing(Feed(batches, partial(put_batch, mesh=mesh), recipe.steps - start)) as feed,
     ):
         since, at = time.perf_counter(), start
         for step in range(start + 1, recipe.steps + 1):
-            state, on_device = step_fn(state, next(feed))
-            feed.running(on_device)
+            place.state, on_device = step_fn(place.state, next(feed))
+            place.step = step
+            feed.running(on_device)  # The step before is done then.
+            if before is not None:
+                skips.add(step - 1, bool(before))
+            before = on_device["skipped"]
             last = step == recipe.steps
             show = last or step % recipe.log_every == 0
             if show or step % recipe.save_every == 0:
                 values = {name: float(value) for name, value in on_device.items()}  # Waits for the device.
-                if not all(map(np.isfinite, values.values())):
-                    raise NonFiniteError(
-                        f"step {step} has {values}; nothing of it was saved: lower optim.peak_lr, "
-                        "or set model.max_logit_scale or optim.clip_norm"
-                    )
+                values["skipped"] += skips.total
             if show:
                 now = time.perf_counter()
                 speed = (step - at) * recipe.batch_size / (now - since)
@@ -171,15 +222,24 @@ def _loop(
                 writers.scalars(step, values)
             tested: dict[str, float] = {}
             if last or (recipe.eval_every and step % recipe.eval_every == 0):
-                tested = evaluate(state, step)
+                tested = evaluate()
                 since, at = time.perf_counter(), step  # An evaluation is no training time.
                 feed.restart()
-            run.checkpoints.save(step, state, about | {"next_batch": step}, metrics=tested, force=last)
+            _save(run, source, place, metrics=tested, force=last)
+            point()
+        if before is not None:
+            skips.add(recipe.steps, bool(before))
     run.checkpoints.wait()
-    return state
 
 
-def _pooled(run: Run, embed: Embed, folder: Path, decode: Any, source: Source) -> np.ndarray:
+def _save(run: Run, source: Source, place: _Place, **how: Any) -> None:
+    about = {"config": portable(run.recipe), "fingerprint": source.fingerprint(), "next_batch": place.step}
+    run.checkpoints.save(place.step, place.state, about | {_UNTESTED: place.untested}, **how)
+
+
+def _pooled(
+    run: Run, embed: Embed, folder: Path, decode: Any, point: Callable[..., None], source: Source
+) -> np.ndarray:
     """The locked image tower's outputs for every picture of `source`, from disk or computed now."""
     weights = run.state.locked["vision"]
     key = cache.fingerprint(
@@ -192,6 +252,11 @@ def _pooled(run: Run, embed: Embed, folder: Path, decode: Any, source: Source) -
     params = merge(run.state.tuned, run.state.locked)
     rows = -(-EVAL_BATCH // run.mesh.size) * run.mesh.size
     with progress(f"image tower on {source.spec}", show=first()) as report:
+
+        def batch_done(done: int, total: int) -> None:
+            report(done, total)
+            point()
+
         return cache.pooled_images(
             folder,
             key,
@@ -201,7 +266,7 @@ def _pooled(run: Run, embed: Embed, folder: Path, decode: Any, source: Source) -
             mesh=run.mesh,
             batch_size=rows,
             on_bad_record=run.recipe.data.on_bad_record,
-            progress=report,
+            progress=batch_done,
         )
 
 

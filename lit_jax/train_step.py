@@ -114,7 +114,8 @@ def make_train_step(
     `mask_duplicates` pairs of one picture (the batch's "index") or of one text are no negatives of each other.
 
     Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping),
-    `logit_scale` (the factor exp(logit_scale) after the step). Nothing waits for the device.
+    `logit_scale` (the factor exp(logit_scale) after the step), `skipped` (1 if the loss or a gradient is not finite:
+    then weights, moments and the optimiser's count stay as they were). Nothing waits for the device.
     Raises ConfigError for an unknown loss or tower and a bound that is not above 0, and when first called for a sigmoid
     loss without `logit_bias` in the params or images without `pixels`.
     """
@@ -212,18 +213,26 @@ def make_train_step(
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         value, grads = loss_and_gradient(state.tuned, state.locked, batch, key)
+        norm = optax.tree.norm(grads)
+        # Whatever of the gradients is not finite makes their norm so: one number tells.
+        skipped = ~(jnp.isfinite(value) & jnp.isfinite(norm))
         updates, opt = tx.update(grads, state.opt, state.tuned)
         tuned = optax.apply_updates(state.tuned, updates)
         if max_logit_scale is not None and "logit_scale" in tuned:
             bound = jnp.minimum(tuned["logit_scale"], math.log(max_logit_scale))
             tuned = tuned | {"logit_scale": bound}
+        # Also the optimiser's own count of steps, which the schedule goes by; `state.step` counts the batches.
+        tuned, opt = jax.tree.map(
+            lambda old, new: jnp.where(skipped, old, new), (state.tuned, state.opt), (tuned, opt)
+        )
         after = State(state.step + 1, tuned, state.locked, opt)
         # Without this XLA may lay the new state out otherwise, and the next call would compile again.
         after = jax.lax.with_sharding_constraint(after, shardings(after, mesh, layout))
         scale = merge(tuned, state.locked)["logit_scale"]
         return after, {
             "loss": value,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": norm,
+            "skipped": skipped.astype(jnp.float32),
             "logit_scale": jnp.exp(scale.astype(jnp.float32)),
         }
 

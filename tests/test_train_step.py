@@ -365,3 +365,22 @@ def test_the_fingerprint_of_a_row_is_its_own():
     ids[3] = ids[2][::-1]
     found = np.asarray(fingerprint(jnp.asarray(ids)))
     assert found[0] == found[1] and len(set(found.tolist())) == 4095
+
+
+def test_a_step_whose_loss_is_not_finite_changes_nothing_but_its_number(params):
+    mesh = mesh_of(4, 2)
+    step = compiled("LU", mesh, train=())
+    state = init_state(params, lock_rules("LU"), TX, mesh)
+    batch = put_batch(batch_of(0), mesh)
+    state, metrics = step(state, batch)
+    assert metrics["skipped"] == 0
+    before = jax.tree.map(np.array, state)
+    locked = jax.tree.map(np.array, state.locked)
+    ill = jax.tree.map(lambda x: x * jnp.nan, state.locked)
+    state, metrics = step(state._replace(locked=ill), batch)
+    assert metrics["skipped"] == 1 and not np.isfinite(metrics["loss"])
+    jax.tree.map(np.testing.assert_array_equal, (state.tuned, state.opt), (before.tuned, before.opt))
+    assert int(state.step) == 2
+    well = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), locked, state.locked)
+    state, metrics = step(state._replace(locked=well), batch)
+    assert metrics["skipped"] == 0 and np.isfinite(metrics["loss"])

@@ -119,10 +119,9 @@ class Checkpoints:
     ) -> bool:
         """Call it after every step: saves when due, or with `force`, and says whether it did.
 
-        Due is every `save_every`-th step, the step before the machine is taken away, and the next one after a save
-        that failed. `data` is JSON; its key "lit_jax" is ours. Of `metrics` the best one is looked up. Returns when
-        the arrays are copied, so `state` may be given away, and waits only for an earlier save. A step already saved
-        is not saved again.
+        Due is every `save_every`-th step, and the next one after a save that failed. `data` is JSON; its key "lit_jax"
+        is ours. Of `metrics` the best one is looked up. Returns when the arrays are copied, so `state` may be given
+        away, and waits only for an earlier save. A step already saved is not saved again.
         Raises CheckpointError if the run would start anew among checkpoints that were not restored, and if FAILURES
         saves in a row could not be written (the first one, where there are several processes); NonFiniteError for a
         state that is not finite; TypeError for `data` that is not JSON.
@@ -202,7 +201,6 @@ class Checkpoints:
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         policy = ocp.checkpoint_managers
-        due = [policy.FixedIntervalPolicy(self._save_every), policy.PreemptionCheckpointingPolicy()]
         kept: list[Any] = [policy.LatestN(self._keep)]
         if self._keep_best:
             kept.append(
@@ -214,7 +212,7 @@ class Checkpoints:
                 )
             )
         options = ocp.CheckpointManagerOptions(
-            save_decision_policy=policy.AnySavePolicy(due),
+            save_decision_policy=policy.FixedIntervalPolicy(self._save_every),
             preservation_policy=policy.AnyPreservationPolicy(kept),
             best_fn=_best_value if self._keep_best else None,  # Else no metric is written.
             step_name_format=_NAMES,

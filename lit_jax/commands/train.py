@@ -4,6 +4,7 @@ On every host of a TPU slice, and in every task of a SLURM step, the same line; 
 --num-processes and --process-id.
 """
 
+import signal
 from collections.abc import Sequence
 
 from lit_jax.commands.flags import parse
@@ -35,6 +36,7 @@ def main(args: Sequence[str]) -> None:
         heartbeat=numbers["heartbeat"] or distributed.HEARTBEAT,
     )
     train(config, values["workdir"], fallback=not values["no-fallback"])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # All is saved; what is left is to end well.
 
 
 def _whole(name: str, value: str | None) -> int | None:

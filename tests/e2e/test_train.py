@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.errors import CheckpointError, ConfigError, DataError
+from lit_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from lit_jax.run import read_run
 from lit_jax.train import train
 from tests import tiny
@@ -273,3 +273,29 @@ def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
     half, full = losses(tmp_path / "half"), losses(tmp_path / "full")
     np.testing.assert_allclose(half, full, rtol=0.02)
     assert half != full
+
+
+def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkeypatch):
+    from lit_jax import train as loop
+
+    config = tiny.config(tmp_path, steps=20, save_every=2, keep=20, data__test="", cache=True)
+    plain = loop.make_train_step
+
+    def ill_from_step_5(*args, **options):
+        step = plain(*args, **options)
+
+        def called(state, batch):
+            if int(state.step) >= 4:
+                batch = batch | {"pooled_images": batch["pooled_images"] * np.nan}
+            return step(state, batch)
+
+        return called
+
+    monkeypatch.setattr(loop, "make_train_step", ill_from_step_5)
+    with pytest.raises(NonFiniteError, match="step 14: the last 10 steps"):
+        train(config, tmp_path / "run")
+    found = rows(tmp_path / "run")
+    assert [row["skipped"] for row in found] == [0] * 4 + list(range(1, 11))
+    assert found[4]["loss"] is None
+    newest, last_good = (read_run(tmp_path / "run", step=step).params for step in (None, 4))
+    assert_same_bits(newest, last_good)

@@ -1,0 +1,169 @@
+"""SIGTERM at any moment: what was learnt is saved, and the run goes on as if nothing had been."""
+
+import http.server
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+
+import jax
+import numpy as np
+import pytest
+
+from lit_jax import preemption
+from lit_jax import train as loop
+from lit_jax.checkpoints import Checkpoints
+from lit_jax.errors import PreemptedError
+from lit_jax.run import read_run
+from lit_jax.train import train
+from tests import processes, tiny
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(workdir):
+    """What was learnt and measured at every step, but not how fast."""
+    return {
+        (row["step"], name): value
+        for row in rows(workdir)
+        for name, value in row.items()
+        if name in ("loss", "grad_norm") or name.startswith("test/")
+    }
+
+
+def latest(workdir):
+    with closing(Checkpoints(workdir, save_every=1)) as checkpoints:
+        return checkpoints.latest()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    config = tiny.config(folder, steps=4, eval_every=2, save_every=10, cache=True)
+    train(config, folder / "run")
+    return folder, config
+
+
+def told(owner, name, count):
+    """`owner.name`, which at its `count`-th call has this process told to end."""
+    plain, left = getattr(owner, name), [count]
+
+    def called(*args, **options):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*args, **options)
+
+    return owner, name, called
+
+
+MOMENTS = {
+    "reading the towers": (lambda: told(loop, "open_run", 1), None),
+    "filling the cache": (lambda: told(loop.cache, "put_batch", 1), None),
+    "the first evaluation": (lambda: told(loop, "embed_captions", 1), None),
+    "compiling the step": (lambda: told(loop.Feed, "__next__", 1), 1),
+    "a step": (lambda: told(loop.metrics.Jsonl, "scalars", 5), 3),
+    "a save": (lambda: told(Checkpoints, "save", 2), 2),
+    "an evaluation": (lambda: told(loop, "embed_captions", 2), 2),
+    "the last evaluation": (lambda: told(loop, "embed_captions", 3), 4),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_told_to_end_saves_and_goes_on_to_the_same_bits(moment, straight, monkeypatch):
+    folder, config = straight
+    workdir = folder / moment.replace(" ", "_")
+    make, saved = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(*make())
+        message = "nothing was learnt" if saved is None else f"step {saved} is saved"
+        with pytest.raises(PreemptedError, match=message) as stopped:
+            train(config, workdir)
+    assert stopped.value.exit_code == 42
+    assert latest(workdir) == saved
+    train(config, workdir)
+    jax.tree.map(np.testing.assert_array_equal, read_run(workdir).params, read_run(folder / "run").params)
+    assert numbers(workdir) == numbers(folder / "run")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_machine_that_is_to_be_taken_away_is_as_good_as_a_signal():
+    answers = {"preempted": "FALSE", "maintenance-event": "NONE"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers[self.path.rpartition("/")[2]].encode())
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with preemption.Notice() as notice:
+        environ = {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
+        watch = threading.Thread(target=notice.watch, args=(environ, 0.05))
+        watch.start()
+        time.sleep(0.3)
+        assert not notice.reached()
+        answers["maintenance-event"] = "TERMINATE_ON_HOST_MAINTENANCE"
+        watch.join(10)
+        assert notice.reached()
+    server.shutdown()
+    server.server_close()
+
+
+SLOWLY = """
+import json, os, signal, sys, time
+from lit_jax import distributed
+from lit_jax.checkpoints import Checkpoints
+from lit_jax.errors import PreemptedError
+from lit_jax.train import train
+
+coordinator, count, me, config, workdir = sys.argv[1:]
+distributed.start(coordinator, int(count), int(me), heartbeat=10)
+save = Checkpoints.save
+
+
+def slow(self, step, *args, **options):
+    time.sleep(0.1)
+    if step == 5 and me == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("told", time.time())
+    return save(self, step, *args, **options)
+
+
+Checkpoints.save = slow
+try:
+    train(json.loads(config), workdir)
+except PreemptedError as error:
+    print("ended", time.time(), error)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_told_and_both_save_the_same_step(tmp_path):
+    config = tiny.config(tmp_path, steps=60, save_every=1000, log_every=1, data__test="", mesh__data=-1)
+    address = f"127.0.0.1:{processes.free_port()}"
+    args = (json.dumps(config), str(tmp_path / "two"))
+    done = processes.finish(
+        processes.spawn([["-c", SLOWLY, address, "2", str(i), *args] for i in range(2)], 4)
+    )
+    assert [status for status, _ in done] == [42, 42], done
+    step = latest(tmp_path / "two")
+    assert 5 < step < 60 and all(f"step {step} is saved" in said for _, said in done)
+    told = float(next(line for line in done[1][1].splitlines() if line.startswith("told")).split()[1])
+    for _, said in done:
+        ended = float(next(line for line in said.splitlines() if line.startswith("ended")).split()[1])
+        assert ended - told < 30
+    processes.train(config, 2, tmp_path / "two")
+    train(config, tmp_path / "one")
+    found, want = ([row["loss"] for row in rows(tmp_path / name)] for name in ("two", "one"))
+    assert len(found) == 60
+    np.testing.assert_allclose(found, want, rtol=1e-5)
