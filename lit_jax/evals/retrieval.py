@@ -2,8 +2,10 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from math import comb
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,18 +20,21 @@ def retrieval(
     image_embeds: Float[np.ndarray, "N E"],
     text_embeds: Float[np.ndarray, "M E"],
     text_image: Int[np.ndarray, " M"],
+    *,
+    devices: Sequence[Any] | None = None,
 ) -> dict[str, float]:
     """Retrieval in both directions; `text_image[m]` is the image that text m belongs to.
 
     Scores are dot products, so rows are meant to be unit vectors. Candidates are ordered by score, highest
     first, and equal scores by index, lower first. An image's rank is that of the first of its texts; a text's
-    rank is that of its image. Ranks start at 1. Nothing larger than a tile of the N x M scores is held.
+    rank is that of its image. Ranks start at 1. Nothing larger than a tile of the N x M scores is held, on the host or
+    on any of `devices` (default: this process's), whose number does not change the result.
 
     Returns, for `image_to_text` and `text_to_image`, `_recall@1`, `_recall@5`, `_recall@10` (share of queries
     whose rank is at most k: any right answer counts), `_median_rank` and `_mean_rank`.
     Raises DataError for an image without a text, a text of no image, or a number that is not finite.
     """
-    image_ranks, text_ranks = ranks(image_embeds, text_embeds, text_image)
+    image_ranks, text_ranks = ranks(image_embeds, text_embeds, text_image, devices=devices)
     if len(without := np.flatnonzero(image_ranks == 0)):
         raise DataError(
             f"image {without[0]} has no text ({len(without)} of {len(image_ranks)} have none), so it has no rank; "

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -36,6 +37,45 @@ def test_ranks_equal_the_dense_reference_whatever_the_tile(monkeypatch, tile):
     owner = rng.permutation(np.concatenate([np.arange(45), rng.integers(45, size=86)]))
     for got, want in zip(ranks(keys, queries, owner), dense(keys, queries, owner), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_screened_ranks_equal_the_dense_reference_on_1_and_8_devices(monkeypatch, devices):
+    monkeypatch.setattr(module, "TILE", 32)
+    monkeypatch.setattr(module, "SMALL", 0)
+    rng = np.random.default_rng(devices)
+    keys, queries = unit(rng, 75), unit(rng, 301)
+    queries[:40] = keys[:40]  # Right and wrong answers that float32 cannot tell from each other:
+    queries[40:80] = keys[:40] + rng.normal(size=(40, 32)).astype(np.float32) * 3e-8
+    keys[rng.integers(75, size=20)] = keys[3]
+    owner = np.concatenate([rng.permutation(75), rng.integers(70, size=226)])  # Also keys that own one alone.
+    got = ranks(keys, queries, owner, devices=jax.devices()[:devices])
+    for one, want in zip(got, dense(keys, queries, owner), strict=True):
+        np.testing.assert_array_equal(one, want)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_screening_a_collapsed_model_leaves_ranks_by_index(monkeypatch, devices):
+    monkeypatch.setattr(module, "TILE", 32)
+    monkeypatch.setattr(module, "SMALL", 0)
+    same = np.repeat(unit(np.random.default_rng(0), 1), 300, axis=0)
+    for got in ranks(same, same, np.arange(300), devices=jax.devices()[:devices]):
+        np.testing.assert_array_equal(got, 1 + np.arange(300))
+
+
+def test_float32_alone_would_be_wrong_and_screening_is_not(monkeypatch):
+    monkeypatch.setattr(module, "SMALL", 0)
+    rng = np.random.default_rng(5)
+    row = unit(rng, 1, 256)
+    keys = row + rng.normal(size=(1500, 256)).astype(np.float32) * np.float32(1e-7)
+    queries, owner = unit(rng, 1500, 256), np.arange(1500)
+    got = ranks(keys, queries, owner)
+    monkeypatch.setattr(module, "SMALL", 1 << 40)
+    want = ranks(keys, queries, owner)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+    scores = keys @ queries.T
+    assert (1 + (scores > np.diag(scores)[None]).sum(axis=0) != want[1]).any()
 
 
 def test_equal_rows_tie_wherever_they_stand():

@@ -1,10 +1,12 @@
 import itertools
 from fractions import Fraction
 
+import jax
 import numpy as np
 import pytest
 
 from lit_jax.errors import DataError
+from lit_jax.evals import ranks
 from lit_jax.evals import retrieval as module
 from lit_jax.evals.retrieval import chance, retrieval
 
@@ -36,11 +38,14 @@ def test_metrics_equal_the_dense_reference_with_ties_and_many_captions(seed):
     assert all(type(value) is float for value in got.values())
 
 
-def test_more_images_than_a_tile_equal_the_dense_reference():
+@pytest.mark.parametrize("devices", [1, 8])
+def test_more_images_than_a_tile_equal_the_dense_reference_on_1_and_8_devices(monkeypatch, devices):
+    monkeypatch.setattr(ranks, "SMALL", 0)
     rng = np.random.default_rng(0)
     images, texts = (rng.integers(-3, 4, size=(n, 4)).astype(np.float32) for n in (1100, 2300))
     text_image = np.concatenate([np.arange(1100), rng.integers(1100, size=1200)])
-    assert retrieval(images, texts, text_image) == dense(images, texts, text_image)
+    got = retrieval(images, texts, text_image, devices=jax.devices()[:devices])
+    assert got == dense(images, texts, text_image)
 
 
 def test_an_identity_model_is_perfect():
@@ -87,11 +92,11 @@ def test_chance_is_the_mean_over_all_orders(monkeypatch, text_image):
         ],
     }
     want = {}
-    for direction, ranks in rank.items():
+    for direction, found in rank.items():
         for k in (1, 2, 5):
-            want[f"{direction}_recall@{k}"] = float(Fraction(sum(r <= k for r in ranks), len(ranks)))
-        want[f"{direction}_median_rank"] = float(np.median(ranks))
-        want[f"{direction}_mean_rank"] = float(Fraction(sum(ranks), len(ranks)))
+            want[f"{direction}_recall@{k}"] = float(Fraction(sum(r <= k for r in found), len(found)))
+        want[f"{direction}_median_rank"] = float(np.median(found))
+        want[f"{direction}_mean_rank"] = float(Fraction(sum(found), len(found)))
     assert chance(text_image, int(images)) == want
 
 
