@@ -53,8 +53,7 @@ def workdir(folder: str | Path) -> dict[str, Any]:
     problems: list[str] = []
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     found: dict[str, Any] = {"folder": str(folder), "free_gb": round(shutil.disk_usage(there).free / _GB, 1)}
-    if not folder.is_dir():
-        problems.append(f"{folder} does not exist; training would make it")
+    found["exists"] = folder.is_dir()
     recipe, checkpoints = None, Checkpoints(folder, save_every=1)
     try:
         if (folder / CONFIG).is_file():
@@ -132,7 +131,7 @@ def report(found: Mapping[str, Any]) -> str:
     ]
     if (w := found.get("workdir")) is None:
         return "\n".join(lines)
-    lines += ["", f"{w['folder']}: {w['free_gb']} GB free"]
+    lines += ["", f"{w['folder']}: {'' if w['exists'] else 'does not exist yet, '}{w['free_gb']} GB free"]
     if "mesh" in w:
         lines.append("mesh: " + ", ".join(f"{name} {size}" for name, size in w["mesh"].items()))
     for each in w["checkpoints"]:

@@ -1,6 +1,7 @@
 """The commands as a shell sees them: exit status, one sentence, files."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,24 @@ def test_the_status_says_what_kind_of_mistake_it_was(trained, tmp_path):
     assert lit_jax("train", "--config", damaged, "--workdir", tmp_path / "run").returncode == 4
 
 
+def test_a_damaged_newest_checkpoint_ends_train_with_status_4_where_no_fallback_is_asked_for(
+    trained, tmp_path
+):
+    from tests.faults.test_damage import arrays, flip
+
+    shutil.copytree(trained / "run", tmp_path / "run")
+    data = (tmp_path / "run/checkpoints/step_4/data/metadata").read_text()
+    assert (
+        '"config"' in data and str(trained) not in data
+    )  # What wrote it, without the folders of the machine.
+    flip(arrays(tmp_path / "run" / "checkpoints" / "step_4"))
+    path = config_file(trained, steps=4, mesh__data=-1)
+    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--no-fallback")
+    assert done.returncode == 4 and "step_4 is damaged" in done.stderr and "Traceback" not in done.stderr
+    done = lit_jax("export", "--workdir", tmp_path / "run", "--output", tmp_path / "out", "--step", 4)
+    assert done.returncode == 4 and "step_4 is damaged" in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     pytest.importorskip("torch", reason="--verify compares with PyTorch")
     done = lit_jax(
@@ -106,6 +125,7 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
         "processor_config.json",
         "tokenizer.json",
         "README.md",
+        "SHA256SUMS",
     }
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: mit" in card and str(tmp_path) not in card and str(trained) not in card

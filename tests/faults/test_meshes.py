@@ -1,0 +1,63 @@
+"""A run goes on where there are fewer devices: the same bits at first, the same losses for a while."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lit_jax
+from tests import tiny
+
+GO_ON = """
+import json, sys
+from lit_jax.recipe import read
+from lit_jax.run import open_run
+from lit_jax.train import train
+from tests.faults.drill import digest
+
+config, workdir = json.loads(sys.argv[1]), sys.argv[2]
+from pathlib import Path
+run = open_run(read(config), Path(workdir))
+print(int(run.state.step), run.mesh.size, digest(run.state))
+run.checkpoints.close()
+train(config, workdir)
+"""
+
+
+def go_on(config, workdir, devices):
+    """Step and digest of what is restored on so many devices; trains to the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", GO_ON, json.dumps(config), str(workdir)],
+        cwd=Path(lit_jax.__file__).parents[1],
+        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    step, size, digest = done.stdout.split()
+    assert int(size) == devices
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return int(step), digest, [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.mark.slow
+def test_eight_devices_become_four_two_and_one_with_the_state_bit_equal_and_the_next_four_losses_close(
+    tmp_path,
+):
+    config = tiny.config(tmp_path, steps=8, save_every=4, data__test="")
+    config["mesh"] = {"data": -1, "fsdp": 1}
+    go_on(config, tmp_path / "eight", 8)
+    shutil.rmtree(tmp_path / "eight" / "checkpoints" / "step_8")
+    found = {}
+    for devices in (8, 4, 2, 1):
+        shutil.copytree(tmp_path / "eight", tmp_path / f"on{devices}")
+        found[devices] = go_on(config, tmp_path / f"on{devices}", devices)
+    for devices, (step, digest, losses) in found.items():
+        assert step == 4 and digest == found[8][1], devices
+        assert len(losses) == 8 and losses[:4] == found[8][2][:4]
+        np.testing.assert_allclose(losses[4:], found[8][2][4:], rtol=1e-5)
