@@ -26,7 +26,9 @@ PACKAGES = (
     "transformers",
     "safetensors",
 )
-OURS = frozenset({CONFIG, MODEL, METRICS, "checkpoints", "tensorboard", "cache", "export"})  # Of a workdir.
+OURS = frozenset(
+    {CONFIG, MODEL, METRICS, "checkpoints", "tensorboard", "cache", "export", "lock"}
+)  # Of a workdir.
 _GB = 1e9
 
 
