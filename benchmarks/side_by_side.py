@@ -64,7 +64,7 @@ def ours(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
         }
     )
     mesh = make_mesh()
-    module = dual_encoder.DualEncoder(config, Compute(mesh=mesh))
+    module = dual_encoder.DualEncoder(config, Compute(remat="products", mesh=mesh))  # As recipes do.
     params = dual_encoder.init_params(module, 0)
     pixels = Pixels(vision["image_size"], (0.5,) * 3, (0.5,) * 3)
     images, texts = inputs(batch, length, vision["image_size"])

@@ -18,6 +18,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.batch_size = 16_384  # pairs, over all devices
     c.micro_batch = 0  # pairs in memory at once; 0: the whole batch
     c.loss = "softmax"
+    c.loss_how = "gathered"  # or "ring", where the texts of all would not fit one device
     c.cache = False
     c.topology = "v5e:2x4"
 
