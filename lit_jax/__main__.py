@@ -13,6 +13,7 @@ COMMANDS = {
     "quickstart": "The whole way in one command, on towers and pictures from the package index.",
     "train": "Train; started again on the same workdir it goes on where it stopped.",
     "evaluate": "Measure retrieval and zero-shot classification.",
+    "compare": "Two results of evaluate side by side, if they were measured alike.",
     "export": "Checkpoint -> Hugging Face folder with model card, checked.",
     "plan": "What a config costs on a TPU slice that need not be there.",
     "doctor": "The state of this machine, and of a workdir and its checkpoints.",

@@ -15,10 +15,12 @@ from lit_jax import pretrained, processing
 from lit_jax.data import Source, image_batches, open_source, text_batches
 from lit_jax.distributed import fetch, share
 from lit_jax.errors import ConfigError, DataError
+from lit_jax.evals import bootstrap
+from lit_jax.evals import protocol as protocols
 from lit_jax.evals.prompts import class_embeddings, class_texts, load_templates
-from lit_jax.evals.retrieval import chance, retrieval
+from lit_jax.evals.retrieval import chance, retrieve
 from lit_jax.evals.zero_shot import chance as zero_shot_chance
-from lit_jax.evals.zero_shot import zero_shot
+from lit_jax.evals.zero_shot import classify
 from lit_jax.sharding import check_batch, make_mesh, put, put_batch
 from lit_jax.train_step import Embed, make_embed_step
 from lit_jax.typing import Batch, Params
@@ -42,8 +44,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Loads `model` (folder or Hub id) and evaluates it on the source `data`.
 
-    Returns {"model", "data", "protocol", "metrics": {task: {...}}, "chance": {task: {...}}}. `text_length` is in
-    tokens, by default what the tokenizer states, at most 512. `templates` is a set's name or a file (zero_shot).
+    Returns {"model", "data", "bootstrap": {"draws", "level", "seed"}} and, each for every task, "protocol" (all that
+    the numbers depend on but the model), "fingerprints" (hashes of the protocols), "metrics", "intervals" (metric ->
+    [low, high]), "chance" and "queries" (ranks and labels of every query as text, for `compare`). `text_length` is
+    in tokens, by default what the tokenizer states, at most 512. `templates` is a set's name or a file (zero_shot).
     Several processes share the work, and each gets the result.
     Raises ConfigError, DataError or WeightError.
     """
@@ -65,24 +69,43 @@ def evaluate(
     params = jax.tree.map(lambda leaf: put(leaf, everywhere), loaded.params)
 
     images = embed_images(embed, params, source, decode, mesh, batch_size, progress)
-    metrics, by_chance = {}, {}
+    found: dict[str, bootstrap.Result] = {}
+    by_chance: dict[str, dict[str, float]] = {}
+    special: dict[str, dict[str, Any]] = {}
     if "retrieval" in tasks:
         texts, text_image = embed_captions(embed, params, source, tokenize, mesh, batch_size)
-        metrics["retrieval"] = retrieval(images, texts, text_image)
+        found["retrieval"] = retrieve(images, texts, text_image)
         by_chance["retrieval"] = chance(text_image, len(images))
+        special["retrieval"] = {"texts": len(texts)}
     if "zero_shot" in tasks:
         texts = embed_texts(embed, params, class_texts(names, sets), tokenize, mesh, batch_size)
-        metrics["zero_shot"] = zero_shot(images, class_embeddings(texts, templates=len(sets)), labels)
+        found["zero_shot"] = classify(images, class_embeddings(texts, templates=len(sets)), labels)
         by_chance["zero_shot"] = zero_shot_chance(len(names))
-    protocol = {"text_length": length, "images": len(images), "ties": "lower index first"}
-    if "zero_shot" in tasks:
-        protocol["templates"] = list(sets)
+        special["zero_shot"] = {"templates": list(sets), "classes": list(names)}
+    common = {
+        "data": source.fingerprint(),
+        "images": len(images),
+        "image_processor": protocols.preprocessing(processor.image_processor),
+        "text_length": length,
+        "ties": protocols.TIES,
+    }
+    protocol = {task: {"task": task, **common, **special[task]} for task in found}
     return {
         "model": str(model),
         "data": source.spec,
         "protocol": protocol,
-        "metrics": metrics,
+        "fingerprints": {task: protocols.fingerprint(said) for task, said in protocol.items()},
+        "bootstrap": {"draws": bootstrap.DRAWS, "level": bootstrap.LEVEL, "seed": bootstrap.SEED},
+        "metrics": {task: bootstrap.estimate(result) for task, result in found.items()},
+        "intervals": {
+            task: {name: list(ends) for name, ends in bootstrap.intervals(result).items()}
+            for task, result in found.items()
+        },
         "chance": by_chance,
+        "queries": {
+            task: {name: " ".join(map(str, row.tolist())) for name, row in vars(result).items()}
+            for task, result in found.items()
+        },
     }
 
 

@@ -47,7 +47,7 @@ FLOORS = [
     ],
     ["keywords", "accumulate", "evals", "card"],
     ["train_step"],
-    ["model", "cache", "evaluate", "run"],
+    ["model", "cache", "evaluate", "compare", "run"],
     ["train", "export", "dry", "doctor"],
     ["quickstart", "plan"],
     ["commands"],

@@ -48,7 +48,12 @@ def main(
         return
     for task, found in result["metrics"].items():
         by_chance = result["chance"][task]
-        rows = [(name, f"{value:.4g}", f"{by_chance[name]:.4g}") for name, value in found.items()]
-        print(table((task, "found", "chance"), rows))
+        between = {
+            name: " to ".join(f"{end:.4g}" for end in ends)
+            for name, ends in result["intervals"][task].items()
+        }
+        rows = [(n, f"{value:.4g}", between[n], f"{by_chance[n]:.4g}") for n, value in found.items()]
+        print(table((task, "found", f"{result['bootstrap']['level']:.0%}", "chance"), rows))
+        print(f"protocol {result['fingerprints'][task]}\n")
     if json_path:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import comb
 from typing import Any
@@ -11,9 +12,53 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lit_jax.errors import DataError
+from lit_jax.evals.bootstrap import estimate, mean, median
 from lit_jax.evals.ranks import ranks
 
 KS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The rank of each image among the texts and of each text among the images, from 1."""
+
+    image_rank: Int[np.ndarray, " N"]
+    text_rank: Int[np.ndarray, " M"]
+    text_image: Int[np.ndarray, " M"]
+
+    def __len__(self) -> int:
+        return len(self.image_rank)
+
+    def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
+        """As `retrieval`, for R draws of images with their texts; see `bootstrap`."""
+        return _summary("image_to_text", self.image_rank, weight) | _summary(
+            "text_to_image", self.text_rank, weight[:, self.text_image]
+        )
+
+
+def retrieve(
+    image_embeds: Float[np.ndarray, "N E"],
+    text_embeds: Float[np.ndarray, "M E"],
+    text_image: Int[np.ndarray, " M"],
+    *,
+    devices: Sequence[Any] | None = None,
+) -> Retrieved:
+    """Ranks in both directions; `text_image[m]` is the image that text m belongs to.
+
+    Scores are dot products, so rows are meant to be unit vectors. Candidates are ordered by score, highest
+    first, and equal scores by index, lower first. An image's rank is that of the first of its texts; a text's
+    rank is that of its image. Nothing larger than a tile of the N x M scores is held, on the host or on any of
+    `devices` (default: this process's), whose number does not change the result.
+
+    Raises DataError for an image without a text, a text of no image, or a number that is not finite.
+    """
+    image_ranks, text_ranks = ranks(image_embeds, text_embeds, text_image, devices=devices)
+    if len(without := np.flatnonzero(image_ranks == 0)):
+        raise DataError(
+            f"image {without[0]} has no text ({len(without)} of {len(image_ranks)} have none), so it has no rank; "
+            f"leave such images out"
+        )
+    return Retrieved(image_ranks, text_ranks, text_image)
 
 
 def retrieval(
@@ -23,24 +68,12 @@ def retrieval(
     *,
     devices: Sequence[Any] | None = None,
 ) -> dict[str, float]:
-    """Retrieval in both directions; `text_image[m]` is the image that text m belongs to.
-
-    Scores are dot products, so rows are meant to be unit vectors. Candidates are ordered by score, highest
-    first, and equal scores by index, lower first. An image's rank is that of the first of its texts; a text's
-    rank is that of its image. Ranks start at 1. Nothing larger than a tile of the N x M scores is held, on the host or
-    on any of `devices` (default: this process's), whose number does not change the result.
+    """The metrics of `retrieve`.
 
     Returns, for `image_to_text` and `text_to_image`, `_recall@1`, `_recall@5`, `_recall@10` (share of queries
     whose rank is at most k: any right answer counts), `_median_rank` and `_mean_rank`.
-    Raises DataError for an image without a text, a text of no image, or a number that is not finite.
     """
-    image_ranks, text_ranks = ranks(image_embeds, text_embeds, text_image, devices=devices)
-    if len(without := np.flatnonzero(image_ranks == 0)):
-        raise DataError(
-            f"image {without[0]} has no text ({len(without)} of {len(image_ranks)} have none), so it has no rank; "
-            f"leave such images out"
-        )
-    return _summary("image_to_text", image_ranks) | _summary("text_to_image", text_ranks)
+    return estimate(retrieve(image_embeds, text_embeds, text_image, devices=devices))
 
 
 def chance(text_image: Int[np.ndarray, " M"], images: int) -> dict[str, float]:
@@ -62,10 +95,10 @@ def chance(text_image: Int[np.ndarray, " M"], images: int) -> dict[str, float]:
     )
 
 
-def _summary(direction: str, rank: np.ndarray) -> dict[str, float]:
-    return {f"{direction}_recall@{k}": float(np.mean(rank <= k)) for k in KS} | {
-        f"{direction}_median_rank": float(np.median(rank)),
-        f"{direction}_mean_rank": float(np.mean(rank)),
+def _summary(direction: str, rank: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"{direction}_recall@{k}": mean(rank <= k, weight) for k in KS} | {
+        f"{direction}_median_rank": median(rank, weight),
+        f"{direction}_mean_rank": mean(rank, weight),
     }
 
 

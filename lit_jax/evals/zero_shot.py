@@ -1,9 +1,50 @@
 """Zero-shot classification: the class whose text embedding lies nearest to the image's."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Int
 
+from lit_jax.evals.bootstrap import estimate, mean
 from lit_jax.evals.ranks import ranks
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The rank of each image's class among all classes, from 1."""
+
+    rank: Int[np.ndarray, " N"]
+    label: Int[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.rank)
+
+    def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
+        """As `zero_shot`, for R draws of images; see `bootstrap`."""
+        right = self.rank == 1
+        return {
+            "top1": mean(right, weight),
+            "top5": mean(self.rank <= 5, weight),
+            "mean_per_class": np.array([self._per_class(right, row) for row in weight]),
+        }
+
+    def _per_class(self, right: np.ndarray, weight: np.ndarray) -> float:
+        images, found = np.bincount(self.label, weight), np.bincount(self.label, weight * right)
+        return float(np.mean(found[images > 0] / images[images > 0]))
+
+
+def classify(
+    image_embeds: Float[np.ndarray, "N E"],
+    class_embeds: Float[np.ndarray, "C E"],
+    labels: Int[np.ndarray, " N"],
+) -> Classified:
+    """Orders the classes by dot product with each image; `labels[n]` is image n's class.
+
+    Equal scores are ordered by class index, lower first.
+    Raises DataError for a label that is no class, for no images, and for a number that is not finite.
+    """
+    _, rank = ranks(class_embeds, image_embeds, labels, names=("class", "image"))
+    return Classified(rank, labels)
 
 
 def zero_shot(
@@ -11,20 +52,12 @@ def zero_shot(
     class_embeds: Float[np.ndarray, "C E"],
     labels: Int[np.ndarray, " N"],
 ) -> dict[str, float]:
-    """Accuracy of ordering the classes by dot product with each image; `labels[n]` is image n's class.
+    """The metrics of `classify`.
 
-    Equal scores are ordered by class index, lower first. Returns `top1`, `top5` (1 where there are at most five
-    classes) and `mean_per_class`: top-1 within each class, averaged over the classes that have an image.
-    Raises DataError for a label that is no class, for no images, and for a number that is not finite.
+    Returns `top1`, `top5` (1 where there are at most five classes) and `mean_per_class`: top-1 within each class,
+    averaged over the classes that have an image.
     """
-    _, rank = ranks(class_embeds, image_embeds, labels, names=("class", "image"))
-    images = np.bincount(labels, minlength=len(class_embeds))
-    right = np.bincount(labels[rank == 1], minlength=len(class_embeds))
-    return {
-        "top1": float(np.mean(rank == 1)),
-        "top5": float(np.mean(rank <= 5)),
-        "mean_per_class": float(np.mean(right[images > 0] / images[images > 0])),
-    }
+    return estimate(classify(image_embeds, class_embeds, labels))
 
 
 def chance(classes: int) -> dict[str, float]:

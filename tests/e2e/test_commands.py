@@ -138,9 +138,20 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert set(result["metrics"]) == {"retrieval", "zero_shot"}
-    assert result["protocol"]["text_length"] == 12  # What the model was trained at travels with it.
+    assert (
+        result["protocol"]["retrieval"]["text_length"] == 12
+    )  # What the model was trained at travels with it.
     assert 0 <= result["metrics"]["zero_shot"]["top1"] <= 1
     assert "zero_shot" in done.stdout and "chance" in done.stdout
+    assert f"protocol {result['fingerprints']['zero_shot']}" in done.stdout and "95%" in done.stdout
+    for task, metrics in result["metrics"].items():
+        for name, (low, high) in result["intervals"][task].items():
+            assert low <= metrics[name] <= high, name
+    assert result["protocol"]["zero_shot"]["image_processor"]["size"] == {"height": 32, "width": 32}
+
+    same = lit_jax("compare", tmp_path / "result.json", tmp_path / "result.json")
+    assert same.returncode == 0, same.stderr
+    assert "paired" in same.stdout and "+0 to +0" in same.stdout
 
 
 def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path):

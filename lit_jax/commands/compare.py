@@ -1,0 +1,32 @@
+"""lit-jax compare A B"""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("second", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
+def main(first: Path, second: Path, json_path: Path | None) -> None:
+    """Compare two results of lit-jax evaluate --json, if they were measured under one protocol.
+
+    A difference is SECOND minus FIRST, with its 95% interval; * marks one whose interval leaves zero out.
+    """
+    from lit_jax.compare import compare
+    from lit_jax.terminal import table
+
+    found = compare(first, second)
+    for task, metrics in found.items():
+        rows = []
+        for name, row in metrics.items():
+            low, high = row["interval"]
+            mark = "*" if low > 0 or high < 0 else ""
+            values = (f"{row['first']:.4g}", f"{row['second']:.4g}", f"{row['difference']:+.4g}")
+            rows.append((name, *values, f"{low:+.4g} to {high:+.4g}", mark))
+        how = "paired" if all(row["paired"] for row in metrics.values()) else "unpaired"
+        print(table((task, "first", "second", "difference", f"95% ({how})", ""), rows))
+    if json_path:
+        json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
