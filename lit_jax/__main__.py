@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -14,6 +15,9 @@ COMMANDS = {
     "train": "Train; started again on the same workdir it goes on where it stopped.",
     "evaluate": "Measure retrieval and zero-shot classification.",
     "compare": "Two results of evaluate side by side, if they were measured alike.",
+    "classify": "Which of some labels fits a picture, and how well.",
+    "embed": "Pictures -> an index: a folder of vectors to search in.",
+    "search": "The pictures of an index that are nearest to a text or a picture.",
     "export": "Checkpoint -> Hugging Face folder with model card, checked.",
     "plan": "What a config costs on a TPU slice that need not be there.",
     "doctor": "The state of this machine, and of a workdir and its checkpoints.",
@@ -40,6 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(
         logging.CRITICAL
     )  # Orbax logs the stack of every error that it also raises.
+    # Pillow's advice on pictures that `pictures` refuses in a sentence of its own.
+    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     try:
         run(args[0], args[1:])
     except LitJaxError as error:

@@ -52,11 +52,14 @@ def image_batches(
         index = row // b * batch_size + process_index * b + row % b
         if index >= n:
             return _Row(-1, None)
+        called = f"record {index}"
         try:
-            return _Row(index, decode(source[index]["image"]))
+            record = source[index]
+            called += f" ({record['id']})"
+            return _Row(index, decode(record["image"]))
         except DataError as e:
             if on_bad_record == "error":
-                raise DataError(f"{source.spec}: record {index}: {e}") from e
+                raise DataError(f"{source.spec}: {called}: {e}") from e
             return _Row(index, None, str(e))
 
     def collate(rows: list[_Row]) -> Batch:

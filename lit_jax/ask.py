@@ -1,0 +1,91 @@
+"""What a model says of pictures: which label fits, and which pictures of an index fit."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_jax.data.given import GivenPictures, Picture
+from lit_jax.embedder import Embedder, opened
+from lit_jax.errors import ConfigError
+from lit_jax.evals.prompts import load_templates
+from lit_jax.index import Index
+from lit_jax.nearest import nearest
+
+
+class Hit(NamedTuple):
+    """A picture that was found: its id, the cosine to the query, and its number in the index."""
+
+    id: str
+    score: float
+    number: int
+
+
+def classify(
+    pictures: Picture | Sequence[Picture],
+    labels: Sequence[str],
+    model: str | Path | Embedder,
+    *,
+    prompts: str = "name",
+    allow_pickle: bool = False,
+) -> list[dict[str, float]]:
+    """For each picture label -> probability, the most probable first; they sum to 1.
+
+    Pictures are paths, bytes or Pillow images. The probabilities are a softmax over the labels, at the model's
+    temperature, also where it was trained with the sigmoid loss. `prompts` is a set's name or a file of templates, over
+    which a label is averaged. Raises ConfigError for no labels, DataError for a picture that cannot be read.
+    """
+    labels, source = [label.strip() for label in labels], GivenPictures(pictures)
+    if not any(labels):
+        raise ConfigError("there are no labels to choose from; give some, for instance cat,dog")
+    if not len(source):
+        raise ConfigError("there are no pictures to classify; give at least one")
+    templates = load_templates(prompts)
+    model = opened(model, allow_pickle=allow_pickle)
+    scores = model.pictures(source) @ model.classes(labels, templates).T * model.scale  # P C
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares = odds / odds.sum(axis=1, keepdims=True)
+    orders = np.argsort(-shares, axis=1, kind="stable")
+    return [{labels[i]: float(row[i]) for i in order} for row, order in zip(shares, orders, strict=True)]
+
+
+def search(
+    index: str | Path | Index,
+    query: str | None = None,
+    *,
+    picture: Picture | None = None,
+    model: str | Path | Embedder | None = None,
+    top: int = 10,
+    allow_pickle: bool = False,
+) -> list[Hit]:
+    """The `top` pictures of an index that are nearest to a text or to a picture, the nearest first; exact.
+
+    `model` is by default the one that the index names. Raises ConfigError unless there is one query, DataError for an
+    index that is damaged or another model's.
+    """
+    if (query is None) == (picture is None) or (query is not None and not query.strip()):
+        raise ConfigError("give one query: a text that is not blank, or a picture")
+    if top < 1:
+        raise ConfigError(f"top is {top}; want 1 or more")
+    index = index if isinstance(index, Index) else Index.open(index)
+    model = opened(model or index.model, allow_pickle=allow_pickle)
+    index.check_model(model)
+    if picture is not None:
+        vector = model.pictures(GivenPictures(picture))
+    else:
+        assert query is not None
+        vector = model.texts([query])
+    ids: list[list[str]] = []
+
+    def tiles() -> Iterator[np.ndarray]:
+        for shard in index:
+            ids.append(shard.ids)
+            yield shard.embeddings
+
+    scores, numbers = nearest(vector, tiles(), top, model.mesh)
+    size = index.shard_size
+    return [
+        Hit(ids[number // size][number % size], float(score), int(number))
+        for score, number in zip(scores[0], numbers[0], strict=True)
+    ]

@@ -1,0 +1,40 @@
+"""lit-jax embed PICTURES... --model DIR_OR_ID --output INDEX"""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("--model", required=True, help="Folder or Hub id of a dual encoder.")
+@click.option("--output", required=True, help="Folder of the index.")
+@click.option("--format", type=click.Choice(["npy", "parquet"]), default="npy", show_default=True)
+@click.option("--shard-size", type=click.IntRange(min=1), default=4096, show_default=True, help="Pictures.")
+@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+def main(
+    pictures: tuple[str, ...], model: str, output: str, format: str, shard_size: int, allow_pickle: bool
+) -> None:
+    """Embed pictures into an index, which `lit-jax search` reads.
+
+    PICTURES are files, or the name of one source, such as folder:DIR. Killed and started again it goes on.
+    """
+    from lit_jax import distributed
+    from lit_jax.index import embed
+    from lit_jax.terminal import progress
+
+    distributed.start()
+    one = pictures[0]
+    source = len(pictures) == 1 and (one.endswith((".tar", ".parquet")) or not Path(one).is_file())
+    with progress("pictures", show=distributed.first()) as report:
+        index = embed(
+            one if source else list(pictures),
+            output,
+            model,
+            shard_size=shard_size,
+            format=format,
+            allow_pickle=allow_pickle,
+            progress=report,
+        )
+    if distributed.first():
+        print(f"{index.pictures:,} pictures in {index.folder}; lit-jax search {index.folder} --query TEXT")

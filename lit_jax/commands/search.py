@@ -1,0 +1,33 @@
+"""lit-jax search INDEX --query TEXT, or --picture FILE"""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("index")
+@click.option("--query", help="What to look for, in words.")
+@click.option("--picture", help="Or a picture to look for the like of.")
+@click.option("--model", help="Folder or Hub id [default: the one that the index names].")
+@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1), help="Pictures shown.")
+@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
+def main(
+    index: str,
+    query: str | None,
+    picture: str | None,
+    model: str | None,
+    top: int,
+    allow_pickle: bool,
+    json_path: Path | None,
+) -> None:
+    """Find the pictures of an index that are nearest to a text or to a picture, exactly."""
+    from lit_jax.ask import search
+    from lit_jax.terminal import table
+
+    hits = search(index, query, picture=picture, model=model, top=top, allow_pickle=allow_pickle)
+    print(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
+    if json_path:
+        json_path.write_text(json.dumps([hit._asdict() for hit in hits], indent=2) + "\n", encoding="utf-8")

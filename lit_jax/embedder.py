@@ -1,0 +1,111 @@
+"""A model that is ready to embed: read once, asked often."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from lit_jax import hub, pretrained, processing
+from lit_jax.data import Source
+from lit_jax.distributed import fetch
+from lit_jax.evals.prompts import class_embeddings, class_texts
+from lit_jax.evaluate import embed_images, embed_texts
+from lit_jax.sharding import make_mesh, put
+from lit_jax.train_step import make_embed_step
+
+_LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens: few, since each is compiled.
+_PADDED = (
+    "siglip_text_model",
+)  # Towers that were trained on texts of one length and look at the last token.
+
+
+class Embedder:
+    """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
+
+    `model` is a folder or a Hub id; `text_length` in tokens is by default what the tokenizer states, at most 512.
+    Raises ConfigError or WeightError.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        batch_size: int = 64,
+        text_length: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+        allow_pickle: bool = False,
+    ) -> None:
+        self.name = str(model)
+        folder = hub.find(model, allow_pickle=allow_pickle)
+        loaded = pretrained.read_dual(folder, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
+        self.config = loaded.module.config
+        self.processor = processing.load_processor(folder)
+        self.mesh = make_mesh()
+        self.batch_size = self._rows(batch_size)
+        self.text_length = text_length or min(self.processor.tokenizer.model_max_length, 512)
+        self.scale = float(np.exp(loaded.params["logit_scale"]))
+        images, tokenizer = self.processor.image_processor, self.processor.tokenizer
+        self._decode = processing.make_decode(images)
+        self._count = processing.make_count_tokens(tokenizer, self.text_length)
+        self._embed = make_embed_step(loaded.module, self.mesh, processing.pixels_of(images), dtype)
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), loaded.params)
+
+    def pictures(
+        self,
+        source: Source,
+        *,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Float[np.ndarray, "N E"]:
+        """Of every picture of `source`, in order. Raises DataError for one that cannot be read."""
+        rows = batch_size or min(self.batch_size, self._rows(len(source)))
+        return embed_images(self._embed, self._params, source, self._decode, self.mesh, rows, progress)
+
+    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
+        """Of every text, in order, in a batch as long as the longest needs. Raises DataError for none."""
+        length = self.text_length
+        tokenizer = self.processor.tokenizer
+        if self.config.text_type not in _PADDED and tokenizer.padding_side == "right":
+            longest = max(self._count(texts), default=0)
+            length = min(length, next((some for some in _LENGTHS if some >= longest), length))
+        tokenize = processing.make_tokenize(tokenizer, length, self.config.text.vocab_size)
+        rows = min(self.batch_size, self._rows(len(texts)))
+        return embed_texts(self._embed, self._params, texts, tokenize, self.mesh, rows)
+
+    def classes(self, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "C E"]:
+        """Of every label, averaged over the templates. Raises DataError or ConfigError as `class_texts`."""
+        return class_embeddings(self.texts(class_texts(labels, templates)), templates=len(templates))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 of all that gives a picture or a text its vector: config, weights and processor."""
+        images = self.processor.image_processor.to_dict()
+        parts = [
+            repr(self.config),
+            json.dumps({name: images[name] for name in sorted(images) if name[0] != "_"}, default=str),
+            self._count.fast.to_str(),  # A copy, in which no call leaves its padding.
+        ]
+        digest = hashlib.sha256("\0".join(parts).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self._params):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(fetch(leaf)).data)
+        return digest.hexdigest()
+
+    def _rows(self, wanted: int) -> int:
+        """At least `wanted` rows, as many on each device; a power of two of them, of which few are compiled."""
+        per_device = max(1, -(-wanted // self.mesh.size))
+        return (1 << (per_device - 1).bit_length()) * self.mesh.size
+
+
+def opened(model: str | Path | Embedder, *, allow_pickle: bool = False) -> Embedder:
+    """`model` itself where it is one already, else the one of that folder or Hub id."""
+    return model if isinstance(model, Embedder) else Embedder(model, allow_pickle=allow_pickle)
