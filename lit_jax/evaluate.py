@@ -15,7 +15,7 @@ from lit_jax import pretrained, processing
 from lit_jax.data import Source, image_batches, open_source, text_batches
 from lit_jax.distributed import fetch, share
 from lit_jax.errors import ConfigError, DataError
-from lit_jax.evals import bootstrap
+from lit_jax.evals import bootstrap, presets
 from lit_jax.evals import protocol as protocols
 from lit_jax.evals.prompts import class_embeddings, class_texts, load_templates
 from lit_jax.evals.retrieval import chance, retrieve
@@ -35,7 +35,8 @@ def evaluate(
     data: str,
     *,
     tasks: Sequence[str] = ("retrieval",),
-    templates: str = "name",
+    templates: str | None = None,
+    preset: str | None = None,
     text_length: int | None = None,
     batch_size: int = 64,
     dtype: Any = jnp.float32,
@@ -48,6 +49,8 @@ def evaluate(
     the numbers depend on but the model), "fingerprints" (hashes of the protocols), "metrics", "intervals" (metric ->
     [low, high]), "chance" and "queries" (ranks and labels of every query as text, for `compare`). `text_length` is
     in tokens, by default what the tokenizer states, at most 512. `templates` is a set's name or a file (zero_shot).
+    `preset`, a name in `evals.presets`, says what is done to prompts and to pictures, and which templates stand in for
+    none; without it class names stand alone and pictures are the image processor's.
     Several processes share the work, and each gets the result.
     Raises ConfigError, DataError or WeightError.
     """
@@ -55,16 +58,17 @@ def evaluate(
         raise ConfigError(f"task {unknown[0]!r} is unknown; wanted some of {', '.join(TASKS)}")
     mesh = make_mesh()
     batch_size = -(-batch_size // mesh.size) * mesh.size
-    source = open_source(data)
+    source, chosen = open_source(data), presets.find(preset)
     if "zero_shot" in tasks:  # What is wrong here is said before the long part.
         names, labels = _labels(source)
-        sets = load_templates(templates)
+        sets = load_templates(templates or chosen.templates)
     loaded = pretrained.read_dual(model, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
     processor = processing.load_processor(pretrained.hub.find(model, allow_pickle=allow_pickle))
     length = text_length or min(processor.tokenizer.model_max_length, 512)
     tokenize = processing.make_tokenize(processor.tokenizer, length, loaded.module.config.text.vocab_size)
-    decode = processing.make_decode(processor.image_processor)
-    embed = make_embed_step(loaded.module, mesh, processing.pixels_of(processor.image_processor), dtype)
+    image_processor = chosen.image_processor(processor.image_processor)
+    decode = processing.make_decode(image_processor)
+    embed = make_embed_step(loaded.module, mesh, processing.pixels_of(image_processor), dtype)
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = jax.tree.map(lambda leaf: put(leaf, everywhere), loaded.params)
 
@@ -78,14 +82,19 @@ def evaluate(
         by_chance["retrieval"] = chance(text_image, len(images))
         special["retrieval"] = {"texts": len(texts)}
     if "zero_shot" in tasks:
-        texts = embed_texts(embed, params, class_texts(names, sets), tokenize, mesh, batch_size)
+        prompts = [chosen.text(text) for text in class_texts(names, sets)]
+        texts = embed_texts(embed, params, prompts, tokenize, mesh, batch_size)
         found["zero_shot"] = classify(images, class_embeddings(texts, templates=len(sets)), labels)
         by_chance["zero_shot"] = zero_shot_chance(len(names))
-        special["zero_shot"] = {"templates": list(sets), "classes": list(names)}
+        special["zero_shot"] = {
+            "templates": list(sets),
+            "classes": list(names),
+            "canonical": chosen.canonical,
+        }
     common = {
         "data": source.fingerprint(),
         "images": len(images),
-        "image_processor": protocols.preprocessing(processor.image_processor),
+        "image_processor": protocols.preprocessing(image_processor),
         "text_length": length,
         "ties": protocols.TIES,
     }

@@ -12,7 +12,10 @@ import click
 @click.option(
     "--tasks", default="retrieval", show_default=True, help="Comma-separated: retrieval, zero_shot."
 )
-@click.option("--templates", default="name", show_default=True, help="Prompt set or file, for zero_shot.")
+@click.option("--templates", help="Prompt set or file, for zero_shot [default: the preset's, else name].")
+@click.option(
+    "--preset", help="Prompts and pictures as lit, open_clip or clip_benchmark [default: the model's]."
+)
 @click.option("--text-length", type=click.IntRange(min=2), help="Tokens [default: the tokenizer's].")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
@@ -21,7 +24,8 @@ def main(
     model: str,
     data: str,
     tasks: str,
-    templates: str,
+    templates: str | None,
+    preset: str | None,
     text_length: int | None,
     batch_size: int,
     allow_pickle: bool,
@@ -39,6 +43,7 @@ def main(
             data,
             tasks=[task.strip() for task in tasks.split(",") if task.strip()],
             templates=templates,
+            preset=preset,
             text_length=text_length,
             batch_size=batch_size,
             allow_pickle=allow_pickle,

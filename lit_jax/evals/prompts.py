@@ -1,5 +1,6 @@
 """From class names to class embeddings: every name in every template, averaged."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def load_templates(name_or_file: str) -> tuple[str, ...]:
-    """A set of TEMPLATES by name, or a UTF-8 text file: one template a line, `#` starts a comment line.
+    """A set of TEMPLATES by name, or a UTF-8 file: one template a line, `#` starts a comment line.
+
+    A file whose name ends in .json holds a list of templates, which may have `{c}` for `{}`.
 
     Raises ConfigError for what is neither, and for a template that does not hold `{}` exactly once.
     """
@@ -42,6 +45,8 @@ def load_templates(name_or_file: str) -> tuple[str, ...]:
         raise ConfigError(
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"
         )
+    if name_or_file.endswith(".json"):
+        return _checked([text.replace("{c}", "{}") for text in _json_list(Path(name_or_file))])
     lines = (line.strip() for line in Path(name_or_file).read_text(encoding="utf-8").splitlines())
     return _checked(tuple(line for line in lines if line and not line.startswith("#")))
 
@@ -78,6 +83,16 @@ def class_embeddings(text_embeds: Float[np.ndarray, "CT E"], *, templates: int) 
     unit = _unit(text_embeds.astype(np.float64), "text embedding")
     mean = unit.reshape(-1, templates, unit.shape[1]).mean(axis=1)
     return _unit(mean, "mean embedding of class").astype(np.float32)
+
+
+def _json_list(path: Path) -> list[str]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON list of templates: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ConfigError(f'{path} is no JSON list of templates; write ["a photo of a {{}}."]')
+    return found
 
 
 def _unit(rows: np.ndarray, name: str) -> np.ndarray:

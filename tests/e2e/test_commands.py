@@ -153,6 +153,15 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     assert same.returncode == 0, same.stderr
     assert "paired" in same.stdout and "+0 to +0" in same.stdout
 
+    done = lit_jax(
+        *("evaluate", "--model", tmp_path / "out", "--data", labelled, "--preset", "lit"),
+        *("--tasks", "zero_shot", "--json", tmp_path / "lit.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    other = lit_jax("compare", tmp_path / "result.json", tmp_path / "lit.json")
+    assert other.returncode == 2
+    assert "canonical is false and true" in other.stderr and "size.height is 32 and 36" in other.stderr
+
 
 def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path):
     pytest.importorskip("torch", reason="--verify compares with PyTorch")
