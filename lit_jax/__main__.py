@@ -11,23 +11,24 @@ from difflib import get_close_matches
 from lit_jax.errors import ConfigError, LitJaxError
 
 COMMANDS = {
-    "quickstart": "The whole way in one command, on towers and pictures from the package index.",
-    "train": "Train; started again on the same workdir it goes on where it stopped.",
+    "quickstart": "The whole way, on towers and pictures from the package index.",
+    "train": "Train; started again on a workdir it goes on where it stopped.",
     "evaluate": "Measure retrieval and zero-shot classification.",
     "compare": "Two results of evaluate side by side, if they were measured alike.",
     "classify": "Which of some labels fits a picture, and how well.",
     "embed": "Pictures -> an index: a folder of vectors to search in.",
-    "search": "The pictures of an index that are nearest to a text or a picture.",
+    "search": "The pictures of an index nearest to a text or a picture.",
     "export": "Checkpoint -> Hugging Face folder with model card, checked.",
     "plan": "What a config costs on a TPU slice that need not be there.",
     "doctor": "The state of this machine, and of a workdir and its checkpoints.",
     "encoders": "The table of architectures.",
     "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
-    "inspect": "What is in a source: counts, sizes, lengths, duplicates, and a sheet of pairs.",
+    "inspect": "What is in a source: sizes, lengths, duplicates, a sheet of pairs.",
 }
 EXIT_CODES = (
-    "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or checkpoint, 5 not finite, "
-    "6 another process was lost or a step hung, 42 preempted and saved."
+    "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or\n"
+    "checkpoint, 5 not finite, 6 another process was lost or a step hung,\n"
+    "42 preempted and saved."
 )
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -81,7 +82,9 @@ def _check_file(args: Sequence[str]) -> None:
 
 
 def _help(values: flags.FlagValues, names: Sequence[str]) -> list[str]:
-    return [f"  --{name:<13} {values[name].help}" for name in names]
+    return [
+        textwrap.fill(f"  --{name:<13} {values[name].help}", 80, subsequent_indent=" " * 18) for name in names
+    ]
 
 
 def _sentence(error: Exception) -> str:

@@ -8,7 +8,7 @@ import click
 
 @click.command()
 @click.argument("source")
-@click.option("--output", required=True, help="Directory of the prepared set; it gains the split.")
+@click.option("--output", required=True, help="Directory of the set; it gains the split.")
 @click.option("--name", required=True, help="Name of the set, in small letters.")
 @click.option("--split", required=True, help="Name of the split, e.g. train.")
 @click.option(
@@ -16,8 +16,8 @@ import click
 )
 @click.option("--caption", help="Feature, column or key of the captions [default: found].")
 @click.option("--on-bad-record", type=click.Choice(["error", "skip"]), default="error", show_default=True)
-@click.option("--resize", type=click.IntRange(min=1), help="Pixels of the shorter side of larger pictures.")
-@click.option("--dedup", is_flag=True, help="Leave out a picture that an earlier record has.")
+@click.option("--resize", type=click.IntRange(min=1), help="Pixels of the shorter side, at most.")
+@click.option("--dedup", is_flag=True, help="Leave out pictures that came before.")
 @click.option("--verify", is_flag=True, help="Decode each picture to find the broken ones.")
 @click.option("--processes", type=click.IntRange(min=1), help="That write [default: one a core].")
 def main(

@@ -40,10 +40,20 @@ def trained(tmp_path_factory):
     return folder
 
 
+def fits_a_screen(text):
+    lines = text.splitlines()
+    return len(lines) < 24 and max(map(len, lines)) <= 80  # One line is the prompt's.
+
+
+def test_all_commands_fit_a_screen():
+    done = lit_jax()
+    assert done.returncode == 2 and fits_a_screen(done.stdout)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_on_one_screen(command):
     done = lit_jax(command, "--help")
-    assert done.returncode == 0 and len(done.stdout.splitlines()) <= 40
+    assert done.returncode == 0 and fits_a_screen(done.stdout)
     assert done.stdout.startswith(f"Usage: lit-jax {command}")
 
 
