@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -260,3 +262,21 @@ def test_the_encoders_are_listed_as_a_table_and_as_json():
     lines = lit_jax("encoders").stdout.splitlines()
     assert len(lines) == len(rows) + 2
     assert next(line for line in lines if line.startswith("distilbert")).split()[1:3] == ["text", "no"]
+
+
+@pytest.mark.slow
+def test_a_train_command_that_is_told_to_end_saves_and_exits_with_status_42(tmp_path):
+    args = ["--config", f"{CONFIG}:smoke", "--config.steps", "100000", "--workdir", tmp_path / "run"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "lit_jax", "train", *map(str, args)], stderr=subprocess.PIPE, text=True
+    )
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 300
+    while not (metrics.is_file() and '"step": 10' in metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    told = time.monotonic()
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 42 and time.monotonic() - told < 30
+    assert "told to end (SIGTERM)" in said.splitlines()[-1] and "start again" in said.splitlines()[-1]
+    done = lit_jax("doctor", "--workdir", tmp_path / "run")
+    assert done.returncode == 0 and "training would go on from step" in done.stdout
