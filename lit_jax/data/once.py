@@ -55,7 +55,7 @@ def image_batches(
         called = f"record {index}"
         try:
             record = source[index]
-            called += f" ({record['id']})"
+            called += f": {record['id']}"
             return _Row(index, decode(record["image"]))
         except DataError as e:
             if on_bad_record == "error":
