@@ -124,13 +124,13 @@ def test_embed_after_a_kill_redoes_no_finished_shard(place, model, index, tmp_pa
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
-        ("classify {}/notes.txt --model {}/model --labels red,blue", 3, "notes.txt): not an image"),
+        ("classify {}/notes.txt --model {}/model --labels red,blue", 3, "notes.txt: not an image"),
         ("classify {}/vast.png --model {}/model --labels red,blue", 3, "10000x10000 pixels, more than"),
         ("classify {}/none.png --model {}/model --labels red,blue", 3, "none.png' cannot be read"),
         ("classify {}/pairs/000.png --model {}/none --labels red,blue", 4, "none does not exist"),
         ("classify {}/pairs/000.png --model {}/model", 2, "there are no labels"),
         ("classify {}/pairs/000.png --model {}/model --labels red,red", 3, "stand more than once"),
-        ("embed {}/notes.txt --model {}/model --output {}/bad", 3, "notes.txt): not an image"),
+        ("embed {}/notes.txt --model {}/model --output {}/bad", 3, "notes.txt: not an image"),
         ("embed {}/pairs/000.png --model {}/model --output {}/pairs", 2, "exists and is no index"),
         ("embed {}/pairs --model {}/other --output {}/index --shard-size 10", 2, "an index of another model"),
         ("search {}/index --query red --model {}/other", 3, "was made by another model"),
