@@ -58,7 +58,8 @@ SWIN = {
     "window_size": 4,
     "mlp_ratio": 2.0,
 }
-SWINV2 = SWIN | {"model_type": "swinv2"}
+# Wider, since a cosine of few channels magnifies rounding, in PyTorch as well.
+SWINV2 = SWIN | {"model_type": "swinv2", "embed_dim": 32}
 ERNIE = BERT | {"model_type": "ernie"}
 MPNET = BERT | {"model_type": "mpnet"}
 ALBERT = BERT | {"model_type": "albert", "embedding_size": 16}

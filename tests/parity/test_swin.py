@@ -113,7 +113,7 @@ def test_names_in_memory_of_transformers_5_and_those_of_task_models_are_read(hf,
 
 def test_the_sharpest_cosine_attention_of_swinv2_is_that_of_pytorch(tmp_path):
     # With heads of one channel every cosine is 1 or -1: a token alone in its corner may prefer strangers to itself.
-    theirs = torch_tower(SWINV2 | {"window_size": 2, "num_heads": [8, 16]}, tmp_path)
+    theirs = torch_tower(SWINV2 | {"window_size": 2, "embed_dim": 8, "num_heads": [8, 16]}, tmp_path)
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             if name.endswith("logit_scale"):
