@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from lit_jax.encoders import swin
@@ -79,7 +78,7 @@ def unit(x: Float[Array, "B W M H K"]) -> Float[Array, "B W M H K"]:
     """Vectors of length one; the zeros that pad a grid stay zeros."""
     exact = x.astype(jnp.float32)
     squared = jnp.sum(exact * exact, axis=-1, keepdims=True)
-    return (exact * lax.rsqrt(jnp.maximum(squared, 1e-24))).astype(x.dtype)
+    return (exact / jnp.sqrt(jnp.maximum(squared, 1e-24))).astype(x.dtype)
 
 
 class Attention(nn.Module):

@@ -118,6 +118,8 @@ def test_the_sharpest_cosine_attention_of_swinv2_is_that_of_pytorch(tmp_path):
         for name, parameter in theirs.named_parameters():
             if name.endswith("logit_scale"):
                 parameter.fill_(6.0)
+            elif "position_bias_mlp.2" in name:
+                parameter.zero_()  # Scores of a hundred, and nothing to round in them.
     theirs.save_pretrained(tmp_path)
     module, _, params = our_tower("vision", tmp_path)
     compare(theirs, module, params, pictures(32, 32))
