@@ -25,6 +25,8 @@ COMMANDS = {
     "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
     "inspect": "What is in a source: sizes, lengths, duplicates, a sheet of pairs.",
 }
+# PyTorch compares, or a config file, which is anyone's Python, may want it; the others answer sooner without.
+WITH_TORCH = ("quickstart", "train", "export", "plan")
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or\n"
     "checkpoint, 5 not finite, 6 another process was lost or a step hung,\n"
@@ -34,6 +36,7 @@ EXIT_CODES = (
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process with its documented status."""
+    own_process = args is None
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print("Usage: lit-jax COMMAND [OPTIONS]\n\nDual encoders in pure JAX.\n")
@@ -47,6 +50,8 @@ def main(args: Sequence[str] | None = None) -> None:
     )  # Orbax logs the stack of every error that it also raises.
     # Pillow's advice on pictures that `pictures` refuses in a sentence of its own.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
+    if own_process and args[0] not in WITH_TORCH:
+        os.environ.setdefault("LIT_JAX_TORCH", "0")  # Read in _transformers, also by worker processes.
     try:
         run(args[0], args[1:])
     except LitJaxError as error:

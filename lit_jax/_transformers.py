@@ -1,10 +1,26 @@
-"""The one door to `transformers`: imports it without its advice to install torch, which lit_jax does not need."""
+"""The one door to `transformers`: imports it without its advice to install torch, which lit_jax does not need.
+
+With LIT_JAX_TORCH=0 in the environment transformers takes torch for not installed, whose import would take it seconds;
+commands that have no use for it set that (see `__main__`).
+"""
 
 import os
+import sys
+from typing import Any
 
 # Read at every (repeated) import of parts of it; whoever wants the advice sets the variable to the empty string.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
-import transformers
+if os.environ.get("LIT_JAX_TORCH") == "0" and not {"torch", "transformers"} & sys.modules.keys():
+    modules: dict[str, Any] = sys.modules
+    modules["torch"] = None  # Not to be found, while transformers looks; it remembers the answer.
+    try:
+        import transformers
+
+        transformers.utils.is_torch_available()
+    finally:
+        del modules["torch"]
+else:
+    import transformers
 
 __all__ = ["transformers"]

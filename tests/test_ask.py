@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,6 +146,19 @@ def test_a_mistake_ends_in_one_sentence_and_its_status(place, index, capfd, recw
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("lit-jax: ") and says in said[0]
     assert not [one for one in recwarn if "bomb" in str(one.message)]  # Would be lines of their own.
+
+
+def test_a_command_does_without_torch_where_it_is_installed(place, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    (tmp_path / "torch-9.0.0.dist-info").mkdir()
+    (tmp_path / "torch-9.0.0.dist-info" / "METADATA").write_text("Name: torch\nVersion: 9.0.0\n")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    args = ["-m", "lit_jax", "classify", "none.png", "--labels", "red", "--model", str(place / "model")]
+    done = subprocess.run(
+        [sys.executable, *args], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1) and "none.png" in done.stderr
 
 
 def test_a_damaged_shard_is_named(place, model, index, tmp_path):
