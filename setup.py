@@ -50,6 +50,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["lit_jax", "lit_jax.*"]), "lit_jax.configs"],
     package_dir={"lit_jax.configs": "configs"},
+    package_data={"lit_jax.evals": ["*.toml"]},
     install_requires=CORE,
     extras_require={
         "quickstart": QUICKSTART,

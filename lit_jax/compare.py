@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from lit_jax.errors import ConfigError, DataError
-from lit_jax.evals.bootstrap import Interval, Result, estimate, paired
+from lit_jax.evals.bootstrap import Interval, estimate, paired
 from lit_jax.evals.protocol import differences, fingerprint
-from lit_jax.evals.retrieval import Retrieved
-from lit_jax.evals.zero_shot import Classified
+from lit_jax.evals.results import from_rows
 
-RESULTS: dict[str, Any] = {"retrieval": Retrieved, "zero_shot": Classified}
 _SHOWN = 60  # Characters of a value in which two protocols differ.
 
 
@@ -56,7 +54,10 @@ def read(path: str | Path) -> dict[str, Any]:
                 )
             if found["intervals"][task].keys() != metrics.keys():
                 raise KeyError(task)
-            if task in found.get("queries", {}) and estimate(_queries(task, found)) != metrics:
+            if (
+                task in found.get("queries", {})
+                and estimate(from_rows(task, found["queries"][task])) != metrics
+            ):
                 raise DataError(
                     f"the metrics of {task} in {path} are not those of its queries; evaluate again"
                 )
@@ -78,7 +79,7 @@ def read(path: str | Path) -> dict[str, Any]:
 def _task(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     on_queries = None
     if task in a.get("queries", {}) and task in b.get("queries", {}):
-        on_queries = paired(*(_queries(task, result) for result in (a, b)), **_bootstrap(a))
+        on_queries = paired(*(from_rows(task, result["queries"][task]) for result in (a, b)), **_bootstrap(a))
     rows = {}
     for name, x in a["metrics"][task].items():
         y = b["metrics"][task][name]
@@ -101,11 +102,6 @@ def independent(x: float, x_in: Sequence[float], y: float, y_in: Sequence[float]
     """An interval of y - x from those of x and y."""
     d = y - x
     return d - np.hypot(y - y_in[0], x_in[1] - x).item(), d + np.hypot(y_in[1] - y, x - x_in[0]).item()
-
-
-def _queries(task: str, result: Mapping[str, Any]) -> Result:
-    numbers = {name: np.array(text.split(), np.int64) for name, text in result["queries"][task].items()}
-    return RESULTS[task](**numbers)
 
 
 def _bootstrap(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from jaxtyping import Float
 from lit_jax import hub, pretrained, processing
 from lit_jax.data import Source
 from lit_jax.distributed import fetch
+from lit_jax.embedding import embed_images, embed_texts
 from lit_jax.evals.prompts import class_embeddings, class_texts
-from lit_jax.evaluate import embed_images, embed_texts
 from lit_jax.sharding import make_mesh, put
 from lit_jax.train_step import make_embed_step
 
@@ -31,6 +32,7 @@ class Embedder:
     """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
 
     `model` is a folder or a Hub id; `text_length` in tokens is by default what the tokenizer states, at most 512.
+    `image_processor` makes of the model's own the one that is used.
     Raises ConfigError or WeightError.
     """
 
@@ -42,12 +44,15 @@ class Embedder:
         text_length: int | None = None,
         dtype: DTypeLike = jnp.float32,
         allow_pickle: bool = False,
+        image_processor: Callable[[Any], Any] | None = None,
     ) -> None:
         self.name = str(model)
         folder = hub.find(model, allow_pickle=allow_pickle)
         loaded = pretrained.read_dual(folder, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
         self.config = loaded.module.config
         self.processor = processing.load_processor(folder)
+        if image_processor is not None:
+            self.processor.image_processor = image_processor(self.processor.image_processor)
         self.mesh = make_mesh()
         self.batch_size = self._rows(batch_size)
         self.text_length = text_length or min(self.processor.tokenizer.model_max_length, 512)
@@ -65,10 +70,16 @@ class Embedder:
         *,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        tower: bool = False,
     ) -> Float[np.ndarray, "N E"]:
-        """Of every picture of `source`, in order. Raises DataError for one that cannot be read."""
+        """Of every picture of `source`, in order; what the image `tower` gives, before the projection, if asked for.
+
+        Raises DataError for one that cannot be read.
+        """
         rows = batch_size or min(self.batch_size, self._rows(len(source)))
-        return embed_images(self._embed, self._params, source, self._decode, self.mesh, rows, progress)
+        return embed_images(
+            self._embed, self._params, source, self._decode, self.mesh, rows, progress, tower=tower
+        )
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
         """Of every text, in order, in a batch as long as the longest needs. Raises DataError for none."""

@@ -11,9 +11,9 @@ from lit_jax import processing, saving, sums
 from lit_jax._transformers import transformers
 from lit_jax.card import Data, Evaluation, Tower, model_card
 from lit_jax.data import open_source
+from lit_jax.embedding import captions_of
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.evals.retrieval import chance
-from lit_jax.evaluate import captions_of
 from lit_jax.folders import replaced
 from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.run import METRICS, Trained, read_run

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from lit_jax import hub, ingredients
 from lit_jax.data import open_source, prepare
+from lit_jax.embedding import captions_of
 from lit_jax.errors import DataError
 from lit_jax.evals.retrieval import chance
-from lit_jax.evaluate import captions_of
 from lit_jax.export import About, export, results, verify
 from lit_jax.terminal import progress
 from lit_jax.train import train

@@ -18,9 +18,9 @@ from lit_jax.accumulate import check_micro_batch
 from lit_jax.data import Source, open_source, train_batches
 from lit_jax.decode import make_train_decode
 from lit_jax.distributed import check_same, first, share
+from lit_jax.embedding import embed_captions, embed_images, embed_pooled
 from lit_jax.errors import CheckpointError, ConfigError, DataError, PreemptedError
 from lit_jax.evals.retrieval import retrieval
-from lit_jax.evaluate import embed_captions, embed_images, embed_pooled
 from lit_jax.feed import Feed
 from lit_jax.lock import held
 from lit_jax.optim import merge

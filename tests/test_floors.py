@@ -47,10 +47,10 @@ FLOORS = [
     ],
     ["keywords", "accumulate", "evals", "card", "nearest"],
     ["train_step"],
-    ["model", "cache", "evaluate", "compare", "run"],
+    ["model", "cache", "embedding", "compare", "run"],
     ["train", "export", "dry", "doctor", "embedder"],
-    ["quickstart", "plan", "index"],
-    ["ask"],
+    ["quickstart", "plan", "index", "measure"],
+    ["ask", "evaluate"],
     ["commands"],
     ["__main__"],
 ]

@@ -2,63 +2,82 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 
 @click.command()
-@click.option("--model", required=True, help="Folder or Hub id of a dual encoder.")
-@click.option("--data", required=True, help="Source of pairs, e.g. folder:DIR or tfds:NAME/SPLIT.")
-@click.option(
-    "--tasks", default="retrieval", show_default=True, help="Comma-separated: retrieval, zero_shot."
-)
-@click.option("--templates", help="Prompt set or file, for zero_shot [default: the preset's, else name].")
-@click.option(
-    "--preset", help="Prompts and pictures as lit, open_clip or clip_benchmark [default: the model's]."
-)
-@click.option("--text-length", type=click.IntRange(min=2), help="Tokens [default: the tokenizer's].")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--model", metavar="MODEL", required=True, help="Folder or Hub id of a dual encoder.")
+@click.option("--data", metavar="SOURCE", help="Pairs, e.g. folder:DIR or tfds:NAME/SPLIT.")
+@click.option("--task", metavar="NAME", help="A usual set by its name, e.g. cifar100 or coco_captions.")
+@click.option("--tasks", metavar="A,B", help="retrieval multilingual zero_shot few_shot linear_probe")
+@click.option("--captions", metavar="A,B", help="Their column; for multilingual one a language: en,de")
+@click.option("--templates", metavar="SET", help="Prompt set or file, for zero_shot.")
+@click.option("--class-names", metavar="FILE", help="Names of the classes, for zero_shot.")
+@click.option("--preset", metavar="NAME", help="Prompts and pictures as lit, open_clip, clip_benchmark.")
+@click.option("--train", metavar="SOURCE", help="What few_shot and linear_probe learn from.")
+@click.option("--shots", metavar="K,K", default="1,5,10", show_default=True, help="Pictures a class.")
+@click.option("--seeds", metavar="N", default=3, show_default=True, help="Draws of the shots.")
+@click.option("--features", metavar="KIND", default="embedding", help="To learn from: embedding or tower.")
+@click.option("--text-length", metavar="N", type=click.IntRange(min=2), help="Tokens.")
+@click.option("--batch-size", metavar="N", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
-def main(
-    model: str,
-    data: str,
-    tasks: str,
-    templates: str | None,
-    preset: str | None,
-    text_length: int | None,
-    batch_size: int,
-    allow_pickle: bool,
-    json_path: Path | None,
-) -> None:
-    """Measure retrieval and zero-shot classification of a model on a source."""
+@click.option("--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write it all.")
+def main(tasks: str | None, captions: str | None, shots: str, json_path: Path | None, **options: Any) -> None:
+    """Measure retrieval, zero-shot classification and linear classifiers."""
     from lit_jax import distributed
     from lit_jax.evaluate import evaluate
-    from lit_jax.terminal import progress, table
+    from lit_jax.terminal import progress
 
+    try:
+        numbers = [int(k) for k in _words(shots)]
+    except ValueError:
+        raise click.BadParameter(
+            f"{shots!r} are no whole numbers; want e.g. 1,5,10", param_hint="--shots"
+        ) from None
     distributed.start()
     with progress("images", show=distributed.first()) as report:
         result = evaluate(
-            model,
-            data,
-            tasks=[task.strip() for task in tasks.split(",") if task.strip()],
-            templates=templates,
-            preset=preset,
-            text_length=text_length,
-            batch_size=batch_size,
-            allow_pickle=allow_pickle,
-            progress=report,
+            tasks=_words(tasks), captions=_words(captions), shots=numbers, progress=report, **options
         )
     if not distributed.first():
         return
-    for task, found in result["metrics"].items():
-        by_chance = result["chance"][task]
-        between = {
-            name: " to ".join(f"{end:.4g}" for end in ends)
-            for name, ends in result["intervals"][task].items()
-        }
-        rows = [(n, f"{value:.4g}", between[n], f"{by_chance[n]:.4g}") for n, value in found.items()]
-        print(table((task, "found", f"{result['bootstrap']['level']:.0%}", "chance"), rows))
+    for task in result["metrics"]:
+        print(_multilingual(result) if task == "multilingual" else _table(result, task))
         print(f"protocol {result['fingerprints'][task]}\n")
     if json_path:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _table(result: dict[str, Any], task: str, only: str = "") -> str:
+    """The metrics of a task whose names begin with `only`."""
+    from lit_jax.terminal import table
+
+    rows = []
+    for name, value in result["metrics"][task].items():
+        if name.startswith(only):
+            between = " to ".join(f"{end:.4g}" for end in result["intervals"][task][name])
+            by_chance = result["chance"][task].get(name)
+            rows.append((name, f"{value:.4g}", between, "" if by_chance is None else f"{by_chance:.4g}"))
+    return table((task, "found", f"{result['bootstrap']['level']:.0%}", "chance"), rows)
+
+
+def _multilingual(result: dict[str, Any]) -> str:
+    """Recalls of every language, and all metrics of their mean."""
+    from lit_jax.terminal import table
+
+    found = result["metrics"]["multilingual"]
+    columns = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    rows = [
+        (language, *(f"{found[f'{language}/{name}']:.4g}" for name in columns))
+        for language in dict.fromkeys(name.partition("/")[0] for name in found)
+    ]
+    head = ("recall", *("image to text" if "image_to" in c else "text to image" for c in columns))
+    ks = ("", *(c.partition("_recall")[2] for c in columns))
+    heads = tuple(f"{a} {b}".strip() for a, b in zip(head, ks, strict=True))
+    return f"{table(heads, rows)}\n\n{_table(result, 'multilingual', 'mean/')}"

@@ -29,6 +29,32 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a simple picture that shows a {}.",
         "the symbol for {}.",
     ),
+    "small": (
+        "a photo of a {}.",
+        "a small photo of a {}.",
+        "a blurred photo of a {}.",
+        "a {} in few pixels.",
+    ),
+    "rendition": (
+        "a picture of a {}.",
+        "a drawing of a {}.",
+        "a sketch of a {} in pencil.",
+        "a painting that shows a {}.",
+        "a toy or a figure of a {}.",
+        "a {} as an artist sees it.",
+    ),
+    "texture": ("a {} texture.", "a surface that is {}.", "a close photo of something {}."),
+    "satellite": (
+        "a satellite photo of {}.",
+        "{} seen from above.",
+        "an aerial picture that shows {}.",
+    ),
+    "food": ("a photo of {}, a dish.", "a plate of {}.", "{}, ready to be eaten."),
+    "flower": ("a photo of a {}, a flower.", "a {} in bloom."),
+    "pet": ("a photo of a {}, a breed of animal.", "a {} at home.", "the face of a {}, a pet."),
+    "bird": ("a photo of a {}, a bird.", "a {} on a branch.", "a bird of the species {}."),
+    "car": ("a photo of a {}, a car.", "a {} on the road.", "a car: the {}."),
+    "place": ("a photo of a place: {}.", "the inside or the outside of a {}.", "a view of a {}."),
 }
 
 
@@ -51,22 +77,28 @@ def load_templates(name_or_file: str) -> tuple[str, ...]:
     return _checked(tuple(line for line in lines if line and not line.startswith("#")))
 
 
-def class_texts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
+def class_texts(names: Sequence[str], templates: Sequence[str], *, repeated: bool = False) -> list[str]:
     """Each name in each template, class by class: [C*T], the T texts of a class next to each other.
 
-    Raises DataError for no names, blank names and names that stand twice; ConfigError for bad templates.
+    Raises DataError for no names, blank names and, unless `repeated`, names that stand twice; ConfigError for bad
+    templates.
     """
     names = [name.strip() for name in names]
     if not names:
         raise DataError("there are no class names; zero-shot classification needs at least one")
     if "" in names:
         raise DataError(f"class {names.index('')} has a blank name; every class needs one")
-    if twice := [name for name, n in Counter(names).items() if n > 1]:
+    if not repeated and (twice := repeats(names)):
         raise DataError(
             f"class names stand more than once: {', '.join(map(repr, twice[:10]))}; "
             f"every class needs a name of its own, or its accuracy means nothing"
         )
     return [template.replace("{}", name) for name in names for template in _checked(templates)]
+
+
+def repeats(names: Sequence[str]) -> list[str]:
+    """The names that stand more than once."""
+    return [name for name, n in Counter(names).items() if n > 1]
 
 
 def class_embeddings(text_embeds: Float[np.ndarray, "CT E"], *, templates: int) -> Float[np.ndarray, "C E"]:

@@ -8,6 +8,7 @@ from typing import Any
 Protocol = Mapping[str, Any]  # Of JSON's types.
 
 TIES = "lower index first"
+_FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # Of Pillow.
 
 
 def preprocessing(image_processor: Any) -> dict[str, Any]:
@@ -20,6 +21,52 @@ def preprocessing(image_processor: Any) -> dict[str, Any]:
         and not name.startswith("_")
         and name not in ("image_processor_type", "processor_class")
     }
+
+
+def in_words(
+    protocol: Protocol, *, data: str, templates: str | None = None, train: str | None = None
+) -> dict[str, str]:
+    """What each part of `protocol` means, for people: the same names, but for what is said beside another one.
+
+    `data` and `train` are the sources and `templates` the prompt set as they were named, which a fingerprint must not
+    depend on: the same content has it wherever it lies.
+    """
+    said = {name: str(value) for name, value in protocol.items() if name not in ("images", "texts")}
+    said["data"] = f"{data}, {protocol['images']} pictures (sha256 {protocol['data'][:8]})"
+    if "texts" in protocol:
+        texts = protocol["texts"]
+        said["texts"] = f"{texts if isinstance(texts, int) else len(texts)} captions"
+    said["image_processor"] = pixels_in_words(protocol["image_processor"])
+    if "text_length" in protocol:
+        said["text_length"] = f"at most {protocol['text_length']} tokens"
+    if "templates" in protocol:
+        first, *others = protocol["templates"]
+        said["templates"] = f"{templates}: {first!r}" + (f" and {len(others)} more" if others else "")
+        said["canonical"] = (
+            "prompts in lower case without punctuation" if protocol["canonical"] else "prompts as they are"
+        )
+    if isinstance(names := protocol.get("classes"), list):
+        said["classes"] = f"{len(names)}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+    if isinstance(languages := protocol.get("captions"), Mapping):
+        said["captions"] = ", ".join(f"{name} (sha256 {digest[:8]})" for name, digest in languages.items())
+    if "train" in protocol:
+        said["train"] = f"{train} (sha256 {protocol['train'][:8]})"
+    return said
+
+
+def pixels_in_words(fields: Protocol) -> str:
+    """What `preprocessing` says, in the order in which it is done."""
+    steps = []
+    if fields.get("do_resize"):
+        filter = _FILTERS.get(fields.get("resample", 2), "unknown")
+        steps.append(f"resized to {_size(fields['size'])}, {filter}")
+    if fields.get("do_center_crop"):
+        steps.append(f"cut in the middle to {_size(fields['crop_size'])}")
+    if fields.get("do_rescale"):
+        steps.append(f"times {fields['rescale_factor']:.6g}")
+    if fields.get("do_normalize"):
+        steps.append(f"mean {_numbers(fields['image_mean'])}, std {_numbers(fields['image_std'])}")
+    return "; ".join(steps) or "as they are"
 
 
 def fingerprint(protocol: Protocol) -> str:
@@ -38,3 +85,13 @@ def differences(first: Any, second: Any, name: str = "") -> list[tuple[str, Any,
             for row in differences(first.get(key), second.get(key), f"{name}.{key}".lstrip("."))
         ]
     return [] if first == second else [(name, first, second)]
+
+
+def _size(size: Mapping[str, int]) -> str:
+    if "shortest_edge" in size:
+        return f"a shortest side of {size['shortest_edge']}"
+    return " x ".join(str(size[side]) for side in ("height", "width") if side in size) or str(size)
+
+
+def _numbers(values: Any) -> str:
+    return " ".join(f"{value:.4g}" for value in (values if isinstance(values, list) else [values]))

@@ -1,0 +1,148 @@
+"""Linear classifiers on frozen picture features: ridge regression in closed form on k pictures a class, or on all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lit_jax.errors import ConfigError, DataError
+from lit_jax.evals import zero_shot
+from lit_jax.evals.zero_shot import Classified
+
+SHOTS, SEEDS = (1, 5, 10), 3
+# Regularisers that are tried, in units of the mean squared distance of a picture's features from their mean.
+GRID = tuple(4.0**power for power in range(3, -7, -1))
+RULE = "least squared error of left-out pictures (PRESS), over classes as 0 and 1; of equals the largest"
+DRAWN = "the first k of each class in numpy.random.default_rng(seed).permutation, seeds from 0"
+_ROWS = 4096  # Pictures whose scores are held at once.
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """The rank of each picture's class, from 1, for every number of shots and every seed, in that order."""
+
+    shots: Int[np.ndarray, " K"]
+    rank: Int[np.ndarray, " KSN"]
+    label: Int[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
+        """Means over seeds of the metrics of `zero_shot`, and the standard deviation of `top1` over them."""
+        found: dict[str, np.ndarray] = {}
+        for k, ranks in zip(self.shots, self.rank.reshape(len(self.shots), -1, len(self)), strict=True):
+            seeds = [Classified(rank, self.label).metrics(weight) for rank in ranks]
+            for name in seeds[0]:
+                found[f"{k}_shot_{name}"] = np.mean([seed[name] for seed in seeds], axis=0)
+            if len(seeds) > 1:
+                found[f"{k}_shot_top1_std"] = np.std([seed["top1"] for seed in seeds], axis=0, ddof=1)
+        return found
+
+
+def draw(
+    labels: Int[np.ndarray, " N"], shots: Sequence[int], seeds: int
+) -> list[list[Int[np.ndarray, " _"]]]:
+    """The pictures to learn from, for each of `shots` and each seed: that many a class, fewer among more.
+
+    Raises ConfigError for shots or seeds below 1, DataError for a class with fewer pictures.
+    """
+    if not shots or min(shots) < 1 or seeds < 1:
+        raise ConfigError(f"shots are {list(shots)} and seeds {seeds}; want numbers of 1 or more")
+    counts = np.bincount(labels)
+    if len(short := np.flatnonzero((counts > 0) & (counts < max(shots)))):
+        raise DataError(
+            f"class {short[0]} has {counts[short[0]]} pictures to learn from and {max(shots)} shots were asked for; "
+            "ask for fewer"
+        )
+    found = []
+    orders = [np.random.default_rng(seed).permutation(len(labels)) for seed in range(seeds)]
+    for k in shots:
+        found.append([order[_place(labels[order]) < k] for order in orders])
+    return found
+
+
+def _place(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """How many of the same class stand before each."""
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    place = np.empty(len(labels), np.int64)
+    place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return place
+
+
+def probe(
+    train: Float[np.ndarray, "M D"],
+    train_labels: Int[np.ndarray, " M"],
+    test: Float[np.ndarray, "N D"],
+    labels: Int[np.ndarray, " N"],
+) -> Classified:
+    """Learns from all of `train` and ranks the classes of `test`; classes that are not in `train` cannot win.
+
+    Raises DataError for fewer than two classes, features that are all alike or not finite, and a class in `labels`
+    that is not in `train_labels`.
+    """
+    known = np.unique(train_labels)
+    if len(missing := np.setdiff1d(labels, known)):
+        raise DataError(f"class {missing[0]} is in the test data alone; there is nothing to learn it from")
+    weights, offset = ridge(train, np.searchsorted(known, train_labels), len(known))
+    right, rank = np.searchsorted(known, labels), np.empty(len(labels), np.int64)
+    for start in range(0, len(test), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(test)))
+        scores = test[rows].astype(np.float64) @ weights + offset
+        own = np.take_along_axis(scores, right[rows, None], axis=1)
+        ahead = (scores > own) | ((scores == own) & (np.arange(len(known)) < right[rows, None]))
+        rank[rows] = 1 + ahead.sum(axis=1)
+    return Classified(rank, labels)
+
+
+def few_shot(
+    train: Float[np.ndarray, "M D"],
+    train_labels: Int[np.ndarray, " M"],
+    test: Float[np.ndarray, "N D"],
+    labels: Int[np.ndarray, " N"],
+    drawn: Sequence[Sequence[Int[np.ndarray, " _"]]],
+    shots: Sequence[int],
+) -> FewShot:
+    """`probe` of each selection of `drawn` (see `draw`), whose numbers are rows of `train`."""
+    ranks = [probe(train[some], train_labels[some], test, labels).rank for seeds in drawn for some in seeds]
+    return FewShot(np.array(shots, np.int64), np.concatenate(ranks), labels)
+
+
+def ridge(
+    rows: Float[np.ndarray, "M D"], labels: Int[np.ndarray, " M"], classes: int
+) -> tuple[Float[np.ndarray, "D C"], Float[np.ndarray, " C"]]:
+    """Weights and offset of the ridge regression from features to classes as 0 and 1, in float64.
+
+    The offset is not shrunk. Of the regularisers in GRID that one is taken whose squared error on pictures left out one
+    by one is least; it has a closed form as well (PRESS, Allen 1974), and is defined for one shot a class.
+    """
+    if classes < 2:
+        raise DataError(f"there is {classes} class to learn; a classifier wants two or more")
+    x = rows.astype(np.float64)
+    mean = x.mean(axis=0)
+    x -= mean
+    if not np.isfinite(x).all() or not (spread := float((x * x).sum()) / len(x)):
+        raise DataError("the features to learn from are all alike or not finite; look at the model's weights")
+    share = np.bincount(labels, minlength=classes) / len(x)
+    sums = np.zeros((classes, x.shape[1]))
+    np.add.at(sums, labels, x)
+    values, vectors = np.linalg.eigh(x.T @ x)
+    values, turned = np.maximum(values, 0), vectors.T @ sums.T  # D C
+    shrunk = [1 / (values + strength * spread) for strength in GRID]
+    errors = np.zeros(len(GRID))
+    for start in range(0, len(x), _ROWS):
+        part, label = x[start : start + _ROWS] @ vectors, labels[start : start + _ROWS]
+        for i, one in enumerate(shrunk):
+            left = -(share + part @ (one[:, None] * turned))
+            left[np.arange(len(label)), label] += 1
+            leverage = 1 / len(x) + (part * part) @ one
+            errors[i] += float(np.square(left / (1 - leverage)[:, None]).sum())
+    weights = vectors @ (shrunk[int(np.argmin(errors))][:, None] * turned)
+    return weights, share - mean @ weights
+
+
+def chance(classes: int, shots: Sequence[int]) -> dict[str, float]:
+    """What a random order of the classes gives on average, under the keys of `FewShot.metrics`."""
+    return {f"{k}_shot_{name}": value for k in shots for name, value in zero_shot.chance(classes).items()}

@@ -1,0 +1,42 @@
+"""What a task found for each picture, as text in a result's JSON and back."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lit_jax.evals.bootstrap import Result
+from lit_jax.evals.few_shot import FewShot
+from lit_jax.evals.multilingual import Multilingual
+from lit_jax.evals.retrieval import Retrieved
+from lit_jax.evals.zero_shot import Classified
+
+_KINDS: dict[str, Any] = {
+    "retrieval": Retrieved,
+    "zero_shot": Classified,
+    "few_shot": FewShot,
+    "linear_probe": Classified,
+}
+
+
+def to_rows(result: Result) -> dict[str, str]:
+    """Each array of whole numbers that `result` holds, by its name; those of a language as `LANGUAGE/NAME`."""
+    if isinstance(result, Multilingual):
+        return {
+            f"{language}/{name}": row
+            for language, one in result.languages.items()
+            for name, row in to_rows(one).items()
+        }
+    return {name: " ".join(map(str, row.tolist())) for name, row in vars(result).items()}
+
+
+def from_rows(task: str, rows: Mapping[str, str]) -> Result:
+    """The result of `task` of which `to_rows` made `rows`. Raises what its class, or the parsing, does."""
+    if task == "multilingual":
+        languages: dict[str, dict[str, str]] = defaultdict(dict)
+        for name, row in rows.items():
+            language, _, field = name.rpartition("/")
+            languages[language][field] = row
+        return Multilingual({language: from_rows("retrieval", some) for language, some in languages.items()})  # type: ignore[misc]
+    return _KINDS[task](**{name: np.array(row.split(), np.int64) for name, row in rows.items()})
