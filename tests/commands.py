@@ -1,0 +1,24 @@
+"""What the commands take, as their parsers know it."""
+
+import contextlib
+import importlib
+import io
+import re
+from functools import cache
+
+
+@cache
+def options(command):
+    """The options of a command: of click's as they were declared, of a config command's as its help lists them."""
+    main = importlib.import_module(f"lit_jax.commands.{command}").main
+    if hasattr(main, "params"):
+        return frozenset(name for param in main.params for name in (*param.opts, *param.secondary_opts))
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        main(["--help"])
+    return frozenset(re.findall(r"--[\w-]+", text.getvalue()))
+
+
+def accepted(command, option):
+    """Whether `command` has `option`; --config.a.b is a field of the config."""
+    return option == "--help" or option.partition(".")[0] in options(command)

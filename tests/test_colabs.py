@@ -1,0 +1,107 @@
+"""The notebooks, run from top to bottom in small, offline."""
+
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+COLABS = sorted((ROOT / "colabs").glob("*.ipynb"))
+NAMES = {"quickstart", "zero_shot", "train_on_tpu", "export_to_huggingface"}
+
+
+def run(name, folder, **parameters):
+    """What the notebook prints, as one text, run in `folder` with `parameters` after the cell tagged so."""
+    notebook = nbformat.read(ROOT / "colabs" / f"{name}.ipynb", as_version=4)
+    at = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
+    known = {line.split(" = ")[0] for line in notebook.cells[at].source.splitlines()}
+    assert parameters.keys() <= known
+    lines = [f"{key} = {value!r}" for key, value in parameters.items()]
+    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(lines)))
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=folder)
+    return said(notebook)
+
+
+def said(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    figures = sum("image/png" in output.get("data", {}) for output in outputs)
+    return figures, "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Kernels find this checkout, draw without a screen, and leave no trace of IPython in the home directory."""
+    before = dict(os.environ)
+    path = os.pathsep.join(filter(None, (str(ROOT), before.get("PYTHONPATH"))))
+    os.environ.update(PYTHONPATH=path, IPYTHONDIR="", PYDEVD_DISABLE_FILE_VALIDATION="1")
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("colabs")
+    return folder, run("quickstart", folder, SIZE="smoke", STEPS=30, QUERY="a red circle")
+
+
+def test_the_four_notebooks_are_there():
+    assert {path.stem for path in COLABS} == NAMES
+
+
+@pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_without_outputs_and_reads_as_a_tutorial(path):
+    notebook = json.loads(path.read_text())
+    nbformat.validate(notebook)
+    cells = notebook["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert "pip install" in "".join(code[0]["source"])
+    assert 'find_spec("lit_jax") is None' in "".join(code[0]["source"])
+    assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# ")
+    assert len(cells) - len(code) >= 0.8 * len(code)  # Prose between cells.
+
+
+def test_quickstart_runs_from_towers_to_pytorch(trained):
+    folder, (figures, text) = trained
+    assert figures >= 5
+    assert "step 30/30" in text and "image_to_text_recall@5" in text and "protocol" in text
+    assert (folder / "quickstart_run" / "export" / "model.safetensors").is_file()
+
+
+def test_zero_shot_classifies_and_searches_pictures_of_ones_own(trained):
+    folder, _ = trained
+    figures, text = run("zero_shot", folder, MODEL="quickstart_run/export")
+    assert figures >= 5 and "48 pictures in zero_shot_run/pictures" in text
+    difference = float(text.partition("largest difference to classify:")[2].split()[0])
+    assert difference < 1e-5
+
+
+def test_train_on_tpu_is_taken_away_and_goes_on(tmp_path):
+    figures, text = run("train_on_tpu", tmp_path, STEPS=40, FSDP=2, PLAN="smoke")
+    assert figures >= 1 and "8 cpu device(s)" in text and "{'data': 4, 'fsdp': 2}" in text
+    assert "told to end (SIGTERM)" in text and "done at step 40" in text
+    rows = [json.loads(line) for line in (tmp_path / "tpu_run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == sorted(set(steps)) and steps[-1] == 40
+
+
+def test_export_to_huggingface_loads_the_folder_in_both_frameworks_and_uploads_nothing(trained):
+    folder, _ = trained
+    figures, text = run("export_to_huggingface", folder, WORKDIR="quickstart_run")
+    assert "license: apache-2.0" in text and "Not uploaded" in text and "logits (8, 8)" in text
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        assert "PyTorch is not installed" in text
+    else:
+        assert figures == 1 and "largest difference of 64 logits" in text
+
+
+@pytest.mark.slow
+def test_the_real_quickstart_notebook_runs(tmp_path):
+    figures, text = run("quickstart", tmp_path)
+    assert figures >= 5 and "step 160/160" in text
