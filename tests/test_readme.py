@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -132,8 +133,8 @@ def test_the_python_of_the_readme_runs_as_it_stands(home, monkeypatch):
     with redirect_stdout(said):
         names = run_blocks([first, second], home)
         inputs = names["inputs"]
-        images = inputs["pixel_values"].transpose(0, 2, 3, 1)
-        texts = {name: np.asarray(value) for name, value in inputs.items() if name != "pixel_values"}
+        images = jnp.asarray(inputs["pixel_values"].transpose(0, 2, 3, 1))
+        texts = {name: jnp.asarray(value) for name, value in inputs.items() if name != "pixel_values"}
         names = run_blocks(
             [third], home, lit_jax=lit_jax, images=images, texts=texts, processor=names["processor"]
         )
@@ -152,7 +153,7 @@ def test_the_python_of_transformers4_runs_as_it_stands(home, monkeypatch, tmp_pa
     write_msgpack(old / "flax_model.msgpack", as_flax(load_file(old / "model.safetensors")))
     (old / "model.safetensors").unlink()
     images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
-    pixels = np.zeros((2, 32, 32, 3), np.float32)
+    pixels = jnp.zeros((2, 32, 32, 3))
     names = run_blocks(
         blocks("docs/transformers4.md", "python"),
         home,
