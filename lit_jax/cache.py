@@ -60,6 +60,11 @@ def fingerprint(config: Any, weights: Params, image_processor: Any, source: Sour
     return digest.hexdigest()
 
 
+def path_of(folder: Path, key: str) -> Path:
+    """The file of the outputs with that fingerprint, which need not be there."""
+    return folder / f"{key[:32]}.npy"
+
+
 def pooled_images(
     folder: Path,
     key: str,
@@ -72,13 +77,13 @@ def pooled_images(
     on_bad_record: str = "skip",
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "R Dv"]:
-    """`pool` of every picture of `source`, in order, float32, memory-mapped from `folder`/`key`.npy.
+    """`pool` of every picture of `source`, in order, float32, memory-mapped from a file in `folder`.
 
     Computed if the file is not there; it appears only when complete. `pool` maps uint8 images on the mesh to [B Dv]. A
     picture that cannot be read has a row of NaN. `progress(done, total)` is called after each batch. Several processes
     each read their part of the pictures, and the first one writes.
     """
-    path = folder / f"{key[:32]}.npy"
+    path = path_of(folder, key)
     if not agreed(path.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.

@@ -1,48 +1,34 @@
 """What `lit-jax doctor` tells: the machine, and of a workdir which checkpoints are whole and what would be resumed."""
 
-import platform
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from lit_jax import __version__
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.errors import LitJaxError
-from lit_jax.run import CONFIG, METRICS, MODEL, checkpoints_of, read_recipe
+from lit_jax.machine import SESSIONS, machine
+from lit_jax.run import CONFIG, METRICS, MODEL, RANKS, checkpoints_of, read_recipe
 from lit_jax.sharding import make_mesh
 
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "libtpu",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "transformers",
-    "safetensors",
-)
 OURS = frozenset(
-    {CONFIG, MODEL, METRICS, "checkpoints", "tensorboard", "cache", "export", "lock"}
+    {
+        CONFIG,
+        MODEL,
+        METRICS,
+        RANKS,
+        SESSIONS,
+        "checkpoints",
+        "tensorboard",
+        "cache",
+        "export",
+        "lock",
+        "report.html",
+    }
 )  # Of a workdir.
 _GB = 1e9
 
-
-def machine() -> dict[str, Any]:
-    """Versions, and the devices that JAX sees. Asking for the devices takes them, as training would."""
-    found = {name: _version(name) for name in PACKAGES}
-    devices = jax.devices()
-    return {
-        "lit_jax": __version__,
-        "python": platform.python_version(),
-        "packages": {name: number for name, number in found.items() if number is not None},
-        "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "processes": jax.process_count(),
-    }
+__all__ = ["ill", "machine", "report", "workdir"]
 
 
 def workdir(folder: str | Path) -> dict[str, Any]:
@@ -114,13 +100,6 @@ def _strays(folder: Path, checkpoints: Checkpoints, health: Mapping[int, str | N
                 what = "no complete checkpoint; not taken for one"
             strays.append({"path": f"checkpoints/{path.name}", "what": what})
     return strays
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def report(found: Mapping[str, Any]) -> str:

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from lit_jax.data import Record, Source, open_source
+from lit_jax.data import Source, open_source
 from lit_jax.data.given import GivenPictures, Picture
+from lit_jax.data.part import Part
 from lit_jax.distributed import agreed, everyone, first
 from lit_jax.embedder import Embedder, opened
 from lit_jax.errors import ConfigError, DataError
@@ -52,6 +53,8 @@ class Index:
     width: int  # E
     shard_size: int
     format: str
+    source: str  # What `open_source` takes, or "pictures" where paths were given: then they are the ids.
+    source_fingerprint: str
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
@@ -67,7 +70,10 @@ class Index:
                 folder,
                 *(
                     found[name]
-                    for name in ("model", "fingerprint", "pictures", "width", "shard_size", "format")
+                    for name in (
+                        *("model", "fingerprint", "pictures", "width", "shard_size", "format"),
+                        *("source", "source_fingerprint"),
+                    )
                 ),
             )
             numbers = (index.pictures, index.width, index.shard_size)
@@ -153,7 +159,7 @@ def embed(
                 if progress:
                     progress(start + done, total)
 
-            part = _Part(source, start, stop)
+            part = Part(source, start, stop)
             batch = model.batch_size if shards > 1 else None  # One size, compiled once.
             rows = model.pictures(part, batch_size=batch, progress=told)
             if first():
@@ -168,31 +174,6 @@ def embed(
         )
     everyone("index")
     return Index.open(out)
-
-
-class _Part:
-    """The records from `start` to `stop` of a source, which notes the ids of those that were read."""
-
-    def __init__(self, source: Source, start: int, stop: int):
-        self._source, self._start, self._rows = source, start, stop - start
-        self.spec = f"{source.spec}[{start}:{stop}]" if self._rows < len(source) else source.spec
-        self.class_names = source.class_names
-        self._ids: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def __getitem__(self, index: int) -> Record:
-        record = self._source[self._start + index]
-        self._ids[index] = record["id"]
-        return record
-
-    def ids(self) -> list[str]:
-        """Of all records, where need be of those that another process has read."""
-        return [self._ids.get(index) or self[index]["id"] for index in range(len(self))]
-
-    def fingerprint(self) -> str:
-        return f"{self._source.fingerprint()}[{self._start}:{len(self)}]"
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The whole way: towers, pairs, training, evaluation before and after, export."""
+"""The whole way: towers, pairs, training, evaluation before and after, export, report."""
 
 import logging
 from pathlib import Path
@@ -10,6 +10,7 @@ from lit_jax.embedding import captions_of
 from lit_jax.errors import DataError
 from lit_jax.evals.retrieval import chance
 from lit_jax.export import About, export, results, verify
+from lit_jax.report import report
 from lit_jax.terminal import progress
 from lit_jax.train import train
 
@@ -32,6 +33,7 @@ class Outcome(NamedTuple):
     after: dict[str, float]
     chance: dict[str, float]
     differences: dict[str, float] | None  # To PyTorch, if it is installed.
+    report: Path  # The page about all of it.
 
 
 def quickstart(
@@ -76,7 +78,9 @@ def quickstart(
     differences = None
     if _torch_is_there():
         differences = verify(folder, config.data.test)
-    return Outcome(folder, before, after, chance(captions_of(test)[1], len(test)), differences)
+    return Outcome(
+        folder, before, after, chance(captions_of(test)[1], len(test)), differences, report(workdir)
+    )
 
 
 def brought(config: Any, *, vision: str | None, text: str | None, data: str | None) -> dict[str, bool]:
@@ -106,12 +110,20 @@ def _emoji(workdir: Path, by: str) -> tuple[str, str]:
     out = workdir / "data"
     specs = {part: f"tfds:{out}/{part}" for part in ("train", "test")}
     if not all(map(_is_there, specs.values())):
-        with progress("drawing emoji") as report:
-            pictures = ingredients.emoji_pairs(workdir / "emoji", by=by, progress=report)
+        with progress("drawing emoji") as told:
+            pictures = ingredients.emoji_pairs(workdir / "emoji", by=by, progress=told)
         for part, spec in specs.items():
             if not _is_there(spec):
                 log.info("preparing %s as ArrayRecord in %s", part, out)
-                prepare(open_source(f"folder:{pictures / part}"), out, name="openmoji", split=part)
+                about = _about()
+                prepare(
+                    open_source(f"folder:{pictures / part}"),
+                    out,
+                    name="openmoji",
+                    split=part,
+                    description=f"{about.data}. {about.data_description}",
+                    license=about.data_license,
+                )
     return specs["train"], specs["test"]
 
 

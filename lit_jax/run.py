@@ -1,8 +1,8 @@
 """A run put together from its recipe: towers, locks, optimiser, state, and what a workdir keeps of them.
 
 A workdir holds config.json (the recipe), model/ (a Hugging Face folder without weights), checkpoints/,
-metrics.jsonl, tensorboard/ and, where asked for, cache/. All of a run can be opened from there again, also where the
-towers are gone.
+metrics.jsonl, sessions.jsonl, ranks/, tensorboard/ and, where asked for, cache/. All of a run can be opened from
+there again, also where the towers are gone.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from lit_jax.train_step import State, init_state
 from lit_jax.typing import Params
 
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
+RANKS = "ranks"  # Of each evaluation: step_N.npz, from which the report has its intervals.
 _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ATTENTION = ("auto", "rows", "splash", "xla", "cudnn")  # See layers.Compute.
@@ -86,6 +87,7 @@ class Trained(NamedTuple):
     processor: Any
     params: Params
     step: int
+    tuned: int  # Of all parameters, those that training moves.
 
 
 def checkpoints_of(recipe: Recipe, workdir: Path) -> Checkpoints:
@@ -129,7 +131,8 @@ def read_run(workdir: Path, *, step: int | None = None) -> Trained:
         saved = checkpoints.read(step=step)
     loaded, processor = _described(workdir, found)
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), optim.merge(saved.tuned, saved.locked))
-    return Trained(found, loaded.module, processor, params, saved.step)
+    tuned = sum(leaf.size for leaf in jax.tree.leaves(saved.tuned))
+    return Trained(found, loaded.module, processor, params, saved.step, tuned)
 
 
 def compute_of(model: recipe.Model, platform: str | None = None) -> Compute:

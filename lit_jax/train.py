@@ -20,13 +20,15 @@ from lit_jax.decode import make_train_decode
 from lit_jax.distributed import check_same, first, share
 from lit_jax.embedding import embed_captions, embed_images, embed_pooled
 from lit_jax.errors import CheckpointError, ConfigError, DataError, PreemptedError
-from lit_jax.evals.retrieval import retrieval
+from lit_jax.evals.bootstrap import estimate
+from lit_jax.evals.retrieval import retrieve
 from lit_jax.feed import Feed
 from lit_jax.lock import held
+from lit_jax.machine import note_session, peak_memory
 from lit_jax.optim import merge
 from lit_jax.preemption import Notice
 from lit_jax.recipe import read
-from lit_jax.run import METRICS, Run, claim, loss_of, open_run, portable, trained
+from lit_jax.run import METRICS, RANKS, Run, claim, loss_of, open_run, portable, trained
 from lit_jax.sharding import check_batch, fsdp_rules, put_batch
 from lit_jax.skips import Skips
 from lit_jax.sums import FULL
@@ -163,7 +165,9 @@ def _loop(
         place.untested = False
         if not first():
             return {}
-        found = {f"test/{name}": value for name, value in retrieval(images, texts, owner).items()}
+        result = retrieve(images, texts, owner)
+        result.save(workdir / RANKS / f"step_{place.step}.npz")
+        found = {f"test/{name}": value for name, value in estimate(result).items()}
         writers.scalars(place.step, found)
         return found
 
@@ -194,6 +198,8 @@ def _loop(
         ledger_path=workdir / f"broken_records_{jax.process_index()}.jsonl",
     )
     claim(recipe, workdir)
+    if first():
+        note_session(workdir, start)
     if place.untested:
         evaluate()
     skips, before = Skips(), None
@@ -219,6 +225,7 @@ def _loop(
                 speed = (step - at) * recipe.batch_size / (now - since)
                 since, at = now, step
                 values |= {"lr": float(run.schedule(step - 1)), "pairs/s": speed, "data_wait": feed.waited()}
+                values |= peak_memory()
                 writers.scalars(step, values)
             tested: dict[str, float] = {}
             if last or (recipe.eval_every and step % recipe.eval_every == 0):

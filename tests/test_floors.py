@@ -28,8 +28,9 @@ FLOORS = [
         "augment",
         "pictures",
         "muon",
+        "machine",
     ],
-    ["encoders", "hub", "preemption", "lock"],
+    ["encoders", "hub", "preemption", "lock", "pages"],
     ["dual_encoder", "processing", "ingredients"],
     [
         "pretrained",
@@ -49,8 +50,9 @@ FLOORS = [
     ["train_step"],
     ["model", "cache", "embedding", "compare", "run"],
     ["train", "export", "dry", "doctor", "embedder"],
-    ["quickstart", "plan", "index", "measure"],
-    ["ask", "evaluate"],
+    ["report", "plan", "index", "measure"],
+    ["quickstart", "ask", "evaluate"],
+    ["demo"],
     ["commands"],
     ["__main__"],
 ]
@@ -63,6 +65,9 @@ ONLY = {
     "ml_collections": ["commands"],
     "absl": ["commands", "data"],  # data: grain asks a flag of its own, parsed or not.
     "click": ["commands"],
+    "jinja2": ["pages"],
+    "starlette": ["demo"],
+    "uvicorn": ["demo"],
     "transformers": ["_transformers"],
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts and p != PACKAGE / "__init__.py")

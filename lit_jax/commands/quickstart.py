@@ -39,4 +39,4 @@ def main(args: Sequence[str]) -> None:
     else:
         differences = [(name, f"{value:.2e}") for name, value in outcome.differences.items()]
         print(table(("largest difference to PyTorch", ""), differences))
-    print(f"model: {outcome.folder}")
+    print(f"model: {outcome.folder}\nreport: {outcome.report}")

@@ -3,10 +3,12 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from math import comb
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +30,23 @@ class Retrieved:
 
     def __len__(self) -> int:
         return len(self.image_rank)
+
+    def save(self, path: Path) -> None:
+        """Writes the ranks as npz, whole or not at all."""
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_suffix(".part")
+        with draft.open("wb") as file:
+            np.savez_compressed(file, **{name: row.astype(np.int32) for name, row in vars(self).items()})
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Retrieved":
+        """What `save` wrote. Raises DataError for anything else."""
+        try:
+            with np.load(path) as found:
+                return cls(*(found[field.name].astype(np.int64) for field in fields(cls)))
+        except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as e:
+            raise DataError(f"{path} holds no ranks ({type(e).__name__}); delete it") from e
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
         """As `retrieval`, for R draws of images with their texts; see `bootstrap`."""

@@ -1,0 +1,36 @@
+"""lit-jax demo --model DIR_OR_ID [--index INDEX]"""
+
+import click
+
+
+@click.command()
+@click.option("--model", required=True, help="Folder or Hub id of a dual encoder.")
+@click.option("--index", help="Folder that `lit-jax embed` wrote with this model, to search in.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any.")
+@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+def main(model: str, index: str | None, host: str, port: int, allow_pickle: bool) -> None:
+    """Serve a small web page: drop a picture, type labels, see probabilities; search an index.
+
+    It listens on this machine alone unless --host says otherwise, and asks nobody else for anything. Needs
+    pip install 'lit_jax[demo]'.
+    """
+    from lit_jax.embedder import Embedder
+    from lit_jax.errors import ConfigError
+    from lit_jax.index import Index
+
+    try:
+        from lit_jax.demo import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the demo needs {error.name}, which is not installed; pip install 'lit_jax[demo]'"
+        ) from error
+
+    opened = Index.open(index) if index else None
+    serve(
+        Embedder(model, allow_pickle=allow_pickle),
+        opened,
+        host=host,
+        port=port,
+        ready=lambda address: print(f"{address} (Ctrl-C ends it)", flush=True),
+    )

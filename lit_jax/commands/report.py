@@ -1,0 +1,16 @@
+"""lit-jax report --workdir DIR"""
+
+import click
+
+
+@click.command()
+@click.option("--workdir", required=True, help="Of the training run.")
+@click.option("--output", help="HTML file to write [default: report.html in the workdir].")
+def main(workdir: str, output: str | None) -> None:
+    """Write one self-contained page about a run: recipe, curves, metrics, pictures, machine.
+
+    What the workdir does not hold, such as a checkpoint or the test pictures, is named on the page.
+    """
+    from lit_jax.report import report
+
+    print(f"wrote {report(workdir, output)}")

@@ -1,0 +1,102 @@
+"use strict";
+// Sends a form and puts the server's answer, HTML that it has escaped, beside it. Pictures are dropped, pasted or chosen.
+
+const most = Number(document.body.dataset.most);
+
+function tell(form, sentence) {
+  const line = document.createElement("p");
+  line.className = "mistake words";
+  line.setAttribute("role", "alert");
+  line.textContent = sentence;
+  form.querySelector(".result").replaceChildren(line);
+}
+
+async function send(form, data) {
+  const place = form.querySelector(".result");
+  const button = form.querySelector("button");
+  const turn = (form.turn = (form.turn || 0) + 1);
+  const picture = data.get("picture");
+  if (picture && picture.size > most) {
+    tell(form, document.body.dataset.tooLarge);
+    return;
+  }
+  button.disabled = true;
+  place.classList.add("busy");
+  try {
+    const answer = await fetch(form.getAttribute("action"), { method: "POST", body: data });
+    const html = await answer.text();
+    if (turn === form.turn) place.innerHTML = html;
+  } catch {
+    if (turn === form.turn) tell(form, "The server does not answer; is lit-jax demo still running?");
+  }
+  if (turn === form.turn) {
+    button.disabled = false;
+    place.classList.remove("busy");
+  }
+}
+
+function ready(form) {
+  const drop = form.querySelector(".drop");
+  const input = drop.querySelector("input");
+  const image = drop.querySelector("img");
+  const query = form.querySelector("input[name=query]");
+
+  function classify() {
+    send(form, new FormData(form));
+  }
+
+  function search(byPicture) {
+    const data = new FormData();
+    if (byPicture) data.set("picture", input.files[0]);
+    else data.set("query", query.value);
+    send(form, data);
+  }
+
+  function show() {
+    const file = input.files[0];
+    URL.revokeObjectURL(image.src);
+    image.hidden = !file;
+    if (!file) return;
+    image.src = URL.createObjectURL(file);
+    image.alt = file.name;
+    if (query) search(true);
+    else if (form.labels.value.trim()) classify();
+  }
+
+  function take(files) {
+    if (!files.length) return;
+    const one = new DataTransfer();
+    one.items.add(files[0]);
+    input.files = one.files;
+    show();
+  }
+
+  form.take = take;
+  image.addEventListener("error", () => { image.hidden = true; });  // What is no picture, the server says.
+  input.addEventListener("change", show);
+  drop.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); input.click(); }
+  });
+  for (const name of ["dragenter", "dragover"]) {
+    drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  }
+  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+  drop.addEventListener("drop", (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    take(event.dataTransfer.files);
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (query) search(!query.value.trim() && input.files.length > 0);
+    else classify();
+  });
+}
+
+const forms = document.querySelectorAll("form");
+forms.forEach(ready);
+// A file dropped beside its place would take the page away.
+for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
+window.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) forms[0].take(event.clipboardData.files);
+});

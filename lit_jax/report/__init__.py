@@ -1,0 +1,94 @@
+"""One page about a run: what was trained on what, its numbers over steps, what the model sees, on what machine.
+
+The page is one file: style, charts and pictures are inside, and it forbids the browser every request.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lit_jax import pages
+from lit_jax.data import Source, open_source
+from lit_jax.errors import LitJaxError
+from lit_jax.evals.bootstrap import DRAWS, LEVEL
+from lit_jax.machine import machine
+from lit_jax.pictures import open_image
+from lit_jax.report import facts, numbers
+from lit_jax.report.album import Album, look
+from lit_jax.run import portable, read_recipe, read_run
+
+NAME = "report.html"
+SIDE, SMALL = 128, 40  # Pixels of a picture on the page, and of one beside the matrix.
+
+
+def report(workdir: str | Path, output: str | Path | None = None) -> Path:
+    """Writes the page about the run in `workdir` to `output`, by default WORKDIR/report.html, and returns its path.
+
+    What the workdir does not hold, such as a checkpoint or the pictures that were tested on, is named on the page.
+    Folders of this machine are not: of a path the last part stays. Raises CheckpointError where there is no run.
+    """
+    workdir = Path(workdir)
+    output = workdir / NAME if output is None else Path(output)
+    recipe = read_recipe(workdir)
+    rows, bounds = numbers.rows(workdir), numbers.bounds(workdir)
+    tested = numbers.tested(rows)
+    missing: list[str] = []
+    here = machine()
+    run = album = test = None
+    try:
+        run = read_run(workdir)
+        if recipe.data.test:
+            test = open_source(recipe.data.test, caption=recipe.data.caption or None)
+            album = look(run, test, workdir)
+        else:
+            missing.append("The run has no test data: no metrics, no pictures and no captions are shown.")
+    except LitJaxError as error:
+        missing.append(f"No pictures and captions are shown: {_public(error, workdir)}.")
+    if not rows:
+        missing.append("No step was logged yet, so there are no curves.")
+    if not {row["step"] for row in tested} <= bounds.keys():
+        missing.append("Not every evaluation kept its ranks, without which it has no interval.")
+    whole = album is not None and test is not None and album.records == len(test)
+    page = pages.render(
+        "report.html",
+        title=workdir.resolve().name,
+        facts=facts.facts(recipe, run, test),
+        measured=numbers.measured(tested, bounds, album.chance if album and whole else {}),
+        charts=numbers.charts(rows, bounds),
+        album=album,
+        pictures=_pictures(test, album, SIDE),
+        small=_pictures(test, album, SMALL),
+        cost=numbers.cost(rows, recipe.batch_size),
+        sessions=numbers.sessions(workdir),
+        machine=here,
+        here=numbers.versions(here),
+        recipe=json.dumps(portable(recipe), indent=1, ensure_ascii=False),
+        missing=missing,
+        level=f"{LEVEL:.0%}",
+        draws=DRAWS,
+        step=run.step if run else max((row["step"] for row in rows), default=0),
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draft = output.with_name(f".{output.name}.part")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(output)
+    return output
+
+
+def _public(error: Exception, workdir: Path) -> str:
+    """What an error says, without the folders that lead to the workdir."""
+    said = str(error).rstrip(".")
+    for path in dict.fromkeys((str(workdir.resolve()), str(workdir))):
+        said = said.replace(f"{path}/", "").replace(path, workdir.resolve().name)
+    return said
+
+
+def _pictures(test: Source | None, album: Album | None, side: int) -> dict[int, str]:
+    """Record -> its picture as a data: URI."""
+    if test is None or album is None:
+        return {}
+    records = album.shown if side == SIDE else {one.record for one in album.pictures}
+    return {i: pages.thumbnail(open_image(test[i]["image"]), side) for i in sorted(records)}

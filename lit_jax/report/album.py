@@ -1,0 +1,144 @@
+"""What a trained model sees in its test pairs: nearest captions and pictures, a matrix, the worst mistakes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Float, Int
+
+from lit_jax import cache, pretrained, processing
+from lit_jax.data import Source
+from lit_jax.data.part import Part
+from lit_jax.embedding import captions_of, embed_images, embed_pooled, embed_texts
+from lit_jax.evals.retrieval import chance, retrieve
+from lit_jax.run import Trained
+from lit_jax.sharding import make_mesh, put
+from lit_jax.train_step import make_embed_step
+
+SHOWN, NEAREST, MISTAKES = 24, 5, 12
+MOST = 2000  # Records that are looked at.
+_ROWS = 64  # Of a batch, or as many as there are devices.
+
+
+class Answer(NamedTuple):
+    """A caption or a picture that was found: the record that it belongs to, its words, the cosine."""
+
+    record: int
+    text: str
+    cosine: float
+    right: bool
+
+
+class Asked(NamedTuple):
+    """A picture or a caption, what lies nearest to it, and the right answer that is ranked best."""
+
+    record: int
+    text: str
+    answers: list[Answer]
+    right: Answer
+    rank: int  # Of `right`, from 1.
+
+
+class Album(NamedTuple):
+    """`pictures` asked for captions, `captions` asked for pictures, the pictures whose captions are ranked last.
+
+    `matrix[i][j]` is the cosine of picture i of `pictures` with the first caption of picture j.
+    """
+
+    records: int
+    texts: int
+    pictures: list[Asked]
+    captions: list[Asked]
+    mistakes: list[Asked]
+    matrix: Float[np.ndarray, "n n"]
+    chance: dict[str, float]  # What a random ranker gets among these records.
+
+    @property
+    def shown(self) -> set[int]:
+        """Every record whose picture is needed."""
+        asked = {one.record for one in (*self.pictures, *self.captions, *self.mistakes)}
+        return asked | {found.record for one in (*self.captions, *self.mistakes) for found in one.answers}
+
+
+def look(run: Trained, source: Source, workdir: Path) -> Album:
+    """Embeds the first MOST records of `source` with the model of `run`, on all devices.
+
+    Raises DataError for a picture that cannot be read and for one without a caption.
+    """
+    part = source if len(source) <= MOST else Part(source, 0, MOST)
+    captions, owner = captions_of(part)
+    images, texts = _embed(run, part, captions, workdir)
+    found = retrieve(images, texts, owner)
+    first = np.searchsorted(owner, np.arange(len(part)))  # The first caption of each picture.
+
+    def of_picture(record: int) -> Asked:
+        scores = texts @ images[record]
+        return _asked(record, captions[first[record]], scores, captions, owner, owner == record)
+
+    def of_caption(text: int) -> Asked:
+        scores = images @ texts[text]
+        names = [captions[i] for i in first]
+        records = np.arange(len(part))
+        return _asked(int(owner[text]), captions[text], scores, names, records, records == owner[text])
+
+    some = _spread(len(part))
+    worst: list[int] = np.argsort(-found.image_rank, kind="stable")[:MISTAKES].tolist()
+    return Album(
+        len(part),
+        len(captions),
+        [of_picture(i) for i in some],
+        [of_caption(i) for i in _spread(len(captions))],
+        [of_picture(i) for i in worst if found.image_rank[i] > 1],
+        images[some] @ texts[first[some]].T,
+        chance(owner, len(part)),
+    )
+
+
+def _asked(
+    record: int,
+    text: str,
+    scores: Float[np.ndarray, " n"],
+    names: Sequence[str],
+    records: Int[np.ndarray, " n"],
+    right: np.ndarray,
+) -> Asked:
+    order = np.argsort(-scores, kind="stable")
+
+    def answer(place: int) -> Answer:
+        i = order[place]
+        return Answer(int(records[i]), names[i], float(scores[i]), bool(right[i]))
+
+    rank = int(np.flatnonzero(right[order])[0])
+    return Asked(
+        int(record), text, [answer(k) for k in range(min(NEAREST, len(order)))], answer(rank), rank + 1
+    )
+
+
+def _spread(size: int) -> list[int]:
+    return np.linspace(0, size - 1, min(SHOWN, size)).round().astype(int).tolist()
+
+
+def _embed(
+    run: Trained, source: Source, captions: Sequence[str], workdir: Path
+) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "M E"]]:
+    """Of every picture and every caption; outputs of the locked image tower that `workdir` keeps are not redone."""
+    mesh = make_mesh()
+    rows = -(-_ROWS // mesh.size) * mesh.size
+    images, config = run.processor.image_processor, run.module.config
+    module = pretrained.with_compute(run.module, mesh=mesh)
+    dtype = module.compute.dtype
+    embed = make_embed_step(module, mesh, processing.pixels_of(images), dtype)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    params = jax.tree.map(lambda leaf: put(leaf, everywhere), run.params)
+    length = run.recipe.data.text_length
+    tokenize = processing.make_tokenize(run.processor.tokenizer, length, config.text.vocab_size)
+    texts = embed_texts(embed, params, captions, tokenize, mesh, rows)
+    if run.recipe.cache:
+        tower = (config.vision_type, config.vision)
+        key = cache.fingerprint(tower, run.params["vision"], images, source, dtype)
+        if (kept := cache.path_of(workdir / "cache", key)).is_file():
+            return embed_pooled(embed, params, np.load(kept), mesh, rows), texts
+    return embed_images(embed, params, source, processing.make_decode(images), mesh, rows), texts

@@ -1,0 +1,113 @@
+"""Lines over steps as the numbers of an SVG: where ticks, curves and bands lie. A template draws them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24  # Of the picture that is not the plot.
+MOST = 240  # Points of a line; of more, neighbours are averaged.
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values over steps, in order, and for some of them the ends of an interval: (step, low, high)."""
+
+    name: str
+    points: Sequence[Point]
+    band: Sequence[tuple[float, float, float]] = ()
+
+
+class Mark(NamedTuple):
+    """A point of a line on the page, and what it says when it is pointed at."""
+
+    x: float
+    y: float
+    says: str
+
+
+class Curve(NamedTuple):
+    """A line on the page: `path` and `band` are points of SVG's polyline and polygon, `bars` of thin lines."""
+
+    name: str
+    path: str
+    band: str
+    bars: list[tuple[float, float, float]]
+    marks: list[Mark]
+
+
+class Chart(NamedTuple):
+    """A picture of WIDTH x HEIGHT; ticks are (place, text)."""
+
+    title: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    curves: list[Curve]
+
+
+def chart(title: str, lines: Sequence[Line], *, zero: bool = False) -> Chart | None:
+    """None where no line has a point. `zero`: the axis of values begins at 0."""
+    lines = [Line(one.name, _thin(one.points), one.band) for one in lines if one.points]
+    if not lines:
+        return None
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points] + [y for one in lines for b in one.band for y in b[1:]]
+    x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(0.0 if zero else min(ys), max(ys))
+    x_low, x_high = min(xs), max(*xs, min(xs) + 1)
+    y_low, y_high = y_ticks[0], y_ticks[-1]
+
+    def across(x: float) -> float:
+        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def down(y: float) -> float:
+        return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def curve(line: Line) -> Curve:
+        ends = [f"{across(x)},{down(high)}" for x, _, high in line.band]
+        ends += [f"{across(x)},{down(low)}" for x, low, _ in reversed(line.band)]
+        intervals = {x: f" ({low:.4g} to {high:.4g})" for x, low, high in line.band}
+        return Curve(
+            line.name,
+            " ".join(f"{across(x)},{down(y)}" for x, y in line.points),
+            " ".join(ends),
+            [(across(x), down(low), down(high)) for x, low, high in line.band],
+            [
+                Mark(across(x), down(y), f"step {x:,.0f}: {line.name} {y:.4g}{intervals.get(x, '')}")
+                for x, y in line.points
+            ],
+        )
+
+    return Chart(
+        title,
+        [(across(x), short(x)) for x in x_ticks if x_low <= x <= x_high],
+        [(down(y), short(y)) for y in y_ticks],
+        [curve(line) for line in lines],
+    )
+
+
+def short(value: float) -> str:
+    """A number for an axis: 0.25, 1,500, 20k, 1.5M, 2e-05."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers, the first not above `low` and the last not below `high`."""
+    span = high - low if high > low else abs(high) or 1.0
+    rough = span / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
+
+
+def _thin(points: Sequence[Point]) -> list[Point]:
+    size = -(-len(points) // MOST)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], math.fsum(y for _, y in group) / len(group)) for group in groups]
