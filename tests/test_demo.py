@@ -41,20 +41,23 @@ def index(place, model):
     return lit_jax.embed(f"folder:{place / 'pairs'}", place / "index", model)
 
 
-@pytest.fixture(scope="module")
-def address(model, index):
+def served(model, index):
+    """The address of a page that a thread serves."""
     ready, found = threading.Event(), []
 
     def told(url):
         found.append(url)
         ready.set()
 
-    serving = threading.Thread(
-        target=demo.serve, args=(model, index), kwargs={"port": 0, "ready": told}, daemon=True
-    )
-    serving.start()
+    options = {"port": 0, "ready": told}
+    threading.Thread(target=demo.serve, args=(model, index), kwargs=options, daemon=True).start()
     assert ready.wait(30)
     return found[0]
+
+
+@pytest.fixture(scope="module")
+def address(model, index):
+    return served(model, index)
 
 
 def shown(visit, form, rows):
@@ -98,7 +101,7 @@ def test_the_page_says_what_classify_and_search_say_and_asks_nobody_else(
 
         with visit.page.expect_response("**/search"):
             visit.page.set_input_files("#search input[type=file]", picture)
-        visit.page.wait_for_function("document.querySelector('#search .hits li').dataset.number == 3")
+        visit.page.locator("#search .hits li[data-number='3']:first-child").wait_for()
         assert hits(by_text) == lit_jax.search(index, picture=picture, model=model, top=demo.FOUND)
         assert visit.said == []
         assert all(url.startswith((address, "data:", f"blob:{address}")) for url in visit.asked)
@@ -132,14 +135,10 @@ def test_a_picture_that_is_dropped_and_a_bad_one_each_get_their_answer(browser, 
         }"""
         visit.page.fill("textarea", "red, blue")
         visit.page.evaluate(drop, ["#classify .drop", "nothing"])
-        visit.page.wait_for_function(
-            "document.querySelector('#classify .result').innerText.includes('7 bytes')"
-        )
+        visit.page.locator("#classify .mistake", has_text="7 bytes").wait_for()
         for name, sentence in bad.items():
             visit.page.set_input_files("#classify input[type=file]", str(place / name))
-            visit.page.wait_for_function(
-                "said => document.querySelector('#classify .result').innerText.startsWith(said)", arg=sentence
-            )
+            visit.page.locator("#classify .mistake", has_text=sentence).wait_for()
             assert visit.page.locator("#classify .result > *").count() == 1
         visit.page.set_input_files("#classify input[type=file]", str(place / "pairs" / "000.png"))
         shown(visit, "classify", ".labels")
@@ -179,8 +178,7 @@ def test_what_cannot_be_served_is_said_in_one_sentence(place, model, index, addr
 
 
 def test_without_an_index_the_page_says_how_to_make_one(model):
-    from starlette.testclient import TestClient
-
-    client = TestClient(demo.make_app(model), base_url="http://127.0.0.1")
-    assert "lit-jax embed PICTURES --model model" in client.get("/").text
-    assert "start the demo with --index" in client.post("/search", data={"query": "red"}).text
+    address = served(model, None)
+    assert "lit-jax embed PICTURES --model model" in asked(address)[2]
+    status, _, said = asked(f"{address}search", b"")
+    assert status == 400 and "start the demo with --index" in said
