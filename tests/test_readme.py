@@ -47,7 +47,10 @@ RUN = {
         "embed folder:quickstart_run/emoji/test --model quickstart_run/export --output index"
     ),
     'search INDEX --query "..."': 'search index --query "a red circle"',
+    # Served in tests/test_demo.py; an option that there is not is refused before the help.
+    "demo --model DIR_OR_ID [--index INDEX]": "demo --model quickstart_run/export --index index --help",
     "export --workdir DIR --output DIR [--verify]": "export --workdir quickstart_run --output exported",
+    "report --workdir DIR": "report --workdir quickstart_run",
     "plan --config FILE [--topology v5e:2x4]": f"plan --config {CONFIG.parent / 'lit_b16_bert.py'} --parameters",
     "doctor [--workdir DIR]": "doctor --workdir quickstart_run",
     "encoders": "encoders",
