@@ -35,7 +35,8 @@ def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[s
         )
     for task in tasks:
         if rows := differences(a["protocol"][task], b["protocol"][task]):
-            said = "; ".join(f"{name} is {_short(x)} and {_short(y)}" for name, x, y in rows)
+            words = [result.get("words", {}).get(task, {}) for result in (a, b)]
+            said = "; ".join(f"{name} is {x} and {y}" for name, x, y in _worded(rows, *words))
             raise ConfigError(
                 f"{task} of {first} and {second} was not measured under one protocol: {said}; "
                 "evaluate both alike to compare them"
@@ -102,6 +103,18 @@ def independent(x: float, x_in: Sequence[float], y: float, y_in: Sequence[float]
     """An interval of y - x from those of x and y."""
     d = y - x
     return d - np.hypot(y - y_in[0], x_in[1] - x).item(), d + np.hypot(y_in[1] - y, x - x_in[0]).item()
+
+
+def _worded(
+    rows: Sequence[tuple[str, Any, Any]], first: Mapping[str, str], second: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
+    """Where two protocols differ, in the words of both where they have different ones."""
+    return [
+        (name, first[name], second[name])
+        if name in first and name in second and first[name] != second[name]
+        else (name, _short(x), _short(y))
+        for name, x, y in rows
+    ]
 
 
 def _bootstrap(result: Mapping[str, Any]) -> dict[str, Any]:

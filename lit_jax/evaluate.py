@@ -121,8 +121,8 @@ def _check(tasks: Sequence[str], captions: Sequence[str]) -> None:
         sets = get_close_matches(unknown[0], usual_sets(), n=1)
         hint = f"; did you mean --task {sets[0]}?" if sets else ""
         raise ConfigError(f"task {unknown[0]!r} is unknown; wanted some of {', '.join(TASKS)}{hint}")
-    if len(captions) > 1 and "multilingual" not in tasks:
+    if len(captions) > 1 and ("retrieval" in tasks or "multilingual" not in tasks):
         raise ConfigError(
-            f"there are {len(captions)} columns of captions and {', '.join(tasks)} takes one; "
+            f"there are {len(captions)} columns of captions, of which multilingual alone takes several; "
             "give one, or --tasks multilingual"
         )

