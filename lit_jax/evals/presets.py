@@ -3,8 +3,9 @@
 All three average unit text embeddings and normalise the mean (`class_embeddings`). They differ in the following:
 
 - `lit`, as big_vision: prompts are canonicalised, pictures resized to a square of side / 0.875 and cut in the middle;
-- `open_clip` and `clip_benchmark`: prompts as they are, pictures as the model's own image processor does; the latter
-  writes `{c}` for the class in its template files, which `load_templates` reads.
+- `open_clip` and `clip_benchmark`: prompts as they are, pictures as the model's own image processor does. They differ
+  from each other in files (`{c}` for the class, which `load_templates` reads) and in what they report under which name
+  (docs/evaluation.md), not in prompts or pixels: their numbers are one.
 """
 
 import copy
