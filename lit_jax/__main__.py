@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "Train; started again on a workdir it goes on where it stopped.",
     "evaluate": "Measure retrieval and zero-shot classification.",
     "compare": "Two results of evaluate side by side, if they were measured alike.",
+    "grid": "The LiT design grid: each tower locked, tuned or from scratch.",
     "classify": "Which of some labels fits a picture, and how well.",
     "embed": "Pictures -> an index: a folder of vectors to search in.",
     "search": "The pictures of an index nearest to a text or a picture.",

@@ -32,8 +32,8 @@ def accumulated(
     compare: Callable[[Array, Array, Params, Params], Float[Array, ""]],
     parts: int,
     mesh: Mesh,
-) -> tuple[Float[Array, ""], Params]:
-    """The loss of the whole batch and its gradient at `tuned`, `parts` parts of the batch after one another.
+) -> tuple[Float[Array, ""], Params, tuple[Array, Array]]:
+    """The loss of the whole batch, its gradient at `tuned` and its embeddings, `parts` parts after one another.
 
     `embed(tuned, locked, inputs, key)` gives unit embeddings of images and texts, `compare(images, texts, tuned,
     locked)` their loss, `pool` what an image tower without a tuned weight makes of images: that runs once.
@@ -63,7 +63,7 @@ def accumulated(
 
     at_parts = _split((at_images, at_texts), parts, mesh)
     gradient, _ = lax.scan(backward, at_tuned, (inputs, keys, at_parts))
-    return value, gradient
+    return value, gradient, embedded
 
 
 def check_micro_batch(micro_batch: int, batch_size: int, mesh: Mesh) -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,12 @@ from jaxtyping import Float
 from lit_jax import hub, pretrained, processing
 from lit_jax.data import Source
 from lit_jax.distributed import fetch
+from lit_jax.dual_encoder import DualEncoder
 from lit_jax.embedding import embed_images, embed_texts
 from lit_jax.evals.prompts import class_embeddings, class_texts
 from lit_jax.sharding import make_mesh, put
 from lit_jax.train_step import make_embed_step
+from lit_jax.typing import Params
 
 _LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens: few, since each is compiled.
 _PADDED = (
@@ -28,17 +30,26 @@ _PADDED = (
 )  # Towers that were trained on texts of one length and look at the last token.
 
 
+class Opened(NamedTuple):
+    """A model that was read already, for instance `run.read_run`'s."""
+
+    name: str
+    module: DualEncoder
+    params: Params
+    processor: Any
+
+
 class Embedder:
     """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
 
-    `model` is a folder or a Hub id; `text_length` in tokens is by default what the tokenizer states, at most 512.
+    `model` is a folder, a Hub id or Opened; `text_length` in tokens is by default what the tokenizer states, at most 512.
     `image_processor` makes of the model's own the one that is used.
     Raises ConfigError or WeightError.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | Opened,
         *,
         batch_size: int = 64,
         text_length: int | None = None,
@@ -46,23 +57,23 @@ class Embedder:
         allow_pickle: bool = False,
         image_processor: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.name = str(model)
-        folder = hub.find(model, allow_pickle=allow_pickle)
-        loaded = pretrained.read_dual(folder, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
-        self.config = loaded.module.config
-        self.processor = processing.load_processor(folder)
+        if not isinstance(model, Opened):
+            folder = hub.find(model, allow_pickle=allow_pickle)
+            loaded = pretrained.read_dual(folder, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
+            model = Opened(str(model), loaded.module, loaded.params, processing.load_processor(folder))
+        self.name, self.config, self.processor = model.name, model.module.config, model.processor
         if image_processor is not None:
             self.processor.image_processor = image_processor(self.processor.image_processor)
         self.mesh = make_mesh()
         self.batch_size = self._rows(batch_size)
         self.text_length = text_length or min(self.processor.tokenizer.model_max_length, 512)
-        self.scale = float(np.exp(loaded.params["logit_scale"]))
+        self.scale = float(np.exp(model.params["logit_scale"]))
         images, tokenizer = self.processor.image_processor, self.processor.tokenizer
         self._decode = processing.make_decode(images)
         self._count = processing.make_count_tokens(tokenizer, self.text_length)
-        self._embed = make_embed_step(loaded.module, self.mesh, processing.pixels_of(images), dtype)
+        self._embed = make_embed_step(model.module, self.mesh, processing.pixels_of(images), dtype)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
-        self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), loaded.params)
+        self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), model.params)
 
     def pictures(
         self,

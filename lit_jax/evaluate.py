@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lit_jax.data import open_source
-from lit_jax.embedder import Embedder
+from lit_jax.embedder import Embedder, Opened
 from lit_jax.errors import ConfigError
 from lit_jax.evals import bootstrap, few_shot, presets, results
 from lit_jax.evals import protocol as protocols
@@ -19,7 +19,7 @@ from lit_jax.measure import TASKS, Asked, Pictures
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | Opened,
     data: str | None = None,
     *,
     task: str | None = None,
@@ -38,7 +38,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     allow_pickle: bool = False,
 ) -> dict[str, Any]:
-    """Loads `model` (folder or Hub id) and evaluates it on the source `data`.
+    """Loads `model` (folder or Hub id), or takes one that was read, and evaluates it on the source `data`.
 
     `tasks` are some of TASKS, by default retrieval. `task` is a set of evals/tasks.toml, which says what `data`,
     `tasks`, `templates` and `train` are unless they are given. `captions` names the columns of captions: one for
@@ -96,7 +96,7 @@ def evaluate(
     }
     protocol = {name: {"task": name, **common, **one.protocol} for name, one in found.items()}
     return {
-        "model": str(model),
+        "model": embedder.name,
         "data": source.spec,
         "task": task,
         "protocol": protocol,

@@ -29,11 +29,13 @@ class Writer(Protocol):
 class Terminal:
     """One line for each call; on a terminal also a progress bar below the lines, with loss, lr and pairs/s.
 
+    Values whose names begin with HIDDEN are left out: they are many, and for the files.
     `stream` is standard error unless given. The bar only ever rewrites its own line, so that what others print
     meanwhile stays readable.
     """
 
     SHOWN = ("loss", "lr", "pairs/s")
+    HIDDEN = "monitor/"
 
     def __init__(self, total_steps: int, *, start_step: int = 0, stream: io.TextIOBase | None = None):
         self._stream = sys.stderr if stream is None else stream
@@ -47,7 +49,13 @@ class Terminal:
         )
 
     def scalars(self, step: int, values: Values) -> None:
-        words = {name: f"{name} {_short(float(value))}" for name, value in values.items()}
+        words = {
+            name: f"{name} {_short(float(value))}"
+            for name, value in values.items()
+            if not name.startswith(self.HIDDEN)
+        }
+        if not words:
+            return
         line = "  ".join((f"step {step}/{self._total}", *words.values()))
         if not self._bar:
             print(line, file=self._stream, flush=True)

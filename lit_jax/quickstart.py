@@ -1,6 +1,7 @@
 """The whole way: towers, pairs, training, evaluation before and after, export, report."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,21 +54,7 @@ def quickstart(
     it stopped. Raises LitJaxErrors; ConfigError also where a package is missing.
     """
     workdir = Path(workdir)
-    own = brought(config, vision=vision, text=text, data=data)
-    for tower in filter(None, (vision, text)):
-        hub.find(tower)  # A missing one is said before the long part.
-    for tower, given, what, make in (
-        ("vision", vision, "image tower", ingredients.image_tower),
-        ("text", text, "text tower", ingredients.text_tower),
-    ):
-        if given:
-            config.model[tower] = given
-        elif not own[tower]:
-            config.model[tower] = str(_say(what, make, workdir / "towers" / tower))
-    if data:
-        config.data.train, config.data.test = _own_pairs(data, workdir)
-    elif not own["data"]:
-        config.data.train, config.data.test = _emoji(workdir, split)
+    own = gather(config, workdir, vision=vision, text=text, data=data, split=split)
     train(config, workdir)
 
     before, after = results(workdir)
@@ -81,6 +68,38 @@ def quickstart(
     return Outcome(
         folder, before, after, chance(captions_of(test)[1], len(test)), differences, report(workdir)
     )
+
+
+def gather(
+    config: Any,
+    workdir: Path,
+    *,
+    vision: str | None,
+    text: str | None,
+    data: str | None,
+    split: str,
+    size: int = 224,
+) -> dict[str, bool]:
+    """Fills in the towers and data that `config` leaves empty, as `quickstart` says; returns what `brought` does.
+
+    `size` is that of the emoji and of what the quickstart's own image tower is given, in pixels.
+    """
+    own = brought(config, vision=vision, text=text, data=data)
+    for tower in filter(None, (vision, text)):
+        hub.find(tower)  # A missing one is said before the long part.
+    for tower, given, what, make in (
+        ("vision", vision, "image tower", partial(ingredients.image_tower, size=size)),
+        ("text", text, "text tower", ingredients.text_tower),
+    ):
+        if given:
+            config.model[tower] = given
+        elif not own[tower]:
+            config.model[tower] = str(_say(what, make, workdir / "towers" / tower))
+    if data:
+        config.data.train, config.data.test = _own_pairs(data, workdir)
+    elif not own["data"]:
+        config.data.train, config.data.test = _emoji(workdir, split, size)
+    return own
 
 
 def brought(config: Any, *, vision: str | None, text: str | None, data: str | None) -> dict[str, bool]:
@@ -106,12 +125,12 @@ def _say(what: str, make: Any, folder: Path) -> Path:
     return make(folder)
 
 
-def _emoji(workdir: Path, by: str) -> tuple[str, str]:
+def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
     out = workdir / "data"
     specs = {part: f"tfds:{out}/{part}" for part in ("train", "test")}
     if not all(map(_is_there, specs.values())):
         with progress("drawing emoji") as told:
-            pictures = ingredients.emoji_pairs(workdir / "emoji", by=by, progress=told)
+            pictures = ingredients.emoji_pairs(workdir / "emoji", size=size, by=by, progress=told)
         for part, spec in specs.items():
             if not _is_there(spec):
                 log.info("preparing %s as ArrayRecord in %s", part, out)

@@ -103,6 +103,9 @@ class Recipe:
     mask_duplicates: bool = False  # Pairs of one picture or one text are no negatives of each other.
     cache: bool = False  # Compute the locked image tower's outputs once.
     log_every: int = 10  # Steps.
+    monitor_every: int = (
+        0  # Steps after which `monitors` (rank, alignment ... of the batch) are written; 0: never.
+    )
     eval_every: int = 0  # Steps; 0: before the first and after the last.
     save_every: int = 100  # Steps.
     keep: int = 3  # Checkpoints, the newest.
@@ -119,7 +122,7 @@ class Recipe:
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
-    """topology stall_limit log_every eval_every save_every keep keep_best best_metric best_mode
+    """topology stall_limit log_every monitor_every eval_every save_every keep keep_best best_metric best_mode
     data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules model.unroll model.remat model.attention""".split()
 )
 

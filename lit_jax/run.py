@@ -68,7 +68,7 @@ def open_run(recipe: Recipe, workdir: Path, *, fallback: bool = True) -> Run:
     """
     make_mesh(recipe.mesh.data, recipe.mesh.fsdp)  # Refused before anything is written.
     check_attention(recipe.model.attention, jax.default_backend())
-    _check_workdir(recipe, workdir)
+    check_workdir(recipe, workdir)
     checkpoints = checkpoints_of(recipe, workdir)
     if agreed(checkpoints.latest() is not None):
         return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True, fallback=fallback)
@@ -174,7 +174,7 @@ def bias_of(recipe: Recipe) -> float | None:
 
 
 def loss_of(recipe: Recipe) -> dict[str, Any]:
-    """What `make_train_step` is to know of the loss."""
+    """What `make_train_step` is to know of the loss, and what is to be seen of it."""
     return dict(
         loss=recipe.loss,
         how=recipe.loss_how,
@@ -183,6 +183,7 @@ def loss_of(recipe: Recipe) -> dict[str, Any]:
         mask_duplicates=recipe.mask_duplicates,
         max_logit_scale=recipe.model.max_logit_scale,
         micro_batch=recipe.micro_batch or None,
+        monitor_every=recipe.monitor_every,
     )
 
 
@@ -319,8 +320,11 @@ def _stored(workdir: Path) -> dict[str, Any]:
     return found
 
 
-def _check_workdir(wanted: Recipe, workdir: Path) -> None:
-    """Makes the workdir, or compares the recipe that is there; in both cases it must be possible to write there."""
+def check_workdir(wanted: Recipe, workdir: Path) -> None:
+    """Makes the workdir, or compares the recipe that is there; in both cases it must be possible to write there.
+
+    Raises ConfigError.
+    """
     if (workdir / CONFIG).is_file():
         new = json.loads(json.dumps(dataclasses.asdict(wanted)))
         if different := recipe.differences(_stored(workdir), new):

