@@ -42,7 +42,7 @@ class Opened(NamedTuple):
 class Embedder:
     """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
 
-    `model` is a folder, a Hub id or Opened; `text_length` in tokens is by default what the tokenizer states, at most 512.
+    `model` is a folder, a Hub id or Opened; `text_length` in tokens is by default what the tokenizer states, up to 512.
     `image_processor` makes of the model's own the one that is used.
     Raises ConfigError or WeightError.
     """
