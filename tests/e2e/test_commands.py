@@ -172,7 +172,10 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     other = lit_jax("compare", tmp_path / "result.json", tmp_path / "lit.json")
     assert other.returncode == 2
-    assert "canonical is false and true" in other.stderr and "size.height is 32 and 36" in other.stderr
+    assert (
+        "canonical is prompts as they are and prompts in lower case" in other.stderr
+        and "size.height is 32 and 36" in other.stderr
+    )
 
 
 def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path):
