@@ -77,6 +77,7 @@ setup(
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "pyyaml>=6",
             "ruff>=0.12",
             *DEMO,
             *PLOT,

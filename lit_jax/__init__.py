@@ -19,6 +19,7 @@ _PUBLIC = {
     "classify": "ask",
     "embed": "index",
     "search": "ask",
+    "publish": "publishing",
     "LitJaxError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",

@@ -5,7 +5,6 @@ Nothing of the machine that wrote it may get in: see `public`.
 
 import math
 import re
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
@@ -13,19 +12,11 @@ from typing import SupportsFloat
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from lit_jax.errors import ConfigError, DataError
+from lit_jax.public import last_part, public
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-
-_LOCAL = re.compile(
-    r"""
-    (?P<url>    \b[a-z][a-z0-9+]*://REST)
-  | (?P<account>(?<![\w./-])[\w.+-]+@[A-Za-z][\w.-]*(?::REST)?)        # user@host, user@host:path
-  | (?P<path>   (?:\\\\|(?<!\w)[A-Za-z]:[\\/])REST                     # \\host\share, C:\folder
-              | (?<![\w.~/<\\])(?:~(?:[A-Za-z][\w.-]*)?|\.{1,2})?/[\w.~]REST)  # /folder, ~/folder, ../folder
-    """.replace("REST", r"""[^\s'"`<>|)\]]*"""),
-    re.VERBOSE,
-)
+HERE = "path/to/this/folder"  # In the examples of a card that has no repo_id.
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one task on one split. `before` is the model before training, `chance` a random ranker."""
+    """Metrics of one task on one split. `before` is the model before training, `chance` a random ranker.
+
+    `intervals` are [low, high] by metric, of `level`; `protocol` is the fingerprint of how all of it was measured.
+    """
 
     task: str  # A task of the Hub, for instance "zero-shot-image-classification"; else in words.
     data: str
@@ -58,6 +52,10 @@ class Evaluation:
     after: Mapping[str, SupportsFloat]
     before: Mapping[str, SupportsFloat] | None = None
     chance: Mapping[str, SupportsFloat] | None = None
+    intervals: Mapping[str, Sequence[float]] | None = None
+    level: float = 0.95
+    protocol: str | None = None
+    data_hub_id: str | None = None
 
 
 def model_card(
@@ -116,53 +114,13 @@ def model_card(
         "Training data": f"{data.name} (licence: {data.license}). {data.description}".strip(),
         "Recipe": _table(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(recipe)]),
         "Metrics": "\n\n".join(map(_metrics, evaluations)) or "Not evaluated.",
-        "How to use": usage.replace("MODEL", repo_id or "path/to/this/folder"),
+        "How to use": usage.replace("MODEL", repo_id or HERE),
         "Limitations": "\n".join(f"- {limit}" for limit in (*limitations, *_LIMITATIONS)),
     }
     body = "\n\n".join(
         (f"# {name}", _WHAT + what, *(f"## {title}\n\n{content}" for title, content in sections.items()))
     )
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{public(body)}\n"))
-
-
-def public(text: str) -> str:
-    """`text` without what tells of a machine: local paths and bucket addresses keep their last component.
-
-    Web addresses of public hosts stay, without a password. Relative names such as "owner/name" stay.
-    Raises ConfigError for an account `user@host` and for the name of this machine.
-    """
-
-    def shown(found: re.Match[str]) -> str:
-        word = found[0]
-        if found["path"]:
-            return _last(word)
-        if found["account"]:
-            if ":" not in word:
-                raise ConfigError(f"the card would name {word!r}, an account on a machine; leave it out")
-            return _last(word.partition(":")[2])
-        scheme, _, address = word.partition("://")
-        host, slash, rest = address.partition("/")
-        host = host.rpartition("@")[2]
-        if scheme == "hf" or (scheme in ("http", "https") and _is_public(host)):
-            return f"{scheme}://{host}{slash}{rest}"
-        return _last(rest)
-
-    text = _LOCAL.sub(shown, text)
-    machine = socket.gethostname()
-    # A name such as "data" is a word as well; it gives nothing away.
-    if re.search(r"[\d.-]", machine) and re.search(rf"(?<![\w.-]){re.escape(machine)}(?![\w-])", text):
-        raise ConfigError(f"the card would name this machine, {machine!r}; leave it out")
-    return text
-
-
-def _last(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
-
-
-def _is_public(host: str) -> bool:
-    name = host.partition(":")[0].lower()
-    numeric = re.fullmatch(r"[\d.]+", name) or name.startswith("[")
-    return "." in name and not numeric and not name.endswith((".local", ".internal", ".lan", ".localdomain"))
 
 
 def _flat(recipe: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
@@ -174,7 +132,7 @@ def _flat(recipe: Mapping[str, object], prefix: str = "") -> list[tuple[str, str
             # A value that begins like a path is one as a whole: its folders may have spaces in their names.
             value = str(value)
             rows.append(
-                (f"{prefix}{key}", _last(value) if value.startswith(("/", "~", "./", "../")) else value)
+                (f"{prefix}{key}", last_part(value) if value.startswith(("/", "~", "./", "../")) else value)
             )
     return rows
 
@@ -194,15 +152,27 @@ def _towers(vision: Tower, text: Tower) -> str:
 
 
 def _metrics(evaluation: Evaluation) -> str:
-    def cell(values: Mapping[str, SupportsFloat] | None, metric: str) -> str:
-        if values is None or metric not in values:
-            return ""
-        return f"{float(values[metric]):.{1 if metric.endswith('_rank') else 3}f}"
+    def shown(value: SupportsFloat, metric: str) -> str:
+        return f"{float(value):.{1 if metric.endswith('_rank') else 3}f}"
 
-    columns = (evaluation.before, evaluation.after, evaluation.chance)
-    rows = [(metric.replace("_", " "), *(cell(c, metric) for c in columns)) for metric in evaluation.after]
-    table = _table(("metric", "before training", "after", "chance"), rows)
-    return f"{evaluation.task} on {evaluation.data}, {evaluation.split}:\n\n{table}"
+    def cell(values: Mapping[str, SupportsFloat] | None, metric: str) -> str:
+        return "" if values is None or metric not in values else shown(values[metric], metric)
+
+    columns = {"before training": evaluation.before, "after": evaluation.after, "chance": evaluation.chance}
+    head, ends = (
+        ["metric", *(name for name, values in columns.items() if values is not None)],
+        evaluation.intervals,
+    )
+    if ends is not None:
+        head.append(f"{evaluation.level:.0%} interval")
+    rows = []
+    for metric in evaluation.after:
+        cells = [cell(values, metric) for values in columns.values() if values is not None]
+        if ends is not None:
+            cells.append(" to ".join(shown(end, metric) for end in ends.get(metric, ())))
+        rows.append((metric.replace("_", " "), *cells))
+    measured = f"\n\nProtocol `{evaluation.protocol}`." if evaluation.protocol else ""
+    return f"{evaluation.task} on {evaluation.data}, {evaluation.split}:\n\n{_table(head, rows)}{measured}"
 
 
 def _results(evaluation: Evaluation) -> list[EvalResult]:
@@ -215,12 +185,13 @@ def _results(evaluation: Evaluation) -> list[EvalResult]:
         EvalResult(
             task_type="-".join(public(evaluation.task).lower().split()),
             task_name=public(evaluation.task),
-            dataset_type="-".join(public(evaluation.data).lower().split()),
+            dataset_type=evaluation.data_hub_id or "-".join(public(evaluation.data).lower().split()),
             dataset_name=public(evaluation.data),
             dataset_split=public(evaluation.split),
             metric_type=metric,
             metric_name=metric.replace("_", " "),
             metric_value=round(float(value), 6),
+            metric_args={"protocol": evaluation.protocol} if evaluation.protocol else None,
         )
         for metric, value in evaluation.after.items()
     ]

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lit_jax import processing, saving, sums
+from lit_jax import hub, processing, saving, sums
 from lit_jax._transformers import transformers
 from lit_jax.card import Data, Evaluation, Tower, model_card
 from lit_jax.data import open_source
@@ -16,10 +18,12 @@ from lit_jax.errors import ConfigError, WeightError
 from lit_jax.evals.retrieval import chance
 from lit_jax.folders import replaced
 from lit_jax.model import VisionTextDualEncoderModel
+from lit_jax.publishing import CARD, Place
 from lit_jax.run import METRICS, Trained, read_run
 
 UNKNOWN = "unknown"
 TRAINING = {"L": "locked", "U": "tuned", "u": "from scratch"}
+TASKS = {"retrieval": "image-text retrieval", "zero_shot": "zero-shot-image-classification"}
 LARGEST = {"embeddings": 1e-5, "logits": 1e-4}  # What --verify allows between JAX and PyTorch.
 
 
@@ -36,6 +40,7 @@ class About:
     data: str | None = None
     data_license: str = UNKNOWN
     data_description: str = ""
+    data_hub_id: str | None = None
     limitations: tuple[str, ...] = ()
 
 
@@ -47,13 +52,16 @@ def export(
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
     step: int | None = None,
+    measured: Sequence[Mapping[str, Any]] = (),
+    place: Place | None = None,
 ) -> Path:
     """Writes a checkpoint of `workdir` into the folder `output` and returns it. Layouts: see `lit_jax.save`.
 
     It is the newest that is whole, or that of `step`. The folder holds weights, configs, image processor, tokenizer,
-    a model card with towers, data, recipe and the metrics of the run, and SHA256SUMS; it appears only when complete.
-    Raises ConfigError if `output` exists and is not empty, CheckpointError if there is nothing to export, WeightError
-    if transformers has no place for a tower and the layout is "hf".
+    a model card with towers, data, recipe and the metrics of the run and `measured` ones (results of `evaluate`), and
+    SHA256SUMS of all but the card; it appears only when complete, and where it is to be published only if it may go to
+    `place`. Raises ConfigError if `output` exists and is not empty, CheckpointError if there is nothing to export,
+    WeightError if transformers has no place for a tower and the layout is "hf".
     """
     workdir, output = Path(workdir), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -61,12 +69,15 @@ def export(
     run = read_run(workdir, step=step)
     run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Truncation follows the training.
 
+    card = _card(run, workdir, about, output.name, layout, measured, place.repo_id if place else None)
     with replaced(output) as draft:
         saving.save(
             draft, run.module, run.params, run.processor, layout=layout, max_shard_size=max_shard_size
         )
-        (draft / "README.md").write_text(_card(run, workdir, about, output.name, layout), encoding="utf-8")
-        sums.write(draft)
+        (draft / CARD).write_text(card, encoding="utf-8")
+        sums.write(draft, without=[CARD])  # Which is there to be edited.
+        if place:
+            place.check(draft)
     return output
 
 
@@ -119,25 +130,45 @@ def test_data(workdir: str | Path) -> str:
 def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
     """The first and the last evaluation in a run's metrics, each {} if there is none."""
     rows = [json.loads(line) for line in (workdir / METRICS).read_text(encoding="utf-8").splitlines()]
-    tested = [
+    found = [
         {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
         for row in rows
     ]
-    tested = [row for row in tested if row]
-    return (tested[0], tested[-1]) if tested else ({}, {})
+    found = [row for row in found if row]
+    return (found[0], found[-1]) if found else ({}, {})
 
 
-def _card(run: Trained, workdir: Path, about: About, name: str, layout: str) -> str:
+def read_results(path: str | Path) -> dict[str, Any]:
+    """What `lit-jax evaluate --json` wrote. Raises ConfigError for another file."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        for task, metrics in found["metrics"].items():
+            _ = [float(value) for value in metrics.values()], found["chance"][task], found["intervals"][task]
+            _ = found["fingerprints"][task], found["data"], found["bootstrap"]["level"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is no result of lit-jax evaluate --json: {error!r}") from error
+    return found
+
+
+def _card(
+    run: Trained,
+    workdir: Path,
+    about: About,
+    name: str,
+    layout: str,
+    measured: Sequence[Mapping[str, Any]],
+    repo_id: str | None,
+) -> str:
     m, d, config = run.recipe.model, run.recipe.data, run.module.config
     vision, text = (TRAINING[letter] for letter in m.lock)
-    trained_on = d.train if isinstance(d.train, str) else " + ".join(spec for spec, _ in d.train)
+    specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
     evaluations = []
     before, after = results(workdir)
     if after:
         test = open_source(d.test, caption=d.caption or None)
         evaluations.append(
             Evaluation(
-                task="image-text retrieval",
+                task=TASKS["retrieval"],
                 data=about.data or d.test,
                 split=d.test.rpartition("/")[2],
                 after=after,
@@ -145,14 +176,48 @@ def _card(run: Trained, workdir: Path, about: About, name: str, layout: str) -> 
                 chance=chance(captions_of(test)[1], len(test)),
             )
         )
+    for result in measured:
+        evaluations += [_evaluation(result, task) for task in result["metrics"]]
     return model_card(
         name=about.name or name,
         license=about.license,
-        vision=Tower(about.vision or m.vision or config.vision_type, about.vision_license, vision),
-        text=Tower(about.text or m.text or config.text_type, about.text_license, text),
-        data=Data(about.data or trained_on, about.data_license, about.data_description),
+        vision=_tower(about.vision, about.vision_license, m.vision, config.vision_type, vision),
+        text=_tower(about.text, about.text_license, m.text, config.text_type, text),
+        data=Data(
+            about.data or " + ".join(specs),
+            about.data_license,
+            about.data_description,
+            about.data_hub_id or next(filter(None, map(_dataset, specs)), None),
+        ),
         recipe=dataclasses.asdict(run.recipe),
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,
+        repo_id=repo_id,
+    )
+
+
+def _tower(told: str | None, license: str, source: str, model_type: str, training: str) -> Tower:
+    of_the_hub = source and training != TRAINING["u"] and hub.is_id(source)
+    return Tower(told or source or model_type, license, training, source if of_the_hub else None)
+
+
+def _dataset(spec: str) -> str | None:
+    """The dataset of the Hub that a source reads, if it reads one."""
+    found = re.search(r"hf://datasets/([\w.-]+/[\w.-]+)", spec)
+    return found and found[1]
+
+
+def _evaluation(result: Mapping[str, Any], task: str) -> Evaluation:
+    data = str(result["data"])
+    return Evaluation(
+        task=TASKS.get(task, task),
+        data=data,
+        split=data.rpartition("/")[2],
+        after=result["metrics"][task],
+        chance=result["chance"][task],
+        intervals=result["intervals"][task],
+        level=result["bootstrap"]["level"],
+        protocol=result["fingerprints"][task],
+        data_hub_id=_dataset(data),
     )

@@ -59,8 +59,7 @@ def find(
     if path.is_dir():
         return path
     text = str(folder_or_id)
-    first = Path(text.split("/")[0])
-    if isinstance(folder_or_id, Path) or not _ID.fullmatch(text) or text.startswith(".") or first.exists():
+    if isinstance(folder_or_id, Path) or not is_id(text):
         raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")
     found = _download(text, revision, token, _WANTED)
     if _COMMIT.fullmatch(found.name):
@@ -70,6 +69,11 @@ def find(
         if allow_pickle and not _has(found, _FLAX):
             found = _download(text, revision, token, ["pytorch_model*.bin"])
     return found
+
+
+def is_id(name: str) -> bool:
+    """Whether `name`, where no folder has it, would be looked for on the Hub."""
+    return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lit_jax.keywords import join_by_keywords
 from lit_jax.layers import Compute
 from lit_jax.outputs import VisionTextDualEncoderOutput, tower_output
 from lit_jax.pictures import check_pixels
+from lit_jax.publishing import MESSAGE, publish
 from lit_jax.typing import Params
 
 VisionTextDualEncoderConfig = transformers.VisionTextDualEncoderConfig
@@ -127,13 +128,32 @@ class VisionTextDualEncoderModel:
         """
         saving.save(folder, self.module, params or self.params, max_shard_size=max_shard_size)
         if push_to_hub:
-            saving.push(folder, repo_id or Path(folder).name, token=token)
+            publish(folder, repo_id or Path(folder).name, overwrite=True, token=token)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Uploads what `save_pretrained` writes to `owner/name` on the Hub, which is made if need be; its URL."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = MESSAGE,
+        private: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to `owner/name` on the Hub, which is made if need be; its address.
+
+        As in transformers it takes the place of a model that is there. Raises ConfigError: see `lit_jax.publish`.
+        """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return saving.push(folder, repo_id, private=private, token=token)
+            return publish(
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                message=commit_message,
+                overwrite=True,
+                token=token,
+            )
 
     def to_bf16(self, params: Params | None = None) -> Params:
         """`params` (the model's, if None) in bfloat16, as a new tree: `model.params = model.to_bf16()`."""

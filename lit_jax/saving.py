@@ -52,21 +52,6 @@ def save(
             save_processor(draft, processor)
 
 
-def push(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-    """Uploads a folder to `owner/name` on the Hub, which is made if need be. Returns its URL. Raises ConfigError."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-
-    api = huggingface_hub.HfApi(token=token)
-    try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Upload from lit_jax")
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{repo_id} cannot be written on the Hugging Face Hub: {reason}") from error
-    return str(url)
-
-
 def check_exportable(config: DualEncoderConfig) -> None:
     """Raises WeightError for a tower that transformers' VisionTextDualEncoderModel cannot hold."""
     for tower, model_type in (("vision", config.vision_type), ("text", config.text_type)):

@@ -2,14 +2,12 @@
 
 import json
 
-import huggingface_hub
 import jax
 import numpy as np
 import pytest
-from huggingface_hub.errors import HFValidationError
 
 import lit_jax
-from lit_jax import hub, saving
+from lit_jax import hub
 from lit_jax._transformers import transformers
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.pretrained import join_towers
@@ -74,34 +72,3 @@ def test_an_unknown_layout_is_refused(tmp_path):
     module, params = tiny.dual()
     with pytest.raises(ConfigError, match="layout is 'onnx'; wanted one of hf, lit_jax, towers"):
         lit_jax.save(tmp_path, module, params, layout="onnx")
-
-
-class Hub:
-    """What of huggingface_hub.HfApi a push uses."""
-
-    def __init__(self, token=None):
-        self.token = token
-
-    def create_repo(self, repo_id, private, exist_ok):
-        if "//" in repo_id:
-            raise HFValidationError("Repo id must be owner/name.\nMore.")
-        self.private = private
-        return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
-
-    def upload_folder(self, repo_id, folder_path, commit_message):
-        type(self).pushed = repo_id, self.private, self.token, dict(hub.Tensors.of(saving.Path(folder_path)))
-
-
-def test_a_push_uploads_what_is_saved(monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    config = lit_jax.VisionTextDualEncoderConfig(vision_config=tiny.VIT, text_config=tiny.BERT)
-    model = lit_jax.VisionTextDualEncoderModel(config)
-    url = model.push_to_hub("me/model", private=True, token="secret")
-    assert url == "https://huggingface.co/me/model"
-    name, private, token, tensors = Hub.pushed
-    assert (name, private, token) == ("me/model", True, "secret")
-    np.testing.assert_array_equal(tensors["logit_scale"], model.params["logit_scale"])
-    with pytest.raises(
-        ConfigError, match=r"me//model cannot be written on the Hugging Face Hub: Repo id must.*name\.$"
-    ):
-        model.push_to_hub("me//model")

@@ -1,32 +1,34 @@
-"""lit-jax export --workdir DIR --output DIR"""
+"""lit-jax export --workdir DIR --output DIR [--push-to-hub ID]"""
 
 import click
 
 
-@click.command()
-@click.option("--workdir", required=True, help="Of the training run.")
-@click.option("--output", required=True, help="Folder to write; must not exist or be empty.")
-@click.option(
-    "--license", "license_id", default="unknown", show_default=True, help="The model's, as on the Hub."
-)
-@click.option("--vision-license", default="unknown", show_default=True, help="The image tower's.")
-@click.option("--text-license", default="unknown", show_default=True, help="The text tower's.")
-@click.option("--data-license", default="unknown", show_default=True, help="The training data's.")
+@click.command(options_metavar="[OPTIONS]")
+@click.option("--workdir", metavar="DIR", help="Of the run; not needed to publish an --output.")
+@click.option("--output", metavar="DIR", required=True, help="To write; must not exist or be empty.")
+@click.option("--license", "license_id", default="unknown", metavar="ID", help="The model's, as on the Hub.")
+@click.option("--vision-license", default="unknown", metavar="ID", help="The image tower's.")
+@click.option("--text-license", default="unknown", metavar="ID", help="The text tower's.")
+@click.option("--data-license", default="unknown", metavar="ID", help="The training data's.")
 @click.option(
     "--layout",
     type=click.Choice(["hf", "lit_jax", "towers"]),
     default="hf",
-    show_default=True,
-    help="For transformers, for lit_jax alone, or one folder a tower.",
+    metavar="NAME",
+    help="hf (the default), lit_jax (for it alone), towers.",
 )
-@click.option("--max-shard-size", default="5GB", show_default=True, help="Of a file of weights.")
-@click.option(
-    "--step", type=click.IntRange(min=0), help="Of the checkpoint [default: the newest that is whole]."
-)
-@click.option("--verify", is_flag=True, help="Load the folder in PyTorch and print the differences.")
-@click.option("--verify-data", help="Source for --verify [default: the run's test data].")
+@click.option("--max-shard-size", default="5GB", metavar="SIZE", help="Of a file of weights [default: 5GB].")
+@click.option("--step", type=click.IntRange(min=0), metavar="N", help="[default: the newest that is whole].")
+@click.option("--measured", multiple=True, metavar="FILE", help="Of evaluate --json, for the model card.")
+@click.option("--verify", is_flag=True, help="Load the folder in PyTorch, print the differences.")
+@click.option("--verify-data", metavar="SOURCE", help="[default: the run's test data].")
+@click.option("--push-to-hub", metavar="ID", help="Publish as owner/name on the Hugging Face Hub.")
+@click.option("--private", is_flag=True, help="The repository is made a private one.")
+@click.option("--revision", metavar="BRANCH", help="Of the repository [default: main].")
+@click.option("--message", metavar="TEXT", help="Of the commit on the Hub.")
+@click.option("--overwrite", is_flag=True, help="Replace another model on the Hub.")
 def main(
-    workdir: str,
+    workdir: str | None,
     output: str,
     license_id: str,
     vision_license: str,
@@ -35,25 +37,71 @@ def main(
     layout: str,
     max_shard_size: str,
     step: int | None,
+    measured: tuple[str, ...],
     verify: bool,
     verify_data: str | None,
+    push_to_hub: str | None,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    overwrite: bool,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder with a model card."""
+    """Write a checkpoint as a Hugging Face folder with a model card; publish it."""
     from lit_jax import export as door
+    from lit_jax import publishing
     from lit_jax.errors import ConfigError
     from lit_jax.terminal import table
 
-    about = door.About(
-        license=license_id,
-        vision_license=vision_license,
-        text_license=text_license,
-        data_license=data_license,
-    )
     if verify and layout != "hf":
         raise ConfigError(f"--verify compares with PyTorch, which does not read --layout {layout}")
-    folder = door.export(workdir, output, about, layout=layout, max_shard_size=max_shard_size, step=step)
-    print(f"wrote {folder}")
+    if not push_to_hub:
+        if not workdir:
+            raise ConfigError("export: --workdir is missing; see lit-jax export --help")
+        if private or revision or message or overwrite:
+            raise ConfigError("--private, --revision, --message and --overwrite go with --push-to-hub ID")
+    if verify and not (workdir or verify_data):
+        raise ConfigError("--verify without --workdir wants --verify-data SOURCE")
+    found = [door.read_results(path) for path in measured]
+    place = None
+    if not workdir:
+        publishing.check_folder(output)
+    if push_to_hub:
+        place = publishing.open_place(
+            push_to_hub,
+            private=private,
+            revision=revision,
+            message=message or publishing.MESSAGE,
+            overwrite=overwrite,
+        )
+    if workdir:
+        about = door.About(
+            license=license_id,
+            vision_license=vision_license,
+            text_license=text_license,
+            data_license=data_license,
+        )
+        door.export(
+            workdir,
+            output,
+            about,
+            layout=layout,
+            max_shard_size=max_shard_size,
+            step=step,
+            measured=found,
+            place=place,
+        )
+        print(f"wrote {output}")
+    elif place:
+        place.check(output)
     if verify:
-        found = door.verify(folder, verify_data or door.test_data(workdir))
-        rows = [(name, f"{difference:.2e}") for name, difference in found.items()]
+        data = verify_data or door.test_data(str(workdir))
+        rows = [(name, f"{value:.2e}") for name, value in door.verify(output, data).items()]
         print(table(("largest difference to PyTorch", ""), rows))
+    if place:
+        try:
+            print(f"published {place.upload(output)}")
+        except ConfigError as error:
+            again = f"lit-jax export --output {output} --push-to-hub {push_to_hub}"
+            raise ConfigError(
+                f"{error}; {output} is whole and can be published by itself: {again}"
+            ) from error

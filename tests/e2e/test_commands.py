@@ -1,6 +1,7 @@
 """The commands as a shell sees them: exit status, one sentence, files."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -9,20 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from lit_jax.__main__ import COMMANDS
 from lit_jax.errors import WeightError
 from lit_jax.export import verify
 from lit_jax.train import train
 from tests import tiny
+from tests.hub_server import Hub
 
 CONFIG = Path(__file__).parents[2] / "configs" / "lit_b16_bert.py"
 
 
-def lit_jax(*args, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "lit_jax", *map(str, args)], capture_output=True, text=True, cwd=cwd
-    )
+def lit_jax(*args, cwd=None, **settings):
+    command = [sys.executable, "-m", "lit_jax", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | settings)
 
 
 def config_file(folder, **changes):
@@ -176,6 +178,35 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
         "canonical is prompts as they are and prompts in lower case" in other.stderr
         and "size.height is 32 and 36" in other.stderr
     )
+
+
+def test_a_run_is_exported_and_published_with_its_measures_in_one_command(trained, tmp_path):
+    result = {
+        "data": "parquet:hf://datasets/org/pets/test",
+        "bootstrap": {"level": 0.95},
+        "metrics": {"zero_shot": {"top1": 0.5}},
+        "chance": {"zero_shot": {"top1": 0.1}},
+        "intervals": {"zero_shot": {"top1": [0.4, 0.6]}},
+        "fingerprints": {"zero_shot": "abc123"},
+    }
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    args = ("export", "--workdir", trained / "run", "--license", "mit", "--push-to-hub", "me/tiny")
+    with Hub() as hub:
+        settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        refused = lit_jax(*args, "--output", tmp_path / "out", **settings, HF_TOKEN="read")
+        assert refused.returncode == 2 and "may only read" in refused.stderr
+        assert not hub.repositories and not (tmp_path / "out").exists()
+        args += ("--measured", tmp_path / "result.json")
+        done = lit_jax(*args, "--output", tmp_path / "out", **settings, HF_TOKEN="write")
+    assert done.returncode == 0, done.stderr
+    assert f"published {hub.url}/me/tiny" in done.stdout
+    there = hub.repositories["me/tiny"].files()
+    assert there["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+    card = ModelCard(there["README.md"].decode())
+    (top1,) = [one for one in card.data.eval_results if one.metric_type == "top1"]
+    assert (top1.dataset_type, top1.metric_value) == ("org/pets", 0.5)
+    assert len(card.data.eval_results) > 1  # The run's own, too.
+    assert card.data.license == "mit" and 'from_pretrained("me/tiny")' in card.text
 
 
 def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path):
