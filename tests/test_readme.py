@@ -49,7 +49,9 @@ RUN = {
     'search INDEX --query "..."': 'search index --query "a red circle"',
     # Served in tests/test_demo.py; an option that there is not is refused before the help.
     "demo --model DIR_OR_ID [--index INDEX]": "demo --model quickstart_run/export --index index --help",
-    "export --workdir DIR --output DIR [--verify] [--push-to-hub ID]": "export --workdir quickstart_run --output exported",
+    "export --workdir DIR --output DIR [--verify] [--push-to-hub ID]": (
+        "export --workdir quickstart_run --output exported"
+    ),
     "grid --workdir DIR": "grid --workdir grid_run --help",  # Run in tests/test_grid.py.
     "report --workdir DIR": "report --workdir quickstart_run",
     "plan --config FILE [--topology v5e:2x4]": f"plan --config {CONFIG.parent / 'lit_b16_bert.py'} --parameters",
