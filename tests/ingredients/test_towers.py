@@ -109,10 +109,13 @@ def test_a_folder_that_fails_half_way_is_not_there(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tower_that_is_there_is_kept_but_not_for_other_layers(tmp_path):
+def test_a_tower_that_is_there_is_kept_but_not_for_other_layers_or_pictures(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 11}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"crop_size": {"height": 56, "width": 56}}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert image_tower(tmp_path, layers=11) == tmp_path
+    assert image_tower(tmp_path, layers=11, size=56) == tmp_path
+    with pytest.raises(ConfigError, match="for pictures of 56 px and 224 px are wanted"):
+        image_tower(tmp_path, layers=11)
     with pytest.raises(ConfigError, match="holds an image tower of 11 layers and 12 are wanted"):
         image_tower(tmp_path, layers=12)
 
