@@ -14,6 +14,7 @@ CORE = [
     "chex>=0.1.90",
     "click>=8.2",
     "einops>=0.8",
+    "etils>=1.9",
     "filelock>=3.16",
     "flax>=0.12",
     "fsspec>=2024.6",
@@ -32,6 +33,7 @@ CORE = [
     "safetensors>=0.8",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
+    "tokenizers>=0.22",
     "tqdm>=4.66",
     "transformers>=5.0",
 ]

@@ -1,0 +1,39 @@
+"""What setup.py promises to pip."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Import name -> distribution, where they differ.
+NAMES = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "cv2": "opencv-python-headless",
+    "multipart": "python-multipart",
+    "orbax": "orbax-checkpoint",
+    "yaml": "pyyaml",
+}
+COMPARED = {"torch", "tensorflow"}  # Looked for where they happen to be; nothing needs them.
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+
+
+def declared():
+    text = (ROOT / "setup.py").read_text()
+    found = re.findall(r'"([a-z][\w.-]*)(?:\[\w+\])?>=', text, re.I)
+    return {name.lower().replace("_", "-") for name in found}
+
+
+def test_every_import_of_the_package_is_declared():
+    names = {name.partition(".")[0] for path in (ROOT / "lit_jax").rglob("*.py") for name in imported(path)}
+    names -= {*sys.stdlib_module_names, "lit_jax"} | COMPARED
+    missing = {name for name in names if NAMES.get(name, name).lower().replace("_", "-") not in declared()}
+    assert len(names) > 15 and not missing
