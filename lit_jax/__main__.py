@@ -29,7 +29,7 @@ COMMANDS = {
     "inspect": "What is in a source: sizes, lengths, duplicates, a sheet of pairs.",
 }
 # PyTorch compares, or a config file, which is anyone's Python, may want it; the others answer sooner without.
-WITH_TORCH = ("quickstart", "train", "export", "plan")
+WITH_TORCH = ("quickstart", "train", "grid", "export", "plan")
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
     "finite, 6 another process was lost or a step hung, 42 preempted and saved."

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from lit_jax.errors import ConfigError, DataError
 from lit_jax.public import last_part, public
+from lit_jax.terminal import markdown
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -112,7 +113,7 @@ def model_card(
     sections = {
         "Towers": _towers(vision, text),
         "Training data": f"{data.name} (licence: {data.license}). {data.description}".strip(),
-        "Recipe": _table(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(recipe)]),
+        "Recipe": markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(recipe)]),
         "Metrics": "\n\n".join(map(_metrics, evaluations)) or "Not evaluated.",
         "How to use": usage.replace("MODEL", repo_id or HERE),
         "Limitations": "\n".join(f"- {limit}" for limit in (*limitations, *_LIMITATIONS)),
@@ -137,15 +138,8 @@ def _flat(recipe: Mapping[str, object], prefix: str = "") -> list[tuple[str, str
     return rows
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in row) + " |" for row in cells
-    )
-
-
 def _towers(vision: Tower, text: Tower) -> str:
-    return _table(
+    return markdown(
         ("tower", "weights", "licence", "in training"),
         [(side, t.name, t.license, t.training) for side, t in (("image", vision), ("text", text))],
     )
@@ -172,7 +166,7 @@ def _metrics(evaluation: Evaluation) -> str:
             cells.append(" to ".join(shown(end, metric) for end in ends.get(metric, ())))
         rows.append((metric.replace("_", " "), *cells))
     measured = f"\n\nProtocol `{evaluation.protocol}`." if evaluation.protocol else ""
-    return f"{evaluation.task} on {evaluation.data}, {evaluation.split}:\n\n{_table(head, rows)}{measured}"
+    return f"{evaluation.task} on {evaluation.data}, {evaluation.split}:\n\n{markdown(head, rows)}{measured}"
 
 
 def _results(evaluation: Evaluation) -> list[EvalResult]:

@@ -45,7 +45,7 @@ def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[s
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A result from its file. Raises DataError for what is none, or has been changed."""
+    """What `lit-jax evaluate --json` wrote. Raises DataError for what is none, or has been changed."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         for task, metrics in found["metrics"].items():
@@ -65,12 +65,13 @@ def read(path: str | Path) -> dict[str, Any]:
     except DataError:
         raise
     except (
+        OSError,
         ValueError,
         KeyError,
         TypeError,
         AttributeError,
         IndexError,
-    ) as error:  # Of JSON, or of what is in it.
+    ) as error:  # Or what is in it.
         raise DataError(
             f"{path} is not a result with protocols and intervals; write one with lit-jax evaluate --json"
         ) from error

@@ -7,28 +7,16 @@ from typing import Any
 
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.errors import LitJaxError
-from lit_jax.machine import SESSIONS, machine
+from lit_jax.machine import SESSIONS
 from lit_jax.run import CONFIG, METRICS, MODEL, RANKS, checkpoints_of, read_recipe
 from lit_jax.sharding import make_mesh
 
+# Of a workdir; the last line is the quickstart's.
 OURS = frozenset(
-    {
-        CONFIG,
-        MODEL,
-        METRICS,
-        RANKS,
-        SESSIONS,
-        "checkpoints",
-        "tensorboard",
-        "cache",
-        "export",
-        "lock",
-        "report.html",
-    }
-)  # Of a workdir.
+    {CONFIG, MODEL, METRICS, RANKS, SESSIONS, "checkpoints", "tensorboard", "cache", "lock"}
+    | {"towers", "emoji", "data", "export", "report.html"}
+)
 _GB = 1e9
-
-__all__ = ["ill", "machine", "report", "workdir"]
 
 
 def workdir(folder: str | Path) -> dict[str, Any]:

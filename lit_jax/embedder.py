@@ -18,7 +18,7 @@ from lit_jax import hub, pretrained, processing
 from lit_jax.data import Source
 from lit_jax.distributed import fetch
 from lit_jax.dual_encoder import DualEncoder
-from lit_jax.embedding import embed_images, embed_texts
+from lit_jax.embedding import embed_images, embed_pooled, embed_texts
 from lit_jax.evals.prompts import class_embeddings, class_texts
 from lit_jax.sharding import make_mesh, put
 from lit_jax.train_step import make_embed_step
@@ -71,7 +71,8 @@ class Embedder:
         images, tokenizer = self.processor.image_processor, self.processor.tokenizer
         self._decode = processing.make_decode(images)
         self._count = processing.make_count_tokens(tokenizer, self.text_length)
-        self._embed = make_embed_step(model.module, self.mesh, processing.pixels_of(images), dtype)
+        module = pretrained.with_compute(model.module, mesh=self.mesh)
+        self._embed = make_embed_step(module, self.mesh, processing.pixels_of(images), dtype)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), model.params)
 
@@ -91,6 +92,11 @@ class Embedder:
         return embed_images(
             self._embed, self._params, source, self._decode, self.mesh, rows, progress, tower=tower
         )
+
+    def pooled(self, pooled: Float[np.ndarray, "N Dv"]) -> Float[np.ndarray, "N E"]:
+        """From what `pictures` gave of the image tower, or training has kept of it."""
+        rows = min(self.batch_size, self._rows(len(pooled)))
+        return embed_pooled(self._embed, self._params, pooled, self.mesh, rows)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
         """Of every text, in order, in a batch as long as the longest needs. Raises DataError for none."""

@@ -1,7 +1,6 @@
 """A trained run -> an ordinary Hugging Face folder with its model card, checked against PyTorch if asked."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from lit_jax.embedding import captions_of
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.evals.retrieval import chance
 from lit_jax.folders import replaced
+from lit_jax.metrics import read_lines
 from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.publishing import CARD, Place
 from lit_jax.run import METRICS, Trained, read_run
@@ -129,25 +129,12 @@ def test_data(workdir: str | Path) -> str:
 
 def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
     """The first and the last evaluation in a run's metrics, each {} if there is none."""
-    rows = [json.loads(line) for line in (workdir / METRICS).read_text(encoding="utf-8").splitlines()]
-    found = [
+    tested = [
         {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
-        for row in rows
+        for row in read_lines(workdir / METRICS)
     ]
-    found = [row for row in found if row]
-    return (found[0], found[-1]) if found else ({}, {})
-
-
-def read_results(path: str | Path) -> dict[str, Any]:
-    """What `lit-jax evaluate --json` wrote. Raises ConfigError for another file."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        for task, metrics in found["metrics"].items():
-            _ = [float(value) for value in metrics.values()], found["chance"][task], found["intervals"][task]
-            _ = found["fingerprints"][task], found["data"], found["bootstrap"]["level"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no result of lit-jax evaluate --json: {error!r}") from error
-    return found
+    tested = [row for row in tested if row]
+    return (tested[0], tested[-1]) if tested else ({}, {})
 
 
 def _card(

@@ -1,17 +1,25 @@
-"""Model folders that are written whole: a process killed at any moment leaves the old one or the new one."""
+"""Folders and files that are written whole: a process killed at any moment leaves the old one or the new one."""
 
 import ctypes
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 KEY = "config.json"  # Without it nobody takes a folder for a model.
 _HERE = -100  # AT_FDCWD: paths as they are.
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), Linux.
+
+
+def put(path: Path, write: Callable[[Path], Any]) -> None:
+    """`write(draft)` makes a file beside `path`, which then takes its place."""
+    draft = path.with_name(f"{path.name}.part")
+    write(draft)
+    draft.replace(path)
 
 
 @contextmanager

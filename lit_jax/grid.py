@@ -11,6 +11,7 @@ from lit_jax import optim
 from lit_jax.embedder import Opened
 from lit_jax.errors import CheckpointError, ConfigError
 from lit_jax.evaluate import evaluate
+from lit_jax.folders import put
 from lit_jax.grid_tables import Grid, Row, write
 from lit_jax.quickstart import gather
 from lit_jax.recipe import Recipe, read
@@ -104,9 +105,7 @@ def _run(recipe: Recipe, test: str, folder: Path, cache: Path) -> dict[str, Any]
         result = evaluate(
             Opened(folder.name, run.module, run.params, run.processor), test, text_length=length
         )
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        put(path, lambda draft: draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8"))
         return result
     check_workdir(recipe, folder)
     try:

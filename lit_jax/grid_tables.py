@@ -5,12 +5,15 @@ import io
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lit_jax.evals.retrieval import KS
+from lit_jax.folders import put
+from lit_jax.terminal import markdown
 
 log = logging.getLogger(__name__)
 
@@ -74,10 +77,10 @@ def write(folder: Path, grid: Grid) -> None:
         ("grid.csv", as_csv(grid)),
         ("grid.md", as_markdown(grid)),
     ):
-        _replace(folder / name, content.encode())
+        put(folder / name, partial(Path.write_text, data=content, encoding="utf-8"))
     picture = plot(grid)
     if picture is not None:
-        _replace(folder / "grid.png", picture)
+        put(folder / "grid.png", lambda draft: draft.write_bytes(picture))
 
 
 def summary(grid: Grid) -> dict[str, Any]:
@@ -118,7 +121,8 @@ def as_markdown(grid: Grid) -> str:
     ]
     rows.append(("chance", "", *(_short(grid.chance[name]) for name in SHOWN)))
     names = [name.replace("_", " ") for name in SHOWN]
-    return f"{_table(header, square)}\n\n{_table(('cell', 'seeds', *names), rows)}\n"
+    every = markdown(("cell", "seeds", *names), rows, numbers=True)
+    return f"{markdown(header, square, numbers=True)}\n\n{every}\n"
 
 
 def plot(grid: Grid) -> bytes | None:
@@ -160,16 +164,5 @@ def _cell(rows: Sequence[Row]) -> str:
     return str(spread([headline(row.metrics) for row in rows])) if rows else ""
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
-
-
 def _short(share: float) -> str:
     return f"{share:.3f}".removeprefix("0") if share < 1 else f"{share:.3f}"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

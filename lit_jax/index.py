@@ -10,7 +10,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from lit_jax.data.part import Part
 from lit_jax.distributed import agreed, everyone, first
 from lit_jax.embedder import Embedder, opened
 from lit_jax.errors import ConfigError, DataError
+from lit_jax.folders import put
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def embed(
                 if progress:
                     progress(start + done, total)
 
-            part = Part(source, start, stop)
+            part = Part(source, range(start, stop))
             batch = model.batch_size if shards > 1 else None  # One size, compiled once.
             rows = model.pictures(part, batch_size=batch, progress=told)
             if first():
@@ -169,7 +169,7 @@ def embed(
             progress(stop, total)
     if first() and not (out / MANIFEST).is_file():
         width = _read(_paths(out, format, 0, shards)).embeddings.shape[1]
-        _put(
+        put(
             out / MANIFEST, lambda path: path.write_text(json.dumps(plan | {"width": width}, indent=2) + "\n")
         )
     everyone("index")
@@ -190,7 +190,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
     everyone("plan")  # Before it none writes, so that all have seen the same.
     if first() and not path.is_file():
         out.mkdir(parents=True, exist_ok=True)
-        _put(path, lambda draft: draft.write_text(json.dumps(plan, indent=2) + "\n"))
+        put(path, lambda draft: draft.write_text(json.dumps(plan, indent=2) + "\n"))
 
 
 def _paths(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:
@@ -202,15 +202,15 @@ def _paths(folder: Path, format: str, number: int, shards: int) -> tuple[Path, .
 def _write(paths: tuple[Path, ...], shard: Shard) -> None:
     if len(paths) == 1:
         vectors = pa.FixedSizeListArray.from_arrays(shard.embeddings.ravel(), shard.embeddings.shape[1])
-        _put(paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path))
+        put(paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path))
         return
-    _put(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
+    put(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
 
     def save(path: Path) -> None:
         with path.open("wb") as file:
             np.save(file, shard.embeddings)
 
-    _put(paths[1], save)
+    put(paths[1], save)
 
 
 def _read(paths: tuple[Path, ...]) -> Shard:
@@ -219,13 +219,6 @@ def _read(paths: tuple[Path, ...]) -> Shard:
         column = table["embedding"].combine_chunks()
         return Shard(column.values.to_numpy().reshape(len(column), -1), table["id"].to_pylist())
     return Shard(np.load(paths[1], mmap_mode="r"), json.loads(paths[0].read_text("utf-8")))
-
-
-def _put(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file that is there whole or not at all."""
-    draft = path.with_name(f"{path.name}.part")
-    write(draft)
-    os.replace(draft, path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lit_jax.data import Source, open_source
-from lit_jax.data.chosen import ChosenSource
+from lit_jax.data.part import Part
 from lit_jax.embedder import Embedder
 from lit_jax.embedding import captions_of, labels_of
 from lit_jax.errors import ConfigError, DataError
@@ -140,7 +140,7 @@ def few_shots(asked: Asked) -> Measure:
     said = {"shots": list(asked.shots), "seeds": asked.seeds, "drawn": few_shot.DRAWN}
 
     def measure(model: Embedder, pictures: Pictures) -> Found:
-        known = _features(model, ChosenSource(source, needed.tolist()), asked)
+        known = _features(model, Part(source, needed.tolist()), asked)
         found = few_shot.few_shot(
             known, train_labels[needed], _of(pictures, asked), labels, drawn, asked.shots
         )

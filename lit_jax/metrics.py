@@ -13,6 +13,7 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 from tqdm import tqdm
 
 from lit_jax.errors import ConfigError, DataError
+from lit_jax.folders import put
 
 Values = Mapping[str, SupportsFloat]  # Python, NumPy and JAX scalars alike.
 
@@ -91,9 +92,7 @@ class Jsonl:
         kept = "".join(line for row, line in rows if row["step"] <= start_step)
         self._written = {name for row, _ in rows if row["step"] == start_step for name in row}
         if kept != old:  # Replaced at once: a kill in the middle of this must not lose the rows to keep.
-            part = self._path.with_name(self._path.name + ".part")
-            part.write_text(kept, encoding="utf-8")
-            part.replace(self._path)
+            put(self._path, lambda draft: draft.write_text(kept, encoding="utf-8"))
         self._file = self._path.open("a", encoding="utf-8")
 
     def _row(self, i: int, line: str) -> dict[str, Any]:
@@ -120,6 +119,19 @@ class Jsonl:
 
     def close(self) -> None:
         self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of JSON lines, none where there is no file; a line that a kill has cut is passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
 
 
 class TensorBoard:

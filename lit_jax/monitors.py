@@ -1,5 +1,6 @@
 """How the embeddings of a training batch lie: their rank, alignment, uniformity and margin, over all devices."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lit_jax.ring import Axis, around
 from lit_jax.sharding import AXES, BATCH
@@ -48,6 +49,12 @@ def monitors(
     found["temperature"] = 1 / scale.astype(jnp.float32)
     found |= {f"grad_norm/{name}": optax.tree.norm(tree).astype(jnp.float32) for name, tree in grads.items()}
     return {f"{PREFIX}{name}": value for name, value in found.items()}
+
+
+def now_and_then(now: Bool[Array, ""], compute: Callable[[], Monitors]) -> Monitors:
+    """`compute()` where `now`, else NaN in its place, for which nothing is computed."""
+    nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(compute))
+    return lax.cond(now, compute, lambda: nothing)
 
 
 def _of_batch(images: Float[Array, "b E"], texts: Float[Array, "b E"], *, axis: Axis) -> Monitors:

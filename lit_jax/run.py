@@ -25,6 +25,7 @@ from lit_jax.data import open_source
 from lit_jax.distributed import agreed, first
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import CheckpointError, ConfigError, DataError
+from lit_jax.folders import put
 from lit_jax.layers import REMAT, Compute
 from lit_jax.pretrained import Loaded
 from lit_jax.recipe import Recipe
@@ -304,9 +305,8 @@ def claim(recipe: Recipe, workdir: Path) -> None:
     """Writes the recipe. Called when all of it was accepted: a refused one must not occupy the workdir."""
     if not first():
         return
-    part = (workdir / CONFIG).with_suffix(".part")
-    part.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n", encoding="utf-8")
-    part.replace(workdir / CONFIG)
+    text = json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
+    put(workdir / CONFIG, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
 def _stored(workdir: Path) -> dict[str, Any]:

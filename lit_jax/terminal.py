@@ -1,4 +1,4 @@
-"""What people see on a terminal or in a log beside the numbers of a run: progress and tables."""
+"""What people see beside the numbers of a run: progress on a terminal or in a log, and tables there and in Markdown."""
 
 import sys
 import time
@@ -49,3 +49,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join([f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)])
 
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
+    """The same as a table in Markdown; with `numbers` all columns but the first are to the right."""
+    rule = ["---"] + ["---:" if numbers else "---"] * (len(header) - 1)
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |"
+
+    return "\n".join(map(line, (header, rule, *rows)))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from lit_jax.accumulate import accumulated, check_micro_batch
 from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
-from lit_jax.monitors import monitors
+from lit_jax.monitors import monitors, now_and_then
 from lit_jax.optim import TOWERS, Rules, merge, split
 from lit_jax.processing import Pixels
 from lit_jax.sharding import AXES, BATCH, RULES, put, shardings
@@ -247,8 +247,7 @@ def make_train_step(
         if monitor_every:
             used = jnp.exp(merge(state.tuned, state.locked)["logit_scale"])
             watched = partial(monitors, *embedded, used, grads, mesh)
-            nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(watched))
-            metrics |= lax.cond(after.step % monitor_every == 0, watched, lambda: nothing)
+            metrics |= now_and_then(after.step % monitor_every == 0, watched)
         return after, metrics
 
     return step
@@ -267,9 +266,7 @@ class Embed(NamedTuple):
     """Jitted functions of a model on a mesh. Rows come in and go out split over its devices; dropout is off."""
 
     images: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> unit embeddings [B E], float32.
-    texts: Callable[
-        [Params, Mapping[str, Array]], Array
-    ]  # int32 [B N] each -> unit embeddings [B E], float32.
+    texts: Callable[[Params, Mapping[str, Array]], Array]  # int32 [B N] each -> unit embeddings [B E].
     pool: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> the image tower's pooled output [B Dv].
     pooled: Callable[[Params, Array], Array]  # What `pool` gave -> unit embeddings [B E], float32.
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 import lit_jax
 from lit_jax import index as indexes
-from lit_jax import saving
 from lit_jax.__main__ import main
 from lit_jax.embedder import Embedder
 from lit_jax.nearest import nearest
@@ -33,12 +32,7 @@ def loggers_as_they_were():
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ask")
-    for name, seed in (("model", 0), ("other", 1)):
-        module, params = tiny.dual(seed)
-        saving.save(folder / name, module, params, tiny.processor())
-    tiny.write_pairs(folder / "pairs")
-    (folder / "notes.txt").write_text("no picture")
-    Image.new("1", (10_000, 10_000)).save(folder / "vast.png")
+    tiny.write_models_and_pictures(folder)
     return folder
 
 

@@ -5,10 +5,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from PIL import Image
 
 import lit_jax
-from lit_jax import demo, saving
+from lit_jax import demo
 from lit_jax.embedder import Embedder
 from lit_jax.errors import ConfigError, DataError
 from tests import tiny
@@ -20,12 +19,7 @@ LABELS = ["red square", "a blue circle", "مربع 🟥", "<b>white</b>", "green
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    for name, seed in (("model", 0), ("other", 1)):
-        module, params = tiny.dual(seed)
-        saving.save(folder / name, module, params, tiny.processor())
-    tiny.write_pairs(folder / "pairs")
-    (folder / "notes.txt").write_text("no picture")
-    Image.new("1", (10_000, 10_000)).save(folder / "vast.png")
+    tiny.write_models_and_pictures(folder)
     with (folder / "large.png").open("wb") as file:
         file.truncate(demo.MOST + 1)
     return folder

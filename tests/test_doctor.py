@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from lit_jax import doctor
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.commands.doctor import main
+from lit_jax.machine import machine
 from tests import tiny
 from tests.faults.test_damage import arrays, flip
 from tests.test_checkpoints import state_of
@@ -33,7 +34,7 @@ def run(intact, tmp_path):
 
 
 def test_a_machine_is_told_by_its_versions_and_devices():
-    found = doctor.machine()
+    found = machine()
     assert found["packages"]["jax"] and found["devices"] == "8 x cpu (cpu)" and found["processes"] == 1
 
 
@@ -42,7 +43,7 @@ def test_a_healthy_workdir_goes_on_from_its_newest_step(run):
     assert found["checkpoints"] == [{"step": 2, "damage": None}, {"step": 4, "damage": None}]
     assert (found["resumes"], found["steps"], found["mesh"]) == (4, 6, {"data": 8, "fsdp": 1})
     assert found["strays"] == found["problems"] == [] and found["free_gb"] > 0 and not doctor.ill(found)
-    assert "training would go on from step 4 of 6" in doctor.report(doctor.machine() | {"workdir": found})
+    assert "training would go on from step 4 of 6" in doctor.report(machine() | {"workdir": found})
 
 
 def test_damage_and_strays_are_told_and_nothing_is_changed(run):

@@ -252,8 +252,9 @@ def test_the_command_publishes_a_folder_as_it_is_and_says_what_stands_against_it
         (("--output", folders / "other", "--push-to-hub", "me/tiny"), "holds another model"),
         (("--output", folders / "other"), "--workdir is missing"),
         (("--output", "x", "--workdir", "w", "--private"), "go with --push-to-hub"),
-        (("--output", "x", "--workdir", "w", "--measured", "none.json"), "none.json is no result of"),
     ):
         status, said = command(*args)
         assert status == 2 and wanted in said.err and said.err.count("\n") == 1
+    status, said = command("--output", "x", "--workdir", "w", "--measured", "none.json")
+    assert status == 3 and "none.json is not a result" in said.err and said.err.count("\n") == 1
     assert len(hub.repositories["me/tiny"].commits) == 2

@@ -20,7 +20,6 @@ from lit_jax import __main__ as shell
 from lit_jax.data import open_source
 from lit_jax.errors import ConfigError
 from lit_jax.model import FlaxVisionTextDualEncoderModel
-from tests import tiny
 from tests.test_flax_files import as_flax, write_msgpack
 
 ROOT = Path(__file__).parent.parent
@@ -198,16 +197,3 @@ def test_the_table_of_transformers4_names_methods_and_arguments_that_there_are(h
     assert kernel.shape == (2, 64, 128) and set(model.params) == {
         *("vision", "text", "visual_projection", "text_projection", "logit_scale")
     }
-
-
-def test_the_python_of_multilingual_makes_a_source_of_each_language(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    pictures = tmp_path / "quickstart_run" / "emoji" / "test"
-    tiny.write_pairs(pictures, n=3)
-    ids = ("1F431", "2764-FE0F", "0039-FE0F-20E3")
-    rows = [{"file_name": f"{i:03}.png", "captions": ["x"], "id": id} for i, id in enumerate(ids)]
-    (pictures / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_blocks(blocks("docs/multilingual.md", "python"), tmp_path)
-    german = open_source("folder:emoji_de")
-    assert [german[i]["captions"] for i in range(3)] == [["katzengesicht"], ["rotes herz"], ["taste 9"]]
-    assert len(open_source("folder:emoji_ja")) == 3

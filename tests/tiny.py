@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lit_jax import dual_encoder, hub
+from lit_jax import dual_encoder, hub, saving
 from lit_jax._transformers import transformers
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.weights import WeightMap
@@ -203,6 +203,15 @@ def write_pairs(folder, n=24, labels=False):
             rows[-1]["label"] = f"{colour} {shape}"
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return f"folder:{folder}"
+
+
+def write_models_and_pictures(folder):
+    """Two dual encoders, `model` and `other`, `pairs`, and what is no picture or too large a one."""
+    for name, seed in (("model", 0), ("other", 1)):
+        saving.save(folder / name, *dual(seed), processor())
+    write_pairs(folder / "pairs")
+    (folder / "notes.txt").write_text("no picture")
+    Image.new("1", (10_000, 10_000)).save(folder / "vast.png")
 
 
 def config(folder, **changes):

@@ -20,8 +20,9 @@ def main(workdir: Path | None, as_json: bool) -> None:
     """
     from lit_jax import doctor
     from lit_jax.errors import CheckpointError
+    from lit_jax.machine import machine
 
-    found = doctor.machine()
+    found = machine()
     if workdir is not None:
         found["workdir"] = doctor.workdir(workdir)
     print(json.dumps(found, indent=2) if as_json else doctor.report(found))

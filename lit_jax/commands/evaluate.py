@@ -69,15 +69,14 @@ def _table(result: dict[str, Any], task: str, only: str = "") -> str:
 
 def _multilingual(result: dict[str, Any]) -> str:
     """Recalls of every language, and all metrics of their mean."""
+    from lit_jax.evals.retrieval import KS
     from lit_jax.terminal import table
 
     found = result["metrics"]["multilingual"]
-    columns = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    columns = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in KS]
     rows = [
         (language, *(f"{found[f'{language}/{name}']:.4g}" for name in columns))
         for language in dict.fromkeys(name.partition("/")[0] for name in found)
     ]
-    head = ("recall", *("image to text" if "image_to" in c else "text to image" for c in columns))
-    ks = ("", *(c.partition("_recall")[2] for c in columns))
-    heads = tuple(f"{a} {b}".strip() for a, b in zip(head, ks, strict=True))
-    return f"{table(heads, rows)}\n\n{_table(result, 'multilingual', 'mean/')}"
+    head = ("recall", *(name.replace("_recall", " ").replace("_", " ") for name in columns))
+    return f"{table(head, rows)}\n\n{_table(result, 'multilingual', 'mean/')}"

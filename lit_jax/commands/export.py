@@ -47,8 +47,8 @@ def main(
     overwrite: bool,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder with a model card; publish it."""
+    from lit_jax import compare, publishing
     from lit_jax import export as door
-    from lit_jax import publishing
     from lit_jax.errors import ConfigError
     from lit_jax.terminal import table
 
@@ -61,7 +61,7 @@ def main(
             raise ConfigError("--private, --revision, --message and --overwrite go with --push-to-hub ID")
     if verify and not (workdir or verify_data):
         raise ConfigError("--verify without --workdir wants --verify-data SOURCE")
-    found = [door.read_results(path) for path in measured]
+    found = [compare.read(path) for path in measured]
     place = None
     if not workdir:
         publishing.check_folder(output)

@@ -1,22 +1,25 @@
 """Some records of a source, as a source of their own."""
 
+import hashlib
+from collections.abc import Sequence
+
 from lit_jax.data.sources import Record, Source
 
 
 class Part:
-    """The records from `start` to `stop` of a source, which notes the ids of those that were read."""
+    """The records of `source` whose numbers are `chosen`, in that order; notes the ids of those that were read."""
 
-    def __init__(self, source: Source, start: int, stop: int):
-        self._source, self._start, self._rows = source, start, stop - start
-        self.spec = f"{source.spec}[{start}:{stop}]" if self._rows < len(source) else source.spec
+    def __init__(self, source: Source, chosen: Sequence[int]):
+        self._source, self._chosen = source, chosen
+        self.spec = source.spec if chosen == range(len(source)) else f"{source.spec}[{_said(chosen)}]"
         self.class_names = source.class_names
         self._ids: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._source[self._start + index]
+        record = self._source[self._chosen[index]]
         self._ids[index] = record["id"]
         return record
 
@@ -25,4 +28,9 @@ class Part:
         return [self._ids.get(index) or self[index]["id"] for index in range(len(self))]
 
     def fingerprint(self) -> str:
-        return f"{self._source.fingerprint()}[{self._start}:{len(self)}]"
+        """The sha256 of the source's and of the numbers."""
+        return hashlib.sha256(f"{self._source.fingerprint()} {self._chosen}".encode()).hexdigest()
+
+
+def _said(chosen: Sequence[int]) -> str:
+    return f"{chosen.start}:{chosen.stop}" if isinstance(chosen, range) else f"{len(chosen)} records"

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from lit_jax.errors import DataError
 from lit_jax.evals.bootstrap import estimate, mean, median
 from lit_jax.evals.ranks import ranks
+from lit_jax.folders import put
 
 KS = (1, 5, 10)
 
@@ -34,10 +35,12 @@ class Retrieved:
     def save(self, path: Path) -> None:
         """Writes the ranks as npz, whole or not at all."""
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_suffix(".part")
-        with draft.open("wb") as file:
-            np.savez_compressed(file, **{name: row.astype(np.int32) for name, row in vars(self).items()})
-        draft.replace(path)
+
+        def write(draft: Path) -> None:
+            with draft.open("wb") as file:
+                np.savez_compressed(file, **{name: row.astype(np.int32) for name, row in vars(self).items()})
+
+        put(path, write)
 
     @classmethod
     def load(cls, path: Path) -> "Retrieved":

@@ -11,6 +11,7 @@ from lit_jax import pages
 from lit_jax.data import Source, open_source
 from lit_jax.errors import LitJaxError
 from lit_jax.evals.bootstrap import DRAWS, LEVEL
+from lit_jax.folders import put
 from lit_jax.machine import machine
 from lit_jax.pictures import open_image
 from lit_jax.report import facts, numbers
@@ -72,9 +73,7 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path:
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    draft = output.with_name(f".{output.name}.part")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(output)
+    put(output, lambda draft: draft.write_text(page, encoding="utf-8"))
     return output
 
 

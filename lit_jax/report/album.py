@@ -4,23 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Float, Int
 
-from lit_jax import cache, pretrained, processing
+from lit_jax import cache
 from lit_jax.data import Source
 from lit_jax.data.part import Part
-from lit_jax.embedding import captions_of, embed_images, embed_pooled, embed_texts
+from lit_jax.embedder import Embedder, Opened
+from lit_jax.embedding import captions_of
 from lit_jax.evals.retrieval import chance, retrieve
 from lit_jax.run import Trained
-from lit_jax.sharding import make_mesh, put
-from lit_jax.train_step import make_embed_step
 
 SHOWN, NEAREST, MISTAKES = 24, 5, 12
 MOST = 2000  # Records that are looked at.
-_ROWS = 64  # Of a batch, or as many as there are devices.
 
 
 class Answer(NamedTuple):
@@ -68,7 +64,7 @@ def look(run: Trained, source: Source, workdir: Path) -> Album:
 
     Raises DataError for a picture that cannot be read and for one without a caption.
     """
-    part = source if len(source) <= MOST else Part(source, 0, MOST)
+    part = source if len(source) <= MOST else Part(source, range(MOST))
     captions, owner = captions_of(part)
     images, texts = _embed(run, part, captions, workdir)
     found = retrieve(images, texts, owner)
@@ -125,20 +121,16 @@ def _embed(
     run: Trained, source: Source, captions: Sequence[str], workdir: Path
 ) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "M E"]]:
     """Of every picture and every caption; outputs of the locked image tower that `workdir` keeps are not redone."""
-    mesh = make_mesh()
-    rows = -(-_ROWS // mesh.size) * mesh.size
-    images, config = run.processor.image_processor, run.module.config
-    module = pretrained.with_compute(run.module, mesh=mesh)
-    dtype = module.compute.dtype
-    embed = make_embed_step(module, mesh, processing.pixels_of(images), dtype)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    params = jax.tree.map(lambda leaf: put(leaf, everywhere), run.params)
-    length = run.recipe.data.text_length
-    tokenize = processing.make_tokenize(run.processor.tokenizer, length, config.text.vocab_size)
-    texts = embed_texts(embed, params, captions, tokenize, mesh, rows)
+    dtype, config = run.module.compute.dtype, run.module.config
+    model = Embedder(
+        Opened(workdir.name, run.module, run.params, run.processor),
+        text_length=run.recipe.data.text_length,
+        dtype=dtype,
+    )
+    texts = model.texts(captions)
     if run.recipe.cache:
         tower = (config.vision_type, config.vision)
-        key = cache.fingerprint(tower, run.params["vision"], images, source, dtype)
+        key = cache.fingerprint(tower, run.params["vision"], run.processor.image_processor, source, dtype)
         if (kept := cache.path_of(workdir / "cache", key)).is_file():
-            return embed_pooled(embed, params, np.load(kept), mesh, rows), texts
-    return embed_images(embed, params, source, processing.make_decode(images), mesh, rows), texts
+            return model.pooled(np.load(kept)), texts
+    return model.pictures(source), texts

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from lit_jax.card import public
 from lit_jax.data import Source, open_source
 from lit_jax.data.sources import Mixed
 from lit_jax.errors import LitJaxError
 from lit_jax.export import TRAINING
+from lit_jax.public import public
 from lit_jax.recipe import Recipe
 from lit_jax.run import Trained
 

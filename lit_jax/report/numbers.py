@@ -1,6 +1,5 @@
 """The numbers of a run as its page shows them: curves, metrics with their intervals, time and memory, sessions."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from lit_jax.evals.bootstrap import Interval, intervals
 from lit_jax.evals.retrieval import Retrieved
 from lit_jax.machine import SESSIONS
+from lit_jax.metrics import read_lines
 from lit_jax.report.charts import Chart, Line, chart
 from lit_jax.run import METRICS, RANKS
 
@@ -50,7 +50,7 @@ class Session(NamedTuple):
 
 def rows(workdir: Path) -> list[Row]:
     """Of the metrics, those that are whole."""
-    return [row for row in _lines(workdir / METRICS) if isinstance(row.get("step"), int)]
+    return [row for row in read_lines(workdir / METRICS) if isinstance(row.get("step"), int)]
 
 
 def tested(rows: Sequence[Row]) -> list[Row]:
@@ -152,7 +152,7 @@ def sessions(workdir: Path) -> list[Session]:
             one.get("processes", 1),
             versions(one),
         )
-        for one in _lines(workdir / SESSIONS)
+        for one in read_lines(workdir / SESSIONS)
     ]
 
 
@@ -164,16 +164,3 @@ def versions(machine: Mapping[str, Any]) -> str:
         **machine.get("packages", {}),
     }
     return ", ".join(f"{name} {number}" for name, number in named.items() if number)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines; a line that was cut by a kill is passed over."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found
