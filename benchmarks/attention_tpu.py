@@ -21,8 +21,9 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lit_jax.hlo import Program
-from lit_jax.layers import Block, BlockSpec, Compute, scan_layers
+from lit_jax.layers import Block, scan_layers
 from lit_jax.sharding import BATCH, make_mesh
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.terminal import table
 
 WIDTH = 768

@@ -36,7 +36,7 @@ CHILD = """
 import json, re, sys, time
 import safetensors.numpy
 from lit_jax import hub, pretrained
-from lit_jax.layers import Compute
+from lit_jax.spec import Compute
 
 kind, folder = sys.argv[1:]
 calls = {

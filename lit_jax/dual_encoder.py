@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from lit_jax.encoders import TEXT, VISION, Encoder, EncoderOutput
 from lit_jax.encoders.base import LARGEST, shown
 from lit_jax.errors import WeightError
-from lit_jax.layers import Compute
+from lit_jax.spec import Compute
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap, table
 

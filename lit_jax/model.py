@@ -17,10 +17,10 @@ from lit_jax._transformers import transformers
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, init_params, unit
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.keywords import join_by_keywords
-from lit_jax.layers import Compute
 from lit_jax.outputs import VisionTextDualEncoderOutput, tower_output
 from lit_jax.pictures import check_pixels
 from lit_jax.publishing import MESSAGE, publish
+from lit_jax.spec import Compute
 from lit_jax.typing import Params
 
 VisionTextDualEncoderConfig = transformers.VisionTextDualEncoderConfig

@@ -19,7 +19,7 @@ from lit_jax import dual_encoder, hub
 from lit_jax.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
 from lit_jax.encoders.base import Encoder, matched
 from lit_jax.errors import ConfigError, WeightError
-from lit_jax.layers import Compute
+from lit_jax.spec import Compute
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap, listed
 

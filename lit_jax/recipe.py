@@ -27,7 +27,7 @@ class Model:
     max_logit_scale: float | None = None  # Bound on exp(logit_scale); CLIP has 100.
     dtype: str = "auto"  # Of the arithmetic: bfloat16 on accelerators, float32 on CPU.
     locked_dtype: str = "float32"  # Of the locked weights in memory.
-    remat: str = "products"  # What is computed twice: "none", "products", "narrow", "full" (layers.REMAT).
+    remat: str = "products"  # What is computed twice: "none", "products", "narrow", "full" (spec.REMAT).
     # "rows": our kernel for TPUs; "splash": JAX's own there; "cudnn" for GPUs; "xla". "auto": the first that fits.
     attention: str = "auto"
     unroll: int = 1  # Layers in one turn of the loop over them.

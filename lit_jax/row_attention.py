@@ -43,7 +43,7 @@ def row_attention(
     causal: bool = False,
     interpret: bool = False,
 ) -> Float[Array, "B N D"]:
-    """`layers.attend_in_full` of heads that lie side by side in D, without weights and dropout.
+    """`attention.attend_in_full` of heads that lie side by side in D, without weights and dropout.
 
     `mask` [B N] is of the keys, [B N N] of each query's keys. `bias` is added to the scores; its gradient is the sum
     over the batch. A query that may look at no key gets the mean of all values. `interpret` runs anywhere, slowly.

@@ -26,10 +26,10 @@ from lit_jax.distributed import agreed, first
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import CheckpointError, ConfigError, DataError
 from lit_jax.folders import put
-from lit_jax.layers import REMAT, Compute
 from lit_jax.pretrained import Loaded
 from lit_jax.recipe import Recipe
 from lit_jax.sharding import make_mesh
+from lit_jax.spec import REMAT, Compute
 from lit_jax.train_step import State, init_state
 from lit_jax.typing import Params
 
@@ -37,7 +37,7 @@ CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
 RANKS = "ranks"  # Of each evaluation: step_N.npz, from which the report has its intervals.
 _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-ATTENTION = ("auto", "rows", "splash", "xla", "cudnn")  # See layers.Compute.
+ATTENTION = ("auto", "rows", "splash", "xla", "cudnn")  # See spec.Compute.
 PLATFORMS = {
     "cudnn": ("gpu",),
     "rows": ("tpu", "cpu"),

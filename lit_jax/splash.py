@@ -29,7 +29,7 @@ def splash_attention(
     heads: int,
     interpret: bool = False,
 ) -> Float[Array, "B N D"]:
-    """`layers.attend_in_full` of heads that lie side by side in D, without bias, weights and dropout.
+    """`attention.attend_in_full` of heads that lie side by side in D, without bias, weights and dropout.
 
     `mask` is of the keys; a text without any gets the mean of all values. `interpret` runs anywhere, slowly.
 

@@ -11,9 +11,20 @@ import lit_jax
 
 PACKAGE = Path(lit_jax.__file__).parent
 FLOORS = [
-    ["typing", "errors", "sums", "folders", "_transformers", "terminal", "ring", "row_attention", "splash"],
     [
-        "layers",
+        "typing",
+        "errors",
+        "sums",
+        "folders",
+        "_transformers",
+        "terminal",
+        "ring",
+        "row_attention",
+        "splash",
+        "spec",
+    ],
+    [
+        "attention",
         "positions",
         "weights",
         "losses",
@@ -31,6 +42,7 @@ FLOORS = [
         "machine",
         "public",
     ],
+    ["layers"],
     ["encoders", "hub", "preemption", "lock", "pages"],
     ["dual_encoder", "processing", "ingredients"],
     [

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lit_jax.layers import Block, BlockSpec, Compute, scan_layers
+from lit_jax.layers import Block, scan_layers
 from lit_jax.positions import bicubic, resize_grid
 from lit_jax.pretrained import with_compute
+from lit_jax.spec import BlockSpec, Compute
 from tests import tiny
 
 

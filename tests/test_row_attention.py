@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from lit_jax.layers import attend_in_full
+from lit_jax.attention import attend_in_full
 from lit_jax.row_attention import VMEM, fits, row_attention, row_attention_sharded, vmem_bytes
 from lit_jax.sharding import AXES, make_mesh
 

@@ -16,8 +16,9 @@ import pytest
 from jax.sharding import Mesh
 
 from lit_jax import splash
-from lit_jax.layers import Attention, BlockSpec, Compute, by_rows, by_splash
+from lit_jax.attention import Attention, by_rows, by_splash
 from lit_jax.sharding import AXES, make_mesh
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.splash import BLOCK, LANES, SHORTEST, blocks, splash_attention, splash_attention_sharded
 from tests.test_row_attention import NAMES, arrays, in_full, lengths, value_and_gradients
 

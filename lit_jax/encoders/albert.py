@@ -9,7 +9,7 @@ from lit_jax.encoders import bert
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config
 from lit_jax.encoders.pooling import tanh_pooler
 from lit_jax.encoders.tokens import Tokens
-from lit_jax.layers import BlockSpec, Compute
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from lit_jax.encoders.base import BACKBONE, Encoder, EncoderOutput, drop_path_rates, read_config
 from lit_jax.encoders.patches import Patches
 from lit_jax.encoders.vit import OWN, OWN_RENAMES, shared_weights, trunk
-from lit_jax.layers import BlockSpec, Compute, layer_norm
+from lit_jax.layers import layer_norm
 from lit_jax.positions import bilinear
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Int
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embeddings
 from lit_jax.encoders.pooling import POOLER, tanh_pooler
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, check_length, key_mask
-from lit_jax.layers import Block, BlockSpec, Compute, scan_layers
+from lit_jax.layers import Block, scan_layers
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 

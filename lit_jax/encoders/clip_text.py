@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embeddings
 from lit_jax.encoders.clip import LAYERS
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, check_length, key_mask
-from lit_jax.layers import Block, BlockSpec, Compute, layer_norm, scan_layers
+from lit_jax.layers import Block, layer_norm, scan_layers
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 _OLD_EOS = 2  # What configs say that were written before transformers 4.31, whatever the tokenizer's is.

@@ -14,7 +14,8 @@ from lit_jax.encoders.bert import MLP, in_order
 from lit_jax.encoders.disentangled import Attention
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, check_length
 from lit_jax.errors import WeightError
-from lit_jax.layers import ACTIVATIONS, BlockSpec, Compute, Mlp, layer_norm, scan_layers
+from lit_jax.layers import ACTIVATIONS, Mlp, layer_norm, scan_layers
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 _UNSET = ("position_buckets", "max_relative_positions", "conv_kernel_size")  # -1 or 0 stands for none.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from lit_jax.encoders.base import BACKBONE, Encoder, EncoderOutput, read_config
 from lit_jax.encoders.patches import Patches
 from lit_jax.encoders.vit import RENAMES, shared_weights, trunk
-from lit_jax.layers import BlockSpec, Compute
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 

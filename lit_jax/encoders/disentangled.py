@@ -9,7 +9,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from lit_jax.layers import Compute, attend_in_full
+from lit_jax.attention import attend_in_full
+from lit_jax.spec import Compute
 
 
 def row_of(config: Any, distance: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 from lit_jax.encoders import bert, pooling
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config
 from lit_jax.encoders.tokens import Tokens
-from lit_jax.layers import BlockSpec, Compute
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 _ALIASES = {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"}

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 from lit_jax.encoders import bert, pooling
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config
 from lit_jax.encoders.tokens import Tokens
-from lit_jax.layers import Compute
+from lit_jax.spec import Compute
 from lit_jax.weights import WeightMap, table
 
 

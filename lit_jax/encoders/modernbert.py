@@ -9,12 +9,14 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from lit_jax.attention import Attention
 from lit_jax.encoders import pooling
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embeddings
 from lit_jax.encoders.bert import in_order
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, key_mask
 from lit_jax.errors import ConfigError, WeightError
-from lit_jax.layers import Attention, BlockSpec, Compute, Mlp, layer_norm, scan_layers
+from lit_jax.layers import Mlp, layer_norm, scan_layers
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"

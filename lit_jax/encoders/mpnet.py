@@ -12,7 +12,7 @@ from lit_jax.encoders.pooling import POOLER, tanh_pooler
 from lit_jax.encoders.roberta import counted
 from lit_jax.encoders.tokens import Tokens
 from lit_jax.errors import WeightError
-from lit_jax.layers import BlockSpec, Compute
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 _PADDING = 1  # MPNetEmbeddings counts positions from it, whatever the config's pad_token_id is.

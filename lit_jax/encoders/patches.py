@@ -7,8 +7,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.errors import ConfigError
-from lit_jax.layers import Compute
 from lit_jax.positions import resize_grid
+from lit_jax.spec import Compute
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.errors import WeightError
-from lit_jax.layers import Compute
+from lit_jax.spec import Compute
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap, table
 

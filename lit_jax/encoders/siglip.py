@@ -11,7 +11,8 @@ from lit_jax.encoders.base import Encoder, EncoderOutput, read_config
 from lit_jax.encoders.clip import LAYERS
 from lit_jax.encoders.patches import Patches
 from lit_jax.encoders.vit import trunk
-from lit_jax.layers import BlockSpec, Compute, Mlp, layer_norm
+from lit_jax.layers import Mlp, layer_norm
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 

@@ -10,7 +10,8 @@ from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embe
 from lit_jax.encoders.clip import LAYERS
 from lit_jax.encoders.clip_text import TEXT
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, check_length, key_mask
-from lit_jax.layers import Block, BlockSpec, Compute, layer_norm, scan_layers
+from lit_jax.layers import Block, layer_norm, scan_layers
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 

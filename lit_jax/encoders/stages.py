@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 from lit_jax.encoders.base import DEEPEST, LARGEST, EncoderOutput
 from lit_jax.encoders.windows import Windows
 from lit_jax.errors import ConfigError, WeightError
-from lit_jax.layers import BlockSpec, Compute, layer_norm, rematted
+from lit_jax.layers import layer_norm, rematted
 from lit_jax.positions import resize_grid
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 EPS = 1e-5  # Of the norms outside the blocks: torch's default there, whatever the config says.

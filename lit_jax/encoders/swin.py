@@ -11,7 +11,8 @@ from lit_jax.encoders.base import BACKBONE, Encoder, EncoderOutput, read_config
 from lit_jax.encoders.stages import check, tower, tower_weights
 from lit_jax.encoders.windows import Windows, attend
 from lit_jax.errors import ConfigError
-from lit_jax.layers import BlockSpec, Compute, DropPath, Mlp, layer_norm
+from lit_jax.layers import DropPath, Mlp, layer_norm
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import table
 
 # Fields of transformers' config that follow from others (see `check`), or belong to heads.

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.errors import ConfigError
-from lit_jax.layers import Compute
+from lit_jax.spec import Compute
 
 
 @dataclasses.dataclass(frozen=True)

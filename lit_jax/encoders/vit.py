@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from lit_jax.encoders.base import Encoder, EncoderOutput, identity_pooler, read_config, with_embeddings
 from lit_jax.encoders.patches import PatchEmbed, Patches
 from lit_jax.encoders.pooling import POOLER, tanh_pooler
-from lit_jax.layers import ACTIVATIONS, Block, BlockSpec, Compute, layer_norm, scan_layers
+from lit_jax.layers import ACTIVATIONS, Block, layer_norm, scan_layers
+from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
 
