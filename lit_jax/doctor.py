@@ -8,8 +8,9 @@ from typing import Any
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.errors import LitJaxError
 from lit_jax.machine import SESSIONS
-from lit_jax.run import CONFIG, METRICS, MODEL, RANKS, checkpoints_of, read_recipe
+from lit_jax.run import checkpoints_of
 from lit_jax.sharding import make_mesh
+from lit_jax.workdir import CONFIG, METRICS, MODEL, RANKS, read_recipe
 
 # Of a workdir; the last line is the quickstart's.
 OURS = frozenset(

@@ -19,7 +19,8 @@ from lit_jax.folders import replaced
 from lit_jax.metrics import read_lines
 from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.publishing import CARD, Place
-from lit_jax.run import METRICS, Trained, read_run
+from lit_jax.run import Trained, read_run
+from lit_jax.workdir import METRICS
 
 UNKNOWN = "unknown"
 TRAINING = {"L": "locked", "U": "tuned", "u": "from scratch"}

@@ -15,8 +15,9 @@ from lit_jax.folders import put
 from lit_jax.grid_tables import Grid, Row, write
 from lit_jax.quickstart import gather
 from lit_jax.recipe import Recipe, read
-from lit_jax.run import check_workdir, read_run
+from lit_jax.run import read_run
 from lit_jax.train import train
+from lit_jax.workdir import check_workdir
 
 log = logging.getLogger(__name__)
 

@@ -1,13 +1,5 @@
-"""A run put together from its recipe: towers, locks, optimiser, state, and what a workdir keeps of them.
+"""A run put together from its recipe: towers, locks, optimiser, state; new, or from its workdir."""
 
-A workdir holds config.json (the recipe), model/ (a Hugging Face folder without weights), checkpoints/,
-metrics.jsonl, sessions.jsonl, ranks/, tensorboard/ and, where asked for, cache/. All of a run can be opened from
-there again, also where the towers are gone.
-"""
-
-import dataclasses
-import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -19,23 +11,20 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lit_jax import __version__, dual_encoder, hub, optim, pretrained, processing, recipe, scratch, sharding
+from lit_jax import hub, optim, pretrained, processing, recipe, scratch, sharding
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.data import open_source
-from lit_jax.distributed import agreed, first
+from lit_jax.distributed import agreed
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
-from lit_jax.errors import CheckpointError, ConfigError, DataError
-from lit_jax.folders import put
+from lit_jax.errors import ConfigError, DataError
 from lit_jax.pretrained import Loaded
 from lit_jax.recipe import Recipe
 from lit_jax.sharding import make_mesh
 from lit_jax.spec import REMAT, Compute
 from lit_jax.train_step import State, init_state
 from lit_jax.typing import Params
+from lit_jax.workdir import check_workdir, describe, described, read_recipe
 
-CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
-RANKS = "ranks"  # Of each evaluation: step_N.npz, from which the report has its intervals.
-_FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ATTENTION = ("auto", "rows", "splash", "xla", "cudnn")  # See spec.Compute.
 PLATFORMS = {
@@ -72,11 +61,17 @@ def open_run(recipe: Recipe, workdir: Path, *, fallback: bool = True) -> Run:
     check_workdir(recipe, workdir)
     checkpoints = checkpoints_of(recipe, workdir)
     if agreed(checkpoints.latest() is not None):
-        return _assemble(recipe, *_described(workdir, recipe), checkpoints, restore=True, fallback=fallback)
+        return _assemble(
+            recipe,
+            *described(workdir, compute_of(recipe.model)),
+            checkpoints,
+            restore=True,
+            fallback=fallback,
+        )
     loaded = _read_towers(recipe)
     processor = _processor_of(recipe, loaded.module.config)
     run = _assemble(recipe, loaded, processor, checkpoints, restore=False)
-    _describe(workdir, loaded, processor)
+    describe(workdir, loaded, processor)
     return run
 
 
@@ -103,34 +98,12 @@ def checkpoints_of(recipe: Recipe, workdir: Path) -> Checkpoints:
     )
 
 
-def read_recipe(workdir: Path) -> Recipe:
-    """The recipe that a workdir holds. Raises CheckpointError if there is none or it is damaged."""
-    if not (workdir / CONFIG).is_file():
-        raise CheckpointError(f"{workdir} holds no run: there is no {CONFIG}; train there first")
-    return recipe.read(_stored(workdir))
-
-
-def portable(found: Recipe) -> dict[str, Any]:
-    """A recipe as JSON without the folders of this machine: of a path the last part stays."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: cut(item) for name, item in value.items()}
-        if not isinstance(value, str):
-            return value
-        kind, colon, path = value.rpartition(":")
-        away = path.startswith(("/", "~", ".")) or Path(path).is_absolute()
-        return f"{kind}{colon}{Path(path).name}" if away else value
-
-    return cut(dataclasses.asdict(found))
-
-
 def read_run(workdir: Path, *, step: int | None = None) -> Trained:
     """The newest checkpoint of `workdir` that is whole, or that of `step`. Raises CheckpointError."""
     found = read_recipe(workdir)
     with closing(checkpoints_of(found, workdir)) as checkpoints:
         saved = checkpoints.read(step=step)
-    loaded, processor = _described(workdir, found)
+    loaded, processor = described(workdir, compute_of(found.model))
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), optim.merge(saved.tuned, saved.locked))
     tuned = sum(leaf.size for leaf in jax.tree.leaves(saved.tuned))
     return Trained(found, loaded.module, processor, params, saved.step, tuned)
@@ -299,63 +272,3 @@ def _assemble(
         state, data = checkpoints.restore(state, fallback=fallback)
     module = pretrained.with_compute(loaded.module, mesh=mesh)
     return Run(recipe, module, processor, mesh, schedule, tx, state, data, checkpoints)
-
-
-def claim(recipe: Recipe, workdir: Path) -> None:
-    """Writes the recipe. Called when all of it was accepted: a refused one must not occupy the workdir."""
-    if not first():
-        return
-    text = json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
-    put(workdir / CONFIG, lambda draft: draft.write_text(text, encoding="utf-8"))
-
-
-def _stored(workdir: Path) -> dict[str, Any]:
-    path = workdir / CONFIG
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__} where an object is wanted")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): put a copy of it back") from error
-    return found
-
-
-def check_workdir(wanted: Recipe, workdir: Path) -> None:
-    """Makes the workdir, or compares the recipe that is there; in both cases it must be possible to write there.
-
-    Raises ConfigError.
-    """
-    if (workdir / CONFIG).is_file():
-        new = json.loads(json.dumps(dataclasses.asdict(wanted)))
-        if different := recipe.differences(_stored(workdir), new):
-            raise ConfigError(
-                f"{workdir} holds a run with another config ({'; '.join(different)}); "
-                "go on with that config or choose another workdir"
-            )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=workdir).close()
-    except OSError as error:
-        raise ConfigError(f"workdir {workdir} cannot be written: {error.strerror}; choose another") from error
-
-
-def _describe(workdir: Path, loaded: Loaded, processor: Any) -> None:
-    """Keeps what the weights alone do not say: the model's config, its processor, which leaves were new."""
-    if not first():
-        return
-    folder = workdir / MODEL
-    folder.mkdir(exist_ok=True)
-    config = loaded.module.config
-    description = config.to_hf() | {"logit_bias": config.logit_bias_init_value}
-    processing.save_processor(folder, processor)
-    (folder / _FRESH).write_text(json.dumps({"fresh": loaded.fresh, "lit_jax": __version__}) + "\n")
-    (folder / hub.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-
-
-def _described(workdir: Path, recipe: Recipe) -> tuple[Loaded, Any]:
-    """The way back from `_describe`, with params of zeros: the checkpoint has the real ones."""
-    folder = workdir / MODEL
-    module = DualEncoder(DualEncoderConfig.from_hf(hub.read_config(folder)), compute_of(recipe.model))
-    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dual_encoder.param_shapes(module))
-    fresh = tuple(json.loads((folder / _FRESH).read_text())["fresh"])
-    return Loaded(module, params, fresh), processing.load_processor(folder)

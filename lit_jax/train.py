@@ -29,13 +29,14 @@ from lit_jax.monitors import PREFIX
 from lit_jax.optim import merge
 from lit_jax.preemption import Notice
 from lit_jax.recipe import read
-from lit_jax.run import METRICS, RANKS, Run, claim, loss_of, open_run, portable, trained
+from lit_jax.run import Run, loss_of, open_run, trained
 from lit_jax.sharding import check_batch, fsdp_rules, put_batch
 from lit_jax.skips import Skips
 from lit_jax.sums import FULL
 from lit_jax.terminal import progress
 from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
 from lit_jax.watchdog import Watchdog
+from lit_jax.workdir import METRICS, RANKS, claim, portable
 
 log = logging.getLogger(__name__)
 

@@ -59,7 +59,7 @@ FLOORS = [
         "recipe",
         "scratch",
     ],
-    ["keywords", "accumulate", "evals", "card", "nearest", "monitors"],
+    ["keywords", "accumulate", "evals", "card", "nearest", "monitors", "workdir"],
     ["train_step", "grid_tables", "publishing"],
     ["model", "cache", "embedding", "compare", "run"],
     ["train", "export", "dry", "doctor", "embedder"],

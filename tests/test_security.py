@@ -21,7 +21,7 @@ from lit_jax import dual_encoder, hub, processing, sums
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import WeightError
 from lit_jax.recipe import read
-from lit_jax.run import portable
+from lit_jax.workdir import portable
 from tests import tiny
 
 PACKAGE = Path(lit_jax.__file__).parent

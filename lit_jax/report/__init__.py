@@ -16,7 +16,8 @@ from lit_jax.machine import machine
 from lit_jax.pictures import open_image
 from lit_jax.report import facts, numbers
 from lit_jax.report.album import Album, look
-from lit_jax.run import portable, read_recipe, read_run
+from lit_jax.run import read_run
+from lit_jax.workdir import portable, read_recipe
 
 NAME = "report.html"
 SIDE, SMALL = 128, 40  # Pixels of a picture on the page, and of one beside the matrix.

@@ -10,7 +10,7 @@ from lit_jax.evals.retrieval import Retrieved
 from lit_jax.machine import SESSIONS
 from lit_jax.metrics import read_lines
 from lit_jax.report.charts import Chart, Line, chart
-from lit_jax.run import METRICS, RANKS
+from lit_jax.workdir import METRICS, RANKS
 
 Row = Mapping[str, Any]  # Of metrics.jsonl.
 Bounds = Mapping[int, Mapping[str, Interval]]  # step -> metric -> interval
