@@ -290,7 +290,7 @@ def main(folder, steps, names):
             (row["step"], name, value)
             for row in rows(folder / run / "metrics.jsonl")
             for name, value in row.items()
-            if name not in ("pairs/s", "data_wait")
+            if name not in ("pairs/s", "data_wait", "host_gb", "device_gb")  # Of the machine.
         }
         for run in ("straight", "cut")
     ]
