@@ -53,7 +53,8 @@ def read(path: str | Path) -> dict[str, Any]:
                 raise DataError(
                     f"the protocol of {task} in {path} is not that of its fingerprint; evaluate again"
                 )
-            if found["intervals"][task].keys() != metrics.keys():
+            whole = {"data", "bootstrap"} <= found.keys() and task in found["chance"]
+            if not whole or found["intervals"][task].keys() != metrics.keys():
                 raise KeyError(task)
             if (
                 task in found.get("queries", {})

@@ -16,6 +16,8 @@ def write(path, rank, *, queries=True, **protocol):
     found = Classified(np.array(rank), np.zeros(len(rank), int))
     protocol = {"task": "zero_shot", "images": len(rank), "templates": ["{}"], "ties": "lower"} | protocol
     result = {
+        "data": "folder:pairs",
+        "chance": {"zero_shot": {"top1": 1 / 3}},
         "protocol": {"zero_shot": protocol},
         "fingerprints": {"zero_shot": fingerprint(protocol)},
         "bootstrap": {"draws": 500, "level": 0.95, "seed": 0},
@@ -82,6 +84,11 @@ def test_what_is_no_result_and_what_was_changed_is_refused(tmp_path, ranks):
     a = write(tmp_path / "a.json", ranks[0])
     for text in ("", "[]", "{}", '{"metrics": {"zero_shot": {}}}'):
         (tmp_path / "b.json").write_text(text)
+        with pytest.raises(DataError, match="is not a result"):
+            compare(a, tmp_path / "b.json")
+    for name in ("data", "bootstrap", "chance", "intervals"):  # Which a model card is made of as well.
+        rest = {key: value for key, value in json.loads(a.read_text()).items() if key != name}
+        (tmp_path / "b.json").write_text(json.dumps(rest))
         with pytest.raises(DataError, match="is not a result"):
             compare(a, tmp_path / "b.json")
     changed = json.loads(a.read_text())

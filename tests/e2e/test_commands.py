@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 
 from lit_jax.__main__ import COMMANDS
 from lit_jax.errors import WeightError
+from lit_jax.evals.protocol import fingerprint
 from lit_jax.export import verify
 from lit_jax.train import train
 from tests import tiny
@@ -187,7 +188,8 @@ def test_a_run_is_exported_and_published_with_its_measures_in_one_command(traine
         "metrics": {"zero_shot": {"top1": 0.5}},
         "chance": {"zero_shot": {"top1": 0.1}},
         "intervals": {"zero_shot": {"top1": [0.4, 0.6]}},
-        "fingerprints": {"zero_shot": "abc123"},
+        "protocol": {"zero_shot": {"task": "zero_shot"}},
+        "fingerprints": {"zero_shot": fingerprint({"task": "zero_shot"})},
     }
     (tmp_path / "result.json").write_text(json.dumps(result))
     args = ("export", "--workdir", trained / "run", "--license", "mit", "--push-to-hub", "me/tiny")
