@@ -56,3 +56,6 @@ def _in_parts(
     starts = start + size * jnp.arange(len(parts))
     seen, added = lax.scan(lambda seen, part: visit(seen, *part), seen, (parts, starts))
     return seen, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), added)
+
+
+WAYS = {"gathered": gathered, "ring": around}

@@ -1,0 +1,125 @@
+"""Tiles of logits: what a device's images say to some of the texts, and which of these pairs are compared at all."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lit_jax.ring import WAYS, Axis, Visit
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the batch is compared; what of it is static."""
+
+    kind: str
+    axis: Axis
+    how: str
+    size: int  # c, the columns of a tile.
+    smoothing: float
+
+
+class Notes(NamedTuple):
+    """What is known of the pairs of the whole batch, apart from their embeddings; None: nothing."""
+
+    valid: Any  # bool [B].
+    groups: Any  # int [B] each.
+    share: Any = None  # float [B]: 1 / number of negatives, or 0 without any.
+    soft: Any = None  # float [b B]: the answers.
+
+
+class Tile(NamedTuple):
+    """The logits of this device's images and the c texts that just come by."""
+
+    similarities: Float[Array, "b c"]
+    logits: Float[Array, "b c"]
+    asked: Float[Array, "b c"]  # The logits; -inf where a pair is left out.
+    own: Bool[Array, "b c"]
+    lean: Float[Array, "b c"] | None  # What softer answers take from the own pair and give to others.
+
+    def own_logits(self) -> Float[Array, " b"]:
+        return jnp.where(self.own, self.logits, 0).sum(1)
+
+    def leaning(self) -> Float[Array, " b"] | float:
+        return 0.0 if self.lean is None else (self.lean * self.logits).sum(1)
+
+
+def tile_of(
+    plan: Plan,
+    images: Float[Array, "b E"],
+    scale: Float[Array, ""],
+    bias: Float[Array, ""] | None,
+    notes: Notes,
+    keys: Float[Array, "c E"],
+    start: int | Array,
+) -> Tile:
+    similarities = dot(images, keys.T)
+    logits = scale * similarities + (0 if bias is None else bias)
+    own, others = matches(plan, notes, len(images), start, len(keys))
+    left_out = notes.valid is not None or notes.groups
+    asked = jnp.where(own | others, logits, -jnp.inf) if left_out else logits
+    lean = None if notes.soft is None else own - notes.soft
+    if notes.share is not None:
+        by_row = lax.dynamic_slice(notes.share, (first_pair(plan, len(images)),), (len(images),))[:, None]
+        by_column = lax.dynamic_slice(notes.share, (start,), (len(keys),))
+        moved = jnp.where(own, by_row > 0, -(by_row + by_column) / 2)
+        lean = plan.smoothing * jnp.where(own | others, moved, 0)
+    return Tile(similarities, logits, asked, own, lean)
+
+
+def matches(
+    plan: Plan, notes: Notes, rows: int, start: int | Array, columns: int
+) -> tuple[Bool[Array, "b c"], Bool[Array, "b c"]]:
+    """Which of the texts from `start` on are the own ones of this device's images, and which are their negatives."""
+    here = first_pair(plan, rows)
+
+    def facing(x: Array) -> tuple[Array, Array]:
+        mine, theirs = lax.dynamic_slice(x, (here,), (rows,)), lax.dynamic_slice(x, (start,), (columns,))
+        return mine[:, None], theirs[None]
+
+    own = (here + jnp.arange(rows))[:, None] == start + jnp.arange(columns)
+    others = ~own
+    for ids in notes.groups:
+        mine, theirs = facing(ids)
+        others &= mine != theirs
+    if notes.valid is not None:
+        mine, theirs = facing(notes.valid)
+        own, others = own & mine, others & mine & theirs
+    return own, others
+
+
+def normalised(plan: Plan, notes: Notes, soft: Float[Array, "b B"]) -> Float[Array, "b B"]:
+    """Soft targets as answers: see `contrastive_loss`."""
+    own, others = matches(plan, notes, len(soft), 0, soft.shape[1])
+    soft = jnp.where(own | others, soft, 0).astype(jnp.float32)
+    if plan.kind == "sigmoid":
+        return soft
+
+    def parts(sums: Float[Array, "_ _"]) -> Float[Array, "b B"]:
+        return jnp.where(sums > 0, soft / jnp.where(sums > 0, sums, 1), own)
+
+    return (parts(soft.sum(1, keepdims=True)) + parts(lax.psum(soft.sum(0, keepdims=True), plan.axis))) / 2
+
+
+def compare(plan: Plan, visit: Visit, seen: Any, texts: Array, nothing: Any) -> tuple[Any, Any]:
+    """`visit` for every tile: see `ring`."""
+    return WAYS[plan.how](visit, seen, texts, nothing, size=plan.size, axis=plan.axis)
+
+
+def first_pair(plan: Plan, rows: int) -> Int[Array, ""]:
+    """The place of this device's first pair in the batch."""
+    return lax.axis_index(plan.axis) * rows
+
+
+def dot(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
+    # An accelerator's default would round float32 factors to bfloat16 or tf32: errors of scale x 1e-3 in a logit.
+    return jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision=lax.Precision.HIGHEST)
+
+
+def varying(tree: Any, axis: Axis) -> Any:
+    """`tree`, made to differ between devices, so that shard_map sums the gradient of what was equal on them."""
+    nothing = 0 * lax.axis_index(axis)  # pcast would refuse what differs already.
+    return jax.tree.map(lambda x: x + nothing.astype(x.dtype), tree)
