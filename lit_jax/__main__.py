@@ -1,6 +1,5 @@
 """lit-jax COMMAND = python -m lit_jax COMMAND: finds the command, and turns an error into one sentence."""
 
-import importlib
 import logging
 import os
 import sys
@@ -40,6 +39,12 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process with its documented status."""
     own_process = args is None
     args = list(sys.argv[1:] if args is None else args)
+    if "_LIT_JAX_COMPLETE" in os.environ:
+        from lit_jax.commands import shell
+
+        shell.complete(COMMANDS)
+    if args[:1] == ["help"]:  # `help train` as other programs have it.
+        args = [*args[1:2], "--help"]
     if not args or args[0] in ("-h", "--help"):
         print("Usage: lit-jax COMMAND [OPTIONS]: dual encoders in pure JAX.\n")
         print("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
@@ -74,20 +79,18 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(command: str, args: Sequence[str]) -> None:
     """Runs one command. Raises ConfigError for one that does not exist."""
-    if command == "--version":
+    if command in ("--version", "-V"):
         from lit_jax import __version__
 
         print(f"lit_jax {__version__}")
         return
     if command not in COMMANDS:
-        close = get_close_matches(command, COMMANDS, n=1)
+        close = get_close_matches(command, (*COMMANDS, "--help", "--version"), n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
         raise ConfigError(f"no command {command!r}; {hint}")
-    module = importlib.import_module(f"lit_jax.commands.{command}")
-    if hasattr(module.main, "params"):  # A click command.
-        module.main(list(args), prog_name=f"lit-jax {command}")
-    else:
-        module.main(args)
+    from lit_jax.commands import shell
+
+    shell.call(command, args)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,40 @@ import click
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True)
-@click.option("--model", required=True, help="Folder or Hub id of a dual encoder.")
-@click.option("--labels", default="", help="Comma-separated, or a file with one a line.")
-@click.option("--prompts", default="name", show_default=True, help="Prompt set, or a file of templates.")
-@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="Labels shown.")
+@click.argument("pictures", metavar="PICTURES...", nargs=-1, type=click.Path(), required=True)
+@click.option(
+    "--model",
+    metavar="DIR_OR_ID",
+    type=click.Path(),
+    required=True,
+    help="Folder or Hub id of a dual encoder.",
+)
+@click.option(
+    "--labels",
+    metavar="A,B",
+    type=click.Path(),
+    default="",
+    help="Comma-separated, or a file with one a line.",
+)
+@click.option(
+    "--prompts",
+    metavar="SET",
+    type=click.Path(),
+    default="name",
+    show_default=True,
+    help="Prompt set, or a file of templates.",
+)
+@click.option(
+    "--top", metavar="N", default=5, show_default=True, type=click.IntRange(min=1), help="Labels shown."
+)
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all of it to this file.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write all of it to this file.",
+)
 def main(
     pictures: tuple[str, ...],
     model: str,

@@ -9,7 +9,13 @@ import click
 @click.command()
 @click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("second", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the result to this file.",
+)
 def main(first: Path, second: Path, json_path: Path | None) -> None:
     """Compare two results of lit-jax evaluate --json, if they were measured under one protocol.
 

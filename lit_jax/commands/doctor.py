@@ -9,7 +9,10 @@ import click
 
 @click.command()
 @click.option(
-    "--workdir", type=click.Path(path_type=Path), help="Of a training run, which need not exist yet."
+    "--workdir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Of a training run, which need not exist yet.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def main(workdir: Path | None, as_json: bool) -> None:

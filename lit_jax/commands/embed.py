@@ -6,11 +6,19 @@ import click
 
 
 @click.command()
-@click.argument("pictures", nargs=-1, required=True)
-@click.option("--model", required=True, help="Folder or Hub id of a dual encoder.")
-@click.option("--output", required=True, help="Folder of the index.")
+@click.argument("pictures", metavar="PICTURES...", nargs=-1, type=click.Path(), required=True)
+@click.option(
+    "--model",
+    metavar="DIR_OR_ID",
+    type=click.Path(),
+    required=True,
+    help="Folder or Hub id of a dual encoder.",
+)
+@click.option("--output", metavar="DIR", type=click.Path(), required=True, help="Folder of the index.")
 @click.option("--format", type=click.Choice(["npy", "parquet"]), default="npy", show_default=True)
-@click.option("--shard-size", type=click.IntRange(min=1), default=4096, show_default=True, help="Pictures.")
+@click.option(
+    "--shard-size", metavar="N", type=click.IntRange(min=1), default=4096, show_default=True, help="Pictures."
+)
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
 def main(
     pictures: tuple[str, ...], model: str, output: str, format: str, shard_size: int, allow_pickle: bool

@@ -7,16 +7,45 @@ from typing import Any
 import click
 
 
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell may put there."""
+    from lit_jax.evals.presets import PRESETS
+    from lit_jax.evals.tasks import tasks
+
+    known = [*tasks()] if param.name == "task" else [*PRESETS]
+    return [name for name in known if name.startswith(incomplete)]
+
+
 @click.command()
-@click.option("--model", metavar="MODEL", required=True, help="Folder or Hub id of a dual encoder.")
-@click.option("--data", metavar="SOURCE", help="Pairs, e.g. folder:DIR or tfds:NAME/SPLIT.")
-@click.option("--task", metavar="NAME", help="A usual set by its name, e.g. cifar100 or coco_captions.")
+@click.option(
+    "--model",
+    metavar="DIR_OR_ID",
+    type=click.Path(),
+    required=True,
+    help="Folder or Hub id of a dual encoder.",
+)
+@click.option(
+    "--data", metavar="SOURCE", type=click.Path(), help="Pairs, e.g. folder:DIR or tfds:NAME/SPLIT."
+)
+@click.option(
+    "--task",
+    metavar="NAME",
+    shell_complete=_names,
+    help="A usual set by its name, e.g. cifar100 or coco_captions.",
+)
 @click.option("--tasks", metavar="A,B", help="retrieval multilingual zero_shot few_shot linear_probe")
 @click.option("--captions", metavar="A,B", help="Their column; for multilingual one a language: en,de")
-@click.option("--templates", metavar="SET", help="Prompt set or file, for zero_shot.")
-@click.option("--class-names", metavar="FILE", help="Names of the classes, for zero_shot.")
-@click.option("--preset", metavar="NAME", help="Prompts and pictures as lit, open_clip, clip_benchmark.")
-@click.option("--train", metavar="SOURCE", help="What few_shot and linear_probe learn from.")
+@click.option("--templates", metavar="SET", type=click.Path(), help="Prompt set or file, for zero_shot.")
+@click.option("--class-names", metavar="FILE", type=click.Path(), help="Names of the classes, for zero_shot.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    shell_complete=_names,
+    help="Prompts and pictures as lit, open_clip, clip_benchmark.",
+)
+@click.option(
+    "--train", metavar="SOURCE", type=click.Path(), help="What few_shot and linear_probe learn from."
+)
 @click.option("--shots", metavar="K,K", default="1,5,10", show_default=True, help="Pictures a class.")
 @click.option("--seeds", metavar="N", default=3, show_default=True, help="Draws of the shots.")
 @click.option("--features", metavar="KIND", default="embedding", help="To learn from: embedding or tower.")

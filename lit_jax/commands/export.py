@@ -4,8 +4,12 @@ import click
 
 
 @click.command(options_metavar="[OPTIONS]")
-@click.option("--workdir", metavar="DIR", help="Of the run; not needed to publish an --output.")
-@click.option("--output", metavar="DIR", required=True, help="To write; must not exist or be empty.")
+@click.option(
+    "--workdir", metavar="DIR", type=click.Path(), help="Of the run; not needed to publish an --output."
+)
+@click.option(
+    "--output", metavar="DIR", type=click.Path(), required=True, help="To write; must not exist or be empty."
+)
 @click.option("--license", "license_id", default="unknown", metavar="ID", help="The model's, as on the Hub.")
 @click.option("--vision-license", default="unknown", metavar="ID", help="The image tower's.")
 @click.option("--text-license", default="unknown", metavar="ID", help="The text tower's.")
@@ -19,9 +23,15 @@ import click
 )
 @click.option("--max-shard-size", default="5GB", metavar="SIZE", help="Of a file of weights [default: 5GB].")
 @click.option("--step", type=click.IntRange(min=0), metavar="N", help="[default: the newest that is whole].")
-@click.option("--measured", multiple=True, metavar="FILE", help="Of evaluate --json, for the model card.")
+@click.option(
+    "--measured",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(),
+    help="Of evaluate --json, for the model card.",
+)
 @click.option("--verify", is_flag=True, help="Load the folder in PyTorch, print the differences.")
-@click.option("--verify-data", metavar="SOURCE", help="[default: the run's test data].")
+@click.option("--verify-data", metavar="SOURCE", type=click.Path(), help="[default: the run's test data].")
 @click.option("--push-to-hub", metavar="ID", help="Publish as owner/name on the Hugging Face Hub.")
 @click.option("--private", is_flag=True, help="The repository is made a private one.")
 @click.option("--revision", metavar="BRANCH", help="Of the repository [default: main].")

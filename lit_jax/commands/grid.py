@@ -2,27 +2,31 @@
 
 from collections.abc import Sequence
 
-from lit_jax.commands.flags import parse, shipped_config
+from lit_jax.commands.flags import Flags, shipped_config
 from lit_jax.errors import ConfigError
+
+FLAGS = Flags(
+    "grid",
+    "The LiT design grid: each tower locked, tuned or from scratch, with seeds.",
+    {
+        "workdir": ("DIR", "Where everything goes; started again on it, the grid goes on."),
+        "cells": (
+            "LU,UU",
+            "Image and text tower, each L locked, U tuned or u from scratch [default: all 9].",
+        ),
+        "seeds": ("0,1", "Each a run of every cell [default: 0,1,2]."),
+        "size": ("N", "Pixels of the emoji, a multiple of 14 [default: 56]."),
+        "vision": ("DIR_OR_ID", "Your own image tower: folder or Hub id."),
+        "text": ("DIR_OR_ID", "Your own text tower: folder or Hub id."),
+        "split": ("NAME", "What is held out of the emoji: concept (default) or family, which is harder."),
+        "data": ("SOURCE", "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out."),
+    },
+    config=f"{shipped_config('quickstart.py')}:grid",
+)
 
 
 def main(args: Sequence[str]) -> None:
-    config, values = parse(
-        "grid",
-        args,
-        {
-            "workdir": "Where everything goes; started again on it, the grid goes on.",
-            "cells": "Image tower and text tower, each L locked, U tuned or u from scratch: LU,UU,... (default all 9).",
-            "seeds": "Whole numbers, each a run of every cell: 0,1,2 (default).",
-            "size": "Pixels of the emoji, a multiple of 14 (default 56).",
-            "vision": "Your own image tower: folder or Hub id.",
-            "text": "Your own text tower: folder or Hub id.",
-            "split": "What is held out of the emoji: concept (default) or family, which is harder.",
-            "data": "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out.",
-        },
-        required=("workdir",),
-        config=f"{shipped_config('quickstart.py')}:grid",
-    )
+    config, values = FLAGS.parse(args)
     from lit_jax.grid import CELLS, grid
     from lit_jax.grid_tables import as_markdown
 

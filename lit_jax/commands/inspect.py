@@ -8,18 +8,44 @@ import click
 
 
 @click.command()
-@click.argument("source")
-@click.option("--caption", help="Feature, column or key of the captions [default: found].")
-@click.option("--tokenizer", help="Folder with a tokenizer, to count tokens [default: words are counted].")
-@click.option("--text-length", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens kept.")
+@click.argument("source", type=click.Path())
+@click.option("--caption", metavar="NAME", help="Feature, column or key of the captions [default: found].")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=10_000, show_default=True, help="Records looked at."
+    "--tokenizer",
+    metavar="DIR",
+    type=click.Path(),
+    help="Folder with a tokenizer, to count tokens [default: words are counted].",
+)
+@click.option(
+    "--text-length",
+    metavar="N",
+    type=click.IntRange(min=2),
+    default=64,
+    show_default=True,
+    help="Tokens kept.",
+)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Records looked at.",
 )
 @click.option("--all", "everything", is_flag=True, help="Look at every record.")
 @click.option(
-    "--sheet", type=click.Path(path_type=Path), help="Write a picture of 16 pairs to this PNG file."
+    "--sheet",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write a picture of 16 pairs to this PNG file.",
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the result to this file.",
+)
 def main(
     source: str,
     caption: str | None,

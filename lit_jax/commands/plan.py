@@ -6,29 +6,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_jax.commands.flags import parse
+from lit_jax.commands.flags import Flags
 from lit_jax.errors import ConfigError
 
 _GB, _GIB = 1e9, 1 << 30
 
 
+FLAGS = Flags(
+    "plan",
+    "What a step of a config costs on a TPU slice that need not be there: memory, arithmetic, traffic, collectives.",
+    {
+        "topology": ("SLICE", "For instance v5e:2x4 [default: the config's own]."),
+        "slices": ("N", "How many of them [default: 1]."),
+        "json": ("FILE", "Write all figures to this file."),
+        "find-batch": ("", "Instead, the largest micro-batch that fits."),
+        "parameters": ("", "Instead, the table of every parameter: lock, lr, decay, dtype, split, bytes."),
+    },
+    required=("config",),
+)
+
+
 def main(args: Sequence[str]) -> None:
-    modes = [a for a in args if a in ("--parameters", "--find-batch")]
-    args = [a for a in args if a not in modes]
-    if len(modes) > 1:
+    config, values = FLAGS.parse(args)
+    if values["parameters"] and values["find-batch"]:
         raise ConfigError("plan: --parameters and --find-batch are two questions; ask one at a time")
-    config, values = parse(
-        "plan",
-        args,
-        {
-            "topology": "TPU slice, for instance v5e:2x4 [default: the config's own].",
-            "slices": "How many of them [default: 1].",
-            "json": "Write all figures to this file.",
-            "find-batch": "Instead, the largest micro-batch that fits.",
-            "parameters": "Instead, the table of every parameter: lock, lr, decay, dtype, split, bytes.",
-        },
-        required=("config",),
-    )
     # libtpu compiles without a TPU if it is not sent to look for one, and JAX itself stays on the CPU.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -37,13 +38,13 @@ def main(args: Sequence[str]) -> None:
     from lit_jax import plan as door
     from lit_jax.terminal import table
 
-    if modes == ["--parameters"]:
+    if values["parameters"]:
         print(table(dry.COLUMNS, dry.parameters(config)))
         return
     slices = values["slices"] or "1"
     if not slices.isdigit() or slices == "0":
         raise ConfigError(f"plan: --slices is {slices!r}; wanted a number of slices")
-    if modes == ["--find-batch"]:
+    if values["find-batch"]:
         best, peaks = door.find_batch(config, values["topology"] or "", slices=int(slices))
         seen = [(str(n), f"{peak / _GIB:.2f}" if peak else "no room") for n, peak in sorted(peaks.items())]
         print(table(("micro-batch", "peak GiB"), seen))

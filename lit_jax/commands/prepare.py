@@ -7,19 +7,32 @@ import click
 
 
 @click.command()
-@click.argument("source")
-@click.option("--output", required=True, help="Directory of the set; it gains the split.")
-@click.option("--name", required=True, help="Name of the set, in small letters.")
-@click.option("--split", required=True, help="Name of the split, e.g. train.")
+@click.argument("source", type=click.Path())
 @click.option(
-    "--shards", type=click.IntRange(min=1), help="Number of files [default: one per 10,000 records, or 16]."
+    "--output",
+    metavar="DIR",
+    type=click.Path(),
+    required=True,
+    help="Directory of the set; it gains the split.",
 )
-@click.option("--caption", help="Feature, column or key of the captions [default: found].")
+@click.option("--name", metavar="NAME", required=True, help="Name of the set, in small letters.")
+@click.option("--split", metavar="NAME", required=True, help="Name of the split, e.g. train.")
+@click.option(
+    "--shards",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Number of files [default: one per 10,000 records, or 16].",
+)
+@click.option("--caption", metavar="NAME", help="Feature, column or key of the captions [default: found].")
 @click.option("--on-bad-record", type=click.Choice(["error", "skip"]), default="error", show_default=True)
-@click.option("--resize", type=click.IntRange(min=1), help="Pixels of the shorter side, at most.")
+@click.option(
+    "--resize", metavar="N", type=click.IntRange(min=1), help="Pixels of the shorter side, at most."
+)
 @click.option("--dedup", is_flag=True, help="Leave out pictures that came before.")
 @click.option("--verify", is_flag=True, help="Decode each picture to find the broken ones.")
-@click.option("--processes", type=click.IntRange(min=1), help="That write [default: one a core].")
+@click.option(
+    "--processes", metavar="N", type=click.IntRange(min=1), help="That write [default: one a core]."
+)
 def main(
     source: str,
     output: str,

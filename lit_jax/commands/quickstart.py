@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 
-from lit_jax.commands.flags import parse, shipped_config
+from lit_jax.commands.flags import Flags, shipped_config
+
+FLAGS = Flags(
+    "quickstart",
+    "The whole way, from towers to a page about the run: train, evaluate before and after, export. Towers and pictures "
+    "come from the package index where you bring none.",
+    {
+        "workdir": ("DIR", "Where everything goes; started again on it, the run goes on."),
+        "vision": ("DIR_OR_ID", "Your own image tower: folder or Hub id."),
+        "text": ("DIR_OR_ID", "Your own text tower: folder or Hub id."),
+        "split": ("NAME", "What is held out of the emoji: concept (default) or family, which is harder."),
+        "data": ("SOURCE", "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out."),
+    },
+    config=str(shipped_config("quickstart.py")),
+)
 
 
 def main(args: Sequence[str]) -> None:
-    config, values = parse(
-        "quickstart",
-        args,
-        {
-            "workdir": "Where everything goes; started again on it, the run goes on.",
-            "vision": "Your own image tower: folder or Hub id.",
-            "text": "Your own text tower: folder or Hub id.",
-            "split": "What is held out of the emoji: concept (default) or family, which is harder.",
-            "data": "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out.",
-        },
-        required=("workdir",),
-        config=str(shipped_config("quickstart.py")),
-    )
+    config, values = FLAGS.parse(args)
     from lit_jax.quickstart import brought, licences, quickstart
     from lit_jax.terminal import table
 

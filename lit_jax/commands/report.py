@@ -4,8 +4,13 @@ import click
 
 
 @click.command()
-@click.option("--workdir", required=True, help="Of the training run.")
-@click.option("--output", help="HTML file to write [default: report.html in the workdir].")
+@click.option("--workdir", metavar="DIR", type=click.Path(), required=True, help="Of the training run.")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(),
+    help="HTML file to write [default: report.html in the workdir].",
+)
 def main(workdir: str, output: str | None) -> None:
     """Write one self-contained page about a run: recipe, curves, metrics, pictures, machine.
 

@@ -7,13 +7,26 @@ import click
 
 
 @click.command()
-@click.argument("index")
-@click.option("--query", help="What to look for, in words.")
-@click.option("--picture", help="Or a picture to look for the like of.")
-@click.option("--model", help="Folder or Hub id [default: the one that the index names].")
-@click.option("--top", default=10, show_default=True, type=click.IntRange(min=1), help="Pictures shown.")
+@click.argument("index", type=click.Path())
+@click.option("--query", metavar="TEXT", help="What to look for, in words.")
+@click.option("--picture", metavar="FILE", type=click.Path(), help="Or a picture to look for the like of.")
+@click.option(
+    "--model",
+    metavar="DIR_OR_ID",
+    type=click.Path(),
+    help="Folder or Hub id [default: the one that the index names].",
+)
+@click.option(
+    "--top", metavar="N", default=10, show_default=True, type=click.IntRange(min=1), help="Pictures shown."
+)
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the result to this file.")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the result to this file.",
+)
 def main(
     index: str,
     query: str | None,

@@ -7,24 +7,27 @@ On every host of a TPU slice, and in every task of a SLURM step, the same line; 
 import signal
 from collections.abc import Sequence
 
-from lit_jax.commands.flags import parse
+from lit_jax.commands.flags import Flags
 from lit_jax.errors import ConfigError
+
+FLAGS = Flags(
+    "train",
+    "Train; started again on the same workdir it goes on where it stopped. On every host of a TPU slice, and in "
+    "every task of a SLURM step, the same line.",
+    {
+        "workdir": ("DIR", "Where checkpoints and metrics go."),
+        "coordinator": ("HOST:PORT", "Of process 0; not needed on a Cloud TPU, under SLURM."),
+        "num-processes": ("N", "How many there are; goes with --coordinator."),
+        "process-id": ("N", "Which this is, from 0; goes with --coordinator."),
+        "heartbeat": ("SECONDS", "Of silence: a process counts as dead [default: 100]."),
+        "no-fallback": ("", "End with status 4 if the newest checkpoint is damaged."),
+    },
+    required=("config", "workdir"),
+)
 
 
 def main(args: Sequence[str]) -> None:
-    config, values = parse(
-        "train",
-        args,
-        {
-            "workdir": "Where checkpoints and metrics go; started again on it, the run goes on.",
-            "coordinator": "HOST:PORT of process 0; not needed on a Cloud TPU and under SLURM.",
-            "num-processes": "How many processes there are; goes with --coordinator.",
-            "process-id": "Which of them this is, from 0; goes with --coordinator.",
-            "heartbeat": "Seconds after which a silent process counts as dead [default: 100].",
-        },
-        required=("config", "workdir"),
-        switches={"no-fallback": "End with status 4 if the newest checkpoint is damaged."},
-    )
+    config, values = FLAGS.parse(args)
     from lit_jax import distributed
     from lit_jax.train import train
 

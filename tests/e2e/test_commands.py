@@ -55,6 +55,14 @@ def test_all_commands_fit_a_screen():
     assert done.returncode == 2 and fits_a_screen(done.stdout)
 
 
+def test_help_is_had_in_the_ways_that_people_ask_for_it():
+    asked = (["help", "train"], ["train", "-h"]), (["help", "embed"], ["embed", "-h"]), (["help"], ["--help"])
+    for one, other in asked:
+        first, second = lit_jax(*one), lit_jax(*other)
+        assert first.returncode == second.returncode == 0 and first.stdout == second.stdout != ""
+    assert lit_jax("-V").stdout == lit_jax("--version").stdout
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_on_one_screen(command):
     done = lit_jax(command, "--help")
@@ -66,6 +74,26 @@ def test_every_command_explains_itself_on_one_screen(command):
     ("args", "message"),
     [
         (["trian"], "no command 'trian'; did you mean train?"),
+        (["--hlep"], "no command '--hlep'; did you mean --help?"),
+        (["train", "--wordkir", "w"], "lit-jax: train: no option --wordkir; did you mean --workdir?"),
+        (["train", "--workdir"], "lit-jax: train: --workdir wants a value"),
+        (["classify"], "lit-jax: classify: PICTURES... is missing; see lit-jax classify --help"),
+        (["classify", "a.png"], "lit-jax: classify: --model is missing; see"),
+        (
+            ["classify", "a.png", "--modle", "m"],
+            "lit-jax: classify: no option --modle; did you mean --model?",
+        ),
+        (["classify", "a.png", "--model"], "lit-jax: classify: --model wants a value; see"),
+        (
+            ["search", "i", "--query", "x", "--top", "0"],
+            "lit-jax: search: --top: 0 is not in the range x>=1; see",
+        ),
+        (["compare", "a", "b"], "lit-jax: compare: FIRST: file 'a' does not exist; see"),
+        (
+            ["evaluate", "--model", "m", "--shots", "x"],
+            "lit-jax: evaluate: --shots: 'x' are no whole numbers",
+        ),
+        (["doctor", "here"], "lit-jax: doctor: got unexpected extra argument (here); see"),
         (["train", "--workdir", "w"], "train: --config is missing"),
         (["train", "--config", "nope.py", "--workdir", "w"], "config file nope.py does not exist"),
         (

@@ -1,0 +1,88 @@
+"""From the words of a shell to a command: calls it, or completes what was typed so far.
+
+Completion is click's: with _LIT_JAX_COMPLETE=bash_source (or zsh_source, fish_source) `lit-jax` prints a script for the
+shell, which then asks with _LIT_JAX_COMPLETE=bash_complete at each press of the key. What is asked imports no JAX.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+import click
+from click.shell_completion import CompletionItem, shell_complete
+
+from lit_jax.errors import ConfigError
+
+VARIABLE = "_LIT_JAX_COMPLETE"
+
+
+def call(name: str, args: Sequence[str]) -> None:
+    """Runs the command `name`, and may end the process. Raises ConfigError where the words are not as it takes them."""
+    module = importlib.import_module(f"lit_jax.commands.{name}")
+    if hasattr(module, "FLAGS"):
+        module.main(args)
+        return
+    command: click.Command = module.main
+    try:
+        with command.make_context(
+            f"lit-jax {name}", list(args), help_option_names=["-h", "--help"]
+        ) as context:
+            command.invoke(context)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.UsageError as error:
+        raise ConfigError(f"{name}: {_sentence(error, command)}; see lit-jax {name} --help") from error
+    sys.exit(0)
+
+
+def complete(commands: Mapping[str, str]) -> None:
+    """Answers what `VARIABLE` asks of `commands`, name -> what it does, and ends the process."""
+    group = _Commands("lit-jax", help="Dual encoders in pure JAX.")
+    group.about = commands
+    sys.exit(shell_complete(group, {}, "lit-jax", VARIABLE, os.environ[VARIABLE]))
+
+
+class _Commands(click.Group):
+    """Of all commands only that one is imported whose options are asked for."""
+
+    about: Mapping[str, str]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.about:
+            return None
+        module = importlib.import_module(f"lit_jax.commands.{cmd_name}")
+        return module.FLAGS.as_click() if hasattr(module, "FLAGS") else module.main
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name, help=text) for name, text in self.about.items()]
+        found += [CompletionItem(option) for option in ("--help", "--version") if incomplete.startswith("-")]
+        return [item for item in found if item.value.startswith(incomplete)]
+
+
+def _sentence(error: click.UsageError, command: click.Command) -> str:
+    """What click says in four lines, without the first two and the last."""
+    match error:
+        case click.NoSuchOption():
+            known = [option for param in command.params for option in param.opts]
+            close = get_close_matches(error.option_name, known, n=1)
+            return f"no option {error.option_name}" + (f"; did you mean {close[0]}?" if close else "")
+        case click.MissingParameter():
+            return f"{_name(error)} is missing"
+        case click.BadOptionUsage():
+            return f"{error.option_name} wants a value"
+        case click.BadParameter():
+            return f"{_name(error)}: {_small(error.message)}"
+    return _small(error.message)
+
+
+def _name(error: click.BadParameter) -> str:
+    if error.param is None or error.ctx is None:
+        return str(error.param_hint)
+    option = isinstance(error.param, click.Option)
+    return error.param.opts[0] if option else error.param.make_metavar(error.ctx)
+
+
+def _small(message: str) -> str:
+    return message[:1].lower() + message[1:].rstrip(".")
