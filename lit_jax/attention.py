@@ -8,7 +8,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from lit_jax.row_attention import fits, row_attention_sharded
+from lit_jax.row_attention import row_attention_sharded
+from lit_jax.row_attention.vmem import fits
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.splash import SHORTEST, splash_attention_sharded
 

@@ -14,7 +14,8 @@ import pytest
 from flax import linen as nn
 
 from lit_jax.attention import attend_in_full
-from lit_jax.row_attention import VMEM, fits, row_attention, row_attention_sharded, vmem_bytes
+from lit_jax.row_attention import row_attention, row_attention_sharded
+from lit_jax.row_attention.vmem import VMEM, fits, vmem_bytes
 from lit_jax.sharding import AXES, make_mesh
 
 DTYPES = ("float32", "bfloat16")
