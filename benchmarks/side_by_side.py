@@ -50,10 +50,12 @@ def ours(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
     import jax
 
     from lit_jax import dual_encoder, optim
+    from lit_jax.embed_step import make_embed_step
     from lit_jax.processing import Pixels
     from lit_jax.sharding import make_mesh, put_batch
     from lit_jax.spec import Compute
-    from lit_jax.train_step import init_state, make_embed_step, make_train_step
+    from lit_jax.state import init_state
+    from lit_jax.train_step import make_train_step
 
     vision, text = configs(tiny)
     config = dual_encoder.DualEncoderConfig.from_hf(

@@ -18,10 +18,10 @@ from lit_jax import hub, pretrained, processing
 from lit_jax.data import Source
 from lit_jax.distributed import fetch
 from lit_jax.dual_encoder import DualEncoder
+from lit_jax.embed_step import make_embed_step
 from lit_jax.embedding import embed_images, embed_pooled, embed_texts
 from lit_jax.evals.prompts import class_embeddings, class_texts
 from lit_jax.sharding import make_mesh, put
-from lit_jax.train_step import make_embed_step
 from lit_jax.typing import Params
 
 _LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens: few, since each is compiled.

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 
 from lit_jax.data import Source, image_batches, text_batches
 from lit_jax.distributed import fetch, share
+from lit_jax.embed_step import Embed
 from lit_jax.errors import DataError
 from lit_jax.sharding import check_batch, put_batch
-from lit_jax.train_step import Embed
 from lit_jax.typing import Batch, Params
 
 

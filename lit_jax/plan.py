@@ -16,14 +16,16 @@ from lit_jax import dual_encoder, optim, pretrained, run
 from lit_jax.accumulate import check_micro_batch
 from lit_jax.dry import NEEDLESS, arithmetic, config_of
 from lit_jax.dual_encoder import DualEncoder
+from lit_jax.embed_step import make_embed_step
 from lit_jax.errors import ConfigError
 from lit_jax.flops import count
 from lit_jax.hlo import Program
 from lit_jax.processing import Pixels
 from lit_jax.recipe import Recipe, read
 from lit_jax.sharding import BATCH, check_batch, fsdp_rules, make_mesh
+from lit_jax.state import State, abstract_state
 from lit_jax.topology import Chip, chip_of, devices_of
-from lit_jax.train_step import State, abstract_state, make_embed_step, make_train_step
+from lit_jax.train_step import make_train_step
 
 FITS = 0.95  # Of the HBM; the rest is the runtime's own.
 

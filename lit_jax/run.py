@@ -21,7 +21,7 @@ from lit_jax.pretrained import Loaded
 from lit_jax.recipe import Recipe
 from lit_jax.sharding import make_mesh
 from lit_jax.spec import REMAT, Compute
-from lit_jax.train_step import State, init_state
+from lit_jax.state import State, init_state
 from lit_jax.typing import Params
 from lit_jax.workdir import check_workdir, describe, described, read_recipe
 

@@ -18,6 +18,7 @@ from lit_jax.accumulate import check_micro_batch
 from lit_jax.data import Source, open_source, train_batches
 from lit_jax.decode import make_train_decode
 from lit_jax.distributed import check_same, first, share
+from lit_jax.embed_step import Embed, make_embed_step
 from lit_jax.embedding import embed_captions, embed_images, embed_pooled
 from lit_jax.errors import CheckpointError, ConfigError, DataError, PreemptedError
 from lit_jax.evals.bootstrap import estimate
@@ -32,9 +33,10 @@ from lit_jax.recipe import read
 from lit_jax.run import Run, loss_of, open_run, trained
 from lit_jax.sharding import check_batch, fsdp_rules, put_batch
 from lit_jax.skips import Skips
+from lit_jax.state import State
 from lit_jax.sums import FULL
 from lit_jax.terminal import progress
-from lit_jax.train_step import Embed, State, make_embed_step, make_train_step
+from lit_jax.train_step import make_train_step
 from lit_jax.watchdog import Watchdog
 from lit_jax.workdir import METRICS, RANKS, claim, portable
 

@@ -1,9 +1,9 @@
-"""One step of training, and the embedding of pictures and texts, on a mesh."""
+"""One step of training, on a mesh."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,81 +11,22 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from lit_jax.accumulate import accumulated, check_micro_batch
 from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
 from lit_jax.monitors import monitors, now_and_then
-from lit_jax.optim import TOWERS, Rules, merge, split
+from lit_jax.optim import TOWERS, merge
 from lit_jax.processing import Pixels
-from lit_jax.sharding import AXES, BATCH, RULES, put, shardings
+from lit_jax.sharding import AXES, BATCH, RULES, shardings
 from lit_jax.sharding import Rules as Layout
+from lit_jax.state import State
 from lit_jax.typing import Batch, Params
 
 Embedded = tuple[Array, Array]  # Unit embeddings of images and of texts, [B E] each.
-
-
-class State(NamedTuple):
-    """All that a checkpoint holds. Locked weights never meet the optimiser."""
-
-    step: Any  # int32 []: steps done.
-    tuned: Params
-    locked: Params
-    opt: optax.OptState  # Of the tuned weights alone.
-
-
-def init_state(
-    params: Params,
-    rules: Rules,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    locked_dtype: DTypeLike | None = None,
-    layout: Layout = RULES,
-) -> State:
-    """The state before the first step, on `mesh`; `params` are copied and stay the caller's.
-
-    Locked floating-point leaves are held in `locked_dtype` where one is given; `layout` says what lies where
-    (`sharding.fsdp_rules`). Raises ConfigError as `optim.split` does.
-    """
-    tuned, locked = split(params, rules)
-    if locked_dtype is not None:
-        locked = jax.tree.map(
-            lambda x: x.astype(locked_dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, locked
-        )
-    opt = jax.eval_shape(tx.init, tuned)
-    placed = shardings(State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt), mesh, layout)
-    tuned, locked = (jax.tree.map(_place, *pair) for pair in ((tuned, placed.tuned), (locked, placed.locked)))
-    opt = jax.jit(tx.init, out_shardings=placed.opt)(tuned)
-    return State(_place(np.int32(0), placed.step), tuned, locked, opt)
-
-
-def abstract_state(
-    params: Params,
-    rules: Rules,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    locked_dtype: DTypeLike,
-    layout: Layout = RULES,
-) -> State:
-    """What `init_state` would make, as shapes with shardings: nothing is computed, and `mesh` need not exist here."""
-    tuned, locked = split(params, rules)
-    locked = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, locked_dtype), locked)
-    opt = jax.eval_shape(tx.init, tuned)
-    state = State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        state,
-        shardings(state, mesh, layout),
-    )
-
-
-def _place(leaf: Any, sharding: NamedSharding) -> Array:
-    # A step gives its state's buffers away, and device_put shares those that lie in the right place already, even
-    # with may_alias=False (jax 0.10). Leaf by leaf, so that no second set of parameters is ever held.
-    return jnp.copy(put(leaf, sharding))
 
 
 def make_train_step(
@@ -260,41 +201,3 @@ def fingerprint(ids: Int[Array, "B N"]) -> Int[Array, "B"]:
         2_654_435_761
     )  # Knuth's multiplier, then a shift, for a mix.
     return ((mixed ^ (mixed >> 15)) * weights).sum(axis=1, dtype=jnp.uint32).astype(jnp.int32)
-
-
-class Embed(NamedTuple):
-    """Jitted functions of a model on a mesh. Rows come in and go out split over its devices; dropout is off."""
-
-    images: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> unit embeddings [B E], float32.
-    texts: Callable[[Params, Mapping[str, Array]], Array]  # int32 [B N] each -> unit embeddings [B E].
-    pool: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> the image tower's pooled output [B Dv].
-    pooled: Callable[[Params, Array], Array]  # What `pool` gave -> unit embeddings [B E], float32.
-
-
-def make_embed_step(module: nn.Module, mesh: Mesh, pixels: Pixels, dtype: DTypeLike = jnp.float32) -> Embed:
-    """The functions that embed with `module`; `mesh`'s devices must divide B (`sharding.check_batch`)."""
-    rows = NamedSharding(mesh, BATCH)
-
-    def split_rows(tree: Any) -> Any:
-        return lax.with_sharding_constraint(tree, jax.tree.map(lambda _: rows, tree))
-
-    def normalise(images: UInt8[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
-        return pixels.normalise(split_rows(images), dtype)
-
-    @jax.jit
-    def images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
-        return split_rows(module.apply({"params": params}, images=normalise(images))[0])
-
-    @jax.jit
-    def texts(params: Params, texts: Mapping[str, Array]) -> Float[Array, "B E"]:
-        return split_rows(module.apply({"params": params}, texts=split_rows(dict(texts)))[1])
-
-    @jax.jit
-    def pool(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B Dv"]:
-        return split_rows(module.apply({"params": params}, normalise(images), method="pool_images"))
-
-    @jax.jit
-    def pooled(params: Params, pooled: Float[Array, "B Dv"]) -> Float[Array, "B E"]:
-        return split_rows(module.apply({"params": params}, pooled_images=split_rows(pooled))[0])
-
-    return Embed(images, texts, pool, pooled)

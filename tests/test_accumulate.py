@@ -8,8 +8,9 @@ import pytest
 from lit_jax.errors import ConfigError
 from lit_jax.optim import lock_rules, merge
 from lit_jax.sharding import put_batch
-from lit_jax.train_step import init_state, make_train_step
-from tests.test_train_step import BATCH_SIZE, MODULE, PIXELS, batch_of, mesh_of, params_of_module
+from lit_jax.state import init_state
+from lit_jax.train_step import make_train_step
+from tests.steps import BATCH_SIZE, MODULE, PIXELS, batch_of, mesh_of, params_of_module
 
 # Adam would make noise of the gradient of a key's bias, which is zero but for rounding.
 TX = optax.sgd(0.1)

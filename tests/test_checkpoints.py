@@ -198,8 +198,9 @@ def test_a_state_comes_back_on_another_mesh_in_the_same_bits(checkpoints, shape)
 
 def test_a_resumed_run_of_the_train_step_ends_in_the_same_bits(checkpoints):
     from lit_jax.optim import lock_rules
-    from lit_jax.train_step import init_state, make_train_step
-    from tests.test_train_step import Linear, linear
+    from lit_jax.state import init_state
+    from lit_jax.train_step import make_train_step
+    from tests.steps import Linear, linear
 
     mesh = make_mesh(4, 2)
     params, batch = linear(mesh)

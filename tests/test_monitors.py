@@ -12,10 +12,11 @@ from flax import linen as nn
 from lit_jax.monitors import monitors
 from lit_jax.optim import lock_rules, merge
 from lit_jax.sharding import put_batch
+from lit_jax.state import init_state
 from lit_jax.train import train
-from lit_jax.train_step import init_state, make_train_step
+from lit_jax.train_step import make_train_step
 from tests import tiny
-from tests.test_train_step import mesh_of
+from tests.steps import mesh_of
 
 PLAIN = {"loss", "grad_norm", "skipped", "logit_scale"}
 

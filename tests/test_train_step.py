@@ -8,27 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
 from flax import traverse_util
 
-from lit_jax import dual_encoder
-from lit_jax.dual_encoder import DualEncoder
+from lit_jax.embed_step import make_embed_step
 from lit_jax.errors import ConfigError
-from lit_jax.optim import lock_rules, make_optimizer, make_schedule, merge, split
-from lit_jax.processing import Pixels
-from lit_jax.sharding import make_mesh, put_batch, shardings
-from lit_jax.train_step import fingerprint, init_state, make_embed_step, make_train_step
-from tests.tiny import BERT, VIT, dual_config, randomised
-
-BATCH_SIZE, LENGTH, STEPS = 16, 12, 20
-# Both towers have dropout, and the image tower has sizes that nothing else has: width, feed-forward width, tokens.
-VISION = VIT | {"hidden_size": 44, "intermediate_size": 88, "hidden_dropout_prob": 0.1}
-VISION_SIZES = {44, 88, 17}
-TEXT = BERT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-MODULE = DualEncoder(dual_config(VISION, TEXT))
-PIXELS = Pixels(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-TX = make_optimizer(
-    schedule=make_schedule("cosine", peak_lr=1e-3, steps=STEPS, warmup_steps=2), weight_decay=0.1
+from lit_jax.optim import lock_rules, merge, split
+from lit_jax.sharding import put_batch, shardings
+from lit_jax.state import init_state
+from lit_jax.train_step import fingerprint, make_train_step
+from tests.steps import (
+    BATCH_SIZE,
+    MODULE,
+    PIXELS,
+    STEPS,
+    TX,
+    VISION_SIZES,
+    Linear,
+    batch_of,
+    linear,
+    mesh_of,
+    params_of_module,
 )
 
 
@@ -39,32 +38,9 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@functools.cache
-def params_of_module():
-    return {**randomised(dual_encoder.init_params(MODULE, 0)), "logit_bias": np.float32(-10)}
-
-
 @pytest.fixture
 def params():
     return params_of_module()
-
-
-@functools.cache
-def mesh_of(data, fsdp):
-    return make_mesh(data, fsdp, jax.devices()[: data * fsdp])
-
-
-def batch_of(step):
-    rng = np.random.default_rng(step)
-    lengths = rng.integers(3, LENGTH + 1, size=(BATCH_SIZE, 1))
-    return {
-        "images": rng.integers(0, 256, size=(BATCH_SIZE, 32, 32, 3), dtype=np.uint8),
-        "texts": {
-            "input_ids": rng.integers(0, 99, size=(BATCH_SIZE, LENGTH), dtype=np.int32),
-            "attention_mask": (np.arange(LENGTH) < lengths).astype(np.int32),
-        },
-        "index": np.arange(BATCH_SIZE, dtype=np.int32),
-    }
 
 
 def lowered(lock, mesh, **options):
@@ -92,11 +68,6 @@ def train(lock, mesh, batches, first_step=0, **options):
 
 def losses_of(metrics):
     return [float(row["loss"]) for row in metrics]
-
-
-def leaf_paths(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
 
 
 def same(tree, other):
@@ -127,14 +98,6 @@ def test_a_locked_leaf_never_changes_and_every_tuned_leaf_does(params):
     before = traverse_util.flatten_dict(split(params, lock_rules("LU"))[0], sep="/")
     after = traverse_util.flatten_dict(state.tuned, sep="/")
     assert {path for path in after if np.array_equal(before[path], after[path])} == {"logit_bias"}  # Softmax.
-
-
-def test_a_locked_leaf_has_no_moment(params):
-    state = init_state(params, lock_rules("LU"), TX, mesh_of(1, 1))
-    tuned, opt = leaf_paths(state.tuned), leaf_paths(state.opt)
-    for moment in ("mu", "nu"):
-        assert {path.split(f"{moment}/")[1] for path in opt if f"/{moment}/" in path} == tuned
-    assert not [path for path in opt if "vision/" in path]
 
 
 def test_a_locked_tower_has_no_dropout_whatever_is_asked():
@@ -225,40 +188,6 @@ def test_no_collective_touches_a_locked_parameter(params):
     assert not shapes(params["vision"]) & moved
 
 
-def test_embeddings_are_the_modules_and_stay_split_over_the_mesh(params):
-    mesh, batch = mesh_of(4, 2), batch_of(0)
-    embed_images, embed_texts, pool_images, _ = make_embed_step(MODULE, mesh, PIXELS)
-    apply = jax.jit(MODULE.apply, static_argnames="method")
-    pixels = PIXELS.normalise(batch["images"])
-    images, texts, _ = apply({"params": params}, pixels, batch["texts"])
-    placed = put_batch(batch, mesh)
-    for got, want in (
-        (embed_images(params, placed["images"]), images),
-        (embed_texts(params, placed["texts"]), texts),
-        (embed_texts(params, batch["texts"]), texts),  # Host arrays will do.
-        (pool_images(params, placed["images"]), apply({"params": params}, pixels, method="pool_images")),
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-        assert got.sharding.shard_shape(got.shape)[0] == BATCH_SIZE // 8
-
-
-class Linear(nn.Module):
-    """The smallest thing that a step can train: what follows does not depend on the towers."""
-
-    @nn.compact
-    def __call__(self, texts=None, pooled_images=None, train=()):
-        images, texts = nn.Dense(8, name="vision")(pooled_images), nn.Dense(8, name="text")(texts["x"])
-        scale = self.param("logit_scale", nn.initializers.constant(np.log(100.0)), ())
-        return images, texts, jnp.exp(scale)
-
-
-def linear(mesh):
-    """Its params, and a batch on `mesh` of which no text belongs to its image."""
-    x = np.eye(16, 8, dtype=np.float32)
-    batch = {"texts": {"x": x}, "pooled_images": -x}
-    return Linear().init(jax.random.key(0), **batch)["params"], put_batch(batch, mesh)
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (8, 1), (4, 2), (1, 4)])
 def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
     mesh = mesh_of(*shape)
@@ -272,16 +201,6 @@ def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
     for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(want), strict=True):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
     assert step._cache_size() == 1
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (4, 2)])
-def test_the_params_of_the_caller_survive_the_steps(shape):
-    mesh = mesh_of(*shape)
-    params, batch = linear(mesh)
-    step, kept = make_train_step(Linear(), TX, mesh), jax.device_get(params)
-    for mine in (params, jax.device_get(params), jax.device_put(params, shardings(params, mesh))):
-        step(init_state(mine, lock_rules("LU"), TX, mesh), batch)
-        same(mine, kept)
 
 
 def test_the_logit_scale_is_bounded_after_the_update_and_can_come_back():
@@ -301,15 +220,6 @@ def test_a_locked_logit_scale_is_not_bounded():
     state = init_state(params, lock_rules("LU", first=(("logit_scale", "lock"),)), tx, mesh)
     _, metrics = make_train_step(Linear(), tx, mesh, max_logit_scale=50.0)(state, batch)
     np.testing.assert_allclose(metrics["logit_scale"], 100, rtol=1e-6)
-
-
-def test_locked_leaves_may_be_held_in_bfloat16():
-    mesh = mesh_of(4, 2)
-    params, batch = linear(mesh)
-    state = init_state(params, lock_rules("LU"), TX, mesh, locked_dtype=jnp.bfloat16)
-    state, _ = make_train_step(Linear(), TX, mesh)(state, batch)
-    assert {x.dtype for x in jax.tree.leaves(state.locked)} == {np.dtype(jnp.bfloat16)}
-    assert {x.dtype for x in jax.tree.leaves(state.tuned)} == {np.dtype(np.float32)}
 
 
 def test_what_cannot_be_trained_is_refused_in_a_sentence():

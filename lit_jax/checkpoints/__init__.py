@@ -50,7 +50,7 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run; every process makes one and calls the same methods in the same order.
 
-    A `state` is a `train_step.State`. `save_every` is in steps; the `keep` newest checkpoints are kept, and the
+    A `state` is a `state.State`. `save_every` is in steps; the `keep` newest checkpoints are kept, and the
     `keep_best` that have the largest `best_metric` (the smallest, if `best_mode` is "min").
     Making one touches no file. Raises ConfigError for numbers and modes that are none.
     """

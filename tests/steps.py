@@ -1,0 +1,66 @@
+"""What the tests of training steps train: a small model with its batches, and the smallest thing of all."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from lit_jax import dual_encoder
+from lit_jax.dual_encoder import DualEncoder
+from lit_jax.optim import make_optimizer, make_schedule
+from lit_jax.processing import Pixels
+from lit_jax.sharding import make_mesh, put_batch
+from tests.tiny import BERT, VIT, dual_config, randomised
+
+BATCH_SIZE, LENGTH, STEPS = 16, 12, 20
+# Both towers have dropout, and the image tower has sizes that nothing else has: width, feed-forward width, tokens.
+VISION = VIT | {"hidden_size": 44, "intermediate_size": 88, "hidden_dropout_prob": 0.1}
+VISION_SIZES = {44, 88, 17}
+TEXT = BERT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+MODULE = DualEncoder(dual_config(VISION, TEXT))
+PIXELS = Pixels(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+TX = make_optimizer(
+    schedule=make_schedule("cosine", peak_lr=1e-3, steps=STEPS, warmup_steps=2), weight_decay=0.1
+)
+
+
+@functools.cache
+def params_of_module():
+    return {**randomised(dual_encoder.init_params(MODULE, 0)), "logit_bias": np.float32(-10)}
+
+
+@functools.cache
+def mesh_of(data, fsdp):
+    return make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+
+
+def batch_of(step):
+    rng = np.random.default_rng(step)
+    lengths = rng.integers(3, LENGTH + 1, size=(BATCH_SIZE, 1))
+    return {
+        "images": rng.integers(0, 256, size=(BATCH_SIZE, 32, 32, 3), dtype=np.uint8),
+        "texts": {
+            "input_ids": rng.integers(0, 99, size=(BATCH_SIZE, LENGTH), dtype=np.int32),
+            "attention_mask": (np.arange(LENGTH) < lengths).astype(np.int32),
+        },
+        "index": np.arange(BATCH_SIZE, dtype=np.int32),
+    }
+
+
+class Linear(nn.Module):
+    """The smallest thing that a step can train: what follows does not depend on the towers."""
+
+    @nn.compact
+    def __call__(self, texts=None, pooled_images=None, train=()):
+        images, texts = nn.Dense(8, name="vision")(pooled_images), nn.Dense(8, name="text")(texts["x"])
+        scale = self.param("logit_scale", nn.initializers.constant(np.log(100.0)), ())
+        return images, texts, jnp.exp(scale)
+
+
+def linear(mesh):
+    """Its params, and a batch on `mesh` of which no text belongs to its image."""
+    x = np.eye(16, 8, dtype=np.float32)
+    batch = {"texts": {"x": x}, "pooled_images": -x}
+    return Linear().init(jax.random.key(0), **batch)["params"], put_batch(batch, mesh)
