@@ -51,7 +51,7 @@ def ours(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
 
     from lit_jax import dual_encoder, optim
     from lit_jax.embed_step import make_embed_step
-    from lit_jax.processing import Pixels
+    from lit_jax.pixels import Pixels
     from lit_jax.sharding import make_mesh, put_batch
     from lit_jax.spec import Compute
     from lit_jax.state import init_state

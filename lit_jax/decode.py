@@ -1,6 +1,6 @@
 """Pictures for training: decoded at reduced size where that is enough, cropped, resized and changed at random.
 
-Evaluation has `processing.make_decode`, which equals the image processor bit for bit. Training may be quicker: a JPEG
+Evaluation has `pixels.make_decode`, which equals the image processor bit for bit. Training may be quicker: a JPEG
 twice as large as it is wanted is decoded at half its size, quarter or eighth, which skips most of the work. "fast" does
 so with Pillow alone, "turbo" with simplejpeg and OpenCV (the extra of that name); benchmarks/decode.py compares them.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from lit_jax.augment import Augment, Box, augment_of
 from lit_jax.errors import ConfigError
 from lit_jax.pictures import middle, open_header, to_rgb
-from lit_jax.processing import pixels_of, resized
+from lit_jax.pixels import pixels_of, resized
 
 HOW = ("exact", "fast", "turbo")
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lit_jax.errors import STALLED, ConfigError, LitJaxError
+from lit_jax.errors import STALLED, ConfigError, LitJaxError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def start(
                 initialization_timeout=timeout,
             )
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"{missing} ({str(error).splitlines()[0]})") from error
+            raise ConfigError(f"{missing} ({first_line(error)})") from error
     _explain_aborts(
         f"another process of this run is gone, or did not answer for {heartbeat} s (see above, and its own log). "
         "The newest checkpoint is whole: start all processes again to go on from there",

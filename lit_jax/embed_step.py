@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from lit_jax.processing import Pixels
+from lit_jax.pixels import Pixels
 from lit_jax.sharding import BATCH
 from lit_jax.typing import Params
 

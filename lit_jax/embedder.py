@@ -21,7 +21,9 @@ from lit_jax.dual_encoder import DualEncoder
 from lit_jax.embed_step import make_embed_step
 from lit_jax.embedding import embed_images, embed_pooled, embed_texts
 from lit_jax.evals.prompts import class_embeddings, class_texts
+from lit_jax.pixels import make_decode, pixels_of
 from lit_jax.sharding import make_mesh, put
+from lit_jax.tokenize import make_count_tokens, make_tokenize
 from lit_jax.typing import Params
 
 _LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens: few, since each is compiled.
@@ -69,10 +71,10 @@ class Embedder:
         self.text_length = text_length or min(self.processor.tokenizer.model_max_length, 512)
         self.scale = float(np.exp(model.params["logit_scale"]))
         images, tokenizer = self.processor.image_processor, self.processor.tokenizer
-        self._decode = processing.make_decode(images)
-        self._count = processing.make_count_tokens(tokenizer, self.text_length)
+        self._decode = make_decode(images)
+        self._count = make_count_tokens(tokenizer, self.text_length)
         module = pretrained.with_compute(model.module, mesh=self.mesh)
-        self._embed = make_embed_step(module, self.mesh, processing.pixels_of(images), dtype)
+        self._embed = make_embed_step(module, self.mesh, pixels_of(images), dtype)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), model.params)
 
@@ -105,7 +107,7 @@ class Embedder:
         if self.config.text_type not in _PADDED and tokenizer.padding_side == "right":
             longest = max(self._count(texts), default=0)
             length = min(length, next((some for some in _LENGTHS if some >= longest), length))
-        tokenize = processing.make_tokenize(tokenizer, length, self.config.text.vocab_size)
+        tokenize = make_tokenize(tokenizer, length, self.config.text.vocab_size)
         rows = min(self.batch_size, self._rows(len(texts)))
         return embed_texts(self._embed, self._params, texts, tokenize, self.mesh, rows)
 

@@ -43,3 +43,8 @@ class NonFiniteError(LitJaxError):
     """Training whose loss or parameters are no longer finite."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind, where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,6 +18,7 @@ from lit_jax.evals.retrieval import chance
 from lit_jax.folders import replaced
 from lit_jax.metrics import read_lines
 from lit_jax.model import VisionTextDualEncoderModel
+from lit_jax.pictures import open_image
 from lit_jax.publishing import CARD, Place
 from lit_jax.run import Trained, read_run
 from lit_jax.workdir import METRICS
@@ -100,7 +101,7 @@ def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float
     source, processor = open_source(data), processing.load_processor(folder)
     records = [source[i] for i in range(min(pairs, len(source)))]
     inputs = processor(
-        images=[processing.open_image(record["image"]) for record in records],
+        images=[open_image(record["image"]) for record in records],
         text=[record["captions"][0] for record in records],
         padding=True,
         truncation=True,

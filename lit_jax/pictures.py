@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from PIL import Image
 
-from lit_jax.errors import ConfigError, DataError
+from lit_jax.errors import ConfigError, DataError, first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # No format that runs a program (EPS) or holds floats (TIFF).
 MAX_PIXELS = 64_000_000  # Of a picture, looked at before it is decoded.
@@ -92,11 +92,6 @@ def check_arrays(images: Any) -> None:
             raise ConfigError(
                 f"image {i} of the batch holds floats up to {image.max():g}; wanted uint8 in 0 to 255: cast it"
             )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _rgb_image(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from lit_jax.embed_step import make_embed_step
 from lit_jax.errors import ConfigError
 from lit_jax.flops import count
 from lit_jax.hlo import Program
-from lit_jax.processing import Pixels
+from lit_jax.pixels import Pixels
 from lit_jax.recipe import Recipe, read
 from lit_jax.sharding import BATCH, check_batch, fsdp_rules, make_mesh
 from lit_jax.state import State, abstract_state

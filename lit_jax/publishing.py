@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 
 from lit_jax import hub, sums
 from lit_jax.card import HERE
-from lit_jax.errors import ConfigError, WeightError
+from lit_jax.errors import ConfigError, WeightError, first_line
 
 CARD, MESSAGE = "README.md", "Upload from lit_jax"
 # What makes a repository this model and not another one: configs and weights, of whatever framework.
@@ -254,7 +254,7 @@ def _explained(what: object) -> Iterator[None]:
 
 
 def _first(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")
 
 
 def _said(error: ValueError) -> str:

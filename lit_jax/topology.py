@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from lit_jax.errors import ConfigError
+from lit_jax.errors import ConfigError, first_line
 
 GIB = 1 << 30
 
@@ -49,7 +49,7 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
                 topology_name=topology, platform="tpu", **({"num_slices": slices} if slices > 1 else {})
             )
     except Exception as error:  # jax and libtpu raise a dozen kinds, down to RuntimeError from C++.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"topology {topology!r} cannot be planned for: {reason} (libtpu compiles it; pip install 'lit_jax[tpu]')"
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lit_jax import cache, metrics, processing
+from lit_jax import cache, metrics
 from lit_jax.accumulate import check_micro_batch
 from lit_jax.data import Source, open_source, train_batches
 from lit_jax.decode import make_train_decode
@@ -28,6 +28,7 @@ from lit_jax.lock import held
 from lit_jax.machine import note_session, peak_memory
 from lit_jax.monitors import PREFIX
 from lit_jax.optim import merge
+from lit_jax.pixels import make_decode, pixels_of
 from lit_jax.preemption import Notice
 from lit_jax.recipe import read
 from lit_jax.run import Run, loss_of, open_run, trained
@@ -36,6 +37,7 @@ from lit_jax.skips import Skips
 from lit_jax.state import State
 from lit_jax.sums import FULL
 from lit_jax.terminal import progress
+from lit_jax.tokenize import make_count_tokens, make_tokenize
 from lit_jax.train_step import make_train_step
 from lit_jax.watchdog import Watchdog
 from lit_jax.workdir import METRICS, RANKS, claim, portable
@@ -148,10 +150,10 @@ def _loop(
 ) -> None:
     """`point` is called where all processes are at the same place, and `place` is whole; it may raise _Stop."""
     recipe, mesh, start = run.recipe, run.mesh, place.step
-    pixels = processing.pixels_of(run.processor.image_processor)
-    decode = processing.make_decode(run.processor.image_processor)
+    pixels = pixels_of(run.processor.image_processor)
+    decode = make_decode(run.processor.image_processor)
     vocabulary = run.module.config.text.vocab_size
-    tokenize = processing.make_tokenize(run.processor.tokenizer, recipe.data.text_length, vocabulary)
+    tokenize = make_tokenize(run.processor.tokenizer, recipe.data.text_length, vocabulary)
     dtype = run.module.compute.dtype
     embed = make_embed_step(run.module, mesh, pixels, dtype)
     pool = partial(_pooled, run, embed, cache_folder, decode, point) if recipe.cache else None
@@ -196,7 +198,7 @@ def _loop(
         source,
         decode=make_train_decode(run.processor.image_processor, recipe.data.decode, recipe.data.augment),
         tokenize=tokenize,
-        count_tokens=processing.make_count_tokens(run.processor.tokenizer, recipe.data.text_length),
+        count_tokens=make_count_tokens(run.processor.tokenizer, recipe.data.text_length),
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         start=start,

@@ -20,7 +20,7 @@ from lit_jax.errors import ConfigError
 from lit_jax.losses import LOSSES
 from lit_jax.monitors import monitors, now_and_then
 from lit_jax.optim import TOWERS, merge
-from lit_jax.processing import Pixels
+from lit_jax.pixels import Pixels
 from lit_jax.sharding import AXES, BATCH, RULES, shardings
 from lit_jax.sharding import Rules as Layout
 from lit_jax.state import State

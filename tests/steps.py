@@ -10,7 +10,7 @@ from flax import linen as nn
 from lit_jax import dual_encoder
 from lit_jax.dual_encoder import DualEncoder
 from lit_jax.optim import make_optimizer, make_schedule
-from lit_jax.processing import Pixels
+from lit_jax.pixels import Pixels
 from lit_jax.sharding import make_mesh, put_batch
 from tests.tiny import BERT, VIT, dual_config, randomised
 

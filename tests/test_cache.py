@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax import cache, processing
+from lit_jax import cache
 from lit_jax.data import open_source
 from lit_jax.errors import ConfigError
+from lit_jax.pixels import make_decode
 from lit_jax.sharding import make_mesh
 from tests import tiny
 
@@ -26,7 +27,7 @@ def means(calls):
 
 
 def pooled(folder, source, calls, key="k" * 64):
-    decode = processing.make_decode(tiny.image_processor())
+    decode = make_decode(tiny.image_processor())
     options = dict(pool=means(calls), decode=decode, mesh=make_mesh(), batch_size=8)
     return cache.pooled_images(folder, key, source, **options)
 
@@ -34,7 +35,7 @@ def pooled(folder, source, calls, key="k" * 64):
 def test_every_picture_has_its_own_row_and_is_computed_once(tmp_path, source):
     calls = []
     found = pooled(tmp_path / "cache", source, calls)
-    decode = processing.make_decode(tiny.image_processor())
+    decode = make_decode(tiny.image_processor())
     want = np.stack([decode(source[i]["image"]).mean(axis=(0, 1)) for i in range(10)])
     np.testing.assert_allclose(found, want, rtol=1e-5)
     again = pooled(tmp_path / "cache", source, calls)
@@ -54,7 +55,7 @@ def test_what_fails_leaves_no_half_of_a_file(tmp_path, source):
     def pool(images):
         raise RuntimeError("out of memory")
 
-    decode = processing.make_decode(tiny.image_processor())
+    decode = make_decode(tiny.image_processor())
     with pytest.raises(RuntimeError):
         cache.pooled_images(tmp_path, "k", source, pool=pool, decode=decode, mesh=make_mesh(), batch_size=8)
     assert list(tmp_path.glob("*.npy")) == list(tmp_path.glob("*.part")) == []

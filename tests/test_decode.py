@@ -10,7 +10,7 @@ from PIL import Image
 from lit_jax._transformers import transformers
 from lit_jax.decode import HOW, make_train_decode
 from lit_jax.errors import ConfigError, DataError
-from lit_jax.processing import make_decode
+from lit_jax.pixels import make_decode
 from tests.bad_pictures import BROKEN, encoded, noise
 
 

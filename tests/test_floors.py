@@ -38,11 +38,12 @@ FLOORS = [
         "watchdog",
         "augment",
         "pictures",
+        "tokenize",
         "muon",
         "machine",
         "public",
     ],
-    ["layers"],
+    ["layers", "pixels"],
     ["encoders", "hub", "preemption", "lock", "pages"],
     ["dual_encoder", "processing", "ingredients"],
     [

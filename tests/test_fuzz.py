@@ -185,7 +185,7 @@ def test_index_files(folder, index):
 
 @pytest.fixture(scope="module")
 def tokenize():
-    from lit_jax.processing import make_tokenize
+    from lit_jax.tokenize import make_tokenize
 
     return make_tokenize(tiny.tokenizer(), 12)
 

@@ -7,6 +7,8 @@ from PIL import Image
 from lit_jax import processing, scratch
 from lit_jax.encoders import TEXT, VISION
 from lit_jax.errors import ConfigError
+from lit_jax.pixels import Pixels, pixels_of
+from lit_jax.tokenize import make_tokenize
 from tests import tiny
 
 CAPTIONS = ["A large red circle", "a small red square, on blue", "the circle is blue"] * 3 + ["猫 naïve"]
@@ -17,7 +19,7 @@ def made(hf=tiny.BERT, captions=CAPTIONS, **changes):
 
 
 def ids(tokenizer, text, length=12):
-    return processing.make_tokenize(tokenizer, length)([text])["input_ids"][0].tolist()
+    return make_tokenize(tokenizer, length)([text])["input_ids"][0].tolist()
 
 
 def test_every_caption_has_its_words_and_nothing_is_unknown():
@@ -51,12 +53,12 @@ def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
     )
     assert max(row) < config.vocab_size
     with pytest.raises(ConfigError, match="text length 41 is outside"):
-        processing.make_tokenize(found, 41)
+        make_tokenize(found, 41)
 
 
 def test_token_types_are_given_where_the_tower_has_them():
-    assert "token_type_ids" in processing.make_tokenize(made(), 8)(["a"])
-    assert "token_type_ids" not in processing.make_tokenize(made(type_vocab_size=1), 8)(["a"])
+    assert "token_type_ids" in make_tokenize(made(), 8)(["a"])
+    assert "token_type_ids" not in make_tokenize(made(type_vocab_size=1), 8)(["a"])
 
 
 @pytest.mark.parametrize("changes", [{"vocab_size": 12}, {"vocab_size": 4}])
@@ -79,7 +81,7 @@ def test_a_processor_survives_the_disk(tmp_path):
     text = "a small red square"
     assert ids(again.tokenizer, text) == ids(made(), text)
     assert again.tokenizer.model_max_length == 40
-    assert processing.pixels_of(again.image_processor) == processing.Pixels(32, (0.5,) * 3, (0.5,) * 3)
+    assert pixels_of(again.image_processor) == Pixels(32, (0.5,) * 3, (0.5,) * 3)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), np.uint8))
     np.testing.assert_array_equal(
         *(p(picture, return_tensors="np")["pixel_values"] for p in (image, again.image_processor))

@@ -167,6 +167,12 @@ def tokenizer():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=40, **names)
 
 
+def bert_tokenizer(**options):
+    """One that cuts words into pieces."""
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c the cat dog ##s ##at red . ,".split()
+    return transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}, **options)
+
+
 def image_processor(size=32):
     return transformers.ViTImageProcessorPil(size={"height": size, "width": size})
 

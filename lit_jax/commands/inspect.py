@@ -62,9 +62,10 @@ def main(
 
     count_tokens = None
     if tokenizer:
-        from lit_jax import processing
+        from lit_jax.processing import load_tokenizer
+        from lit_jax.tokenize import make_count_tokens
 
-        count_tokens = processing.make_count_tokens(processing.load_tokenizer(tokenizer), text_length)
+        count_tokens = make_count_tokens(load_tokenizer(tokenizer), text_length)
     opened = open_source(source, caption=caption)
     with progress("records") as report:
         found = inspect(

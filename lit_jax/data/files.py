@@ -8,7 +8,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from lit_jax.errors import DataError
+from lit_jax.errors import DataError, first_line
 
 _CHANGED = ("etag", "ETag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
 
@@ -26,11 +26,11 @@ class Files:
         except ImportError as e:
             scheme = where.partition("://")[0]
             raise DataError(
-                f"{spec}: reading {scheme}:// needs a package that is not installed ({_line(e)}); for gs:// "
+                f"{spec}: reading {scheme}:// needs a package that is not installed ({first_line(e)}); for gs:// "
                 "it is pip install 'lit_jax[gcs]'"
             ) from e
         except ValueError as e:
-            raise DataError(f"{spec}: {_line(e)}; want a path or a URL such as gs://BUCKET/...") from e
+            raise DataError(f"{spec}: {first_line(e)}; want a path or a URL such as gs://BUCKET/...") from e
 
     @property
     def local(self) -> bool:
@@ -75,14 +75,10 @@ def stamp(files: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
 
 def reason(error: Exception) -> str:
     """What went wrong, without the path that Python repeats."""
-    return getattr(error, "strerror", None) or _line(error)
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def is_url(where: str) -> bool:
     """True of `gs://...`, and of every other scheme that fsspec knows."""
     scheme, mark, _ = where.partition("://")
     return bool(mark) and scheme in fsspec.available_protocols()
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,8 +12,8 @@ import numpy as np
 from lit_jax.data.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.shards import picture_hash
 from lit_jax.data.sources import Source, check_caption
-from lit_jax.errors import ConfigError, DataError
-from lit_jax.pictures import first_line, open_header, to_rgb
+from lit_jax.errors import ConfigError, DataError, first_line
+from lit_jax.pictures import open_header, to_rgb
 
 _AT_ONCE = 256  # Records in the threads.
 _QUANTILES = {"least": 0.0, "median": 0.5, "95%": 0.95, "most": 1.0}
@@ -43,7 +43,7 @@ def inspect(
 ) -> dict[str, Any]:
     """A summary of `source`; its shares are of the records that were looked at, `limit` drawn by `seed` (None: all).
 
-    Each of them is read and decoded, in threads. `count_tokens` (`processing.make_count_tokens`) gives the tokens of
+    Each of them is read and decoded, in threads. `count_tokens` (`tokenize.make_count_tokens`) gives the tokens of
     texts, and "cut" the share of captions that `text_length` would cut; without it, lengths are words and nothing is
     said of cutting. "same_picture" is the share of records whose file is that of another one. `sheet` is where a PNG of
     16 pairs goes. Raises `DataError` where every record is broken.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lit_jax.errors import ConfigError, WeightError
+from lit_jax.errors import ConfigError, WeightError, first_line
 from lit_jax.layers import ACTIVATIONS
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap
@@ -62,7 +62,7 @@ class Encoder:
         except WeightError:
             raise
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-            reason = shown(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            reason = shown(first_line(error))
             raise WeightError(
                 f"the config of a {shown(hf.get('model_type'))} is not usable: {reason}"
             ) from error

@@ -1,7 +1,7 @@
 """Fifty ways in which data are bad, by number: pictures, captions, arrays, token ids and whole sets.
 
 A picture or caption that cannot be used costs its record, by name, in training, and ends an evaluation; one that is
-only odd is used. 12, 13 to 20, 23 to 25 and 33 are looked at pixel by pixel in tests/test_processing.py.
+only odd is used. 12, 13 to 20, 23 to 25 and 33 are looked at pixel by pixel in tests/test_pictures.py.
 """
 
 import itertools
@@ -18,7 +18,9 @@ from lit_jax.errors import ConfigError, DataError
 from lit_jax.evals.prompts import class_texts
 from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.pictures import open_image
-from lit_jax.processing import load_processor, make_decode, make_tokenize, save_processor
+from lit_jax.pixels import make_decode
+from lit_jax.processing import load_processor, save_processor
+from lit_jax.tokenize import make_tokenize
 from tests import tiny
 from tests.bad_pictures import BROKEN, JPEG, bomb, encoded, flipped, noise
 

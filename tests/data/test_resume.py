@@ -15,7 +15,7 @@ from lit_jax.data import open_source, train_batches
 from lit_jax.data.ledger import Ledger
 from lit_jax.decode import make_train_decode
 from lit_jax.errors import DataError
-from lit_jax.processing import make_count_tokens, make_tokenize
+from lit_jax.tokenize import make_count_tokens, make_tokenize
 from tests import tiny
 from tests.data.conftest import RECORDS
 

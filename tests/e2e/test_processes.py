@@ -12,13 +12,14 @@ from tests import processes, tiny
 
 CUT = """
 import hashlib, json, sys
-from lit_jax import distributed, processing
+from lit_jax import distributed
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.train import train
 
 coordinator, count, me, config, workdir = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=10)
-save, make_decode, decoded = Checkpoints.save, processing.make_decode, []
+training = sys.modules["lit_jax.train"]
+save, make_decode, decoded = Checkpoints.save, training.make_decode, []
 
 
 def cut(self, step, *args, **options):
@@ -33,8 +34,8 @@ def counted(*args):
     return lambda data: decoded.append(1) or decode(data)
 
 
-sys.modules["lit_jax.train"].EVAL_BATCH = 8  # Three batches.
-Checkpoints.save, processing.make_decode = cut, counted
+training.EVAL_BATCH = 8  # Three batches.
+Checkpoints.save, training.make_decode = cut, counted
 try:
     train(json.loads(config), workdir)
 except InterruptedError:

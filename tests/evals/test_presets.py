@@ -9,7 +9,7 @@ from PIL import Image
 from lit_jax.errors import ConfigError
 from lit_jax.evals.presets import PRESETS, canonical, find
 from lit_jax.evals.prompts import class_embeddings, class_texts, load_templates
-from lit_jax.processing import make_decode
+from lit_jax.pixels import make_decode
 from tests import tiny
 
 NAMES = ["Tiger_Cat", "St. Bernard's dog", "CD-player"]
