@@ -8,9 +8,7 @@ import numpy as np
 
 from lit_jax.errors import ConfigError, DataError
 
-CHARS_PER_TOKEN = (
-    128  # Longer than any token (WordPiece: 100); no more of a text than `length` of these is read.
-)
+CHARS_PER_TOKEN = 128  # Longer than any token (WordPiece: 100); a text is read up to `length` of these.
 
 
 def make_tokenize(tokenizer: Any, length: int, vocab_size: int | None = None) -> "Tokenize":
