@@ -35,13 +35,13 @@ KINDS = ("nothing", "bytes", "read_dual")
 CHILD = """
 import json, re, sys, time
 import safetensors.numpy
-from lit_jax import hub, pretrained
+from lit_jax import model_folder, pretrained
 from lit_jax.spec import Compute
 
 kind, folder = sys.argv[1:]
 calls = {
     "nothing": lambda: None,
-    "bytes": lambda: safetensors.numpy.load_file(folder + "/" + hub.WEIGHTS),
+    "bytes": lambda: safetensors.numpy.load_file(folder + "/" + model_folder.WEIGHTS),
     "read_dual": lambda: pretrained.read_dual(folder, Compute()),
 }
 start = time.perf_counter(), time.process_time()
@@ -57,7 +57,7 @@ def write_model(folder: Path) -> int:
     """A dual encoder of random weights; returns the size of its weight file in bytes."""
     import jax
 
-    from lit_jax import dual_encoder, hub
+    from lit_jax import dual_encoder, model_folder
 
     config = dual_encoder.DualEncoderConfig.from_hf(CONFIG)
     module = dual_encoder.DualEncoder(config)
@@ -66,8 +66,8 @@ def write_model(folder: Path) -> int:
         lambda leaf: np.asarray(rng.standard_normal(leaf.shape, np.float32)),
         dual_encoder.param_shapes(module),
     )
-    hub.write(folder, config.to_hf(), dual_encoder.weights(config).to_hf(params))
-    return (folder / hub.WEIGHTS).stat().st_size
+    model_folder.write(folder, config.to_hf(), dual_encoder.weights(config).to_hf(params))
+    return (folder / model_folder.WEIGHTS).stat().st_size
 
 
 def measure(kind: str, folder: Path) -> tuple[float, float, int]:

@@ -1,45 +1,14 @@
-"""Model folders, local or on the Hugging Face Hub: where they are, and what lies in them."""
+"""Where a model folder is: on this machine, or on the Hugging Face Hub, of which a copy is kept."""
 
-import json
-import logging
-import math
-import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
-import numpy as np
+from lit_jax.errors import WeightError, first_line
+from lit_jax.model_folder import FLAX, WEIGHTS, has
 
-from lit_jax.errors import ConfigError, WeightError
-from lit_jax.flax_files import File, InTorch, Msgpack
-from lit_jax.pickles import TorchFile
-
-log = logging.getLogger(__name__)
-
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_FLAX, _PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle unasked, and never code.
-WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # By `write`.
-_MOST_TENSORS = 100_000  # Of a file; safetensors itself allows a header of 100 MB.
-_LARGEST_JSON = 32 << 20  # Bytes.
-_KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
-_DTYPES: dict[str, Any] = {  # Of safetensors, by its own names.
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
 
 
 def find(
@@ -64,9 +33,9 @@ def find(
     found = _download(text, revision, token, _WANTED)
     if _COMMIT.fullmatch(found.name):
         revision = found.name  # What follows is of the same commit, whatever is pushed meanwhile.
-    if not _has(found, WEIGHTS):
+    if not has(found, WEIGHTS):
         found = _download(text, revision, token, ["flax_model*.msgpack"])
-        if allow_pickle and not _has(found, _FLAX):
+        if allow_pickle and not has(found, FLAX):
             found = _download(text, revision, token, ["pytorch_model*.bin"])
     return found
 
@@ -76,201 +45,9 @@ def is_id(name: str) -> bool:
     return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json. Raises WeightError if there is none or it is not a JSON object."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
-    found = _read_json(path)
-    for config in (found, found.get("vision_config"), found.get("text_config")):
-        kind = config.get("model_type", "") if isinstance(config, dict) else ""
-        if not isinstance(kind, str | None):
-            raise WeightError(f"{path} has a model_type of type {type(kind).__name__} where a name is wanted")
-    if "auto_map" in found:
-        log.warning("%s asks for code of its own (auto_map), which is neither read nor run", path)
-    return found
-
-
-class Tensors(Mapping[str, np.ndarray]):
-    """Tensors of weight files by name, in PyTorch's names and axes, each read when it is asked for."""
-
-    def __init__(self, where: Mapping[str, tuple[File, str]]) -> None:
-        self._where = where  # Name -> (open file, name in that file).
-
-    @classmethod
-    def of(cls, folder: Path, *, allow_pickle: bool = False) -> "Tensors":
-        """All tensors of a folder, in the first of `_FORMATS` that it has, whole or in shards.
-
-        Raises WeightError if it has none, a file is damaged, or it has a pickle alone and `allow_pickle` is unset.
-        """
-        name = next((name for name in _FORMATS if _has(folder, name)), None)
-        if name is None:
-            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise WeightError(
-                f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {_FLAX} or {_PICKLE}; it has {found} "
-                "(from the Hub, a pickle comes only with allow_pickle=True)"
-            )
-        if name == _PICKLE and not allow_pickle:
-            raise WeightError(
-                f"{folder} has its weights only as a pickle ({_PICKLE}), a format that can run code, hence not read "
-                "unasked; pass allow_pickle=True (--allow-pickle) if you trust its origin, or convert it to safetensors"
-            )
-        where: dict[str, tuple[File, str]] = {}
-        origin: dict[str, Path] = {}
-        for path in _weight_files(folder, name):
-            _refuse_pointer(path)
-            file = _FORMATS[name](path)
-            for tensor in file.keys():  # noqa: SIM118 - not a mapping
-                if tensor in where:
-                    raise WeightError(
-                        f"{path} holds {tensor}, which {origin[tensor].name} beside it holds too"
-                    )
-                where[tensor], origin[tensor] = (file, tensor), path
-        return cls(where)
-
-    def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """Those of `names` (name here -> new name), under their new names."""
-        return Tensors({new: self._where[old] for old, new in names.items()})
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        file, stored = self._where[name]
-        return file.get_tensor(stored)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-
-def write(
-    folder: Path,
-    config: Mapping[str, Any],
-    tensors: Mapping[str, np.ndarray],
-    *,
-    max_shard_size: int | str = "5GB",
-) -> None:
-    """Writes config.json and model.safetensors; `folder` is made if need be.
-
-    Weights of more than `max_shard_size` (bytes, or a text as "5GB") become shards and an index, as transformers
-    writes them; what an earlier call left in the folder goes. Raises ConfigError for a size that is none.
-    """
-    from huggingface_hub import split_state_dict_into_shards_factory
-    from safetensors.numpy import save_file
-
-    tensors = dict(tensors)  # Read before anything is removed: they may come from this very folder.
-    split = split_state_dict_into_shards_factory(
-        tensors,
-        get_storage_size=lambda tensor: tensor.nbytes,
-        filename_pattern="model{suffix}.safetensors",
-        max_shard_size=_bytes(max_shard_size),
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if re.fullmatch(WRITTEN, path.name):
-            path.unlink()
-    for file, names in (split.filename_to_tensors or {WEIGHTS: []}).items():
-        # safetensors writes the bytes as they lie, hence a transposed view wrong: each must be contiguous.
-        part = {name: np.asarray(tensors[name], order="C") for name in names}
-        save_file(part, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes it private.
-    if split.is_sharded:
-        count = sum(tensor.size for tensor in tensors.values())
-        metadata = {"total_parameters": count, **split.metadata}
-        _write_json(folder / INDEX, {"metadata": metadata, "weight_map": split.tensor_to_filename})
-    _write_json(folder / CONFIG, config)
-
-
-class _Safetensors:
-    """One safetensors file, whose errors name it. Its tensors are views of the mapped file, read-only."""
-
-    def __init__(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        self._path = path
-        try:
-            # Checks the header; the bytes are left to the map below, which copies nothing and lets go of what was read.
-            file = safe_open(path, framework="numpy", backend="pread")
-        except (SafetensorError, OSError) as error:
-            raise WeightError(f"{path} cannot be read as safetensors: {error}") from error
-        self.metadata: dict[str, str] = file.metadata() or {}
-        names = file.offset_keys()  # In the order of their bytes, between which the format allows no gap.
-        if len(names) > _MOST_TENSORS:
-            raise WeightError(f"{path} names {len(names)} tensors; at most {_MOST_TENSORS} are read")
-        with path.open("rb") as opened:
-            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        start = 8 + int.from_bytes(self._map[:8], "little")
-        self._where: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
-        for name in names:
-            part = file.get_slice(name)
-            shape, kind = tuple(part.get_shape()), part.get_dtype()
-            if kind not in _DTYPES:
-                wanted = ", ".join(_DTYPES)
-                raise WeightError(
-                    f"{path}: tensor {name} cannot be read: it is of type {kind}, not of {wanted}"
-                )
-            self._where[name] = start, np.dtype(_DTYPES[kind]), shape
-            start += math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
-        self._seen = 0  # Bytes handed out since pages were last let go.
-
-    def keys(self) -> list[str]:
-        return list(self._where)
-
-    def get_tensor(self, name: str) -> np.ndarray:
-        start, dtype, shape = self._where[name]
-        count = math.prod(shape)
-        self._seen += count * dtype.itemsize
-        if (
-            self._seen > _KEPT
-        ):  # Else a model would lie in memory twice; what is still read comes back by itself.
-            self._seen = 0
-            self._map.madvise(mmap.MADV_DONTNEED)
-        return np.frombuffer(self._map, dtype, count, start).reshape(shape)
-
-
-def _open_safetensors(path: Path) -> File:
-    file = _Safetensors(path)
-    return InTorch(path, file) if file.metadata.get("format") == "flax" else file
-
-
-_FORMATS: dict[str, Callable[[Path], File]] = {  # The first that a folder has is read.
-    WEIGHTS: _open_safetensors,
-    _FLAX: lambda path: InTorch(path, Msgpack(path)),
-    _PICKLE: TorchFile,
-}
-
-
-def _has(folder: Path, name: str) -> bool:
-    return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
-
-
-def _weight_files(folder: Path, name: str) -> list[Path]:
-    if (folder / name).is_file():
-        return [folder / name]
-    index = folder / f"{name}.index.json"
-    shards = _read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise WeightError(f"{index} has no weight_map, which says where each tensor lies")
-    for shard in shards.values():
-        if not isinstance(shard, str) or not _is_inside(folder, shard):
-            raise WeightError(f"{index} names {shard!r}, which is not a file of that folder")
-    return [folder / shard for shard in sorted(set(shards.values()))]
-
-
-def _is_inside(folder: Path, name: str) -> bool:
-    """Whether it is a file of that folder, and no link out of it but into the blobs of its own cached repository."""
-    path = folder / name
-    if not name or "\0" in name or Path(name).name != name or not path.is_file():
-        return False
-    here, real = folder.resolve(), path.resolve()
-    if here.parent.name == "snapshots" and real.is_relative_to(here.parent.parent / "blobs"):
-        return True
-    return real.is_relative_to(here)
-
-
 def _download(repository: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         found = huggingface_hub.snapshot_download(
@@ -280,44 +57,8 @@ def _download(repository: str, revision: str | None, token: str | None, patterns
             allow_patterns=patterns,
             ignore_patterns=["onnx/*", "*/*"],
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (HFValidationError, HTTPError, OSError) as error:
         raise WeightError(
-            f"model {repository} is neither a local folder nor to be had from the Hugging Face Hub: {reason}"
+            f"model {repository} is neither a local folder nor to be had from the Hugging Face Hub: {first_line(error)}"
         ) from error
     return Path(found)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    _refuse_pointer(path)
-    if (size := path.stat().st_size) > _LARGEST_JSON:
-        raise WeightError(f"{path} has {size} bytes; of JSON at most {_LARGEST_JSON} are read")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise WeightError(f"{path} holds a {type(found).__name__} where a JSON object is wanted")
-    return found
-
-
-def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _bytes(size: int | str) -> int:
-    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
-    if match:
-        size = int(float(match[1]) * 1000 ** (1 + "KMGT".index(match[2].upper())))
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ConfigError(f'max_shard_size is {size!r}; wanted a number of bytes, or a text such as "5GB"')
-    return size
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        pointer = file.read(64).startswith(b"version https://git-lfs")
-    if pointer:
-        raise WeightError(
-            f"{path} cannot be read: it looks like a Git LFS pointer; fetch the file itself with `git lfs pull`"
-        )

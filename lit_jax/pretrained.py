@@ -15,7 +15,7 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import DTypeLike
 
-from lit_jax import dual_encoder, hub
+from lit_jax import dual_encoder, hub, model_folder
 from lit_jax.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
 from lit_jax.encoders.base import Encoder, matched
 from lit_jax.errors import ConfigError, WeightError
@@ -117,9 +117,9 @@ def read_dual(
 ) -> Loaded:
     """As `load`, with params on the host."""
     folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
-    config = DualEncoderConfig.from_hf(hub.read_config(folder))
+    config = DualEncoderConfig.from_hf(model_folder.read_config(folder))
     module = DualEncoder(config, compute)
-    tensors = hub.Tensors.of(folder, allow_pickle=allow_pickle)
+    tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
     table, names = _matched(tensors, config)
     try:
         params = table.to_jax(tensors.renamed(names), lambda: dual_encoder.param_shapes(module))
@@ -149,9 +149,11 @@ def read_tower(
     folder, within, raw = None, "", dict(overrides)
     if folder_or_id:
         folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
-        raw = hub.read_config(folder)
+        raw = model_folder.read_config(folder)
         if "model_type" not in raw:
-            raise WeightError(f"{folder / hub.CONFIG} has no model_type; it is not a transformers model")
+            raise WeightError(
+                f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model"
+            )
         within = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
         raw = half(tower, config or raw)
         if (wanted := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
@@ -264,7 +266,7 @@ def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap
 def _read_params(tower: Tower, initial: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
     """A tower's params, and the paths that keep their `initial` values since the checkpoint lacks them."""
     assert tower.folder is not None  # Who has none is named in `scratch`.
-    tensors = hub.Tensors.of(tower.folder, allow_pickle=allow_pickle)
+    tensors = model_folder.Tensors.of(tower.folder, allow_pickle=allow_pickle)
     names = {
         name.removeprefix(tower.within): name for name in tensors if name.startswith(tower.within)
     }  # All of them, unless the folder holds two towers.

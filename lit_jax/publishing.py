@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from lit_jax import hub, sums
+from lit_jax import model_folder, sums
 from lit_jax.card import HERE
 from lit_jax.errors import ConfigError, WeightError, first_line
 
@@ -168,8 +168,10 @@ def open_place(
 def check_folder(folder: str | Path) -> None:
     """Raises WeightError if a folder is no model, or not as its SHA256SUMS, if it has them, say."""
     folder = Path(folder)
-    if not any((folder / part / hub.CONFIG).is_file() for part in (".", "vision")):
-        raise WeightError(f"{folder} is no model folder: it has no {hub.CONFIG}; export a model first")
+    if not any((folder / part / model_folder.CONFIG).is_file() for part in (".", "vision")):
+        raise WeightError(
+            f"{folder} is no model folder: it has no {model_folder.CONFIG}; export a model first"
+        )
     if (folder / sums.NAME).exists() and (damage := sums.damage(folder)):
         raise WeightError(f"{folder} is damaged: {damage}; export it anew")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lit_jax import dual_encoder, hub
+from lit_jax import dual_encoder, model_folder
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.encoders.pooling import POOLER
 from lit_jax.errors import ConfigError, WeightError
@@ -42,12 +42,12 @@ def save(
         del config["architectures"]
     if "logit_bias" in params:
         config["logit_bias"] = float(params.pop("logit_bias"))
-    with replaced(folder, hub.WRITTEN) as draft:
+    with replaced(folder, model_folder.WRITTEN) as draft:
         if layout == "towers":
             _save_towers(draft, module.config, config, params, processor, max_shard_size)
             return
         tensors = dual_encoder.weights(module.config).to_hf(params)
-        hub.write(draft, config, tensors, max_shard_size=max_shard_size)
+        model_folder.write(draft, config, tensors, max_shard_size=max_shard_size)
         if processor is not None:
             save_processor(draft, processor)
 
@@ -83,8 +83,8 @@ def _save_towers(
             table = table.without("pooler/")
         described = {key: value for key, value in hf[f"{tower}_config"].items() if key != "pooling"}
         tensors = table.to_hf(tower_params)
-        hub.write(folder / tower, described, tensors, max_shard_size=max_shard_size)
-    hub.write(folder / "heads", {**hf, "model_type": dual_encoder.OWN_MODEL_TYPE}, heads.to_hf(rest))
+        model_folder.write(folder / tower, described, tensors, max_shard_size=max_shard_size)
+    model_folder.write(folder / "heads", {**hf, "model_type": dual_encoder.OWN_MODEL_TYPE}, heads.to_hf(rest))
     if processor is not None:
         processor.image_processor.save_pretrained(folder / "vision")
         processor.tokenizer.save_pretrained(folder / "text")

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lit_jax import __version__, dual_encoder, hub, processing, recipe
+from lit_jax import __version__, dual_encoder, model_folder, processing, recipe
 from lit_jax.distributed import first
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import CheckpointError, ConfigError
@@ -97,13 +97,13 @@ def describe(workdir: Path, loaded: Loaded, processor: Any) -> None:
     description = config.to_hf() | {"logit_bias": config.logit_bias_init_value}
     processing.save_processor(folder, processor)
     (folder / _FRESH).write_text(json.dumps({"fresh": loaded.fresh, "lit_jax": __version__}) + "\n")
-    (folder / hub.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    (folder / model_folder.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def described(workdir: Path, compute: Compute) -> tuple[Loaded, Any]:
     """The way back from `describe`, with params of zeros: the checkpoint has the real ones."""
     folder = workdir / MODEL
-    module = DualEncoder(DualEncoderConfig.from_hf(hub.read_config(folder)), compute)
+    module = DualEncoder(DualEncoderConfig.from_hf(model_folder.read_config(folder)), compute)
     params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dual_encoder.param_shapes(module))
     fresh = tuple(json.loads((folder / _FRESH).read_text())["fresh"])
     return Loaded(module, params, fresh), processing.load_processor(folder)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 import lit_jax
-from lit_jax import hub
+from lit_jax import model_folder
 from lit_jax.errors import WeightError
 from lit_jax.flax_files import InTorch, Msgpack
 from tests import tiny
@@ -79,7 +79,7 @@ def model(tmp_path):
     """A dual encoder's folder without weights, its params, and the same as Flax had them."""
     module, params = tiny.dual()
     lit_jax.save(tmp_path / "dual", module, params)
-    flat = as_flax(hub.Tensors.of(tmp_path / "dual"))
+    flat = as_flax(model_folder.Tensors.of(tmp_path / "dual"))
     (tmp_path / "dual" / "model.safetensors").unlink()
     return tmp_path / "dual", params, flat
 
@@ -92,7 +92,7 @@ def check(folder, want):
 def test_genuine_names_and_shapes_become_those_of_pytorch(tmp_path):
     params = {name: np.random.default_rng(0).normal(size=shape) for name, (shape, _, _) in GENUINE.items()}
     write_msgpack(tmp_path / "flax_model.msgpack", params)
-    tensors = hub.Tensors.of(tmp_path)
+    tensors = model_folder.Tensors.of(tmp_path)
     assert {name: tensors[name].shape for name in tensors} == {new: to for _, new, to in GENUINE.values()}
     kernel = params["vision_model/embeddings/patch_embeddings/projection/kernel"]
     got = tensors["vision_model.embeddings.patch_embeddings.projection.weight"]
@@ -132,14 +132,14 @@ def test_safetensors_that_say_flax_load_to_the_same_bits(separator, model):
 
 def test_safetensors_that_do_not_say_flax_keep_their_names(tmp_path):
     save_file({"a.scale": np.ones(3, np.float32)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    assert list(hub.Tensors.of(tmp_path)) == ["a.scale"]
+    assert list(model_folder.Tensors.of(tmp_path)) == ["a.scale"]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_keeps_its_bits(dtype, tmp_path):
     want = np.random.default_rng(0).normal(size=(3, 5)).astype(dtype)
     write_msgpack(tmp_path / "flax_model.msgpack", {"a/kernel": jnp.asarray(want), "b": dtype(2.5)})
-    got = hub.Tensors.of(tmp_path)
+    got = model_folder.Tensors.of(tmp_path)
     assert got["a.weight"].dtype == got["b"].dtype == dtype
     assert got["a.weight"].T.tobytes() == want.tobytes() and got["b"] == 2.5
 
@@ -148,7 +148,7 @@ def test_an_array_in_chunks_is_put_together(tmp_path, monkeypatch):
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 16)
     want = np.arange(15, dtype=np.float32).reshape(3, 5)
     write_msgpack(tmp_path / "flax_model.msgpack", {"a/kernel": want})
-    np.testing.assert_array_equal(hub.Tensors.of(tmp_path)["a.weight"], want.T)
+    np.testing.assert_array_equal(model_folder.Tensors.of(tmp_path)["a.weight"], want.T)
 
 
 def test_two_params_of_one_name_are_refused(tmp_path):
@@ -157,7 +157,7 @@ def test_two_params_of_one_name_are_refused(tmp_path):
     with pytest.raises(
         WeightError, match=r"flax_model\.msgpack has both a/\w+ and a/\w+.*one tensor a\.weight"
     ):
-        hub.Tensors.of(tmp_path)
+        model_folder.Tensors.of(tmp_path)
 
 
 def packed_array(dtype, shape=(2,), data=b"\0" * 16):
@@ -185,7 +185,7 @@ def packed_array(dtype, shape=(2,), data=b"\0" * 16):
 def test_a_damaged_or_strange_msgpack_is_named(content, message, tmp_path):
     (tmp_path / "flax_model.msgpack").write_bytes(content)
     with pytest.raises(WeightError, match=rf"flax_model\.msgpack.*({message})"):
-        hub.Tensors.of(tmp_path)
+        model_folder.Tensors.of(tmp_path)
 
 
 def test_every_truncation_is_a_weight_error(tmp_path):
@@ -195,7 +195,7 @@ def test_every_truncation_is_a_weight_error(tmp_path):
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         with pytest.raises(WeightError, match=r"flax_model\.msgpack"):
-            hub.Tensors.of(tmp_path)
+            model_folder.Tensors.of(tmp_path)
 
 
 def test_a_file_without_params_has_no_tensors(tmp_path):

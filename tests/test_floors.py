@@ -29,6 +29,7 @@ FLOORS = [
         "weights",
         "losses",
         "flax_files",
+        "safetensors_files",
         "pickles",
         "hlo",
         "flops",
@@ -43,7 +44,7 @@ FLOORS = [
         "machine",
         "public",
     ],
-    ["layers", "pixels"],
+    ["layers", "pixels", "model_folder"],
     ["encoders", "hub", "preemption", "lock", "pages"],
     ["dual_encoder", "processing", "ingredients"],
     [

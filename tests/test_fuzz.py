@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_jax import hub
+from lit_jax import model_folder
 from lit_jax.dual_encoder import DualEncoderConfig
 from lit_jax.errors import DataError, WeightError
 from tests import tiny
@@ -92,7 +92,7 @@ def test_config_json(folder, vision, text, heads):
     whole = {"model_type": "vision-text-dual-encoder", "vision_config": vision, "text_config": text} | heads
     (folder / "config.json").write_text(json.dumps(whole))
     try:
-        config = DualEncoderConfig.from_hf(hub.read_config(folder))
+        config = DualEncoderConfig.from_hf(model_folder.read_config(folder))
     except WeightError as error:
         assert "\n" not in str(error) and len(str(error)) < 1000
     else:
@@ -105,7 +105,7 @@ def test_config_json(folder, vision, text, heads):
 def test_config_json_of_any_bytes(folder, content):
     (folder / "config.json").write_bytes(content)
     try:
-        DualEncoderConfig.from_hf(hub.read_config(folder))
+        DualEncoderConfig.from_hf(model_folder.read_config(folder))
     except WeightError as error:
         assert "\n" not in str(error)
 
@@ -137,7 +137,7 @@ def safetensors(draw):
 def test_safetensors_files(folder, content):
     (folder / "model.safetensors").write_bytes(content)
     try:
-        tensors = hub.Tensors.of(folder)
+        tensors = model_folder.Tensors.of(folder)
         for name in tensors:
             assert isinstance(tensors[name], np.ndarray)
     except WeightError as error:
@@ -147,13 +147,13 @@ def test_safetensors_files(folder, content):
 @many
 @given(st.data())
 def test_a_safetensors_file_with_a_few_bytes_changed(folder, data):
-    hub.write(folder, {}, {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float16)})
+    model_folder.write(folder, {}, {"a": np.ones((2, 3), np.float32), "b": np.zeros(4, np.float16)})
     content = bytearray((folder / "model.safetensors").read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (folder / "model.safetensors").write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
-        tensors = hub.Tensors.of(folder)
+        tensors = model_folder.Tensors.of(folder)
         assert all(tensors[name].nbytes <= 64 for name in tensors)
     except WeightError as error:
         assert "model.safetensors" in str(error)
@@ -174,11 +174,11 @@ names = st.text(max_size=8) | st.sampled_from(
 def test_index_files(folder, index):
     place = folder / "indexed"
     if not place.exists():
-        hub.write(place, {}, {"a": np.ones(3, np.float32)})
+        model_folder.write(place, {}, {"a": np.ones(3, np.float32)})
         (place / "model.safetensors").rename(place / "s.safetensors")
     (place / "model.safetensors.index.json").write_text(json.dumps(index))
     try:
-        assert set(hub.Tensors.of(place)) == {"a"}
+        assert set(model_folder.Tensors.of(place)) == {"a"}
     except WeightError as error:
         assert "index.json" in str(error)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lit_jax
-from lit_jax import dual_encoder, hub
+from lit_jax import dual_encoder, model_folder
 from lit_jax.dual_encoder import encoder_of
 from lit_jax.errors import ConfigError, WeightError
 from tests import tiny
@@ -72,7 +72,7 @@ def test_half_a_pooler_is_a_damaged_checkpoint(tmp_path, towers):
 
 def test_task_prefix_heads_and_old_names_are_understood(tmp_path, towers):
     vision, _, written = towers
-    tensors = dict(hub.Tensors.of(towers[1]))
+    tensors = dict(model_folder.Tensors.of(towers[1]))
     renamed = {
         "bert."
         + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
@@ -80,21 +80,21 @@ def test_task_prefix_heads_and_old_names_are_understood(tmp_path, towers):
     }
     renamed["cls.predictions.bias"] = np.zeros(99, np.float32)
     renamed["bert.embeddings.position_ids"] = np.arange(40)[None]
-    hub.write(tmp_path / "mlm", tiny.BERT, renamed)
+    model_folder.write(tmp_path / "mlm", tiny.BERT, renamed)
     _, params = lit_jax.from_towers(vision, tmp_path / "mlm")
     jax.tree.map(np.testing.assert_array_equal, params["text"], written["text"])
 
 
 def test_an_unknown_tensor_is_never_dropped_silently(tmp_path, towers):
-    tensors = dict(hub.Tensors.of(towers[1])) | {"adapter.weight": np.zeros(3, np.float32)}
-    hub.write(tmp_path / "t2", tiny.BERT, tensors)
+    tensors = dict(model_folder.Tensors.of(towers[1])) | {"adapter.weight": np.zeros(3, np.float32)}
+    model_folder.write(tmp_path / "t2", tiny.BERT, tensors)
     with pytest.raises(WeightError, match=r"t2.*not in the table: adapter\.weight"):
         lit_jax.from_towers(towers[0], tmp_path / "t2")
 
 
 def test_sharded_weights_are_read_through_their_index(tmp_path, towers):
     vision, text, written = towers
-    tensors = dict(hub.Tensors.of(text))
+    tensors = dict(model_folder.Tensors.of(text))
     from safetensors.numpy import save_file
 
     names = sorted(tensors)
@@ -158,7 +158,7 @@ def test_the_logit_bias_of_a_sigmoid_model_survives_its_export(tmp_path, towers)
     loaded = lit_jax.pretrained.join_towers(towers[0], towers[1], logit_bias_init_value=-10.0)
     params = loaded.params | {"logit_bias": np.float32(-7.25)}
     lit_jax.save(tmp_path / "dual", loaded.module, params)
-    assert "logit_bias" not in hub.Tensors.of(tmp_path / "dual")
+    assert "logit_bias" not in model_folder.Tensors.of(tmp_path / "dual")
     _, back = lit_jax.load(tmp_path / "dual")
     assert float(back["logit_bias"]) == -7.25
 
@@ -180,7 +180,9 @@ def composite(folder, vision, text, model_type):
     tensors = dual_encoder.weights(module.config).to_hf(params)
     if model_type != "vision-text-dual-encoder":  # Their halves' names are not nested once more.
         tensors = {re.sub(r"^(\w+_model)\.\1\.", r"\1.", name): tensor for name, tensor in tensors.items()}
-    hub.write(folder, {"model_type": model_type, "vision_config": vision, "text_config": text}, tensors)
+    model_folder.write(
+        folder, {"model_type": model_type, "vision_config": vision, "text_config": text}, tensors
+    )
     return params
 
 
@@ -212,7 +214,7 @@ def test_a_tower_is_taken_out_of_a_model_of_two(vision, text, model_type, tmp_pa
 
 
 def test_a_model_of_two_towers_that_says_nothing_of_one_is_refused(tmp_path):
-    hub.write(tmp_path / "c", {"model_type": "clip", "vision_config": tiny.CLIP_VISION}, {})
+    model_folder.write(tmp_path / "c", {"model_type": "clip", "vision_config": tiny.CLIP_VISION}, {})
     with pytest.raises(WeightError, match="no text_config to take the text tower from"):
         lit_jax.from_towers(tmp_path / "c", tmp_path / "c")
 
@@ -250,8 +252,8 @@ def test_a_pooling_in_a_config_that_does_not_exist_is_refused(tmp_path, towers):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_weights_are_read_into_float32(dtype, tmp_path, towers):
-    half = {name: tensor.astype(dtype) for name, tensor in hub.Tensors.of(towers[1]).items()}
-    hub.write(tmp_path / "half", tiny.BERT, half)
+    half = {name: tensor.astype(dtype) for name, tensor in model_folder.Tensors.of(towers[1]).items()}
+    model_folder.write(tmp_path / "half", tiny.BERT, half)
     _, params = lit_jax.from_towers(towers[0], tmp_path / "half")
     leaf = params["text"]["embeddings"]["word"]["embedding"]
     assert leaf.dtype == jnp.float32
@@ -259,7 +261,7 @@ def test_half_precision_weights_are_read_into_float32(dtype, tmp_path, towers):
 
 
 def test_damaged_tensors_are_named_with_their_folder(tmp_path, towers):
-    tensors = dict(hub.Tensors.of(towers[1]))
+    tensors = dict(model_folder.Tensors.of(towers[1]))
     name = "encoder.layer.1.output.dense.weight"
     nan = tensors[name].copy()
     nan[3, 4] = np.nan
@@ -271,6 +273,6 @@ def test_damaged_tensors_are_named_with_their_folder(tmp_path, towers):
         "not finite in half": (tensors | {name: nan.astype("bfloat16")}, "holds NaN or infinity"),
     }
     for folder, (found, message) in damages.items():
-        hub.write(tmp_path / folder, tiny.BERT, found)
+        model_folder.write(tmp_path / folder, tiny.BERT, found)
         with pytest.raises(WeightError, match=f"{folder}: .*{message}"):
             lit_jax.from_towers(towers[0], tmp_path / folder)

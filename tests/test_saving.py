@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lit_jax
-from lit_jax import hub
+from lit_jax import model_folder
 from lit_jax._transformers import transformers
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.pretrained import join_towers
@@ -53,7 +53,7 @@ def test_two_towers_and_their_heads_are_saved_apart(pooling, tmp_path):
     for name, leaf in params["text"].items():
         if name != "pooler":
             jax.tree.map(np.testing.assert_array_equal, again.params["text"][name], leaf)
-    heads = dict(hub.Tensors.of(tmp_path / "out/heads"))
+    heads = dict(model_folder.Tensors.of(tmp_path / "out/heads"))
     own = {"text_pooler.pooler.dense.weight", "text_pooler.pooler.dense.bias"} if pooling == "tanh" else set()
     assert heads.keys() == {"visual_projection.weight", "text_projection.weight", "logit_scale"} | own
     assert "pooling" not in json.loads((tmp_path / "out/text/config.json").read_text())

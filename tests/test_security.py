@@ -1,6 +1,7 @@
 """The rules S1-S9: files of strangers run nothing, lead nowhere and cost little; ours tell nothing of the machine.
 
-S1 also in test_hub and test_pickles, S4 in test_pretrained, S5 in test_hub and data/test_folder, S8 in test_card.
+S1 also in test_hub, test_model_folder and test_pickles, S4 in test_pretrained, S5 in test_model_folder and
+data/test_folder, S8 in test_card.
 """
 
 import ast
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import lit_jax
-from lit_jax import dual_encoder, hub, processing, sums
+from lit_jax import dual_encoder, hub, model_folder, processing, sums
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import WeightError
 from lit_jax.recipe import read
@@ -113,7 +114,7 @@ def test_s4_a_folder_that_is_missing_opens_no_connection(tmp_path, monkeypatch):
 
 def test_s5_a_shard_that_links_out_of_its_folder_is_refused_unless_into_the_hubs_own_cache(tmp_path):
     tensors = {"a": np.ones(3, np.float32)}
-    hub.write(tmp_path / "outside", {}, tensors)
+    model_folder.write(tmp_path / "outside", {}, tensors)
     index = json.dumps({"weight_map": {"a": "shard.safetensors"}})
 
     folder = tmp_path / "model"
@@ -121,7 +122,7 @@ def test_s5_a_shard_that_links_out_of_its_folder_is_refused_unless_into_the_hubs
     (folder / "model.safetensors.index.json").write_text(index)
     (folder / "shard.safetensors").symlink_to(tmp_path / "outside" / "model.safetensors")
     with pytest.raises(WeightError, match=r"names 'shard\.safetensors', which is not a file of that folder"):
-        hub.Tensors.of(folder)
+        model_folder.Tensors.of(folder)
 
     cached = tmp_path / "models--a--b" / "snapshots" / "0123"
     (tmp_path / "models--a--b" / "blobs").mkdir(parents=True)
@@ -129,12 +130,14 @@ def test_s5_a_shard_that_links_out_of_its_folder_is_refused_unless_into_the_hubs
     (tmp_path / "outside" / "model.safetensors").rename(tmp_path / "models--a--b" / "blobs" / "abc")
     (cached / "model.safetensors.index.json").write_text(index)
     (cached / "shard.safetensors").symlink_to("../../blobs/abc")
-    assert list(hub.Tensors.of(cached)) == ["a"]
+    assert list(model_folder.Tensors.of(cached)) == ["a"]
 
 
 def test_s5_the_name_of_a_tensor_is_never_a_path(tmp_path):
-    hub.write(tmp_path / "m", {}, {"../../etc/x": np.ones(2, np.float32), "/abs": np.ones(1, np.float32)})
-    assert set(hub.Tensors.of(tmp_path / "m")) == {"../../etc/x", "/abs"}
+    model_folder.write(
+        tmp_path / "m", {}, {"../../etc/x": np.ones(2, np.float32), "/abs": np.ones(1, np.float32)}
+    )
+    assert set(model_folder.Tensors.of(tmp_path / "m")) == {"../../etc/x", "/abs"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
 
 
@@ -150,25 +153,25 @@ def safetensors_file(path, count):
 def test_s7_a_header_of_100_000_tensors_is_read_in_seconds_and_a_longer_one_refused(tmp_path):
     safetensors_file(tmp_path / "a" / "model.safetensors", 100_000)
     since = time.process_time()
-    assert len(hub.Tensors.of(tmp_path / "a")) == 100_000
+    assert len(model_folder.Tensors.of(tmp_path / "a")) == 100_000
     assert time.process_time() - since < 5
     safetensors_file(tmp_path / "b" / "model.safetensors", 100_001)
     with pytest.raises(WeightError, match="names 100001 tensors; at most 100000 are read"):
-        hub.Tensors.of(tmp_path / "b")
+        model_folder.Tensors.of(tmp_path / "b")
 
 
 @pytest.mark.parametrize("size", [100_000_001, 2**40, 2**63, 2**64 - 1])
 def test_s7_a_header_that_says_it_is_vast_costs_no_memory(size, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", size) + b"{}")
     with pytest.raises(WeightError, match="cannot be read as safetensors"):
-        hub.Tensors.of(tmp_path)
+        model_folder.Tensors.of(tmp_path)
 
 
 def test_s7_json_beyond_any_model_is_not_parsed(tmp_path):
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(33 << 20)  # A file of holes.
     with pytest.raises(WeightError, match=r"config\.json has 34603008 bytes; of JSON at most"):
-        hub.read_config(tmp_path)
+        model_folder.read_config(tmp_path)
 
 
 def test_s8_a_saved_model_tells_nothing_of_where_it_was_made(tmp_path):
@@ -203,7 +206,7 @@ def test_s9_an_export_carries_the_sha256_of_its_files(tmp_path):
     assert sums.damage(tmp_path / "m") == "model.safetensors has another sha256 than when it was written"
 
 
-# Cases 51 to 56 of weights and configs. 51 to 53 and the NaN of 54 are in test_hub and test_pretrained.
+# Cases 51 to 56 of weights and configs. 51 to 53 and the NaN of 54 are in test_model_folder and test_pretrained.
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_])
@@ -211,7 +214,7 @@ def test_case_54_weights_that_are_no_floating_point_numbers_are_refused(dtype, t
     module, params = tiny.dual()
     tensors = dual_encoder.weights(module.config).to_hf(params)
     name = "vision_model.layernorm.weight"
-    hub.write(
+    model_folder.write(
         tmp_path / "m", module.config.to_hf(), tensors | {name: np.ones_like(tensors[name]).astype(dtype)}
     )
     with pytest.raises(WeightError, match=rf"{name} holds {np.dtype(dtype)} where floating-point") as error:
@@ -226,7 +229,7 @@ def test_case_55_eight_bit_floats_are_refused_with_the_reason(kind, tmp_path):
     with pytest.raises(
         WeightError, match=rf"tensor a cannot be read: it is of type {kind}, not of F64, F32, F16"
     ):
-        hub.Tensors.of(tmp_path)
+        model_folder.Tensors.of(tmp_path)
 
 
 ODD = {
@@ -271,7 +274,7 @@ def test_case_56_a_model_whose_sizes_are_fine_one_by_one_and_vast_together_is_no
 def test_case_56_a_config_that_is_no_json_object_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(WeightError, match=r"config\.json (is not valid JSON|holds a list)"):
-        hub.read_config(tmp_path)
+        model_folder.read_config(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lit_jax import dual_encoder, hub, saving
+from lit_jax import dual_encoder, model_folder, saving
 from lit_jax._transformers import transformers
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.weights import WeightMap
@@ -148,7 +148,7 @@ def write_tower(folder, hf, seed=0, without=r"(?!)"):
     kept = table.without(without)
     dropped = {name for row in table.rows if row not in kept.rows for name in row.hf_names()}
     tensors = {k: v for k, v in table.to_hf(params[tower]).items() if k not in dropped}
-    hub.write(folder, hf, tensors)
+    model_folder.write(folder, hf, tensors)
     return params[tower]
 
 

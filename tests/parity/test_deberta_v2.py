@@ -11,7 +11,7 @@ import torch
 from flax import traverse_util
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from lit_jax import hub
+from lit_jax import model_folder
 from lit_jax._transformers import transformers
 from lit_jax.encoders import deberta_v2, disentangled
 from lit_jax.errors import ConfigError, WeightError
@@ -141,8 +141,10 @@ def test_checkpoints_of_task_models_are_read(tmp_path):
         task.save_pretrained(tmp_path)
         # What v3 on the hub has besides.
         spare = {"deberta.embeddings.position_embeddings.weight": np.zeros((40, 24), np.float32)}
-        tensors = dict(hub.Tensors.of(tmp_path)) | spare | {"lm_predictions.lm_head.bias": np.zeros(99)}
-        hub.write(tmp_path, DEBERTA_V2, tensors)
+        tensors = (
+            dict(model_folder.Tensors.of(tmp_path)) | spare | {"lm_predictions.lm_head.bias": np.zeros(99)}
+        )
+        model_folder.write(tmp_path, DEBERTA_V2, tensors)
         _, _, params = our_tower("text", tmp_path)
         want = task.deberta.encoder.rel_embeddings.weight.detach()
         np.testing.assert_array_equal(params["relative"]["embedding"], want)

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 import lit_jax
-from lit_jax import hub
+from lit_jax import model_folder
 from lit_jax.encoders import VISION
 from lit_jax.model import VisionTextDualEncoderModel
 from tests import tiny
@@ -161,7 +161,7 @@ def test_the_gradient_of_the_loss_equals_pytorch_in_every_leaf(tmp_path):
         for parameter in theirs.parameters():
             parameter.copy_(parameter.grad)
     theirs.save_pretrained(tmp_path / "gradients")
-    want = dict(hub.Tensors.of(tmp_path / "gradients"))
+    want = dict(model_folder.Tensors.of(tmp_path / "gradients"))
     got = jax.grad(lambda p: ours(pixel_values=nchw, **batch, params=p, return_loss=True).loss)(ours.params)
     from lit_jax.dual_encoder import weights
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from flax import traverse_util
 
-from lit_jax import encoders, hub
+from lit_jax import encoders, model_folder
 from lit_jax.dual_encoder import encoder_of
 from lit_jax.encoders.base import matched
 from tests import tiny
@@ -98,11 +98,11 @@ def pooled(output):
 
 
 def our_tower(tower, folder):
-    raw = hub.read_config(folder)
+    raw = model_folder.read_config(folder)
     encoder = encoder_of(tower, raw["model_type"])
     config = encoder.Config.from_hf(raw)
     module = encoder.Model(config)
-    tensors = hub.Tensors.of(folder)
+    tensors = model_folder.Tensors.of(folder)
     if tower == "vision":
         example = jnp.zeros((1, config.image_size, config.image_size, 3))
     else:
@@ -236,7 +236,7 @@ def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
 def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
     torch_tower(hf, tmp_path)
     _, table, params = our_tower(tower, tmp_path)
-    stored = dict(hub.Tensors.of(tmp_path))
+    stored = dict(model_folder.Tensors.of(tmp_path))
     written = table.to_hf(params)
     encoder = encoder_of(tower, hf["model_type"])
     _, names = matched(stored, encoder, encoder.Config.from_hf(hf))  # Of transformers 4, where 5 has others.

@@ -11,7 +11,7 @@ import torch
 from flax import traverse_util
 from safetensors.torch import save_file
 
-from lit_jax import hub
+from lit_jax import model_folder
 from lit_jax._transformers import transformers
 from lit_jax.encoders import VISION, swin
 from lit_jax.errors import ConfigError, WeightError
@@ -106,7 +106,7 @@ def test_names_in_memory_of_transformers_5_and_those_of_task_models_are_read(hf,
         spare[f"{folder}.relative_position_bias.relative_position_index"] = torch.zeros(256)
     task = {f"{hf['model_type']}.{name}": tensor for name, tensor in state.items()} | spare
     for tensors in (state, task):
-        save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / hub.WEIGHTS)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / model_folder.WEIGHTS)
         _, _, got = our_tower("vision", tmp_path)
         jax.tree.map(np.testing.assert_array_equal, got, want)
 
