@@ -1,6 +1,6 @@
 """What a model says of pictures: which label fits, and which pictures of an index fit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,11 @@ class Hit(NamedTuple):
 
 
 def classify(
-    pictures: Picture | Sequence[Picture],
-    labels: Sequence[str],
+    pictures: Picture | Iterable[Picture],
+    labels: Iterable[str],
     model: str | Path | Embedder,
     *,
-    prompts: str = "name",
+    prompts: str | Path = "name",
     allow_pickle: bool = False,
 ) -> list[dict[str, float]]:
     """For each picture label -> probability, the most probable first; they sum to 1.
@@ -36,9 +36,7 @@ def classify(
     temperature, also where it was trained with the sigmoid loss. `prompts` is a set's name or a file of templates, over
     which a label is averaged. Raises ConfigError for no labels, DataError for a picture that cannot be read.
     """
-    labels, source = [label.strip() for label in labels], GivenPictures(pictures)
-    if not any(labels):
-        raise ConfigError("there are no labels to choose from; give some, for instance cat,dog")
+    labels, source = _checked(labels), GivenPictures(pictures)
     if not len(source):
         raise ConfigError("there are no pictures to classify; give at least one")
     templates = load_templates(prompts)
@@ -64,10 +62,14 @@ def search(
     `model` is by default the one that the index names. Raises ConfigError unless there is one query, DataError for an
     index that is damaged or another model's.
     """
-    if (query is None) == (picture is None) or (query is not None and not query.strip()):
+    if (query is None) == (picture is None) or (isinstance(query, str) and not query.strip()):
         raise ConfigError("give one query: a text that is not blank, or a picture")
-    if top < 1:
-        raise ConfigError(f"top is {top}; want 1 or more")
+    if not isinstance(query, str | None) or isinstance(picture, list | tuple):
+        raise ConfigError(
+            f"the query is of type {type(query or picture).__name__}; want one text or one picture"
+        )
+    if not isinstance(top, int | np.integer) or top < 1:
+        raise ConfigError(f"top is {top!r}; want a whole number, 1 or more")
     index = index if isinstance(index, Index) else Index.open(index)
     model = opened(model or index.model, allow_pickle=allow_pickle)
     index.check_model(model)
@@ -89,3 +91,15 @@ def search(
         Hit(ids[number // size][number % size], float(score), int(number))
         for score, number in zip(scores[0], numbers[0], strict=True)
     ]
+
+
+def _checked(labels: Iterable[str]) -> list[str]:
+    if isinstance(labels, str):
+        raise ConfigError(f"labels is one text, {labels!r}; want a list: {labels.split(',')}")
+    labels = list(labels or ())
+    for number, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise ConfigError(f"label {number} is {label!r}; want a text")
+    if not any(label.strip() for label in labels):
+        raise ConfigError("there are no labels to choose from; give some, for instance cat,dog")
+    return [label.strip() for label in labels]

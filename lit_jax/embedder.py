@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +16,12 @@ from jaxtyping import Float
 
 from lit_jax import hub, pretrained, processing
 from lit_jax.data import Source
+from lit_jax.data.given import Picture, as_source
 from lit_jax.distributed import fetch
 from lit_jax.dual_encoder import DualEncoder
 from lit_jax.embed_step import make_embed_step
 from lit_jax.embedding import embed_images, embed_pooled, embed_texts
+from lit_jax.errors import ConfigError
 from lit_jax.evals.prompts import class_embeddings, class_texts
 from lit_jax.pixels import make_decode, pixels_of
 from lit_jax.sharding import make_mesh, put
@@ -59,6 +61,12 @@ class Embedder:
         allow_pickle: bool = False,
         image_processor: Callable[[Any], Any] | None = None,
     ) -> None:
+        for what, number in (("batch_size", batch_size), ("text_length", text_length)):
+            if number is not None and number < 1:
+                raise ConfigError(f"{what} is {number}; want 1 or more")
+        if not isinstance(model, str | Path | Opened) or not str(model):
+            found = repr(model) if isinstance(model, str) else f"of type {type(model).__name__}"
+            raise ConfigError(f"the model is {found}; want a folder, a Hub id or an Embedder")
         if not isinstance(model, Opened):
             folder = hub.find(model, allow_pickle=allow_pickle)
             loaded = pretrained.read_dual(folder, pretrained.Compute(dtype=dtype), allow_pickle=allow_pickle)
@@ -80,16 +88,18 @@ class Embedder:
 
     def pictures(
         self,
-        source: Source,
+        pictures: str | Path | Source | Picture | Iterable[Picture],
         *,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         tower: bool = False,
     ) -> Float[np.ndarray, "N E"]:
-        """Of every picture of `source`, in order; what the image `tower` gives, before the projection, if asked for.
+        """Of every picture, in order; what the image `tower` gives, before the projection, if asked for.
 
-        Raises DataError for one that cannot be read.
+        `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Raises DataError for
+        one that cannot be read.
         """
+        source = as_source(pictures)
         rows = batch_size or min(self.batch_size, self._rows(len(source)))
         return embed_images(
             self._embed, self._params, source, self._decode, self.mesh, rows, progress, tower=tower
@@ -101,7 +111,12 @@ class Embedder:
         return embed_pooled(self._embed, self._params, pooled, self.mesh, rows)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
-        """Of every text, in order, in a batch as long as the longest needs. Raises DataError for none."""
+        """Of every text, in order, in a batch as long as the longest needs. Raises DataError for none.
+
+        ConfigError where it is one text, or what is none.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts or ()):
+            raise ConfigError(f"texts is {texts!r:.60}; want a list of texts")
         length = self.text_length
         tokenizer = self.processor.tokenizer
         if self.config.text_type not in _PADDED and tokenizer.padding_side == "right":

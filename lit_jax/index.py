@@ -10,7 +10,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from lit_jax.data import Source, open_source
-from lit_jax.data.given import GivenPictures, Picture
+from lit_jax.data import Source
+from lit_jax.data.given import Picture, as_source
 from lit_jax.data.part import Part
 from lit_jax.distributed import agreed, everyone, first
 from lit_jax.embedder import Embedder, opened
@@ -115,7 +115,7 @@ class Index:
 
 
 def embed(
-    pictures: str | Source | list[Picture],
+    pictures: str | Path | Source | Picture | Iterable[Picture],
     output: str | Path,
     model: str | Path | Embedder,
     *,
@@ -126,18 +126,18 @@ def embed(
 ) -> Index:
     """Writes the index of `pictures` into the folder `output`, with `model` on all devices.
 
-    `pictures` is the name of a source, a source, or a list of paths, bytes and Pillow images. Killed and started again
+    `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Killed and started again
     it goes on after the last whole shard; where all is there it does nothing. Several processes share the work on one
-    disk. Raises ConfigError where `output` holds something else, DataError for a picture that cannot be read.
+    disk. Raises ConfigError where `output` holds something else or cannot be written, DataError for a picture that
+    cannot be read.
     """
     if format not in FORMATS or shard_size < 1:
         raise ConfigError(f"format {format!r}, shard_size {shard_size}: want npy or parquet, and 1 or more")
     out = Path(output)
-    source = open_source(pictures) if isinstance(pictures, str) else pictures
-    source = GivenPictures(source) if isinstance(source, list) else source
+    source = as_source(pictures)
     total = len(source)
     if not total:
-        raise DataError("there are no pictures to embed")
+        raise DataError("there are no pictures to embed; give at least one")
     model = opened(model, allow_pickle=allow_pickle)
     plan = {
         "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
@@ -177,20 +177,25 @@ def embed(
 
 
 def _begin(out: Path, plan: dict[str, Any]) -> None:
-    """Makes sure that `out` is new, empty, or the index of the same plan."""
+    """Makes sure that `out` is new, empty, or the index of the same plan; a plan without any shard holds nobody."""
     path = out / PLAN
-    if path.is_file():
+    there = {one.name for one in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
+    begun = bool(there - {PLAN, f"{PLAN}.part"})
+    if begun and PLAN in there and out.is_dir():
         found = _read_json(path)
         same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format")
         if other := [name for name in same if found.get(name) != plan[name]]:
             what = {"fingerprint": "model", "source_fingerprint": "set of pictures"}.get(other[0], other[0])
             raise ConfigError(f"{out} is an index of another {what}; give another folder, or delete it")
-    elif out.exists() and (not out.is_dir() or any(one.name != f"{PLAN}.part" for one in out.iterdir())):
+    elif begun:
         raise ConfigError(f"{out} exists and is no index; give a new or an empty folder")
     everyone("plan")  # Before it none writes, so that all have seen the same.
-    if first() and not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        put(path, lambda draft: draft.write_text(json.dumps(plan, indent=2) + "\n"))
+    if first() and not begun:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            put(path, lambda draft: draft.write_text(json.dumps(plan, indent=2) + "\n"))
+        except OSError as error:
+            raise ConfigError(f"{out} cannot be written: {error.strerror}; choose another place") from error
 
 
 def _paths(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:

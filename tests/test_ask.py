@@ -142,6 +142,30 @@ def test_a_mistake_ends_in_one_sentence_and_its_status(place, index, capfd, recw
     assert not [one for one in recwarn if "bomb" in str(one.message)]  # Would be lines of their own.
 
 
+def test_pictures_may_come_as_paths_bytes_images_or_a_source(place, model):
+    paths = [place / "pairs" / f"{i:03}.png" for i in range(3)]
+    wanted = model.pictures(paths)
+    for same in (
+        map(str, paths),
+        tuple(path.read_bytes() for path in paths),
+        [Image.open(path) for path in paths],
+        sorted((place / "pairs").glob("00[012].png")),
+    ):
+        np.testing.assert_array_equal(model.pictures(same), wanted)
+    of_all = model.pictures(f"folder:{place / 'pairs'}")  # In larger batches.
+    np.testing.assert_allclose(of_all[:3], wanted, atol=1e-5)
+    cmyk = Image.open(paths[0]).convert("RGB").convert("CMYK")  # As many a JPEG from a printer's is.
+    np.testing.assert_array_equal(model.pictures(cmyk), model.pictures(cmyk.convert("RGB")))
+    np.testing.assert_allclose(model.pictures(str(paths[1])), wanted[1:2], atol=1e-5)
+
+
+def test_labels_of_more_letters_than_a_name_of_a_file_may_have_are_labels(place, tmp_path):
+    labels, said = [f"a thing of number {i}" for i in range(400)], tmp_path / "said.json"
+    args = ["classify", place / "pairs" / "000.png", "--model", place / "model", "--json", said]
+    assert command(*args, "--labels", ",".join(labels)) == 0
+    assert json.loads(said.read_text())[0]["labels"].keys() == set(labels)
+
+
 def test_a_command_does_without_torch_where_it_is_installed(place, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
@@ -153,6 +177,15 @@ def test_a_command_does_without_torch_where_it_is_installed(place, tmp_path):
         [sys.executable, *args], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr.count("\n")) == (3, 1) and "none.png" in done.stderr
+
+
+def test_what_failed_before_its_first_shard_does_not_hold_the_folder(place, model, tmp_path):
+    paths = [place / "pairs" / "000.png", place / "notes.txt"]
+    with pytest.raises(lit_jax.DataError, match="not an image"):
+        lit_jax.embed(paths, tmp_path / "i", model)
+    assert lit_jax.embed(paths[:1], tmp_path / "i", model).pictures == 1
+    with pytest.raises(lit_jax.ConfigError, match="another set of pictures"):
+        lit_jax.embed([place / "pairs" / "001.png"], tmp_path / "i", model)
 
 
 def test_a_damaged_shard_is_named(place, model, index, tmp_path):

@@ -1,6 +1,7 @@
 """lit-jax classify PICTURE... --model DIR_OR_ID --labels a,b,c"""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -55,7 +56,7 @@ def main(
     from lit_jax.terminal import table
 
     names = labels.split(",")
-    if Path(labels).is_file():
+    if os.path.isfile(labels):  # Path.is_file() raises for a name as long as many labels make.
         lines = Path(labels).read_text(encoding="utf-8").splitlines()
         names = [line for line in lines if line.strip()]
     found = classify(pictures, names, model, prompts=prompts, allow_pickle=allow_pickle)

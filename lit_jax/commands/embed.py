@@ -1,7 +1,5 @@
 """lit-jax embed PICTURES... --model DIR_OR_ID --output INDEX"""
 
-from pathlib import Path
-
 import click
 
 
@@ -32,11 +30,9 @@ def main(
     from lit_jax.terminal import progress
 
     distributed.start()
-    one = pictures[0]
-    source = len(pictures) == 1 and (one.endswith((".tar", ".parquet")) or not Path(one).is_file())
     with progress("pictures", show=distributed.first()) as report:
         index = embed(
-            one if source else list(pictures),
+            pictures[0] if len(pictures) == 1 else pictures,
             output,
             model,
             shard_size=shard_size,

@@ -2,29 +2,40 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
-from lit_jax.data.sources import Record
-from lit_jax.errors import DataError
+from lit_jax.data.sources import Record, Source, open_source
+from lit_jax.errors import ConfigError, DataError
+from lit_jax.pictures import first_line
 
 Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
+
+_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # Modes that a PNG file has.
 
 
 class GivenPictures:
     """`pictures` in their order. The id of a path is the path; that of any other is its number.
 
-    A path that cannot be read breaks its own record only, with a `DataError`.
+    A path that cannot be read breaks its own record only, with a `DataError`. Raises ConfigError for no picture.
     """
 
     spec = "pictures"
     class_names: tuple[str, ...] | None = None
 
-    def __init__(self, pictures: Picture | Sequence[Picture]):
-        one = isinstance(pictures, Picture)
-        self._pictures: Sequence[Picture] = [pictures] if one else list(pictures)  # type: ignore[list-item, arg-type]
+    def __init__(self, pictures: Picture | Iterable[Picture]):
+        several = isinstance(pictures, Iterable) and not isinstance(pictures, Picture)
+        many: list[Picture] = list(pictures) if several else [pictures]  # type: ignore[arg-type, list-item]
+        for number, picture in enumerate(many):
+            if not isinstance(picture, Picture):
+                raise ConfigError(
+                    f"picture {number} is of type {type(picture).__name__}; want a path, the bytes of a file or a "
+                    "Pillow image (of an array: PIL.Image.fromarray)"
+                )
+        self._pictures = many
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -52,10 +63,33 @@ class GivenPictures:
         if isinstance(picture, bytes):
             return picture
         if isinstance(picture, Image.Image):
-            file = io.BytesIO()
-            picture.save(file, "PNG")
-            return file.getvalue()
+            return _png(picture)
         try:
             return Path(picture).expanduser().read_bytes()
         except (OSError, ValueError) as e:  # Value: a NUL in the name.
             raise DataError(f"{str(picture)!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
+
+
+def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> Source:
+    """A source as it is; the source of that name, unless it is the path of a picture; pictures as GivenPictures.
+
+    Raises DataError where there is no such source, ConfigError for anything else.
+    """
+    if isinstance(pictures, str | Path):
+        archive = str(pictures).endswith((".tar", ".parquet"))
+        return (
+            open_source(str(pictures)) if archive or not os.path.isfile(pictures) else GivenPictures(pictures)
+        )
+    return pictures if isinstance(pictures, Source) else GivenPictures(pictures)
+
+
+def _png(picture: Image.Image) -> bytes:
+    """What Pillow opened as a file. Raises `DataError` where that was cut off, or has no 8-bit reading."""
+    if picture.mode == "F":
+        raise DataError("a Pillow image of floats; want one of 8 bits: convert it")
+    file = io.BytesIO()
+    try:
+        (picture if picture.mode in _PNG else picture.convert("RGB")).save(file, "PNG")
+    except OSError as error:
+        raise DataError(f"the image is cut off or damaged: {first_line(error)}") from error
+    return file.getvalue()

@@ -1,6 +1,7 @@
 """From class names to class embeddings: every name in every template, averaged."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,16 +59,17 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def load_templates(name_or_file: str) -> tuple[str, ...]:
+def load_templates(name_or_file: str | Path) -> tuple[str, ...]:
     """A set of TEMPLATES by name, or a UTF-8 file: one template a line, `#` starts a comment line.
 
     A file whose name ends in .json holds a list of templates, which may have `{c}` for `{}`.
 
     Raises ConfigError for what is neither, and for a template that does not hold `{}` exactly once.
     """
+    name_or_file = str(name_or_file)  # A path, too.
     if name_or_file in TEMPLATES:
         return TEMPLATES[name_or_file]
-    if not Path(name_or_file).is_file():
+    if not os.path.isfile(name_or_file):
         raise ConfigError(
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"
         )
