@@ -1,24 +1,21 @@
 """The Hugging Face face: VisionTextDualEncoderModel, as transformers 4 had it in Flax and 5 has it in PyTorch."""
 
 import tempfile
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from lit_jax import pretrained, saving
 from lit_jax._transformers import transformers
-from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, init_params, unit
+from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, init_params
 from lit_jax.errors import ConfigError, WeightError
+from lit_jax.forward import features, forward
+from lit_jax.inputs import images_of, texts_of
 from lit_jax.keywords import join_by_keywords
 from lit_jax.outputs import VisionTextDualEncoderOutput, tower_output
-from lit_jax.pictures import check_pixels
 from lit_jax.publishing import MESSAGE, publish
 from lit_jax.spec import Compute
 from lit_jax.typing import Params
@@ -192,15 +189,15 @@ class VisionTextDualEncoderModel:
         the positions of towers that else refuse pictures of another size. `return_dict=False` gives a tuple. Raises
         ConfigError.
         """
-        texts = self._texts(input_ids, attention_mask, position_ids, token_type_ids)
-        images = self._images(pixel_values)
+        texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
+        images = images_of(self.module.config.vision, pixel_values)
         if return_loss and len(images) != len(texts["input_ids"]):
             raise ConfigError(
                 f"the loss pairs each text with one image; found {len(texts['input_ids'])} texts "
                 f"and {len(images)} images"
             )
         _check_key(train, dropout_rng)
-        loss, logits, text_embeds, image_embeds, text, vision = _forward(
+        loss, logits, text_embeds, image_embeds, text, vision = forward(
             self.module,
             {"params": params or self.params},
             texts,
@@ -234,10 +231,10 @@ class VisionTextDualEncoderModel:
         train: bool = False,
     ) -> jax.Array:
         """[T N] ids -> projected text features [T E], not normalised."""
-        texts = self._texts(input_ids, attention_mask, position_ids, token_type_ids)
+        texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
         _check_key(train, dropout_rng)
         variables = {"params": params or self.params}
-        return _features(self.module, variables, texts, dropout_rng, method="text_features", train=train)
+        return features(self.module, variables, texts, dropout_rng, method="text_features", train=train)
 
     def get_image_features(
         self,
@@ -248,9 +245,9 @@ class VisionTextDualEncoderModel:
         interpolate_pos_encoding: bool = False,
     ) -> jax.Array:
         """[B C S S] or [B S S C] pixels -> projected image features [B E], not normalised."""
-        images = self._images(pixel_values)
+        images = images_of(self.module.config.vision, pixel_values)
         _check_key(train, dropout_rng)
-        return _features(
+        return features(
             self.module,
             {"params": params or self.params},
             images,
@@ -259,43 +256,6 @@ class VisionTextDualEncoderModel:
             train=train,
             interpolate=interpolate_pos_encoding,
         )
-
-    def _images(self, pixel_values: ArrayLike) -> jax.Array:
-        pixels, channels = jnp.asarray(pixel_values), self.module.config.vision.num_channels
-        if not jnp.issubdtype(pixels.dtype, jnp.floating):
-            raise ConfigError(f"pixel_values are {pixels.dtype}; wanted the floats that the processor gives")
-        if pixels.ndim == 4 and channels in (pixels.shape[1], pixels.shape[-1]):
-            check_pixels(pixels)
-            return pixels.transpose(0, 2, 3, 1) if pixels.shape[1] == channels else pixels
-        raise ConfigError(
-            f"pixel_values have shape {pixels.shape}; wanted [batch, {channels}, height, width] "
-            f"or [batch, height, width, {channels}]"
-        )
-
-    def _texts(
-        self,
-        input_ids: ArrayLike,
-        attention_mask: ArrayLike | None,
-        position_ids: ArrayLike | None,
-        token_type_ids: ArrayLike | None,
-    ) -> dict[str, jax.Array]:
-        ids, size = np.asarray(input_ids), self.module.config.text.vocab_size
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-            raise ConfigError(
-                f"input_ids are {ids.dtype} of shape {ids.shape}; wanted integers [texts, tokens]"
-            )
-        if ids.size and not (ids.min() >= 0 and ids.max() < size):
-            # XLA clamps a gather, which would give the embedding of another token without a word.
-            raise ConfigError(
-                f"input_ids range from {ids.min()} to {ids.max()}; the tower's vocabulary has {size} tokens"
-            )
-        given = dict(
-            input_ids=ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            token_type_ids=token_type_ids,
-        )
-        return {name: jnp.asarray(value, jnp.int32) for name, value in given.items() if value is not None}
 
 
 FlaxVisionTextDualEncoderModel = VisionTextDualEncoderModel  # Its name in transformers 4.
@@ -312,48 +272,3 @@ def _cast(params: Params, dtype: DTypeLike) -> Params:
 def _check_key(train: bool, dropout_rng: jax.Array | None) -> None:
     if train and dropout_rng is None:
         raise ConfigError("train=True draws dropout and needs dropout_rng, a jax.random key")
-
-
-@partial(
-    jax.jit,
-    static_argnums=0,
-    static_argnames=("train", "interpolate", "return_loss", "hidden_states", "attentions"),
-)
-def _forward(
-    module: DualEncoder,
-    variables: Mapping[str, Params],
-    texts: dict[str, jax.Array],
-    images: jax.Array,
-    dropout_rng: jax.Array | None,
-    *,
-    return_loss: bool,
-    interpolate: bool,
-    **options: bool,
-) -> tuple:
-    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
-    sized = {"interpolate": True} if interpolate else {}  # Else each tower has its own way.
-    image, vision = module.apply(variables, images, method="image_features", rngs=rngs, **options, **sized)
-    text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
-    image, text = unit(image), unit(text)
-    logits = text @ image.T * jnp.exp(variables["params"]["logit_scale"])
-    loss = None
-    if return_loss:
-        xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(len(logits))
-        loss = (xent(logits, labels).mean() + xent(logits.T, labels).mean()) / 2
-    return loss, logits, text, image, text_output, vision
-
-
-@partial(jax.jit, static_argnums=0, static_argnames=("method", "train", "interpolate"))
-def _features(
-    module: DualEncoder,
-    variables: Mapping[str, Params],
-    inputs: Any,
-    dropout_rng: jax.Array | None,
-    *,
-    method: str,
-    train: bool,
-    interpolate: bool = False,
-) -> jax.Array:
-    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
-    sized = {"interpolate": True} if interpolate else {}
-    return module.apply(variables, inputs, method=method, rngs=rngs, train=train, **sized)[0]

@@ -51,6 +51,8 @@ FLOORS = [
         "pretrained",
         "saving",
         "outputs",
+        "inputs",
+        "forward",
         "decode",
         "feed",
         "sharding",

@@ -139,6 +139,11 @@ def test_dropout_needs_a_key_and_follows_it(model):
         ({"input_ids": np.full((2, 7), 99)}, "range from 99 to 99; the tower's vocabulary has 99"),
         ({"input_ids": np.full((2, 7), -1)}, "range from -1"),
         ({"input_ids": np.zeros((2, 7))}, "input_ids are float64"),
+        ({"token_type_ids": np.full((2, 7), 2)}, "token_type_ids range from 2 to 2; the tower has 2 types"),
+        ({"position_ids": np.arange(7)[None] - 1}, "position_ids range from -1 to 5; the tower has 40 pos"),
+        ({"position_ids": np.full((2, 7), 40)}, "position_ids range from 40"),
+        ({"position_ids": np.zeros((2, 9), int)}, r"position_ids have shape \(2, 9\); wanted .*\(2, 7\)"),
+        ({"attention_mask": np.ones((2, 9), int)}, r"attention_mask have shape \(2, 9\); wanted .*\(2, 7\)"),
         ({"pixel_values": np.zeros((2, 32, 32))}, r"shape \(2, 32, 32\); wanted \[batch, 3, height, width\]"),
         ({"pixel_values": np.zeros((3, 3, 32, 32))}, "found 2 texts and 3 images"),
     ],
@@ -146,6 +151,20 @@ def test_dropout_needs_a_key_and_follows_it(model):
 def test_wrong_inputs_are_refused_before_xla_can_clamp_them(model, change, message):
     with pytest.raises(ConfigError, match=message):
         model(**(inputs() | change), return_loss=True)
+
+
+def test_the_caller_may_jit_it_with_its_inputs(model):
+    """As training loops for transformers 4 do."""
+    batch = inputs() | {"attention_mask": np.ones((2, 7), int), "position_ids": np.arange(7)[None]}
+
+    def loss(params, batch, key):
+        return model(**batch, params=params, dropout_rng=key, train=True, return_loss=True).loss
+
+    key = jax.random.key(3)
+    got = jax.jit(loss)(model.params, batch, key)
+    np.testing.assert_allclose(got, loss(model.params, batch, key), rtol=1e-5)
+    ids = jax.jit(model.get_text_features)(batch["input_ids"])
+    np.testing.assert_allclose(ids, model.get_text_features(batch["input_ids"]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_picture_of_another_size_is_refused_by_vit(model):
