@@ -102,6 +102,10 @@ def test_export_to_huggingface_loads_the_folder_in_both_frameworks_and_uploads_n
 
 
 @pytest.mark.slow
-def test_the_real_quickstart_notebook_runs(tmp_path):
+def test_the_real_quickstart_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "XLA_FLAGS", ""
+    )  # One device and all that XLA can do, as users have it: here it is minutes.
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
     figures, text = run("quickstart", tmp_path)
     assert figures >= 5 and "step 160/160" in text
