@@ -1,4 +1,4 @@
-"""The benchmarks that compare with PyTorch run; their figures are not judged here."""
+"""The benchmarks that compare with PyTorch, and that of embedding, run; their figures are not judged here."""
 
 import json
 import subprocess
@@ -19,6 +19,14 @@ def run(script, *arguments):
 @pytest.mark.parametrize("script", ["train_step.py", "forward.py"])
 def test_a_benchmark_says_what_it_takes(script):
     assert "--rounds" in run(script, "--help")
+
+
+def test_a_tiny_embedding_says_how_many_cores_were_at_work(tmp_path):
+    printed = run("embed.py", "--tiny", "--pictures=20", "--batch=8", f"--json={tmp_path / 'found'}")
+    found = json.loads((tmp_path / "found").read_text())
+    assert "20 pictures: " in printed and f"{found['cores']:.2f} of " in printed
+    assert 0 < found["start_seconds"] < found["seconds"] and found["cores"] > 0
+    assert found["start_share"] == found["start_seconds"] / found["seconds"]
 
 
 @pytest.mark.slow
