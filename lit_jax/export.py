@@ -13,7 +13,7 @@ from lit_jax._transformers import transformers
 from lit_jax.card import Data, Evaluation, Tower, model_card
 from lit_jax.data import open_source
 from lit_jax.embedding import captions_of
-from lit_jax.errors import ConfigError, WeightError
+from lit_jax.errors import ConfigError, DataError, WeightError
 from lit_jax.evals.retrieval import chance
 from lit_jax.folders import replaced
 from lit_jax.metrics import read_lines
@@ -83,11 +83,12 @@ def export(
     return output
 
 
-def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float]:
+def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: int = 64) -> dict[str, float]:
     """The largest differences between lit_jax and PyTorch on the first `pairs` pairs of the source `data`.
 
-    Returns {"image_embeds", "text_embeds", "logits"}. Raises WeightError if PyTorch finds a key missing, left over or
-    of another shape, or a difference above LARGEST; ConfigError if torch is not installed.
+    `caption` names the feature, column or key of its captions; by default it is found. Returns {"image_embeds",
+    "text_embeds", "logits_per_image"}. Raises DataError for a record without a caption; WeightError if PyTorch finds a
+    key missing, left over or of another shape, or a difference above LARGEST; ConfigError if torch is not installed.
     """
     if not transformers.utils.is_torch_available():
         raise ConfigError(
@@ -98,8 +99,11 @@ def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
         raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}")
-    source, processor = open_source(data), processing.load_processor(folder)
+    source, processor = open_source(data, caption=caption), processing.load_processor(folder)
     records = [source[i] for i in range(min(pairs, len(source)))]
+    for i, record in enumerate(records):
+        if not record["captions"]:
+            raise DataError(f"{data}: record {i} has no caption to compare on; give pairs as --verify-data")
     inputs = processor(
         images=[open_image(record["image"]) for record in records],
         text=[record["captions"][0] for record in records],
@@ -121,12 +125,12 @@ def verify(folder: str | Path, data: str, *, pairs: int = 64) -> dict[str, float
     return found
 
 
-def test_data(workdir: str | Path) -> str:
-    """The source that a run was tested on. Raises ConfigError if there was none."""
+def test_data(workdir: str | Path) -> tuple[str, str | None]:
+    """The source that a run was tested on, and where its captions are. Raises ConfigError if there was none."""
     recipe = read_run(Path(workdir)).recipe
     if not recipe.data.test:
         raise ConfigError(f"the run in {workdir} has no test data to compare on; give --verify-data")
-    return recipe.data.test
+    return recipe.data.test, recipe.data.caption or None
 
 
 def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:

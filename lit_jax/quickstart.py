@@ -64,7 +64,7 @@ def quickstart(
         export(workdir, folder, About() if any(own.values()) else _about())
     differences = None
     if _torch_is_there():
-        differences = verify(folder, config.data.test)
+        differences = verify(folder, config.data.test, caption=config.data.get("caption") or None)
     return Outcome(
         folder, before, after, chance(captions_of(test)[1], len(test)), differences, report(workdir)
     )

@@ -104,8 +104,9 @@ def main(
     elif place:
         place.check(output)
     if verify:
-        data = verify_data or door.test_data(str(workdir))
-        rows = [(name, f"{value:.2e}") for name, value in door.verify(output, data).items()]
+        data, caption = (verify_data, None) if verify_data else door.test_data(str(workdir))
+        differences = door.verify(output, data, caption=caption)
+        rows = [(name, f"{value:.2e}") for name, value in differences.items()]
         print(table(("largest difference to PyTorch", ""), rows))
     if place:
         try:

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from lit_jax.__main__ import COMMANDS
-from lit_jax.errors import WeightError
+from lit_jax.errors import DataError, WeightError
 from lit_jax.evals.protocol import fingerprint
 from lit_jax.export import verify
 from lit_jax.train import train
@@ -249,6 +249,24 @@ def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightError, match="PyTorch does not read"):
         verify(tmp_path / "out", f"folder:{trained / 'pairs'}")
+
+
+def test_the_captions_compared_on_are_those_that_the_run_was_tested_with(trained, tmp_path):
+    pytest.importorskip("torch", reason="--verify compares with PyTorch")
+    from lit_jax.export import export, test_data
+
+    shutil.copytree(trained / "pairs", tmp_path / "pairs")
+    rows = (tmp_path / "pairs" / "metadata.jsonl").read_text()
+    (tmp_path / "pairs" / "metadata.jsonl").write_text(rows.replace('"captions"', '"gesagt"'))
+    shutil.copytree(trained / "run", tmp_path / "run")
+    recipe = json.loads((tmp_path / "run" / "config.json").read_text())
+    recipe["data"] |= {"test": f"folder:{tmp_path / 'pairs'}", "caption": "gesagt"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(recipe))
+    export(trained / "run", tmp_path / "out")
+    data, caption = test_data(tmp_path / "run")
+    assert verify(tmp_path / "out", data, caption=caption).keys() >= {"image_embeds", "text_embeds"}
+    with pytest.raises(DataError, match=r"caption"):
+        verify(tmp_path / "out", data)
 
 
 def test_export_never_overwrites(trained, tmp_path):
