@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -20,29 +19,11 @@ from lit_jax.attention import Attention, by_rows, by_splash
 from lit_jax.sharding import AXES, make_mesh
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.splash import BLOCK, LANES, SHORTEST, blocks, splash_attention, splash_attention_sharded
-from tests.test_row_attention import NAMES, arrays, in_full, lengths, value_and_gradients
+from tests.test_row_attention import arrays, check, lengths, value_and_gradients
 
 
 def without_bias(attend, **options):
     return lambda q, k, v, mask, bias: attend(q, k, v, mask, **options)
-
-
-def check(got, x, mask, heads):
-    want = value_and_gradients(partial(in_full, heads=heads), x, mask)
-    single = {name: None if a is None else a.astype(jnp.float32) for name, a in x.items()}
-    exact = value_and_gradients(partial(in_full, heads=heads), single, mask)
-    for name, g, w, e in zip(NAMES, got, want, exact, strict=True):
-        if w is None:
-            continue
-        assert (g.dtype, g.shape) == (w.dtype, w.shape), name
-        g, w, e = (np.asarray(a, np.float32) for a in (g, w, e))
-        largest = max(1, np.abs(e).max())
-        if x["q"].dtype == jnp.float32:
-            np.testing.assert_allclose(
-                g, w, atol=(1e-6 if name == "y" else 1e-5) * largest, rtol=0, err_msg=name
-            )
-        else:  # It scales the queries before it multiplies, and makes gradients of a rounded output: two roundings.
-            assert np.abs(g - e).max() <= np.abs(w - e).max() + 2**-7 * largest, name
 
 
 @pytest.mark.parametrize(
@@ -59,12 +40,9 @@ def test_equals_attention_in_full(shape, masked, dtype, monkeypatch):
     batch, tokens, width, heads = map(int, shape.split())
     x = arrays(batch, tokens, width, heads, dtype, with_bias=False)
     mask = lengths(batch, tokens) if masked else None  # The last text has no token at all.
-    check(
-        value_and_gradients(without_bias(splash_attention, heads=heads, interpret=True), x, mask),
-        x,
-        mask,
-        heads,
-    )
+    got = value_and_gradients(without_bias(splash_attention, heads=heads, interpret=True), x, mask)
+    # It scales the queries before it multiplies, and makes gradients of a rounded output: two roundings.
+    check(got, x, mask, roundings=2, heads=heads)
 
 
 def test_a_sharded_batch_gives_what_the_whole_gives():
@@ -72,7 +50,7 @@ def test_a_sharded_batch_gives_what_the_whole_gives():
     options = {"heads": 2, "mesh": make_mesh(4, 2), "axes": AXES, "interpret": True}
     got = value_and_gradients(without_bias(splash_attention_sharded, **options), x, mask)
     assert len(got[0].sharding.device_set) == 8
-    check(got, x, mask, 2)
+    check(got, x, mask, heads=2)
 
 
 def test_blocks_hold_all_tokens_in_whole_lanes_with_little_padding():

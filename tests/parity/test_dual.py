@@ -12,7 +12,7 @@ from lit_jax.encoders import VISION
 from lit_jax.model import VisionTextDualEncoderModel
 from tests import tiny
 from tests.parity.conftest import assert_same_layers, randomise
-from tests.parity.test_encoders import in_torch, pixels, texts
+from tests.parity.towers import in_torch, pixels, texts
 
 # Every type that transformers' class can hold, at least once.
 PAIRS = {

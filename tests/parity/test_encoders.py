@@ -6,14 +6,23 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import transformers
-from flax import traverse_util
 
 from lit_jax import encoders, model_folder
 from lit_jax.dual_encoder import encoder_of
 from lit_jax.encoders.base import matched
 from tests import tiny
-from tests.parity.conftest import assert_same_layers, randomise
+from tests.parity.conftest import assert_same_layers
+from tests.parity.towers import (
+    assert_same_gradients,
+    in_torch,
+    layers,
+    our_tower,
+    pixels,
+    pooled,
+    texts,
+    torch_gradients,
+    torch_tower,
+)
 
 VISION = {
     "vit": tiny.VIT,
@@ -79,71 +88,6 @@ APART = {"swin", "swinv2", "deberta-v2", "modernbert"}  # In files of their own 
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
     name: ("text", hf) for name, hf in TEXT.items()
 }
-
-
-def torch_tower(hf, folder, seed=0):
-    config = transformers.AutoConfig.for_model(**hf, attn_implementation="eager")
-    # The one type that AutoModel does not know.
-    auto = transformers.SiglipTextModel if hf["model_type"] == "siglip_text_model" else transformers.AutoModel
-    make = auto._from_config if auto is transformers.SiglipTextModel else auto.from_config
-    model = randomise(make(config, attn_implementation="eager"), seed)
-    model.save_pretrained(folder)
-    return model
-
-
-def pooled(output):
-    """PyTorch's pooled output; for types that have none, the first token, which is our default for them."""
-    found = getattr(output, "pooler_output", None)
-    return output.last_hidden_state[:, 0] if found is None else found
-
-
-def our_tower(tower, folder):
-    raw = model_folder.read_config(folder)
-    encoder = encoder_of(tower, raw["model_type"])
-    config = encoder.Config.from_hf(raw)
-    module = encoder.Model(config)
-    tensors = model_folder.Tensors.of(folder)
-    if tower == "vision":
-        example = jnp.zeros((1, config.image_size, config.image_size, 3))
-    else:
-        example = jnp.zeros((1, 1), jnp.int32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
-    table, names = matched(tensors, encoder, config)
-    params = table.to_jax(tensors.renamed(names), shapes)
-    return module, encoder.weights(config), jax.tree.map(jnp.asarray, params)
-
-
-def layers(output):
-    states = {f"hidden state {i}": state for i, state in enumerate(output.hidden_states)}
-    weights = {f"attention {i}": weight for i, weight in enumerate(output.attentions)}
-    return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output)}
-
-
-def pixels(size, channels=3, batch=2):
-    return np.random.default_rng(1).normal(size=(batch, size, size, channels)).astype(np.float32)
-
-
-def texts(pad=1):
-    """Three texts with `pad` where the mask is zero: at the ends, and once in the middle."""
-    rng = np.random.default_rng(2)
-    mask = np.ones((3, 12), np.int32)
-    mask[1, 7:] = 0
-    mask[2, 2:] = 0
-    ids = rng.integers(6, 99, (3, 12)).astype(np.int32)
-    mask[0, 4] = (
-        0  # PyTorch gives the row of the padding id no gradient; a masked token has none here either.
-    )
-    ids[mask == 0] = pad
-    ids[[0, 1, 2], [11, 6, 1]] = 98  # The end of a text, where CLIP pools.
-    return dict(
-        input_ids=ids,
-        attention_mask=mask,
-        token_type_ids=rng.integers(0, 2, (3, 12)).astype(np.int32),
-    )
-
-
-def in_torch(inputs):
-    return {name: torch.from_numpy(value).long() for name, value in inputs.items()}
 
 
 def test_every_architecture_that_claims_parity_is_compared():
@@ -214,22 +158,12 @@ def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     output = theirs(**theirs_in)
     weight = np.random.default_rng(3).normal(size=tuple(pooled(output).shape)).astype(np.float32)
     (pooled(output) * torch.from_numpy(weight)).sum().backward()
-    with torch.no_grad():  # The gradients go through the disk under the names that weights have there.
-        for parameter in theirs.parameters():
-            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-    theirs.save_pretrained(tmp_path / "gradients")
-    _, _, want = our_tower(tower, tmp_path / "gradients")
+    want = torch_gradients(theirs, tower, tmp_path / "gradients")
 
     def loss(params):
         return (module.apply({"params": params}, **inputs).pooler_output * weight).sum()
 
-    got = jax.grad(loss)(params)
-    got, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (got, want))
-    # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, hence the second term.
-    rounding = 1e-6 * max(float(np.abs(gradient).max()) for gradient in want.values())
-    for path, gradient in want.items():
-        bound = 1e-4 * float(np.abs(gradient).max()) + rounding
-        np.testing.assert_allclose(got[path], gradient, rtol=0, atol=bound, err_msg=path)
+    assert_same_gradients(jax.grad(loss)(params), want)
 
 
 @pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)

@@ -9,14 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import traverse_util
 
 from lit_jax._transformers import transformers
 from lit_jax.encoders import modernbert
 from lit_jax.errors import ConfigError, WeightError
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
-from tests.parity.test_encoders import in_torch, layers, our_tower, texts, torch_tower
+from tests.parity.towers import (
+    assert_pools,
+    assert_rounding_alone,
+    assert_same_gradients,
+    in_torch,
+    layers,
+    our_tower,
+    run,
+    texts,
+    torch_gradients,
+    torch_tower,
+)
 from tests.tiny import MODERNBERT
 
 FULL, LOCAL = "full_attention", "sliding_attention"
@@ -68,10 +78,6 @@ def batch_of(tokens=12, **more):
     return {"input_ids": ids, "attention_mask": mask} | more
 
 
-def run(module, params, batch, **options):
-    return jax.jit(partial(module.apply, **options))({"params": params}, **jax.tree.map(jnp.asarray, batch))
-
-
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -94,19 +100,9 @@ def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     rng = np.random.default_rng(3)
     weight = (rng.normal(size=(2, 50, 24)) * batch["attention_mask"][:, :, None]).astype(np.float32)
     (theirs(**in_torch(batch)).last_hidden_state * torch.from_numpy(weight)).sum().backward()
-    with torch.no_grad():  # The gradients go through the disk under the names that weights have there.
-        for parameter in theirs.parameters():
-            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-    theirs.save_pretrained(tmp_path / "gradients")
-    _, _, want = our_tower("text", tmp_path / "gradients")
-
+    want = torch_gradients(theirs, "text", tmp_path / "gradients")
     got = jax.grad(lambda params: (run(module, params, batch).last_hidden_state * weight).sum())(params)
-    got, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (got, want))
-    # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, hence the second term.
-    rounding = 1e-6 * max(float(np.abs(gradient).max(initial=0)) for gradient in want.values())
-    for path, gradient in want.items():
-        bound = 1e-4 * float(np.abs(gradient).max(initial=0)) + rounding
-        np.testing.assert_allclose(got[path], gradient, rtol=0, atol=bound, err_msg=path)
+    assert_same_gradients(got, want)
 
 
 @every_tower
@@ -140,21 +136,7 @@ def test_checkpoints_of_task_models_are_read(tmp_path):
 def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
     torch_tower(MODERNBERT, tmp_path)
     module, _, params = our_tower("text", tmp_path)
-    config, fixed = modernbert.ENCODER.pooled(module.config, pooling)
-    assert fixed == {}
-    rng = np.random.default_rng(5)
-    dense = {"kernel": rng.normal(size=(24, 24)), "bias": rng.normal(size=24)}
-    if pooling == "tanh":
-        params = params | {"pooler": jax.tree.map(jnp.asarray, dense)}
-    batch = batch_of()
-    got = run(module.clone(config=config), params, batch)
-    last, mask = np.asarray(got.last_hidden_state), batch["attention_mask"][:, :, None]
-    want = {
-        "cls": last[:, 0],
-        "mean": (last * mask).sum(1) / mask.sum(1),
-        "tanh": np.tanh(last[:, 0] @ dense["kernel"] + dense["bias"]),
-    }[pooling]
-    np.testing.assert_allclose(got.pooler_output, want, rtol=0, atol=1e-5)
+    assert_pools(modernbert.ENCODER, module, params, pooling, batch_of())
 
 
 def test_training_draws_by_the_key_and_needs_none_where_nothing_is_dropped(tmp_path):
@@ -173,12 +155,7 @@ def test_training_draws_by_the_key_and_needs_none_where_nothing_is_dropped(tmp_p
 def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     torch_tower(MODERNBERT, tmp_path)
     module, _, params = our_tower("text", tmp_path)
-    want = run(module, params, batch_of()).pooler_output
-    for change, bound in (({"remat": "full", "unroll": 2}, 1e-6), ({"dtype": jnp.bfloat16}, 0.1)):
-        other = module.clone(compute=dataclasses.replace(module.compute, **change))
-        got = run(other, params, batch_of())
-        assert got.last_hidden_state.dtype == other.compute.dtype
-        np.testing.assert_allclose(np.asarray(got.pooler_output, np.float32), want, rtol=0, atol=bound)
+    assert_rounding_alone(module, params, batch_of())
 
 
 def test_positions_of_each_text_are_refused():

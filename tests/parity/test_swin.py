@@ -17,7 +17,7 @@ from lit_jax.encoders import VISION, swin
 from lit_jax.errors import ConfigError, WeightError
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
-from tests.parity.test_encoders import layers, our_tower, torch_tower
+from tests.parity.towers import layers, our_tower, torch_tower
 from tests.tiny import SWIN, SWINV2
 
 TOWERS = {

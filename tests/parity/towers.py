@@ -1,0 +1,134 @@
+"""One tower twice, in PyTorch and ours, through a folder on disk; what both are given, and how they are compared."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import traverse_util
+
+from lit_jax import model_folder
+from lit_jax._transformers import transformers
+from lit_jax.dual_encoder import encoder_of
+from lit_jax.encoders.base import matched
+from tests.parity.conftest import randomise
+
+
+def torch_tower(hf, folder, seed=0):
+    config = transformers.AutoConfig.for_model(**hf, attn_implementation="eager")
+    # The one type that AutoModel does not know.
+    auto = transformers.SiglipTextModel if hf["model_type"] == "siglip_text_model" else transformers.AutoModel
+    make = auto._from_config if auto is transformers.SiglipTextModel else auto.from_config
+    model = randomise(make(config, attn_implementation="eager"), seed)
+    model.save_pretrained(folder)
+    return model
+
+
+def pooled(output):
+    """PyTorch's pooled output; for types that have none, the first token, which is our default for them."""
+    found = getattr(output, "pooler_output", None)
+    return output.last_hidden_state[:, 0] if found is None else found
+
+
+def our_tower(tower, folder):
+    raw = model_folder.read_config(folder)
+    encoder = encoder_of(tower, raw["model_type"])
+    config = encoder.Config.from_hf(raw)
+    module = encoder.Model(config)
+    tensors = model_folder.Tensors.of(folder)
+    if tower == "vision":
+        example = jnp.zeros((1, config.image_size, config.image_size, 3))
+    else:
+        example = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
+    table, names = matched(tensors, encoder, config)
+    params = table.to_jax(tensors.renamed(names), shapes)
+    return module, encoder.weights(config), jax.tree.map(jnp.asarray, params)
+
+
+def layers(output):
+    states = {f"hidden state {i}": state for i, state in enumerate(output.hidden_states)}
+    weights = {f"attention {i}": weight for i, weight in enumerate(output.attentions)}
+    return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output)}
+
+
+def pixels(size, channels=3, batch=2):
+    return np.random.default_rng(1).normal(size=(batch, size, size, channels)).astype(np.float32)
+
+
+def texts(pad=1):
+    """Three texts with `pad` where the mask is zero: at the ends, and once in the middle."""
+    rng = np.random.default_rng(2)
+    mask = np.ones((3, 12), np.int32)
+    mask[1, 7:] = 0
+    mask[2, 2:] = 0
+    ids = rng.integers(6, 99, (3, 12)).astype(np.int32)
+    mask[0, 4] = (
+        0  # PyTorch gives the row of the padding id no gradient; a masked token has none here either.
+    )
+    ids[mask == 0] = pad
+    ids[[0, 1, 2], [11, 6, 1]] = 98  # The end of a text, where CLIP pools.
+    return dict(
+        input_ids=ids,
+        attention_mask=mask,
+        token_type_ids=rng.integers(0, 2, (3, 12)).astype(np.int32),
+    )
+
+
+def in_torch(inputs):
+    return {name: torch.from_numpy(value).long() for name, value in inputs.items()}
+
+
+def run(module, params, batch, **options):
+    return jax.jit(partial(module.apply, **options))({"params": params}, **jax.tree.map(jnp.asarray, batch))
+
+
+def torch_gradients(theirs, tower, folder):
+    """Those that a backward pass left, as a tree of our params.
+
+    They go through the disk, under the names that weights have there.
+    """
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    theirs.save_pretrained(folder)
+    return our_tower(tower, folder)[2]
+
+
+def assert_same_gradients(got, want):
+    got, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (got, want))
+    # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, hence the second term.
+    rounding = 1e-6 * max(float(np.abs(gradient).max(initial=0)) for gradient in want.values())
+    for path, gradient in want.items():
+        bound = 1e-4 * float(np.abs(gradient).max(initial=0)) + rounding
+        np.testing.assert_allclose(got[path], gradient, rtol=0, atol=bound, err_msg=path)
+
+
+def assert_rounding_alone(module, params, batch):
+    """What may change how a tower is computed changes no more than the rounding."""
+    want = run(module, params, batch).pooler_output
+    for change, bound in (({"remat": "full", "unroll": 2}, 1e-6), ({"dtype": jnp.bfloat16}, 0.1)):
+        other = module.clone(compute=dataclasses.replace(module.compute, **change))
+        got = run(other, params, batch)
+        assert got.last_hidden_state.dtype == other.compute.dtype
+        np.testing.assert_allclose(np.asarray(got.pooler_output, np.float32), want, rtol=0, atol=bound)
+
+
+def assert_pools(encoder, module, params, pooling, batch):
+    """A text tower of width 24 pools its first token, the mean of the real ones, or BERT's way."""
+    config, fixed = encoder.pooled(module.config, pooling)
+    assert fixed == {}
+    rng = np.random.default_rng(5)
+    dense = {"kernel": rng.normal(size=(24, 24)), "bias": rng.normal(size=24)}
+    if pooling == "tanh":
+        params = params | {"pooler": jax.tree.map(jnp.asarray, dense)}
+    got = run(module.clone(config=config), params, batch)
+    last, mask = np.asarray(got.last_hidden_state), batch["attention_mask"][:, :, None]
+    want = {
+        "cls": last[:, 0],
+        "mean": (last * mask).sum(1) / mask.sum(1),
+        "tanh": np.tanh(last[:, 0] @ dense["kernel"] + dense["bias"]),
+    }[pooling]
+    np.testing.assert_allclose(got.pooler_output, want, rtol=0, atol=1e-5)
