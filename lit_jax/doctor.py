@@ -12,10 +12,10 @@ from lit_jax.run import checkpoints_of
 from lit_jax.sharding import make_mesh
 from lit_jax.workdir import CONFIG, METRICS, MODEL, RANKS, read_recipe
 
-# Of a workdir; the last line is the quickstart's.
+# Of a workdir; the last line is the quickstart's and its notebook's.
 OURS = frozenset(
     {CONFIG, MODEL, METRICS, RANKS, SESSIONS, "checkpoints", "tensorboard", "cache", "lock"}
-    | {"towers", "emoji", "data", "export", "report.html"}
+    | {"towers", "emoji", "data", "export", "index", "report.html"}
 )
 _GB = 1e9
 

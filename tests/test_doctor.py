@@ -46,6 +46,13 @@ def test_a_healthy_workdir_goes_on_from_its_newest_step(run):
     assert "training would go on from step 4 of 6" in doctor.report(machine() | {"workdir": found})
 
 
+def test_what_the_quickstart_and_its_notebook_leave_is_no_stray(run):
+    for name in ("towers", "emoji", "data", "export", "index"):
+        (run / name).mkdir()
+    (run / "report.html").write_text("")
+    assert doctor.workdir(run)["strays"] == []
+
+
 def test_damage_and_strays_are_told_and_nothing_is_changed(run):
     inside = run / "checkpoints"
     flip(arrays(inside / "step_4"))
