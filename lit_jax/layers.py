@@ -32,6 +32,14 @@ def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> nn.LayerNorm:
     )
 
 
+def given_norm(
+    spec: BlockSpec, x: Float[Array, "B N D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
+) -> Float[Array, "B N D"]:
+    """A layer norm in float32 of which scale and bias are another module's. Called in a compact method."""
+    plain = nn.LayerNorm(spec.eps, use_scale=False, use_bias=False, use_fast_variance=False, name="plain")
+    return plain(x.astype(jnp.float32)) * scale + bias
+
+
 class Mlp(nn.Module):
     """Two dense layers with an activation between, or gated by a third (SwiGLU, arXiv:2002.05202)."""
 

@@ -117,6 +117,11 @@ class WeightMap:
         """The rows whose path does not match the regex `pattern` from its start."""
         return WeightMap(tuple(row for row in self.rows if not re.match(pattern, row.jax)), self.empty)
 
+    def having(self, parts: Mapping[str, bool]) -> "WeightMap":
+        """Without the rows whose path matches, from its start, one of the regexes that are false."""
+        absent = "|".join(part for part, there in parts.items() if not there)
+        return self.without(absent) if absent else self
+
     def spelled(self, other: "WeightMap", found: set[str]) -> "WeightMap":
         """The same params, read by those rows of `other` whose tensors are all in `found`."""
         instead = {row.jax: row for row in other.rows if found.issuperset(row.hf_names())}

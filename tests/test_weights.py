@@ -92,3 +92,9 @@ def test_the_tables_of_a_dual_encoder_cover_every_param():
     table = dual_encoder.weights(module.config)
     back = table.to_jax(table.to_hf(params), dual_encoder.param_shapes(module))
     jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_rows_of_parts_that_are_not_there_are_left_out():
+    rows = table("a.w | a/kernel | d\na.b | a/bias | d\nb.w | b/kernel | d")
+    assert rows.having({"a/bias": True, "b": True}) is rows
+    assert [row.jax for row in rows.having({"a/bias": False, "a": True, "b": False}).rows] == ["a/kernel"]

@@ -194,7 +194,7 @@ _ROWS = table(f"""
 
 
 def weights(config: Config) -> WeightMap:
-    absent = {
+    present = {
         "layers/scale": config.layer_scale_init_value > 0,
         "relative": config.use_relative_position_bias,
         "shared_relative": config.use_shared_relative_position_bias,
@@ -203,8 +203,7 @@ def weights(config: Config) -> WeightMap:
         "norm/": not config.use_mean_pooling,
         "embeddings/pos": config.use_absolute_position_embeddings,
     }
-    pattern = "|".join(name for name, present in absent.items() if not present)
-    return shared_weights(OWN + _ROWS, config).without(pattern or r"(?!)")
+    return shared_weights(OWN + _ROWS, config).having(present)
 
 
 ENCODER = Encoder(

@@ -71,16 +71,21 @@ class Config:
 
     @property
     def block(self) -> BlockSpec:
-        return BlockSpec(
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            norm_first=False,
-            act=self.hidden_act,
-            eps=self.layer_norm_eps,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            init_std=self.initializer_range,
-        )
+        return post_norm(self)
+
+
+def post_norm(config: Any) -> BlockSpec:
+    """A block of BERT, by the names that its descendants' configs have for its sizes."""
+    return BlockSpec(
+        heads=config.num_attention_heads,
+        hidden=config.intermediate_size,
+        norm_first=False,
+        act=config.hidden_act,
+        eps=config.layer_norm_eps,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        init_std=config.initializer_range,
+    )
 
 
 def in_order(input_ids: Int[Array, "B N"]) -> Int[Array, "1 N"]:

@@ -10,11 +10,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.encoders import pooling
 from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embeddings
-from lit_jax.encoders.bert import MLP, in_order
+from lit_jax.encoders.bert import MLP, in_order, post_norm
 from lit_jax.encoders.disentangled import Attention
+from lit_jax.encoders.neighbours import Conv, with_neighbours
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, check_length
 from lit_jax.errors import WeightError
-from lit_jax.layers import ACTIVATIONS, Mlp, layer_norm, scan_layers
+from lit_jax.layers import Mlp, layer_norm, scan_layers
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
@@ -120,16 +121,7 @@ class Config:
 
     @property
     def block(self) -> BlockSpec:
-        return BlockSpec(
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            norm_first=False,
-            act=self.hidden_act,
-            eps=self.layer_norm_eps,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            init_std=self.initializer_range,
-        )
+        return post_norm(self)
 
 
 class Layer(nn.Module):
@@ -156,37 +148,8 @@ class Layer(nn.Module):
         x = layer_norm(spec, compute, "norm1")(x + drop(y))
         x = layer_norm(spec, compute, "norm2")(x + drop(Mlp(spec, compute, name="mlp")(x)))
         if conv is not None:
-            first, neighbours, scale, shift, real = conv
-            plain = nn.LayerNorm(
-                spec.eps, use_scale=False, use_bias=False, use_fast_variance=False, name="plain"
-            )
-            y = plain((x + neighbours).astype(jnp.float32)) * scale + shift
-            x = jnp.where(first, (y * real).astype(x.dtype), x)
+            x = with_neighbours(spec, x, *conv)
         return x, weights
-
-
-class Conv(nn.Module):
-    """A convolution over neighbouring tokens (deberta-v2-xlarge), and the scale and bias of the norm of its sum."""
-
-    config: Config
-    compute: Compute
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B N D"], *, train: bool
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "D"], Float[Array, "D"]]:
-        c, width = self.config, x.shape[-1]
-        conv = nn.Conv(
-            width,
-            (c.conv_kernel_size,),
-            feature_group_count=c.conv_groups,
-            dtype=self.compute.dtype,
-            kernel_init=nn.initializers.normal(c.initializer_range),
-            name="conv",
-        )
-        y = ACTIVATIONS[c.conv_act](nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(conv(x)))
-        scale = self.param("scale", nn.initializers.ones, (width,))
-        return y, scale, self.param("bias", nn.initializers.zeros, (width,))
 
 
 class Model(nn.Module):
@@ -303,8 +266,7 @@ def weights(config: Config) -> WeightMap:
         "layers/attn/pos_key": own and config.looks("c2p"),
         "layers/attn/pos_query": own and config.looks("p2c"),
     }
-    absent = "|".join(path for path, there in present.items() if not there) or r"(?!)"
-    rows = (_ROWS + _ATTENTION + MLP).without(absent) + pooling.weights(config.pooling)
+    rows = (_ROWS + _ATTENTION + MLP).having(present) + pooling.weights(config.pooling)
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
 
 

@@ -196,15 +196,14 @@ _GATED = table("""
 
 def weights(config: Config) -> WeightMap:
     present = {
-        "query/bias": config.query_bias,
-        "key/bias": config.key_bias,
-        "value/bias": config.value_bias,
-        "out/bias": config.proj_bias,
-        "(up|down)/bias": config.mlp_bias,
+        ".*query/bias": config.query_bias,
+        ".*key/bias": config.key_bias,
+        ".*value/bias": config.value_bias,
+        ".*out/bias": config.proj_bias,
+        ".*(up|down)/bias": config.mlp_bias,
         "embeddings/registers": bool(config.num_register_tokens),
     }
-    absent = "|".join(f".*{name}$" for name, there in present.items() if not there)
-    rows = (_ROWS + (_GATED if config.use_gated_mlp else _MLP)).without(absent or r"(?!)")
+    rows = (_ROWS + (_GATED if config.use_gated_mlp else _MLP)).having(present)
     if not config.num_register_tokens:
         rows += WeightMap(empty=(("embeddings.register_tokens", (1, 0, config.hidden_size)),))
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)

@@ -15,7 +15,7 @@ from lit_jax.encoders.base import Encoder, EncoderOutput, read_config, with_embe
 from lit_jax.encoders.bert import in_order
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, key_mask
 from lit_jax.errors import ConfigError, WeightError
-from lit_jax.layers import Mlp, layer_norm, scan_layers
+from lit_jax.layers import Mlp, given_norm, layer_norm, scan_layers
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
@@ -187,9 +187,7 @@ class Layer(nn.Module):
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         spec, compute = self.spec, self.compute
-        plain = nn.LayerNorm(spec.eps, use_scale=False, use_bias=False, use_fast_variance=False, name="plain")
-        scale, bias = norm
-        y = jnp.where(first, x, (plain(x.astype(jnp.float32)) * scale + bias).astype(x.dtype))
+        y = jnp.where(first, x, given_norm(spec, x, *norm).astype(x.dtype))
         attn = Attention(spec, compute, name="attn")
         y, weights = attn(y, mask, rope=rope, train=train, attentions=attentions)
         x = x + nn.Dropout(spec.dropout, deterministic=not train)(y)
@@ -291,11 +289,10 @@ def weights(config: Config) -> WeightMap:
         "layers/attn/.*/bias": config.attention_bias,
         "layers/mlp/.*/bias": config.mlp_bias,
     }
-    absent = "|".join(path for path, there in present.items() if not there) or r"(?!)"
     depth, heads = config.num_hidden_layers, config.num_attention_heads
     rows = (_ROWS + pooling.weights(config.pooling)).bind(depth=depth, h=heads, two=2)
     later = _LATER.bind(depth=depth, first=1) if depth > 1 else WeightMap()
-    return (rows + later).without(absent)
+    return (rows + later).having(present)
 
 
 ENCODER = Encoder(

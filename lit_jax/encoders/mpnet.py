@@ -69,16 +69,7 @@ class Config:
 
     @property
     def block(self) -> BlockSpec:
-        return BlockSpec(
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            norm_first=False,
-            act=self.hidden_act,
-            eps=self.layer_norm_eps,
-            dropout=self.hidden_dropout_prob,
-            attention_dropout=self.attention_probs_dropout_prob,
-            init_std=self.initializer_range,
-        )
+        return bert.post_norm(self)
 
 
 def buckets(tokens: int) -> np.ndarray:
