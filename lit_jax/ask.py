@@ -8,8 +8,8 @@ import numpy as np
 
 from lit_jax.data.given import GivenPictures, Picture
 from lit_jax.embedder import Embedder, opened
-from lit_jax.errors import ConfigError
-from lit_jax.evals.prompts import load_templates
+from lit_jax.errors import ConfigError, DataError
+from lit_jax.evals.prompts import load_templates, repeats
 from lit_jax.index import Index
 from lit_jax.nearest import nearest
 
@@ -34,7 +34,8 @@ def classify(
 
     Pictures are paths, bytes or Pillow images. The probabilities are a softmax over the labels, at the model's
     temperature, also where it was trained with the sigmoid loss. `prompts` is a set's name or a file of templates, over
-    which a label is averaged. Raises ConfigError for no labels, DataError for a picture that cannot be read.
+    which a label is averaged. Raises ConfigError for no labels, DataError for a label that is blank or stands twice and
+    for a picture that cannot be read.
     """
     labels, source = _checked(labels), GivenPictures(pictures)
     if not len(source):
@@ -100,6 +101,11 @@ def _checked(labels: Iterable[str]) -> list[str]:
     for number, label in enumerate(labels):
         if not isinstance(label, str):
             raise ConfigError(f"label {number} is {label!r}; want a text")
-    if not any(label.strip() for label in labels):
+    labels = [label.strip() for label in labels]
+    if not any(labels):
         raise ConfigError("there are no labels to choose from; give some, for instance cat,dog")
-    return [label.strip() for label in labels]
+    if "" in labels:
+        raise DataError(f"label {labels.index('')} is blank; leave it out")
+    if twice := repeats(labels):
+        raise DataError(f"labels stand more than once: {', '.join(map(repr, twice[:10]))}; give each once")
+    return labels

@@ -42,7 +42,9 @@ def open_header(data: bytes) -> Image.Image:
         raise DataError(f"not a usable image: {first_line(e)}") from e
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise DataError(f"image of {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed")
+        raise DataError(
+            f"image of {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; make it smaller"
+        )
     return image
 
 

@@ -40,7 +40,7 @@ SENTENCES = [  # A mistake in Python, by what is called; what the error is and s
     ("classify('{}/pairs/000.png', None, model)", "ConfigError", "no labels to choose from; give some"),
     ("classify('{}/pairs/000.png', [], model)", "ConfigError", "no labels to choose from; give some"),
     ("classify('{}/pairs/000.png', [''], model)", "ConfigError", "no labels to choose from; give some"),
-    ("classify('{}/pairs/000.png', ['a', ''], model)", "DataError", "class 1 has a blank name"),
+    ("classify('{}/pairs/000.png', ['a', ''], model)", "DataError", "label 1 is blank; leave it out"),
     (
         "classify('{}/pairs/000.png', 'cat', model)",
         "ConfigError",

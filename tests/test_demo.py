@@ -1,5 +1,7 @@
 """The page of a model in a browser: the numbers of the commands, one sentence for a mistake, no request outwards."""
 
+import html
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -22,6 +24,8 @@ def place(tmp_path_factory):
     tiny.write_models_and_pictures(folder)
     with (folder / "large.png").open("wb") as file:
         file.truncate(demo.MOST + 1)
+    whole = (folder / "pairs" / "000.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     return folder
 
 
@@ -149,6 +153,57 @@ def asked(url, data=None, **headers):
             return answer.status, answer.headers, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read().decode()
+
+
+def posted(url, **fields):
+    """The status and the text of what a form gets, without its tags; a field of bytes is a file."""
+    parts = []
+    for name, value in fields.items():
+        file = '; filename="a"' if isinstance(value, bytes) else ""
+        head = f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        parts.append(head.encode() + (value if file else value.encode()) + b"\r\n")
+    status, _, said = asked(
+        url, b"".join(parts) + b"--x--\r\n", Content_Type="multipart/form-data; boundary=x"
+    )
+    return status, html.unescape(re.sub(r"<[^>]*>", "", said)).strip()
+
+
+@pytest.mark.parametrize(
+    ("form", "fields", "says"),
+    [
+        (
+            "classify",
+            {"picture": "notes.txt", "labels": "a,b"},
+            "Not an image: 10 bytes that are none of JPEG",
+        ),
+        ("classify", {"picture": "vast.png", "labels": "a,b"}, "allowed; make it smaller"),
+        ("classify", {"picture": "cut.png", "labels": "a,b"}, "PNG image is cut off or damaged"),
+        ("classify", {"labels": "a,b"}, "There is no picture yet: drop one"),
+        ("classify", {"picture": "pairs/000.png"}, "There are no labels to choose from; give some"),
+        ("classify", {"picture": "pairs/000.png", "labels": " \n,"}, "There are no labels to choose from"),
+        (
+            "classify",
+            {"picture": "pairs/000.png", "labels": "a,a"},
+            "stand more than once: 'a'; give each once",
+        ),
+        (
+            "classify",
+            {"picture": "pairs/000.png", "labels": "a", "prompts": "x"},
+            "Prompts 'x' are none of name",
+        ),
+        ("search", {}, "Give one query: a text that is not blank, or a picture"),
+        ("search", {"query": " "}, "Give one query"),
+        ("search", {"picture": "notes.txt"}, "Not an image"),
+        ("search", {"picture": "vast.png"}, "allowed; make it smaller"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_what_a_form_cannot_answer_it_says_in_one_sentence(place, address, form, fields, says):
+    fields = {
+        name: (place / value).read_bytes() if name == "picture" else value for name, value in fields.items()
+    }
+    status, said = posted(address + form, **fields)
+    assert status == 400 and says in said and "\n" not in said
 
 
 def test_other_names_other_pages_and_endless_uploads_are_refused(address):
