@@ -6,7 +6,7 @@ from pathlib import Path
 from lit_jax.errors import WeightError, first_line
 from lit_jax.model_folder import FLAX, WEIGHTS, has
 
-_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle unasked, and never code.
 
@@ -24,9 +24,12 @@ def find(
     PyTorch's pickle. What looks like a path is never taken for a Hub id: it has another form than `name` or
     `owner/name`, or its parent folder exists. Raises WeightError.
     """
-    path = Path(folder_or_id).expanduser()
-    if path.is_dir():
-        return path
+    try:
+        path = Path(folder_or_id).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError):  # Longer than a path can be; the home of a user that does not exist.
+        pass
     text = str(folder_or_id)
     if isinstance(folder_or_id, Path) or not is_id(text):
         raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
 def _bytes(size: int | str) -> int:
     match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
     if match:
-        size = int(float(match[1]) * 1000 ** (1 + "KMGT".index(match[2].upper())))
+        size = int(Decimal(match[1]) * 1000 ** (1 + "KMGT".index(match[2].upper())))
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ConfigError(f'max_shard_size is {size!r}; wanted a number of bytes, or a text such as "5GB"')
     return size

@@ -115,3 +115,13 @@ def test_a_download_that_breaks_off_is_told_in_a_sentence(error, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(WeightError, match=r"the Hugging Face Hub: (the connection was cut|OSError)$"):
         hub.find("someone/model")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 300, "x" * 97, "~nobody_of_that_name/model", "a/b/c"],
+    ids=["no path", "no id", "no user", "no repository"],
+)
+def test_what_can_be_neither_a_folder_nor_an_id_is_told_in_a_sentence(name):
+    with pytest.raises(WeightError, match="does not exist; give an existing folder or a Hub id"):
+        hub.find(name)

@@ -235,7 +235,8 @@ def test_weight_files_are_readable_by_all_and_say_pt(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "shards"), [("0.4KB", 5), ("0.8 kb", 3), ("1MB", 1), ("5GB", 1), ("1TB", 1)]
+    ("text", "shards"),
+    [("0.4KB", 5), ("0.8 kb", 3), ("1MB", 1), ("5GB", 1), ("1TB", 1), ("9" * 400 + "KB", 1)],
 )
 def test_a_shard_size_may_be_a_text(text, shards, tmp_path):
     model_folder.write(tmp_path, {}, some_tensors(), max_shard_size=text)

@@ -9,8 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from lit_jax.data.sources import Record, Source, open_source
-from lit_jax.errors import ConfigError, DataError
-from lit_jax.pictures import first_line
+from lit_jax.errors import ConfigError, DataError, first_line
 
 Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
 
