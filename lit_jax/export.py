@@ -10,6 +10,7 @@ import numpy as np
 
 from lit_jax import hub, processing, saving, sums
 from lit_jax._transformers import transformers
+from lit_jax.bucket import Workdir, local_folder, opened, pull
 from lit_jax.card import Data, Evaluation, Tower, model_card
 from lit_jax.data import open_source
 from lit_jax.embedding import captions_of
@@ -21,7 +22,7 @@ from lit_jax.model import VisionTextDualEncoderModel
 from lit_jax.pictures import open_image
 from lit_jax.publishing import CARD, Place
 from lit_jax.run import Trained, read_run
-from lit_jax.workdir import METRICS
+from lit_jax.workdir import CONFIG, METRICS, MODEL, read_recipe
 
 UNKNOWN = "unknown"
 TRAINING = {"L": "locked", "U": "tuned", "u": "from scratch"}
@@ -57,21 +58,25 @@ def export(
     measured: Sequence[Mapping[str, Any]] = (),
     place: Place | None = None,
 ) -> Path:
-    """Writes a checkpoint of `workdir` into the folder `output` and returns it. Layouts: see `lit_jax.save`.
+    """Writes a checkpoint of `workdir` (a folder, or gs://BUCKET/FOLDER) into the folder `output`, and returns that.
 
-    It is the newest that is whole, or that of `step`. The folder holds weights, configs, image processor, tokenizer,
-    a model card with towers, data, recipe and the metrics of the run and `measured` ones (results of `evaluate`), and
-    SHA256SUMS of all but the card; it appears only when complete, and where it is to be published only if it may go to
-    `place`. Raises ConfigError if `output` exists and is not empty, CheckpointError if there is nothing to export,
-    WeightError if transformers has no place for a tower and the layout is "hf".
+    Layouts: see `lit_jax.save`. The checkpoint is the newest that is whole, or that of `step`. The folder holds
+    weights, configs, image processor, tokenizer, a model card with towers, data, recipe and the metrics of the run and
+    `measured` ones (results of `evaluate`), and SHA256SUMS of all but the card; it appears only when complete, and
+    where it is to be published only if it may go to `place`. Raises ConfigError if `output` exists and is not empty,
+    CheckpointError if there is nothing to export, WeightError if transformers has no place for a tower and the layout
+    is "hf".
     """
-    workdir, output = Path(workdir), Path(output)
+    output = local_folder(output, "--output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
-    run = read_run(workdir, step=step)
+    with opened(workdir) as found:
+        pull(found, CONFIG, MODEL, METRICS)
+        run = read_run(found, step=step)
+        before, after = results(found)
     run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Truncation follows the training.
 
-    card = _card(run, workdir, about, output.name, layout, measured, place.repo_id if place else None)
+    card = _card(run, before, after, about, output.name, layout, measured, place.repo_id if place else None)
     with replaced(output) as draft:
         saving.save(
             draft, run.module, run.params, run.processor, layout=layout, max_shard_size=max_shard_size
@@ -127,13 +132,15 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
 
 def test_data(workdir: str | Path) -> tuple[str, str | None]:
     """The source that a run was tested on, and where its captions are. Raises ConfigError if there was none."""
-    recipe = read_run(Path(workdir)).recipe
+    with opened(workdir) as found:
+        pull(found, CONFIG)
+        recipe = read_recipe(found)
     if not recipe.data.test:
         raise ConfigError(f"the run in {workdir} has no test data to compare on; give --verify-data")
     return recipe.data.test, recipe.data.caption or None
 
 
-def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
+def results(workdir: Workdir) -> tuple[dict[str, float], dict[str, float]]:
     """The first and the last evaluation in a run's metrics, each {} if there is none."""
     tested = [
         {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
@@ -145,7 +152,8 @@ def results(workdir: Path) -> tuple[dict[str, float], dict[str, float]]:
 
 def _card(
     run: Trained,
-    workdir: Path,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
     about: About,
     name: str,
     layout: str,
@@ -156,7 +164,6 @@ def _card(
     vision, text = (TRAINING[letter] for letter in m.lock)
     specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
     evaluations = []
-    before, after = results(workdir)
     if after:
         test = open_source(d.test, caption=d.caption or None)
         evaluations.append(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax import optim
+from lit_jax.bucket import local_folder
 from lit_jax.embedder import Opened
 from lit_jax.errors import CheckpointError, ConfigError
 from lit_jax.evaluate import evaluate
@@ -51,7 +52,7 @@ def grid(
     `vision`, `text`, `data` and `split` are those of `quickstart`, `size` the pixels of its own pictures.
     Raises ConfigError for a cell that is none and where a workdir holds another run, and what `train` raises.
     """
-    workdir = Path(workdir)
+    workdir = local_folder(workdir, "workdir")
     check_cells(cells, seeds)
     gather(config, workdir, vision=vision, text=text, data=data, split=split, size=size)
     recipe = read(config)

@@ -2,27 +2,72 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
 
+from lit_jax.bucket import LOCK, Bucket, Workdir
 from lit_jax.distributed import agreed, first
-from lit_jax.errors import ConfigError
+from lit_jax.errors import ConfigError, LitJaxError
 
 log = logging.getLogger(__name__)
 
-LOCK = "lock"
 _HELD, _TAKEN, _NOWHERE = range(3)
 
 
 @contextmanager
-def held(workdir: Path) -> Iterator[None]:
+def held(workdir: Workdir) -> Iterator[None]:
     """Holds `workdir` for this run; the kernel lets go of it when its process ends, however it ends.
 
     Of several processes the first one holds it for all. Raises ConfigError on all of them if another run does, or if
-    it cannot be made. A disk that knows no locks is used without.
+    it cannot be made. A disk that knows no locks is used without. A bucket knows none either: there the run that came
+    last has the workdir, and the one before it ends when it next comes to `kept`.
     """
+    with _marked(workdir) if isinstance(workdir, Bucket) else _locked(workdir):
+        yield
+
+
+def kept(workdir: Workdir) -> None:
+    """Brings what was written to a workdir in a bucket. All processes call it where it must not be lost any more.
+
+    Raises ConfigError on all of them if another run has the workdir, CheckpointError if it cannot be written.
+    """
+    if not isinstance(workdir, Bucket):
+        return
+    if agreed(first() and not workdir.ours()):
+        raise ConfigError(f"{workdir} was taken over by another run, which began later: this one ends here")
+    workdir.push()
+
+
+@contextmanager
+def _marked(bucket: Bucket) -> Iterator[None]:
+    problem = None
+    if first():
+        try:
+            if since := bucket.take():
+                log.warning(
+                    "%s: a run that began %s has not let go of it; it was killed, or ends when it next saves",
+                    bucket,
+                    since,
+                )
+        except ConfigError as error:
+            problem = error
+    if agreed(problem is not None):
+        raise problem or ConfigError(f"workdir {bucket} cannot be written; process 0 says why")
+    try:
+        yield
+    finally:  # What is of use although it ended, such as the last rows of metrics.
+        with suppress(LitJaxError):
+            if not first():
+                bucket.push()
+            elif bucket.ours():
+                bucket.push()
+                bucket.release()
+
+
+@contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
     lock = filelock.FileLock(workdir / LOCK, timeout=1.0)
     found, why = _HELD, ""
     if first():

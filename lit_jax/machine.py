@@ -40,10 +40,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def note_session(workdir: Path, step: int) -> None:
-    """Appends to SESSIONS on which machine a run goes on after `step`, and when that was."""
+def note_session(path: Path, step: int) -> None:
+    """Appends to SESSIONS, which is there, on which machine a run goes on after `step`, and when that was."""
     line = {"step": step, "time": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
-    with (workdir / SESSIONS).open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
 from tqdm import tqdm
 
+from lit_jax.distributed import first
 from lit_jax.errors import ConfigError, DataError
 from lit_jax.folders import put
 
@@ -178,6 +179,17 @@ class Writers:
         with ExitStack() as calls:
             for writer in reversed(self._writers):
                 calls.callback(writer.close)
+
+
+def writers(rows: Path, events: Path, steps: int, start: int) -> Writers:
+    """Those of a run that goes on after step `start` of `steps`: on the first process all three, elsewhere none."""
+    if not first():
+        return Writers()
+    return Writers(
+        Jsonl(rows, start_step=start),
+        TensorBoard(events, start_step=start),
+        Terminal(steps, start_step=start),
+    )
 
 
 def _short(value: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax import hub, ingredients
+from lit_jax.bucket import local_folder
 from lit_jax.data import open_source, prepare
 from lit_jax.embedding import captions_of
 from lit_jax.errors import DataError
@@ -53,7 +54,7 @@ def quickstart(
     "family" (see `ingredients.openmoji.split`). Started again on the same workdir it goes on where
     it stopped. Raises LitJaxErrors; ConfigError also where a package is missing.
     """
-    workdir = Path(workdir)
+    workdir = local_folder(workdir, "workdir")
     own = gather(config, workdir, vision=vision, text=text, data=data, split=split)
     train(config, workdir)
 
@@ -66,7 +67,7 @@ def quickstart(
     if _torch_is_there():
         differences = verify(folder, config.data.test, caption=config.data.get("caption") or None)
     return Outcome(
-        folder, before, after, chance(captions_of(test)[1], len(test)), differences, report(workdir)
+        folder, before, after, chance(captions_of(test)[1], len(test)), differences, Path(report(workdir))
     )
 
 

@@ -1,8 +1,8 @@
 """A run put together from its recipe: towers, locks, optimiser, state; new, or from its workdir."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,8 @@ import optax
 from jax.sharding import Mesh
 
 from lit_jax import hub, optim, pretrained, processing, recipe, scratch, sharding
+from lit_jax.accumulate import check_micro_batch
+from lit_jax.bucket import Workdir
 from lit_jax.checkpoints import Checkpoints
 from lit_jax.data import open_source
 from lit_jax.distributed import agreed
@@ -24,6 +26,8 @@ from lit_jax.spec import REMAT, Compute
 from lit_jax.state import State, init_state
 from lit_jax.typing import Params
 from lit_jax.workdir import check_workdir, describe, described, read_recipe
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 ATTENTION = ("auto", "rows", "splash", "xla", "cudnn")  # See spec.Compute.
@@ -40,6 +44,7 @@ class Run(NamedTuple):
     """Everything that training and export need. `data` is what the checkpoint says of the data, {} at the start."""
 
     recipe: Recipe
+    workdir: Workdir
     module: DualEncoder
     processor: Any
     mesh: Mesh
@@ -50,7 +55,7 @@ class Run(NamedTuple):
     checkpoints: Checkpoints
 
 
-def open_run(recipe: Recipe, workdir: Path, *, fallback: bool = True) -> Run:
+def open_run(recipe: Recipe, workdir: Workdir, *, fallback: bool = True) -> Run:
     """A new run, or the one that `workdir` holds, at its newest checkpoint that is whole.
 
     Raises ConfigError if the workdir holds a run of another recipe, and as the parts do; CheckpointError without
@@ -63,6 +68,7 @@ def open_run(recipe: Recipe, workdir: Path, *, fallback: bool = True) -> Run:
     if agreed(checkpoints.latest() is not None):
         return _assemble(
             recipe,
+            workdir,
             *described(workdir, compute_of(recipe.model)),
             checkpoints,
             restore=True,
@@ -70,7 +76,7 @@ def open_run(recipe: Recipe, workdir: Path, *, fallback: bool = True) -> Run:
         )
     loaded = _read_towers(recipe)
     processor = _processor_of(recipe, loaded.module.config)
-    run = _assemble(recipe, loaded, processor, checkpoints, restore=False)
+    run = _assemble(recipe, workdir, loaded, processor, checkpoints, restore=False)
     describe(workdir, loaded, processor)
     return run
 
@@ -86,10 +92,10 @@ class Trained(NamedTuple):
     tuned: int  # Of all parameters, those that training moves.
 
 
-def checkpoints_of(recipe: Recipe, workdir: Path) -> Checkpoints:
+def checkpoints_of(recipe: Recipe, workdir: Workdir) -> Checkpoints:
     """Where a run of this recipe keeps its states. Raises ConfigError."""
     return Checkpoints(
-        workdir,
+        str(workdir),
         save_every=recipe.save_every,
         keep=recipe.keep,
         keep_best=recipe.keep_best,
@@ -98,7 +104,7 @@ def checkpoints_of(recipe: Recipe, workdir: Path) -> Checkpoints:
     )
 
 
-def read_run(workdir: Path, *, step: int | None = None) -> Trained:
+def read_run(workdir: Workdir, *, step: int | None = None) -> Trained:
     """The newest checkpoint of `workdir` that is whole, or that of `step`. Raises CheckpointError."""
     found = read_recipe(workdir)
     with closing(checkpoints_of(found, workdir)) as checkpoints:
@@ -134,6 +140,15 @@ def check_attention(attention: str, platform: str) -> None:
         raise ConfigError(
             f"config.model.attention is {attention!r}, which is not for a {platform}; wanted auto, or xla"
         )
+
+
+def check_batches(recipe: Recipe, mesh: Mesh) -> None:
+    """Raises ConfigError for a batch that the mesh does not divide, and for parts that do not divide it."""
+    sharding.check_batch(recipe.batch_size, mesh)
+    if recipe.micro_batch:
+        check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
+        parts = recipe.batch_size // recipe.micro_batch
+        log.info("a batch of %d pairs in %d parts of %d", recipe.batch_size, parts, recipe.micro_batch)
 
 
 def trained(recipe: Recipe) -> list[str]:
@@ -249,6 +264,7 @@ def _processor_of(recipe: Recipe, config: DualEncoderConfig) -> Any:
 
 def _assemble(
     recipe: Recipe,
+    workdir: Workdir,
     loaded: Loaded,
     processor: Any,
     checkpoints: Checkpoints,
@@ -271,4 +287,4 @@ def _assemble(
     if restore:
         state, data = checkpoints.restore(state, fallback=fallback)
     module = pretrained.with_compute(loaded.module, mesh=mesh)
-    return Run(recipe, module, processor, mesh, schedule, tx, state, data, checkpoints)
+    return Run(recipe, workdir, module, processor, mesh, schedule, tx, state, data, checkpoints)

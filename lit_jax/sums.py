@@ -89,11 +89,15 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
 
 
 def _digest(folder: epath.Path, name: str) -> str:
+    path = folder
+    for part in name.split("/"):  # A bucket knows no "..".
+        path = path.parent if part == ".." else path / part
+
     def read() -> str:
         digest = hashlib.sha256()
-        with (folder / name).open("rb") as file:
+        with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
         return digest.hexdigest()
 
-    return retried(read, folder / name)
+    return retried(read, path)

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from lit_jax import cache, metrics
-from lit_jax.accumulate import check_micro_batch
+from lit_jax.bucket import Workdir, opened, pull
 from lit_jax.data import Source, open_source, train_batches
 from lit_jax.decode import make_train_decode
 from lit_jax.distributed import check_same, first, share
@@ -24,15 +23,15 @@ from lit_jax.errors import CheckpointError, ConfigError, DataError, PreemptedErr
 from lit_jax.evals.bootstrap import estimate
 from lit_jax.evals.retrieval import retrieve
 from lit_jax.feed import Feed
-from lit_jax.lock import held
-from lit_jax.machine import note_session, peak_memory
+from lit_jax.lock import held, kept
+from lit_jax.machine import SESSIONS, note_session, peak_memory
 from lit_jax.monitors import PREFIX
 from lit_jax.optim import merge
 from lit_jax.pixels import make_decode, pixels_of
 from lit_jax.preemption import Notice
-from lit_jax.recipe import read
-from lit_jax.run import Run, loss_of, open_run, trained
-from lit_jax.sharding import check_batch, fsdp_rules, put_batch
+from lit_jax.recipe import Recipe, read
+from lit_jax.run import Run, check_batches, loss_of, open_run, trained
+from lit_jax.sharding import fsdp_rules, put_batch
 from lit_jax.skips import Skips
 from lit_jax.state import State
 from lit_jax.sums import FULL
@@ -40,7 +39,7 @@ from lit_jax.terminal import progress
 from lit_jax.tokenize import make_count_tokens, make_tokenize
 from lit_jax.train_step import make_train_step
 from lit_jax.watchdog import Watchdog
-from lit_jax.workdir import METRICS, RANKS, claim, portable
+from lit_jax.workdir import CONFIG, METRICS, MODEL, RANKS, claim, ledger_name, portable
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +55,15 @@ def train(
     Called again with the same workdir it goes on after the newest checkpoint there, and ends in the same bits as
     a run that was never stopped. A checkpoint that is damaged is passed over for the one before it, unless `fallback`
     is False. `cache_folder` is where outputs of a locked image tower are kept, by default in the workdir; runs may
-    share one. Of several processes (`distributed.start`) each calls it alike, with a workdir that all of them see.
+    share one. Of several processes (`distributed.start`) each calls it alike, with a workdir that all of them see:
+    a folder on a shared disk, or gs://BUCKET/FOLDER.
     Raises a LitJaxError of the kind that says what is wrong.
     """
-    recipe, workdir = read(config), Path(workdir)
+    with opened(workdir) as place:
+        return _start(read(config), place, cache_folder, fallback)
+
+
+def _start(recipe: Recipe, workdir: Workdir, cache_folder: Path | None, fallback: bool) -> State:
     caption = recipe.data.caption or None
     source, test = open_source(recipe.data.train, caption=caption), None
     if recipe.data.test:
@@ -72,8 +76,9 @@ def train(
     check_same(json.dumps(dataclasses.asdict(recipe)), "the config", ConfigError)
     check_same(source.fingerprint(), source.spec, DataError)
     with Notice() as notice, held(workdir):
+        pull(workdir, CONFIG, MODEL, METRICS, SESSIONS, ledger_name())
         run = open_run(recipe, workdir, fallback=fallback)
-        return _train(run, source, test, workdir, cache_folder or workdir / "cache", notice)
+        return _train(run, source, test, cache_folder, notice)
 
 
 @dataclasses.dataclass
@@ -89,16 +94,10 @@ class _Stop(Exception):
     """This machine will be taken away."""
 
 
-def _train(
-    run: Run, source: Source, test: Source | None, workdir: Path, cache_folder: Path, notice: Notice
-) -> State:
+def _train(run: Run, source: Source, test: Source | None, cache_folder: Path | None, notice: Notice) -> State:
     recipe = run.recipe
     with closing(run.checkpoints):
-        check_batch(recipe.batch_size, run.mesh)
-        if recipe.micro_batch:
-            check_micro_batch(recipe.micro_batch, recipe.batch_size, run.mesh)
-            parts = recipe.batch_size // recipe.micro_batch
-            log.info("a batch of %d pairs in %d parts of %d", recipe.batch_size, parts, recipe.micro_batch)
+        check_batches(recipe, run.mesh)
         if run.data and run.data["fingerprint"] != source.fingerprint():
             raise CheckpointError(
                 f"{source.spec} holds other records than when this run began; bring them back or choose another workdir"
@@ -106,9 +105,9 @@ def _train(
         start = int(run.state.step)
         place = _Place(run.state, start, untested=start == 0 or run.data.get(_UNTESTED, False))
         if start == recipe.steps and not place.untested:
-            log.info("%s has all of its %d steps already", workdir, start)
+            log.info("%s has all of its %d steps already", run.workdir, start)
             return run.state
-        writers = _writers(workdir, recipe.steps, start)
+        writers = metrics.writers(run.workdir / METRICS, run.workdir / "tensorboard", recipe.steps, start)
         try:
             with closing(writers), closing(Watchdog(recipe.stall_limit)) as watchdog:
 
@@ -117,7 +116,7 @@ def _train(
                     if notice.reached():
                         raise _Stop
 
-                _loop(run, source, test, workdir, cache_folder, place, writers, point)
+                _loop(run, source, test, cache_folder, place, writers, point)
                 return place.state
         except _Stop:
             if place.step == start:
@@ -133,7 +132,7 @@ def _train(
             with suppress(CheckpointError):
                 run.checkpoints.wait()
             raise CheckpointError(
-                f"{workdir} can no longer be written ({error.strerror}); its newest checkpoint is that of step "
+                f"{run.workdir} can no longer be written ({error.strerror}); its newest checkpoint is that of step "
                 f"{run.checkpoints.latest()}: make room and start again"
             ) from error
 
@@ -142,14 +141,13 @@ def _loop(
     run: Run,
     source: Source,
     test: Source | None,
-    workdir: Path,
-    cache_folder: Path,
+    cache_folder: Path | None,
     place: _Place,
     writers: metrics.Writers,
     point: Callable[..., None],
 ) -> None:
     """`point` is called where all processes are at the same place, and `place` is whole; it may raise _Stop."""
-    recipe, mesh, start = run.recipe, run.mesh, place.step
+    recipe, workdir, mesh, start = run.recipe, run.workdir, run.mesh, place.step
     pixels = pixels_of(run.processor.image_processor)
     decode = make_decode(run.processor.image_processor)
     vocabulary = run.module.config.text.vocab_size
@@ -207,11 +205,12 @@ def _loop(
         workers=recipe.data.workers,
         pooled=pool(source) if pool else None,
         on_bad_record=recipe.data.on_bad_record,
-        ledger_path=workdir / f"broken_records_{jax.process_index()}.jsonl",
+        ledger_path=workdir / ledger_name(),
     )
     claim(recipe, workdir)
     if first():
-        note_session(workdir, start)
+        note_session(workdir / SESSIONS, start)
+    kept(workdir)
     if place.untested:
         evaluate()
     skips, before = Skips(), None
@@ -255,13 +254,20 @@ def _loop(
     run.checkpoints.wait()
 
 
-def _save(run: Run, source: Source, place: _Place, **how: Any) -> None:
+def _save(run: Run, source: Source, place: _Place, *, force: bool, **how: Any) -> None:
+    if force or run.checkpoints.due(place.step):
+        kept(run.workdir)  # Before: no row of a step that is saved may be missing.
     about = {"config": portable(run.recipe), "fingerprint": source.fingerprint(), "next_batch": place.step}
-    run.checkpoints.save(place.step, place.state, about | {_UNTESTED: place.untested}, **how)
+    run.checkpoints.save(place.step, place.state, about | {_UNTESTED: place.untested}, force=force, **how)
 
 
 def _pooled(
-    run: Run, embed: Embed, folder: Path, decode: Any, point: Callable[..., None], source: Source
+    run: Run,
+    embed: Embed,
+    folder: Path | None,
+    decode: Any,
+    point: Callable[..., None],
+    source: Source,
 ) -> np.ndarray:
     """The locked image tower's outputs for every picture of `source`, from disk or computed now."""
     weights = run.state.locked["vision"]
@@ -281,9 +287,10 @@ def _pooled(
             point()
 
         return cache.pooled_images(
-            folder,
+            folder or run.workdir / cache.FOLDER,
             key,
             source,
+            workdir=run.workdir,
             pool=partial(embed.pool, params),
             decode=decode,
             mesh=run.mesh,
@@ -291,13 +298,3 @@ def _pooled(
             on_bad_record=run.recipe.data.on_bad_record,
             progress=batch_done,
         )
-
-
-def _writers(workdir: Path, steps: int, start: int) -> metrics.Writers:
-    if not first():
-        return metrics.Writers()
-    return metrics.Writers(
-        metrics.Jsonl(workdir / METRICS, start_step=start),
-        metrics.TensorBoard(workdir / "tensorboard", start_step=start),
-        metrics.Terminal(steps, start_step=start),
-    )

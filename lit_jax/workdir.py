@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lit_jax import __version__, dual_encoder, model_folder, processing, recipe
+from lit_jax.bucket import Bucket, Workdir
 from lit_jax.distributed import first
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.errors import CheckpointError, ConfigError
@@ -27,11 +28,16 @@ RANKS = "ranks"  # Of each evaluation: step_N.npz, from which the report has its
 _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
 
 
-def read_recipe(workdir: Path) -> Recipe:
+def read_recipe(workdir: Workdir) -> Recipe:
     """The recipe that a workdir holds. Raises CheckpointError if there is none or it is damaged."""
     if not (workdir / CONFIG).is_file():
         raise CheckpointError(f"{workdir} holds no run: there is no {CONFIG}; train there first")
     return recipe.read(_stored(workdir))
+
+
+def ledger_name() -> str:
+    """Of this process's account of broken records."""
+    return f"broken_records_{jax.process_index()}.jsonl"
 
 
 def portable(found: Recipe) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def portable(found: Recipe) -> dict[str, Any]:
     return cut(dataclasses.asdict(found))
 
 
-def claim(recipe: Recipe, workdir: Path) -> None:
+def claim(recipe: Recipe, workdir: Workdir) -> None:
     """Writes the recipe. Called when all of it was accepted: a refused one must not occupy the workdir."""
     if not first():
         return
@@ -57,18 +63,17 @@ def claim(recipe: Recipe, workdir: Path) -> None:
     put(workdir / CONFIG, lambda draft: draft.write_text(text, encoding="utf-8"))
 
 
-def _stored(workdir: Path) -> dict[str, Any]:
-    path = workdir / CONFIG
+def _stored(workdir: Workdir) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError(f"a {type(found).__name__} where an object is wanted")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): put a copy of it back") from error
+        raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({error}): put a copy of it back") from error
     return found
 
 
-def check_workdir(wanted: Recipe, workdir: Path) -> None:
+def check_workdir(wanted: Recipe, workdir: Workdir) -> None:
     """Makes the workdir, or compares the recipe that is there; in both cases it must be possible to write there.
 
     Raises ConfigError.
@@ -80,6 +85,8 @@ def check_workdir(wanted: Recipe, workdir: Path) -> None:
                 f"{workdir} holds a run with another config ({'; '.join(different)}); "
                 "go on with that config or choose another workdir"
             )
+    if isinstance(workdir, Bucket):  # Where the mark of this run could be written.
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
@@ -87,7 +94,7 @@ def check_workdir(wanted: Recipe, workdir: Path) -> None:
         raise ConfigError(f"workdir {workdir} cannot be written: {error.strerror}; choose another") from error
 
 
-def describe(workdir: Path, loaded: Loaded, processor: Any) -> None:
+def describe(workdir: Workdir, loaded: Loaded, processor: Any) -> None:
     """Keeps what the weights alone do not say: the model's config, its processor, which leaves were new."""
     if not first():
         return
@@ -100,7 +107,7 @@ def describe(workdir: Path, loaded: Loaded, processor: Any) -> None:
     (folder / model_folder.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def described(workdir: Path, compute: Compute) -> tuple[Loaded, Any]:
+def described(workdir: Workdir, compute: Compute) -> tuple[Loaded, Any]:
     """The way back from `describe`, with params of zeros: the checkpoint has the real ones."""
     folder = workdir / MODEL
     module = DualEncoder(DualEncoderConfig.from_hf(model_folder.read_config(folder)), compute)

@@ -1,7 +1,10 @@
 """Every test sees eight virtual CPU devices and no network; what XLA compiled once it does not compile again."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,3 +14,28 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    """A Google Cloud Storage on this machine; one for all tests, since TensorStore asks once a process where it is."""
+    if find_spec("gcsfs") is None:
+        pytest.skip("buckets need the extra gcs")
+    import fsspec
+
+    from tests.gcs_server import Gcs
+
+    with Gcs() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environ.items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        yield server
+
+
+@pytest.fixture
+def bucket(gcs):
+    """The address of an empty bucket of that."""
+    gcs.buckets["bucket"], gcs.seen = {}, None
+    gcs.calls.clear()
+    gcs.broken.clear()
+    return "gs://bucket"

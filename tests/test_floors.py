@@ -43,6 +43,7 @@ FLOORS = [
         "muon",
         "machine",
         "public",
+        "bucket",
     ],
     ["layers", "pixels", "model_folder"],
     ["encoders", "hub", "preemption", "lock", "pages"],

@@ -2,20 +2,16 @@
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
 
 @click.command()
 @click.option(
-    "--workdir",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Of a training run, which need not exist yet.",
+    "--workdir", metavar="DIR", type=click.Path(), help="Of a training run, which need not exist yet."
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def main(workdir: Path | None, as_json: bool) -> None:
+def main(workdir: str | None, as_json: bool) -> None:
     """Versions, devices, and of a workdir: room on the disk, which checkpoints are whole, what would be resumed.
 
     Reads every byte of the checkpoints and changes nothing. Ends with status 4 if training could not go on from the

@@ -15,7 +15,7 @@ FLAGS = Flags(
     "Train; started again on the same workdir it goes on where it stopped. On every host of a TPU slice, and in "
     "every task of a SLURM step, the same line.",
     {
-        "workdir": ("DIR", "Where checkpoints and metrics go."),
+        "workdir": ("DIR", "Of checkpoints and metrics: a folder, or gs://BUCKET/DIR."),
         "coordinator": ("HOST:PORT", "Of process 0; not needed on a Cloud TPU, under SLURM."),
         "num-processes": ("N", "How many there are; goes with --coordinator."),
         "process-id": ("N", "Which this is, from 0; goes with --coordinator."),

@@ -7,30 +7,43 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+from etils import epath
+
 from lit_jax import pages
+from lit_jax.bucket import Bucket, Workdir, local_folder, opened, pull, push
 from lit_jax.data import Source, open_source
 from lit_jax.errors import LitJaxError
 from lit_jax.evals.bootstrap import DRAWS, LEVEL
 from lit_jax.folders import put
-from lit_jax.machine import machine
+from lit_jax.machine import SESSIONS, machine
 from lit_jax.pictures import open_image
 from lit_jax.report import facts, numbers
 from lit_jax.report.album import Album, look
 from lit_jax.run import read_run
-from lit_jax.workdir import portable, read_recipe
+from lit_jax.workdir import CONFIG, METRICS, MODEL, RANKS, portable, read_recipe
 
 NAME = "report.html"
 SIDE, SMALL = 128, 40  # Pixels of a picture on the page, and of one beside the matrix.
 
 
-def report(workdir: str | Path, output: str | Path | None = None) -> Path:
+def report(workdir: str | Path, output: str | Path | None = None) -> Path | epath.Path:
     """Writes the page about the run in `workdir` to `output`, by default WORKDIR/report.html, and returns its path.
 
-    What the workdir does not hold, such as a checkpoint or the pictures that were tested on, is named on the page.
-    Folders of this machine are not: of a path the last part stays. Raises CheckpointError where there is no run.
+    The workdir is a folder, or gs://BUCKET/FOLDER. What it does not hold, such as a checkpoint or the pictures that
+    were tested on, is named on the page. Folders of this machine are not: of a path the last part stays. Raises
+    CheckpointError where there is no run.
     """
-    workdir = Path(workdir)
-    output = workdir / NAME if output is None else Path(output)
+    with opened(workdir) as found:
+        pull(found, CONFIG, MODEL, METRICS, SESSIONS, RANKS)
+        path = found / NAME if output is None else local_folder(output, "--output")
+        page = _page(found)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, lambda draft: draft.write_text(page, encoding="utf-8"))
+        push(found)
+    return epath.Path(f"{found}/{NAME}") if output is None and isinstance(found, Bucket) else path
+
+
+def _page(workdir: Workdir) -> str:
     recipe = read_recipe(workdir)
     rows, bounds = numbers.rows(workdir), numbers.bounds(workdir)
     tested = numbers.tested(rows)
@@ -51,9 +64,9 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path:
     if not {row["step"] for row in tested} <= bounds.keys():
         missing.append("Not every evaluation kept its ranks, without which it has no interval.")
     whole = album is not None and test is not None and album.records == len(test)
-    page = pages.render(
+    return pages.render(
         "report.html",
-        title=workdir.resolve().name,
+        title=_name(workdir),
         facts=facts.facts(recipe, run, test),
         measured=numbers.measured(tested, bounds, album.chance if album and whole else {}),
         charts=numbers.charts(rows, bounds),
@@ -73,16 +86,17 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path:
         batch_size=recipe.batch_size,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    put(output, lambda draft: draft.write_text(page, encoding="utf-8"))
-    return output
 
 
-def _public(error: Exception, workdir: Path) -> str:
+def _name(workdir: Workdir) -> str:
+    return workdir.name if isinstance(workdir, Bucket) else workdir.resolve().name
+
+
+def _public(error: Exception, workdir: Workdir) -> str:
     """What an error says, without the folders that lead to the workdir."""
-    said = str(error).rstrip(".")
-    for path in dict.fromkeys((str(workdir.resolve()), str(workdir))):
-        said = said.replace(f"{path}/", "").replace(path, workdir.resolve().name)
+    said, folder = str(error).rstrip("."), (workdir / "_").parent
+    for path in dict.fromkeys((str(folder.resolve()), str(folder), str(workdir))):
+        said = said.replace(f"{path}/", "").replace(path, _name(workdir))
     return said
 
 

@@ -1,13 +1,13 @@
 """What a trained model sees in its test pairs: nearest captions and pictures, a matrix, the worst mistakes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from lit_jax import cache
+from lit_jax.bucket import Workdir, pull
 from lit_jax.data import Source
 from lit_jax.data.part import Part
 from lit_jax.embedder import Embedder, Opened
@@ -59,7 +59,7 @@ class Album(NamedTuple):
         return asked | {found.record for one in (*self.captions, *self.mistakes) for found in one.answers}
 
 
-def look(run: Trained, source: Source, workdir: Path) -> Album:
+def look(run: Trained, source: Source, workdir: Workdir) -> Album:
     """Embeds the first MOST records of `source` with the model of `run`, on all devices.
 
     Raises DataError for a picture that cannot be read and for one without a caption.
@@ -118,7 +118,7 @@ def _spread(size: int) -> list[int]:
 
 
 def _embed(
-    run: Trained, source: Source, captions: Sequence[str], workdir: Path
+    run: Trained, source: Source, captions: Sequence[str], workdir: Workdir
 ) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "M E"]]:
     """Of every picture and every caption; outputs of the locked image tower that `workdir` keeps are not redone."""
     dtype, config = run.module.compute.dtype, run.module.config
@@ -131,6 +131,8 @@ def _embed(
     if run.recipe.cache:
         tower = (config.vision_type, config.vision)
         key = cache.fingerprint(tower, run.params["vision"], run.processor.image_processor, source, dtype)
-        if (kept := cache.path_of(workdir / "cache", key)).is_file():
+        kept = cache.path_of(workdir / cache.FOLDER, key)
+        pull(workdir, f"{cache.FOLDER}/{kept.name}")
+        if kept.is_file():
             return model.pooled(np.load(kept)), texts
     return model.pictures(source), texts

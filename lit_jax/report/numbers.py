@@ -2,9 +2,9 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_jax.bucket import Workdir
 from lit_jax.evals.bootstrap import Interval, intervals
 from lit_jax.evals.retrieval import Retrieved
 from lit_jax.machine import SESSIONS
@@ -48,7 +48,7 @@ class Session(NamedTuple):
     versions: str
 
 
-def rows(workdir: Path) -> list[Row]:
+def rows(workdir: Workdir) -> list[Row]:
     """Of the metrics, those that are whole."""
     return [row for row in read_lines(workdir / METRICS) if isinstance(row.get("step"), int)]
 
@@ -58,7 +58,7 @@ def tested(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if any(name.startswith("test/") for name in row)]
 
 
-def bounds(workdir: Path) -> Bounds:
+def bounds(workdir: Workdir) -> Bounds:
     """Of the evaluations whose ranks were kept. Raises DataError for a file that is damaged."""
     found = {}
     for path in sorted((workdir / RANKS).glob("step_*.npz")):
@@ -142,7 +142,7 @@ def cost(rows: Sequence[Row], batch_size: int) -> Cost | None:
     )
 
 
-def sessions(workdir: Path) -> list[Session]:
+def sessions(workdir: Workdir) -> list[Session]:
     """In order; [] for a run of before they were noted."""
     return [
         Session(

@@ -54,5 +54,8 @@ def test_a_url_that_leads_nowhere_is_told_in_a_sentence(spec, words):
 
 def test_a_bucket_whose_package_is_not_installed_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(
+        sys.modules["fsspec.registry"]._registry, "gs", raising=False
+    )  # Known once it was used.
     with pytest.raises(DataError, match=r"reading gs:// needs a package .*pip install 'lit_jax\[gcs\]'"):
         open_source("wds:gs://bucket/*.tar")
