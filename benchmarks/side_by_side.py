@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,14 @@ TINY = {
     "intermediate_size": 64,
 }  # For --tiny.
 PEAK_LR = 1e-5
+
+
+class Work(NamedTuple):
+    """What is measured: `run` may return before the device is done, `wait` does not. `peak` is the device's memory."""
+
+    run: Callable[[], Any]
+    wait: Callable[[], Any]
+    peak: Callable[[], int]  # bytes
 
 
 def configs(tiny: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -45,8 +53,18 @@ def inputs(batch: int, length: int, size: int) -> tuple[np.ndarray, dict[str, np
     return images, texts
 
 
-def ours(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
-    """lit_jax's own train step or embed step."""
+def ours(
+    kind: str,
+    batch: int,
+    length: int,
+    tiny: bool,
+    *,
+    dtype: str = "float32",
+    remat: str = "products",
+    attention: Any = "auto",
+    unroll: int = 1,
+) -> Work:
+    """lit_jax's own train step or embed step, by default as recipes do it on a CPU."""
     import jax
 
     from lit_jax import dual_encoder, optim
@@ -66,35 +84,64 @@ def ours(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
         }
     )
     mesh = make_mesh()
-    module = dual_encoder.DualEncoder(config, Compute(remat="products", mesh=mesh))  # As recipes do.
+    compute = Compute(dtype=dtype, remat=remat, attention=attention, unroll=unroll, mesh=mesh)
+    module = dual_encoder.DualEncoder(config, compute)
     params = dual_encoder.init_params(module, 0)
     pixels = Pixels(vision["image_size"], (0.5,) * 3, (0.5,) * 3)
     images, texts = inputs(batch, length, vision["image_size"])
     placed: dict[str, Any] = put_batch({"images": images, "texts": texts}, mesh)
+    last: Any = None
+
+    def work(run: Callable[[], Any]) -> Work:
+        def keep() -> None:
+            nonlocal last
+            last = run()
+
+        device = jax.devices()[0]
+        return Work(
+            keep,
+            lambda: jax.block_until_ready(last),
+            lambda: (device.memory_stats() or {}).get("peak_bytes_in_use", 0),
+        )
+
     if kind in ("image", "text"):
-        embed = make_embed_step(module, mesh, pixels)
+        embed = make_embed_step(module, mesh, pixels, dtype)
         if kind == "image":
-            return lambda: embed.images(params, placed["images"]).block_until_ready()
-        return lambda: embed.texts(params, placed["texts"]).block_until_ready()
+            return work(lambda: embed.images(params, placed["images"]))
+        return work(lambda: embed.texts(params, placed["texts"]))
     schedule = optim.make_schedule("constant", peak_lr=PEAK_LR, steps=1_000_000)
     tx = optim.make_optimizer(schedule=schedule)
     rules = optim.lock_rules("UU" if kind == "unlocked" else "LU")
-    state = init_state(params, rules, tx, mesh)
-    step = make_train_step(module, tx, mesh, pixels=pixels)
+    state = init_state(params, rules, tx, mesh, locked_dtype=dtype)
+    train = {"vision", "text"} if kind == "unlocked" else {"text"}
+    step = make_train_step(module, tx, mesh, pixels=pixels, train=train, dtype=dtype)
     if kind == "cached":
         pooled = make_embed_step(module, mesh, pixels).pool(params, placed.pop("images"))
         placed["pooled_images"] = jax.block_until_ready(pooled)
+    del params  # The state has its own.
 
-    def run() -> None:
+    def run() -> Any:
         nonlocal state
         state, metrics = step(state, placed)
-        jax.block_until_ready((state, metrics))
+        return state, metrics
 
-    return run
+    return work(run)
 
 
-def huggingface(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], Any]:
-    """VisionTextDualEncoderModel with SDPA and fused AdamW, which is faster than PyTorch's default on a CPU."""
+def huggingface(
+    kind: str,
+    batch: int,
+    length: int,
+    tiny: bool,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
+) -> Work:
+    """VisionTextDualEncoderModel with SDPA and fused AdamW, which is faster than PyTorch's default.
+
+    In another dtype than float32 by autocast, with a locked tower held in it.
+    """
     import torch
     import transformers
 
@@ -104,35 +151,44 @@ def huggingface(kind: str, batch: int, length: int, tiny: bool) -> Callable[[], 
     config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
         transformers.ViTConfig(**vision), transformers.BertConfig(**text)
     )
-    model = transformers.VisionTextDualEncoderModel(config)
+    model = transformers.VisionTextDualEncoderModel(config).to(device)
     images, texts = inputs(batch, length, vision["image_size"])
-    scaled = ((images / 255 - 0.5) / 0.5).astype(np.float32).transpose(0, 3, 1, 2)
-    pictures = torch.from_numpy(np.ascontiguousarray(scaled))
-    tokens = {name: torch.from_numpy(array).long() for name, array in texts.items()}
+    scaled = ((torch.from_numpy(images).to(device) / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
+    pictures = scaled.contiguous()
+    del scaled
+    tokens = {name: torch.from_numpy(array).long().to(device) for name, array in texts.items()}
+    lower = torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32")
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    peak = torch.cuda.max_memory_allocated
     if kind in ("image", "text"):
         model.eval()
 
         @torch.inference_mode()
         def forward() -> None:
-            if kind == "image":
-                model.get_image_features(pixel_values=pictures)
-            else:
-                model.get_text_features(**tokens)
+            with lower:
+                if kind == "image":
+                    model.get_image_features(pixel_values=pictures)
+                else:
+                    model.get_text_features(**tokens)
 
-        return forward
+        return Work(forward, wait, peak)
     model.train()
     if kind == "locked":
-        model.vision_model.requires_grad_(False).eval()
+        model.vision_model.requires_grad_(False).eval().to(getattr(torch, dtype))
     tuned = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(tuned, PEAK_LR, weight_decay=1e-4, fused=True)
 
+    called = torch.compile(model) if compiled else model
+
     def run() -> None:
         optimiser.zero_grad()
-        model(**tokens, pixel_values=pictures, return_loss=True).loss.backward()
+        with lower:
+            loss = called(**tokens, pixel_values=pictures, return_loss=True).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(tuned, 1.0)
         optimiser.step()
 
-    return run
+    return Work(run, wait, peak)
 
 
 SIDES = {"lit_jax": ours, "HF PyTorch": huggingface}
@@ -226,13 +282,15 @@ def main(doc: str, pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) ->
 
 
 def work(side: str, kind: str, batch: str, length: str, tiny: str) -> None:
-    run = SIDES[side](kind, int(batch), int(length), tiny == "1")
+    run, wait, _ = SIDES[side](kind, int(batch), int(length), tiny == "1")
     for _ in range(2):
         run()
+        wait()
     print("[]", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter(), time.process_time()
         run()
+        wait()
         print(json.dumps([time.perf_counter() - start[0], time.process_time() - start[1]]), flush=True)
 
 

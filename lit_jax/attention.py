@@ -90,11 +90,16 @@ class Attention(nn.Module):
             )
         elif by_heads(self.compute):
             y = attend_by_heads(apart(q), apart(k), apart(v), mask, bias)
-        else:
-            implementation = self.compute.implementation
+        elif by_cudnn(self.compute, x.shape, spec.heads, mask is not None or bias is not None):
+            if mask is not None:  # cuDNN wants a row of it for each query.
+                mask = jnp.broadcast_to(mask, (*mask.shape[:2], x.shape[1], x.shape[1]))
+            if bias is not None:
+                bias = bias.astype(q.dtype)
             y = jax.nn.dot_product_attention(
-                apart(q), apart(k), apart(v), bias, mask, implementation=implementation
+                apart(q), apart(k), apart(v), bias, mask, implementation="cudnn"
             )
+        else:
+            y = jax.nn.dot_product_attention(apart(q), apart(k), apart(v), bias, mask, implementation="xla")
         out = project("out", (*heads, width), 2)(y.reshape(x.shape))
         return out, weights if attentions else None
 
@@ -145,8 +150,26 @@ def by_splash(compute: Compute, shape: tuple[int, ...], mask: Array | None, bias
 
 def by_heads(compute: Compute) -> bool:
     """Whether attention is left to `attend_by_heads`: on a CPU, if nothing else was asked for."""
-    platform = compute.mesh.devices.flat[0].platform if compute.mesh else jax.default_backend()
-    return compute.attention == "auto" and platform == "cpu"
+    return compute.attention == "auto" and _device(compute).platform == "cpu"
+
+
+def by_cudnn(compute: Compute, shape: tuple[int, ...], heads: int, biased: bool) -> bool:
+    """Whether attention over [B N D] goes through cuDNN's flash attention: on a GPU that has it, in 16 bits.
+
+    With a bias or a mask its backward pass wants an even N.
+    """
+    _, tokens, width = shape
+    device, head = _device(compute), width // heads
+    if compute.attention not in ("auto", "cudnn") or device.platform != "gpu":
+        return False
+    capability = str(getattr(device, "compute_capability", ""))  # "9.0", of AMD's "gfx942".
+    if not capability[:1].isdigit() or float(capability) < 8 or jnp.dtype(compute.dtype).itemsize != 2:
+        return False
+    return head <= 128 and head % 8 == 0 and not (biased and tokens % 2)
+
+
+def _device(compute: Compute) -> jax.Device:
+    return compute.mesh.devices.flat[0] if compute.mesh else jax.devices()[0]
 
 
 def attend_by_heads(

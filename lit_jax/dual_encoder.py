@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -125,6 +126,21 @@ def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     return jnp.where(zero, 0.0, x / jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
+def exactly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of DualEncoder that multiplies float32 numbers as such, in both directions.
+
+    An accelerator's default rounds them to bfloat16 or tf32. What computes in bfloat16 is not touched.
+    """
+
+    @wraps(method)
+    def exact(self: "DualEncoder", *arguments: Any, **options: Any) -> Any:
+        full = jnp.dtype(self.compute.dtype) == jnp.float32
+        with jax.default_matmul_precision("highest") if full else nullcontext():
+            return method(self, *arguments, **options)
+
+    return exact
+
+
 class DualEncoder(nn.Module):
     """Image embeddings, text embeddings and scale; either input may be missing.
 
@@ -145,6 +161,7 @@ class DualEncoder(nn.Module):
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
 
+    @exactly
     def __call__(
         self,
         images: Float[Array, "B S1 S2 C"] | None = None,
@@ -167,15 +184,18 @@ class DualEncoder(nn.Module):
             text_embeds = unit(self.text_projection(self.text(**texts, train="text" in train).pooler_output))
         return image_embeds, text_embeds, jnp.exp(self.logit_scale)
 
+    @exactly
     def pool_images(self, images: Float[Array, "B S1 S2 C"], *, train: bool = False) -> Float[Array, "B Dv"]:
         """The image tower's pooled output, before the projection."""
         return self.vision(images, train=train).pooler_output
 
+    @exactly
     def image_features(self, images: Array, **options: bool) -> tuple[Float[Array, "B E"], EncoderOutput]:
         """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
         output = self.vision(images, **options)
         return self.visual_projection(output.pooler_output), output
 
+    @exactly
     def text_features(
         self, texts: Mapping[str, Array], **options: bool
     ) -> tuple[Float[Array, "B E"], EncoderOutput]:

@@ -35,15 +35,10 @@ class Compute:
     dtype: DTypeLike = jnp.float32
     remat: str = "none"  # What of a block is computed anew in the backward pass instead of kept: see REMAT.
     unroll: int = 1  # Blocks a scan step.
-    # Of attention: "rows" is our kernel for TPUs, of `mesh`, "splash" JAX's own for long sequences; "auto" takes there
-    # the first of them that fits; else the `implementation` of jax.nn.dot_product_attention.
+    # Of attention: "rows" is our kernel for TPUs, of `mesh`, "splash" JAX's own for long sequences there, "cudnn" for
+    # GPUs; "auto" takes the first of them that fits. Where what was asked for does not fit, XLA makes its own of it.
     attention: Literal["auto", "rows", "splash", "xla", "cudnn"] = "auto"
     mesh: Mesh | None = None  # The devices that the step is for, over all of which the batch is split.
-
-    @property
-    def implementation(self) -> Literal["xla", "cudnn"] | None:
-        """Of jax.nn.dot_product_attention, where no kernel for TPUs is used."""
-        return self.attention if self.attention in ("xla", "cudnn") else None  # type: ignore[return-value]
 
 
 @dataclasses.dataclass(frozen=True)

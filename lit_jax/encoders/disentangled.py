@@ -79,6 +79,6 @@ class Attention(nn.Module):
         if attentions or dropout:
             y, weights = attend_in_full(q, k, v, mask, bias, nn.Dropout(dropout, deterministic=not dropout))
         else:
-            y = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=compute.implementation)
+            y = jax.nn.dot_product_attention(q, k, v, bias, mask)
             weights = None
         return dense(width, axis=(-2, -1), name="out")(y), weights if attentions else None

@@ -1,0 +1,41 @@
+"""What holds on a GPU. Skipped where there is none: the rest of the tests, and CI, see CPUs alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="there is no NVIDIA GPU here")
+
+
+def run(check, platform="cuda"):
+    quiet = {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu_checks", check],
+        env=os.environ | quiet,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_cudnn_s_attention_equals_xla_s_in_value_and_gradient():
+    run("cudnn_equals_xla")
+
+
+def test_an_embedding_in_float32_equals_the_cpu_s():
+    run("float32_is_float32", "cuda,cpu")
+
+
+def test_training_in_float32_goes_as_on_a_cpu():
+    found, want = (json.loads(run("losses", platform)) for platform in ("cuda", "cpu"))
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+def test_two_runs_end_in_the_same_bits():
+    assert run("bits") == run("bits")
