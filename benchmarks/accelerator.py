@@ -10,11 +10,15 @@ autocast. MFU is of the model's arithmetic, counted once for both sides, and of 
 """
 
 import argparse
+import gzip
 import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -76,7 +80,40 @@ def work(options: argparse.Namespace) -> dict[str, float]:
             run()
         wait()
         times.append((time.perf_counter() - start) / STEPS)
+    if options.profile:
+        print(profile(run, wait), file=sys.stderr)
     return {"seconds": statistics.median(times), "bytes": peak(), "first_seconds": first}
+
+
+def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
+    """Which kernels three runs of lit_jax spend their time in, the longest first."""
+    import jax
+
+    from lit_jax.terminal import table
+
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(3):
+                run()
+            wait()
+        (path,) = Path(folder).rglob("*.trace.json.gz")
+        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    streams = {
+        (e["pid"], e["tid"])
+        for e in events
+        if e.get("name") == "thread_name" and "Stream" in e["args"]["name"]
+    }
+    spent: Counter[str] = Counter()
+    often: Counter[str] = Counter()
+    for event in events:
+        if event.get("ph") == "X" and (event["pid"], event["tid"]) in streams:
+            spent[event["name"][:60]] += event["dur"] / 3e3
+            often[event["name"][:60]] += 1
+    rows = [
+        (name, often[name] // 3, f"{ms:.2f}", f"{ms / spent.total():.1%}")
+        for name, ms in spent.most_common(16)
+    ]
+    return table(("kernel", "times a step", "ms a step", "of all"), rows)
 
 
 def measured(side: str, kind: str, batch: int, arguments: list[str]) -> dict[str, float] | None:
@@ -87,6 +124,8 @@ def measured(side: str, kind: str, batch: int, arguments: list[str]) -> dict[str
         said = done.stderr.strip().splitlines()[-1:] or ["nothing said"]
         print(f"{side}, {kind}, {batch} pairs: {said[0][:300]}", file=sys.stderr)
         return None
+    if "--profile" in arguments:
+        print(done.stderr, file=sys.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -110,6 +149,9 @@ def main() -> None:
     parser.add_argument(
         "--peak", type=float, default=989e12, help="FLOP/s of the GPU (default: 989e12, an H100's)"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="show where lit_jax's time goes, kernel by kernel"
+    )
     parser.add_argument("--tiny", action="store_true", help="towers of two narrow layers, to try the script")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--work", choices=SIDES, help=argparse.SUPPRESS)
@@ -122,7 +164,7 @@ def main() -> None:
     from lit_jax.terminal import table
 
     own = [f"--{name}={getattr(options, name)}" for name in ("length", "remat", "attention", "unroll")]
-    own += [f"--{name}" for name in ("eager", "tiny") if getattr(options, name)]
+    own += [f"--{name}" for name in ("eager", "tiny", "profile") if getattr(options, name)]
     cases = [
         case
         for case in product(options.kind, options.batch, options.only or SIDES)

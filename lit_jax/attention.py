@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from lit_jax.flash import flash_attention, suits
 from lit_jax.row_attention import row_attention_sharded
 from lit_jax.row_attention.vmem import fits
 from lit_jax.spec import BlockSpec, Compute
@@ -90,16 +91,10 @@ class Attention(nn.Module):
             )
         elif by_heads(self.compute):
             y = attend_by_heads(apart(q), apart(k), apart(v), mask, bias)
-        elif by_cudnn(self.compute, x.shape, spec.heads, mask is not None or bias is not None):
-            if mask is not None:  # cuDNN wants a row of it for each query.
-                mask = jnp.broadcast_to(mask, (*mask.shape[:2], x.shape[1], x.shape[1]))
-            if bias is not None:
-                bias = bias.astype(q.dtype)
-            y = jax.nn.dot_product_attention(
-                apart(q), apart(k), apart(v), bias, mask, implementation="cudnn"
-            )
+        elif by_flash(self.compute, x.shape, spec.heads, mask is not None or bias is not None):
+            y = flash_attention(apart(q), apart(k), apart(v), mask, bias)
         else:
-            y = jax.nn.dot_product_attention(apart(q), apart(k), apart(v), bias, mask, implementation="xla")
+            y = jax.nn.dot_product_attention(apart(q), apart(k), apart(v), bias, mask)
         out = project("out", (*heads, width), 2)(y.reshape(x.shape))
         return out, weights if attentions else None
 
@@ -153,19 +148,12 @@ def by_heads(compute: Compute) -> bool:
     return compute.attention == "auto" and _device(compute).platform == "cpu"
 
 
-def by_cudnn(compute: Compute, shape: tuple[int, ...], heads: int, biased: bool) -> bool:
-    """Whether attention over [B N D] goes through cuDNN's flash attention: on a GPU that has it, in 16 bits.
-
-    With a bias or a mask its backward pass wants an even N.
-    """
+def by_flash(compute: Compute, shape: tuple[int, ...], heads: int, biased: bool) -> bool:
+    """Whether attention over [B N D] goes through cuDNN: on a GPU, where it has it."""
     _, tokens, width = shape
-    device, head = _device(compute), width // heads
-    if compute.attention not in ("auto", "cudnn") or device.platform != "gpu":
+    if compute.attention not in ("auto", "cudnn"):
         return False
-    capability = str(getattr(device, "compute_capability", ""))  # "9.0", of AMD's "gfx942".
-    if not capability[:1].isdigit() or float(capability) < 8 or jnp.dtype(compute.dtype).itemsize != 2:
-        return False
-    return head <= 128 and head % 8 == 0 and not (biased and tokens % 2)
+    return suits(_device(compute), tokens, width // heads, compute.dtype, biased)
 
 
 def _device(compute: Compute) -> jax.Device:

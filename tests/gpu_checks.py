@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.lit_b16_bert import get_config
-from lit_jax.attention import Attention, by_cudnn
+from lit_jax.attention import Attention, by_flash
 from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, param_shapes
 from lit_jax.run import read_run
 from lit_jax.spec import BlockSpec, Compute
@@ -49,7 +49,7 @@ def _attended(how: Any, dtype: Any, tokens: int, masked: bool, biased: bool) -> 
     bias = jnp.asarray(rng.normal(size=(1, 4, tokens, tokens)), jnp.float32) if biased else None
     compute = Compute(dtype=dtype, attention=how)
     module = Attention(BlockSpec(4, 256, True), compute)
-    assert by_cudnn(compute, x.shape, 4, masked or biased) == (how == "cudnn")
+    assert by_flash(compute, x.shape, 4, masked or biased) == (how == "cudnn")
     params = jax.tree.map(lambda leaf: leaf * 5, module.init(jax.random.key(0), x)["params"])
 
     def loss(x: Any, params: Any) -> tuple[Any, Any]:

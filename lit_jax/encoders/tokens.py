@@ -47,7 +47,8 @@ class TokenEmbed(nn.Module):
         init = nn.initializers.normal(spec.init_std)
 
         def embed(rows: int, name: str, ids: Array) -> Array:
-            return nn.Embed(rows, spec.width, dtype=dtype, embedding_init=init, name=name)(ids)
+            # Looked up in float32: a frequent token's gradients, added up in bfloat16, would lose most digits.
+            return nn.Embed(rows, spec.width, embedding_init=init, name=name)(ids).astype(dtype)
 
         x = embed(spec.words, "word", input_ids)
         if spec.types:
