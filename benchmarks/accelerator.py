@@ -110,7 +110,7 @@ def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
             spent[event["name"][:60]] += event["dur"] / 3e3
             often[event["name"][:60]] += 1
     rows = [
-        (name, often[name] // 3, f"{ms:.2f}", f"{ms / spent.total():.1%}")
+        (name, str(often[name] // 3), f"{ms:.2f}", f"{ms / spent.total():.1%}")
         for name, ms in spent.most_common(16)
     ]
     return table(("kernel", "times a step", "ms a step", "of all"), rows)

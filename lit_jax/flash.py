@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 
-def suits(device: jax.Device, tokens: int, head: int, dtype: DTypeLike, biased: bool) -> bool:
+def suits(device: Any, tokens: int, head: int, dtype: DTypeLike, biased: bool) -> bool:
     """Whether cuDNN has attention over so many tokens and heads so wide, with a mask or a bias (`biased`) or without.
 
     It has it in 16 bits from Ampere on; with a bias its backward pass wants an even number of tokens.

@@ -19,6 +19,7 @@ FLOORS = [
         "_transformers",
         "terminal",
         "ring",
+        "flash",
         "row_attention",
         "splash",
         "spec",

@@ -12,8 +12,8 @@ import pytest
 pytestmark = pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="there is no NVIDIA GPU here")
 
 
-def run(check, platform="cuda"):
-    quiet = {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+def run(check, platform="cuda", flags=""):
+    quiet = {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-m", "tests.gpu_checks", check],
         env=os.environ | quiet,
@@ -37,5 +37,6 @@ def test_training_in_float32_goes_as_on_a_cpu():
     np.testing.assert_allclose(found, want, rtol=1e-4)
 
 
-def test_two_runs_end_in_the_same_bits():
-    assert run("bits") == run("bits")
+def test_two_runs_end_in_the_same_bits_if_xla_is_told_so():
+    flags = "--xla_gpu_deterministic_ops=true"
+    assert run("bits", flags=flags) == run("bits", flags=flags)

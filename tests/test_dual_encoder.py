@@ -1,0 +1,51 @@
+"""How a dual encoder computes; that it equals PyTorch's is in tests/parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend import core
+
+from lit_jax.encoders.tokens import TokenEmbed, Tokens
+from lit_jax.pretrained import with_compute
+from lit_jax.spec import Compute
+from tests import tiny
+
+
+def precisions(jaxpr):
+    """Of every matrix product and convolution, inner ones too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation.params["precision"]
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
+                    yield from precisions(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted"), [(jnp.float32, jax.lax.Precision.HIGHEST), (jnp.bfloat16, None)]
+)
+def test_products_of_float32_numbers_are_whole_on_every_device_and_others_left_to_it(dtype, wanted):
+    module, params = tiny.dual()
+    module = with_compute(module, dtype=dtype)
+    images, ids = jnp.zeros((2, 32, 32, 3)), jnp.zeros((2, 9), jnp.int32)
+
+    def loss(params):
+        images_, texts, _ = module.apply({"params": params}, images, {"input_ids": ids})
+        return (images_ * texts).sum()
+
+    found = list(precisions(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    assert len(found) > 30 and set(found) == {wanted and (wanted, wanted)}
+
+
+def test_the_gradient_of_a_frequent_token_keeps_its_digits_in_bfloat16():
+    ids = jnp.zeros((64, 64), jnp.int32)
+    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (64, 64, 8)), jnp.bfloat16)
+    module = TokenEmbed(Tokens(5, 0, 8, norm=False), Compute(dtype=jnp.bfloat16))
+    params = module.init(jax.random.key(0), ids, None, ids, train=False)["params"]
+    grads = jax.grad(lambda p: (module.apply({"params": p}, ids, None, ids, train=False) * slopes).sum())(
+        params
+    )
+    want = np.asarray(slopes, np.float32).sum((0, 1))
+    np.testing.assert_allclose(grads["word"]["embedding"][0], want, rtol=1e-3)
