@@ -42,3 +42,20 @@ def test_a_tiny_benchmark_gives_a_row_for_each_comparison(script, kinds, tmp_pat
     assert all(
         row["first_s"] > 0 and row["ratio"] == row["first_s"] / row["second_s"] for row in found.values()
     )
+
+
+@pytest.mark.slow
+def test_a_tiny_benchmark_of_an_accelerator_gives_a_row_for_each_case(tmp_path):
+    asked = (
+        "--only=lit_jax",
+        "--tiny",
+        "--batch=8",
+        "--length=8",
+        "--rounds=1",
+        "--kind=cached",
+        "--kind=image",
+    )
+    printed = run("accelerator.py", *asked, f"--json={tmp_path / 'found'}")
+    found = json.loads((tmp_path / "found").read_text())["results"]
+    assert [row["kind"] for row in found] == ["cached", "image"] and "pairs/s" in printed
+    assert all(row["flops"] > 0 and row["runs"][0]["seconds"] > 0 for row in found)
