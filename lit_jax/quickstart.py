@@ -85,6 +85,7 @@ def gather(
 
     `size` is that of the emoji and of what the quickstart's own image tower is given, in pixels.
     """
+    ingredients.check_split(split)
     own = brought(config, vision=vision, text=text, data=data)
     for tower in filter(None, (vision, text)):
         hub.find(tower)  # A missing one is said before the long part.

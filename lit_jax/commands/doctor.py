@@ -8,7 +8,10 @@ import click
 
 @click.command()
 @click.option(
-    "--workdir", metavar="DIR", type=click.Path(), help="Of a training run, which need not exist yet."
+    "--workdir",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="Of a training run, which need not exist yet.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def main(workdir: str | None, as_json: bool) -> None:

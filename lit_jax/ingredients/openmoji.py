@@ -186,8 +186,7 @@ def split(
     facing right"), or that share any name ("cat" and "cat face"), stay on one side. That is harder twice over: no
     twin was seen in training, and all twins meet in the test. Raises ConfigError for another `by`.
     """
-    if by not in SPLITS:
-        raise ConfigError(f"the split is by {by!r}; wanted {' or '.join(SPLITS)}")
+    check_split(by)
     room = round(held_out * len(emojis))
     test: set[str] = set()
     groups = families(emojis) if by == "family" else [[emoji] for emoji in emojis]
@@ -195,6 +194,12 @@ def split(
         if len(test) + len(family) <= room:
             test.update(e.code for e in family)
     return [e for e in emojis if e.code not in test], [e for e in emojis if e.code in test]
+
+
+def check_split(by: str) -> None:
+    """Raises ConfigError for what `split` does not split by."""
+    if by not in SPLITS:
+        raise ConfigError(f"the split is by {by!r}; wanted {' or '.join(SPLITS)}")
 
 
 def _digest(family: Sequence[Emoji]) -> bytes:

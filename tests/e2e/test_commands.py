@@ -21,6 +21,7 @@ from tests import tiny
 from tests.hub_server import Hub
 
 CONFIG = Path(__file__).parents[2] / "configs" / "lit_b16_bert.py"
+QUICK = CONFIG.with_name("quickstart.py")
 
 
 def lit_jax(*args, cwd=None, **settings):
@@ -92,6 +93,11 @@ def test_every_command_explains_itself_on_one_screen(command):
         (
             ["evaluate", "--model", "m", "--shots", "x"],
             "lit-jax: evaluate: --shots: 'x' are no whole numbers",
+        ),
+        (["doctor", "--workdir", __file__], "lit-jax: doctor: --workdir: directory "),
+        (
+            ["quickstart", "--config", f"{QUICK}:smoke", "--workdir", "w", "--split", "x"],
+            "split is by 'x'; wanted",
         ),
         (["doctor", "here"], "lit-jax: doctor: got unexpected extra argument (here); see"),
         (["train", "--workdir", "w"], "train: --config is missing"),
