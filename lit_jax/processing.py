@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lit_jax import folders
-from lit_jax._transformers import transformers
+from lit_jax._transformers import auto_image_processor, transformers
 from lit_jax.errors import ConfigError, WeightError, first_line
 from lit_jax.pictures import check_arrays
 
@@ -72,7 +72,7 @@ def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Proce
 def load_image_processor(folder: str | Path) -> Any:
     """The image processor of a folder; see `load_processor`."""
     found = _holding(folder, _IMAGE_FILES, "image processor")
-    return _read(transformers.AutoImageProcessor, found, "image processor", backend="pil")
+    return _read(auto_image_processor(), found, "image processor", backend="pil")
 
 
 def load_tokenizer(folder: str | Path) -> Any:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+SETUP = (ROOT / "setup.py").read_text()
 # Import name -> distribution, where they differ.
 NAMES = {
     "PIL": "pillow",
@@ -26,14 +27,21 @@ def imported(path):
             yield node.module
 
 
-def declared():
-    text = (ROOT / "setup.py").read_text()
+def declared(text=SETUP):
     found = re.findall(r'"([a-z][\w.-]*)(?:\[\w+\])?>=', text, re.I)
     return {name.lower().replace("_", "-") for name in found}
 
 
-def test_every_import_of_the_package_is_declared():
+def wanted():
     names = {name.partition(".")[0] for path in (ROOT / "lit_jax").rglob("*.py") for name in imported(path)}
     names -= {*sys.stdlib_module_names, "lit_jax"} | COMPARED
-    missing = {name for name in names if NAMES.get(name, name).lower().replace("_", "-") not in declared()}
-    assert len(names) > 15 and not missing
+    return {NAMES.get(name, name).lower().replace("_", "-") for name in names}
+
+
+def test_every_import_of_the_package_is_declared():
+    assert len(wanted()) > 15 and wanted() <= declared()
+
+
+def test_every_requirement_of_the_core_is_imported():
+    core = SETUP.partition("CORE = [")[2].partition("]")[0]
+    assert len(declared(core)) > 15 and declared(core) <= wanted()
