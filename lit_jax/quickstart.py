@@ -62,7 +62,7 @@ def quickstart(
     test = open_source(config.data.test)
     folder = workdir / "export"
     if not folder.exists():
-        export(workdir, folder, About() if any(own.values()) else _about())
+        export(workdir, folder, About() if any(own.values()) else about())
     differences = None
     if _torch_is_there():
         differences = verify(folder, config.data.test, caption=config.data.get("caption") or None)
@@ -136,14 +136,14 @@ def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
         for part, spec in specs.items():
             if not _is_there(spec):
                 log.info("preparing %s as ArrayRecord in %s", part, out)
-                about = _about()
+                card = about()
                 prepare(
                     open_source(f"folder:{pictures / part}"),
                     out,
                     name="openmoji",
                     split=part,
-                    description=f"{about.data}. {about.data_description}",
-                    license=about.data_license,
+                    description=f"{card.data}. {card.data_description}",
+                    license=card.data_license,
                 )
     return specs["train"], specs["test"]
 
@@ -170,7 +170,8 @@ def _torch_is_there() -> bool:
     return transformers.utils.is_torch_available()
 
 
-def _about() -> About:
+def about() -> About:
+    """What the model card of a model trained on the quickstart's own towers and pairs has to say."""
     text, vision, pictures, captions = ingredients.INGREDIENTS
 
     def told(ingredient: ingredients.Ingredient) -> str:
