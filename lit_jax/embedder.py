@@ -47,7 +47,7 @@ class Embedder:
     """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
 
     `model` is a folder, a Hub id or Opened; `text_length` in tokens is by default what the tokenizer states, up to 512.
-    `image_processor` makes of the model's own the one that is used.
+    `image_processor` makes of the model's own the one that is used; `dtype` is that of the arithmetic.
     Raises ConfigError or WeightError.
     """
 
@@ -74,7 +74,7 @@ class Embedder:
         self.name, self.config, self.processor = model.name, model.module.config, model.processor
         if image_processor is not None:
             self.processor.image_processor = image_processor(self.processor.image_processor)
-        self.mesh = make_mesh()
+        self.mesh, self.dtype = make_mesh(), jnp.dtype(dtype)
         self.batch_size = self._rows(batch_size)
         self.text_length = text_length or min(self.processor.tokenizer.model_max_length, 512)
         self.scale = float(np.exp(model.params["logit_scale"]))
@@ -151,6 +151,8 @@ class Embedder:
         return (1 << (per_device - 1).bit_length()) * self.mesh.size
 
 
-def opened(model: str | Path | Embedder, *, allow_pickle: bool = False) -> Embedder:
+def opened(
+    model: str | Path | Embedder, *, dtype: DTypeLike = jnp.float32, allow_pickle: bool = False
+) -> Embedder:
     """`model` itself where it is one already, else the one of that folder or Hub id."""
-    return model if isinstance(model, Embedder) else Embedder(model, allow_pickle=allow_pickle)
+    return model if isinstance(model, Embedder) else Embedder(model, dtype=dtype, allow_pickle=allow_pickle)

@@ -47,7 +47,7 @@ def evaluate(
     stand in for none; without it class names stand alone and pictures are the image processor's. few_shot and
     linear_probe learn from the source `train`, the former from `shots` pictures a class, drawn `seeds` times, and see
     `features`: "embedding", which is compared with texts, or "tower", what the image tower gives before the projection.
-    `text_length` is in tokens, by default what the tokenizer states, at most 512.
+    `text_length` is in tokens, by default what the tokenizer states, at most 512; `dtype` is the arithmetic's.
 
     Returns {"model", "data", "task", "bootstrap": {"draws", "level", "seed"}} and, each for every task, "protocol" (all
     that the numbers depend on but the model), "fingerprints" (hashes of the protocols), "words" (the protocols for
@@ -94,6 +94,8 @@ def evaluate(
         "image_processor": protocols.preprocessing(embedder.processor.image_processor),
         "ties": protocols.TIES,
     }
+    if jnp.dtype(dtype) != jnp.float32:
+        common["dtype"] = str(jnp.dtype(dtype))
     protocol = {name: {"task": name, **common, **one.protocol} for name, one in found.items()}
     return {
         "model": embedder.name,

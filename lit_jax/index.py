@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from lit_jax.data import Source
@@ -121,10 +122,11 @@ def embed(
     *,
     shard_size: int = SHARD,
     format: str = "npy",
+    dtype: DTypeLike = "float32",
     allow_pickle: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Index:
-    """Writes the index of `pictures` into the folder `output`, with `model` on all devices.
+    """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
 
     `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Killed and started again
     it goes on after the last whole shard; where all is there it does nothing. Several processes share the work on one
@@ -138,10 +140,11 @@ def embed(
     total = len(source)
     if not total:
         raise DataError("there are no pictures to embed; give at least one")
-    model = opened(model, allow_pickle=allow_pickle)
+    model = opened(model, dtype=dtype, allow_pickle=allow_pickle)
     plan = {
         "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
         "fingerprint": model.fingerprint,
+        "dtype": model.dtype.name,
         "source": source.spec,
         "source_fingerprint": source.fingerprint(),
         "pictures": total,
@@ -183,7 +186,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
     begun = bool(there - {PLAN, f"{PLAN}.part"})
     if begun and PLAN in there and out.is_dir():
         found = _read_json(path)
-        same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format")
+        same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format", "dtype")
         if other := [name for name in same if found.get(name) != plan[name]]:
             what = {"fingerprint": "model", "source_fingerprint": "set of pictures"}.get(other[0], other[0])
             raise ConfigError(f"{out} is an index of another {what}; give another folder, or delete it")

@@ -49,7 +49,7 @@ def cudnn_equals_xla() -> str:
 def _attended(how: Any, dtype: Any, tokens: int, masked: bool, biased: bool) -> list[Any]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(4, tokens, 256)).astype(np.float32)
-    there = np.arange(tokens)[None] < np.array([tokens, tokens // 2, 1, 0])[:, None]
+    there = np.arange(tokens)[None] < np.array([tokens, tokens // 2, 2, 1])[:, None]
     mask = jnp.asarray(there[:, None, None]) if masked else None
     bias = jnp.asarray(rng.normal(size=(1, 4, tokens, tokens)), jnp.float32) if biased else None
     compute = Compute(dtype=dtype, attention=how)

@@ -93,6 +93,22 @@ def test_both_formats_and_the_command_write_the_same_index(place, index, tmp_pat
         assert ours.ids == theirs.ids
 
 
+def test_an_index_in_bfloat16_is_nearly_the_other_and_does_not_mix_with_it(place, index, tmp_path):
+    asked = [
+        f"folder:{place / 'pairs'}",
+        "--model",
+        place / "model",
+        "--shard-size",
+        10,
+        "--output",
+        tmp_path / "i",
+    ]
+    assert command("embed", *asked, "--dtype", "bfloat16") == 0
+    for ours, theirs in zip(index, indexes.Index.open(tmp_path / "i"), strict=True):
+        assert 1e-5 < np.abs(ours.embeddings - theirs.embeddings).max() < 0.05
+    assert command("embed", *asked) == 2
+
+
 def test_embed_after_a_kill_redoes_no_finished_shard(place, model, index, tmp_path, monkeypatch):
     out, pairs = tmp_path / "i", f"folder:{place / 'pairs'}"
     embedded, whole = [], Embedder.pictures

@@ -75,6 +75,13 @@ def test_every_result_is_read_back_from_its_queries(learnt):
             assert low <= metrics[name] <= high or name.endswith("_std"), name
 
 
+def test_the_protocol_says_of_an_arithmetic_that_is_not_float32(made):
+    results = [
+        evaluate(made / "model", f"folder:{made}/pairs", dtype=dtype) for dtype in ("float32", "bfloat16")
+    ]
+    assert [one["protocol"]["retrieval"].get("dtype") for one in results] == [None, "bfloat16"]
+
+
 def test_what_to_learn_from_is_asked_for_and_must_hold_every_class(made):
     pairs = f"folder:{made}/pairs"
     with pytest.raises(ConfigError, match="give them with --train"):

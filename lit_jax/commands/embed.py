@@ -17,9 +17,22 @@ import click
 @click.option(
     "--shard-size", metavar="N", type=click.IntRange(min=1), default=4096, show_default=True, help="Pictures."
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="bfloat16: quicker on accelerators.",
+)
 @click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
 def main(
-    pictures: tuple[str, ...], model: str, output: str, format: str, shard_size: int, allow_pickle: bool
+    pictures: tuple[str, ...],
+    model: str,
+    output: str,
+    format: str,
+    shard_size: int,
+    dtype: str,
+    allow_pickle: bool,
 ) -> None:
     """Embed pictures into an index, which `lit-jax search` reads.
 
@@ -37,6 +50,7 @@ def main(
             model,
             shard_size=shard_size,
             format=format,
+            dtype=dtype,
             allow_pickle=allow_pickle,
             progress=report,
         )
