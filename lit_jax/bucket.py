@@ -34,9 +34,7 @@ class Bucket:
     def __init__(self, address: str, folder: Path):
         self._address, self._folder = address, folder
         self._fs, self._root = fsspec.core.url_to_fs(address)
-        self._there: dict[
-            Path, tuple[int, int]
-        ] = {}  # Time and size of the files that are there as they are here.
+        self._there: dict[Path, tuple[int, int]] = {}  # File -> time and size with which it is there.
         self._mark = uuid.uuid4().hex
 
     def __str__(self) -> str:

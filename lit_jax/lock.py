@@ -36,7 +36,9 @@ def kept(workdir: Workdir) -> None:
     if not isinstance(workdir, Bucket):
         return
     if agreed(first() and not workdir.ours()):
-        raise ConfigError(f"{workdir} was taken over by another run, which began later: this one ends here")
+        raise ConfigError(
+            f"{workdir}/{LOCK} is no longer this run's: another one began later and has the workdir; this one ends here"
+        )
     workdir.push()
 
 

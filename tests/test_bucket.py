@@ -91,7 +91,9 @@ def test_the_run_that_came_last_has_the_workdir_and_the_one_before_ends(gcs, buc
             with lock.held(new):
                 assert "has not let go of it" in caplog.text
                 (old / "metrics.jsonl").write_text("older")
-                with pytest.raises(ConfigError, match="taken over by another run, which began later"):
+                with pytest.raises(
+                    ConfigError, match="lock is no longer this run's: another one began later"
+                ):
                     lock.kept(old)
                 (new / "config.json").write_text("{}")
                 lock.kept(new)
