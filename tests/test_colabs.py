@@ -21,7 +21,7 @@ def run(name, folder, **parameters):
     assert parameters.keys() <= known
     lines = [f"{key} = {value!r}" for key, value in parameters.items()]
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(lines)))
-    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute(cwd=folder)
+    NotebookClient(notebook, timeout=3600, kernel_name="python3").execute(cwd=folder)
     return said(notebook)
 
 
