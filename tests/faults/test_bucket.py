@@ -4,13 +4,17 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import lit_jax
 from lit_jax import doctor
 from lit_jax import export as exports
 from lit_jax import train as loop
@@ -29,6 +33,7 @@ from tests.gcs_server import Stored
 from tests.test_checkpoints import same, state_of
 
 RUN = "gs://bucket/run"
+ROOT = Path(lit_jax.__file__).parents[1]
 
 
 def params(workdir):
@@ -203,6 +208,21 @@ def test_a_bucket_that_may_not_be_listed_is_told_in_a_sentence(bucket, gcs):
     ) as error:
         Checkpoints(RUN, save_every=2).steps()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_command_killed_in_the_middle_and_typed_again_ends_as_if_it_had_not_been(bucket, gcs, tmp_path):
+    there = gcs.buckets["bucket"]
+    command = [sys.executable, "-m", "lit_jax", "train", "--config", "configs/lit_b16_bert.py:smoke"]
+    command += ["--config.steps=12", "--config.save_every=2", "--config.log_every=1", "--workdir"]
+    process = subprocess.Popen([*command, RUN], cwd=ROOT)
+    while process.poll() is None and "run/checkpoints/step_4/commit_success.txt" not in there:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and "run/lock" in there
+    for workdir in (RUN, tmp_path / "run"):
+        subprocess.run([*command, str(workdir)], cwd=ROOT, check=True)
+    assert as_on_disk(tmp_path, gcs)
 
 
 @pytest.mark.slow
