@@ -33,8 +33,8 @@ def inputs(batch=2):
 
 def test_the_configuration_example_runs(tmp_path):
     config_vision, config_text = transformers.ViTConfig(**tiny.VIT), transformers.BertConfig(**tiny.BERT)
-    config = VisionTextDualEncoderConfig(
-        vision_config=config_vision, text_config=config_text, projection_dim=512
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(
+        config_vision, config_text, projection_dim=512
     )
     model = VisionTextDualEncoderModel(config=config)
     assert model.config.vision_config.hidden_size == 32
