@@ -70,6 +70,7 @@ setup(
         "docs": DOCS,
         "dev": [
             "beartype>=0.20",
+            "chex>=0.1.90",
             *GCS,
             "hypothesis>=6.100",
             "ipykernel>=6.29",

@@ -1,5 +1,6 @@
 """A batch in parts is the batch: the same loss, with every negative, and the same gradient."""
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -74,7 +75,7 @@ def test_dropout_in_parts_follows_the_seed_and_the_step():
     one, params = run("UU", mesh_of(1, 1), **options)
     again, same = run("UU", mesh_of(1, 1), **options)
     np.testing.assert_array_equal(one, again)
-    jax.tree.map(np.testing.assert_array_equal, params, same)
+    chex.assert_trees_all_equal(params, same)
     other, _ = run("UU", mesh_of(1, 1), seed=1, **options)
     assert np.abs(one - other).max() > 1e-4
     still, _ = run("UU", mesh_of(1, 1), micro_batch=4)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,4 +78,4 @@ def test_value_and_gradient_are_those_of_attention(cudnn, tokens, masked, biased
 
     want = loss(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, bias, mask))
     found = loss(lambda q, k, v: flash.flash_attention(q, k, v, mask, bias))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, want)
+    chex.assert_trees_all_close(found, want, rtol=1e-5, atol=1e-6)

@@ -2,7 +2,7 @@
 
 import json
 
-import jax
+import chex
 import jax.numpy as jnp
 import ml_dtypes
 import msgpack
@@ -86,7 +86,7 @@ def model(tmp_path):
 
 def check(folder, want):
     _, got = lit_jax.load(folder)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
 
 def test_genuine_names_and_shapes_become_those_of_pytorch(tmp_path):

@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,7 @@ def test_how_it_is_computed_changes_neither_output_nor_gradient(settings):
 
     want = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, module)
     got = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, with_compute(module, **settings))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

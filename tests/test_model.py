@@ -1,5 +1,6 @@
 """The Hugging Face face: the examples of the VisionTextDualEncoder documentation, and what it refuses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +43,7 @@ def test_the_configuration_example_runs(tmp_path):
     model.save_pretrained(tmp_path / "vit-bert")
     vision_text_config = VisionTextDualEncoderConfig.from_pretrained(tmp_path / "vit-bert")
     again = VisionTextDualEncoderModel.from_pretrained(tmp_path / "vit-bert", config=vision_text_config)
-    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    chex.assert_trees_all_equal(again.params, model.params)
 
 
 def test_the_model_example_runs(tmp_path):
@@ -214,7 +215,7 @@ def test_keywords_reach_the_tower_that_they_name(towers):
     assert model.module.config.text.hidden_dropout_prob == 0.3
     assert model.module.config.vision.layer_norm_eps == 1e-3
     assert model.config.text_config.hidden_dropout_prob == 0.3 and model.config.projection_dim == 7
-    jax.tree.map(np.testing.assert_array_equal, model.params["text"], written["text"])
+    chex.assert_trees_all_equal(model.params["text"], written["text"])
 
 
 def test_a_config_takes_the_place_of_the_stored_one(towers):
@@ -233,7 +234,7 @@ def test_ready_made_towers_are_taken_as_they_are(towers):
         vision_model=whole, text_model=whole, projection_dim=16
     )
     for tower, params in written.items():
-        jax.tree.map(np.testing.assert_array_equal, model.params[tower], params)
+        chex.assert_trees_all_equal(model.params[tower], params)
     np.testing.assert_allclose(model.get_image_features(inputs()["pixel_values"]).shape, (2, 16))
 
 

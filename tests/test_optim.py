@@ -1,5 +1,6 @@
 """Lock letters, decay, multipliers and schedules say what they do, leaf by leaf."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +81,7 @@ def test_a_rule_must_match_the_whole_path(params):
 def test_merge_is_the_inverse_of_split(params):
     halves = split(params, lock_rules("LU", fresh=["vision/pooler/kernel"]))
     assert paths(halves[0]).isdisjoint(paths(halves[1]))
-    jax.tree.map(np.testing.assert_array_equal, merge(*halves), params)
+    chex.assert_trees_all_equal(merge(*halves), params)
 
 
 def test_wrong_rules_are_refused(params):
@@ -143,7 +144,7 @@ def test_the_optimiser_is_adamw_with_clipping_and_decoupled_decay_times_lr():
     schedule = make_schedule("cosine", peak_lr=0.1, steps=10, warmup_steps=2)
     got = run(make_optimizer(schedule=schedule, weight_decay=0.5, clip_norm=2.0, b2=0.99, eps=1e-6))
     want = adamw_by_hand(lambda t: float(schedule(t)), decay=0.5, clip=2.0)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
 
 
 def test_a_multiplier_scales_the_whole_update_decay_included():
@@ -154,7 +155,7 @@ def test_a_multiplier_scales_the_whole_update_decay_included():
     )
     factor = {"text/mlp/kernel": 0.25, "text/mlp/bias": 3.0, "logit_scale": 1.0}
     want = adamw_by_hand(lambda _: 0.1, decay=0.5, clip=np.inf, multiplier=factor.get)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), run(tx), want)
+    chex.assert_trees_all_close(run(tx), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,14 +31,14 @@ def test_a_saved_model_loads_to_the_same_bits(tmp_path):
     lit_jax.save(tmp_path, module, params)
     loaded, same = lit_jax.load(tmp_path)
     assert loaded.config == module.config
-    jax.tree.map(np.testing.assert_array_equal, same, params)
+    chex.assert_trees_all_equal(same, params)
 
 
 def test_towers_keep_their_weights_and_the_projections_are_new(towers):
     vision, text, written = towers
     _, params = lit_jax.from_towers(vision, text, projection_dim=16, seed=3)
     for tower, want in written.items():
-        jax.tree.map(np.testing.assert_array_equal, params[tower], want)
+        chex.assert_trees_all_equal(params[tower], want)
     assert params["visual_projection"]["kernel"].shape == (32, 16)
     assert abs(float(params["text_projection"]["kernel"].std()) - 0.02) < 0.004
     _, other = lit_jax.from_towers(vision, text, projection_dim=16, seed=4)
@@ -82,7 +83,7 @@ def test_task_prefix_heads_and_old_names_are_understood(tmp_path, towers):
     renamed["bert.embeddings.position_ids"] = np.arange(40)[None]
     model_folder.write(tmp_path / "mlm", tiny.BERT, renamed)
     _, params = lit_jax.from_towers(vision, tmp_path / "mlm")
-    jax.tree.map(np.testing.assert_array_equal, params["text"], written["text"])
+    chex.assert_trees_all_equal(params["text"], written["text"])
 
 
 def test_an_unknown_tensor_is_never_dropped_silently(tmp_path, towers):
@@ -106,7 +107,7 @@ def test_sharded_weights_are_read_through_their_index(tmp_path, towers):
     (tmp_path / "s" / "config.json").write_text(json.dumps(tiny.BERT))
     (tmp_path / "s" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     _, params = lit_jax.from_towers(vision, tmp_path / "s")
-    jax.tree.map(np.testing.assert_array_equal, params["text"], written["text"])
+    chex.assert_trees_all_equal(params["text"], written["text"])
 
 
 @pytest.mark.parametrize("missing", ["no/such/folder", "./nowhere", "tests/nothing"])
@@ -209,7 +210,7 @@ def test_a_tower_is_taken_out_of_a_model_of_two(vision, text, model_type, tmp_pa
     module, params = lit_jax.from_towers(tmp_path / "both", tmp_path / "both", projection_dim=16)
     assert module.config.vision_type == real["vision"]["model_type"]
     for tower in ("vision", "text"):
-        jax.tree.map(np.testing.assert_array_equal, params[tower], written[tower])
+        chex.assert_trees_all_equal(params[tower], written[tower])
     assert float(params["logit_scale"]) == pytest.approx(2.6592)  # The heads are new.
 
 

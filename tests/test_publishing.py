@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
+import chex
 import huggingface_hub
-import jax
-import numpy as np
 import pytest
 from huggingface_hub import ModelCard, constants
 
@@ -80,7 +79,7 @@ def test_a_folder_is_published_in_one_commit_and_loads_to_the_same_bits(hub, fol
         assert there[name] == data.replace(b"path/to/this/folder", b"me/tiny")
     assert b'from_pretrained("me/tiny")' in there["README.md"]
     _, params = lit_jax.load("me/tiny", revision="main")
-    jax.tree.map(np.testing.assert_array_equal, params, lit_jax.load(folders / "model")[1])
+    chex.assert_trees_all_equal(params, lit_jax.load(folders / "model")[1])
 
 
 def test_the_card_that_is_there_says_what_was_measured_on_what(hub, folders):

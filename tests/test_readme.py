@@ -9,9 +9,9 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -168,7 +168,7 @@ def test_the_python_of_transformers4_runs_as_it_stands(home, monkeypatch, tmp_pa
         lit_jax=lit_jax,
     )
     assert names["probabilities"].shape == (2, 2) and names["image_embeds"].shape == (2, 64)
-    jax.tree.map(np.testing.assert_array_equal, names["params"], new[1])
+    chex.assert_trees_all_equal(names["params"], new[1])
 
 
 def test_the_table_of_transformers4_names_methods_and_arguments_that_there_are(home):

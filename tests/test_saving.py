@@ -2,8 +2,7 @@
 
 import json
 
-import jax
-import numpy as np
+import chex
 import pytest
 
 import lit_jax
@@ -34,7 +33,7 @@ def test_the_own_layout_brings_every_tower_back(text, tmp_path):
     lit_jax.save(tmp_path, module, params, layout="lit_jax")
     again, same = lit_jax.load(tmp_path)
     assert again.config == module.config
-    jax.tree.map(np.testing.assert_array_equal, same, params)
+    chex.assert_trees_all_equal(same, params)
     with pytest.raises(
         ValueError, match="lit-jax-dual-encoder"
     ):  # transformers does not take it for its own.
@@ -49,10 +48,10 @@ def test_two_towers_and_their_heads_are_saved_apart(pooling, tmp_path):
     lit_jax.save(tmp_path / "out", loaded.module, params, tiny.processor(), layout="towers")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heads", "text", "vision"]
     again = join_towers(tmp_path / "out/vision", tmp_path / "out/text", text_pooling=pooling)
-    jax.tree.map(np.testing.assert_array_equal, again.params["vision"], params["vision"])
+    chex.assert_trees_all_equal(again.params["vision"], params["vision"])
     for name, leaf in params["text"].items():
         if name != "pooler":
-            jax.tree.map(np.testing.assert_array_equal, again.params["text"][name], leaf)
+            chex.assert_trees_all_equal(again.params["text"][name], leaf)
     heads = dict(model_folder.Tensors.of(tmp_path / "out/heads"))
     own = {"text_pooler.pooler.dense.weight", "text_pooler.pooler.dense.bias"} if pooling == "tanh" else set()
     assert heads.keys() == {"visual_projection.weight", "text_projection.weight", "logit_scale"} | own
@@ -65,7 +64,7 @@ def test_a_model_is_written_in_shards_that_read_back(tmp_path):
     lit_jax.save(tmp_path, module, params, max_shard_size="50KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
     _, same = lit_jax.load(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, same, params)
+    chex.assert_trees_all_equal(same, params)
 
 
 def test_an_unknown_layout_is_refused(tmp_path):

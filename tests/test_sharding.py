@@ -1,5 +1,6 @@
 """One mesh, and a table that says which axis of which leaf lies split on it."""
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -132,7 +133,7 @@ def test_put_batch_splits_the_rows_over_both_axes():
     assert got["images"].dtype == np.uint8
     assert got["images"].sharding == NamedSharding(mesh, BATCH)
     assert {s.data.shape for s in got["texts"]["input_ids"].addressable_shards} == {(2, 5)}
-    jax.tree.map(np.testing.assert_array_equal, got, batch)
+    chex.assert_trees_all_equal(got, batch)
 
 
 @pytest.mark.parametrize("rows", [(12, 12), (16, 8), (0, 0)])

@@ -1,5 +1,6 @@
 """The state of a run holds what is tuned, what is locked, and an optimiser of the first alone."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def test_the_params_of_the_caller_survive_the_steps(shape):
     step, kept = make_train_step(Linear(), TX, mesh), jax.device_get(params)
     for mine in (params, jax.device_get(params), jax.device_put(params, shardings(params, mesh))):
         step(init_state(mine, lock_rules("LU"), TX, mesh), batch)
-        jax.tree.map(np.testing.assert_array_equal, mine, kept)
+        chex.assert_trees_all_equal(mine, kept)
 
 
 def test_locked_leaves_may_be_held_in_bfloat16():

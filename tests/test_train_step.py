@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,7 +72,7 @@ def losses_of(metrics):
 
 
 def same(tree, other):
-    jax.tree.map(np.testing.assert_array_equal, tree, other)
+    chex.assert_trees_all_equal(tree, other)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_but_its_number(params):
     ill = jax.tree.map(lambda x: x * jnp.nan, state.locked)
     state, metrics = step(state._replace(locked=ill), batch)
     assert metrics["skipped"] == 1 and not np.isfinite(metrics["loss"])
-    jax.tree.map(np.testing.assert_array_equal, (state.tuned, state.opt), (before.tuned, before.opt))
+    chex.assert_trees_all_equal((state.tuned, state.opt), (before.tuned, before.opt))
     assert int(state.step) == 2
     well = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), locked, state.locked)
     state, metrics = step(state._replace(locked=well), batch)

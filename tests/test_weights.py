@@ -1,4 +1,4 @@
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -91,7 +91,7 @@ def test_the_tables_of_a_dual_encoder_cover_every_param():
     module, params = tiny.dual(vision=tiny.DINOV2)
     table = dual_encoder.weights(module.config)
     back = table.to_jax(table.to_hf(params), dual_encoder.param_shapes(module))
-    jax.tree.map(np.testing.assert_array_equal, back, params)
+    chex.assert_trees_all_equal(back, params)
 
 
 def test_rows_of_parts_that_are_not_there_are_left_out():

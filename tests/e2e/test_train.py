@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def kill_after(process, workdir, rows):
 
 
 def assert_same_bits(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_path):

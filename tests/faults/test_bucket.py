@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def finished(straight, bucket, gcs):
 
 
 def as_on_disk(folder, gcs):
-    jax.tree.map(np.testing.assert_array_equal, params(RUN), params(folder / "run"))
+    chex.assert_trees_all_equal(params(RUN), params(folder / "run"))
     rows = (folder / "run" / "metrics.jsonl").read_text()
     return numbers(gcs.buckets["bucket"]["run/metrics.jsonl"].data.decode()) == numbers(rows)
 

@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import closing
 
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -86,7 +86,7 @@ def test_a_run_told_to_end_saves_and_goes_on_to_the_same_bits(moment, straight, 
     assert stopped.value.exit_code == 42
     assert latest(workdir) == saved
     train(config, workdir)
-    jax.tree.map(np.testing.assert_array_equal, read_run(workdir).params, read_run(folder / "run").params)
+    chex.assert_trees_all_equal(read_run(workdir).params, read_run(folder / "run").params)
     assert numbers(workdir) == numbers(folder / "run")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 

@@ -1,5 +1,6 @@
 """Each architecture against PyTorch, through folders on disk."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,4 +187,4 @@ def test_names_that_transformers_5_has_in_memory_are_understood(tower, hf, tmp_p
     raw = {name: tensor.contiguous() for name, tensor in theirs.state_dict().items()}
     safetensors.torch.save_file(raw, tmp_path / "model.safetensors", metadata={"format": "pt"})
     _, _, same = our_tower(tower, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, same, params)
+    chex.assert_trees_all_equal(same, params)

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +109,7 @@ def test_names_in_memory_of_transformers_5_and_those_of_task_models_are_read(hf,
     for tensors in (state, task):
         save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / model_folder.WEIGHTS)
         _, _, got = our_tower("vision", tmp_path)
-        jax.tree.map(np.testing.assert_array_equal, got, want)
+        chex.assert_trees_all_equal(got, want)
 
 
 def test_the_sharpest_cosine_attention_of_swinv2_is_that_of_pytorch(tmp_path):
