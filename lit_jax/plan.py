@@ -28,6 +28,7 @@ from lit_jax.topology import Chip, chip_of, devices_of
 from lit_jax.train_step import make_train_step
 
 FITS = 0.95  # Of the HBM; the rest is the runtime's own.
+WHOLE = 6  # Products of bfloat16 numbers in one of float32 numbers, which a DualEncoder in float32 asks for.
 
 
 class _Target(NamedTuple):
@@ -122,6 +123,8 @@ def _target(config: Any, topology: str, slices: int, micro_batch: int | None = N
         check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
     run.check_attention(recipe.model.attention, "tpu")
     compute = dataclasses.replace(run.compute_of(recipe.model, "tpu"), mesh=mesh)
+    if compute.dtype == jnp.float32:
+        chip = dataclasses.replace(chip, flops=chip.flops / WHOLE)
     module = DualEncoder(config_of(recipe), compute)
     shapes = dual_encoder.param_shapes(module)
     rules = run.rules_of(recipe, shapes, ())

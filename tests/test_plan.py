@@ -75,6 +75,14 @@ def test_a_step_is_compiled_for_a_slice_and_its_parts_add_up(libtpu):
 
 
 @pytest.mark.slow
+def test_a_product_of_float32_numbers_is_six_of_bfloat16(libtpu):
+    config = small()
+    config.model.dtype = "float32"
+    found = door.plan(config, "v5e:2x4")
+    assert found["seconds"]["arithmetic"] == pytest.approx(6 * found["executed"] / 197e12)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_fits_the_slice_that_it_names_and_arithmetic_binds(path, libtpu):
     found = door.plan(config_of(path))
