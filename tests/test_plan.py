@@ -77,8 +77,7 @@ def test_a_step_is_compiled_for_a_slice_and_its_parts_add_up(libtpu):
 @pytest.mark.slow
 def test_a_product_of_float32_numbers_is_six_of_bfloat16(libtpu):
     config = small()
-    config.model.dtype = "float32"
-    found = door.plan(config, "v5e:2x4")
+    found = door.plan(config | {"model": config["model"] | {"dtype": "float32"}})
     assert found["seconds"]["arithmetic"] == pytest.approx(6 * found["executed"] / 197e12)
 
 

@@ -97,7 +97,10 @@ def test_the_answers_on_the_page_are_those_of_a_dense_sort_with_the_exported_mod
         order = np.argsort(-scores[i], kind="stable")
         assert (asked.record, asked.text) == (i, captions[2 * i])
         np.testing.assert_allclose([one.cosine for one in asked.answers], scores[i, order[:5]], atol=1e-5)
-        assert asked.rank == 1 + np.flatnonzero(owner[order] == i)[0]
+        right = scores[i, owner == i].max()
+        others = scores[i, owner != i]  # Of 48 captions 12 are different, and rounding orders the same ones.
+        above, near = ((others > right + margin).sum() for margin in (1e-6, -1e-6))
+        assert 1 + above <= asked.rank <= 1 + near and near - above < 12
         assert asked.right.right and [one.right for one in asked.answers].count(True) <= 2
     asked = seen.captions[-1]
     best = int(np.argmax(scores[:, -1]))
