@@ -6,16 +6,12 @@ from pathlib import Path
 
 import click
 
+from lit_jax.commands import options
+
 
 @click.command()
 @click.argument("pictures", metavar="PICTURES...", nargs=-1, type=click.Path(), required=True)
-@click.option(
-    "--model",
-    metavar="DIR_OR_ID",
-    type=click.Path(),
-    required=True,
-    help="Folder or Hub id of a dual encoder.",
-)
+@options.model
 @click.option(
     "--labels",
     metavar="A,B",
@@ -34,7 +30,7 @@ import click
 @click.option(
     "--top", metavar="N", default=5, show_default=True, type=click.IntRange(min=1), help="Labels shown."
 )
-@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+@options.allow_pickle
 @click.option(
     "--json",
     "json_path",

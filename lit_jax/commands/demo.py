@@ -2,21 +2,17 @@
 
 import click
 
+from lit_jax.commands import options
+
 
 @click.command()
-@click.option(
-    "--model",
-    metavar="DIR_OR_ID",
-    type=click.Path(),
-    required=True,
-    help="Folder or Hub id of a dual encoder.",
-)
+@options.model
 @click.option("--index", metavar="DIR", type=click.Path(), help="What `lit-jax embed` wrote, to search in.")
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="To listen on.")
 @click.option(
     "--port", metavar="N", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any."
 )
-@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+@options.allow_pickle
 def main(model: str, index: str | None, host: str, port: int, allow_pickle: bool) -> None:
     """Serve a small web page: drop a picture, type labels, see probabilities; search an index.
 

@@ -2,29 +2,19 @@
 
 import click
 
+from lit_jax.commands import options
+
 
 @click.command()
 @click.argument("pictures", metavar="PICTURES...", nargs=-1, type=click.Path(), required=True)
-@click.option(
-    "--model",
-    metavar="DIR_OR_ID",
-    type=click.Path(),
-    required=True,
-    help="Folder or Hub id of a dual encoder.",
-)
+@options.model
 @click.option("--output", metavar="DIR", type=click.Path(), required=True, help="Folder of the index.")
 @click.option("--format", type=click.Choice(["npy", "parquet"]), default="npy", show_default=True)
 @click.option(
     "--shard-size", metavar="N", type=click.IntRange(min=1), default=4096, show_default=True, help="Pictures."
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="bfloat16: quicker on accelerators.",
-)
-@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+@options.dtype
+@options.allow_pickle
 def main(
     pictures: tuple[str, ...],
     model: str,

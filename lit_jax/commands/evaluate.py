@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from lit_jax.commands import options
+
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """What a shell may put there."""
@@ -17,13 +19,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 
 @click.command()
-@click.option(
-    "--model",
-    metavar="DIR_OR_ID",
-    type=click.Path(),
-    required=True,
-    help="Folder or Hub id of a dual encoder.",
-)
+@options.model
 @click.option(
     "--data", metavar="SOURCE", type=click.Path(), help="Pairs, e.g. folder:DIR or tfds:NAME/SPLIT."
 )
@@ -50,17 +46,11 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @click.option("--seeds", metavar="N", default=3, show_default=True, help="Draws of the shots.")
 @click.option("--features", metavar="KIND", default="embedding", help="To learn from: embedding or tower.")
 @click.option("--text-length", metavar="N", type=click.IntRange(min=2), help="Tokens.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="bfloat16: quicker on accelerators.",
-)
+@options.dtype
 @click.option("--batch-size", metavar="N", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+@options.allow_pickle
 @click.option("--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write it all.")
-def main(tasks: str | None, captions: str | None, shots: str, json_path: Path | None, **options: Any) -> None:
+def main(tasks: str | None, captions: str | None, shots: str, json_path: Path | None, **asked: Any) -> None:
     """Measure retrieval, zero-shot classification and linear classifiers."""
     from lit_jax import distributed
     from lit_jax.evaluate import evaluate
@@ -75,7 +65,7 @@ def main(tasks: str | None, captions: str | None, shots: str, json_path: Path | 
     distributed.start()
     with progress("images", show=distributed.first()) as report:
         result = evaluate(
-            tasks=_words(tasks), captions=_words(captions), shots=numbers, progress=report, **options
+            tasks=_words(tasks), captions=_words(captions), shots=numbers, progress=report, **asked
         )
     if not distributed.first():
         return

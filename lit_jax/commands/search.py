@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from lit_jax.commands import options
+
 
 @click.command()
 @click.argument("index", type=click.Path())
@@ -19,7 +21,7 @@ import click
 @click.option(
     "--top", metavar="N", default=10, show_default=True, type=click.IntRange(min=1), help="Pictures shown."
 )
-@click.option("--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else.")
+@options.allow_pickle
 @click.option(
     "--json",
     "json_path",

@@ -1,0 +1,21 @@
+"""Options that several commands take alike."""
+
+import click
+
+model = click.option(
+    "--model",
+    metavar="DIR_OR_ID",
+    type=click.Path(),
+    required=True,
+    help="Folder or Hub id of a dual encoder.",
+)
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="bfloat16: quicker on accelerators.",
+)
+allow_pickle = click.option(
+    "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else."
+)
