@@ -14,7 +14,7 @@ dtype = click.option(
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="bfloat16: quicker on accelerators.",
+    help="Of the arithmetic.",
 )
 allow_pickle = click.option(
     "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else."
