@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from lit_jax.flash import flash_attention, suits
+from lit_jax.projection import Projection
 from lit_jax.row_attention import row_attention_sharded
 from lit_jax.row_attention.vmem import fits
 from lit_jax.spec import BlockSpec, Compute
@@ -52,7 +53,8 @@ class Attention(nn.Module):
         heads = (spec.heads, width // spec.heads)  # H K
 
         def project(name: str, kernel: tuple[int, ...], inputs: int) -> Projection:
-            return Projection(kernel, inputs, name[0] in spec.biases, spec.init_std, self.compute, name=name)
+            bias, dtype = name[0] in spec.biases, self.compute.dtype
+            return Projection(kernel, inputs, bias, spec.init_std, dtype, name=name)
 
         q, k, v = (project(name, (width, *heads), 1)(x) for name in ("query", "key", "value"))  # B N D
         apart = partial(jnp.reshape, shape=(*x.shape[:2], *heads))  # B N D -> B N H K
@@ -97,28 +99,6 @@ class Attention(nn.Module):
             y = jax.nn.dot_product_attention(apart(q), apart(k), apart(v), bias, mask)
         out = project("out", (*heads, width), 2)(y.reshape(x.shape))
         return out, weights if attentions else None
-
-
-class Projection(nn.Module):
-    """A dense layer to or from heads; params as nn.DenseGeneral's, [D H K] or [H K D], but in and out go [B N D].
-
-    Of [B N H K] XLA would make the batch the minor axis, and copy queries, keys and values for the kernel.
-    """
-
-    shape: tuple[int, ...]  # Of the kernel.
-    inputs: int  # How many of its axes are multiplied away.
-    bias: bool
-    init_std: float
-    compute: Compute
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        dtype, outputs = self.compute.dtype, self.shape[self.inputs :]
-        kernel = self.param("kernel", nn.initializers.normal(self.init_std), self.shape)
-        y = x.astype(dtype) @ kernel.reshape(x.shape[-1], -1).astype(dtype)
-        if not self.bias:
-            return y
-        return y + self.param("bias", nn.initializers.zeros, outputs).reshape(-1).astype(dtype)
 
 
 def by_rows(compute: Compute, shape: tuple[int, ...], heads: int, bias: Array | None) -> bool:

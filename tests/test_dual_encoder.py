@@ -8,6 +8,7 @@ from jax.extend import core
 
 from lit_jax.encoders.tokens import TokenEmbed, Tokens
 from lit_jax.pretrained import with_compute
+from lit_jax.projection import Projection
 from lit_jax.spec import Compute
 from tests import tiny
 
@@ -49,3 +50,12 @@ def test_the_gradient_of_a_frequent_token_keeps_its_digits_in_bfloat16():
     )
     want = np.asarray(slopes, np.float32).sum((0, 1))
     np.testing.assert_allclose(grads["word"]["embedding"][0], want, rtol=1e-3)
+
+
+def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16():
+    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (64, 64, 6)), jnp.bfloat16)
+    module, x = Projection((8, 2, 3), 1, True, 0.02, jnp.bfloat16), jnp.ones((64, 64, 8))
+    params = module.init(jax.random.key(0), x)["params"]
+    grads = jax.jit(jax.grad(lambda p: (module.apply({"params": p}, x) * slopes).sum()))(params)
+    want = np.asarray(slopes, np.float32).sum((0, 1)).reshape(2, 3)
+    np.testing.assert_allclose(grads["bias"], want, rtol=1e-3)

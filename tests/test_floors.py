@@ -20,6 +20,7 @@ FLOORS = [
         "terminal",
         "ring",
         "flash",
+        "projection",
         "row_attention",
         "splash",
         "spec",
