@@ -40,16 +40,20 @@ def test_products_of_float32_numbers_are_whole_on_every_device_and_others_left_t
     assert len(found) > 30 and set(found) == {wanted and (wanted, wanted)}
 
 
-def test_the_gradient_of_a_frequent_token_keeps_its_digits_in_bfloat16():
-    ids = jnp.zeros((64, 64), jnp.int32)
-    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (64, 64, 8)), jnp.bfloat16)
-    module = TokenEmbed(Tokens(5, 0, 8, norm=False), Compute(dtype=jnp.bfloat16))
-    params = module.init(jax.random.key(0), ids, None, ids, train=False)["params"]
-    grads = jax.grad(lambda p: (module.apply({"params": p}, ids, None, ids, train=False) * slopes).sum())(
-        params
-    )
-    want = np.asarray(slopes, np.float32).sum((0, 1))
-    np.testing.assert_allclose(grads["word"]["embedding"][0], want, rtol=1e-3)
+def test_the_gradients_of_a_frequent_token_and_of_a_position_keep_their_digits_in_bfloat16():
+    ids, positions = jnp.zeros((512, 8), jnp.int32), jnp.arange(8)[None]
+    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (512, 8, 4)), jnp.bfloat16)
+    module = TokenEmbed(Tokens(5, 8, 4, types=2, norm=False), Compute(dtype=jnp.bfloat16))
+    params = module.init(jax.random.key(0), ids, None, positions, train=False)["params"]
+
+    def loss(params):
+        return (module.apply({"params": params}, ids, None, positions, train=False) * slopes).sum()
+
+    grads = jax.jit(jax.grad(loss))(params)
+    want = np.asarray(slopes, np.float32)
+    np.testing.assert_allclose(grads["word"]["embedding"][0], want.sum((0, 1)), rtol=1e-3)
+    np.testing.assert_allclose(grads["token_type"]["embedding"][0], want.sum((0, 1)), rtol=1e-3)
+    np.testing.assert_allclose(grads["position"]["embedding"], want.sum(0), rtol=1e-3)
 
 
 def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16():

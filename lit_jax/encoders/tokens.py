@@ -48,8 +48,7 @@ class TokenEmbed(nn.Module):
         init = nn.initializers.normal(spec.init_std)
 
         def embed(rows: int, name: str, ids: Array) -> Array:
-            # Looked up in float32: a frequent token's gradients, added up in bfloat16, would lose most digits.
-            return nn.Embed(rows, spec.width, embedding_init=init, name=name)(ids).astype(dtype)
+            return nn.Embed(rows, spec.width, embedding_init=init, name=name)(ids)
 
         x = embed(spec.words, "word", input_ids)
         if spec.types:
@@ -59,6 +58,8 @@ class TokenEmbed(nn.Module):
             x = x + embed(spec.tasks, "task_type", jnp.zeros_like(input_ids))
         if spec.positions:
             x = x + embed(spec.positions, "position", position_ids)
+        # Only now: a row's gradients, added up in bfloat16 over all tokens that it is for, would lose most digits.
+        x = x.astype(dtype)
         if spec.norm:
             norm = nn.LayerNorm(
                 spec.eps, dtype=dtype, use_bias=spec.norm_bias, use_fast_variance=False, name="norm"
