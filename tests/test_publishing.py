@@ -16,6 +16,10 @@ from lit_jax.errors import ConfigError, WeightError
 from tests import tiny
 from tests.hub_server import Hub
 
+pytestmark = pytest.mark.skipif(
+    huggingface_hub.__version__.startswith("1."),
+    reason="huggingface_hub 1 has cards looked at by huggingface.co itself, whatever the endpoint",
+)
 CARD = {
     "name": "tiny",
     "license": "mit",
