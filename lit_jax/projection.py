@@ -2,11 +2,11 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 
-def spread(weight: Float[Array, "..."], shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "..."]:
+def spread(weight: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike) -> Float[Array, "..."]:
     """`weight` in `shape` and `dtype`, so that its gradient is added up before it is rounded, in float32.
 
     Rounded first and broadcast by `+`, it would be added up in bfloat16: of 4,096 rows half is lost on a CPU.

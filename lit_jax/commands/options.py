@@ -11,10 +11,10 @@ model = click.option(
 )
 dtype = click.option(
     "--dtype",
+    metavar="TYPE",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
-    show_default=True,
-    help="Of the arithmetic.",
+    help="Of the arithmetic: float32 or bfloat16.",
 )
 allow_pickle = click.option(
     "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else."
