@@ -53,8 +53,8 @@ class Attention(nn.Module):
         heads = (spec.heads, width // spec.heads)  # H K
 
         def project(name: str, kernel: tuple[int, ...], inputs: int) -> Projection:
-            bias, dtype = name[0] in spec.biases, self.compute.dtype
-            return Projection(kernel, inputs, bias, spec.init_std, dtype, name=name)
+            biased, dtype = name[0] in spec.biases, self.compute.dtype
+            return Projection(kernel, inputs, biased, spec.init_std, dtype, name=name)
 
         q, k, v = (project(name, (width, *heads), 1)(x) for name in ("query", "key", "value"))  # B N D
         apart = partial(jnp.reshape, shape=(*x.shape[:2], *heads))  # B N D -> B N H K

@@ -125,6 +125,8 @@ Workdir = Path | Bucket
 
 @contextmanager
 def _mirrored(address: str) -> Iterator[Bucket]:
+    # TensorStore writes checkpoints past gcsfs, which would remember what it once listed.
+    fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
     with tempfile.TemporaryDirectory(prefix="lit_jax-") as folder:
         try:
             bucket = Bucket(address, Path(folder))

@@ -37,7 +37,7 @@ def forward(
     image, vision = module.apply(variables, images, method="image_features", rngs=rngs, **options, **sized)
     text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
     image, text = unit(image), unit(text)
-    logits = text @ image.T * jnp.exp(variables["params"]["logit_scale"])
+    logits = jnp.matmul(text, image.T, precision="highest") * jnp.exp(variables["params"]["logit_scale"])
     loss = None
     if return_loss:
         xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(len(logits))

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from lit_jax.attention import Attention
-from lit_jax.projection import Projection, spread
+from lit_jax.projection import Dense
 from lit_jax.spec import REMAT, BlockSpec, Compute
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -50,18 +50,19 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         spec, width = self.spec, x.shape[-1]
-        hidden = (2, spec.hidden) if spec.gated else (spec.hidden,)  # Gate, up; or up.
-
-        def dense(name: str, *shape: int) -> Projection:
-            return Projection(shape, 1, spec.mlp_bias, spec.init_std, self.compute.dtype, name=name)
-
-        y, act = dense("up", width, *hidden)(x), ACTIVATIONS[spec.act]
+        dense = partial(
+            Dense,
+            use_bias=spec.mlp_bias,
+            dtype=self.compute.dtype,
+            kernel_init=nn.initializers.normal(spec.init_std),
+        )
+        act = ACTIVATIONS[spec.act]
         if spec.gated:
-            gate, y = jnp.split(y, 2, axis=-1)
-            y = act(gate) * y
+            y = dense((2, spec.hidden), name="up")(x)  # B N 2 F: gate, up
+            y = act(y[..., 0, :]) * y[..., 1, :]
         else:
-            y = act(y)
-        return dense("down", spec.hidden, width)(y)
+            y = act(dense(spec.hidden, name="up")(x))
+        return dense(width, name="down")(y)
 
 
 class DropPath(nn.Module):
@@ -108,7 +109,9 @@ class Block(nn.Module):
         def branch(y: Array, name: str, dropout: float) -> Array:
             if spec.layer_scale is not None:
                 init = nn.initializers.constant(spec.layer_scale)
-                y = y * spread(self.param(name, init, y.shape[-1:]), y.shape, y.dtype)
+                y = (y * self.param(name, init, y.shape[-1:])).astype(
+                    y.dtype
+                )  # Its gradient is summed in float32.
             y = nn.Dropout(dropout, deterministic=not train)(y)
             return DropPath(spec.drop_path)(y, drop_path, train)
 

@@ -61,7 +61,7 @@ def _of_batch(images: Float[Array, "b E"], texts: Float[Array, "b E"], *, axis: 
     pairs = len(images) * lax.axis_size(axis)
     all_of = partial(lax.psum, axis_name=axis)
     cosine = all_of((images * texts).sum()) / pairs
-    everything = all_of(images.sum(0)) @ all_of(texts.sum(0))  # The sum of all B x B cosines.
+    everything = (all_of(images.sum(0)) * all_of(texts.sum(0))).sum()  # The sum of all B x B cosines.
     found = {
         "alignment": all_of(((images - texts) ** 2).sum()) / pairs,
         "margin": cosine - (everything - cosine * pairs) / (pairs * (pairs - 1)),
@@ -89,7 +89,7 @@ def _uniformity(rows: Float[Array, "b E"], axis: Axis) -> Float[Array, ""]:
     mine = lax.axis_index(axis) * b + jnp.arange(b)
 
     def visit(total: Array, others: Array, start: Any) -> tuple[Array, Array]:
-        near = jnp.exp(4 * (rows @ others.T - 1))  # d^2 = 2 - 2 cosine.
+        near = jnp.exp(4 * (jnp.matmul(rows, others.T, precision="highest") - 1))  # d^2 = 2 - 2 cosine.
         same = mine[:, None] == start + jnp.arange(b)
         return total + jnp.where(same, 0, near).sum(), jnp.zeros(b)
 

@@ -8,7 +8,7 @@ from jax.extend import core
 
 from lit_jax.encoders.tokens import TokenEmbed, Tokens
 from lit_jax.pretrained import with_compute
-from lit_jax.projection import Projection
+from lit_jax.projection import Conv, Dense, Projection
 from lit_jax.spec import Compute
 from tests import tiny
 
@@ -56,10 +56,21 @@ def test_the_gradients_of_a_frequent_token_and_of_a_position_keep_their_digits_i
     np.testing.assert_allclose(grads["position"]["embedding"], want.sum(0), rtol=1e-3)
 
 
-def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16():
-    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (64, 64, 6)), jnp.bfloat16)
-    module, x = Projection((8, 2, 3), 1, True, 0.02, jnp.bfloat16), jnp.ones((64, 64, 8))
-    params = module.init(jax.random.key(0), x)["params"]
-    grads = jax.jit(jax.grad(lambda p: (module.apply({"params": p}, x) * slopes).sum()))(params)
-    want = np.asarray(slopes, np.float32).sum((0, 1)).reshape(2, 3)
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Projection((8, 2, 3), 1, True, 0.02, jnp.bfloat16), (64, 64, 8)),
+        (Dense((2, 3), dtype=jnp.bfloat16), (64, 64, 8)),
+        (Conv(6, (2, 2), (2, 2), "VALID", dtype=jnp.bfloat16), (16, 32, 32, 3)),
+    ],
+    ids=["heads", "dense", "patches"],
+)
+def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16(layer, shape):
+    x = jnp.ones(shape)
+    params = layer.init(jax.random.key(0), x)["params"]
+    out = layer.apply({"params": params}, x)
+    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, out.shape), jnp.bfloat16)
+    grads = jax.jit(jax.grad(lambda p: (layer.apply({"params": p}, x) * slopes).sum()))(params)
+    want = np.asarray(slopes, np.float32).reshape(-1, *grads["bias"].shape).sum(0)
     np.testing.assert_allclose(grads["bias"], want, rtol=1e-3)
+    assert out.dtype == jnp.bfloat16

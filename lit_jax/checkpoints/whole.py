@@ -7,7 +7,6 @@ into it last of all, and a folder without it is none.
 import logging
 from collections.abc import Iterator
 
-import fsspec
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -22,9 +21,6 @@ COMMITTED = "commit_success.txt"
 MARKS = ("_CHECKPOINT_METADATA", COMMITTED)  # Written last by Orbax, which on a disk does not ask for them.
 LOCKED_SUMS = f"../locked/{sums.NAME}"  # Part of each step's sums: they hold together.
 _DRAFT = ".orbax-checkpoint-tmp"  # What Orbax appends to the name of a folder that is not complete.
-
-# TensorStore writes into a bucket past gcsfs, which would remember what it once listed.
-fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
 
 
 class _Names:

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from lit_jax.attention import attend_in_full
+from lit_jax.projection import Dense
 from lit_jax.spec import Compute
 
 
@@ -53,7 +54,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         c, compute, n, width = self.config, self.compute, x.shape[1], x.shape[-1]
         init = nn.initializers.normal(c.initializer_range)
-        dense = partial(nn.DenseGeneral, dtype=compute.dtype, kernel_init=init)
+        dense = partial(Dense, dtype=compute.dtype, kernel_init=init)
         split = partial(dense, (c.num_attention_heads, width // c.num_attention_heads))
         query, key, value = (split(name=name) for name in ("query", "key", "value"))
         # Attention divides by the root of K; each further kind of score widens their sum.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from lit_jax import projection
 from lit_jax.layers import ACTIVATIONS, given_norm
 from lit_jax.spec import BlockSpec, Compute
 
@@ -21,7 +22,7 @@ class Conv(nn.Module):
         self, x: Float[Array, "B N D"], *, train: bool
     ) -> tuple[Float[Array, "B N D"], Float[Array, "D"], Float[Array, "D"]]:
         c, width = self.config, x.shape[-1]
-        conv = nn.Conv(
+        conv = projection.Conv(
             width,
             (c.conv_kernel_size,),
             feature_group_count=c.conv_groups,

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from lit_jax.errors import ConfigError
 from lit_jax.positions import resize_grid
-from lit_jax.projection import spread
+from lit_jax.projection import Conv
 from lit_jax.spec import Compute
 
 
@@ -59,7 +59,7 @@ class PatchEmbed(nn.Module):
             )
         init = nn.initializers.truncated_normal(spec.init_std)
         patch = (spec.patch, spec.patch)
-        conv = nn.Conv(
+        conv = Conv(
             spec.width,
             patch,
             patch,
@@ -75,7 +75,7 @@ class PatchEmbed(nn.Module):
 
         def learned(name: str, count: int) -> Array:
             tokens = self.param(name, init, (1, count, spec.width))
-            return spread(tokens, (len(x), count, spec.width), x.dtype)
+            return jnp.broadcast_to(tokens, (len(x), count, spec.width)).astype(x.dtype)
 
         first = len(spec.tokens)  # Of the patches.
         x = jnp.concatenate([*(learned(name, 1) for name in spec.tokens), x], axis=1)
@@ -84,7 +84,7 @@ class PatchEmbed(nn.Module):
             if interpolate:
                 grid = resize_grid(pos[:, first:], rows, columns, antialias=spec.antialias)
                 pos = jnp.concatenate([pos[:, :first], grid], axis=1)
-            x = x + spread(pos, x.shape, x.dtype)
+            x = (x + pos).astype(x.dtype)  # Their gradient is summed in float32.
         if spec.registers:
             x = jnp.concatenate([x[:, :first], learned("registers", spec.registers), x[:, first:]], axis=1)
         return nn.Dropout(spec.dropout, deterministic=not train)(x)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.errors import WeightError
-from lit_jax.projection import Projection
+from lit_jax.projection import Dense
 from lit_jax.spec import Compute
 from lit_jax.typing import Params
 from lit_jax.weights import WeightMap, table
@@ -20,8 +21,8 @@ def tanh_pooler(
     compute: Compute, x: Float[Array, "B N D"], act: Callable[[Array], Array] = jnp.tanh, std: float = 0.02
 ) -> Float[Array, "B D"]:
     """act(dense(first token)); called in a compact method, whose submodule `pooler` becomes."""
-    width = x.shape[-1]
-    return act(Projection((width, width), 1, True, std, compute.dtype, name="pooler")(x[:, 0]))
+    dense = Dense(x.shape[-1], dtype=compute.dtype, kernel_init=nn.initializers.normal(std), name="pooler")
+    return act(dense(x[:, 0]))
 
 
 def pool(

@@ -12,6 +12,7 @@ from lit_jax.encoders.clip import LAYERS
 from lit_jax.encoders.patches import Patches
 from lit_jax.encoders.vit import trunk
 from lit_jax.layers import Mlp, layer_norm
+from lit_jax.projection import Dense
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
@@ -72,7 +73,7 @@ class AttentionPool(nn.Module):
 
         def split(name: str, y: Array) -> Array:
             heads = (spec.heads, width // spec.heads)
-            return nn.DenseGeneral(heads, dtype=dtype, kernel_init=init, name=name)(y)
+            return Dense(heads, dtype=dtype, kernel_init=init, name=name)(y)
 
         probe = jnp.broadcast_to(self.param("probe", init, (1, 1, width)), (len(x), 1, width))
         y = jax.nn.dot_product_attention(
@@ -82,7 +83,7 @@ class AttentionPool(nn.Module):
             # One query is no shape for a fused kernel.
             implementation="xla",
         )
-        y = nn.DenseGeneral(width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="out")(y)
+        y = Dense(width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="out")(y)
         y = y + Mlp(spec, self.compute, name="mlp")(layer_norm(spec, self.compute, "norm")(y))
         return y[:, 0]
 

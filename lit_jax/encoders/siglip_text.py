@@ -11,6 +11,7 @@ from lit_jax.encoders.clip import LAYERS
 from lit_jax.encoders.clip_text import TEXT
 from lit_jax.encoders.tokens import TokenEmbed, Tokens, check_length, key_mask
 from lit_jax.layers import Block, layer_norm, scan_layers
+from lit_jax.projection import Dense
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
@@ -90,7 +91,7 @@ class Model(nn.Module):
         )
         x = layer_norm(c.block, self.compute, "norm")(x)
         init = nn.initializers.normal(c.block.init_std)
-        head = nn.Dense(c.hidden_size, dtype=self.compute.dtype, kernel_init=init, name="head")
+        head = Dense(c.hidden_size, dtype=self.compute.dtype, kernel_init=init, name="head")
         return EncoderOutput(x, head(x[:, -1]), with_embeddings(embedded, states), weights)
 
 

@@ -15,6 +15,7 @@ from lit_jax.encoders.windows import Windows
 from lit_jax.errors import ConfigError, WeightError
 from lit_jax.layers import layer_norm, rematted
 from lit_jax.positions import resize_grid
+from lit_jax.projection import Conv
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import WeightMap, table
 
@@ -37,7 +38,7 @@ class Embeddings(nn.Module):
             raise ConfigError(f"images have {channels} channels; this tower takes {c.num_channels}")
         patch = (c.patch_size, c.patch_size)
         init = nn.initializers.normal(c.initializer_range)
-        conv = nn.Conv(
+        conv = Conv(
             c.embed_dim, patch, patch, "VALID", dtype=self.compute.dtype, kernel_init=init, name="patch"
         )
         x = conv(jnp.pad(images, ((0, 0), (0, -height % patch[0]), (0, -width % patch[1]), (0, 0))))

@@ -12,6 +12,7 @@ from lit_jax.encoders.stages import check, tower, tower_weights
 from lit_jax.encoders.windows import Windows, attend
 from lit_jax.errors import ConfigError
 from lit_jax.layers import DropPath, Mlp, layer_norm
+from lit_jax.projection import Dense
 from lit_jax.spec import BlockSpec, Compute
 from lit_jax.weights import table
 
@@ -91,7 +92,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "B W M D"], Float[Array, "B W H M M"]]:
         spec, width = self.spec, x.shape[-1]
         init = nn.initializers.normal(spec.init_std)
-        dense = partial(nn.DenseGeneral, dtype=self.compute.dtype, kernel_init=init)
+        dense = partial(Dense, dtype=self.compute.dtype, kernel_init=init)
         q, k, v = (
             dense((spec.heads, width // spec.heads), use_bias=name[0] in spec.biases, name=name)(x)
             for name in ("query", "key", "value")

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.errors import ConfigError
-from lit_jax.projection import Projection
+from lit_jax.projection import Dense
 from lit_jax.spec import Compute
 
 
@@ -67,8 +67,7 @@ class TokenEmbed(nn.Module):
             x = norm(x)
         x = nn.Dropout(spec.dropout, deterministic=not train)(x)
         if spec.project is not None:
-            shape = (spec.width, spec.project)
-            x = Projection(shape, 1, True, spec.init_std, dtype, name="project")(x)
+            x = Dense(spec.project, dtype=dtype, kernel_init=init, name="project")(x)
         return x
 
 
