@@ -55,7 +55,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["lit_jax", "lit_jax.*"]), "lit_jax.configs"],
     package_dir={"lit_jax.configs": "configs"},
-    package_data={"lit_jax.evals": ["*.toml"], "lit_jax.pages": ["*.html", "*.css", "*.js"]},
+    package_data={"lit_jax.evals": ["*.toml"], "lit_jax.tools.pages": ["*.html", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require={
         "quickstart": QUICKSTART,

@@ -43,8 +43,8 @@ def arithmetic(kind: str, length: int, tiny: bool) -> float:
     jax.config.update(
         "jax_platforms", "cpu"
     )  # This process counts, and leaves the GPU to those that it starts.
-    from lit_jax.dual_encoder import MODEL_TYPE, DualEncoder, DualEncoderConfig, param_shapes
-    from lit_jax.flops import flops_of
+    from lit_jax.models.dual_encoder import MODEL_TYPE, DualEncoder, DualEncoderConfig, param_shapes
+    from lit_jax.tools.plan.flops import flops_of
 
     vision, text = configs(tiny)
     towers = {"vision_config": {"model_type": "vit", **vision}, "text_config": {"model_type": "bert", **text}}
@@ -89,7 +89,7 @@ def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
     """Which kernels three runs of lit_jax spend their time in, the longest first."""
     import jax
 
-    from lit_jax.terminal import table
+    from lit_jax.utils.console import table
 
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -161,7 +161,7 @@ def main() -> None:
     if options.work:
         print(json.dumps(work(options)))
         return
-    from lit_jax.terminal import table
+    from lit_jax.utils.console import table
 
     own = [f"--{name}={getattr(options, name)}" for name in ("length", "remat", "attention", "unroll")]
     own += [f"--{name}" for name in ("eager", "tiny", "profile") if getattr(options, name)]

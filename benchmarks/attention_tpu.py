@@ -3,7 +3,7 @@
     python benchmarks/attention_tpu.py --topology v5e:2x4 --pairs 512
 
 Needs libtpu (pip install 'lit_jax[tpu]') and no TPU: programs are compiled ahead of time, and the operands and results
-of every instruction that lie in HBM are counted in their text (lit_jax.hlo). ViT-B's image layers run forward, BERT's
+of every instruction that lie in HBM are counted in their text (`tools/plan/hlo.py`). ViT-B's image layers run forward, BERT's
 text layers forward and backward, in bfloat16.
 """
 
@@ -20,11 +20,11 @@ from flax import linen as nn
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lit_jax.hlo import Program
-from lit_jax.layers import Block, scan_layers
-from lit_jax.sharding import BATCH, make_mesh
-from lit_jax.spec import BlockSpec, Compute
-from lit_jax.terminal import table
+from lit_jax.models.layers.blocks import Block, scan_layers
+from lit_jax.models.layers.spec import BlockSpec, Compute
+from lit_jax.parallel.sharding import BATCH, make_mesh
+from lit_jax.tools.plan.hlo import Program
+from lit_jax.utils.console import table
 
 WIDTH = 768
 TOWERS = {  # Layers, tokens, block.

@@ -21,8 +21,8 @@ from PIL import Image
 
 TARGETS = {"answer": 15.0, "imports": 3.0}  # Seconds on 2 cores.
 IMPORTS = """
-import lit_jax.commands.classify, lit_jax.ask, lit_jax.terminal
-from lit_jax.processing import processor_class
+import lit_jax.commands.classify, lit_jax.inference.search, lit_jax.utils.console
+from lit_jax.hf.processor import processor_class
 processor_class()
 """
 WORDS = "[PAD] [UNK] [CLS] [SEP] a cat dog bird".split()
@@ -32,8 +32,8 @@ def write_processor(folder: Path) -> None:
     """A tokenizer of a few words and ViT's image processor."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    from lit_jax._transformers import transformers
-    from lit_jax.processing import save_processor
+    from lit_jax.hf.processor import save_processor
+    from lit_jax.utils._transformers import transformers
 
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -36,7 +36,7 @@ CHILD = """
 import json, re, sys, time
 import safetensors.numpy
 from lit_jax import model_folder, pretrained
-from lit_jax.spec import Compute
+from lit_jax.models.layers.spec import Compute
 
 kind, folder = sys.argv[1:]
 calls = {
@@ -57,7 +57,8 @@ def write_model(folder: Path) -> int:
     """A dual encoder of random weights; returns the size of its weight file in bytes."""
     import jax
 
-    from lit_jax import dual_encoder, model_folder
+    from lit_jax.hf import model_folder
+    from lit_jax.models import dual_encoder
 
     config = dual_encoder.DualEncoderConfig.from_hf(CONFIG)
     module = dual_encoder.DualEncoder(config)

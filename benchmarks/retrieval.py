@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from lit_jax.evals.retrieval import retrieval
-from lit_jax.terminal import table
+from lit_jax.utils.console import table
 
 
 def embeddings(images: int, texts: int, width: int, noise: float | None) -> tuple[np.ndarray, ...]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lit_jax.checkpoints import Checkpoints
+from lit_jax.workdir.checkpoints import Checkpoints
 
 
 class State(NamedTuple):

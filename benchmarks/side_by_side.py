@@ -67,13 +67,14 @@ def ours(
     """lit_jax's own train step or embed step, by default as recipes do it on a CPU."""
     import jax
 
-    from lit_jax import dual_encoder, optim
-    from lit_jax.embed_step import make_embed_step
-    from lit_jax.pixels import Pixels
-    from lit_jax.sharding import make_mesh, put_batch
-    from lit_jax.spec import Compute
-    from lit_jax.state import init_state
-    from lit_jax.train_step import make_train_step
+    from lit_jax.data.transforms.normalize import PixelNormalizer
+    from lit_jax.inference.embed_step import make_embed_step
+    from lit_jax.models import dual_encoder
+    from lit_jax.models.layers.spec import Compute
+    from lit_jax.parallel.sharding import make_mesh, put_batch
+    from lit_jax.train import optim, partition
+    from lit_jax.train.state import init_state
+    from lit_jax.train.train_step import make_train_step
 
     vision, text = configs(tiny)
     config = dual_encoder.DualEncoderConfig.from_hf(
@@ -87,7 +88,7 @@ def ours(
     compute = Compute(dtype=dtype, remat=remat, attention=attention, unroll=unroll, mesh=mesh)
     module = dual_encoder.DualEncoder(config, compute)
     params = dual_encoder.init_params(module, 0)
-    pixels = Pixels(vision["image_size"], (0.5,) * 3, (0.5,) * 3)
+    pixels = PixelNormalizer(vision["image_size"], (0.5,) * 3, (0.5,) * 3)
     images, texts = inputs(batch, length, vision["image_size"])
     placed: dict[str, Any] = put_batch({"images": images, "texts": texts}, mesh)
     last: Any = None
@@ -111,7 +112,7 @@ def ours(
         return work(lambda: embed.texts(params, placed["texts"]))
     schedule = optim.make_schedule("constant", peak_lr=PEAK_LR, steps=1_000_000)
     tx = optim.make_optimizer(schedule=schedule)
-    rules = optim.lock_rules("UU" if kind == "unlocked" else "LU")
+    rules = partition.lock_rules("UU" if kind == "unlocked" else "LU")
     state = init_state(params, rules, tx, mesh, locked_dtype=dtype)
     train = {"vision", "text"} if kind == "unlocked" else {"text"}
     step = make_train_step(module, tx, mesh, pixels=pixels, train=train, dtype=dtype)
@@ -264,7 +265,7 @@ def main(doc: str, pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) ->
     for name in ("batch", "length", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}; wanted at least 1")
-    from lit_jax.terminal import table
+    from lit_jax.utils.console import table
 
     found = compare({name: pairs[name] for name in options.only or pairs}, options)
     packages = {name: version(name) for name in ("jax", "torch", "transformers")}

@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from lit_jax.terminal import table
+from lit_jax.utils.console import table
 
 UNIT = 10_000  # Records of one shard, of which the others are links.
 BATCH, BATCHES = 256, 100
@@ -34,9 +34,11 @@ FORMS = ("folder", "wds", "parquet", "tfds")
 CHILD = """
 import io, json, re, sys, time
 import grain, numpy as np
-import lit_jax.data.tfds, lit_jax.data.parquet, lit_jax.data.webdataset, lit_jax.data.folder, tensorflow_datasets
+import tensorflow_datasets
+from lit_jax.data.sources import folder, parquet, tfds, webdataset
 from PIL import Image
-from lit_jax.data import open_source, train_batches
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.train_batches import train_batches
 
 def heap():
     return int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -71,7 +73,8 @@ def write_forms(root: Path, records: int) -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from lit_jax.data import open_source, prepare
+    from lit_jax.data.sources.registry import open_source
+    from lit_jax.data.tools.prepare import prepare
 
     rng = np.random.default_rng(0)
     pictures = []

@@ -15,20 +15,25 @@ import lit_jax
 
 # What a user calls, in the order of the pages; the rest of the package is for its own use.
 MODULES = (
-    "lit_jax.train",
-    "lit_jax.recipe",
-    "lit_jax.evaluate",
-    "lit_jax.compare",
-    "lit_jax.export",
-    "lit_jax.index",
-    "lit_jax.plan",
-    "lit_jax.dry",
-    "lit_jax.doctor",
-    "lit_jax.quickstart",
-    "lit_jax.sharding",
-    "lit_jax.data",
+    "lit_jax.train.loop",
+    "lit_jax.config",
+    "lit_jax.evals.evaluate",
+    "lit_jax.evals.compare",
+    "lit_jax.tools.export",
+    "lit_jax.inference.index",
+    "lit_jax.tools.plan.plan",
+    "lit_jax.tools.plan.parameters",
+    "lit_jax.tools.doctor",
+    "lit_jax.tools.quickstart.quickstart",
+    "lit_jax.parallel.sharding",
+    "lit_jax.data.sources.base",
+    "lit_jax.data.sources.registry",
+    "lit_jax.data.train_batches",
+    "lit_jax.data.eval_batches",
+    "lit_jax.data.tools.prepare",
+    "lit_jax.data.tools.summary",
     "lit_jax.evals",
-    "lit_jax.ingredients",
+    "lit_jax.tools.quickstart.ingredients",
 )
 # Of classes of transformers and Flax, whose annotations are theirs to mend; torch, which they name, is not needed.
 THEIRS = (

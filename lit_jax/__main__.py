@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from lit_jax.errors import ConfigError, LitJaxError
+from lit_jax.utils.errors import ConfigError, LitJaxError
 
 COMMANDS = {
     "quickstart": "The whole way, on towers and pictures from the package index.",

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.lit_b16_bert import get_config
-from lit_jax.attention import Attention, by_flash
-from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, param_shapes
-from lit_jax.run import read_run
-from lit_jax.spec import BlockSpec, Compute
-from lit_jax.train import train
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, param_shapes
+from lit_jax.models.layers.attention import Attention, use_cudnn
+from lit_jax.models.layers.spec import BlockSpec, Compute
+from lit_jax.train.loop import train
+from lit_jax.train.trained import read_trained
 
 
 def cudnn_equals_xla() -> str:
@@ -54,7 +54,7 @@ def _attended(how: Any, dtype: Any, tokens: int, masked: bool, biased: bool) -> 
     bias = jnp.asarray(rng.normal(size=(1, 4, tokens, tokens)), jnp.float32) if biased else None
     compute = Compute(dtype=dtype, attention=how)
     module = Attention(BlockSpec(4, 256, True), compute)
-    assert by_flash(compute, x.shape, 4, masked or biased) == (how == "cudnn")
+    assert use_cudnn(compute, x.shape, 4, masked or biased) == (how == "cudnn")
     params = jax.tree.map(lambda leaf: leaf * 5, module.init(jax.random.key(0), x)["params"])
 
     def loss(x: Any, params: Any) -> tuple[Any, Any]:
@@ -101,7 +101,7 @@ def _trained(folder: Path, steps: int, dtype: str) -> tuple[str, list[float]]:
     config.steps, config.log_every, config.model.dtype, config.eval_every = steps, 1, dtype, steps
     train(config, folder)
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(read_run(folder).params):
+    for leaf in jax.tree.leaves(read_trained(folder).params):
         digest.update(np.ascontiguousarray(leaf).data)
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return digest.hexdigest()[:12], [row["loss"] for row in rows if "loss" in row]

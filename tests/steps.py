@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from lit_jax import dual_encoder
-from lit_jax.dual_encoder import DualEncoder
-from lit_jax.optim import make_optimizer, make_schedule
-from lit_jax.pixels import Pixels
-from lit_jax.sharding import make_mesh, put_batch
+from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.parallel.sharding import make_mesh, put_batch
+from lit_jax.train.optim import make_optimizer, make_schedule
 from tests.tiny import BERT, VIT, dual_config, randomised
 
 BATCH_SIZE, LENGTH, STEPS = 16, 12, 20
@@ -20,7 +20,7 @@ VISION = VIT | {"hidden_size": 44, "intermediate_size": 88, "hidden_dropout_prob
 VISION_SIZES = {44, 88, 17}
 TEXT = BERT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 MODULE = DualEncoder(dual_config(VISION, TEXT))
-PIXELS = Pixels(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+PIXELS = PixelNormalizer(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 TX = make_optimizer(
     schedule=make_schedule("cosine", peak_lr=1e-3, steps=STEPS, warmup_steps=2), weight_decay=0.1
 )

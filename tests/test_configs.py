@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_jax import dry
-from lit_jax.data import open_source
-from lit_jax.recipe import read
-from lit_jax.train import train
+from lit_jax.config import read_config
+from lit_jax.data.sources.registry import open_source
+from lit_jax.tools.plan import parameters
+from lit_jax.train.loop import train
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -66,9 +66,9 @@ def test_a_smoke_run_is_its_recipe_in_small(path):
         small.model.text_config.model_type
         == full.model.get("text_config", {"model_type": "bert"})["model_type"]
     )
-    recipe = read(small)
+    recipe = read_config(small)
     assert not set(map(tuple, small.model.get("lock_rules", ()))) - {("vision/.*", "lock")}
-    locked = {row[0] for row in dry.parameters(small) if row[2] == "locked"}
+    locked = {row[0] for row in parameters.parameters(small) if row[2] == "locked"}
     assert any(path.startswith("vision/layers") for path in locked) == (full.model["lock"][0] == "L")
     assert len(open_source(recipe.data.train)) >= recipe.batch_size
 

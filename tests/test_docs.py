@@ -85,7 +85,7 @@ def test_the_reference_is_made_from_the_docstrings_without_a_warning(tmp_path):
     assert all(f'id="{name}"' in page for name in lit_jax.__all__ if name != "__version__")
     pages = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.html")}
     reached = set(re.findall(r'href="(lit_jax/\w+\.html)"', page))
-    assert {name for name in pages if name.count("/") == 1} <= reached and "lit_jax/recipe.html" in reached
+    assert {name for name in pages if name.count("/") == 1} <= reached and "lit_jax/config.html" in reached
     recipe = (tmp_path / "site" / "lit_jax" / "recipe.html").read_text()
     assert (
         "Image tower, text tower: L locked, U tuned, u from scratch" in recipe

@@ -10,131 +10,107 @@ import pytest
 import lit_jax
 
 PACKAGE = Path(lit_jax.__file__).parent
-FLOORS = [
-    [
-        "typing",
-        "errors",
-        "sums",
-        "folders",
-        "_transformers",
-        "terminal",
-        "ring",
-        "flash",
-        "projection",
-        "row_attention",
-        "splash",
-        "spec",
-    ],
-    [
-        "attention",
-        "positions",
-        "weights",
-        "losses",
-        "flax_files",
-        "safetensors_files",
-        "pickles",
-        "hlo",
-        "flops",
-        "topology",
-        "distributed",
-        "skips",
-        "watchdog",
-        "augment",
-        "pictures",
-        "tokenize",
-        "muon",
-        "machine",
-        "public",
-        "bucket",
-    ],
-    ["layers", "pixels", "model_folder"],
-    ["encoders", "hub", "preemption", "lock", "pages"],
-    ["dual_encoder", "processing", "ingredients"],
-    [
-        "pretrained",
-        "saving",
-        "outputs",
-        "inputs",
-        "forward",
-        "decode",
-        "feed",
-        "sharding",
-        "optim",
-        "checkpoints",
-        "metrics",
-        "data",
-        "recipe",
-        "scratch",
-    ],
-    [
-        "keywords",
-        "accumulate",
-        "evals",
-        "card",
-        "nearest",
-        "monitors",
-        "workdir",
-        "state",
-        "embed_step",
-    ],
-    ["train_step", "grid_tables", "publishing"],
-    ["model", "cache", "embedding", "compare", "run"],
-    ["train", "export", "dry", "doctor", "embedder"],
-    ["report", "plan", "index", "measure"],
-    ["quickstart", "ask", "evaluate"],
-    ["demo", "grid"],
-    ["commands"],
-    ["__main__"],
-]
-FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+# A folder (or file) of the package imports from those in the lines above its own, and from itself.
+ORDER = (
+    ("utils",),
+    ("config", "models", "losses", "data", "parallel"),
+    ("hf", "workdir"),
+    ("inference",),
+    ("evals",),
+    ("train",),
+    ("tools",),
+    ("commands",),
+    ("__main__",),
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # Third-party package -> the only places that may import it.
 ONLY = {
-    "torch": [],
-    "tensorflow": [],
-    "orbax": ["checkpoints"],
-    "ml_collections": ["commands"],
-    "absl": ["commands", "data"],  # data: grain asks a flag of its own, parsed or not.
-    "click": ["commands"],
-    "jinja2": ["pages"],
-    "starlette": ["demo"],
-    "uvicorn": ["demo"],
-    "transformers": ["_transformers"],
+    "torch": (),
+    "tensorflow": (),
+    "orbax": ("workdir/checkpoints",),
+    "ml_collections": ("commands",),
+    "absl": ("commands", "data"),  # data: grain asks for one of absl's flags, parsed or not.
+    "click": ("commands",),
+    "jinja2": ("tools/pages",),
+    "starlette": ("tools/demo.py",),
+    "uvicorn": ("tools/demo.py",),
+    "transformers": ("utils/_transformers.py",),
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts and p != PACKAGE / "__init__.py")
 
 
-def place(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted(path):
+    """Path of a file of the package -> the name under which it is imported."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): path for path in FILES}
 
 
 def imports(path):
-    """Dotted names that a file imports, anywhere in it."""
+    """(line, dotted name) of all that a file imports, anywhere in it; of a module's contents the module."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            if node.module == "lit_jax":
-                yield from (f"lit_jax.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                yield node.lineno, inside if inside in MODULES else node.module
 
 
-def test_every_module_has_a_floor():
-    assert {place(path) for path in FILES} == set(FLOOR)
+def folder(name):
+    return name.split(".")[1]
+
+
+def circle(edges):
+    """The modules of a circle among `edges` {module: modules}, or []."""
+    finished, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return path[path.index(name) :]
+        if name in finished:
+            return []
+        path.append(name)
+        found = next(filter(None, map(visit, edges.get(name, ()))), [])
+        path.pop()
+        finished.add(name)
+        return found
+
+    return next(filter(None, map(visit, edges)), [])
+
+
+def test_the_top_level_has_the_folders_of_the_order_and_no_others():
+    top = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("__")}
+    assert top | {"__main__"} == set(RANK)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_lower_floors(path):
-    here = place(path)
-    for name in imports(path):
-        package, _, rest = name.partition(".")
-        if package == "lit_jax" and rest and rest != "__version__":
-            there = rest.split(".")[0]
-            same_folder = there == here and path.parent != PACKAGE
-            assert same_folder or FLOOR[there] < FLOOR[here], f"{path.name} ({here}) imports {name}"
+def test_a_module_imports_only_from_lower_folders(path):
+    here = folder(dotted(path))
+    for line, name in imports(path):
+        package = name.split(".")[0]
+        place = str(path.relative_to(PACKAGE))
+        if name.startswith("lit_jax."):
+            there = folder(name)
+            assert there == here or RANK[there] < RANK[here], (
+                f"{place}:{line} imports {name}: {there}/ is not below {here}/"
+            )
         elif package in ONLY:
-            assert here in ONLY[package], f"{path.name} imports {name}"
+            assert place.startswith(ONLY[package]), (
+                f"{place}:{line} imports {name}, which only {ONLY[package]} may"
+            )
+
+
+def test_no_circle_of_imports_ties_two_files():
+    edges = {name: sorted({there for _, there in imports(path)}) for name, path in MODULES.items()}
+    assert not circle(edges), f"a circle: {' -> '.join(circle(edges))}"
+
+
+def test_a_circle_is_found():
+    assert circle({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}) == ["b", "d"]
 
 
 def run_python(code):
@@ -153,6 +129,6 @@ def test_every_public_name_resolves():
 
 
 def test_without_torch_transformers_is_imported_without_advice():
-    code = "import sys; sys.modules['torch'] = None; import lit_jax.model, lit_jax.processing"
+    code = "import sys; sys.modules['torch'] = None; import lit_jax.hf.facade.model, lit_jax.hf.processor"
     done = run_python(code)
     assert done.stdout == done.stderr == ""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_jax import model_folder
-from lit_jax.dual_encoder import DualEncoderConfig
-from lit_jax.errors import DataError, WeightError
+from lit_jax.hf import model_folder
+from lit_jax.models.dual_encoder import DualEncoderConfig
+from lit_jax.utils.errors import DataError, WeightError
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -185,7 +185,7 @@ def test_index_files(folder, index):
 
 @pytest.fixture(scope="module")
 def tokenize():
-    from lit_jax.tokenize import make_tokenize
+    from lit_jax.data.transforms.tokenizer import make_tokenize
 
     return make_tokenize(tiny.tokenizer(), 12)
 
@@ -212,7 +212,7 @@ def test_captions(tokenize, texts):
 @many
 @given(values | st.binary(max_size=30) | st.lists(caption, max_size=3))
 def test_captions_of_any_kind_in_a_record(value):
-    from lit_jax.data.sources import check_caption
+    from lit_jax.data.sources.base import check_caption
 
     with suppress(DataError):
         assert isinstance(check_caption(value), str)
@@ -243,7 +243,7 @@ def pictures():
 @many
 @given(data=st.data())
 def test_pictures(pictures, data):
-    from lit_jax.pictures import open_image
+    from lit_jax.data.transforms.image_files import open_image
 
     content = bytearray(data.draw(st.sampled_from(pictures)))
     for _ in range(data.draw(st.integers(0, 6))):
@@ -259,7 +259,7 @@ def test_pictures(pictures, data):
 @many
 @given(content=st.binary(max_size=300))
 def test_pictures_of_any_bytes(content):
-    from lit_jax.pictures import open_image
+    from lit_jax.data.transforms.image_files import open_image
 
     with pytest.raises(DataError):
         open_image(content)

@@ -17,9 +17,9 @@ from PIL import Image
 
 import lit_jax
 from lit_jax import __main__ as shell
-from lit_jax.data import open_source
-from lit_jax.errors import ConfigError
-from lit_jax.model import FlaxVisionTextDualEncoderModel
+from lit_jax.data.sources.registry import open_source
+from lit_jax.hf.facade.model import FlaxVisionTextDualEncoderModel
+from lit_jax.utils.errors import ConfigError
 from tests.test_flax_files import as_flax, write_msgpack
 
 ROOT = Path(__file__).parent.parent

@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 
 import lit_jax
-from lit_jax import dual_encoder, hub, model_folder, processing, sums
-from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig
-from lit_jax.errors import WeightError
-from lit_jax.recipe import read
-from lit_jax.workdir import portable
+from lit_jax.config import read_config
+from lit_jax.hf import hub, model_folder, processor
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from lit_jax.utils import checksums
+from lit_jax.utils.errors import WeightError
+from lit_jax.workdir.files import portable
 from tests import tiny
 
 PACKAGE = Path(lit_jax.__file__).parent
@@ -94,7 +96,7 @@ def test_s3_code_in_a_model_folder_is_neither_read_nor_run_and_said_so(tmp_path,
         lit_jax.load(tmp_path / "m")
     assert "config.json asks for code of its own (auto_map), which is neither read nor run" in caplog.text
     try:
-        processing.load_processor(tmp_path / "m")
+        processor.load_processor(tmp_path / "m")
     except WeightError as error:
         assert "\n" not in str(error)
     assert not marker.exists() and not any(name.startswith("modeling_vit") for name in sys.modules)
@@ -177,7 +179,7 @@ def test_s7_json_beyond_any_model_is_not_parsed(tmp_path):
 def test_s8_a_saved_model_tells_nothing_of_where_it_was_made(tmp_path):
     vision, text = tiny.write_towers(tmp_path)
     module, params = lit_jax.from_towers(vision, text, projection_dim=16)
-    lit_jax.save(tmp_path / "out", module, params, processing.join_processors(vision, text))
+    lit_jax.save(tmp_path / "out", module, params, processor.join_processors(vision, text))
     secrets = {str(tmp_path), str(Path.home()), socket.gethostname(), f"/{getpass.getuser()}/"} - {"/"}
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) >= 5
@@ -190,7 +192,7 @@ def test_s8_the_recipe_in_a_checkpoint_names_no_folder_of_the_machine(tmp_path):
     config = tiny.config(tmp_path)
     config["model"]["text"] = "google-bert/bert-base-uncased"
     config["data"]["test"] = "tfds:~/sets/shapes/test"
-    found = portable(read(config))
+    found = portable(read_config(config))
     assert found["model"]["vision"] == "v" and found["data"]["train"] == "folder:pairs"
     assert found["model"]["text"] == "google-bert/bert-base-uncased" and found["data"]["test"] == "tfds:test"
     assert str(tmp_path) not in json.dumps(found) and "~" not in json.dumps(found)
@@ -199,11 +201,11 @@ def test_s8_the_recipe_in_a_checkpoint_names_no_folder_of_the_machine(tmp_path):
 def test_s9_an_export_carries_the_sha256_of_its_files(tmp_path):
     module, params = tiny.dual()
     lit_jax.save(tmp_path / "m", module, params)
-    sums.write(tmp_path / "m")
-    assert sums.damage(tmp_path / "m") is None
+    checksums.write(tmp_path / "m")
+    assert checksums.damage(tmp_path / "m") is None
     path = tmp_path / "m" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    assert sums.damage(tmp_path / "m") == "model.safetensors has another sha256 than when it was written"
+    assert checksums.damage(tmp_path / "m") == "model.safetensors has another sha256 than when it was written"
 
 
 # Cases 51 to 56 of weights and configs. 51 to 53 and the NaN of 54 are in test_model_folder and test_pretrained.

@@ -7,10 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lit_jax import dual_encoder, model_folder, saving
-from lit_jax._transformers import transformers
-from lit_jax.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
-from lit_jax.weights import WeightMap
+from lit_jax.hf import model_folder
+from lit_jax.hf import save as saving
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
+from lit_jax.models.weight_map import WeightMap
+from lit_jax.utils._transformers import transformers
 
 VIT = {
     "model_type": "vit",

@@ -48,8 +48,8 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Say which of some labels fits each picture: a probability for each, which sum to 1."""
-    from lit_jax.ask import classify
-    from lit_jax.terminal import table
+    from lit_jax.inference.classify import classify
+    from lit_jax.utils.console import table
 
     names = labels.split(",")
     if os.path.isfile(labels):  # Path.is_file() raises for a name as long as many labels make.

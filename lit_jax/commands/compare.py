@@ -21,8 +21,8 @@ def main(first: Path, second: Path, json_path: Path | None) -> None:
 
     A difference is SECOND minus FIRST, with its 95% interval; * marks one whose interval leaves zero out.
     """
-    from lit_jax.compare import compare
-    from lit_jax.terminal import table
+    from lit_jax.evals.compare import compare
+    from lit_jax.utils.console import table
 
     found = compare(first, second)
     for task, metrics in found.items():

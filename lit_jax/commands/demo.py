@@ -19,12 +19,12 @@ def main(model: str, index: str | None, host: str, port: int, allow_pickle: bool
     It listens on this machine alone unless --host says otherwise, and asks nobody else for anything. Needs
     pip install 'lit_jax[demo]'.
     """
-    from lit_jax.embedder import Embedder
-    from lit_jax.errors import ConfigError
-    from lit_jax.index import Index
+    from lit_jax.inference.embedder import Embedder
+    from lit_jax.inference.index import Index
+    from lit_jax.utils.errors import ConfigError
 
     try:
-        from lit_jax.demo import serve
+        from lit_jax.tools.demo import serve
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the demo needs {error.name}, which is not installed; pip install 'lit_jax[demo]'"

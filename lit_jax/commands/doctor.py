@@ -20,9 +20,9 @@ def main(workdir: str | None, as_json: bool) -> None:
     Reads every byte of the checkpoints and changes nothing. Ends with status 4 if training could not go on from the
     newest one.
     """
-    from lit_jax import doctor
-    from lit_jax.errors import CheckpointError
-    from lit_jax.machine import machine
+    from lit_jax.tools import doctor
+    from lit_jax.utils.environment import machine
+    from lit_jax.utils.errors import CheckpointError
 
     found = machine()
     if workdir is not None:

@@ -28,12 +28,12 @@ def main(
 
     PICTURES are files, or the name of one source, such as folder:DIR. Killed and started again it goes on.
     """
-    from lit_jax import distributed
-    from lit_jax.index import embed
-    from lit_jax.terminal import progress
+    from lit_jax.inference.index import embed
+    from lit_jax.parallel import distributed
+    from lit_jax.utils.console import progress
 
     distributed.start()
-    with progress("pictures", show=distributed.first()) as report:
+    with progress("pictures", show=distributed.is_main_process()) as report:
         index = embed(
             pictures[0] if len(pictures) == 1 else pictures,
             output,
@@ -44,5 +44,5 @@ def main(
             allow_pickle=allow_pickle,
             progress=report,
         )
-    if distributed.first():
+    if distributed.is_main_process():
         print(f"{index.pictures:,} pictures in {index.folder}; lit-jax search {index.folder} --query TEXT")

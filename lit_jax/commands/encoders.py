@@ -14,8 +14,8 @@ def main(as_json: bool) -> None:
     saved and evaluated all the same, and are exported as two towers. Parity is the largest difference to PyTorch at
     every layer, relative to the largest value (at least 1), that the tests allow.
     """
-    from lit_jax.encoders import TEXT, VISION
-    from lit_jax.terminal import table
+    from lit_jax.models.encoders import TEXT, VISION
+    from lit_jax.utils.console import table
 
     encoders = [item for tower in (VISION, TEXT) for item in tower.items()]
     if as_json:

@@ -11,8 +11,8 @@ from lit_jax.commands import options
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """What a shell may put there."""
+    from lit_jax.evals.benchmarks import tasks
     from lit_jax.evals.presets import PRESETS
-    from lit_jax.evals.tasks import tasks
 
     known = [*tasks()] if param.name == "task" else [*PRESETS]
     return [name for name in known if name.startswith(incomplete)]
@@ -52,9 +52,9 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @click.option("--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write it all.")
 def main(tasks: str | None, captions: str | None, shots: str, json_path: Path | None, **asked: Any) -> None:
     """Measure retrieval, zero-shot classification and linear classifiers."""
-    from lit_jax import distributed
-    from lit_jax.evaluate import evaluate
-    from lit_jax.terminal import progress
+    from lit_jax.evals.evaluate import evaluate
+    from lit_jax.parallel import distributed
+    from lit_jax.utils.console import progress
 
     try:
         numbers = [int(k) for k in _words(shots)]
@@ -63,11 +63,11 @@ def main(tasks: str | None, captions: str | None, shots: str, json_path: Path | 
             f"{shots!r} are no whole numbers; want e.g. 1,5,10", param_hint="--shots"
         ) from None
     distributed.start()
-    with progress("images", show=distributed.first()) as report:
+    with progress("images", show=distributed.is_main_process()) as report:
         result = evaluate(
             tasks=_words(tasks), captions=_words(captions), shots=numbers, progress=report, **asked
         )
-    if not distributed.first():
+    if not distributed.is_main_process():
         return
     for task in result["metrics"]:
         print(_multilingual(result) if task == "multilingual" else _table(result, task))
@@ -82,7 +82,7 @@ def _words(text: str | None) -> list[str]:
 
 def _table(result: dict[str, Any], task: str, only: str = "") -> str:
     """The metrics of a task whose names begin with `only`."""
-    from lit_jax.terminal import table
+    from lit_jax.utils.console import table
 
     rows = []
     for name, value in result["metrics"][task].items():
@@ -96,7 +96,7 @@ def _table(result: dict[str, Any], task: str, only: str = "") -> str:
 def _multilingual(result: dict[str, Any]) -> str:
     """Recalls of every language, and all metrics of their mean."""
     from lit_jax.evals.retrieval import KS
-    from lit_jax.terminal import table
+    from lit_jax.utils.console import table
 
     found = result["metrics"]["multilingual"]
     columns = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in KS]

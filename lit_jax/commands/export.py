@@ -57,10 +57,11 @@ def main(
     overwrite: bool,
 ) -> None:
     """Write a checkpoint as a Hugging Face folder with a model card; publish it."""
-    from lit_jax import compare, publishing
-    from lit_jax import export as door
-    from lit_jax.errors import ConfigError
-    from lit_jax.terminal import table
+    from lit_jax.evals import compare
+    from lit_jax.hf import publish
+    from lit_jax.tools import export as door
+    from lit_jax.utils.console import table
+    from lit_jax.utils.errors import ConfigError
 
     if verify and layout != "hf":
         raise ConfigError(f"--verify compares with PyTorch, which does not read --layout {layout}")
@@ -74,13 +75,13 @@ def main(
     found = [compare.read(path) for path in measured]
     place = None
     if not workdir:
-        publishing.check_folder(output)
+        publish.check_folder(output)
     if push_to_hub:
-        place = publishing.open_place(
+        place = publish.open_place(
             push_to_hub,
             private=private,
             revision=revision,
-            message=message or publishing.MESSAGE,
+            message=message or publish.MESSAGE,
             overwrite=overwrite,
         )
     if workdir:

@@ -13,7 +13,7 @@ from absl import flags
 from click.shell_completion import CompletionItem
 from ml_collections import ConfigDict, config_flags
 
-from lit_jax.errors import ConfigError
+from lit_jax.utils.errors import ConfigError
 
 _FILES = ("DIR", "DIR_OR_ID", "FILE", "SOURCE")  # Metavars whose values are completed as paths.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lit_jax.commands.flags import Flags, shipped_config
-from lit_jax.errors import ConfigError
+from lit_jax.utils.errors import ConfigError
 
 FLAGS = Flags(
     "grid",
@@ -27,8 +27,8 @@ FLAGS = Flags(
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
-    from lit_jax.grid import CELLS, grid
-    from lit_jax.grid_tables import as_markdown
+    from lit_jax.tools.grid.grid import CELLS, grid
+    from lit_jax.tools.grid.tables import as_markdown
 
     found = grid(
         config,

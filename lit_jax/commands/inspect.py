@@ -57,18 +57,19 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Count, measure and show what is in a source."""
-    from lit_jax.data import inspect, open_source
-    from lit_jax.terminal import progress, table
+    from lit_jax.data.sources.registry import open_source
+    from lit_jax.data.tools.summary import summarize
+    from lit_jax.utils.console import progress, table
 
     count_tokens = None
     if tokenizer:
-        from lit_jax.processing import load_tokenizer
-        from lit_jax.tokenize import make_count_tokens
+        from lit_jax.data.transforms.tokenizer import make_count_tokens
+        from lit_jax.hf.processor import load_tokenizer
 
         count_tokens = make_count_tokens(load_tokenizer(tokenizer), text_length)
     opened = open_source(source, caption=caption)
     with progress("records") as report:
-        found = inspect(
+        found = summarize(
             opened,
             count_tokens=count_tokens,
             text_length=text_length,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.commands.flags import Flags
-from lit_jax.errors import ConfigError
+from lit_jax.utils.errors import ConfigError
 
 _GB, _GIB = 1e9, 1 << 30
 
@@ -34,12 +34,12 @@ def main(args: Sequence[str]) -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from lit_jax import dry
-    from lit_jax import plan as door
-    from lit_jax.terminal import table
+    from lit_jax.tools.plan import parameters
+    from lit_jax.tools.plan import plan as door
+    from lit_jax.utils.console import table
 
     if values["parameters"]:
-        print(table(dry.COLUMNS, dry.parameters(config)))
+        print(table(parameters.COLUMNS, parameters.parameters(config)))
         return
     slices = values["slices"] or "1"
     if not slices.isdigit() or slices == "0":

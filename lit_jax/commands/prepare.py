@@ -50,8 +50,9 @@ def main(
 
     Killed and started again it goes on. Records left out are named in dropped-SPLIT.jsonl.
     """
-    from lit_jax.data import open_source, prepare
-    from lit_jax.terminal import progress
+    from lit_jax.data.sources.registry import open_source
+    from lit_jax.data.tools.prepare import prepare
+    from lit_jax.utils.console import progress
 
     with progress("shards") as report:
         folder = prepare(

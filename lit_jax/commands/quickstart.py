@@ -21,8 +21,8 @@ FLAGS = Flags(
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
-    from lit_jax.quickstart import brought, licences, quickstart
-    from lit_jax.terminal import table
+    from lit_jax.tools.quickstart.quickstart import brought, licences, quickstart
+    from lit_jax.utils.console import table
 
     given = {name: values[name] for name in ("vision", "text", "data")}
     own = brought(config, **given)

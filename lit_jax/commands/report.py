@@ -16,6 +16,6 @@ def main(workdir: str, output: str | None) -> None:
 
     What the workdir does not hold, such as a checkpoint or the test pictures, is named on the page.
     """
-    from lit_jax.report import report
+    from lit_jax.tools.report import report
 
     print(f"wrote {report(workdir, output)}")

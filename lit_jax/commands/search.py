@@ -39,8 +39,8 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Find the pictures of an index that are nearest to a text or to a picture, exactly."""
-    from lit_jax.ask import search
-    from lit_jax.terminal import table
+    from lit_jax.inference.search import search
+    from lit_jax.utils.console import table
 
     hits = search(index, query, picture=picture, model=model, top=top, allow_pickle=allow_pickle)
     print(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))

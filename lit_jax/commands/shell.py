@@ -13,7 +13,7 @@ from difflib import get_close_matches
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
-from lit_jax.errors import ConfigError
+from lit_jax.utils.errors import ConfigError
 
 VARIABLE = "_LIT_JAX_COMPLETE"
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 
 from lit_jax.commands.flags import Flags
-from lit_jax.errors import ConfigError
+from lit_jax.utils.errors import ConfigError
 
 FLAGS = Flags(
     "train",
@@ -28,8 +28,8 @@ FLAGS = Flags(
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
-    from lit_jax import distributed
-    from lit_jax.train import train
+    from lit_jax.parallel import distributed
+    from lit_jax.train.loop import train
 
     numbers = {name: _whole(name, values[name]) for name in ("num-processes", "process-id", "heartbeat")}
     distributed.start(

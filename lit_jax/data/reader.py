@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_jax.data.order import draw, shuffled
-from lit_jax.data.sources import Source, check_caption
-from lit_jax.errors import ConfigError, DataError
+from lit_jax.data.shuffle import draw, shuffled
+from lit_jax.data.sources.base import Source, check_caption
+from lit_jax.utils.errors import ConfigError, DataError
 
 Decode = Callable[[bytes], np.ndarray]
 TrainDecode = Callable[[bytes, int], np.ndarray]  # Also takes the key of what is random in the picture.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lit_jax.errors import ConfigError, DataError
 from lit_jax.evals import zero_shot
 from lit_jax.evals.zero_shot import Classified
+from lit_jax.utils.errors import ConfigError, DataError
 
 SHOTS, SEEDS = (1, 5, 10), 3
 # Regularisers that are tried, in units of the mean squared distance of a picture's features from their mean.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_jax.errors import ConfigError, DataError
+from lit_jax.utils.errors import ConfigError, DataError
 
 RULES = ("label", "words", "file")
 # What sets put before a name: a WordNet id (stanford_dogs), a number (caltech_birds2011), a letter (sun397).

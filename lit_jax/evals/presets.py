@@ -13,7 +13,7 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from lit_jax.errors import ConfigError
+from lit_jax.utils.errors import ConfigError
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _KEPT = 0.875  # Of a side, after the cut.

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lit_jax.errors import DataError
 from lit_jax.evals.screen import Block, Side, screen
+from lit_jax.utils.errors import DataError
 
 TILE = 1024  # Rows of a side that are compared at once: TILE x TILE float64 scores are all that is ever held.
 SMALL = (

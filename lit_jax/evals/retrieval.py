@@ -13,10 +13,10 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float, Int
 
-from lit_jax.errors import DataError
 from lit_jax.evals.bootstrap import estimate, mean, median
 from lit_jax.evals.ranks import ranks
-from lit_jax.folders import put
+from lit_jax.utils.atomic import put
+from lit_jax.utils.errors import DataError
 
 KS = (1, 5, 10)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from lit_jax.sharding import BATCH, make_mesh
+from lit_jax.parallel.sharding import BATCH, make_mesh
 
 WORD = 32  # Pairs whose mark is sent from a device as one number.
 _UNDER_WAY = 2  # Blocks that devices work on while the host looks at the one before.

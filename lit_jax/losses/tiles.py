@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lit_jax.ring import WAYS, Axis, Visit
+from lit_jax.losses.ring import WAYS, Axis, Visit
 
 
 @dataclass(frozen=True)

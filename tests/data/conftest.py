@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lit_jax.data import open_source, prepare
-from lit_jax.errors import DataError
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.tools.prepare import prepare
+from lit_jax.utils.errors import DataError
 
 RECORDS = 40
 

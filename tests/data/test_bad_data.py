@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_jax.data import image_batches, open_source, train_batches
-from lit_jax.data.sources import check_caption, decode_utf8
-from lit_jax.errors import ConfigError, DataError
-from lit_jax.evals.prompts import class_texts
-from lit_jax.model import VisionTextDualEncoderModel
-from lit_jax.pictures import open_image
-from lit_jax.pixels import make_decode
-from lit_jax.processing import load_processor, save_processor
-from lit_jax.tokenize import make_tokenize
+from lit_jax.data.eval_batches import image_batches
+from lit_jax.data.sources.base import check_caption, decode_utf8
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.train_batches import train_batches
+from lit_jax.data.transforms.image_files import open_image
+from lit_jax.data.transforms.image_processor import make_decode
+from lit_jax.data.transforms.tokenizer import make_tokenize
+from lit_jax.hf.facade.model import VisionTextDualEncoderModel
+from lit_jax.hf.processor import load_processor, save_processor
+from lit_jax.inference.prompts import class_texts
+from lit_jax.utils.errors import ConfigError, DataError
 from tests import tiny
 from tests.bad_pictures import BROKEN, JPEG, bomb, encoded, flipped, noise
 
@@ -177,7 +179,7 @@ def test_46_what_is_no_text_is_named():
 
 @pytest.fixture(scope="module")
 def model():
-    from lit_jax._transformers import transformers
+    from lit_jax.utils._transformers import transformers
 
     config = tiny.dual_config().to_hf()
     return VisionTextDualEncoderModel(transformers.VisionTextDualEncoderConfig(**config))

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from lit_jax.data import open_source, train_batches
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.train_batches import train_batches
 from tests.data.conftest import decode, pairs_of, tokenize, write_forms
 
 FORMS = ("folder", "wds", "parquet", "tfds")

@@ -11,11 +11,12 @@ import numpy as np
 import psutil
 import pytest
 
-from lit_jax.data import open_source, train_batches
-from lit_jax.data.ledger import Ledger
-from lit_jax.decode import make_train_decode
-from lit_jax.errors import DataError
-from lit_jax.tokenize import make_count_tokens, make_tokenize
+from lit_jax.data.bad_records import Ledger
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.train_batches import train_batches
+from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
+from lit_jax.data.transforms.train_decode import make_train_decode
+from lit_jax.utils.errors import DataError
 from tests import tiny
 from tests.data.conftest import RECORDS
 
@@ -143,7 +144,8 @@ def test_an_error_in_a_process_is_told_as_one_in_a_thread(write_folder):
 def test_processes_end_when_the_one_that_they_read_for_is_killed(folder):
     code = """
 import sys
-from lit_jax.data import open_source, train_batches
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.train_batches import train_batches
 from tests.data.conftest import decode, tokenize
 source = open_source(sys.argv[1])
 batches = train_batches(source, decode=decode, tokenize=tokenize, batch_size=8, seed=0, workers=1)

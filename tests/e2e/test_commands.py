@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+import lit_jax
 from lit_jax.__main__ import COMMANDS
-from lit_jax.errors import DataError, WeightError
 from lit_jax.evals.protocol import fingerprint
-from lit_jax.export import verify
-from lit_jax.train import train
+from lit_jax.tools.export import verify
+from lit_jax.train.loop import train
+from lit_jax.utils.errors import DataError, WeightError
 from tests import tiny
 from tests.hub_server import Hub
 
-CONFIG = Path(__file__).parents[2] / "configs" / "lit_b16_bert.py"
+CONFIG = Path(lit_jax.__file__).parents[1] / "configs" / "lit_b16_bert.py"
 QUICK = CONFIG.with_name("quickstart.py")
 
 
@@ -247,7 +248,7 @@ def test_a_run_is_exported_and_published_with_its_measures_in_one_command(traine
 
 def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path):
     pytest.importorskip("torch", reason="--verify compares with PyTorch")
-    from lit_jax.export import export
+    from lit_jax.tools.export import export
 
     export(trained / "run", tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -259,7 +260,7 @@ def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path
 
 def test_the_captions_compared_on_are_those_that_the_run_was_tested_with(trained, tmp_path):
     pytest.importorskip("torch", reason="--verify compares with PyTorch")
-    from lit_jax.export import export, test_data
+    from lit_jax.tools.export import export, test_data
 
     shutil.copytree(trained / "pairs", tmp_path / "pairs")
     rows = (tmp_path / "pairs" / "metadata.jsonl").read_text()
@@ -340,7 +341,7 @@ def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated
 
 
 def test_the_encoders_are_listed_as_a_table_and_as_json():
-    from lit_jax.encoders import TEXT, VISION
+    from lit_jax.models.encoders import TEXT, VISION
 
     done = lit_jax("encoders", "--json")
     rows = {row["type"]: row for row in json.loads(done.stdout)}

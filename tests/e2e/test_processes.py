@@ -6,19 +6,19 @@ import json
 import numpy as np
 import pytest
 
-from lit_jax.run import read_run
-from lit_jax.train import train
+from lit_jax.train.loop import train
+from lit_jax.train.trained import read_trained
 from tests import processes, tiny
 
 CUT = """
 import hashlib, json, sys
 from lit_jax import distributed
-from lit_jax.checkpoints import Checkpoints
-from lit_jax.train import train
+from lit_jax.workdir.checkpoints import Checkpoints
+from lit_jax.train.loop import train
 
 coordinator, count, me, config, workdir = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=10)
-training = sys.modules["lit_jax.train"]
+training = sys.modules["lit_jax.train.loop"]
 save, make_decode, decoded = Checkpoints.save, training.make_decode, []
 
 
@@ -88,7 +88,7 @@ def test_two_processes_stopped_and_resumed_have_the_losses_of_one(one, two):
 
 def test_one_process_reads_to_the_last_bit_what_two_have_written(one, two):
     folder, _ = one
-    a, b = (read_run(run).params["text_projection"]["kernel"] for run in (folder / "run", two[0]))
+    a, b = (read_trained(run).params["text_projection"]["kernel"] for run in (folder / "run", two[0]))
     np.testing.assert_allclose(b, a, atol=1e-5)
     assert all(f"projection {hashlib.sha256(b.tobytes()).hexdigest()}" in text for text in two[1])
 

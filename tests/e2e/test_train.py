@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from lit_jax.run import read_run
-from lit_jax.train import train
+from lit_jax.train.loop import train
+from lit_jax.train.trained import read_trained
+from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tests import tiny
 
-TRAIN = "import json, sys; from lit_jax.train import train; train(json.loads(sys.argv[1]), sys.argv[2])"
+TRAIN = "import json, sys; from lit_jax.train.loop import train; train(json.loads(sys.argv[1]), sys.argv[2])"
 
 
 def rows(workdir):
@@ -50,7 +50,7 @@ def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_pat
     assert found[-1] < found[0] - 0.1
     assert all(0 <= row["data_wait"] <= 1 for row in rows(tmp_path / "run"))
     before = tiny.write_tower(tmp_path / "same", tiny.VIT)
-    trained = read_run(tmp_path / "run")
+    trained = read_trained(tmp_path / "run")
     assert_same_bits(trained.params["vision"], before)
     text = tiny.write_tower(tmp_path / "same text", tiny.BERT, seed=1)
     moved = jax.tree.map(
@@ -119,7 +119,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_in_the_same_bits(tmp_pat
     kill_after(process, tmp_path / "cut", rows=12)
     subprocess.run([*command, str(tmp_path / "cut")], check=True, capture_output=True)
 
-    straight, cut = read_run(tmp_path / "straight"), read_run(tmp_path / "cut")
+    straight, cut = read_trained(tmp_path / "straight"), read_trained(tmp_path / "cut")
     assert straight.step == cut.step == 40
     assert_same_bits(straight.params, cut.params)
     assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
@@ -143,7 +143,7 @@ def test_killed_while_processes_read_and_started_again_with_threads_it_ends_in_t
     for name in ("cut", "straight"):
         subprocess.run([*command, json.dumps(config), str(tmp_path / name)], check=True, capture_output=True)
 
-    straight, cut = read_run(tmp_path / "straight"), read_run(tmp_path / "cut")
+    straight, cut = read_trained(tmp_path / "straight"), read_trained(tmp_path / "cut")
     assert straight.step == cut.step == 60
     assert_same_bits(straight.params, cut.params)
     assert losses(tmp_path / "cut") == losses(tmp_path / "straight")
@@ -251,14 +251,14 @@ def test_towers_from_scratch_do_not_read_their_weights(tmp_path):
     tiny.config(tmp_path)
     (tmp_path / "t" / "model.safetensors").unlink()
     train(tiny.config(tmp_path, model__lock="Lu", steps=4), tmp_path / "run")
-    assert read_run(tmp_path / "run").step == 4
+    assert read_trained(tmp_path / "run").step == 4
 
 
 def test_a_new_pooler_is_trained_inside_a_locked_tower(tmp_path):
     tiny.config(tmp_path)
     before = tiny.write_tower(tmp_path / "v", tiny.VIT, without="pooler/")
     train(tiny.config(tmp_path, steps=4), tmp_path / "run")
-    run = read_run(tmp_path / "run")
+    run = read_trained(tmp_path / "run")
     assert_same_bits(run.params["vision"]["layers"], before["layers"])
     state = train(tiny.config(tmp_path, steps=4), tmp_path / "run")
     assert list(state.tuned["vision"]) == ["pooler"]
@@ -277,7 +277,7 @@ def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
 
 
 def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkeypatch):
-    from lit_jax import train as loop
+    from lit_jax.train import loop
 
     config = tiny.config(tmp_path, steps=20, save_every=2, keep=20, data__test="", cache=True)
     plain = loop.make_train_step
@@ -298,5 +298,5 @@ def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkey
     found = rows(tmp_path / "run")
     assert [row["skipped"] for row in found] == [0] * 4 + list(range(1, 11))
     assert found[4]["loss"] is None
-    newest, last_good = (read_run(tmp_path / "run", step=step).params for step in (None, 4))
+    newest, last_good = (read_trained(tmp_path / "run", step=step).params for step in (None, 4))
     assert_same_bits(newest, last_good)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from lit_jax.errors import ConfigError, DataError
 from lit_jax.evals import few_shot as module
 from lit_jax.evals.bootstrap import estimate, intervals
 from lit_jax.evals.few_shot import FewShot, chance, draw, few_shot, probe, ridge
+from lit_jax.utils.errors import ConfigError, DataError
 
 
 def clusters(n=60, classes=4, width=6, spread=0.7, seed=0):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_jax.errors import ConfigError
+from lit_jax.data.transforms.image_processor import make_decode
 from lit_jax.evals.presets import PRESETS, canonical, find
-from lit_jax.evals.prompts import class_embeddings, class_texts, load_templates
-from lit_jax.pixels import make_decode
+from lit_jax.inference.prompts import class_embeddings, class_texts, load_templates
+from lit_jax.utils.errors import ConfigError
 from tests import tiny
 
 NAMES = ["Tiger_Cat", "St. Bernard's dog", "CD-player"]

@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.errors import DataError
 from lit_jax.evals import ranks as module
 from lit_jax.evals.ranks import ranks
+from lit_jax.utils.errors import DataError
 
 
 def unit(rng, n, width=32):

@@ -5,10 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.errors import DataError
 from lit_jax.evals import ranks
 from lit_jax.evals import retrieval as module
 from lit_jax.evals.retrieval import chance, retrieval
+from lit_jax.utils.errors import DataError
 
 
 def dense(images, texts, text_image):

@@ -2,10 +2,10 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.errors import DataError
 from lit_jax.evals import ranks
 from lit_jax.evals.bootstrap import estimate
 from lit_jax.evals.zero_shot import chance, classify, zero_shot
+from lit_jax.utils.errors import DataError
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,10 +16,12 @@ import time
 import traceback
 from pathlib import Path
 
-import lit_jax.export
-import lit_jax.run
-import lit_jax.train
-from lit_jax import checkpoints, hub, metrics, sums
+import lit_jax.tools.export
+import lit_jax.train.build
+import lit_jax.train.loop
+from lit_jax.hf import hub
+from lit_jax.utils import checksums
+from lit_jax.workdir import checkpoints, metrics
 from tests import tiny
 
 SAVE_EVERY = 4
@@ -111,7 +113,7 @@ POINTS = {
         Path, "write_text", before=nth(1, lambda a: a[0].name == "config.json")
     ),
     "before the recipe is there": lambda: around(Path, "replace", before=nth(1, ends("config.json"))),
-    "first evaluation": lambda: around(lit_jax.train, "retrieve", before=nth(1)),
+    "first evaluation": lambda: around(lit_jax.train.loop, "retrieve", before=nth(1)),
     "first step": at_step(1),
     "writing locked": lambda: around(os, "rename", before=nth(1, ends("/locked"))),
     "locked is there": lambda: around(os, "rename", after=nth(1, ends("/locked"))),
@@ -123,25 +125,27 @@ POINTS = {
     "300 ms into a save": later(0.3),
     "an item is written": lambda: around(os, "rename", before=nth(1, ends("/tuned"))),
     "an item has its name": lambda: around(os, "rename", after=nth(1, ends("/opt"))),
-    "before the sums": lambda: around(sums, "write", before=nth(1)),
-    "half of the sums": lambda: around(sums, "_digest", after=nth(5, lambda a: "tmp" in Path(a[0]).name)),
-    "after the sums": lambda: around(sums, "write", after=nth(1)),
+    "before the sums": lambda: around(checksums, "write", before=nth(1)),
+    "half of the sums": lambda: around(
+        checksums, "_digest", after=nth(5, lambda a: "tmp" in Path(a[0]).name)
+    ),
+    "after the sums": lambda: around(checksums, "write", after=nth(1)),
     "before the rename": lambda: around(os, "rename", before=nth(2, of_step)),
     "after the rename": lambda: around(os, "rename", after=nth(2, of_step)),
     "deletion begins": lambda: around(os, "unlink", before=nth(1, behind)),
     "deletion goes on": lambda: around(os, "unlink", after=nth(5, behind)),
     "deletion ends": lambda: around(os, "rmdir", before=nth(6, behind)),
-    "an evaluation": lambda: around(lit_jax.train, "retrieve", before=nth(1)),
-    "after an evaluation": lambda: around(lit_jax.train, "retrieve", after=nth(1)),
+    "an evaluation": lambda: around(lit_jax.train.loop, "retrieve", before=nth(1)),
+    "after an evaluation": lambda: around(lit_jax.train.loop, "retrieve", after=nth(1)),
     "half a row of metrics": lambda: around(metrics.Jsonl, "scalars", before=half_a_row),
     "between two saves": at_step(6),
-    "checking the sums": lambda: around(sums, "damage", after=nth(2)),
+    "checking the sums": lambda: around(checksums, "damage", after=nth(2)),
     "restoring": lambda: around(checkpoints, "read", after=nth(1)),
     "the last save returned": lambda: around(*SAVE, after=nth(1, lambda a: a[1] == ALL)),
 }
 EXPORTS = {
     "weights of an export": lambda: around(hub, "_write_json", before=nth(1)),
-    "processor of an export": lambda: around(lit_jax.export, "model_card", before=nth(1)),
+    "processor of an export": lambda: around(lit_jax.tools.export, "model_card", before=nth(1)),
     "before an export has its name": lambda: around(Path, "replace", before=nth(1, ends("/out"))),
     "after an export has its name": lambda: around(Path, "replace", after=nth(1, ends("/out"))),
 }
@@ -159,7 +163,7 @@ def digest(state):
 
 def observe(log):
     """Has every step of training written down."""
-    make, batches = lit_jax.train.make_train_step, lit_jax.train.train_batches
+    make, batches = lit_jax.train.loop.make_train_step, lit_jax.train.loop.train_batches
 
     def making(*args, **options):
         step = make(*args, **options)
@@ -187,8 +191,8 @@ def observe(log):
         def __getattr__(self, name):
             return getattr(self.batches, name)
 
-    lit_jax.train.make_train_step = making
-    lit_jax.train.train_batches = lambda *args, start, **options: Seen(
+    lit_jax.train.loop.make_train_step = making
+    lit_jax.train.loop.train_batches = lambda *args, start, **options: Seen(
         batches(*args, start=start, **options), start
     )
 
@@ -213,7 +217,7 @@ def training(config, workdir, log, patch=None):
         observe(Log(log))
         if patch:
             patch()
-        lit_jax.train.train(config, workdir)
+        lit_jax.train.loop.train(config, workdir)
 
     return forked(work)
 
@@ -222,7 +226,7 @@ def exporting(workdir, output, patch=None):
     def work():
         if patch:
             patch()
-        lit_jax.export.export(workdir, output)
+        lit_jax.tools.export.export(workdir, output)
 
     return forked(work)
 
@@ -280,10 +284,10 @@ def main(folder, steps, names):
         output = folder / "exports" / name / "out"
         status = exporting(folder / "cut", output, EXPORTS[name])
         there = output.exists()
-        whole = there and sums.damage(output) is None
+        whole = there and checksums.damage(output) is None
         again = "there" if whole else exporting(folder / "cut", output)
         exports.append({"point": name, "status": status, "there": there, "whole": whole, "again": again})
-        exports[-1]["sums"] = (output / sums.NAME).read_text() if output.exists() else None
+        exports[-1]["sums"] = (output / checksums.NAME).read_text() if output.exists() else None
         print(json.dumps(exports[-1]), file=sys.stderr, flush=True)
     metrics_of = [
         {

@@ -16,18 +16,18 @@ import pytest
 from click.testing import CliRunner
 
 import lit_jax
-from lit_jax import doctor
-from lit_jax import export as exports
-from lit_jax import train as loop
-from lit_jax.bucket import opened, pull
-from lit_jax.checkpoints import Checkpoints
 from lit_jax.commands.doctor import main as doctor_command
-from lit_jax.errors import CheckpointError, PreemptedError
-from lit_jax.report import report
-from lit_jax.run import read_run
-from lit_jax.sums import NAME
-from lit_jax.train import train
-from lit_jax.workdir import CONFIG, MODEL
+from lit_jax.tools import doctor
+from lit_jax.tools import export as exports
+from lit_jax.tools.report import report
+from lit_jax.train import loop
+from lit_jax.train.loop import train
+from lit_jax.train.trained import read_trained
+from lit_jax.utils.checksums import NAME
+from lit_jax.utils.errors import CheckpointError, PreemptedError
+from lit_jax.workdir.bucket import opened, pull
+from lit_jax.workdir.checkpoints import Checkpoints
+from lit_jax.workdir.files import CONFIG, MODEL
 from tests import processes, tiny
 from tests.e2e.test_processes import CUT
 from tests.gcs_server import Stored
@@ -40,7 +40,7 @@ ROOT = Path(lit_jax.__file__).parents[1]
 def params(workdir):
     with opened(workdir) as place:
         pull(place, CONFIG, MODEL)
-        return read_run(place).params
+        return read_trained(place).params
 
 
 def numbers(text):

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from lit_jax.checkpoints import Checkpoints
-from lit_jax.errors import CheckpointError
+from lit_jax.utils.errors import CheckpointError
+from lit_jax.workdir.checkpoints import Checkpoints
 from tests.test_checkpoints import same, state_of
 
 

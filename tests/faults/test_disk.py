@@ -11,10 +11,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from lit_jax.checkpoints import Checkpoints
-from lit_jax.errors import CheckpointError, ConfigError
-from lit_jax.metrics import Jsonl
-from lit_jax.train import train
+from lit_jax.train.loop import train
+from lit_jax.utils.errors import CheckpointError, ConfigError
+from lit_jax.workdir.checkpoints import Checkpoints
+from lit_jax.workdir.metrics import Jsonl
 from tests import tiny
 from tests.test_checkpoints import same, state_of
 

@@ -15,14 +15,14 @@ from tests import tiny
 
 GO_ON = """
 import json, sys
-from lit_jax.recipe import read
-from lit_jax.run import open_run
-from lit_jax.train import train
+from lit_jax.config import read_config
+from lit_jax.train.setup import open_setup
+from lit_jax.train.loop import train
 from tests.faults.drill import digest
 
 config, workdir = json.loads(sys.argv[1]), sys.argv[2]
 from pathlib import Path
-run = open_run(read(config), Path(workdir))
+run = open_setup(read_config(config), Path(workdir))
 print(int(run.state.step), run.mesh.size, digest(run.state))
 run.checkpoints.close()
 train(config, workdir)

@@ -12,12 +12,11 @@ import chex
 import numpy as np
 import pytest
 
-from lit_jax import preemption
-from lit_jax import train as loop
-from lit_jax.checkpoints import Checkpoints
-from lit_jax.errors import PreemptedError
-from lit_jax.run import read_run
-from lit_jax.train import train
+from lit_jax.parallel import preemption
+from lit_jax.train.loop import loop, train
+from lit_jax.train.trained import read_trained
+from lit_jax.utils.errors import PreemptedError
+from lit_jax.workdir.checkpoints import Checkpoints
 from tests import processes, tiny
 
 
@@ -62,10 +61,10 @@ def told(owner, name, count):
 
 
 MOMENTS = {
-    "reading the towers": (lambda: told(loop, "open_run", 1), None),
+    "reading the towers": (lambda: told(loop, "open_setup", 1), None),
     "filling the cache": (lambda: told(loop.cache, "put_batch", 1), None),
     "the first evaluation": (lambda: told(loop, "embed_captions", 1), None),
-    "compiling the step": (lambda: told(loop.Feed, "__next__", 1), 1),
+    "compiling the step": (lambda: told(loop.DevicePrefetcher, "__next__", 1), 1),
     "a step": (lambda: told(loop.metrics.Jsonl, "scalars", 5), 3),
     "a save": (lambda: told(Checkpoints, "save", 2), 2),
     "an evaluation": (lambda: told(loop, "embed_captions", 2), 2),
@@ -86,7 +85,7 @@ def test_a_run_told_to_end_saves_and_goes_on_to_the_same_bits(moment, straight, 
     assert stopped.value.exit_code == 42
     assert latest(workdir) == saved
     train(config, workdir)
-    chex.assert_trees_all_equal(read_run(workdir).params, read_run(folder / "run").params)
+    chex.assert_trees_all_equal(read_trained(workdir).params, read_trained(folder / "run").params)
     assert numbers(workdir) == numbers(folder / "run")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -105,7 +104,7 @@ def test_a_machine_that_is_to_be_taken_away_is_as_good_as_a_signal():
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with preemption.Notice() as notice:
+    with preemption.PreemptionNotice() as notice:
         environ = {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
         watch = threading.Thread(target=notice.watch, args=(environ, 0.05))
         watch.start()
@@ -121,9 +120,9 @@ def test_a_machine_that_is_to_be_taken_away_is_as_good_as_a_signal():
 SLOWLY = """
 import json, os, signal, sys, time
 from lit_jax import distributed
-from lit_jax.checkpoints import Checkpoints
-from lit_jax.errors import PreemptedError
-from lit_jax.train import train
+from lit_jax.workdir.checkpoints import Checkpoints
+from lit_jax.utils.errors import PreemptedError
+from lit_jax.train.loop import train
 
 coordinator, count, me, config, workdir = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=10)

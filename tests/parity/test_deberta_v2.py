@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from lit_jax import model_folder
-from lit_jax._transformers import transformers
-from lit_jax.encoders import deberta_v2, disentangled
-from lit_jax.errors import ConfigError, WeightError
+from lit_jax.hf import model_folder
+from lit_jax.models.encoders import deberta_v2
+from lit_jax.models.layers import disentangled_attention
+from lit_jax.utils._transformers import transformers
+from lit_jax.utils.errors import ConfigError, WeightError
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import (
@@ -126,7 +127,7 @@ def test_every_distance_falls_into_the_bucket_of_pytorch(buckets, farthest):
     distance = np.arange(1 - 2 * farthest, 2 * farthest)
     want = modeling_deberta_v2.make_log_bucket_position(torch.from_numpy(distance), buckets, farthest).long()
     want = torch.clamp(want + buckets, 0, 2 * buckets - 1)
-    np.testing.assert_array_equal(disentangled.row_of(config, distance), want)
+    np.testing.assert_array_equal(disentangled_attention.row_of(config, distance), want)
 
 
 def test_checkpoints_of_task_models_are_read(tmp_path):
@@ -187,7 +188,8 @@ def test_only_a_table_of_positions_limits_the_length():
 def test_the_defaults_are_those_of_transformers_and_no_field_is_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "lit_jax.encoders.base._transformers_differs", lambda _, name, value: asked.append(name) or False
+        "lit_jax.models.encoders.hf_config._transformers_differs",
+        lambda _, name, value: asked.append(name) or False,
     )
     config = deberta_v2.Config.from_hf(transformers.AutoConfig.for_model("deberta-v2").to_dict())
     assert config == deberta_v2.Config() == deberta_v2.Config.from_hf({"model_type": "deberta-v2"})

@@ -7,9 +7,9 @@ import torch
 import transformers
 
 import lit_jax
-from lit_jax import model_folder
-from lit_jax.encoders import VISION
-from lit_jax.model import VisionTextDualEncoderModel
+from lit_jax.hf import model_folder
+from lit_jax.hf.facade.model import VisionTextDualEncoderModel
+from lit_jax.models.encoders import VISION
 from tests import tiny
 from tests.parity.conftest import assert_same_layers, randomise
 from tests.parity.towers import in_torch, pixels, texts
@@ -163,7 +163,7 @@ def test_the_gradient_of_the_loss_equals_pytorch_in_every_leaf(tmp_path):
     theirs.save_pretrained(tmp_path / "gradients")
     want = dict(model_folder.Tensors.of(tmp_path / "gradients"))
     got = jax.grad(lambda p: ours(pixel_values=nchw, **batch, params=p, return_loss=True).loss)(ours.params)
-    from lit_jax.dual_encoder import weights
+    from lit_jax.models.dual_encoder import weights
 
     got = weights(ours.module.config).to_hf(got)
     rounding = 1e-6 * max(float(np.abs(gradient).max()) for gradient in want.values())

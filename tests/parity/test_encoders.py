@@ -8,9 +8,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from lit_jax import encoders, model_folder
-from lit_jax.dual_encoder import encoder_of
-from lit_jax.encoders.base import matched
+from lit_jax.hf import model_folder
+from lit_jax.models import encoders
+from lit_jax.models.dual_encoder import encoder_of
+from lit_jax.models.encoders.base import matched
 from tests import tiny
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import (

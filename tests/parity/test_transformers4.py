@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import lit_jax
-from lit_jax.encoders import TEXT, VISION
-from lit_jax.model import VisionTextDualEncoderModel
-from lit_jax.processing import save_processor
+from lit_jax.hf.facade.model import VisionTextDualEncoderModel
+from lit_jax.hf.processor import save_processor
+from lit_jax.models.encoders import TEXT, VISION
 from tests import tiny
 from tests.parity.test_dual import PAIRS
 

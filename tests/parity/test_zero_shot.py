@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import lit_jax
-from lit_jax._transformers import transformers
-from lit_jax.data import open_source
-from lit_jax.embedder import Embedder
-from lit_jax.evaluate import evaluate
+from lit_jax.data.sources.registry import open_source
+from lit_jax.evals.evaluate import evaluate
+from lit_jax.inference.embedder import Embedder
+from lit_jax.utils._transformers import transformers
 from tests import tiny
 
 torch = pytest.importorskip("torch")

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from flax import traverse_util
 
-from lit_jax import model_folder
-from lit_jax._transformers import transformers
-from lit_jax.dual_encoder import encoder_of
-from lit_jax.encoders.base import matched
+from lit_jax.hf import model_folder
+from lit_jax.models.dual_encoder import encoder_of
+from lit_jax.models.encoders.base import matched
+from lit_jax.utils._transformers import transformers
 from tests.parity.conftest import randomise
 
 

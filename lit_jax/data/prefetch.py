@@ -1,0 +1,87 @@
+"""Batches onto the devices while the step before them runs, and a meter of how long the devices waited for them."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from lit_jax.utils.typing import Batch
+
+_log = logging.getLogger(__name__)
+STARVING = 0.2  # Share of the time above which it is told, once.
+
+
+class DevicePrefetcher(Iterator[Batch]):
+    """`put` of each of the first `count` of `batches`, one ahead of what was asked for.
+
+    `running` is told the outputs of every step that was started; it waits for the step before that one, so that
+    no more than two are under way, and with them no more than three batches on the devices. What `batches` raises is
+    raised in the place of its batch, when all before it are done.
+    """
+
+    def __init__(self, batches: Iterator[Batch], put: Callable[[Batch], Batch], count: int):
+        self._batches, self._put, self._left = batches, put, count
+        self._fetcher = ThreadPoolExecutor(1, "lit_jax-fetch")
+        self._watcher = ThreadPoolExecutor(1, "lit_jax-watch")
+        self._next: Future[Batch] | None = None
+        self._done: Future[float] | None = None  # When the last step ended.
+        self._told = False
+        self._fetch()
+        self.restart()
+
+    def __next__(self) -> Batch:
+        if self._next is None:
+            raise StopIteration
+        asked = time.perf_counter()
+        batch = self._next.result()
+        came = time.perf_counter()
+        if self._done is not None and self._done.done():  # Else a step still runs, and nobody waited.
+            self._waited += max(0.0, came - max(asked, self._done.result()))
+        self._fetch()
+        return batch
+
+    def running(self, outputs: Any) -> None:
+        """Takes note that a step was started, whose arrays are `outputs`, and waits for the end of the one before."""
+        before, self._done = self._done, self._watcher.submit(_end_of, outputs)
+        if before is not None:
+            before.result()
+
+    def waited(self) -> float:
+        """The share of the time since the last `restart` (or call of this) in which the devices waited for data.
+
+        Above 20 % it warns, once, and says what helps.
+        """
+        share = self._waited / max(time.perf_counter() - self._since, 1e-9)
+        if share > STARVING and not self._told:
+            self._told = True
+            _log.warning(
+                "the devices wait for data %.0f %% of the time: raise data.threads or data.workers, set data.decode to "
+                "'turbo', store smaller pictures (lit-jax prepare), or, if the image tower is locked, set cache",
+                100 * share,
+            )
+        self.restart()
+        return share
+
+    def restart(self) -> None:
+        """Begins to measure anew, for instance after an evaluation."""
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def close(self) -> None:
+        """Ends the threads, of which one may be fetching a batch still."""
+        for pool in (self._fetcher, self._watcher):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fetch(self) -> None:
+        self._left -= 1
+        self._next = self._fetcher.submit(self._load) if self._left >= 0 else None
+
+    def _load(self) -> Batch:
+        return self._put(next(self._batches))
+
+
+def _end_of(outputs: Any) -> float:
+    jax.block_until_ready(outputs)
+    return time.perf_counter()

@@ -1,0 +1,1 @@
+"""Sources of pairs: one file for each form in which they are stored."""

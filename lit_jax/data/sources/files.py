@@ -1,0 +1,84 @@
+"""Files where the user has them: on disk, or behind any URL that fsspec opens (`gs://`, `s3://`, `memory://`)."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from lit_jax.utils.errors import DataError, first_line
+
+_CHANGED = ("etag", "ETag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
+
+
+class Files:
+    """The file system of one place, `fs`, and the path of that place in it, `root`.
+
+    `read` raises `DataError` in one sentence for what cannot be read. May be pickled and shared by threads.
+    """
+
+    def __init__(self, spec: str, where: str):
+        self.spec = spec
+        try:
+            self.fs, self.root = url_to_fs(where)
+        except ImportError as e:
+            scheme = where.partition("://")[0]
+            raise DataError(
+                f"{spec}: reading {scheme}:// needs a package that is not installed ({first_line(e)}); for gs:// "
+                "it is pip install 'lit_jax[gcs]'"
+            ) from e
+        except ValueError as e:
+            raise DataError(f"{spec}: {first_line(e)}; want a path or a URL such as gs://BUCKET/...") from e
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    def glob(self, suffix: str) -> dict[str, Mapping[str, Any]]:
+        """Path -> what `fs` knows of it, for every file that the root names, in the order of their paths.
+
+        The root is one file, a pattern with `*`, or a directory, whose files that end in `suffix` are meant.
+        """
+        pattern = self.root
+        try:
+            if self.fs.isdir(pattern):
+                pattern = f"{pattern.rstrip('/')}/*{suffix}"
+            found = self.fs.glob(pattern, detail=True)
+        except (OSError, ValueError) as e:
+            raise DataError(f"{self.spec}: cannot be listed: {reason(e)}") from e
+        files = {path: found[path] for path in sorted(found) if found[path]["type"] == "file"}
+        if not files:
+            hint = "; write * for what varies, {..} is not expanded" if "{" in pattern else ""
+            raise DataError(f"{self.spec}: no file matches {pattern}{hint}")
+        return files
+
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The bytes `start` to `end` of a file, by default all of them."""
+        try:
+            data = self.fs.cat_file(path, start=start, end=end)
+        except (OSError, ValueError) as e:  # Value: a NUL in a name.
+            raise DataError(f"{os.path.basename(path)!r} cannot be read: {reason(e)}") from e
+        if start is not None and end is not None and len(data) != end - start:
+            raise DataError(f"{os.path.basename(path)!r} ends before byte {end}; it was cut off")
+        return data
+
+
+def stamp(files: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
+    """Name, size and time (or tag) of the last change of each file: an index of other files is out of date."""
+    return [
+        [os.path.basename(path), info["size"], str(next((info[k] for k in _CHANGED if k in info), ""))]
+        for path, info in files.items()
+    ]
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, without the path that Python repeats."""
+    return getattr(error, "strerror", None) or first_line(error)
+
+
+def is_url(where: str) -> bool:
+    """True of `gs://...`, and of every other scheme that fsspec knows."""
+    scheme, mark, _ = where.partition("://")
+    return bool(mark) and scheme in fsspec.available_protocols()

@@ -1,0 +1,97 @@
+"""Pictures that were named one by one, as a source without captions."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from lit_jax.data.sources.base import Record, Source
+from lit_jax.data.sources.registry import open_source
+from lit_jax.utils.errors import ConfigError, DataError, first_line
+
+Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
+
+_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # Modes that a PNG file has.
+
+
+class InMemorySource:
+    """`pictures` in their order. The id of a path is the path; that of any other is its number.
+
+    A path that cannot be read breaks its own record only, with a `DataError`. Raises ConfigError for no picture.
+    """
+
+    spec = "pictures"
+    class_names: tuple[str, ...] | None = None
+
+    def __init__(self, pictures: Picture | Iterable[Picture]):
+        several = isinstance(pictures, Iterable) and not isinstance(pictures, Picture)
+        many: list[Picture] = list(pictures) if several else [pictures]  # type: ignore[arg-type, list-item]
+        for number, picture in enumerate(many):
+            if not isinstance(picture, Picture):
+                raise ConfigError(
+                    f"picture {number} is of type {type(picture).__name__}; want a path, the bytes of a file or a "
+                    "Pillow image (of an array: PIL.Image.fromarray)"
+                )
+        self._pictures = many
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(image=self._bytes(index), captions=[], id=self._name(index))
+
+    def _name(self, index: int) -> str:
+        picture = self._pictures[index]
+        return str(picture) if isinstance(picture, str | Path) else str(index)
+
+    def fingerprint(self) -> str:
+        """The sha256 of the ids and of every picture; reads them all."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            try:
+                content = self._bytes(index)
+            except DataError:
+                content = b"broken"
+            digest.update(repr((self._name(index), hashlib.sha256(content).hexdigest())).encode())
+        return digest.hexdigest()
+
+    def _bytes(self, index: int) -> bytes:
+        picture = self._pictures[index]
+        if isinstance(picture, bytes):
+            return picture
+        if isinstance(picture, Image.Image):
+            return _png(picture)
+        try:
+            return Path(picture).expanduser().read_bytes()
+        except (OSError, ValueError) as e:  # Value: a NUL in the name.
+            raise DataError(f"{str(picture)!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
+
+
+def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> Source:
+    """A source as it is; the source of that name, unless it is the path of a picture; pictures as GivenPictures.
+
+    Raises DataError where there is no such source, ConfigError for anything else.
+    """
+    if isinstance(pictures, str | Path):
+        archive = str(pictures).endswith((".tar", ".parquet"))
+        return (
+            open_source(str(pictures))
+            if archive or not os.path.isfile(pictures)
+            else InMemorySource(pictures)
+        )
+    return pictures if isinstance(pictures, Source) else InMemorySource(pictures)
+
+
+def _png(picture: Image.Image) -> bytes:
+    """What Pillow opened as a file. Raises `DataError` where that was cut off, or has no 8-bit reading."""
+    if picture.mode == "F":
+        raise DataError("a Pillow image of floats; want one of 8 bits: convert it")
+    file = io.BytesIO()
+    try:
+        (picture if picture.mode in _PNG else picture.convert("RGB")).save(file, "PNG")
+    except OSError as error:
+        raise DataError(f"the image is cut off or damaged: {first_line(error)}") from error
+    return file.getvalue()

@@ -1,0 +1,113 @@
+"""An index that is made once and then memory-mapped: where each record of a large source lies.
+
+It is an Arrow file of one batch, beside the data or, where that place cannot be written, in the user's cache. In its
+schema stands the stamp of the files that it was made of; with another stamp it is made again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lit_jax.data.sources.files import Files
+
+_log = logging.getLogger(__name__)
+_VERSION = 1
+Columns = Mapping[str, np.ndarray | pa.Array]
+
+
+class Index:
+    """Columns of equal length, `index["offset"][i]`, and a dict `about`, both as they were built."""
+
+    def __init__(self, table: pa.Table):
+        self.about: dict[str, Any] = json.loads(table.schema.metadata[b"lit_jax"])["about"]
+        self._columns: dict[str, Any] = {}
+        for name in table.column_names:
+            column = table[name].chunk(0) if table.num_rows else pa.array([], table.schema.field(name).type)
+            text = pa.types.is_large_string(column.type)
+            self._columns[name] = column if text else column.to_numpy(zero_copy_only=True)
+        self._rows = table.num_rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, column: str) -> Any:
+        return self._columns[column]
+
+    def text(self, column: str, row: int) -> str:
+        return self._columns[column][row].as_py()
+
+
+def build(make: Callable[[], tuple[Columns, dict[str, Any]]], stamp: Any = None) -> Index:
+    """The index that `make` gives, in memory alone."""
+    return Index(_table(*make(), stamp))
+
+
+def open_index(
+    files: Files, folder: str, name: str, stamp: Any, make: Callable[[], tuple[Columns, dict[str, Any]]]
+) -> Index:
+    """The index `name` of data in `folder`: memory-mapped if it is there and has this stamp, else made and kept."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    cached = hashlib.sha256(f"{files.fs.protocol} {folder} {name}".encode()).hexdigest()[:24]
+    places = [cache_dir() / f"{cached}.arrow"]
+    if files.local:
+        places.insert(0, Path(folder) / f".lit_jax-{digest}.arrow")
+    for place in places:
+        table = _read(place)
+        if table is not None and _stamp(table) == json.loads(json.dumps(stamp)):
+            return Index(table)
+    table = _table(*make(), stamp)
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _write(place, table)
+        except OSError:
+            continue
+        kept = _read(place)
+        if kept is not None:
+            return Index(kept)
+    _log.warning("the index of %s cannot be kept in %s; it is made anew each time", files.spec, places[-1])
+    return Index(table)
+
+
+def cache_dir() -> Path:
+    """Where indexes are kept that cannot lie beside their data."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lit_jax"
+
+
+def _table(columns: Columns, about: dict[str, Any], stamp: Any) -> pa.Table:
+    metadata = {b"lit_jax": json.dumps({"version": _VERSION, "stamp": stamp, "about": about}).encode()}
+    return pa.table({name: pa.array(c) for name, c in columns.items()}, metadata=metadata).combine_chunks()
+
+
+def _stamp(table: pa.Table) -> Any:
+    try:
+        head = json.loads(table.schema.metadata[b"lit_jax"])
+        return head["stamp"] if head["version"] == _VERSION else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _read(place: Path) -> pa.Table | None:
+    try:
+        with pa.memory_map(str(place)) as file:
+            return pa.ipc.open_file(file).read_all()
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+def _write(place: Path, table: pa.Table) -> None:
+    draft = place.with_suffix(f".{uuid.uuid4().hex[:8]}")  # Several processes may do this at once.
+    try:
+        with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(draft, place)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""`open_source`: from the name of a source to the source."""
+
+import os
+from collections.abc import Callable
+
+from lit_jax.data.sources.base import FORMS, Mixed, Source
+from lit_jax.utils.errors import DataError
+
+
+def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
+    """The source named `spec`, or a mixture where `spec` is a list of (spec, weight).
+
+    `tfds:NAME[:VERSION]/SPLIT` or `tfds:DIR/SPLIT`, where SPLIT may be a slice such as `train[:80%]`; `folder:DIR`;
+    `wds:` and `parquet:` with a file, a directory or a pattern; `shapes:N/SPLIT`. All but tfds also take a URL of
+    fsspec's, such as `gs://BUCKET/...`. A bare path is known by what it holds. Nothing is downloaded. `caption` names
+    the feature, column or key of the captions; by default it is found.
+
+    Raises `DataError` when the source is missing, not understood or empty.
+    """
+    from lit_jax.data.sources.folder import FolderSource
+    from lit_jax.data.sources.mixture import MixtureSource
+    from lit_jax.data.sources.parquet import ParquetSource
+    from lit_jax.data.sources.synthetic import SyntheticSource
+    from lit_jax.data.sources.tfds import TfdsSource
+    from lit_jax.data.sources.webdataset import WebDatasetSource
+
+    if not isinstance(spec, str):
+        return MixtureSource([(open_source(one, caption=caption), weight) for one, weight in spec])
+    kinds: dict[str, Callable[[str, str | None], Source]] = {
+        "tfds": TfdsSource,
+        "folder": FolderSource,
+        "wds": WebDatasetSource,
+        "parquet": ParquetSource,
+        "shapes": lambda name, _: SyntheticSource(name),
+    }
+    kind, colon, rest = spec.partition(":")
+    if not colon or kind not in kinds:
+        kind, rest = _kind_of(spec), spec
+    return kinds[kind](rest, caption)
+
+
+def _kind_of(spec: str) -> str:
+    """What lies at a bare path."""
+    from lit_jax.data.sources.files import Files, is_url
+    from lit_jax.data.sources.folder_tables import TABLES, is_picture
+    from lit_jax.data.sources.tfds import INFO
+
+    path = os.path.expanduser(spec)
+    if not is_url(spec) and (
+        os.path.isfile(f"{path}/{INFO}") or os.path.isfile(f"{os.path.dirname(path)}/{INFO}")
+    ):
+        return "tfds"
+    if spec.endswith((".tar", ".parquet")) and ("/" in spec or os.path.exists(path)):
+        return "wds" if spec.endswith(".tar") else "parquet"
+    files = Files(spec, spec) if is_url(spec) or os.path.isdir(path) else None
+    if files is None or not files.fs.isdir(files.root):
+        raise DataError(f"no source {spec!r}: it is not a directory, and not {FORMS}")
+    names = {os.path.basename(name) for name in files.fs.ls(files.root, detail=False)}
+    if names & set(TABLES):
+        return "folder"
+    for ending, kind in ((".tar", "wds"), (".parquet", "parquet")):
+        if any(name.endswith(ending) for name in names):
+            return kind
+    if any(map(is_picture, names)):
+        return "folder"
+    raise DataError(
+        f"{spec} is a directory with neither {', '.join(TABLES)} nor pictures (a folder), {INFO} (a prepared set), "
+        "*.tar nor *.parquet"
+    )

@@ -1,0 +1,36 @@
+"""Some records of a source, as a source of their own."""
+
+import hashlib
+from collections.abc import Sequence
+
+from lit_jax.data.sources.base import Record, Source
+
+
+class Subset:
+    """The records of `source` whose numbers are `chosen`, in that order; notes the ids of those that were read."""
+
+    def __init__(self, source: Source, chosen: Sequence[int]):
+        self._source, self._chosen = source, chosen
+        self.spec = source.spec if chosen == range(len(source)) else f"{source.spec}[{_said(chosen)}]"
+        self.class_names = source.class_names
+        self._ids: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[self._chosen[index]]
+        self._ids[index] = record["id"]
+        return record
+
+    def ids(self) -> list[str]:
+        """Of all records, where need be of those that another process has read."""
+        return [self._ids.get(index) or self[index]["id"] for index in range(len(self))]
+
+    def fingerprint(self) -> str:
+        """The sha256 of the source's and of the numbers."""
+        return hashlib.sha256(f"{self._source.fingerprint()} {self._chosen}".encode()).hexdigest()
+
+
+def _said(chosen: Sequence[int]) -> str:
+    return f"{chosen.start}:{chosen.stop}" if isinstance(chosen, range) else f"{len(chosen)} records"

@@ -1,0 +1,1 @@
+"""Programs over data sets: prepare, summary, contact sheet."""

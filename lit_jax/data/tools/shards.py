@@ -1,0 +1,181 @@
+"""One shard of a prepared set: what a process does with a range of records, and what it leaves behind."""
+
+import contextlib
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lit_jax.data.sources.base import Record, Source
+from lit_jax.data.transforms.image_files import open_image
+from lit_jax.utils.errors import DataError
+
+DIGEST = 16  # Bytes of the hash by which pictures are told apart.
+_QUALITY = 95  # Of the JPEGs that `resize` writes.
+
+
+class Dropped(NamedTuple):
+    """A record that was left out."""
+
+    record: int
+    reason: str
+
+
+class Done(NamedTuple):
+    """What a shard holds: records, their bytes, and those that were left out."""
+
+    records: int
+    size: int
+    dropped: list[Dropped]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How records are written. `same` is a file of int64 [n]: the earlier record with the same picture, or -1."""
+
+    source: Source
+    labelled: bool
+    skip: bool
+    resize: int | None
+    verify: bool
+    same: Path | None
+
+    def features(self) -> Any:
+        """The features of the set: image, captions, id and, if labelled, label."""
+        import tensorflow_datasets as tfds
+
+        features: dict[str, Any] = {
+            "image": tfds.features.Image(),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "id": tfds.features.Text(),
+        }
+        if self.labelled:
+            names = self.source.class_names
+            features["label"] = (
+                tfds.features.ClassLabel(names=names) if names else tfds.features.Scalar(np.int64)
+            )
+        return tfds.features.FeaturesDict(features)
+
+
+def write_shard(work: Work, path: Path, start: int, stop: int) -> Done:
+    """Writes the records `start` to `stop` to `path`, unless an earlier run has; its account is `path`.json.
+
+    The account comes last and in one step, so that a shard that has one is whole. Raises `DataError` for a broken
+    record, unless they are skipped.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    account = path.with_name(f"{path.name}.json")
+    if account.is_file():
+        found = json.loads(account.read_text("utf-8"))
+        return Done(found["records"], found["size"], [Dropped(*one) for one in found["dropped"]])
+    features = work.features()
+    same = None if work.same is None else np.load(work.same, mmap_mode="r")
+    records, size, dropped = 0, 0, []
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    writer = ArrayRecordWriter(os.fspath(part), "group_size:1")  # 1: read by number without its neighbours.
+    for index in range(start, stop):
+        if same is not None and same[index] >= 0:
+            dropped.append(Dropped(index, f"the same picture as record {same[index]}"))
+            continue
+        try:
+            row = _row(work, work.source[index])
+        except DataError as e:
+            if not work.skip:
+                writer.close()
+                raise DataError(f"{work.source.spec}: record {index}: {e}") from e
+            dropped.append(Dropped(index, str(e)))
+            continue
+        example = _in_order(features.serialize_example(features.encode_example(row)))
+        writer.write(example)
+        records += 1
+        size += len(example)
+    writer.close()
+    os.replace(part, path)
+    draft = account.with_suffix(".draft")
+    draft.write_text(json.dumps({"records": records, "size": size, "dropped": dropped}), "utf-8")
+    os.replace(draft, account)
+    return Done(records, size, dropped)
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is gone; a worker would otherwise wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def write_hashes(source: Source, path: Path, start: int, stop: int) -> Path:
+    """Writes the hashes of the pictures `start` to `stop`, uint8 [stop - start, 16], zeros for a broken record."""
+    if not path.is_file():
+        hashes = np.zeros((stop - start, DIGEST), np.uint8)
+        for row, index in enumerate(range(start, stop)):
+            with contextlib.suppress(DataError):
+                hashes[row] = np.frombuffer(picture_hash(source[index]), np.uint8)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as f:
+            np.save(f, hashes)
+        os.replace(part, path)
+    return path
+
+
+def picture_hash(record: Record) -> bytes:
+    """What tells one picture from another: a hash of its file."""
+    return hashlib.blake2b(record["image"], digest_size=DIGEST).digest()
+
+
+def first_of_each(hashes: np.ndarray) -> np.ndarray:
+    """uint8 [n, 16] -> int64 [n]: the first row that is equal to it, or -1 where it is itself the first (or zero)."""
+    keys = np.ascontiguousarray(hashes).view(f"V{DIGEST}").ravel()
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    earlier = first[inverse.ravel()].astype(np.int64)
+    earlier[(earlier == np.arange(len(keys))) | ~hashes.any(axis=1)] = -1
+    return earlier
+
+
+def _in_order(example: bytes) -> bytes:
+    """The same example with its features in order; protobuf leaves that to chance, anew in each process."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
+
+
+def _row(work: Work, record: Record) -> dict[str, Any]:
+    for caption in record["captions"]:
+        try:
+            caption.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise DataError(f"caption is invalid UTF-8 at character {e.start} (a lone surrogate)") from e
+    image = record["image"]
+    if work.verify or work.resize:
+        picture = open_image(image)
+        if work.resize and min(picture.size) > work.resize:
+            image = _smaller(picture, work.resize)
+    row: dict[str, Any] = {"image": image, "captions": record["captions"], "id": record["id"]}
+    if work.labelled:
+        row["label"] = record.get("label", -1)  # -1: TFDS's word for "unknown".
+    return row
+
+
+def _smaller(picture: Image.Image, side: int) -> bytes:
+    """A JPEG whose shorter side has `side` pixels."""
+    scale = side / min(picture.size)
+    size: Sequence[int] = [max(side, round(length * scale)) for length in picture.size]
+    file = io.BytesIO()
+    small = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    small.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()

@@ -1,0 +1,30 @@
+"""The part of an image processor that runs on the device: rescale and normalise."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
+
+
+@dataclass(frozen=True)
+class PixelNormalizer:
+    """From uint8 pixels to what the image tower reads; hashable, so it can be a static argument of jit.
+
+    `size` is the side S of the square picture; `mean` and `std` are RGB, in the units after `rescale`.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rescale: float = 1 / 255
+
+    def normalise(
+        self,
+        images: UInt8[Array, "b S S 3"] | UInt8[np.ndarray, "b S S 3"],
+        dtype: DTypeLike = jnp.float32,
+    ) -> Float[Array, "b S S 3"]:
+        """`(images * rescale - mean) / std` in float32, then cast to `dtype`."""
+        scaled = jnp.asarray(images, jnp.float32) * self.rescale
+        return ((scaled - jnp.array(self.mean)) / jnp.array(self.std)).astype(dtype)

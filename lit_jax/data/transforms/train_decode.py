@@ -1,0 +1,150 @@
+"""Pictures for training: decoded at reduced size where that is enough, cropped, resized and changed at random.
+
+Evaluation has `image_processor.make_decode`, which equals the image processor bit for bit. Training may be quicker: a JPEG
+twice as large as it is wanted is decoded at half its size, quarter or eighth, which skips most of the work. "fast" does
+so with Pillow alone, "turbo" with simplejpeg and OpenCV (the extra of that name); benchmarks/decode.py compares them.
+"""
+
+import random
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from lit_jax.data.transforms.augment import Augment, Box, augment_of
+from lit_jax.data.transforms.image_files import middle, open_header, to_rgb
+from lit_jax.data.transforms.image_processor import pixels_of, resized
+from lit_jax.utils.errors import ConfigError
+
+HOW = ("exact", "fast", "turbo")
+
+
+@dataclass(frozen=True)
+class TrainDecode:
+    """`decode(bytes, key) -> uint8 [S, S, 3]`; threads may share it, and processes receive a copy.
+
+    The picture depends on the bytes and on `key` alone. Raises `DataError` for the very files for which
+    `image_files.open_image` does.
+    """
+
+    image_processor: Any
+    size: int
+    how: str
+    augment: Augment
+
+    def __call__(self, data: bytes, key: int = 0) -> UInt8[np.ndarray, "S S 3"]:
+        draw = random.Random(key)
+        image = open_header(data)
+        crop = self.augment.crop(*image.size, draw)
+        pixels = self._resize(image, data, crop)
+        if self.augment.flip or self.augment.ops:
+            pixels = np.asarray(self.augment.change(Image.fromarray(pixels), draw))
+        return pixels
+
+    def _resize(self, image: Image.Image, data: bytes, crop: Box | None) -> np.ndarray:
+        box = crop or shown(self.image_processor, *image.size)
+        if box is not None and (need := self._reducible(image, box)):
+            pixels = _turbo(data, image.size, box, need, self.size) if self.how == "turbo" else None
+            return self._draft(image, box, need) if pixels is None else pixels
+        if crop is None:
+            return resized(self.image_processor, to_rgb(image))
+        filter = Image.Resampling(self.image_processor.resample)
+        return np.asarray(to_rgb(image).resize((self.size, self.size), filter, crop))
+
+    def _reducible(self, image: Image.Image, box: Box) -> tuple[int, int] | None:
+        """Width and height that suffice for `box`, where the file can be decoded at half its size or less."""
+        if self.how == "exact" or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+            return None
+        width, height = (
+            ceil(self.size * all / part) for all, part in zip(image.size, _sides(box), strict=True)
+        )
+        return (width, height) if image.width >= 2 * width and image.height >= 2 * height else None
+
+    def _draft(self, image: Image.Image, box: Box, need: tuple[int, int]) -> np.ndarray:
+        whole = image.size
+        image.draft(None, need)
+        box = _scaled(box, whole, image.size)
+        # After the reduction bilinear is as close to the exact picture as bicubic, and quicker.
+        return np.asarray(to_rgb(image).resize((self.size, self.size), Image.Resampling.BILINEAR, box))
+
+
+def make_train_decode(image_processor: Any, how: str = "fast", augment: str = "none") -> TrainDecode:
+    """Pictures for the tower of `image_processor`, decoded `how` ("exact", "fast" or "turbo") and augmented.
+
+    `augment` is one of `augment.AUGMENTS`. "fast" and "turbo" differ from the image processor for large JPEGs only.
+    Raises ConfigError for unknown names, and for "turbo" where its extra is not installed.
+    """
+    if how not in HOW:
+        raise ConfigError(f"decode is {how!r}; wanted one of {', '.join(HOW)}")
+    if how == "turbo":
+        _turbo_modules()
+    return TrainDecode(image_processor, pixels_of(image_processor).size, how, augment_of(augment))
+
+
+def shown(image_processor: Any, width: int, height: int) -> Box | None:
+    """The part of a picture that `image_processor` shows; None where it is no resized part of it (padding)."""
+    size, left, top, right, bottom = image_processor.size, 0.0, 0.0, float(width), float(height)
+    if not image_processor.do_resize:
+        return None
+    if "shortest_edge" in size:
+        left, top, right, bottom = middle(width, height)
+        short = min(right - left, bottom - top)
+        scaled = [
+            (right - left) / short * size["shortest_edge"],
+            (bottom - top) / short * size["shortest_edge"],
+        ]
+    elif "height" in size and "width" in size:
+        scaled = [size["width"], size["height"]]
+    else:
+        return None
+    if not getattr(image_processor, "do_center_crop", False):
+        return left, top, right, bottom
+    shares = [
+        image_processor.crop_size[edge] / of for edge, of in zip(("width", "height"), scaled, strict=True)
+    ]
+    if max(shares) > 1:
+        return None
+    dx, dy = ((right - left) * (1 - shares[0]) / 2, (bottom - top) * (1 - shares[1]) / 2)
+    return left + dx, top + dy, right - dx, bottom - dy
+
+
+def _turbo_modules() -> tuple[Any, Any]:
+    try:
+        import cv2
+        import simplejpeg
+    except ImportError as e:
+        raise ConfigError(
+            f"decode is 'turbo' and {e.name} is not installed; pip install 'lit_jax[turbo]', or take 'fast'"
+        ) from e
+    cv2.setNumThreads(1)  # Pictures are decoded in parallel; a picture is not.
+    return simplejpeg, cv2
+
+
+def _turbo(
+    data: bytes, whole: tuple[int, int], box: Box, need: tuple[int, int], size: int
+) -> np.ndarray | None:
+    """None where simplejpeg finds fault: Pillow, which bears more, then decides whether the picture is broken."""
+    simplejpeg, cv2 = _turbo_modules()
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data, min_width=need[0], min_height=need[1], min_factor=2, fastdct=True
+        )
+    except ValueError:
+        return None
+    left, top, right, bottom = map(round, _scaled(box, whole, (pixels.shape[1], pixels.shape[0])))
+    part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+    # Of less than two pixels each, linear weights leave none out, and take a fifth of the time of areas.
+    linear = max(part.shape[:2]) < 2 * size
+    return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
+
+
+def _sides(box: Box) -> tuple[float, float]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _scaled(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
+    x, y = new[0] / old[0], new[1] / old[1]
+    return box[0] * x, box[1] * y, min(box[2] * x, float(new[0])), min(box[3] * y, float(new[1]))

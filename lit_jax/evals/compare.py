@@ -1,0 +1,128 @@
+"""Two results of `evaluate` side by side, if they were measured under one protocol."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.evals.bootstrap import Interval, estimate, paired
+from lit_jax.evals.protocol import differences, fingerprint
+from lit_jax.evals.results import from_rows
+from lit_jax.utils.errors import ConfigError, DataError
+
+_SHOWN = 60  # Characters of a value in which two protocols differ.
+
+
+def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The metrics of two JSON files that `evaluate` wrote, for every task that both have.
+
+    Returns {task: {metric: {"first", "second", "difference", "interval", "paired"}}}. The difference is second minus
+    first. Its interval is bootstrapped over the same draws of pictures for both where both keep the ranks of their
+    queries ("paired"); else it is put together from their two intervals as if they were independent (MOVER, Zou and
+    Donner 2008), which is wider.
+
+    Raises ConfigError where the protocol of a task differs, saying where, and where no task is in both; DataError for a
+    file that is no result, or whose protocol is not that of its fingerprint.
+    """
+    a, b = read(first), read(second)
+    tasks = [task for task in a["metrics"] if task in b["metrics"]]
+    if not tasks:
+        raise ConfigError(
+            f"{first} has {', '.join(a['metrics'])} and {second} has {', '.join(b['metrics'])}: "
+            "no task is in both; evaluate both on one"
+        )
+    for task in tasks:
+        if rows := differences(a["protocol"][task], b["protocol"][task]):
+            words = [result.get("words", {}).get(task, {}) for result in (a, b)]
+            said = "; ".join(f"{name} is {x} and {y}" for name, x, y in _worded(rows, *words))
+            raise ConfigError(
+                f"{task} of {first} and {second} was not measured under one protocol: {said}; "
+                "evaluate both alike to compare them"
+            )
+    return {task: _task(task, a, b) for task in tasks}
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What `lit-jax evaluate --json` wrote. Raises DataError for what is none, or has been changed."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        for task, metrics in found["metrics"].items():
+            if fingerprint(found["protocol"][task]) != found["fingerprints"][task]:
+                raise DataError(
+                    f"the protocol of {task} in {path} is not that of its fingerprint; evaluate again"
+                )
+            whole = {"data", "bootstrap"} <= found.keys() and task in found["chance"]
+            if not whole or found["intervals"][task].keys() != metrics.keys():
+                raise KeyError(task)
+            if (
+                task in found.get("queries", {})
+                and estimate(from_rows(task, found["queries"][task])) != metrics
+            ):
+                raise DataError(
+                    f"the metrics of {task} in {path} are not those of its queries; evaluate again"
+                )
+    except DataError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ) as error:  # Or what is in it.
+        raise DataError(
+            f"{path} is not a result with protocols and intervals; write one with lit-jax evaluate --json"
+        ) from error
+    return found
+
+
+def _task(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    on_queries = None
+    if task in a.get("queries", {}) and task in b.get("queries", {}):
+        on_queries = paired(*(from_rows(task, result["queries"][task]) for result in (a, b)), **_bootstrap(a))
+    rows = {}
+    for name, x in a["metrics"][task].items():
+        y = b["metrics"][task][name]
+        interval = (
+            on_queries[name]
+            if on_queries
+            else independent(x, a["intervals"][task][name], y, b["intervals"][task][name])
+        )
+        rows[name] = {
+            "first": x,
+            "second": y,
+            "difference": y - x,
+            "interval": list(interval),
+            "paired": bool(on_queries),
+        }
+    return rows
+
+
+def independent(x: float, x_in: Sequence[float], y: float, y_in: Sequence[float]) -> Interval:
+    """An interval of y - x from those of x and y."""
+    d = y - x
+    return d - np.hypot(y - y_in[0], x_in[1] - x).item(), d + np.hypot(y_in[1] - y, x - x_in[0]).item()
+
+
+def _worded(
+    rows: Sequence[tuple[str, Any, Any]], first: Mapping[str, str], second: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
+    """Where two protocols differ, in the words of both where they have different ones."""
+    return [
+        (name, first[name], second[name])
+        if name in first and name in second and first[name] != second[name]
+        else (name, _short(x), _short(y))
+        for name, x, y in rows
+    ]
+
+
+def _bootstrap(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: result["bootstrap"][name] for name in ("draws", "level", "seed")}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({fingerprint({'': value})})"

@@ -1,0 +1,1 @@
+"""The Hugging Face world: load, save, processors, model folders, model card, publishing."""

@@ -1,0 +1,1 @@
+"""VisionTextDualEncoderModel as transformers has it."""

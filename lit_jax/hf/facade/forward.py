@@ -1,0 +1,62 @@
+"""What the Hugging Face face computes, compiled once for every shape."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lit_jax.models.dual_encoder import DualEncoder, unit
+from lit_jax.utils.typing import Params
+
+
+@partial(
+    jax.jit,
+    static_argnums=0,
+    static_argnames=("train", "interpolate", "return_loss", "hidden_states", "attentions"),
+)
+def forward(
+    module: DualEncoder,
+    variables: Mapping[str, Params],
+    texts: dict[str, jax.Array],
+    images: jax.Array,
+    dropout_rng: jax.Array | None,
+    *,
+    return_loss: bool,
+    interpolate: bool,
+    **options: bool,
+) -> tuple:
+    """Loss (or None), logits [T B], unit embeddings of texts and images, outputs of both towers.
+
+    `options` are those of a tower's call; `interpolate` resizes the positions of the image tower's.
+    """
+    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+    sized = {"interpolate": True} if interpolate else {}  # Else each tower has its own way.
+    image, vision = module.apply(variables, images, method="image_features", rngs=rngs, **options, **sized)
+    text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
+    image, text = unit(image), unit(text)
+    logits = jnp.matmul(text, image.T, precision="highest") * jnp.exp(variables["params"]["logit_scale"])
+    loss = None
+    if return_loss:
+        xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(len(logits))
+        loss = (xent(logits, labels).mean() + xent(logits.T, labels).mean()) / 2
+    return loss, logits, text, image, text_output, vision
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("method", "train", "interpolate"))
+def features(
+    module: DualEncoder,
+    variables: Mapping[str, Params],
+    inputs: Any,
+    dropout_rng: jax.Array | None,
+    *,
+    method: str,
+    train: bool,
+    interpolate: bool = False,
+) -> jax.Array:
+    """What `method` of the module projects, not normalised."""
+    rngs = None if dropout_rng is None else {"dropout": dropout_rng}
+    sized = {"interpolate": True} if interpolate else {}
+    return module.apply(variables, inputs, method=method, rngs=rngs, train=train, **sized)[0]

@@ -1,0 +1,78 @@
+"""What the Hugging Face face takes in: pixels and tokens, looked at before XLA can take a wrong one for another."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from lit_jax.hf.pixel_checks import check_pixels
+from lit_jax.utils.errors import ConfigError
+
+
+def images_of(config: Any, pixel_values: ArrayLike) -> Float[Array, "B S1 S2 C"]:
+    """[B C S S] or [B S S C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else."""
+    pixels, channels = jnp.asarray(pixel_values), config.num_channels
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        raise ConfigError(f"pixel_values are {pixels.dtype}; wanted the floats that the processor gives")
+    if pixels.ndim == 4 and channels in (pixels.shape[1], pixels.shape[-1]):
+        check_pixels(pixels)
+        return pixels.transpose(0, 2, 3, 1) if pixels.shape[1] == channels else pixels
+    raise ConfigError(
+        f"pixel_values have shape {pixels.shape}; wanted [batch, {channels}, height, width] "
+        f"or [batch, height, width, {channels}]"
+    )
+
+
+def texts_of(
+    config: Any,
+    input_ids: ArrayLike,
+    attention_mask: ArrayLike | None,
+    position_ids: ArrayLike | None,
+    token_type_ids: ArrayLike | None,
+) -> dict[str, Int[Array, "_ N"]]:
+    """Those that are given, each [T N] (`position_ids` also [N] and [1 N]), for the text tower of this config.
+
+    Raises ConfigError for other shapes, and for ids that the tower has no embedding for; inside the caller's own jit
+    there are no ids to look at yet.
+    """
+    ids = _array(input_ids)
+    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ConfigError(f"input_ids are {ids.dtype} of shape {ids.shape}; wanted integers [texts, tokens]")
+    given = {
+        name: _array(value)
+        for name, value in (
+            ("input_ids", ids),
+            ("attention_mask", attention_mask),
+            ("position_ids", position_ids),
+            ("token_type_ids", token_type_ids),
+        )
+        if value is not None
+    }
+    for name, value in given.items():
+        shapes = [ids.shape, (1, ids.shape[1]), ids.shape[1:]][: 3 if name == "position_ids" else 1]
+        if value.shape not in shapes:
+            raise ConfigError(f"{name} have shape {value.shape}; wanted that of input_ids, {ids.shape}")
+    tokens = config.tokens
+    for name, rows, what in (
+        ("input_ids", tokens.words, f"the tower's vocabulary has {tokens.words} tokens"),
+        ("position_ids", tokens.positions, f"the tower has {tokens.positions} positions"),
+        ("token_type_ids", tokens.types, f"the tower has {tokens.types} types of tokens"),
+    ):
+        if name in given and rows:  # A tower without rows for them does not read them.
+            _check_range(name, given[name], rows, what)
+    return {name: jnp.asarray(value, jnp.int32) for name, value in given.items()}
+
+
+def _array(value: Any) -> Any:
+    return value if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
+def _check_range(name: str, ids: Any, rows: int, what: str) -> None:
+    if isinstance(ids, jax.core.Tracer) or not ids.size:
+        return
+    if ids.min() < 0 or ids.max() >= rows:
+        # A gather would give the embedding of another token, or NaN, without a word.
+        raise ConfigError(f"{name} range from {ids.min()} to {ids.max()}; {what}")

@@ -1,0 +1,274 @@
+"""The Hugging Face face: VisionTextDualEncoderModel, as transformers 4 had it in Flax and 5 has it in PyTorch."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from lit_jax.hf import load, save
+from lit_jax.hf.facade.forward import features, forward
+from lit_jax.hf.facade.inputs import images_of, texts_of
+from lit_jax.hf.facade.keywords import join_by_keywords
+from lit_jax.hf.facade.outputs import VisionTextDualEncoderOutput, tower_output
+from lit_jax.hf.publish import MESSAGE, publish
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, init_params
+from lit_jax.models.layers.spec import Compute
+from lit_jax.utils._transformers import transformers
+from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.typing import Params
+
+VisionTextDualEncoderConfig = transformers.VisionTextDualEncoderConfig
+
+
+class VisionTextDualEncoderModel:
+    """A dual encoder with its weights: call it on token ids and NCHW pixels.
+
+    Equals transformers' class of that name (both the PyTorch one and the Flax one of version 4), except that a zero
+    embedding stays zero where theirs becomes NaN. Arrays come and go as jax.Array; `params` is the nested dict that the
+    functional door uses, and `module` the Flax module.
+    """
+
+    def __init__(
+        self,
+        config: "VisionTextDualEncoderConfig",
+        input_shape: tuple | None = None,
+        seed: int = 0,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        """Random weights from `seed`. `input_shape` is accepted for old code; nothing depends on it."""
+        module = DualEncoder(_ours(config), Compute(dtype=dtype))
+        self._fill(module, init_params(module, seed), config)
+
+    def _fill(self, module: DualEncoder, params: Params, config: Any) -> None:
+        self.module, self.params, self.config = module, params, config
+
+    @classmethod
+    def _of(cls, module: DualEncoder, params: Params, config: Any = None) -> "VisionTextDualEncoderModel":
+        model = cls.__new__(cls)
+        model._fill(module, params, config or VisionTextDualEncoderConfig(**module.config.to_hf()))
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_id: str | Path,
+        config: "VisionTextDualEncoderConfig | None" = None,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        revision: str | None = None,
+        token: str | None = None,
+        allow_pickle: bool = False,
+        from_pt: bool | None = None,
+    ) -> "VisionTextDualEncoderModel":
+        """A folder or Hub id. `config`, if given, must describe the model that is stored. Raises WeightError.
+
+        Whatever framework wrote the folder is read; `from_pt` is accepted for old code.
+        """
+        module, params = load.load(
+            folder_or_id, dtype=dtype, revision=revision, token=token, allow_pickle=allow_pickle
+        )
+        if config is not None and _ours(config) != module.config:
+            raise WeightError(
+                f"the config given is not that of {folder_or_id}; leave it out to use the stored one"
+            )
+        return cls._of(module, params, config)
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision_model_name_or_path: str | Path | None = None,
+        text_model_name_or_path: str | Path | None = None,
+        *,
+        projection_dim: int = 512,
+        logit_scale_init_value: float = 2.6592,
+        seed: int = 0,
+        dtype: DTypeLike = jnp.float32,
+        token: str | None = None,
+        allow_pickle: bool = False,
+        **towers: Any,
+    ) -> "VisionTextDualEncoderModel":
+        """Two pretrained towers under new projections: see `lit_jax.from_towers`.
+
+        Keywords that begin with `vision_` or `text_` go to that tower: `model`, a ready-made one instead of a name
+        (anything with `save_pretrained`, such as a PyTorch model of transformers or one of ours); `config`, a config
+        or dict instead of the stored one; `revision`; `pooling`; or any field of its config
+        (`text_hidden_dropout_prob=0.2`). Raises ConfigError for any other keyword.
+        """
+        loaded = join_by_keywords(
+            {"vision": vision_model_name_or_path, "text": text_model_name_or_path},
+            towers,
+            projection_dim=projection_dim,
+            logit_scale_init_value=float(logit_scale_init_value),
+            seed=seed,
+            compute=Compute(dtype=dtype),
+            token=token,
+            allow_pickle=allow_pickle,
+        )
+        return cls._of(loaded.module, jax.tree.map(jnp.asarray, loaded.params))
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        params: Params | None = None,
+        *,
+        max_shard_size: int | str = "5GB",
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Writes config.json and model.safetensors as transformers 4.57 and 5 read them.
+
+        Raises WeightError for towers that transformers' class cannot hold: see `lit_jax.save`.
+        """
+        save.save(folder, self.module, params or self.params, max_shard_size=max_shard_size)
+        if push_to_hub:
+            publish(folder, repo_id or Path(folder).name, overwrite=True, token=token)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = MESSAGE,
+        private: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads what `save_pretrained` writes to `owner/name` on the Hub, which is made if need be; its address.
+
+        As in transformers it takes the place of a model that is there. Raises ConfigError: see `lit_jax.publish`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return publish(
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                message=commit_message,
+                overwrite=True,
+                token=token,
+            )
+
+    def to_bf16(self, params: Params | None = None) -> Params:
+        """`params` (the model's, if None) in bfloat16, as a new tree: `model.params = model.to_bf16()`."""
+        return _cast(params or self.params, jnp.bfloat16)
+
+    def to_fp16(self, params: Params | None = None) -> Params:
+        """`params` (the model's, if None) in float16, as a new tree."""
+        return _cast(params or self.params, jnp.float16)
+
+    def to_fp32(self, params: Params | None = None) -> Params:
+        """`params` (the model's, if None) in float32, as a new tree."""
+        return _cast(params or self.params, jnp.float32)
+
+    def __call__(
+        self,
+        input_ids: ArrayLike,
+        pixel_values: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        params: Params | None = None,
+        dropout_rng: jax.Array | None = None,
+        train: bool = False,
+        return_loss: bool = False,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> VisionTextDualEncoderOutput | tuple:
+        """Similarities of T texts and B images.
+
+        input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S S] as the processor gives
+        them, or [B S S C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E], image_embeds
+        [B E], both of unit length, and both towers' outputs; with `return_loss` (which wants T == B) also CLIP's
+        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes
+        the positions of towers that else refuse pictures of another size. `return_dict=False` gives a tuple. Raises
+        ConfigError.
+        """
+        texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
+        images = images_of(self.module.config.vision, pixel_values)
+        if return_loss and len(images) != len(texts["input_ids"]):
+            raise ConfigError(
+                f"the loss pairs each text with one image; found {len(texts['input_ids'])} texts "
+                f"and {len(images)} images"
+            )
+        _check_key(train, dropout_rng)
+        loss, logits, text_embeds, image_embeds, text, vision = forward(
+            self.module,
+            {"params": params or self.params},
+            texts,
+            images,
+            dropout_rng,
+            train=train,
+            return_loss=return_loss,
+            interpolate=interpolate_pos_encoding,
+            hidden_states=output_hidden_states,
+            attentions=output_attentions,
+        )
+        output = VisionTextDualEncoderOutput(
+            loss=loss,
+            logits_per_image=logits.T,
+            logits_per_text=logits,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=tower_output(text),
+            vision_model_output=tower_output(vision),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def get_text_features(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        position_ids: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        params: Params | None = None,
+        dropout_rng: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """[T N] ids -> projected text features [T E], not normalised."""
+        texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
+        _check_key(train, dropout_rng)
+        variables = {"params": params or self.params}
+        return features(self.module, variables, texts, dropout_rng, method="text_features", train=train)
+
+    def get_image_features(
+        self,
+        pixel_values: ArrayLike,
+        params: Params | None = None,
+        dropout_rng: jax.Array | None = None,
+        train: bool = False,
+        interpolate_pos_encoding: bool = False,
+    ) -> jax.Array:
+        """[B C S S] or [B S S C] pixels -> projected image features [B E], not normalised."""
+        images = images_of(self.module.config.vision, pixel_values)
+        _check_key(train, dropout_rng)
+        return features(
+            self.module,
+            {"params": params or self.params},
+            images,
+            dropout_rng,
+            method="image_features",
+            train=train,
+            interpolate=interpolate_pos_encoding,
+        )
+
+
+FlaxVisionTextDualEncoderModel = VisionTextDualEncoderModel  # Its name in transformers 4.
+
+
+def _ours(config: Any) -> DualEncoderConfig:
+    return DualEncoderConfig.from_hf(config.to_dict())
+
+
+def _cast(params: Params, dtype: DTypeLike) -> Params:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+
+
+def _check_key(train: bool, dropout_rng: jax.Array | None) -> None:
+    if train and dropout_rng is None:
+        raise ConfigError("train=True draws dropout and needs dropout_rng, a jax.random key")

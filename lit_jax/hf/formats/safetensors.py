@@ -1,0 +1,73 @@
+"""Weight files of safetensors: mapped, and each tensor a view of the map."""
+
+import math
+import mmap
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from lit_jax.utils.errors import WeightError
+
+_MOST_TENSORS = 100_000  # Of a file; safetensors itself allows a header of 100 MB.
+_KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
+_DTYPES: dict[str, Any] = {  # By safetensors' own names.
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+class SafetensorsFile:
+    """One safetensors file, whose errors name it. Its tensors are views of the mapped file, read-only."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._path = path
+        try:
+            # Checks the header; the bytes are left to the map below, which copies nothing and lets go of what was read.
+            file = safe_open(path, framework="numpy", backend="pread")
+        except (SafetensorError, OSError) as error:
+            raise WeightError(f"{path} cannot be read as safetensors: {error}") from error
+        self.metadata: dict[str, str] = file.metadata() or {}
+        names = file.offset_keys()  # In the order of their bytes, between which the format allows no gap.
+        if len(names) > _MOST_TENSORS:
+            raise WeightError(f"{path} names {len(names)} tensors; at most {_MOST_TENSORS} are read")
+        with path.open("rb") as opened:
+            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(self._map[:8], "little")
+        self._where: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
+        for name in names:
+            part = file.get_slice(name)
+            shape, kind = tuple(part.get_shape()), part.get_dtype()
+            if kind not in _DTYPES:
+                wanted = ", ".join(_DTYPES)
+                raise WeightError(
+                    f"{path}: tensor {name} cannot be read: it is of type {kind}, not of {wanted}"
+                )
+            self._where[name] = start, np.dtype(_DTYPES[kind]), shape
+            start += math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
+        self._seen = 0  # Bytes handed out since pages were last let go.
+
+    def keys(self) -> list[str]:
+        return list(self._where)
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        start, dtype, shape = self._where[name]
+        count = math.prod(shape)
+        self._seen += count * dtype.itemsize
+        if (
+            self._seen > _KEPT
+        ):  # Else a model would lie in memory twice; what is still read comes back by itself.
+            self._seen = 0
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return np.frombuffer(self._map, dtype, count, start).reshape(shape)

@@ -1,0 +1,67 @@
+"""Where a model folder is: on this machine, or on the Hugging Face Hub, of which a copy is kept."""
+
+import re
+from pathlib import Path
+
+from lit_jax.hf.model_folder import FLAX, WEIGHTS, has
+from lit_jax.utils.errors import WeightError, first_line
+
+_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle unasked, and never code.
+
+
+def find(
+    folder_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    allow_pickle: bool = False,
+) -> Path:
+    """A local folder as it is, or the cached (else downloaded) copy of a Hub repository.
+
+    The copy has the first kind of weights that there is: safetensors, else Flax's msgpack, else, if `allow_pickle`,
+    PyTorch's pickle. What looks like a path is never taken for a Hub id: it has another form than `name` or
+    `owner/name`, or its parent folder exists. Raises WeightError.
+    """
+    try:
+        path = Path(folder_or_id).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError):  # Longer than a path can be; the home of a user that does not exist.
+        pass
+    text = str(folder_or_id)
+    if isinstance(folder_or_id, Path) or not is_id(text):
+        raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")
+    found = _download(text, revision, token, _WANTED)
+    if _COMMIT.fullmatch(found.name):
+        revision = found.name  # What follows is of the same commit, whatever is pushed meanwhile.
+    if not has(found, WEIGHTS):
+        found = _download(text, revision, token, ["flax_model*.msgpack"])
+        if allow_pickle and not has(found, FLAX):
+            found = _download(text, revision, token, ["pytorch_model*.bin"])
+    return found
+
+
+def is_id(name: str) -> bool:
+    """Whether `name`, where no folder has it, would be looked for on the Hub."""
+    return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
+
+
+def _download(repository: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            repository,
+            revision=revision,
+            token=token,
+            allow_patterns=patterns,
+            ignore_patterns=["onnx/*", "*/*"],
+        )
+    except (HFValidationError, HTTPError, OSError) as error:
+        raise WeightError(
+            f"model {repository} is neither a local folder nor to be had from the Hugging Face Hub: {first_line(error)}"
+        ) from error
+    return Path(found)

@@ -1,0 +1,271 @@
+"""The model card of an exported folder: README.md with metadata that the Hugging Face Hub understands.
+
+Nothing of the machine that wrote it may get in: see `public`.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import SupportsFloat
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from lit_jax.utils.console import markdown
+from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.redact import last_part, public
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+HERE = "path/to/this/folder"  # In the examples of a card that has no repo_id.
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One encoder: where its weights are from, under which licence, and what training did to them."""
+
+    name: str
+    license: str
+    training: str  # "locked", "tuned" or "from scratch"
+    hub_id: str | None = None  # Only if the weights are those of a repository on the Hub.
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the model was trained on."""
+
+    name: str
+    license: str
+    description: str = ""
+    hub_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one task on one split. `before` is the model before training, `chance` a random ranker.
+
+    `intervals` are [low, high] by metric, of `level`; `protocol` is the fingerprint of how all of it was measured.
+    """
+
+    task: str  # A task of the Hub, for instance "zero-shot-image-classification"; else in words.
+    data: str
+    split: str
+    after: Mapping[str, SupportsFloat]
+    before: Mapping[str, SupportsFloat] | None = None
+    chance: Mapping[str, SupportsFloat] | None = None
+    intervals: Mapping[str, Sequence[float]] | None = None
+    level: float = 0.95
+    protocol: str | None = None
+    data_hub_id: str | None = None
+
+
+def model_card(
+    *,
+    name: str,
+    license: str,
+    vision: Tower,
+    text: Tower,
+    data: Data,
+    recipe: Mapping[str, object],
+    evaluations: Sequence[Evaluation] = (),
+    limitations: Sequence[str] = (),
+    repo_id: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    language: Sequence[str] = ("en",),
+    tags: Sequence[str] = (),
+    layout: str = "hf",
+) -> str:
+    """The text of README.md: YAML metadata, then what the model is, its recipe, its metrics and how to use it.
+
+    `license` is a licence identifier of the Hub ("apache-2.0", "cc-by-sa-4.0"; "other" needs `license_name`).
+    `recipe` holds the values of the config, nested or flat. `repo_id` is put into the examples.
+    `layout` is that of `lit_jax.save`. Paths of the machine are cut to their last component wherever they stand.
+
+    Raises ConfigError for what the Hub would refuse as licence or id, and where `public` does; DataError for a
+    metric that is not finite.
+    """
+    if not _LICENSE.fullmatch(license) or (license == "other" and not license_name):
+        raise ConfigError(
+            f"license {license!r} is no identifier of the Hugging Face Hub; give one, for instance 'apache-2.0', "
+            f"or 'other' with license_name"
+        )
+    for hub_id in (repo_id, data.hub_id, vision.hub_id, text.hub_id):
+        if hub_id is not None and not _HUB_ID.fullmatch(hub_id):
+            raise ConfigError(
+                f"{public(hub_id)!r} is no id of the Hugging Face Hub; give 'owner/name' or none"
+            )
+
+    metadata = ModelCardData(
+        language=[*language],
+        license=license,
+        license_name=license_name and public(license_name),
+        license_link=license_link and public(license_link),
+        library_name="transformers" if layout == "hf" else "lit_jax",
+        tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, tags)))),
+        pipeline_tag="zero-shot-image-classification",
+        base_model=[tower.hub_id for tower in (vision, text) if tower.hub_id] or None,
+        datasets=[data.hub_id] if data.hub_id else None,
+        model_name=public(name),
+        eval_results=[result for evaluation in evaluations for result in _results(evaluation)] or None,
+    )
+    what, usage = _LAYOUTS[layout]
+    sections = {
+        "Towers": _towers(vision, text),
+        "Training data": f"{data.name} (licence: {data.license}). {data.description}".strip(),
+        "Recipe": markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(recipe)]),
+        "Metrics": "\n\n".join(map(_metrics, evaluations)) or "Not evaluated.",
+        "How to use": usage.replace("MODEL", repo_id or HERE),
+        "Limitations": "\n".join(f"- {limit}" for limit in (*limitations, *_LIMITATIONS)),
+    }
+    body = "\n\n".join(
+        (f"# {name}", _WHAT + what, *(f"## {title}\n\n{content}" for title, content in sections.items()))
+    )
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{public(body)}\n"))
+
+
+def _flat(recipe: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            # A value that begins like a path is one as a whole: its folders may have spaces in their names.
+            value = str(value)
+            rows.append(
+                (f"{prefix}{key}", last_part(value) if value.startswith(("/", "~", "./", "../")) else value)
+            )
+    return rows
+
+
+def _towers(vision: Tower, text: Tower) -> str:
+    return markdown(
+        ("tower", "weights", "licence", "in training"),
+        [(side, t.name, t.license, t.training) for side, t in (("image", vision), ("text", text))],
+    )
+
+
+def _metrics(evaluation: Evaluation) -> str:
+    def shown(value: SupportsFloat, metric: str) -> str:
+        return f"{float(value):.{1 if metric.endswith('_rank') else 3}f}"
+
+    def cell(values: Mapping[str, SupportsFloat] | None, metric: str) -> str:
+        return "" if values is None or metric not in values else shown(values[metric], metric)
+
+    columns = {"before training": evaluation.before, "after": evaluation.after, "chance": evaluation.chance}
+    head, ends = (
+        ["metric", *(name for name, values in columns.items() if values is not None)],
+        evaluation.intervals,
+    )
+    if ends is not None:
+        head.append(f"{evaluation.level:.0%} interval")
+    rows = []
+    for metric in evaluation.after:
+        cells = [cell(values, metric) for values in columns.values() if values is not None]
+        if ends is not None:
+            cells.append(" to ".join(shown(end, metric) for end in ends.get(metric, ())))
+        rows.append((metric.replace("_", " "), *cells))
+    measured = f"\n\nProtocol `{evaluation.protocol}`." if evaluation.protocol else ""
+    return f"{evaluation.task} on {evaluation.data}, {evaluation.split}:\n\n{markdown(head, rows)}{measured}"
+
+
+def _results(evaluation: Evaluation) -> list[EvalResult]:
+    for metric, value in evaluation.after.items():
+        if not math.isfinite(float(value)):
+            raise DataError(
+                f"metric {metric} on {evaluation.data} is {float(value)}; a card wants finite numbers"
+            )
+    return [
+        EvalResult(
+            task_type="-".join(public(evaluation.task).lower().split()),
+            task_name=public(evaluation.task),
+            dataset_type=evaluation.data_hub_id or "-".join(public(evaluation.data).lower().split()),
+            dataset_name=public(evaluation.data),
+            dataset_split=public(evaluation.split),
+            metric_type=metric,
+            metric_name=metric.replace("_", " "),
+            metric_value=round(float(value), 6),
+            metric_args={"protocol": evaluation.protocol} if evaluation.protocol else None,
+        )
+        for metric, value in evaluation.after.items()
+    ]
+
+
+_WHAT = """\
+A dual encoder: an image tower and a text tower that put pictures and sentences into one space, where what
+belongs together lies close together. It classifies pictures by class names that it was never trained on and
+finds pictures for texts and texts for pictures. It was trained by contrastive tuning in the manner of LiT
+([arXiv:2111.07991](https://arxiv.org/abs/2111.07991)) with lit_jax. """
+
+_IN_TORCH = """\
+In PyTorch, with transformers:
+
+```python
+import torch
+from PIL import Image
+from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
+
+model = VisionTextDualEncoderModel.from_pretrained("MODEL")
+processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
+
+texts = ["a cat", "a sleeping dog"]
+inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="pt")
+with torch.no_grad():
+    probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
+print(dict(zip(texts, probabilities[0].tolist())))
+```"""
+
+_IN_JAX = """\
+In JAX, with lit_jax:
+
+```python
+import jax
+from lit_jax import VisionTextDualEncoderModel
+from PIL import Image
+from transformers import VisionTextDualEncoderProcessor
+
+model = VisionTextDualEncoderModel.from_pretrained("MODEL")
+processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
+
+texts = ["a cat", "a sleeping dog"]
+inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="np")
+probabilities = jax.nn.softmax(model(**inputs).logits_per_image)
+print(dict(zip(texts, probabilities[0].tolist())))
+```"""
+
+_TOWERS = """\
+The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
+
+```python
+from transformers import AutoModel
+
+vision, text = AutoModel.from_pretrained("MODEL/vision"), AutoModel.from_pretrained("MODEL/text")
+```
+
+In JAX, under new projections, with lit_jax:
+
+```python
+import lit_jax
+
+module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
+```"""
+
+# What a folder of each layout is, and how it is used: see lit_jax.save.
+_LAYOUTS = {
+    "hf": (
+        "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
+        f"{_IN_TORCH}\n\n{_IN_JAX}",
+    ),
+    "lit_jax": ("lit_jax reads it; transformers has no class for two towers of these types.", _IN_JAX),
+    "towers": (
+        "Its two towers lie here as two models of transformers, its projections beside them.",
+        _TOWERS,
+    ),
+}
+
+_LIMITATIONS = (
+    "It knows what its training data shows: on other kinds of pictures, or texts in another style or language, "
+    "expect less than the numbers above.",
+    "The probabilities compare the given texts with each other; they do not say whether any of them is true.",
+    "What is biased in the data or in the pretrained towers is biased here too; measure it before you rely on it.",
+)

@@ -1,0 +1,205 @@
+"""What lies in a model folder: a config, and tensors in files of one of several formats; read and written."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.hf.formats.flax_msgpack import File, InTorch, Msgpack
+from lit_jax.hf.formats.safetensors import SafetensorsFile
+from lit_jax.hf.formats.torch_pickle import TorchFile
+from lit_jax.utils.errors import ConfigError, WeightError
+
+log = logging.getLogger(__name__)
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
+WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # By `write`.
+_LARGEST_JSON = 32 << 20  # Bytes.
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises WeightError if there is none or it is not a JSON object."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
+    found = _read_json(path)
+    for config in (found, found.get("vision_config"), found.get("text_config")):
+        kind = config.get("model_type", "") if isinstance(config, dict) else ""
+        if not isinstance(kind, str | None):
+            raise WeightError(f"{path} has a model_type of type {type(kind).__name__} where a name is wanted")
+    if "auto_map" in found:
+        log.warning("%s asks for code of its own (auto_map), which is neither read nor run", path)
+    return found
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """Tensors of weight files by name, in PyTorch's names and axes, each read when it is asked for."""
+
+    def __init__(self, where: Mapping[str, tuple[File, str]]) -> None:
+        self._where = where  # Name -> (open file, name in that file).
+
+    @classmethod
+    def of(cls, folder: Path, *, allow_pickle: bool = False) -> "Tensors":
+        """All tensors of a folder, in the first of `_FORMATS` that it has, whole or in shards.
+
+        Raises WeightError if it has none, a file is damaged, or it has a pickle alone and `allow_pickle` is unset.
+        """
+        name = next((name for name in _FORMATS if has(folder, name)), None)
+        if name is None:
+            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+            raise WeightError(
+                f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {FLAX} or {PICKLE}; it has {found} "
+                "(from the Hub, a pickle comes only with allow_pickle=True)"
+            )
+        if name == PICKLE and not allow_pickle:
+            raise WeightError(
+                f"{folder} has its weights only as a pickle ({PICKLE}), a format that can run code, hence not read "
+                "unasked; pass allow_pickle=True (--allow-pickle) if you trust its origin, or convert it to safetensors"
+            )
+        where: dict[str, tuple[File, str]] = {}
+        origin: dict[str, Path] = {}
+        for path in _weight_files(folder, name):
+            _refuse_pointer(path)
+            file = _FORMATS[name](path)
+            for tensor in file.keys():  # noqa: SIM118 - not a mapping
+                if tensor in where:
+                    raise WeightError(
+                        f"{path} holds {tensor}, which {origin[tensor].name} beside it holds too"
+                    )
+                where[tensor], origin[tensor] = (file, tensor), path
+        return cls(where)
+
+    def renamed(self, names: Mapping[str, str]) -> "Tensors":
+        """Those of `names` (name here -> new name), under their new names."""
+        return Tensors({new: self._where[old] for old, new in names.items()})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        file, stored = self._where[name]
+        return file.get_tensor(stored)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def write(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    *,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Writes config.json and model.safetensors; `folder` is made if need be.
+
+    Weights of more than `max_shard_size` (bytes, or a text as "5GB") become shards and an index, as transformers
+    writes them; what an earlier call left in the folder goes. Raises ConfigError for a size that is none.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
+    from safetensors.numpy import save_file
+
+    tensors = dict(tensors)  # Read before anything is removed: they may come from this very folder.
+    split = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=_bytes(max_shard_size),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if re.fullmatch(WRITTEN, path.name):
+            path.unlink()
+    for file, names in (split.filename_to_tensors or {WEIGHTS: []}).items():
+        # safetensors writes the bytes as they lie, hence a transposed view wrong: each must be contiguous.
+        part = {name: np.asarray(tensors[name], order="C") for name in names}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors makes it private.
+    if split.is_sharded:
+        count = sum(tensor.size for tensor in tensors.values())
+        metadata = {"total_parameters": count, **split.metadata}
+        _write_json(folder / INDEX, {"metadata": metadata, "weight_map": split.tensor_to_filename})
+    _write_json(folder / CONFIG, config)
+
+
+def _open_safetensors(path: Path) -> File:
+    file = SafetensorsFile(path)
+    return InTorch(path, file) if file.metadata.get("format") == "flax" else file
+
+
+_FORMATS: dict[str, Callable[[Path], File]] = {  # The first that a folder has is read.
+    WEIGHTS: _open_safetensors,
+    FLAX: lambda path: InTorch(path, Msgpack(path)),
+    PICKLE: TorchFile,
+}
+
+
+def has(folder: Path, name: str) -> bool:
+    """Whether there are weights of that name, in one file or in shards."""
+    return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    if (folder / name).is_file():
+        return [folder / name]
+    index = folder / f"{name}.index.json"
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise WeightError(f"{index} has no weight_map, which says where each tensor lies")
+    for shard in shards.values():
+        if not isinstance(shard, str) or not _is_inside(folder, shard):
+            raise WeightError(f"{index} names {shard!r}, which is not a file of that folder")
+    return [folder / shard for shard in sorted(set(shards.values()))]
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether it is a file of that folder, and no link out of it but into the blobs of its own cached repository."""
+    path = folder / name
+    if not name or "\0" in name or Path(name).name != name or not path.is_file():
+        return False
+    here, real = folder.resolve(), path.resolve()
+    if here.parent.name == "snapshots" and real.is_relative_to(here.parent.parent / "blobs"):
+        return True
+    return real.is_relative_to(here)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    _refuse_pointer(path)
+    if (size := path.stat().st_size) > _LARGEST_JSON:
+        raise WeightError(f"{path} has {size} bytes; of JSON at most {_LARGEST_JSON} are read")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WeightError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise WeightError(f"{path} holds a {type(found).__name__} where a JSON object is wanted")
+    return found
+
+
+def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _bytes(size: int | str) -> int:
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if match:
+        size = int(Decimal(match[1]) * 1000 ** (1 + "KMGT".index(match[2].upper())))
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ConfigError(f'max_shard_size is {size!r}; wanted a number of bytes, or a text such as "5GB"')
+    return size
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        pointer = file.read(64).startswith(b"version https://git-lfs")
+    if pointer:
+        raise WeightError(
+            f"{path} cannot be read: it looks like a Git LFS pointer; fetch the file itself with `git lfs pull`"
+        )

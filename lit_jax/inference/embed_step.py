@@ -1,0 +1,56 @@
+"""Pictures and texts into embeddings, on a mesh."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
+
+from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.parallel.sharding import BATCH
+from lit_jax.utils.typing import Params
+
+
+class Embed(NamedTuple):
+    """Jitted functions of a model on a mesh. Rows come in and go out split over its devices; dropout is off."""
+
+    images: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> unit embeddings [B E], float32.
+    texts: Callable[[Params, Mapping[str, Array]], Array]  # int32 [B N] each -> unit embeddings [B E].
+    pool: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> the image tower's pooled output [B Dv].
+    pooled: Callable[[Params, Array], Array]  # What `pool` gave -> unit embeddings [B E], float32.
+
+
+def make_embed_step(
+    module: nn.Module, mesh: Mesh, pixels: PixelNormalizer, dtype: DTypeLike = jnp.float32
+) -> Embed:
+    """The functions that embed with `module`; `mesh`'s devices must divide B (`sharding.check_batch`)."""
+    rows = NamedSharding(mesh, BATCH)
+
+    def split_rows(tree: Any) -> Any:
+        return lax.with_sharding_constraint(tree, jax.tree.map(lambda _: rows, tree))
+
+    def normalise(images: UInt8[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
+        return pixels.normalise(split_rows(images), dtype)
+
+    @jax.jit
+    def images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
+        return split_rows(module.apply({"params": params}, images=normalise(images))[0])
+
+    @jax.jit
+    def texts(params: Params, texts: Mapping[str, Array]) -> Float[Array, "B E"]:
+        return split_rows(module.apply({"params": params}, texts=split_rows(dict(texts)))[1])
+
+    @jax.jit
+    def pool(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B Dv"]:
+        return split_rows(module.apply({"params": params}, normalise(images), method="pool_images"))
+
+    @jax.jit
+    def pooled(params: Params, pooled: Float[Array, "B Dv"]) -> Float[Array, "B E"]:
+        return split_rows(module.apply({"params": params}, pooled_images=split_rows(pooled))[0])
+
+    return Embed(images, texts, pool, pooled)

@@ -1,0 +1,237 @@
+"""An index: a folder of embedded pictures, in shards that are written whole, with a manifest that comes last.
+
+| file | holds |
+| --- | --- |
+| `plan.json` | of what it is an index: model, fingerprints, sizes; another plan in the same folder is refused |
+| `embeddings-00000-of-00012.npy` and `ids-00000-of-00012.json` | [n, E] float32 of unit length; n ids |
+| or `pictures-00000-of-00012.parquet` | the same, as columns `id` and `embedding` |
+| `manifest.json` | the plan, and E; without it the index is not complete |
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jax.typing import DTypeLike
+from jaxtyping import Float
+
+from lit_jax.data.sources.base import Source
+from lit_jax.data.sources.in_memory import Picture, as_source
+from lit_jax.data.sources.subset import Subset
+from lit_jax.inference.embedder import Embedder, opened
+from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
+from lit_jax.utils.atomic import put
+from lit_jax.utils.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("npy", "parquet")
+PLAN, MANIFEST = "plan.json", "manifest.json"
+SHARD = 4096  # Pictures: what a kill may cost, and a tile of a search.
+
+
+class Shard(NamedTuple):
+    """A part of an index."""
+
+    embeddings: Float[np.ndarray, "n E"]
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What lies in the folder of an index that is complete."""
+
+    folder: Path
+    model: str
+    fingerprint: str  # Of the model.
+    pictures: int
+    width: int  # E
+    shard_size: int
+    format: str
+    source: str  # What `open_source` takes, or "pictures" where paths were given: then they are the ids.
+    source_fingerprint: str
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Index":
+        """Raises DataError for a folder that is no index, or not a complete one."""
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            if (folder / PLAN).is_file():
+                raise DataError(f"the index {folder} is not complete; start the `embed` that wrote it again")
+            raise DataError(f"{folder} is no index: it has no {MANIFEST}; `lit-jax embed` writes one")
+        found = _read_json(folder / MANIFEST)
+        try:
+            index = cls(
+                folder,
+                *(
+                    found[name]
+                    for name in (
+                        *("model", "fingerprint", "pictures", "width", "shard_size", "format"),
+                        *("source", "source_fingerprint"),
+                    )
+                ),
+            )
+            numbers = (index.pictures, index.width, index.shard_size)
+            usable = all(type(n) is int and n > 0 for n in numbers) and index.format in FORMATS
+        except KeyError:
+            usable = False
+        if not usable:
+            raise DataError(
+                f"{folder / MANIFEST} is not a manifest that `lit-jax embed` wrote; write it anew"
+            )
+        return index
+
+    @property
+    def shards(self) -> int:
+        return -(-self.pictures // self.shard_size)
+
+    def __iter__(self) -> Iterator[Shard]:
+        """The shards in order, each read when it is asked for. Raises DataError for one that is damaged."""
+        for number in range(self.shards):
+            paths = _paths(self.folder, self.format, number, self.shards)
+            rows = min(self.shard_size, self.pictures - number * self.shard_size)
+            try:
+                shard = _read(paths)
+            except Exception as e:  # Of every kind, since NumPy and Arrow raise many on files cut off.
+                raise DataError(
+                    f"{paths[-1]} cannot be read ({type(e).__name__}); delete the index, embed again"
+                ) from e
+            if shard.embeddings.shape != (rows, self.width) or len(shard.ids) != rows:
+                raise DataError(f"{paths[-1]} is not of this index; delete the index, embed again")
+            yield shard
+
+    def check_model(self, model: Embedder) -> None:
+        """Raises DataError unless `model` is the one that made the index."""
+        if model.fingerprint != self.fingerprint:
+            raise DataError(
+                f"the index {self.folder} was made by another model ({self.model}) than {model.name}: their vectors "
+                "cannot be compared; give that model, or embed the pictures with this one"
+            )
+
+
+def embed(
+    pictures: str | Path | Source | Picture | Iterable[Picture],
+    output: str | Path,
+    model: str | Path | Embedder,
+    *,
+    shard_size: int = SHARD,
+    format: str = "npy",
+    dtype: DTypeLike = "float32",
+    allow_pickle: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Index:
+    """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
+
+    `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Killed and started again
+    it goes on after the last whole shard; where all is there it does nothing. Several processes share the work on one
+    disk. Raises ConfigError where `output` holds something else or cannot be written, DataError for a picture that
+    cannot be read.
+    """
+    if format not in FORMATS or shard_size < 1:
+        raise ConfigError(f"format {format!r}, shard_size {shard_size}: want npy or parquet, and 1 or more")
+    out = Path(output)
+    source = as_source(pictures)
+    total = len(source)
+    if not total:
+        raise DataError("there are no pictures to embed; give at least one")
+    model = opened(model, dtype=dtype, allow_pickle=allow_pickle)
+    plan = {
+        "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
+        "fingerprint": model.fingerprint,
+        "dtype": model.dtype.name,
+        "source": source.spec,
+        "source_fingerprint": source.fingerprint(),
+        "pictures": total,
+        "shard_size": shard_size,
+        "format": format,
+    }
+    _begin(out, plan)
+    shards = -(-total // shard_size)
+    for number in range(shards):
+        paths, start = _paths(out, format, number, shards), number * shard_size
+        stop = min(start + shard_size, total)
+        if not broadcast_int(paths[-1].is_file()):
+
+            def told(done: int, _: int, start: int = start) -> None:
+                if progress:
+                    progress(start + done, total)
+
+            part = Subset(source, range(start, stop))
+            batch = model.batch_size if shards > 1 else None  # One size, compiled once.
+            rows = model.pictures(part, batch_size=batch, progress=told)
+            if is_main_process():
+                _write(paths, Shard(rows, part.ids()))
+            barrier("shard")
+        elif progress:
+            progress(stop, total)
+    if is_main_process() and not (out / MANIFEST).is_file():
+        width = _read(_paths(out, format, 0, shards)).embeddings.shape[1]
+        put(
+            out / MANIFEST, lambda path: path.write_text(json.dumps(plan | {"width": width}, indent=2) + "\n")
+        )
+    barrier("index")
+    return Index.open(out)
+
+
+def _begin(out: Path, plan: dict[str, Any]) -> None:
+    """Makes sure that `out` is new, empty, or the index of the same plan; a plan without any shard holds nobody."""
+    path = out / PLAN
+    there = {one.name for one in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
+    begun = bool(there - {PLAN, f"{PLAN}.part"})
+    if begun and PLAN in there and out.is_dir():
+        found = _read_json(path)
+        same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format", "dtype")
+        if other := [name for name in same if found.get(name) != plan[name]]:
+            what = {"fingerprint": "model", "source_fingerprint": "set of pictures"}.get(other[0], other[0])
+            raise ConfigError(f"{out} is an index of another {what}; give another folder, or delete it")
+    elif begun:
+        raise ConfigError(f"{out} exists and is no index; give a new or an empty folder")
+    barrier("plan")  # Before it none writes, so that all have seen the same.
+    if is_main_process() and not begun:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            put(path, lambda draft: draft.write_text(json.dumps(plan, indent=2) + "\n"))
+        except OSError as error:
+            raise ConfigError(f"{out} cannot be written: {error.strerror}; choose another place") from error
+
+
+def _paths(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:
+    """The files of a shard; it is whole where the last of them is there."""
+    names = ("ids-{}.json", "embeddings-{}.npy") if format == "npy" else ("pictures-{}.parquet",)
+    return tuple(folder / name.format(f"{number:05}-of-{shards:05}") for name in names)
+
+
+def _write(paths: tuple[Path, ...], shard: Shard) -> None:
+    if len(paths) == 1:
+        vectors = pa.FixedSizeListArray.from_arrays(shard.embeddings.ravel(), shard.embeddings.shape[1])
+        put(paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path))
+        return
+    put(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
+
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, shard.embeddings)
+
+    put(paths[1], save)
+
+
+def _read(paths: tuple[Path, ...]) -> Shard:
+    if len(paths) == 1:
+        table = pq.read_table(paths[0])
+        column = table["embedding"].combine_chunks()
+        return Shard(column.values.to_numpy().reshape(len(column), -1), table["id"].to_pylist())
+    return Shard(np.load(paths[1], mmap_mode="r"), json.loads(paths[0].read_text("utf-8")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path} cannot be read: {e}; delete the index, embed again") from e
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,61 @@
+"""Two ways in which the keys of every device come by each device, a part at a time, and what each key gets sent home.
+
+`gathered` copies all keys to every device first. `around` passes blocks of b keys from device to device, so that none
+ever holds more than two blocks (ring attention, arXiv:2310.01889, without the attention).
+
+Both call `visit(seen, part, start)` once for every part of `size` keys, `start` being the place of its first key among
+the keys of all devices. It returns the new `seen` and what this device adds for each key of the part. Sums of these
+over all devices come back in the end, on the devices that the keys are from. Call inside `jax.shard_map`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Num
+
+Axis = str | tuple[str, ...]
+Visit = Callable[[Any, Array, int | Array], tuple[Any, Any]]
+
+
+def gathered(
+    visit: Visit, seen: Any, keys: Num[Array, "b E"], nothing: Any, *, size: int, axis: Axis
+) -> tuple[Any, Any]:
+    """`size` divides the number of all keys. `nothing` is not used."""
+    seen, added = _in_parts(visit, seen, lax.all_gather(keys, axis, tiled=True), 0, size)
+    return seen, jax.tree.map(lambda x: lax.psum_scatter(x, axis, scatter_dimension=0, tiled=True), added)
+
+
+def ring_pass(
+    visit: Visit, seen: Any, keys: Num[Array, "b E"], nothing: Any, *, size: int, axis: Axis
+) -> tuple[Any, Any]:
+    """`size` divides the keys of one device. `nothing` are zeros, as `visit` would add them for b keys."""
+    devices, here = lax.axis_size(axis), lax.axis_index(axis)
+    hops = [(device, (device - 1) % devices) for device in range(devices)]
+
+    def step(state: tuple[Any, Array, Any], hop: Array) -> tuple[tuple[Any, Array, Any], None]:
+        seen, keys, sums = state
+        # Sent before the visit and not needed by it, so that a compiler can hide the one behind the other. This is
+        # why the sums arrive one hop after the keys they belong to.
+        ahead, sums = lax.ppermute((keys, sums), axis, hops)
+        seen, added = _in_parts(visit, seen, keys, (here + hop) % devices * len(keys), size)
+        return (seen, ahead, jax.tree.map(jnp.add, sums, added)), None
+
+    (seen, _, sums), _ = lax.scan(step, (seen, keys, nothing), jnp.arange(devices))
+    return seen, lax.ppermute(sums, axis, hops)
+
+
+def _in_parts(
+    visit: Visit, seen: Any, keys: Num[Array, "K E"], start: int | Array, size: int
+) -> tuple[Any, Any]:
+    if size == len(keys):
+        return visit(seen, keys, start)
+    parts = keys.reshape(-1, size, *keys.shape[1:])
+    starts = start + size * jnp.arange(len(parts))
+    seen, added = lax.scan(lambda seen, part: visit(seen, *part), seen, (parts, starts))
+    return seen, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), added)
+
+
+WAYS = {"gathered": gathered, "ring": ring_pass}

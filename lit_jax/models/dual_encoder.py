@@ -1,0 +1,242 @@
+"""Two towers, a projection on each, and a temperature: transformers' VisionTextDualEncoderModel in Flax."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from functools import partial, wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from lit_jax.models.encoders import TEXT, VISION, Encoder, EncoderOutput
+from lit_jax.models.encoders.hf_config import LARGEST, shown
+from lit_jax.models.layers.spec import Compute
+from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.errors import WeightError
+from lit_jax.utils.typing import Params
+
+MODEL_TYPE = "vision-text-dual-encoder"
+OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
+# Models of two towers, and the type of a half that does not say its own.
+COMPOSITES = {
+    "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
+    "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
+    MODEL_TYPE: {"vision": "vit", "text": "bert"},
+    OWN_MODEL_TYPE: {"vision": "vit", "text": "bert"},
+}
+MOST = 10**11  # Parameters of a model that is initialised.
+LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
+
+
+def encoder_of(tower: str, model_type: str) -> Encoder:
+    """The architecture of that name. Raises WeightError for one that is not implemented."""
+    known = VISION if tower == "vision" else TEXT
+    if not isinstance(model_type, str) or model_type not in known:
+        raise WeightError(
+            f"{tower} tower of type {shown(model_type)} is not implemented; these are: {', '.join(known)}"
+        )
+    return known[model_type]
+
+
+def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """A tower's config as it is, or that half of a CLIP's, a SigLIP's or a dual encoder's; always with a model_type.
+
+    Raises WeightError if a model of two towers does not describe the one that is wanted.
+    """
+    whole = hf["model_type"]
+    if not isinstance(whole, str) or whole not in COMPOSITES:
+        return dict(hf)
+    found = hf.get(f"{tower}_config") or ({} if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else None)
+    if not isinstance(found, Mapping):
+        raise WeightError(f"the config of a {whole} has no {tower}_config to take the {tower} tower from")
+    own = COMPOSITES[whole][tower]
+    # Halves of CLIP and SigLIP may call themselves by the whole model's name.
+    named = found.get("model_type") or own
+    return {**found, "model_type": own if named == whole else named}
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderConfig:
+    """Both towers' configs and the heads'. `logit_bias_init_value` exists for the sigmoid loss alone."""
+
+    vision_type: str
+    vision: Any
+    text_type: str
+    text: Any
+    projection_dim: int = 512
+    logit_scale_init_value: float = LOGIT_SCALE
+    logit_bias_init_value: float | None = None
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
+        """From the config.json of a VisionTextDualEncoderModel, or of our own kind. Raises WeightError."""
+        if hf.get("model_type") not in (MODEL_TYPE, OWN_MODEL_TYPE):
+            raise WeightError(
+                f"model_type is {shown(hf.get('model_type'))} where {MODEL_TYPE!r} is wanted; "
+                "two single towers are joined by from_towers"
+            )
+        # transformers 4 unwraps a whole CLIP as well, where a tower is wanted.
+        vision, text = (half(tower, half(tower, hf)) for tower in ("vision", "text"))
+        vision_type, text_type = vision["model_type"], text["model_type"]
+        scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
+        width = hf.get("projection_dim", cls.projection_dim)
+        for name, value, good in (
+            ("projection_dim", width, type(width) is int and 0 < width <= LARGEST),
+            ("logit_scale_init_value", scale, _is_finite(scale)),
+            ("logit_bias", bias, bias is None or _is_finite(bias)),
+        ):
+            if not good:
+                wanted = "a sensible size" if name == "projection_dim" else "a finite number"
+                raise WeightError(
+                    f"{MODEL_TYPE} config: {name}={shown(value)} is not usable; wanted {wanted}"
+                )
+        return cls(
+            vision_type,
+            encoder_of("vision", vision_type).config_of(vision),
+            text_type,
+            encoder_of("text", text_type).config_of(text),
+            width,
+            float(scale),
+            None if bias is None else float(bias),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of config.json, in the form that transformers 4.57 and 5 read."""
+        return {
+            "architectures": ["VisionTextDualEncoderModel"],
+            "model_type": MODEL_TYPE,
+            "projection_dim": self.projection_dim,
+            "logit_scale_init_value": self.logit_scale_init_value,
+            "torch_dtype": "float32",
+            "vision_config": {"model_type": self.vision_type, **dataclasses.asdict(self.vision)},
+            "text_config": {"model_type": self.text_type, **dataclasses.asdict(self.text)},
+        }
+
+
+def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
+    """Rows of length one, in float32; a zero row stays zero, with a zero gradient, where HF gives NaN."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    zero = squared == 0
+    # Both branches must be differentiable at zero, hence the inner `where`.
+    return jnp.where(zero, 0.0, x / jnp.sqrt(jnp.where(zero, 1.0, squared)))
+
+
+def exactly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of DualEncoder that multiplies float32 numbers as such, in both directions.
+
+    An accelerator's default rounds them to bfloat16 or tf32. What computes in bfloat16 is not touched.
+    """
+
+    @wraps(method)
+    def exact(self: "DualEncoder", *arguments: Any, **options: Any) -> Any:
+        full = jnp.dtype(self.compute.dtype) == jnp.float32
+        with jax.default_matmul_precision("highest") if full else nullcontext():
+            return method(self, *arguments, **options)
+
+    return exact
+
+
+class DualEncoder(nn.Module):
+    """Image embeddings, text embeddings and scale; either input may be missing.
+
+    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length.
+    """
+
+    config: DualEncoderConfig
+    compute: Compute = Compute()
+
+    def setup(self) -> None:
+        c = self.config
+        self.vision = encoder_of("vision", c.vision_type).Model(c.vision, self.compute)
+        self.text = encoder_of("text", c.text_type).Model(c.text, self.compute)
+        init = nn.initializers.normal(0.02)
+        head = partial(nn.Dense, c.projection_dim, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
+        self.visual_projection, self.text_projection = head(), head()
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
+        if c.logit_bias_init_value is not None:
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
+
+    @exactly
+    def __call__(
+        self,
+        images: Float[Array, "B S1 S2 C"] | None = None,
+        texts: Mapping[str, Array] | None = None,
+        pooled_images: Float[Array, "B Dv"] | None = None,
+        train: Collection[str] = (),
+    ) -> tuple[Float[Array, "B E"] | None, Float[Array, "T E"] | None, Float[Array, ""]]:
+        """Unit embeddings in float32, and exp(logit_scale).
+
+        `texts` has input_ids [T N] and, where wanted, attention_mask, token_type_ids and position_ids;
+        `pooled_images` are outputs of `pool_images` kept from earlier; `train` names the towers ("vision",
+        "text") whose dropout is on.
+        """
+        if images is not None:
+            pooled_images = self.pool_images(images, train="vision" in train)
+        image_embeds = text_embeds = None
+        if pooled_images is not None:
+            image_embeds = unit(self.visual_projection(pooled_images))
+        if texts is not None:
+            text_embeds = unit(self.text_projection(self.text(**texts, train="text" in train).pooler_output))
+        return image_embeds, text_embeds, jnp.exp(self.logit_scale)
+
+    @exactly
+    def pool_images(self, images: Float[Array, "B S1 S2 C"], *, train: bool = False) -> Float[Array, "B Dv"]:
+        """The image tower's pooled output, before the projection."""
+        return self.vision(images, train=train).pooler_output
+
+    @exactly
+    def image_features(self, images: Array, **options: bool) -> tuple[Float[Array, "B E"], EncoderOutput]:
+        """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
+        output = self.vision(images, **options)
+        return self.visual_projection(output.pooler_output), output
+
+    @exactly
+    def text_features(
+        self, texts: Mapping[str, Array], **options: bool
+    ) -> tuple[Float[Array, "B E"], EncoderOutput]:
+        """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
+        output = self.text(**texts, **options)
+        return self.text_projection(output.pooler_output), output
+
+
+HEADS = table("""
+    visual_projection.weight | visual_projection/kernel | e d -> d e
+    text_projection.weight   | text_projection/kernel   | e d -> d e
+    logit_scale              | logit_scale              |
+""").bind(depth=0)
+
+
+def weights(config: DualEncoderConfig) -> WeightMap:
+    """The table of the whole model: the sum of the towers' and the heads'. `logit_bias` has no place in it."""
+    vision = encoder_of("vision", config.vision_type).weights(config.vision)
+    text = encoder_of("text", config.text_type).weights(config.text)
+    return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + HEADS
+
+
+def init_params(module: DualEncoder, seed: int) -> Params:
+    """Random params, float32, from `seed` alone. Raises WeightError, before it allocates any, for MOST of them."""
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(module)))
+    if count > MOST:
+        raise WeightError(
+            f"the configs describe a model of {count:.1e} parameters; at most {MOST:.0e} are made"
+        )
+    return jax.jit(module.init)(jax.random.key(seed), *_smallest_inputs(module.config))["params"]
+
+
+def param_shapes(module: DualEncoder) -> Params:
+    """The tree of params as shapes; nothing is computed or allocated."""
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), *_smallest_inputs(module.config)))["params"]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def _smallest_inputs(config: DualEncoderConfig) -> tuple[Array, dict[str, Array]]:
+    size, channels = config.vision.image_size, config.vision.num_channels
+    return jnp.zeros((1, size, size, channels)), {"input_ids": jnp.zeros((1, 1), jnp.int32)}

@@ -1,0 +1,104 @@
+"""What every architecture file gives."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.weight_map import WeightMap
+from lit_jax.utils.errors import ConfigError, WeightError, first_line
+from lit_jax.utils.typing import Params
+
+
+class EncoderOutput(NamedTuple):
+    """What a tower gives; the names are those of transformers' BaseModelOutputWithPooling."""
+
+    last_hidden_state: Float[Array, "B N D"]
+    pooler_output: Float[Array, "B D"]
+    # The embeddings, then every layer's output; as tuples where the layers differ in shape (Swin).
+    hidden_states: Float[Array, "L1 B N D"] | tuple[Array, ...] | None
+    attentions: Float[Array, "L B H N N"] | tuple[Array, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """One architecture: its parts, and how its checkpoints in the wild differ from the table."""
+
+    tower: Literal["vision", "text"]
+    Config: Any  # A frozen dataclass whose field names are HF's, with from_hf.
+    Model: Any  # A Linen module of (config, compute).
+    weights: Callable[[Any], WeightMap]
+    pooling: str  # What the pooled output is, in a few words.
+    prefix: str  # What a task model's checkpoint puts before each name ("vit.").
+    dropped: str  # Regex of names that no dual encoder uses: task heads and buffers.
+    nest: str = ""  # What transformers 4 puts before every name, where 5 puts nothing ("vision_model.").
+    # The versions of transformers whose VisionTextDualEncoderModel can hold it.
+    exportable: tuple[str, ...] = ("4.57", "5")
+    # Largest difference to PyTorch, of max(1, largest value), that tests/parity allow at every layer; None: unproven.
+    parity: float | None = 1e-5
+    renames: tuple[tuple[str, str], ...] = ()  # Other spellings -> names on disk; regexes.
+    # Rows of which transformers 5 makes other tensors in memory, by which they can be read as well.
+    also: Callable[[Any], WeightMap] = lambda config: WeightMap()
+    fresh: str = r"(?!)"  # Regex of param paths that a checkpoint may lack: initialised anew, and tuned.
+    # Other poolings than the type's own: name -> config -> (config, weights) that pool so.
+    poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)
+
+    def config_of(self, hf: Mapping[str, Any]) -> Any:
+        """`Config.from_hf`, whatever a stranger wrote there. Raises WeightError, and nothing else."""
+        try:
+            return self.Config.from_hf(hf)
+        except WeightError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+            reason = shown(first_line(error))
+            raise WeightError(
+                f"the config of a {shown(hf.get('model_type'))} is not usable: {reason}"
+            ) from error
+
+    @property
+    def pooling_names(self) -> list[str]:
+        """What `pooled` accepts; "pooler" is the type's own."""
+        return ["pooler", *self.poolings]
+
+    def pooled(self, config: Any, pooling: str) -> tuple[Any, Params]:
+        """A config with another pooling, and the weights that this fixes. Raises ConfigError."""
+        if pooling not in self.pooling_names:
+            raise ConfigError(
+                f"{self.tower}_pooling is {pooling!r}; wanted one of {', '.join(self.pooling_names)}"
+            )
+        return (config, {}) if pooling == "pooler" else self.poolings[pooling](config)
+
+
+def with_embeddings(embedded: Array, states: Array | None) -> Array | None:
+    """[B N D] and the layers' [L B N D] -> hidden states as Hugging Face counts them, [L+1 B N D]."""
+    return None if states is None else jnp.concatenate([embedded[None], states])
+
+
+def drop_path_rates(largest: float, depth: int) -> Float[Array, "L"]:
+    """Stochastic depth's rates: from zero in the first layer to `largest` in the last."""
+    return jnp.linspace(0.0, largest, depth)
+
+
+def matched(names: Iterable[str], encoder: Encoder, config: Any) -> tuple[WeightMap, dict[str, str]]:
+    """How a tower's checkpoint is read: the table, and its names for the checkpoint's, for all that is not dropped."""
+    found = {name: name.removeprefix(encoder.prefix) for name in names}
+    for pattern, replacement in encoder.renames:
+        found = {name: re.sub(pattern, replacement, new) for name, new in found.items()}
+    table = encoder.weights(config).spelled(encoder.also(config), set(found.values()))
+    wanted = table.names()
+    kept = {
+        name: encoder.nest + new
+        for name, new in found.items()
+        if encoder.nest + new in wanted or not re.fullmatch(encoder.dropped, new)
+    }
+    return table, kept
+
+
+def identity_pooler(width: int) -> Params:
+    """A dense pooler that hands the CLS token through unchanged, given a linear activation."""
+    return {"pooler": {"kernel": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}}

@@ -1,0 +1,287 @@
+"""DeBERTa v2 and v3 (arXiv:2006.03654, 2111.09543), as DebertaV2Model: attention to relative positions."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
+from lit_jax.models.encoders.bert import MLP, in_order, post_norm
+from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.layers import pooling
+from lit_jax.models.layers.blocks import Mlp, layer_norm, scan_layers
+from lit_jax.models.layers.disentangled_attention import Attention
+from lit_jax.models.layers.relative_conv import Conv, with_neighbours
+from lit_jax.models.layers.spec import BlockSpec, Compute
+from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length
+from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.errors import WeightError
+
+_UNSET = ("position_buckets", "max_relative_positions", "conv_kernel_size")  # -1 or 0 stands for none.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fields and defaults of transformers' DebertaV2Config, those that it reads without declaring, and how to pool."""
+
+    vocab_size: int = 128100
+    hidden_size: int = 1536
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 24
+    intermediate_size: int = 6144
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 0
+    layer_norm_eps: float = 1e-7
+    initializer_range: float = 0.02
+    embedding_size: int | None = None  # Where it is not the width of the layers.
+    position_biased_input: bool = True  # Positions are added to the words.
+    relative_attention: bool = False
+    pos_att_type: tuple[str, ...] | None = None
+    max_relative_positions: int = -1
+    position_buckets: int = -1
+    share_att_key: bool = False  # Relative positions go through the projections of the words.
+    norm_rel_ebd: str = "none"
+    conv_kernel_size: int = 0
+    conv_act: str = "tanh"
+    conv_groups: int = 1
+    pooling: str = "cls"
+
+    @classmethod
+    def from_hf(cls, hf: dict) -> "Config":
+        """Raises WeightError for a field that would change the numbers and is not implemented."""
+        hf = {
+            name: value
+            for name, value in hf.items()
+            if not (name in _UNSET and isinstance(value, int) and value < 1)
+        }
+        kinds = hf.get("pos_att_type")
+        if isinstance(kinds, str):
+            kinds = [kind.strip() for kind in kinds.lower().split("|")]
+        hf["pos_att_type"] = kinds or None
+        inert = frozenset(
+            "pooler_dropout pooler_hidden_act pooler_hidden_size legacy attention_head_size".split()
+        )
+        config = read_config(cls, "deberta-v2", hf, inert=inert)
+        width = config.hidden_size // config.num_attention_heads
+        if (found := hf.get("attention_head_size", width)) != width:
+            raise WeightError(
+                f"deberta-v2 config: attention_head_size={found!r} is not implemented; {width} is"
+            )
+        if config.position_buckets > 0 and not 1 < config.position_buckets < 2 * (config.farthest - 1):
+            raise WeightError(
+                f"deberta-v2 config: position_buckets={config.position_buckets} is not usable; wanted more than 1 "
+                f"and fewer than {2 * (config.farthest - 1)}, which is where logarithms would have nothing to do"
+            )
+        if config.conv_kernel_size and config.conv_kernel_size % 2 == 0:
+            raise WeightError(
+                f"deberta-v2 config: conv_kernel_size={config.conv_kernel_size} is not usable; wanted an odd number"
+            )
+        return pooling.checked("deberta-v2", config)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the position table has rows for. Relative positions have no end: the farthest share a row."""
+        return self.max_position_embeddings
+
+    @property
+    def farthest(self) -> int:
+        """The largest relative position that has a row of its own, but for buckets."""
+        return (
+            self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
+        )
+
+    @property
+    def span(self) -> int:
+        """Rows for each direction in the table of relative positions."""
+        return self.position_buckets if self.position_buckets > 0 else self.farthest
+
+    def looks(self, kind: str) -> bool:
+        """Whether contents look at positions ("c2p"), or positions at contents ("p2c")."""
+        return kind in (self.pos_att_type or ())
+
+    @property
+    def norms_relative(self) -> bool:
+        return "layer_norm" in (part.strip() for part in self.norm_rel_ebd.lower().split("|"))
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(
+            words=self.vocab_size,
+            positions=self.max_position_embeddings if self.position_biased_input else 0,
+            types=self.type_vocab_size,
+            width=self.embedding_size or self.hidden_size,
+            norm=False,  # It comes after the projection.
+            init_std=self.initializer_range,
+        )
+
+    @property
+    def block(self) -> BlockSpec:
+        return post_norm(self)
+
+
+class Layer(nn.Module):
+    """A post-norm block. `conv` is what the first layer adds to its output, and tells who is the first."""
+
+    config: Config
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B 1 N N"] | None = None,
+        *,
+        relative: Float[Array, "R D"] | None,
+        conv: tuple[Array, ...] | None,
+        train: bool = False,
+        attentions: bool = False,
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
+        c, spec, compute = self.config, self.config.block, self.compute
+        drop = nn.Dropout(spec.dropout, deterministic=not train)
+        attention = Attention(c, compute, name="attn")
+        y, weights = attention(x, mask, relative, train=train, attentions=attentions)
+        x = layer_norm(spec, compute, "norm1")(x + drop(y))
+        x = layer_norm(spec, compute, "norm2")(x + drop(Mlp(spec, compute, name="mlp")(x)))
+        if conv is not None:
+            x = with_neighbours(spec, x, *conv)
+        return x, weights
+
+
+class Model(nn.Module):
+    """Equals transformers' DebertaV2Model, and pools as the config says."""
+
+    config: Config
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self,
+        input_ids: Int[Array, "B N"],
+        attention_mask: Array | None = None,
+        token_type_ids: Int[Array, "B N"] | None = None,
+        position_ids: Int[Array, "... N"] | None = None,
+        *,
+        train: bool = False,
+        hidden_states: bool = False,
+        attentions: bool = False,
+    ) -> EncoderOutput:
+        """`attention_mask` [B N] is nonzero where a token is real.
+
+        Raises ConfigError for more tokens than the position table, where there is one, has rows.
+        """
+        c, compute, dtype = self.config, self.compute, self.compute.dtype
+        init = nn.initializers.normal(c.initializer_range)
+        if position_ids is None:
+            if c.position_biased_input:
+                check_length(input_ids, c.longest)
+            position_ids = in_order(input_ids)
+        x = TokenEmbed(c.tokens, compute, name="embeddings")(
+            input_ids, token_type_ids, position_ids, train=train
+        )
+        if c.tokens.width != c.hidden_size:
+            x = nn.Dense(c.hidden_size, use_bias=False, dtype=dtype, kernel_init=init, name="project")(x)
+        x = layer_norm(c.block, compute, "norm")(x)
+        # Masked tokens start at zero, see nothing but the mean of all, and are seen by none.
+        real = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask != 0
+        x = jnp.where(real[:, :, None], x, 0)
+        x = embedded = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(x)
+        mask = None if attention_mask is None else real[:, None, :, None] & real[:, None, None, :]
+
+        relative = None
+        if c.relative_attention:
+            rows = nn.Embed(2 * c.span, c.hidden_size, dtype=dtype, embedding_init=init, name="relative")
+            relative = rows(jnp.arange(2 * c.span))
+            if c.norms_relative:
+                relative = layer_norm(c.block, compute, "relative_norm")(relative)
+        conv: tuple[Array, ...] = ()
+        if c.conv_kernel_size:
+            conv = Conv(c, compute, name="conv")(x, train=train)
+
+        def inputs(first: Array) -> dict[str, Any]:
+            return {"relative": relative, "conv": (first, *conv, real[:, :, None]) if conv else None}
+
+        x, states, weights = scan_layers(
+            Layer(c, compute, name="layers"),
+            c.num_hidden_layers,
+            x,
+            mask,
+            per_layer=np.arange(c.num_hidden_layers) == 0,
+            inputs=inputs,
+            train=train,
+            hidden_states=hidden_states,
+            attentions=attentions,
+        )
+        pooled = pooling.pool(c.pooling, compute, x, attention_mask, c.initializer_range)
+        return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
+
+
+_ROWS = table("""
+    embeddings.word_embeddings.weight       | embeddings/word/embedding       | v d
+    embeddings.position_embeddings.weight   | embeddings/position/embedding   | n d
+    embeddings.token_type_embeddings.weight | embeddings/token_type/embedding | t d
+    embeddings.embed_proj.weight            | project/kernel                  | e d -> d e
+    embeddings.LayerNorm.weight             | norm/scale                      | d
+    embeddings.LayerNorm.bias               | norm/bias                       | d
+
+    encoder.rel_embeddings.weight           | relative/embedding              | r d
+    encoder.LayerNorm.weight                | relative_norm/scale             | d
+    encoder.LayerNorm.bias                  | relative_norm/bias              | d
+    encoder.conv.conv.weight                | conv/conv/kernel                | e d k -> k d e
+    encoder.conv.conv.bias                  | conv/conv/bias                  | e
+    encoder.conv.LayerNorm.weight           | conv/scale                      | d
+    encoder.conv.LayerNorm.bias             | conv/bias                       | d
+""")
+_ATTENTION = table("""
+    self.query_proj.weight     | layers/attn/query/kernel     | (h k) d -> d h k
+    self.query_proj.bias       | layers/attn/query/bias       | (h k) -> h k
+    self.key_proj.weight       | layers/attn/key/kernel       | (h k) d -> d h k
+    self.key_proj.bias         | layers/attn/key/bias         | (h k) -> h k
+    self.value_proj.weight     | layers/attn/value/kernel     | (h k) d -> d h k
+    self.value_proj.bias       | layers/attn/value/bias       | (h k) -> h k
+    self.pos_key_proj.weight   | layers/attn/pos_key/kernel   | (h k) d -> d h k
+    self.pos_key_proj.bias     | layers/attn/pos_key/bias     | (h k) -> h k
+    self.pos_query_proj.weight | layers/attn/pos_query/kernel | (h k) d -> d h k
+    self.pos_query_proj.bias   | layers/attn/pos_query/bias   | (h k) -> h k
+    output.dense.weight        | layers/attn/out/kernel       | d (h k) -> h k d
+    output.dense.bias          | layers/attn/out/bias         | d
+    output.LayerNorm.weight    | layers/norm1/scale           | d
+    output.LayerNorm.bias      | layers/norm1/bias            | d
+""").inside("encoder.layer.{l}.attention")
+
+
+def weights(config: Config) -> WeightMap:
+    own = config.relative_attention and not config.share_att_key
+    present = {
+        "embeddings/position": config.position_biased_input,
+        "embeddings/token_type": config.type_vocab_size > 0,
+        "project": config.tokens.width != config.hidden_size,
+        "relative/": config.relative_attention,
+        "relative_norm": config.relative_attention and config.norms_relative,
+        "conv": config.conv_kernel_size > 0,
+        "layers/attn/pos_key": own and config.looks("c2p"),
+        "layers/attn/pos_query": own and config.looks("p2c"),
+    }
+    rows = (_ROWS + _ATTENTION + MLP).having(present) + pooling.weights(config.pooling)
+    return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
+
+
+ENCODER = Encoder(
+    tower="text",
+    Config=Config,
+    Model=Model,
+    weights=weights,
+    pooling=" or ".join(pooling.NAMES),
+    prefix="deberta.",
+    # Checkpoints keep a position table, and a norm of relative positions, that their configs do not use.
+    dropped=r"(cls|lm_predictions|mask_predictions|classifier|qa_outputs|pooler)\..*|embeddings\.position_.*"
+    r"|encoder\.(LayerNorm|rel_embeddings)\..*",
+    fresh=r"pooler/",
+    exportable=(),
+    poolings=pooling.choices(),
+)

@@ -1,0 +1,113 @@
+"""The one reader of Hugging Face configs."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from lit_jax.models.layers.blocks import ACTIVATIONS
+from lit_jax.utils.errors import WeightError
+
+LARGEST = 10_000_000  # No size in a real config is larger; 1e9 layers are a damaged or hostile file.
+DEEPEST = 1_000
+ZERO = ("num_register_tokens", "type_vocab_size")  # Counts that may be zero.
+
+
+# Fields of transformers' PreTrainedConfig that name, count or report, but never change an encoder's numbers.
+_INERT = frozenset(
+    """architectures model_type dtype torch_dtype transformers_version _name_or_path id2label label2id num_labels
+    problem_type output_hidden_states output_attentions return_dict use_cache tie_word_embeddings
+    chunk_size_feed_forward bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id
+    classifier_dropout""".split()
+)
+# Fields of the backbone that some vision types also have, which no dual encoder uses.
+BACKBONE = frozenset(
+    """apply_layernorm reshape_hidden_states stage_names out_features out_indices _out_features
+    _out_indices""".split()
+)
+
+
+def read_config(
+    cls: type,
+    model_type: str,
+    hf: Mapping[str, Any],
+    *,
+    inert: frozenset[str] = frozenset(),
+    fixed: Mapping[str, tuple] = types.MappingProxyType({}),
+) -> Any:
+    """A dict as in config.json -> `cls`, whose field names are HF's and whose defaults are that type's.
+
+    `inert` fields do not change the numbers; `fixed` ones are accepted with the given values only. A name that
+    transformers does not know is ignored there, hence here too; one that it knows and we do not is refused.
+    Raises WeightError naming the field.
+    """
+    fixed = {"is_encoder_decoder": (False,), **fixed}
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    values = {}
+    for name, value in hf.items():
+        if name in fields:
+            optional = type(None) in typing.get_args(fields[name])
+            if value is not None or optional:
+                values[name] = _checked(model_type, name, value, fields[name])
+        elif name in fixed:
+            if value not in fixed[name]:
+                wanted = " or ".join(map(repr, fixed[name]))
+                raise WeightError(
+                    f"{model_type} config: {name}={shown(value)} is not implemented; {wanted} is"
+                )
+        elif name not in _INERT | inert and _transformers_differs(model_type, name, value):
+            raise WeightError(f"{model_type} config: {name}={shown(value)} is not implemented")
+    config = cls(**values)
+    for width, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
+        if (w := getattr(config, width, None)) and (h := getattr(config, heads, None)) and w % h:
+            raise WeightError(
+                f"{model_type} config: {width}={w} does not divide into {heads}={h} equal heads"
+            )
+    return config
+
+
+def shown(value: Any) -> str:
+    """A value of a stranger's config for an error message, which stays one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _checked(model_type: str, name: str, value: Any, kind: Any) -> Any:
+    """A field's value, brought into its `kind`: a bool, int, float or str, a tuple of them, or None where allowed."""
+    parts = typing.get_args(kind)
+    if type(None) in parts:
+        return None if value is None else _checked(model_type, name, value, parts[0])
+    if parts and isinstance(value, list | tuple) and value:  # tuple[int, ...]
+        return tuple(_checked(model_type, name, part, parts[0]) for part in value)
+    if isinstance(value, list | tuple) and kind is int and len(set(value)) == 1:
+        value = value[0]  # A square image or patch, written as a pair.
+    if not _good(name, value, kind):
+        wanted = f"a sensible {'list' if parts else kind.__name__}"
+        if name.endswith(("act", "activation")):
+            wanted = "one of " + ", ".join(ACTIVATIONS)
+        raise WeightError(f"{model_type} config: {name}={shown(value)} is not usable; wanted {wanted}")
+    return kind(value)
+
+
+def _good(name: str, value: Any, kind: Any) -> bool:
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        most = DEEPEST if name.endswith("layers") else LARGEST
+        least = 0 if name.endswith("_id") or name in ZERO else 1
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is str:
+        return isinstance(value, str) and (not name.endswith(("act", "activation")) or value in ACTIVATIONS)
+    return False  # A tuple that is none, or has nothing in it.
+
+
+def _transformers_differs(model_type: str, name: str, value: Any) -> bool:
+    from lit_jax.utils._transformers import transformers
+
+    defaults = transformers.AutoConfig.for_model(model_type).to_dict()
+    return name in defaults and defaults[name] != value

@@ -1,0 +1,47 @@
+"""RoBERTa (arXiv:1907.11692), XLM-R and CamemBERT: BERT with positions counted from the padding id."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from lit_jax.models.encoders import bert
+
+
+def counted(input_ids: Int[Array, "B N"], padding: int) -> Int[Array, "B N"]:
+    """Tokens count from padding + 1, padding itself has `padding`: from the ids, as PyTorch, not from the mask."""
+    real = (input_ids != padding).astype(jnp.int32)
+    return jnp.cumsum(real, axis=1) * real + padding
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(bert.Config):
+    """Fields and defaults of transformers' RobertaConfig."""
+
+    vocab_size: int = 50265
+    pad_token_id: int = 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the position table has rows for: those up to the padding id's are never used for tokens."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+    def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B N"]:
+        """Position ids where none are given."""
+        return counted(input_ids, self.pad_token_id)
+
+
+@dataclasses.dataclass(frozen=True)
+class XlmRobertaConfig(Config):
+    """Fields and defaults of transformers' XLMRobertaConfig and CamembertConfig."""
+
+    vocab_size: int = 30522
+
+
+ENCODER = dataclasses.replace(
+    bert.ENCODER,
+    Config=Config,
+    prefix="roberta.",
+    dropped=r"lm_head\..*|classifier\..*|qa_outputs\..*|embeddings\.(position_ids|token_type_ids)",
+)
+XLM_ROBERTA = dataclasses.replace(ENCODER, Config=XlmRobertaConfig)

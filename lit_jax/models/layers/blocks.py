@@ -1,0 +1,170 @@
+"""Transformer parts shared by every encoder."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from lit_jax.models.layers.attention import Attention
+from lit_jax.models.layers.dense import Dense
+from lit_jax.models.layers.spec import REMAT, BlockSpec, Compute
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),  # HF "gelu" is the exact erf form.
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "linear": lambda x: x,
+}
+
+
+def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> nn.LayerNorm:
+    # The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large; PyTorch does not use it.
+    return nn.LayerNorm(
+        spec.eps, dtype=compute.dtype, use_bias=spec.norm_bias, use_fast_variance=False, name=name
+    )
+
+
+def given_norm(
+    spec: BlockSpec, x: Float[Array, "B N D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
+) -> Float[Array, "B N D"]:
+    """A layer norm in float32 of which scale and bias are another module's. Called in a compact method."""
+    plain = nn.LayerNorm(spec.eps, use_scale=False, use_bias=False, use_fast_variance=False, name="plain")
+    return plain(x.astype(jnp.float32)) * scale + bias
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between, or gated by a third (SwiGLU, arXiv:2002.05202)."""
+
+    spec: BlockSpec
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        spec, width = self.spec, x.shape[-1]
+        dense = partial(
+            Dense,
+            use_bias=spec.mlp_bias,
+            dtype=self.compute.dtype,
+            kernel_init=nn.initializers.normal(spec.init_std),
+        )
+        act = ACTIVATIONS[spec.act]
+        if spec.gated:
+            y = dense((2, spec.hidden), name="up")(x)  # B N 2 F: gate, up
+            y = act(y[..., 0, :]) * y[..., 1, :]
+        else:
+            y = act(dense(spec.hidden, name="up")(x))
+        return dense(width, name="down")(y)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): leaves a branch out for some pictures, one draw a picture."""
+
+    largest: float  # Zero: never.
+
+    @nn.compact
+    def __call__(
+        self, y: Float[Array, "B N D"], rate: Float[Array, ""] | None, train: bool
+    ) -> Float[Array, "B N D"]:
+        """`rate` is this layer's own; without it `largest` holds."""
+        if not train or not self.largest:
+            return y
+        keep = 1 - (self.largest if rate is None else rate)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
+        return jnp.where(kept, y / keep, 0).astype(y.dtype)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a residual; LayerNorm before (ViT) or after (BERT)."""
+
+    spec: BlockSpec
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B 1 _ N"] | None = None,
+        *,
+        bias: Float[Array, "_ H N N"] | None = None,
+        rope: tuple[Array, Array] | None = None,
+        drop_path: Float[Array, ""] | None = None,
+        train: bool = False,
+        attentions: bool = False,
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
+        """`drop_path` is this layer's own rate; without it the spec's holds."""
+        spec = self.spec
+        attn = Attention(spec, self.compute, name="attn")
+        mlp = Mlp(spec, self.compute, name="mlp")
+        norm1, norm2 = (layer_norm(spec, self.compute, name) for name in ("norm1", "norm2"))
+
+        def branch(y: Array, name: str, dropout: float) -> Array:
+            if spec.layer_scale is not None:
+                init = nn.initializers.constant(spec.layer_scale)
+                y = (y * self.param(name, init, y.shape[-1:])).astype(
+                    y.dtype
+                )  # Its gradient is summed in float32.
+            y = nn.Dropout(dropout, deterministic=not train)(y)
+            return DropPath(spec.drop_path)(y, drop_path, train)
+
+        y, weights = attn(
+            norm1(x) if spec.norm_first else x, mask, bias=bias, rope=rope, train=train, attentions=attentions
+        )
+        x = x + branch(y, "scale1", spec.dropout)
+        x = x if spec.norm_first else norm1(x)
+        dropout = spec.dropout if spec.mlp_dropout is None else spec.mlp_dropout
+        x = x + branch(mlp(norm2(x) if spec.norm_first else x), "scale2", dropout)
+        return (x if spec.norm_first else norm2(x)), weights
+
+
+def rematted(body: Callable[..., Any], compute: Compute) -> Callable[..., Any]:
+    """The body of a scan over layers, keeping of each what `compute.remat` says."""
+    policy = REMAT[compute.remat]
+    return body if policy is None else nn.remat(body, prevent_cse=False, policy=policy)
+
+
+def scan_layers(
+    block: nn.Module,
+    depth: int,
+    x: Float[Array, "B N D"],
+    mask: Bool[Array, "B 1 _ N"] | None = None,
+    *,
+    per_layer: Any = None,
+    inputs: Callable[[Any], dict[str, Any]] = lambda layer: {},
+    shared: bool = False,
+    train: bool = False,
+    hidden_states: bool = False,
+    attentions: bool = False,
+) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None, Float[Array, "L B H N N"] | None]:
+    """Runs `depth` copies of `block` under `lax.scan`; their weights are stacked on axis L.
+
+    What a block is given beside tokens and mask is `inputs` of its slice of `per_layer`, a tree of arrays [L ...].
+    `shared` blocks have one set of weights, without the axis L (ALBERT).
+    Returns the last output and, where asked, the output and the attention weights of every layer.
+    """
+    compute = block.compute
+
+    def body(block: nn.Module, x: Array, layer: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
+        given = {"mask": mask} | inputs(layer)
+        y, weights = block(x, **given, train=train, attentions=attentions)
+        return y, (y if hidden_states else None, weights)
+
+    scan = nn.scan(
+        rematted(body, compute),
+        variable_axes={} if shared else {"params": 0},
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared, "dropout": True},
+        length=depth,
+        unroll=min(compute.unroll, depth),
+        check_constancy_invariants=shared,  # Costs a second trace; only weights that do not vary need it.
+    )
+    x, (states, weights) = scan(block, x, per_layer)
+    return x, states, weights

@@ -1,0 +1,85 @@
+"""DeBERTa's attention (arXiv:2006.03654): contents look at relative positions, and positions at contents."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from lit_jax.models.layers.attention import attend_in_full
+from lit_jax.models.layers.dense import Dense
+from lit_jax.models.layers.spec import Compute
+
+
+def row_of(config: Any, distance: np.ndarray) -> np.ndarray:
+    """The rows in the table of relative positions for query minus key: exact near by, logarithmic further off."""
+    if config.position_buckets > 0:
+        middle = config.position_buckets // 2
+        # In single precision throughout, as PyTorch: a rounding decides where a bucket ends.
+        off = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(middle)
+        scale = np.log(np.float32((config.farthest - 1) / middle))
+        log = np.ceil(np.log(off) / scale * np.float32(middle - 1)).astype(np.int64) + middle
+        distance = np.where(np.abs(distance) <= middle, distance, np.sign(distance) * log)
+    return np.clip(distance + config.span, 0, 2 * config.span - 1)
+
+
+def aligned(x: Float[Array, "B H N M"]) -> Float[Array, "B H N N"]:
+    """y[i, j] = x[i, N - 1 - i + j]: columns for the offsets 1 - N to N of j from i, to columns j. M is 2 N.
+
+    Row by row that is a shift, which a reshape does for all rows at once (Transformer-XL, arXiv:1901.02860).
+    """
+    *batch, n, columns = x.shape
+    flat = x.reshape(*batch, n * columns)[..., n - 1 : n - 1 + n * (columns - 1)]
+    return flat.reshape(*batch, n, columns - 1)[..., :n]
+
+
+class Attention(nn.Module):
+    """Self-attention whose scores are also those of contents with relative positions, in both directions."""
+
+    config: Any  # deberta_v2.Config
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B 1 N N"] | None,
+        relative: Float[Array, "R D"] | None,
+        *,
+        train: bool,
+        attentions: bool,
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
+        c, compute, n, width = self.config, self.compute, x.shape[1], x.shape[-1]
+        init = nn.initializers.normal(c.initializer_range)
+        dense = partial(Dense, dtype=compute.dtype, kernel_init=init)
+        split = partial(dense, (c.num_attention_heads, width // c.num_attention_heads))
+        query, key, value = (split(name=name) for name in ("query", "key", "value"))
+        # Attention divides by the root of K; each further kind of score widens their sum.
+        scale = (1 + c.looks("c2p") + c.looks("p2c")) ** -0.5
+        q, k, v = query(x) * scale, key(x), value(x)  # B N H K
+
+        bias = None
+        if relative is not None:
+            relative = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(relative)
+            offsets = np.arange(1 - n, n + 1)  # Of a column from its row, as `aligned` wants them.
+            bias = jnp.zeros((len(x), c.num_attention_heads, n, n), x.dtype)
+            if c.looks("c2p"):  # Rows are queries, columns keys.
+                positions = (key if c.share_att_key else split(name="pos_key"))(relative[row_of(c, -offsets)])
+                bias += aligned(jnp.einsum("bnhk,mhk->bhnm", q, positions))
+            if c.looks("p2c"):  # Rows are keys, columns queries.
+                positions = (query if c.share_att_key else split(name="pos_query"))(
+                    relative[row_of(c, offsets)]
+                )
+                bias += aligned(jnp.einsum("bnhk,mhk->bhnm", k * scale, positions)).swapaxes(-1, -2)
+            bias *= q.shape[-1] ** -0.5
+
+        dropout = c.attention_probs_dropout_prob if train else 0.0
+        if attentions or dropout:
+            y, weights = attend_in_full(q, k, v, mask, bias, nn.Dropout(dropout, deterministic=not dropout))
+        else:
+            y = jax.nn.dot_product_attention(q, k, v, bias, mask)
+            weights = None
+        return dense(width, axis=(-2, -1), name="out")(y), weights if attentions else None

@@ -1,0 +1,85 @@
+"""Token ids -> vectors: words, token types and positions, summed and normed."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from lit_jax.models.layers.dense import Dense
+from lit_jax.models.layers.spec import Compute
+from lit_jax.utils.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """How a tower embeds tokens; every field changes the numbers or the params."""
+
+    words: int
+    positions: int  # Rows of the table; 0 for towers that rotate instead.
+    width: int
+    types: int = 0
+    tasks: int = 0  # Task types (ERNIE); dual encoders have but one task, the first.
+    norm: bool = True
+    norm_bias: bool = True
+    eps: float = 1e-12
+    project: int | None = None  # The width of the layers where it is another (ALBERT, ELECTRA).
+    dropout: float = 0.0
+    init_std: float = 0.02
+
+
+class TokenEmbed(nn.Module):
+    """The sum of a token's embeddings, normed and projected where the tower does so."""
+
+    spec: Tokens
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        input_ids: Int[Array, "B N"],
+        token_type_ids: Int[Array, "B N"] | None,
+        position_ids: Int[Array, "... N"],
+        *,
+        train: bool,
+    ) -> Float[Array, "B N D"]:
+        """Token types are all 0 if None, and ignored by towers without."""
+        spec, dtype = self.spec, self.compute.dtype
+        init = nn.initializers.normal(spec.init_std)
+
+        def embed(rows: int, name: str, ids: Array) -> Array:
+            return nn.Embed(rows, spec.width, embedding_init=init, name=name)(ids)
+
+        x = embed(spec.words, "word", input_ids)
+        if spec.types:
+            types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            x = x + embed(spec.types, "token_type", types)
+        if spec.tasks:
+            x = x + embed(spec.tasks, "task_type", jnp.zeros_like(input_ids))
+        if spec.positions:
+            x = x + embed(spec.positions, "position", position_ids)
+        # Only now: a row's gradients, added up in bfloat16 over all tokens that it is for, would lose most digits.
+        x = x.astype(dtype)
+        if spec.norm:
+            norm = nn.LayerNorm(
+                spec.eps, dtype=dtype, use_bias=spec.norm_bias, use_fast_variance=False, name="norm"
+            )
+            x = norm(x)
+        x = nn.Dropout(spec.dropout, deterministic=not train)(x)
+        if spec.project is not None:
+            x = Dense(spec.project, dtype=dtype, kernel_init=init, name="project")(x)
+        return x
+
+
+def key_mask(attention_mask: Array | None) -> Bool[Array, "B 1 1 N"] | None:
+    """[B N], nonzero where a token is real -> which keys every query sees."""
+    return None if attention_mask is None else (attention_mask != 0)[:, None, None, :]
+
+
+def check_length(input_ids: Int[Array, "B N"], longest: int) -> None:
+    """Raises ConfigError for more tokens than the tower has positions for."""
+    tokens = input_ids.shape[1]
+    if tokens > longest:
+        raise ConfigError(
+            f"texts have {tokens} tokens; this tower has positions for {longest}; truncate when tokenizing"
+        )

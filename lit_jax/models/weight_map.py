@@ -1,0 +1,259 @@
+"""Hugging Face tensors <-> params: one table an architecture, read in both directions.
+
+A row is `hf name on disk | params path | axes`, where axes is an einops pattern from torch's order to ours, or
+one side alone where nothing moves. `{l}` in the name makes a row stacked: its tensors, one a layer, lie on the
+leading axis of one param. `{a,b}` on either side names several tensors or params that are one array on the other
+side; they are the leading axis g of their own side. Every tensor is used exactly once or a `WeightError` says which
+is not.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+from einops import rearrange
+from flax import traverse_util
+
+from lit_jax.utils.errors import WeightError
+from lit_jax.utils.typing import Params
+
+_STRIP = 1 << 17  # Bytes of a copy that stay in the CPU's cache.
+_SHOWN = 10  # Names in an error message; more than that helps nobody.
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One param and the tensor (or, stacked, the tensors of all layers) that it equals."""
+
+    hf: str
+    jax: str
+    axes: str
+    sizes: tuple[tuple[str, int], ...] = ()
+    depth: int = 0
+    first: int = 0  # The layer that the stack starts with.
+
+    @property
+    def stacked(self) -> bool:
+        return "{l}" in self.hf
+
+    @property
+    def copies(self) -> int:
+        """How many layers lie on the leading axis; 1 for what is not stacked."""
+        return self.depth - self.first if self.stacked else 1
+
+    def hf_names(self) -> list[str]:
+        """Every tensor of the row, layer by layer."""
+        layers = [str(layer) for layer in range(self.first, self.depth)] if self.stacked else [""]
+        return [name.replace("{l}", layer) for layer in layers for name in _alternatives(self.hf)]
+
+    def jax_names(self) -> list[str]:
+        """The path of the param, or those of several."""
+        return _alternatives(self.jax)
+
+    @cached_property
+    def _sides(self) -> tuple[str, str]:
+        torch_side, _, jax_side = self.axes.partition("->")
+        return torch_side.strip(), (jax_side or torch_side).strip()
+
+    def _move(self, array: np.ndarray, pattern: str) -> np.ndarray:
+        several = max(len(_alternatives(self.hf)), len(_alternatives(self.jax)))
+        sizes = dict(self.sizes) | ({"g": several} if several > 1 else {})
+        used = {name: size for name, size in sizes.items() if re.search(rf"\b{name}\b", self.axes)}
+        return rearrange(array, pattern, **used)
+
+    def to_jax(self, array: np.ndarray) -> np.ndarray:
+        """One tensor in torch's axes -> the same in ours (a view where einops can give one)."""
+        torch_side, jax_side = self._sides
+        return self._move(array, f"{torch_side} -> {jax_side}")
+
+    def to_hf(self, array: np.ndarray) -> np.ndarray:
+        """One layer's param in our axes -> the same in torch's."""
+        torch_side, jax_side = self._sides
+        return self._move(array, f"{jax_side} -> {torch_side}")
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape on disk of params of `shape`; nothing is allocated (a view with strides of zero)."""
+        layer = shape[1:] if self.stacked else shape
+        paths, names = len(self.jax_names()), len(_alternatives(self.hf))
+        moved = self.to_hf(np.broadcast_to(np.float32(0), (paths, *layer) if paths > 1 else layer)).shape
+        return moved[1:] if names > 1 else moved
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightMap:
+    """The rows of one model of given sizes. Bigger models are sums of smaller maps.
+
+    `empty` are tensors without an element (no register tokens) that HF stores all the same: name and shape.
+    """
+
+    rows: tuple[Row, ...] = ()
+    empty: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def __add__(self, other: "WeightMap") -> "WeightMap":
+        return WeightMap(self.rows + other.rows, self.empty + other.empty)
+
+    def bind(self, *, depth: int, first: int = 0, **sizes: int) -> "WeightMap":
+        """Fixes the layers, `first` to `depth` - 1, and the sizes of the axes that the patterns split."""
+        known = tuple(sizes.items())
+        rows = tuple(dataclasses.replace(row, depth=depth, first=first, sizes=known) for row in self.rows)
+        return WeightMap(rows, self.empty)
+
+    def under(self, *, hf: str, jax: str) -> "WeightMap":
+        """The same map inside a bigger model: names gain `hf.`, paths gain `jax/`."""
+        inner = self.inside(hf)
+        rows = tuple(dataclasses.replace(row, jax=f"{jax}/{row.jax}") for row in inner.rows)
+        return WeightMap(rows, inner.empty)
+
+    def inside(self, prefix: str) -> "WeightMap":
+        """The same params, whose tensors have `prefix.` before their names."""
+        rows = tuple(dataclasses.replace(row, hf=f"{prefix}.{row.hf}") for row in self.rows)
+        return WeightMap(rows, tuple((f"{prefix}.{name}", shape) for name, shape in self.empty))
+
+    def without(self, pattern: str) -> "WeightMap":
+        """The rows whose path does not match the regex `pattern` from its start."""
+        return WeightMap(tuple(row for row in self.rows if not re.match(pattern, row.jax)), self.empty)
+
+    def having(self, parts: Mapping[str, bool]) -> "WeightMap":
+        """Without the rows whose path matches, from its start, one of the regexes that are false."""
+        absent = "|".join(part for part, there in parts.items() if not there)
+        return self.without(absent) if absent else self
+
+    def spelled(self, other: "WeightMap", found: set[str]) -> "WeightMap":
+        """The same params, read by those rows of `other` whose tensors are all in `found`."""
+        instead = {row.jax: row for row in other.rows if found.issuperset(row.hf_names())}
+        return WeightMap(tuple(instead.get(row.jax, row) for row in self.rows), self.empty)
+
+    def names(self) -> set[str]:
+        return {name for row in self.rows for name in row.hf_names()} | {name for name, _ in self.empty}
+
+    def to_jax(self, tensors: Mapping[str, np.ndarray], shapes: Params | Callable[[], Params]) -> Params:
+        """HF tensors -> nested float32 params of the given shapes (a tree of anything with `.shape`).
+
+        `shapes` may be a function, which runs while the tensors are read. Raises WeightError if a tensor is missing,
+        left over, of another shape, or not finite.
+        """
+        _check_names(self.names(), tensors)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Reading and copying leave Python's lock alone.
+            found: dict[str, tuple[int, ...]] = {}  # Shapes of the tensors that were read.
+            filling = [(row, pool.submit(_import, row, tensors, found)) for row in self.rows]
+            wanted = traverse_util.flatten_dict(shapes() if callable(shapes) else shapes, sep="/")
+            for name, shape in self.empty:
+                _check_shape(name, tensors[name].shape, shape)
+            flat: dict[str, np.ndarray] = {}
+            for row, filled in filling:
+                filled.exception()  # Waits; that shapes differ explains more than what came of it.
+                want = row.hf_shape(tuple(wanted[row.jax_names()[0]].shape))
+                for name in found.keys() & row.hf_names():
+                    _check_shape(name, found[name], want)
+                flat |= filled.result()
+        return traverse_util.unflatten_dict(flat, sep="/")
+
+    def to_hf(self, params: Params) -> dict[str, np.ndarray]:
+        """Nested params -> HF tensors, contiguous, dtypes kept. Raises WeightError if the trees differ."""
+        flat = traverse_util.flatten_dict(params, sep="/")
+        _check_names({path for row in self.rows for path in row.jax_names()}, flat, of="params")
+        tensors = {name: np.zeros(shape, np.float32) for name, shape in self.empty}
+        for row in self.rows:
+            paths, names = row.jax_names(), row.hf_names()
+            weights = [np.asarray(flat[path]) for path in paths]
+            depth = row.copies
+            for layer in range(depth):
+                parts = [weight[layer] if row.stacked else weight for weight in weights]
+                moved = row.to_hf(np.stack(parts) if len(parts) > 1 else np.asarray(parts[0]))
+                here = names[layer * len(names) // depth : (layer + 1) * len(names) // depth]
+                for name, tensor in zip(here, moved if len(here) > 1 else [moved], strict=True):
+                    tensors[name] = np.ascontiguousarray(tensor).reshape(tensor.shape)  # A scalar stays one.
+        return tensors
+
+
+def table(text: str) -> WeightMap:
+    """Parses rows of `hf name | params path | axes`; empty lines separate."""
+    lines = ([part.strip() for part in line.split("|")] for line in text.splitlines() if line.strip())
+    return WeightMap(tuple(Row(hf, jax, axes) for hf, jax, axes in lines))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for an error message: sorted, the first ten, and how many more."""
+    names = sorted(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "none"
+
+
+def _check_names(wanted: set[str], found: Iterable[str], of: str = "checkpoint") -> None:
+    found = set(found)
+    if wanted != found:
+        raise WeightError(
+            f"missing from the {of}: {listed(wanted - found)}; not in the table: {listed(found - wanted)}"
+        )
+
+
+def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise WeightError(
+            f"tensor {name} has shape {found} where the config wants {wanted}; "
+            "the config and the weights are of two models"
+        )
+
+
+def _alternatives(name: str) -> list[str]:
+    """`x.{a,b}.y` -> [x.a.y, x.b.y]; a name without such braces -> itself."""
+    found = re.search(r"\{(\w+(?:,\w+)+)\}", name)
+    return [name.replace(found[0], part) for part in found[1].split(",")] if found else [name]
+
+
+def _import(
+    row: Row, tensors: Mapping[str, np.ndarray], found: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Fills a row's float32 params layer by layer, so that no second copy of a stack ever exists.
+
+    `found` gains the shape of every tensor that was read.
+    """
+    out: dict[str, np.ndarray] = {}
+    names = row.hf_names()
+    several = len(names) // row.copies
+    for layer in range(row.copies):
+        parts = []
+        for name in names[layer * several : (layer + 1) * several]:
+            tensor = tensors[name]
+            if tensor.dtype.kind in "biu":
+                raise WeightError(
+                    f"tensor {name} holds {tensor.dtype} where floating-point numbers are wanted"
+                )
+            tensor = tensor.astype(np.float32, copy=False)
+            found[name] = tensor.shape
+            if not _finite(tensor):
+                raise WeightError(
+                    f"tensor {name} holds NaN or infinity; the checkpoint is damaged or diverged"
+                )
+            parts.append(tensor)
+        moved = row.to_jax(np.stack(parts) if len(parts) > 1 else parts[0])
+        paths = row.jax_names()
+        for path, part in zip(paths, moved if len(paths) > 1 else [moved], strict=True):
+            if layer == 0:
+                out[path] = np.empty((row.copies, *part.shape) if row.stacked else part.shape, np.float32)
+            _copy(out[path][layer] if row.stacked else out[path], part)
+    return out
+
+
+def _finite(tensor: np.ndarray) -> bool:
+    flat = tensor.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # One pass at the speed of memory; it overflows for huge numbers, which are then looked at one by one.
+        return bool(np.isfinite(flat @ flat)) or bool(np.isfinite(flat).all())
+
+
+def _copy(target: np.ndarray, source: np.ndarray) -> None:
+    """`target[...] = source`, where source is a transposed view, in strips of it that stay in the CPU's cache."""
+    if not source.ndim:
+        target[...] = source
+        return
+    axis = int(np.argmax(source.strides))
+    step = max(1, _STRIP // max(1, source.strides[axis]))
+    before = (slice(None),) * axis
+    for start in range(0, source.shape[axis], step):
+        part = (*before, slice(start, start + step))
+        target[part] = source[part]

@@ -1,0 +1,1 @@
+"""The mesh, several processes, preemption."""

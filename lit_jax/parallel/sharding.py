@@ -1,0 +1,146 @@
+"""Where every array lies: one mesh, one table from parameter paths to the axis that is split."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+
+from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.typing import Batch
+
+AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the parameters as well.
+BATCH = PartitionSpec(AXES)  # Rows over all devices.
+
+# The first axis of a leaf that may be split over fsdp, or None where every device holds the whole leaf. Of the
+# axes from there on the largest that fsdp divides is split. The first row that matches the end of the path
+# decides, so that a moment of the optimiser lies where its parameter lies.
+Rules = tuple[tuple[str, int | None], ...]
+RULES: Rules = (
+    (r"(.*/)?layers/.*/kernel", 1),  # Axis 0 counts the layers: the scan takes them one by one.
+    (r"(.*/)?(kernel|embedding)", 0),
+    (r".*", None),  # Biases, norms, scalars: too small to be worth a collective.
+)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """The `data` x `fsdp` mesh over `devices` (default: all of them); `data=-1` takes what fsdp leaves.
+
+    Devices of several slices are split over them along `data`: only the gradients cross the slow network between
+    slices, and parameters are gathered inside one.
+    Raises ConfigError if the sizes are not those of a mesh over exactly these devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    found = len(devices)
+    if fsdp < 1 or found % fsdp:
+        raise ConfigError(f"fsdp={fsdp} does not divide the {found} devices: use one of {_divisors(found)}")
+    if data == -1:
+        data = found // fsdp
+    if data * fsdp != found:
+        raise ConfigError(
+            f"a mesh of data={data} x fsdp={fsdp} does not cover the {found} devices: "
+            f"use data={found // fsdp}, or -1 for what fsdp leaves"
+        )
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if data % slices:
+            raise ConfigError(
+                f"fsdp={fsdp} does not fit into one of the {slices} slices of {found // slices} devices: "
+                f"use one of {_divisors(found // slices)}"
+            )
+        grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+    # jax.make_mesh would make Explicit axes, where plain jit code fails in odd places.
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def fsdp_rules(first: Sequence[tuple[str, str]]) -> Rules:
+    """Rows of (regex over params paths, "split" or "whole"), put before RULES.
+
+    A leaf that is "whole" lies on every device, for instance all of a locked tower; one that is "split" lies over fsdp
+    whatever it is called. Raises ConfigError for another word and a broken regex.
+    """
+    rows: list[tuple[str, int | None]] = []
+    for pattern, action in first:
+        if action not in ("split", "whole"):
+            raise ConfigError(f"fsdp rule {pattern!r} says {action!r}: wanted 'split' or 'whole'")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"{pattern!r} is not a regex over parameter paths: {error}") from error
+        if action == "whole":
+            rows.append((f"(.*/)?(?:{pattern})", None))
+        else:  # Within layers axis 0 counts them, here as in RULES.
+            rows += [(f"(?=.*layers/)(.*/)?(?:{pattern})", 1), (f"(.*/)?(?:{pattern})", 0)]
+    return (*rows, *RULES)
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """The sharding of every leaf of `tree` by its path ("text/layers/mlp/up/kernel"), as a tree of the same kind.
+
+    Leaves need only a shape: arrays, tracers or `jax.ShapeDtypeStruct`. A leaf that no axis of `fsdp`
+    divides is held whole by every device.
+    """
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, spec(name, leaf.shape, mesh.shape["fsdp"], rules))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises ConfigError unless every device of `mesh` gets the same number, at least one, of the rows."""
+    if batch_size < 1 or batch_size % mesh.size:
+        fewer = batch_size - batch_size % mesh.size
+        choices = [str(n) for n in (fewer, fewer + mesh.size) if n > 0]
+        raise ConfigError(
+            f"a batch of {batch_size} pairs does not divide over the {mesh.size} devices of the mesh "
+            f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}): use {' or '.join(choices)}"
+        )
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """This process's rows (numpy, [b, ...]) -> arrays of all processes' rows [B, ...], split over all devices.
+
+    Does not wait for the transfer. Raises ConfigError if the leaves have different numbers of rows or the
+    devices of this process cannot share them evenly.
+    """
+    rows = {len(leaf) for leaf in jax.tree.leaves(batch)}
+    devices = len(mesh.local_devices)
+    if len(rows) != 1 or min(rows) < 1 or min(rows) % devices:
+        raise ConfigError(
+            f"a batch must have as many rows in every array, in equal parts for the {devices} devices of this "
+            f"process: found {' and '.join(map(str, sorted(rows)))} rows"
+        )
+    sharding = NamedSharding(mesh, BATCH)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), dict(batch)
+    )
+
+
+def put(leaf: Any, sharding: Sharding) -> jax.Array:
+    """An array that every process holds whole -> one that lies as `sharding` says."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)  # device_put would compare the processes' copies, leaf by leaf.
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def spec(path: str, shape: tuple[int, ...], fsdp: int, rules: Rules = RULES) -> PartitionSpec:
+    """Which axis of a leaf lies over `fsdp` devices, by its path."""
+    first = next(first for pattern, first in rules if re.fullmatch(pattern, path))
+    if first is None or fsdp == 1:  # An axis of size 1 splits nothing, and XLA would hand it back without.
+        return PartitionSpec()
+    free = [axis for axis in range(first, len(shape)) if shape[axis] % fsdp == 0]
+    if not free:
+        return PartitionSpec()
+    split = max(free, key=lambda axis: shape[axis])
+    return PartitionSpec(*("fsdp" if axis == split else None for axis in range(split + 1)))
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

@@ -1,0 +1,1 @@
+"""Programs over runs and machines: export, doctor, plan, report, demo, grid, quickstart."""

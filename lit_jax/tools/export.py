@@ -1,0 +1,223 @@
+"""A trained run -> an ordinary Hugging Face folder with its model card, checked against PyTorch if asked."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.data.sources.contents import captions_of
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.transforms.image_files import open_image
+from lit_jax.evals.retrieval import chance
+from lit_jax.hf import hub, save
+from lit_jax.hf import processor as processing
+from lit_jax.hf.facade.model import VisionTextDualEncoderModel
+from lit_jax.hf.model_card import Data, Evaluation, Tower, model_card
+from lit_jax.hf.publish import CARD, Place
+from lit_jax.train.trained import TrainedModel, read_trained
+from lit_jax.utils import checksums
+from lit_jax.utils._transformers import transformers
+from lit_jax.utils.atomic import replaced
+from lit_jax.utils.errors import ConfigError, DataError, WeightError
+from lit_jax.workdir.bucket import Workdir, local_folder, opened, pull
+from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_recipe
+from lit_jax.workdir.metrics import read_lines
+
+UNKNOWN = "unknown"
+TRAINING = {"L": "locked", "U": "tuned", "u": "from scratch"}
+TASKS = {"retrieval": "image-text retrieval", "zero_shot": "zero-shot-image-classification"}
+LARGEST = {"embeddings": 1e-5, "logits": 1e-4}  # What --verify allows between JAX and PyTorch.
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a run cannot know of itself and a model card must say; None falls back to the recipe's own words."""
+
+    name: str | None = None
+    license: str = UNKNOWN  # An identifier of the Hub, for the model as a whole.
+    vision: str | None = None
+    vision_license: str = UNKNOWN
+    text: str | None = None
+    text_license: str = UNKNOWN
+    data: str | None = None
+    data_license: str = UNKNOWN
+    data_description: str = ""
+    data_hub_id: str | None = None
+    limitations: tuple[str, ...] = ()
+
+
+def export(
+    workdir: str | Path,
+    output: str | Path,
+    about: About = About(),
+    *,
+    layout: str = "hf",
+    max_shard_size: int | str = "5GB",
+    step: int | None = None,
+    measured: Sequence[Mapping[str, Any]] = (),
+    place: Place | None = None,
+) -> Path:
+    """Writes a checkpoint of `workdir` (a folder, or gs://BUCKET/FOLDER) into the folder `output`, and returns that.
+
+    Layouts: see `lit_jax.save`. The checkpoint is the newest that is whole, or that of `step`. The folder holds
+    weights, configs, image processor, tokenizer, a model card with towers, data, recipe and the metrics of the run and
+    `measured` ones (results of `evaluate`), and SHA256SUMS of all but the card; it appears only when complete, and
+    where it is to be published only if it may go to `place`. Raises ConfigError if `output` exists and is not empty,
+    CheckpointError if there is nothing to export, WeightError if transformers has no place for a tower and the layout
+    is "hf".
+    """
+    output = local_folder(output, "--output")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
+    with opened(workdir) as found:
+        pull(found, CONFIG, MODEL, METRICS)
+        run = read_trained(found, step=step)
+        before, after = results(found)
+    run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Truncation follows the training.
+
+    card = _card(run, before, after, about, output.name, layout, measured, place.repo_id if place else None)
+    with replaced(output) as draft:
+        save.save(draft, run.module, run.params, run.processor, layout=layout, max_shard_size=max_shard_size)
+        (draft / CARD).write_text(card, encoding="utf-8")
+        checksums.write(draft, without=[CARD])  # Which is there to be edited.
+        if place:
+            place.check(draft)
+    return output
+
+
+def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: int = 64) -> dict[str, float]:
+    """The largest differences between lit_jax and PyTorch on the first `pairs` pairs of the source `data`.
+
+    `caption` names the feature, column or key of its captions; by default it is found. Returns {"image_embeds",
+    "text_embeds", "logits_per_image"}. Raises DataError for a record without a caption; WeightError if PyTorch finds a
+    key missing, left over or of another shape, or a difference above LARGEST; ConfigError if torch is not installed.
+    """
+    if not transformers.utils.is_torch_available():
+        raise ConfigError(
+            "--verify compares with PyTorch, which is not installed; pip install 'lit_jax[parity]'"
+        )
+    torch_class: Any = transformers.VisionTextDualEncoderModel
+    theirs, info = torch_class.from_pretrained(folder, output_loading_info=True)
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
+    if wrong:
+        raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}")
+    source, processor = open_source(data, caption=caption), processing.load_processor(folder)
+    records = [source[i] for i in range(min(pairs, len(source)))]
+    for i, record in enumerate(records):
+        if not record["captions"]:
+            raise DataError(f"{data}: record {i} has no caption to compare on; give pairs as --verify-data")
+    inputs = processor(
+        images=[open_image(record["image"]) for record in records],
+        text=[record["captions"][0] for record in records],
+        padding=True,
+        truncation=True,
+        return_tensors="pt",
+    )
+    want = theirs.eval()(**inputs)
+    ours = VisionTextDualEncoderModel.from_pretrained(folder)
+    given: dict[str, Any] = {key: np.asarray(value) for key, value in inputs.items()}
+    got: Any = ours(**given)
+    names = {"image_embeds": "embeddings", "text_embeds": "embeddings", "logits_per_image": "logits"}
+    found = {key: float(np.abs(np.asarray(got[key]) - want[key].detach().numpy()).max()) for key in names}
+    for key, difference in found.items():
+        if not difference <= LARGEST[names[key]]:
+            raise WeightError(
+                f"{key} of {folder} differ from PyTorch by {difference:.2e}; wanted at most {LARGEST[names[key]]:.0e}"
+            )
+    return found
+
+
+def test_data(workdir: str | Path) -> tuple[str, str | None]:
+    """The source that a run was tested on, and where its captions are. Raises ConfigError if there was none."""
+    with opened(workdir) as found:
+        pull(found, CONFIG)
+        recipe = read_recipe(found)
+    if not recipe.data.test:
+        raise ConfigError(f"the run in {workdir} has no test data to compare on; give --verify-data")
+    return recipe.data.test, recipe.data.caption or None
+
+
+def results(workdir: Workdir) -> tuple[dict[str, float], dict[str, float]]:
+    """The first and the last evaluation in a run's metrics, each {} if there is none."""
+    tested = [
+        {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
+        for row in read_lines(workdir / METRICS)
+    ]
+    tested = [row for row in tested if row]
+    return (tested[0], tested[-1]) if tested else ({}, {})
+
+
+def _card(
+    run: TrainedModel,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    about: About,
+    name: str,
+    layout: str,
+    measured: Sequence[Mapping[str, Any]],
+    repo_id: str | None,
+) -> str:
+    m, d, config = run.recipe.model, run.recipe.data, run.module.config
+    vision, text = (TRAINING[letter] for letter in m.lock)
+    specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
+    evaluations = []
+    if after:
+        test = open_source(d.test, caption=d.caption or None)
+        evaluations.append(
+            Evaluation(
+                task=TASKS["retrieval"],
+                data=about.data or d.test,
+                split=d.test.rpartition("/")[2],
+                after=after,
+                before=before if before is not after else None,
+                chance=chance(captions_of(test)[1], len(test)),
+            )
+        )
+    for result in measured:
+        evaluations += [_evaluation(result, task) for task in result["metrics"]]
+    return model_card(
+        name=about.name or name,
+        license=about.license,
+        vision=_tower(about.vision, about.vision_license, m.vision, config.vision_type, vision),
+        text=_tower(about.text, about.text_license, m.text, config.text_type, text),
+        data=Data(
+            about.data or " + ".join(specs),
+            about.data_license,
+            about.data_description,
+            about.data_hub_id or next(filter(None, map(_dataset, specs)), None),
+        ),
+        recipe=dataclasses.asdict(run.recipe),
+        evaluations=evaluations,
+        limitations=about.limitations,
+        layout=layout,
+        repo_id=repo_id,
+    )
+
+
+def _tower(told: str | None, license: str, source: str, model_type: str, training: str) -> Tower:
+    of_the_hub = source and training != TRAINING["u"] and hub.is_id(source)
+    return Tower(told or source or model_type, license, training, source if of_the_hub else None)
+
+
+def _dataset(spec: str) -> str | None:
+    """The dataset of the Hub that a source reads, if it reads one."""
+    found = re.search(r"hf://datasets/([\w.-]+/[\w.-]+)", spec)
+    return found and found[1]
+
+
+def _evaluation(result: Mapping[str, Any], task: str) -> Evaluation:
+    data = str(result["data"])
+    return Evaluation(
+        task=TASKS.get(task, task),
+        data=data,
+        split=data.rpartition("/")[2],
+        after=result["metrics"][task],
+        chance=result["chance"][task],
+        intervals=result["intervals"][task],
+        level=result["bootstrap"]["level"],
+        protocol=result["fingerprints"][task],
+        data_hub_id=_dataset(data),
+    )

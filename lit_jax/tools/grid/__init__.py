@@ -1,0 +1,1 @@
+"""The LiT design grid."""

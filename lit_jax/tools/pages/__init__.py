@@ -1,0 +1,40 @@
+"""Pages of HTML: the templates and the style beside this file, filled in; every value is escaped."""
+
+import base64
+import io
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("lit_jax.tools.pages", "."),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_TEMPLATES.filters["count"] = lambda number: f"{number:,}"
+
+
+def render(template: str, **values: object) -> str:
+    """The template of that name, such as "report.html"."""
+    return _TEMPLATES.get_template(template).render(values)
+
+
+def asset(name: str) -> str:
+    """The text of a file beside the templates, such as "style.css"."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def small(picture: Image.Image, side: int) -> bytes:
+    """`picture` as a WEBP file, its longer edge at most `side` pixels."""
+    small, file = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((side, side))
+    small.save(file, "WEBP", quality=78)
+    return file.getvalue()
+
+
+def thumbnail(picture: Image.Image, side: int) -> str:
+    """The same as a data: URI."""
+    return f"data:image/webp;base64,{base64.b64encode(small(picture, side)).decode()}"

@@ -1,0 +1,1 @@
+"""What a config costs on TPUs that are not there."""

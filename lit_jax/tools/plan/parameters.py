@@ -1,0 +1,101 @@
+"""What the numbers of a recipe say before anything is read or compiled: its model, parameters and arithmetic."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from lit_jax.config import TrainConfig, read_config
+from lit_jax.hf import load
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from lit_jax.parallel.sharding import spec
+from lit_jax.tools.plan.flops import flops_of
+from lit_jax.train import build, optim, partition
+from lit_jax.utils import path_rules
+
+NEEDLESS = frozenset({"data.train", "model.vision", "model.text"})  # For a plan.
+
+
+def config_of(recipe: TrainConfig) -> DualEncoderConfig:
+    """The model's config: from the recipe's own numbers, else from the towers' folders. Raises ConfigError."""
+    m = recipe.model
+    halves: dict[str, Any] = {}
+    for tower, name, numbers, pooling in (
+        ("vision", m.vision, m.vision_config, m.vision_pooling),
+        ("text", m.text, m.text_config, m.text_pooling),
+    ):
+        found, _ = load.read_tower(tower, "" if numbers else name, pooling=pooling, overrides=numbers)
+        halves |= {f"{tower}_type": found.model_type, tower: found.config}
+    bias = build.bias_of(recipe)
+    return DualEncoderConfig(
+        **halves,
+        projection_dim=m.projection_dim,
+        logit_scale_init_value=m.logit_scale_init,
+        logit_bias_init_value=bias,
+    )
+
+
+def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
+    """Model FLOPs of a step over all chips, by part: what the maths asks for, recomputation not included."""
+    config, rows = module.config, recipe.batch_size
+    m = DualEncoder(config)  # Without kernels, whose arithmetic does not show.
+    shapes = dual_encoder.param_shapes(m)
+    size = config.vision.image_size
+    images = jax.ShapeDtypeStruct((rows, size, size, config.vision.num_channels), jnp.float32)
+    ids = jax.ShapeDtypeStruct((rows, recipe.data.text_length), jnp.int32)
+    forward = {
+        "image": 0
+        if recipe.cache
+        else flops_of(lambda p, x: m.apply({"params": p}, x, method="pool_images"), shapes, images),
+        "text": flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
+        # Both directions of the softmax look at the same products.
+        "loss": 2 * rows * rows * recipe.model.projection_dim,
+    }
+    tuned, _ = partition.partition(shapes, build.rules_of(recipe, shapes, ()))
+    towers = {"image": "vision", "text": "text"}
+    # A backward pass multiplies twice, for the inputs and for the weights.
+    backward = {
+        f"{part} backward": 2 * n
+        for part, n in forward.items()
+        if part not in towers or towers[part] in tuned
+    }
+    return {f"{part} forward": n for part, n in forward.items()} | backward
+
+
+def parameters(config: Any) -> list[tuple[str, ...]]:
+    """A row for every parameter of a recipe: path, shape, locked or tuned, learning rate, decay, dtype, split, bytes.
+
+    The learning rate is a share of the schedule's; `split` is the axis that lies over fsdp. No device is asked.
+    """
+    recipe = read_config(config, empty=NEEDLESS)
+    module = DualEncoder(config_of(recipe), build.compute_of(recipe.model, "tpu"))
+    shapes = dual_encoder.param_shapes(module)
+    rules = build.rules_of(recipe, shapes, ())
+    layout = build.layout_of(recipe, shapes)
+    rows: list[tuple[str, ...]] = []
+    for path, leaf in sorted(traverse_util.flatten_dict(shapes, sep="/").items()):
+        locked = path_rules.first_match(path, rules, "tune") == "lock"
+        dtype = recipe.model.locked_dtype if locked else "float32"
+        lies = spec(path, leaf.shape, recipe.mesh.fsdp, layout)
+        axes = [str(i) for i, name in enumerate(lies) if name is not None]
+        rate = path_rules.first_match(path, recipe.optim.lr_multipliers, 1.0)
+        decay = path_rules.first_match(path, optim.DECAY, False)
+        rows.append(
+            (
+                path,
+                "x".join(map(str, leaf.shape)) or "1",
+                "locked" if locked else "tuned",
+                "-" if locked else f"{rate:g}",
+                "-" if locked else f"{recipe.optim.weight_decay if decay else 0:g}",
+                dtype,
+                ",".join(axes) or "-",
+                str(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(build.DTYPES[dtype]).itemsize),
+            )
+        )
+    return rows
+
+
+COLUMNS = ("parameter", "shape", "lock", "lr", "decay", "dtype", "split", "bytes")

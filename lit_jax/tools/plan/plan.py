@@ -1,0 +1,240 @@
+"""What a recipe costs on TPUs that are not there: its real train step, compiled ahead of time, and counted.
+
+libtpu compiles for any slice on any machine. Nothing of the model is read or computed: towers are given by their
+configs, weights and batches by their shapes.
+"""
+
+import bisect
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from lit_jax.config import TrainConfig, read_config
+from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.hf import load
+from lit_jax.inference.embed_step import make_embed_step
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.parallel.sharding import BATCH, check_batch, fsdp_rules, make_mesh
+from lit_jax.tools.plan.flops import count
+from lit_jax.tools.plan.hlo import Program
+from lit_jax.tools.plan.parameters import NEEDLESS, arithmetic, config_of
+from lit_jax.tools.plan.topology import Chip, chip_of, devices_of
+from lit_jax.train import build, partition
+from lit_jax.train.grad_cache import check_micro_batch
+from lit_jax.train.state import State, abstract_state
+from lit_jax.train.train_step import make_train_step
+from lit_jax.utils.errors import ConfigError
+
+FITS = 0.95  # Of the HBM; the rest is the runtime's own.
+WHOLE = 6  # Products of bfloat16 numbers in one of float32 numbers, which a DualEncoder in float32 asks for.
+
+
+class _Target(NamedTuple):
+    """What is compiled, and for which devices."""
+
+    recipe: TrainConfig
+    topology: str
+    slices: int
+    chip: Chip
+    mesh: Mesh
+    module: DualEncoder
+    tx: Any
+    state: State  # Shapes with shardings.
+    pixels: PixelNormalizer
+
+
+def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
+    """Compiles the train step and the embed steps of `config` for a slice such as "v5e:2x4": what each costs a chip.
+
+    Bytes, floating-point operations and seconds, of one step. "flops" are the model's own by part; "executed" are those
+    that the program runs, of which "recomputed" are due to remat and micro-batches, and the rest that is more than the
+    model's to kernels, which pad heads and compute scores twice. Raises ConfigError if the slice is unknown, libtpu
+    is not installed, the recipe does not go with it, or XLA finds no room for it.
+    """
+    target = _target(config, topology, slices)
+    recipe, mesh = target.recipe, target.mesh
+    rows = recipe.micro_batch or recipe.batch_size
+    model = {part: count // mesh.size for part, count in arithmetic(recipe, target.module).items()}
+    found: dict[str, Any] = {
+        "topology": target.topology,
+        "slices": slices,
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size": recipe.batch_size,
+        "micro_batch": rows,
+        "pairs_a_chip": rows // mesh.size,
+        "flops": model,
+    }
+    found |= _train_step(target)
+    found["recomputed"] = found["executed"] - _least(target)
+    found["mfu"] = sum(model.values()) / target.chip.flops / found["seconds"][found["binds"]]
+    found["pairs_a_second"] = recipe.batch_size / found["seconds"][found["binds"]]
+    found["embed"] = {
+        name: cost | {"rows_a_second": rows / cost["seconds"][cost["binds"]]}
+        for name, cost in _embed_steps(target, rows).items()
+    }
+    return found
+
+
+def find_batch(config: Any, topology: str = "", *, slices: int = 1) -> tuple[int, dict[int, int | None]]:
+    """The largest micro-batch of `config` whose train step fits, by halving the interval; and the peaks seen.
+
+    The peaks are bytes a chip by micro-batch, None where XLA found no room. Raises ConfigError as `plan`, and if not
+    even the smallest micro-batch fits.
+    """
+    target = _target(config, topology, slices, micro_batch=0)
+    batch, chips = target.recipe.batch_size, target.mesh.size
+    sizes = [n for n in range(chips, batch + 1, chips) if batch % n == 0]
+    peaks: dict[int, int | None] = {}
+
+    def fits(size: int) -> bool:
+        recipe = dataclasses.replace(target.recipe, micro_batch=0 if size == batch else size)
+        try:
+            cost = _train_step(target._replace(recipe=recipe))
+        except NoRoom:
+            peaks[size] = None
+            return False
+        peaks[size] = cost["peak"]
+        return cost["fits"]
+
+    found = bisect.bisect_left(sizes, True, key=lambda size: not fits(size))
+    if not found:
+        raise NoRoom(
+            f"not even a micro-batch of {sizes[0]} pairs fits {target.topology}; set model.remat or mesh.fsdp"
+        )
+    return sizes[found - 1], peaks
+
+
+class NoRoom(ConfigError):
+    """A program that is too large for the chip."""
+
+
+def _target(config: Any, topology: str, slices: int, micro_batch: int | None = None) -> _Target:
+    recipe = read_config(config, empty=NEEDLESS)
+    if micro_batch is not None:
+        recipe = dataclasses.replace(recipe, micro_batch=micro_batch)
+    topology = topology or recipe.topology
+    chip = chip_of(topology)
+    mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp, devices_of(topology, slices))
+    check_batch(recipe.batch_size, mesh)
+    if recipe.micro_batch:
+        check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
+    build.check_attention(recipe.model.attention, "tpu")
+    compute = dataclasses.replace(build.compute_of(recipe.model, "tpu"), mesh=mesh)
+    if compute.dtype == jnp.float32:
+        chip = dataclasses.replace(chip, flops=chip.flops / WHOLE)
+    module = DualEncoder(config_of(recipe), compute)
+    shapes = dual_encoder.param_shapes(module)
+    rules = build.rules_of(recipe, shapes, ())
+    _, tx = build.optimiser_of(recipe)
+    layout = build.layout_of(recipe, shapes)
+    state = abstract_state(shapes, rules, tx, mesh, build.DTYPES[recipe.model.locked_dtype], layout)
+    pixels = PixelNormalizer(module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3)
+    return _Target(recipe, topology, slices, chip, mesh, module, tx, state, pixels)
+
+
+def _train_step(target: _Target) -> dict[str, Any]:
+    return _cost(_traced_step(target), target)
+
+
+def _least(target: _Target) -> int:
+    """Operations a chip of the step that computes nothing twice for want of memory."""
+    recipe = dataclasses.replace(target.recipe, micro_batch=0)
+    module = load.with_compute(target.module, remat="none")
+    traced = _traced_step(target._replace(recipe=recipe, module=module))
+    return count(traced.jaxpr.jaxpr) // target.mesh.size
+
+
+def _traced_step(target: _Target) -> Any:
+    recipe, module = target.recipe, target.module
+    step: Any = make_train_step(
+        module,
+        target.tx,
+        target.mesh,
+        pixels=target.pixels,
+        seed=recipe.seed,
+        train=build.trained(recipe),
+        dtype=module.compute.dtype,
+        layout=fsdp_rules(recipe.mesh.fsdp_rules),
+        **build.loss_of(recipe),
+    )
+    return step.trace(target.state, _batch(recipe, module, target.mesh, recipe.batch_size))
+
+
+def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
+    """What evaluation runs: pictures and captions, `rows` at a time, with the state's own parameters."""
+    embed: Any = make_embed_step(target.module, target.mesh, target.pixels, target.module.compute.dtype)
+    params = partition.combine(target.state.tuned, target.state.locked)
+    batch = _batch(dataclasses.replace(target.recipe, cache=False), target.module, target.mesh, rows)
+    return {
+        "images": _cost(embed.images.trace(params, batch["images"]), target),
+        "texts": _cost(embed.texts.trace(params, batch["texts"]), target),
+    }
+
+
+def _cost(traced: Any, target: _Target) -> dict[str, Any]:
+    """Of a traced function: compiled for the target, and counted. Raises NoRoom."""
+    chip, chips = target.chip, target.mesh.size
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].partition(": ")[2].rstrip(".")
+        raise NoRoom(
+            f"the program does not fit a chip of {target.topology}: {reason}; lower micro_batch (plan --find-batch "
+            "finds the largest), set model.remat, or split parameters by mesh.fsdp"
+        ) from error
+    m, program = compiled.memory_analysis(), Program(compiled.as_text())
+    memory = {
+        "arguments": m.argument_size_in_bytes,
+        "outputs": m.output_size_in_bytes,
+        "aliases": m.alias_size_in_bytes,
+        "temporaries": m.temp_size_in_bytes,
+        "code": m.generated_code_size_in_bytes,
+    }
+    peak = sum(memory.values()) - 2 * memory["aliases"]
+    executed = count(traced.jaxpr.jaxpr) // chips
+    traffic = dict(program.traffic())
+    collectives = {
+        kind: {"times": times, "bytes": size} for kind, (times, size) in program.collectives().items()
+    }
+    seconds = {
+        "arithmetic": executed / chip.flops,
+        "memory": sum(traffic.values()) / chip.bandwidth,
+        "links": sum(c["bytes"] for c in collectives.values()) / chip.links,
+    }
+    return {
+        "memory": memory,
+        "peak": peak,
+        "limit": chip.hbm,
+        "fits": peak <= FITS * chip.hbm,
+        "executed": executed,
+        "traffic": traffic,
+        "collectives": collectives,
+        "seconds": seconds,
+        "binds": max(seconds, key=lambda name: seconds[name]),
+    }
+
+
+def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> dict[str, Any]:
+    config, rows = module.config, NamedSharding(mesh, BATCH)
+
+    def shaped(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((pairs, *shape), dtype, sharding=rows)
+
+    names = ["input_ids", "attention_mask"]
+    if getattr(config.text, "type_vocab_size", 0) > 1:
+        names.append("token_type_ids")
+    batch: dict[str, Any] = {
+        "index": shaped((), jnp.int32),
+        "texts": {name: shaped((recipe.data.text_length,), jnp.int32) for name in names},
+    }
+    if recipe.cache:
+        return batch | {"pooled_images": shaped((config.vision.hidden_size,), jnp.float32)}
+    size = config.vision.image_size
+    return batch | {"images": shaped((size, size, config.vision.num_channels), jnp.uint8)}

@@ -1,0 +1,69 @@
+"""TPUs that are not there: what their makers say of them, and devices to compile for."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from lit_jax.utils.errors import ConfigError, first_line
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A TPU generation, as its makers state it."""
+
+    hbm: int  # Bytes.
+    flops: float  # A second, bfloat16.
+    bandwidth: float  # Bytes of HBM a second.
+    links: float  # Bytes a second between chips of a slice.
+
+
+CHIPS = {
+    "v4": Chip(32 * GIB, 275e12, 1228e9, 300e9),
+    "v5e": Chip(16 * GIB, 197e12, 819e9, 200e9),
+    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9),
+    "v6e": Chip(32 * GIB, 918e12, 1640e9, 448e9),
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The kind of chip of a slice such as "v5e:2x4". Raises ConfigError for another text."""
+    kind = topology.partition(":")[0]
+    if kind not in CHIPS or not topology.partition(":")[2]:
+        raise ConfigError(
+            f"topology {topology!r} is none; wanted one of {', '.join(CHIPS)} and a shape, for instance v5e:2x4"
+        )
+    return CHIPS[kind]
+
+
+def devices_of(topology: str, slices: int = 1) -> list[Any]:
+    """Devices of that many slices, which libtpu compiles for. Raises ConfigError if there is no libtpu or slice."""
+    from jax.experimental import topologies
+
+    try:
+        with _quiet():
+            found = topologies.get_topology_desc(
+                topology_name=topology, platform="tpu", **({"num_slices": slices} if slices > 1 else {})
+            )
+    except Exception as error:  # jax and libtpu raise a dozen kinds, down to RuntimeError from C++.
+        reason = first_line(error)
+        raise ConfigError(
+            f"topology {topology!r} cannot be planned for: {reason} (libtpu compiles it; pip install 'lit_jax[tpu]')"
+        ) from error
+    return list(found.devices)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """libtpu asks the machine for the TPU that it sits in, and says at length that there is none."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,1 @@
+"""The whole way, from packages of the index to an exported model."""

@@ -1,0 +1,1 @@
+"""The training loop, the step, state, optimiser, caches and monitors."""

@@ -1,0 +1,40 @@
+"""How many steps of a run had a loss or a gradient that is not finite, and when that are too many."""
+
+import logging
+from collections import deque
+
+from lit_jax.utils.errors import NonFiniteError
+
+log = logging.getLogger(__name__)
+
+IN_A_ROW = 10
+WINDOW, SHARE = 1_000, 0.01
+
+
+class NonFiniteGuard:
+    """Counts the steps that changed nothing because their loss or a gradient was not finite."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._row = 0
+        self._window: deque[bool] = deque(maxlen=WINDOW)
+
+    def add(self, step: int, skipped: bool) -> None:
+        """Takes note of a step. Raises NonFiniteError after 10 skipped ones in a row, or more than 10 of 1,000."""
+        self._window.append(skipped)
+        self._row = self._row + 1 if skipped else 0
+        if skipped:
+            self.total += 1
+            log.warning(
+                "step %d is skipped: its loss or a gradient is not finite (%d so far)", step, self.total
+            )
+        found = ""
+        if self._row >= IN_A_ROW:
+            found = f"the last {self._row} steps had a loss or gradient that is not finite, and were skipped"
+        elif (many := sum(self._window)) > SHARE * WINDOW:
+            found = f"{many} of the last {len(self._window)} steps had a loss or gradient that is not finite"
+        if found:
+            raise NonFiniteError(
+                f"step {step}: {found}; nothing of it was saved: lower optim.peak_lr, "
+                "or set model.max_logit_scale or optim.clip_norm"
+            )

@@ -1,0 +1,65 @@
+"""What is trained and what is locked: lock letters and rules, params in two parts and back.
+
+The rules are rows of (regex over parameter paths, "lock" or "tune"): see `utils.path_rules`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from flax import traverse_util
+
+from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.path_rules import Rules, compile_patterns, first_match
+from lit_jax.utils.typing import Params
+
+TOWERS = ("vision", "text")  # In the order of the lock letters.
+LETTERS = {
+    "L": "lock",  # Pretrained and locked.
+    "U": "tune",  # Pretrained and tuned.
+    "u": "tune",  # From scratch and tuned: who builds the model does not load this tower's weights.
+}
+
+
+def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Iterable[str] = ()) -> Rules:
+    """Two letters, image tower then text tower (LiT, arXiv:2111.07991) -> rows of (regex, "lock" or "tune").
+
+    `L` is pretrained and locked, `U` pretrained and tuned, `u` from scratch and tuned; projections and
+    scalars are tuned. Rows in `first` come before everything. `fresh` names leaves that no checkpoint
+    had (a new pooler): they stay trainable inside a locked tower.
+    Raises ConfigError for other letters, a value that is neither "lock" nor "tune", and a broken regex.
+    """
+    if len(lock) != len(TOWERS) or not set(lock) <= LETTERS.keys():
+        raise ConfigError(
+            f"lock={lock!r} is not a lock: wanted two letters, image tower then text tower, each L (pretrained, "
+            f"locked), U (pretrained, tuned) or u (from scratch, tuned), for instance 'LU'"
+        )
+    for pattern, action in first:
+        if action not in ("lock", "tune"):
+            raise ConfigError(f"lock rule {pattern!r} says {action!r}: wanted 'lock' or 'tune'")
+    rules = (
+        *((pattern, action) for pattern, action in first),
+        *((re.escape(path), "tune") for path in fresh),
+        *((f"{tower}/.*", LETTERS[letter]) for tower, letter in zip(TOWERS, lock, strict=True)),
+        (r".*", "tune"),
+    )
+    compile_patterns(pattern for pattern, _ in rules)
+    return rules
+
+
+def partition(params: Params, rules: Rules) -> tuple[Params, Params]:
+    """`params` -> (tuned, locked) by `rules`; a leaf without a rule is tuned. `merge` is the way back.
+
+    Raises ConfigError if nothing would be tuned.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    tuned = {path for path in flat if first_match(path, rules, "tune") == "tune"}
+    if not tuned:
+        raise ConfigError("the lock rules leave no parameter to tune: unlock a tower or a projection")
+    halves = ({p: x for p, x in flat.items() if (p in tuned) is wanted} for wanted in (True, False))
+    return tuple(traverse_util.unflatten_dict(half, sep="/") for half in halves)
+
+
+def combine(tuned: Params, locked: Params) -> Params:
+    """The inverse of `split`."""
+    flat = traverse_util.flatten_dict(locked, sep="/") | traverse_util.flatten_dict(tuned, sep="/")
+    return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,0 +1,154 @@
+"""The outputs of a locked image tower, computed once and kept on disk.
+
+LiT locks the image tower (arXiv:2111.07991), so that without augmentation a picture gives the same vector in every
+epoch. They lie in one .npy file whose name is the hash of all that could change them.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from lit_jax.data.eval_batches import image_batches
+from lit_jax.data.sources.base import Source
+from lit_jax.parallel.distributed import (
+    barrier,
+    broadcast_int,
+    fetch,
+    is_main_process,
+    process_shard,
+    wait_for,
+)
+from lit_jax.parallel.sharding import put_batch
+from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.typing import Params
+from lit_jax.workdir.bucket import Workdir, pull, push
+
+log = logging.getLogger(__name__)
+
+FOLDER = "cache"  # In a workdir.
+
+
+def check_cacheable(tuned: Params, augment: str) -> None:
+    """Raises ConfigError with the reason why this run's images cannot be embedded once for all."""
+    if "vision" in tuned:
+        names = [
+            jax.tree_util.keystr(path, simple=True, separator="/")
+            for path, _ in jax.tree_util.tree_leaves_with_path(tuned["vision"])
+        ]
+        raise ConfigError(
+            f"cache=True needs an image tower that is locked as a whole; vision/{names[0]} is tuned "
+            f"(one of {len(names)}): lock it, take vision_pooling='cls' if it is a new pooler, or set cache=False"
+        )
+    if augment != "none":
+        raise ConfigError(
+            f"cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'"
+        )
+
+
+def fingerprint(config: Any, weights: Params, image_processor: Any, source: Source, dtype: Any) -> str:
+    """A hash of the tower's config and weights, the preprocessing, the data and the precision."""
+    digest = hashlib.sha256()
+    processor = {name: value for name, value in image_processor.to_dict().items() if not name.startswith("_")}
+    parts = [
+        repr(config),
+        json.dumps(processor, sort_keys=True, default=str),
+        source.fingerprint(),
+        str(dtype),
+    ]
+    digest.update("\0".join(parts).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(fetch(leaf)).tobytes())
+    return digest.hexdigest()
+
+
+def path_of(folder: Path, key: str) -> Path:
+    """The file of the outputs with that fingerprint, which need not be there."""
+    return folder / f"{key[:32]}.npy"
+
+
+def pooled_images(
+    folder: Path,
+    key: str,
+    source: Source,
+    *,
+    pool: Callable[[np.ndarray], jax.Array],
+    decode: Callable[[bytes], np.ndarray],
+    mesh: Mesh,
+    batch_size: int,
+    on_bad_record: str = "skip",
+    progress: Callable[[int, int], None] | None = None,
+    workdir: Workdir | None = None,
+) -> Float[np.ndarray, "R Dv"]:
+    """`pool` of every picture of `source`, in order, float32, memory-mapped from a file in `folder`.
+
+    Computed if the file is not there; it appears only when complete. `pool` maps uint8 images on the mesh to [B Dv]. A
+    picture that cannot be read has a row of NaN. `progress(done, total)` is called after each batch. Several processes
+    each read their part of the pictures, and the first one writes. `workdir` is what `folder` may lie in: if it is in a
+    bucket, the file is kept there, and brought here for each start.
+    """
+    path = path_of(folder, key)
+    _bring(workdir, path)
+    if not broadcast_int(path.is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.
+        try:
+            _compute(draft, source, pool, decode, mesh, batch_size, on_bad_record, progress)
+            if is_main_process():
+                draft.replace(path)
+                if workdir is not None:
+                    push(workdir)
+        finally:
+            draft.unlink(missing_ok=True)
+        barrier("cache")
+        _bring(workdir, path)
+    wait_for(path)
+    return np.load(path, mmap_mode="r")
+
+
+def _bring(workdir: Workdir | None, path: Path) -> None:
+    if workdir is not None and not path.is_file():
+        pull(workdir, f"{path.parent.name}/{path.name}")
+
+
+def _compute(
+    path: Path,
+    source: Source,
+    pool: Callable,
+    decode: Callable,
+    mesh: Mesh,
+    batch_size: int,
+    on_bad_record: str,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    out: Any = None
+    done = 0
+    batches = image_batches(
+        source,
+        decode=decode,
+        batch_size=batch_size,
+        **process_shard(),
+        on_bad_record=on_bad_record,
+    )
+    for batch in batches:
+        placed = put_batch(batch, mesh)
+        rows, index, mask = (fetch(x) for x in (pool(placed["images"]), placed["index"], placed["mask"]))
+        done += int(np.count_nonzero(index >= 0))
+        if is_main_process():
+            if out is None:
+                shape = (len(source), rows.shape[1])
+                out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            out[index[index >= 0]] = np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0]
+        if progress:
+            progress(done, len(source))
+    if is_main_process():
+        out.flush()

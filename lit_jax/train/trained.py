@@ -1,0 +1,51 @@
+"""The model that a workdir has come to."""
+
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lit_jax.config import TrainConfig
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.train import partition
+from lit_jax.train.build import compute_of
+from lit_jax.train.model_description import described
+from lit_jax.utils.typing import Params
+from lit_jax.workdir.bucket import Workdir
+from lit_jax.workdir.checkpoints import Checkpoints
+from lit_jax.workdir.files import read_recipe
+
+
+class TrainedModel(NamedTuple):
+    """What a run has come to: its model at the newest checkpoint, params as float32 numpy arrays."""
+
+    recipe: TrainConfig
+    module: DualEncoder
+    processor: Any
+    params: Params
+    step: int
+    tuned: int  # Of all parameters, those that training moves.
+
+
+def checkpoints_of(recipe: TrainConfig, workdir: Workdir) -> Checkpoints:
+    """Where a run of this recipe keeps its states. Raises ConfigError."""
+    return Checkpoints(
+        str(workdir),
+        save_every=recipe.save_every,
+        keep=recipe.keep,
+        keep_best=recipe.keep_best,
+        best_metric=recipe.best_metric,
+        best_mode=recipe.best_mode,
+    )
+
+
+def read_trained(workdir: Workdir, *, step: int | None = None) -> TrainedModel:
+    """The newest checkpoint of `workdir` that is whole, or that of `step`. Raises CheckpointError."""
+    found = read_recipe(workdir)
+    with closing(checkpoints_of(found, workdir)) as checkpoints:
+        saved = checkpoints.read(step=step)
+    loaded, processor = described(workdir, compute_of(found.model))
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), partition.combine(saved.tuned, saved.locked))
+    tuned = sum(leaf.size for leaf in jax.tree.leaves(saved.tuned))
+    return TrainedModel(found, loaded.module, processor, params, saved.step, tuned)

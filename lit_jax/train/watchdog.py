@@ -1,0 +1,61 @@
+"""A watch over the steps of a run: where one hangs is shown, and one that hangs too long ends the run."""
+
+import faulthandler
+import logging
+import os
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+
+from lit_jax.utils.errors import STALLED
+
+log = logging.getLogger(__name__)
+
+SLOW = 10.0  # Times the median of the steps before it.
+PATIENCE = 60.0  # Seconds that any step may take.
+
+
+class Watchdog:
+    """Expects `beat` at every step. `close` ends the watch.
+
+    A step that takes more than `patience` seconds and ten times as long as its predecessors has the stacks of all
+    threads written to standard error, once. After `limit` seconds (0: never) without a beat the process ends with
+    status 6: what hangs in a device cannot be interrupted.
+    """
+
+    def __init__(self, limit: float, *, patience: float = PATIENCE):
+        self._limit, self._patience = limit, patience
+        self._took: deque[float] = deque(maxlen=101)
+        self._last, self._shown = time.monotonic(), False
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="lit_jax-watchdog", daemon=True).start()
+
+    def beat(self) -> None:
+        """Something was done."""
+        now = time.monotonic()
+        self._took.append(now - self._last)
+        self._last, self._shown = now, False
+
+    def close(self) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._patience / 2)):
+            waited = time.monotonic() - self._last
+            if self._limit and waited > self._limit:
+                print(
+                    f"lit-jax: nothing was done for {waited:.0f} s (config.stall_limit is {self._limit:g}); the stacks "
+                    "show where it hangs. The newest checkpoint is whole: start again to go on from there",
+                    file=sys.stderr,
+                )
+                faulthandler.dump_traceback(all_threads=True)
+                sys.stderr.flush()
+                os._exit(STALLED)
+            took = list(self._took)
+            usual = statistics.median(took) if took else 0.0
+            if not self._shown and took and waited > max(self._patience, SLOW * usual):
+                self._shown = True
+                log.warning("no step for %.0f s, where %.3g s are usual; all stacks:", waited, usual)
+                faulthandler.dump_traceback(all_threads=True)

@@ -1,0 +1,1 @@
+"""Errors, types, files and the console; no knowledge of models or data."""

@@ -1,0 +1,56 @@
+"""Words that are to be published, without what they tell of the machine that they were written on."""
+
+import re
+import socket
+
+from lit_jax.utils.errors import ConfigError
+
+_LOCAL = re.compile(
+    r"""
+    (?P<url>    \b[a-z][a-z0-9+]*://REST)
+  | (?P<account>(?<![\w./-])[\w.+-]+@[A-Za-z][\w.-]*(?::REST)?)        # user@host, user@host:path
+  | (?P<path>   (?:\\\\|(?<!\w)[A-Za-z]:[\\/])REST                     # \\host\share, C:\folder
+              | (?<![\w.~/<\\])(?:~(?:[A-Za-z][\w.-]*)?|\.{1,2})?/[\w.~]REST)  # /folder, ~/folder, ../folder
+    """.replace("REST", r"""[^\s'"`<>|)\]]*"""),
+    re.VERBOSE,
+)
+
+
+def public(text: str) -> str:
+    """`text` without what tells of a machine: local paths and bucket addresses keep their last component.
+
+    Web addresses of public hosts stay, without a password. Relative names such as "owner/name" stay.
+    Raises ConfigError for an account `user@host` and for the name of this machine.
+    """
+
+    def shown(found: re.Match[str]) -> str:
+        word = found[0]
+        if found["path"]:
+            return last_part(word)
+        if found["account"]:
+            if ":" not in word:
+                raise ConfigError(f"the card would name {word!r}, an account on a machine; leave it out")
+            return last_part(word.partition(":")[2])
+        scheme, _, address = word.partition("://")
+        host, slash, rest = address.partition("/")
+        host = host.rpartition("@")[2]
+        if scheme == "hf" or (scheme in ("http", "https") and _is_public(host)):
+            return f"{scheme}://{host}{slash}{rest}"
+        return last_part(rest)
+
+    text = _LOCAL.sub(shown, text)
+    machine = socket.gethostname()
+    # A name such as "data" is a word as well; it gives nothing away.
+    if re.search(r"[\d.-]", machine) and re.search(rf"(?<![\w.-]){re.escape(machine)}(?![\w-])", text):
+        raise ConfigError(f"the card would name this machine, {machine!r}; leave it out")
+    return text
+
+
+def last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def _is_public(host: str) -> bool:
+    name = host.partition(":")[0].lower()
+    numeric = re.fullmatch(r"[\d.]+", name) or name.startswith("[")
+    return "." in name and not numeric and not name.endswith((".local", ".internal", ".lan", ".localdomain"))

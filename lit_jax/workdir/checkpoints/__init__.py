@@ -1,0 +1,272 @@
+"""The state of a run on disk, through Orbax: saved in the background, restored whole or not at all.
+
+    WORKDIR/checkpoints/locked/         the locked weights, written once before the first step is
+    WORKDIR/checkpoints/step_STEP/      tuned, opt, data; metrics, where the best are kept
+
+A folder takes its name, in a bucket its mark, only when it is complete, and then holds the sha256 of all that is in it
+(`sums`), without which Orbax would restore a flipped bit. What else lies there, left behind by a kill or put there by
+somebody, is not taken for a checkpoint (`whole`).
+"""
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+
+import lit_jax
+from lit_jax.utils import checksums
+from lit_jax.utils.errors import CheckpointError, NonFiniteError
+from lit_jax.utils.typing import Params
+from lit_jax.workdir.checkpoints import whole
+from lit_jax.workdir.checkpoints.keeping import Keeping
+from lit_jax.workdir.checkpoints.trees import nested, not_finite, read, read_data, reason
+from lit_jax.workdir.checkpoints.whole import LOCKED_SUMS, MARKS, NAMES
+
+log = logging.getLogger(__name__)
+
+VERSION = "lit_jax"  # The key under which `data` gets the version of this package.
+FAILURES = 3  # Saves that may fail in a row.
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds besides the optimiser: weights as numpy arrays, and the data saved with them."""
+
+    step: int
+    tuned: Params
+    locked: Params
+    data: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run; every process makes one and calls the same methods in the same order.
+
+    A `state` is a `state.State`. `save_every` is in steps; the `keep` newest checkpoints are kept, and the
+    `keep_best` that have the largest `best_metric` (the smallest, if `best_mode` is "min").
+    Making one touches no file. Raises ConfigError for numbers and modes that are none.
+    """
+
+    def __init__(
+        self,
+        workdir: str | epath.PathLike,
+        *,
+        save_every: int,
+        keep: int = 3,
+        keep_best: int = 0,
+        best_metric: str = "",
+        best_mode: str = "max",
+    ) -> None:
+        self._keeping = Keeping(save_every, keep, keep_best, best_metric, best_mode)
+        local = "://" not in str(workdir)  # Orbax wants absolute paths, and a bucket's has no other form.
+        self.folder = (
+            epath.Path(os.path.abspath(epath.Path(workdir).expanduser()) if local else workdir)
+            / "checkpoints"
+        )
+        self._continued = False  # Whether what is saved follows what lies there.
+        self._writing = self.folder  # The folder that the background is at.
+        self._failed = 0  # Saves in a row.
+
+    def steps(self) -> list[int]:
+        """The steps that are complete on disk, oldest first; whether they are whole is not looked at."""
+        return whole.steps(self.folder)
+
+    def latest(self) -> int | None:
+        """The newest complete step on disk; None without one."""
+        return max(self.steps(), default=None)
+
+    def name(self, step: int) -> str:
+        """That of a step's folder."""
+        return NAMES.build_name(step)
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with a step's files, in a few words; None if they are what was written."""
+        return whole.damage(self.folder, step)
+
+    def locked_damage(self) -> str | None:
+        """The same of the locked weights, which all steps share; None also where there are none."""
+        return whole.locked_damage(self.folder)
+
+    def due(self, step: int) -> bool:
+        """Whether `save` would write something unasked."""
+        return not self._continued or bool(self._failed) or self._manager.should_save(step)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, float] | None = None,
+        force: bool = False,
+    ) -> bool:
+        """Call it after every step: saves when due, or with `force`, and says whether it did.
+
+        Due is every `save_every`-th step, and the next one after a save that failed. `data` is JSON; its key "lit_jax"
+        is ours. Of `metrics` the best one is looked up. Returns when the arrays are copied, so `state` may be given
+        away, and waits only for an earlier save. A step already saved is not saved again.
+        Raises CheckpointError if the run would start anew among checkpoints that were not restored, and if FAILURES
+        saves in a row could not be written (the first one, where there are several processes); NonFiniteError for a
+        state that is not finite; TypeError for `data` that is not JSON.
+        """
+        if not self._continued:
+            self._begin(state.locked)
+        if not self._manager.is_saving_in_progress():
+            self._settle()
+        if not (force or self.due(step)) or step in self._manager.all_steps():
+            return False
+        json.dumps(data)  # Here rather than in the background, where the step would be lost.
+        if (path := not_finite({"tuned": state.tuned, "opt": state.opt})) is not None:
+            raise NonFiniteError(
+                f"{path} is not finite after step {step}, which is not saved; the newest checkpoint is that of step "
+                f"{self.latest()}: lower optim.peak_lr, or set model.max_logit_scale or optim.clip_norm"
+            )
+        self._settle()
+        self._writing = self.folder / NAMES.build_name(step)
+        items = ocp.args.Composite(
+            tuned=ocp.args.StandardSave(nested(state.tuned)),
+            opt=ocp.args.StandardSave(nested({"step": state.step, "opt": state.opt})),
+            data=ocp.args.JsonSave({**data, VERSION: lit_jax.__version__}),
+        )
+        try:
+            return self._manager.save(step, args=items, metrics=self._keeping.best(metrics), force=True)
+        except Exception as error:  # Of as many kinds as Orbax and the file systems have.
+            self._count(error)
+            return False
+
+    def restore(
+        self, state: Any, *, step: int | None = None, fallback: bool = True
+    ) -> tuple[Any, dict[str, Any]]:
+        """The newest state that is whole, or that of `step`, placed as `state` is, and its data.
+
+        `state` is concrete, or abstract: `jax.ShapeDtypeStruct` leaves with a sharding. Its values are not used;
+        what was saved comes back to the last bit, on whatever mesh. Newer checkpoints that are damaged are named in a
+        warning and get `.damaged` behind their names.
+        Raises CheckpointError if there is no checkpoint, if its leaves differ from those of `state` in path,
+        shape or dtype (naming the first), if it cannot be read, and if it is damaged and either every other is too, or
+        `step` is given or `fallback` unset.
+        """
+        found, damaged = self._whole(step, fallback)
+        folder = self.folder / NAMES.build_name(found)
+        tuned = read(folder / "tuned", state.tuned)
+        locked = read(self.folder / "locked", state.locked)
+        rest = read(folder / "opt", {"step": state.step, "opt": state.opt})
+        if jax.process_index() == 0:
+            for each in damaged:
+                whole.set_aside(self.folder, each)
+        _together("damaged checkpoints are set aside")
+        self._continued = True
+        data = read_data(folder / "data")
+        return state._replace(tuned=tuned, locked=locked, **rest), _without_version(data)
+
+    def read(self, *, step: int | None = None, fallback: bool = True) -> Saved:
+        """The weights of the newest checkpoint that is whole, or of `step`, whatever their shapes.
+
+        Raises CheckpointError as `restore` does.
+        """
+        found, _ = self._whole(step, fallback)
+        folder = self.folder / NAMES.build_name(found)
+        locked = read(self.folder / "locked") if (self.folder / "locked").exists() else {}
+        return Saved(found, read(folder / "tuned"), locked, _without_version(read_data(folder / "data")))
+
+    def wait(self) -> None:
+        """Returns when everything is on disk. Raises CheckpointError if the last save is not."""
+        if "_manager" in self.__dict__:
+            self._settle(last=True)
+
+    def close(self) -> None:
+        """`wait`, then ends the threads."""
+        if "_manager" in self.__dict__:
+            self.wait()
+            self._manager.close()
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        return self._keeping.manager(self.folder, self._sum)
+
+    def _sum(self) -> None:
+        """Called by Orbax, in its thread, when all files are written and the folder has not yet its name."""
+        folder = whole.draft_of(self._writing)
+        beside = (LOCKED_SUMS,) if (folder.parent / "locked" / checksums.NAME).exists() else ()
+        of_step = self._writing.name != "locked"
+        checksums.write(folder, beside=beside if of_step else (), without=MARKS)
+
+    def _settle(self, *, last: bool = False) -> None:
+        """Waits for the save in the background, and counts it if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._count(error, last=last)
+        else:
+            if self._failed and whole.complete(self._writing):
+                self._failed = 0
+
+    def _count(self, error: Exception, *, last: bool = False) -> None:
+        self._failed += 1
+        what = f"{self._writing} could not be saved ({reason(error)})"
+        draft = whole.draft_of(self._writing)
+        try:
+            done = draft == self._writing and whole.complete(draft)  # What failed came after it.
+            if jax.process_index() == 0 and draft.exists() and not done:
+                draft.rmtree()  # It takes the room that the next one needs.
+        except Exception as failure:
+            log.warning("%s cannot be removed: %s", draft, failure)
+        if last or self._failed >= FAILURES or jax.process_count() > 1:
+            raise CheckpointError(
+                f"{what}; the newest checkpoint is that of step {self.latest()}: make room, or mend the place, and "
+                "start again"
+            ) from error
+        log.warning("%s; trying again after the next step (%d of %d)", what, self._failed + 1, FAILURES)
+
+    def _begin(self, locked: Params) -> None:
+        found = self.latest()
+        if found is not None:
+            raise CheckpointError(
+                f"{self.folder} holds step {found} of a run that was not restored: restore it, "
+                f"or begin in an empty workdir"
+            )
+        self._writing = folder = self.folder / "locked"
+        if jax.tree.leaves(locked):
+            options = ocp.options.AsyncOptions(post_finalization_callback=self._sum)
+            try:
+                with ocp.StandardCheckpointer(async_options=options) as writer:
+                    writer.save(
+                        folder, nested(locked), force=True
+                    )  # Waits: no step may be complete before it is.
+            except Exception as error:
+                self._failed = FAILURES
+                self._count(error)
+        elif jax.process_index() == 0 and folder.exists():  # Of a run killed before its first checkpoint.
+            folder.rmtree()
+        self._continued = True
+
+    def _whole(self, step: int | None, fallback: bool) -> tuple[int, list[int]]:
+        """The newest step that is whole, or `step`, and the newer ones, which are not: on all processes the same."""
+        found, damaged, problem = -1, list[int](), None
+        if jax.process_index() == 0:
+            try:
+                found, damaged = whole.search(self.folder, step, fallback)
+            except CheckpointError as error:
+                problem = error
+        if jax.process_count() > 1:
+            found = int(multihost_utils.broadcast_one_to_all(np.int64(found)))
+        if found < 0:
+            raise problem or CheckpointError(
+                f"{self.folder} holds no checkpoint to go on from; process 0 says why"
+            )
+        return found, damaged
+
+
+def _without_version(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key != VERSION}
+
+
+def _together(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

@@ -1,0 +1,124 @@
+"""The other descriptions of a folder: tables, texts beside the pictures, a directory for each class."""
+
+import pytest
+
+from lit_jax.data.sources import folder_tables
+from lit_jax.data.sources.registry import open_source
+from lit_jax.utils.errors import DataError
+from tests.data.conftest import png
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """`pictures(names, **texts)`: a directory with these pictures and these other files."""
+
+    def write(*names, **files):
+        root = tmp_path / "p"
+        for i, name in enumerate(names):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(png(i))
+        for name, text in files.items():
+            path = root / name.replace("__", "/").replace("_", ".")
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return root
+
+    return write
+
+
+def records(root, **options):
+    source = open_source(f"folder:{root}", **options)
+    return [(source[i]["id"], source[i]["image"], source[i]["captions"]) for i in range(len(source))]
+
+
+def test_a_csv_has_quotes_several_captions_a_picture_and_columns_of_other_names(pictures):
+    text = '\ufefffilepath,title,url\na.png,"one, ""two""\nthree",x\r\n\na.png,zwei é,y\nb.png,b,z\n'
+    root = pictures("a.png", "b.png", captions_csv=text)
+    want = [("a.png", png(0), ['one, "two"\nthree', "zwei é"]), ("b.png", png(1), ["b"])]
+    assert records(root) == want
+    assert records(root, caption="url")[0][2] == ["x", "y"]
+
+
+def test_a_tsv_has_ids_and_labels(pictures):
+    root = pictures(
+        "a.png", "b.png", captions_tsv="id\tfile_name\ttext\tlabel\nx\ta.png\ta, b\tcat\n\tb.png\tc\tant\n"
+    )
+    source = open_source(str(root))
+    assert source[0] == {"image": png(0), "captions": ["a, b"], "id": "x", "label": 1}
+    assert source[1]["id"] == "b.png" and source.class_names == ("ant", "cat")
+
+
+def test_a_table_of_labels_alone_is_a_classification_set(pictures):
+    source = open_source(str(pictures("a.png", captions_csv="file_name,label\na.png,3\n")))
+    assert (
+        source[0] == {"image": png(0), "captions": [], "id": "a.png", "label": 3}
+        and source.class_names is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"line 1 of captions\.csv: the columns are none; want a first line with file_name and caption"),
+        ("a.png,a\n", r"the columns are a\.png, a; want a first line"),
+        ("file_name,caption\na.png\n", "line 2 of captions.csv: 1 cells, want 2"),
+        ("file_name,caption\n\n/etc/passwd,a\n", "line 3 .* leads out of the folder"),
+        ("file_name,caption\n,a\n", "line 2 .* file_name is ''"),
+        ("file_name,caption\n", r"captions\.csv has no records"),
+        ('file_name,caption\na.png,"' + "x" * 200_000, "line 2 .* field larger"),
+        ("file_name,caption,label\na.png,x,1\na.png,x,1\nb.png,x,cat\n", "line 4 .* both numbers and names"),
+        (b"\xff,caption\n", "invalid UTF-8 at byte 0"),
+    ],
+)
+def test_a_table_that_is_not_understood_is_told_in_a_sentence(pictures, text, words):
+    with pytest.raises(DataError, match=words) as error:
+        open_source(f"folder:{pictures('a.png', captions_csv=text)}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_row_leaves_the_others_readable(pictures):
+    source = open_source(
+        str(pictures("a.png", captions_csv=b"file_name,caption\nb.png,\xff\na.png,a\nc.png,c\n"))
+    )
+    with pytest.raises(DataError, match=r"line of captions\.csv is invalid UTF-8 at byte 6"):
+        source[0]
+    with pytest.raises(DataError, match=r"'c\.png' cannot be read"):
+        source[2]
+    assert source[1]["captions"] == ["a"]
+
+
+def test_texts_beside_the_pictures_are_captions(pictures):
+    root = pictures(
+        "b.png", "a.JPG", "sub/c.png", "d.png", b_txt="b é\n", a_txt="a\nb\r\n", sub__c_txt="c", notes_md="x"
+    )
+    source = open_source(str(root))
+    assert source[0] == {"image": png(1), "captions": ["a\nb"], "id": "a"}
+    assert source[1] == {"image": png(0), "captions": ["b é"], "id": "b"}
+    with pytest.raises(DataError, match=r"'d\.txt' cannot be read"):
+        source[2]
+    assert source[3] == {"image": png(2), "captions": ["c"], "id": "sub/c"} and source.class_names is None
+
+
+def test_a_directory_for_each_class_is_a_classification_set(pictures):
+    source = open_source(f"folder:{pictures('dog/1.png', 'cat/2.png', 'cat/deep/3.png', '.trash/4.png')}")
+    assert source.class_names == ("cat", "dog") and len(source) == 3
+    assert source[0] == {"image": png(1), "captions": [], "id": "cat/2", "label": 0}
+    assert source[2]["label"] == 1
+
+
+def test_pictures_that_nothing_describes_are_refused(pictures):
+    with pytest.raises(DataError, match=r"no a\.txt beside its a\.jpg"):
+        open_source(f"folder:{pictures('a.png', 'cat/1.png')}")
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "captions.csv"])
+def test_a_large_table_is_indexed_and_read_the_same(pictures, name, monkeypatch):
+    lines = {
+        "metadata.jsonl": ['{"file_name": "a.png", "caption": "a", "label": "x"}', '{"file_name": "b.png"}'],
+        "captions.csv": ["file_name,caption,label", "a.png,a,x", "b.png,b,x"],
+    }
+    root = pictures("a.png", "b.png", **{name.replace(".", "_"): "\n".join(lines[name])})
+    want = records(root)
+    monkeypatch.setattr(folder_tables, "_KEPT", 0)
+    assert records(root) == want and len(list(root.glob(".lit_jax-*"))) == 1
+    monkeypatch.setattr(folder_tables.Rows, "_scan", lambda *_: 1 / 0)
+    assert records(root) == want and open_source(str(root)).class_names == ("x",)

@@ -1,0 +1,96 @@
+"""What `inspect` counts is what is there, and its sheet shows the pairs."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from lit_jax.commands.inspect import main
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.tools.contact_sheet import contact_sheet
+from lit_jax.data.tools.summary import summarize
+from lit_jax.utils.errors import ConfigError, DataError
+from tests import tiny
+from tests.data.conftest import RECORDS, png
+
+
+@pytest.fixture
+def mixed(write_folder):
+    """Eight records: two of one picture, one of another size, one without a caption, two broken."""
+    names = ["00.png", "01.png", "00.png", "wide.png", "02.png", "03.png", "gone.png", "04.png"]
+    captions = [["a red square"], ["a b", "c d e f"], ["x"], ["y z"], [], ["w " * 30], ["v"], [" "]]
+    rows = [
+        {"file_name": name, "captions": texts, "id": str(i)}
+        for i, (name, texts) in enumerate(zip(names, captions, strict=True))
+    ]
+    folder = write_folder(rows, name="mixed")
+    (folder / "wide.png").write_bytes(png(0, (50, 20)))
+    return f"folder:{folder}"
+
+
+def test_every_count_is_the_one_that_was_put_there(mixed):
+    found = summarize(open_source(mixed))
+    assert (found["records"], found["looked_at"], found["formats"]) == (8, 8, {"PNG": 6})
+    assert found["shorter_side"] == {"least": 7, "median": 7, "95%": 16, "most": 20}
+    assert found["longer_side"]["most"] == 50
+    assert found["words"] == {"least": 1, "median": 2, "95%": 23, "most": 30} and "cut" not in found
+    assert found["captions_per_record"] == 1 and found["without_caption"] == found["same_picture"] == 1 / 6
+    assert found["broken"] == 2 / 8 and found["reasons"] == {
+        "'gone.png' cannot be read: No such file or directory": 1,
+        "caption has no visible character": 1,
+    }
+
+
+def test_tokens_are_counted_as_training_counts_them(mixed, tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path / "t")
+    arguments = [
+        mixed,
+        "--tokenizer",
+        str(tmp_path / "t"),
+        "--text-length",
+        "5",
+        "--json",
+        str(tmp_path / "j"),
+    ]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    found = json.loads((tmp_path / "j").read_text())
+    assert found["tokens"]["least"] == 3 and found["tokens"]["most"] == 32  # With [CLS] and [SEP].
+    assert found["cut"] == 2 / 6 and "33.33%" in done.output and "gone.png" in done.output
+
+
+def test_a_sample_is_drawn_where_there_are_more(folder):
+    source = open_source(str(folder))
+    found = summarize(source, limit=7)
+    assert (found["records"], found["looked_at"], found["labelled"], found["classes"]) == (RECORDS, 7, 1, 3)
+    assert summarize(source, limit=None)["looked_at"] == RECORDS
+    with pytest.raises(ConfigError, match="limit is 0"):
+        summarize(source, limit=0)
+
+
+def test_a_source_without_a_whole_record_is_refused(write_folder):
+    source = open_source(str(write_folder([{"file_name": "gone.png"}])))
+    with pytest.raises(DataError, match=r"every one of 1 records is broken: 'gone\.png' cannot be read"):
+        summarize(source)
+
+
+def test_the_sheet_shows_sixteen_pairs_and_leaves_the_broken_out(mixed, folder, tmp_path):
+    summarize(open_source(mixed), sheet=tmp_path / "few.png")
+    few = Image.open(tmp_path / "few.png")
+    source = open_source(str(folder))
+    summarize(source, sheet=tmp_path / "many.png")
+    many = Image.open(tmp_path / "many.png")
+    assert few.mode == "RGB" and few.width == many.width and few.height < many.height
+    red = contact_sheet(open_source(mixed), [0])
+    assert not np.array_equal(np.asarray(red), np.asarray(contact_sheet(open_source(mixed), [1])))
+
+
+def test_a_long_caption_and_an_odd_picture_stay_in_their_places(write_folder):
+    folder = write_folder(
+        [{"file_name": "hair.png", "caption": "long" * 400 + " word" * 5000, "id": "i" * 900}]
+    )
+    (folder / "hair.png").write_bytes(png(0, (3000, 1)))
+    page = contact_sheet(open_source(str(folder)), [0])
+    right = np.asarray(page)[:, 40 + 300 + 2 :][120:]  # Beside the only column.
+    assert (right == right[0, 0]).all()

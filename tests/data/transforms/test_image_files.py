@@ -1,0 +1,46 @@
+"""Every kind of picture becomes RGB, as transformers would see it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_jax.data.transforms.image_files import open_image
+from tests.bad_pictures import encoded, noise
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_on_white(mode):
+    clear = Image.new(mode, (4, 4), (0,) * len(mode))
+    assert np.asarray(open_image(encoded(clear))).tolist() == np.full((4, 4, 3), 255).tolist()
+    half = Image.new(mode, (1, 1), (*[0] * (len(mode) - 1), 128))
+    assert np.asarray(open_image(encoded(half)))[0, 0].tolist() == [127] * 3
+
+
+def test_a_transparent_colour_of_a_palette_or_of_rgb_is_white():
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putpixel((1, 0), 1)
+    assert np.asarray(open_image(encoded(palette)))[0].tolist() == [[255, 0, 0], [0, 0, 255]]
+    got = np.asarray(open_image(encoded(palette, transparency=0)))[0].tolist()
+    assert got == [[255, 255, 255], [0, 0, 255]]
+    red = Image.new("RGB", (1, 1), "red")
+    assert np.asarray(open_image(encoded(red, transparency=(255, 0, 0))))[0, 0].tolist() == [255] * 3
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_not_clipped():
+    grey = Image.fromarray(np.array([[0, 257 * 3, 257 * 200, 65535]], np.uint16))
+    assert np.asarray(open_image(encoded(grey)))[0, :, 0].tolist() == [0, 3, 200, 255]
+
+
+def test_the_orientation_tag_is_ignored_as_transformers_ignores_it():
+    image = noise((8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_image(encoded(image, "PNG", exif=exif)).size == (8, 4)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(np.asarray(open_image(data))[0, 0], [255, 0, 0], atol=3)

@@ -1,0 +1,299 @@
+"""Torch's own files are read to the bit; nothing that a pickle asks for is ever run."""
+
+import collections
+import os
+import pickle
+import pickletools
+import zipfile
+
+import numpy as np
+import pytest
+
+from lit_jax.hf.formats import torch_pickle
+from lit_jax.hf.formats.torch_pickle import TorchFile
+from lit_jax.utils.errors import WeightError
+
+
+def archive(path, pickled, *, byteorder=b"little", root="model", compression=zipfile.ZIP_STORED, **storages):
+    """A file as torch.save lays it out; `s0=...` are the bytes of `data/0`."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr(f"{root}/data.pkl", pickled)
+        file.writestr(f"{root}/byteorder", byteorder)
+        for key, data in storages.items():
+            file.writestr(f"{root}/data/{key[1:]}", data)
+    return path
+
+
+def text(value):
+    encoded = value.encode()
+    return b"X" + len(encoded).to_bytes(4, "little") + encoded
+
+
+def integer(value):
+    return b"J" + value.to_bytes(4, "little", signed=True)
+
+
+def numbers(values):
+    return b"(" + b"".join(map(integer, values)) + b"t"
+
+
+def storage(key="0", size=6, kind="FloatStorage"):
+    return (
+        b"("
+        + text("storage")
+        + f"ctorch\n{kind}\n".encode()
+        + text(key)
+        + text("cpu")
+        + integer(size)
+        + b"tQ"
+    )
+
+
+def tensor(offset=0, shape=(2, 3), strides=(3, 1), stored=None, rest=b"\x89}"):
+    """The pickle of one tensor, instruction by instruction, so that it may be a wrong one."""
+    arguments = (stored or storage()) + integer(offset) + numbers(shape) + numbers(strides) + rest
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
+
+
+def state_dict(value, name="w"):
+    return b"\x80\x02}(" + text(name) + value + b"u."
+
+
+SIX = np.arange(6, dtype=np.float32)
+
+
+def test_a_tensor_is_read_without_torch(tmp_path):
+    file = TorchFile(archive(tmp_path / "a.bin", state_dict(tensor()), s0=SIX.tobytes()))
+    assert file.keys() == ["w"]
+    np.testing.assert_array_equal(file.get_tensor("w"), SIX.reshape(2, 3))
+
+
+DTYPES = "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool".split()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_of_torch_is_read_to_the_bit(dtype, tmp_path):
+    torch = pytest.importorskip("torch")
+    weights = collections.OrderedDict(a=(torch.randn(3, 5) * 3).to(getattr(torch, dtype)))
+    torch.save(weights, tmp_path / "a.bin")
+    got = TorchFile(tmp_path / "a.bin").get_tensor("a")
+    assert got.dtype == np.dtype(dtype)
+    assert got.tobytes() == weights["a"].contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_views_parameters_scalars_and_ties_are_as_in_torch(protocol, tmp_path):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))  # Has _metadata beside it.
+    whole = torch.arange(24.0).reshape(4, 6)
+    weights = module.state_dict()
+    weights |= {
+        "view": whole[1:, ::2],
+        "transposed": whole.T,
+        "expanded": torch.ones(1, 3).expand(5, 3),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 4),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+        "tied": weights["0.weight"],
+    }
+    torch.save(weights, tmp_path / "a.bin", pickle_protocol=protocol)
+    file = TorchFile(tmp_path / "a.bin")
+    assert file.keys() == list(weights)
+    for name, want in weights.items():
+        np.testing.assert_array_equal(file.get_tensor(name), want.detach().numpy(), strict=True)
+
+
+def test_a_storage_shared_by_many_views_is_read_once(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    whole = torch.randn(8, 4)
+    torch.save({str(i): row for i, row in enumerate(whole)}, tmp_path / "a.bin")
+    file = TorchFile(tmp_path / "a.bin")
+    reads = []
+    read = zipfile.ZipFile.read
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, name: reads.append(name) or read(self, name))
+    np.testing.assert_array_equal([file.get_tensor(str(i)) for i in range(8)], whole.numpy())
+    assert len(reads) == 1
+
+
+class Evil:
+    """Runs `function(*arguments)` in whoever unpickles it."""
+
+    def __init__(self, function, *arguments):
+        self.parts = function, arguments
+
+    def __reduce__(self):
+        return self.parts
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("function", "name"), [(os.system, r"'posix\.system'"), (eval, r"builtin(s|__)\.eval'")]
+)
+def test_a_malicious_pickle_is_refused_by_name_and_not_run(function, name, nested, protocol, tmp_path):
+    evil = Evil(os.system, "touch ran") if function is os.system else Evil(eval, "open('ran', 'w')")
+    evil = {"w": {"deeper": (1, evil)}} if nested else evil
+    path = archive(tmp_path / "evil.bin", pickle.dumps(evil, protocol))
+    message = name if protocol else f"{name}|instruction"  # Nested, 0 is refused at its first text.
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        with pytest.raises(WeightError, match=rf"evil\.bin: .*({message})"):
+            TorchFile(path)
+    finally:
+        os.chdir(here)
+    assert not (tmp_path / "ran").exists()
+
+
+CALLS = b"ctorch._utils\n_rebuild_tensor_v2\n"
+PARAMETER = b"ctorch._utils\n_rebuild_parameter\n"
+ORDERED = b"ccollections\nOrderedDict\n"
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (ORDERED + integer(7) + b"\x85R.", "damaged"),  # Wild arguments of what is allowed.
+        (CALLS + b")R.", "damaged"),
+        (CALLS + b"(" + numbers([1]) * 6 + b"tR.", "torch would not|damaged"),
+        (state_dict(PARAMETER + b"(" + numbers([1]) + b"\x89}tR"), "'w' is of type tuple where a tensor"),
+        (CALLS + b"}b.", "one _Name where tensors"),  # State for a function.
+        (b"ctorch\nFloatStorage\n)R.", "calls what is no function"),
+        (text("collections.OrderedDict") + b")R.", "calls what is no function"),
+        (ORDERED + b")\x81.", "instruction NEWOBJ"),
+        (b"(" + ORDERED + b"o.", "instruction OBJ"),
+        (b"(ios\nsystem\n.", "instruction INST"),
+        (b"\x82\x01.", "instruction EXT1"),
+        (b"].", "instruction EMPTY_LIST"),
+        (text("os") + text("system") + b"\x93.", r"asks for 'os\.system'"),
+        (integer(1) + integer(1) + b"\x93.", "damaged"),
+        (b"ctorch.serialization\nload\n.", r"asks for 'torch\.serialization\.load'"),
+        (b"ccollections\nOrderedDict.__reduce__\n.", "asks for 'collections.OrderedDict.__reduce__'"),
+        (text("0") + b"Q.", "no storage"),
+        (storage(kind="ComplexFloatStorage") + b".", "ComplexFloatStorage"),
+        (storage(size=-1) + b".", "no storage"),
+        (b"}" + b")" * 200 + b"\x86" * 199 + b"K\x01s.", "a key is of type tuple"),
+        (b"}" + b"K\x01K\x02s.", "a key is of type int"),
+        (b")K\x01K\x02s.", "set in a tuple"),
+        (b"h\x07.", "damaged"),
+        (b"R.", "damaged"),
+        (b"u.", "damaged"),
+        (b".", "damaged"),
+        (b"", "damaged"),
+        (b"\x80\x02}", "damaged|too early"),
+        (b"\xff\xff", "damaged"),
+        (b"X\xff\xff\xff\x7fab.", "damaged"),
+        (b"K\x07.", "holds one int"),
+        (state_dict(b"K\x07"), "'w' is of type int where a tensor"),
+    ],
+)
+def test_what_no_dict_of_tensors_needs_is_refused(pickled, message, tmp_path):
+    with pytest.raises(WeightError, match=rf"(?s)a\.bin: .*({message})"):
+        TorchFile(archive(tmp_path / "a.bin", pickled, s0=SIX.tobytes()))
+
+
+def test_what_a_refused_pickle_did_leaves_no_trace(tmp_path):
+    before = (
+        dict(torch_pickle._CALLS),
+        torch_pickle._rebuild_tensor.__defaults__,
+        dict(vars(torch_pickle._rebuild_tensor)),
+    )
+    changed = CALLS + b"(}}" + text("__defaults__") + numbers([1]) + b"stb."
+    with pytest.raises(WeightError):
+        TorchFile(archive(tmp_path / "a.bin", changed))
+    assert before == (
+        torch_pickle._CALLS,
+        torch_pickle._rebuild_tensor.__defaults__,
+        vars(torch_pickle._rebuild_tensor),
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (tensor(shape=(2, 4)), "shape .2, 4. needs 28 bytes where data/0 has 24"),
+        (tensor(offset=1), "needs 28 bytes"),
+        (tensor(strides=(5, 1)), "needs 32 bytes"),
+        (tensor(shape=(2**30, 3), strides=(2**30, 1)), "needs"),
+        (tensor(stored=storage(size=7)), "needs 28 bytes where data/0 has 24"),
+        (tensor(stored=storage(key="1")), "data/1, which is not there"),
+        (tensor(stored=storage(key="../data.pkl")), "which is not there"),
+        (tensor(offset=-1), "torch would not"),
+        (tensor(shape=(-2, 3)), "torch would not"),
+        (tensor(strides=(-3, 1)), "torch would not"),
+        (tensor(strides=(1,)), "torch would not"),
+        (tensor(stored=integer(0)), "torch would not"),
+        (tensor(rest=b"\x89}}" + text("neg") + b"\x88s"), "torch would not"),
+    ],
+)
+def test_a_tensor_that_leaves_its_storage_is_refused(wrong, message, tmp_path):
+    with pytest.raises(WeightError, match=message):
+        TorchFile(archive(tmp_path / "a.bin", state_dict(wrong), s0=SIX.tobytes()))
+
+
+def test_a_shape_too_large_for_numpy_is_refused(tmp_path):
+    vast = tensor(shape=(2**30,) * 3, strides=(0, 0, 0))
+    file = TorchFile(archive(tmp_path / "a.bin", state_dict(vast), s0=SIX.tobytes()))
+    with pytest.raises(WeightError, match="tensor w is damaged"):
+        file.get_tensor("w")
+
+
+def test_big_endian_compressed_and_vast_pickles_are_refused(tmp_path, monkeypatch):
+    good = state_dict(tensor())
+    with pytest.raises(WeightError, match="byte order is b'big'"):
+        TorchFile(archive(tmp_path / "a.bin", good, byteorder=b"big", s0=SIX.tobytes()))
+    with pytest.raises(WeightError, match="is compressed"):
+        TorchFile(archive(tmp_path / "b.bin", good, compression=zipfile.ZIP_DEFLATED, s0=SIX.tobytes()))
+    monkeypatch.setattr(torch_pickle, "LARGEST_PICKLE", 20)
+    with pytest.raises(WeightError, match="more than 20 are not read"):
+        TorchFile(archive(tmp_path / "c.bin", good, s0=SIX.tobytes()))
+
+
+def test_the_format_before_zip_files_is_refused_in_a_sentence(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightError, match=r"a\.bin is damaged, or in the format of torch before 1\.6"):
+        TorchFile(tmp_path / "a.bin")
+
+
+def test_another_zip_file_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.bin", "w") as file:
+        file.writestr("readme.txt", "hello")
+    with pytest.raises(WeightError, match=r"not one that torch\.save wrote"):
+        TorchFile(tmp_path / "a.bin")
+
+
+def test_any_truncation_and_any_flipped_byte_is_a_weight_error_or_the_same_tensor(tmp_path):
+    path = archive(tmp_path / "a.bin", state_dict(tensor()), s0=SIX.tobytes())
+    whole = path.read_bytes()
+    damaged = [whole[:size] for size in range(0, len(whole), 7)]
+    damaged += [whole[:i] + bytes([whole[i] ^ 0x41]) + whole[i + 1 :] for i in range(len(whole))]
+    read = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            got = TorchFile(path).get_tensor("w")
+        except (WeightError, KeyError):  # KeyError: the name itself was changed.
+            continue
+        read += 1
+        assert got.shape == (2, 3) and got.tobytes() == SIX.tobytes()
+    assert read < len(damaged) / 2
+
+
+def test_every_prefix_and_flip_of_a_pickle_ends_in_a_weight_error_or_tensors():
+    whole = state_dict(tensor())
+    for i in range(len(whole)):
+        for content in (whole[:i], whole[:i] + bytes([whole[i] ^ 0x15]) + whole[i + 1 :]):
+            try:
+                found = torch_pickle._state_dict(content)
+            except WeightError:
+                continue
+            assert all(type(value).__name__ == "_Tensor" for value in found.values())
+
+
+def test_the_machine_knows_no_instruction_that_makes_an_object():
+    source = "NEWOBJ NEWOBJ_EX OBJ INST EXT1 EXT2 EXT4 PERSID".split()
+    assert set(source) <= {code.name for code in pickletools.opcodes}
+    for name in source:
+        with pytest.raises(WeightError, match=f"instruction {name}"):
+            torch_pickle._Machine()._step(name, None)

@@ -1,0 +1,127 @@
+"""Where model folders come from, and what of a repository is fetched."""
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import HTTPError
+
+from lit_jax.hf import hub, model_folder
+from lit_jax.utils.errors import WeightError
+from tests.test_model_folder import put
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeHub:
+    """A repository on the Hub: a download copies what its patterns allow into the snapshot."""
+
+    def __init__(self, folder, *files):
+        self.folder, self.files, self.calls = folder / "snapshots" / COMMIT, files, []
+
+    def __call__(self, repository, *, revision, token, allow_patterns, ignore_patterns):
+        self.calls.append((repository, revision, token))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        filtered = huggingface_hub.utils.filter_repo_objects(
+            self.files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        for name in filtered:
+            (self.folder / name).write_text("{}")
+        return str(self.folder)
+
+    def fetched(self):
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+CODE = [
+    "modeling.py",
+    "tf_model.h5",
+    "onnx/model.onnx",
+    "coreml/model.safetensors",
+    "rust_model.ot",
+    "README.md",
+]
+SMALL = ["config.json", "vocab.txt", "spiece.model"]
+FLAX = ["flax_model.msgpack"]
+FLAX_SHARDS = ["flax_model-00001-of-00001.msgpack", "flax_model.msgpack.index.json"]
+PICKLE = ["pytorch_model.bin"]
+PICKLE_SHARDS = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"]
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+@pytest.mark.parametrize(
+    ("weights", "wanted", "wanted_with_pickle"),
+    [
+        (["model.safetensors", *FLAX, *PICKLE], ["model.safetensors"], ["model.safetensors"]),
+        (
+            ["x.safetensors", "model.safetensors.index.json", *FLAX, *PICKLE],
+            ["x.safetensors", "model.safetensors.index.json"],
+            ["x.safetensors", "model.safetensors.index.json"],
+        ),
+        ([*FLAX, *PICKLE], FLAX, FLAX),
+        ([*FLAX_SHARDS, *PICKLE], FLAX_SHARDS, FLAX_SHARDS),
+        ([*PICKLE, "training_args.bin"], [], PICKLE),
+        (PICKLE_SHARDS, PICKLE_SHARDS[1:], PICKLE_SHARDS),
+        ([], [], []),
+    ],
+)
+def test_only_the_first_kind_of_weights_is_fetched(
+    weights, wanted, wanted_with_pickle, allow_pickle, tmp_path, monkeypatch
+):
+    fake = FakeHub(tmp_path, *CODE, *SMALL, *weights)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    found = hub.find("someone/model", revision="v1", token="secret", allow_pickle=allow_pickle)
+    assert found == fake.folder
+    assert fake.fetched() == sorted(SMALL + (wanted_with_pickle if allow_pickle else wanted))
+    # Whatever follows the first download is of the commit that it gave.
+    assert fake.calls[0] == ("someone/model", "v1", "secret")
+    assert all(call == ("someone/model", COMMIT, "secret") for call in fake.calls[1:])
+    assert len(fake.calls) == 1 or not any(name.startswith("model.") for name in weights)
+
+
+def test_weights_that_were_left_on_the_hub_are_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", FakeHub(tmp_path, *SMALL, *PICKLE))
+    with pytest.raises(
+        WeightError, match=r"neither model\.safetensors.*it has config\.json.*allow_pickle=True"
+    ):
+        model_folder.Tensors.of(hub.find("someone/model"))
+
+
+@pytest.mark.parametrize(("weights", "allow_pickle"), [(FLAX, False), (PICKLE, True)])
+def test_the_cache_serves_every_format_offline(weights, allow_pickle, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--model"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    (snapshot / "config.json").write_text("{}")
+    put(snapshot, weights[0], 5)
+    assert huggingface_hub.constants.is_offline_mode()
+    found = hub.find("someone/model", allow_pickle=allow_pickle)
+    assert found == snapshot
+    assert model_folder.Tensors.of(found, allow_pickle=allow_pickle)["a"][0] == 5
+
+
+def test_a_model_that_is_not_cached_is_an_error_offline(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightError, match="someone/absent is neither a local folder nor to be had"):
+        hub.find("someone/absent")
+
+
+@pytest.mark.parametrize("error", [HTTPError("the connection was cut\nhere"), OSError()], ids=repr)
+def test_a_download_that_breaks_off_is_told_in_a_sentence(error, monkeypatch):
+    def download(*args, **options):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(WeightError, match=r"the Hugging Face Hub: (the connection was cut|OSError)$"):
+        hub.find("someone/model")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 300, "x" * 97, "~nobody_of_that_name/model", "a/b/c"],
+    ids=["no path", "no id", "no user", "no repository"],
+)
+def test_what_can_be_neither_a_folder_nor_an_id_is_told_in_a_sentence(name):
+    with pytest.raises(WeightError, match="does not exist; give an existing folder or a Hub id"):
+        hub.find(name)

@@ -1,0 +1,256 @@
+"""Which weights of a model folder are read, and how they are written."""
+
+import json
+import stat
+
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import serialization
+from safetensors.numpy import load_file, save_file
+
+from lit_jax.hf import model_folder
+from lit_jax.utils.errors import ConfigError, WeightError
+from tests import tiny
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+INDEXED = ["model.safetensors", "flax_model.msgpack", "pytorch_model.bin"]
+
+
+def put(folder, name, value):
+    """One weight file of one tensor `a` of `value`, in the format of its name."""
+    array = np.full(3, value, np.float32)
+    if name.endswith(".safetensors"):
+        save_file({"a": array}, folder / name)
+    elif name.endswith(".msgpack"):
+        (folder / name).write_bytes(serialization.to_bytes({"a": array}))
+    else:
+        torch = pytest.importorskip("torch")
+        torch.save({"a": torch.from_numpy(array)}, folder / name)
+
+
+def put_index(folder, name, *shards):
+    index = {"weight_map": {f"a{i}": shard for i, shard in enumerate(shards)}}
+    (folder / f"{name}.index.json").write_text(json.dumps(index))
+
+
+def test_formats_are_read_in_their_order(tmp_path):
+    order = [
+        "model.safetensors",
+        "model-1.safetensors",
+        "flax_model.msgpack",
+        "flax_model-1.msgpack",
+        "pytorch_model.bin",
+        "pytorch_model-1.bin",
+    ]
+    for value, name in enumerate(order):
+        put(tmp_path, name, value)
+        if "-1" in name:
+            put_index(tmp_path, name.replace("-1", ""), name)
+    for value, name in enumerate(order):
+        assert model_folder.Tensors.of(tmp_path, allow_pickle=True)["a"][0] == value
+        (tmp_path / (name.replace("-1", "") + ".index.json" if "-1" in name else name)).unlink()
+    with pytest.raises(
+        WeightError, match=r"neither model\.safetensors.*it has flax_model-1\.msgpack, model-1"
+    ):
+        model_folder.Tensors.of(tmp_path, allow_pickle=True)
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_a_pickle_is_read_only_when_asked_for(index, tmp_path):
+    put(tmp_path, "shard.bin" if index else "pytorch_model.bin", 7)
+    if index:
+        put_index(tmp_path, "pytorch_model.bin", "shard.bin")
+    with pytest.raises(
+        WeightError, match=r"only as a pickle.*run code.*allow_pickle=True.*convert.*safetensors"
+    ):
+        model_folder.Tensors.of(tmp_path)
+    np.testing.assert_array_equal(model_folder.Tensors.of(tmp_path, allow_pickle=True)["a"], [7, 7, 7])
+
+
+def test_a_pickle_of_a_model_loads_to_the_same_bits(tmp_path):
+    torch = pytest.importorskip("torch")
+    tiny.write_tower(tmp_path, tiny.BERT)
+    want = load_file(tmp_path / "model.safetensors")
+    torch.save(
+        {name: torch.from_numpy(array) for name, array in want.items()}, tmp_path / "pytorch_model.bin"
+    )
+    (tmp_path / "model.safetensors").unlink()
+    got = model_folder.Tensors.of(tmp_path, allow_pickle=True)
+    assert set(got) == set(want)
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name], strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_is_written_and_read_to_the_bit(dtype, tmp_path):
+    want = np.random.default_rng(0).normal(size=(3, 4)).astype(dtype)
+    model_folder.write(tmp_path, {}, {"a": want})
+    got = model_folder.Tensors.of(tmp_path)["a"]
+    assert got.dtype == dtype and got.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_a_git_lfs_pointer_is_recognised_in_every_format(name, tmp_path):
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(WeightError, match=rf"{name} cannot be read.*Git LFS pointer.*git lfs pull"):
+        model_folder.Tensors.of(tmp_path, allow_pickle=True)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POINTER, "Git LFS pointer"),
+        (b"{not json", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[1]", "holds a list"),
+        (b"{}", "has no weight_map"),
+        (b'{"weight_map": []}', "has no weight_map"),
+        (b'{"weight_map": {}}', "has no weight_map"),
+        (b'{"weight_map": {"a": "absent"}}', "names 'absent', which is not a file of that folder"),
+        (b'{"weight_map": {"a": 1}}', "names 1"),
+        (b'{"weight_map": {"a": ["x"]}}', "names .'x'."),
+        (b'{"weight_map": {"a": ".."}}', "names '..'"),
+        (b'{"weight_map": {"a": "../outside"}}', "names '../outside'"),
+        (b'{"weight_map": {"a": "/etc/hostname"}}', "names '/etc/hostname'"),
+    ],
+)
+def test_a_wrong_index_is_named(name, content, message, tmp_path):
+    (tmp_path / "outside").write_bytes(b"")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / f"{name}.index.json").write_bytes(content)
+    with pytest.raises(WeightError, match=rf"{name}\.index\.json.*{message}"):
+        model_folder.Tensors.of(folder, allow_pickle=True)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_one_tensor_in_two_shards_is_refused(name, tmp_path):
+    suffix = name[name.index(".") :]
+    for shard in ("one", "two"):
+        put(tmp_path, shard + suffix, 1)
+    put_index(tmp_path, name, "one" + suffix, "two" + suffix)
+    with pytest.raises(WeightError, match=rf"two\{suffix} holds a, which one\{suffix} beside it holds too"):
+        model_folder.Tensors.of(tmp_path, allow_pickle=True)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_a_truncated_file_is_named(name, tmp_path):
+    put(tmp_path, name, 1)
+    whole = (tmp_path / name).read_bytes()
+    for size in (0, 1, 9, len(whole) // 2, len(whole) - 1):
+        (tmp_path / name).write_bytes(whole[:size])
+        with pytest.raises(WeightError, match=name):
+            dict(model_folder.Tensors.of(tmp_path, allow_pickle=True))
+
+
+def test_a_dtype_that_numpy_lacks_is_a_weight_error(tmp_path):
+    header = b'{"a":{"dtype":"F4","shape":[8],"data_offsets":[0,4]}}'
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    with pytest.raises(WeightError, match=r"model\.safetensors: tensor a cannot be read"):
+        model_folder.Tensors.of(tmp_path)["a"]
+
+
+def some_tensors(n=5, size=100):
+    rng = np.random.default_rng(0)
+    return {f"t{i}.weight": rng.normal(size=(size,)).astype(np.float32) for i in range(n)}
+
+
+def test_shards_are_written_as_transformers_names_them_and_read_back(tmp_path):
+    tensors = some_tensors()
+    model_folder.write(tmp_path, {"x": 1}, tensors, max_shard_size=800)  # Two tensors a shard.
+    shards = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["config.json", "model.safetensors.index.json", *shards]
+    )
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": 2000, "total_parameters": 500}
+    assert index["weight_map"] == {f"t{i}.weight": shards[i // 2] for i in range(5)}
+    got = model_folder.Tensors.of(tmp_path)
+    assert set(got) == set(tensors)
+    for name, want in tensors.items():
+        np.testing.assert_array_equal(got[name], want, strict=True)
+
+
+def test_transformers_loads_what_was_written_in_shards(tmp_path):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    tiny.write_tower(tmp_path / "one", tiny.BERT)
+    want = load_file(tmp_path / "one" / "model.safetensors")
+    model_folder.write(tmp_path / "shards", tiny.BERT, want, max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*-of-*.safetensors"))) > 2
+    model, info = transformers.BertModel.from_pretrained(tmp_path / "shards", output_loading_info=True)
+    assert not any(info.values()), info
+    for name, parameter in model.state_dict().items():
+        if name in want:
+            assert torch.equal(parameter, torch.from_numpy(want[name])), name
+    assert set(want) <= set(model.state_dict())
+
+
+def test_a_folder_never_holds_two_models(tmp_path):
+    (tmp_path / "model_card.safetensors").write_bytes(b"not ours")
+    sizes = [800, "5GB", 400, 1200, "5GB"]
+    for size in sizes:
+        tensors = some_tensors(n=3 if size == 400 else 5)
+        model_folder.write(tmp_path, {}, tensors, max_shard_size=size)
+        assert set(model_folder.Tensors.of(tmp_path)) == set(tensors)
+        whole = (tmp_path / "model.safetensors").exists()
+        shards = list(tmp_path.glob("model-*"))
+        assert whole == (not shards) == (not (tmp_path / "model.safetensors.index.json").exists())
+        assert len({path.name[-17:] for path in shards}) <= 1
+    assert (tmp_path / "model_card.safetensors").read_bytes() == b"not ours"
+
+
+def test_a_folder_can_be_written_anew_from_its_own_tensors(tmp_path):
+    want = some_tensors()
+    model_folder.write(tmp_path, {}, want)
+    model_folder.write(tmp_path, {}, model_folder.Tensors.of(tmp_path), max_shard_size=400)
+    np.testing.assert_equal(dict(model_folder.Tensors.of(tmp_path)), want)
+
+
+def test_transposed_views_and_scalars_are_written_as_they_are(tmp_path):
+    want = {
+        "t": np.arange(6.0).reshape(2, 3).T,
+        "s": np.float32(2.5).reshape(()),
+        "b": np.broadcast_to(1.5, (2, 2)),
+    }
+    model_folder.write(tmp_path, {}, want)
+    np.testing.assert_equal(dict(model_folder.Tensors.of(tmp_path)), want)
+    assert model_folder.Tensors.of(tmp_path)["s"].shape == ()
+
+
+def test_weight_files_are_readable_by_all_and_say_pt(tmp_path):
+    from safetensors import safe_open
+
+    model_folder.write(tmp_path / "a", {}, some_tensors())
+    model_folder.write(tmp_path / "b", {}, some_tensors(), max_shard_size=400)
+    files = list(tmp_path.glob("*/*.safetensors"))
+    assert len(files) == 6
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        assert safe_open(path, framework="numpy").metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shards"),
+    [("0.4KB", 5), ("0.8 kb", 3), ("1MB", 1), ("5GB", 1), ("1TB", 1), ("9" * 400 + "KB", 1)],
+)
+def test_a_shard_size_may_be_a_text(text, shards, tmp_path):
+    model_folder.write(tmp_path, {}, some_tensors(), max_shard_size=text)
+    assert len(list(tmp_path.glob("*.safetensors"))) == shards
+
+
+@pytest.mark.parametrize("size", [0, -1, True, "", "5", "5GiB", "-5GB", "nanGB", "infGB", "0GB", "GB"])
+def test_a_size_that_is_none_is_refused_before_anything_is_written(size, tmp_path):
+    model_folder.write(tmp_path, {}, some_tensors(1))
+    with pytest.raises(ConfigError, match=r"max_shard_size is .*wanted a number of bytes"):
+        model_folder.write(tmp_path, {}, some_tensors(2), max_shard_size=size)
+    assert set(model_folder.Tensors.of(tmp_path)) == {"t0.weight"}
+
+
+def test_a_model_without_tensors_is_written_all_the_same(tmp_path):
+    model_folder.write(tmp_path, {"x": 1}, {})
+    assert len(model_folder.Tensors.of(tmp_path)) == 0 and model_folder.read_config(tmp_path) == {"x": 1}

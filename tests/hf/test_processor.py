@@ -1,0 +1,141 @@
+"""The processor of a Hugging Face folder is read and written as transformers 5 and 4 do."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import lit_jax
+from lit_jax.data.transforms.image_processor import make_decode, pixels_of
+from lit_jax.data.transforms.tokenizer import make_tokenize
+from lit_jax.hf.processor import join_processors, load_processor, save_processor
+from lit_jax.utils._transformers import transformers
+from lit_jax.utils.errors import ConfigError, WeightError
+from tests import tiny
+from tests.bad_pictures import encoded, noise
+from tests.tiny import bert_tokenizer as bert
+
+SQUARE = {"size": {"height": 32, "width": 32}}
+CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+
+
+@pytest.fixture
+def vit():
+    return transformers.ViTImageProcessorPil(**SQUARE)
+
+
+@pytest.fixture
+def saved(vit, tmp_path):
+    processor = transformers.VisionTextDualEncoderProcessor(vit, bert(do_lower_case=False))
+    save_processor(tmp_path / "saved", processor)
+    return tmp_path / "saved"
+
+
+def equal_processors(one, other):
+    assert pixels_of(one.image_processor) == pixels_of(other.image_processor)
+    data = encoded(noise())
+    np.testing.assert_array_equal(
+        make_decode(one.image_processor)(data), make_decode(other.image_processor)(data)
+    )
+    ids = [make_tokenize(p.tokenizer, 12)(["The cats a B"])["input_ids"] for p in (one, other)]
+    np.testing.assert_array_equal(*ids)
+
+
+def test_a_saved_processor_is_read_in_the_layout_of_transformers_5_and_of_4(saved, vit):
+    original = transformers.VisionTextDualEncoderProcessor(vit, bert(do_lower_case=False))
+    equal_processors(load_processor(saved), original)
+    assert isinstance(load_processor(saved), transformers.VisionTextDualEncoderProcessor)
+    (saved / "processor_config.json").unlink()
+    equal_processors(load_processor(saved), original)
+
+
+def test_saved_files_say_nothing_that_only_transformers_5_knows(vit, tmp_path):
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bert().backend_tokenizer, pad_token="[PAD]", extra_special_tokens=["cat"]
+    )
+    processor = transformers.VisionTextDualEncoderProcessor(vit, tokenizer)
+    save_processor(tmp_path, processor)
+    save_processor(tmp_path, load_processor(tmp_path))
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["additional_special_tokens"] == ["cat"] and "extra_special_tokens" not in config
+    assert not {"is_local", "local_files_only", "name_or_path"} & config.keys()
+    image = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert image["image_processor_type"] == "ViTImageProcessor"
+    assert "cat" in load_processor(tmp_path).tokenizer.all_special_tokens
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"
+    ]  # fmt: skip
+
+
+def test_the_processor_class_is_that_of_transformers():
+    assert issubclass(lit_jax.VisionTextDualEncoderProcessor, transformers.VisionTextDualEncoderProcessor)
+
+
+def test_two_folders_are_joined(saved, tmp_path):
+    transformers.CLIPImageProcessorPil(**CROP).save_pretrained(tmp_path / "vision")
+    processor = join_processors(tmp_path / "vision", saved)
+    assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
+    assert type(processor.tokenizer).__name__ == "BertTokenizer"
+
+
+def test_a_folder_that_cannot_be_used_is_told_in_a_sentence(saved, tmp_path):
+    with pytest.raises(ConfigError, match=r"no folder .*nowhere to read the image processor from"):
+        load_processor(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightError, match=r"holds no image processor: none of processor_config\.json"):
+        load_processor(tmp_path / "empty")
+    with pytest.raises(WeightError, match="holds no tokenizer"):
+        join_processors(saved, tmp_path / "empty")
+    (saved / "processor_config.json").unlink()
+    for content in ("{", "[]", '{"image_processor_type": "NoSuchImageProcessor"}', "{}"):
+        (saved / "preprocessor_config.json").write_text(content)
+        with pytest.raises(WeightError, match=r"the image processor in .*saved cannot be read") as error:
+            load_processor(saved)
+        assert "\n" not in str(error.value)
+
+
+def test_no_code_of_the_folder_is_run(saved):
+    marker = saved / "marker"
+    (saved / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")
+    (saved / "processor_config.json").unlink()
+    path = saved / "preprocessor_config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {"AutoImageProcessor": "evil.Evil"}}
+    path.write_text(json.dumps(config))
+    load_processor(saved)
+    path.write_text(json.dumps(config | {"image_processor_type": "Evil"}))
+    with pytest.raises(WeightError):
+        load_processor(saved)
+    assert not marker.exists()
+
+
+def test_it_works_without_torch_and_without_a_word_about_it(saved):
+    code = f"""
+import sys
+for name in ("torch", "torchvision", "tensorflow"):
+    sys.modules[name] = None
+from lit_jax.data.transforms.image_processor import make_decode
+from lit_jax.hf.processor import load_processor, save_processor
+from lit_jax.data.transforms.tokenizer import make_tokenize
+processor = load_processor({str(saved)!r})
+save_processor({str(saved)!r}, processor)
+assert make_decode(processor.image_processor)({encoded(noise())!r}).shape == (32, 32, 3)
+assert make_tokenize(processor.tokenizer, 8)(["a cat"])["input_ids"].shape == (1, 8)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_batch_comes_as_jax_arrays_if_asked(tmp_path):
+    save_processor(tmp_path, tiny.processor())
+    processor = lit_jax.VisionTextDualEncoderProcessor.from_pretrained(tmp_path)
+    pictures = [np.full((40, 50, 3), 90, np.uint8)]
+    ours = processor(text=["a red square"], images=pictures, return_tensors="jax")
+    theirs = processor(text=["a red square"], images=pictures, return_tensors="np")
+    assert ours.keys() == theirs.keys() == {"input_ids", "attention_mask", "pixel_values"}
+    for name, array in ours.items():
+        assert isinstance(array, jax.Array)
+        np.testing.assert_array_equal(array, theirs[name])

@@ -1,0 +1,73 @@
+"""The three layouts that a model is saved in."""
+
+import json
+
+import chex
+import pytest
+
+import lit_jax
+from lit_jax.hf import model_folder
+from lit_jax.hf.load import join_towers
+from lit_jax.utils._transformers import transformers
+from lit_jax.utils.errors import ConfigError, WeightError
+from tests import tiny
+
+EXTENSIONS = {"distilbert": tiny.DISTILBERT, "electra": tiny.ELECTRA, "siglip text": tiny.SIGLIP_TEXT}
+
+
+@pytest.mark.parametrize("text", EXTENSIONS.values(), ids=EXTENSIONS)
+def test_a_tower_that_transformers_cannot_hold_is_refused_with_the_way_out(text, tmp_path):
+    module, params = tiny.dual(text=text)
+    message = f"{text['model_type']}.*no place.*layout='lit_jax'.*layout='towers'"
+    with pytest.raises(WeightError, match=message) as caught:
+        lit_jax.save(tmp_path / "dual", module, params)
+    assert "\n" not in str(caught.value) and not (tmp_path / "dual").exists()
+    config = lit_jax.VisionTextDualEncoderConfig(vision_config=tiny.VIT, text_config=text)
+    with pytest.raises(WeightError, match="no place"):
+        lit_jax.VisionTextDualEncoderModel(config).save_pretrained(tmp_path / "dual")
+
+
+@pytest.mark.parametrize("text", EXTENSIONS.values(), ids=EXTENSIONS)
+def test_the_own_layout_brings_every_tower_back(text, tmp_path):
+    module, params = tiny.dual(text=text)
+    lit_jax.save(tmp_path, module, params, layout="lit_jax")
+    again, same = lit_jax.load(tmp_path)
+    assert again.config == module.config
+    chex.assert_trees_all_equal(same, params)
+    with pytest.raises(
+        ValueError, match="lit-jax-dual-encoder"
+    ):  # transformers does not take it for its own.
+        transformers.AutoConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "tanh"])
+def test_two_towers_and_their_heads_are_saved_apart(pooling, tmp_path):
+    vision, text = tiny.write_towers(tmp_path, text=tiny.DISTILBERT)
+    loaded = join_towers(vision, text, projection_dim=16, text_pooling=pooling)
+    params = tiny.randomised(loaded.params)
+    lit_jax.save(tmp_path / "out", loaded.module, params, tiny.processor(), layout="towers")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heads", "text", "vision"]
+    again = join_towers(tmp_path / "out/vision", tmp_path / "out/text", text_pooling=pooling)
+    chex.assert_trees_all_equal(again.params["vision"], params["vision"])
+    for name, leaf in params["text"].items():
+        if name != "pooler":
+            chex.assert_trees_all_equal(again.params["text"][name], leaf)
+    heads = dict(model_folder.Tensors.of(tmp_path / "out/heads"))
+    own = {"text_pooler.pooler.dense.weight", "text_pooler.pooler.dense.bias"} if pooling == "tanh" else set()
+    assert heads.keys() == {"visual_projection.weight", "text_projection.weight", "logit_scale"} | own
+    assert "pooling" not in json.loads((tmp_path / "out/text/config.json").read_text())
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out/text")("red").input_ids == [2, 5, 3]
+
+
+def test_a_model_is_written_in_shards_that_read_back(tmp_path):
+    module, params = tiny.dual()
+    lit_jax.save(tmp_path, module, params, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
+    _, same = lit_jax.load(tmp_path)
+    chex.assert_trees_all_equal(same, params)
+
+
+def test_an_unknown_layout_is_refused(tmp_path):
+    module, params = tiny.dual()
+    with pytest.raises(ConfigError, match="layout is 'onnx'; wanted one of hf, lit_jax, towers"):
+        lit_jax.save(tmp_path, module, params, layout="onnx")

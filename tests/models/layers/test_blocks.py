@@ -1,0 +1,116 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from lit_jax.hf.load import with_compute
+from lit_jax.models.layers.blocks import Block, scan_layers
+from lit_jax.models.layers.position_tables import bicubic, resize_grid
+from lit_jax.models.layers.spec import BlockSpec, Compute
+from tests import tiny
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"remat": "full"},
+        {"remat": "products"},
+        {"remat": "narrow"},
+        {"unroll": 3},
+        {"unroll": 2, "remat": "full"},
+    ],
+    ids=str,
+)
+def test_how_it_is_computed_changes_neither_output_nor_gradient(settings):
+    module, params = tiny.dual()
+    params = jax.tree.map(jnp.asarray, params)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 99, (2, 9)))
+
+    def loss(params, module):
+        return module.apply({"params": params}, texts={"input_ids": ids})[1][:, 0].sum()
+
+    want = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, module)
+    got = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, with_compute(module, **settings))
+    chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "remat, kept", [("full", 0), ("narrow", 5), ("products", 6)]
+)  # Queries, keys, values, out, down; and up.
+def test_a_policy_keeps_the_products_that_it_names_and_no_other(remat, kept):
+    hidden, spec = 24, BlockSpec(heads=2, hidden=24, norm_first=False, act="relu")
+    x = jnp.ones((1, 3, 8))
+
+    class Tower(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return scan_layers(Block(spec, Compute(remat=remat), name="layers"), 2, x)[0]
+
+    params = Tower().init(jax.random.key(0), x)
+    jaxpr = jax.make_jaxpr(jax.grad(lambda p: Tower().apply(p, x).sum()))(params)
+    forward = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
+    stacked = [v.aval.shape for v in forward.outvars[forward.params["num_carry"] :]]
+    of_tokens = [shape for shape in stacked if shape in ((2, 1, 3, 8), (2, 1, 3, hidden))]
+    assert len(of_tokens) == 1 + kept  # And the input of every block.
+
+
+def test_asking_for_attentions_changes_nothing_else():
+    module, params = tiny.dual()
+    params = jax.tree.map(jnp.asarray, params)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    plain = module.apply({"params": params}, images, method="image_features")[0]
+    seen, output = module.apply({"params": params}, images, attentions=True, method="image_features")
+    np.testing.assert_allclose(seen, plain, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(output.attentions.sum(-1), 1, rtol=1e-5)
+
+
+def test_stochastic_depth_drops_whole_pictures_and_keeps_the_mean():
+    spec = BlockSpec(heads=2, hidden=8, norm_first=True, drop_path=0.5, layer_scale=1.0)
+    block = Block(spec, Compute())
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(512, 3, 4)), jnp.float32)
+    params = block.init(jax.random.key(0), x)
+    still = block.apply(params, x)[0]
+    dropped = block.apply(params, x, train=True, rngs={"dropout": jax.random.key(1)})[0]
+    untouched = np.isclose(dropped, x).all(axis=(1, 2)).mean()
+    assert 0.15 < untouched < 0.35  # Both branches dropped: a quarter.
+    assert np.abs((dropped - still).mean(axis=0)).max() < 0.05
+
+
+def test_dropout_is_drawn_anew_in_every_layer():
+    spec = BlockSpec(heads=2, hidden=8, norm_first=True, dropout=0.5)
+
+    class Stack(Block):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return scan_layers(
+                Block(self.spec, self.compute, name="layers"), 2, x, train=train, hidden_states=True
+            )
+
+    stack = Stack(spec, Compute())
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 64)), jnp.float32)
+    params = stack.init(jax.random.key(0), x, train=False)
+    params = jax.tree.map(lambda leaf: leaf[:1].repeat(2, axis=0), params)  # Two equal layers.
+    _, states, _ = stack.apply(params, x, train=True, rngs={"dropout": jax.random.key(1)})
+    first, second = states[0] - x, states[1] - states[0]
+    assert ((first == 0) != (second == 0)).any()
+
+
+@pytest.mark.parametrize(("source", "target"), [(4, 4), (7, 3), (5, 11), (37, 16), (1, 3)])
+def test_the_weights_of_a_resize_sum_to_one(source, target):
+    np.testing.assert_allclose(bicubic(source, target).sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_table_of_the_right_size_is_handed_back_as_it_is():
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 4)), jnp.float32)
+    assert resize_grid(table, 3, 3) is table
+    assert resize_grid(table, 2, 5).shape == (1, 10, 4)
+
+
+def test_a_compute_setting_is_not_part_of_the_model():
+    module, _ = tiny.dual()
+    assert with_compute(module, dtype=jnp.bfloat16).config == module.config
+    assert dataclasses.asdict(Compute())["unroll"] == 1

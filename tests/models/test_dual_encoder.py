@@ -1,0 +1,76 @@
+"""How a dual encoder computes; that it equals PyTorch's is in tests/parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend import core
+
+from lit_jax.hf.load import with_compute
+from lit_jax.models.layers.dense import Conv, Dense, Projection
+from lit_jax.models.layers.spec import Compute
+from lit_jax.models.layers.tokens import TokenEmbed, Tokens
+from tests import tiny
+
+
+def precisions(jaxpr):
+    """Of every matrix product and convolution, inner ones too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation.params["precision"]
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
+                    yield from precisions(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted"), [(jnp.float32, jax.lax.Precision.HIGHEST), (jnp.bfloat16, None)]
+)
+def test_products_of_float32_numbers_are_whole_on_every_device_and_others_left_to_it(dtype, wanted):
+    module, params = tiny.dual()
+    module = with_compute(module, dtype=dtype)
+    images, ids = jnp.zeros((2, 32, 32, 3)), jnp.zeros((2, 9), jnp.int32)
+
+    def loss(params):
+        images_, texts, _ = module.apply({"params": params}, images, {"input_ids": ids})
+        return (images_ * texts).sum()
+
+    found = list(precisions(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    assert len(found) > 30 and set(found) == {wanted and (wanted, wanted)}
+
+
+def test_the_gradients_of_a_frequent_token_and_of_a_position_keep_their_digits_in_bfloat16():
+    ids, positions = jnp.zeros((512, 8), jnp.int32), jnp.arange(8)[None]
+    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (512, 8, 4)), jnp.bfloat16)
+    module = TokenEmbed(Tokens(5, 8, 4, types=2, norm=False), Compute(dtype=jnp.bfloat16))
+    params = module.init(jax.random.key(0), ids, None, positions, train=False)["params"]
+
+    def loss(params):
+        return (module.apply({"params": params}, ids, None, positions, train=False) * slopes).sum()
+
+    grads = jax.jit(jax.grad(loss))(params)
+    want = np.asarray(slopes, np.float32)
+    np.testing.assert_allclose(grads["word"]["embedding"][0], want.sum((0, 1)), rtol=1e-3)
+    np.testing.assert_allclose(grads["token_type"]["embedding"][0], want.sum((0, 1)), rtol=1e-3)
+    np.testing.assert_allclose(grads["position"]["embedding"], want.sum(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Projection((8, 2, 3), 1, True, 0.02, jnp.bfloat16), (64, 64, 8)),
+        (Dense((2, 3), dtype=jnp.bfloat16), (64, 64, 8)),
+        (Conv(6, (2, 2), (2, 2), "VALID", dtype=jnp.bfloat16), (16, 32, 32, 3)),
+    ],
+    ids=["heads", "dense", "patches"],
+)
+def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16(layer, shape):
+    x = jnp.ones(shape)
+    params = layer.init(jax.random.key(0), x)["params"]
+    out = layer.apply({"params": params}, x)
+    slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, out.shape), jnp.bfloat16)
+    grads = jax.jit(jax.grad(lambda p: (layer.apply({"params": p}, x) * slopes).sum()))(params)
+    want = np.asarray(slopes, np.float32).reshape(-1, *grads["bias"].shape).sum(0)
+    np.testing.assert_allclose(grads["bias"], want, rtol=1e-3)
+    assert out.dtype == jnp.bfloat16

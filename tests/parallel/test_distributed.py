@@ -1,0 +1,147 @@
+import http.server
+import threading
+import time
+
+import pytest
+
+from lit_jax.parallel import distributed
+from lit_jax.utils.errors import ConfigError
+from tests import processes
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[1-4]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
+
+
+def test_one_machine_is_one_process():
+    assert distributed.found_processes({}) == 1 and distributed.start() is False
+    assert distributed.found_processes({"TPU_WORKER_HOSTNAMES": "localhost"}) == 1
+
+
+def test_a_slurm_step_tells_its_tasks_and_a_batch_script_is_none():
+    assert distributed.found_processes(SLURM) == 4
+    script = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_NODELIST"}
+    assert distributed.found_processes(script | {"JAX_PLATFORMS": "cpu"}) == 1
+
+
+def test_a_tpu_in_a_cluster_tells_its_hosts_and_slices():
+    hosts = {"TPU_WORKER_HOSTNAMES": "a,b,c,d"}
+    assert distributed.found_processes(hosts) == 4
+    assert distributed.found_processes(hosts | {"MEGASCALE_NUM_SLICES": "2"}) == 8
+    assert distributed.found_processes(hosts | {"JAX_PLATFORMS": "cpu"}) == 1
+
+
+@pytest.fixture
+def metadata():
+    """A metadata server of a Cloud TPU of two hosts in each of two slices."""
+    told = {
+        "worker-network-endpoints": "t-0:1:10.0.0.1,t-1:2:10.0.0.2",
+        "tpu-env": "A: 'x'\nMEGASCALE_NUM_SLICES: '2'",
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            text = told.get(self.path.removeprefix("/computeMetadata/v1/instance/attributes/"))
+            self.send_response(200 if text and self.headers["Metadata-Flavor"] == "Google" else 404)
+            self.end_headers()
+            self.wfile.write((text or "").encode())
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {"GCE_METADATA_IP": f"127.0.0.1:{server.server_port}"}
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_tpu_machine_asks_its_metadata_server(metadata):
+    assert distributed.found_processes(metadata) == 4
+    assert distributed.found_processes(metadata | {"TPU_SKIP_MDS_QUERY": "1"}) == 1
+    assert distributed.found_processes({"GCE_METADATA_IP": f"127.0.0.1:{processes.free_port()}"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("host:1234", 2, None), "give all three"),
+        (("host", 2, 0), "coordinator is 'host'; wanted HOST:PORT"),
+        (("host:1234", 2, 2), "process 2 of 2: wanted a number from 0 to 1"),
+    ],
+)
+def test_half_an_address_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        distributed.start(*given)
+
+
+def test_what_one_process_has_is_agreed_at_once():
+    assert distributed.broadcast_int(3) == 3
+    distributed.check_same("a", "the config", ConfigError)
+    distributed.barrier("here")
+
+
+DIFFER = """
+import sys
+import jax, numpy as np
+from lit_jax import distributed
+from lit_jax.utils.errors import ConfigError
+from lit_jax.parallel.sharding import make_mesh, put, shardings
+
+coordinator, count, me = sys.argv[1:]
+distributed.start(coordinator, int(count), int(me), heartbeat=10)
+assert distributed.agreed(int(me) + 5) == 5
+distributed.check_same("alike", "the config", ConfigError)
+try:
+    distributed.check_same(f"of {me}", "the config", ConfigError)
+except ConfigError as error:
+    print(error)
+mesh = make_mesh(-1, 8)
+kernel = np.arange(32.0, dtype=np.float32).reshape(8, 4)
+placed = put(kernel, shardings({"kernel": kernel}, mesh)["kernel"])
+assert not placed.is_fully_replicated
+np.testing.assert_array_equal(distributed.fetch(placed), kernel)
+"""
+
+
+def test_processes_agree_notice_what_differs_and_fetch_what_is_split():
+    for said in processes.run(DIFFER, 2):
+        assert "the config of process 1 is not that of process 0" in said
+
+
+def test_processes_that_do_not_come_are_missed():
+    code = "import sys; from lit_jax import distributed; distributed.start(sys.argv[1], 2, 0, timeout=3)"
+    ((status, said),) = processes.finish(
+        processes.spawn([["-c", code, f"127.0.0.1:{processes.free_port()}"]], devices=1)
+    )
+    assert status and "Check failure" not in said
+    assert "the processes of this run did not come together within 3 s" in said
+
+
+LOST = """
+import os, sys, time
+from lit_jax import distributed
+
+coordinator, count, me, lost = sys.argv[1:]
+distributed.start(coordinator, int(count), int(me), heartbeat=5)
+distributed.everyone("here")
+if me == lost:
+    os.kill(os.getpid(), 9)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_others_with_a_sentence(lost):
+    address = f"127.0.0.1:{processes.free_port()}"
+    commands = [["-c", LOST, address, "2", str(i), str(lost)] for i in range(2)]
+    begin = time.monotonic()
+    done = processes.finish(processes.spawn(commands, devices=1))
+    status, said = done[1 - lost]
+    assert status == 6 and time.monotonic() - begin < 5 + 30
+    assert "Check failure" not in said
+    assert said.splitlines()[-1].startswith("lit-jax: another process of this run is gone")

@@ -1,0 +1,141 @@
+"""The design grid: what differs between cells, what a killed grid goes on from, and what its tables say."""
+
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+import lit_jax.tools.grid.grid
+import lit_jax.train.loop
+from lit_jax.config import read_config
+from lit_jax.evals.evaluate import evaluate
+from lit_jax.tools.export import export
+from lit_jax.tools.grid.grid import CELLS, RESULT, grid, recipe_of
+from lit_jax.tools.grid.tables import Grid, Row, as_csv, as_markdown, plot, spread, summary
+from lit_jax.utils.errors import CheckpointError, ConfigError, PreemptedError
+from tests import tiny
+
+WHAT = {"cells": ("LU", "uu"), "seeds": (0,)}
+
+
+def config_of(folder, **changes):
+    return ConfigDict(tiny.config(folder, steps=4, cache=True, monitor_every=2, **changes))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grid")
+    return folder, grid(config_of(folder), folder / "whole", **WHAT)
+
+
+def test_each_cell_is_a_run_whose_result_is_that_of_evaluate_on_its_export(made):
+    folder, found = made
+    assert [(row.cell, row.seed) for row in found.rows] == [("LU", 0), ("uu", 0)]
+    cell = folder / "whole" / "LU-0"
+    assert not (cell / "cache").exists() and len(list((folder / "whole/cache").iterdir())) == 1
+    want = evaluate(export(cell, folder / "export"), f"folder:{folder / 'pairs'}", text_length=12)
+    result = json.loads((cell / RESULT).read_text())
+    for name in ("metrics", "intervals", "chance", "queries", "fingerprints"):
+        assert result[name] == want[name], name
+    assert found.rows[0].metrics == want["metrics"]["retrieval"]
+
+
+def test_a_grid_that_was_stopped_in_a_cell_goes_on_there_and_gives_the_same_tables(made, monkeypatch):
+    folder, whole = made
+    trained = []
+    train, scalars = lit_jax.tools.grid.grid.train, lit_jax.train.loop.metrics.Jsonl.scalars
+
+    def counted(recipe, workdir, **how):
+        trained.append(workdir.name)
+        return train(recipe, workdir, **how)
+
+    def told_to_end_in_the_second_cell(self, step, values):
+        if trained == ["LU-0", "uu-0"] and step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        scalars(self, step, values)
+
+    monkeypatch.setattr(lit_jax.tools.grid.grid, "train", counted)
+    monkeypatch.setattr(lit_jax.train.loop.metrics.Jsonl, "scalars", told_to_end_in_the_second_cell)
+    with pytest.raises(PreemptedError):
+        grid(config_of(folder), folder / "stopped", **WHAT)
+    assert json.loads((folder / "stopped/grid.json").read_text())["runs"][0]["cell"] == "LU"
+    before = (folder / "stopped/LU-0" / RESULT).stat().st_mtime_ns
+    assert grid(config_of(folder), folder / "stopped", **WHAT) == whole
+    assert trained == ["LU-0", "uu-0", "uu-0"]
+    assert (folder / "stopped/LU-0" / RESULT).stat().st_mtime_ns == before
+    for name in ("grid.json", "grid.csv", "grid.md"):
+        assert (folder / "stopped" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    steps = [
+        json.loads(line)["step"]
+        for line in (folder / "stopped/uu-0/metrics.jsonl").read_text().splitlines()
+        if "loss" in line
+    ]
+    assert steps == [1, 2, 3, 4]  # The third after the second, and none twice.
+
+    (folder / "stopped/uu-0" / RESULT).write_text("{")
+    with pytest.raises(CheckpointError, match=r"is damaged .*: remove it, and it is measured again"):
+        grid(config_of(folder), folder / "stopped", **WHAT)
+    with pytest.raises(ConfigError, match=r"holds a run with another config \(batch_size: 8, now 16"):
+        grid(config_of(folder, batch_size=16), folder / "stopped", **WHAT)
+
+
+def test_cells_differ_in_locks_rates_and_cache_alone(tmp_path):
+    recipe = read_config(config_of(tmp_path, optim__lr_multipliers=((".*/bias", 2.0),)))
+    found = {cell: recipe_of(recipe, cell, 3) for cell in CELLS}
+    assert len(CELLS) == 9 and all(found[cell].model.lock == cell and found[cell].seed == 3 for cell in CELLS)
+    assert [cell for cell in CELLS if found[cell].cache] == ["LL", "LU", "Lu"]
+    assert found["LL"].optim == recipe.optim
+    assert found["Uu"].optim.lr_multipliers == ((".*/bias", 2.0), ("vision/.*", 0.1), ("text/.*", 0.3))
+    same = {"model": recipe.model, "optim": recipe.optim, "cache": True, "seed": 0, "data": recipe.data}
+    assert all(dataclasses.replace(some, **same) == recipe for some in found.values())
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"cells": ("LX",)}, "'LX' is no cell of the grid; wanted some of LL, LU"),
+        ({"cells": ("LU", "LU")}, "cells 'LU, LU': wanted at least one, and each once"),
+        ({"cells": ("LU",), "seeds": ()}, "seeds '': wanted at least one"),
+    ],
+)
+def test_a_grid_of_something_else_is_refused_before_anything_is_made(what, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        grid(None, tmp_path / "grid", **what)
+    assert not (tmp_path / "grid").exists()
+
+
+def of(k1, k5):
+    names = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    return dict(zip(names, (k1, k5, 0.9, k1, k5 + 0.2, 1.0), strict=True))
+
+
+def test_the_tables_hold_mean_and_range_of_every_cell():
+    rows = [Row("uu", 0, of(0.0, 0.1)), Row("LU", 0, of(0.1, 0.2)), Row("LU", 1, of(0.3, 0.5))]
+    found = Grid(rows, of(0.01, 0.02), "abc")
+    text = as_markdown(found)
+    assert "| locked |  | .450 (.300 to .600) |  |\n| from scratch |  |  | .200 |" in text
+    assert "| LU | 2 | .200 (.100 to .300) | .350 (.200 to .500) | .900 (.900 to .900) |" in text
+    assert text.rstrip().endswith("| chance |  | .010 | .020 | .900 | .010 | .220 | 1.000 |")
+    assert summary(found)["cells"]["LU"]["image_to_text_recall@5"] == spread([0.2, 0.5])._asdict()
+    header, *lines = as_csv(found).splitlines()
+    assert header == ",".join(("cell", "seed", *found.chance))
+    assert [line.split(",")[:3] for line in lines] == [
+        ["uu", "0", "0.0"],
+        ["LU", "0", "0.1"],
+        ["LU", "1", "0.3"],
+    ]
+
+
+def test_the_plot_is_a_picture_with_something_on_it():
+    pytest.importorskip("matplotlib", reason="an extra")
+    import io
+
+    from PIL import Image
+
+    picture = np.asarray(
+        Image.open(io.BytesIO(plot(Grid([Row("LU", 0, of(0.1, 0.2))], of(0.01, 0.02), "abc"))))
+    )
+    assert picture.shape == (432, 768, 4) and len(np.unique(picture.reshape(-1, 4), axis=0)) > 50

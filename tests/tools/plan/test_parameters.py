@@ -1,0 +1,88 @@
+"""What a recipe's numbers say: what is locked and split, and the arithmetic."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+import lit_jax
+from lit_jax import config as recipe
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.tools.plan import parameters
+from lit_jax.train import build
+from lit_jax.utils.console import table
+from lit_jax.utils.errors import ConfigError
+from tests import tiny
+
+ROOT = Path(lit_jax.__file__).parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "quickstart")
+
+
+def config_of(path, *arguments):
+    return runpy.run_path(str(path))["get_config"](*arguments)
+
+
+def small(**changes):
+    tree = {
+        "steps": 10,
+        "batch_size": 64,
+        "topology": "v5e:2x4",
+        "model": {"vision": "", "text": "", "vision_config": tiny.VIT, "text_config": tiny.BERT},
+        "data": {"train": "", "text_length": 12},
+    }
+    return tree | changes
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_parameter_is_locked_decayed_and_split_as_when_it_was_last_looked_at(path):
+    found = table(parameters.COLUMNS, parameters.parameters(config_of(path))) + "\n"
+    golden = ROOT / "tests" / "golden" / f"{path.stem}.txt"
+    # To accept a change: lit-jax plan --config configs/NAME.py --parameters > tests/golden/NAME.txt
+    assert found == golden.read_text(), f"{golden.name} says otherwise"
+
+
+def test_a_locked_tower_is_whole_and_a_tuned_one_split_as_when_it_was_last_looked_at():
+    config = config_of(ROOT / "configs" / "lit_l16_bert.py")
+    config.mesh.fsdp, config.mesh.fsdp_rules = 8, (("vision/.*", "whole"),)
+    found = table(parameters.COLUMNS, parameters.parameters(config)) + "\n"
+    golden = ROOT / "tests" / "golden" / "lit_l16_bert_fsdp.txt"
+    # To accept a change: as above, with --config.mesh.fsdp 8 --config.mesh.fsdp_rules "(('vision/.*', 'whole'),)"
+    assert found == golden.read_text(), f"{golden.name} says otherwise"
+
+
+def test_the_arithmetic_is_that_of_the_published_sizes():
+    config = small(
+        batch_size=512,
+        model={
+            "vision": "",
+            "text": "",
+            "vision_config": {"model_type": "vit"},
+            "text_config": {"model_type": "bert"},
+        },
+        data={"train": "", "text_length": 32},
+    )
+    read = recipe.read_config(config, empty=parameters.NEEDLESS)
+    module = DualEncoder(parameters.config_of(read), build.compute_of(read.model, "tpu"))
+    found = parameters.arithmetic(read, module)
+    width, hidden, patches = 768, 3072, 196
+
+    def tower(tokens):  # Projections, MLP, and both products of the attention, of 12 layers.
+        return 12 * (2 * tokens * (4 * width * width + 2 * width * hidden) + 4 * tokens * tokens * width)
+
+    pooler = 2 * width * width
+    image = tower(patches + 1) + 2 * patches * (16 * 16 * 3) * width + pooler
+    text = tower(32) + pooler + 2 * width * 512
+    assert found["image forward"] == 512 * image and found["text forward"] == 512 * text
+    assert found["text backward"] == 2 * 512 * text and "image backward" not in found
+
+
+def test_numbers_without_a_type_are_refused():
+    with pytest.raises(ConfigError, match="vision_config has no model_type"):
+        parameters.parameters(small(model={"vision": "", "text": "", "vision_config": {"image_size": 32}}))
+
+
+def test_a_tower_locked_by_rules_alone_has_no_backward_pass_either():
+    model = small()["model"] | {"lock": "uU", "lock_rules": (("vision/.*", "lock"),)}
+    read = recipe.read_config(small(model=model), empty=parameters.NEEDLESS)
+    found = parameters.arithmetic(read, DualEncoder(parameters.config_of(read)))
+    assert "image backward" not in found and found["text backward"] == 2 * found["text forward"]

@@ -1,0 +1,233 @@
+"""The page of a model in a browser: the numbers of the commands, one sentence for a mistake, no request outwards."""
+
+import html
+import re
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+
+import lit_jax
+from lit_jax.inference.embedder import Embedder
+from lit_jax.tools import demo
+from lit_jax.utils.errors import ConfigError, DataError
+from tests import tiny
+from tests.browser import SCHEMES, SIZES, Visit, browser, is_dark  # noqa: F401
+
+LABELS = ["red square", "a blue circle", "مربع 🟥", "<b>white</b>", "green " * 60]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    tiny.write_models_and_pictures(folder)
+    with (folder / "large.png").open("wb") as file:
+        file.truncate(demo.MOST + 1)
+    whole = (folder / "pairs" / "000.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(place):
+    return Embedder(place / "model")
+
+
+@pytest.fixture(scope="module")
+def index(place, model):
+    return lit_jax.embed(f"folder:{place / 'pairs'}", place / "index", model)
+
+
+def served(model, index):
+    """The address of a page that a thread serves."""
+    ready, found = threading.Event(), []
+
+    def told(url):
+        found.append(url)
+        ready.set()
+
+    options = {"port": 0, "ready": told}
+    threading.Thread(target=demo.serve, args=(model, index), kwargs=options, daemon=True).start()
+    assert ready.wait(30)
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def address(model, index):
+    return served(model, index)
+
+
+def shown(visit, form, rows):
+    place = visit.page.locator(f"#{form} .result")
+    place.locator(rows).first.wait_for(timeout=60_000)
+    return place
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_page_says_what_classify_and_search_say_and_asks_nobody_else(
+    browser,  # noqa: F811
+    place,
+    model,
+    index,
+    address,
+    tmp_path,
+    size,
+    scheme,
+):
+    picture = str(place / "pairs" / "003.png")
+    with Visit(browser, address, size, scheme) as visit:
+        assert visit.fits()
+        visit.page.fill("textarea", "\n".join(LABELS))
+        visit.page.set_input_files("#classify input[type=file]", picture)
+        result = shown(visit, "classify", "data")
+        (wanted,) = lit_jax.classify(picture, LABELS, model)
+        texts = [text.strip() for text in result.locator("li > span").all_text_contents()]
+        values = [one.get_attribute("value") for one in result.locator("data").all()]
+        assert [*zip(texts, map(float, values), strict=True)] == [*wanted.items()]
+
+        visit.page.fill("input[name=query]", "a red circle")
+        visit.page.press("input[name=query]", "Enter")
+        by_text = shown(visit, "search", "li")
+        visit.page.wait_for_load_state("networkidle")
+        assert hits(by_text) == lit_jax.search(index, "a red circle", model=model, top=demo.FOUND)
+        assert visit.page.evaluate("[...document.querySelectorAll('.hits img')].every(x => x.naturalWidth)")
+        assert visit.fits()
+        shot = visit.shot(tmp_path / f"demo_{size}_{scheme}.png")
+        assert shot.shape[1] == SIZES[size][0] and is_dark(shot) == (scheme == "dark")
+
+        with visit.page.expect_response("**/search"):
+            visit.page.set_input_files("#search input[type=file]", picture)
+        visit.page.locator("#search .hits li[data-number='3']:first-child").wait_for()
+        assert hits(by_text) == lit_jax.search(index, picture=picture, model=model, top=demo.FOUND)
+        assert visit.said == []
+        assert all(url.startswith((address, "data:", f"blob:{address}")) for url in visit.asked)
+
+
+def hits(result):
+    rows = result.locator("li").all()
+    return [
+        lit_jax.inference.search.Hit(
+            row.locator("span").text_content(),
+            float(row.locator("data").get_attribute("value")),
+            int(row.get_attribute("data-number")),
+        )
+        for row in rows
+    ]
+
+
+def test_a_picture_that_is_dropped_and_a_bad_one_each_get_their_answer(browser, place, address):  # noqa: F811
+    bad = {
+        "notes.txt": "Not an image: 10 bytes that are none of JPEG",
+        "vast.png": "Image of 10000x10000 pixels, more than the 64,000,000 allowed",
+        "large.png": "The file is larger than 20 MB; give a smaller picture.",
+    }
+    with Visit(browser, address) as visit:
+        visit.page.click("#classify button")
+        assert "There is no picture yet" in shown(visit, "classify", ".mistake").text_content()
+        drop = """([selector, text]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([text], "dropped.png"));
+            document.querySelector(selector).dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+        }"""
+        visit.page.fill("textarea", "red, blue")
+        visit.page.evaluate(drop, ["#classify .drop", "nothing"])
+        visit.page.locator("#classify .mistake", has_text="7 bytes").wait_for()
+        for name, sentence in bad.items():
+            visit.page.set_input_files("#classify input[type=file]", str(place / name))
+            visit.page.locator("#classify .mistake", has_text=sentence).wait_for()
+            assert visit.page.locator("#classify .result > *").count() == 1
+        visit.page.set_input_files("#classify input[type=file]", str(place / "pairs" / "000.png"))
+        shown(visit, "classify", ".labels")
+        visit.page.fill("textarea", "red, red")
+        visit.page.click("#classify button")
+        assert "stand more than once" in shown(visit, "classify", ".mistake").text_content()
+
+
+def asked(url, data=None, **headers):
+    """Status, headers and text of an answer."""
+    request = urllib.request.Request(url, data, {name.replace("_", "-"): v for name, v in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read().decode()
+
+
+def posted(url, **fields):
+    """The status and the text of what a form gets, without its tags; a field of bytes is a file."""
+    parts = []
+    for name, value in fields.items():
+        file = '; filename="a"' if isinstance(value, bytes) else ""
+        head = f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+        parts.append(head.encode() + (value if file else value.encode()) + b"\r\n")
+    status, _, said = asked(
+        url, b"".join(parts) + b"--x--\r\n", Content_Type="multipart/form-data; boundary=x"
+    )
+    return status, html.unescape(re.sub(r"<[^>]*>", "", said)).strip()
+
+
+@pytest.mark.parametrize(
+    ("form", "fields", "says"),
+    [
+        (
+            "classify",
+            {"picture": "notes.txt", "labels": "a,b"},
+            "Not an image: 10 bytes that are none of JPEG",
+        ),
+        ("classify", {"picture": "vast.png", "labels": "a,b"}, "allowed; make it smaller"),
+        ("classify", {"picture": "cut.png", "labels": "a,b"}, "PNG image is cut off or damaged"),
+        ("classify", {"labels": "a,b"}, "There is no picture yet: drop one"),
+        ("classify", {"picture": "pairs/000.png"}, "There are no labels to choose from; give some"),
+        ("classify", {"picture": "pairs/000.png", "labels": " \n,"}, "There are no labels to choose from"),
+        (
+            "classify",
+            {"picture": "pairs/000.png", "labels": "a,a"},
+            "stand more than once: 'a'; give each once",
+        ),
+        (
+            "classify",
+            {"picture": "pairs/000.png", "labels": "a", "prompts": "x"},
+            "Prompts 'x' are none of name",
+        ),
+        ("search", {}, "Give one query: a text that is not blank, or a picture"),
+        ("search", {"query": " "}, "Give one query"),
+        ("search", {"picture": "notes.txt"}, "Not an image"),
+        ("search", {"picture": "vast.png"}, "allowed; make it smaller"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_what_a_form_cannot_answer_it_says_in_one_sentence(place, address, form, fields, says):
+    fields = {
+        name: (place / value).read_bytes() if name == "picture" else value for name, value in fields.items()
+    }
+    status, said = posted(address + form, **fields)
+    assert status == 400 and says in said and "\n" not in said
+
+
+def test_other_names_other_pages_and_endless_uploads_are_refused(address):
+    status, headers, _ = asked(address)
+    assert status == 200 and "default-src 'none'" in headers["Content-Security-Policy"]
+    assert asked(address, Host="evil.example")[0] == 400
+    assert asked(f"{address}search", b"", Sec_Fetch_Site="cross-site")[0] == 403
+    form = "multipart/form-data; boundary=x"
+    head = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\n'
+    status, _, said = asked(f"{address}classify", head + bytes(demo.MOST), Content_Type=form)
+    assert status == 413 and "larger than 20 MB" in said
+    for name in ("picture/24", "picture/-1", "__init__.py", "base.html"):
+        assert asked(address + name)[0] == 404, name
+
+
+def test_what_cannot_be_served_is_said_in_one_sentence(place, model, index, address):
+    with pytest.raises(ConfigError, match=r"cannot be listened on.*give another --port"):
+        demo.serve(model, port=int(address.rpartition(":")[2].strip("/")))
+    with pytest.raises(DataError, match="made by another model"):
+        demo.make_app(Embedder(place / "other"), index)
+
+
+def test_without_an_index_the_page_says_how_to_make_one(model):
+    address = served(model, None)
+    assert "lit-jax embed PICTURES --model model" in asked(address)[2]
+    status, _, said = asked(f"{address}search", b"")
+    assert status == 400 and "start the demo with --index" in said

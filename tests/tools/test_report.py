@@ -1,0 +1,178 @@
+"""The page about a run: what stands on it, that nothing leaves the machine, and how it looks in a browser."""
+
+import json
+import re
+import shutil
+from html import unescape
+
+import numpy as np
+import pytest
+
+import lit_jax
+from lit_jax.data.sources.contents import captions_of
+from lit_jax.data.sources.registry import open_source
+from lit_jax.evals.bootstrap import estimate, intervals
+from lit_jax.evals.retrieval import Retrieved
+from lit_jax.inference.embedder import Embedder
+from lit_jax.tools.export import export
+from lit_jax.tools.report import album, charts, report
+from lit_jax.tools.report.charts import Line, chart
+from lit_jax.train.loop import train
+from lit_jax.train.trained import read_trained
+from lit_jax.utils.errors import CheckpointError, DataError
+from tests import tiny
+from tests.browser import SCHEMES, SIZES, Visit, browser, is_dark  # noqa: F401
+
+LONG = "a very long caption of one picture " * 12
+ODD = [
+    "<script>alert(1)</script> & 'red'",
+    "ein großes rotes Quadrat 🟥",
+    "مربع أحمر",
+    "赤い四角",
+    LONG,
+    "x" * 90,
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    config = tiny.config(folder, steps=4, cache=True, eval_every=2)
+    table = folder / "pairs" / "metadata.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    for row, caption in zip(rows, ODD, strict=False):
+        row["captions"][0] = caption
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train(config, folder / "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    path = report(folder / "run")
+    assert path == folder / "run" / "report.html"
+    return path
+
+
+@pytest.fixture(scope="module")
+def seen(folder):
+    run = read_trained(folder / "run")
+    return album.look(run, open_source(run.recipe.data.test), folder / "run")
+
+
+def words(page):
+    """What is on the page, without its tags and with one space between words."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page.read_text("utf-8"))).split())
+
+
+def test_the_page_holds_what_the_run_wrote(folder, page):
+    said, run = words(page), read_trained(folder / "run")
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "test/text_to_image_recall@1" in row][-1]
+    ranks = Retrieved.load(folder / "run" / "ranks" / "step_4.npz")
+    between = intervals(ranks)
+    for name, value in estimate(ranks).items():
+        assert last[f"test/{name}"] == value
+        form = "{:.1f}" if "rank" in name else "{:.3f}"
+        low, high = between[name]
+        assert f"{form.format(value)} {form.format(low)} to {form.format(high)}" in said
+    assert f"of which {run.tuned:,} are trained" in said and "vit, 3 layers, 32 wide" in said
+    assert "4 steps of 8 pairs, 1.33 times through the data" in said and "pairs: 24 records" in said
+    losses = [row["loss"] for row in rows if "loss" in row]
+    marks = re.findall(r"step (\d): loss ([\d.]+)", page.read_text("utf-8"))
+    assert marks == [(str(i + 1), f"{loss:.4g}") for i, loss in enumerate(losses)]
+    for title in ("Temperature", "Learning rate", "Recall@10", "Most memory so far"):
+        assert title in said
+    assert "From step 0" in said and f"jax {lit_jax.utils.environment.machine()['packages']['jax']}" in said
+    host = max(row["host_gb"] for row in rows if "host_gb" in row)
+    assert f"{host:.2f} GB of the process" in said and 0.1 < host < 50
+
+
+def test_the_answers_on_the_page_are_those_of_a_dense_sort_with_the_exported_model(folder, seen, tmp_path):
+    model = Embedder(export(folder / "run", tmp_path / "model"))
+    source = open_source(f"folder:{folder / 'pairs'}")
+    captions, owner = captions_of(source)
+    scores = model.pictures(source) @ model.texts(captions).T
+    assert len(seen.pictures) == len(seen.captions) == len(seen.matrix) == 24
+    for i, asked in enumerate(seen.pictures):
+        order = np.argsort(-scores[i], kind="stable")
+        assert (asked.record, asked.text) == (i, captions[2 * i])
+        np.testing.assert_allclose([one.cosine for one in asked.answers], scores[i, order[:5]], atol=1e-5)
+        right = scores[i, owner == i].max()
+        others = scores[i, owner != i]  # Of 48 captions 12 are different, and rounding orders the same ones.
+        above, near = ((others > right + margin).sum() for margin in (1e-6, -1e-6))
+        assert 1 + above <= asked.rank <= 1 + near and near - above < 12
+        assert asked.right.right and [one.right for one in asked.answers].count(True) <= 2
+    asked = seen.captions[-1]
+    best = int(np.argmax(scores[:, -1]))
+    assert asked.text == captions[-1] and asked.answers[0].record == best
+    np.testing.assert_allclose(seen.matrix, scores[:, ::2], atol=1e-5)
+    ranks = [one.rank for one in seen.mistakes]
+    assert ranks == sorted(ranks, reverse=True)[:12] and ranks[0] == max(one.rank for one in seen.pictures)
+    assert all(
+        one.answers[0].cosine >= one.right.cosine and not one.answers[0].right for one in seen.mistakes
+    )
+
+
+def test_the_page_names_no_folder_of_this_machine_and_runs_no_caption(folder, page):
+    text = page.read_text("utf-8")
+    assert str(folder) not in text and str(folder.parent) not in text
+    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+    assert page.stat().st_size < 2_000_000
+
+
+def test_what_is_missing_is_named_and_the_rest_is_shown(folder, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    with pytest.raises(CheckpointError, match="holds no run"):
+        report(bare)
+    shutil.copy(folder / "run" / "config.json", bare)
+    said = words(report(bare, tmp_path / "elsewhere" / "page.html"))
+    assert "No pictures and captions are shown" in said and "no curves" in said and "8 pairs" in said
+    assert str(tmp_path) not in said and not list(bare.glob("*.html"))
+    (bare / "metrics.jsonl").write_text('{"step": 1, "loss": null, "pairs/s": 8.0}\n{"step": 2, "loss": 1')
+    assert "Pairs a second" in words(report(bare)) and "16.0 pairs" not in words(bare / "report.html")
+    (bare / "ranks").mkdir()
+    (bare / "ranks" / "step_1.npz").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"step_1.npz holds no ranks"):
+        report(bare)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_in_a_browser_it_fits_and_asks_for_nothing(browser, page, tmp_path, size, scheme):  # noqa: F811
+    with Visit(browser, page.as_uri(), size, scheme) as visit:
+        assert {url.partition(":")[0] for url in visit.asked} <= {"file", "data"} and visit.said == []
+        assert visit.asked.count(page.as_uri()) == 1 == len([u for u in visit.asked if u[:4] == "file"])
+        assert visit.fits()
+        shot = visit.shot(tmp_path / f"report_{size}_{scheme}.png")
+        assert shot.shape[1] == SIZES[size][0] and is_dark(shot) == (scheme == "dark")
+        assert visit.page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
+        assert visit.page.locator(".asked article").count() == 24
+        visit.page.evaluate("fetch('https://example.com/').catch(e => console.log('refused'))")
+        visit.page.wait_for_timeout(50)
+        assert not [url for url in visit.asked if url.startswith("http")]  # Its own policy forbids it.
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.12, 0.87], ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ([3.0, 3.0], ["3", "4"]),
+        ([0.0, 1e-3], ["0", "0.00025", "0.0005", "0.00075", "0.001"]),
+        ([-2.0, 14000.0], ["-5,000", "0", "5,000", "10k", "15k"]),
+    ],
+)
+def test_ticks_are_round_and_hold_all_values(values, ticks):
+    found = chart("", [Line("", [(float(i), value) for i, value in enumerate(values)])])
+    assert [text for _, text in found.y_ticks] == ticks
+    ys = [mark.y for mark in found.curves[0].marks]
+    assert found.y_ticks[-1][0] <= min(ys) and max(ys) <= found.y_ticks[0][0]
+
+
+def test_a_long_line_is_thinned_by_averages_and_an_empty_one_is_no_chart():
+    points = [(float(i), float(i % 2)) for i in range(10_000)]
+    thin = chart("", [Line("", points), Line("gone", [])])
+    assert len(thin.curves) == 1 and len(thin.curves[0].marks) <= charts.MOST
+    assert all("0.5" in mark.says for mark in thin.curves[0].marks)
+    assert chart("", [Line("", [])]) is None

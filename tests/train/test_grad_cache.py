@@ -1,0 +1,90 @@
+"""A batch in parts is the batch: the same loss, with every negative, and the same gradient."""
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from lit_jax.parallel.sharding import put_batch
+from lit_jax.train.partition import combine, lock_rules
+from lit_jax.train.state import init_state
+from lit_jax.train.train_step import make_train_step
+from lit_jax.utils.errors import ConfigError
+from tests.steps import BATCH_SIZE, MODULE, PIXELS, batch_of, mesh_of, params_of_module
+
+# Adam would make noise of the gradient of a key's bias, which is zero but for rounding.
+TX = optax.sgd(0.1)
+
+
+def run(lock, mesh, steps=3, cached=False, **options):
+    """Losses, and params, after a few steps; dropout is off unless asked for."""
+    options = {"train": ()} | options
+    state = init_state(params_of_module(), lock_rules(lock), TX, mesh)
+    step = make_train_step(MODULE, TX, mesh, pixels=PIXELS, **options)
+    losses = []
+    for i in range(steps):
+        batch = batch_of(i)
+        if cached:
+            images = PIXELS.normalise(batch.pop("images"))
+            batch["pooled_images"] = np.asarray(
+                MODULE.apply({"params": params_of_module()}, images, method="pool_images")
+            )
+        state, metrics = step(state, put_batch(batch, mesh))
+        losses.append([float(metrics["loss"]), float(metrics["grad_norm"])])
+    return np.array(losses), jax.device_get(combine(state.tuned, state.locked))
+
+
+@pytest.mark.parametrize(
+    ("lock", "shape", "micro_batch", "options"),
+    [
+        ("LU", (1, 1), 4, {}),
+        ("LU", (8, 1), 8, {}),
+        ("UU", (2, 2), 4, {}),
+        ("UU", (1, 1), 8, {"loss": "sigmoid"}),
+        ("LU", (2, 1), 2, {"loss": "sigmoid"}),
+        ("LU", (2, 1), 4, {"cached": True}),
+    ],
+    ids=str,
+)
+def test_the_parts_of_a_batch_give_its_loss_and_gradient(lock, shape, micro_batch, options):
+    mesh = mesh_of(*shape)
+    want, params = run(lock, mesh, **options)
+    got, same = run(lock, mesh, micro_batch=micro_batch, **options)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(np.abs(b).max()))
+
+    jax.tree.map(close, same, params)
+
+
+def test_the_mean_over_micro_batches_would_be_another_loss():
+    whole, _ = run("LU", mesh_of(1, 1), steps=1)
+    halves = []
+    for rows in (slice(0, 8), slice(8, 16)):
+        batch = jax.tree.map(lambda x, rows=rows: x[rows], batch_of(0))
+        state = init_state(params_of_module(), lock_rules("LU"), TX, mesh_of(1, 1))
+        step = make_train_step(MODULE, TX, mesh_of(1, 1), pixels=PIXELS, train=())
+        halves.append(float(step(state, put_batch(batch, mesh_of(1, 1)))[1]["loss"]))
+    assert abs(np.mean(halves) - whole[0, 0]) > 0.1
+
+
+def test_dropout_in_parts_follows_the_seed_and_the_step():
+    options = dict(micro_batch=4, train=("vision", "text"))
+    one, params = run("UU", mesh_of(1, 1), **options)
+    again, same = run("UU", mesh_of(1, 1), **options)
+    np.testing.assert_array_equal(one, again)
+    chex.assert_trees_all_equal(params, same)
+    other, _ = run("UU", mesh_of(1, 1), seed=1, **options)
+    assert np.abs(one - other).max() > 1e-4
+    still, _ = run("UU", mesh_of(1, 1), micro_batch=4)
+    assert np.abs(one - still).max() > 1e-4
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3, 5, 12, 32])
+def test_parts_that_are_not_equal_are_refused(micro_batch):
+    with pytest.raises(
+        ConfigError, match=rf"micro_batch={micro_batch} .*{BATCH_SIZE} pairs on 2 devices.*2, 4, 8, 16"
+    ):
+        run("LU", mesh_of(2, 1), steps=1, micro_batch=micro_batch)

@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+CODE = """
+import time
+from lit_jax.train.watchdog import Watchdog
+
+watchdog = Watchdog({limit}, patience=0.4)
+for _ in range(5):
+    time.sleep(0.01)
+    watchdog.beat()
+
+
+def stuck_in_a_step():
+    time.sleep(2)
+
+
+stuck_in_a_step()
+print("went on")
+watchdog.close()
+"""
+
+
+def run(limit):
+    return subprocess.run(
+        [sys.executable, "-c", CODE.format(limit=limit)], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_step_that_takes_far_longer_than_those_before_has_all_stacks_shown_once():
+    done = run(limit=0)
+    assert done.returncode == 0 and done.stdout == "went on\n"
+    assert done.stderr.count("in stuck_in_a_step") == 1
+
+
+def test_a_step_that_never_ends_ends_the_run():
+    done = run(limit=1)
+    assert done.returncode == 6 and done.stdout == ""
+    assert "lit-jax: nothing was done for" in done.stderr and done.stderr.count("in stuck_in_a_step") == 2

@@ -1,0 +1,140 @@
+"""A workdir in a bucket: what goes there when, whose it is, and what is refused."""
+
+import json
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from lit_jax.tools.grid.grid import grid
+from lit_jax.tools.quickstart.quickstart import quickstart
+from lit_jax.train.loop import train
+from lit_jax.utils.errors import CheckpointError, ConfigError
+from lit_jax.workdir import lock
+from lit_jax.workdir.bucket import Bucket, opened
+
+
+def uploads(gcs):
+    return [call for call in gcs.calls if call.startswith("POST /upload/storage")]
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/run", "gs://bucket", "gs://bucket/", "https://host/run", "memory://run"]
+)
+def test_another_address_is_refused_before_anything_is_read(address):
+    with pytest.raises(ConfigError, match=r"want a folder, or gs://BUCKET/FOLDER") as error:
+        train({}, address)
+    assert address in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["run", "/tmp/run", "~/run", "a:b/run", "run/gs:"])
+def test_a_folder_is_what_it_was(where):
+    with opened(where) as place:
+        assert place == Path(where)
+
+
+def test_without_its_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(
+        sys.modules["fsspec.registry"]._registry, "gs", raising=False
+    )  # Known once it was used.
+    with pytest.raises(ConfigError, match=r"gcsfs is not installed: pip install 'lit_jax\[gcs\]'"):
+        train({}, "gs://bucket/run")
+
+
+@pytest.mark.parametrize("command", [quickstart, grid])
+def test_commands_that_make_files_of_their_own_want_a_folder(command):
+    with pytest.raises(ConfigError, match="workdir gs://bucket/run: want a folder of this machine"):
+        command({}, "gs://bucket/run")
+
+
+def test_what_has_changed_is_there_after_a_push_and_nothing_else_is_sent(gcs, bucket):
+    with opened(Path(f"{bucket}/run")) as place:  # A Path has one slash less.
+        assert isinstance(place, Bucket) and str(place) == "gs://bucket/run" and place.name == "run"
+        (place / "a.txt").write_text("one")
+        (place / "b").mkdir()
+        (place / "b" / "c.txt").write_text("two")
+        (place / "b" / "half.part").write_text("no")
+        place.push()
+        assert {name: o.data for name, o in gcs.buckets["bucket"].items()} == {
+            "run/a.txt": b"one",
+            "run/b/c.txt": b"two",
+        }
+        gcs.calls.clear()
+        place.push()
+        assert not gcs.calls
+        (place / "a.txt").write_text("more")
+        place.push()
+        assert len(uploads(gcs)) == 1 and gcs.buckets["bucket"]["run/a.txt"].data == b"more"
+    with opened(f"{bucket}/run") as place:
+        place.pull("a.txt", "b", "nothing")
+        assert (place / "a.txt").read_text() == "more" and (place / "b" / "c.txt").read_text() == "two"
+        gcs.calls.clear()
+        place.push()
+        assert not gcs.calls
+
+
+def test_a_large_file_goes_in_pieces(gcs, bucket, monkeypatch):
+    monkeypatch.setattr("lit_jax.workdir.bucket._LARGE", 1000)
+    with opened(f"{bucket}/run") as place:
+        (place / "large").write_bytes(bytes(5000))
+        place.push()
+    assert gcs.buckets["bucket"]["run/large"].data == bytes(5000)
+
+
+def test_the_run_that_came_last_has_the_workdir_and_the_one_before_ends(gcs, bucket, caplog):
+    with opened(f"{bucket}/run") as old, opened(f"{bucket}/run") as new:
+        with lock.workdir_lock(old):
+            (old / "metrics.jsonl").write_text("old")
+            lock.sync_workdir(old)
+            with lock.workdir_lock(new):
+                assert "has not let go of it" in caplog.text
+                (old / "metrics.jsonl").write_text("older")
+                with pytest.raises(
+                    ConfigError, match="lock is no longer this run's: another one began later"
+                ):
+                    lock.sync_workdir(old)
+                (new / "config.json").write_text("{}")
+                lock.sync_workdir(new)
+        assert gcs.buckets["bucket"]["run/metrics.jsonl"].data == b"old"  # Not even at its end.
+    assert set(gcs.buckets["bucket"]) == {"run/metrics.jsonl", "run/config.json"}
+
+
+def test_what_is_left_is_brought_at_the_end_of_a_run_that_fails(gcs, bucket):
+    with pytest.raises(ZeroDivisionError), opened(f"{bucket}/run") as place, lock.workdir_lock(place):
+        (place / "metrics.jsonl").write_text("last words")
+        raise ZeroDivisionError
+    assert set(gcs.buckets["bucket"]) == {"run/metrics.jsonl"}
+
+
+def test_a_bucket_that_is_not_there_or_says_no_is_told_in_a_sentence(gcs, bucket):
+    with opened("gs://nowhere/run") as place:
+        with (
+            pytest.raises(ConfigError, match="cannot be written: there is no such bucket"),
+            lock.workdir_lock(place),
+        ):
+            pass
+        with pytest.raises(CheckpointError, match="gs://nowhere/run cannot be read"):
+            place.pull("config.json")
+    with opened(f"{bucket}/run") as place:
+        gcs.broken["POST /upload"] = 403
+        with (
+            pytest.raises(ConfigError, match=r"cannot be written: Forbidden.*; choose another"),
+            lock.workdir_lock(place),
+        ):
+            pass
+        (place / "a.txt").write_text("one")
+        with pytest.raises(CheckpointError, match=r"gs://bucket/run can no longer be written \(Forbidden"):
+            place.push()
+        gcs.broken = {"GET /": 403}
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            place.pull("a.txt")
+
+
+def test_the_mark_is_json_and_a_broken_one_is_no_ones(gcs, bucket):
+    with opened(f"{bucket}/run") as place:
+        place.take()
+        assert set(json.loads(gcs.buckets["bucket"]["run/lock"].data)) == {"run", "since"}
+        fsspec.filesystem("gs").pipe_file("bucket/run/lock", b"\xff")
+        assert not place.ours() and place.take() is None and place.ours()
