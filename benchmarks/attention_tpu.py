@@ -3,8 +3,8 @@
     python benchmarks/attention_tpu.py --topology v5e:2x4 --pairs 512
 
 Needs libtpu (pip install 'lit_jax[tpu]') and no TPU: programs are compiled ahead of time, and the operands and results
-of every instruction that lie in HBM are counted in their text (`tools/plan/hlo.py`). ViT-B's image layers run forward, BERT's
-text layers forward and backward, in bfloat16.
+of every instruction that lie in HBM are counted in their text (`tools/plan/hlo.py`). ViT-B's image layers run
+forward, BERT's text layers forward and backward, in bfloat16.
 """
 
 import argparse

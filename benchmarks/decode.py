@@ -2,7 +2,7 @@
 
     python benchmarks/decode.py --repeats 9 --quality 75 90
 
-"pillow" is decoding and a bicubic resize; the others are `TrainDecode` (`data/transforms/train_decode.py`) as a run calls it, checks
+"pillow" is decoding and a bicubic resize; the others are `train_decode.TrainDecode` as a run calls it, checks
 included. Every repeat takes all ways in turn; what counts is the CPU time of the one thread, and medians of it. The
 pictures are synthetic, noise of all scales with the spectrum of photographs. "difference" is the mean distance to
 "pillow" in levels of 255.

@@ -48,7 +48,7 @@ class DataConfig:
     caption: str = ""  # The feature, column or key that the captions are in; empty: it is found.
     text_length: int = 64  # Tokens, with padding.
     decode: str = "fast"  # Of training: "fast", "turbo" (an extra) or "exact"; evaluation is always exact.
-    # "flip", "crop", "crop_flip" or "randaugment" (data/transforms/augment.py). A flip makes left of right, in no caption.
+    # "flip", "crop", "crop_flip" or "randaugment" (`transforms/augment.py`). A flip swaps left and right.
     augment: str = "none"
     on_bad_record: str = "skip"
     threads: int | None = None  # That decode; None: one a core.

@@ -1,6 +1,6 @@
 """Pictures for training: decoded at reduced size where that is enough, cropped, resized and changed at random.
 
-Evaluation has `image_processor.make_decode`, which equals the image processor bit for bit. Training may be quicker: a JPEG
+Evaluation has `make_decode`, which equals the image processor bit for bit. Training may be quicker: a JPEG
 twice as large as it is wanted is decoded at half its size, quarter or eighth, which skips most of the work. "fast" does
 so with Pillow alone, "turbo" with simplejpeg and OpenCV (the extra of that name); benchmarks/decode.py compares them.
 """
