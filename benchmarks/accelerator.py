@@ -3,10 +3,10 @@
     python benchmarks/accelerator.py --batch 512 --batch 4096
     python benchmarks/accelerator.py --only lit_jax --remat narrow --attention xla
 
-"locked" trains the text tower alone, "unlocked" both, "cached" with image outputs that are kept (lit_jax alone);
-"image" and "text" embed. Each case is a process of its own, so that its peak of memory is
-its own too; the cases are measured in turn, --rounds times over. PyTorch's is compiled, with SDPA, fused AdamW and
-autocast. MFU is of the model's arithmetic, counted once for both sides, and of --peak.
+"locked" trains only the text tower, "unlocked" trains both, and "cached" trains with cached image outputs (lit_jax
+only); "image" and "text" embed. Each case runs in its own process, so that its peak memory is its own too. The cases
+are measured in turn, --rounds times. PyTorch is compiled and uses SDPA, fused AdamW and autocast. MFU is the model's
+arithmetic, counted once for both sides, relative to --peak.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from typing import Any
 
 from side_by_side import SIDES, configs
 
-STEPS = 20  # Of one measurement.
-PASSES = {  # Through the image and the text tower: forward is one, backward two.
+STEPS = 20  # Per measurement.
+PASSES = {  # Through the image and the text tower: a forward pass counts one, a backward pass two.
     "locked": (1, 3),
     "unlocked": (3, 3),
     "cached": (0, 3),
@@ -36,13 +36,11 @@ PASSES = {  # Through the image and the text tower: forward is one, backward two
 
 
 def arithmetic(kind: str, length: int, tiny: bool) -> float:
-    """Floating-point operations of a step for a pair: those of matrix products, as often as PASSES says."""
+    """Floating-point operations of a step per pair: those of matrix products, multiplied as in PASSES."""
     import jax
     import jax.numpy as jnp
 
-    jax.config.update(
-        "jax_platforms", "cpu"
-    )  # This process counts, and leaves the GPU to those that it starts.
+    jax.config.update("jax_platforms", "cpu")  # This process only counts; it leaves the GPU to its children.
     from lit_jax.models.dual_encoder import MODEL_TYPE, DualEncoder, DualEncoderConfig, param_shapes
     from lit_jax.tools.plan.flops import flops_of
 
@@ -59,7 +57,7 @@ def arithmetic(kind: str, length: int, tiny: bool) -> float:
 
 
 def work(options: argparse.Namespace) -> dict[str, float]:
-    """One measurement of one case: seconds a step and the peak of memory."""
+    """One measurement of one case: seconds per step and peak memory."""
     how: dict[str, Any] = {"dtype": "bfloat16"}
     if options.work == "lit_jax":
         how |= {"remat": options.remat, "attention": options.attention, "unroll": options.unroll}
@@ -86,7 +84,7 @@ def work(options: argparse.Namespace) -> dict[str, float]:
 
 
 def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
-    """Which kernels three runs of lit_jax spend their time in, the longest first."""
+    """A table of the kernels in which three runs of lit_jax spend their time, the longest first."""
     import jax
 
     from lit_jax.utils.console import table
@@ -113,15 +111,15 @@ def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
         (name, str(often[name] // 3), f"{ms:.2f}", f"{ms / spent.total():.1%}")
         for name, ms in spent.most_common(16)
     ]
-    return table(("kernel", "times a step", "ms a step", "of all"), rows)
+    return table(("kernel", "times per step", "ms per step", "share"), rows)
 
 
 def measured(side: str, kind: str, batch: int, arguments: list[str]) -> dict[str, float] | None:
-    """The same by a process of its own; None where that failed, as it does where memory does not suffice."""
+    """The same in a child process; None if it failed, for instance because of a lack of memory."""
     asked = ["--work", side, "--kind", kind, "--batch", str(batch), *arguments]
     done = subprocess.run([sys.executable, __file__, *asked], capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["nothing said"]
+        said = done.stderr.strip().splitlines()[-1:] or ["no message"]
         print(f"{side}, {kind}, {batch} pairs: {said[0][:300]}", file=sys.stderr)
         return None
     if "--profile" in arguments:
@@ -135,25 +133,27 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, action="append", help="pairs (default: 512; may be repeated)")
     parser.add_argument("--length", type=int, default=32, help="tokens of a text (default: 32)")
-    parser.add_argument("--kind", choices=PASSES, action="append", help="what (default: locked and unlocked)")
-    parser.add_argument("--only", choices=SIDES, action="append", help="this side")
+    parser.add_argument("--kind", choices=PASSES, action="append", help="case (default: locked and unlocked)")
+    parser.add_argument("--only", choices=SIDES, action="append", help="measure only this side")
     parser.add_argument("--rounds", type=int, default=2, help="measurements of each case (default: 2)")
     parser.add_argument(
-        "--remat", default="none", help="of lit_jax: none, products, narrow or full (default: none)"
+        "--remat", default="none", help="remat of lit_jax: none, products, narrow or full (default: none)"
     )
-    parser.add_argument("--attention", default="auto", help="of lit_jax: auto, cudnn or xla (default: auto)")
     parser.add_argument(
-        "--unroll", type=int, default=1, help="of lit_jax: layers in a turn of the loop (default: 1)"
+        "--attention", default="auto", help="attention of lit_jax: auto, cudnn or xla (default: auto)"
     )
-    parser.add_argument("--eager", action="store_true", help="PyTorch as it is, not compiled")
+    parser.add_argument(
+        "--unroll", type=int, default=1, help="layers of lit_jax per turn of the loop (default: 1)"
+    )
+    parser.add_argument("--eager", action="store_true", help="do not compile PyTorch")
     parser.add_argument(
         "--peak", type=float, default=989e12, help="FLOP/s of the GPU (default: 989e12, an H100's)"
     )
+    parser.add_argument("--profile", action="store_true", help="show the time of each of lit_jax's kernels")
     parser.add_argument(
-        "--profile", action="store_true", help="show where lit_jax's time goes, kernel by kernel"
+        "--tiny", action="store_true", help="use towers of two narrow layers, to try the script"
     )
-    parser.add_argument("--tiny", action="store_true", help="towers of two narrow layers, to try the script")
-    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--work", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.batch = options.batch or [512]
@@ -173,7 +173,7 @@ def main() -> None:
     rounds = [
         [measured(side, kind, batch, own) for kind, batch, side in cases] for _ in range(options.rounds)
     ]
-    rows, found = [], []
+    rows, results = [], []
     for (kind, batch, side), runs in zip(cases, zip(*rounds, strict=True), strict=True):
         whole = [run for run in runs if run]
         if not whole:
@@ -181,7 +181,7 @@ def main() -> None:
         seconds = statistics.median(run["seconds"] for run in whole)
         rate = arithmetic(kind, options.length, options.tiny) * batch / seconds
         peak = max(run["bytes"] for run in whole)
-        found.append(
+        results.append(
             {"kind": kind, "batch": batch, "side": side, "runs": whole, "flops": rate, "bytes": peak}
         )
         rows.append(
@@ -197,11 +197,11 @@ def main() -> None:
                 f"{whole[0]['first_seconds']:.0f}",
             )
         )
-    head = ("", "pairs", "side", "ms a step", "pairs/s", "TFLOP/s", "MFU", "GiB", "s to start")
+    head = ("", "pairs", "side", "ms per step", "pairs/s", "TFLOP/s", "MFU", "GiB", "s to start")
     print(table(head, rows))
     if options.json:
         options.json.write_text(
-            json.dumps({"steps": STEPS, "options": own, "results": found}, indent=2) + "\n"
+            json.dumps({"steps": STEPS, "options": own, "results": results}, indent=2) + "\n"
         )
 
 

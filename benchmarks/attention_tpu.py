@@ -1,10 +1,10 @@
-"""HBM traffic of attention on a TPU that is not there: XLA's own against the whole-row kernel, by layer.
+"""HBM traffic of attention on a TPU that is not at hand: XLA's own against the whole-row kernel, by layer.
 
     python benchmarks/attention_tpu.py --topology v5e:2x4 --pairs 512
 
-Needs libtpu (pip install 'lit_jax[tpu]') and no TPU: programs are compiled ahead of time, and the operands and results
-of every instruction that lie in HBM are counted in their text (`tools/plan/hlo.py`). ViT-B's image layers run
-forward, BERT's text layers forward and backward, in bfloat16.
+This needs libtpu (pip install 'lit_jax[tpu]') but no TPU: the programs are compiled ahead of time, and the operands and
+results in HBM of every instruction are counted in the program's text (`lit_jax/tools/plan/hlo.py`). ViT-B's image
+layers run forward, BERT's text layers forward and backward, in bfloat16.
 """
 
 import argparse
@@ -65,10 +65,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--topology", default="v5e:2x4", help="TPU slice (default: v5e:2x4)")
-    parser.add_argument("--pairs", type=int, default=512, help="of one chip (default: 512)")
+    parser.add_argument("--pairs", type=int, default=512, help="pairs per chip (default: 512)")
     options = parser.parse_args()
-    found = topologies.get_topology_desc(topology_name=options.topology, platform="tpu")
-    mesh = make_mesh(-1, 1, list(found.devices))
+    topology = topologies.get_topology_desc(topology_name=options.topology, platform="tpu")
+    mesh = make_mesh(-1, 1, list(topology.devices))
     rows = []
     for name, (depth, tokens, _) in TOWERS.items():
         for attention in ("xla", "rows"):
@@ -78,7 +78,7 @@ def main() -> None:
             rows.append(
                 (f"{depth} layers {name}", str(tokens), attention, f"{moved / 1e9:.2f}", f"{kept / 1e9:.2f}")
             )
-    print(f"{options.topology}, {options.pairs} pairs a chip; figures of one chip\n")
+    print(f"{options.topology}, {options.pairs} pairs per chip; figures per chip\n")
     print(table(("", "tokens", "attention", "traffic GB", "temporaries GB"), rows))
 
 

@@ -1,11 +1,11 @@
-"""JPEGs to 224x224 pixels: images a second and core of each way that training may take, against plain Pillow.
+"""JPEGs to 224x224 pixels: images per second and core for each decoder of training, against plain Pillow.
 
     python benchmarks/decode.py --repeats 9 --quality 75 90
 
-"pillow" is decoding and a bicubic resize; the others are `train_decode.TrainDecode` as a run calls it, checks
-included. Every repeat takes all ways in turn; what counts is the CPU time of the one thread, and medians of it. The
-pictures are synthetic, noise of all scales with the spectrum of photographs. "difference" is the mean distance to
-"pillow" in levels of 255.
+"pillow" decodes and resizes bicubically; the others are `train_decode.ImageDecoder` as a run calls it, including its
+checks. Every repeat runs all decoders in turn; the figures are medians of the CPU time of one thread. The pictures are
+synthetic: noise of all scales with the spectrum of photographs. "difference" is the mean distance to "pillow" in levels
+of 255.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Nothing here is for an accelerator.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Nothing here uses an accelerator.
 from lit_jax.data.transforms.train_decode import make_train_decode
 from lit_jax.utils._transformers import transformers
 
@@ -34,7 +34,7 @@ def photograph(seed: int, width: int = 640, height: int = 480) -> Image.Image:
     frequency = np.hypot(*np.meshgrid(np.fft.rfftfreq(width), np.fft.fftfreq(height)))
     spectrum = np.fft.rfft2(rng.standard_normal((3, height, width))) / np.maximum(frequency, 1 / width) ** 1.2
     pixels = np.fft.irfft2(spectrum, (height, width))
-    grey = pixels.mean(axis=0)  # Colours of photographs go together.
+    grey = pixels.mean(axis=0)  # The colours of photographs are correlated.
     pixels = 0.3 * pixels + 0.7 * grey
     pixels = 128 + 55 * (pixels - pixels.mean()) / pixels.std()
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0).copy())
@@ -53,16 +53,16 @@ def pillow(data: bytes) -> np.ndarray:
 
 def ways() -> dict[str, Callable[[bytes], np.ndarray]]:
     processor = transformers.ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=3)
-    found: dict[str, Callable[[bytes], np.ndarray]] = {"pillow": pillow}
+    decoders: dict[str, Callable[[bytes], np.ndarray]] = {"pillow": pillow}
     for how in ("exact", "fast", "turbo"):
         if how != "turbo" or all(map(importlib.util.find_spec, ("simplejpeg", "cv2"))):
-            found[how] = make_train_decode(processor, how)
-    found["fast, crop_flip"] = make_train_decode(processor, "fast", "crop_flip")
-    return found
+            decoders[how] = make_train_decode(processor, how)
+    decoders["fast, crop_flip"] = make_train_decode(processor, "fast", "crop_flip")
+    return decoders
 
 
 def measure(files: list[bytes], repeats: int) -> dict[str, dict[str, float]]:
-    """For each way: images a second and core, their ratio to "pillow", and the difference."""
+    """For each decoder: images per second and core, the ratio to "pillow", and the difference."""
     decoders = ways()
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(repeats):
@@ -89,19 +89,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=9, help="turns of all ways (default: 9)")
-    parser.add_argument("--images", type=int, default=24, help="different pictures (default: 24)")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of all decoders (default: 9)")
+    parser.add_argument("--images", type=int, default=24, help="number of pictures (default: 24)")
     parser.add_argument(
-        "--quality", type=int, nargs="+", default=[75, 90], help="of the JPEGs (default: 75 90)"
+        "--quality", type=int, nargs="+", default=[75, 90], help="qualities of the JPEGs (default: 75 90)"
     )
     args = parser.parse_args()
     if min(args.repeats, args.images) < 1:
-        parser.error("--repeats and --images want at least 1")
+        parser.error("--repeats and --images must be at least 1")
     for quality in args.quality:
         files = [jpeg(photograph(seed), quality) for seed in range(args.images)]
         result = measure(files, args.repeats)
         size = sum(map(len, files)) / len(files) / 1000
-        print(f"640x480, quality {quality}, {size:.0f} kB a file")
+        print(f"640x480, quality {quality}, {size:.0f} kB per file")
         print(json.dumps(result, indent=2))
         best = max(row["ratio"] for name, row in result.items() if name in ("fast", "turbo"))
         print(f"fastest: {best} x pillow, target {TARGET}: {'met' if best >= TARGET else 'missed'}")

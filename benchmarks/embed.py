@@ -1,10 +1,10 @@
-"""Pictures into an index with a ViT-B/16: seconds, and how many cores are at work.
+"""Pictures into an index with a ViT-B/16: seconds, and the number of cores in use.
 
     python benchmarks/embed.py --pictures 1000
 
-As `lit_jax.embed` does it, in a process of its own: JPEGs of 640x480 as decode.py makes them, random weights, float32.
-The start is all until the first batch has its vectors, less what a later batch takes: imports, reading the model,
-compiling. Cores are CPU time over wall clock, of every thread of the process, after the first batch.
+`lit_jax.embed` runs in its own process on the 640x480 JPEGs of decode.py, with random weights in float32. The start
+is the time until the first batch has its vectors, minus the time of a later batch: imports, reading the model and
+compiling. The number of cores is CPU time over wall clock, of all threads of the process, after the first batch.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from first_answer import write_processor
 from loading import CONFIG, write_model
 
 DIFFERENT = 24  # Pictures; the others are the same files under other names.
-TARGET = 1.7  # Cores after the start, of 2.
+TARGET = 1.7  # Cores in use after the start, of 2.
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
-# Run with the time at which the process was started, the folder, and the pictures of a batch.
+# Its arguments: the time at which the process was started, the folder, and the pictures per batch.
 CHILD = """
 import json, sys, time
 begun, folder, batch = float(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -56,14 +56,14 @@ def write_pictures(folder: Path, number: int) -> None:
 
 
 def measure(folder: Path, batch: int) -> dict[str, float]:
-    """What the process took: in all, for its start, and for the pictures after that."""
+    """The time of the process: in total, for its start, and for the pictures after the start."""
     begun = str(time.time())
     command = [sys.executable, "-c", CHILD, begun, str(folder), str(batch)]
-    settings = os.environ | {"LIT_JAX_TORCH": "0"}  # As the command has it.
+    settings = os.environ | {"LIT_JAX_TORCH": "0"}  # As in the command.
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=settings)
     (first, early, early_cpu), (last, wall, cpu) = json.loads(done.stdout)
     if first == last:
-        sys.exit(f"all {last} pictures went through in one batch: give more --pictures")
+        sys.exit(f"all {last} pictures were in one batch: give more --pictures")
     rate = (last - first) / (wall - early)
     start = early - first / rate
     return {
@@ -80,13 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=1000, help="how many (default: 1000)")
-    parser.add_argument("--batch", type=int, default=64, help="pictures of a batch (default: 64)")
-    parser.add_argument("--tiny", action="store_true", help="towers of two small layers, to try the script")
+    parser.add_argument("--pictures", type=int, default=1000, help="number of pictures (default: 1000)")
+    parser.add_argument("--batch", type=int, default=64, help="pictures per batch (default: 64)")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use towers of two small layers, to try the script"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     if not 0 < args.batch < args.pictures:
-        parser.error("--pictures wants more than one --batch")
+        parser.error("--batch must be positive and smaller than --pictures")
     if args.tiny:
         for tower in ("vision_config", "text_config"):
             CONFIG[tower] = CONFIG[tower] | SMALL
@@ -95,15 +97,17 @@ def main() -> None:
         write_model(folder / "model")
         write_processor(folder / "model")
         write_pictures(folder / "pictures", args.pictures)
-        found = measure(folder, args.batch)
-    print(f"{args.pictures:,} pictures: {found['seconds']:.1f} s, {found['cpu_seconds']:.1f} s of CPU time")
-    print(f"start: {found['start_seconds']:.1f} s, {found['start_share']:.0%}")
+        figures = measure(folder, args.batch)
     print(
-        f"after it: {found['pictures_a_second']:.1f} pictures/s on {found['cores']:.2f} of {os.cpu_count()} cores; "
-        f"wanted {TARGET} of 2"
+        f"{args.pictures:,} pictures: {figures['seconds']:.1f} s, {figures['cpu_seconds']:.1f} s of CPU time"
+    )
+    print(f"start: {figures['start_seconds']:.1f} s, {figures['start_share']:.0%}")
+    print(
+        f"after it: {figures['pictures_a_second']:.1f} pictures/s on {figures['cores']:.2f} of {os.cpu_count()} cores; "
+        f"target {TARGET} of 2"
     )
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n")
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The first answer of `lit-jax classify` on a ViT-B/16 + BERT-base folder, and what of it are imports.
+"""The time to the first answer of `lit-jax classify` on a ViT-B/16 + BERT-base folder, and the share of imports.
 
     python benchmarks/first_answer.py --repeats 3
 
-The command as a shell runs it, with random weights. "imports" are those of the command, which keeps transformers from
-importing a torch that is installed; "imports, torch too" those of a Python program in this environment. Wall clock of
-whole processes, in turn.
+The command runs as in a shell, with random weights. "imports" are those of the command, which keeps transformers from
+importing an installed torch; "imports, torch too" are those of a Python program in this environment. The figures are
+wall clock of whole processes, measured in turn.
 """
 
 import argparse
@@ -66,10 +66,10 @@ def main() -> None:
             times["imports"].append(seconds("-c", IMPORTS, LIT_JAX_TORCH="0"))
             times["imports, torch too"].append(seconds("-c", IMPORTS))
             times["answer"].append(seconds(*command))
-    for what, found in times.items():
+    for what, values in times.items():
         print(
-            f"{what}: {statistics.median(found):.1f} s ({', '.join(f'{one:.1f}' for one in found)})"
-            + (f"; wanted at most {TARGETS[what]:.0f} s" if what in TARGETS else "")
+            f"{what}: {statistics.median(values):.1f} s ({', '.join(f'{value:.1f}' for value in values)})"
+            + (f"; target: at most {TARGETS[what]:.0f} s" if what in TARGETS else "")
         )
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/forward.py --rounds 9
 
-Ratios are first over second: below 1 lit_jax is faster. Needs torch.
+Ratios are first over second: below 1, lit_jax is faster. This needs torch.
 """
 
 from side_by_side import main

@@ -1,9 +1,9 @@
-"""Reading a ViT-B/16 + BERT-base dual encoder: time against its bare bytes, and memory against its file.
+"""Reading a ViT-B/16 + BERT-base dual encoder: time relative to reading the bytes, memory relative to the file size.
 
     python benchmarks/loading.py --repeats 7
 
-Each measurement is a process of its own, the kinds in turn. Only the call is timed, never an import; memory is the
-peak beyond that of a process which imported the same and read nothing.
+Each measurement is a separate process, and the kinds are measured in turn. Only the call is timed, never an import.
+Memory is the peak beyond that of a process that imports the same modules and reads nothing.
 """
 
 import argparse
@@ -21,7 +21,7 @@ VISION = {
     "model_type": "vit",
     "image_size": 224,
     "patch_size": 16,
-}  # The rest are HF's defaults, the base sizes.
+}  # All other fields have HF's defaults, which are the base sizes.
 TEXT = {"model_type": "bert"}
 CONFIG = {
     "model_type": "vision-text-dual-encoder",
@@ -31,23 +31,23 @@ CONFIG = {
 }
 TARGETS = {"time": 1.5, "memory": 1.3}
 KINDS = ("nothing", "bytes", "read_dual")
-# Run with a kind and a folder; prints seconds of wall clock and of CPU, and the process's peak memory in bytes.
+# Its arguments are a kind and a folder; it prints seconds of wall clock and of CPU, and its peak memory in bytes.
 CHILD = """
 import json, re, sys, time
 import safetensors.numpy
-from lit_jax import model_folder, pretrained
+from lit_jax.hf import load, model_folder
 from lit_jax.models.layers.spec import Compute
 
 kind, folder = sys.argv[1:]
 calls = {
     "nothing": lambda: None,
     "bytes": lambda: safetensors.numpy.load_file(folder + "/" + model_folder.WEIGHTS),
-    "read_dual": lambda: pretrained.read_dual(folder, Compute()),
+    "read_dual": lambda: load.read_dual(folder, Compute()),
 }
 start = time.perf_counter(), time.process_time()
 kept = calls[kind]()
 wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
-# Not ru_maxrss, which a process inherits from whoever started it.
+# Not ru_maxrss, which a process inherits from its parent.
 peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 print(json.dumps([wall, cpu, peak]))
 """
@@ -87,7 +87,7 @@ def measure(kind: str, folder: Path) -> tuple[float, float, int]:
 def report(runs: dict[str, list[tuple[float, float, int]]], size: int) -> dict[str, float]:
     """Medians of each kind and their ratios; "time" and "memory" have targets.
 
-    On a shared machine the ratios of CPU seconds ("cpu") and of the fastest runs ("fastest") say more.
+    On a shared machine, the ratios of CPU seconds ("cpu") and of the fastest runs ("fastest") are more reliable.
     """
     median = {kind: [statistics.median(column) for column in zip(*runs[kind], strict=True)] for kind in KINDS}
     nothing, plain, ours = (median[kind] for kind in KINDS)

@@ -1,25 +1,27 @@
-"""How long training stands still for a save: the calls of `Checkpoints.save` in a loop of real arithmetic.
+"""How long training waits for a save: calls of `Checkpoints.save` in a loop of real arithmetic.
 
     python benchmarks/saves.py
     python benchmarks/saves.py --megabytes 500 --steps 300
 
-The state has --megabytes of weights and AdamW's two moments, a third each. Prints JSON: seconds that each due save
-blocked, the share of the loop's time that all calls of save took, and how long a save takes in the background.
+The state has --megabytes: weights and AdamW's two moments, a third each. The script prints JSON: the seconds that each
+due save blocked, the share of the loop's time in all calls of save, and the duration of a save in the background.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from lit_jax.workdir.checkpoints import Checkpoints
 
 
-class State(NamedTuple):
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class State:
     step: Any
     tuned: Any
     locked: Any
@@ -32,8 +34,10 @@ def main() -> None:
     )
     parser.add_argument("--megabytes", type=int, default=60)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--save-every", type=int, default=100, help="The default of a recipe.")
-    parser.add_argument("--width", type=int, default=1024, help="Of the matrices that a step multiplies.")
+    parser.add_argument("--save-every", type=int, default=100, help="steps (default: 100, as in a config)")
+    parser.add_argument(
+        "--width", type=int, default=1024, help="width of the matrices that a step multiplies"
+    )
     args = parser.parse_args()
     size = args.megabytes * 1_000_000 // 12 // 8
     tree = {f"layer_{i}": jnp.arange(size, dtype=jnp.float32) for i in range(8)}
@@ -44,13 +48,13 @@ def main() -> None:
         for _ in range(8):
             x = jnp.tanh(x @ x / args.width)
         tuned = jax.tree.map(lambda leaf: leaf + x[0, 0], state.tuned)
-        return state._replace(step=state.step + 1, tuned=tuned), x
+        return state.replace(step=state.step + 1, tuned=tuned), x
 
     x = jnp.ones((args.width, args.width)) / 100
     with tempfile.TemporaryDirectory() as folder:
         ours = Checkpoints(folder, save_every=args.save_every)
         state, x = step(state, x)
-        ours.save(0, state, {}, force=True)  # The first one starts threads and compiles.
+        ours.save(0, state, {}, force=True)  # The first save starts threads and compiles.
         ours.wait()
         due, all_calls, background, since = [], 0.0, [], time.perf_counter()
         for number in range(1, args.steps + 1):

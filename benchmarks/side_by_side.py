@@ -1,7 +1,7 @@
-"""lit_jax and Hugging Face's PyTorch model on the same work: a process each, measured in turn. Run by its siblings.
+"""lit_jax and Hugging Face's PyTorch model on the same work, measured in turn. The other benchmarks import this file.
 
-Each side has its own worker process, so that neither the threads nor the allocator of one disturb the other; the one
-that is not measured sleeps on a pipe. Both see the same cores and use one thread a core. Weights are random.
+Each side has its own worker process, so that neither the threads nor the allocator of one disturb the other; the side
+that is not measured sleeps on a pipe. Both see the same cores and use one thread per core. Weights are random.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PEAK_LR = 1e-5
 
 
 class Work(NamedTuple):
-    """What is measured: `run` may return before the device is done, `wait` does not. `peak` is the device's memory."""
+    """The work to measure. `run` may return before the device is done, `wait` does not; `peak` is device memory."""
 
     run: Callable[[], Any]
     wait: Callable[[], Any]
@@ -37,14 +37,14 @@ class Work(NamedTuple):
 
 
 def configs(tiny: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """ViT-B/16 and BERT-base by transformers' defaults, without dropout, as the recipes train them."""
+    """ViT-B/16 and BERT-base with transformers' defaults, but without dropout, as the recipes train them."""
     vision = {"image_size": 224, "patch_size": 16} | ({**TINY, "image_size": 32} if tiny else {})
     text = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | (TINY if tiny else {})
     return vision, text
 
 
 def inputs(batch: int, length: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Pictures, uint8 [B S S 3], and texts that fill half of `length` at least."""
+    """Pictures, uint8 [B S S 3], and texts that fill at least half of `length`."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
     ids = rng.integers(1000, 30_000, (batch, length), np.int32)
@@ -64,20 +64,20 @@ def ours(
     attention: Any = "auto",
     unroll: int = 1,
 ) -> Work:
-    """lit_jax's own train step or embed step, by default as recipes do it on a CPU."""
+    """lit_jax's own train step or embed step, by default with the settings of a recipe on a CPU."""
     import jax
 
+    from lit_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from lit_jax.data.transforms.normalize import PixelNormalizer
     from lit_jax.inference.embed_step import make_embed_step
     from lit_jax.models import dual_encoder
     from lit_jax.models.layers.spec import Compute
     from lit_jax.parallel.sharding import make_mesh, put_batch
-    from lit_jax.train import optim, partition
+    from lit_jax.train.build import build_training
     from lit_jax.train.state import init_state
-    from lit_jax.train.train_step import make_train_step
 
     vision, text = configs(tiny)
-    config = dual_encoder.DualEncoderConfig.from_hf(
+    towers = dual_encoder.DualEncoderConfig.from_hf(
         {
             "model_type": dual_encoder.MODEL_TYPE,
             "vision_config": {"model_type": "vit", **vision},
@@ -86,7 +86,7 @@ def ours(
     )
     mesh = make_mesh()
     compute = Compute(dtype=dtype, remat=remat, attention=attention, unroll=unroll, mesh=mesh)
-    module = dual_encoder.DualEncoder(config, compute)
+    module = dual_encoder.DualEncoder(towers, compute)
     params = dual_encoder.init_params(module, 0)
     pixels = PixelNormalizer(vision["image_size"], (0.5,) * 3, (0.5,) * 3)
     images, texts = inputs(batch, length, vision["image_size"])
@@ -110,12 +110,15 @@ def ours(
         if kind == "image":
             return work(lambda: embed.images(params, placed["images"]))
         return work(lambda: embed.texts(params, placed["texts"]))
-    schedule = optim.make_schedule("constant", peak_lr=PEAK_LR, steps=1_000_000)
-    tx = optim.make_optimizer(schedule=schedule)
-    rules = partition.lock_rules("UU" if kind == "unlocked" else "LU")
-    state = init_state(params, rules, tx, mesh, locked_dtype=dtype)
-    train = {"vision", "text"} if kind == "unlocked" else {"text"}
-    step = make_train_step(module, tx, mesh, pixels=pixels, train=train, dtype=dtype)
+    config = TrainConfig(
+        steps=1_000_000,
+        batch_size=batch,
+        model=ModelConfig("", "", lock_towers="UU" if kind == "unlocked" else "LU", locked_dtype=dtype),
+        data=DataConfig(""),
+        optim=OptimConfig(peak_lr=PEAK_LR, schedule="constant"),
+    )
+    training = build_training(config, module, params, mesh, pixels)
+    state = init_state(params, training.locks, training.tx, mesh, training.locked_dtype, training.layout)
     if kind == "cached":
         pooled = make_embed_step(module, mesh, pixels).pool(params, placed.pop("images"))
         placed["pooled_images"] = jax.block_until_ready(pooled)
@@ -123,7 +126,7 @@ def ours(
 
     def run() -> Any:
         nonlocal state
-        state, metrics = step(state, placed)
+        state, metrics = training.step(state, placed)
         return state, metrics
 
     return work(run)
@@ -141,7 +144,7 @@ def huggingface(
 ) -> Work:
     """VisionTextDualEncoderModel with SDPA and fused AdamW, which is faster than PyTorch's default.
 
-    In another dtype than float32 by autocast, with a locked tower held in it.
+    A dtype other than float32 uses autocast, and a locked tower is stored in it.
     """
     import torch
     import transformers
@@ -196,7 +199,7 @@ SIDES = {"lit_jax": ours, "HF PyTorch": huggingface}
 
 
 class Worker:
-    """One side's process; warmed up when made."""
+    """The process of one side; it is warmed up on creation."""
 
     def __init__(self, side: str, kind: str, options: argparse.Namespace) -> None:
         asked = [side, kind, str(options.batch), str(options.length), str(int(options.tiny))]
@@ -231,7 +234,7 @@ def compare(
     pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Medians and their ratios for each named pair of (side, kind), measured in turn."""
-    found = {}
+    results = {}
     for name, pair in pairs.items():
         workers = [Worker(*who, options) for who in pair]
         runs = [[w.measure() for w in workers] for _ in range(options.rounds)]
@@ -241,7 +244,7 @@ def compare(
             [statistics.median(column) for column in zip(*(run[i] for run in runs), strict=True)]
             for i in (0, 1)
         )
-        found[name] = {
+        results[name] = {
             "first": " ".join(pair[0]),
             "second": " ".join(pair[1]),
             "first_s": wall,
@@ -249,37 +252,43 @@ def compare(
             "ratio": wall / other_wall,
             "cpu_ratio": cpu / other_cpu,
         }
-    return found
+    return results
 
 
 def main(doc: str, pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) -> None:
     """The command line of a benchmark that compares `pairs`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, help="pairs (default: 8)")
-    parser.add_argument("--length", type=int, default=32, help="tokens of a text (default: 32)")
+    parser.add_argument("--length", type=int, default=32, help="tokens per text (default: 32)")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each side (default: 9)")
-    parser.add_argument("--only", choices=pairs, action="append", help="this one (may be repeated)")
-    parser.add_argument("--tiny", action="store_true", help="towers of two narrow layers, to try the script")
-    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument(
+        "--only", choices=pairs, action="append", help="only this comparison (may be repeated)"
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="use towers of two narrow layers, to try the script"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     for name in ("batch", "length", "rounds"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name} is {getattr(options, name)}; wanted at least 1")
+            parser.error(f"--{name} is {getattr(options, name)}; want at least 1")
     from lit_jax.utils.console import table
 
-    found = compare({name: pairs[name] for name in options.only or pairs}, options)
+    results = compare({name: pairs[name] for name in options.only or pairs}, options)
     packages = {name: version(name) for name in ("jax", "torch", "transformers")}
     machine = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(), **packages}
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"batch {options.batch}, length {options.length}, float32, medians of {options.rounds}\n")
     rows = [
         (n, f["first"], f["second"], *(f"{f[k]:.3f}" for k in ("first_s", "second_s", "ratio", "cpu_ratio")))
-        for n, f in found.items()
+        for n, f in results.items()
     ]
     print(table(("", "first", "second", "first s", "second s", "ratio", "of CPU time"), rows))
     if options.json:
         asked = {name: getattr(options, name) for name in ("batch", "length", "rounds", "tiny")}
-        options.json.write_text(json.dumps({"machine": machine, **asked, "results": found}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": machine, **asked, "results": results}, indent=2) + "\n"
+        )
 
 
 def work(side: str, kind: str, batch: str, length: str, tiny: str) -> None:

@@ -1,12 +1,12 @@
-"""A million records: how soon the first batch is there, and in how much memory; and what `prepare` takes.
+"""A million records: time to the first batch and memory; and the time and memory of `prepare`.
 
     python benchmarks/sources.py open --records 1000000
     python benchmarks/sources.py prepare --records 10000
 
-`open` writes the same tiny pictures in each form (10,000 of them, over and over), opens each in a process of its own,
-once to index it and once more, and reads shuffled batches. "heap" is memory that is not a mapped file. `prepare`
-rewrites JPEGs of 640x480 with one process and with two; memory is the proportional set size of all processes together,
-every tenth of a second.
+`open` writes the same tiny pictures in each form (10,000 of them, repeated), opens each form in its own process, once
+to index it and once more, and reads shuffled batches. "heap" is memory that is not a mapped file. `prepare` rewrites
+JPEGs of 640x480 with one process and with two; its memory is the proportional set size of all processes together,
+sampled every tenth of a second.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from PIL import Image
 
 from lit_jax.utils.console import table
 
-UNIT = 10_000  # Records of one shard, of which the others are links.
+UNIT = 10_000  # Records per shard; all other shards are links to the first one.
 BATCH, BATCHES = 256, 100
 FORMS = ("folder", "wds", "parquet", "tfds")
 CHILD = """
@@ -38,7 +38,7 @@ import tensorflow_datasets
 from lit_jax.data.sources import folder, parquet, tfds, webdataset
 from PIL import Image
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.train_batches import train_batches
+from lit_jax.data.train_batches import Reading, TrainTransforms, train_batches
 
 def heap():
     return int(re.search(r"RssAnon:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -53,7 +53,7 @@ spec, size, batches = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 before, start = heap(), time.perf_counter()
 source = open_source(spec)
 opened = time.perf_counter() - start
-reader = train_batches(source, decode=decode, tokenize=tokenize, batch_size=size, seed=0, threads=2)
+reader = train_batches(source, TrainTransforms(decode, tokenize), Reading(threads=2), batch_size=size, seed=0)
 next(reader)
 first, early = time.perf_counter() - start, heap()
 start = time.perf_counter()
@@ -69,12 +69,12 @@ print(json.dumps([len(source), opened, first, early - before, late - before, rat
 
 
 def write_forms(root: Path, records: int) -> dict[str, str]:
-    """The specs of `records` records in each form."""
+    """Form -> the spec of a source with `records` records in that form."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from lit_jax.data.sources.registry import open_source
-    from lit_jax.data.tools.prepare import prepare
+    from lit_jax.data.tools.prepare import PrepareOptions, prepare
 
     rng = np.random.default_rng(0)
     pictures = []
@@ -104,7 +104,9 @@ def write_forms(root: Path, records: int) -> dict[str, str]:
         hub / "00000.parquet",
         row_group_size=1000,
     )
-    prepare(open_source(f"wds:{wds}"), root / "set", name="tiny", split="train", shards=1)
+    prepare(
+        open_source(f"wds:{wds}"), root / "set", name="tiny", split="train", options=PrepareOptions(shards=1)
+    )
     shards = records // UNIT
     info_file = root / "set" / "dataset_info.json"
     info = json.loads(info_file.read_text())
@@ -143,7 +145,7 @@ def measure_open(records: int, forms: list[str]) -> None:
 
 
 def write_photographs(root: Path, records: int) -> None:
-    """A folder of JPEGs of 640x480, about 110 KB each: a hundred, over and over."""
+    """A folder of JPEGs of 640x480, about 110 KB each: a hundred different ones, repeated."""
     rng = np.random.default_rng(0)
     for i in range(min(records, 100)):
         rough = Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).resize(
@@ -159,12 +161,12 @@ def write_photographs(root: Path, records: int) -> None:
 
 
 class Prepared(NamedTuple):
-    """What a run took."""
+    """The time and memory of a run."""
 
     wall: float  # Seconds.
-    cpu: float  # Seconds, of all processes.
-    least: float  # Of the CPU seconds, those of the worker with the fewest.
-    peak: float  # MiB, of all processes together.
+    cpu: float  # Seconds of all processes.
+    least: float  # CPU seconds of the worker with the fewest.
+    peak: float  # MiB of all processes together.
 
 
 def run_prepare(processes: int, arguments: list[str]) -> Prepared:
@@ -177,7 +179,7 @@ def run_prepare(processes: int, arguments: list[str]) -> Prepared:
             tree = [child, *child.children(recursive=True)]
             peak = max(peak, sum(process.memory_full_info().pss for process in tree))
             used |= {process.pid: process.cpu_times().user for process in tree}
-        except psutil.Error:  # One of them has just ended.
+        except psutil.Error:  # A process has just ended.
             pass
         time.sleep(0.1)
     assert child.returncode == 0, child.returncode
@@ -201,16 +203,18 @@ def measure_prepare(records: int, repeats: int) -> None:
                     out = root / f"{repeat}-{processes}-{len(options)}"
                     arguments = [f"folder:{root / 'photographs'}", "--output", str(out), "--name", "set"]
                     arguments += ["--split", "train", *options]
-                    found = run_prepare(processes, arguments)
-                    print(kind, processes, *(f"{value:.1f}" for value in found), file=sys.stderr, flush=True)
-                    runs.setdefault((kind, processes), []).append(found)
+                    prepared = run_prepare(processes, arguments)
+                    print(
+                        kind, processes, *(f"{value:.1f}" for value in prepared), file=sys.stderr, flush=True
+                    )
+                    runs.setdefault((kind, processes), []).append(prepared)
                     subprocess.run(["rm", "-r", str(out)], check=True)
     rows = []
-    for (kind, processes), found in runs.items():
-        wall, cpu, least, peak = (statistics.median(column) for column in zip(*found, strict=True))
+    for (kind, processes), repeated in runs.items():
+        wall, cpu, least, peak = (statistics.median(column) for column in zip(*repeated, strict=True))
         seconds = [f"{value:.1f}" for value in (wall, cpu, least)]
         rows.append((kind, str(processes), *seconds, f"{peak:.0f}", f"{records / wall:,.0f}"))
-    header = (f"{records:,} of {size / 1000:.0f} KB", "processes", "wall s", "CPU s", "of the idler worker")
+    header = (f"{records:,} of {size / 1000:.0f} KB", "processes", "wall s", "CPU s", "of least busy worker")
     print(table((*header, "peak MiB", "records/s"), rows))
 
 
@@ -221,9 +225,9 @@ def main() -> None:
     parser.add_argument("what", choices=["open", "prepare"])
     parser.add_argument("--records", type=int, help="default: 1,000,000 to open, 10,000 to prepare")
     parser.add_argument(
-        "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="to open (default: all)"
+        "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="forms to open (default: all)"
     )
-    parser.add_argument("--repeats", type=int, default=1, help="of prepare (default: 1)")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of prepare (default: 1)")
     args = parser.parse_args()
     if args.what == "open":
         records = args.records or 1_000_000

@@ -3,8 +3,8 @@
     python benchmarks/train_step.py --rounds 9
     python benchmarks/train_step.py --only cached --length 16
 
-"locked" trains the text tower alone, "unlocked" both; "cached" sets lit_jax's locked step with kept image outputs
-against its own without. Ratios are first over second: below 1 the first is faster. Needs torch.
+"locked" trains only the text tower, "unlocked" trains both; "cached" compares lit_jax's locked step with cached image
+outputs to the same step without. Ratios are first over second: below 1, the first is faster. This needs torch.
 """
 
 from side_by_side import main

@@ -8,60 +8,41 @@ lit-jax grid --workdir DIR --config configs/quickstart.py:grid
 
 from ml_collections import ConfigDict
 
+from lit_jax.config import default_config
+
 
 def get_config(arg: str = "full") -> ConfigDict:
-    """`arg` is "full", whose towers and data the quickstart fills in, or "smoke": seconds, without packages.
+    """`arg` is "full", for which the quickstart fills in towers and data, or "smoke": seconds, without packages.
 
     Or "grid": what each run of `lit-jax grid` gets.
     """
     if arg not in ("full", "smoke", "grid"):
         raise ValueError(f"there is no argument {arg!r}; wanted full or smoke, or grid")
-    c = ConfigDict()
-    c.seed = 0
+    c = default_config()
     c.steps = 160
     c.batch_size = 128  # pairs, over all devices
-    c.loss = "softmax"
     c.cache = True  # The image tower is locked: each picture goes through it once.
 
-    c.model = ConfigDict()
-    c.model.vision = ""
-    c.model.text = ""
-    c.model.lock = "LU"  # image tower locked, text tower pretrained and tuned
-    c.model.lock_rules = (("text/embeddings/.*", "lock"),)  # Half of MiniLM; 1,500 captions cannot better it.
-    c.model.projection_dim = 512
-    c.model.vision_pooling = "pooler"
+    c.model.lock_towers = "LU"  # image tower locked, text tower pretrained and tuned
+    c.model.lock_rules = (
+        ("text/embeddings/.*", "lock"),
+    )  # Half of MiniLM; 1,500 captions cannot improve it.
     c.model.logit_scale_init = 2.0794  # ln 8
     c.model.max_logit_scale = 100.0
-    c.model.dtype = "auto"
 
-    c.data = ConfigDict()
-    c.data.train = ""
-    c.data.test = ""
     c.data.text_length = 16  # tokens
-    c.data.augment = "none"
 
-    c.optim = ConfigDict()
-    c.optim.schedule = "cosine"
-    c.optim.peak_lr = 1e-3
     c.optim.warmup_steps = 16
     c.optim.weight_decay = 0.1
-    c.optim.clip_norm = 1.0
     c.optim.lr_multipliers = (("text/.*", 0.1),)
 
-    c.mesh = ConfigDict()
-    c.mesh.data = -1
-    c.mesh.fsdp = 1
-
-    c.log_every = 10  # steps
-    c.eval_every = 80  # steps
-    c.save_every = 40  # steps
-    c.keep = 3
+    c.eval_every, c.save_every = 80, 40  # steps
     smaller = {"smoke": _small, "grid": _grid}
     return smaller[arg](c) if arg in smaller else c
 
 
 def _grid(c: ConfigDict) -> ConfigDict:
-    """A budget that a cell with a tuned image tower gets through in minutes; `grid` sets lock, seed and rates."""
+    """A budget that lets a cell with a tuned image tower end in minutes; `grid` sets lock_towers, seed and rates."""
     c.steps, c.batch_size = 32, 64
     c.model.lock_rules = ()  # The letters alone say what is tuned.
     c.data.text_length = 12  # 95 % of the held-out captions are no longer.
@@ -74,14 +55,11 @@ def _small(c: ConfigDict) -> ConfigDict:
     """The same run on drawings, with small towers from scratch; the image tower stays as it was drawn."""
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     c.steps, c.batch_size = 100, 64
-    c.model.vision = c.model.text = ""
     c.model.vision_config = {"model_type": "vit", "image_size": 32, "patch_size": 8, **size}
     c.model.text_config = {"model_type": "bert", "vocab_size": 256, "max_position_embeddings": 64, **size}
-    c.model.lock, c.model.lock_rules = "uu", (("vision/.*", "lock"),)
-    c.model.vision_pooling = "cls"
-    c.model.projection_dim, c.model.dtype = 64, "auto"
-    c.data.train, c.data.test, c.data.text_length = "shapes:512/train", "shapes:128/test", 16
-    c.optim.peak_lr, c.optim.warmup_steps = 3e-3, 10
-    c.optim.lr_multipliers = ()
-    c.log_every, c.eval_every, c.save_every = 10, 50, 50
+    c.model.lock_towers, c.model.lock_rules = "uu", (("vision/.*", "lock"),)
+    c.model.vision_pooling, c.model.projection_dim = "cls", 64
+    c.data.train, c.data.test = "shapes:512/train", "shapes:128/test"
+    c.optim.peak_lr, c.optim.warmup_steps, c.optim.lr_multipliers = 3e-3, 10, ()
+    c.eval_every, c.save_every = 50, 50
     return c

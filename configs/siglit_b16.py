@@ -7,22 +7,20 @@ lit-jax train --config configs/siglit_b16.py --config.data.train tfds:NAME/train
 
 from ml_collections import ConfigDict
 
+from lit_jax.config import default_config
+
 
 def get_config(arg: str = "full") -> ConfigDict:
     """`arg` is "full", with data from the command line, or "smoke": seconds on a CPU, without weights or files."""
     if arg not in ("full", "smoke"):
         raise ValueError(f"there is no argument {arg!r}; wanted full or smoke")
-    c = ConfigDict()
-    c.seed = 0
+    c = default_config()
     c.steps = 55_000
     c.batch_size = 16_384  # pairs, over all devices
-    c.micro_batch = 0  # pairs in memory at once; 0: the whole batch
     c.loss = "sigmoid"
-    c.loss_how = "ring"  # No device ever holds the texts of all.
-    c.cache = False
+    c.loss_how = "ring"  # No device ever holds the texts of the whole batch.
     c.topology = "v5e:2x4"
 
-    c.model = ConfigDict()
     c.model.vision = "google/vit-base-patch16-224-in21k"
     c.model.text = "google-bert/bert-base-uncased"
     c.model.vision_config = {"model_type": "vit", "image_size": 224, "patch_size": 16}  # The base sizes.
@@ -31,41 +29,21 @@ def get_config(arg: str = "full") -> ConfigDict:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    c.model.lock = "LU"
+    c.model.lock_towers = "LU"
     c.model.projection_dim = 768
     c.model.vision_pooling = "cls"
     c.model.logit_scale_init = 2.3026  # ln 10
     c.model.logit_bias_init = -10.0
-    c.model.dtype = "bfloat16"
-    c.model.locked_dtype = "bfloat16"
+    c.model.dtype = c.model.locked_dtype = "bfloat16"
     c.model.remat = "narrow"
-    c.model.unroll = 1
 
-    c.data = ConfigDict()
-    c.data.train = ""
-    c.data.test = ""
     c.data.text_length = 32  # tokens
-    c.data.augment = "none"
 
-    c.optim = ConfigDict()
-    c.optim.name = "adamw"
     c.optim.mu_dtype = "bfloat16"
-    c.optim.schedule = "cosine"
-    c.optim.peak_lr = 1e-3
     c.optim.warmup_steps = 10_000
     c.optim.b2 = 0.95
-    c.optim.weight_decay = 1e-4
-    c.optim.clip_norm = 1.0
 
-    c.mesh = ConfigDict()
-    c.mesh.data = -1
-    c.mesh.fsdp = 1
-    c.mesh.fsdp_rules = ()  # (("vision/.*", "whole"),) keeps all of the image tower on every chip
-
-    c.log_every = 50  # steps
-    c.eval_every = 5_000  # steps
-    c.save_every = 1_000  # steps
-    c.keep = 3
+    c.log_every, c.eval_every, c.save_every = 50, 5_000, 1_000  # steps
     return _small(c) if arg == "smoke" else c
 
 
@@ -76,7 +54,7 @@ def _small(c: ConfigDict) -> ConfigDict:
     c.model.vision = c.model.text = ""
     c.model.vision_config.update(size, image_size=32, patch_size=8)
     c.model.text_config.update(size, vocab_size=256, max_position_embeddings=64)
-    c.model.lock, c.model.lock_rules = "uu", (("vision/.*", "lock"),)
+    c.model.lock_towers, c.model.lock_rules = "uu", (("vision/.*", "lock"),)
     c.model.projection_dim, c.model.dtype = 64, "auto"
     c.data.train, c.data.test, c.data.text_length = "shapes:512/train", "shapes:128/test", 16
     c.optim.peak_lr, c.optim.warmup_steps = 3e-3, 10

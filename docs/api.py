@@ -13,12 +13,12 @@ import pdoc
 
 import lit_jax
 
-# What a user calls, in the order of the pages; the rest of the package is for its own use.
+# The modules that a user calls, in the order of the pages; the rest of the package is for its own use. A package
+# without __all__ stands for all of its modules.
 MODULES = (
     "lit_jax.train.loop",
     "lit_jax.config",
-    "lit_jax.evals.evaluate",
-    "lit_jax.evals.compare",
+    "lit_jax.evals",
     "lit_jax.tools.export",
     "lit_jax.inference.index",
     "lit_jax.tools.plan.plan",
@@ -32,10 +32,9 @@ MODULES = (
     "lit_jax.data.eval_batches",
     "lit_jax.data.tools.prepare",
     "lit_jax.data.tools.summary",
-    "lit_jax.evals",
     "lit_jax.tools.quickstart.ingredients",
 )
-# Of classes of transformers and Flax, whose annotations are theirs to mend; torch, which they name, is not needed.
+# Warnings about classes of transformers and Flax, whose annotations we cannot fix and which name torch.
 THEIRS = (
     r"Error parsing type annotation.*(transformers|flax|VisionTextDualEncoderConfig)\b",
     "Failed to run TYPE_CHECKING code.*transformers",
@@ -43,14 +42,15 @@ THEIRS = (
 
 
 def write(folder: Path) -> Path:
-    """The folder of the pages, of which index.html is the first. Warns of what cannot be documented."""
-    for name in lit_jax.__all__:  # pdoc sees only names that are resolved.
+    """Writes the pages into `folder` (index.html is the first) and returns it. Warns of what pdoc cannot document."""
+    for name in lit_jax.__all__:  # pdoc sees only resolved names.
         vars(lit_jax)[name] = getattr(lit_jax, name)
     modules = [importlib.import_module(name) for name in MODULES]
-    for module in modules:
-        for found in vars(module).values():
-            if inspect.isclass(found) and found.__module__ == module.__name__:
-                _explain(found)
+    pages = [importlib.import_module(name) for name in pdoc.extract.walk_specs(MODULES)]
+    members = {id(member): member for page in pages for member in vars(page).values()}
+    for member in members.values():
+        if inspect.isclass(member) and member.__module__.startswith(MODULES):
+            _explain(member)
     lines = [f"| `{m.__name__}` | {inspect.getdoc(m).splitlines()[0].replace('|', '/')} |" for m in modules]
     lit_jax.__doc__ += "\n\nMore, by module:\n\n| module | |\n| --- | --- |\n" + "\n".join(lines)
     pdoc.render.configure(docformat="markdown", show_source=False, template_directory=Path(__file__).parent)
@@ -62,7 +62,7 @@ def write(folder: Path) -> Path:
 
 
 def _explain(cls: type) -> None:
-    """Puts the comments beside a dataclass's fields where pdoc shows them; takes away what Python says of a tuple's."""
+    """Adds the comments on a dataclass's fields to its docstring; removes Python's docstrings of a NamedTuple."""
     if fields := getattr(cls, "_fields", ()):
         cls.__new__.__doc__ = None
         for name in fields:
@@ -75,13 +75,13 @@ def _explain(cls: type) -> None:
 def _comments(cls: type) -> dict[str, str]:
     """Field -> the comments above, beside and inside its line."""
     source = textwrap.dedent(inspect.getsource(cls))
-    lines, found, last = source.splitlines(), {}, 0
+    lines, comments, last = source.splitlines(), {}, 0
     for node in ast.parse(source).body[0].body:
         if isinstance(node, ast.AnnAssign):
             beside = [line.partition("# ")[2].strip() for line in lines[last : node.end_lineno]]
-            found[ast.unparse(node.target)] = " ".join(filter(None, beside))
+            comments[ast.unparse(node.target)] = " ".join(filter(None, beside))
         last = node.end_lineno
-    return found
+    return comments
 
 
 if __name__ == "__main__":

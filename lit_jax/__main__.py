@@ -1,4 +1,4 @@
-"""lit-jax COMMAND = python -m lit_jax COMMAND: finds the command, and turns an error into one sentence."""
+"""lit-jax COMMAND, or python -m lit_jax COMMAND: finds the command, and turns an error into one sentence."""
 
 import logging
 import os
@@ -10,24 +10,24 @@ from difflib import get_close_matches
 from lit_jax.utils.errors import ConfigError, LitJaxError
 
 COMMANDS = {
-    "quickstart": "The whole way, on towers and pictures from the package index.",
-    "train": "Train; started again on a workdir it goes on where it stopped.",
-    "evaluate": "Measure retrieval and zero-shot classification.",
-    "compare": "Two results of evaluate side by side, if they were measured alike.",
-    "grid": "The LiT design grid: each tower locked, tuned or from scratch.",
-    "classify": "Which of some labels fits a picture, and how well.",
-    "embed": "Pictures -> an index: a folder of vectors to search in.",
-    "search": "The pictures of an index nearest to a text or a picture.",
-    "demo": "A small web page: a picture and labels in, probabilities out.",
-    "export": "Checkpoint -> Hugging Face folder with model card, checked.",
-    "report": "One page about a run: curves, metrics, pictures, mistakes.",
-    "plan": "What a config costs on a TPU slice that need not be there.",
-    "doctor": "The state of this machine, and of a workdir and its checkpoints.",
-    "encoders": "The table of architectures.",
-    "prepare": "Any source -> ArrayRecord shards that TFDS reads.",
-    "inspect": "What is in a source: sizes, lengths, duplicates, a sheet of pairs.",
+    "quickstart": "Train a small model on towers and pictures of the package index.",
+    "train": "Train a model; started again on a workdir, the run continues.",
+    "evaluate": "Measure retrieval, zero-shot classification, linear classifiers.",
+    "compare": "Compare two results of evaluate under the same protocol.",
+    "grid": "Run the LiT design grid: towers locked, tuned or from scratch.",
+    "classify": "Say how well each of some labels fits a picture.",
+    "embed": "Embed pictures into an index: a folder of vectors to search.",
+    "search": "Find the pictures of an index nearest to a text or a picture.",
+    "demo": "Serve a small web page: picture and labels in, probabilities out.",
+    "export": "Write a checkpoint as a Hugging Face folder with a model card.",
+    "report": "Write one page about a run: curves, metrics, pictures, mistakes.",
+    "plan": "Compute what a config costs on a TPU slice, without the slice.",
+    "doctor": "Check this machine, and a workdir with its checkpoints.",
+    "encoders": "List the supported architectures.",
+    "prepare": "Write any source as ArrayRecord shards that TFDS reads.",
+    "inspect": "Show what is in a source: sizes, lengths, duplicates, pairs.",
 }
-# PyTorch compares, or a config file, which is anyone's Python, may want it; the others answer sooner without.
+# These compare with PyTorch, or run a config file that may import it; the others start faster without it.
 WITH_TORCH = ("quickstart", "train", "grid", "export", "plan")
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
@@ -43,35 +43,34 @@ def main(args: Sequence[str] | None = None) -> None:
         from lit_jax.commands import shell
 
         shell.complete(COMMANDS)
-    if args[:1] == ["help"]:  # `help train` as other programs have it.
+    if args[:1] == ["help"]:  # `help train`, as in other programs.
         args = [*args[1:2], "--help"]
     if not args or args[0] in ("-h", "--help"):
         print("Usage: lit-jax COMMAND [OPTIONS]: dual encoders in pure JAX.\n")
         print("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
-        print(f"\nlit-jax COMMAND --help says what a command takes.\n{EXIT_CODES}")
+        print(f"\nlit-jax COMMAND --help lists the options of a command.\n{EXIT_CODES}")
         sys.exit(0 if args else 2)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lit_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(
-        logging.CRITICAL
-    )  # Orbax logs the stack of every error that it also raises.
-    # Pillow's advice on pictures that `pictures` refuses in a sentence of its own.
+    # Orbax logs the stack trace of every error that it also raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Pillow's warning about images that `image_files` refuses anyway.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     if own_process and args[0] not in WITH_TORCH:
-        os.environ.setdefault("LIT_JAX_TORCH", "0")  # Read in _transformers, also by worker processes.
+        os.environ.setdefault(
+            "LIT_JAX_TORCH", "0"
+        )  # Read by utils/_transformers.py, in worker processes as well.
     try:
         run(args[0], args[1:])
     except LitJaxError as error:
         print(f"lit-jax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # Whoever read our output has seen enough.
+    except BrokenPipeError:  # The reader of our output, such as `head`, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise
-        print(
-            f"lit-jax: {error.filename}: {error.strerror}; choose a place that can be used", file=sys.stderr
-        )
+        print(f"lit-jax: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

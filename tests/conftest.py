@@ -1,5 +1,6 @@
 """Every test sees eight virtual CPU devices and no network; what XLA compiled once it does not compile again."""
 
+import gc
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,25 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+FULL = 1 << 31  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
+
+gc.set_threshold(100_000, 50, 100)  # Tracing makes millions of objects that live on; to look through them takes time.
+
+
+def resident_bytes():
+    """The memory of this process; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def pytest_runtest_teardown(item, nextitem):
+    if (nextitem is None or nextitem.path != item.path) and resident_bytes() > FULL:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

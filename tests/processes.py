@@ -10,8 +10,8 @@ import time
 
 TRAIN = """
 import json, sys
-from lit_jax import distributed
-from lit_jax.train import train
+from lit_jax.parallel import distributed
+from lit_jax.train.loop import train
 
 coordinator, count, me, config, *workdirs = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=10)

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lit_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.sharding import make_mesh, put_batch
 from lit_jax.train.optim import make_optimizer, make_schedule
+from lit_jax.train.train_step import make_train_step
+from lit_jax.utils.names import TOWERS
 from tests.tiny import BERT, VIT, dual_config, randomised
 
 BATCH_SIZE, LENGTH, STEPS = 16, 12, 20
@@ -21,9 +25,16 @@ VISION_SIZES = {44, 88, 17}
 TEXT = BERT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 MODULE = DualEncoder(dual_config(VISION, TEXT))
 PIXELS = PixelNormalizer(32, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-TX = make_optimizer(
-    schedule=make_schedule("cosine", peak_lr=1e-3, steps=STEPS, warmup_steps=2), weight_decay=0.1
-)
+OPTIM = OptimConfig(peak_lr=1e-3, warmup_steps=2, weight_decay=0.1)
+TX = make_optimizer(OPTIM, make_schedule(OPTIM, STEPS))
+
+
+def make_step(module, mesh, tx=TX, pixels=None, dropout=TOWERS, max_logit_scale=None, **fields):
+    """A train step of a config with these `fields`; `dropout` names the towers that use it."""
+    letters = "".join("U" if tower in dropout else "L" for tower in TOWERS)
+    model = ModelConfig("", "", lock_towers=letters, max_logit_scale=max_logit_scale)
+    config = TrainConfig(STEPS, BATCH_SIZE, model, DataConfig(""), **fields)
+    return make_train_step(module, tx, mesh, config, pixels)
 
 
 @functools.cache
@@ -51,6 +62,8 @@ def batch_of(step):
 
 class Linear(nn.Module):
     """The smallest thing that a step can train: what follows does not depend on the towers."""
+
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, texts=None, pooled_images=None, train=()):

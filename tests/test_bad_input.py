@@ -72,9 +72,9 @@ SENTENCES = [  # A mistake in Python, by what is called; what the error is and s
     (
         "embed('folder:{}/empty', '{}/new', model)",
         "DataError",
-        r"no metadata\.jsonl in it, nor pictures; want",
+        r"holds no metadata\.jsonl and no pictures; want",
     ),
-    ("embed(['{}/pairs/000.png'], '{}/pairs', model)", "ConfigError", "exists and is no index; give a new"),
+    ("embed(['{}/pairs/000.png'], '{}/pairs', model)", "ConfigError", "exists and is not an index; give a new"),
     (
         "embed(['{}/pairs/000.png'], '{}/notes.txt/i', model)",
         "ConfigError",
@@ -94,9 +94,9 @@ SENTENCES = [  # A mistake in Python, by what is called; what the error is and s
     (
         "search('{}/empty', 'red', model=model)",
         "DataError",
-        "empty is no index: .*`lit-jax embed` writes one",
+        "empty is not an index: .*`lit-jax embed` writes one",
     ),
-    ("search('{}/none', 'red', model=model)", "DataError", "none is no index"),
+    ("search('{}/none', 'red', model=model)", "DataError", "none is not an index"),
     ("search('{}/index', 'red', model='{}/other')", "DataError", "made by another model .* give that model"),
     (
         "search('{}/index', '', model=model)",

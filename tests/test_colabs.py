@@ -89,7 +89,7 @@ def test_train_on_tpu_is_taken_away_and_goes_on(tmp_path):
     assert steps == sorted(set(steps)) and steps[-1] == 40
 
 
-def test_export_to_huggingface_loads_the_folder_in_both_frameworks_and_uploads_nothing(trained):
+def test_export_to_huggingface_loads_in_both_frameworks_and_uploads_nothing(trained):
     folder, _ = trained
     figures, text = run("export_to_huggingface", folder, WORKDIR="quickstart_run")
     assert "license: apache-2.0" in text and "Not uploaded" in text and "logits (8, 8)" in text

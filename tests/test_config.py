@@ -1,10 +1,25 @@
+"""Configs: what each field may be, that all mistakes are told at once, and that former names are still read."""
+
 import dataclasses
 import json
+import logging
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from lit_jax import config
+from lit_jax.config import choices, names
+from lit_jax.config.values import convert, from_text
+from lit_jax.data.sources.base import FORMS
+from lit_jax.data.transforms import augment, train_decode
+from lit_jax.evals.retrieval import retrieval
+from lit_jax.losses.kinds import KINDS
+from lit_jax.losses.ring import WAYS
+from lit_jax.models.encoders import TEXT, VISION
+from lit_jax.models.layers.spec import REMAT, Compute
+from lit_jax.parallel.sharding import fsdp_rules
+from lit_jax.train import build, optim, partition
 from lit_jax.utils.errors import ConfigError
 
 SMALLEST = {
@@ -15,9 +30,45 @@ SMALLEST = {
 }
 
 
+def changed(**changes):
+    """SMALLEST with other fields: group__field=value."""
+    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in SMALLEST.items()}
+    for path, value in changes.items():
+        group, _, name = path.rpartition("__")
+        (tree.setdefault(group, {}) if group else tree)[name] = value
+    return tree
+
+
+def mistake(**changes):
+    with pytest.raises(ConfigError) as raised:
+        config.read_config(changed(**changes))
+    return str(raised.value)
+
+
+@pytest.fixture
+def advice(caplog):
+    """What is advised from here on."""
+    names.advise.cache_clear()
+    caplog.set_level(logging.INFO, "lit_jax")
+    return caplog
+
+
 def test_what_a_config_leaves_out_has_a_default():
     read = config.read_config(ConfigDict(SMALLEST))
-    assert (read.steps, read.model.lock, read.optim.schedule) == (5, "LU", "cosine")
+    assert (read.steps, read.model.lock_towers, read.optim.schedule) == (5, "LU", "cosine")
+
+
+def test_no_field_bears_the_name_of_an_attribute_of_a_config_dict():
+    groups = {name.partition(".")[0] for name in config.FIELDS if "." in name}
+    taken = set(dir(ConfigDict()))
+    assert [name for name in (*config.FIELDS, *groups) if name.rpartition(".")[2] in taken] == []
+
+
+def test_the_fields_are_those_of_all_dataclasses():
+    groups = (config.ModelConfig, config.DataConfig, config.OptimConfig, config.MeshConfig)
+    fields = sum(len(dataclasses.fields(cls)) for cls in (*groups, config.TrainConfig)) - len(groups)
+    assert len(config.FIELDS) == fields and config.FIELDS["optim.peak_lr"].default == 1e-3
+    assert (config.FREE | config.NEEDLESS).issubset(config.FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -28,18 +79,18 @@ def test_what_a_config_leaves_out_has_a_default():
             {"optim": {"peek_lr": 1.0}},
             r"config\.optim\.peek_lr does not exist; did you mean optim\.peak_lr\?",
         ),
-        ({"steps": "many"}, r"config\.steps is 'many'; wanted int"),
+        ({"steps": "many"}, r"config\.steps is 'many'; wanted a whole number"),
         ({"steps": 0}, r"config\.steps is 0; wanted at least 1"),
-        ({"cache": 1}, r"config\.cache is 1; wanted bool"),
+        ({"steps": None}, r"config\.steps is missing; the run cannot do without it"),
+        ({"seed": None}, r"config\.seed is None; wanted a whole number"),
+        ({"cache": 1}, r"config\.cache is 1; wanted true or false"),
         ({"model": {"vision": "v"}}, r"config\.model\.text is missing"),
         ({"model": {"vision": "", "text": "t"}}, r"config\.model\.vision is empty"),
         ({"model": "vit"}, r"config\.model is 'vit'; wanted a group"),
-        ({"data": {"train": 3}}, r"config\.data\.train is 3; wanted str"),
-        (
-            {"data": {"train": [("folder:x", "2")]}},
-            r"config\.data\.train is .*; wanted pairs of a text and a float",
-        ),
-        ({"data": {"train": ["folder:x"]}}, r"config\.data\.train is .*; wanted pairs of a text"),
+        ({"data": {"train": 3}}, r"config\.data\.train is 3; wanted a text or pairs of a text and a number"),
+        ({"data": {"train": [("folder:x", "2")]}}, r"config\.data\.train is .*; wanted a text or pairs"),
+        ({"data": {"train": ["folder:x"]}}, r"config\.data\.train is .*; wanted a text or pairs"),
+        ({"data": {"train": ""}}, r"config\.data\.train is empty"),
     ],
 )
 def test_a_wrong_field_is_named(change, message):
@@ -47,14 +98,145 @@ def test_a_wrong_field_is_named(change, message):
         config.read_config(SMALLEST | change)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim__warmup_steps": 5}, "warmup_steps=5 does not leave a step of config.steps=5; use fewer"),
+        ({"optim__peak_lr": 0.0}, "config.optim.peak_lr is 0.0; wanted a finite number above 0"),
+        ({"optim__peak_lr": float("inf")}, "config.optim.peak_lr is inf; wanted a finite number above 0"),
+        ({"optim__end_lr": 0.1}, "end_lr=0.1 lies above config.optim.peak_lr=0.001; wanted 0 <= end_lr"),
+        ({"optim__end_lr": -1}, "config.optim.end_lr is -1.0; wanted 0 or more"),
+        ({"optim__b2": 1.0}, "config.optim.b2 is 1.0; wanted 0 or more, and below 1"),
+        ({"optim__eps": 0.0}, "config.optim.eps is 0.0; wanted a finite number above 0"),
+        ({"optim__clip_norm": 0.0}, "config.optim.clip_norm is 0.0; wanted a number above 0, or None"),
+        ({"optim__weight_decay": float("nan")}, "config.optim.weight_decay is nan; wanted 0 or more"),
+        ({"optim__lr_multipliers": (("text/.*", 0),)}, "lr_multipliers: 'text/.*' has 0.0; wanted a factor above 0"),
+        ({"optim__lr_multipliers": (("text/(", 1),)}, "lr_multipliers: 'text/(' is not a regex over parameter paths"),
+        ({"model__lock_rules": (("a", "freeze"),)}, "lock_rules: 'a' has 'freeze'; wanted lock or tune"),
+        ({"mesh__fsdp_rules": (("a", "lock"),)}, "fsdp_rules: 'a' has 'lock'; wanted split or whole"),
+        ({"mesh__fsdp_rules": (("(", "split"),)}, "fsdp_rules: '(' is not a regex over parameter paths"),
+        ({"mesh__fsdp": 0}, "config.mesh.fsdp is 0; wanted at least 1"),
+        ({"mesh__data": 0}, "config.mesh.data is 0; wanted at least 1, or -1 for what fsdp leaves"),
+        ({"mesh__data": 3}, "8 pairs does not divide over the 3 devices of the mesh (data=3 x fsdp=1); use 6 or 9"),
+        ({"micro_batch": 3}, "micro_batch=3 does not cut a batch of 8 pairs into equal parts; use one of 1, 2, 4, 8"),
+        ({"loss_chunk": 3}, "loss_chunk=3 does not divide the 8 texts of the whole batch"),
+        ({"label_smoothing": 1.0}, "config.label_smoothing is 1.0; wanted 0 or more, and below 1"),
+        ({"cache": True, "model__lock_towers": "UU"}, "cache=True needs an image tower that is locked as a whole"),
+        ({"cache": True, "data__augment": "flip"}, "augment is 'flip', not 'none'"),
+        ({"keep_best": 2}, "keep_best=2 compares evaluations, and config.data.test is empty"),
+        (
+            {"keep_best": 2, "data__test": "folder:x", "best_metric": "recall"},
+            "config.best_metric is 'recall'; wanted one of test/image_to_text_recall@1, ",
+        ),
+        ({"stall_limit": -1}, "config.stall_limit is -1.0; wanted 0 or more"),
+        ({"seed": 2**32}, "config.seed is 4294967296; wanted 0 or more, and below 2**32"),
+        ({"log_every": 0}, "config.log_every is 0; wanted at least 1"),
+        ({"data__text_length": 1}, "config.data.text_length is 1; wanted at least 2"),
+        ({"data__workers": -1}, "config.data.workers is -1; wanted 0 or more"),
+        ({"data__threads": -1}, "config.data.threads is -1; wanted 0 or more, or None"),
+        ({"data__decode": "slow"}, "config.data.decode is 'slow'; wanted one of exact, fast, turbo"),
+        ({"data__train": "floder:x"}, "names 'floder:x', and 'floder' is no kind of source; did you mean folder:x?"),
+        ({"data__test": "mnist:x"}, "'mnist' is no kind of source; wanted one of tfds, folder, wds, parquet, shapes"),
+        ({"data__train": (("folder:x", 0.0),)}, "the weight of 'folder:x' is 0.0; wanted a finite number above 0"),
+        ({"data__train": ()}, "config.data.train is a mixture of no sources"),
+        ({"model__max_logit_scale": 0.0}, "config.model.max_logit_scale is 0.0; wanted a number above 0, or None"),
+        ({"model__projection_dim": 0}, "config.model.projection_dim is 0; wanted at least 1"),
+        ({"model__lock_towers": "LX"}, "config.model.lock_towers is 'LX'; wanted two letters, image tower then text"),
+        ({"model__dtype": "float8"}, "config.model.dtype is 'float8'; wanted one of auto, float32, bfloat16"),
+        (
+            {"model__vision": "", "model__vision_config": {"model_type": "vit"}},
+            "config.model.vision is empty, and lock_towers='LU' wants its weights: name a folder or Hub id, or write u",
+        ),
+        (
+            {"model__text": "", "model__lock_towers": "Lu", "model__text_config": {"vocab_size": 9}},
+            "config.model.text_config has no model_type, which says what the tower is",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence(changes, message):
+    found = mistake(**changes)
+    assert message in found and "\n" not in found and "mistakes" not in found and found.startswith("config.")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss_chunk": 100},  # More than there are texts: all of them.
+        {"loss_chunk": 3, "loss_how": "ring"},  # Of the texts of a device, of which nothing is known here.
+        {"cache": True, "model__lock_towers": "UU", "model__lock_rules": (("vision/.*", "lock"),)},
+        {"data__train": "gs://bucket/pairs"},
+        {"data__train": "pairs"},
+        {"data__train": (("folder:x", 1), ("wds:gs://b/*.tar", 0.5))},
+        {"optim__clip_norm": None, "data__threads": None, "model__max_logit_scale": None},
+        {"mesh__data": 4, "mesh__fsdp": 2, "micro_batch": 4},
+        {"best_metric": "anything"},  # Nothing goes by it.
+        {"stall_limit": 0, "eval_every": 0, "monitor_every": 0, "data__threads": 0},
+    ],
+    ids=str,
+)
+def test_what_may_be_right_is_accepted(changes):
+    config.read_config(changed(**changes))
+
+
+def test_all_mistakes_are_told_at_once():
+    found = mistake(
+        **{
+            "stepz": 1,
+            "loss": "triplet",
+            "data__augment": "mirror",
+            "optim__warmup_steps": 9,
+            "cache": "yes",
+        },
+        mesh="big",
+    )
+    assert found == (
+        "6 mistakes: config.mesh is 'big', wanted a group of fields; "
+        "config.stepz does not exist, did you mean steps?; "
+        "config.cache is 'yes', wanted true or false; "
+        "config.data.augment is 'mirror', wanted one of none, flip, crop, crop_flip, randaugment; "
+        "config.loss is 'triplet', wanted one of softmax, sigmoid; "
+        "config.optim.warmup_steps=9 does not leave a step of config.steps=5, use fewer"
+    )
+
+
+def test_a_field_that_is_wrong_by_itself_is_told_once():
+    assert mistake(steps=0, optim__warmup_steps=5) == "config.steps is 0; wanted at least 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("optim.lr", "optim.peak_lr"),
+        ("lr", "optim.peak_lr"),
+        ("model.projection", "model.projection_dim"),
+        ("warmup_steps", "optim.warmup_steps"),
+        ("data.batch_size", "batch_size"),
+        ("optim.optimizer", "optim.name"),
+        ("model.lock", "model.lock_towers"),
+        ("micro_batchsize", "micro_batch"),
+        ("model.visoin", "model.vision"),
+    ],
+)
+def test_the_nearest_field_is_suggested(name, field):
+    assert names.nearest(name) == field
+
+
 def test_a_tower_of_numbers_needs_no_folder():
-    model = {"vision": "", "text": "t", "vision_config": {"model_type": "vit"}}
+    model = {"vision": "", "text": "t", "vision_config": {"model_type": "vit"}, "lock_towers": "uU"}
+    assert config.read_config(SMALLEST | {"model": model}).model.vision == ""
+    del model["vision"]
     assert config.read_config(SMALLEST | {"model": model}).model.vision == ""
     with pytest.raises(ConfigError, match=r"model\.text is empty"):
         config.read_config(SMALLEST | {"model": model | {"text": ""}})
 
 
-def test_a_recipe_survives_json():
+def test_what_a_command_fills_in_may_be_empty():
+    tree = {"steps": 5, "batch_size": 8, "keep_best": 1}
+    read = config.read_config(tree, empty=config.NEEDLESS)
+    assert (read.model.vision, read.model.text, read.data.train, read.data.test) == ("", "", "", "")
+
+
+def test_a_config_survives_json():
     mixture = (("folder:x", 1), ("wds:y", 0.5))
     changes = {
         "optim": {"lr_multipliers": (("text/.*", 0.05),), "clip_norm": None},
@@ -70,3 +252,136 @@ def test_only_what_changes_the_numbers_counts_as_a_difference():
     old = dataclasses.asdict(config.read_config(SMALLEST))
     new = dataclasses.asdict(config.read_config(SMALLEST | {"log_every": 3, "seed": 4, "mesh": {"fsdp": 2}}))
     assert config.differences(old, new) == ["seed: 0, now 4"]
+
+
+def test_the_former_name_of_a_field_is_read_with_one_line_of_advice(advice):
+    c = ConfigDict(SMALLEST)
+    c.model.lock = "UU"  # Beside the method of that name.
+    for tree in (c, changed(model__lock="UU"), c):
+        assert config.read_config(tree).model.lock_towers == "UU"
+    assert advice.messages == [
+        "config.model.lock is now called config.model.lock_towers; the former name is still read"
+    ]
+
+
+def test_the_former_name_beside_the_new_one_is_refused():
+    assert mistake(model__lock="UU", model__lock_towers="LU") == (
+        "config.model.lock does not exist; did you mean model.lock_towers?"
+    )
+
+
+def test_the_config_of_an_older_workdir_is_read_and_compared_without_advice(advice):
+    new = json.loads(json.dumps(dataclasses.asdict(config.read_config(SMALLEST))))
+    old = json.loads(json.dumps(new))
+    old["model"]["lock"] = old["model"].pop("lock_towers")
+    assert config.read_stored(old) == config.read_config(SMALLEST)
+    assert config.differences(config.current_names(old), new) == [] and "lock" in old["model"]
+    assert advice.messages == []
+
+
+def test_the_config_of_a_workdir_is_not_judged_again():
+    assert config.read_stored(changed(keep_best=3)).keep_best == 3
+    with pytest.raises(ConfigError, match=r"config\.stepz does not exist"):
+        config.read_stored(changed(stepz=3))
+
+
+def test_a_config_file_starts_from_all_defaults():
+    c = config.default_config()
+    with pytest.raises(ConfigError) as raised:
+        config.read_config(c)
+    assert str(raised.value) == (
+        "5 mistakes: config.steps is missing, the run cannot do without it; "
+        "config.batch_size is missing, the run cannot do without it; "
+        "config.data.train is empty, the run cannot do without it; "
+        "config.model.vision is empty, name a folder or Hub id, or describe the tower in model.vision_config; "
+        "config.model.text is empty, name a folder or Hub id, or describe the tower in model.text_config"
+    )
+    c.steps, c.batch_size, c.model.vision, c.model.text, c.data.train = 5, 8, "v", "t", "folder:x"
+    assert config.read_config(c) == config.read_config(SMALLEST)
+    c.optim.clip_norm, c.data.threads, c.optim.peak_lr = None, 3, 1
+    c.data.train = (("folder:x", 1),)
+    c.model.vision_config = {"model_type": "vit"}
+    c.model.vision_config.update(image_size=32)
+    read = config.read_config(c)
+    assert (read.optim.clip_norm, read.data.threads, read.optim.peak_lr) == (None, 3, 1.0)
+    assert read.data.train == (("folder:x", 1.0),)
+    assert read.model.vision_config == {"model_type": "vit", "image_size": 32}
+    assert config.read_config(config.as_config_dict(read)) == read
+    for group, name in ((c, "stepz"), (c.optim, "lr"), (c.mesh, "model")):
+        with pytest.raises(AttributeError):
+            setattr(group, name, 1)
+    assert config.default_config().model.vision_config.to_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("steps", "20", 20),
+        ("steps", "1e3", "1e3"),
+        ("optim.peak_lr", "1e-3", 1e-3),
+        ("optim.peak_lr", "1", 1.0),
+        ("cache", "TRUE", True),
+        ("cache", "0", False),
+        ("data.test", "None", "None"),
+        ("data.test", "(a)", "(a)"),
+        ("data.threads", "None", None),
+        ("data.threads", "4", 4),
+        ("optim.clip_norm", "none", None),
+        ("data.train", "folder:x", "folder:x"),
+        ("data.train", "(('folder:x', 1), ('wds:y', 0.5))", (("folder:x", 1), ("wds:y", 0.5))),
+        ("data.train", '[["folder:x", 1]]', [["folder:x", 1]]),
+        ("data.train", "(x", "(x"),
+        ("model.lock_rules", "(('a.*', 'lock'),)", (("a.*", "lock"),)),
+        ("model.lock_rules", "()", ()),
+        ("model.vision_config", "{'a': None}", {"a": None}),
+        ("model.vision_config", '{"a": true}', {"a": True}),
+        ("model.vision_config", "a=3", "a=3"),
+    ],
+)
+def test_a_shell_gives_values_as_texts(name, text, value):
+    assert from_text(name, text) == value and type(from_text(name, text)) is type(value)
+
+
+@pytest.mark.parametrize(("hint", "value"), [(int, True), (float, True), (str, 3), (int | None, 1.0)])
+def test_a_value_of_another_type_is_not_converted(hint, value):
+    with pytest.raises(TypeError):
+        convert(hint, value)
+
+
+def test_the_choices_are_those_of_the_modules_that_implement_them():
+    poolings = {
+        f"model.{tower}_pooling": {name for encoder in table.values() for name in encoder.pooling_names}
+        for tower, table in (("vision", VISION), ("text", TEXT))
+    }
+    attention = Compute.__dataclass_fields__["attention"].type
+    tables = poolings | {
+        "model.dtype": {"auto", *build.DTYPES},
+        "model.locked_dtype": build.DTYPES,
+        "model.remat": REMAT,
+        "model.attention": attention.__args__,
+        "data.decode": train_decode.HOW,
+        "data.augment": augment.AUGMENTS,
+        "optim.name": optim.OPTIMISERS,
+        "optim.mu_dtype": optim.MU_DTYPES,
+        "optim.schedule": optim.SCHEDULES,
+        "loss": KINDS,
+        "loss_how": WAYS,
+    }
+    assert {name: set(table) for name, table in tables.items()} | {
+        "data.on_bad_record": {"skip", "error"},
+        "best_mode": {"max", "min"},
+    } == {name: set(values) for name, values in config.CHOICES.items()}
+    assert set(choices.LETTERS) == set(partition.LETTERS)
+
+
+def test_actions_metrics_and_sources_are_those_of_the_modules_of_them():
+    for action in choices.ACTIONS["mesh.fsdp_rules"]:
+        fsdp_rules((("a", action),))
+    for action in choices.ACTIONS["model.lock_rules"]:
+        partition.lock_rules("LU", first=(("a", action),))
+    assert {word.partition(":")[0] for word in FORMS.replace(" or ", ", ").split(", ")} == set(
+        choices.SOURCES
+    )
+    unit = np.eye(2, dtype=np.float32)
+    measured = retrieval(unit, unit, np.arange(2))
+    assert {f"test/{name}" for name in measured} == set(choices.METRICS)

@@ -1,5 +1,6 @@
 """The shipped configs as they are meant to be tried first: small, from scratch, on drawings."""
 
+import functools
 import json
 import os
 import runpy
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_jax.config import read_config
+from lit_jax.commands.train import FLAGS
+from lit_jax.config import FIELDS, read_config
+from lit_jax.config.values import convert, from_text
 from lit_jax.data.sources.registry import open_source
 from lit_jax.tools.plan import parameters
 from lit_jax.train.loop import train
@@ -57,20 +60,102 @@ def test_a_smoke_run_is_its_recipe_in_small(path):
     small = config_of(path, "smoke")
     full = config_of(path, "full")
     for name in ("loss", "cache", "topology"):
-        assert getattr(small, name, None) == getattr(full, name, None)
-    assert (
-        small.model.vision_config.model_type
-        == full.model.get("vision_config", {"model_type": "vit"})["model_type"]
-    )
-    assert (
-        small.model.text_config.model_type
-        == full.model.get("text_config", {"model_type": "bert"})["model_type"]
-    )
-    recipe = read_config(small)
-    assert not set(map(tuple, small.model.get("lock_rules", ()))) - {("vision/.*", "lock")}
+        assert small[name] == full[name]
+    for group, usual in (("vision_config", "vit"), ("text_config", "bert")):
+        assert small.model[group].model_type == full.model[group].get("model_type", usual)
+    read = read_config(small)
+    assert not set(read.model.lock_rules) - {("vision/.*", "lock")}
     locked = {row[0] for row in parameters.parameters(small) if row[2] == "locked"}
-    assert any(path.startswith("vision/layers") for path in locked) == (full.model["lock"][0] == "L")
-    assert len(open_source(recipe.data.train)) >= recipe.batch_size
+    assert any(path.startswith("vision/layers") for path in locked) == (full.model.lock_towers[0] == "L")
+    assert len(open_source(read.data.train)) >= read.batch_size
+
+
+# Another valid value for every field, as a shell gives it; with what has to be set beside it in a smoke run.
+OTHER = {
+    "steps": "123",
+    "batch_size": "256",
+    "seed": "9",
+    "micro_batch": "16",
+    "loss": {"softmax": "sigmoid", "sigmoid": "softmax"},
+    "loss_how": {"ring": "gathered", "gathered": "ring"},
+    "loss_chunk": "32",
+    "label_smoothing": "0.1",
+    "mask_duplicates": "true",
+    "cache": {True: "false", False: "1 --config.model.lock_rules (('vision/.*','lock'),)"},
+    "log_every": "7",
+    "monitor_every": "5",
+    "eval_every": "25",
+    "save_every": "25",
+    "keep": "2",
+    "keep_best": "2",
+    "best_metric": "test/text_to_image_mean_rank",
+    "best_mode": "min",
+    "stall_limit": "0.5",
+    "topology": "v5e:4x4",
+    "model.vision": "some/vision",
+    "model.text": "some/text",
+    "model.lock_towers": "uU --config.model.text some/text",
+    "model.lock_rules": "(('text/embeddings/.*','lock'),) --noconfig.cache",
+    "model.projection_dim": "32",
+    "model.vision_pooling": "pooler",
+    "model.text_pooling": "mean",
+    "model.allow_pickle": "true",
+    "model.logit_scale_init": "1.5",
+    "model.logit_bias_init": "-3",
+    "model.max_logit_scale": "50",
+    "model.dtype": "float32",
+    "model.locked_dtype": {"float32": "bfloat16", "bfloat16": "float32"},
+    "model.remat": "full",
+    "model.attention": "xla",
+    "model.unroll": "2",
+    "model.vision_config": '{"model_type":"vit","image_size":16,"patch_size":8}',
+    "model.text_config": "{'model_type':'roberta'}",
+    "data.train": "(('shapes:512/train',1),('shapes:99/train',0.5))",
+    "data.test": "shapes:64/test",
+    "data.caption": "title",
+    "data.text_length": "12",
+    "data.decode": "exact",
+    "data.augment": "crop --noconfig.cache",
+    "data.on_bad_record": "error",
+    "data.threads": "3",
+    "data.workers": "2",
+    "optim.name": "lion",
+    "optim.mu_dtype": {"float32": "bfloat16", "bfloat16": "float32"},
+    "optim.peak_lr": "0.5",
+    "optim.schedule": "linear",
+    "optim.warmup_steps": "4",
+    "optim.end_lr": "1e-5",
+    "optim.weight_decay": "0.3",
+    "optim.clip_norm": "None",
+    "optim.b1": "0.8",
+    "optim.b2": "0.9",
+    "optim.eps": "1e-6",
+    "optim.lr_multipliers": "[['text/.*',0.2]]",
+    "mesh.data": "2",
+    "mesh.fsdp": "4",
+    "mesh.fsdp_rules": "(('vision/.*','whole'),)",
+}
+
+
+def parsed(*args):
+    """Name -> value of every field, as a command gets it."""
+    tree = FLAGS.parse(args)[0].to_dict()
+    return {name: functools.reduce(dict.__getitem__, name.split("."), tree) for name in FIELDS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_field_is_set_from_the_shell(path):
+    assert set(OTHER) == set(FIELDS)
+    line = ("--config", f"{path}:smoke", "--workdir", "w")
+    before = parsed(*line)
+    for name, text in OTHER.items():
+        text, *beside = (text[before[name]] if isinstance(text, dict) else text).split()
+        after = parsed(*line, f"--config.{name}", text, *beside)
+        wanted = convert(FIELDS[name].hint, from_text(name, text))
+        assert after[name] == wanted != before[name], name
+        set_too = {name, *(word.partition("config.")[2] for word in beside)}
+        set_too |= {f"{tower}_config" for tower in set_too & {"model.vision", "model.text"}}
+        assert {field for field in FIELDS if after[field] != before[field]} <= set_too, name
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ import pytest
 
 import lit_jax
 from lit_jax.__main__ import COMMANDS
-from tests.commands import accepted
+from tests.command_options import accepted
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "colabs").glob("*.ipynb")])
@@ -84,12 +84,12 @@ def test_the_reference_is_made_from_the_docstrings_without_a_warning(tmp_path):
     page = (tmp_path / "site" / "lit_jax.html").read_text()
     assert all(f'id="{name}"' in page for name in lit_jax.__all__ if name != "__version__")
     pages = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.html")}
-    reached = set(re.findall(r'href="(lit_jax/\w+\.html)"', page))
-    assert {name for name in pages if name.count("/") == 1} <= reached and "lit_jax/config.html" in reached
-    recipe = (tmp_path / "site" / "lit_jax" / "recipe.html").read_text()
-    assert (
-        "Image tower, text tower: L locked, U tuned, u from scratch" in recipe
-    )  # The comment beside its field.
+    reached = set(re.findall(r'href="(lit_jax/[\w/]+\.html)"', page))
+    assert {name for name in pages if name.count("/") == 1} <= reached
+    assert {"lit_jax/train/loop.html", "lit_jax/config.html", "lit_jax/evals.html"} <= reached
+    config = (tmp_path / "site" / "lit_jax" / "config.html").read_text()
+    # The comment beside its field.
+    assert "Image tower, text tower: L locked, U tuned, u from scratch" in config
     every = [(tmp_path / "site" / name).read_text() for name in pages]
     assert not any(
         said in page for page in every for said in ("Alias for field", "Logger ", "Initializes a Module")

@@ -28,8 +28,8 @@ ONLY = {
     "torch": (),
     "tensorflow": (),
     "orbax": ("workdir/checkpoints",),
-    "ml_collections": ("commands",),
-    "absl": ("commands", "data"),  # data: grain asks for one of absl's flags, parsed or not.
+    "ml_collections": ("commands", "config"),
+    "absl": ("data",),  # grain asks for one of absl's flags, parsed or not.
     "click": ("commands",),
     "jinja2": ("tools/pages",),
     "starlette": ("tools/demo.py",),

@@ -20,7 +20,7 @@ from lit_jax import __main__ as shell
 from lit_jax.data.sources.registry import open_source
 from lit_jax.hf.facade.model import FlaxVisionTextDualEncoderModel
 from lit_jax.utils.errors import ConfigError
-from tests.test_flax_files import as_flax, write_msgpack
+from tests.hf.formats.test_flax_msgpack import as_flax, write_msgpack
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)

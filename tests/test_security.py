@@ -1,7 +1,7 @@
 """The rules S1-S9: files of strangers run nothing, lead nowhere and cost little; ours tell nothing of the machine.
 
-S1 also in test_hub, test_model_folder and test_pickles, S4 in test_pretrained, S5 in test_model_folder and
-data/test_folder, S8 in test_card.
+S1 also in hf/test_hub, hf/test_model_folder and hf/formats/test_torch_pickle, S4 in hf/test_load, S5 in
+hf/test_model_folder and data/sources/test_folder, S8 in hf/test_model_card.
 """
 
 import ast
@@ -29,11 +29,11 @@ from tests import tiny
 
 PACKAGE = Path(lit_jax.__file__).parent
 MODULES = frozenset({"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"})
-BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
+BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})  # As names alone: step.compile() is harmless.
 METHODS = frozenset({"extractall", "unpack_archive", "system", "popen"})
 
 
-def found_in(tree):
+def forbidden_in(tree):
     """What of a module's source rules S2, S3 and S6 forbid."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -57,10 +57,7 @@ def found_in(tree):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_s2_s3_s6_no_module_runs_unpickles_or_unpacks_what_it_reads(path):
-    allowed = (
-        {".compile"} if path.name in ("plan.py", "train_step.py") else set()
-    )  # Of a lowered jax function.
-    assert set(found_in(ast.parse(path.read_text()))) - allowed == set()
+    assert set(forbidden_in(ast.parse(path.read_text()))) == set()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,23 @@ def test_s2_s3_s6_no_module_runs_unpickles_or_unpacks_what_it_reads(path):
     ],
 )
 def test_s2_the_scan_sees_what_it_is_for(code):
-    assert list(found_in(ast.parse(code)))
+    assert list(forbidden_in(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "step.lower(state).compile()",
+        "re.compile('a')",
+        "np.load(f)",
+        "np.load(f, allow_pickle=False)",
+        "yaml.safe_load(f)",
+        "subprocess.run(c, shell=False)",
+        "hub.find(model, allow_pickle=flag)",
+    ],
+)
+def test_s2_the_scan_passes_harmless_calls_of_similar_names(code):
+    assert not list(forbidden_in(ast.parse(code)))
 
 
 def test_s3_code_in_a_model_folder_is_neither_read_nor_run_and_said_so(tmp_path, caplog):
@@ -94,7 +107,7 @@ def test_s3_code_in_a_model_folder_is_neither_read_nor_run_and_said_so(tmp_path,
         path.write_text(json.dumps(config | {"auto_map": {auto: "modeling_vit.Any" for auto in autos}}))
     with caplog.at_level(logging.WARNING, "lit_jax"):
         lit_jax.load(tmp_path / "m")
-    assert "config.json asks for code of its own (auto_map), which is neither read nor run" in caplog.text
+    assert "config.json names code of its own (auto_map), which is neither read nor run" in caplog.text
     try:
         processor.load_processor(tmp_path / "m")
     except WeightError as error:
@@ -114,7 +127,7 @@ def test_s4_a_folder_that_is_missing_opens_no_connection(tmp_path, monkeypatch):
             hub.find(missing)
 
 
-def test_s5_a_shard_that_links_out_of_its_folder_is_refused_unless_into_the_hubs_own_cache(tmp_path):
+def test_s5_a_shard_linked_from_outside_is_refused_except_from_the_hub_cache(tmp_path):
     tensors = {"a": np.ones(3, np.float32)}
     model_folder.write(tmp_path / "outside", {}, tensors)
     index = json.dumps({"weight_map": {"a": "shard.safetensors"}})
@@ -172,7 +185,7 @@ def test_s7_a_header_that_says_it_is_vast_costs_no_memory(size, tmp_path):
 def test_s7_json_beyond_any_model_is_not_parsed(tmp_path):
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(33 << 20)  # A file of holes.
-    with pytest.raises(WeightError, match=r"config\.json has 34603008 bytes; of JSON at most"):
+    with pytest.raises(WeightError, match=r"config\.json has 34603008 bytes; a JSON file may have at most"):
         model_folder.read_config(tmp_path)
 
 
@@ -192,10 +205,11 @@ def test_s8_the_recipe_in_a_checkpoint_names_no_folder_of_the_machine(tmp_path):
     config = tiny.config(tmp_path)
     config["model"]["text"] = "google-bert/bert-base-uncased"
     config["data"]["test"] = "tfds:~/sets/shapes/test"
-    found = portable(read_config(config))
-    assert found["model"]["vision"] == "v" and found["data"]["train"] == "folder:pairs"
-    assert found["model"]["text"] == "google-bert/bert-base-uncased" and found["data"]["test"] == "tfds:test"
-    assert str(tmp_path) not in json.dumps(found) and "~" not in json.dumps(found)
+    stored = portable(read_config(config))
+    assert stored["model"]["vision"] == "v" and stored["data"]["train"] == "folder:pairs"
+    assert stored["model"]["text"] == "google-bert/bert-base-uncased"
+    assert stored["data"]["test"] == "tfds:test"
+    assert str(tmp_path) not in json.dumps(stored) and "~" not in json.dumps(stored)
 
 
 def test_s9_an_export_carries_the_sha256_of_its_files(tmp_path):
@@ -208,7 +222,7 @@ def test_s9_an_export_carries_the_sha256_of_its_files(tmp_path):
     assert checksums.damage(tmp_path / "m") == "model.safetensors has another sha256 than when it was written"
 
 
-# Cases 51 to 56 of weights and configs. 51 to 53 and the NaN of 54 are in test_model_folder and test_pretrained.
+# Cases 51 to 56 of weights and configs. 51 to 53 and the NaN of 54 are in hf/test_model_folder and hf/test_load.
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_])
@@ -229,7 +243,7 @@ def test_case_55_eight_bit_floats_are_refused_with_the_reason(kind, tmp_path):
     header = json.dumps({"a": {"dtype": kind, "shape": [4], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(
-        WeightError, match=rf"tensor a cannot be read: it is of type {kind}, not of F64, F32, F16"
+        WeightError, match=rf"tensor a cannot be read: it is of type {kind}, and not one of F64, F32, F16"
     ):
         model_folder.Tensors.of(tmp_path)
 
@@ -258,7 +272,7 @@ def test_case_56_a_config_that_describes_no_model_is_refused_before_anything_is_
     assert error.value.exit_code == 4 and "\n" not in str(error.value) and len(str(error.value)) < 700
 
 
-def test_case_56_a_model_whose_sizes_are_fine_one_by_one_and_vast_together_is_not_made():
+def test_case_56_a_model_of_fine_sizes_that_is_vast_as_a_whole_is_not_made():
     wide = {
         "hidden_size": 10**6,
         "intermediate_size": 10**7,

@@ -1,5 +1,6 @@
 """Tiny towers of every architecture: configs as in config.json, and folders with random weights."""
 
+import functools
 import json
 
 import jax
@@ -135,8 +136,14 @@ def randomised(params, seed=0):
 
 
 def dual(seed=0, **kwargs):
-    """A module and randomised params."""
-    module = DualEncoder(dual_config(**kwargs))
+    """A module and randomised params, which are the caller's own."""
+    module, params = _dual(seed, json.dumps(kwargs))
+    return module, jax.tree.map(np.copy, params)
+
+
+@functools.cache  # Hundreds of tests want the same few.
+def _dual(seed, kwargs):
+    module = DualEncoder(dual_config(**json.loads(kwargs)))
     return module, randomised(dual_encoder.init_params(module, seed), seed)
 
 
@@ -233,7 +240,7 @@ def config(folder, **changes):
         "batch_size": 8,
         "log_every": 1,
         "save_every": 2,
-        "model": {"vision": str(folder / "v"), "text": str(folder / "t"), "projection_dim": 16, "lock": "LU"},
+        "model": {"vision": str(folder / "v"), "text": str(folder / "t"), "projection_dim": 16, "lock_towers": "LU"},
         "data": {
             "train": f"folder:{folder / 'pairs'}",
             "test": f"folder:{folder / 'pairs'}",

@@ -17,7 +17,7 @@ from lit_jax.commands import options
     metavar="A,B",
     type=click.Path(),
     default="",
-    help="Comma-separated, or a file with one a line.",
+    help="Labels with commas between, or a file with one a line.",
 )
 @click.option(
     "--prompts",
@@ -28,7 +28,12 @@ from lit_jax.commands import options
     help="Prompt set, or a file of templates.",
 )
 @click.option(
-    "--top", metavar="N", default=5, show_default=True, type=click.IntRange(min=1), help="Labels shown."
+    "--top",
+    metavar="N",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Labels shown for each picture.",
 )
 @options.allow_pickle
 @click.option(
@@ -36,7 +41,7 @@ from lit_jax.commands import options
     "json_path",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write all of it to this file.",
+    help="Write all probabilities to this file.",
 )
 def main(
     pictures: tuple[str, ...],
@@ -47,17 +52,20 @@ def main(
     allow_pickle: bool,
     json_path: Path | None,
 ) -> None:
-    """Say which of some labels fits each picture: a probability for each, which sum to 1."""
+    """Say how well each label fits each picture, as probabilities that sum to 1."""
     from lit_jax.inference.classify import classify
     from lit_jax.utils.console import table
 
     names = labels.split(",")
-    if os.path.isfile(labels):  # Path.is_file() raises for a name as long as many labels make.
+    if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as that of many labels.
         lines = Path(labels).read_text(encoding="utf-8").splitlines()
         names = [line for line in lines if line.strip()]
-    found = classify(pictures, names, model, prompts=prompts, allow_pickle=allow_pickle)
-    for picture, shares in zip(pictures, found, strict=True):
+    shares_of_each = classify(pictures, names, model, prompts=prompts, allow_pickle=allow_pickle)
+    for picture, shares in zip(pictures, shares_of_each, strict=True):
         print(table((picture, ""), [(name, f"{share:.1%}") for name, share in list(shares.items())[:top]]))
     if json_path:
-        result = [dict(picture=one, labels=shares) for one, shares in zip(pictures, found, strict=True)]
+        result = [
+            {"picture": picture, "labels": shares}
+            for picture, shares in zip(pictures, shares_of_each, strict=True)
+        ]
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

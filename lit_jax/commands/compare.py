@@ -14,18 +14,18 @@ import click
     "json_path",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write the result to this file.",
+    help="Write the comparison to this file.",
 )
 def main(first: Path, second: Path, json_path: Path | None) -> None:
-    """Compare two results of lit-jax evaluate --json, if they were measured under one protocol.
+    """Compare two results of lit-jax evaluate --json that were measured under the same protocol.
 
-    A difference is SECOND minus FIRST, with its 95% interval; * marks one whose interval leaves zero out.
+    Differences are SECOND minus FIRST, with 95% intervals; * marks an interval that does not contain zero.
     """
     from lit_jax.evals.compare import compare
     from lit_jax.utils.console import table
 
-    found = compare(first, second)
-    for task, metrics in found.items():
+    compared = compare(first, second)
+    for task, metrics in compared.items():
         rows = []
         for name, row in metrics.items():
             low, high = row["interval"]
@@ -35,4 +35,4 @@ def main(first: Path, second: Path, json_path: Path | None) -> None:
         how = "paired" if all(row["paired"] for row in metrics.values()) else "unpaired"
         print(table((task, "first", "second", "difference", f"95% ({how})", ""), rows))
     if json_path:
-        json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(compared, indent=2) + "\n", encoding="utf-8")

@@ -7,16 +7,25 @@ from lit_jax.commands import options
 
 @click.command()
 @options.model
-@click.option("--index", metavar="DIR", type=click.Path(), help="What `lit-jax embed` wrote, to search in.")
-@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="To listen on.")
 @click.option(
-    "--port", metavar="N", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any."
+    "--index", metavar="DIR", type=click.Path(), help="Index to search, as `lit-jax embed` writes it."
+)
+@click.option(
+    "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+@click.option(
+    "--port",
+    metavar="N",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port; 0 is any free one.",
 )
 @options.allow_pickle
 def main(model: str, index: str | None, host: str, port: int, allow_pickle: bool) -> None:
     """Serve a small web page: drop a picture, type labels, see probabilities; search an index.
 
-    It listens on this machine alone unless --host says otherwise, and asks nobody else for anything. Needs
+    It listens only on this machine unless --host says otherwise, and makes no requests. Needs
     pip install 'lit_jax[demo]'.
     """
     from lit_jax.inference.embedder import Embedder
@@ -30,11 +39,11 @@ def main(model: str, index: str | None, host: str, port: int, allow_pickle: bool
             f"the demo needs {error.name}, which is not installed; pip install 'lit_jax[demo]'"
         ) from error
 
-    opened = Index.open(index) if index else None
+    index_to_search = Index.open(index) if index else None
     serve(
         Embedder(model, allow_pickle=allow_pickle),
-        opened,
+        index_to_search,
         host=host,
         port=port,
-        ready=lambda address: print(f"{address} (Ctrl-C ends it)", flush=True),
+        ready=lambda address: print(f"{address} (Ctrl-C to stop)", flush=True),
     )

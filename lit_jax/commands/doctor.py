@@ -11,22 +11,22 @@ import click
     "--workdir",
     metavar="DIR",
     type=click.Path(file_okay=False),
-    help="Of a training run, which need not exist yet.",
+    help="Workdir of a training run; it need not exist yet.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def main(workdir: str | None, as_json: bool) -> None:
-    """Versions, devices, and of a workdir: room on the disk, which checkpoints are whole, what would be resumed.
+    """Check this machine and a workdir: versions, devices, disk space, damaged checkpoints, where training resumes.
 
-    Reads every byte of the checkpoints and changes nothing. Ends with status 4 if training could not go on from the
-    newest one.
+    Reads every byte of the checkpoints and changes nothing. Exits with status 4 if training cannot resume from the
+    newest checkpoint.
     """
     from lit_jax.tools import doctor
     from lit_jax.utils.environment import machine
     from lit_jax.utils.errors import CheckpointError
 
-    found = machine()
+    report = machine()
     if workdir is not None:
-        found["workdir"] = doctor.workdir(workdir)
-    print(json.dumps(found, indent=2) if as_json else doctor.report(found))
-    if workdir is not None and doctor.ill(found["workdir"]):
+        report["workdir"] = doctor.workdir(workdir)
+    print(json.dumps(report, indent=2) if as_json else doctor.report(report))
+    if workdir is not None and doctor.ill(report["workdir"]):
         sys.exit(CheckpointError.exit_code)

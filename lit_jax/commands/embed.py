@@ -9,9 +9,20 @@ from lit_jax.commands import options
 @click.argument("pictures", metavar="PICTURES...", nargs=-1, type=click.Path(), required=True)
 @options.model
 @click.option("--output", metavar="DIR", type=click.Path(), required=True, help="Folder of the index.")
-@click.option("--format", type=click.Choice(["npy", "parquet"]), default="npy", show_default=True)
 @click.option(
-    "--shard-size", metavar="N", type=click.IntRange(min=1), default=4096, show_default=True, help="Pictures."
+    "--format",
+    type=click.Choice(["npy", "parquet"]),
+    default="npy",
+    show_default=True,
+    help="Format of the vectors.",
+)
+@click.option(
+    "--shard-size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Pictures a file.",
 )
 @options.dtype
 @options.allow_pickle
@@ -24,9 +35,9 @@ def main(
     dtype: str,
     allow_pickle: bool,
 ) -> None:
-    """Embed pictures into an index, which `lit-jax search` reads.
+    """Embed pictures into an index that `lit-jax search` reads.
 
-    PICTURES are files, or the name of one source, such as folder:DIR. Killed and started again it goes on.
+    PICTURES are files, or one source, such as folder:DIR. Started again after a kill, it continues.
     """
     from lit_jax.inference.index import embed
     from lit_jax.parallel import distributed

@@ -6,13 +6,13 @@ import click
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="The same table as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def main(as_json: bool) -> None:
-    """The architectures that towers may have.
+    """List the architectures that a tower may have.
 
-    The exportable ones fit into VisionTextDualEncoderModel of those versions of transformers; the others train, are
-    saved and evaluated all the same, and are exported as two towers. Parity is the largest difference to PyTorch at
-    every layer, relative to the largest value (at least 1), that the tests allow.
+    An exportable one fits into VisionTextDualEncoderModel of the versions of transformers in the table. The others can
+    be trained, saved and evaluated as well, and are exported as two towers. Parity is the largest difference to PyTorch
+    that the tests allow at any layer, relative to the largest value there (at least 1).
     """
     from lit_jax.models.encoders import TEXT, VISION
     from lit_jax.utils.console import table

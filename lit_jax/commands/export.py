@@ -1,119 +1,148 @@
 """lit-jax export --workdir DIR --output DIR [--push-to-hub ID]"""
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+if TYPE_CHECKING:
+    from lit_jax.hf.publish import Place
 
 
 @click.command(options_metavar="[OPTIONS]")
 @click.option(
-    "--workdir", metavar="DIR", type=click.Path(), help="Of the run; not needed to publish an --output."
+    "--workdir",
+    metavar="DIR",
+    type=click.Path(),
+    help="Of the training run; not needed to publish --output.",
 )
 @click.option(
-    "--output", metavar="DIR", type=click.Path(), required=True, help="To write; must not exist or be empty."
+    "--output",
+    metavar="DIR",
+    type=click.Path(),
+    required=True,
+    help="Folder to write; must be new or empty.",
 )
-@click.option("--license", "license_id", default="unknown", metavar="ID", help="The model's, as on the Hub.")
-@click.option("--vision-license", default="unknown", metavar="ID", help="The image tower's.")
-@click.option("--text-license", default="unknown", metavar="ID", help="The text tower's.")
-@click.option("--data-license", default="unknown", metavar="ID", help="The training data's.")
+@click.option(
+    "--license", default="unknown", metavar="ID", help="Licence of the model, an identifier of the Hub."
+)
+@click.option("--vision-license", default="unknown", metavar="ID", help="Licence of the image tower.")
+@click.option("--text-license", default="unknown", metavar="ID", help="Licence of the text tower.")
+@click.option("--data-license", default="unknown", metavar="ID", help="Licence of the training data.")
 @click.option(
     "--layout",
     type=click.Choice(["hf", "lit_jax", "towers"]),
     default="hf",
     metavar="NAME",
-    help="hf (the default), lit_jax (for it alone), towers.",
+    help="hf (default), lit_jax (no transformers) or towers.",
 )
-@click.option("--max-shard-size", default="5GB", metavar="SIZE", help="Of a file of weights [default: 5GB].")
-@click.option("--step", type=click.IntRange(min=0), metavar="N", help="[default: the newest that is whole].")
+@click.option(
+    "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
+)
+@click.option(
+    "--step", type=click.IntRange(min=0), metavar="N", help="Step to export [default: newest whole]."
+)
 @click.option(
     "--measured",
     multiple=True,
     metavar="FILE",
     type=click.Path(),
-    help="Of evaluate --json, for the model card.",
+    help="Result of evaluate --json, for the model card.",
 )
-@click.option("--verify", is_flag=True, help="Load the folder in PyTorch, print the differences.")
-@click.option("--verify-data", metavar="SOURCE", type=click.Path(), help="[default: the run's test data].")
+@click.option("--verify", is_flag=True, help="Compare the folder with PyTorch; print differences.")
+@click.option(
+    "--verify-data",
+    metavar="SOURCE",
+    type=click.Path(),
+    help="Pairs to compare on [default: the run's test data].",
+)
 @click.option("--push-to-hub", metavar="ID", help="Publish as owner/name on the Hugging Face Hub.")
-@click.option("--private", is_flag=True, help="The repository is made a private one.")
-@click.option("--revision", metavar="BRANCH", help="Of the repository [default: main].")
-@click.option("--message", metavar="TEXT", help="Of the commit on the Hub.")
+@click.option("--private", is_flag=True, help="Create the repository as a private one.")
+@click.option("--revision", metavar="BRANCH", help="Branch of the repository [default: main].")
+@click.option("--message", metavar="TEXT", help="Commit message on the Hub.")
 @click.option("--overwrite", is_flag=True, help="Replace another model on the Hub.")
-def main(
-    workdir: str | None,
-    output: str,
-    license_id: str,
-    vision_license: str,
-    text_license: str,
-    data_license: str,
-    layout: str,
-    max_shard_size: str,
-    step: int | None,
-    measured: tuple[str, ...],
-    verify: bool,
-    verify_data: str | None,
-    push_to_hub: str | None,
-    private: bool,
-    revision: str | None,
-    message: str | None,
-    overwrite: bool,
-) -> None:
+def main(output: str, workdir: str | None, measured: tuple[str, ...], **settings: Any) -> None:
     """Write a checkpoint as a Hugging Face folder with a model card; publish it."""
+    _check(workdir, settings)
     from lit_jax.evals import compare
     from lit_jax.hf import publish
-    from lit_jax.tools import export as door
-    from lit_jax.utils.console import table
-    from lit_jax.utils.errors import ConfigError
+    from lit_jax.tools import export as exports
 
-    if verify and layout != "hf":
-        raise ConfigError(f"--verify compares with PyTorch, which does not read --layout {layout}")
-    if not push_to_hub:
-        if not workdir:
-            raise ConfigError("export: --workdir is missing; see lit-jax export --help")
-        if private or revision or message or overwrite:
-            raise ConfigError("--private, --revision, --message and --overwrite go with --push-to-hub ID")
-    if verify and not (workdir or verify_data):
-        raise ConfigError("--verify without --workdir wants --verify-data SOURCE")
-    found = [compare.read(path) for path in measured]
-    place = None
+    results = [compare.read(path) for path in measured]
     if not workdir:
         publish.check_folder(output)
-    if push_to_hub:
-        place = publish.open_place(
-            push_to_hub,
-            private=private,
-            revision=revision,
-            message=message or publish.MESSAGE,
-            overwrite=overwrite,
-        )
+    place = _open_place(settings)
     if workdir:
-        about = door.About(
-            license=license_id,
-            vision_license=vision_license,
-            text_license=text_license,
-            data_license=data_license,
-        )
-        door.export(
+        licences = ("license", "vision_license", "text_license", "data_license")
+        exports.export(
             workdir,
             output,
-            about,
-            layout=layout,
-            max_shard_size=max_shard_size,
-            step=step,
-            measured=found,
+            exports.About(**{name: settings[name] for name in licences}),
+            layout=settings["layout"],
+            max_shard_size=settings["max_shard_size"],
+            step=settings["step"],
+            measured=results,
             place=place,
         )
         print(f"wrote {output}")
     elif place:
         place.check(output)
-    if verify:
-        data, caption = (verify_data, None) if verify_data else door.test_data(str(workdir))
-        differences = door.verify(output, data, caption=caption)
-        rows = [(name, f"{value:.2e}") for name, value in differences.items()]
-        print(table(("largest difference to PyTorch", ""), rows))
+    if settings["verify"]:
+        _verify(output, workdir, settings["verify_data"])
     if place:
-        try:
-            print(f"published {place.upload(output)}")
-        except ConfigError as error:
-            again = f"lit-jax export --output {output} --push-to-hub {push_to_hub}"
+        _upload(place, output, settings["push_to_hub"])
+
+
+def _check(workdir: str | None, settings: dict[str, Any]) -> None:
+    """Raises ConfigError for options that do not go together."""
+    from lit_jax.utils.errors import ConfigError
+
+    layout = settings["layout"]
+    if settings["verify"] and layout != "hf":
+        raise ConfigError(
+            f"--verify compares with PyTorch, which does not read --layout {layout}; leave out one of the two"
+        )
+    if not settings["push_to_hub"]:
+        if not workdir:
+            raise ConfigError("export: --workdir is missing; see lit-jax export --help")
+        if any(settings[name] for name in ("private", "revision", "message", "overwrite")):
             raise ConfigError(
-                f"{error}; {output} is whole and can be published by itself: {again}"
-            ) from error
+                "--private, --revision, --message and --overwrite need --push-to-hub ID; give it, or leave them out"
+            )
+    if settings["verify"] and not (workdir or settings["verify_data"]):
+        raise ConfigError("--verify without --workdir needs pairs to compare on; give --verify-data SOURCE")
+
+
+def _open_place(settings: dict[str, Any]) -> "Place | None":
+    """The place on the Hub that the folder is published to, if that is asked for."""
+    from lit_jax.hf import publish
+
+    if not settings["push_to_hub"]:
+        return None
+    return publish.open_place(
+        settings["push_to_hub"],
+        private=settings["private"],
+        revision=settings["revision"],
+        message=settings["message"] or publish.MESSAGE,
+        overwrite=settings["overwrite"],
+    )
+
+
+def _verify(output: str, workdir: str | None, verify_data: str | None) -> None:
+    """Prints the differences between the folder in lit_jax and in PyTorch."""
+    from lit_jax.tools import export as exports
+    from lit_jax.utils.console import table
+
+    data, caption = (verify_data, None) if verify_data else exports.test_data(str(workdir))
+    differences = exports.verify(output, data, caption=caption)
+    rows = [(name, f"{value:.2e}") for name, value in differences.items()]
+    print(table(("largest difference to PyTorch", ""), rows))
+
+
+def _upload(place: "Place", output: str, repo_id: str) -> None:
+    from lit_jax.utils.errors import ConfigError
+
+    try:
+        print(f"published {place.upload(output)}")
+    except ConfigError as error:
+        again = f"lit-jax export --output {output} --push-to-hub {repo_id}"
+        raise ConfigError(f"{error}; {output} is complete and can be published by itself: {again}") from error

@@ -1,7 +1,7 @@
-"""The options of a command that takes a config: read by absl and ml_collections, shown and completed by click."""
+"""The options of a command that takes a config: read here, shown and completed by click."""
 
-import ast
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,66 +9,93 @@ from pathlib import Path
 from typing import Any
 
 import click
-from absl import flags
 from click.shell_completion import CompletionItem
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from lit_jax.commands.config_file import Override, load, merge
+from lit_jax.config.default import as_config_dict
+from lit_jax.config.fields import FIELDS
+from lit_jax.config.read import read_config
+from lit_jax.config.values import BOOLS
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.names import TOWERS
 
 _FILES = ("DIR", "DIR_OR_ID", "FILE", "SOURCE")  # Metavars whose values are completed as paths.
+_OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What follows `lit-jax COMMAND`, beside --config and --config.a.b, which all of these commands take.
-
-    `options` maps a name to (metavar, help), a switch's metavar being empty; `config` is the file used where none is
-    given.
-    """
+    """What follows `lit-jax COMMAND`, besides --config and --config.a.b, which all of these commands take."""
 
     command: str
     about: str
-    options: Mapping[str, tuple[str, str]]
+    options: Mapping[str, tuple[str, str]]  # Name -> (metavar, help); the metavar of a switch is empty.
     required: tuple[str, ...] = ("workdir",)
-    config: str | None = None
+    config: str | None = None  # The config file if none is given.
+    empty: frozenset[str] = frozenset()  # Fields that may be empty: see `read_config`.
+    reads_towers: bool = True  # Whether the folder of a tower is read even if the config has its numbers.
 
     def parse(self, args: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
-        """`args` -> (the config with its overrides, the values of the options).
+        """`args` -> (the config of the file with the fields that `args` set, the values of the options).
 
-        `--help` prints the options and ends the process. Raises ConfigError in one sentence.
+        All of the config is judged. `--help` prints the options and ends the process. Raises ConfigError.
         """
-        values = flags.FlagValues()
-        holder = config_flags.DEFINE_config_file(
-            "config", self.config, "", lock_config=True, flag_values=values
-        )
-        for name, (metavar, text) in self.options.items():
-            if metavar:
-                flags.DEFINE_string(name, None, text, flag_values=values)
-            else:
-                flags.DEFINE_bool(name, False, text, flag_values=values)
         if any(arg in ("--help", "-h", "-help") for arg in args):
             shown = self.as_click()
             print(shown.get_help(shown.make_context(f"lit-jax {self.command}", [], resilient_parsing=True)))
             raise SystemExit(0)
-        _check_file(args)
         try:
-            rest = values([self.command, *args])[1:]
-            found = holder.value
-        except flags.UnrecognizedFlagError as error:
-            close = get_close_matches(error.flagname, ("config", *self.options), n=1)
-            hint = f"did you mean --{close[0]}?" if close else f"see lit-jax {self.command} --help"
-            raise ConfigError(f"{self.command}: no option --{error.flagname}; {hint}") from error
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            raise ConfigError(f"{self.command}: {_sentence(error)}") from error
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"{self.command}: the config file cannot be imported: {error}") from error
-        if rest:
-            raise ConfigError(f"{self.command}: unexpected arguments {' '.join(rest)}; options begin with --")
+            values, overrides = self._read(args)
+            loaded = load(values.pop("config"))
+        except ConfigError as error:
+            raise ConfigError(f"{self.command}: {error}") from error
+        towers = {tower: values[tower] for tower in TOWERS if values.get(tower)}
+        towers |= {tower: text for name, text in overrides for tower in TOWERS if name == f"model.{tower}"}
+        tree = merge(loaded, overrides, towers, keep_dropout=self.reads_towers)
+        return as_config_dict(read_config(tree, empty=self.empty)), values
+
+    def _read(self, args: Sequence[str]) -> tuple[dict[str, Any], list[Override]]:
+        """`args` -> (the values of the options and "config", the fields that are set). Raises ConfigError."""
+        switches = {name for name, (metavar, _) in self.options.items() if not metavar}
+        values: dict[str, Any] = {name: False if name in switches else None for name in self.options}
+        values["config"] = self.config
+        overrides: list[Override] = []
+        stray: list[str] = []
+        words = deque(args)
+        while words:
+            word = words.popleft()
+            if (option := _OPTION.fullmatch(word)) is None:
+                stray.append(word)
+                continue
+            name, text = option.groups()
+            positive = name.removeprefix("no")
+            if name.startswith("config."):
+                field = name.removeprefix("config.")
+                overrides.append(Override(field, _field_text(field, word, text, words)))
+            elif positive.startswith("config.") and text is None:
+                overrides.append(Override(positive.removeprefix("config."), "false"))
+            elif name in switches:
+                values[name] = _switch(True, word, text)
+            elif positive in switches:
+                values[positive] = _switch(False, word, text)
+            elif name in values:
+                values[name] = _text(word, text, words)
+            else:
+                raise ConfigError(self._unknown(name))
+        if stray:
+            raise ConfigError(f"unexpected arguments {' '.join(stray)}; options begin with --")
         for name in self.required:
-            if (found if name == "config" else values[name].value) is None:
-                raise ConfigError(f"{self.command}: --{name} is missing; see lit-jax {self.command} --help")
-        flags.FLAGS.mark_as_parsed()  # grain's worker processes ask absl for flags of their own.
-        return found, {name: values[name].value for name in self.options}
+            if values[name] is None:
+                raise ConfigError(f"--{name} is missing; see lit-jax {self.command} --help")
+        return values, overrides
+
+    def _unknown(self, name: str) -> str:
+        """The mistake of an option that does not exist."""
+        fields = [field for field in FIELDS if field.rpartition(".")[2] == name]
+        close = [*get_close_matches(name, ("config", *self.options), n=1), *(f"config.{f}" for f in fields)]
+        hint = f"did you mean --{close[0]}?" if close else f"see lit-jax {self.command} --help"
+        return f"no option --{name}; {hint}"
 
     def as_click(self) -> click.Command:
         """The same options as a command of click, which shows and completes them and is never run."""
@@ -89,15 +116,14 @@ class Flags:
 
 
 class _Shown(click.Command):
-    """Completes --config.a.b as well, with what the config file sets."""
+    """Completes --config.a.b as well, with all fields."""
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        found = [item for item in super().shell_complete(ctx, incomplete) if item.value != "--config.a.b"]
+        items = [item for item in super().shell_complete(ctx, incomplete) if item.value != "--config.a.b"]
         if incomplete.startswith("--config"):
-            file = str(ctx.params.get("config") or shipped_config("quickstart.py")).partition(":")[0]
-            options = (f"--config.{field}" for field in _fields(Path(file)))
-            found += [CompletionItem(option) for option in options if option.startswith(incomplete)]
-        return found
+            options = (f"--config.{field}" for field in FIELDS)
+            items += [CompletionItem(option) for option in options if option.startswith(incomplete)]
+        return items
 
 
 def shipped_config(name: str) -> Path:
@@ -107,40 +133,29 @@ def shipped_config(name: str) -> Path:
     return inside if inside.is_file() else package.parent / "configs" / name
 
 
-def _fields(file: Path) -> list[str]:
-    """The fields that a config file assigns, as it is read: to run it for a press of a key would be too much."""
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return []
-    stored = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
-    names = {ast.unparse(node).partition(".")[2] for node in stored if isinstance(node.ctx, ast.Store)}
-    return sorted(name for name in names if not any(other.startswith(f"{name}.") for other in names))
+def _text(word: str, text: str | None, words: deque[str]) -> str:
+    """The value of the option `word`: what follows "=", or the next word."""
+    if text is not None:
+        return text
+    if not words or words[0].startswith("--"):
+        raise ConfigError(f"{word} wants a value")
+    return words.popleft()
 
 
-def _check_file(args: Sequence[str]) -> None:
-    for i, arg in enumerate(args):
-        value = None
-        if arg.startswith("--config="):
-            value = arg.removeprefix("--config=")
-        elif arg == "--config" and i + 1 < len(args):
-            value = args[i + 1]
-        if value is not None and not Path(value.partition(":")[0]).is_file():
-            raise ConfigError(
-                f"config file {value.partition(':')[0]} does not exist; give the path of a .py file"
-            )
+def _switch(on: bool, word: str, text: str | None) -> bool:
+    """Of the option `word`, which may be followed by "=true" or "=false"."""
+    if text is not None and text.lower() not in BOOLS:
+        raise ConfigError(f"{word} is a switch; wanted it alone, or with =true or =false")
+    return on if text is None else BOOLS[text.lower()] is on
 
 
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).replace("\\n", " ").split())
-    if close := re.search(r"(\w+)\W+Did you mean \"(\w+)\"", text):
-        return f"the config has no field {close[1]}; did you mean {close[2]}?"
-    if bare := re.fullmatch(r"[\"']+(\w+)[\"']+", text):  # What is left of a KeyError.
-        return f"the config has no field {bare[1]}; write it into the file to set it"
-    if last := re.fullmatch(r"Missing value for flag (\S+)", text):
-        return f"{last[1]} wants a value"
+def _field_text(field: str, word: str, text: str | None, words: deque[str]) -> str:
+    """The value of a field; one that is true or false is true if no value follows."""
     if (
-        "Traceback (most recent call last)" in text
-    ):  # The config file's own, whose last line says what is wrong.
-        return f"the config file: {str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: ')}"
-    return text
+        text is None
+        and field in FIELDS
+        and FIELDS[field].hint is bool
+        and (not words or words[0].startswith("-"))
+    ):
+        return "true"
+    return _text(word, text, words)

@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 
 from lit_jax.commands.flags import Flags, shipped_config
+from lit_jax.config import NEEDLESS
 from lit_jax.utils.errors import ConfigError
 
 FLAGS = Flags(
     "grid",
     "The LiT design grid: each tower locked, tuned or from scratch, with seeds.",
     {
-        "workdir": ("DIR", "Where everything goes; started again on it, the grid goes on."),
+        "workdir": ("DIR", "Where everything goes; started again on it, the grid continues."),
         "cells": (
             "LU,UU",
-            "Image and text tower, each L locked, U tuned or u from scratch [default: all 9].",
+            "Image and text tower, each L (locked), U (tuned) or u (from scratch) [default: all 9].",
         ),
-        "seeds": ("0,1", "Each a run of every cell [default: 0,1,2]."),
+        "seeds": ("0,1", "Every cell is trained with each of them [default: 0,1,2]."),
         "size": ("N", "Pixels of the emoji, a multiple of 14 [default: 56]."),
         "vision": ("DIR_OR_ID", "Your own image tower: folder or Hub id."),
         "text": ("DIR_OR_ID", "Your own text tower: folder or Hub id."),
@@ -22,6 +23,7 @@ FLAGS = Flags(
         "data": ("SOURCE", "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out."),
     },
     config=f"{shipped_config('quickstart.py')}:grid",
+    empty=NEEDLESS,
 )
 
 
@@ -29,17 +31,23 @@ def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
     from lit_jax.tools.grid.grid import CELLS, grid
     from lit_jax.tools.grid.tables import as_markdown
+    from lit_jax.tools.quickstart.quickstart import Inputs
 
-    found = grid(
+    inputs = Inputs(
+        vision=values["vision"],
+        text=values["text"],
+        data=values["data"],
+        split=values["split"] or "concept",
+        size=_whole("size", values["size"] or "56"),
+    )
+    results = grid(
         config,
         values["workdir"],
+        inputs,
         cells=_listed(values["cells"]) or CELLS,
         seeds=[_whole("seeds", seed) for seed in _listed(values["seeds"] or "0,1,2")],
-        size=_whole("size", values["size"] or "56"),
-        split=values["split"] or "concept",
-        **{name: values[name] for name in ("vision", "text", "data")},
     )
-    print(as_markdown(found), end="")
+    print(as_markdown(results), end="")
 
 
 def _listed(value: str | None) -> list[str]:

@@ -9,12 +9,12 @@ import click
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.option("--caption", metavar="NAME", help="Feature, column or key of the captions [default: found].")
+@click.option("--caption", metavar="NAME", help="Feature, column or key of captions [default: detected].")
 @click.option(
     "--tokenizer",
     metavar="DIR",
     type=click.Path(),
-    help="Folder with a tokenizer, to count tokens [default: words are counted].",
+    help="Folder of a tokenizer that counts tokens [default: words are counted].",
 )
 @click.option(
     "--text-length",
@@ -22,7 +22,7 @@ import click
     type=click.IntRange(min=2),
     default=64,
     show_default=True,
-    help="Tokens kept.",
+    help="Tokens that are kept of a text.",
 )
 @click.option(
     "--limit",
@@ -30,14 +30,14 @@ import click
     type=click.IntRange(min=1),
     default=10_000,
     show_default=True,
-    help="Records looked at.",
+    help="Records to look at.",
 )
 @click.option("--all", "everything", is_flag=True, help="Look at every record.")
 @click.option(
     "--sheet",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write a picture of 16 pairs to this PNG file.",
+    help="Write 16 of the pairs as one picture to this PNG file.",
 )
 @click.option(
     "--json",
@@ -69,7 +69,7 @@ def main(
         count_tokens = make_count_tokens(load_tokenizer(tokenizer), text_length)
     opened = open_source(source, caption=caption)
     with progress("records") as report:
-        found = summarize(
+        summary = summarize(
             opened,
             count_tokens=count_tokens,
             text_length=text_length,
@@ -77,16 +77,16 @@ def main(
             sheet=sheet,
             progress=report,
         )
-    print(table((found["source"], "found"), [(name.replace("_", " "), said) for name, said in _rows(found)]))
+    print(table((summary["source"], "found"), [(name.replace("_", " "), text) for name, text in _rows(summary)]))
     if sheet:
         print(f"wrote {sheet}")
     if json_path:
-        json_path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        json_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
-    for name, value in found.items():
+    for name, value in summary.items():
         if name in ("source", "sheet") or (name in ("classes", "labelled", "without_caption") and not value):
             continue
         if name == "reasons":

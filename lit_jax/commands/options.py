@@ -1,4 +1,4 @@
-"""Options that several commands take alike."""
+"""Options that several commands share."""
 
 import click
 
@@ -14,8 +14,8 @@ dtype = click.option(
     metavar="TYPE",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
-    help="Of the arithmetic: float32 or bfloat16.",
+    help="Type of the arithmetic: float32 (default) or bfloat16.",
 )
 allow_pickle = click.option(
-    "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there is nothing else."
+    "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there are no other weights."
 )

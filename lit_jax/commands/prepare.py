@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,45 +14,50 @@ import click
     metavar="DIR",
     type=click.Path(),
     required=True,
-    help="Directory of the set; it gains the split.",
+    help="Folder of the data set; gains the split.",
 )
-@click.option("--name", metavar="NAME", required=True, help="Name of the set, in small letters.")
+@click.option("--name", metavar="NAME", required=True, help="Name of the data set, in lower case.")
 @click.option("--split", metavar="NAME", required=True, help="Name of the split, e.g. train.")
 @click.option(
     "--shards",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Number of files [default: one per 10,000 records, or 16].",
+    help="Files [default: 1 per 10,000 records, or 16].",
 )
-@click.option("--caption", metavar="NAME", help="Feature, column or key of the captions [default: found].")
-@click.option("--on-bad-record", type=click.Choice(["error", "skip"]), default="error", show_default=True)
+@click.option("--caption", metavar="NAME", help="Feature, column or key of captions [default: detected].")
 @click.option(
-    "--resize", metavar="N", type=click.IntRange(min=1), help="Pixels of the shorter side, at most."
+    "--on-bad-record",
+    metavar="WHAT",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    help="error (default) or skip.",
 )
-@click.option("--dedup", is_flag=True, help="Leave out pictures that came before.")
-@click.option("--verify", is_flag=True, help="Decode each picture to find the broken ones.")
 @click.option(
-    "--processes", metavar="N", type=click.IntRange(min=1), help="That write [default: one a core]."
+    "--resize", metavar="N", type=click.IntRange(min=1), help="Shrink to a shorter side of N pixels."
+)
+@click.option("--dedup", is_flag=True, help="Leave out repeated pictures.")
+@click.option("--verify", is_flag=True, help="Decode every picture to find broken ones.")
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Processes that write [default: one a core].",
 )
 def main(
     source: str,
     output: str,
     name: str,
     split: str,
-    shards: int | None,
     caption: str | None,
-    on_bad_record: str,
-    resize: int | None,
-    dedup: bool,
-    verify: bool,
     processes: int | None,
+    **options: Any,
 ) -> None:
-    """Write any source as ArrayRecord shards that TensorFlow Datasets reads, without TensorFlow.
+    """Write any source as ArrayRecord shards, which TensorFlow Datasets reads. Needs no TensorFlow.
 
-    Killed and started again it goes on. Records left out are named in dropped-SPLIT.jsonl.
+    Started again after a kill, it continues. dropped-SPLIT.jsonl lists the records that were left out.
     """
     from lit_jax.data.sources.registry import open_source
-    from lit_jax.data.tools.prepare import prepare
+    from lit_jax.data.tools.prepare import PrepareOptions, prepare
     from lit_jax.utils.console import progress
 
     with progress("shards") as report:
@@ -60,12 +66,7 @@ def main(
             Path(output),
             name=name,
             split=split,
-            shards=shards,
-            on_bad_record=on_bad_record,
-            resize=resize,
-            dedup=dedup,
-            verify=verify,
-            processes=processes or os.cpu_count() or 1,
+            options=PrepareOptions(processes=processes or os.cpu_count() or 1, **options),
             progress=report,
         )
     print(f"wrote {folder}; train on it as tfds:{folder}/{split}")

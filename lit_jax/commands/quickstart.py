@@ -3,33 +3,35 @@
 from collections.abc import Sequence
 
 from lit_jax.commands.flags import Flags, shipped_config
+from lit_jax.config import NEEDLESS
 
 FLAGS = Flags(
     "quickstart",
-    "The whole way, from towers to a page about the run: train, evaluate before and after, export. Towers and pictures "
-    "come from the package index where you bring none.",
+    "From towers to a trained model and a page about it: train, evaluate before and after, export. Towers and pictures "
+    "come from the package index unless you bring your own.",
     {
-        "workdir": ("DIR", "Where everything goes; started again on it, the run goes on."),
+        "workdir": ("DIR", "Where everything goes; started again on it, the run continues."),
         "vision": ("DIR_OR_ID", "Your own image tower: folder or Hub id."),
         "text": ("DIR_OR_ID", "Your own text tower: folder or Hub id."),
         "split": ("NAME", "What is held out of the emoji: concept (default) or family, which is harder."),
         "data": ("SOURCE", "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out."),
     },
     config=str(shipped_config("quickstart.py")),
+    empty=NEEDLESS,
 )
 
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
-    from lit_jax.tools.quickstart.quickstart import brought, licences, quickstart
+    from lit_jax.tools.quickstart.quickstart import Inputs, brought, licences, quickstart
     from lit_jax.utils.console import table
 
-    given = {name: values[name] for name in ("vision", "text", "data")}
-    own = brought(config, **given)
+    inputs = Inputs(values["vision"], values["text"], values["data"], values["split"] or "concept")
+    own = brought(config, inputs)
     if lines := licences(**own):
         print("What comes from the package index, by name and licence:")
         print("\n".join(f"  {line}" for line in lines), flush=True)
-    outcome = quickstart(config, values["workdir"], **given, split=values["split"] or "concept")
+    outcome = quickstart(config, values["workdir"], inputs)
 
     rows = [
         (name, f"{outcome.before[name]:.3g}", f"{after:.3g}", f"{outcome.chance[name]:.3g}")

@@ -4,7 +4,9 @@ import click
 
 
 @click.command()
-@click.option("--workdir", metavar="DIR", type=click.Path(), required=True, help="Of the training run.")
+@click.option(
+    "--workdir", metavar="DIR", type=click.Path(), required=True, help="Workdir of the training run."
+)
 @click.option(
     "--output",
     metavar="FILE",
@@ -12,9 +14,9 @@ import click
     help="HTML file to write [default: report.html in the workdir].",
 )
 def main(workdir: str, output: str | None) -> None:
-    """Write one self-contained page about a run: recipe, curves, metrics, pictures, machine.
+    """Write one self-contained page about a run: config, curves, metrics, pictures, machine.
 
-    What the workdir does not hold, such as a checkpoint or the test pictures, is named on the page.
+    The page names what is missing from the workdir, such as a checkpoint or the test pictures.
     """
     from lit_jax.tools.report import report
 

@@ -10,8 +10,10 @@ from lit_jax.commands import options
 
 @click.command()
 @click.argument("index", type=click.Path())
-@click.option("--query", metavar="TEXT", help="What to look for, in words.")
-@click.option("--picture", metavar="FILE", type=click.Path(), help="Or a picture to look for the like of.")
+@click.option("--query", metavar="TEXT", help="Text to search for.")
+@click.option(
+    "--picture", metavar="FILE", type=click.Path(), help="Picture to search for, instead of a text."
+)
 @click.option(
     "--model",
     metavar="DIR_OR_ID",
@@ -38,7 +40,7 @@ def main(
     allow_pickle: bool,
     json_path: Path | None,
 ) -> None:
-    """Find the pictures of an index that are nearest to a text or to a picture, exactly."""
+    """Find the pictures of an index that are nearest to a text or a picture, by exact search."""
     from lit_jax.inference.search import search
     from lit_jax.utils.console import table
 

@@ -1,7 +1,7 @@
-"""From the words of a shell to a command: calls it, or completes what was typed so far.
+"""From the words of a shell to a command: calls it, or completes what has been typed.
 
 Completion is click's: with _LIT_JAX_COMPLETE=bash_source (or zsh_source, fish_source) `lit-jax` prints a script for the
-shell, which then asks with _LIT_JAX_COMPLETE=bash_complete at each press of the key. What is asked imports no JAX.
+shell, which then calls it with _LIT_JAX_COMPLETE=bash_complete at each press of the tab key. Completion imports no JAX.
 """
 
 import importlib
@@ -19,7 +19,7 @@ VARIABLE = "_LIT_JAX_COMPLETE"
 
 
 def call(name: str, args: Sequence[str]) -> None:
-    """Runs the command `name`, and may end the process. Raises ConfigError where the words are not as it takes them."""
+    """Runs the command `name`, and may end the process. Raises ConfigError for arguments that it does not accept."""
     module = importlib.import_module(f"lit_jax.commands.{name}")
     if hasattr(module, "FLAGS"):
         module.main(args)
@@ -38,31 +38,31 @@ def call(name: str, args: Sequence[str]) -> None:
 
 
 def complete(commands: Mapping[str, str]) -> None:
-    """Answers what `VARIABLE` asks of `commands`, name -> what it does, and ends the process."""
+    """Answers the request in `VARIABLE` about `commands` (name -> description), and ends the process."""
     group = _Commands("lit-jax", help="Dual encoders in pure JAX.")
-    group.about = commands
+    group.descriptions = commands
     sys.exit(shell_complete(group, {}, "lit-jax", VARIABLE, os.environ[VARIABLE]))
 
 
 class _Commands(click.Group):
-    """Of all commands only that one is imported whose options are asked for."""
+    """Imports a command only when its options are asked for."""
 
-    about: Mapping[str, str]
+    descriptions: Mapping[str, str]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.about:
+        if cmd_name not in self.descriptions:
             return None
         module = importlib.import_module(f"lit_jax.commands.{cmd_name}")
         return module.FLAGS.as_click() if hasattr(module, "FLAGS") else module.main
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        found = [CompletionItem(name, help=text) for name, text in self.about.items()]
-        found += [CompletionItem(option) for option in ("--help", "--version") if incomplete.startswith("-")]
-        return [item for item in found if item.value.startswith(incomplete)]
+        items = [CompletionItem(name, help=text) for name, text in self.descriptions.items()]
+        items += [CompletionItem(option) for option in ("--help", "--version") if incomplete.startswith("-")]
+        return [item for item in items if item.value.startswith(incomplete)]
 
 
 def _sentence(error: click.UsageError, command: click.Command) -> str:
-    """What click says in four lines, without the first two and the last."""
+    """The message of click without its usage lines, as part of a sentence."""
     match error:
         case click.NoSuchOption():
             known = [option for param in command.params for option in param.opts]

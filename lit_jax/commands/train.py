@@ -1,6 +1,6 @@
 """lit-jax train --config FILE[:ARG] --workdir DIR [--config.a.b VALUE]
 
-On every host of a TPU slice, and in every task of a SLURM step, the same line; elsewhere with --coordinator,
+Run the same line on every host of a TPU slice and in every task of a SLURM step; elsewhere, add --coordinator,
 --num-processes and --process-id.
 """
 
@@ -12,15 +12,16 @@ from lit_jax.utils.errors import ConfigError
 
 FLAGS = Flags(
     "train",
-    "Train; started again on the same workdir it goes on where it stopped. On every host of a TPU slice, and in "
-    "every task of a SLURM step, the same line.",
+    "Train. Started again on the same workdir, a run continues where it stopped. Run the same line on every host of a "
+    "TPU slice and in every task of a SLURM step.",
     {
-        "workdir": ("DIR", "Of checkpoints and metrics: a folder, or gs://BUCKET/DIR."),
-        "coordinator": ("HOST:PORT", "Of process 0; not needed on a Cloud TPU, under SLURM."),
-        "num-processes": ("N", "How many there are; goes with --coordinator."),
-        "process-id": ("N", "Which this is, from 0; goes with --coordinator."),
-        "heartbeat": ("SECONDS", "Of silence: a process counts as dead [default: 100]."),
+        "workdir": ("DIR", "Checkpoints and metrics: a folder, or gs://BUCKET/DIR."),
+        "coordinator": ("HOST:PORT", "Address of process 0; not on a Cloud TPU or SLURM."),
+        "num-processes": ("N", "Number of processes; goes with --coordinator."),
+        "process-id": ("N", "Which of them this is, from 0; goes with --coordinator."),
+        "heartbeat": ("SECONDS", "A process silent for so long is lost [default: 100]."),
         "no-fallback": ("", "End with status 4 if the newest checkpoint is damaged."),
+        "profile": ("FIRST:LAST", "Write a trace of these steps for TensorBoard."),
     },
     required=("config", "workdir"),
 )
@@ -28,18 +29,18 @@ FLAGS = Flags(
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
+    numbers = {name: _whole(name, values[name]) for name in ("num-processes", "process-id", "heartbeat")}
     from lit_jax.parallel import distributed
     from lit_jax.train.loop import train
 
-    numbers = {name: _whole(name, values[name]) for name in ("num-processes", "process-id", "heartbeat")}
     distributed.start(
         values["coordinator"],
         numbers["num-processes"],
         numbers["process-id"],
         heartbeat=numbers["heartbeat"] or distributed.HEARTBEAT,
     )
-    train(config, values["workdir"], fallback=not values["no-fallback"])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # All is saved; what is left is to end well.
+    train(config, values["workdir"], fallback=not values["no-fallback"], profile=values["profile"] or "")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Everything is saved; the process only has to end.
 
 
 def _whole(name: str, value: str | None) -> int | None:

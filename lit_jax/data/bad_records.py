@@ -1,4 +1,4 @@
-"""The account of broken records: each named once in the log, and too many of them end the run."""
+"""The ledger of broken records: the log names each one once, and too many of them end the run."""
 
 import contextlib
 import json
@@ -8,15 +8,15 @@ import os
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
-_SAMPLE = 10_000  # Rows that must have been read before their share speaks for a larger source.
+_SAMPLE = 10_000  # Rows that must have been read before their share says something about a larger source.
 
 
 class Ledger:
     """Counts the broken records of one reader of `source`, which has `total` records.
 
-    A record is counted once, however often it is drawn; those that the file at `path` names already, of a run that goes
-    on at row `rows`, are counted and not told again. The share is taken of all `total` records, or, once more than
-    10,000 rows are read, of those read where they are fewer.
+    A record is counted once, however often it is drawn. If the run resumes at row `rows`, the records that the file at
+    `path` lists already are counted and not logged again. The share is that of all `total` records, or, once more than
+    10,000 rows were read and they are fewer, that of the rows.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Ledger:
             self.broken = _read(path)
 
     def add(self, record: int, reason: str, row: int | None = None, replaced_by: int | None = None) -> None:
-        """Counts and logs a broken record. Raises `DataError` when there are now too many."""
+        """Counts and logs a broken record. Raises `DataError` if there are now too many."""
         if record in self.broken:
             return
         self.broken[record] = reason
@@ -44,10 +44,10 @@ class Ledger:
             line = {"source": self.source, "record": record, "reason": reason, "row": row}
             with open(self._path, "a", encoding="utf-8") as f:
                 f.write(json.dumps(line | {"replaced_by": replaced_by}) + "\n")
-        among = min(self._total, max(self.rows, _SAMPLE))
-        if len(self.broken) > self._share * among:
+        of = min(self._total, max(self.rows, _SAMPLE))
+        if len(self.broken) > self._share * of:
             raise DataError(
-                f"{self.source}: {len(self.broken)} of {among} records are broken, more than the "
+                f"{self.source}: {len(self.broken)} of {of} records are broken, more than the "
                 f"{self._share:.1%} allowed; the last one is record {record}: {reason}"
             )
 
@@ -56,7 +56,9 @@ def _read(path: str | os.PathLike[str]) -> dict[int, str]:
     broken = {}
     with open(path, encoding="utf-8") as f:
         for line in f:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # A kill may have cut a line.
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError
+            ):  # The last line of a killed run may be cut.
                 row = json.loads(line)
                 broken[int(row["record"])] = str(row["reason"])
     return broken

@@ -1,4 +1,4 @@
-"""Every picture and every text once, in order: what evaluation and the cache read."""
+"""Every picture and every text once, in order, for evaluation and for the cache of the image tower."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_jax.data.bad_records import Ledger
-from lit_jax.data.reader import Decode, Tokenize, check_choice, read_options, rows_of_process
+from lit_jax.data.reader import check_choice, read_options, rows_of_process
 from lit_jax.data.sources.base import Source
 from lit_jax.utils.errors import DataError
-from lit_jax.utils.typing import Batch
+from lit_jax.utils.typing import WHOLE_BATCH, Batch, Decode, ProcessShard, Tokenize
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,10 @@ class _Row:
 
 def image_batches(
     source: Source,
-    *,
     decode: Decode,
+    *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    shard: ProcessShard = WHOLE_BATCH,
     threads: int | None = None,
     on_bad_record: str = "error",
     max_bad_share: float = 0.01,
@@ -35,31 +34,32 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Every picture of `source` once, in order: {"images": uint8 [b, S, S, 3], "index": int32 [b], "mask": bool [b]}.
 
-    Each process has its b = batch_size / process_count rows of each batch, and all have as many batches. The last one
-    is filled up with zeros whose mask is False and whose index is -1. Zeros are also, if `on_bad_record` is "skip", in
-    the place of a broken picture, under its own index, until more than `max_bad_share` are broken; else `DataError`
-    names it. The other arguments are those of `train_batches`. Raises `DataError` for an empty source.
+    Each process gets its b = batch_size / shard.count rows of each batch, and all get the same number of batches. The
+    last one is filled up with zeros whose mask is False and whose index is -1. A broken picture raises `DataError` if
+    `on_bad_record` is "error". With "skip" zeros replace it, with its own index and a mask of False, until more than
+    `max_bad_share` of the pictures are broken, which raises `DataError`. `threads` and `ledger_path` are those of
+    `Reading`. Raises `DataError` for an empty source and `ConfigError` for arguments out of range.
     """
     import grain
 
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
-    b, n = rows_of_process(batch_size, process_index, process_count), len(source)
+    b, n = rows_of_process(batch_size, shard), len(source)
     if not n:
         raise DataError(f"{source.spec} has no records")
-    ledger = Ledger(source.spec, -(-n // process_count), max_bad_share, ledger_path)
+    ledger = Ledger(source.spec, -(-n // shard.count), max_bad_share, ledger_path)
 
     def load(row: int) -> _Row:
-        index = row // b * batch_size + process_index * b + row % b
+        index = row // b * batch_size + shard.index * b + row % b
         if index >= n:
             return _Row(-1, None)
-        called = f"record {index}"
+        name = f"record {index}"
         try:
             record = source[index]
-            called += f": {record['id']}"
+            name += f": {record['id']}"
             return _Row(index, decode(record["image"]))
         except DataError as e:
             if on_bad_record == "error":
-                raise DataError(f"{source.spec}: {called}: {e}") from e
+                raise DataError(f"{source.spec}: {name}: {e}") from e
             return _Row(index, None, str(e))
 
     def collate(rows: list[_Row]) -> Batch:
@@ -80,36 +80,35 @@ def image_batches(
         rows = grain.MapDataset.range(count * b).map(load)
         with closing(iter(rows.to_iter_dataset(read_options(threads, 2 * b)))) as reading:
             for _ in range(count):
-                some = [next(reading) for _ in range(b)]
-                ledger.rows += sum(row.index >= 0 for row in some)
-                yield collate(some)
+                loaded = [next(reading) for _ in range(b)]
+                ledger.rows += sum(row.index >= 0 for row in loaded)
+                yield collate(loaded)
 
     return batches()
 
 
 def text_batches(
     texts: Sequence[str],
-    *,
     tokenize: Tokenize,
+    *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    shard: ProcessShard = WHOLE_BATCH,
 ) -> Iterator[Batch]:
     """Every text once, in order: {"texts": {...: int32 [b, N]}, "index": int32 [b], "mask": bool [b]}.
 
-    The last batch is filled up with "", whose mask is False and index -1; processes as in `image_batches`.
-    Raises `DataError` for no texts and for one that is not valid Unicode; an empty one is fine here.
+    The last batch is filled up with "", whose mask is False and whose index is -1; `shard` is as in `image_batches`.
+    Raises `DataError` for no texts and for a text that is not valid Unicode; an empty text is accepted.
     """
-    b = rows_of_process(batch_size, process_index, process_count)
+    b = rows_of_process(batch_size, shard)
     if not len(texts):
         raise DataError("there are no texts to embed")
 
     def batches() -> Iterator[Batch]:
-        for start in range(process_index * b, -(-len(texts) // batch_size) * batch_size, batch_size):
-            some = list(texts[start : start + b])
-            mask = np.arange(b) < len(some)
+        for start in range(shard.index * b, -(-len(texts) // batch_size) * batch_size, batch_size):
+            rows = list(texts[start : start + b])
+            mask = np.arange(b) < len(rows)
             index = np.where(mask, np.arange(start, start + b), -1).astype(np.int32)
-            yield {"texts": tokenize(some + [""] * (b - len(some))), "index": index, "mask": mask}
+            yield {"texts": tokenize(rows + [""] * (b - len(rows))), "index": index, "mask": mask}
 
     return batches()
 

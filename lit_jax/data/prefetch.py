@@ -1,4 +1,4 @@
-"""Batches onto the devices while the step before them runs, and a meter of how long the devices waited for them."""
+"""Puts batches onto the devices while the step before them runs, and measures how long the devices waited for them."""
 
 import logging
 import time
@@ -11,15 +11,15 @@ import jax
 from lit_jax.utils.typing import Batch
 
 _log = logging.getLogger(__name__)
-STARVING = 0.2  # Share of the time above which it is told, once.
+STARVING = 0.2  # Share of waiting above which it warns, once.
 
 
 class DevicePrefetcher(Iterator[Batch]):
-    """`put` of each of the first `count` of `batches`, one ahead of what was asked for.
+    """Iterates over `put(batch)` of the first `count` of `batches`, and prepares the next one ahead.
 
-    `running` is told the outputs of every step that was started; it waits for the step before that one, so that
-    no more than two are under way, and with them no more than three batches on the devices. What `batches` raises is
-    raised in the place of its batch, when all before it are done.
+    Call `running` with the outputs of every step that was started. It waits for the step before that one, so that no
+    more than two steps are under way and no more than three batches are on the devices. An error of `batches` is
+    raised in place of its batch, after all batches before it.
     """
 
     def __init__(self, batches: Iterator[Batch], put: Callable[[Batch], Batch], count: int):
@@ -28,7 +28,7 @@ class DevicePrefetcher(Iterator[Batch]):
         self._watcher = ThreadPoolExecutor(1, "lit_jax-watch")
         self._next: Future[Batch] | None = None
         self._done: Future[float] | None = None  # When the last step ended.
-        self._told = False
+        self._warned = False
         self._fetch()
         self.restart()
 
@@ -38,25 +38,27 @@ class DevicePrefetcher(Iterator[Batch]):
         asked = time.perf_counter()
         batch = self._next.result()
         came = time.perf_counter()
-        if self._done is not None and self._done.done():  # Else a step still runs, and nobody waited.
+        if self._done is not None and self._done.done():  # Otherwise a step still runs, and no device waits.
             self._waited += max(0.0, came - max(asked, self._done.result()))
         self._fetch()
         return batch
 
-    def running(self, outputs: Any) -> None:
-        """Takes note that a step was started, whose arrays are `outputs`, and waits for the end of the one before."""
+    def running(self, outputs: Any) -> float | None:
+        """Takes note that a step was started, whose arrays are `outputs`, and waits for the end of the step before.
+
+        Returns when that one ended (`time.perf_counter`), None if there was none.
+        """
         before, self._done = self._done, self._watcher.submit(_end_of, outputs)
-        if before is not None:
-            before.result()
+        return None if before is None else before.result()
 
     def waited(self) -> float:
         """The share of the time since the last `restart` (or call of this) in which the devices waited for data.
 
-        Above 20 % it warns, once, and says what helps.
+        If it exceeds 20 %, one warning says so and what helps.
         """
         share = self._waited / max(time.perf_counter() - self._since, 1e-9)
-        if share > STARVING and not self._told:
-            self._told = True
+        if share > STARVING and not self._warned:
+            self._warned = True
             _log.warning(
                 "the devices wait for data %.0f %% of the time: raise data.threads or data.workers, set data.decode to "
                 "'turbo', store smaller pictures (lit-jax prepare), or, if the image tower is locked, set cache",
@@ -66,11 +68,11 @@ class DevicePrefetcher(Iterator[Batch]):
         return share
 
     def restart(self) -> None:
-        """Begins to measure anew, for instance after an evaluation."""
+        """Starts a new measurement, for instance after an evaluation."""
         self._waited, self._since = 0.0, time.perf_counter()
 
     def close(self) -> None:
-        """Ends the threads, of which one may be fetching a batch still."""
+        """Ends the threads; one of them may have to finish fetching a batch first."""
         for pool in (self._fetcher, self._watcher):
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,7 +1,7 @@
-"""Rows into arrays: what a thread or a process does with its share of a batch. It keeps no account; `Batches` does."""
+"""Rows into arrays: how a thread or a process reads its part of a batch. `Batches` keeps the counts."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,16 +10,13 @@ import numpy as np
 from lit_jax.data.shuffle import draw, shuffled
 from lit_jax.data.sources.base import Source, check_caption
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.typing import CountTokens, ProcessShard, Tokenize, TrainDecode
 
-Decode = Callable[[bytes], np.ndarray]
-TrainDecode = Callable[[bytes, int], np.ndarray]  # Also takes the key of what is random in the picture.
-Tokenize = Callable[[Sequence[str]], dict[str, np.ndarray]]
-
-_TRIES = 20  # Records drawn for one row: at 1 % broken, all of them are with a chance of 1e-40.
+_TRIES = 20  # Records drawn for one row; with 1 % broken, all 20 are broken with a probability of 1e-40.
 
 
 class Skip(NamedTuple):
-    """A broken record, and the one that stands in its row."""
+    """A broken record, and the record that replaces it in its row."""
 
     record: int
     reason: str
@@ -29,23 +26,24 @@ class Skip(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """What is to be told of some rows. No tuple, of which grain would handle every number as an array."""
+    """What happened while some rows were read. Not a tuple: grain would treat each of its numbers as an array."""
 
     skipped: list[Skip]
-    cut: int  # Captions longer than the length of their tokens.
+    cut: int  # Captions that have more tokens than the text length.
 
 
 @dataclass(frozen=True)
 class Reader:
-    """`reader(i)`: part i of the batches of one process, of `parts` a batch; processes receive a copy of it.
+    """`reader(i)` reads part i of the batches of one process, each of which has `parts` parts.
 
-    Batch i is made of the rows [i * batch_size + first, ... + rows). The fields are described at `train_batches`.
+    Batch i consists of the rows [i * batch_size + first, i * batch_size + first + rows). `train_batches` describes the
+    other fields. Worker processes receive a copy.
     """
 
     source: Source
     decode: TrainDecode | None
     tokenize: Tokenize
-    count_tokens: Callable[[Sequence[str]], list[int]] | None
+    count_tokens: CountTokens | None
     pooled: np.ndarray | None
     seed: int
     batch_size: int
@@ -61,25 +59,27 @@ class Reader:
     def __call__(self, number: int) -> dict[str, Any]:
         batch, part = divmod(number, self.parts)
         start = batch * self.batch_size + self.first
-        rows = range(self.rows)[part * self.part_rows : (part + 1) * self.part_rows]
+        offsets = range(self.rows)[part * self.part_rows : (part + 1) * self.part_rows]
         skipped: list[Skip] = []
-        loaded = [self._row(start + row, skipped) for row in rows]
-        texts = [one["texts"] for one in loaded]
-        pictures = "images" if self.pooled is None else "pooled_images"
+        loaded = [self._row(start + offset, skipped) for offset in offsets]
+        texts = [row["texts"] for row in loaded]
+        images = "images" if self.pooled is None else "pooled_images"
         tokens = self.tokenize(texts)
         arrays = {
-            pictures: np.stack([one[pictures] for one in loaded]),
+            images: np.stack([row[images] for row in loaded]),
             "texts": tokens,
-            "index": np.array([one["index"] for one in loaded], np.int32),
+            "index": np.array([row["index"] for row in loaded], np.int32),
         }
         return {"batch": arrays, "account": Account(skipped, self._cut(texts, tokens))}
 
     def _cut(self, texts: Sequence[str], tokens: dict[str, np.ndarray]) -> int:
-        """How many of `texts` are longer than their tokens."""
+        """How many of `texts` were cut when they became `tokens`."""
         if self.count_tokens is None:
             return 0
         mask = tokens["attention_mask"]
-        full = [text for text, row in zip(texts, mask, strict=True) if row.all()]  # No other can be longer.
+        full = [
+            text for text, row in zip(texts, mask, strict=True) if row.all()
+        ]  # Only these can have been cut.
         return sum(count > mask.shape[1] for count in self.count_tokens(full))
 
     def _row(self, row: int, skipped: list[Skip]) -> dict[str, Any]:
@@ -95,7 +95,8 @@ class Reader:
                 skipped.append(Skip(index, str(e), row, other))
                 index = other
         raise DataError(
-            f"{self.source.spec}: {_TRIES} records drawn in a row are broken, record {index} the last"
+            f"{self.source.spec}: {_TRIES} records drawn in a row are broken, the last one is record {index}; "
+            "repair the data"
         )
 
     def _read(self, index: int, row: int) -> dict[str, Any]:
@@ -105,17 +106,17 @@ class Reader:
             raise DataError("record has no caption")
         caption = check_caption(captions[draw(len(captions), "caption", self.seed, row)])
         if self.pooled is None:
-            assert self.decode is not None  # `train_batches` has asked.
+            assert self.decode is not None  # `train_batches` has checked.
             pixels = self.decode(record["image"], draw(1 << 62, "augment", self.seed, row))
             return {"images": pixels, "texts": caption, "index": index}
         vector = np.asarray(self.pooled[index], np.float32)
         if not np.isfinite(vector).all():
-            raise DataError("no cached embedding: its picture was broken")
+            raise DataError("no cached embedding, since its picture was broken")
         return {"pooled_images": vector, "texts": caption, "index": index}
 
 
 def read_options(threads: int | None, parts: int) -> Any:
-    """For `threads` that keep `parts` ahead."""
+    """grain's options for `threads` that read `parts` ahead. Raises ConfigError for negative numbers."""
     import grain
 
     threads = min(os.cpu_count() or 1, 32) if threads is None else threads
@@ -125,19 +126,21 @@ def read_options(threads: int | None, parts: int) -> Any:
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
-def rows_of_process(batch_size: int, process_index: int, process_count: int) -> int:
-    """How many of a batch are one process's. Raises ConfigError."""
-    if batch_size < 1 or not 0 <= process_index < process_count:
+def rows_of_process(batch_size: int, shard: ProcessShard) -> int:
+    """How many rows of a batch of `batch_size` are those of one process. Raises ConfigError."""
+    if batch_size < 1 or not 0 <= shard.index < shard.count:
         raise ConfigError(
-            f"batch size {batch_size}, process {process_index} of {process_count}: out of range"
+            f"batch size {batch_size}, process {shard.index} of {shard.count}: out of range; want a batch of 1 row "
+            f"or more, and a process from 0 to one less than their number"
         )
-    if batch_size % process_count:
+    if batch_size % shard.count:
         raise ConfigError(
-            f"batch size {batch_size} is not divisible by {process_count} processes; choose a multiple"
+            f"batch size {batch_size} is not divisible by {shard.count} processes; choose a multiple"
         )
-    return batch_size // process_count
+    return batch_size // shard.count
 
 
-def check_choice(name: str, found: str, choices: tuple[str, ...]) -> None:
-    if found not in choices:
-        raise ConfigError(f"{name} is {found!r}; want {' or '.join(map(repr, choices))}")
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ConfigError if `value` is not one of `choices`."""
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}; want {' or '.join(map(repr, choices))}")

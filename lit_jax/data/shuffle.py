@@ -1,15 +1,16 @@
-"""Which record a row is, and whatever else is drawn for it: by key, the same in every process and in every version."""
+"""Which record a row is, and everything else that is drawn for it: by key, the same in every process and version."""
 
 import hashlib
 
 
 def shuffled(row: int, n: int, seed: int) -> int:
-    """Place `row % n` of a permutation of 0 .. n - 1 that is keyed by (seed, row // n), found without a list of n.
+    """Element `row % n` of the permutation of 0 .. n - 1 with the key (seed, row // n), in constant memory.
 
-    A Feistel network over the next power of 4, walked until it lands inside (Black and Rogaway, 2002).
+    A Feistel network over the next power of 4, repeated until the result is below n (cycle walking; Black and Rogaway,
+    "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).
     """
     epoch, x = divmod(row, n)
-    bits = max(1, ((n - 1).bit_length() + 1) // 2)  # Of each half: at most 4 n places in all.
+    bits = max(1, ((n - 1).bit_length() + 1) // 2)  # Of each half; the domain has at most 4 n elements.
     while True:
         left, right = divmod(x, 1 << bits)
         for turn in range(6):
@@ -20,5 +21,5 @@ def shuffled(row: int, n: int, seed: int) -> int:
 
 
 def draw(below: int, *key: str | int) -> int:
-    """A number in 0 .. below - 1 that depends on `key` alone: in every process, on every machine, in every version."""
+    """A number in 0 .. below - 1 that depends on `key` alone: the same in every process, machine and version."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") % below

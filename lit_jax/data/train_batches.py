@@ -1,49 +1,43 @@
 """Batches of a source. THE POSITION IS THE STEP: batch i is a function of (source, seed, batch size, i) alone.
 
-The rows are numbered for ever: row r is a record by a new permutation in every epoch of n rows; its caption, what is
-random in its picture and, where that record is broken, its replacement are drawn by (seed, r); batch i holds the rows
-[i * B, (i + 1) * B), of which process p of P takes the p-th P-th. So resuming is slicing, and the rows do not depend
-on how many threads or processes read them, nor on where the reading began. They are read in parts of a batch, by grain;
-the permutation is our own, since grain's takes over a millisecond a row on small sets, and may change with its version.
+The rows of all epochs are numbered in one sequence. A permutation, a new one for every epoch of n rows, gives row r its
+record; its caption, its augmentation and, if the record is broken, its replacement are drawn by (seed, r). Batch i
+holds the rows [i * B, (i + 1) * B), of which process p of P takes the p-th of P equal parts. So resuming is slicing,
+and the rows depend neither on how many threads or processes read them nor on where the reading began. grain reads
+them in parts of a batch. The permutation is our own, since grain's takes over a millisecond a row on small sets and may
+change with its version.
 """
 
 import logging
-import multiprocessing
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import flags
 
 from lit_jax.data.bad_records import Ledger
-from lit_jax.data.reader import (
-    Reader,
-    Tokenize,
-    TrainDecode,
-    check_choice,
-    read_options,
-    rows_of_process,
-)
+from lit_jax.data.reader import Reader, check_choice, read_options, rows_of_process
 from lit_jax.data.sources.base import Source
+from lit_jax.data.workers import end_with_parent
 from lit_jax.utils.errors import ConfigError, DataError
-from lit_jax.utils.typing import Batch
+from lit_jax.utils.typing import WHOLE_BATCH, Batch, CountTokens, ProcessShard, Tokenize, TrainDecode
 
 _log = logging.getLogger(__name__)
 _PART = 16  # Rows that a thread or a process reads at once.
-_CAPTIONS = 1_000  # After so many it is told how many of them were cut.
+_CAPTIONS = 1_000  # After this many captions a warning tells how many of them were cut.
 
 
 class Batches(Iterator[Batch]):
-    """The iterator that `train_batches` returns; `ledger` tells which records of its batches were broken."""
+    """The iterator that `train_batches` returns; `ledger` lists the broken records of its batches."""
 
     def __init__(self, parts: Any, parts_of_batch: int, ledger: Ledger):
         self.ledger = ledger
-        self.captions = self.cut = 0  # Captions so far, and those longer than the length of their tokens.
-        self._told = False
+        self.captions = self.cut = 0  # Captions so far, and those that were cut to the text length.
+        self._warned = False
         self._parts, self._count = iter(parts), parts_of_batch
 
     def __next__(self) -> Batch:
@@ -57,17 +51,17 @@ class Batches(Iterator[Batch]):
             for skip in account.skipped:
                 self.ledger.add(skip.record, skip.reason, skip.row, skip.replaced_by)
         if self.captions >= _CAPTIONS:
-            self._tell()
+            self._warn()
         return batch
 
     def close(self) -> None:
         """Stops the threads and processes that read ahead."""
         self._parts.close()
-        self._tell()
+        self._warn()
 
-    def _tell(self) -> None:
-        if self.cut and not self._told:
-            self._told = True
+    def _warn(self) -> None:
+        if self.cut and not self._warned:
+            self._warned = True
             _log.warning(
                 "%s: %d of the first %d captions (%.1f %%) are longer than the text length and are cut; "
                 "raise data.text_length to keep more of them",
@@ -78,50 +72,87 @@ class Batches(Iterator[Batch]):
             )
 
 
+class TrainTransforms(NamedTuple):
+    """What turns a record into a row of a training batch; worker processes receive pickled copies."""
+
+    decode: TrainDecode | None  # None only where the images are pooled already.
+    tokenize: Tokenize
+    count_tokens: CountTokens | None = None  # If given, one warning tells how many captions `tokenize` cuts.
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the records are read, and what happens to broken ones."""
+
+    threads: int | None = None  # Threads that read; None: one for each core, at most 32; 0: the calling one.
+    workers: int = 0  # Processes that read instead of threads.
+    prefetch: int = 2  # Batches that are read ahead.
+    on_bad_record: str = "skip"  # Or "error".
+    max_bad_share: float = 0.01  # Share of the records that may be broken before the run ends.
+    ledger_path: str | os.PathLike[str] | None = None  # Gets a line of JSON for each broken record.
+
+
 def train_batches(
     source: Source,
+    transforms: TrainTransforms,
+    reading: Reading = Reading(),
     *,
-    decode: TrainDecode | None,
-    tokenize: Tokenize,
     batch_size: int,
     seed: int,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int | None = None,
-    workers: int = 0,
-    prefetch: int = 2,
+    shard: ProcessShard = WHOLE_BATCH,
     pooled: np.ndarray | None = None,
-    count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
-    on_bad_record: str = "skip",
-    max_bad_share: float = 0.01,
-    ledger_path: str | os.PathLike[str] | None = None,
 ) -> Batches:
-    """Endless shuffled batches from step `start` on: this process's b = batch_size / process_count rows of each.
+    """Endless shuffled batches from step `start` on: this process's b = batch_size / shard.count rows of each.
 
     A batch is {"images": uint8 [b, S, S, 3], "texts": {...: int32 [b, N]}, "index": int32 [b]}, where index is the
-    record's number in `source`. With `pooled` [len(source), Dv] nothing is decoded and "pooled_images": float32 [b, Dv]
-    stands in place of "images"; a row of `pooled` that is not finite says that its picture was broken.
+    record's number in `source`. With `pooled` [len(source), Dv] nothing is decoded, and "pooled_images": float32
+    [b, Dv] takes the place of "images"; a row of `pooled` that is not finite means that its image was broken.
 
-    `decode(bytes, key)` makes the picture; key depends on (seed, row) alone. One caption of each record is drawn anew
-    in every epoch; with `count_tokens` it is told once how many are longer than what `tokenize` keeps. A broken record
-    (`DataError` from `source` or `decode`, no usable caption) ends the run if `on_bad_record` is "error"; with
-    "skip" it is replaced by another one, logged, and written as a line of JSON to `ledger_path`, until more than
-    `max_bad_share` of the records are broken.
+    `transforms.decode(bytes, key)` makes the image; key depends on (seed, row) alone. One caption of each record is
+    drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or if it has no
+    usable caption. It ends the run if `reading.on_bad_record` is "error"; with "skip" another record replaces it, and
+    it is logged and written to `reading.ledger_path`, until more than `reading.max_bad_share` of them all are broken.
 
-    `threads` threads read (default: one a core, at most 32; 0: none), or, where one Python is not enough for all
-    cores, `workers` processes; these receive pickled copies of `source`, `decode` and `tokenize`, and a script that
-    asks for them needs `if __name__ == "__main__"`. They keep `prefetch` batches ahead. Neither number changes a batch.
+    Worker processes help where one Python process cannot keep all cores busy; a script that asks for them needs
+    `if __name__ == "__main__"`. Neither the number of threads nor that of workers changes a batch.
 
-    Raises `DataError` when the source is empty or smaller than a batch, or does not match `pooled`, and `ConfigError`
-    when the processes do not divide the batch or an argument is out of range.
+    Raises `DataError` if the source is empty or smaller than a batch or does not match `pooled`, and `ConfigError`
+    if the processes do not divide the batch or an argument is out of range.
     """
-    import grain
+    _check(source, transforms, reading, batch_size, seed, start, pooled)
+    b = rows_of_process(batch_size, shard)
+    reader = Reader(
+        source,
+        *transforms,
+        pooled=pooled,
+        seed=seed,
+        batch_size=batch_size,
+        first=shard.index * b,
+        rows=b,
+        part_rows=min(b, _PART),
+        on_bad_record=reading.on_bad_record,
+    )
+    ledger = Ledger(source.spec, len(source), reading.max_bad_share, reading.ledger_path, rows=start * b)
+    return Batches(_parts(reader, start, reading), reader.parts, ledger)
 
-    check_choice("on_bad_record", on_bad_record, ("skip", "error"))
-    n, b = len(source), rows_of_process(batch_size, process_index, process_count)
+
+def _check(
+    source: Source,
+    transforms: TrainTransforms,
+    reading: Reading,
+    batch_size: int,
+    seed: int,
+    start: int,
+    pooled: np.ndarray | None,
+) -> None:
+    """Raises the errors of `train_batches`, but for those of `rows_of_process` and `read_options`."""
+    check_choice("on_bad_record", reading.on_bad_record, ("skip", "error"))
     if not 0 <= seed < 2**32 or start < 0:
         raise ConfigError(f"seed {seed} and start {start}: want 0 <= seed < 2**32 and start >= 0")
+    if reading.workers < 0:
+        raise ConfigError(f"workers {reading.workers}: want 0 or more")
+    n = len(source)
     if not n:
         raise DataError(f"{source.spec} has no records")
     if n < batch_size:
@@ -132,46 +163,29 @@ def train_batches(
         raise DataError(
             f"pooled has shape {pooled.shape}; want one row for each of the {n} records of {source.spec}"
         )
-    if pooled is None and decode is None:
+    if pooled is None and transforms.decode is None:
         raise ConfigError("neither decode nor pooled is given; one of them makes the images")
-    if pooled is not None:
-        workers = 0  # Nothing is decoded, and a process would get a copy of it all.
 
-    reader = Reader(
-        source,
-        decode,
-        tokenize,
-        count_tokens,
-        pooled,
-        seed=seed,
-        batch_size=batch_size,
-        first=process_index * b,
-        rows=b,
-        part_rows=min(b, _PART),
-        on_bad_record=on_bad_record,
-    )
-    ahead = read_options(threads, prefetch * reader.parts)
+
+def _parts(reader: Reader, start: int, reading: Reading) -> Any:
+    """The parts of all batches from `start` on, as an iterable of grain's that reads ahead."""
+    import grain
+
+    ahead = read_options(reading.threads, reading.prefetch * reader.parts)
     parts = grain.MapDataset.range(sys.maxsize).map(reader)[start * reader.parts :]
-    ledger = Ledger(source.spec, n, max_bad_share, ledger_path, rows=start * b)
-    if workers < 0:
-        raise ConfigError(f"workers {workers}: want 0 or more")
-    if not workers:
-        return Batches(parts.to_iter_dataset(ahead), reader.parts, ledger)
+    if not reading.workers or reader.pooled is not None:
+        # Pooled images need no decoding, and each worker process would get a copy of all of them.
+        return parts.to_iter_dataset(ahead)
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain asks a flag of its own when it starts a process.
-    options = grain.MultiprocessingOptions(workers, max(1, prefetch * reader.parts // workers))
+        flags.FLAGS.mark_as_parsed()  # grain reads one of its own flags when it starts a process.
+    options = grain.MultiprocessingOptions(
+        reading.workers, max(1, reading.prefetch * reader.parts // reading.workers)
+    )
     alone = parts.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    return Batches(alone.mp_prefetch(options, worker_init_fn=_in_worker), reader.parts, ledger)
+    return alone.mp_prefetch(options, worker_init_fn=_in_worker)
 
 
 def _in_worker(index: int, count: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"  # The accelerator belongs to the process that trains.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()  # A parent that was killed tells nobody, and its workers would wait for ever.
-    os._exit(1)
+    end_with_parent()

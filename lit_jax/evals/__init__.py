@@ -1,1 +1,1 @@
-"""Evaluation: embeddings in, plain numbers out. No model is called here; each file holds one kind of task."""
+"""Evaluation: a model on a source, and metrics with intervals and protocols."""

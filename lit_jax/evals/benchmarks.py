@@ -1,4 +1,4 @@
-"""The usual evaluation sets by name: the table in tasks.toml."""
+"""The usual evaluation sets by name: the table in benchmarks.toml."""
 
 import tomllib
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from lit_jax.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is measured, on which source, with which prompts and names; tasks.toml says what each field means."""
+class Benchmark:
+    """What is measured, on which source, with which prompts and names; benchmarks.toml says what each field means."""
 
     data: str
     train: str | None = None
@@ -23,19 +23,19 @@ class Task:
 
 
 @cache
-def tasks() -> dict[str, Task]:
-    """Every set of the table."""
-    text = resources.files("lit_jax.evals").joinpath("tasks.toml").read_text("utf-8")
+def all_benchmarks() -> dict[str, Benchmark]:
+    """Every set of the table, by its name."""
+    text = resources.files("lit_jax.evals").joinpath("benchmarks.toml").read_text("utf-8")
     rows: dict[str, dict[str, Any]] = tomllib.loads(text)
     for row in rows.values():
-        row["tasks"] = tuple(row.get("tasks", Task.tasks))
-    return {name: Task(**row) for name, row in rows.items()}
+        row["tasks"] = tuple(row.get("tasks", Benchmark.tasks))
+    return {name: Benchmark(**row) for name, row in rows.items()}
 
 
-def find_task(name: str) -> Task:
-    """The set of that name. Raises ConfigError with what it may have meant."""
-    if name in tasks():
-        return tasks()[name]
-    close = get_close_matches(name, tasks(), n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(tasks())}"
+def find_benchmark(name: str) -> Benchmark:
+    """The set of that name. Raises ConfigError for an unknown name, with the closest known one."""
+    if name in all_benchmarks():
+        return all_benchmarks()[name]
+    close = get_close_matches(name, all_benchmarks(), n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(all_benchmarks())}"
     raise ConfigError(f"no task {name!r}; {hint}")

@@ -1,4 +1,4 @@
-"""Two results of `evaluate` side by side, if they were measured under one protocol."""
+"""Compares two results of `evaluate` that were measured under the same protocol."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,71 +12,65 @@ from lit_jax.evals.protocol import differences, fingerprint
 from lit_jax.evals.results import from_rows
 from lit_jax.utils.errors import ConfigError, DataError
 
-_SHOWN = 60  # Characters of a value in which two protocols differ.
+_SHOWN = 60  # Characters that are shown of a value in which two protocols differ.
 
 
 def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """The metrics of two JSON files that `evaluate` wrote, for every task that both have.
+    """The metrics of two JSON files that `evaluate` wrote, for every task in both.
 
     Returns {task: {metric: {"first", "second", "difference", "interval", "paired"}}}. The difference is second minus
-    first. Its interval is bootstrapped over the same draws of pictures for both where both keep the ranks of their
-    queries ("paired"); else it is put together from their two intervals as if they were independent (MOVER, Zou and
+    first. If both files have the ranks of their queries, its interval is bootstrapped over the same draws of pictures
+    for both ("paired"); otherwise it is computed from their two intervals as if these were independent (MOVER, Zou and
     Donner 2008), which is wider.
 
-    Raises ConfigError where the protocol of a task differs, saying where, and where no task is in both; DataError for a
-    file that is no result, or whose protocol is not that of its fingerprint.
+    Raises ConfigError if the protocols of a task differ, with the differences, and if no task is in both files;
+    DataError for a file that is not a result, or whose protocol does not match its fingerprint.
     """
     a, b = read(first), read(second)
     tasks = [task for task in a["metrics"] if task in b["metrics"]]
     if not tasks:
         raise ConfigError(
             f"{first} has {', '.join(a['metrics'])} and {second} has {', '.join(b['metrics'])}: "
-            "no task is in both; evaluate both on one"
+            "no task is in both; evaluate both on the same task"
         )
     for task in tasks:
-        if rows := differences(a["protocol"][task], b["protocol"][task]):
+        if different := differences(a["protocol"][task], b["protocol"][task]):
             words = [result.get("words", {}).get(task, {}) for result in (a, b)]
-            said = "; ".join(f"{name} is {x} and {y}" for name, x, y in _worded(rows, *words))
+            list_of = "; ".join(f"{name} is {x} and {y}" for name, x, y in _worded(different, *words))
             raise ConfigError(
-                f"{task} of {first} and {second} was not measured under one protocol: {said}; "
-                "evaluate both alike to compare them"
+                f"{task} was measured under different protocols in {first} and {second}: {list_of}; "
+                "evaluate both in the same way to compare them"
             )
     return {task: _task(task, a, b) for task in tasks}
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What `lit-jax evaluate --json` wrote. Raises DataError for what is none, or has been changed."""
+    """What `lit-jax evaluate --json` wrote. Raises DataError for another file, and for one that was changed."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        for task, metrics in found["metrics"].items():
-            if fingerprint(found["protocol"][task]) != found["fingerprints"][task]:
-                raise DataError(
-                    f"the protocol of {task} in {path} is not that of its fingerprint; evaluate again"
-                )
-            whole = {"data", "bootstrap"} <= found.keys() and task in found["chance"]
-            if not whole or found["intervals"][task].keys() != metrics.keys():
-                raise KeyError(task)
-            if (
-                task in found.get("queries", {})
-                and estimate(from_rows(task, found["queries"][task])) != metrics
-            ):
-                raise DataError(
-                    f"the metrics of {task} in {path} are not those of its queries; evaluate again"
-                )
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        _check(result, path)
     except DataError:
         raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:  # Or what is in it.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(
             f"{path} is not a result with protocols and intervals; write one with lit-jax evaluate --json"
         ) from error
-    return found
+    return result
+
+
+def _check(result: dict[str, Any], path: str | Path) -> None:
+    """Raises DataError if parts of a result contradict each other, and any other error if a part is missing."""
+    for task, metrics in result["metrics"].items():
+        if fingerprint(result["protocol"][task]) != result["fingerprints"][task]:
+            raise DataError(
+                f"the protocol of {task} in {path} does not match its fingerprint; evaluate again"
+            )
+        complete = {"data", "bootstrap"} <= result.keys() and task in result["chance"]
+        if not complete or result["intervals"][task].keys() != metrics.keys():
+            raise KeyError(task)
+        queries = result.get("queries", {})
+        if task in queries and estimate(from_rows(task, queries[task])) != metrics:
+            raise DataError(f"the metrics of {task} in {path} do not match its queries; evaluate again")
 
 
 def _task(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -102,7 +96,7 @@ def _task(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, di
 
 
 def independent(x: float, x_in: Sequence[float], y: float, y_in: Sequence[float]) -> Interval:
-    """An interval of y - x from those of x and y."""
+    """An interval of y - x from the intervals of x and y (MOVER)."""
     d = y - x
     return d - np.hypot(y - y_in[0], x_in[1] - x).item(), d + np.hypot(y_in[1] - y, x - x_in[0]).item()
 
@@ -110,7 +104,7 @@ def independent(x: float, x_in: Sequence[float], y: float, y_in: Sequence[float]
 def _worded(
     rows: Sequence[tuple[str, Any, Any]], first: Mapping[str, str], second: Mapping[str, str]
 ) -> list[tuple[str, str, str]]:
-    """Where two protocols differ, in the words of both where they have different ones."""
+    """The differences of two protocols, in the words of both if these differ as well."""
     return [
         (name, first[name], second[name])
         if name in first and name in second and first[name] != second[name]

@@ -11,11 +11,11 @@ from lit_jax.evals.zero_shot import Classified
 from lit_jax.utils.errors import ConfigError, DataError
 
 SHOTS, SEEDS = (1, 5, 10), 3
-# Regularisers that are tried, in units of the mean squared distance of a picture's features from their mean.
+# The regularisers to choose from, in units of the mean squared distance of the features from their mean.
 GRID = tuple(4.0**power for power in range(3, -7, -1))
 RULE = "least squared error of left-out pictures (PRESS), over classes as 0 and 1; of equals the largest"
 DRAWN = "the first k of each class in numpy.random.default_rng(seed).permutation, seeds from 0"
-_ROWS = 4096  # Pictures whose scores are held at once.
+_ROWS = 4096  # Pictures whose scores are in memory at once.
 
 
 @dataclass(frozen=True)
@@ -31,40 +31,38 @@ class FewShot:
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
         """Means over seeds of the metrics of `zero_shot`, and the standard deviation of `top1` over them."""
-        found: dict[str, np.ndarray] = {}
+        metrics: dict[str, np.ndarray] = {}
         for k, ranks in zip(self.shots, self.rank.reshape(len(self.shots), -1, len(self)), strict=True):
             seeds = [Classified(rank, self.label).metrics(weight) for rank in ranks]
             for name in seeds[0]:
-                found[f"{k}_shot_{name}"] = np.mean([seed[name] for seed in seeds], axis=0)
+                metrics[f"{k}_shot_{name}"] = np.mean([seed[name] for seed in seeds], axis=0)
             if len(seeds) > 1:
-                found[f"{k}_shot_top1_std"] = np.std([seed["top1"] for seed in seeds], axis=0, ddof=1)
-        return found
+                metrics[f"{k}_shot_top1_std"] = np.std([seed["top1"] for seed in seeds], axis=0, ddof=1)
+        return metrics
 
 
 def draw(
     labels: Int[np.ndarray, " N"], shots: Sequence[int], seeds: int
 ) -> list[list[Int[np.ndarray, " _"]]]:
-    """The pictures to learn from, for each of `shots` and each seed: that many a class, fewer among more.
+    """The pictures to learn from: for each of `shots` and each seed, so many of each class.
 
-    Raises ConfigError for shots or seeds below 1, DataError for a class with fewer pictures.
+    The pictures of fewer shots are among those of more. Raises ConfigError for shots or seeds below 1, DataError for a
+    class with fewer pictures.
     """
     if not shots or min(shots) < 1 or seeds < 1:
-        raise ConfigError(f"shots are {list(shots)} and seeds {seeds}; want numbers of 1 or more")
+        raise ConfigError(f"shots are {list(shots)} and seeds {seeds}; wanted numbers of 1 or more")
     counts = np.bincount(labels)
     if len(short := np.flatnonzero((counts > 0) & (counts < max(shots)))):
         raise DataError(
             f"class {short[0]} has {counts[short[0]]} pictures to learn from and {max(shots)} shots were asked for; "
-            "ask for fewer"
+            "ask for fewer shots"
         )
-    found = []
     orders = [np.random.default_rng(seed).permutation(len(labels)) for seed in range(seeds)]
-    for k in shots:
-        found.append([order[_place(labels[order]) < k] for order in orders])
-    return found
+    return [[order[_place(labels[order]) < k] for order in orders] for k in shots]
 
 
 def _place(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """How many of the same class stand before each."""
+    """For each picture, the number of pictures of its class before it."""
     by_class = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     place = np.empty(len(labels), np.int64)
@@ -78,14 +76,14 @@ def probe(
     test: Float[np.ndarray, "N D"],
     labels: Int[np.ndarray, " N"],
 ) -> Classified:
-    """Learns from all of `train` and ranks the classes of `test`; classes that are not in `train` cannot win.
+    """Learns from all of `train`, and ranks the classes for each row of `test`.
 
     Raises DataError for fewer than two classes, features that are all alike or not finite, and a class in `labels`
     that is not in `train_labels`.
     """
     known = np.unique(train_labels)
     if len(missing := np.setdiff1d(labels, known)):
-        raise DataError(f"class {missing[0]} is in the test data alone; there is nothing to learn it from")
+        raise DataError(f"class {missing[0]} is only in the test data; add training pictures of it")
     weights, offset = ridge(train, np.searchsorted(known, train_labels), len(known))
     right, rank = np.searchsorted(known, labels), np.empty(len(labels), np.int64)
     for start in range(0, len(test), _ROWS):
@@ -105,8 +103,8 @@ def few_shot(
     drawn: Sequence[Sequence[Int[np.ndarray, " _"]]],
     shots: Sequence[int],
 ) -> FewShot:
-    """`probe` of each selection of `drawn` (see `draw`), whose numbers are rows of `train`."""
-    ranks = [probe(train[some], train_labels[some], test, labels).rank for seeds in drawn for some in seeds]
+    """`probe` on each selection in `drawn` (see `draw`), which holds numbers of rows of `train`."""
+    ranks = [probe(train[rows], train_labels[rows], test, labels).rank for draws in drawn for rows in draws]
     return FewShot(np.array(shots, np.int64), np.concatenate(ranks), labels)
 
 
@@ -115,16 +113,20 @@ def ridge(
 ) -> tuple[Float[np.ndarray, "D C"], Float[np.ndarray, " C"]]:
     """Weights and offset of the ridge regression from features to classes as 0 and 1, in float64.
 
-    The offset is not shrunk. Of the regularisers in GRID that one is taken whose squared error on pictures left out one
-    by one is least; it has a closed form as well (PRESS, Allen 1974), and is defined for one shot a class.
+    The offset is not regularised. The regulariser is the one in GRID with the least squared error on pictures left out
+    one at a time, which has a closed form (PRESS, Allen 1974) and is defined even for one shot a class.
+
+    Raises DataError for fewer than two classes and for features that are all alike or not finite.
     """
     if classes < 2:
-        raise DataError(f"there is {classes} class to learn; a classifier wants two or more")
+        raise DataError(f"there is {classes} class to learn; a classifier needs two or more")
     x = rows.astype(np.float64)
     mean = x.mean(axis=0)
     x -= mean
     if not np.isfinite(x).all() or not (spread := float((x * x).sum()) / len(x)):
-        raise DataError("the features to learn from are all alike or not finite; look at the model's weights")
+        raise DataError(
+            "the features to learn from are all alike or not finite; check the weights of the model"
+        )
     share = np.bincount(labels, minlength=classes) / len(x)
     sums = np.zeros((classes, x.shape[1]))
     np.add.at(sums, labels, x)
@@ -134,15 +136,15 @@ def ridge(
     errors = np.zeros(len(GRID))
     for start in range(0, len(x), _ROWS):
         part, label = x[start : start + _ROWS] @ vectors, labels[start : start + _ROWS]
-        for i, one in enumerate(shrunk):
-            left = -(share + part @ (one[:, None] * turned))
+        for i, factors in enumerate(shrunk):
+            left = -(share + part @ (factors[:, None] * turned))
             left[np.arange(len(label)), label] += 1
-            leverage = 1 / len(x) + (part * part) @ one
+            leverage = 1 / len(x) + (part * part) @ factors
             errors[i] += float(np.square(left / (1 - leverage)[:, None]).sum())
     weights = vectors @ (shrunk[int(np.argmin(errors))][:, None] * turned)
     return weights, share - mean @ weights
 
 
 def chance(classes: int, shots: Sequence[int]) -> dict[str, float]:
-    """What a random order of the classes gives on average, under the keys of `FewShot.metrics`."""
+    """The means of `FewShot.metrics` over all orders of the classes, under the same keys."""
     return {f"{k}_shot_{name}": value for k in shots for name, value in zero_shot.chance(classes).items()}

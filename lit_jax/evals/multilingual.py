@@ -1,4 +1,4 @@
-"""Retrieval in several languages, in the manner of Crossmodal-3600 (arXiv:2205.12522): each alone, and their mean."""
+"""Retrieval in several languages, as in Crossmodal-3600 (arXiv:2205.12522): each language, and their mean."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Multilingual:
-    """What retrieval found for the same pictures with the captions of each language."""
+    """The ranks of the same pictures with the captions of each language."""
 
     languages: Mapping[str, Retrieved]
 
@@ -21,20 +21,21 @@ class Multilingual:
         return len(next(iter(self.languages.values())))
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
-        """`LANGUAGE/METRIC` as in `retrieval`, and `mean/METRIC` over the languages; all have the same draws."""
-        found = {language: one.metrics(weight) for language, one in self.languages.items()}
+        """`LANGUAGE/METRIC` as in `retrieval`, and `mean/METRIC` over the languages, for R draws of pictures."""
+        rows = {language: ranks.metrics(weight) for language, ranks in self.languages.items()}
+        rows |= {MEAN: _mean(list(rows.values()))}
         return {
             f"{language}/{name}": value
-            for language, metrics in (found | {MEAN: _mean(list(found.values()))}).items()
+            for language, metrics in rows.items()
             for name, value in metrics.items()
         }
 
 
 def chance(languages: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """What `Multilingual.metrics` gives by chance, from what each language's `retrieval.chance` says."""
-    every = dict(languages) | {MEAN: _mean(list(languages.values()))}
+    """`Multilingual.metrics` by chance, from the `retrieval.chance` of each language."""
+    rows = dict(languages) | {MEAN: _mean(list(languages.values()))}
     return {
-        f"{language}/{name}": float(value) for language, row in every.items() for name, value in row.items()
+        f"{language}/{name}": float(value) for language, row in rows.items() for name, value in row.items()
     }
 
 

@@ -1,11 +1,11 @@
-"""Zero-shot protocols of other systems: what they do to a prompt and to a picture before the model sees it.
+"""Zero-shot protocols of other systems: what they do to prompts and pictures before the model sees them.
 
 All three average unit text embeddings and normalise the mean (`class_embeddings`). They differ in the following:
 
-- `lit`, as big_vision: prompts are canonicalised, pictures resized to a square of side / 0.875 and cut in the middle;
-- `open_clip` and `clip_benchmark`: prompts as they are, pictures as the model's own image processor does. They differ
-  from each other in files (`{c}` for the class, which `load_templates` reads) and in what they report under which name
-  (docs/evaluation.md), not in prompts or pixels: their numbers are one.
+- `lit`, as in big_vision, canonicalises prompts, resizes pictures to a square of side / 0.875, and crops the centre;
+- `open_clip` and `clip_benchmark` leave prompts unchanged, and use the model's own image processor. They differ from
+  each other in their files (`{c}` for the class, which `load_templates` reads) and in the names of their metrics
+  (docs/evaluation.md), but not in prompts or pixels, and so their numbers are equal.
 """
 
 import copy
@@ -14,36 +14,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.typing import ImageProcessor
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_KEPT = 0.875  # Of a side, after the cut.
+_KEPT = 0.875  # Share of a side that is left after the crop.
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What is done to prompts and pictures, and the set of templates that stands in where none is named."""
+    """What is done to prompts and pictures, and the default set of templates."""
 
-    canonical: bool  # Lower case, `_` as a space, no punctuation.
-    square875: bool
+    canonical: bool  # Whether prompts are put through `canonical`.
+    square875: bool  # Whether pictures become squares of side / 0.875, of which the centre is cropped.
     templates: str = "photo"
 
     def text(self, prompt: str) -> str:
+        """The prompt as the model gets it."""
         return canonical(prompt) if self.canonical else prompt
 
-    def image_processor(self, own: Any) -> Any:
-        """`own`, or a copy that resizes and cuts as this preset. Raises ConfigError where its size is no square."""
+    def image_processor(self, own: ImageProcessor) -> ImageProcessor:
+        """`own`, or a copy that resizes and crops as this preset does. Raises ConfigError if its size is not square."""
         if not self.square875:
             return own
-        cut = own.crop_size if getattr(own, "do_center_crop", None) else own.size
-        sides = dict(cut)
+        size: Any = getattr(own, "crop_size", None) if getattr(own, "do_center_crop", None) else own.size
+        sides = dict(size)
         if sides.keys() != {"height", "width"} or sides["height"] != sides["width"]:
             raise ConfigError(
-                f"the image processor's size is {sides}; this preset wants a square of height and width"
+                f"the size of the image processor is {sides}; this preset needs a square height and width: leave it out"
             )
-        changed, side = copy.deepcopy(own), int(sides["height"] / _KEPT)
+        changed: Any = copy.deepcopy(own)
+        side = int(sides["height"] / _KEPT)
         changed.do_resize = changed.do_center_crop = True
-        changed.size = type(cut)(height=side, width=side)
-        changed.crop_size = type(cut)(height=sides["height"], width=sides["width"])
+        changed.size = type(size)(height=side, width=side)
+        changed.crop_size = type(size)(height=sides["height"], width=sides["width"])
         return changed
 
 
@@ -56,7 +59,7 @@ PLAIN = Preset(canonical=False, square875=False, templates="name")
 
 
 def find(name: str | None) -> Preset:
-    """The preset of that name; for None the model's own ways, with class names alone. Raises ConfigError."""
+    """The preset of that name; for None bare class names and the model's own image processor. Raises ConfigError."""
     if name is None:
         return PLAIN
     if name not in PRESETS:
@@ -65,5 +68,5 @@ def find(name: str | None) -> Preset:
 
 
 def canonical(text: str) -> str:
-    """Lower case, `_` as a space, without ASCII punctuation, one space between words."""
+    """`text` in lower case without ASCII punctuation, with spaces for `_` and single spaces between words."""
     return " ".join(text.replace("_", " ").translate(_PUNCTUATION).lower().split())

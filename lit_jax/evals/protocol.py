@@ -1,22 +1,24 @@
-"""What a number was measured with, and a hash of it: numbers under different protocols say nothing about each other."""
+"""The protocol under which numbers were measured, and a hash of it; only numbers of one protocol can be compared."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-Protocol = Mapping[str, Any]  # Of JSON's types.
+from lit_jax.utils.typing import ImageProcessor
+
+Protocol = Mapping[str, Any]  # Of JSON types.
 
 TIES = "lower index first"
 _FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # Of Pillow.
 
 
-def preprocessing(image_processor: Any) -> dict[str, Any]:
-    """The numbers of an image processor, without names of classes and files, which change nothing."""
-    found = json.loads(json.dumps(image_processor.to_dict(), default=str))
+def preprocessing(image_processor: ImageProcessor) -> dict[str, Any]:
+    """The fields of an image processor that change pixels, and so without names of classes and files."""
+    fields = json.loads(json.dumps(image_processor.to_dict(), default=str))
     return {
         name: value
-        for name, value in sorted(found.items())
+        for name, value in sorted(fields.items())
         if value is not None
         and not name.startswith("_")
         and name not in ("image_processor_type", "processor_class")
@@ -26,36 +28,36 @@ def preprocessing(image_processor: Any) -> dict[str, Any]:
 def in_words(
     protocol: Protocol, *, data: str, templates: str | None = None, train: str | None = None
 ) -> dict[str, str]:
-    """What each part of `protocol` means, for people: the same names, but for what is said beside another one.
+    """What each part of `protocol` means, in words, under the same names; some parts are told together.
 
-    `data` and `train` are the sources and `templates` the prompt set as they were named, which a fingerprint must not
-    depend on: the same content has it wherever it lies.
+    `data` and `train` are the sources and `templates` the prompt set as the user named them. A fingerprint does not
+    depend on these names: the same content has the same fingerprint wherever it is stored.
     """
-    said = {name: str(value) for name, value in protocol.items() if name not in ("images", "texts")}
-    said["data"] = f"{data}, {protocol['images']} pictures (sha256 {protocol['data'][:8]})"
+    words = {name: str(value) for name, value in protocol.items() if name not in ("images", "texts")}
+    words["data"] = f"{data}, {protocol['images']} pictures (sha256 {protocol['data'][:8]})"
     if "texts" in protocol:
         texts = protocol["texts"]
-        said["texts"] = f"{texts if isinstance(texts, int) else len(texts)} captions"
-    said["image_processor"] = pixels_in_words(protocol["image_processor"])
+        words["texts"] = f"{texts if isinstance(texts, int) else len(texts)} captions"
+    words["image_processor"] = pixels_in_words(protocol["image_processor"])
     if "text_length" in protocol:
-        said["text_length"] = f"at most {protocol['text_length']} tokens"
+        words["text_length"] = f"at most {protocol['text_length']} tokens"
     if "templates" in protocol:
         first, *others = protocol["templates"]
-        said["templates"] = f"{templates}: {first!r}" + (f" and {len(others)} more" if others else "")
-        said["canonical"] = (
+        words["templates"] = f"{templates}: {first!r}" + (f" and {len(others)} more" if others else "")
+        words["canonical"] = (
             "prompts in lower case without punctuation" if protocol["canonical"] else "prompts as they are"
         )
     if isinstance(names := protocol.get("classes"), list):
-        said["classes"] = f"{len(names)}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        words["classes"] = f"{len(names)}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
     if isinstance(languages := protocol.get("captions"), Mapping):
-        said["captions"] = ", ".join(f"{name} (sha256 {digest[:8]})" for name, digest in languages.items())
+        words["captions"] = ", ".join(f"{name} (sha256 {digest[:8]})" for name, digest in languages.items())
     if "train" in protocol:
-        said["train"] = f"{train} (sha256 {protocol['train'][:8]})"
-    return said
+        words["train"] = f"{train} (sha256 {protocol['train'][:8]})"
+    return words
 
 
 def pixels_in_words(fields: Protocol) -> str:
-    """What `preprocessing` says, in the order in which it is done."""
+    """What `preprocessing` returns, in words, in the order in which it is done."""
     steps = []
     if fields.get("do_resize"):
         filter = _FILTERS.get(fields.get("resample", 2), "unknown")
@@ -70,13 +72,13 @@ def pixels_in_words(fields: Protocol) -> str:
 
 
 def fingerprint(protocol: Protocol) -> str:
-    """16 hexadecimal digits of the sha256 of `protocol`, in whatever order its names stand."""
+    """16 hexadecimal digits of the sha256 of `protocol`, whatever the order of its names."""
     text = json.dumps(protocol, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(first: Any, second: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """(name, value in `first`, value in `second`) of all that differs; names of nested values are joined by dots."""
+    """(name, value in `first`, value in `second`) of each difference; names of nested values are joined by dots."""
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         names = sorted({*first, *second})
         return [

@@ -1,10 +1,10 @@
-"""Ranks of right answers by dot product, counted tile by tile and the same on every machine.
+"""Ranks of right answers by dot product, counted tile by tile and equal on every machine.
 
-How float32 dot products round depends on the BLAS, the tile and the number of devices, and then so do ties.
-Here the embeddings are first put on a grid that is so coarse (2**-26 for unit rows; float32 itself rounds
-their products by more) that every partial sum fits a float64 exactly: the order of summation cannot matter,
-equal rows have equal scores, and counts of two tiles add up to the count of both. Large problems are screened in
-float32 on all devices first (`screen`), and only what float32 cannot tell is counted so: the ranks are the same.
+The rounding of float32 dot products depends on the BLAS, the tile and the number of devices, and so do ties. Here the
+embeddings are first rounded to a grid so coarse (2**-26 for unit rows, finer than the rounding of their float32
+products) that every partial sum is exact in float64. So the order of summation does not matter, equal rows have equal
+scores, and the counts of two tiles add up. Large problems are first screened in float32 on all devices (`screen`), and
+only the pairs that float32 cannot decide are counted exactly: the ranks are the same.
 """
 
 import math
@@ -17,23 +17,23 @@ from jaxtyping import Float, Int
 
 from lit_jax.evals.screen import Block, Side, screen
 from lit_jax.utils.errors import DataError
+from lit_jax.utils.names import MODALITIES
 
-TILE = 1024  # Rows of a side that are compared at once: TILE x TILE float64 scores are all that is ever held.
-SMALL = (
-    1 << 22
-)  # Pairs up to which all are counted exactly, sooner than a program for the devices is compiled.
-_PAIRS = 4096  # Open pairs whose rows are held at once.
-_MANY = 1 / 16  # Share of open pairs from which counting all of a tile is quicker.
+TILE = 1024  # Rows of a side that are compared at once: at most TILE x TILE float64 scores are in memory.
+# Up to so many pairs, all of them are counted exactly, which is faster than to compile a program for the devices.
+SMALL = 1 << 22
+_PAIRS = 4096  # Open pairs whose rows are in memory at once.
+_MANY = 1 / 16  # Share of open pairs from which counting all of a tile is faster.
 _GRID = 26
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Embeddings as float64 whole numbers, multiples of 2**-26 (of a power of two)."""
+    """Embeddings as integers in float64: multiples of 2**-26, up to a power of two."""
 
     embeds: np.ndarray
     shift: int
-    norm: Float[np.ndarray, " N"]  # Not less than that of the rows, in units of 2**26.
+    norm: Float[np.ndarray, " N"]  # Upper bounds of the norms of the rows, in units of 2**26.
 
     def __call__(self, which: slice | np.ndarray) -> np.ndarray:
         return np.rint(self.embeds[which].astype(np.float64) * 2.0**self.shift)
@@ -49,17 +49,17 @@ def ranks(
     queries: Float[np.ndarray, "M E"],
     owner: Int[np.ndarray, " M"],
     *,
-    names: tuple[str, str] = ("image", "text"),
+    names: tuple[str, str] = MODALITIES,
     devices: Sequence[Any] | None = None,
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " M"]]:
     """Ranks keys for queries and queries for keys; `owner[m]` is the one right key of query m.
 
-    A side is ordered by dot product, highest first, and equal scores by index, lower first. Returns for each
-    key the rank of the first of its queries (1 is best; 0 for a key that owns none) and for each query the rank
-    of its owner. `names` say in errors what a key and a query are; `devices` (default: this process's) share the
+    Candidates are ordered by dot product, highest first, and equal scores by index, lower first. Returns for each key
+    the rank of the first of its queries (1 is best; 0 for a key that owns none), and for each query the rank of its
+    owner. `names` are the words for a key and a query in errors; `devices` (default: those of this process) share the
     work and do not change the ranks.
 
-    Raises DataError when a side is empty, a number is not finite, or an owner is no key.
+    Raises DataError if a side is empty, a number is not finite, or an owner is not a key.
     """
     key_rows, query_rows = _on_grid(keys, names[0]), _on_grid(queries, names[1])
     if len(bad := np.flatnonzero((owner < 0) | (owner >= len(keys)))):
@@ -73,9 +73,9 @@ def ranks(
     for q in _tiles(slice(0, len(queries))):
         own[q] = np.einsum("me,me->m", key_rows(owner[q]), query_rows(q))
 
-    # The query of each key that the ranking of that key meets first. No score is above infinity.
+    # The query of each key that comes first in the ranking of that key. No score is above infinity.
     first, best = np.zeros(len(keys), np.int64), np.full(len(keys), np.inf)
-    order = np.lexsort((-own, owner))  # Stable, so that among equal scores the lower index stays first.
+    order = np.lexsort((-own, owner))  # Stable: among equal scores the lower index stays first.
     owners, at = np.unique(owner[order], return_index=True)
     first[owners] = order[at]
     best[owners] = own[order[at]]
@@ -95,8 +95,8 @@ def ranks(
         key_rank[block.keys] += block.key_ahead
         query_rank[block.queries] += block.query_ahead
         for start in range(0, len(block.open_keys), _PAIRS):
-            some = slice(start, start + _PAIRS)
-            k, q = block.keys.start + block.open_keys[some], block.queries.start + block.open_queries[some]
+            pairs = slice(start, start + _PAIRS)
+            k, q = block.keys.start + block.open_keys[pairs], block.queries.start + block.open_queries[pairs]
             scores = np.einsum("pe,pe->p", key_rows(k), query_rows(q))
             np.add.at(key_rank, k, (scores > best[k]) | (scores == best[k]) & (q < first[k]))
             np.add.at(query_rank, q, (scores > own[q]) | (scores == own[q]) & (k < owner[q]))
@@ -113,7 +113,7 @@ def ranks(
 
 
 def _ahead(scores: np.ndarray, score: np.ndarray, index: np.ndarray, start: int, *, axis: int) -> np.ndarray:
-    """Counts along `axis`, whose places are numbered from `start`, what stands before (score, index)."""
+    """Counts along `axis`, whose places are numbered from `start`, the candidates before (score, index)."""
     # Several times faster than count_nonzero along an axis.
     count = (scores > score).view(np.uint8).sum(axis=axis, dtype=np.int32)
     tied = np.unravel_index(np.flatnonzero(scores == score), scores.shape)
@@ -122,21 +122,21 @@ def _ahead(scores: np.ndarray, score: np.ndarray, index: np.ndarray, start: int,
 
 
 def _on_grid(embeds: np.ndarray, name: str) -> _Rows:
-    """Checks `embeds` and finds their grid."""
+    """Checks `embeds` and finds their grid. Raises DataError."""
     if not len(embeds):
-        raise DataError(f"there are no {name} embeddings; give at least one row")
+        raise DataError(f"there are no {name} embeddings; wanted at least one row")
     norm = np.empty(len(embeds))
     for tile in _tiles(slice(0, len(embeds))):
-        some = embeds[tile].astype(np.float64)
-        if len(bad := np.flatnonzero(~np.isfinite(some).all(axis=1))):
+        rows = embeds[tile].astype(np.float64)
+        if len(bad := np.flatnonzero(~np.isfinite(rows).all(axis=1))):
             raise DataError(
-                f"{name} embedding {tile.start + bad[0]} holds a NaN or an infinity; all numbers must be finite: "
-                f"look at the weights and at that {name}"
+                f"{name} embedding {tile.start + bad[0]} holds a NaN or an infinity; wanted finite numbers: "
+                f"check the weights and that {name}"
             )
-        norm[tile] = np.linalg.norm(some, axis=1)
+        norm[tile] = np.linalg.norm(rows, axis=1)
 
-    # Rows no longer than 1.2 (unit rows stay as they are) have dot products under 2, and a float64 holds every
-    # multiple of 2**-26 * 2**-26 up to 2.
+    # Rows no longer than 1.2, such as unit rows, have dot products below 2, and float64 represents every multiple of
+    # 2**-26 * 2**-26 up to 2.
     longest = norm.max()
     shift = _GRID - math.ceil(math.log2(longest / 1.2)) if longest else 0
     # Rounding to the grid may lengthen a row.

@@ -1,4 +1,4 @@
-"""What a task found for each picture, as text in a result's JSON and back."""
+"""The results of a task for each picture, to and from text in JSON."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -21,22 +21,23 @@ _KINDS: dict[str, Any] = {
 
 
 def to_rows(result: Result) -> dict[str, str]:
-    """Each array of whole numbers that `result` holds, by its name; those of a language as `LANGUAGE/NAME`."""
+    """Each integer array of `result`, by its name; those of a language as `LANGUAGE/NAME`."""
     if isinstance(result, Multilingual):
         return {
             f"{language}/{name}": row
-            for language, one in result.languages.items()
-            for name, row in to_rows(one).items()
+            for language, ranks in result.languages.items()
+            for name, row in to_rows(ranks).items()
         }
     return {name: " ".join(map(str, row.tolist())) for name, row in vars(result).items()}
 
 
 def from_rows(task: str, rows: Mapping[str, str]) -> Result:
-    """The result of `task` of which `to_rows` made `rows`. Raises what its class, or the parsing, does."""
+    """The result of `task` from which `to_rows` made `rows`. Raises what its class or the parsing raises."""
     if task == "multilingual":
         languages: dict[str, dict[str, str]] = defaultdict(dict)
         for name, row in rows.items():
             language, _, field = name.rpartition("/")
             languages[language][field] = row
-        return Multilingual({language: from_rows("retrieval", some) for language, some in languages.items()})  # type: ignore[misc]
+        ranks: Any = {language: from_rows("retrieval", fields) for language, fields in languages.items()}
+        return Multilingual(ranks)
     return _KINDS[task](**{name: np.array(row.split(), np.int64) for name, row in rows.items()})

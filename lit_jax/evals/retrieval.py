@@ -1,4 +1,4 @@
-"""Retrieval between images and texts: recall@k, median and mean rank, and what a random ranker would get."""
+"""Retrieval between images and texts: recall@k, median and mean rank, and the same by chance."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -18,6 +18,7 @@ from lit_jax.evals.ranks import ranks
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import DataError
 
+DIRECTIONS = ("image_to_text", "text_to_image")
 KS = (1, 5, 10)
 
 
@@ -33,7 +34,7 @@ class Retrieved:
         return len(self.image_rank)
 
     def save(self, path: Path) -> None:
-        """Writes the ranks as npz, whole or not at all."""
+        """Writes the ranks as npz, atomically."""
         path.parent.mkdir(exist_ok=True)
 
         def write(draft: Path) -> None:
@@ -44,17 +45,18 @@ class Retrieved:
 
     @classmethod
     def load(cls, path: Path) -> "Retrieved":
-        """What `save` wrote. Raises DataError for anything else."""
+        """What `save` wrote. Raises DataError for another file."""
         try:
-            with np.load(path) as found:
-                return cls(*(found[field.name].astype(np.int64) for field in fields(cls)))
+            with np.load(path) as stored:
+                return cls(*(stored[field.name].astype(np.int64) for field in fields(cls)))
         except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as e:
             raise DataError(f"{path} holds no ranks ({type(e).__name__}); delete it") from e
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
         """As `retrieval`, for R draws of images with their texts; see `bootstrap`."""
-        return _summary("image_to_text", self.image_rank, weight) | _summary(
-            "text_to_image", self.text_rank, weight[:, self.text_image]
+        of_images, of_texts = DIRECTIONS
+        return _summary(of_images, self.image_rank, weight) | _summary(
+            of_texts, self.text_rank, weight[:, self.text_image]
         )
 
 
@@ -67,18 +69,18 @@ def retrieve(
 ) -> Retrieved:
     """Ranks in both directions; `text_image[m]` is the image that text m belongs to.
 
-    Scores are dot products, so rows are meant to be unit vectors. Candidates are ordered by score, highest
-    first, and equal scores by index, lower first. An image's rank is that of the first of its texts; a text's
-    rank is that of its image. Nothing larger than a tile of the N x M scores is held, on the host or on any of
-    `devices` (default: this process's), whose number does not change the result.
+    Scores are dot products, so rows should be unit vectors. Candidates are ordered by score, highest first, and equal
+    scores by index, lower first. The rank of an image is that of the first of its texts; the rank of a text is that of
+    its image. No more than a tile of the N x M scores is in memory at once, on the host or on any of `devices`
+    (default: those of this process), whose number does not change the result.
 
-    Raises DataError for an image without a text, a text of no image, or a number that is not finite.
+    Raises DataError for an image without a text, a text without an image, or a number that is not finite.
     """
     image_ranks, text_ranks = ranks(image_embeds, text_embeds, text_image, devices=devices)
     if len(without := np.flatnonzero(image_ranks == 0)):
         raise DataError(
             f"image {without[0]} has no text ({len(without)} of {len(image_ranks)} have none), so it has no rank; "
-            f"leave such images out"
+            f"leave out such images"
         )
     return Retrieved(image_ranks, text_ranks, text_image)
 
@@ -99,21 +101,22 @@ def retrieval(
 
 
 def chance(text_image: Int[np.ndarray, " M"], images: int) -> dict[str, float]:
-    """What `retrieval` gives on average over all orders of the candidates, under the same keys.
+    """The means of `retrieval` over all orders of the candidates, under the same keys.
 
-    Exact for any number of texts an image: of M texts, c of them right, none is among the first k with
+    Exact for any number of texts an image: if c of M texts are right, none of them is among the first k with
     probability C(M - k, c) / C(M, c). The median rank is the median of the ranks of all queries over all orders.
 
-    Raises DataError for an image without a text or a text of no image.
+    Raises DataError for an image without a text or a text without an image.
     """
     owned = Counter(text_image.tolist())
     if len(owned) != images or min(owned, default=0) < 0 or max(owned, default=0) >= images:
         raise DataError(
-            f"every one of {images} images needs a text and every text an image; found {len(owned)} owners"
+            f"every one of {images} images needs a text and every text an image; found texts of {len(owned)} images"
         )
     texts = Counter(owned.values())  # {number of texts: how many images have it}
-    return _chance("image_to_text", texts, len(text_image)) | _chance(
-        "text_to_image", Counter({1: len(text_image)}), images
+    of_images, of_texts = DIRECTIONS
+    return _chance(of_images, texts, len(text_image)) | _chance(
+        of_texts, Counter({1: len(text_image)}), images
     )
 
 
@@ -129,7 +132,7 @@ def _chance(direction: str, right: Counter[int], candidates: int) -> dict[str, f
     queries = right.total()
 
     def missed(k: int) -> Fraction:
-        """Probability that the first k of the candidates hold no right answer: exact, or medians would wobble."""
+        """Probability that no right answer is among the first k candidates; exact, as the medians need it."""
         left = candidates - min(k, candidates)
         shares = (Fraction(n * comb(left, c), queries * comb(candidates, c)) for c, n in right.items())
         return sum(shares, Fraction(0))

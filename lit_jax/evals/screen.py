@@ -1,7 +1,7 @@
-"""Tiles of scores in float32 on the devices: what is surely ahead is counted there, what float32 cannot tell is named.
+"""Tiles of float32 scores on the devices: they count what is certainly ahead, and list the pairs that are too close.
 
-A float32 dot product of E numbers is off by at most about E * 2**-24 times the lengths of its rows, in whatever order
-it is summed. Scores further than that from the one they are compared with need no second look.
+A float32 dot product of E numbers has an error of at most about E * 2**-24 times the lengths of its rows, in whatever
+order it is summed. A score that differs by more from the score that it is compared with is decided.
 """
 
 import functools
@@ -18,21 +18,21 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from lit_jax.parallel.sharding import BATCH, make_mesh
 
-WORD = 32  # Pairs whose mark is sent from a device as one number.
-_UNDER_WAY = 2  # Blocks that devices work on while the host looks at the one before.
+WORD = 32  # Pairs whose marks a device sends as one number.
+_UNDER_WAY = 2  # Blocks on the devices while the host handles the block before.
 
 
 @dataclass(frozen=True)
 class Side:
-    """Rows of one side, float32 of length at most 1.2, and the score with which each compares those it meets."""
+    """The rows of one side, float32 of length at most 1.2, and the score that each compares its candidates with."""
 
     rows: Callable[[slice], np.ndarray]  # [n E]
     score: Float[np.ndarray, " N"]  # Infinity: nothing is ahead.
     norm: Float[np.ndarray, " N"]
 
     def band(self, other: "Side", width: int, tpu: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Float32 above which a score is surely ahead of each row's, and below which it surely is not."""
-        # Each row was rounded to float32 before; a TPU makes a product of several bfloat16 passes.
+        """Two float32 limits a row: scores above the first are certainly ahead, those below the second are not."""
+        # The rows were rounded to float32; a TPU computes a product in several bfloat16 passes.
         off = (1 + tpu) * 1.01 * (width + 4) * 2.0**-24 * self.norm * other.norm.max()
         up, down = np.float32(np.inf), np.float32(-np.inf)
         with np.errstate(invalid="ignore"):
@@ -43,7 +43,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Block:
-    """What devices found of keys x queries: counts of what is surely ahead, and the pairs that they leave open."""
+    """The result for keys x queries: counts of what is certainly ahead, and the pairs that are left open."""
 
     keys: slice
     queries: slice
@@ -58,8 +58,8 @@ def screen(
 ) -> Iterator[Block]:
     """All blocks of `tile` keys and, on each device, `tile` queries (a multiple of WORD).
 
-    The rows of `queries` stay split over `devices` (default: this process's), the keys come by tile after tile; of the
-    scores each device holds one tile.
+    The rows of `queries` stay split over `devices` (default: those of this process), and the keys come tile by tile; a
+    device holds one tile of the scores.
     """
     mesh = make_mesh(devices=jax.local_devices() if devices is None else devices)
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -77,15 +77,15 @@ def screen(
                 ),
             )
 
-    there = list(placed(queries, query_band, tile * mesh.size, split))
+    query_blocks = list(placed(queries, query_band, tile * mesh.size, split))
     waiting: deque[tuple[slice, slice, tuple]] = deque()
     for k, key_tile in placed(keys, key_band, tile, everywhere):
-        for q, query_block in there:
+        for q, query_block in query_blocks:
             sizes = (k.stop - k.start, q.stop - q.start)
             waiting.append((k, q, _tile(*key_tile, *query_block, *map(np.int32, sizes))))
             if len(waiting) > _UNDER_WAY:
                 yield _block(*waiting.popleft())
-    yield from (_block(*one) for one in waiting)
+    yield from (_block(*block) for block in waiting)
 
 
 @jax.jit
@@ -99,8 +99,8 @@ def _tile(
     key_count: Int[Array, ""],
     query_count: Int[Array, ""],
 ) -> tuple[Int[Array, " k"], Int[Array, " q"], UInt32[Array, "k w"]]:
-    there = (jnp.arange(len(keys)) < key_count)[:, None] & (jnp.arange(len(queries)) < query_count)
-    scores = jnp.where(there, jnp.matmul(keys, queries.T, precision="highest"), -jnp.inf)
+    exists = (jnp.arange(len(keys)) < key_count)[:, None] & (jnp.arange(len(queries)) < query_count)
+    scores = jnp.where(exists, jnp.matmul(keys, queries.T, precision="highest"), -jnp.inf)
     for_key, for_query = scores > key_high[:, None], scores > query_high
     unsure = (~for_key & (scores >= key_low[:, None])) | (~for_query & (scores >= query_low))
     count = functools.partial(jnp.sum, dtype=jnp.int32)
@@ -112,8 +112,8 @@ def _packed(marks: Bool[Array, "k q"]) -> UInt32[Array, "k w"]:
     return bits.sum(axis=-1, dtype=jnp.uint32)
 
 
-def _block(keys: slice, queries: slice, found: tuple[Array, Array, Array]) -> Block:
-    key_ahead, query_ahead, words = map(np.asarray, found)
+def _block(keys: slice, queries: slice, result: tuple[Array, Array, Array]) -> Block:
+    key_ahead, query_ahead, words = map(np.asarray, result)
     row, word = np.nonzero(words)
     marks = words[row, word, None] >> np.arange(WORD, dtype=np.uint32) & 1
     at, bit = np.nonzero(marks)

@@ -1,9 +1,9 @@
-"""What each task of an evaluation does, in two steps: what can be wrong is found before any picture is embedded."""
+"""The tasks of an evaluation, each in two steps: the request is checked before any picture is embedded."""
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,10 +19,11 @@ from lit_jax.evals import few_shot, multilingual, zero_shot
 from lit_jax.evals import retrieval as retrievals
 from lit_jax.evals.bootstrap import Result
 from lit_jax.evals.names import class_names
-from lit_jax.evals.presets import Preset
+from lit_jax.evals.request import EvalRequest
 from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.prompts import class_embeddings, class_texts, repeats
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.typing import Progress
 
 log = logging.getLogger(__name__)
 
@@ -30,37 +31,20 @@ FEATURES = ("embedding", "tower")
 
 
 class TaskResult(NamedTuple):
-    """The result of a task, what chance would give, and what it depends on beside the data and the pictures."""
+    """The result of a task, what chance gives, and what the result depends on besides data and pictures."""
 
     result: Result
     chance: dict[str, float]
     protocol: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class EvalRequest:
-    """What is to be measured, on what; see `evaluate`."""
-
-    source: Source
-    preset: Preset
-    templates: tuple[str, ...] = ("{}",)
-    captions: tuple[str, ...] = ()
-    names: str = "label"
-    names_file: str | None = None
-    present: bool = False
-    train: str | None = None
-    shots: tuple[int, ...] = few_shot.SHOTS
-    seeds: int = few_shot.SEEDS
-    features: str = "embedding"
-
-
 @dataclass
 class Pictures:
-    """The features of the pictures of `source`, computed when first asked for."""
+    """The features of the pictures of `source`, computed on first use."""
 
     model: Embedder
     source: Source
-    progress: Callable[[int, int], None] | None = field(default=None, repr=False)
+    progress: Progress | None = field(default=None, repr=False)
 
     @cached_property
     def embedding(self) -> Float[np.ndarray, "N E"]:
@@ -74,91 +58,102 @@ class Pictures:
 Measure = Callable[[Embedder, Pictures], TaskResult]
 
 
-def retrieval(asked: EvalRequest) -> Measure:
-    texts, owner = captions_of(asked.source)
-    by_chance = retrievals.chance(owner, len(asked.source))
+def retrieval(request: EvalRequest) -> Measure:
+    """Retrieval between the pictures and their captions. Raises DataError."""
+    texts, owner = captions_of(request.source)
+    by_chance = retrievals.chance(owner, len(request.source))
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
-        found = retrievals.retrieve(pictures.embedding, model.texts(texts), owner)
-        return TaskResult(found, by_chance, {"texts": len(texts), "text_length": model.text_length})
+        ranks = retrievals.retrieve(pictures.embedding, model.texts(texts), owner)
+        return TaskResult(ranks, by_chance, {"texts": len(texts), "text_length": model.text_length})
 
     return measure
 
 
-def in_languages(asked: EvalRequest) -> Measure:
-    if len(asked.captions) < 2:
+def in_languages(request: EvalRequest) -> Measure:
+    """Retrieval with the captions of each language. Raises ConfigError for fewer than two columns; DataError."""
+    languages = request.config.captions
+    if len(languages) < 2:
         raise ConfigError(
-            "multilingual retrieval wants the captions of each language; give --captions en,de,..."
+            "multilingual retrieval needs a column of captions for each language; give --captions en,de,..."
         )
-    spec = asked.source.spec
-    each = {name: captions_of(open_source(spec, caption=name)) for name in asked.captions}
-    by_chance = {name: retrievals.chance(owner, len(asked.source)) for name, (_, owner) in each.items()}
+    spec = request.source.spec
+    captions = {name: captions_of(open_source(spec, caption=name)) for name in languages}
+    by_chance = {name: retrievals.chance(owner, len(request.source)) for name, (_, owner) in captions.items()}
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
-        found = {
+        ranks = {
             name: retrievals.retrieve(pictures.embedding, model.texts(texts), owner)
-            for name, (texts, owner) in each.items()
+            for name, (texts, owner) in captions.items()
         }
-        said = {
-            "captions": {name: _digest(*one) for name, one in each.items()},
+        protocol = {
+            "captions": {name: _digest(texts, owner) for name, (texts, owner) in captions.items()},
             "text_length": model.text_length,
         }
-        return TaskResult(multilingual.Multilingual(found), multilingual.chance(by_chance), said)
+        return TaskResult(multilingual.Multilingual(ranks), multilingual.chance(by_chance), protocol)
 
     return measure
 
 
-def zero_shots(asked: EvalRequest) -> Measure:
-    names = class_names(asked.source.class_names, rule=asked.names, file=asked.names_file)
-    labels, preset, templates = labels_of(asked.source), asked.preset, asked.templates
+def zero_shots(request: EvalRequest) -> Measure:
+    """Zero-shot classification by class names in templates. Raises ConfigError for unusable names; DataError."""
+    names_file = request.config.class_names
+    names = class_names(request.source.class_names, rule=request.name_rule, file=names_file)
+    labels, preset, templates = labels_of(request.source), request.preset, request.templates
     if labels.max() >= len(names):
-        raise DataError(f"{asked.source.spec} has class {labels.max()} and there are {len(names)} names")
-    if asked.present:
-        there = np.unique(labels)
-        names, labels = tuple(names[i] for i in there), np.searchsorted(there, labels)
-    if asked.names_file and (twice := repeats(names)):
+        raise DataError(
+            f"{request.source.spec} has a picture of class {labels.max()}, and there are {len(names)} class names; "
+            "name every class"
+        )
+    if request.present:
+        shown = np.unique(labels)
+        names, labels = tuple(names[i] for i in shown), np.searchsorted(shown, labels)
+    if names_file and (twice := repeats(names)):
         log.warning(
-            "%d names stand more than once (%s): but for the first class of that name, none of it can be right",
+            "%d class names occur more than once (%s): only the first class of each such name can be predicted",
             len(twice),
             ", ".join(twice[:5]),
         )
-    prompts = [preset.text(text) for text in class_texts(names, templates, repeated=bool(asked.names_file))]
+    prompts = [preset.text(text) for text in class_texts(names, templates, repeated=bool(names_file))]
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
         classes = class_embeddings(model.texts(prompts), templates=len(templates))
-        found = zero_shot.classify(pictures.embedding, classes, labels)
-        said = {"templates": list(templates), "classes": list(names), "canonical": preset.canonical}
-        return TaskResult(found, zero_shot.chance(len(names)), said | {"text_length": model.text_length})
+        ranks = zero_shot.classify(pictures.embedding, classes, labels)
+        protocol = {"templates": list(templates), "classes": list(names), "canonical": preset.canonical}
+        protocol["text_length"] = model.text_length
+        return TaskResult(ranks, zero_shot.chance(len(names)), protocol)
 
     return measure
 
 
-def few_shots(asked: EvalRequest) -> Measure:
-    source, train_labels, labels = _to_learn_from(asked)
-    drawn = few_shot.draw(train_labels, asked.shots, asked.seeds)
-    needed = np.unique(np.concatenate([some for seeds in drawn for some in seeds]))
-    drawn = [[np.searchsorted(needed, some) for some in seeds] for seeds in drawn]
-    said = {"shots": list(asked.shots), "seeds": asked.seeds, "drawn": few_shot.DRAWN}
+def few_shots(request: EvalRequest) -> Measure:
+    """Linear classifiers learned from a few pictures a class. Raises ConfigError and DataError."""
+    source, train_labels, labels = _training_set(request)
+    shots, seeds = request.config.shots, request.config.seeds
+    drawn = few_shot.draw(train_labels, shots, seeds)
+    needed = np.unique(np.concatenate([rows for draws in drawn for rows in draws]))
+    drawn = [[np.searchsorted(needed, rows) for rows in draws] for draws in drawn]
+    protocol = {"shots": list(shots), "seeds": seeds, "drawn": few_shot.DRAWN}
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
-        known = _features(model, Subset(source, needed.tolist()), asked)
-        found = few_shot.few_shot(
-            known, train_labels[needed], _of(pictures, asked), labels, drawn, asked.shots
-        )
-        by_chance = few_shot.chance(len(np.unique(train_labels)), asked.shots)
-        return TaskResult(found, by_chance, said | _ridge(source, train_labels, asked))
+        train = _train_features(model, Subset(source, needed.tolist()), request)
+        test = _test_features(pictures, request)
+        ranks = few_shot.few_shot(train, train_labels[needed], test, labels, drawn, shots)
+        by_chance = few_shot.chance(len(np.unique(train_labels)), shots)
+        return TaskResult(ranks, by_chance, protocol | _ridge_protocol(source, train_labels, request))
 
     return measure
 
 
-def linear_probe(asked: EvalRequest) -> Measure:
-    source, train_labels, labels = _to_learn_from(asked)
+def linear_probe(request: EvalRequest) -> Measure:
+    """A linear classifier learned from all of the training source. Raises ConfigError and DataError."""
+    source, train_labels, labels = _training_set(request)
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
-        known = _features(model, source, asked)
-        found = few_shot.probe(known, train_labels, _of(pictures, asked), labels)
+        train = _train_features(model, source, request)
+        ranks = few_shot.probe(train, train_labels, _test_features(pictures, request), labels)
         by_chance = zero_shot.chance(len(np.unique(train_labels)))
-        return TaskResult(found, by_chance, _ridge(source, train_labels, asked))
+        return TaskResult(ranks, by_chance, _ridge_protocol(source, train_labels, request))
 
     return measure
 
@@ -172,43 +167,44 @@ TASKS: dict[str, Callable[[EvalRequest], Measure]] = {
 }
 
 
-def _to_learn_from(asked: EvalRequest) -> tuple[Source, Int[np.ndarray, " M"], Int[np.ndarray, " N"]]:
-    """The source that is learnt from, its classes, and the classes of what is measured, under the same numbers."""
-    if asked.train is None:
+def _training_set(request: EvalRequest) -> tuple[Source, Int[np.ndarray, " M"], Int[np.ndarray, " N"]]:
+    """The source to learn from, its classes, and the classes of the tested pictures, in the numbers of the former."""
+    config, tested = request.config, request.source
+    if request.train is None:
         raise ConfigError(
-            "few_shot and linear_probe learn from pictures of their own; give them with --train SOURCE"
+            "few_shot and linear_probe need a source to learn from; give one with --train SOURCE"
         )
-    if asked.features not in FEATURES:
-        raise ConfigError(f"features are {asked.features!r}; wanted {' or '.join(FEATURES)}")
-    measured = asked.source
-    source = open_source(asked.train, caption=asked.captions[0] if asked.captions else None)
-    known, labels = labels_of(source), labels_of(measured)
-    if measured.class_names and source.class_names:
+    if config.features not in FEATURES:
+        raise ConfigError(f"features are {config.features!r}; wanted {' or '.join(FEATURES)}")
+    source = open_source(request.train, caption=config.captions[0] if config.captions else None)
+    train_labels, labels = labels_of(source), labels_of(tested)
+    if tested.class_names and source.class_names:
         number = {name: i for i, name in enumerate(source.class_names)}
-        labels = np.array([number.get(name, -1) for name in measured.class_names], np.int64)[labels]
-    if len(missing := np.flatnonzero(~np.isin(labels, known))):
+        labels = np.array([number.get(name, -1) for name in tested.class_names], np.int64)[labels]
+    if len(missing := np.flatnonzero(~np.isin(labels, train_labels))):
         raise DataError(
-            f"record {missing[0]} of {measured.spec} is of a class of which {source.spec} has no picture to learn from"
+            f"record {missing[0]} of {tested.spec} is of a class of which {source.spec} has no picture to learn from; "
+            "give a --train source with a picture of every class"
         )
-    return source, known, labels
+    return source, train_labels, labels
 
 
-def _features(model: Embedder, source: Source, asked: EvalRequest) -> Float[np.ndarray, "M D"]:
-    return model.pictures(source, tower=asked.features == "tower")
+def _train_features(model: Embedder, source: Source, request: EvalRequest) -> Float[np.ndarray, "M D"]:
+    return model.pictures(source, tower=request.config.features == "tower")
 
 
-def _of(pictures: Pictures, asked: EvalRequest) -> Float[np.ndarray, "N D"]:
-    return pictures.tower if asked.features == "tower" else pictures.embedding
+def _test_features(pictures: Pictures, request: EvalRequest) -> Float[np.ndarray, "N D"]:
+    return pictures.tower if request.config.features == "tower" else pictures.embedding
 
 
-def _ridge(source: Source, labels: Int[np.ndarray, " M"], asked: EvalRequest) -> dict[str, Any]:
+def _ridge_protocol(source: Source, labels: Int[np.ndarray, " M"], request: EvalRequest) -> dict[str, Any]:
     return {
         "train": source.fingerprint(),
         "classes": len(np.unique(labels)),
-        "features": asked.features,
+        "features": request.config.features,
         "regulariser": {"grid": list(few_shot.GRID), "chosen by": few_shot.RULE},
     }
 
 
-def _digest(texts: list[str], owner: Int[np.ndarray, " M"]) -> str:
-    return hashlib.sha256(json.dumps([texts, owner.tolist()]).encode()).hexdigest()
+def _digest(texts: Sequence[str], owner: Int[np.ndarray, " M"]) -> str:
+    return hashlib.sha256(json.dumps([list(texts), owner.tolist()]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose text embedding lies nearest to the image's."""
+"""Zero-shot classification: the class whose text embedding is nearest to that of the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class Classified:
         }
 
     def _per_class(self, right: np.ndarray, weight: np.ndarray) -> float:
-        images, found = np.bincount(self.label, weight), np.bincount(self.label, weight * right)
-        return float(np.mean(found[images > 0] / images[images > 0]))
+        images, correct = np.bincount(self.label, weight), np.bincount(self.label, weight * right)
+        return float(np.mean(correct[images > 0] / images[images > 0]))
 
 
 def classify(
@@ -42,10 +42,10 @@ def classify(
     *,
     devices: Sequence[Any] | None = None,
 ) -> Classified:
-    """Orders the classes by dot product with each image; `labels[n]` is image n's class.
+    """Orders the classes by dot product with each image; `labels[n]` is the class of image n.
 
     Equal scores are ordered by class index, lower first. `devices` share the work and do not change the result.
-    Raises DataError for a label that is no class, for no images, and for a number that is not finite.
+    Raises DataError for a label that is not a class, for no images, and for a number that is not finite.
     """
     _, rank = ranks(class_embeds, image_embeds, labels, names=("class", "image"), devices=devices)
     return Classified(rank, labels)
@@ -58,12 +58,12 @@ def zero_shot(
 ) -> dict[str, float]:
     """The metrics of `classify`.
 
-    Returns `top1`, `top5` (1 where there are at most five classes) and `mean_per_class`: top-1 within each class,
+    Returns `top1`, `top5` (1 if there are at most five classes) and `mean_per_class`: the top-1 accuracy of each class,
     averaged over the classes that have an image.
     """
     return estimate(classify(image_embeds, class_embeds, labels))
 
 
 def chance(classes: int) -> dict[str, float]:
-    """What `zero_shot` gives on average over all orders of that many classes, under the same keys."""
+    """The means of `zero_shot` over all orders of so many classes, under the same keys."""
     return {"top1": 1 / classes, "top5": min(5, classes) / classes, "mean_per_class": 1 / classes}

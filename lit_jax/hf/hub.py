@@ -1,4 +1,4 @@
-"""Where a model folder is: on this machine, or on the Hugging Face Hub, of which a copy is kept."""
+"""Where a model folder is: on this machine, or on the Hugging Face Hub, whose files are cached."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from lit_jax.utils.errors import WeightError, first_line
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # Never a pickle unasked, and never code.
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # A pickle only if allowed, and never code.
 
 
 def find(
@@ -20,31 +20,31 @@ def find(
 ) -> Path:
     """A local folder as it is, or the cached (else downloaded) copy of a Hub repository.
 
-    The copy has the first kind of weights that there is: safetensors, else Flax's msgpack, else, if `allow_pickle`,
-    PyTorch's pickle. What looks like a path is never taken for a Hub id: it has another form than `name` or
-    `owner/name`, or its parent folder exists. Raises WeightError.
+    The copy has the first kind of weights that the repository offers: safetensors, else Flax's msgpack, else, with
+    `allow_pickle`, PyTorch's pickle. A path is never taken for a Hub id: what is not of the form `name` or
+    `owner/name`, or has a parent folder that exists, is a path. Raises WeightError.
     """
     try:
         path = Path(folder_or_id).expanduser()
         if path.is_dir():
             return path
-    except (OSError, RuntimeError):  # Longer than a path can be; the home of a user that does not exist.
+    except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass
     text = str(folder_or_id)
     if isinstance(folder_or_id, Path) or not is_id(text):
         raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")
-    found = _download(text, revision, token, _WANTED)
-    if _COMMIT.fullmatch(found.name):
-        revision = found.name  # What follows is of the same commit, whatever is pushed meanwhile.
-    if not has(found, WEIGHTS):
-        found = _download(text, revision, token, ["flax_model*.msgpack"])
-        if allow_pickle and not has(found, FLAX):
-            found = _download(text, revision, token, ["pytorch_model*.bin"])
-    return found
+    copy = _download(text, revision, token, _WANTED)
+    if _COMMIT.fullmatch(copy.name):
+        revision = copy.name  # The next downloads are of the same commit, whatever is pushed in the meantime.
+    if not has(copy, WEIGHTS):
+        copy = _download(text, revision, token, ["flax_model*.msgpack"])
+        if allow_pickle and not has(copy, FLAX):
+            copy = _download(text, revision, token, ["pytorch_model*.bin"])
+    return copy
 
 
 def is_id(name: str) -> bool:
-    """Whether `name`, where no folder has it, would be looked for on the Hub."""
+    """Whether `name` would be looked up on the Hub if there is no folder of that name."""
     return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
 
 
@@ -53,7 +53,7 @@ def _download(repository: str, revision: str | None, token: str | None, patterns
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
-        found = huggingface_hub.snapshot_download(
+        folder = huggingface_hub.snapshot_download(
             repository,
             revision=revision,
             token=token,
@@ -62,6 +62,6 @@ def _download(repository: str, revision: str | None, token: str | None, patterns
         )
     except (HFValidationError, HTTPError, OSError) as error:
         raise WeightError(
-            f"model {repository} is neither a local folder nor to be had from the Hugging Face Hub: {first_line(error)}"
+            f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {first_line(error)}"
         ) from error
-    return Path(found)
+    return Path(folder)

@@ -1,4 +1,4 @@
-"""The functional door: load and from_towers, as `(module, params)`; `saving` is the way out."""
+"""Model folders to `(module, params)`: `load` and `from_towers`; `save` is the way back."""
 
 import dataclasses
 import logging
@@ -15,6 +15,7 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import DTypeLike
 
+from lit_jax.config import ModelConfig
 from lit_jax.hf import hub, model_folder
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
@@ -22,6 +23,7 @@ from lit_jax.models.encoders.base import Encoder, matched
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, listed
 from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
@@ -36,16 +38,15 @@ class Loaded(NamedTuple):
 
 
 class Tower(NamedTuple):
-    """One tower as its folder, or its config alone, describes it.
+    """One tower as its folder, or its config alone, describes it."""
 
-    `within` is what its names begin with in a model of two towers.
-    """
-
-    folder: Path | None  # None: given by its config alone, without weights.
+    folder: Path | None  # None: it has a config alone, and no weights.
     model_type: str
     encoder: Encoder
     config: Any
-    within: str
+    prefix: (
+        str  # What the names of its tensors begin with: "vision_model." in a folder of two towers, else "".
+    )
 
 
 def load(
@@ -58,9 +59,9 @@ def load(
 ) -> tuple[DualEncoder, Params]:
     """A VisionTextDualEncoder folder or Hub id -> (module, params on the default device).
 
-    `dtype` is what the module computes in; params are float32. `allow_pickle` reads pytorch_model.bin where there is
-    nothing else, without running what a pickle could hold. Raises WeightError if the folder is missing, is no dual
-    encoder, or its tensors and its config disagree.
+    `dtype` is what the module computes in; params are float32. `allow_pickle` reads pytorch_model.bin if there is
+    nothing else, without running any code in it. Raises WeightError if the folder is missing, is not a dual encoder,
+    or has tensors that disagree with its config.
     """
     loaded = read_dual(
         folder_or_id, Compute(dtype=dtype), revision=revision, token=token, allow_pickle=allow_pickle
@@ -85,26 +86,22 @@ def from_towers(
 ) -> tuple[DualEncoder, Params]:
     """Two pretrained towers, as folders or Hub ids, under new projections -> (module, params).
 
-    Either may be a model of two towers (CLIP, SigLIP, a dual encoder), of which the half that is wanted is taken.
-    Poolings: "pooler" is the type's own; `vision_pooling="cls"` takes the raw CLS token where a type has one;
+    Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it.
+    Poolings: "pooler" is the type's own; `vision_pooling="cls"` takes the raw CLS token of a type that has one;
     `text_pooling` is "cls", "mean" or "tanh" for types without a pooled output of their own (DistilBERT).
-    Projections are drawn from N(0, 0.02) as in HF; so are weights that a checkpoint lacks (a pooler), which is said
-    in a warning. Raises WeightError or ConfigError.
+    Projections are drawn from N(0, 0.02) as in HF. So are weights that a checkpoint lacks (a pooler); a warning names
+    them. Raises WeightError or ConfigError.
     """
-    loaded = join_towers(
-        vision,
-        text,
+    model = ModelConfig(
+        find_tower(vision, vision_revision, token, allow_pickle),
+        find_tower(text, text_revision, token, allow_pickle),
         projection_dim=projection_dim,
-        logit_scale_init_value=logit_scale_init_value,
+        logit_scale_init=logit_scale_init_value,
         vision_pooling=vision_pooling,
         text_pooling=text_pooling,
-        seed=seed,
-        compute=Compute(dtype=dtype),
-        vision_revision=vision_revision,
-        text_revision=text_revision,
-        token=token,
         allow_pickle=allow_pickle,
     )
+    loaded = join_towers(model, seed=seed, compute=Compute(dtype=dtype))
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
 
 
@@ -131,40 +128,51 @@ def read_dual(
     return Loaded(module, params, ())
 
 
+def find_tower(folder_or_id: str | Path, revision: str | None, token: str | None, allow_pickle: bool) -> str:
+    """The folder that a tower's name stands for, as ModelConfig wants it; "" stays "". Raises WeightError."""
+    if folder_or_id == "":
+        return ""
+    return str(hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle))
+
+
 def read_tower(
     tower: str,
-    folder_or_id: str | Path,
+    folder_or_id: str,
     *,
     pooling: str = "pooler",
     config: Mapping[str, Any] = MappingProxyType({}),
     overrides: Mapping[str, Any] = MappingProxyType({}),
-    revision: str | None = None,
-    token: str | None = None,
     allow_pickle: bool = False,
 ) -> tuple[Tower, Params]:
-    """A folder's description, and the weights that the pooling fixes. `tower` is "vision" or "text".
+    """A tower's description, and the weights that its pooling fixes. `tower` is "vision" or "text".
 
-    `config` takes the place of the stored one if it is not empty; `overrides` are single fields by name, and all that
-    there is where `folder_or_id` is empty. Raises WeightError or ConfigError.
+    `config` takes the place of the stored config unless it is empty. `overrides` are single fields by name, over
+    those of the config, for a tower of the model_type that they name, if they name one; where `folder_or_id` is "",
+    they are the whole config. Raises WeightError or ConfigError.
     """
-    folder, within, raw = None, "", dict(overrides)
+    folder, prefix, raw = None, "", dict(overrides)
     if folder_or_id:
-        folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
+        folder = hub.find(folder_or_id, allow_pickle=allow_pickle)
         raw = model_folder.read_config(folder)
         if "model_type" not in raw:
             raise WeightError(
                 f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model"
             )
-        within = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
+        prefix = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
         raw = half(tower, config or raw)
-        if (wanted := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
-            raise WeightError(
-                f"{folder} is of type {raw['model_type']!r}, and not {wanted!r} as the recipe says"
+        if (meant := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
+            log.warning(
+                "%s is of type %r: %s_config is for type %r and is not used",
+                folder,
+                raw["model_type"],
+                tower,
+                meant,
             )
+            overrides = {}
         raw |= overrides
     elif "model_type" not in raw:
         raise ConfigError(
-            f"{tower}_config has no model_type, which says what the tower is where no folder or Hub id does"
+            f"{tower}_config has no model_type, which a tower without a folder or Hub id needs: add it"
         )
     encoder = encoder_of(tower, raw["model_type"])
     known = {field.name for field in dataclasses.fields(encoder.Config)} | {"model_type"}
@@ -172,116 +180,97 @@ def read_tower(
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {tower}_{close[0]}?" if close else ""
-            raise ConfigError(f"{tower}_{name} is no field of a {raw['model_type']} config{hint}")
-    ours, given = encoder.pooled(encoder.config_of(raw), pooling)
-    return Tower(folder, raw["model_type"], encoder, ours, within), given
+            raise ConfigError(f"{tower}_{name} is not a field of a {raw['model_type']} config{hint}")
+    ours, fixed = encoder.pooled(encoder.config_of(raw), pooling)
+    return Tower(folder, raw["model_type"], encoder, ours, prefix), fixed
 
 
 def join_towers(
-    vision: str | Path,
-    text: str | Path,
+    model: ModelConfig,
     *,
-    projection_dim: int = 512,
-    logit_scale_init_value: float = dual_encoder.LOGIT_SCALE,
-    logit_bias_init_value: float | None = None,
-    vision_pooling: str = "pooler",
-    text_pooling: str = "pooler",
-    vision_config: Mapping[str, Any] = MappingProxyType({}),
-    vision_overrides: Mapping[str, Any] = MappingProxyType({}),
-    text_config: Mapping[str, Any] = MappingProxyType({}),
-    text_overrides: Mapping[str, Any] = MappingProxyType({}),
-    scratch: tuple[str, ...] = (),
     seed: int = 0,
     compute: Compute | None = None,
-    vision_revision: str | None = None,
-    text_revision: str | None = None,
-    token: str | None = None,
-    allow_pickle: bool = False,
+    configs: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Loaded:
-    """As `from_towers`, with params on the host. Towers named in `scratch` take the config and no weights.
+    """The towers of `model` under new projections, with params on the host: see `from_towers`.
 
-    One of these may be "": its overrides are its config then.
+    A tower with the lock letter u takes its config from its folder, if it has one, and no weights.
+    `model.logit_bias_init` is the initial logit bias; None: there is none. `configs` ("vision" or "text" -> config)
+    take the place of the stored ones. Raises WeightError or ConfigError.
     """
-    access: Any = dict(token=token, allow_pickle=allow_pickle)
     read = {
-        "vision": read_tower(
-            "vision",
-            vision,
-            pooling=vision_pooling,
-            config=vision_config,
-            overrides=vision_overrides,
-            revision=vision_revision,
-            **access,
-        ),
-        "text": read_tower(
-            "text",
-            text,
-            pooling=text_pooling,
-            config=text_config,
-            overrides=text_overrides,
-            revision=text_revision,
-            **access,
-        ),
+        tower: read_tower(
+            tower,
+            getattr(model, tower),
+            pooling=getattr(model, f"{tower}_pooling"),
+            config=configs.get(tower, {}),
+            overrides=getattr(model, f"{tower}_config"),
+            allow_pickle=model.allow_pickle,
+        )
+        for tower in TOWERS
     }
+    letters = dict(zip(TOWERS, model.lock_towers, strict=True))
     towers = {name: tower for name, (tower, _) in read.items()}
     config = DualEncoderConfig(
         towers["vision"].model_type,
         towers["vision"].config,
         towers["text"].model_type,
         towers["text"].config,
-        projection_dim,
-        logit_scale_init_value,
-        logit_bias_init_value,
+        model.projection_dim,
+        model.logit_scale_init,
+        model.logit_bias_init,
     )
     module = DualEncoder(config, compute or Compute())
     params = jax.tree.map(np.asarray, dual_encoder.init_params(module, seed))
     fresh: list[str] = []
     for name, tower in towers.items():
-        given, missing = read[name][1], list[str]()
-        if name not in scratch:
-            params[name], missing = _read_params(tower, params[name], allow_pickle)
-        params[name] |= given
-        fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in given]
+        fixed, missing = read[name][1], list[str]()
+        if letters[name] != "u":
+            params[name], missing = _read_params(tower, params[name], model.allow_pickle)
+        params[name] |= fixed
+        fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
     if fresh:
         log.warning(
-            "Not in the checkpoints, hence initialised anew, and trained even in a locked tower: %s",
+            "Missing from the checkpoints, hence initialised at random, and trained even in a locked tower: %s",
             listed(fresh),
         )
     return Loaded(module, params, tuple(fresh))
 
 
 def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
-    """How a dual checkpoint is read: the table, and its names for the checkpoint's."""
+    """How the checkpoint of a dual encoder is read: the table, and the checkpoint's names -> those of the table."""
     table = dual_encoder.HEADS
     kept = {name: name for name in names if not name.startswith(("vision_model.", "text_model."))}
     towers = {"vision": (config.vision_type, config.vision), "text": (config.text_type, config.text)}
     for tower, (model_type, tower_config) in towers.items():
         prefix = f"{tower}_model."
         inner = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-        part, found = matched(inner, encoder_of(tower, model_type), tower_config)
+        part, used = matched(inner, encoder_of(tower, model_type), tower_config)
         table += part.under(hf=f"{tower}_model", jax=tower)
-        kept |= {inner[old]: prefix + new for old, new in found.items()}
+        kept |= {inner[old]: prefix + new for old, new in used.items()}
     return table, kept
 
 
 def _read_params(tower: Tower, initial: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
-    """A tower's params, and the paths that keep their `initial` values since the checkpoint lacks them."""
-    assert tower.folder is not None  # Who has none is named in `scratch`.
+    """A tower's params, and the paths that keep their `initial` values because the checkpoint lacks them."""
+    assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = model_folder.Tensors.of(tower.folder, allow_pickle=allow_pickle)
     names = {
-        name.removeprefix(tower.within): name for name in tensors if name.startswith(tower.within)
+        name.removeprefix(tower.prefix): name for name in tensors if name.startswith(tower.prefix)
     }  # All of them, unless the folder holds two towers.
-    table, found = matched(names, tower.encoder, tower.config)
-    dropped = set(tensors) - {names[name] for name in found}
+    table, used = matched(names, tower.encoder, tower.config)
+    dropped = set(tensors) - {names[name] for name in used}
     if dropped:
-        log.info("Not part of the %s tower, hence left out: %s", tower.encoder.tower, listed(dropped))
+        log.info(
+            "Left out, since they are not part of the %s tower: %s", tower.encoder.tower, listed(dropped)
+        )
     missing: list[str] = []
     fresh = WeightMap(tuple(row for row in table.rows if re.match(tower.encoder.fresh, row.jax)))
-    if fresh.rows and fresh.names().isdisjoint(found.values()):
+    if fresh.rows and fresh.names().isdisjoint(used.values()):
         missing = [path for row in fresh.rows for path in row.jax_names()]
         table = table.without(tower.encoder.fresh)
     try:
-        params = table.to_jax(tensors.renamed({names[name]: new for name, new in found.items()}), initial)
+        params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), initial)
     except WeightError as error:
         raise WeightError(f"{tower.folder}: {error}") from error
     flat = traverse_util.flatten_dict(initial, sep="/")
@@ -290,5 +279,5 @@ def _read_params(tower: Tower, initial: Params, allow_pickle: bool) -> tuple[Par
 
 
 def with_compute(module: DualEncoder, **settings: Any) -> DualEncoder:
-    """The same model, computed another way (dtype, remat, unroll, attention)."""
+    """The same model, computed in another way: `settings` are fields of Compute."""
     return DualEncoder(module.config, dataclasses.replace(module.compute, **settings))

@@ -1,6 +1,6 @@
 """The model card of an exported folder: README.md with metadata that the Hugging Face Hub understands.
 
-Nothing of the machine that wrote it may get in: see `public`.
+It must not tell anything about the machine that wrote it: see `utils.redact.public`.
 """
 
 import math
@@ -22,12 +22,12 @@ HERE = "path/to/this/folder"  # In the examples of a card that has no repo_id.
 
 @dataclass(frozen=True)
 class Tower:
-    """One encoder: where its weights are from, under which licence, and what training did to them."""
+    """One encoder: where its weights come from, under which licence, and what training did to them."""
 
     name: str
     license: str
     training: str  # "locked", "tuned" or "from scratch"
-    hub_id: str | None = None  # Only if the weights are those of a repository on the Hub.
+    hub_id: str | None = None  # Only if the weights come from a repository on the Hub.
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one task on one split. `before` is the model before training, `chance` a random ranker.
+    """Metrics of one task on one split. `before` is of the model before training, `chance` of a random ranker.
 
-    `intervals` are [low, high] by metric, of `level`; `protocol` is the fingerprint of how all of it was measured.
+    `intervals` are [low, high] by metric, at the confidence `level`; `protocol` is the fingerprint of the protocol
+    that measured them.
     """
 
-    task: str  # A task of the Hub, for instance "zero-shot-image-classification"; else in words.
+    task: str  # A task of the Hub, for instance "zero-shot-image-classification", or a description in words.
     data: str
     split: str
     after: Mapping[str, SupportsFloat]
@@ -59,69 +60,81 @@ class Evaluation:
     data_hub_id: str | None = None
 
 
-def model_card(
-    *,
-    name: str,
-    license: str,
-    vision: Tower,
-    text: Tower,
-    data: Data,
-    recipe: Mapping[str, object],
-    evaluations: Sequence[Evaluation] = (),
-    limitations: Sequence[str] = (),
-    repo_id: str | None = None,
-    license_name: str | None = None,
-    license_link: str | None = None,
-    language: Sequence[str] = ("en",),
-    tags: Sequence[str] = (),
-    layout: str = "hf",
-) -> str:
+@dataclass(frozen=True)
+class Card:
+    """What a model card says.
+
+    - `license`: a licence identifier of the Hub ("apache-2.0", "cc-by-sa-4.0"; "other" needs `license_name`).
+    - `recipe`: the values of the config, nested or flat.
+    - `repo_id`: where the model will be on the Hub, for the examples.
+    - `layout`: that of `lit_jax.save`.
+    """
+
+    name: str
+    license: str
+    vision: Tower
+    text: Tower
+    data: Data
+    recipe: Mapping[str, object]
+    evaluations: Sequence[Evaluation] = ()
+    limitations: Sequence[str] = ()
+    repo_id: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: Sequence[str] = ("en",)
+    tags: Sequence[str] = ()
+    layout: str = "hf"
+
+
+def model_card(card: Card) -> str:
     """The text of README.md: YAML metadata, then what the model is, its recipe, its metrics and how to use it.
 
-    `license` is a licence identifier of the Hub ("apache-2.0", "cc-by-sa-4.0"; "other" needs `license_name`).
-    `recipe` holds the values of the config, nested or flat. `repo_id` is put into the examples.
-    `layout` is that of `lit_jax.save`. Paths of the machine are cut to their last component wherever they stand.
+    Paths of this machine are cut to their last component wherever they occur.
 
-    Raises ConfigError for what the Hub would refuse as licence or id, and where `public` does; DataError for a
+    Raises ConfigError for a licence or an id that the Hub would refuse, and where `public` does; DataError for a
     metric that is not finite.
     """
-    if not _LICENSE.fullmatch(license) or (license == "other" and not license_name):
-        raise ConfigError(
-            f"license {license!r} is no identifier of the Hugging Face Hub; give one, for instance 'apache-2.0', "
-            f"or 'other' with license_name"
-        )
-    for hub_id in (repo_id, data.hub_id, vision.hub_id, text.hub_id):
-        if hub_id is not None and not _HUB_ID.fullmatch(hub_id):
-            raise ConfigError(
-                f"{public(hub_id)!r} is no id of the Hugging Face Hub; give 'owner/name' or none"
-            )
-
-    metadata = ModelCardData(
-        language=[*language],
-        license=license,
-        license_name=license_name and public(license_name),
-        license_link=license_link and public(license_link),
-        library_name="transformers" if layout == "hf" else "lit_jax",
-        tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, tags)))),
-        pipeline_tag="zero-shot-image-classification",
-        base_model=[tower.hub_id for tower in (vision, text) if tower.hub_id] or None,
-        datasets=[data.hub_id] if data.hub_id else None,
-        model_name=public(name),
-        eval_results=[result for evaluation in evaluations for result in _results(evaluation)] or None,
-    )
-    what, usage = _LAYOUTS[layout]
+    what, usage = _LAYOUTS[card.layout]
+    recipe = markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(card.recipe)])
     sections = {
-        "Towers": _towers(vision, text),
-        "Training data": f"{data.name} (licence: {data.license}). {data.description}".strip(),
-        "Recipe": markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(recipe)]),
-        "Metrics": "\n\n".join(map(_metrics, evaluations)) or "Not evaluated.",
-        "How to use": usage.replace("MODEL", repo_id or HERE),
-        "Limitations": "\n".join(f"- {limit}" for limit in (*limitations, *_LIMITATIONS)),
+        "Towers": _towers(card.vision, card.text),
+        "Training data": f"{card.data.name} (licence: {card.data.license}). {card.data.description}".strip(),
+        "Recipe": recipe,
+        "Metrics": "\n\n".join(map(_metrics, card.evaluations)) or "Not evaluated.",
+        "How to use": usage.replace("MODEL", card.repo_id or HERE),
+        "Limitations": "\n".join(f"- {limit}" for limit in (*card.limitations, *_LIMITATIONS)),
     }
     body = "\n\n".join(
-        (f"# {name}", _WHAT + what, *(f"## {title}\n\n{content}" for title, content in sections.items()))
+        (f"# {card.name}", _WHAT + what, *(f"## {title}\n\n{content}" for title, content in sections.items()))
     )
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{public(body)}\n"))
+    return str(ModelCard(f"---\n{_metadata(card).to_yaml()}\n---\n\n{public(body)}\n"))
+
+
+def _metadata(card: Card) -> ModelCardData:
+    """What the Hub reads of a card. Raises ConfigError and DataError."""
+    if not _LICENSE.fullmatch(card.license) or (card.license == "other" and not card.license_name):
+        raise ConfigError(
+            f"license {card.license!r} is not a licence identifier of the Hugging Face Hub; give one, for instance "
+            f"'apache-2.0', or 'other' with license_name"
+        )
+    for hub_id in (card.repo_id, card.data.hub_id, card.vision.hub_id, card.text.hub_id):
+        if hub_id is not None and not _HUB_ID.fullmatch(hub_id):
+            raise ConfigError(
+                f"{public(hub_id)!r} is not an id of the Hugging Face Hub; give 'owner/name' or none"
+            )
+    return ModelCardData(
+        language=[*card.language],
+        license=card.license,
+        license_name=card.license_name and public(card.license_name),
+        license_link=card.license_link and public(card.license_link),
+        library_name="transformers" if card.layout == "hf" else "lit_jax",
+        tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, card.tags)))),
+        pipeline_tag="zero-shot-image-classification",
+        base_model=[tower.hub_id for tower in (card.vision, card.text) if tower.hub_id] or None,
+        datasets=[card.data.hub_id] if card.data.hub_id else None,
+        model_name=public(card.name),
+        eval_results=[result for evaluation in card.evaluations for result in _results(evaluation)] or None,
+    )
 
 
 def _flat(recipe: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
@@ -130,7 +143,7 @@ def _flat(recipe: Mapping[str, object], prefix: str = "") -> list[tuple[str, str
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{key}.")
         else:
-            # A value that begins like a path is one as a whole: its folders may have spaces in their names.
+            # A value that begins like a path is a path to its end: folders may have spaces in their names.
             value = str(value)
             rows.append(
                 (f"{prefix}{key}", last_part(value) if value.startswith(("/", "~", "./", "../")) else value)
@@ -153,10 +166,8 @@ def _metrics(evaluation: Evaluation) -> str:
         return "" if values is None or metric not in values else shown(values[metric], metric)
 
     columns = {"before training": evaluation.before, "after": evaluation.after, "chance": evaluation.chance}
-    head, ends = (
-        ["metric", *(name for name, values in columns.items() if values is not None)],
-        evaluation.intervals,
-    )
+    head = ["metric", *(name for name, values in columns.items() if values is not None)]
+    ends = evaluation.intervals
     if ends is not None:
         head.append(f"{evaluation.level:.0%} interval")
     rows = []
@@ -173,7 +184,7 @@ def _results(evaluation: Evaluation) -> list[EvalResult]:
     for metric, value in evaluation.after.items():
         if not math.isfinite(float(value)):
             raise DataError(
-                f"metric {metric} on {evaluation.data} is {float(value)}; a card wants finite numbers"
+                f"metric {metric} on {evaluation.data} is {float(value)}; a model card needs finite numbers"
             )
     return [
         EvalResult(
@@ -192,9 +203,9 @@ def _results(evaluation: Evaluation) -> list[EvalResult]:
 
 
 _WHAT = """\
-A dual encoder: an image tower and a text tower that put pictures and sentences into one space, where what
-belongs together lies close together. It classifies pictures by class names that it was never trained on and
-finds pictures for texts and texts for pictures. It was trained by contrastive tuning in the manner of LiT
+A dual encoder: an image tower and a text tower that embed images and sentences in one space, where an image and a
+sentence that match lie close together. It classifies images by class names that it was not trained on, and it
+finds images for texts and texts for images. It was trained by contrastive tuning in the manner of LiT
 ([arXiv:2111.07991](https://arxiv.org/abs/2111.07991)) with lit_jax. """
 
 _IN_TORCH = """\
@@ -258,14 +269,14 @@ _LAYOUTS = {
     ),
     "lit_jax": ("lit_jax reads it; transformers has no class for two towers of these types.", _IN_JAX),
     "towers": (
-        "Its two towers lie here as two models of transformers, its projections beside them.",
+        "Its two towers are stored as two models of transformers, and its projections beside them.",
         _TOWERS,
     ),
 }
 
 _LIMITATIONS = (
-    "It knows what its training data shows: on other kinds of pictures, or texts in another style or language, "
-    "expect less than the numbers above.",
+    "It knows what its training data shows: for other kinds of images, or texts in another style or language, "
+    "expect worse results than the numbers above.",
     "The probabilities compare the given texts with each other; they do not say whether any of them is true.",
-    "What is biased in the data or in the pretrained towers is biased here too; measure it before you rely on it.",
+    "A bias of the data or of the pretrained towers is a bias of this model too; measure it before you rely on it.",
 )

@@ -1,4 +1,4 @@
-"""What lies in a model folder: a config, and tensors in files of one of several formats; read and written."""
+"""A model folder, read and written: a config, and tensors in files of one of several formats."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
-WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # By `write`.
+WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # The names of what `write` writes.
 _LARGEST_JSON = 32 << 20  # Bytes.
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
 
@@ -29,39 +29,39 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
-    found = _read_json(path)
-    for config in (found, found.get("vision_config"), found.get("text_config")):
+    stored = _read_json(path)
+    for config in (stored, stored.get("vision_config"), stored.get("text_config")):
         kind = config.get("model_type", "") if isinstance(config, dict) else ""
         if not isinstance(kind, str | None):
             raise WeightError(f"{path} has a model_type of type {type(kind).__name__} where a name is wanted")
-    if "auto_map" in found:
-        log.warning("%s asks for code of its own (auto_map), which is neither read nor run", path)
-    return found
+    if "auto_map" in stored:
+        log.warning("%s names code of its own (auto_map), which is neither read nor run", path)
+    return stored
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Tensors of weight files by name, in PyTorch's names and axes, each read when it is asked for."""
+    """The tensors of weight files by name, with PyTorch's names and axes, each read on access."""
 
     def __init__(self, where: Mapping[str, tuple[File, str]]) -> None:
         self._where = where  # Name -> (open file, name in that file).
 
     @classmethod
     def of(cls, folder: Path, *, allow_pickle: bool = False) -> "Tensors":
-        """All tensors of a folder, in the first of `_FORMATS` that it has, whole or in shards.
+        """All tensors of a folder, in the first of `_FORMATS` that it has, in one file or in shards.
 
-        Raises WeightError if it has none, a file is damaged, or it has a pickle alone and `allow_pickle` is unset.
+        Raises WeightError if it has none, if a file is damaged, and if it has only a pickle without `allow_pickle`.
         """
         name = next((name for name in _FORMATS if has(folder, name)), None)
         if name is None:
-            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+            content = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
             raise WeightError(
-                f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {FLAX} or {PICKLE}; it has {found} "
-                "(from the Hub, a pickle comes only with allow_pickle=True)"
+                f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {FLAX} or {PICKLE}; it has {content} "
+                "(a pickle is downloaded from the Hub only with allow_pickle=True)"
             )
         if name == PICKLE and not allow_pickle:
             raise WeightError(
-                f"{folder} has its weights only as a pickle ({PICKLE}), a format that can run code, hence not read "
-                "unasked; pass allow_pickle=True (--allow-pickle) if you trust its origin, or convert it to safetensors"
+                f"{folder} has its weights only as a pickle ({PICKLE}), a format that can run code, so it is not read "
+                "by default; pass allow_pickle=True (--allow-pickle) if you trust it, or convert it to safetensors"
             )
         where: dict[str, tuple[File, str]] = {}
         origin: dict[str, Path] = {}
@@ -71,13 +71,13 @@ class Tensors(Mapping[str, np.ndarray]):
             for tensor in file.keys():  # noqa: SIM118 - not a mapping
                 if tensor in where:
                     raise WeightError(
-                        f"{path} holds {tensor}, which {origin[tensor].name} beside it holds too"
+                        f"{path} holds {tensor}, which {origin[tensor].name} in the same folder holds too"
                     )
                 where[tensor], origin[tensor] = (file, tensor), path
         return cls(where)
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """Those of `names` (name here -> new name), under their new names."""
+        """The tensors of `names` (present name -> new name), under their new names."""
         return Tensors({new: self._where[old] for old, new in names.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -98,15 +98,15 @@ def write(
     *,
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Writes config.json and model.safetensors; `folder` is made if need be.
+    """Writes config.json and model.safetensors; creates `folder` if it does not exist.
 
-    Weights of more than `max_shard_size` (bytes, or a text as "5GB") become shards and an index, as transformers
-    writes them; what an earlier call left in the folder goes. Raises ConfigError for a size that is none.
+    Weights of more than `max_shard_size` (bytes, or a text such as "5GB") become shards and an index, as transformers
+    writes them. Files of an earlier call are removed. Raises ConfigError for a size that is not valid.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
     from safetensors.numpy import save_file
 
-    tensors = dict(tensors)  # Read before anything is removed: they may come from this very folder.
+    tensors = dict(tensors)  # Before anything is removed: they may be read from this very folder.
     split = split_state_dict_into_shards_factory(
         tensors,
         get_storage_size=lambda tensor: tensor.nbytes,
@@ -118,10 +118,10 @@ def write(
         if re.fullmatch(WRITTEN, path.name):
             path.unlink()
     for file, names in (split.filename_to_tensors or {WEIGHTS: []}).items():
-        # safetensors writes the bytes as they lie, hence a transposed view wrong: each must be contiguous.
+        # safetensors writes the bytes in their order in memory, so a transposed view would be written wrongly.
         part = {name: np.asarray(tensors[name], order="C") for name in names}
         save_file(part, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes it private.
+        (folder / file).chmod(0o644)  # safetensors makes it readable for its owner alone.
     if split.is_sharded:
         count = sum(tensor.size for tensor in tensors.values())
         metadata = {"total_parameters": count, **split.metadata}
@@ -142,7 +142,7 @@ _FORMATS: dict[str, Callable[[Path], File]] = {  # The first that a folder has i
 
 
 def has(folder: Path, name: str) -> bool:
-    """Whether there are weights of that name, in one file or in shards."""
+    """Whether the folder has weights of that name, in one file or in shards."""
     return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
 
 
@@ -152,7 +152,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     index = folder / f"{name}.index.json"
     shards = _read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise WeightError(f"{index} has no weight_map, which says where each tensor lies")
+        raise WeightError(f"{index} has no weight_map, which says which file each tensor is in")
     for shard in shards.values():
         if not isinstance(shard, str) or not _is_inside(folder, shard):
             raise WeightError(f"{index} names {shard!r}, which is not a file of that folder")
@@ -160,7 +160,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def _is_inside(folder: Path, name: str) -> bool:
-    """Whether it is a file of that folder, and no link out of it but into the blobs of its own cached repository."""
+    """Whether it is a file of that folder, and not a link to another place than the blobs of its cached repository."""
     path = folder / name
     if not name or "\0" in name or Path(name).name != name or not path.is_file():
         return False
@@ -173,14 +173,14 @@ def _is_inside(folder: Path, name: str) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     _refuse_pointer(path)
     if (size := path.stat().st_size) > _LARGEST_JSON:
-        raise WeightError(f"{path} has {size} bytes; of JSON at most {_LARGEST_JSON} are read")
+        raise WeightError(f"{path} has {size} bytes; a JSON file may have at most {_LARGEST_JSON}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise WeightError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise WeightError(f"{path} holds a {type(found).__name__} where a JSON object is wanted")
-    return found
+    if not isinstance(tree, dict):
+        raise WeightError(f"{path} holds a {type(tree).__name__} where a JSON object is wanted")
+    return tree
 
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures and pixels that a caller hands in: what cannot be right is refused before it becomes NaN."""
+"""Checks of the images and pixels that a caller passes: wrong ones are refused before they become NaN."""
 
 from typing import Any
 
@@ -13,22 +13,22 @@ MAX_VALUE = 30.0  # Of a pixel after (x - mean) / std: no processor divides by l
 
 
 def check_pixels(pixels: Float[Array, "B S1 S2 C"]) -> None:
-    """Raises ConfigError naming a picture of the batch that no image processor gave: not finite, or in 0 to 255."""
-    if isinstance(pixels, jax.core.Tracer):  # Inside the caller's own jit there is nothing to look at yet.
+    """Raises ConfigError naming an image that no image processor gives: not finite, or still from 0 to 255."""
+    if isinstance(pixels, jax.core.Tracer):  # Inside the caller's own jit there are no values yet.
         return
-    finite = np.asarray(jnp.isfinite(pixels).all(axis=(1, 2, 3)))  # A maximum may lose a NaN on its way.
+    finite = np.asarray(jnp.isfinite(pixels).all(axis=(1, 2, 3)))  # A maximum may lose a NaN.
     if len(bad := np.flatnonzero(~finite)):
         raise ConfigError(f"image {bad[0]} of the batch has a pixel that is NaN or infinite")
     largest = np.asarray(jnp.abs(pixels).max(axis=(1, 2, 3)), np.float32)
     if len(bad := np.flatnonzero(largest > MAX_VALUE)):
         raise ConfigError(
             f"image {bad[0]} of the batch has a pixel of {largest[bad[0]]:g}; wanted values of about -3 to 3: "
-            "give uint8 pictures to the processor, and what comes out of it to the model"
+            "give uint8 images to the processor, and its output to the model"
         )
 
 
 def check_arrays(images: Any) -> None:
-    """Raises ConfigError naming the first array among the pictures of a batch that has no 8-bit reading."""
+    """Raises ConfigError naming the first array in a batch of images that cannot be read as 8-bit values."""
     many = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
     for i, image in enumerate(images if many else [images]):
         if not isinstance(image, np.ndarray) or not np.issubdtype(image.dtype, np.floating):

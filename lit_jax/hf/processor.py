@@ -1,7 +1,4 @@
-"""Processors: what a Hugging Face folder names for its pictures and captions, read and written.
-
-`Processor` is `transformers.VisionTextDualEncoderProcessor`, which needs no torch.
-"""
+"""Processors: the image processor and the tokenizer of a Hugging Face folder, read and written without torch."""
 
 import json
 from collections.abc import Sequence
@@ -15,14 +12,13 @@ from lit_jax.hf.pixel_checks import check_arrays
 from lit_jax.utils import atomic
 from lit_jax.utils._transformers import auto_image_processor, transformers
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
-
-Processor = Any  # transformers.VisionTextDualEncoderProcessor, whose import is too slow for an annotation.
+from lit_jax.utils.typing import ImageProcessor, Processor, Tokenizer
 
 _IMAGE_FILES = ("processor_config.json", "preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
 
 
-def __getattr__(name: str) -> Any:  # lit_jax.VisionTextDualEncoderProcessor, found here when it is asked for.
+def __getattr__(name: str) -> Any:  # For lit_jax.VisionTextDualEncoderProcessor, made on first use.
     if name != "VisionTextDualEncoderProcessor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return processor_class()
@@ -30,20 +26,20 @@ def __getattr__(name: str) -> Any:  # lit_jax.VisionTextDualEncoderProcessor, fo
 
 @cache
 def processor_class() -> Any:
-    """transformers' VisionTextDualEncoderProcessor, which here knows `return_tensors="jax"` as well.
+    """transformers' VisionTextDualEncoderProcessor, which here also accepts `return_tensors="jax"`.
 
-    Made when it is asked for, since importing its parent takes seconds.
+    The class is made on first use, since the import of its parent takes seconds.
     """
 
     class VisionTextDualEncoderProcessor(transformers.VisionTextDualEncoderProcessor):
-        """An image processor and a tokenizer in one, as in transformers; also gives jax arrays."""
+        """An image processor and a tokenizer in one, as in transformers; it can also return JAX arrays."""
 
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, **options)
 
         def __call__(self, *args: Any, return_tensors: str | None = None, **options: Any) -> Any:
             """As transformers, where `return_tensors` may also be "jax"."""
-            for images in (*args, options.get("images")):  # Text among them is no array.
+            for images in (*args, options.get("images")):  # Texts among them are not arrays, and pass.
                 check_arrays(images)
             wanted = "np" if return_tensors == "jax" else return_tensors
             batch = super().__call__(*args, return_tensors=wanted, **options)
@@ -57,46 +53,46 @@ def processor_class() -> Any:
 def load_processor(folder: str | Path) -> Processor:
     """The processor of a Hugging Face folder on disk, in the layout of transformers 5 or of 4.
 
-    Reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. Nothing is downloaded
-    and no code of the folder is run. Raises `ConfigError` when there is no such folder and `WeightError` when
-    it holds no image processor or no tokenizer that can be used.
+    Reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. It downloads nothing and runs
+    no code of the folder. Raises ConfigError if there is no such folder, and WeightError if it has no usable image
+    processor or tokenizer.
     """
     return join_processors(folder, folder)
 
 
 def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Processor:
-    """A processor of the image processor of one folder and the tokenizer of another; see `load_processor`."""
+    """A processor made of the image processor of one folder and the tokenizer of another: see `load_processor`."""
     return processor_class()(load_image_processor(vision_folder), load_tokenizer(text_folder))
 
 
-def load_image_processor(folder: str | Path) -> Any:
-    """The image processor of a folder; see `load_processor`."""
-    found = _holding(folder, _IMAGE_FILES, "image processor")
-    return _read(auto_image_processor(), found, "image processor", backend="pil")
+def load_image_processor(folder: str | Path) -> ImageProcessor:
+    """The image processor of a folder: see `load_processor`."""
+    folder = _holding(folder, _IMAGE_FILES, "image processor")
+    return _read(auto_image_processor(), folder, "image processor", backend="pil")
 
 
-def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a folder; see `load_processor`."""
-    found = _holding(folder, _TOKENIZER_FILES, "tokenizer")
-    return _read(transformers.AutoTokenizer, found, "tokenizer")
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a folder: see `load_processor`."""
+    folder = _holding(folder, _TOKENIZER_FILES, "tokenizer")
+    return _read(transformers.AutoTokenizer, folder, "tokenizer")
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:
     """Writes `processor` in a layout that transformers 5 and 4.57 both read.
 
-    5 reads `processor_config.json`, 4.57 `preprocessor_config.json`; both read the tokenizer files, in which
-    two spellings that only 5 knows are replaced by those that both know.
+    5 reads `processor_config.json`, 4.57 `preprocessor_config.json`; both read the tokenizer files, in which two
+    spellings that only 5 knows are replaced by those that both know.
     """
     folder = Path(folder)
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
-    for key in ("is_local", "local_files_only"):  # How it was read here is nobody else's business.
+    for key in ("is_local", "local_files_only"):  # How it was read on this machine.
         config.pop(key, None)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    # 4.57 wants a dict; its lists have another name.
+    # In 4.57 this field is a dict, and a list has another name.
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -104,10 +100,11 @@ def save_processor(folder: str | Path, processor: Processor) -> None:
 
 
 def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
+    """`folder`, if it has one of `files`. Raises ConfigError and WeightError."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ConfigError(
-            f"no folder {folder} to read the {what} from; give a folder in the Hugging Face layout"
+            f"there is no folder {folder} to read the {what} from; give a folder in the Hugging Face layout"
         )
     if not any((folder / name).is_file() for name in files):
         raise WeightError(f"{folder} holds no {what}: none of {', '.join(files)}")
@@ -117,5 +114,5 @@ def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
 def _read(auto: Any, folder: Path, what: str, **options: str) -> Any:
     try:
         return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except Exception as e:  # Of every kind, since transformers checks little in the JSON that it reads.
+    except Exception as e:  # Of any kind: transformers hardly checks the JSON that it reads.
         raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)}") from e

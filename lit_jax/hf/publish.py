@@ -1,7 +1,6 @@
-"""A model folder -> a repository on the Hugging Face Hub, in one commit: all of it is there, or nothing of it.
+"""A model folder -> a repository on the Hugging Face Hub, in one commit: all of the folder or nothing.
 
-What can be wrong is asked first: the token, what lies there already, the model card. Files of another model are never
-mixed with these.
+The token, the content of the repository and the model card are checked first. The files of two models are never mixed.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ from lit_jax.utils import checksums
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 
 CARD, MESSAGE = "README.md", "Upload from lit_jax"
-# What makes a repository this model and not another one: configs and weights, of whatever framework.
+# Files that tell one model from another: configs and weights, of any framework.
 _MODEL = re.compile(
     r"(?:.*/)?(?:config\.json|[^/]+\.(?:safetensors|msgpack|bin|h5|onnx|gguf|pth?|ckpt)(?:\.index\.json)?)"
 )
@@ -39,7 +38,7 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write
 
 @dataclass(frozen=True)
 class Place:
-    """A repository on the Hub as it was found: see `open_place`."""
+    """The state of a repository on the Hub: see `open_place`."""
 
     api: Any
     repo_id: str  # "owner/name"
@@ -47,38 +46,37 @@ class Place:
     private: bool
     overwrite: bool
     message: str
-    head: str | None  # The commit that was found; None where there is no repository yet.
-    branch: bool  # Whether `revision` is there.
-    files: Mapping[str, str]  # Path -> sha256 of what is stored as a large file, git's hash of what is not.
+    head: str | None  # Its newest commit; None if there is no repository yet.
+    branch: bool  # Whether `revision` exists.
+    files: Mapping[str, str]  # Path -> sha256 of a large file, git's hash of any other.
 
     def check(self, folder: str | Path) -> None:
-        """Raises ConfigError if the folder may not go there: another model does, or the Hub refuses its model card."""
+        """Raises ConfigError if the repository holds another model, or the Hub refuses the folder's model card."""
         card = Path(folder) / CARD
         if card.is_file():
             check_card(card)
         if self.overwrite or not self.branch:
             return
-        found = sorted(name for name in self.files if _MODEL.fullmatch(name))
-        for name in found:
+        for name in sorted(name for name in self.files if _MODEL.fullmatch(name)):
             if not _same(Path(folder) / name, self.files[name]):
                 raise ConfigError(
-                    f"{self.repo_id} on the Hugging Face Hub holds another model: its {name} is not this one's; "
-                    "choose another id or branch, or say that it is to be replaced (--overwrite, overwrite=True)"
+                    f"{self.repo_id} on the Hugging Face Hub holds another model: its {name} differs; "
+                    "choose another id or branch, or replace that model with --overwrite (overwrite=True)"
                 )
 
     def upload(self, folder: str | Path) -> str:
-        """Makes the repository or branch if need be, commits the folder, and returns its address. Raises ConfigError.
+        """Creates the repository or branch if it does not exist, commits the folder, and returns the address.
 
-        Weights and configs that an earlier model left there go with the same commit. It fails, and changes nothing, if
-        somebody else has written there since the place was opened.
+        The same commit deletes weights and configs of an earlier model. Raises ConfigError; if somebody else has
+        committed since the place was opened, it does so before it changes anything.
         """
         folder = Path(folder)
-        head, made = self.head, False
+        head, created = self.head, False
         try:
             with _explained(self.repo_id):
                 if head is None:
                     self.api.create_repo(self.repo_id, private=self.private or None)
-                    made, head = True, self.api.model_info(self.repo_id).sha
+                    created, head = True, self.api.model_info(self.repo_id).sha
                 if self.revision and not self.branch:
                     self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
                 self.api.create_commit(
@@ -90,7 +88,7 @@ class Place:
                 )
         except ConfigError as error:
             raise ConfigError(
-                f"{error}; the repository was made and is empty" if made else str(error)
+                f"{error}; the repository was created and is empty" if created else str(error)
             ) from error
         url = f"{self.api.endpoint}/{self.repo_id}" + (f"/tree/{self.revision}" if self.revision else "")
         return url
@@ -106,11 +104,12 @@ def publish(
     overwrite: bool = False,
     token: str | None = None,
 ) -> str:
-    """Uploads a model folder, for instance of `lit-jax export`, to `owner/name` on the Hub. Returns its address.
+    """Uploads a model folder, for instance one of `lit-jax export`, to `owner/name` on the Hub. Returns its address.
 
-    A repository or branch that is missing is made, `private` if so asked. One that holds another model, of other
-    weights or config, is refused but with `overwrite`. `token` is by default HF_TOKEN or that of `hf auth login`.
-    Raises ConfigError for a place that cannot be written to, WeightError for a folder that is damaged or no model.
+    A repository or branch that does not exist is created; `private` makes a new repository private. A repository that
+    holds another model, with other weights or another config, is refused unless `overwrite` is set. `token` is by
+    default HF_TOKEN or that of `hf auth login`. Raises ConfigError for a repository that cannot be written to,
+    WeightError for a folder that is damaged or is not a model folder.
     """
     check_folder(folder)
     place = open_place(
@@ -129,10 +128,10 @@ def open_place(
     overwrite: bool = False,
     token: str | None = None,
 ) -> Place:
-    """Looks at a repository without changing it. A name without owner is one of the token's own.
+    """Reads the state of a repository without changing it. A name without an owner is one of the token's owner.
 
-    Raises ConfigError for no token, one that is refused or may only read, no connection, and a repository that is
-    public where `private` is asked for.
+    Raises ConfigError if there is no token, if the token is refused or may only read, if there is no connection, and
+    if the repository is public although `private` is set.
     """
     if not message.strip():
         raise ConfigError("the commit message is empty; give one, or leave it out")
@@ -147,7 +146,7 @@ def open_place(
         try:
             try:
                 info, branch = api.model_info(repo_id, revision=revision), True
-            except RevisionNotFoundError:  # It will begin as a copy of the main one.
+            except RevisionNotFoundError:  # It will start as a copy of the main branch.
                 info = api.model_info(repo_id)
         except RepositoryNotFoundError:
             info = None
@@ -161,46 +160,46 @@ def open_place(
             }
     if info is not None and private and not info.private:
         raise ConfigError(
-            f"{repo_id} is there and public; make it private in its settings first, or choose another id"
+            f"{repo_id} exists and is public; make it private in its settings first, or choose another id"
         )
     return Place(api, repo_id, revision, private, overwrite, message, head, branch, files)
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raises WeightError if a folder is no model, or not as its SHA256SUMS, if it has them, say."""
+    """Raises WeightError if it is not a model folder, or has SHA256SUMS that its files do not match."""
     folder = Path(folder)
     if not any((folder / part / model_folder.CONFIG).is_file() for part in (".", "vision")):
         raise WeightError(
-            f"{folder} is no model folder: it has no {model_folder.CONFIG}; export a model first"
+            f"{folder} is not a model folder: it has no {model_folder.CONFIG}; export a model first"
         )
     if (folder / checksums.NAME).exists() and (damage := checksums.damage(folder)):
-        raise WeightError(f"{folder} is damaged: {damage}; export it anew")
+        raise WeightError(f"{folder} is damaged: {damage}; export it again")
 
 
 def check_card(path: Path) -> None:
-    """Raises ConfigError for a model card that cannot be read or that the Hub refuses; asks the Hub."""
+    """Raises ConfigError for a model card that cannot be read, or that the Hub, which it asks, refuses."""
     try:
         card = ModelCard.load(path)
-    except Exception as error:  # YAML's errors, and what huggingface_hub says of results that lack a field.
+    except Exception as error:  # YAML's errors, and those of huggingface_hub for results that lack a field.
         raise ConfigError(f"the metadata of {path} cannot be read: {_first(error)}") from error
     with _explained(path):
         try:
             card.validate()
         except ValueError as error:
             raise ConfigError(
-                f"the Hugging Face Hub refuses the metadata of {path}: {_said(error)}"
+                f"the Hugging Face Hub refuses the metadata of {path}: {_problems(error)}"
             ) from error
 
 
-def _operations(folder: Path, repo_id: str, there: Mapping[str, str]) -> list[Any]:
+def _operations(folder: Path, repo_id: str, stored: Mapping[str, str]) -> list[Any]:
     paths = {
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
-    stale = [name for name in sorted(there) if _MODEL.fullmatch(name) and name not in paths]
+    stale = [name for name in sorted(stored) if _MODEL.fullmatch(name) and name not in paths]
     adds = []
     for name, path in paths.items():
         content: Path | bytes = path
-        if name == CARD:  # Its examples may be of the time before it had a name.
+        if name == CARD:  # Its examples may be older than the id.
             content = path.read_text(encoding="utf-8").replace(HERE, repo_id).encode()
         adds.append(CommitOperationAdd(name, content))
     return [*adds, *(CommitOperationDelete(name) for name in stale)]
@@ -223,7 +222,7 @@ def _same(path: Path, wanted: str) -> bool:
 
 @contextmanager
 def _explained(what: object) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one sentence."""
+    """Turns the errors of huggingface_hub into ConfigErrors of one sentence."""
     place = "the Hugging Face Hub"
     try:
         yield
@@ -232,25 +231,25 @@ def _explained(what: object) -> Iterator[None]:
     except LocalTokenNotFoundError as error:
         raise ConfigError(f"there is no token for {place}; {_LOGIN}") from error
     except OfflineModeIsEnabled as error:
-        raise ConfigError(f"{place} may not be asked: HF_HUB_OFFLINE is set; unset it to publish") from error
+        raise ConfigError(
+            f"HF_HUB_OFFLINE is set, so {place} is not contacted; unset it to publish"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
             text = f"{place} refuses the token; {_LOGIN}"
         elif status == 403:
-            text = (
-                f"the token may not write to {what} on {place}; take an id of your own, or a token that may"
-            )
+            text = f"the token may not write to {what} on {place}; use an id of your own or another token"
         elif status in (409, 412):
-            text = f"{what} on {place} has changed meanwhile; look at it and start again"
+            text = f"{what} on {place} has changed in the meantime; look at it and start again"
         else:
             text = f"{what} cannot be written on {place}: {_first(error)}"
         raise ConfigError(text) from error
     except (HTTPError, ConnectionError) as error:
         raise ConfigError(
-            f"{place} cannot be reached: {_first(error)}; start again with a connection"
+            f"{place} cannot be reached: {_first(error)}; try again when there is a connection"
         ) from error
-    except (ValueError, RuntimeError, OSError) as error:  # A bad id; an upload, whose cause says more.
+    except (ValueError, RuntimeError, OSError) as error:  # A bad id, or an upload, whose cause says more.
         raise ConfigError(
             f"{what} cannot be written on {place}: {_first(error.__cause__ or error)}"
         ) from error
@@ -260,8 +259,8 @@ def _first(error: BaseException) -> str:
     return first_line(error).rstrip(".")
 
 
-def _said(error: ValueError) -> str:
+def _problems(error: ValueError) -> str:
     try:
-        return "; ".join(one["message"] for one in json.loads(str(error))["errors"])
+        return "; ".join(problem["message"] for problem in json.loads(str(error))["errors"])
     except (ValueError, KeyError, TypeError):
         return _first(error)

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from flax import traverse_util
+
 from lit_jax.hf import model_folder
 from lit_jax.hf.processor import save_processor
 from lit_jax.models import dual_encoder
@@ -10,7 +13,8 @@ from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_
 from lit_jax.models.layers.pooling import POOLER
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, WeightError
-from lit_jax.utils.typing import Params
+from lit_jax.utils.names import TOWERS
+from lit_jax.utils.typing import Params, Processor
 
 LAYOUTS = ("hf", "lit_jax", "towers")
 
@@ -19,18 +23,18 @@ def save(
     folder: str | Path,
     module: DualEncoder,
     params: Params,
-    processor: Any = None,
+    processor: Processor | None = None,
     *,
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Writes a folder, and `processor` beside it if given; a kill leaves what was there or what was to be.
+    """Writes a folder with the model, and with `processor` if given; a kill leaves the old folder or the new one.
 
     Layout "hf" is the VisionTextDualEncoderModel that transformers 4.57 and 5 load; "lit_jax" is the same for towers
-    that it cannot hold, and only `load` reads it; "towers" are two folders, `vision` and `text`, that AutoModel loads,
-    and a third, `heads`, with the projections. A sigmoid loss's `logit_bias` has no tensor; it is kept as a field of
-    config.json. Raises WeightError if the layout is "hf" and transformers has no place for a tower, ConfigError for an
-    unknown layout.
+    that this class cannot hold, and only `load` reads it; "towers" are two folders, `vision` and `text`, that AutoModel
+    loads, and a third one, `heads`, with the projections. The `logit_bias` of a sigmoid loss has no tensor there; it
+    becomes a field of config.json. Raises WeightError if params are not of the module's shapes, and if the layout is
+    "hf" and transformers has no place for a tower; ConfigError for an unknown layout.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
@@ -43,6 +47,7 @@ def save(
         del config["architectures"]
     if "logit_bias" in params:
         config["logit_bias"] = float(params.pop("logit_bias"))
+    _check_shapes(module, params)
     with replaced(folder, model_folder.WRITTEN) as draft:
         if layout == "towers":
             _save_towers(draft, module.config, config, params, processor, max_shard_size)
@@ -59,8 +64,19 @@ def check_exportable(config: DualEncoderConfig) -> None:
         if not encoder_of(tower, model_type).exportable:
             raise WeightError(
                 f"a {tower} tower of type {model_type!r} has no place in transformers' VisionTextDualEncoderModel, "
-                "which wants a pooled output from AutoModel; save with layout='lit_jax' (--layout lit_jax), which "
-                "lit_jax.load reads, or layout='towers', two folders that AutoModel reads"
+                "which needs a pooled output from AutoModel; save with layout='lit_jax' (--layout lit_jax), which "
+                "lit_jax.load reads, or with layout='towers', two folders that AutoModel reads"
+            )
+
+
+def _check_shapes(module: DualEncoder, params: Params) -> None:
+    """Raises WeightError for a param of another shape than the module's. The weight tables check the names."""
+    shapes = traverse_util.flatten_dict(dual_encoder.param_shapes(module), sep="/")
+    for path, param in traverse_util.flatten_dict(params, sep="/").items():
+        if path in shapes and np.shape(param) != shapes[path].shape:
+            raise WeightError(
+                f"param {path} has shape {np.shape(param)} where the module wants {shapes[path].shape}; "
+                "the params are of another model"
             )
 
 
@@ -69,22 +85,21 @@ def _save_towers(
     config: DualEncoderConfig,
     hf: dict[str, Any],
     params: Params,
-    processor: Any,
+    processor: Processor | None,
     max_shard_size: int | str,
 ) -> None:
     heads = dual_encoder.HEADS
-    rest = {name: value for name, value in params.items() if name not in ("vision", "text")}
+    rest = {name: value for name, value in params.items() if name not in TOWERS}
     towers = {"vision": (config.vision_type, config.vision), "text": (config.text_type, config.text)}
     for tower, (model_type, tower_config) in towers.items():
         encoder, tower_params = encoder_of(tower, model_type), dict(params[tower])
         table = encoder.weights(tower_config)
-        if not encoder.exportable and "pooler" in tower_params:  # Ours, so AutoModel has no place for it.
+        if not encoder.exportable and "pooler" in tower_params:  # It is ours: AutoModel has no place for it.
             heads += POOLER.under(hf=f"{tower}_pooler", jax=f"{tower}")
             rest[tower] = {"pooler": tower_params.pop("pooler")}
             table = table.without("pooler/")
-        described = {key: value for key, value in hf[f"{tower}_config"].items() if key != "pooling"}
-        tensors = table.to_hf(tower_params)
-        model_folder.write(folder / tower, described, tensors, max_shard_size=max_shard_size)
+        own = {key: value for key, value in hf[f"{tower}_config"].items() if key != "pooling"}
+        model_folder.write(folder / tower, own, table.to_hf(tower_params), max_shard_size=max_shard_size)
     model_folder.write(folder / "heads", {**hf, "model_type": dual_encoder.OWN_MODEL_TYPE}, heads.to_hf(rest))
     if processor is not None:
         processor.image_processor.save_pretrained(folder / "vision")

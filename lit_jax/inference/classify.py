@@ -1,4 +1,4 @@
-"""Labels in, probabilities out: zero-shot classification of a few pictures."""
+"""Zero-shot classification: the probability of each label for a few pictures."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,9 +7,8 @@ import numpy as np
 
 from lit_jax.data.sources.in_memory import InMemorySource, Picture
 from lit_jax.inference.embedder import Embedder, opened
-from lit_jax.inference.prompts import load_templates
-from lit_jax.inference.search import _checked
-from lit_jax.utils.errors import ConfigError
+from lit_jax.inference.prompts import load_templates, repeats
+from lit_jax.utils.errors import ConfigError, DataError
 
 
 def classify(
@@ -20,14 +19,14 @@ def classify(
     prompts: str | Path = "name",
     allow_pickle: bool = False,
 ) -> list[dict[str, float]]:
-    """For each picture label -> probability, the most probable first; they sum to 1.
+    """Returns for each picture a dict of label -> probability, the most probable first; the sum is 1.
 
-    Pictures are paths, bytes or Pillow images. The probabilities are a softmax over the labels, at the model's
-    temperature, also where it was trained with the sigmoid loss. `prompts` is a set's name or a file of templates, over
-    which a label is averaged. Raises ConfigError for no labels, DataError for a label that is blank or stands twice and
-    for a picture that cannot be read.
+    Pictures are paths, bytes or Pillow images. The probabilities are a softmax over the labels at the temperature of
+    the model, even if it was trained with the sigmoid loss. `prompts` is the name of a set of templates or a file of
+    them; the embedding of a label is the average over the templates. Raises ConfigError for no labels and no pictures,
+    and DataError for a label that is blank or repeated and for a picture that cannot be read.
     """
-    labels, source = _checked(labels), InMemorySource(pictures)
+    labels, source = check_labels(labels), InMemorySource(pictures)
     if not len(source):
         raise ConfigError("there are no pictures to classify; give at least one")
     templates = load_templates(prompts)
@@ -37,3 +36,23 @@ def classify(
     shares = odds / odds.sum(axis=1, keepdims=True)
     orders = np.argsort(-shares, axis=1, kind="stable")
     return [{labels[i]: float(row[i]) for i in order} for row, order in zip(shares, orders, strict=True)]
+
+
+def check_labels(labels: Iterable[str]) -> list[str]:
+    """The labels without surrounding blanks. Raises ConfigError for no list of texts, DataError for a bad label."""
+    if isinstance(labels, str):
+        raise ConfigError(f"labels is one text, {labels!r}; want a list: {labels.split(',')}")
+    labels = list(labels or ())
+    for number, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise ConfigError(f"label {number} is {label!r}; want a text")
+    labels = [label.strip() for label in labels]
+    if not any(labels):
+        raise ConfigError("there are no labels to choose from; give some, for instance cat,dog")
+    if "" in labels:
+        raise DataError(f"label {labels.index('')} is blank; leave it out")
+    if repeated := repeats(labels):
+        raise DataError(
+            f"labels appear more than once: {', '.join(map(repr, repeated[:10]))}; give each once"
+        )
+    return labels

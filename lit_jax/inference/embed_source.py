@@ -1,6 +1,7 @@
-"""Sources and texts through a model: unit vectors of all of them, on every process."""
+"""Embeds sources and lists of texts: unit vectors of all of them, on every process."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -13,100 +14,86 @@ from lit_jax.data.sources.contents import captions_of
 from lit_jax.inference.embed_step import Embed
 from lit_jax.parallel.distributed import fetch, process_shard
 from lit_jax.parallel.sharding import check_batch, put_batch
-from lit_jax.utils.typing import Batch, Params
+from lit_jax.utils.typing import Batch, Decode, Params, ProcessShard, Progress, Tokenize
+
+
+@dataclass(frozen=True)
+class EmbedRunner:
+    """A model on a mesh, and how many rows it embeds at once."""
+
+    step: Embed
+    params: Params
+    mesh: Mesh
+    batch_size: int  # Rows of all devices together; their number must divide it.
+    progress: Progress | None = None  # Called after each batch; it may raise.
 
 
 def embed_images(
-    embed: Embed,
-    params: Params,
-    source: Source,
-    decode: Callable,
-    mesh: Mesh,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    tower: bool = False,
+    runner: EmbedRunner, source: Source, decode: Decode, *, tower: bool = False
 ) -> Float[np.ndarray, "N E"]:
-    """Unit embeddings of all pictures of `source`, in order, or what the image `tower` gives before the projection.
+    """Unit embeddings of all pictures of `source`, in order; with `tower`, the image tower's output before projection.
 
-    Raises DataError for a picture that cannot be read.
+    All processes call it, and each gets all rows. Raises DataError for a picture that cannot be read, and ConfigError
+    for a batch size that the devices do not divide.
     """
-    check_batch(batch_size, mesh)
-    batches = image_batches(source, decode=decode, batch_size=batch_size, **process_shard())
-    of = embed.pool if tower else embed.images
-    return _gathered(batches, lambda batch: of(params, batch["images"]), len(source), mesh, progress)
+    check_batch(runner.batch_size, runner.mesh)
+    batches = image_batches(source, decode, batch_size=runner.batch_size, shard=process_shard())
+    embed = runner.step.pool if tower else runner.step.images
+    return _gather(runner, batches, lambda batch: embed(runner.params, batch["images"]), len(source))
 
 
-def embed_pooled(
-    embed: Embed,
-    params: Params,
-    pooled: Float[np.ndarray, "N Dv"],
-    mesh: Mesh,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> Float[np.ndarray, "N E"]:
-    """Unit embeddings from outputs of the image tower that were computed earlier."""
-    mine = process_shard()
-    b = batch_size // mine["process_count"]
-
-    def batches() -> Iterable[Batch]:
-        for start in range(mine["process_index"] * b, -(-len(pooled) // batch_size) * batch_size, batch_size):
-            some = pooled[start : start + b]
-            filled = np.zeros((b, pooled.shape[1]), np.float32)
-            filled[: len(some)] = some
-            index = np.where(np.arange(b) < len(some), np.arange(start, start + b), -1).astype(np.int32)
-            yield {"pooled": filled, "index": index}
-
-    return _gathered(
-        batches(), lambda batch: embed.pooled(params, batch["pooled"]), len(pooled), mesh, progress
-    )
+def embed_pooled(runner: EmbedRunner, pooled: Float[np.ndarray, "N Dv"]) -> Float[np.ndarray, "N E"]:
+    """Unit embeddings from outputs of the image tower, as `embed_images` gives them with `tower`."""
+    batches = _pooled_batches(pooled, runner.batch_size, process_shard())
+    embed = runner.step.pooled
+    return _gather(runner, batches, lambda batch: embed(runner.params, batch["pooled"]), len(pooled))
 
 
-def embed_texts(
-    embed: Embed,
-    params: Params,
-    texts: Sequence[str],
-    tokenize: Callable,
-    mesh: Mesh,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> Float[np.ndarray, "M E"]:
-    """Unit embeddings of `texts`, in order."""
-    check_batch(batch_size, mesh)
-    batches = text_batches(texts, tokenize=tokenize, batch_size=batch_size, **process_shard())
-    return _gathered(batches, lambda batch: embed.texts(params, batch["texts"]), len(texts), mesh, progress)
+def embed_texts(runner: EmbedRunner, texts: Sequence[str], tokenize: Tokenize) -> Float[np.ndarray, "M E"]:
+    """Unit embeddings of `texts`, in order.
+
+    All processes call it, and each gets all rows. Raises DataError for no texts and for what `tokenize` refuses, and
+    ConfigError for a batch size that the devices do not divide.
+    """
+    check_batch(runner.batch_size, runner.mesh)
+    batches = text_batches(texts, tokenize, batch_size=runner.batch_size, shard=process_shard())
+    embed = runner.step.texts
+    return _gather(runner, batches, lambda batch: embed(runner.params, batch["texts"]), len(texts))
 
 
 def embed_captions(
-    embed: Embed,
-    params: Params,
-    source: Source,
-    tokenize: Callable,
-    mesh: Mesh,
-    batch_size: int,
-    progress: Callable[[int, int], None] | None = None,
+    runner: EmbedRunner, source: Source, tokenize: Tokenize
 ) -> tuple[Float[np.ndarray, "M E"], Int[np.ndarray, " M"]]:
-    """Unit embeddings of all captions of all records, and the record that each belongs to."""
+    """Unit embeddings of all captions of all records, and the number of the record that each belongs to."""
     captions, owner = captions_of(source)
-    return embed_texts(embed, params, captions, tokenize, mesh, batch_size, progress), owner
+    return embed_texts(runner, captions, tokenize), owner
 
 
-def _gathered(
-    batches: Iterable[Batch],
-    embed: Callable[[Batch], jax.Array],
-    total: int,
-    mesh: Mesh,
-    progress: Callable[[int, int], None] | None = None,
+def _pooled_batches(
+    pooled: Float[np.ndarray, "N Dv"], batch_size: int, shard: ProcessShard
+) -> Iterator[Batch]:
+    """{"pooled": float32 [b, Dv], "index": int32 [b]}; the last batch is filled up with zeros of index -1."""
+    b = batch_size // shard.count
+    for start in range(shard.index * b, -(-len(pooled) // batch_size) * batch_size, batch_size):
+        rows = pooled[start : start + b]
+        filled = np.zeros((b, pooled.shape[1]), np.float32)
+        filled[: len(rows)] = rows
+        index = np.where(np.arange(b) < len(rows), np.arange(start, start + b), -1).astype(np.int32)
+        yield {"pooled": filled, "index": index}
+
+
+def _gather(
+    runner: EmbedRunner, batches: Iterable[Batch], embed: Callable[[Batch], jax.Array], total: int
 ) -> Float[np.ndarray, "N E"]:
-    """`embed` of this process's and all others' batches: row "index" of `total`, on every process."""
+    """`embed` of the batches of all processes: the row "index" of `total` rows, on every process."""
     out, done = np.empty((0, 0), np.float32), 0
     for batch in batches:
-        placed = put_batch(batch, mesh)
+        placed = put_batch(batch, runner.mesh)
         rows, index = fetch(embed(placed)), fetch(placed["index"])
         if not done:
             out = np.empty((total, rows.shape[1]), np.float32)
         out[index[index >= 0]] = rows[index >= 0]
         done += int(np.count_nonzero(index >= 0))
-        if progress:
-            progress(done, total)
+        if runner.progress:
+            runner.progress(done, total)
     return out

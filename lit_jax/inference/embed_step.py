@@ -1,4 +1,4 @@
-"""Pictures and texts into embeddings, on a mesh."""
+"""Embeds batches of pictures and texts on a mesh."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,18 +17,20 @@ from lit_jax.utils.typing import Params
 
 
 class Embed(NamedTuple):
-    """Jitted functions of a model on a mesh. Rows come in and go out split over its devices; dropout is off."""
+    """Jitted functions of a model on a mesh. Rows of inputs and outputs are split over its devices; dropout is off."""
 
     images: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> unit embeddings [B E], float32.
-    texts: Callable[[Params, Mapping[str, Array]], Array]  # int32 [B N] each -> unit embeddings [B E].
+    texts: Callable[
+        [Params, Mapping[str, Array]], Array
+    ]  # int32 [B N] each -> unit embeddings [B E], float32.
     pool: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> the image tower's pooled output [B Dv].
-    pooled: Callable[[Params, Array], Array]  # What `pool` gave -> unit embeddings [B E], float32.
+    pooled: Callable[[Params, Array], Array]  # The output of `pool` -> unit embeddings [B E], float32.
 
 
 def make_embed_step(
     module: nn.Module, mesh: Mesh, pixels: PixelNormalizer, dtype: DTypeLike = jnp.float32
 ) -> Embed:
-    """The functions that embed with `module`; `mesh`'s devices must divide B (`sharding.check_batch`)."""
+    """The functions that embed with `module`. The number of devices in `mesh` must divide B; see `check_batch`."""
     rows = NamedSharding(mesh, BATCH)
 
     def split_rows(tree: Any) -> Any:

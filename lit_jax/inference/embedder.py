@@ -1,11 +1,11 @@
-"""A model that is ready to embed: read once, asked often."""
+"""A model that is ready to embed: it is read once and used many times."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,36 +20,35 @@ from lit_jax.data.transforms.image_processor import make_decode, pixels_of
 from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
 from lit_jax.hf import hub, load
 from lit_jax.hf import processor as processing
-from lit_jax.inference.embed_source import embed_images, embed_pooled, embed_texts
+from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
 from lit_jax.inference.embed_step import make_embed_step
 from lit_jax.inference.prompts import class_embeddings, class_texts
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.parallel.distributed import fetch
 from lit_jax.parallel.sharding import make_mesh, put
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.typing import Params
+from lit_jax.utils.typing import ImageProcessor, Params, Processor, Progress
 
-_LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens: few, since each is compiled.
-_PADDED = (
-    "siglip_text_model",
-)  # Towers that were trained on texts of one length and look at the last token.
+_LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens; only a few, since each one is compiled.
+_PADDED = ("siglip_text_model",)  # Towers that pool at the last position, trained with texts of one length.
 
 
 class Opened(NamedTuple):
-    """A model that was read already, for instance `train.trained.read_trained`'s."""
+    """A model that was read already, for instance by `train.trained.read_trained`."""
 
     name: str
     module: DualEncoder
     params: Params
-    processor: Any
+    processor: Processor
 
 
 class Embedder:
     """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
 
-    `model` is a folder, a Hub id or Opened; `text_length` in tokens is by default what the tokenizer states, up to 512.
-    `image_processor` makes of the model's own the one that is used; `dtype` is that of the arithmetic.
-    Raises ConfigError or WeightError.
+    `model` is a folder, a Hub id or Opened. `batch_size` is the largest number of rows at once. `text_length` is in
+    tokens; its default is that of the tokenizer, up to 512. `image_processor` receives the model's image processor and
+    returns the one to use. `dtype` is that of the arithmetic. Raises ConfigError for arguments out of range and for a
+    folder that does not exist, and WeightError for a model that cannot be read.
     """
 
     def __init__(
@@ -60,14 +59,14 @@ class Embedder:
         text_length: int | None = None,
         dtype: DTypeLike = jnp.float32,
         allow_pickle: bool = False,
-        image_processor: Callable[[Any], Any] | None = None,
+        image_processor: Callable[[ImageProcessor], ImageProcessor] | None = None,
     ) -> None:
         for what, number in (("batch_size", batch_size), ("text_length", text_length)):
             if number is not None and number < 1:
                 raise ConfigError(f"{what} is {number}; want 1 or more")
         if not isinstance(model, str | Path | Opened) or not str(model):
-            found = repr(model) if isinstance(model, str) else f"of type {type(model).__name__}"
-            raise ConfigError(f"the model is {found}; want a folder, a Hub id or an Embedder")
+            given = repr(model) if isinstance(model, str) else f"of type {type(model).__name__}"
+            raise ConfigError(f"the model is {given}; want a folder, a Hub id or an Embedder")
         if not isinstance(model, Opened):
             folder = hub.find(model, allow_pickle=allow_pickle)
             loaded = load.read_dual(folder, load.Compute(dtype=dtype), allow_pickle=allow_pickle)
@@ -83,7 +82,7 @@ class Embedder:
         self._decode = make_decode(images)
         self._count = make_count_tokens(tokenizer, self.text_length)
         module = load.with_compute(model.module, mesh=self.mesh)
-        self._embed = make_embed_step(module, self.mesh, pixels_of(images), dtype)
+        self._step = make_embed_step(module, self.mesh, pixels_of(images), dtype)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), model.params)
 
@@ -92,29 +91,27 @@ class Embedder:
         pictures: str | Path | Source | Picture | Iterable[Picture],
         *,
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         tower: bool = False,
     ) -> Float[np.ndarray, "N E"]:
-        """Of every picture, in order; what the image `tower` gives, before the projection, if asked for.
+        """Embeddings of every picture, in order; with `tower`, the outputs of the image tower before the projection.
 
-        `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Raises DataError for
-        one that cannot be read.
+        `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Raises DataError for a
+        picture that cannot be read.
         """
         source = as_source(pictures)
         rows = batch_size or min(self.batch_size, self._rows(len(source)))
-        return embed_images(
-            self._embed, self._params, source, self._decode, self.mesh, rows, progress, tower=tower
-        )
+        return embed_images(self._runner(rows, progress), source, self._decode, tower=tower)
 
     def pooled(self, pooled: Float[np.ndarray, "N Dv"]) -> Float[np.ndarray, "N E"]:
-        """From what `pictures` gave of the image tower, or training has kept of it."""
+        """Embeddings from outputs of the image tower, as `pictures` returns them or as training caches them."""
         rows = min(self.batch_size, self._rows(len(pooled)))
-        return embed_pooled(self._embed, self._params, pooled, self.mesh, rows)
+        return embed_pooled(self._runner(rows), pooled)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
-        """Of every text, in order, in a batch as long as the longest needs. Raises DataError for none.
+        """Embeddings of every text, in order, padded to the length that the longest text needs.
 
-        ConfigError where it is one text, or what is none.
+        Raises DataError for an empty list, and ConfigError for a single string and for elements that are not strings.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts or ()):
             raise ConfigError(f"texts is {texts!r:.60}; want a list of texts")
@@ -122,23 +119,23 @@ class Embedder:
         tokenizer = self.processor.tokenizer
         if self.config.text_type not in _PADDED and tokenizer.padding_side == "right":
             longest = max(self._count(texts), default=0)
-            length = min(length, next((some for some in _LENGTHS if some >= longest), length))
+            length = min(length, next((step for step in _LENGTHS if step >= longest), length))
         tokenize = make_tokenize(tokenizer, length, self.config.text.vocab_size)
         rows = min(self.batch_size, self._rows(len(texts)))
-        return embed_texts(self._embed, self._params, texts, tokenize, self.mesh, rows)
+        return embed_texts(self._runner(rows), texts, tokenize)
 
     def classes(self, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "C E"]:
-        """Of every label, averaged over the templates. Raises DataError or ConfigError as `class_texts`."""
+        """Embeddings of every label, averaged over the templates. Raises DataError and ConfigError as `class_texts`."""
         return class_embeddings(self.texts(class_texts(labels, templates)), templates=len(templates))
 
     @cached_property
     def fingerprint(self) -> str:
-        """A sha256 of all that gives a picture or a text its vector: config, weights and processor."""
+        """The sha256 of everything that determines the embeddings: config, weights and processor."""
         images = self.processor.image_processor.to_dict()
         parts = [
             repr(self.config),
             json.dumps({name: images[name] for name in sorted(images) if name[0] != "_"}, default=str),
-            self._count.fast.to_str(),  # A copy, in which no call leaves its padding.
+            self._count.fast.to_str(),  # A copy: calls of the tokenizer do not change its padding.
         ]
         digest = hashlib.sha256("\0".join(parts).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self._params):
@@ -146,8 +143,11 @@ class Embedder:
             digest.update(np.ascontiguousarray(fetch(leaf)).data)
         return digest.hexdigest()
 
+    def _runner(self, batch_size: int, progress: Progress | None = None) -> EmbedRunner:
+        return EmbedRunner(self._step, self._params, self.mesh, batch_size, progress)
+
     def _rows(self, wanted: int) -> int:
-        """At least `wanted` rows, as many on each device; a power of two of them, of which few are compiled."""
+        """At least `wanted` rows, a power of two on each device, so that few sizes are compiled."""
         per_device = max(1, -(-wanted // self.mesh.size))
         return (1 << (per_device - 1).bit_length()) * self.mesh.size
 
@@ -155,5 +155,5 @@ class Embedder:
 def opened(
     model: str | Path | Embedder, *, dtype: DTypeLike = jnp.float32, allow_pickle: bool = False
 ) -> Embedder:
-    """`model` itself where it is one already, else the one of that folder or Hub id."""
+    """Returns an Embedder as it is, or makes one of the folder or Hub id `model`."""
     return model if isinstance(model, Embedder) else Embedder(model, dtype=dtype, allow_pickle=allow_pickle)

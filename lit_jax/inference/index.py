@@ -1,17 +1,17 @@
-"""An index: a folder of embedded pictures, in shards that are written whole, with a manifest that comes last.
+"""An index: a folder of embedded pictures. Each shard is written atomically, and the manifest is written last.
 
-| file | holds |
+| file | content |
 | --- | --- |
-| `plan.json` | of what it is an index: model, fingerprints, sizes; another plan in the same folder is refused |
+| `plan.json` | model, fingerprints and sizes; a run with another plan is refused in the same folder |
 | `embeddings-00000-of-00012.npy` and `ids-00000-of-00012.json` | [n, E] float32 of unit length; n ids |
 | or `pictures-00000-of-00012.parquet` | the same, as columns `id` and `embedding` |
-| `manifest.json` | the plan, and E; without it the index is not complete |
+| `manifest.json` | the plan, and E; an index without it is not complete |
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +28,13 @@ from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.typing import Progress
 
 log = logging.getLogger(__name__)
 
 FORMATS = ("npy", "parquet")
 PLAN, MANIFEST = "plan.json", "manifest.json"
-SHARD = 4096  # Pictures: what a kill may cost, and a tile of a search.
+SHARD = 4096  # Pictures: at most this many are lost when a run is killed; also the tile of a search.
 
 
 class Shard(NamedTuple):
@@ -45,7 +46,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """What lies in the folder of an index that is complete."""
+    """A complete index in a folder; it iterates over its shards."""
 
     folder: Path
     model: str
@@ -54,56 +55,49 @@ class Index:
     width: int  # E
     shard_size: int
     format: str
-    source: str  # What `open_source` takes, or "pictures" where paths were given: then they are the ids.
+    source: str  # What `open_source` accepts, or "pictures" if paths were given; the paths are then the ids.
     source_fingerprint: str
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
-        """Raises DataError for a folder that is no index, or not a complete one."""
+        """The index in `folder`. Raises DataError for a folder that is not an index, or not a complete one."""
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             if (folder / PLAN).is_file():
                 raise DataError(f"the index {folder} is not complete; start the `embed` that wrote it again")
-            raise DataError(f"{folder} is no index: it has no {MANIFEST}; `lit-jax embed` writes one")
-        found = _read_json(folder / MANIFEST)
+            raise DataError(f"{folder} is not an index: it has no {MANIFEST}; `lit-jax embed` writes one")
+        manifest = _read_json(folder / MANIFEST)
+        names = [field.name for field in fields(cls) if field.name != "folder"]
         try:
-            index = cls(
-                folder,
-                *(
-                    found[name]
-                    for name in (
-                        *("model", "fingerprint", "pictures", "width", "shard_size", "format"),
-                        *("source", "source_fingerprint"),
-                    )
-                ),
-            )
+            index = cls(folder, **{name: manifest[name] for name in names})
             numbers = (index.pictures, index.width, index.shard_size)
             usable = all(type(n) is int and n > 0 for n in numbers) and index.format in FORMATS
         except KeyError:
             usable = False
         if not usable:
             raise DataError(
-                f"{folder / MANIFEST} is not a manifest that `lit-jax embed` wrote; write it anew"
+                f"{folder / MANIFEST} is not a manifest that `lit-jax embed` wrote; delete the index, embed again"
             )
         return index
 
     @property
     def shards(self) -> int:
+        """The number of shards."""
         return -(-self.pictures // self.shard_size)
 
     def __iter__(self) -> Iterator[Shard]:
-        """The shards in order, each read when it is asked for. Raises DataError for one that is damaged."""
+        """Reads the shards in order, one at a time. Raises DataError for a shard that is damaged."""
         for number in range(self.shards):
             paths = _paths(self.folder, self.format, number, self.shards)
             rows = min(self.shard_size, self.pictures - number * self.shard_size)
             try:
                 shard = _read(paths)
-            except Exception as e:  # Of every kind, since NumPy and Arrow raise many on files cut off.
+            except Exception as e:  # NumPy and Arrow raise many kinds of errors for files that are cut off.
                 raise DataError(
                     f"{paths[-1]} cannot be read ({type(e).__name__}); delete the index, embed again"
                 ) from e
             if shard.embeddings.shape != (rows, self.width) or len(shard.ids) != rows:
-                raise DataError(f"{paths[-1]} is not of this index; delete the index, embed again")
+                raise DataError(f"{paths[-1]} does not belong to this index; delete the index, embed again")
             yield shard
 
     def check_model(self, model: Embedder) -> None:
@@ -124,14 +118,14 @@ def embed(
     format: str = "npy",
     dtype: DTypeLike = "float32",
     allow_pickle: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Index:
     """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
 
-    `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Killed and started again
-    it goes on after the last whole shard; where all is there it does nothing. Several processes share the work on one
-    disk. Raises ConfigError where `output` holds something else or cannot be written, DataError for a picture that
-    cannot be read.
+    `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. After a kill, the next run
+    continues with the first shard that is not complete; if the index is complete, it does nothing. Several processes
+    share the work; they need a common disk. Raises ConfigError if `output` holds something else or cannot be written,
+    and DataError for a picture that cannot be read.
     """
     if format not in FORMATS or shard_size < 1:
         raise ConfigError(f"format {format!r}, shard_size {shard_size}: want npy or parquet, and 1 or more")
@@ -154,22 +148,8 @@ def embed(
     _begin(out, plan)
     shards = -(-total // shard_size)
     for number in range(shards):
-        paths, start = _paths(out, format, number, shards), number * shard_size
-        stop = min(start + shard_size, total)
-        if not broadcast_int(paths[-1].is_file()):
-
-            def told(done: int, _: int, start: int = start) -> None:
-                if progress:
-                    progress(start + done, total)
-
-            part = Subset(source, range(start, stop))
-            batch = model.batch_size if shards > 1 else None  # One size, compiled once.
-            rows = model.pictures(part, batch_size=batch, progress=told)
-            if is_main_process():
-                _write(paths, Shard(rows, part.ids()))
-            barrier("shard")
-        elif progress:
-            progress(stop, total)
+        rows = range(number * shard_size, min((number + 1) * shard_size, total))
+        _embed_shard(_paths(out, format, number, shards), source, rows, model, progress)
     if is_main_process() and not (out / MANIFEST).is_file():
         width = _read(_paths(out, format, 0, shards)).embeddings.shape[1]
         put(
@@ -179,20 +159,45 @@ def embed(
     return Index.open(out)
 
 
+def _embed_shard(
+    paths: tuple[Path, ...], source: Source, rows: range, model: Embedder, progress: Progress | None
+) -> None:
+    """Writes the shard of the records `rows` of `source`, unless it exists."""
+    total = len(source)
+    if broadcast_int(paths[-1].is_file()):
+        if progress:
+            progress(rows.stop, total)
+        return
+
+    def report(done: int, _: int) -> None:
+        if progress:
+            progress(rows.start + done, total)
+
+    part = Subset(source, rows)
+    batch_size = model.batch_size if len(rows) < total else None  # One size for all shards, compiled once.
+    embeddings = model.pictures(part, batch_size=batch_size, progress=report)
+    if is_main_process():
+        _write(paths, Shard(embeddings, part.ids()))
+    barrier("shard")
+
+
 def _begin(out: Path, plan: dict[str, Any]) -> None:
-    """Makes sure that `out` is new, empty, or the index of the same plan; a plan without any shard holds nobody."""
+    """Checks that `out` is new, empty, or an index with the same plan, and writes the plan.
+
+    A plan without any shard does not count: it is replaced.
+    """
     path = out / PLAN
-    there = {one.name for one in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
-    begun = bool(there - {PLAN, f"{PLAN}.part"})
-    if begun and PLAN in there and out.is_dir():
-        found = _read_json(path)
+    names = {file.name for file in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
+    begun = bool(names - {PLAN, f"{PLAN}.part"})
+    if begun and PLAN in names and out.is_dir():
+        stored = _read_json(path)
         same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format", "dtype")
-        if other := [name for name in same if found.get(name) != plan[name]]:
+        if other := [name for name in same if stored.get(name) != plan[name]]:
             what = {"fingerprint": "model", "source_fingerprint": "set of pictures"}.get(other[0], other[0])
             raise ConfigError(f"{out} is an index of another {what}; give another folder, or delete it")
     elif begun:
-        raise ConfigError(f"{out} exists and is no index; give a new or an empty folder")
-    barrier("plan")  # Before it none writes, so that all have seen the same.
+        raise ConfigError(f"{out} exists and is not an index; give a new or an empty folder")
+    barrier("plan")  # No process writes before it, so that all processes have seen the same files.
     if is_main_process() and not begun:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -202,7 +207,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
 
 
 def _paths(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:
-    """The files of a shard; it is whole where the last of them is there."""
+    """The files of a shard; it is complete if the last of them exists."""
     names = ("ids-{}.json", "embeddings-{}.npy") if format == "npy" else ("pictures-{}.parquet",)
     return tuple(folder / name.format(f"{number:05}-of-{shards:05}") for name in names)
 
@@ -231,7 +236,7 @@ def _read(paths: tuple[Path, ...]) -> Shard:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        stored = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as e:
         raise DataError(f"{path} cannot be read: {e}; delete the index, embed again") from e
-    return found if isinstance(found, dict) else {}
+    return stored if isinstance(stored, dict) else {}

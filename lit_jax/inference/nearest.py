@@ -1,4 +1,4 @@
-"""The nearest of many vectors, exactly, on all devices, a tile at a time."""
+"""Exact nearest-neighbour search on all devices, one tile of vectors at a time."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,9 +15,10 @@ from lit_jax.parallel.sharding import BATCH, put_batch
 def nearest(
     queries: Float[np.ndarray, "Q E"], tiles: Iterable[Float[np.ndarray, "_ E"]], k: int, mesh: Mesh
 ) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
-    """The `k` largest dot products with rows of all tiles, and the numbers of these rows; fewer if there are fewer.
+    """The `k` largest dot products with the rows of all tiles, and the numbers of these rows; fewer if there are fewer.
 
-    Largest first, and of equals the lower number first. A tile that is larger than those before it is compiled anew.
+    They are sorted by decreasing product; equal ones by increasing number. A tile that is larger than all tiles before
+    it causes another compilation.
     """
     best = np.empty((len(queries), 0), np.float32)
     where = np.empty((len(queries), 0), np.int64)
@@ -39,7 +40,7 @@ def nearest(
 
 
 def _top(mesh: Mesh, k: int) -> Callable[..., tuple[Array, Array]]:
-    """Of each device the `k` best of its rows; numbers count from the tile's first row."""
+    """Finds the `k` best rows of each device; their numbers count from the first row of the tile."""
     split, every = BATCH, PartitionSpec()
 
     @jax.jit

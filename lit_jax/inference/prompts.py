@@ -1,4 +1,4 @@
-"""From class names to class embeddings: every name in every template, averaged."""
+"""Class embeddings from class names: the average over all templates, each filled with the name."""
 
 import json
 import os
@@ -60,13 +60,13 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def load_templates(name_or_file: str | Path) -> tuple[str, ...]:
-    """A set of TEMPLATES by name, or a UTF-8 file: one template a line, `#` starts a comment line.
+    """A set of TEMPLATES by name, or those of a UTF-8 file with one template in a line and comment lines after `#`.
 
-    A file whose name ends in .json holds a list of templates, which may have `{c}` for `{}`.
+    A file whose name ends in .json contains a list of templates, which may have `{c}` instead of `{}`.
 
-    Raises ConfigError for what is neither, and for a template that does not hold `{}` exactly once.
+    Raises ConfigError for anything else, and for a template that does not contain `{}` exactly once.
     """
-    name_or_file = str(name_or_file)  # A path, too.
+    name_or_file = str(name_or_file)
     if name_or_file in TEMPLATES:
         return TEMPLATES[name_or_file]
     if not os.path.isfile(name_or_file):
@@ -74,15 +74,15 @@ def load_templates(name_or_file: str | Path) -> tuple[str, ...]:
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"
         )
     if name_or_file.endswith(".json"):
-        return _checked([text.replace("{c}", "{}") for text in _json_list(Path(name_or_file))])
+        return _check([text.replace("{c}", "{}") for text in _json_list(Path(name_or_file))])
     lines = (line.strip() for line in Path(name_or_file).read_text(encoding="utf-8").splitlines())
-    return _checked(tuple(line for line in lines if line and not line.startswith("#")))
+    return _check(tuple(line for line in lines if line and not line.startswith("#")))
 
 
 def class_texts(names: Sequence[str], templates: Sequence[str], *, repeated: bool = False) -> list[str]:
-    """Each name in each template, class by class: [C*T], the T texts of a class next to each other.
+    """Each name in each template, class by class: [C*T], where the T texts of a class are contiguous.
 
-    Raises DataError for no names, blank names and, unless `repeated`, names that stand twice; ConfigError for bad
+    Raises DataError for no names, blank names and, unless `repeated`, repeated names, and ConfigError for bad
     templates.
     """
     names = [name.strip() for name in names]
@@ -90,29 +90,30 @@ def class_texts(names: Sequence[str], templates: Sequence[str], *, repeated: boo
         raise DataError("there are no class names; zero-shot classification needs at least one")
     if "" in names:
         raise DataError(f"class {names.index('')} has a blank name; every class needs one")
-    if not repeated and (twice := repeats(names)):
+    if not repeated and (several := repeats(names)):
         raise DataError(
-            f"class names stand more than once: {', '.join(map(repr, twice[:10]))}; "
-            f"every class needs a name of its own, or its accuracy means nothing"
+            f"class names appear more than once: {', '.join(map(repr, several[:10]))}; "
+            f"every class needs its own name, or its accuracy means nothing"
         )
-    return [template.replace("{}", name) for name in names for template in _checked(templates)]
+    return [template.replace("{}", name) for name in names for template in _check(templates)]
 
 
 def repeats(names: Sequence[str]) -> list[str]:
-    """The names that stand more than once."""
+    """The names that appear more than once."""
     return [name for name, n in Counter(names).items() if n > 1]
 
 
 def class_embeddings(text_embeds: Float[np.ndarray, "CT E"], *, templates: int) -> Float[np.ndarray, "C E"]:
-    """Embeddings of `class_texts`, `templates` of them for each class, to one unit vector a class, in float32.
+    """One unit vector for each class, float32, from the embeddings of `class_texts`, with `templates` rows a class.
 
-    Each row is normalised, then averaged with the others of its class, and the mean is normalised again, as in
-    CLIP (arXiv:2103.00020) and LiT. Raises DataError for rows that cannot be normalised or divided into classes.
+    Each row is normalised, the rows of a class are averaged, and the mean is normalised again, as in CLIP
+    (arXiv:2103.00020) and LiT (arXiv:2111.07991). Raises DataError for rows that cannot be normalised or divided into
+    classes.
     """
     if templates < 1 or not len(text_embeds) or len(text_embeds) % templates:
         raise DataError(
             f"{len(text_embeds)} text embeddings are not classes times {templates} templates; "
-            f"embed exactly what class_texts gave"
+            f"embed exactly the texts that class_texts returned"
         )
     unit = _unit(text_embeds.astype(np.float64), "text embedding")
     mean = unit.reshape(-1, templates, unit.shape[1]).mean(axis=1)
@@ -121,28 +122,28 @@ def class_embeddings(text_embeds: Float[np.ndarray, "CT E"], *, templates: int) 
 
 def _json_list(path: Path) -> list[str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        templates = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON list of templates: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise ConfigError(f'{path} is no JSON list of templates; write ["a photo of a {{}}."]')
-    return found
+        raise ConfigError(f"{path} is not a JSON list of templates: {error}") from error
+    if not isinstance(templates, list) or not all(isinstance(text, str) for text in templates):
+        raise ConfigError(f'{path} is not a JSON list of templates; write ["a photo of a {{}}."]')
+    return templates
 
 
 def _unit(rows: np.ndarray, name: str) -> np.ndarray:
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    # The mean of unit rows that cancel is not zero but what rounding left; it points nowhere either.
+    # The mean of unit rows that cancel is not exactly zero because of rounding; it has no direction either.
     if len(bad := np.flatnonzero(~(np.isfinite(norm) & (norm > 1e-12)))):
         raise DataError(f"{name} {bad[0]} has length {norm[bad[0], 0]:g}; it must be finite and above zero")
     return rows / norm
 
 
-def _checked(templates: Sequence[str]) -> tuple[str, ...]:
+def _check(templates: Sequence[str]) -> tuple[str, ...]:
     if not templates:
         raise ConfigError("there are no templates; give at least one, for instance '{}'")
     for template in templates:
         if template.count("{}") != 1:
             raise ConfigError(
-                f"template {template!r} must hold {{}}, the place of the class name, exactly once"
+                f"template {template!r} must contain {{}}, the place of the class name, exactly once"
             )
     return tuple(templates)

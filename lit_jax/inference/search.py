@@ -1,6 +1,6 @@
-"""Queries in, pictures of an index out."""
+"""Searches the pictures of an index by a text or by a picture."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,16 +10,15 @@ from lit_jax.data.sources.in_memory import InMemorySource, Picture
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index import Index
 from lit_jax.inference.nearest import nearest
-from lit_jax.inference.prompts import repeats
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.errors import ConfigError
 
 
 class Hit(NamedTuple):
-    """A picture that was found: its id, the cosine to the query, and its number in the index."""
+    """A picture of an index that is near to a query."""
 
     id: str
-    score: float
-    number: int
+    score: float  # Cosine similarity to the query.
+    number: int  # In the index.
 
 
 def search(
@@ -31,10 +30,10 @@ def search(
     top: int = 10,
     allow_pickle: bool = False,
 ) -> list[Hit]:
-    """The `top` pictures of an index that are nearest to a text or to a picture, the nearest first; exact.
+    """The `top` pictures of an index that are nearest to a text or to a picture, the nearest first, by exact search.
 
-    `model` is by default the one that the index names. Raises ConfigError unless there is one query, DataError for an
-    index that is damaged or another model's.
+    The default `model` is the one that the index names. Raises ConfigError unless there is exactly one query, and
+    DataError for an index that is damaged or was made by another model.
     """
     if (query is None) == (picture is None) or (isinstance(query, str) and not query.strip()):
         raise ConfigError("give one query: a text that is not blank, or a picture")
@@ -65,20 +64,3 @@ def search(
         Hit(ids[number // size][number % size], float(score), int(number))
         for score, number in zip(scores[0], numbers[0], strict=True)
     ]
-
-
-def _checked(labels: Iterable[str]) -> list[str]:
-    if isinstance(labels, str):
-        raise ConfigError(f"labels is one text, {labels!r}; want a list: {labels.split(',')}")
-    labels = list(labels or ())
-    for number, label in enumerate(labels):
-        if not isinstance(label, str):
-            raise ConfigError(f"label {number} is {label!r}; want a text")
-    labels = [label.strip() for label in labels]
-    if not any(labels):
-        raise ConfigError("there are no labels to choose from; give some, for instance cat,dog")
-    if "" in labels:
-        raise DataError(f"label {labels.index('')} is blank; leave it out")
-    if twice := repeats(labels):
-        raise DataError(f"labels stand more than once: {', '.join(map(repr, twice[:10]))}; give each once")
-    return labels

@@ -1,4 +1,4 @@
-"""What each loss asks of the tiles: the sum over one device's pairs, and the slope of that sum at the logits."""
+"""What each loss computes of the tiles: the sum over one device's pairs, and its derivative by the logits."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lit_jax.losses.tiles import Notes, Plan, Tile, compare, first_pair, varying
 
-LOWEST = float(jnp.finfo(jnp.float32).min)  # A maximum of nothing; of -inf the difference to itself is NaN.
+LOWEST = float(jnp.finfo(jnp.float32).min)  # The maximum of nothing; -inf minus itself would be NaN.
 
 
 def _softmax_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[Array, Any]:
@@ -37,7 +37,7 @@ def _softmax_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: A
     highest = lax.pmax(column_top, plan.axis)
     column_total = lax.psum(column_total * jnp.exp(column_top - highest), plan.axis)
 
-    # The differences first: they are exact, and what is left is small where the loss is.
+    # The differences come first: they are exact, and the rest is small where the loss is small.
     def nats(top: Float[Array, " b"], total: Float[Array, " b"]) -> Float[Array, " b"]:
         return (top - own) + jnp.log(total)
 
@@ -52,7 +52,7 @@ def _softmax_slope(t: Tile, kept: Any, start: int | Array) -> Float[Array, "b c"
     (top, total), columns = kept
     column_top, column_total = (lax.dynamic_slice(x, (start,), t.own.shape[1:]) for x in columns)
 
-    def half(total: Float[Array, " n"]) -> Float[Array, " n"]:  # A pair that is left out has no sum.
+    def half(total: Float[Array, " n"]) -> Float[Array, " n"]:  # The sum of a pair that is left out is zero.
         return jnp.where(total > 0, 0.5 / jnp.where(total > 0, total, 1), 0)
 
     by_row = jnp.exp(t.asked - top[:, None]) * half(total)[:, None]
@@ -65,7 +65,7 @@ def _sigmoid_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: A
         return seen + jax.nn.softplus(jnp.where(t.own, -t.logits, t.asked)).sum(1) + t.leaning(), None
 
     seen, _ = compare(plan, visit, varying(jnp.zeros(len(texts)), plan.axis), texts, None)
-    # Without the barrier XLA makes one sum of both, of b x B numbers in a row, and float32 loses a digit on the way.
+    # Without the barrier XLA merges both sums into one of b x B numbers, in which float32 loses a digit.
     return lax.optimization_barrier(seen).sum(), None
 
 
@@ -74,7 +74,7 @@ def _sigmoid_slope(t: Tile, kept: None, start: int | Array) -> Float[Array, "b c
     return jnp.where(t.own, -wrong, wrong)
 
 
-# Kind -> the sum over this device's pairs and what the slope needs of it; d sum / d logits.
+# Kind -> the sum over this device's pairs, with what the derivative needs of it; d sum / d logits.
 KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Array]]] = {
     "softmax": (_softmax_total, _softmax_slope),
     "sigmoid": (_sigmoid_total, _sigmoid_slope),

@@ -1,11 +1,11 @@
-"""Two ways in which the keys of every device come by each device, a part at a time, and what each key gets sent home.
+"""Two ways to visit the keys of all devices on each device, part by part, and to send a sum back for each key.
 
-`gathered` copies all keys to every device first. `around` passes blocks of b keys from device to device, so that none
-ever holds more than two blocks (ring attention, arXiv:2310.01889, without the attention).
+`gathered` copies all keys to every device first. `ring_pass` passes blocks of b keys from device to device, so that no
+device ever holds more than two blocks (ring attention, arXiv:2310.01889, without the attention).
 
-Both call `visit(seen, part, start)` once for every part of `size` keys, `start` being the place of its first key among
-the keys of all devices. It returns the new `seen` and what this device adds for each key of the part. Sums of these
-over all devices come back in the end, on the devices that the keys are from. Call inside `jax.shard_map`.
+Both call `visit(seen, part, start)` once for each part of `size` keys; `start` is the index of its first key among the
+keys of all devices. It returns the new `seen` and what this device adds for each key of the part. At the end, the sums
+of these over all devices are on the devices that hold the keys. Call them inside `jax.shard_map`.
 """
 
 from collections.abc import Callable
@@ -31,14 +31,14 @@ def gathered(
 def ring_pass(
     visit: Visit, seen: Any, keys: Num[Array, "b E"], nothing: Any, *, size: int, axis: Axis
 ) -> tuple[Any, Any]:
-    """`size` divides the keys of one device. `nothing` are zeros, as `visit` would add them for b keys."""
+    """`size` divides the keys of one device. `nothing` are zeros of the shapes that `visit` adds for b keys."""
     devices, here = lax.axis_size(axis), lax.axis_index(axis)
     hops = [(device, (device - 1) % devices) for device in range(devices)]
 
     def step(state: tuple[Any, Array, Any], hop: Array) -> tuple[tuple[Any, Array, Any], None]:
         seen, keys, sums = state
-        # Sent before the visit and not needed by it, so that a compiler can hide the one behind the other. This is
-        # why the sums arrive one hop after the keys they belong to.
+        # They are sent before the visit, which does not need them, so that a compiler can overlap the two. This is why
+        # the sums arrive one hop after the keys that they belong to.
         ahead, sums = lax.ppermute((keys, sums), axis, hops)
         seen, added = _in_parts(visit, seen, keys, (here + hop) % devices * len(keys), size)
         return (seen, ahead, jax.tree.map(jnp.add, sums, added)), None

@@ -1,4 +1,4 @@
-"""Tiles of logits: what a device's images say to some of the texts, and which of these pairs are compared at all."""
+"""Tiles of logits: those of a device's images and some of the texts, and which of these pairs are compared."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from lit_jax.losses.ring import WAYS, Axis, Visit
 
 @dataclass(frozen=True)
 class Plan:
-    """How the batch is compared; what of it is static."""
+    """How the batch is compared: the static part."""
 
     kind: str
     axis: Axis
@@ -23,22 +23,22 @@ class Plan:
 
 
 class Notes(NamedTuple):
-    """What is known of the pairs of the whole batch, apart from their embeddings; None: nothing."""
+    """What is known of the pairs of the whole batch besides their embeddings; None: nothing."""
 
     valid: Any  # bool [B].
     groups: Any  # int [B] each.
     share: Any = None  # float [B]: 1 / number of negatives, or 0 without any.
-    soft: Any = None  # float [b B]: the answers.
+    soft: Any = None  # float [b B]: the targets, normalised.
 
 
 class Tile(NamedTuple):
-    """The logits of this device's images and the c texts that just come by."""
+    """The logits of this device's images and c of the texts."""
 
     similarities: Float[Array, "b c"]
     logits: Float[Array, "b c"]
     asked: Float[Array, "b c"]  # The logits; -inf where a pair is left out.
     own: Bool[Array, "b c"]
-    lean: Float[Array, "b c"] | None  # What softer answers take from the own pair and give to others.
+    lean: Float[Array, "b c"] | None  # What soft targets take from the own pair and give to others.
 
     def own_logits(self) -> Float[Array, " b"]:
         return jnp.where(self.own, self.logits, 0).sum(1)
@@ -73,7 +73,7 @@ def tile_of(
 def matches(
     plan: Plan, notes: Notes, rows: int, start: int | Array, columns: int
 ) -> tuple[Bool[Array, "b c"], Bool[Array, "b c"]]:
-    """Which of the texts from `start` on are the own ones of this device's images, and which are their negatives."""
+    """Which of the texts from `start` on belong to this device's images, and which are their negatives."""
     here = first_pair(plan, rows)
 
     def facing(x: Array) -> tuple[Array, Array]:
@@ -92,7 +92,7 @@ def matches(
 
 
 def normalised(plan: Plan, notes: Notes, soft: Float[Array, "b B"]) -> Float[Array, "b B"]:
-    """Soft targets as answers: see `contrastive_loss`."""
+    """Soft targets as the loss uses them: see `Targets`."""
     own, others = matches(plan, notes, len(soft), 0, soft.shape[1])
     soft = jnp.where(own | others, soft, 0).astype(jnp.float32)
     if plan.kind == "sigmoid":
@@ -105,21 +105,21 @@ def normalised(plan: Plan, notes: Notes, soft: Float[Array, "b B"]) -> Float[Arr
 
 
 def compare(plan: Plan, visit: Visit, seen: Any, texts: Array, nothing: Any) -> tuple[Any, Any]:
-    """`visit` for every tile: see `ring`."""
+    """Calls `visit` for every tile: see `ring`."""
     return WAYS[plan.how](visit, seen, texts, nothing, size=plan.size, axis=plan.axis)
 
 
 def first_pair(plan: Plan, rows: int) -> Int[Array, ""]:
-    """The place of this device's first pair in the batch."""
+    """The index of this device's first pair in the batch."""
     return lax.axis_index(plan.axis) * rows
 
 
 def dot(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    # An accelerator's default would round float32 factors to bfloat16 or tf32: errors of scale x 1e-3 in a logit.
+    # By default an accelerator rounds float32 factors to bfloat16 or tf32: an error of scale x 1e-3 in a logit.
     return jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision=lax.Precision.HIGHEST)
 
 
 def varying(tree: Any, axis: Axis) -> Any:
-    """`tree`, made to differ between devices, so that shard_map sums the gradient of what was equal on them."""
-    nothing = 0 * lax.axis_index(axis)  # pcast would refuse what differs already.
+    """`tree` as a value that varies between devices, so that shard_map sums its gradient over them."""
+    nothing = 0 * lax.axis_index(axis)  # pcast would refuse a value that varies already.
     return jax.tree.map(lambda x: x + nothing.astype(x.dtype), tree)

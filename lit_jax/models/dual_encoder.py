@@ -21,14 +21,14 @@ from lit_jax.utils.typing import Params
 
 MODEL_TYPE = "vision-text-dual-encoder"
 OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
-# Models of two towers, and the type of a half that does not say its own.
+# Models of two towers -> the type of a half that does not name its own.
 COMPOSITES = {
     "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
     "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
     MODEL_TYPE: {"vision": "vit", "text": "bert"},
     OWN_MODEL_TYPE: {"vision": "vit", "text": "bert"},
 }
-MOST = 10**11  # Parameters of a model that is initialised.
+MOST = 10**11  # Parameters of a model that may be initialised.
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
 
 
@@ -43,25 +43,25 @@ def encoder_of(tower: str, model_type: str) -> Encoder:
 
 
 def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """A tower's config as it is, or that half of a CLIP's, a SigLIP's or a dual encoder's; always with a model_type.
+    """A tower's config as it is, or its half of the config of a model of two towers; always with a model_type.
 
-    Raises WeightError if a model of two towers does not describe the one that is wanted.
+    Models of two towers are CLIP, SigLIP and dual encoders. Raises WeightError if one does not describe the tower.
     """
     whole = hf["model_type"]
     if not isinstance(whole, str) or whole not in COMPOSITES:
         return dict(hf)
-    found = hf.get(f"{tower}_config") or ({} if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else None)
-    if not isinstance(found, Mapping):
+    described = hf.get(f"{tower}_config") or ({} if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else None)
+    if not isinstance(described, Mapping):
         raise WeightError(f"the config of a {whole} has no {tower}_config to take the {tower} tower from")
     own = COMPOSITES[whole][tower]
     # Halves of CLIP and SigLIP may call themselves by the whole model's name.
-    named = found.get("model_type") or own
-    return {**found, "model_type": own if named == whole else named}
+    named = described.get("model_type") or own
+    return {**described, "model_type": own if named == whole else named}
 
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderConfig:
-    """Both towers' configs and the heads'. `logit_bias_init_value` exists for the sigmoid loss alone."""
+    """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only."""
 
     vision_type: str
     vision: Any
@@ -79,7 +79,7 @@ class DualEncoderConfig:
                 f"model_type is {shown(hf.get('model_type'))} where {MODEL_TYPE!r} is wanted; "
                 "two single towers are joined by from_towers"
             )
-        # transformers 4 unwraps a whole CLIP as well, where a tower is wanted.
+        # As transformers 4 does, this also takes a tower out of a whole CLIP.
         vision, text = (half(tower, half(tower, hf)) for tower in ("vision", "text"))
         vision_type, text_type = vision["model_type"], text["model_type"]
         scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
@@ -126,10 +126,10 @@ def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     return jnp.where(zero, 0.0, x / jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 
-def exactly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of DualEncoder that multiplies float32 numbers as such, in both directions.
+def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of DualEncoder that multiplies float32 numbers in float32, forward and backward.
 
-    An accelerator's default rounds them to bfloat16 or tf32. What computes in bfloat16 is not touched.
+    By default, accelerators round them to bfloat16 or tf32. Models that compute in bfloat16 are not affected.
     """
 
     @wraps(method)
@@ -144,7 +144,8 @@ def exactly(method: Callable[..., Any]) -> Callable[..., Any]:
 class DualEncoder(nn.Module):
     """Image embeddings, text embeddings and scale; either input may be missing.
 
-    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length.
+    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length. Profiles
+    show the parts under the names that Flax gives them: vision, text, visual_projection, text_projection.
     """
 
     config: DualEncoderConfig
@@ -161,7 +162,7 @@ class DualEncoder(nn.Module):
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
 
-    @exactly
+    @full_precision
     def __call__(
         self,
         images: Float[Array, "B S1 S2 C"] | None = None,
@@ -172,8 +173,8 @@ class DualEncoder(nn.Module):
         """Unit embeddings in float32, and exp(logit_scale).
 
         `texts` has input_ids [T N] and, where wanted, attention_mask, token_type_ids and position_ids;
-        `pooled_images` are outputs of `pool_images` kept from earlier; `train` names the towers ("vision",
-        "text") whose dropout is on.
+        `pooled_images` are earlier outputs of `pool_images`; `train` names the towers ("vision", "text") whose dropout
+        is on.
         """
         if images is not None:
             pooled_images = self.pool_images(images, train="vision" in train)
@@ -184,18 +185,18 @@ class DualEncoder(nn.Module):
             text_embeds = unit(self.text_projection(self.text(**texts, train="text" in train).pooler_output))
         return image_embeds, text_embeds, jnp.exp(self.logit_scale)
 
-    @exactly
+    @full_precision
     def pool_images(self, images: Float[Array, "B S1 S2 C"], *, train: bool = False) -> Float[Array, "B Dv"]:
         """The image tower's pooled output, before the projection."""
         return self.vision(images, train=train).pooler_output
 
-    @exactly
+    @full_precision
     def image_features(self, images: Array, **options: bool) -> tuple[Float[Array, "B E"], EncoderOutput]:
         """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
         output = self.vision(images, **options)
         return self.visual_projection(output.pooler_output), output
 
-    @exactly
+    @full_precision
     def text_features(
         self, texts: Mapping[str, Array], **options: bool
     ) -> tuple[Float[Array, "B E"], EncoderOutput]:
@@ -212,18 +213,18 @@ HEADS = table("""
 
 
 def weights(config: DualEncoderConfig) -> WeightMap:
-    """The table of the whole model: the sum of the towers' and the heads'. `logit_bias` has no place in it."""
+    """The table of the whole model: the sum of those of the towers and of the heads. It has no row for `logit_bias`."""
     vision = encoder_of("vision", config.vision_type).weights(config.vision)
     text = encoder_of("text", config.text_type).weights(config.text)
     return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + HEADS
 
 
 def init_params(module: DualEncoder, seed: int) -> Params:
-    """Random params, float32, from `seed` alone. Raises WeightError, before it allocates any, for MOST of them."""
+    """Random float32 params, a function of `seed`. Raises WeightError, before it allocates any, for more than MOST."""
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(module)))
     if count > MOST:
         raise WeightError(
-            f"the configs describe a model of {count:.1e} parameters; at most {MOST:.0e} are made"
+            f"the configs describe a model of {count:.1e} parameters; at most {MOST:.0e} are allowed"
         )
     return jax.jit(module.init)(jax.random.key(seed), *_smallest_inputs(module.config))["params"]
 

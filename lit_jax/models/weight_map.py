@@ -1,10 +1,10 @@
-"""Hugging Face tensors <-> params: one table an architecture, read in both directions.
+"""Hugging Face tensors <-> params: one table for each architecture, read in both directions.
 
-A row is `hf name on disk | params path | axes`, where axes is an einops pattern from torch's order to ours, or
-one side alone where nothing moves. `{l}` in the name makes a row stacked: its tensors, one a layer, lie on the
-leading axis of one param. `{a,b}` on either side names several tensors or params that are one array on the other
-side; they are the leading axis g of their own side. Every tensor is used exactly once or a `WeightError` says which
-is not.
+A row is `hf name on disk | params path | axes`, where axes is an einops pattern from torch's order to ours, or one
+side alone if nothing moves. `{l}` in the name makes a row stacked: its tensors, one for each layer, lie on the leading
+axis of one param. `{a,b}` on either side names several tensors or params that are one array on the other side; they
+are the leading axis g of their own side. Every tensor is used exactly once, or a `WeightError` names those that are
+not.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
 _STRIP = 1 << 17  # Bytes of a copy that stay in the CPU's cache.
-_SHOWN = 10  # Names in an error message; more than that helps nobody.
+_SHOWN = 10  # The most names in an error message.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def copies(self) -> int:
-        """How many layers lie on the leading axis; 1 for what is not stacked."""
+        """The layers on the leading axis; 1 for a row that is not stacked."""
         return self.depth - self.first if self.stacked else 1
 
     def hf_names(self) -> list[str]:
@@ -51,7 +51,7 @@ class Row:
         return [name.replace("{l}", layer) for layer in layers for name in _alternatives(self.hf)]
 
     def jax_names(self) -> list[str]:
-        """The path of the param, or those of several."""
+        """The path of the param, or the paths of several."""
         return _alternatives(self.jax)
 
     @cached_property
@@ -87,7 +87,7 @@ class Row:
 class WeightMap:
     """The rows of one model of given sizes. Bigger models are sums of smaller maps.
 
-    `empty` are tensors without an element (no register tokens) that HF stores all the same: name and shape.
+    `empty` are names and shapes of tensors without elements (no register tokens), which HF stores nevertheless.
     """
 
     rows: tuple[Row, ...] = ()
@@ -118,16 +118,17 @@ class WeightMap:
         return WeightMap(tuple(row for row in self.rows if not re.match(pattern, row.jax)), self.empty)
 
     def having(self, parts: Mapping[str, bool]) -> "WeightMap":
-        """Without the rows whose path matches, from its start, one of the regexes that are false."""
-        absent = "|".join(part for part, there in parts.items() if not there)
+        """The rows but those whose path matches, from its start, a regex that `parts` maps to False."""
+        absent = "|".join(part for part, present in parts.items() if not present)
         return self.without(absent) if absent else self
 
-    def spelled(self, other: "WeightMap", found: set[str]) -> "WeightMap":
-        """The same params, read by those rows of `other` whose tensors are all in `found`."""
-        instead = {row.jax: row for row in other.rows if found.issuperset(row.hf_names())}
+    def spelled(self, other: "WeightMap", stored: set[str]) -> "WeightMap":
+        """The same params, read with the rows of `other` where all of their tensors are in `stored`."""
+        instead = {row.jax: row for row in other.rows if stored.issuperset(row.hf_names())}
         return WeightMap(tuple(instead.get(row.jax, row) for row in self.rows), self.empty)
 
     def names(self) -> set[str]:
+        """The HF names of all tensors."""
         return {name for row in self.rows for name in row.hf_names()} | {name for name, _ in self.empty}
 
     def to_jax(self, tensors: Mapping[str, np.ndarray], shapes: Params | Callable[[], Params]) -> Params:
@@ -137,18 +138,18 @@ class WeightMap:
         left over, of another shape, or not finite.
         """
         _check_names(self.names(), tensors)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Reading and copying leave Python's lock alone.
-            found: dict[str, tuple[int, ...]] = {}  # Shapes of the tensors that were read.
-            filling = [(row, pool.submit(_import, row, tensors, found)) for row in self.rows]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Reading and copying release Python's lock.
+            read: dict[str, tuple[int, ...]] = {}  # Names and shapes of the tensors that were read.
+            filling = [(row, pool.submit(_import, row, tensors, read)) for row in self.rows]
             wanted = traverse_util.flatten_dict(shapes() if callable(shapes) else shapes, sep="/")
             for name, shape in self.empty:
                 _check_shape(name, tensors[name].shape, shape)
             flat: dict[str, np.ndarray] = {}
             for row, filled in filling:
-                filled.exception()  # Waits; that shapes differ explains more than what came of it.
+                filled.exception()  # Waits. A wrong shape explains more than the error that it causes.
                 want = row.hf_shape(tuple(wanted[row.jax_names()[0]].shape))
-                for name in found.keys() & row.hf_names():
-                    _check_shape(name, found[name], want)
+                for name in read.keys() & row.hf_names():
+                    _check_shape(name, read[name], want)
                 flat |= filled.result()
         return traverse_util.unflatten_dict(flat, sep="/")
 
@@ -183,34 +184,34 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more if names else "none"
 
 
-def _check_names(wanted: set[str], found: Iterable[str], of: str = "checkpoint") -> None:
-    found = set(found)
-    if wanted != found:
+def _check_names(wanted: set[str], names: Iterable[str], of: str = "checkpoint") -> None:
+    names = set(names)
+    if wanted != names:
         raise WeightError(
-            f"missing from the {of}: {listed(wanted - found)}; not in the table: {listed(found - wanted)}"
+            f"missing from the {of}: {listed(wanted - names)}; not in the table: {listed(names - wanted)}"
         )
 
 
-def _check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    if found != wanted:
+def _check_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
         raise WeightError(
-            f"tensor {name} has shape {found} where the config wants {wanted}; "
+            f"tensor {name} has shape {shape} where the config wants {wanted}; "
             "the config and the weights are of two models"
         )
 
 
 def _alternatives(name: str) -> list[str]:
     """`x.{a,b}.y` -> [x.a.y, x.b.y]; a name without such braces -> itself."""
-    found = re.search(r"\{(\w+(?:,\w+)+)\}", name)
-    return [name.replace(found[0], part) for part in found[1].split(",")] if found else [name]
+    braces = re.search(r"\{(\w+(?:,\w+)+)\}", name)
+    return [name.replace(braces[0], part) for part in braces[1].split(",")] if braces else [name]
 
 
 def _import(
-    row: Row, tensors: Mapping[str, np.ndarray], found: dict[str, tuple[int, ...]]
+    row: Row, tensors: Mapping[str, np.ndarray], read: dict[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
     """Fills a row's float32 params layer by layer, so that no second copy of a stack ever exists.
 
-    `found` gains the shape of every tensor that was read.
+    `read` gains the shape of every tensor that was read.
     """
     out: dict[str, np.ndarray] = {}
     names = row.hf_names()
@@ -224,7 +225,7 @@ def _import(
                     f"tensor {name} holds {tensor.dtype} where floating-point numbers are wanted"
                 )
             tensor = tensor.astype(np.float32, copy=False)
-            found[name] = tensor.shape
+            read[name] = tensor.shape
             if not _finite(tensor):
                 raise WeightError(
                     f"tensor {name} holds NaN or infinity; the checkpoint is damaged or diverged"
@@ -242,12 +243,12 @@ def _import(
 def _finite(tensor: np.ndarray) -> bool:
     flat = tensor.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        # One pass at the speed of memory; it overflows for huge numbers, which are then looked at one by one.
+        # One pass at the speed of memory. It overflows for huge numbers, which are then checked one by one.
         return bool(np.isfinite(flat @ flat)) or bool(np.isfinite(flat).all())
 
 
 def _copy(target: np.ndarray, source: np.ndarray) -> None:
-    """`target[...] = source`, where source is a transposed view, in strips of it that stay in the CPU's cache."""
+    """`target[...] = source` for a transposed view, in strips that stay in the CPU's cache."""
     if not source.ndim:
         target[...] = source
         return

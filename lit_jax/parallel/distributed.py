@@ -1,7 +1,6 @@
 """Several processes that train one model: how they find each other, and how they agree.
 
-Every host of a TPU slice, or every task of a SLURM step, runs the same command. Nothing is started where there is only
-one of them.
+Every host of a TPU slice, or every task of a SLURM step, runs the same command. A single process starts nothing.
 """
 
 import contextlib
@@ -16,19 +15,20 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from lit_jax.utils.errors import STALLED, ConfigError, LitJaxError, first_line
+from lit_jax.utils.typing import ProcessShard
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 100  # Seconds without a sign of life after which a process counts as dead.
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_SEEN = 60.0  # Seconds in which a file that one host wrote is to be seen by the others.
+_VISIBLE = 60.0  # Seconds within which a file that one host wrote must become visible to the others.
 
 
 def start(
@@ -39,47 +39,46 @@ def start(
     heartbeat: int = HEARTBEAT,
     timeout: int = 300,
 ) -> bool:
-    """Joins the other processes of this run and says whether there are any. Call it before JAX computes anything.
+    """Joins the other processes of this run and returns whether there are any. Call it before JAX computes anything.
 
-    They are found by the three arguments (address HOST:PORT of process 0, how many there are, which one this is) or,
-    without them, by what a Cloud TPU or a SLURM step says of itself. `heartbeat` and `timeout` are in seconds, the
-    latter for all processes to appear; if they do not, or one is lost later on, this process ends with a sentence and
-    status 2 or 6. Raises ConfigError for arguments that do not go together.
+    The three arguments (the address HOST:PORT of process 0, the number of processes, the number of this one) name
+    them; without arguments, the environment of a Cloud TPU or of a SLURM step does. `heartbeat` and `timeout` are in
+    seconds; `timeout` is for all processes to connect. If they do not, or if one is lost later, this process prints a
+    sentence and exits with status 2 or 6. Raises ConfigError for arguments that do not go together.
     """
     given = (coordinator, num_processes, process_id)
-    by_hand = any(x is not None for x in given)
-    if by_hand:
+    explicit = any(x is not None for x in given)
+    if explicit:
         _check(*given)
-    elif found_processes(os.environ) < 2:
+    elif count_processes(os.environ) < 2:
         return False
     missing = (
-        f"the processes of this run did not come together within {timeout} s: start all of them, "
-        "with one coordinator address that each of them reaches"
+        f"the processes of this run did not all connect within {timeout} s: start all of them, "
+        "with one coordinator address that each of them can reach"
     )
     with _aborts_end_with(missing, ConfigError.exit_code):
         try:
             jax.distributed.initialize(
                 *given,
-                cluster_detection_method="deactivate" if by_hand else None,
+                cluster_detection_method="deactivate" if explicit else None,
                 heartbeat_timeout_seconds=heartbeat,
                 initialization_timeout=timeout,
             )
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"{missing} ({first_line(error)})") from error
     _explain_aborts(
-        f"another process of this run is gone, or did not answer for {heartbeat} s (see above, and its own log). "
-        "The newest checkpoint is whole: start all processes again to go on from there",
+        f"another process of this run has ended, or did not answer for {heartbeat} s (see above, and its own log). "
+        "The newest checkpoint is complete: start all processes again to resume from it",
         STALLED,
     )
-    me, count = jax.process_index(), jax.process_count()
-    if me:
-        logging.getLogger("lit_jax").setLevel(logging.WARNING)  # Process 0 says it for all.
-    log.info("%d processes, %d devices in each", count, jax.local_device_count())
+    if not is_main_process():
+        logging.getLogger("lit_jax").setLevel(logging.WARNING)  # Process 0 logs for all.
+    log.info("%d processes with %d devices each", jax.process_count(), jax.local_device_count())
     return True
 
 
-def found_processes(environ: Mapping[str, str]) -> int:
-    """How many processes this machine's surroundings speak of: a SLURM step, a Cloud TPU; else 1."""
+def count_processes(environ: Mapping[str, str]) -> int:
+    """The number of processes that a SLURM step or a Cloud TPU states in the environment; 1 elsewhere."""
     if all(name in environ for name in _SLURM):
         return int(environ["SLURM_NTASKS"])
     if not on_google_tpu(environ):
@@ -94,13 +93,13 @@ def found_processes(environ: Mapping[str, str]) -> int:
 
 
 def on_google_tpu(environ: Mapping[str, str]) -> bool:
-    """Whether this is a Cloud TPU's machine, as far as can be known without asking it."""
-    # Importing JAX has set TPU_SKIP_MDS_QUERY on a machine without a TPU.
+    """Whether this is a machine with a Cloud TPU, as far as the environment tells."""
+    # On a machine without a TPU, importing JAX sets TPU_SKIP_MDS_QUERY.
     return environ.get("JAX_PLATFORMS", "tpu").split(",")[0] == "tpu" and "TPU_SKIP_MDS_QUERY" not in environ
 
 
 def metadata(name: str, environ: Mapping[str, str]) -> str:
-    """What the metadata server of a Google machine says of this instance; "" if there is none."""
+    """The value `name` of this instance on the metadata server of a Google machine; "" if there is no such server."""
     host = environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{host}/computeMetadata/v1/instance/{name}"
     try:
@@ -112,24 +111,17 @@ def metadata(name: str, environ: Mapping[str, str]) -> str:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Whether this is process 0, which alone writes files and logs."""
     return jax.process_index() == 0
 
 
-class ProcessShard(TypedDict):
-    """Which part of the rows a process reads."""
-
-    process_index: int
-    process_count: int
-
-
 def process_shard() -> ProcessShard:
-    """This process's."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    """Which part of the rows of each batch this process reads."""
+    return ProcessShard(jax.process_index(), jax.process_count())
 
 
 def broadcast_int(number: int) -> int:
-    """What process 0 has, on all of them: a shared disk need not show the same to each at the same time."""
+    """The `number` of process 0, on all processes: a shared disk may look different to each of them for a while."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
@@ -140,29 +132,30 @@ def check_same(value: str, what: str, error: type[LitJaxError]) -> None:
     if jax.process_count() == 1:
         return
     digest = np.frombuffer(hashlib.blake2b(value.encode(), digest_size=16).digest(), np.int32)
-    found = multihost_utils.process_allgather(digest)
-    if len(other := np.flatnonzero((found != found[0]).any(axis=1))):
+    digests = multihost_utils.process_allgather(digest)
+    if len(others := np.flatnonzero((digests != digests[0]).any(axis=1))):
         raise error(
-            f"{what} of process {other[0]} is not that of process 0: start all processes alike, on the same data"
+            f"{what} of process {others[0]} differs from that of process 0: start all processes with the same "
+            "config, on the same data"
         )
 
 
 def barrier(what: str) -> None:
-    """Returns when all processes are here."""
+    """Returns when all processes have called it with the same `what`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def fetch(array: Any) -> np.ndarray:
-    """All of `array` on every process, wherever its parts lie; all processes call it."""
+    """The whole `array` on every process, wherever its shards are; all processes must call it."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def wait_for(path: Path) -> None:
-    """Returns when the file that process 0 has written is seen from here. Raises ConfigError if it never is."""
-    end = time.monotonic() + _SEEN
+    """Returns when this process sees the file that process 0 has written. Raises ConfigError after a minute."""
+    end = time.monotonic() + _VISIBLE
     while not path.is_file():
         if time.monotonic() > end:
             raise ConfigError(
@@ -170,30 +163,30 @@ def wait_for(path: Path) -> None:
                 "choose a workdir on a disk that all hosts share"
             )
         time.sleep(0.2)
-        os.listdir(path.parent)  # NFS asks the server again.
+        os.listdir(path.parent)  # Makes NFS ask the server again.
 
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
-_handlers: list[Any] = []  # C must not call what Python has thrown away.
+_handlers: list[Any] = []  # Keeps them alive, since C calls them.
 
 
 def _explain_aborts(sentence: str, status: int) -> None:
-    """JAX aborts a process whose run has lost another one. This makes it end with a sentence and a status."""
+    """Makes an abort print `sentence` and exit with `status`: JAX aborts when another process of the run is lost."""
 
     def end(*_: Any) -> None:
         print(f"lit-jax: {sentence}", file=sys.stderr, flush=True)
         os._exit(status)
 
-    _handlers.append(_Handler(end))  # A handler of Python's own would wait for the main thread.
+    _handlers.append(_Handler(end))  # A handler set by Python would wait for the main thread.
     ctypes.CDLL(None).signal(signal.SIGABRT, _handlers[-1])
 
 
 @contextlib.contextmanager
 def _aborts_end_with(sentence: str, status: int) -> Iterator[None]:
-    """While JAX starts; and what it then calls for a lost process is a function that prints no stack.
+    """While JAX starts, an abort ends with `sentence`; a process that is lost later causes an abort without a stack.
 
-    jax.distributed.initialize has no argument for it, and in jaxlib 0.10 the call itself fails, which is an abort as
-    well.
+    jax.distributed.initialize has no argument for this callback. In jaxlib 0.10 the call of a Python callback fails,
+    which is an abort as well.
     """
     from jax._src.lib import _jax
 
@@ -211,7 +204,7 @@ def _aborts_end_with(sentence: str, status: int) -> Iterator[None]:
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     if coordinator is None or num_processes is None or process_id is None:
         raise ConfigError(
-            "the coordinator's address, the number of processes and the number of this one go together: "
+            "the coordinator's address, the number of processes and the number of this process go together: "
             "give all three, or none on a Cloud TPU and under SLURM"
         )
     host, _, port = coordinator.rpartition(":")
@@ -226,5 +219,5 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 def _slices_of(tpu_env: str) -> int:
     """From lines such as `MEGASCALE_NUM_SLICES: '2'`."""
     pairs = (line.partition(":")[::2] for line in tpu_env.splitlines())
-    found = {name.strip(): value.strip().strip("'") for name, value in pairs}
-    return int(found.get("MEGASCALE_NUM_SLICES") or 1)
+    values = {name.strip(): value.strip().strip("'") for name, value in pairs}
+    return int(values.get("MEGASCALE_NUM_SLICES") or 1)

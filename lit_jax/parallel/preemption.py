@@ -1,6 +1,6 @@
-"""The notice that this machine will be taken away: SIGTERM, or what a Google machine says of its maintenance.
+"""The notice that this machine will be taken away: SIGTERM, or a maintenance event of a Google machine.
 
-Every process of a run asks at the same points, and all of them get the same answer there, whichever was told.
+Every process of a run asks at the same points, and all get the same answer, whichever of them received the notice.
 """
 
 import logging
@@ -21,7 +21,7 @@ POLL = 5.0  # Seconds between questions to the metadata server.
 
 
 class PreemptionNotice:
-    """While it is entered, SIGTERM no longer ends this process: `reached` tells it instead.
+    """A context in which SIGTERM does not end this process: `reached` reports it instead.
 
     Several processes (`distributed.start`) leave the signal to JAX, which tells the others and finds the next point
     that none of them has passed.
@@ -29,40 +29,40 @@ class PreemptionNotice:
 
     def __init__(self) -> None:
         self._points = 0
-        self._told = False
-        self._over = threading.Event()
-        self._before: Any = None
+        self._notified = False
+        self._left = threading.Event()
+        self._previous: Any = None
 
-    def __enter__(self) -> "Notice":
-        # Python lets nobody else set a handler; in a notebook's thread, say, SIGTERM stays what it was.
-        self._ours = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
-        if self._ours:
-            self._before = signal.signal(signal.SIGTERM, self._tell)
+    def __enter__(self) -> "PreemptionNotice":
+        # Only the main thread may set a handler; in another one, such as a notebook's, SIGTERM keeps its effect.
+        self._handles_signal = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        if self._handles_signal:
+            self._previous = signal.signal(signal.SIGTERM, self._notify)
         if on_google_tpu(os.environ):
             threading.Thread(target=self.watch, args=(os.environ,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._ours:
-            signal.signal(signal.SIGTERM, self._before)
+        self._left.set()
+        if self._handles_signal:
+            signal.signal(signal.SIGTERM, self._previous)
 
     def reached(self) -> bool:
         """Whether to stop here. All processes call it at the same points, in the same order."""
         self._points += 1
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(self._points)
-        return self._told
+        return self._notified
 
     def watch(self, environ: Mapping[str, str], poll: float = POLL) -> None:
-        """Turns the notice of a Google machine's end into the signal, until this is left."""
-        while not self._over.wait(poll):
-            taken = metadata("preempted", environ) == "TRUE"
+        """Asks the metadata server every `poll` seconds until the context is left; a notice becomes a SIGTERM."""
+        while not self._left.wait(poll):
+            preempted = metadata("preempted", environ) == "TRUE"
             event = metadata("maintenance-event", environ)
-            if taken or event.startswith("TERMINATE"):
-                log.warning("this machine will be taken away (%s)", "preempted" if taken else event)
+            if preempted or event.startswith("TERMINATE"):
+                log.warning("this machine will be taken away (%s)", "preempted" if preempted else event)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    def _tell(self, *_: Any) -> None:
-        self._told = True
+    def _notify(self, *_: Any) -> None:
+        self._notified = True

@@ -1,6 +1,5 @@
-"""Where every array lies: one mesh, one table from parameter paths to the axis that is split."""
+"""Where every array lies: one mesh, and one table from parameter paths to the axis that is split."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +9,15 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.path_rules import compile_patterns, first_match, map_with_path
 from lit_jax.utils.typing import Batch
 
 AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the parameters as well.
 BATCH = PartitionSpec(AXES)  # Rows over all devices.
 
-# The first axis of a leaf that may be split over fsdp, or None where every device holds the whole leaf. Of the
-# axes from there on the largest that fsdp divides is split. The first row that matches the end of the path
-# decides, so that a moment of the optimiser lies where its parameter lies.
+# The first axis of a leaf that may be split over fsdp, or None where every device holds the whole leaf. Among the
+# axes from there on, the largest that fsdp divides is split. A row matches the end of a path, so that a moment of the
+# optimiser lies where its parameter lies.
 Rules = tuple[tuple[str, int | None], ...]
 RULES: Rules = (
     (r"(.*/)?layers/.*/kernel", 1),  # Axis 0 counts the layers: the scan takes them one by one.
@@ -34,22 +34,22 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     Raises ConfigError if the sizes are not those of a mesh over exactly these devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    found = len(devices)
-    if fsdp < 1 or found % fsdp:
-        raise ConfigError(f"fsdp={fsdp} does not divide the {found} devices: use one of {_divisors(found)}")
+    count = len(devices)
+    if fsdp < 1 or count % fsdp:
+        raise ConfigError(f"fsdp={fsdp} does not divide the {count} devices: use one of {_divisors(count)}")
     if data == -1:
-        data = found // fsdp
-    if data * fsdp != found:
+        data = count // fsdp
+    if data * fsdp != count:
         raise ConfigError(
-            f"a mesh of data={data} x fsdp={fsdp} does not cover the {found} devices: "
-            f"use data={found // fsdp}, or -1 for what fsdp leaves"
+            f"a mesh of data={data} x fsdp={fsdp} does not cover the {count} devices: "
+            f"use data={count // fsdp}, or -1 for what fsdp leaves"
         )
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         if data % slices:
             raise ConfigError(
-                f"fsdp={fsdp} does not fit into one of the {slices} slices of {found // slices} devices: "
-                f"use one of {_divisors(found // slices)}"
+                f"fsdp={fsdp} does not fit into one of the {slices} slices of {count // slices} devices: "
+                f"use one of {_divisors(count // slices)}"
             )
         grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
         return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
@@ -61,16 +61,13 @@ def fsdp_rules(first: Sequence[tuple[str, str]]) -> Rules:
     """Rows of (regex over params paths, "split" or "whole"), put before RULES.
 
     A leaf that is "whole" lies on every device, for instance all of a locked tower; one that is "split" lies over fsdp
-    whatever it is called. Raises ConfigError for another word and a broken regex.
+    whatever its name is. Raises ConfigError for another word and for a broken regex.
     """
     rows: list[tuple[str, int | None]] = []
     for pattern, action in first:
         if action not in ("split", "whole"):
             raise ConfigError(f"fsdp rule {pattern!r} says {action!r}: wanted 'split' or 'whole'")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"{pattern!r} is not a regex over parameter paths: {error}") from error
+        compile_patterns([pattern])
         if action == "whole":
             rows.append((f"(.*/)?(?:{pattern})", None))
         else:  # Within layers axis 0 counts them, here as in RULES.
@@ -85,11 +82,10 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     divides is held whole by every device.
     """
 
-    def place(path: tuple, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, spec(name, leaf.shape, mesh.shape["fsdp"], rules))
+    def place(path: str, leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, spec(path, leaf.shape, mesh.shape["fsdp"], rules))
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return map_with_path(place, tree)
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
@@ -132,7 +128,7 @@ def put(leaf: Any, sharding: Sharding) -> jax.Array:
 
 def spec(path: str, shape: tuple[int, ...], fsdp: int, rules: Rules = RULES) -> PartitionSpec:
     """Which axis of a leaf lies over `fsdp` devices, by its path."""
-    first = next(first for pattern, first in rules if re.fullmatch(pattern, path))
+    first = first_match(path, rules)
     if first is None or fsdp == 1:  # An axis of size 1 splits nothing, and XLA would hand it back without.
         return PartitionSpec()
     free = [axis for axis in range(first, len(shape)) if shape[axis] % fsdp == 0]

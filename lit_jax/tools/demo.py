@@ -1,8 +1,8 @@
-"""A small web page of a model: a picture and labels in, probabilities out; and the pictures of an index, searched.
+"""A small web page of a model: a picture and labels in, probabilities out; and a search in the pictures of an index.
 
-It is for whoever sits at this machine. It listens on the loopback unless told otherwise, answers only to names of the
-address that it listens on (a page elsewhere cannot rebind its own name to it), takes no more than MOST bytes and
-`image_files.MAX_PIXELS` pixels, and needs nothing from anywhere else.
+It is for the person at this machine. It listens on the loopback address unless told otherwise, answers only to names of
+the address that it listens on (another page cannot rebind its own name to it), accepts no more than MOST bytes and
+`image_files.MAX_PIXELS` pixels, and loads nothing from elsewhere.
 """
 
 import re
@@ -36,10 +36,10 @@ from lit_jax.inference.search import search
 from lit_jax.tools import pages
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
 
-MOST = 20_000_000  # Bytes of an upload.
-LABELS = 1000  # Of one request.
-SHOWN, FOUND = 20, 12  # Labels before "more"; pictures of a search.
-SIDE = 256  # Pixels of a found picture.
+MOST = 20_000_000  # Bytes of a request, at most.
+LABELS = 1000  # The most of one request.
+SHOWN, FOUND = 20, 12  # Labels above "more"; pictures that a search shows.
+SIDE = 256  # Pixels of such a picture, at most.
 _TOO_LARGE = f"The file is larger than {MOST // 1_000_000} MB; give a smaller picture."
 _ANYWHERE = ("0.0.0.0", "::", "")
 _HEADERS = {
@@ -53,99 +53,28 @@ _ASSETS = {"style.css": "text/css", "demo.css": "text/css", "demo.js": "text/jav
 
 
 def make_app(model: Embedder, index: Index | None = None, *, host: str = "127.0.0.1") -> Starlette:
-    """The page as an ASGI application. Raises DataError for an index of another model."""
+    """The page as an ASGI application, which answers to the names of `host` alone.
+
+    Raises DataError for an index of another model.
+    """
     if index is not None:
         index.check_model(model)
-    seen = _Pictures(index) if index else None
-    busy = threading.Lock()  # One question at a time: each uses all devices.
-
-    async def answer(request: Request, ask: Callable[[FormData, bytes | None], str]) -> Response:
-        """What `ask` makes of the form and its picture; a mistake as one sentence."""
-        if request.headers.get("sec-fetch-site") not in (None, "same-origin"):
-            raise HTTPException(403, "Only this page itself may ask.")
-
-        def locked(form: FormData, picture: bytes | None) -> str:
-            with busy:
-                return ask(form, picture)
-
-        async with request.form(max_files=1, max_fields=8, max_part_size=1 << 20) as form:
-            file = form.get("picture")
-            picture = await file.read() if isinstance(file, UploadFile) and file.size else None
-            try:
-                return HTMLResponse(await run_in_threadpool(locked, form, picture))
-            except LitJaxError as error:
-                return _mistake(str(error), 400)
-
-    def labels(form: FormData, picture: bytes | None) -> str:
-        if picture is None:
-            raise DataError("there is no picture yet: drop one, paste one or choose one")
-        open_image(picture)  # Says what is wrong without the name that `classify` would give it.
-        names = _labels(_text(form, "labels"))
-        prompts = _text(form, "prompts") or "name"
-        if prompts not in TEMPLATES:  # A file of this machine is the command's to read.
-            raise ConfigError(f"prompts {prompts!r} are none of {', '.join(TEMPLATES)}")
-        (shares,) = classify(picture, names, model, prompts=prompts)
-        return pages.render("labels.html", shares=shares, shown=SHOWN)
-
-    def pictures(form: FormData, picture: bytes | None) -> str:
-        if index is None or seen is None:
-            raise ConfigError("there is no index to search in; start the demo with --index")
-        if picture is not None:
-            open_image(picture)
-        query = None if picture is not None else _text(form, "query")
-        hits = search(index, query, picture=picture, model=model, top=FOUND)
-        return pages.render("hits.html", hits=hits, seen=seen.there)
-
-    def home(request: Request) -> Response:
-        config = model.config
-        return HTMLResponse(
-            pages.render(
-                "demo.html",
-                name=Path(model.name).name or model.name,
-                about=f"A dual encoder of {config.vision_type} and {config.text_type}. Nothing leaves this machine.",
-                most=MOST,
-                too_large=_TOO_LARGE,
-                prompts=list(TEMPLATES.items()),
-                pictures=index.pictures if index else None,
-            )
-        )
-
-    def asset(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in _ASSETS:
-            raise HTTPException(404, "There is nothing here.")
-        return Response(pages.asset(name), media_type=_ASSETS[name])
-
-    def picture(request: Request) -> Response:
-        if seen is None:
-            raise HTTPException(404, "There is nothing here.")
-        return Response(seen.small(request.path_params["number"]), media_type="image/webp")
-
-    async def classified(request: Request) -> Response:
-        return await answer(request, labels)
-
-    async def found(request: Request) -> Response:
-        return await answer(request, pictures)
-
-    def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return _mistake(error.detail, error.status_code)
-
+    page = _Page(model, index)
     hosts = ["*"] if host in _ANYWHERE else ["127.0.0.1", "localhost", "[::1]", host]
     return Starlette(
         routes=[
-            Route("/", home),
-            Route("/classify", classified, methods=["POST"]),
-            Route("/search", found, methods=["POST"]),
-            Route("/picture/{number:int}", picture),
-            Route("/{name}", asset),
+            Route("/", page.home),
+            Route("/classify", page.classify, methods=["POST"]),
+            Route("/search", page.search, methods=["POST"]),
+            Route("/picture/{number:int}", page.picture),
+            Route("/{name}", page.asset),
         ],
         middleware=[
             Middleware(_Headers),
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
             Middleware(_Bounded),
         ],
-        exception_handlers={HTTPException: refused},
+        exception_handlers={HTTPException: _refused},
     )
 
 
@@ -159,20 +88,18 @@ def serve(
 ) -> None:
     """Serves the page until it is interrupted; `ready(address)` is called when it can be opened.
 
-    Port 0 is any that is free. Raises ConfigError for a place that cannot be listened on.
+    Port 0 is any free one. Raises ConfigError for an unusable address or port, and DataError as `make_app`.
     """
     import uvicorn
 
     app = make_app(model, index, host=host)
     try:
-        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][
-            0
-        ]
-        listening = socket.create_server((host, port), family=family)
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        listening = socket.create_server((host, port), family=addresses[0][0])
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"{host}:{port} cannot be listened on ({reason}); give another --port, or 0 for any that is free"
+            f"cannot listen on {host}:{port} ({reason}); give another --port, or 0 for any that is free"
         ) from error
     with listening:
         shown = f"[{host}]" if ":" in host else host
@@ -181,15 +108,96 @@ def serve(
         uvicorn.Server(settings).run(sockets=[listening])
 
 
-class _Pictures:
-    """The pictures of an index by number, as long as its source is what it was."""
+class _Page:
+    """The answers of the page, one route a public method."""
+
+    def __init__(self, model: Embedder, index: Index | None):
+        self._model, self._index = model, index
+        self._thumbnails = _Thumbnails(index) if index else None
+        self._busy = threading.Lock()  # One request at a time: each uses all devices.
+
+    def home(self, request: Request) -> Response:
+        """The page itself."""
+        config, name = self._model.config, self._model.name
+        html = pages.render(
+            "demo.html",
+            name=Path(name).name or name,
+            about=f"A dual encoder of {config.vision_type} and {config.text_type}. Nothing leaves this machine.",
+            most=MOST,
+            too_large=_TOO_LARGE,
+            prompts=list(TEMPLATES.items()),
+            pictures=self._index.pictures if self._index else None,
+        )
+        return HTMLResponse(html)
+
+    def asset(self, request: Request) -> Response:
+        """A style sheet or a script."""
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            raise HTTPException(404, "There is nothing here.")
+        return Response(pages.asset(name), media_type=_ASSETS[name])
+
+    def picture(self, request: Request) -> Response:
+        """A picture of the index, by its number."""
+        if self._thumbnails is None:
+            raise HTTPException(404, "There is nothing here.")
+        return Response(self._thumbnails[request.path_params["number"]], media_type="image/webp")
+
+    async def classify(self, request: Request) -> Response:
+        """The probabilities of labels for an uploaded picture."""
+        return await self._answer(request, self._labels)
+
+    async def search(self, request: Request) -> Response:
+        """The pictures of the index that are nearest to a text or to an uploaded picture."""
+        return await self._answer(request, self._hits)
+
+    async def _answer(self, request: Request, ask: Callable[[FormData, bytes | None], str]) -> Response:
+        """The HTML that `ask` makes of the form and its picture; an error as one sentence."""
+        if request.headers.get("sec-fetch-site") not in (None, "same-origin"):
+            raise HTTPException(403, "Only this page itself may ask.")
+
+        def locked(form: FormData, picture: bytes | None) -> str:
+            with self._busy:
+                return ask(form, picture)
+
+        async with request.form(max_files=1, max_fields=8, max_part_size=1 << 20) as form:
+            file = form.get("picture")
+            picture = await file.read() if isinstance(file, UploadFile) and file.size else None
+            try:
+                return HTMLResponse(await run_in_threadpool(locked, form, picture))
+            except LitJaxError as error:
+                return _mistake(str(error), 400)
+
+    def _labels(self, form: FormData, picture: bytes | None) -> str:
+        if picture is None:
+            raise DataError("there is no picture yet: drop one, paste one or choose one")
+        open_image(picture)  # Its errors do not name the file, which `classify` would do.
+        names = _split_labels(_text(form, "labels"))
+        prompts = _text(form, "prompts") or "name"
+        if prompts not in TEMPLATES:  # Only the command may read a file of this machine.
+            raise ConfigError(f"prompts {prompts!r} are unknown; wanted one of {', '.join(TEMPLATES)}")
+        (shares,) = classify(picture, names, self._model, prompts=prompts)
+        return pages.render("labels.html", shares=shares, shown=SHOWN)
+
+    def _hits(self, form: FormData, picture: bytes | None) -> str:
+        if self._index is None or self._thumbnails is None:
+            raise ConfigError("there is no index to search in; start the demo with --index")
+        if picture is not None:
+            open_image(picture)
+        query = None if picture is not None else _text(form, "query")
+        hits = search(self._index, query, picture=picture, model=self._model, top=FOUND)
+        return pages.render("hits.html", hits=hits, seen=self._thumbnails.readable)
+
+
+class _Thumbnails:
+    """The pictures of an index by number, as long as their source has not changed."""
 
     def __init__(self, index: Index):
-        self._index, self._source = index, self._find(index)
-        self.there = self._source is not None
+        self._index, self._source = index, self._open(index)
+        self.readable = self._source is not None
 
     @staticmethod
-    def _find(index: Index) -> Source | None:
+    def _open(index: Index) -> Source | None:
         if index.source == InMemorySource.spec:
             return InMemorySource([name for shard in index for name in shard.ids])
         with suppress(LitJaxError):
@@ -198,7 +206,7 @@ class _Pictures:
                 return source
         return None
 
-    def small(self, number: int) -> bytes:
+    def __getitem__(self, number: int) -> bytes:
         """A WEBP file. Raises HTTPException for a picture that is not there."""
         try:
             if self._source is None or not 0 <= number < self._index.pictures:
@@ -244,8 +252,8 @@ class _Bounded:
         await self._app(scope, counted, send)
 
 
-def _labels(text: str) -> list[str]:
-    """One a line; where there is only one line, with commas between. Blank ones are left out."""
+def _split_labels(text: str) -> list[str]:
+    """One label a line, or a single line with commas; blank labels are left out. Raises ConfigError for too many."""
     parts = text.splitlines() if "\n" in text.strip() else text.split(",")
     names = [part.strip() for part in parts if part.strip()]
     if len(names) > LABELS:
@@ -256,6 +264,11 @@ def _labels(text: str) -> list[str]:
 def _text(form: FormData, name: str) -> str:
     value = form.get(name, "")
     return value if isinstance(value, str) else ""
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _mistake(error.detail, error.status_code)
 
 
 def _mistake(sentence: str, status: int) -> Response:

@@ -1,4 +1,4 @@
-"""What `lit-jax doctor` tells: the machine, and of a workdir which checkpoints are whole and what would be resumed."""
+"""The report of `lit-jax doctor`: the machine, and a workdir with its checkpoints and where training would resume."""
 
 import shutil
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import LitJaxError
 from lit_jax.workdir.bucket import Bucket, Workdir, opened, pull
 from lit_jax.workdir.checkpoints import Checkpoints
-from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_recipe
+from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
 
-# Of a workdir; the last line is the quickstart's and its notebook's.
+# The names in a workdir; those in the last line are written by the quickstart and its notebook.
 OURS = frozenset(
     {CONFIG, MODEL, METRICS, RANKS, SESSIONS, "checkpoints", "tensorboard", "cache", "lock"}
     | {"towers", "emoji", "data", "export", "index", "report.html"}
@@ -26,8 +26,9 @@ _GB = 1e9
 def workdir(folder: str | Path) -> dict[str, Any]:
     """The state of a workdir (a folder, or gs://BUCKET/FOLDER), as JSON; reads all checkpoints and changes nothing.
 
-    `problems` lists, in sentences, what would stop `train` or has to be known; it is empty where all is well.
-    `resumes` is the step that training would go on from: 0 at the beginning, None where it could not.
+    `problems` lists, in sentences, what would stop `train` or what its user should know; it is empty if there is
+    nothing of the kind. `resumes` is the step from which training would resume: 0 at the beginning, None if it could
+    not.
     """
     with opened(folder) as place:
         pull(place, CONFIG)
@@ -36,18 +37,18 @@ def workdir(folder: str | Path) -> dict[str, Any]:
 
 def _look(folder: Workdir) -> dict[str, Any]:
     problems: list[str] = []
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         "folder": str(folder),
         "free_gb": _free(folder),
-        "exists": _there(folder).is_dir(),
+        "exists": _path(folder).is_dir(),
     }
-    recipe, checkpoints = None, Checkpoints(str(folder), save_every=1)
+    config, checkpoints = None, Checkpoints(str(folder), save_every=1)
     try:
         if (folder / CONFIG).is_file():
-            recipe = read_recipe(folder)
-            checkpoints = checkpoints_of(recipe, folder)
-            found["mesh"] = dict(make_mesh(recipe.mesh.data, recipe.mesh.fsdp).shape)
-            found["steps"] = recipe.steps
+            config = read_run_config(folder)
+            checkpoints = checkpoints_of(config, folder)
+            state["mesh"] = dict(make_mesh(config.mesh.data, config.mesh.fsdp).shape)
+            state["steps"] = config.steps
     except LitJaxError as error:
         problems.append(str(error))
     locked = checkpoints.locked_damage()
@@ -56,34 +57,37 @@ def _look(folder: Workdir) -> dict[str, Any]:
             f"the locked weights are damaged ({locked}), and every step needs them: put a copy back"
         )
     health = {step: checkpoints.damage(step) for step in checkpoints.steps()}
-    found["checkpoints"] = [{"step": step, "damage": why} for step, why in health.items()]
-    found["resumes"] = _resumes(health, locked)
-    if health and recipe is None and not problems:
-        problems.append(f"there are checkpoints and no {CONFIG}, without which they are not taken up")
-    if ill(found) and locked is None:
-        to = f"would go on from step {found['resumes']}" if found["resumes"] is not None else "cannot go on"
-        problems.append(f"the newest checkpoint, step {max(health)}, is damaged: training {to}")
-    found["strays"] = _strays(folder, checkpoints, health)
-    found["problems"] = problems
-    return found
+    state["checkpoints"] = [{"step": step, "damage": why} for step, why in health.items()]
+    state["resumes"] = _resumes(health, locked)
+    if health and config is None and not problems:
+        problems.append(
+            f"there are checkpoints but no {CONFIG}, without which training does not resume from them"
+        )
+    if ill(state) and locked is None:
+        resumes = state["resumes"]
+        outcome = "cannot resume" if resumes is None else f"would resume from step {resumes}"
+        problems.append(f"the newest checkpoint, step {max(health)}, is damaged: training {outcome}")
+    state["strays"] = _strays(folder, checkpoints, health)
+    state["problems"] = problems
+    return state
 
 
-def ill(found: Mapping[str, Any]) -> bool:
-    """Whether a workdir has checkpoints and training could not go on from the newest."""
-    steps = [each["step"] for each in found["checkpoints"]]
-    return bool(steps) and found["resumes"] != max(steps)
+def ill(state: Mapping[str, Any]) -> bool:
+    """Whether a workdir, as `workdir` describes it, has checkpoints but training would not resume from the newest."""
+    steps = [checkpoint["step"] for checkpoint in state["checkpoints"]]
+    return bool(steps) and state["resumes"] != max(steps)
 
 
-def _there(folder: Workdir) -> Path | epath.Path:
+def _path(folder: Workdir) -> Path | epath.Path:
     return epath.Path(str(folder)) if isinstance(folder, Bucket) else folder
 
 
 def _free(folder: Workdir) -> float | None:
-    """GB; None in a bucket, which has no end."""
+    """Free space in GB; None in a bucket, where it is unlimited."""
     if isinstance(folder, Bucket):
         return None
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return round(shutil.disk_usage(there).free / _GB, 1)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return round(shutil.disk_usage(existing).free / _GB, 1)
 
 
 def _resumes(health: Mapping[int, str | None], locked: str | None) -> int | None:
@@ -95,50 +99,51 @@ def _resumes(health: Mapping[int, str | None], locked: str | None) -> int | None
 def _strays(
     folder: Workdir, checkpoints: Checkpoints, health: Mapping[int, str | None]
 ) -> list[dict[str, str]]:
-    """What nobody reads: left by a kill, set aside, or put there by somebody."""
+    """What lit_jax does not read: left by a kill, set aside, or put there by a person."""
     strays = []
-    there = _there(folder)
-    for path in sorted(there.iterdir()) if there.is_dir() else ():
+    place = _path(folder)
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
         if path.name not in OURS and not path.name.startswith("broken_records_"):
-            strays.append({"path": path.name, "what": "not lit_jax's"})
-    inside = there / "checkpoints"
+            strays.append({"path": path.name, "what": "not written by lit_jax"})
+    inside = place / "checkpoints"
     known = {"locked", *(checkpoints.name(step) for step in health)}
     for path in sorted(inside.iterdir()) if inside.is_dir() else ():
         if path.name not in known:
-            what = "not lit_jax's"
+            what = "not written by lit_jax"
             if path.name.endswith("-tmp"):
                 what = "left by a kill while it was written; may be removed"
             elif ".damaged" in path.name:
                 what = "a damaged checkpoint that was set aside; may be removed"
             elif path.name.startswith("step_"):
-                what = "no complete checkpoint; not taken for one"
+                what = "not a complete checkpoint; it is ignored"
             strays.append({"path": f"checkpoints/{path.name}", "what": what})
     return strays
 
 
-def report(found: Mapping[str, Any]) -> str:
-    """`machine()`, and under "workdir" `workdir(folder)` if there is one, as lines for the eye."""
-    packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
+def report(state: Mapping[str, Any]) -> str:
+    """The lines to print of `machine()` and, under "workdir", of `workdir(folder)` if there is one."""
+    packages = ", ".join(f"{name} {number}" for name, number in state["packages"].items())
     lines = [
-        f"lit_jax {found['lit_jax']}, Python {found['python']}",
+        f"lit_jax {state['lit_jax']}, Python {state['python']}",
         packages,
-        f"devices: {found['devices']}, {found['processes']} process(es)",
+        f"devices: {state['devices']}, {state['processes']} process(es)",
     ]
-    if (w := found.get("workdir")) is None:
+    if (w := state.get("workdir")) is None:
         return "\n".join(lines)
     room = [] if w["free_gb"] is None else [f"{w['free_gb']} GB free"]
-    said = ", ".join(([] if w["exists"] else ["does not exist yet"]) + room)
-    lines += ["", f"{w['folder']}: {said}" if said else w["folder"]]
+    notes = ", ".join(([] if w["exists"] else ["does not exist yet"]) + room)
+    lines += ["", f"{w['folder']}: {notes}" if notes else w["folder"]]
     if "mesh" in w:
         lines.append("mesh: " + ", ".join(f"{name} {size}" for name, size in w["mesh"].items()))
-    for each in w["checkpoints"]:
-        lines.append(f"  step {each['step']:<9} {'whole' if each['damage'] is None else each['damage']}")
-    lines += [f"  {each['path']}: {each['what']}" for each in w["strays"]]
+    for checkpoint in w["checkpoints"]:
+        damage = checkpoint["damage"]
+        lines.append(f"  step {checkpoint['step']:<9} {'whole' if damage is None else damage}")
+    lines += [f"  {stray['path']}: {stray['what']}" for stray in w["strays"]]
     resumes, steps = w["resumes"], w.get("steps")
     if resumes is not None:
         of = f" of {steps}" if steps else ""
-        goes = f"training would go on from step {resumes}{of}"
-        lines.append("training would begin at step 0" if resumes == 0 else goes)
+        resuming = f"training would resume from step {resumes}{of}"
+        lines.append("training would begin at step 0" if resumes == 0 else resuming)
         if resumes == steps:
             lines[-1] = f"all {steps} steps are done"
     lines += [f"problem: {problem}" for problem in w["problems"]]

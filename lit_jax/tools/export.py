@@ -1,4 +1,4 @@
-"""A trained run -> an ordinary Hugging Face folder with its model card, checked against PyTorch if asked."""
+"""Exports a trained run as a Hugging Face folder with a model card, and compares it with PyTorch on request."""
 
 import dataclasses
 import re
@@ -15,26 +15,26 @@ from lit_jax.evals.retrieval import chance
 from lit_jax.hf import hub, save
 from lit_jax.hf import processor as processing
 from lit_jax.hf.facade.model import VisionTextDualEncoderModel
-from lit_jax.hf.model_card import Data, Evaluation, Tower, model_card
+from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
 from lit_jax.hf.publish import CARD, Place
 from lit_jax.train.trained import TrainedModel, read_trained
 from lit_jax.utils import checksums
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
+from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
 from lit_jax.workdir.bucket import Workdir, local_folder, opened, pull
-from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_recipe
+from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_run_config
 from lit_jax.workdir.metrics import read_lines
 
 UNKNOWN = "unknown"
-TRAINING = {"L": "locked", "U": "tuned", "u": "from scratch"}
 TASKS = {"retrieval": "image-text retrieval", "zero_shot": "zero-shot-image-classification"}
-LARGEST = {"embeddings": 1e-5, "logits": 1e-4}  # What --verify allows between JAX and PyTorch.
+LARGEST = {"embeddings": 1e-5, "logits": 1e-4}  # Differences between JAX and PyTorch that `verify` allows.
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a run cannot know of itself and a model card must say; None falls back to the recipe's own words."""
+    """What a model card says and the run does not know. Where a field is None, the card says what the config does."""
 
     name: str | None = None
     license: str = UNKNOWN  # An identifier of the Hub, for the model as a whole.
@@ -60,29 +60,29 @@ def export(
     measured: Sequence[Mapping[str, Any]] = (),
     place: Place | None = None,
 ) -> Path:
-    """Writes a checkpoint of `workdir` (a folder, or gs://BUCKET/FOLDER) into the folder `output`, and returns that.
+    """Writes a checkpoint of `workdir` (a folder, or gs://BUCKET/FOLDER) into the folder `output`; returns `output`.
 
-    Layouts: see `lit_jax.save`. The checkpoint is the newest that is whole, or that of `step`. The folder holds
-    weights, configs, image processor, tokenizer, a model card with towers, data, recipe and the metrics of the run and
-    `measured` ones (results of `evaluate`), and SHA256SUMS of all but the card; it appears only when complete, and
-    where it is to be published only if it may go to `place`. Raises ConfigError if `output` exists and is not empty,
-    CheckpointError if there is nothing to export, WeightError if transformers has no place for a tower and the layout
-    is "hf".
+    `layout` is that of `lit_jax.save`. The checkpoint is the newest intact one, or that of `step`. The folder has
+    weights, configs, image processor, tokenizer, a model card with the towers, data, config and metrics of the run and
+    the `measured` results of `evaluate`, and SHA256SUMS of all files except the card. It appears only when it is
+    complete and, if `place` is given, only if it may be published there. Raises ConfigError if `output` exists and is
+    not empty, CheckpointError if there is nothing to export, and WeightError if the layout is "hf" and transformers has
+    no place for a tower.
     """
     output = local_folder(output, "--output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
-    with opened(workdir) as found:
-        pull(found, CONFIG, MODEL, METRICS)
-        run = read_trained(found, step=step)
-        before, after = results(found)
-    run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Truncation follows the training.
+    with opened(workdir) as run_place:
+        pull(run_place, CONFIG, MODEL, METRICS)
+        run = read_trained(run_place, step=step)
+        before, after = results(run_place)
+    run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Texts are cut as in training.
 
     card = _card(run, before, after, about, output.name, layout, measured, place.repo_id if place else None)
     with replaced(output) as draft:
         save.save(draft, run.module, run.params, run.processor, layout=layout, max_shard_size=max_shard_size)
         (draft / CARD).write_text(card, encoding="utf-8")
-        checksums.write(draft, without=[CARD])  # Which is there to be edited.
+        checksums.write(draft, without=[CARD])  # The card may be edited.
         if place:
             place.check(draft)
     return output
@@ -91,9 +91,10 @@ def export(
 def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: int = 64) -> dict[str, float]:
     """The largest differences between lit_jax and PyTorch on the first `pairs` pairs of the source `data`.
 
-    `caption` names the feature, column or key of its captions; by default it is found. Returns {"image_embeds",
-    "text_embeds", "logits_per_image"}. Raises DataError for a record without a caption; WeightError if PyTorch finds a
-    key missing, left over or of another shape, or a difference above LARGEST; ConfigError if torch is not installed.
+    `caption` names the feature, column or key of the captions; by default it is detected. Returns {"image_embeds",
+    "text_embeds", "logits_per_image"}. Raises DataError for a record without a caption; WeightError if PyTorch reports
+    a key that is missing, left over or of another shape, and for a difference above LARGEST; ConfigError if torch is
+    not installed.
     """
     if not transformers.utils.is_torch_available():
         raise ConfigError(
@@ -103,12 +104,14 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
     theirs, info = torch_class.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
-        raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}")
+        raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}; export again")
     source, processor = open_source(data, caption=caption), processing.load_processor(folder)
     records = [source[i] for i in range(min(pairs, len(source)))]
     for i, record in enumerate(records):
         if not record["captions"]:
-            raise DataError(f"{data}: record {i} has no caption to compare on; give pairs as --verify-data")
+            raise DataError(
+                f"record {i} of {data} has no caption to compare on; give pairs with --verify-data SOURCE"
+            )
     inputs = processor(
         images=[open_image(record["image"]) for record in records],
         text=[record["captions"][0] for record in records],
@@ -121,29 +124,31 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
     given: dict[str, Any] = {key: np.asarray(value) for key, value in inputs.items()}
     got: Any = ours(**given)
     names = {"image_embeds": "embeddings", "text_embeds": "embeddings", "logits_per_image": "logits"}
-    found = {key: float(np.abs(np.asarray(got[key]) - want[key].detach().numpy()).max()) for key in names}
-    for key, difference in found.items():
+    differences = {
+        key: float(np.abs(np.asarray(got[key]) - want[key].detach().numpy()).max()) for key in names
+    }
+    for key, difference in differences.items():
         if not difference <= LARGEST[names[key]]:
             raise WeightError(
                 f"{key} of {folder} differ from PyTorch by {difference:.2e}; wanted at most {LARGEST[names[key]]:.0e}"
             )
-    return found
+    return differences
 
 
 def test_data(workdir: str | Path) -> tuple[str, str | None]:
-    """The source that a run was tested on, and where its captions are. Raises ConfigError if there was none."""
-    with opened(workdir) as found:
-        pull(found, CONFIG)
-        recipe = read_recipe(found)
-    if not recipe.data.test:
-        raise ConfigError(f"the run in {workdir} has no test data to compare on; give --verify-data")
-    return recipe.data.test, recipe.data.caption or None
+    """The source that a run was tested on, and the name of its captions. Raises ConfigError if there is none."""
+    with opened(workdir) as place:
+        pull(place, CONFIG)
+        config = read_run_config(place)
+    if not config.data.test:
+        raise ConfigError(f"the run in {workdir} has no test data to compare on; give --verify-data SOURCE")
+    return config.data.test, config.data.caption or None
 
 
 def results(workdir: Workdir) -> tuple[dict[str, float], dict[str, float]]:
-    """The first and the last evaluation in a run's metrics, each {} if there is none."""
+    """The first and the last evaluation in the metrics of a run; each is {} if there is none."""
     tested = [
-        {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
+        {name.removeprefix(TEST_PREFIX): value for name, value in row.items() if name.startswith(TEST_PREFIX)}
         for row in read_lines(workdir / METRICS)
     ]
     tested = [row for row in tested if row]
@@ -161,7 +166,7 @@ def _card(
     repo_id: str | None,
 ) -> str:
     m, d, config = run.recipe.model, run.recipe.data, run.module.config
-    vision, text = (TRAINING[letter] for letter in m.lock)
+    vision, text = (LOCK_WORDS[letter] for letter in m.lock_towers)
     specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
     evaluations = []
     if after:
@@ -178,7 +183,7 @@ def _card(
         )
     for result in measured:
         evaluations += [_evaluation(result, task) for task in result["metrics"]]
-    return model_card(
+    card = Card(
         name=about.name or name,
         license=about.license,
         vision=_tower(about.vision, about.vision_license, m.vision, config.vision_type, vision),
@@ -195,17 +200,18 @@ def _card(
         layout=layout,
         repo_id=repo_id,
     )
+    return model_card(card)
 
 
-def _tower(told: str | None, license: str, source: str, model_type: str, training: str) -> Tower:
-    of_the_hub = source and training != TRAINING["u"] and hub.is_id(source)
-    return Tower(told or source or model_type, license, training, source if of_the_hub else None)
+def _tower(name: str | None, license: str, source: str, model_type: str, training: str) -> Tower:
+    from_hub = source and training != LOCK_WORDS["u"] and hub.is_id(source)
+    return Tower(name or source or model_type, license, training, source if from_hub else None)
 
 
 def _dataset(spec: str) -> str | None:
     """The dataset of the Hub that a source reads, if it reads one."""
-    found = re.search(r"hf://datasets/([\w.-]+/[\w.-]+)", spec)
-    return found and found[1]
+    match = re.search(r"hf://datasets/([\w.-]+/[\w.-]+)", spec)
+    return match and match[1]
 
 
 def _evaluation(result: Mapping[str, Any], task: str) -> Evaluation:

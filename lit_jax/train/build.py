@@ -1,127 +1,127 @@
-"""From a config to the parts of a training step: arithmetic, loss, optimiser, lock rules, layout."""
+"""From a config to what trains: mesh, arithmetic, locks, optimiser, layout and the step. `loop` and `tools/plan` both
+call `build_training`, so that a plan counts what a run runs."""
 
 import logging
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from lit_jax.config import ModelConfig, TrainConfig
-from lit_jax.models.layers.spec import REMAT, Compute
-from lit_jax.parallel import sharding
-from lit_jax.train import optim, partition
+from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.layers.spec import Compute
+from lit_jax.parallel.sharding import Rules as Layout
+from lit_jax.parallel.sharding import check_batch, fsdp_rules, make_mesh
 from lit_jax.train.grad_cache import check_micro_batch
-from lit_jax.utils import path_rules
+from lit_jax.train.optim import make_optimizer, make_schedule
+from lit_jax.train.partition import lock_rules
+from lit_jax.train.train_step import Step, make_train_step
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.path_rules import Rules, check_patterns
 from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-ATTENTION = ("auto", "rows", "splash", "xla", "cudnn")  # See spec.Compute.
-PLATFORMS = {
+PLATFORMS = {  # Of attention by a kernel; the others run everywhere. On a CPU, kernels are interpreted.
     "cudnn": ("gpu",),
     "rows": ("tpu", "cpu"),
     "splash": ("tpu", "cpu"),
-}  # On a CPU kernels are interpreted.
+}
 SIGLIP_BIAS = -10.0  # arXiv:2303.15343
 
 
-def compute_of(model: ModelConfig, platform: str | None = None) -> Compute:
-    """How a recipe's model is computed, on this machine's platform if no other is named.
+class Training(NamedTuple):
+    """What a config makes of a model on a mesh."""
 
-    Raises ConfigError for a dtype that is not one of DTYPES or "auto", and for an unknown `remat`.
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    locks: Rules  # Parameter path -> "lock" or "tune".
+    layout: Layout
+    locked_dtype: DTypeLike
+    step: Step
+
+
+def build_training(
+    config: TrainConfig,
+    module: DualEncoder,
+    params: Params,
+    mesh: Mesh,
+    pixels: PixelNormalizer | None = None,
+    fresh: tuple[str, ...] = (),
+) -> Training:
+    """The optimiser, the lock rules and the train step of `module`, which computes on `mesh`.
+
+    `params` are asked for their paths alone, and may be shapes; `fresh` are the paths that no checkpoint gave.
+    Raises ConfigError for a pattern that matches no parameter.
     """
-    for name, value in (("dtype", model.dtype), ("locked_dtype", model.locked_dtype)):
-        if value not in DTYPES and not (name == "dtype" and value == "auto"):
-            raise ConfigError(f"config.model.{name} is {value!r}; wanted one of {', '.join(DTYPES)}")
-    if model.remat not in REMAT or model.unroll < 1 or model.attention not in ATTENTION:
-        raise ConfigError(
-            f"config.model.remat is {model.remat!r}, unroll {model.unroll} and attention {model.attention!r}; "
-            f"wanted one of {', '.join(REMAT)}, at least 1, and one of {', '.join(ATTENTION)}"
-        )
+    check_rules(config, params)
+    schedule = make_schedule(config.optim, config.steps)
+    tx = make_optimizer(config.optim, schedule)
+    return Training(
+        schedule,
+        tx,
+        locks_of(config.model, fresh),
+        fsdp_rules(config.mesh.fsdp_rules),
+        DTYPES[config.model.locked_dtype],
+        make_train_step(module, tx, mesh, config, pixels),
+    )
+
+
+def check_rules(config: TrainConfig, params: Params) -> None:
+    """Raises ConfigError for a pattern of a config that matches none of the paths of `params`."""
+    for what, rules in (
+        ("model.lock_rules", config.model.lock_rules),
+        ("optim.lr_multipliers", config.optim.lr_multipliers),
+        ("mesh.fsdp_rules", config.mesh.fsdp_rules),
+    ):
+        check_patterns([pattern for pattern, _ in rules], params, what)
+
+
+def locks_of(model: ModelConfig, fresh: tuple[str, ...] = ()) -> Rules:
+    """What is locked and what is tuned."""
+    first = model.lock_rules
+    if model.vision_pooling == "cls":
+        first = (
+            *first,
+            ("vision/pooler/.*", "lock"),
+        )  # An identity; tuned, it would no longer give the raw token.
+    return lock_rules(model.lock_towers, first=first, fresh=fresh)
+
+
+def compute_of(model: ModelConfig, platform: str | None = None) -> Compute:
+    """How a config's model is computed, on this machine's platform if no other is named."""
     auto = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     dtype = DTYPES[auto if model.dtype == "auto" else model.dtype]
     attention: Any = model.attention
     return Compute(dtype=dtype, remat=model.remat, unroll=model.unroll, attention=attention)
 
 
-def check_attention(attention: str, platform: str) -> None:
-    """Raises ConfigError for an implementation that the platform does not have."""
+def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over `devices` (default: all of this run).
+
+    Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them.
+    """
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    platform, attention = mesh.devices.flat[0].platform, config.model.attention
     if platform not in PLATFORMS.get(attention, (platform,)):
         raise ConfigError(
-            f"config.model.attention is {attention!r}, which is not for a {platform}; wanted auto, or xla"
+            f"config.model.attention is {attention!r}, which does not run on a {platform}; wanted auto or xla"
         )
+    check_batch(config.batch_size, mesh)
+    if config.micro_batch:
+        check_micro_batch(config.micro_batch, config.batch_size, mesh)
+        parts = config.batch_size // config.micro_batch
+        log.info("a batch of %d pairs in %d parts of %d", config.batch_size, parts, config.micro_batch)
+    return mesh
 
 
-def check_batches(recipe: TrainConfig, mesh: Mesh) -> None:
-    """Raises ConfigError for a batch that the mesh does not divide, and for parts that do not divide it."""
-    sharding.check_batch(recipe.batch_size, mesh)
-    if recipe.micro_batch:
-        check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
-        parts = recipe.batch_size // recipe.micro_batch
-        log.info("a batch of %d pairs in %d parts of %d", recipe.batch_size, parts, recipe.micro_batch)
-
-
-def trained(recipe: TrainConfig) -> list[str]:
-    """The towers that use dropout: a locked one runs in eval mode, also where a new pooler of it is trained."""
-    return [t for t, letter in zip(partition.TOWERS, recipe.model.lock, strict=True) if letter != "L"]
-
-
-def bias_of(recipe: TrainConfig) -> float | None:
-    """Where the sigmoid loss's bias starts; the softmax has none."""
-    given = recipe.model.logit_bias_init
-    return (SIGLIP_BIAS if given is None else given) if recipe.loss == "sigmoid" else None
-
-
-def loss_of(recipe: TrainConfig) -> dict[str, Any]:
-    """What `make_train_step` is to know of the loss, and what is to be seen of it."""
-    return dict(
-        loss=recipe.loss,
-        how=recipe.loss_how,
-        chunk=recipe.loss_chunk or None,
-        label_smoothing=recipe.label_smoothing,
-        mask_duplicates=recipe.mask_duplicates,
-        max_logit_scale=recipe.model.max_logit_scale,
-        micro_batch=recipe.micro_batch or None,
-        monitor_every=recipe.monitor_every,
-    )
-
-
-def optimiser_of(recipe: TrainConfig) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The learning rate by step, and the optimiser. Raises ConfigError."""
-    o = recipe.optim
-    schedule = optim.make_schedule(
-        o.schedule, peak_lr=o.peak_lr, steps=recipe.steps, warmup_steps=o.warmup_steps, end_lr=o.end_lr
-    )
-    return schedule, optim.make_optimizer(
-        schedule=schedule,
-        name=o.name,
-        mu_dtype=o.mu_dtype,
-        weight_decay=o.weight_decay,
-        clip_norm=o.clip_norm,
-        b1=o.b1,
-        b2=o.b2,
-        eps=o.eps,
-        lr_multipliers=o.lr_multipliers,
-    )
-
-
-def rules_of(recipe: TrainConfig, params: Params, fresh: tuple[str, ...]) -> path_rules.Rules:
-    """What is locked and what is tuned. Raises ConfigError for a pattern that matches nothing."""
-    m, o = recipe.model, recipe.optim
-    first = m.lock_rules
-    if m.vision_pooling == "cls":
-        first = (*first, ("vision/pooler/.*", "lock"))  # An identity, else the token were not raw for long.
-    path_rules.check_patterns([pattern for pattern, _ in m.lock_rules], params, "model.lock_rules")
-    path_rules.check_patterns([pattern for pattern, _ in o.lr_multipliers], params, "optim.lr_multipliers")
-    return partition.lock_rules(m.lock, first=first, fresh=fresh)
-
-
-def layout_of(recipe: TrainConfig, params: Params) -> sharding.Rules:
-    """What lies over fsdp and what on every device. Raises ConfigError for a pattern that matches nothing."""
-    first = recipe.mesh.fsdp_rules
-    path_rules.check_patterns([pattern for pattern, _ in first], params, "mesh.fsdp_rules")
-    return sharding.fsdp_rules(first)
+def bias_of(config: TrainConfig) -> float | None:
+    """Where the bias of the sigmoid loss starts; the softmax loss has none."""
+    given = config.model.logit_bias_init
+    return (SIGLIP_BIAS if given is None else given) if config.loss == "sigmoid" else None

@@ -1,12 +1,12 @@
 """The gradient of a batch larger than memory, with every negative kept.
 
-The loss of a part of a batch is not a part of the loss of the batch: each pair is compared with all others. So the
-parts are embedded first, without keeping what a backward pass needs; the loss of all embeddings gives the gradient at
-each of them; and the parts are embedded once more, backward this time, from there (as in GradCache, arXiv:2101.06983).
+Each pair is compared with all others, so the loss of a batch is not a sum over its parts. The parts are embedded first,
+without keeping what a backward pass needs; the loss of all embeddings gives the gradient at each of them; and from
+there the parts are embedded once more, with their backward pass (GradCache, arXiv:2101.06983).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,53 +21,56 @@ from lit_jax.utils.typing import Params
 PARTS = PartitionSpec(None, AXES)  # Parts on the first axis, on every device; their rows over all devices.
 
 
-def accumulated(
-    tuned: Params,
-    locked: Params,
-    inputs: dict[str, Any],
-    key: Array,
-    *,
-    embed: Callable[[Params, Params, dict[str, Any], Array], tuple[Array, Array]],
-    pool: Callable[[Params, Params, Array], Array],
-    compare: Callable[[Array, Array, Params, Params], Float[Array, ""]],
-    parts: int,
-    mesh: Mesh,
-) -> tuple[Float[Array, ""], Params, tuple[Array, Array]]:
-    """The loss of the whole batch, its gradient at `tuned` and its embeddings, `parts` parts after one another.
+class Parts(NamedTuple):
+    """How many parts a batch has, and what is done with them.
 
     `embed(tuned, locked, inputs, key)` gives unit embeddings of images and texts, `compare(images, texts, tuned,
-    locked)` their loss, `pool` what an image tower without a tuned weight makes of images: that runs once.
+    locked)` their loss, and `pool(tuned, locked, images)` the outputs of an image tower without a tuned weight, which
+    runs once.
+    """
+
+    number: int
+    embed: Callable[[Params, Params, dict[str, Any], Array], tuple[Array, Array]]
+    pool: Callable[[Params, Params, Array], Array]
+    compare: Callable[[Array, Array, Params, Params], Float[Array, ""]]
+
+
+def accumulated(
+    parts: Parts, tuned: Params, locked: Params, inputs: dict[str, Any], key: Array, mesh: Mesh
+) -> tuple[Float[Array, ""], Params, tuple[Array, Array]]:
+    """The loss of the whole batch, its gradient at `tuned` and its embeddings, one part after another.
+
     A part's dropout is a function of `key` and the part, the same in both passes.
     """
-    inputs = _split(inputs, parts, mesh)
-    keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(parts))
+    inputs = _split(inputs, parts.number, mesh)
+    keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(parts.number))
 
     if "images" in inputs and "vision" not in tuned:
         images = inputs.pop("images")
-        inputs["pooled_images"] = lax.map(lambda part: pool(tuned, locked, part), images)
+        inputs["pooled_images"] = lax.map(lambda part: parts.pool(tuned, locked, part), images)
 
     def forward(part: tuple[dict[str, Any], Array]) -> tuple[Array, Array]:
-        return embed(tuned, locked, *part)
+        return parts.embed(tuned, locked, *part)
 
     embedded = _join(lax.map(forward, (inputs, keys)), mesh)
     value, (at_images, at_texts, at_tuned) = jax.value_and_grad(
-        lambda images, texts, tuned: compare(images, texts, tuned, locked), argnums=(0, 1, 2)
+        lambda images, texts, tuned: parts.compare(images, texts, tuned, locked), argnums=(0, 1, 2)
     )(*embedded, tuned)
 
     def backward(
         total: Params, part: tuple[dict[str, Any], Array, tuple[Array, Array]]
     ) -> tuple[Params, None]:
         given, part_key, cotangents = part
-        _, back = jax.vjp(lambda tuned: embed(tuned, locked, given, part_key), tuned)
+        _, back = jax.vjp(lambda tuned: parts.embed(tuned, locked, given, part_key), tuned)
         return jax.tree.map(jnp.add, total, back(cotangents)[0]), None
 
-    at_parts = _split((at_images, at_texts), parts, mesh)
+    at_parts = _split((at_images, at_texts), parts.number, mesh)
     gradient, _ = lax.scan(backward, at_tuned, (inputs, keys, at_parts))
     return value, gradient, embedded
 
 
 def check_micro_batch(micro_batch: int, batch_size: int, mesh: Mesh) -> None:
-    """Raises ConfigError unless the batch is so many micro-batches, each of as many rows on every device."""
+    """Raises ConfigError unless micro-batches of that size fill the batch, with equal rows on every device."""
     if micro_batch < 1 or batch_size % micro_batch or micro_batch % mesh.size:
         good = [n for n in range(mesh.size, batch_size + 1, mesh.size) if batch_size % n == 0]
         raise ConfigError(

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from flax import traverse_util
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.names import TOWERS
 from lit_jax.utils.path_rules import Rules, compile_patterns, first_match
 from lit_jax.utils.typing import Params
 
-TOWERS = ("vision", "text")  # In the order of the lock letters.
 LETTERS = {
     "L": "lock",  # Pretrained and locked.
     "U": "tune",  # Pretrained and tuned.
-    "u": "tune",  # From scratch and tuned: who builds the model does not load this tower's weights.
+    "u": "tune",  # From scratch and tuned: this tower's weights are not loaded.
 }
 
 
@@ -26,11 +26,11 @@ def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Itera
     `L` is pretrained and locked, `U` pretrained and tuned, `u` from scratch and tuned; projections and
     scalars are tuned. Rows in `first` come before everything. `fresh` names leaves that no checkpoint
     had (a new pooler): they stay trainable inside a locked tower.
-    Raises ConfigError for other letters, a value that is neither "lock" nor "tune", and a broken regex.
+    Raises ConfigError for other letters, an action that is neither "lock" nor "tune", and a broken regex.
     """
     if len(lock) != len(TOWERS) or not set(lock) <= LETTERS.keys():
         raise ConfigError(
-            f"lock={lock!r} is not a lock: wanted two letters, image tower then text tower, each L (pretrained, "
+            f"lock_towers={lock!r} is not a lock: wanted two letters, image tower then text tower, each L (pretrained, "
             f"locked), U (pretrained, tuned) or u (from scratch, tuned), for instance 'LU'"
         )
     for pattern, action in first:
@@ -47,9 +47,9 @@ def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Itera
 
 
 def partition(params: Params, rules: Rules) -> tuple[Params, Params]:
-    """`params` -> (tuned, locked) by `rules`; a leaf without a rule is tuned. `merge` is the way back.
+    """`params` -> (tuned, locked) by `rules`; a leaf without a rule is tuned. `combine` is the way back.
 
-    Raises ConfigError if nothing would be tuned.
+    Raises ConfigError if no leaf would be tuned.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     tuned = {path for path in flat if first_match(path, rules, "tune") == "tune"}
@@ -60,6 +60,6 @@ def partition(params: Params, rules: Rules) -> tuple[Params, Params]:
 
 
 def combine(tuned: Params, locked: Params) -> Params:
-    """The inverse of `split`."""
+    """The inverse of `partition`."""
     flat = traverse_util.flatten_dict(locked, sep="/") | traverse_util.flatten_dict(tuned, sep="/")
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,155 +1,97 @@
 """A run put together from its config: towers, locks, optimiser, state; new, or from its workdir."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import jax
-import optax
 from jax.sharding import Mesh
 
 from lit_jax.config import TrainConfig
 from lit_jax.data.sources.registry import open_source
+from lit_jax.data.transforms.image_processor import pixels_of
+from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.hf import default_processor, hub, load
 from lit_jax.hf import processor as processing
 from lit_jax.hf.load import Loaded
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int
-from lit_jax.parallel.sharding import make_mesh
-from lit_jax.train import partition
-from lit_jax.train.build import (
-    DTYPES,
-    bias_of,
-    check_attention,
-    compute_of,
-    layout_of,
-    optimiser_of,
-    rules_of,
-)
+from lit_jax.train.build import Training, bias_of, build_training, compute_of
 from lit_jax.train.model_description import describe, described
 from lit_jax.train.state import State, init_state
 from lit_jax.train.trained import checkpoints_of
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.errors import DataError
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.files import check_workdir
 
-TOKENIZER_RECORDS = 10_000  # Whose captions a tokenizer is made of.
+TOKENIZER_RECORDS = 10_000  # A tokenizer is made of the captions of so many records.
 
 
 class TrainSetup(NamedTuple):
-    """Everything that training and export need. `data` is what the checkpoint says of the data, {} at the start."""
+    """Everything that training needs. `data` is what the checkpoint says of the data, {} at the start."""
 
-    recipe: TrainConfig
+    config: TrainConfig
     workdir: Workdir
     module: DualEncoder
     processor: Any
+    pixels: PixelNormalizer
     mesh: Mesh
-    schedule: optax.Schedule
-    tx: optax.GradientTransformation
+    training: Training
     state: State
     data: dict[str, Any]
     checkpoints: Checkpoints
 
 
-def open_setup(recipe: TrainConfig, workdir: Workdir, *, fallback: bool = True) -> TrainSetup:
+def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: bool = True) -> TrainSetup:
     """A new run, or the one that `workdir` holds, at its newest checkpoint that is whole.
 
-    Raises ConfigError if the workdir holds a run of another recipe, and as the parts do; CheckpointError without
+    Raises ConfigError if the workdir holds a run of another config, and as the parts do; CheckpointError without
     `fallback` if the newest checkpoint is damaged.
     """
-    make_mesh(recipe.mesh.data, recipe.mesh.fsdp)  # Refused before anything is written.
-    check_attention(recipe.model.attention, jax.default_backend())
-    check_workdir(recipe, workdir)
-    checkpoints = checkpoints_of(recipe, workdir)
-    if broadcast_int(checkpoints.latest() is not None):
-        return _assemble(
-            recipe,
-            workdir,
-            *described(workdir, compute_of(recipe.model)),
-            checkpoints,
-            restore=True,
-            fallback=fallback,
-        )
-    loaded = _read_towers(recipe)
-    processor = _processor_of(recipe, loaded.module.config)
-    run = _assemble(recipe, workdir, loaded, processor, checkpoints, restore=False)
-    describe(workdir, loaded, processor)
-    return run
-
-
-def _read_towers(recipe: TrainConfig) -> Loaded:
-    m = recipe.model
-    partition.lock_rules(m.lock)  # A bad letter is refused before the towers are read.
-    letters = dict(zip(partition.TOWERS, m.lock, strict=True))
-    for tower, folder in (("vision", m.vision), ("text", m.text)):
-        if not folder and letters[tower] != "u":
-            raise ConfigError(
-                f"config.model.{tower} is empty, and lock={m.lock!r} wants its weights: name a folder or Hub id, "
-                f"or write u (from scratch) for this tower"
-            )
-    return load.join_towers(
-        m.vision,
-        m.text,
-        projection_dim=m.projection_dim,
-        logit_scale_init_value=m.logit_scale_init,
-        logit_bias_init_value=bias_of(recipe),
-        vision_overrides=m.vision_config,
-        text_overrides=m.text_config,
-        vision_pooling=m.vision_pooling,
-        text_pooling=m.text_pooling,
-        allow_pickle=m.allow_pickle,
-        scratch=tuple(tower for tower, letter in letters.items() if letter == "u"),
-        seed=recipe.seed,
-        compute=compute_of(m),
+    check_workdir(config, workdir)
+    checkpoints = checkpoints_of(config, workdir)
+    resumed = bool(broadcast_int(checkpoints.latest() is not None))
+    if resumed:
+        loaded, processor = described(workdir, compute_of(config.model))
+    else:
+        loaded = _read_towers(config)
+        processor = _make_processor(config, loaded.module.config)
+    module, pixels = load.with_compute(loaded.module, mesh=mesh), pixels_of(processor.image_processor)
+    training = build_training(config, module, loaded.params, mesh, pixels, loaded.fresh)
+    state = init_state(
+        loaded.params, training.locks, training.tx, mesh, training.locked_dtype, training.layout
     )
+    data: dict[str, Any] = {}
+    if resumed:
+        state, data = checkpoints.restore(state, fallback=fallback)
+    else:
+        describe(workdir, loaded, processor)
+    return TrainSetup(config, workdir, module, processor, pixels, mesh, training, state, data, checkpoints)
 
 
-def _processor_of(recipe: TrainConfig, config: DualEncoderConfig) -> Any:
-    """The processors of the towers' folders; of a tower without one what its numbers and the captions make."""
-    m = recipe.model
+def _read_towers(config: TrainConfig) -> Loaded:
+    model = dataclasses.replace(config.model, logit_bias_init=bias_of(config))
+    return load.join_towers(model, seed=config.seed, compute=compute_of(model))
+
+
+def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any:
+    """The processors of the towers' folders; for a tower without a folder, one made of its numbers and the captions."""
+    model = config.model
 
     def captions() -> Iterator[str]:
-        source = open_source(recipe.data.train)
+        source = open_source(config.data.train, caption=config.data.caption or None)
         for i in range(min(len(source), TOKENIZER_RECORDS)):
-            with suppress(DataError):  # Broken records are the pipeline's to tell of.
+            with suppress(DataError):  # The training batches report broken records.
                 yield from source[i]["captions"]
 
     images: Any
-    if m.vision:
-        images = processing.load_image_processor(hub.find(m.vision, allow_pickle=m.allow_pickle))
+    if model.vision:
+        images = processing.load_image_processor(hub.find(model.vision, allow_pickle=model.allow_pickle))
     else:
-        images = default_processor.image_processor(config.vision)
-    if m.text:
-        words = processing.load_tokenizer(hub.find(m.text, allow_pickle=m.allow_pickle))
+        images = default_processor.image_processor(model_config.vision)
+    if model.text:
+        words = processing.load_tokenizer(hub.find(model.text, allow_pickle=model.allow_pickle))
     else:
-        words = default_processor.tokenizer(config.text, captions())
+        words = default_processor.tokenizer(model_config.text, captions())
     return processing.processor_class()(images, words)
-
-
-def _assemble(
-    recipe: TrainConfig,
-    workdir: Workdir,
-    loaded: Loaded,
-    processor: Any,
-    checkpoints: Checkpoints,
-    *,
-    restore: bool,
-    fallback: bool = True,
-) -> TrainSetup:
-    mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp)
-    rules = rules_of(recipe, loaded.params, loaded.fresh)
-    schedule, tx = optimiser_of(recipe)
-    state = init_state(
-        loaded.params,
-        rules,
-        tx,
-        mesh,
-        locked_dtype=DTYPES[recipe.model.locked_dtype],
-        layout=layout_of(recipe, loaded.params),
-    )
-    data: dict[str, Any] = {}
-    if restore:
-        state, data = checkpoints.restore(state, fallback=fallback)
-    module = load.with_compute(loaded.module, mesh=mesh)
-    return TrainSetup(recipe, workdir, module, processor, mesh, schedule, tx, state, data, checkpoints)

@@ -1,8 +1,9 @@
-"""The state of a run: its weights, tuned and locked, and its optimiser, each where it belongs on a mesh."""
+"""What a run holds on its mesh, and how it is made."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,13 +19,14 @@ from lit_jax.utils.path_rules import Rules
 from lit_jax.utils.typing import Params
 
 
-class State(NamedTuple):
-    """All that a checkpoint holds. Locked weights never meet the optimiser."""
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class State:
+    """All that a checkpoint holds. The optimiser never sees the locked weights."""
 
     step: Any  # int32 []: steps done.
     tuned: Params
     locked: Params
-    opt: optax.OptState  # Of the tuned weights alone.
+    opt: optax.OptState  # For the tuned weights only.
 
 
 def init_state(
@@ -41,12 +43,13 @@ def init_state(
     (`sharding.fsdp_rules`). Raises ConfigError as `partition.partition` does.
     """
     tuned, locked = partition(params, rules)
-    locked = _held(locked, locked_dtype)
+    locked = _cast(locked, locked_dtype)
     opt = jax.eval_shape(tx.init, tuned)
-    placed = shardings(State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt), mesh, layout)
+    state = State(step=jax.ShapeDtypeStruct((), jnp.int32), tuned=tuned, locked=locked, opt=opt)
+    placed = shardings(state, mesh, layout)
     tuned, locked = (jax.tree.map(_place, *pair) for pair in ((tuned, placed.tuned), (locked, placed.locked)))
     opt = jax.jit(tx.init, out_shardings=placed.opt)(tuned)
-    return State(_place(np.int32(0), placed.step), tuned, locked, opt)
+    return State(step=_place(np.int32(0), placed.step), tuned=tuned, locked=locked, opt=opt)
 
 
 def abstract_state(
@@ -59,9 +62,9 @@ def abstract_state(
 ) -> State:
     """What `init_state` would make, as shapes with shardings: nothing is computed, and `mesh` need not exist here."""
     tuned, locked = partition(params, rules)
-    locked = jax.eval_shape(partial(_held, dtype=locked_dtype), locked)
+    locked = jax.eval_shape(partial(_cast, dtype=locked_dtype), locked)
     opt = jax.eval_shape(tx.init, tuned)
-    state = State(jax.ShapeDtypeStruct((), jnp.int32), tuned, locked, opt)
+    state = State(step=jax.ShapeDtypeStruct((), jnp.int32), tuned=tuned, locked=locked, opt=opt)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
@@ -69,13 +72,13 @@ def abstract_state(
     )
 
 
-def _held(locked: Params, dtype: DTypeLike | None) -> Params:
+def _cast(locked: Params, dtype: DTypeLike | None) -> Params:
     if dtype is None:
         return locked
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, locked)
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> Array:
-    # A step gives its state's buffers away, and device_put shares those that lie in the right place already, even
+    # A step gives its state's buffers away, and device_put shares those that already lie in the right place, even
     # with may_alias=False (jax 0.10). Leaf by leaf, so that no second set of parameters is ever held.
     return jnp.copy(put(leaf, sharding))

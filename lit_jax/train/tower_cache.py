@@ -1,7 +1,7 @@
 """The outputs of a locked image tower, computed once and kept on disk.
 
-LiT locks the image tower (arXiv:2111.07991), so that without augmentation a picture gives the same vector in every
-epoch. They lie in one .npy file whose name is the hash of all that could change them.
+LiT locks the image tower (arXiv:2111.07991), so without augmentation a picture gives the same vector in every epoch.
+The outputs lie in one .npy file, whose name is a hash of everything that could change them.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ FOLDER = "cache"  # In a workdir.
 
 
 def check_cacheable(tuned: Params, augment: str) -> None:
-    """Raises ConfigError with the reason why this run's images cannot be embedded once for all."""
+    """Raises ConfigError with the reason if this run's images cannot be embedded once and for all."""
     if "vision" in tuned:
         names = [
             jax.tree_util.keystr(path, simple=True, separator="/")
@@ -72,83 +73,79 @@ def fingerprint(config: Any, weights: Params, image_processor: Any, source: Sour
 
 
 def path_of(folder: Path, key: str) -> Path:
-    """The file of the outputs with that fingerprint, which need not be there."""
+    """The file of the outputs with that fingerprint; it may be missing."""
     return folder / f"{key[:32]}.npy"
 
 
-def pooled_images(
-    folder: Path,
-    key: str,
-    source: Source,
-    *,
-    pool: Callable[[np.ndarray], jax.Array],
-    decode: Callable[[bytes], np.ndarray],
-    mesh: Mesh,
-    batch_size: int,
-    on_bad_record: str = "skip",
-    progress: Callable[[int, int], None] | None = None,
-    workdir: Workdir | None = None,
-) -> Float[np.ndarray, "R Dv"]:
-    """`pool` of every picture of `source`, in order, float32, memory-mapped from a file in `folder`.
+@dataclass(frozen=True)
+class TowerCache:
+    """Where a run keeps the outputs of its locked image tower, and how it computes those that are missing.
 
-    Computed if the file is not there; it appears only when complete. `pool` maps uint8 images on the mesh to [B Dv]. A
-    picture that cannot be read has a row of NaN. `progress(done, total)` is called after each batch. Several processes
-    each read their part of the pictures, and the first one writes. `workdir` is what `folder` may lie in: if it is in a
-    bucket, the file is kept there, and brought here for each start.
+    `pool` maps uint8 images on `mesh` to the tower's outputs [B Dv]. If `folder` lies in a workdir in a bucket, that is
+    `workdir`: the files are kept there and brought here for each start. `progress(done, total)` is called after each
+    batch, and may raise.
     """
-    path = path_of(folder, key)
-    _bring(workdir, path)
-    if not broadcast_int(path.is_file()):
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.
-        try:
-            _compute(draft, source, pool, decode, mesh, batch_size, on_bad_record, progress)
+
+    folder: Path
+    pool: Callable[[np.ndarray], jax.Array]
+    decode: Callable[[bytes], np.ndarray]
+    mesh: Mesh
+    batch_size: int
+    on_bad_record: str = "skip"
+    workdir: Workdir | None = None
+
+    def pooled(
+        self, key: str, source: Source, progress: Callable[[int, int], None] | None = None
+    ) -> Float[np.ndarray, "R Dv"]:
+        """The outputs for every picture of `source`, in order, float32, memory-mapped from the file named by `key`.
+
+        They are computed if the file is not there; it appears only when it is complete. A picture that cannot be read
+        has a row of NaN. Several processes each read their part of the pictures, and the main process writes.
+        """
+        path = path_of(self.folder, key)
+        self._bring(path)
+        if not broadcast_int(path.is_file()):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.
+            try:
+                self._compute(draft, source, progress)
+                if is_main_process():
+                    draft.replace(path)
+                    if self.workdir is not None:
+                        push(self.workdir)
+            finally:
+                draft.unlink(missing_ok=True)
+            barrier("cache")
+            self._bring(path)
+        wait_for(path)
+        return np.load(path, mmap_mode="r")
+
+    def _bring(self, path: Path) -> None:
+        if self.workdir is not None and not path.is_file():
+            pull(self.workdir, f"{path.parent.name}/{path.name}")
+
+    def _compute(self, path: Path, source: Source, progress: Callable[[int, int], None] | None) -> None:
+        outputs: Any = None
+        done = 0
+        batches = image_batches(
+            source,
+            self.decode,
+            batch_size=self.batch_size,
+            shard=process_shard(),
+            on_bad_record=self.on_bad_record,
+        )
+        for batch in batches:
+            placed = put_batch(batch, self.mesh)
+            rows, index, mask = (
+                fetch(x) for x in (self.pool(placed["images"]), placed["index"], placed["mask"])
+            )
+            done += int(np.count_nonzero(index >= 0))
             if is_main_process():
-                draft.replace(path)
-                if workdir is not None:
-                    push(workdir)
-        finally:
-            draft.unlink(missing_ok=True)
-        barrier("cache")
-        _bring(workdir, path)
-    wait_for(path)
-    return np.load(path, mmap_mode="r")
-
-
-def _bring(workdir: Workdir | None, path: Path) -> None:
-    if workdir is not None and not path.is_file():
-        pull(workdir, f"{path.parent.name}/{path.name}")
-
-
-def _compute(
-    path: Path,
-    source: Source,
-    pool: Callable,
-    decode: Callable,
-    mesh: Mesh,
-    batch_size: int,
-    on_bad_record: str,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    out: Any = None
-    done = 0
-    batches = image_batches(
-        source,
-        decode=decode,
-        batch_size=batch_size,
-        **process_shard(),
-        on_bad_record=on_bad_record,
-    )
-    for batch in batches:
-        placed = put_batch(batch, mesh)
-        rows, index, mask = (fetch(x) for x in (pool(placed["images"]), placed["index"], placed["mask"]))
-        done += int(np.count_nonzero(index >= 0))
+                if outputs is None:
+                    shape = (len(source), rows.shape[1])
+                    outputs = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                outputs[index[index >= 0]] = np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0]
+            if progress:
+                progress(done, len(source))
         if is_main_process():
-            if out is None:
-                shape = (len(source), rows.shape[1])
-                out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-            out[index[index >= 0]] = np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0]
-        if progress:
-            progress(done, len(source))
-    if is_main_process():
-        out.flush()
+            outputs.flush()

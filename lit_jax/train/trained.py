@@ -14,7 +14,7 @@ from lit_jax.train.model_description import described
 from lit_jax.utils.typing import Params
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
-from lit_jax.workdir.files import read_recipe
+from lit_jax.workdir.files import read_run_config
 
 
 class TrainedModel(NamedTuple):
@@ -42,7 +42,7 @@ def checkpoints_of(recipe: TrainConfig, workdir: Workdir) -> Checkpoints:
 
 def read_trained(workdir: Workdir, *, step: int | None = None) -> TrainedModel:
     """The newest checkpoint of `workdir` that is whole, or that of `step`. Raises CheckpointError."""
-    found = read_recipe(workdir)
+    found = read_run_config(workdir)
     with closing(checkpoints_of(found, workdir)) as checkpoints:
         saved = checkpoints.read(step=step)
     loaded, processor = described(workdir, compute_of(found.model))

@@ -1,19 +1,19 @@
-"""The one door to `transformers`: imports it without its advice to install torch, which lit_jax does not need.
+"""The only module that imports `transformers`: without its advice to install torch, which lit_jax does not need.
 
-With LIT_JAX_TORCH=0 in the environment transformers takes torch for not installed, whose import would take it seconds;
-commands that have no use for it set that (see `__main__`).
+With LIT_JAX_TORCH=0 in the environment transformers considers torch not installed, which saves the seconds of its
+import. Commands that do not need torch set this variable (see `__main__`).
 """
 
 import os
 import sys
 from typing import Any
 
-# Read at every (repeated) import of parts of it; whoever wants the advice sets the variable to the empty string.
+# Read at every import of a part of it. To see the advice, set the variable to the empty string.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 if os.environ.get("LIT_JAX_TORCH") == "0" and not {"torch", "transformers"} & sys.modules.keys():
     modules: dict[str, Any] = sys.modules
-    modules["torch"] = None  # Not to be found, while transformers looks; it remembers the answer.
+    modules["torch"] = None  # Hidden while transformers looks for it; the result is cached there.
     try:
         import transformers
 
@@ -27,7 +27,7 @@ __all__ = ["auto_image_processor", "transformers"]
 
 
 def auto_image_processor() -> Any:
-    """The class AutoImageProcessor: up to 5.17 the name in `transformers` asks for torchvision, the class does not."""
+    """The class AutoImageProcessor; up to 5.17 its name in `transformers` needs torchvision, but the class does not."""
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     return AutoImageProcessor

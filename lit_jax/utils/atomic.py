@@ -1,4 +1,4 @@
-"""Folders and files that are written whole: a process killed at any moment leaves the old one or the new one."""
+"""Files and folders that are replaced atomically: a kill at any moment leaves the old one or the new one."""
 
 import ctypes
 import os
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-KEY = "config.json"  # Without it nobody takes a folder for a model.
-_HERE = -100  # AT_FDCWD: paths as they are.
+KEY = "config.json"  # A folder without it is not a model.
+_HERE = -100  # AT_FDCWD: paths are relative to the working directory.
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), Linux.
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(draft)` makes a file beside `path`, which then takes its place."""
+    """Calls `write(draft)` with a path beside `path`, and moves the file written there to `path`."""
     draft = path.with_name(f"{path.name}.part")
     write(draft)
     draft.replace(path)
@@ -24,15 +24,15 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
-    """Yields an empty draft beside `folder`, which takes its place when the block ends without an error.
+    """Yields an empty draft folder beside `folder`, which replaces it when the block ends without an error.
 
-    What `folder` holds and the draft does not goes with it, but for files whose names match the regex `stale` where the
-    draft has such ones of its own. Where the file system cannot exchange two folders at once (NFS), or the process
-    works inside `folder`, the files move in one by one: then a kill may also leave a folder without KEY.
+    Files of `folder` that the draft does not have are kept, except those whose names match the regex `stale` if the
+    draft has files of such names. If the file system cannot exchange two folders atomically (NFS), or the process works
+    inside `folder`, the files are moved one by one; then a kill may leave a folder without KEY.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    target = folder.resolve()  # What a link points to, and not the link.
+    target = folder.resolve()  # If `folder` is a link, what it points to.
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o755)  # mkdtemp makes it private.
@@ -44,10 +44,11 @@ def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
         if inside or not _exchanged(draft, target, stale):
             _move_in(draft, target, stale)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)  # Half a draft, or what was there before.
+        shutil.rmtree(draft, ignore_errors=True)  # An incomplete draft, or the old folder.
 
 
 def _exchanged(draft: Path, target: Path, stale: str) -> bool:
+    """Exchanges the two folders atomically; False where the system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False
@@ -56,17 +57,18 @@ def _exchanged(draft: Path, target: Path, stale: str) -> bool:
 
 
 def _carry_over(old: Path, new: Path, stale: str) -> None:
-    replaced = any(re.fullmatch(stale, path.name) for path in new.iterdir())
+    """Links or copies into `new` the files of `old` that are kept."""
+    has_newer = any(re.fullmatch(stale, path.name) for path in new.iterdir())
     for path in old.iterdir():
-        there = new / path.name
+        copy = new / path.name
         if path.is_dir() and not path.is_symlink():
-            there.mkdir(exist_ok=True)
-            _carry_over(path, there, stale)
-        elif not os.path.lexists(there) and not (replaced and re.fullmatch(stale, path.name)):
+            copy.mkdir(exist_ok=True)
+            _carry_over(path, copy, stale)
+        elif not os.path.lexists(copy) and not (has_newer and re.fullmatch(stale, path.name)):
             try:
-                os.link(path, there, follow_symlinks=False)
+                os.link(path, copy, follow_symlinks=False)
             except OSError:
-                shutil.copy2(path, there, follow_symlinks=False)
+                shutil.copy2(path, copy, follow_symlinks=False)
 
 
 def _move_in(draft: Path, target: Path, stale: str) -> None:

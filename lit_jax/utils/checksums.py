@@ -1,4 +1,4 @@
-"""SHA256SUMS: the digests of a folder's files, in the form that `sha256sum -c` reads; and folders held against them."""
+"""SHA256SUMS: the digests of a folder's files, in the format of `sha256sum -c`, and folders checked against them."""
 
 import hashlib
 import logging
@@ -16,17 +16,17 @@ from etils import epath
 log = logging.getLogger(__name__)
 
 NAME = "SHA256SUMS"
-TRIES = 4  # Of a call that a busy bucket or a lost mount may fail: within 3.5 seconds.
-_WAIT = 0.5  # Seconds before the second of them; twice as long before each that follows.
+TRIES = 4  # Attempts at a call that may fail in a busy bucket or on a lost mount; they take 3.5 seconds.
+_WAIT = 0.5  # Seconds before the second attempt; the wait doubles before each further one.
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK = 1 << 22  # Bytes.
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
-FULL = frozenset({ENOSPC, EDQUOT, EROFS, EFBIG})  # Errors of a disk on which nothing more can be written.
+FULL = frozenset({ENOSPC, EDQUOT, EROFS, EFBIG})  # Errors of a disk that cannot be written any more.
 T = TypeVar("T")
 
 
 def retried(call: Callable[[], T], what: object) -> T:
-    """`call()`, tried anew when an OSError ends it that may pass; at most TRIES times. Raises the last one."""
+    """Returns `call()`, after at most TRIES attempts. Raises the last OSError, and at once one that will not pass."""
     for attempt in range(1, TRIES + 1):
         try:
             return call()
@@ -39,7 +39,7 @@ def retried(call: Callable[[], T], what: object) -> T:
 
 
 def write(folder: epath.PathLike, *, beside: Iterable[str] = (), without: Iterable[str] = ()) -> None:
-    """Reads every file below `folder` but `without`, and the relative paths `beside`, and writes their digests down."""
+    """Writes the digests of the files below `folder`, except `without`, and of the relative paths `beside`."""
     folder, left_out = epath.Path(folder), {NAME, *without}
     names = [*(name for name in sorted(_files(folder)) if name not in left_out), *beside]
     lines = [f"{_digest(folder, name)}  {name}\n" for name in names]
@@ -47,9 +47,9 @@ def write(folder: epath.PathLike, *, beside: Iterable[str] = (), without: Iterab
 
 
 def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
-    """The first thing in which `folder` is not what `write` saw, in a few words; None if it is whole.
+    """The first difference between `folder` and its digests, in a few words; None if it is intact.
 
-    Files that came later are not looked at. `beside` are the paths out of the folder that may be looked at.
+    Files that were added later are ignored. `beside` are the paths outside of the folder that may be read.
     """
     folder = epath.Path(folder)
     try:
@@ -62,7 +62,7 @@ def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
         return f"{NAME} is cut off or damaged"
     allowed = frozenset(beside)
     if out := [row[2] for row in rows if row and row[2] not in allowed and _leaves(row[2])]:
-        return f"{NAME} names {out[0]!r}, which lies outside"
+        return f"{NAME} names {out[0]!r}, which lies outside of the folder"
 
     def compare(row: re.Match[str] | None) -> str | None:
         assert row is not None
@@ -75,10 +75,11 @@ def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
         return None if same else f"{row[2]} has another sha256 than when it was written"
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return next((found for found in pool.map(compare, rows) if found), None)
+        return next((problem for problem in pool.map(compare, rows) if problem), None)
 
 
 def _leaves(name: str) -> bool:
+    """Whether a relative path leads out of its folder."""
     return name.startswith("/") or ".." in name.split("/")
 
 
@@ -90,7 +91,7 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
 
 def _digest(folder: epath.Path, name: str) -> str:
     path = folder
-    for part in name.split("/"):  # A bucket knows no "..".
+    for part in name.split("/"):  # A bucket has no "..".
         path = path.parent if part == ".." else path / part
 
     def read() -> str:

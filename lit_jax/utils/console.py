@@ -1,20 +1,22 @@
-"""What people see beside the numbers of a run: progress on a terminal or in a log, and tables there and in Markdown."""
+"""Progress on a terminal or in a log, and tables as text and in Markdown."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
-QUIET = 5.0  # Seconds between the lines in a log.
+from lit_jax.utils.typing import Progress
+
+QUIET = 5.0  # Seconds between two lines in a log.
 
 
 @contextmanager
-def progress(what: str, *, show: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """Yields `report(done, total)`: a bar on a terminal, else a line every few seconds, on standard error.
+def progress(what: str, *, show: bool = True) -> Iterator[Progress]:
+    """Yields `report(done, total)`: a bar on a terminal, otherwise a line every few seconds, on standard error.
 
-    With `show=False`, as in all processes of a run but one, it says nothing.
+    With `show=False`, as in all processes of a run except the first, it prints nothing.
     """
     if not show:
         yield lambda done, total: None
@@ -41,7 +43,7 @@ def progress(what: str, *, show: bool = True) -> Iterator[Callable[[int, int], N
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first to the left, the others to the right, a rule under the header."""
+    """A table in columns: the first is left-aligned, the others right-aligned, with a rule under the header."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -52,7 +54,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> str:
-    """The same as a table in Markdown; with `numbers` all columns but the first are to the right."""
+    """The same table in Markdown; with `numbers` all columns except the first are right-aligned."""
     rule = ["---"] + ["---:" if numbers else "---"] * (len(header) - 1)
 
     def line(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Versions, devices, and the most memory that this process took."""
+"""Versions, devices, and the peak memory of this process."""
 
 import platform
 import re
@@ -25,28 +25,28 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Versions, and the devices that JAX sees. Asking for the devices takes them, as training would."""
-    found = {name: _version(name) for name in PACKAGES}
+    """Versions, and the devices of JAX, which this process holds from now on, as in training."""
+    versions = {name: _version(name) for name in PACKAGES}
     devices = jax.devices()
     return {
         "lit_jax": __version__,
         "python": platform.python_version(),
-        "packages": {name: number for name, number in found.items() if number is not None},
+        "packages": {name: number for name, number in versions.items() if number is not None},
         "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "processes": jax.process_count(),
     }
 
 
 def peak_memory() -> dict[str, float]:
-    """GB, the most so far: `host_gb` of this process, `device_gb` of its fullest device; without what is not known."""
-    found = {}
-    with suppress(OSError, TypeError):  # Linux; getrusage would tell of the parent process as well.
+    """Peak memory in GB: `host_gb` of this process, `device_gb` of its fullest device; unknown ones are left out."""
+    memory = {}
+    with suppress(OSError, TypeError):  # Linux; getrusage would include the parent process.
         status = Path("/proc/self/status").read_text()
-        found["host_gb"] = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e9  # type: ignore[index]
+        memory["host_gb"] = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e9  # type: ignore[index]
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     if known := [peak for peak in peaks if peak]:
-        found["device_gb"] = max(known) / 1e9
-    return found
+        memory["device_gb"] = max(known) / 1e9
+    return memory
 
 
 def _version(name: str) -> str | None:

@@ -1,16 +1,16 @@
-"""What a user can do wrong, one class a kind; each knows the exit status of its command."""
+"""The errors of a user, one class for each kind, with the exit status of the command."""
 
-STALLED = 6  # Exit status of a run that was ended because another process, or a device, no longer answers.
+STALLED = 6  # Exit status of a run that ended because another process or a device no longer answers.
 
 
 class LitJaxError(ValueError):
-    """A mistake that one sentence explains: what it concerns, what was found, what was wanted, the way out."""
+    """A mistake explained in one sentence: what it concerns, what was found, what is wanted, the remedy."""
 
     exit_code = 1
 
 
 class ConfigError(LitJaxError):
-    """A setting, an argument or a combination of them that cannot be run."""
+    """A setting, an argument or a combination of them that cannot work."""
 
     exit_code = 2
 
@@ -34,7 +34,7 @@ class CheckpointError(LitJaxError):
 
 
 class PreemptedError(LitJaxError):
-    """A run that was told to end, and has saved what it came to."""
+    """A run that was told to end, and has saved its state."""
 
     exit_code = 42
 
@@ -46,5 +46,5 @@ class NonFiniteError(LitJaxError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its kind, where it says nothing."""
+    """The first line of an error's message, or the name of its class if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

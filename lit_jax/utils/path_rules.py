@@ -1,31 +1,44 @@
-"""Tables of (regex over parameter paths, value): the one matcher of locks, decay, learning rates and layouts.
+"""Tables of (regex over parameter paths, value): the one matcher of locks, decay, learning rates, layouts and Muon.
 
-A path is what leads to a leaf, "text/layers/mlp/up/kernel". A regex must match all of it, and in every table
+A path names a leaf of the params: "text/layers/mlp/up/kernel". A regex must match the whole path, and in every table
 the first row that matches decides.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+import jax
 from flax import traverse_util
 
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import Params
 
-Rules = tuple[tuple[str, Any], ...]
+Rules = Sequence[tuple[str, Any]]
 
 
-def first_match(path: str, rules: Rules, default: Any) -> Any:
+def first_match(path: str, rules: Rules, default: Any = None) -> Any:
     """The value of the first row whose regex matches all of `path`, else `default`."""
     return next((value for pattern, value in rules if re.fullmatch(pattern, path)), default)
 
 
-def check_patterns(patterns: Iterable[str], params: Params, what: str) -> None:
-    """Raises ConfigError for a regex that matches no path in `params`: a typo that would go unseen.
+def by_path(tree: Any, rules: Rules, default: Any = None) -> Any:
+    """A tree like `tree` that holds, in place of each leaf, the value that `rules` give to its path."""
+    return map_with_path(lambda path, _: first_match(path, rules, default), tree)
 
-    `what` names the setting in the message, for instance "lr_multipliers".
+
+def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """`function(path, leaf)` of every leaf, as a tree like `tree`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+    )
+
+
+def check_patterns(patterns: Iterable[str], params: Params, what: str) -> None:
+    """Raises ConfigError for a broken regex, and for one that matches no path in `params`: a typo that nobody would see.
+
+    `what` names the setting in the message, for instance "optim.lr_multipliers".
     """
     paths = list(traverse_util.flatten_dict(params, sep="/"))
     for pattern, regex in compile_patterns(patterns):
@@ -37,14 +50,8 @@ def check_patterns(patterns: Iterable[str], params: Params, what: str) -> None:
             )
 
 
-def by_path(tree: Params, rules: Rules, default: Any) -> Params:
-    """A tree like `tree` that holds in place of each leaf the value that `rules` give its path."""
-    flat = traverse_util.flatten_dict(tree, sep="/")
-    values = {path: first_match(path, rules, default) for path in flat}
-    return traverse_util.unflatten_dict(values, sep="/")
-
-
 def compile_patterns(patterns: Iterable[str]) -> list[tuple[str, re.Pattern]]:
+    """(pattern, compiled regex) of each. Raises ConfigError for one that is no regex."""
     compiled = []
     for pattern in patterns:
         try:

@@ -1,4 +1,4 @@
-"""Words that are to be published, without what they tell of the machine that they were written on."""
+"""Removes from texts that are published what they tell about the machine."""
 
 import re
 import socket
@@ -17,17 +17,17 @@ _LOCAL = re.compile(
 
 
 def public(text: str) -> str:
-    """`text` without what tells of a machine: local paths and bucket addresses keep their last component.
+    """`text` without what identifies a machine: of local paths and bucket addresses only the last component is kept.
 
-    Web addresses of public hosts stay, without a password. Relative names such as "owner/name" stay.
+    Web addresses of public hosts are kept, without a password, and so are relative names such as "owner/name".
     Raises ConfigError for an account `user@host` and for the name of this machine.
     """
 
-    def shown(found: re.Match[str]) -> str:
-        word = found[0]
-        if found["path"]:
+    def redacted(match: re.Match[str]) -> str:
+        word = match[0]
+        if match["path"]:
             return last_part(word)
-        if found["account"]:
+        if match["account"]:
             if ":" not in word:
                 raise ConfigError(f"the card would name {word!r}, an account on a machine; leave it out")
             return last_part(word.partition(":")[2])
@@ -38,15 +38,16 @@ def public(text: str) -> str:
             return f"{scheme}://{host}{slash}{rest}"
         return last_part(rest)
 
-    text = _LOCAL.sub(shown, text)
+    text = _LOCAL.sub(redacted, text)
     machine = socket.gethostname()
-    # A name such as "data" is a word as well; it gives nothing away.
+    # A name such as "data" is also an ordinary word, which identifies nothing.
     if re.search(r"[\d.-]", machine) and re.search(rf"(?<![\w.-]){re.escape(machine)}(?![\w-])", text):
         raise ConfigError(f"the card would name this machine, {machine!r}; leave it out")
     return text
 
 
 def last_part(path: str) -> str:
+    """The last component of a path with slashes or backslashes."""
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 

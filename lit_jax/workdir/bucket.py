@@ -1,8 +1,8 @@
-"""A workdir in a bucket: its small files, written in a folder of this machine and brought to the bucket whole.
+"""A workdir in a bucket: its small files are written into a folder of this machine and uploaded whole.
 
-An object cannot be appended to, renamed in a folder of others or locked. So a run writes in a folder, as it does
-everywhere, and `push` uploads what has changed, each file in one piece: a reader finds the old one or the new one.
-Checkpoints do not come by here; they are written into the bucket itself.
+Objects in a bucket cannot be appended to, renamed together or locked. So a run writes into a folder, as it does
+everywhere, and `push` uploads each changed file in one piece: a reader finds the old version or the new one.
+Checkpoints are not handled here; they are written into the bucket directly.
 """
 
 import json
@@ -22,19 +22,19 @@ from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
 
 log = logging.getLogger(__name__)
 
-LOCK = "lock"  # Whose the workdir is: the mark of the run that came last.
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*")  # A Path has lost one of the slashes.
-_DRAFT = ".part"  # How the names of files end that are not whole.
-_LARGE = 1 << 26  # Bytes from which on a file is uploaded in pieces; until then it does not change meanwhile.
+LOCK = "lock"  # The mark of the run that took the workdir last, and so owns it.
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*")  # A Path has only one of the slashes.
+_DRAFT = ".part"  # Suffix of files that are not complete.
+_LARGE = 1 << 26  # Bytes from which on a file is uploaded in pieces, during which it must not change.
 
 
 class Bucket:
-    """One workdir in a bucket. It is read and written like a Path: `/` gives a file here, str the address there."""
+    """A workdir in a bucket, used like a Path: `/` gives a file on this machine, str the address of the bucket."""
 
     def __init__(self, address: str, folder: Path):
         self._address, self._folder = address, folder
         self._fs, self._root = fsspec.core.url_to_fs(address)
-        self._there: dict[Path, tuple[int, int]] = {}  # File -> time and size with which it is there.
+        self._uploaded: dict[Path, tuple[int, int]] = {}  # File -> its time and size when it was uploaded.
         self._mark = uuid.uuid4().hex
 
     def __str__(self) -> str:
@@ -49,44 +49,50 @@ class Bucket:
         return self._address.rpartition("/")[2]
 
     def pull(self, *names: str) -> None:
-        """Brings files, or folders of files, here; what is not there is left out. Raises CheckpointError."""
+        """Downloads files, or folders of files, if they exist. Raises CheckpointError."""
         try:
             for name in names:
-                for found in self._fs.find(f"{self._root}/{name}"):
-                    path = self._folder / found.removeprefix(f"{self._root}/")
+                for remote in self._fs.find(f"{self._root}/{name}"):
+                    path = self._folder / remote.removeprefix(f"{self._root}/")
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    self._fs.get_file(found, str(path))
-                    self._there[path] = _state(path)
-        except Exception as error:  # Of as many kinds as gcsfs and its HTTP client have.
-            raise CheckpointError(f"{self} cannot be read ({first_line(error)})") from error
+                    self._fs.get_file(remote, str(path))
+                    self._uploaded[path] = _state(path)
+        except Exception as error:  # gcsfs and its HTTP client raise many kinds.
+            raise CheckpointError(
+                f"{self} cannot be read ({first_line(error)}): see that this machine may read it"
+            ) from error
 
     def push(self) -> None:
         """Uploads the files that have changed. Raises CheckpointError."""
         small, large, changed = {}, {}, {}
         for path in self._folder.rglob("*"):
-            if path.is_file() and path.suffix != _DRAFT and self._there.get(path) != (state := _state(path)):
+            if (
+                path.is_file()
+                and path.suffix != _DRAFT
+                and self._uploaded.get(path) != (state := _state(path))
+            ):
                 changed[path] = state
-                there = f"{self._root}/{path.relative_to(self._folder).as_posix()}"
+                remote = f"{self._root}/{path.relative_to(self._folder).as_posix()}"
                 if state[1] < _LARGE:
-                    small[there] = path.read_bytes()
+                    small[remote] = path.read_bytes()
                 else:
-                    large[there] = str(path)
+                    large[remote] = str(path)
         try:
             if small:
                 self._fs.pipe(small)
-            for there, here in large.items():
-                self._fs.put_file(here, there)
+            for remote, local in large.items():
+                self._fs.put_file(local, remote)
         except Exception as error:
             raise CheckpointError(
-                f"{self} can no longer be written ({first_line(error)}): see that it may write there, "
+                f"{self} can no longer be written ({first_line(error)}): see that this machine may write there, "
                 "and start again"
             ) from error
-        self._there |= changed
+        self._uploaded |= changed
 
     def take(self) -> str | None:
-        """Makes the workdir this run's. Returns since when another run has had it that did not let go of it, if any.
+        """Makes this run the owner. Returns since when another run has owned the workdir, if one has not released it.
 
-        Raises ConfigError where that cannot be written.
+        Raises ConfigError if the mark cannot be written.
         """
         try:
             before = self._owner()
@@ -99,14 +105,14 @@ class Bucket:
         return before.get("since")
 
     def ours(self) -> bool:
-        """Whether no other run has taken it since. Raises CheckpointError where that cannot be told."""
+        """Whether this run still owns the workdir. Raises CheckpointError if that cannot be read."""
         try:
             return self._owner().get("run") == self._mark
         except Exception as error:
             raise CheckpointError(f"{self} cannot be read ({first_line(error)})") from error
 
     def release(self) -> None:
-        """Lets go of it. Raises CheckpointError."""
+        """Removes the mark of this run. Raises CheckpointError."""
         try:
             self._fs.rm_file(f"{self._root}/{LOCK}")
         except Exception as error:
@@ -114,10 +120,10 @@ class Bucket:
 
     def _owner(self) -> dict[str, Any]:
         try:
-            found = json.loads(self._fs.cat_file(f"{self._root}/{LOCK}"))
+            mark = json.loads(self._fs.cat_file(f"{self._root}/{LOCK}"))
         except (FileNotFoundError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return mark if isinstance(mark, dict) else {}
 
 
 Workdir = Path | Bucket
@@ -125,50 +131,52 @@ Workdir = Path | Bucket
 
 @contextmanager
 def _mirrored(address: str) -> Iterator[Bucket]:
-    # TensorStore writes checkpoints past gcsfs, which would remember what it once listed.
+    # TensorStore writes checkpoints without gcsfs, whose cached listings would miss them.
     fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
     with tempfile.TemporaryDirectory(prefix="lit_jax-") as folder:
         try:
             bucket = Bucket(address, Path(folder))
         except ImportError as error:
             raise ConfigError(
-                f"workdir {address} lies in a bucket, and gcsfs is not installed: pip install 'lit_jax[gcs]'"
+                f"workdir {address} is in a bucket, and gcsfs is not installed: pip install 'lit_jax[gcs]'"
             ) from error
         yield bucket
 
 
 def opened(workdir: str | Path) -> Any:
-    """A context in which a workdir is a Path, or for gs://BUCKET/FOLDER a Bucket, of which nothing is here yet.
+    """A context in which a workdir is a Path or, for gs://BUCKET/FOLDER, a Bucket, from which nothing is pulled yet.
 
-    Raises ConfigError for another address, and where gcsfs is not installed.
+    Raises ConfigError for another kind of address, and if gcsfs is not installed.
     """
-    if not (found := _ADDRESS.fullmatch(str(workdir))):
+    if not (match := _ADDRESS.fullmatch(str(workdir))):
         return nullcontext(Path(workdir))
-    scheme, rest = found.groups()
+    scheme, rest = match.groups()
     if scheme != "gs" or "/" not in rest:
-        raise ConfigError(f"workdir {workdir}: want a folder, or gs://BUCKET/FOLDER")
+        raise ConfigError(
+            f"workdir {workdir} has an unknown kind of address; wanted a folder or gs://BUCKET/FOLDER"
+        )
     return _mirrored(f"gs://{rest}")
 
 
 def local_folder(folder: str | Path, what: str) -> Path:
-    """The folder as a Path. Raises ConfigError for an address, where `what` needs a folder of this machine."""
+    """`folder` as a Path. Raises ConfigError for an address; `what` names the setting, as in "workdir"."""
     if _ADDRESS.fullmatch(str(folder)):
-        raise ConfigError(f"{what} {folder}: want a folder of this machine")
+        raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
     return Path(folder)
 
 
 def pull(workdir: Workdir, *names: str) -> None:
-    """Brings files of a workdir here that are not: see Bucket."""
+    """Downloads files of a workdir if it is in a bucket: see `Bucket.pull`."""
     if isinstance(workdir, Bucket):
         workdir.pull(*names)
 
 
 def push(workdir: Workdir) -> None:
-    """Brings files of a workdir where they belong that are not: see Bucket."""
+    """Uploads the changed files of a workdir if it is in a bucket: see `Bucket.push`."""
     if isinstance(workdir, Bucket):
         workdir.push()
 
 
 def _state(path: Path) -> tuple[int, int]:
-    about = path.stat()
-    return about.st_mtime_ns, about.st_size
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size

@@ -1,4 +1,4 @@
-"""One run at a time in a workdir."""
+"""Only one run at a time uses a workdir."""
 
 import logging
 from collections.abc import Iterator
@@ -18,26 +18,27 @@ _HELD, _TAKEN, _NOWHERE = range(3)
 
 @contextmanager
 def workdir_lock(workdir: Workdir) -> Iterator[None]:
-    """Holds `workdir` for this run; the kernel lets go of it when its process ends, however it ends.
+    """Locks `workdir` for this run; the kernel releases the lock when the process ends, in whatever way.
 
-    Of several processes the first one holds it for all. Raises ConfigError on all of them if another run does, or if
-    it cannot be made. A disk that knows no locks is used without. A bucket knows none either: there the run that came
-    last has the workdir, and the one before it ends when it next comes to `kept`.
+    The first of several processes holds the lock for all. Raises ConfigError on all of them if another run holds it, or
+    if the workdir cannot be made. If the file system does not support locks, the run goes on without one. A bucket has
+    no locks: there a new run takes the workdir over, and the run before it ends at its next `sync_workdir`.
     """
     with _marked(workdir) if isinstance(workdir, Bucket) else _locked(workdir):
         yield
 
 
 def sync_workdir(workdir: Workdir) -> None:
-    """Brings what was written to a workdir in a bucket. All processes call it where it must not be lost any more.
+    """Uploads what was written, if the workdir is in a bucket. All processes call it before each checkpoint.
 
-    Raises ConfigError on all of them if another run has the workdir, CheckpointError if it cannot be written.
+    Raises ConfigError on all of them if another run has taken the workdir over, CheckpointError if it is not writable.
     """
     if not isinstance(workdir, Bucket):
         return
     if broadcast_int(is_main_process() and not workdir.ours()):
         raise ConfigError(
-            f"{workdir}/{LOCK} is no longer this run's: another one began later and has the workdir; this one ends here"
+            f"{workdir}/{LOCK} is no longer this run's: another run began later and took the workdir over; "
+            "start this one again in another workdir"
         )
     workdir.push()
 
@@ -49,7 +50,7 @@ def _marked(bucket: Bucket) -> Iterator[None]:
         try:
             if since := bucket.take():
                 log.warning(
-                    "%s: a run that began %s has not let go of it; it was killed, or ends when it next saves",
+                    "%s: a run that began %s has not released it; that run was killed, or ends when it next saves",
                     bucket,
                     since,
                 )
@@ -59,7 +60,7 @@ def _marked(bucket: Bucket) -> Iterator[None]:
         raise problem or ConfigError(f"workdir {bucket} cannot be written; process 0 says why")
     try:
         yield
-    finally:  # What is of use although it ended, such as the last rows of metrics.
+    finally:  # For instance the last rows of metrics, which are useful in any case.
         with suppress(LitJaxError):
             if not is_main_process():
                 bucket.push()
@@ -71,23 +72,23 @@ def _marked(bucket: Bucket) -> Iterator[None]:
 @contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
     lock = filelock.FileLock(workdir / LOCK, timeout=1.0)
-    found, why = _HELD, ""
+    outcome, why = _HELD, ""
     if is_main_process():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except filelock.Timeout:
-            found = _TAKEN
+            outcome = _TAKEN
         except NotImplementedError:
-            log.warning("the disk of %s knows no locks: see to it that no other run uses it", workdir)
+            log.warning("the file system of %s has no locks: make sure that no other run uses it", workdir)
         except OSError as error:
-            found, why = _NOWHERE, f": {error.strerror}"
-    found = broadcast_int(found)
-    if found == _TAKEN:
+            outcome, why = _NOWHERE, f": {error.strerror}"
+    outcome = broadcast_int(outcome)
+    if outcome == _TAKEN:
         raise ConfigError(
-            f"{workdir} is in use by another run: wait for its end, end it, or choose another workdir"
+            f"{workdir} is in use by another run: wait until it ends, end it, or choose another workdir"
         )
-    if found == _NOWHERE:
+    if outcome == _NOWHERE:
         raise ConfigError(f"workdir {workdir} cannot be written{why}; choose another")
     try:
         yield

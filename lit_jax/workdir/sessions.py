@@ -1,4 +1,4 @@
-"""sessions.jsonl of a workdir: when, from which step and on which machine training began or went on."""
+"""sessions.jsonl of a workdir: when, from which step and on which machine training started or resumed."""
 
 import json
 from datetime import UTC, datetime
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from lit_jax.utils.environment import machine
 
-SESSIONS = "sessions.jsonl"  # Of a workdir: a line for each time that training began or went on.
+SESSIONS = "sessions.jsonl"  # In a workdir: a line for each time that training started or resumed.
 
 
 def note_session(path: Path, step: int) -> None:
-    """Appends to SESSIONS, which is there, on which machine a run goes on after `step`, and when that was."""
+    """Appends to SESSIONS at `path` that a run starts or resumes now, after `step`, on this machine."""
     line = {"step": step, "time": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -9,7 +9,7 @@ import pytest
 
 import lit_jax
 from lit_jax import __main__ as shell
-from tests.commands import options
+from tests.command_options import options
 
 CONFIG = Path(lit_jax.__file__).parents[1] / "configs" / "lit_b16_bert.py"
 
@@ -52,7 +52,9 @@ FILE, FOLDER = [("file", "")], [("dir", "")]  # The shell offers its own.
         ("train --no-fallback --config.steps 3 --config.seed=1 --workdir ", FILE),
         (f"train --config {CONFIG}:smoke --config.mesh.d", plain("--config.mesh.data")),
         ("quickstart --config.optim.p", plain("--config.optim.peak_lr")),
-        ("train --config missing.py --config.optim.p", []),
+        ("train --config missing.py --config.optim.p", plain("--config.optim.peak_lr")),
+        ("train --config.model.lock_", plain("--config.model.lock_towers", "--config.model.lock_rules")),
+        ("train --config.keep", plain("--config.keep", "--config.keep_best")),
         ("plan --topology ", []),
         ("plan --fi", plain("--find-batch")),
         ("evaluate --task cifar100", plain("cifar100")),
@@ -88,7 +90,7 @@ def test_bash_takes_the_script_and_asks_without_jax(tmp_path):
     program = tmp_path / "lit-jax"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lit_jax "$@"\n')
     program.chmod(0o755)
-    lines = ("classify --la", "train --config.st", "evaluate --task imagenet_v", "encoders --js")
+    lines = ("classify --la", "train --config.ste", "evaluate --task imagenet_v", "encoders --js")
     asked = "".join(
         f"COMP_WORDS=(lit-jax {line}); COMP_CWORD={len(line.split())}; COMPREPLY=()\n"
         '_lit_jax_completion lit-jax; echo "${COMPREPLY[*]}"\n'

@@ -1,5 +1,6 @@
 """A folder of small pictures with two captions each, and a decoder and a tokenizer that hide nothing."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.tools.prepare import prepare
+from lit_jax.data.tools.prepare import PrepareOptions, prepare
+from lit_jax.data.train_batches import Reading, TrainTransforms, train_batches
 from lit_jax.utils.errors import DataError
 
 RECORDS = 40
@@ -72,6 +74,17 @@ def tokenize(texts):
     return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int32)}
 
 
+TRANSFORMS = TrainTransforms(decode, tokenize)
+
+
+def read_batches(source, transforms=TRANSFORMS, **options):
+    """`train_batches`, where `options` are its own arguments and fields of `transforms` and of `Reading`."""
+    given = {"batch_size": 8, "seed": 3, "threads": 0} | options
+    made = {name: given.pop(name) for name in TrainTransforms._fields if name in given}
+    read = {field.name: given.pop(field.name) for field in dataclasses.fields(Reading) if field.name in given}
+    return train_batches(source, transforms._replace(**made), Reading(**read), **given)
+
+
 def texts_of(batch):
     return [bytes(line[line > 0].tolist()).decode() for line in batch["texts"]["input_ids"]]
 
@@ -116,7 +129,13 @@ def write_forms(root, pairs, shards=3):
         "wds": f"wds:{wds}/*.tar",
         "parquet": f"parquet:{hub}/train-*.parquet",
     }
-    prepare(open_source(specs["folder"]), root / "set", name="tiny", split="train", shards=shards)
+    prepare(
+        open_source(specs["folder"]),
+        root / "set",
+        name="tiny",
+        split="train",
+        options=PrepareOptions(shards=shards),
+    )
     return specs | {"tfds": f"tfds:{root / 'set'}/train"}
 
 

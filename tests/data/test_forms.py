@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.train_batches import train_batches
-from tests.data.conftest import decode, pairs_of, tokenize, write_forms
+from tests.data.conftest import pairs_of, read_batches, write_forms
 
 FORMS = ("folder", "wds", "parquet", "tfds")
 
@@ -27,7 +26,7 @@ def check(pairs, specs):
     for form in FORMS:
         source = open_source(specs[form])
         assert [source[i] for i in range(len(source))] == want, form
-        some = train_batches(source, decode=decode, tokenize=tokenize, batch_size=40, seed=3, threads=2)
+        some = read_batches(source, batch_size=40, threads=2)
         batches[form] = [next(some) for _ in range(2 * len(pairs) // 40)]
         some.close()
     for form in FORMS[1:]:

@@ -13,12 +13,12 @@ import pytest
 
 from lit_jax.data.bad_records import Ledger
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.train_batches import train_batches
+from lit_jax.data.train_batches import TrainTransforms
 from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
 from lit_jax.data.transforms.train_decode import make_train_decode
 from lit_jax.utils.errors import DataError
 from tests import tiny
-from tests.data.conftest import RECORDS
+from tests.data.conftest import RECORDS, read_batches
 
 B, SEED, CUT, END = 8, 3, 7, 15  # Batches; an epoch has five.
 BROKEN = (1, 31)  # Drawn before the cut and, for the first time, after it: see the test that says so.
@@ -36,16 +36,12 @@ def bad(write_folder, name="pictures"):
 
 def batches(source, start=0, count=END, **options):
     processor = tiny.processor()
-    reading = train_batches(
-        source,
-        decode=make_train_decode(processor.image_processor, "fast", "crop_flip"),
-        tokenize=make_tokenize(processor.tokenizer, 12),
-        batch_size=B,
-        seed=SEED,
-        start=start,
-        max_bad_share=0.1,
-        **options,
+    transforms = TrainTransforms(
+        make_train_decode(processor.image_processor, "fast", "crop_flip"),
+        make_tokenize(processor.tokenizer, 12),
     )
+    fixed = {"batch_size": B, "seed": SEED, "start": start, "max_bad_share": 0.1}
+    reading = read_batches(source, transforms, **({"threads": None} | fixed | options))
     taken = list(itertools.islice(reading, count - start))
     reading.close()
     return taken, reading
@@ -53,11 +49,11 @@ def batches(source, start=0, count=END, **options):
 
 def assert_same(some, others):
     assert len(some) == len(others)
-    for one, other in zip(some, others, strict=True):
+    for batch, want in zip(some, others, strict=True):
         for name in ("images", "index"):
-            np.testing.assert_array_equal(one[name], other[name])
-        for name in one["texts"]:
-            np.testing.assert_array_equal(one["texts"][name], other["texts"][name])
+            np.testing.assert_array_equal(batch[name], want[name])
+        for name in batch["texts"]:
+            np.testing.assert_array_equal(batch["texts"][name], want["texts"][name])
 
 
 @pytest.fixture
@@ -109,7 +105,7 @@ def resumes(straight, before, after, tmp_path):
     assert sorted(records) == sorted(reading.ledger.broken)  # Each once, though two runs have met it.
 
 
-def test_the_account_follows_the_batches_and_not_what_was_read_ahead(write_folder):
+def test_the_counts_follow_the_batches_and_not_what_was_read_ahead(write_folder):
     source = bad(write_folder)
     for threads in (0, 4):
         _, reading = batches(source, 0, CUT, threads=threads, prefetch=8)
@@ -117,14 +113,14 @@ def test_the_account_follows_the_batches_and_not_what_was_read_ahead(write_folde
         assert set(reading.ledger.broken) == set(batches(source, 0, CUT, threads=0)[1].ledger.broken)
 
 
-def test_a_ledger_that_a_kill_cut_in_a_line_is_read_as_far_as_it_goes(tmp_path):
+def test_a_ledger_whose_last_line_was_cut_by_a_kill_is_read_up_to_it(tmp_path):
     path = tmp_path / "broken.jsonl"
     path.write_text('{"record": 5, "reason": "not an image"}\n{"record": 7, "rea')
     assert Ledger("a", 40, 0.1, path, rows=8).broken == {5: "not an image"}
     assert Ledger("a", 40, 0.1, path).broken == {}
 
 
-def test_the_share_of_a_large_source_is_taken_of_the_rows_that_were_read():
+def test_the_share_of_a_large_source_is_that_of_the_rows_read():
     ledger = Ledger("a", 1_000_000, 0.01, rows=20_000)
     for record in range(200):
         ledger.add(record, "broken")
@@ -132,7 +128,7 @@ def test_the_share_of_a_large_source_is_taken_of_the_rows_that_were_read():
         ledger.add(200, "broken")
 
 
-def test_an_error_in_a_process_is_told_as_one_in_a_thread(write_folder):
+def test_an_error_in_a_process_reads_like_one_in_a_thread(write_folder):
     source = bad(write_folder)
     words = "record 1[0-9]*: not an image: 6 bytes"
     with pytest.raises(DataError, match=words):
@@ -145,10 +141,8 @@ def test_processes_end_when_the_one_that_they_read_for_is_killed(folder):
     code = """
 import sys
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.train_batches import train_batches
-from tests.data.conftest import decode, tokenize
-source = open_source(sys.argv[1])
-batches = train_batches(source, decode=decode, tokenize=tokenize, batch_size=8, seed=0, workers=1)
+from tests.data.conftest import read_batches
+batches = read_batches(open_source(sys.argv[1]), workers=1)
 next(batches)
 print("reading", flush=True)
 input()
@@ -164,7 +158,7 @@ input()
     assert not alive
 
 
-def test_captions_that_are_cut_are_counted_and_told_once(write_folder, caplog):
+def test_captions_that_are_cut_are_counted_and_one_warning_says_so(write_folder, caplog):
     rows = [
         {"file_name": f"{i:02d}.png", "caption": "a red square " * (5 if i % 4 == 0 else 1)}
         for i in range(RECORDS)
@@ -190,14 +184,11 @@ def test_a_process_that_decodes_a_million_records_holds_no_list_of_them(tmp_path
         line = (folder / "metadata.jsonl").read_bytes().splitlines(keepends=True)[0]
         (folder / "metadata.jsonl").write_bytes(line * records)
         processor = tiny.processor()
-        reading = train_batches(
-            open_source(f"folder:{folder}"),
-            decode=make_train_decode(processor.image_processor),
-            tokenize=make_tokenize(processor.tokenizer, 12),
-            batch_size=B,
-            seed=SEED,
-            workers=1,
+        transforms = TrainTransforms(
+            make_train_decode(processor.image_processor), make_tokenize(processor.tokenizer, 12)
         )
+        source = open_source(f"folder:{folder}")
+        reading = read_batches(source, transforms, batch_size=B, seed=SEED, workers=1)
         for _ in range(20):
             next(reading)
         children = psutil.Process(os.getpid()).children(recursive=True)

@@ -10,26 +10,25 @@ import pytest
 
 from lit_jax.data.eval_batches import image_batches, text_batches
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.train_batches import train_batches
 from lit_jax.utils.errors import ConfigError, DataError
-from tests.data.conftest import RECORDS, decode, png, row, texts_of, tokenize
+from lit_jax.utils.typing import ProcessShard
+from tests.data.conftest import RECORDS, decode, png, read_batches, row, texts_of, tokenize
 
 B = 8
 
 
 def some(source, count, **changes):
-    arguments = {"decode": decode, "tokenize": tokenize, "batch_size": B, "seed": 3, "threads": 0} | changes
-    batches = train_batches(source, **arguments)
+    batches = read_batches(source, **changes)
     taken = list(itertools.islice(batches, count))
     batches.close()
     return taken
 
 
-def same(one, other):
-    assert one.keys() == other.keys()
-    assert texts_of(one) == texts_of(other)
-    for key in one.keys() - {"texts"}:
-        np.testing.assert_array_equal(one[key], other[key])
+def same(batch, want):
+    assert batch.keys() == want.keys()
+    assert texts_of(batch) == texts_of(want)
+    for key in batch.keys() - {"texts"}:
+        np.testing.assert_array_equal(batch[key], want[key])
 
 
 @pytest.fixture
@@ -83,19 +82,17 @@ def test_the_order_of_a_seed_never_changes(source):
 @pytest.mark.parametrize("start", [1, 6])
 def test_resuming_at_a_step_with_any_number_of_threads_gives_the_same_batches(source, start, threads):
     straight = some(source, 9)
-    for one, other in zip(
+    for want, batch in zip(
         straight[start:], some(source, 9 - start, start=start, threads=threads), strict=True
     ):
-        same(one, other)
+        same(batch, want)
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
 def test_the_processes_together_read_the_rows_that_one_process_reads(write_folder, processes):
     source = open_source(f"folder:{write_folder(broken={5})}")
     whole = some(source, 6, max_bad_share=0.1)
-    parts = [
-        some(source, 6, process_index=p, process_count=processes, max_bad_share=0.1) for p in range(processes)
-    ]
+    parts = [some(source, 6, shard=ProcessShard(p, processes), max_bad_share=0.1) for p in range(processes)]
     for i, batch in enumerate(whole):
         same(
             batch,
@@ -108,9 +105,9 @@ def test_the_processes_together_read_the_rows_that_one_process_reads(write_folde
 
 
 def test_a_process_resumes_at_the_step_that_all_have_reached(source):
-    here = {"process_index": 1, "process_count": 2}
-    for one, other in zip(some(source, 5, **here)[3:], some(source, 2, start=3, **here), strict=True):
-        same(one, other)
+    here = {"shard": ProcessShard(1, 2)}
+    for want, batch in zip(some(source, 5, **here)[3:], some(source, 2, start=3, **here), strict=True):
+        same(batch, want)
 
 
 def test_a_broken_record_is_replaced_named_and_counted_and_the_other_rows_stay(
@@ -119,9 +116,7 @@ def test_a_broken_record_is_replaced_named_and_counted_and_the_other_rows_stay(
     sound = open_source(f"folder:{write_folder(name='sound')}")
     broken = open_source(f"folder:{write_folder(broken={5, 9}, name='broken')}")
     ledger = tmp_path / "ledger.jsonl"
-    batches = train_batches(
-        broken, decode=decode, tokenize=tokenize, batch_size=B, seed=3, max_bad_share=0.1, ledger_path=ledger
-    )
+    batches = read_batches(broken, threads=None, max_bad_share=0.1, ledger_path=ledger)
     with caplog.at_level(logging.WARNING):
         got = list(itertools.islice(batches, 10))
     batches.close()
@@ -138,8 +133,8 @@ def test_a_broken_record_is_replaced_named_and_counted_and_the_other_rows_stay(
     assert "record 5 is broken and skipped: not an image" in caplog.text
     for start, threads in ((2, 0), (3, 4)):
         resumed = some(broken, 10 - start, start=start, threads=threads, max_bad_share=0.1)
-        for one, other in zip(got[start:], resumed, strict=True):
-            same(one, other)
+        for want, batch in zip(got[start:], resumed, strict=True):
+            same(batch, want)
 
 
 def test_too_many_broken_records_end_the_run(write_folder):
@@ -158,7 +153,7 @@ def test_a_source_without_any_sound_record_ends_the_run(write_folder):
         some(source, 1, max_bad_share=1.0)
 
 
-def test_a_broken_record_is_an_error_where_that_is_asked_for(write_folder):
+def test_a_broken_record_is_an_error_if_that_is_requested(write_folder):
     source = open_source(f"folder:{write_folder(broken={5})}")
     with pytest.raises(DataError, match="pictures: record 5: not an image"):
         some(source, 10, on_bad_record="error", threads=2)
@@ -186,8 +181,8 @@ def test_a_pooled_row_that_is_not_finite_is_replaced_as_its_broken_picture_would
     ("changes", "error", "words"),
     [
         ({"batch_size": 41}, DataError, "has 40 records, fewer than one batch of 41"),
-        ({"process_count": 3}, ConfigError, "8 is not divisible by 3 processes"),
-        ({"process_index": 2, "process_count": 2}, ConfigError, "process 2 of 2"),
+        ({"shard": ProcessShard(0, 3)}, ConfigError, "8 is not divisible by 3 processes"),
+        ({"shard": ProcessShard(2, 2)}, ConfigError, "process 2 of 2"),
         ({"batch_size": 0}, ConfigError, "batch size 0"),
         ({"seed": -1}, ConfigError, "seed -1"),
         ({"start": -1}, ConfigError, "start -1"),
@@ -204,7 +199,7 @@ def test_what_cannot_be_read_is_refused_before_the_first_batch(source, changes, 
 
 
 def test_image_batches_give_every_picture_once_in_order(source):
-    batches = list(image_batches(source, decode=decode, batch_size=16, threads=2))
+    batches = list(image_batches(source, decode, batch_size=16, threads=2))
     assert [b["images"].shape for b in batches] == [(16, 4, 4, 3)] * 3
     mask = np.concatenate([b["mask"] for b in batches])
     assert mask.tolist() == [True] * 40 + [False] * 8
@@ -218,33 +213,33 @@ def test_image_batches_give_every_picture_once_in_order(source):
 def test_image_batches_name_a_broken_picture_or_mask_it(write_folder):
     source = open_source(f"folder:{write_folder(broken={0, 1})}")
     with pytest.raises(DataError, match="record 0: r0: not an image"):
-        list(image_batches(source, decode=decode, batch_size=2))
-    skip = {"decode": decode, "on_bad_record": "skip"}
-    first, second, *_ = image_batches(source, batch_size=2, max_bad_share=0.1, **skip)
+        list(image_batches(source, decode, batch_size=2))
+    skip = {"batch_size": 2, "on_bad_record": "skip"}
+    first, second, *_ = image_batches(source, decode, max_bad_share=0.1, **skip)
     assert first["mask"].tolist() == [False, False] and first["index"].tolist() == [0, 1]
     assert first["images"].shape == (2, 4, 4, 3) and not first["images"].any()
     assert second["mask"].all()
     with pytest.raises(DataError, match="1 of 40 records are broken"):
-        list(image_batches(source, batch_size=2, **skip))
+        list(image_batches(source, decode, **skip))
 
 
 def test_text_batches_give_every_text_once_in_order():
     texts = ["a", "", "c", "d", "é"]
-    batches = list(text_batches(texts, tokenize=tokenize, batch_size=2))
+    batches = list(text_batches(texts, tokenize, batch_size=2))
     assert [t for b in batches for t in texts_of(b)] == [*texts, ""]
     assert [m for b in batches for m in b["mask"].tolist()] == [True] * 5 + [False]
     with pytest.raises(DataError, match="no texts"):
-        text_batches([], tokenize=tokenize, batch_size=2)
+        text_batches([], tokenize, batch_size=2)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_share_the_rows_of_every_batch_and_have_as_many_batches(source, count):
     texts = [str(i) for i in range(RECORDS)]
     for make in (
-        lambda **who: image_batches(source, decode=decode, batch_size=18, threads=2, **who),
-        lambda **who: text_batches(texts, tokenize=tokenize, batch_size=18, **who),
+        lambda **who: image_batches(source, decode, batch_size=18, threads=2, **who),
+        lambda **who: text_batches(texts, tokenize, batch_size=18, **who),
     ):
-        parts = [list(make(process_index=i, process_count=count)) for i in range(count)]
+        parts = [list(make(shard=ProcessShard(i, count))) for i in range(count)]
         assert {len(part) for part in parts} == {3}
         for whole, *some in zip(make(), *parts, strict=True):
             for name in ("index", "mask"):

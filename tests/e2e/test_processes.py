@@ -12,14 +12,14 @@ from tests import processes, tiny
 
 CUT = """
 import hashlib, json, sys
-from lit_jax import distributed
+from lit_jax.parallel import distributed
 from lit_jax.workdir.checkpoints import Checkpoints
+from lit_jax.train import evaluation, loop
 from lit_jax.train.loop import train
 
 coordinator, count, me, config, workdir = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=10)
-training = sys.modules["lit_jax.train.loop"]
-save, make_decode, decoded = Checkpoints.save, training.make_decode, []
+save, make_decode, decoded = Checkpoints.save, loop.make_decode, []
 
 
 def cut(self, step, *args, **options):
@@ -34,8 +34,8 @@ def counted(*args):
     return lambda data: decoded.append(1) or decode(data)
 
 
-training.EVAL_BATCH = 8  # Three batches.
-Checkpoints.save, training.make_decode = cut, counted
+evaluation.BATCH_SIZE = 8  # Three batches.
+Checkpoints.save, loop.make_decode = cut, counted
 try:
     train(json.loads(config), workdir)
 except InterruptedError:

@@ -97,7 +97,7 @@ def test_a_batch_in_parts_gives_the_losses_of_the_whole(tmp_path):
 
 
 def test_the_cached_run_gives_the_losses_of_the_uncached_one(tmp_path):
-    train(tiny.config(tmp_path, model__lock="LU"), tmp_path / "plain")
+    train(tiny.config(tmp_path, model__lock_towers="LU"), tmp_path / "plain")
     train(tiny.config(tmp_path, cache=True), tmp_path / "cached")
     np.testing.assert_allclose(losses(tmp_path / "cached"), losses(tmp_path / "plain"), rtol=1e-5)
     tests = [
@@ -126,7 +126,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_in_the_same_bits(tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_while_processes_read_and_started_again_with_threads_it_ends_in_the_same_bits(tmp_path):
+def test_killed_with_processes_and_resumed_with_threads_it_ends_in_the_same_bits(tmp_path):
     tiny.write_towers(tmp_path)
     tiny.write_pairs(tmp_path / "pairs", 240)
     for broken in ("007.png", "133.png"):
@@ -185,28 +185,28 @@ def test_a_run_goes_on_without_its_towers(tmp_path):
             "a batch of 12 pairs does not divide over the 8 devices.*use 8 or 16",
         ),
         ({"batch_size": 32}, DataError, "has 24 records, fewer than one batch of 32"),
-        ({"model__lock": "XU"}, ConfigError, "lock='XU' is not a lock"),
+        ({"model__lock_towers": "XU"}, ConfigError, "lock_towers is 'XU'; wanted two letters"),
         (
-            {"cache": True, "model__lock": "UU"},
+            {"cache": True, "model__lock_towers": "UU"},
             ConfigError,
             "cache=True needs an image tower that is locked.*vision/",
         ),
         ({"cache": True, "data__augment": "flip"}, ConfigError, "augment is 'flip'"),
-        ({"loss": "triplet"}, ConfigError, "loss 'triplet' is unknown"),
+        ({"loss": "triplet"}, ConfigError, "config.loss is 'triplet'; wanted one of softmax"),
         ({"mesh__data": 3}, ConfigError, "data=3"),
         (
             {"mesh__fsdp_rules": (("vison/.*", "whole"),)},
             ConfigError,
             "mesh.fsdp_rules: 'vison/.*' matches none",
         ),
-        ({"model__attention": "cudnn"}, ConfigError, "attention is 'cudnn', which is not for a cpu"),
+        ({"model__attention": "cudnn"}, ConfigError, "attention is 'cudnn', which does not run on a cpu"),
         (
             {"model__vision": "", "model__vision_config": tiny.VIT},
             ConfigError,
-            "vision is empty, and lock='LU' wants its weights: name a folder .* or write u",
+            "vision is empty, and lock_towers='LU' wants its weights: name a folder .* or write u",
         ),
         (
-            {"model__text": "", "model__text_config": {"vocab_size": 99}, "model__lock": "Lu"},
+            {"model__text": "", "model__text_config": {"vocab_size": 99}, "model__lock_towers": "Lu"},
             ConfigError,
             "text_config has no model_type",
         ),
@@ -250,7 +250,7 @@ def test_other_data_than_at_the_start_are_refused(tmp_path):
 def test_towers_from_scratch_do_not_read_their_weights(tmp_path):
     tiny.config(tmp_path)
     (tmp_path / "t" / "model.safetensors").unlink()
-    train(tiny.config(tmp_path, model__lock="Lu", steps=4), tmp_path / "run")
+    train(tiny.config(tmp_path, model__lock_towers="Lu", steps=4), tmp_path / "run")
     assert read_trained(tmp_path / "run").step == 4
 
 
@@ -277,10 +277,10 @@ def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
 
 
 def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkeypatch):
-    from lit_jax.train import loop
+    from lit_jax.train import build
 
     config = tiny.config(tmp_path, steps=20, save_every=2, keep=20, data__test="", cache=True)
-    plain = loop.make_train_step
+    plain = build.make_train_step
 
     def ill_from_step_5(*args, **options):
         step = plain(*args, **options)
@@ -292,7 +292,7 @@ def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkey
 
         return called
 
-    monkeypatch.setattr(loop, "make_train_step", ill_from_step_5)
+    monkeypatch.setattr(build, "make_train_step", ill_from_step_5)
     with pytest.raises(NonFiniteError, match="step 14: the last 10 steps"):
         train(config, tmp_path / "run")
     found = rows(tmp_path / "run")

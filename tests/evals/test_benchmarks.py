@@ -3,41 +3,46 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
-from lit_jax.evals.benchmarks import find_task, tasks
+from lit_jax.evals.benchmarks import all_benchmarks, find_benchmark
 from lit_jax.evals.names import RULES, class_names, from_file, words
 from lit_jax.evals.tasks import TASKS
 from lit_jax.inference.prompts import load_templates
 from lit_jax.utils.errors import ConfigError, DataError
 
-
-@pytest.mark.parametrize("name", tasks())
-def test_a_task_names_a_set_of_tfds_with_prompts_and_names(name):
-    task = tasks()[name]
-    assert task.data.startswith(f"tfds:{name}/") and name in tfds.list_builders(with_community_datasets=False)
-    assert {*task.tasks} <= TASKS.keys() and task.names in RULES
-    load_templates(task.templates)
-    assert task.train is None or (task.train.startswith("tfds:") and task.train != task.data)
+BENCHMARKS = all_benchmarks()
 
 
-@pytest.mark.parametrize("name", [name for name, task in tasks().items() if task.tasks == ("zero_shot",)])
-def test_what_a_task_says_of_names_fits_what_tfds_says(name, tmp_path):
-    config = tasks()[name].data.removeprefix("tfds:").split("/")[1:-1]
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_names_a_set_of_tfds_with_prompts_and_names(name):
+    benchmark = BENCHMARKS[name]
+    assert benchmark.data.startswith(f"tfds:{name}/")
+    assert name in tfds.list_builders(with_community_datasets=False)
+    assert {*benchmark.tasks} <= TASKS.keys() and benchmark.names in RULES
+    load_templates(benchmark.templates)
+    assert benchmark.train is None or (
+        benchmark.train.startswith("tfds:") and benchmark.train != benchmark.data
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, row in BENCHMARKS.items() if row.tasks == ("zero_shot",)])
+def test_what_a_benchmark_says_of_class_names_agrees_with_tfds(name, tmp_path):
+    config = BENCHMARKS[name].data.removeprefix("tfds:").split("/")[1:-1]
     builder = tfds.builder_cls(name)(data_dir=tmp_path, **({"config": config[0]} if config else {}))
     names = builder.info.features["label"].names
-    if tasks()[name].names == "file":
+    if BENCHMARKS[name].names == "file":
         assert words(names[0]) == names[0] == "n01440764"
     elif not names[0].isdigit():  # Some sets learn their names when they are prepared.
-        rule = tasks()[name].names
-        found = class_names(names, rule=rule)
-        assert len(set(found)) == len(names)
-        assert rule == "label" or not any(set("_/") & {*one} for one in found)
+        rule = BENCHMARKS[name].names
+        given = class_names(names, rule=rule)
+        assert len(set(given)) == len(names)
+        assert rule == "label" or not any(set("_/") & {*word} for word in given)
 
 
-def test_a_task_that_does_not_exist_is_suggested():
+def test_for_an_unknown_benchmark_the_closest_name_is_suggested():
     with pytest.raises(ConfigError, match="no task 'cifar1O0'; did you mean cifar10"):
-        find_task("cifar1O0")
+        find_benchmark("cifar1O0")
     with pytest.raises(ConfigError, match="no task 'xyzzy'; there are imagenet2012, "):
-        find_task("xyzzy")
+        find_benchmark("xyzzy")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lit_jax.evals import bootstrap
 from lit_jax.evals.bootstrap import estimate, intervals, mean, median, paired
 from lit_jax.evals.retrieval import Retrieved, retrieval, retrieve
 from lit_jax.evals.zero_shot import Classified
@@ -59,7 +60,7 @@ def test_captions_of_one_image_are_drawn_together():
 
 def test_a_seed_gives_the_same_intervals_whatever_is_held_at_once(monkeypatch, result):
     want = intervals(result, draws=50)
-    monkeypatch.setattr("lit_jax.evals.bootstrap._HELD", 60)
+    monkeypatch.setattr(bootstrap, "_HELD", 60)
     assert intervals(result, draws=50) == want
     assert intervals(result, draws=50, seed=1) != want
 

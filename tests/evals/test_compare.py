@@ -94,12 +94,12 @@ def test_what_is_no_result_and_what_was_changed_is_refused(tmp_path, ranks):
     changed = json.loads(a.read_text())
     changed["protocol"]["zero_shot"]["ties"] = "mean"
     (tmp_path / "b.json").write_text(json.dumps(changed))
-    with pytest.raises(DataError, match="not that of its fingerprint"):
+    with pytest.raises(DataError, match="does not match its fingerprint"):
         compare(a, tmp_path / "b.json")
     changed = json.loads(a.read_text())
     changed["metrics"]["zero_shot"]["top1"] += 0.01
     (tmp_path / "b.json").write_text(json.dumps(changed))
-    with pytest.raises(DataError, match="not those of its queries"):
+    with pytest.raises(DataError, match="do not match its queries"):
         compare(a, tmp_path / "b.json")
 
 

@@ -8,10 +8,11 @@ import pytest
 import lit_jax
 from lit_jax.__main__ import main
 from lit_jax.data.sources.registry import open_source
-from lit_jax.evals import bootstrap, few_shot, retrieval
+from lit_jax.evals import benchmarks, bootstrap, few_shot, retrieval
 from lit_jax.evals.compare import compare
 from lit_jax.evals.evaluate import evaluate
 from lit_jax.evals.protocol import fingerprint
+from lit_jax.evals.request import EvalConfig
 from lit_jax.evals.results import from_rows
 from lit_jax.inference.embedder import Embedder
 from lit_jax.utils.errors import ConfigError, DataError
@@ -43,14 +44,10 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def learnt(made):
-    return evaluate(
-        made / "model",
-        f"folder:{made}/pairs",
-        tasks=("few_shot", "linear_probe", "zero_shot"),
-        train=f"folder:{made}/train",
-        shots=(1,),
-        seeds=2,
+    config = EvalConfig(
+        tasks=("few_shot", "linear_probe", "zero_shot"), train=f"folder:{made}/train", shots=(1,), seeds=2
     )
+    return evaluate(made / "model", f"folder:{made}/pairs", config)
 
 
 def test_probes_through_evaluate_equal_those_of_the_features(made, learnt):
@@ -78,21 +75,23 @@ def test_every_result_is_read_back_from_its_queries(learnt):
 
 def test_the_protocol_says_of_an_arithmetic_that_is_not_float32(made):
     results = [
-        evaluate(made / "model", f"folder:{made}/pairs", dtype=dtype) for dtype in ("float32", "bfloat16")
+        evaluate(made / "model", f"folder:{made}/pairs", EvalConfig(dtype=dtype))
+        for dtype in ("float32", "bfloat16")
     ]
-    assert [one["protocol"]["retrieval"].get("dtype") for one in results] == [None, "bfloat16"]
+    assert [result["protocol"]["retrieval"].get("dtype") for result in results] == [None, "bfloat16"]
 
 
 def test_what_to_learn_from_is_asked_for_and_must_hold_every_class(made):
     pairs = f"folder:{made}/pairs"
-    with pytest.raises(ConfigError, match="give them with --train"):
-        evaluate(made / "model", pairs, tasks=("linear_probe",))
+    train = f"folder:{made}/train"
+    with pytest.raises(ConfigError, match="give one with --train"):
+        evaluate(made / "model", pairs, EvalConfig(tasks=("linear_probe",)))
     with pytest.raises(DataError, match="is of a class of which"):
-        evaluate(made / "model", f"folder:{made}/train", tasks=("linear_probe",), train=pairs)
+        evaluate(made / "model", train, EvalConfig(tasks=("linear_probe",), train=pairs))
     with pytest.raises(ConfigError, match="features are 'both'"):
-        evaluate(made / "model", pairs, tasks=("few_shot",), train=pairs, features="both")
+        evaluate(made / "model", pairs, EvalConfig(tasks=("few_shot",), train=pairs, features="both"))
     with pytest.raises(DataError, match="has 1 pictures to learn from and 2 shots"):
-        evaluate(made / "model", pairs, tasks=("few_shot",), train=f"folder:{made}/train", shots=(2,))
+        evaluate(made / "model", pairs, EvalConfig(tasks=("few_shot",), train=train, shots=(2,)))
 
 
 def test_languages_are_measured_one_by_one_and_as_a_mean_through_the_shell(made, tmp_path, capsys):
@@ -100,7 +99,7 @@ def test_languages_are_measured_one_by_one_and_as_a_mean_through_the_shell(made,
     args = ["evaluate", "--model", str(made / "model"), "--data", two, "--tasks", "multilingual,retrieval"]
     with pytest.raises(SystemExit) as end:
         main([*args, "--captions", "en,de"])
-    assert end.value.code == 2 and "multilingual alone takes several" in capsys.readouterr().err
+    assert end.value.code == 2 and "only multilingual takes more than one" in capsys.readouterr().err
     args[-1] = "multilingual"
     with pytest.raises(SystemExit) as end:
         main([*args, "--captions", "en,de", "--json", str(tmp_path / "a.json")])
@@ -111,7 +110,7 @@ def test_languages_are_measured_one_by_one_and_as_a_mean_through_the_shell(made,
     found = result["metrics"]["multilingual"]
     for name in retrieval.chance(np.arange(24), 24):
         assert found[f"mean/{name}"] == pytest.approx((found[f"en/{name}"] + found[f"de/{name}"]) / 2)
-    alone = evaluate(made / "model", two, captions=("de",))
+    alone = evaluate(made / "model", two, EvalConfig(captions=("de",)))
     assert {f"de/{n}": v for n, v in alone["metrics"]["retrieval"].items()}.items() <= found.items()
     assert compare(tmp_path / "a.json", tmp_path / "a.json")["multilingual"]["mean/text_to_image_recall@1"][
         "paired"
@@ -124,7 +123,8 @@ def test_protocols_are_told_in_words_and_compared_in_them(made, learnt, tmp_path
     assert words["classes"] == "6: blue circle, blue square, green circle ..."
     assert words["image_processor"].startswith("resized to 32 x 32, bilinear; times 0.00392157; mean 0.5")
     assert words["data"].startswith(f"folder:{made}/pairs, 24 pictures (sha256 ")
-    other = evaluate(made / "model", f"folder:{made}/pairs", tasks=("zero_shot",), preset="lit")
+    config = EvalConfig(tasks=("zero_shot",), preset="lit")
+    other = evaluate(made / "model", f"folder:{made}/pairs", config)
     for name, result in (("a", learnt), ("b", other)):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
     with pytest.raises(ConfigError) as error:
@@ -136,14 +136,12 @@ def test_protocols_are_told_in_words_and_compared_in_them(made, learnt, tmp_path
 
 
 def test_a_task_by_name_says_what_is_measured_and_a_typo_is_told(made, monkeypatch):
-    from lit_jax.evals import benchmarks as module
-
-    usual = {"tiny": module.Task(f"folder:{made}/pairs", names="label", templates="plain")}
+    table = {"tiny": benchmarks.Benchmark(f"folder:{made}/pairs", names="label", templates="plain")}
     with pytest.raises(ConfigError, match=r"task 'cifar10' is unknown.*did you mean --task cifar10\?"):
-        evaluate(made / "model", f"folder:{made}/pairs", tasks=("cifar10",))
+        evaluate(made / "model", f"folder:{made}/pairs", EvalConfig(tasks=("cifar10",)))
     with pytest.raises(ConfigError, match="give --data SOURCE or --task NAME"):
         evaluate(made / "model")
-    monkeypatch.setattr(module, "tasks", lambda: usual)
-    result = evaluate(made / "model", task="tiny")
+    monkeypatch.setattr(benchmarks, "all_benchmarks", lambda: table)
+    result = evaluate(made / "model", config=EvalConfig(task="tiny"))
     assert set(result["metrics"]) == {"zero_shot"} and result["task"] == "tiny"
     assert result["protocol"]["zero_shot"]["templates"] == ["a photo of a {}."]

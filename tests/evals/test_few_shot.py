@@ -22,7 +22,7 @@ def dense(rows, labels, classes, strength):
 
 
 @pytest.mark.parametrize("n", [8, 60])  # Fewer than features, and more.
-def test_the_ridge_is_that_of_the_grid_with_the_least_error_on_pictures_really_left_out(n):
+def test_the_ridge_is_the_one_with_the_least_error_on_pictures_left_out(n):
     rows, labels = clusters(n=n, width=12)
     centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     unit = (centred**2).sum() / n
@@ -51,7 +51,7 @@ def test_ranks_are_those_of_sorted_scores_whatever_is_held_at_once(monkeypatch):
     np.testing.assert_array_equal(probe(train, train_labels, test, labels).rank, want)
 
 
-def test_features_that_name_the_class_are_learnt_from_one_shot_and_noise_stays_near_chance():
+def test_features_that_name_the_class_need_one_shot_and_noise_stays_near_chance():
     labels = np.arange(40) % 8
     eye = np.eye(8, dtype=np.float32)[labels]
     drawn = draw(labels, (1, 2), 3)
@@ -90,9 +90,9 @@ def test_what_cannot_be_learnt_is_refused():
     rows, labels = clusters(n=12)
     with pytest.raises(DataError, match="class 0 has 3 pictures to learn from and 4 shots"):
         draw(labels, (1, 4), 1)
-    with pytest.raises(ConfigError, match="want numbers of 1 or more"):
+    with pytest.raises(ConfigError, match="wanted numbers of 1 or more"):
         draw(labels, (0,), 1)
-    with pytest.raises(DataError, match="class 3 is in the test data alone"):
+    with pytest.raises(DataError, match="class 3 is only in the test data"):
         probe(rows, labels % 3, rows, labels)
     with pytest.raises(DataError, match="1 class"):
         probe(rows, labels * 0, rows, labels * 0)

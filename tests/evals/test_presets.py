@@ -73,7 +73,7 @@ def test_templates_are_read_from_json_with_either_place(tmp_path):
     assert load_templates(str(file)) == ("a {}.", "ein {}")
     for text in ("{", '{"a": 1}', "[1]"):
         file.write_text(text)
-        with pytest.raises(ConfigError, match="is no JSON list of templates"):
+        with pytest.raises(ConfigError, match="is not a JSON list of templates"):
             load_templates(str(file))
 
 

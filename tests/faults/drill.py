@@ -1,9 +1,11 @@
-"""A run that is killed at one moment after the other, each time by SIGKILL, and started again.
+"""A run that is killed by SIGKILL at one point after another, and started again after each.
 
     python -m tests.faults.drill FOLDER STEPS [POINT ...]
 
-Every run is a process of its own, forked from this one, which has imported all and computed nothing. What each saw
-and reached is written down step by step: the records of the batch, and the sha256 of all of the state. Prints JSON.
+Every run is a process of its own, forked from this one, which has imported everything and computed nothing. Each run
+writes down, step by step, the records of the batch and the sha256 of the whole state. Prints JSON. The exit status is
+NEVER_CALLED or NEVER_MET, and a line on standard error names the point, if a run was not killed at its point because
+the patched function was never called, or never in the way that the point describes.
 """
 
 import hashlib
@@ -14,37 +16,76 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import lit_jax.tools.export
-import lit_jax.train.build
-import lit_jax.train.loop
-from lit_jax.hf import hub
+import jax
+import numpy as np
+
+from lit_jax.hf import model_folder, save
+from lit_jax.tools import export
+from lit_jax.train import build, evaluation, loop
 from lit_jax.utils import checksums
 from lit_jax.workdir import checkpoints, metrics
 from tests import tiny
 
 SAVE_EVERY = 4
 ALL = 240  # Steps in which a run can meet every point.
+NEVER_CALLED, NEVER_MET = 70, 71  # Exit statuses of a process that was to be killed and was not.
+TIMES = (
+    "pairs/s",
+    "data_wait",
+    "host_ms",
+    "device_ms",
+    "host_share",
+    "host_gb",
+    "device_gb",
+)  # Of the machine.
+
+
+class Point(NamedTuple):
+    """A call of `owner.name` in which a process dies: `before` and `after` get the arguments of every call."""
+
+    owner: Any
+    name: str
+    before: Callable[[tuple], object] | None = None
+    after: Callable[[tuple], object] | None = None
+
+    @property
+    def target(self):
+        return f"{getattr(self.owner, '__name__', self.owner)}.{self.name}"
+
+    def patch(self):
+        """Patches the function, and returns a list that gets an item for each call."""
+        plain, calls = getattr(self.owner, self.name), []
+
+        def called(*args, **options):
+            calls.append(1)
+            if self.before:
+                self.before(args)
+            result = plain(*args, **options)
+            if self.after:
+                self.after(args)
+            return result
+
+        setattr(self.owner, self.name, called)
+        return calls
+
+
+class Log:
+    """What a run saw, a line a step, on disk at once."""
+
+    def __init__(self, path):
+        self.file = path.open("a")
+
+    def step(self, row):
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def around(owner, name, *, before=None, after=None):
-    """Calls `before(arguments)` and `after(arguments)` around every call of `owner.name`."""
-    plain = getattr(owner, name)
-
-    def called(*args, **options):
-        if before:
-            before(args)
-        found = plain(*args, **options)
-        if after:
-            after(args)
-        return found
-
-    setattr(owner, name, called)
 
 
 def nth(count, condition=lambda args: True):
@@ -68,7 +109,7 @@ def of_step(args):
     return Path(args[1]).name.startswith("step_") and "tmp" not in Path(args[1]).name
 
 
-def later(seconds):
+def into_second_save(seconds):
     """Dies so long after the second save began, wherever the threads are by then."""
     left = [2]
 
@@ -77,7 +118,7 @@ def later(seconds):
         if left[0] == 0:
             threading.Timer(seconds, die).start()
 
-    return lambda: around(checkpoints.ocp.CheckpointManager, "save", before=start)
+    return Point(checkpoints.ocp.CheckpointManager, "save", before=start)
 
 
 def half_a_row(args):
@@ -86,91 +127,71 @@ def half_a_row(args):
     die()
 
 
-def at_step(count):
-    return lambda: around(Log, "step", before=nth(count))
-
-
-def behind(args):
-    """In another thread than training's: what is removed there is an old step."""
+def in_background(args):
+    """In another thread than training's, which removes an old step."""
     return threading.current_thread() is not threading.main_thread()
 
 
-class Log:
-    """What a run saw, a line a step, on disk at once."""
-
-    def __init__(self, path):
-        self.file = path.open("a")
-
-    def step(self, row):
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-
-
-SAVE = (checkpoints.Checkpoints, "save")
-# Name -> what is patched in the process that is to die. In the order in which one run can meet them.
+# The points of training, in an order in which one run can meet them.
 POINTS = {
-    "describing the model": lambda: around(
-        Path, "write_text", before=nth(1, lambda a: a[0].name == "config.json")
-    ),
-    "before the recipe is there": lambda: around(Path, "replace", before=nth(1, ends("config.json"))),
-    "first evaluation": lambda: around(lit_jax.train.loop, "retrieve", before=nth(1)),
-    "first step": at_step(1),
-    "writing locked": lambda: around(os, "rename", before=nth(1, ends("/locked"))),
-    "locked is there": lambda: around(os, "rename", after=nth(1, ends("/locked"))),
-    "first save returned": lambda: around(*SAVE, after=nth(SAVE_EVERY)),
-    "2 ms into a save": later(0.002),
-    "10 ms into a save": later(0.01),
-    "30 ms into a save": later(0.03),
-    "100 ms into a save": later(0.1),
-    "300 ms into a save": later(0.3),
-    "an item is written": lambda: around(os, "rename", before=nth(1, ends("/tuned"))),
-    "an item has its name": lambda: around(os, "rename", after=nth(1, ends("/opt"))),
-    "before the sums": lambda: around(checksums, "write", before=nth(1)),
-    "half of the sums": lambda: around(
-        checksums, "_digest", after=nth(5, lambda a: "tmp" in Path(a[0]).name)
-    ),
-    "after the sums": lambda: around(checksums, "write", after=nth(1)),
-    "before the rename": lambda: around(os, "rename", before=nth(2, of_step)),
-    "after the rename": lambda: around(os, "rename", after=nth(2, of_step)),
-    "deletion begins": lambda: around(os, "unlink", before=nth(1, behind)),
-    "deletion goes on": lambda: around(os, "unlink", after=nth(5, behind)),
-    "deletion ends": lambda: around(os, "rmdir", before=nth(6, behind)),
-    "an evaluation": lambda: around(lit_jax.train.loop, "retrieve", before=nth(1)),
-    "after an evaluation": lambda: around(lit_jax.train.loop, "retrieve", after=nth(1)),
-    "half a row of metrics": lambda: around(metrics.Jsonl, "scalars", before=half_a_row),
-    "between two saves": at_step(6),
-    "checking the sums": lambda: around(checksums, "damage", after=nth(2)),
-    "restoring": lambda: around(checkpoints, "read", after=nth(1)),
-    "the last save returned": lambda: around(*SAVE, after=nth(1, lambda a: a[1] == ALL)),
+    "describing the model": Point(Path, "write_text", before=nth(1, lambda a: a[0].name == "config.json")),
+    "before the recipe is there": Point(Path, "replace", before=nth(1, ends("config.json"))),
+    "first evaluation": Point(evaluation, "retrieve", before=nth(1)),
+    "first step": Point(Log, "step", before=nth(1)),
+    "writing locked": Point(os, "rename", before=nth(1, ends("/locked"))),
+    "locked is there": Point(os, "rename", after=nth(1, ends("/locked"))),
+    "first save returned": Point(checkpoints.Checkpoints, "save", after=nth(SAVE_EVERY)),
+    "2 ms into a save": into_second_save(0.002),
+    "10 ms into a save": into_second_save(0.01),
+    "30 ms into a save": into_second_save(0.03),
+    "100 ms into a save": into_second_save(0.1),
+    "300 ms into a save": into_second_save(0.3),
+    "an item is written": Point(os, "rename", before=nth(1, ends("/tuned"))),
+    "an item has its name": Point(os, "rename", after=nth(1, ends("/opt"))),
+    "before the sums": Point(checksums, "write", before=nth(1)),
+    "half of the sums": Point(checksums, "_digest", after=nth(5, lambda a: "tmp" in Path(a[0]).name)),
+    "after the sums": Point(checksums, "write", after=nth(1)),
+    "before the rename": Point(os, "rename", before=nth(2, of_step)),
+    "after the rename": Point(os, "rename", after=nth(2, of_step)),
+    "deletion begins": Point(os, "unlink", before=nth(1, in_background)),
+    "deletion goes on": Point(os, "unlink", after=nth(5, in_background)),
+    "deletion ends": Point(os, "rmdir", before=nth(6, in_background)),
+    "an evaluation": Point(evaluation, "retrieve", before=nth(1)),
+    "after an evaluation": Point(evaluation, "retrieve", after=nth(1)),
+    "half a row of metrics": Point(metrics.Jsonl, "scalars", before=half_a_row),
+    "between two saves": Point(Log, "step", before=nth(6)),
+    "checking the sums": Point(checksums, "damage", after=nth(2)),
+    "restoring": Point(checkpoints, "read", after=nth(1)),
+    "the last save returned": Point(checkpoints.Checkpoints, "save", after=nth(1, lambda a: a[1] == ALL)),
 }
 EXPORTS = {
-    "weights of an export": lambda: around(hub, "_write_json", before=nth(1)),
-    "processor of an export": lambda: around(lit_jax.tools.export, "model_card", before=nth(1)),
-    "before an export has its name": lambda: around(Path, "replace", before=nth(1, ends("/out"))),
-    "after an export has its name": lambda: around(Path, "replace", after=nth(1, ends("/out"))),
+    "card of an export": Point(export, "model_card", after=nth(1)),
+    "weights of an export": Point(model_folder, "_write_json", before=nth(1)),
+    "processor of an export": Point(save, "save_processor", before=nth(1)),
+    "sums of an export": Point(checksums, "write", before=nth(1)),
+    "before an export has its name": Point(Path, "replace", before=nth(1, ends("/out"))),
+    "after an export has its name": Point(Path, "replace", after=nth(1, ends("/out"))),
 }
 
 
 def digest(state):
-    import jax
-    import numpy as np
-
-    found = hashlib.sha256()
-    for leaf in jax.tree.leaves((state.step, state.tuned, state.opt)):
-        found.update(np.asarray(leaf).tobytes())
-    return found.hexdigest()
+    sha256 = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get((state.step, state.tuned, state.opt))):
+        sha256.update(np.asarray(leaf).tobytes())
+    return sha256.hexdigest()
 
 
 def observe(log):
-    """Has every step of training written down."""
-    make, batches = lit_jax.train.loop.make_train_step, lit_jax.train.loop.train_batches
+    """Has every batch and every step of training written down."""
+    make_train_step, train_batches = build.make_train_step, loop.train_batches
 
     def making(*args, **options):
-        step = make(*args, **options)
+        step = make_train_step(*args, **options)
 
         def observed(state, batch):
             state, values = step(state, batch)
-            log.step({"step": int(state.step), "state": digest(state), "loss": float(values["loss"])})
+            number, loss = jax.device_get((state.step, values["loss"]))
+            log.step({"step": int(number), "state": digest(state), "loss": float(loss)})
             return state, values
 
         return observed
@@ -191,20 +212,21 @@ def observe(log):
         def __getattr__(self, name):
             return getattr(self.batches, name)
 
-    lit_jax.train.loop.make_train_step = making
-    lit_jax.train.loop.train_batches = lambda *args, start, **options: Seen(
-        batches(*args, start=start, **options), start
+    build.make_train_step = making
+    loop.train_batches = lambda *args, start, **options: Seen(
+        train_batches(*args, start=start, **options), start
     )
 
 
-def forked(work):
-    """Runs `work` in a process of its own and returns how that ended, as subprocess does."""
+def forked(work, point=None):
+    """Runs `work` in a process of its own, to be killed at `point`; returns its exit status as subprocess does."""
     child = os.fork()
     if not child:
         status = 1
         try:
+            calls = point.patch() if point else []
             work()
-            status = 0
+            status = 0 if point is None else NEVER_MET if calls else NEVER_CALLED
         except BaseException:
             traceback.print_exc()
         finally:
@@ -212,36 +234,86 @@ def forked(work):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def training(config, workdir, log, patch=None):
+def missed(name, point, status):
+    """A line that says why a process was not killed at its point; None if it was."""
+    reasons = {NEVER_CALLED: "was never called", NEVER_MET: "was never called as the point wants it"}
+    return f"{name}: patched {point.target} {reasons[status]}" if status in reasons else None
+
+
+def training(config, workdir, log, point=None):
     def work():
         observe(Log(log))
-        if patch:
-            patch()
-        lit_jax.train.loop.train(config, workdir)
+        loop.train(config, workdir)
 
-    return forked(work)
+    return forked(work, point)
 
 
-def exporting(workdir, output, patch=None):
-    def work():
-        if patch:
-            patch()
-        lit_jax.tools.export.export(workdir, output)
-
-    return forked(work)
+def exporting(workdir, output, point=None):
+    return forked(lambda: export.export(workdir, output), point)
 
 
 def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def reached(seen):
-    return max((row["step"] for row in seen if "step" in row), default=0)
+def key(row):
+    return ("batch", row["batch"]) if "batch" in row else ("step", row["step"])
+
+
+def cut(config, folder, names, known):
+    """Trains in folder/cut, killed at each of the points and at last to the end; what became of each run."""
+    kills, before = [], 0
+    for name in [*names, "to the end"]:
+        since = time.monotonic()
+        status = training(config, folder / "cut", folder / f"{name}.jsonl", POINTS.get(name))
+        seen = rows(folder / f"{name}.jsonl")
+        steps = [row["step"] for row in seen if "step" in row]
+        kill = {
+            "point": name,
+            "status": status,
+            "missed": missed(name, POINTS.get(name), status),
+            "resumed_at": steps[0] - 1 if steps else None,
+            "lost": before - (steps[0] - 1) if steps else None,
+            "steps": len(steps),
+            "differing": [row for row in seen if known.get(key(row)) != row][:2],
+            "seconds": round(time.monotonic() - since, 1),
+        }
+        before = max(steps) if steps else before
+        kills.append(kill)
+        print(json.dumps(kill), file=sys.stderr, flush=True)
+    return kills
+
+
+def cut_exports(folder):
+    """Exports folder/cut, killed at each of the points and then once more; what became of each."""
+    results = []
+    for name, point in EXPORTS.items():
+        output = folder / "exports" / name / "out"
+        status = exporting(folder / "cut", output, point)
+        there = output.exists()
+        whole = there and checksums.damage(output) is None
+        again = "there" if whole else exporting(folder / "cut", output)
+        result = {"point": name, "status": status, "missed": missed(name, point, status)}
+        result |= {"there": there, "whole": whole, "again": again}
+        result["sums"] = (output / checksums.NAME).read_text() if output.exists() else None
+        results.append(result)
+        print(json.dumps(result), file=sys.stderr, flush=True)
+    return results
+
+
+def numbers(workdir):
+    """All that a run has measured, without what depends on the machine."""
+    return {
+        (row["step"], name, value)
+        for row in rows(workdir / "metrics.jsonl")
+        for name, value in row.items()
+        if name not in TIMES
+    }
 
 
 def main(folder, steps, names):
     folder = Path(folder)
-    forked(lambda: tiny.config(folder))  # It computes, after which there is no forking.
+    forked(lambda: tiny.config(folder))  # In a child: it computes, after which there is no forking.
     config = tiny.config(
         folder,
         steps=steps,
@@ -252,59 +324,22 @@ def main(folder, steps, names):
         mesh__data=1,
         data__augment="crop_flip",
     )
-    print("straight", training(config, folder / "straight", folder / "straight.jsonl"), file=sys.stderr)
-    known = {}
-    for row in rows(folder / "straight.jsonl"):
-        known["batch" if "batch" in row else "step", row.get("batch", row.get("step"))] = row
-    kills, before = [], 0
-    for name in [*names, "to the end"]:
-        seen, since = folder / f"{name}.jsonl", time.monotonic()
-        status = training(config, folder / "cut", seen, POINTS.get(name))
-        found = rows(seen)
-        first = min((row["step"] for row in found if "step" in row), default=None)
-        kill = {
-            "point": name,
-            "status": status,
-            "resumed_at": None if first is None else first - 1,
-            "lost": None if first is None else before - (first - 1),
-            "steps": sum("step" in row for row in found),
-            "differing": [
-                row
-                for row in found
-                if known.get(("batch" if "batch" in row else "step", row.get("batch", row.get("step"))))
-                != row
-            ][:2],
-            "seconds": round(time.monotonic() - since, 1),
-        }
-        before = max(reached(found), before if first is None else 0)
-        kills.append(kill)
-        print(json.dumps(kill), file=sys.stderr, flush=True)
-    exports = []
-    for name in EXPORTS if len(names) > 4 else ():
-        output = folder / "exports" / name / "out"
-        status = exporting(folder / "cut", output, EXPORTS[name])
-        there = output.exists()
-        whole = there and checksums.damage(output) is None
-        again = "there" if whole else exporting(folder / "cut", output)
-        exports.append({"point": name, "status": status, "there": there, "whole": whole, "again": again})
-        exports[-1]["sums"] = (output / checksums.NAME).read_text() if output.exists() else None
-        print(json.dumps(exports[-1]), file=sys.stderr, flush=True)
-    metrics_of = [
-        {
-            (row["step"], name, value)
-            for row in rows(folder / run / "metrics.jsonl")
-            for name, value in row.items()
-            if name not in ("pairs/s", "data_wait", "host_gb", "device_gb")  # Of the machine.
-        }
-        for run in ("straight", "cut")
-    ]
+    straight = training(config, folder / "straight", folder / "straight.jsonl")
+    known = {key(row): row for row in rows(folder / "straight.jsonl")}
+    kills = cut(config, folder, names, known)
+    exports = cut_exports(folder) if len(names) > 4 else []
     result = {
+        "straight": straight,
+        "observed": len(known),
         "kills": kills[:-1],
         "end": kills[-1],
         "exports": exports,
-        "metrics": metrics_of[0] == metrics_of[1],
+        "metrics": numbers(folder / "straight") == numbers(folder / "cut"),
     }
     print(json.dumps(result))
+    if failed := [kill for kill in (*kills, *exports) if kill["missed"]]:
+        print("\n".join(kill["missed"] for kill in failed), file=sys.stderr)
+        sys.exit(failed[0]["status"])
 
 
 if __name__ == "__main__":

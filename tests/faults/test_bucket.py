@@ -1,4 +1,4 @@
-"""A run whose workdir lies in a bucket: what a kill leaves there is all that the next start has, and it is enough."""
+"""A run whose workdir is in a bucket: what a kill leaves there is enough for the next start."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from lit_jax.workdir.files import CONFIG, MODEL
 from tests import processes, tiny
 from tests.e2e.test_processes import CUT
 from tests.gcs_server import Stored
-from tests.test_checkpoints import same, state_of
+from tests.workdir.test_checkpoints import same, state_of
 
 RUN = "gs://bucket/run"
 ROOT = Path(lit_jax.__file__).parents[1]
@@ -119,7 +119,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(straight, bucket, gcs):
 
 def test_told_to_end_it_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
     folder, config, _ = straight
-    save, left = loop._save, [3]
+    save, left = loop._Run.save, [3]
 
     def told(*args, **options):
         left[0] -= 1
@@ -128,7 +128,7 @@ def test_told_to_end_it_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
         return save(*args, **options)
 
     with monkeypatch.context() as patch, pytest.raises(PreemptedError, match="step 3 is saved"):
-        patch.setattr(loop, "_save", told)
+        patch.setattr(loop._Run, "save", told)
         train(config, RUN)
     assert "run/lock" not in gcs.buckets["bucket"]
     assert doctor.workdir(RUN)["resumes"] == 3

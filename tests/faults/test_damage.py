@@ -7,7 +7,7 @@ import pytest
 
 from lit_jax.utils.errors import CheckpointError
 from lit_jax.workdir.checkpoints import Checkpoints
-from tests.test_checkpoints import same, state_of
+from tests.workdir.test_checkpoints import same, state_of
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_damaged_newest_checkpoint_is_seen_and_the_one_before_it_taken(damage,
     with caplog.at_level(logging.WARNING, "lit_jax"):
         state, data = ours.restore(state_of())
     assert data == {"next": 4}
-    same(state, intact[1][4]._replace(locked=intact[1][1].locked))
+    same(state, intact[1][4].replace(locked=intact[1][1].locked))
     (record,) = caplog.records
     assert "step_6 is damaged" in record.getMessage() and "taking step_4 instead" in record.getMessage()
 
@@ -120,7 +120,7 @@ def test_where_all_are_damaged_nothing_is_restored_and_nothing_moved(run):
     for number in (2, 4, 6):
         flip(arrays(run / "checkpoints" / f"step_{number}"))
     before = sorted(path.name for path in (run / "checkpoints").iterdir())
-    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged, step_6 for one \(tuned"):
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged, for instance step_6 \(tuned"):
         Checkpoints(run, save_every=2).restore(state_of())
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
 

@@ -16,7 +16,7 @@ from lit_jax.utils.errors import CheckpointError, ConfigError
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.metrics import Jsonl
 from tests import tiny
-from tests.test_checkpoints import same, state_of
+from tests.workdir.test_checkpoints import same, state_of
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def full_disk(size=60_000):
 
 def large(seed):
     state = state_of(seed)
-    return state._replace(tuned={"large": jnp.sin(jnp.arange(2.0**16) + seed)}, opt=())
+    return state.replace(tuned={"large": jnp.sin(jnp.arange(2.0**16) + seed)}, opt=())
 
 
 def written(ours):
@@ -89,7 +89,7 @@ def test_a_disk_that_is_full_at_the_end_is_told(tmp_path):
 
 
 def test_locked_weights_that_do_not_fit_end_the_run(tmp_path):
-    state = large(1)._replace(locked={"vision": large(1).tuned})
+    state = large(1).replace(locked={"vision": large(1).tuned})
     ours = Checkpoints(tmp_path, save_every=1)
     with full_disk(), pytest.raises(CheckpointError, match=r"locked could not be saved.*File too large"):
         ours.save(1, state, {})

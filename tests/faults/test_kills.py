@@ -9,34 +9,67 @@ from pathlib import Path
 import pytest
 
 import lit_jax
-from tests.faults.drill import ALL, EXPORTS, POINTS, SAVE_EVERY
+from tests.faults.drill import ALL, EXPORTS, NEVER_CALLED, NEVER_MET, POINTS, SAVE_EVERY
+
+ROOT = Path(lit_jax.__file__).parents[1]
 
 
-def drill(folder, steps, *points):
-    root = Path(lit_jax.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.drill", str(folder), str(steps), *points],
-        cwd=root,
+def python(*args):
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         env=os.environ | {"XLA_FLAGS": ""},  # One device.
     )
+
+
+def drill(folder, steps, *points):
+    done = python("-m", "tests.faults.drill", str(folder), str(steps), *points)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def check(found, steps, points):
-    assert [kill["point"] for kill in found["kills"]] == list(points)
-    for kill in found["kills"]:
+def check(result, steps, points):
+    assert result["straight"] == 0 and result["observed"] >= 2 * steps  # Every batch and every step.
+    assert [kill["point"] for kill in result["kills"]] == list(points)
+    for kill in result["kills"]:
+        assert kill["missed"] is None
         assert kill["status"] == -9, kill  # It did die, and there.
-    for kill in [*found["kills"], found["end"]]:
-        assert kill["differing"] == [], (
-            kill
-        )  # Records and state of every step, as in the run that was not stopped.
+    for kill in [*result["kills"], result["end"]]:
+        # Records and state of every step, as in the run that was not stopped.
+        assert kill["differing"] == [], kill
         assert kill["lost"] is None or kill["lost"] <= 2 * SAVE_EVERY, kill
-    assert found["end"]["status"] == 0
-    assert found["end"]["resumed_at"] + found["end"]["steps"] == steps
-    assert found["metrics"]  # Every number of every step once, and the same.
+    assert result["end"]["status"] == 0
+    assert result["end"]["resumed_at"] + result["end"]["steps"] == steps
+    assert result["metrics"]  # Every number of every step once, and the same.
+
+
+@pytest.mark.parametrize("name", [*POINTS, *EXPORTS])
+def test_every_point_patches_a_function_that_exists(name):
+    point = (POINTS | EXPORTS)[name]
+    assert callable(getattr(point.owner, point.name))
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "says"),
+    [
+        ("lambda: None", NEVER_CALLED, "here: patched json.loads was never called\n"),
+        ("lambda: json.loads('1')", NEVER_MET, "here: patched json.loads was never called as the point"),
+        ("lambda: [json.loads('1') for _ in range(2)]", -9, "None"),
+    ],
+)
+def test_a_process_that_does_not_die_at_its_point_is_told_by_name(call, status, says):
+    code = f"""
+import json
+from tests.faults.drill import Point, forked, missed, nth
+point = Point(json, "loads", before=nth(2))
+status = forked({call}, point)
+print(status, missed("here", point, status))
+"""
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{status} {says}")
 
 
 def test_three_kills_cost_nothing_but_the_steps_since_the_last_save(tmp_path):
@@ -46,12 +79,15 @@ def test_three_kills_cost_nothing_but_the_steps_since_the_last_save(tmp_path):
 
 @pytest.mark.slow
 def test_kills_at_every_point_cost_nothing_but_the_steps_since_the_last_save(tmp_path):
-    found = drill(tmp_path, ALL)
+    result = drill(tmp_path, ALL)
     assert len(POINTS) >= 20
-    check(found, ALL, POINTS)
-    assert [each["point"] for each in found["exports"]] == list(EXPORTS)
-    for each in found["exports"]:
-        assert each["status"] == -9
-        assert each["there"] == each["whole"] == each["point"].startswith("after")  # Nothing, or all of it.
-        assert each["again"] in (0, "there")
-    assert len({each["sums"] for each in found["exports"]}) == 1  # And always the same files.
+    check(result, ALL, POINTS)
+    assert [export["point"] for export in result["exports"]] == list(EXPORTS)
+    for export in result["exports"]:
+        assert export["missed"] is None
+        assert export["status"] == -9, export
+        assert (
+            export["there"] == export["whole"] == export["point"].startswith("after")
+        )  # Nothing, or all of it.
+        assert export["again"] in (0, "there")
+    assert len({export["sums"] for export in result["exports"]}) == 1  # And always the same files.

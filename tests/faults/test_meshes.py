@@ -16,13 +16,15 @@ from tests import tiny
 GO_ON = """
 import json, sys
 from lit_jax.config import read_config
+from lit_jax.train.build import mesh_of
 from lit_jax.train.setup import open_setup
 from lit_jax.train.loop import train
 from tests.faults.drill import digest
 
 config, workdir = json.loads(sys.argv[1]), sys.argv[2]
 from pathlib import Path
-run = open_setup(read_config(config), Path(workdir))
+recipe = read_config(config)
+run = open_setup(recipe, Path(workdir), mesh_of(recipe))
 print(int(run.state.step), run.mesh.size, digest(run.state))
 run.checkpoints.close()
 train(config, workdir)
@@ -46,7 +48,7 @@ def go_on(config, workdir, devices):
 
 
 @pytest.mark.slow
-def test_eight_devices_become_four_two_and_one_with_the_state_bit_equal_and_the_next_four_losses_close(
+def test_a_run_of_eight_devices_resumes_on_fewer_with_equal_bits_and_close_losses(
     tmp_path,
 ):
     config = tiny.config(tmp_path, steps=8, save_every=4, data__test="")

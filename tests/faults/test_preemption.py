@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from lit_jax.parallel import preemption
-from lit_jax.train.loop import loop, train
+from lit_jax.train import evaluation, loop, tower_cache
+from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import PreemptedError
 from lit_jax.workdir.checkpoints import Checkpoints
@@ -62,13 +63,13 @@ def told(owner, name, count):
 
 MOMENTS = {
     "reading the towers": (lambda: told(loop, "open_setup", 1), None),
-    "filling the cache": (lambda: told(loop.cache, "put_batch", 1), None),
-    "the first evaluation": (lambda: told(loop, "embed_captions", 1), None),
+    "filling the cache": (lambda: told(tower_cache, "put_batch", 1), None),
+    "the first evaluation": (lambda: told(evaluation, "embed_captions", 1), None),
     "compiling the step": (lambda: told(loop.DevicePrefetcher, "__next__", 1), 1),
     "a step": (lambda: told(loop.metrics.Jsonl, "scalars", 5), 3),
     "a save": (lambda: told(Checkpoints, "save", 2), 2),
-    "an evaluation": (lambda: told(loop, "embed_captions", 2), 2),
-    "the last evaluation": (lambda: told(loop, "embed_captions", 3), 4),
+    "an evaluation": (lambda: told(evaluation, "embed_captions", 2), 2),
+    "the last evaluation": (lambda: told(evaluation, "embed_captions", 3), 4),
 }
 
 
@@ -119,7 +120,7 @@ def test_a_machine_that_is_to_be_taken_away_is_as_good_as_a_signal():
 
 SLOWLY = """
 import json, os, signal, sys, time
-from lit_jax import distributed
+from lit_jax.parallel import distributed
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.utils.errors import PreemptedError
 from lit_jax.train.loop import train

@@ -1,4 +1,4 @@
-"""Processors of towers that no folder describes."""
+"""Processors of towers without a folder."""
 
 import numpy as np
 import pytest
@@ -24,12 +24,14 @@ def ids(tokenizer, text, length=12):
 
 
 def test_every_caption_has_its_words_and_nothing_is_unknown():
-    found = made()
-    assert found.tokenize("A small RED circle") == ["a", "small", "red", "circle"]
-    assert found.tokenize("cirl") == ["c", "##i", "##r", "##l"]
-    assert found.tokenize("naive") == list(found.tokenize("naïve"))  # As BERT, without case and accents.
-    assert found.unk_token_id not in found(CAPTIONS, padding=True)["input_ids"][-1]
-    assert found.tokenize("z") == ["[UNK]"]
+    tokenizer = made()
+    assert tokenizer.tokenize("A small RED circle") == ["a", "small", "red", "circle"]
+    assert tokenizer.tokenize("cirl") == ["c", "##i", "##r", "##l"]
+    assert tokenizer.tokenize("naive") == list(
+        tokenizer.tokenize("naïve")
+    )  # As BERT, without case and accents.
+    assert tokenizer.unk_token_id not in tokenizer(CAPTIONS, padding=True)["input_ids"][-1]
+    assert tokenizer.tokenize("z") == ["[UNK]"]
 
 
 def test_a_tokenizer_is_a_function_of_the_captions_and_not_of_their_order():
@@ -44,17 +46,22 @@ def test_a_tokenizer_is_a_function_of_the_captions_and_not_of_their_order():
 )
 def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
     config = TEXT[hf["model_type"]].Config.from_hf(hf)
-    found = made(hf)
-    assert found.pad_token_id == getattr(config, "pad_token_id", 1)
-    assert found.sep_token_id == getattr(config, "eos_token_id", 2)
-    assert sorted(found.get_vocab().values()) == list(range(len(found))) and len(found) <= config.vocab_size
-    row = ids(found, "a red circle")
+    tokenizer = made(hf)
+    assert tokenizer.pad_token_id == getattr(config, "pad_token_id", 1)
+    assert tokenizer.sep_token_id == getattr(config, "eos_token_id", 2)
     assert (
-        row[0] == found.cls_token_id and row[4] == found.sep_token_id and row[5:] == [found.pad_token_id] * 7
+        sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+        and len(tokenizer) <= config.vocab_size
+    )
+    row = ids(tokenizer, "a red circle")
+    assert (
+        row[0] == tokenizer.cls_token_id
+        and row[4] == tokenizer.sep_token_id
+        and row[5:] == [tokenizer.pad_token_id] * 7
     )
     assert max(row) < config.vocab_size
     with pytest.raises(ConfigError, match="text length 41 is outside"):
-        make_tokenize(found, 41)
+        make_tokenize(tokenizer, 41)
 
 
 def test_token_types_are_given_where_the_tower_has_them():

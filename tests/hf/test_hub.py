@@ -1,4 +1,4 @@
-"""Where model folders come from, and what of a repository is fetched."""
+"""Where model folders come from, and which files of a repository are downloaded."""
 
 import huggingface_hub
 import pytest
@@ -6,7 +6,7 @@ from huggingface_hub.errors import HTTPError
 
 from lit_jax.hf import hub, model_folder
 from lit_jax.utils.errors import WeightError
-from tests.test_model_folder import put
+from tests.hf.test_model_folder import put
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -68,16 +68,16 @@ def test_only_the_first_kind_of_weights_is_fetched(
 ):
     fake = FakeHub(tmp_path, *CODE, *SMALL, *weights)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
-    found = hub.find("someone/model", revision="v1", token="secret", allow_pickle=allow_pickle)
-    assert found == fake.folder
+    folder = hub.find("someone/model", revision="v1", token="secret", allow_pickle=allow_pickle)
+    assert folder == fake.folder
     assert fake.fetched() == sorted(SMALL + (wanted_with_pickle if allow_pickle else wanted))
-    # Whatever follows the first download is of the commit that it gave.
+    # All later downloads are of the commit of the first.
     assert fake.calls[0] == ("someone/model", "v1", "secret")
     assert all(call == ("someone/model", COMMIT, "secret") for call in fake.calls[1:])
     assert len(fake.calls) == 1 or not any(name.startswith("model.") for name in weights)
 
 
-def test_weights_that_were_left_on_the_hub_are_explained(tmp_path, monkeypatch):
+def test_the_error_says_which_weights_are_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", FakeHub(tmp_path, *SMALL, *PICKLE))
     with pytest.raises(
         WeightError, match=r"neither model\.safetensors.*it has config\.json.*allow_pickle=True"
@@ -96,19 +96,18 @@ def test_the_cache_serves_every_format_offline(weights, allow_pickle, tmp_path, 
     (snapshot / "config.json").write_text("{}")
     put(snapshot, weights[0], 5)
     assert huggingface_hub.constants.is_offline_mode()
-    found = hub.find("someone/model", allow_pickle=allow_pickle)
-    assert found == snapshot
-    assert model_folder.Tensors.of(found, allow_pickle=allow_pickle)["a"][0] == 5
+    assert hub.find("someone/model", allow_pickle=allow_pickle) == snapshot
+    assert model_folder.Tensors.of(snapshot, allow_pickle=allow_pickle)["a"][0] == 5
 
 
 def test_a_model_that_is_not_cached_is_an_error_offline(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(WeightError, match="someone/absent is neither a local folder nor to be had"):
+    with pytest.raises(WeightError, match="someone/absent is neither a local folder nor available"):
         hub.find("someone/absent")
 
 
 @pytest.mark.parametrize("error", [HTTPError("the connection was cut\nhere"), OSError()], ids=repr)
-def test_a_download_that_breaks_off_is_told_in_a_sentence(error, monkeypatch):
+def test_an_interrupted_download_is_an_error_of_one_sentence(error, monkeypatch):
     def download(*args, **options):
         raise error
 
@@ -122,6 +121,6 @@ def test_a_download_that_breaks_off_is_told_in_a_sentence(error, monkeypatch):
     ["x" * 300, "x" * 97, "~nobody_of_that_name/model", "a/b/c"],
     ids=["no path", "no id", "no user", "no repository"],
 )
-def test_what_can_be_neither_a_folder_nor_an_id_is_told_in_a_sentence(name):
+def test_a_name_that_is_neither_a_folder_nor_an_id_is_an_error_of_one_sentence(name):
     with pytest.raises(WeightError, match="does not exist; give an existing folder or a Hub id"):
         hub.find(name)

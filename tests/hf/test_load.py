@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import lit_jax
+from lit_jax.config import ModelConfig
 from lit_jax.hf import model_folder
+from lit_jax.hf.load import join_towers
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -25,6 +27,10 @@ def towers(tmp_path):
         "text": tiny.write_tower(tmp_path / "t", tiny.BERT, seed=1),
     }
     return tmp_path / "v", tmp_path / "t", written
+
+
+def join(vision, text, **fields):
+    return join_towers(ModelConfig(str(vision), str(text), **fields))
 
 
 def test_a_saved_model_loads_to_the_same_bits(tmp_path):
@@ -46,20 +52,20 @@ def test_towers_keep_their_weights_and_the_projections_are_new(towers):
     assert np.abs(other["visual_projection"]["kernel"] - params["visual_projection"]["kernel"]).max() > 0.01
 
 
-def test_a_missing_pooler_is_new_and_said_loudly(tmp_path, towers, caplog):
+def test_a_missing_pooler_is_initialised_with_a_warning(tmp_path, towers, caplog):
     _, text, _ = towers
     tiny.write_tower(tmp_path / "v2", tiny.VIT, without="pooler/")
     with caplog.at_level(logging.WARNING, "lit_jax"):
-        loaded = lit_jax.hf.load.join_towers(tmp_path / "v2", text)
+        loaded = join(tmp_path / "v2", text)
     assert set(loaded.fresh) == {"vision/pooler/kernel", "vision/pooler/bias"}
     assert "vision/pooler/kernel" in caplog.text
     assert abs(float(loaded.params["vision"]["pooler"]["kernel"].std()) - 0.02) < 0.005
 
 
-def test_cls_pooling_needs_no_pooler_and_says_nothing(tmp_path, towers, caplog):
+def test_cls_pooling_needs_no_pooler_and_logs_nothing(tmp_path, towers, caplog):
     _, text, _ = towers
     tiny.write_tower(tmp_path / "v2", tiny.VIT, without="pooler/")
-    loaded = lit_jax.hf.load.join_towers(tmp_path / "v2", text, vision_pooling="cls")
+    loaded = join(tmp_path / "v2", text, vision_pooling="cls")
     assert loaded.fresh == () and caplog.text == ""
     np.testing.assert_array_equal(loaded.params["vision"]["pooler"]["kernel"], np.eye(32))
     assert loaded.module.config.to_hf()["vision_config"]["pooler_act"] == "linear"
@@ -157,7 +163,7 @@ def test_an_unknown_pooling_is_refused(towers):
 
 
 def test_the_logit_bias_of_a_sigmoid_model_survives_its_export(tmp_path, towers):
-    loaded = lit_jax.hf.load.join_towers(towers[0], towers[1], logit_bias_init_value=-10.0)
+    loaded = join(towers[0], towers[1], logit_bias_init=-10.0)
     params = loaded.params | {"logit_bias": np.float32(-7.25)}
     lit_jax.save(tmp_path / "dual", loaded.module, params)
     assert "logit_bias" not in model_folder.Tensors.of(tmp_path / "dual")
@@ -180,7 +186,7 @@ def composite(folder, vision, text, model_type):
     """A folder of two towers in one, as CLIP and SigLIP are published, and both towers' params."""
     module, params = tiny.dual(vision=vision, text=text)
     tensors = dual_encoder.weights(module.config).to_hf(params)
-    if model_type != "vision-text-dual-encoder":  # Their halves' names are not nested once more.
+    if model_type != "vision-text-dual-encoder":  # The names of their halves are nested only once.
         tensors = {re.sub(r"^(\w+_model)\.\1\.", r"\1.", name): tensor for name, tensor in tensors.items()}
     model_folder.write(
         folder, {"model_type": model_type, "vision_config": vision, "text_config": text}, tensors
@@ -215,7 +221,7 @@ def test_a_tower_is_taken_out_of_a_model_of_two(vision, text, model_type, tmp_pa
     assert float(params["logit_scale"]) == pytest.approx(2.6592)  # The heads are new.
 
 
-def test_a_model_of_two_towers_that_says_nothing_of_one_is_refused(tmp_path):
+def test_a_model_of_two_towers_that_does_not_describe_one_is_refused(tmp_path):
     model_folder.write(tmp_path / "c", {"model_type": "clip", "vision_config": tiny.CLIP_VISION}, {})
     with pytest.raises(WeightError, match="no text_config to take the text tower from"):
         lit_jax.from_towers(tmp_path / "c", tmp_path / "c")
@@ -225,7 +231,7 @@ def test_a_model_of_two_towers_that_says_nothing_of_one_is_refused(tmp_path):
 @pytest.mark.parametrize("text", [tiny.DISTILBERT, tiny.ELECTRA], ids=["distilbert", "electra"])
 def test_a_tower_without_a_pooled_output_is_pooled_as_asked(text, pooling, tmp_path, towers):
     tiny.write_tower(tmp_path / "x", text)
-    loaded = lit_jax.hf.load.join_towers(towers[0], tmp_path / "x", text_pooling=pooling)
+    loaded = join(towers[0], tmp_path / "x", text_pooling=pooling)
     ids, mask = jnp.arange(12).reshape(2, 6), jnp.array([[1] * 6, [1, 1, 1, 0, 0, 0]])
     output = loaded.module.apply(
         {"params": jax.tree.map(jnp.asarray, loaded.params)},
@@ -274,7 +280,7 @@ def test_damaged_tensors_are_named_with_their_folder(tmp_path, towers):
         "not finite": (tensors | {name: nan}, "holds NaN or infinity"),
         "not finite in half": (tensors | {name: nan.astype("bfloat16")}, "holds NaN or infinity"),
     }
-    for folder, (found, message) in damages.items():
-        model_folder.write(tmp_path / folder, tiny.BERT, found)
+    for folder, (damaged, message) in damages.items():
+        model_folder.write(tmp_path / folder, tiny.BERT, damaged)
         with pytest.raises(WeightError, match=f"{folder}: .*{message}"):
             lit_jax.from_towers(towers[0], tmp_path / folder)

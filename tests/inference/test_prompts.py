@@ -5,7 +5,7 @@ from lit_jax.inference.prompts import TEMPLATES, class_embeddings, class_texts, 
 from lit_jax.utils.errors import ConfigError, DataError
 
 
-def test_every_name_stands_in_every_template_class_by_class():
+def test_every_name_is_put_into_every_template_class_by_class():
     assert class_texts([" cat", "set {1}"], ["{}", "a {}."]) == ["cat", "a cat.", "set {1}", "a set {1}."]
 
 
@@ -17,7 +17,7 @@ def test_every_name_stands_in_every_template_class_by_class():
         (["cat", " "], "class 1 has a blank name"),
     ],
 )
-def test_class_names_that_cannot_be_told_apart_are_refused(names, match):
+def test_repeated_and_blank_class_names_are_refused(names, match):
     with pytest.raises(DataError, match=match):
         class_texts(names, ["{}"])
 
@@ -28,7 +28,7 @@ def test_a_template_holds_the_name_once(templates):
         class_texts(["cat"], templates)
 
 
-def test_our_own_sets_can_be_used():
+def test_every_template_set_gives_distinct_texts():
     for name in TEMPLATES:
         texts = class_texts(["cat", "dog"], load_templates(name))
         assert len(texts) == len(set(texts)) == 2 * len(TEMPLATES[name])
@@ -39,7 +39,7 @@ def test_templates_are_read_from_a_text_file(tmp_path):
     file.write_text("# ours\na {}.\n\n  ein {} für uns  \n", encoding="utf-8")
     assert load_templates(str(file)) == ("a {}.", "ein {} für uns")
     file.write_text("no place\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="'no place' must hold"):
+    with pytest.raises(ConfigError, match="'no place' must contain"):
         load_templates(str(file))
     with pytest.raises(ConfigError, match="neither a file nor one of name, plain"):
         load_templates("plian")
@@ -69,6 +69,6 @@ def test_class_embeddings_are_in_the_order_of_class_texts():
         ([[1, 0], [1, 1], [3, 1], [-3, -1]], "mean embedding of class 1 has length"),
     ],
 )
-def test_rows_that_point_nowhere_are_refused(rows, match):
+def test_rows_of_length_zero_are_refused(rows, match):
     with pytest.raises(DataError, match=match):
         class_embeddings(np.array(rows, np.float32), templates=2)

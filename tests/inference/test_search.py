@@ -15,6 +15,7 @@ from lit_jax.__main__ import main
 from lit_jax.inference import index as indexes
 from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.nearest import nearest
+from lit_jax.inference.search import Hit
 from lit_jax.parallel.sharding import make_mesh
 from tests import tiny
 
@@ -52,27 +53,25 @@ def command(*args):
     return ended.value.code
 
 
-def test_classify_is_the_softmax_of_the_models_own_logits_and_the_command_says_the_same(
-    place, model, tmp_path
-):
+def test_classify_is_the_softmax_of_the_models_logits_and_the_command_agrees(place, model, tmp_path):
     paths = [str(place / "pairs" / f"{i:03}.png") for i in range(3)]
-    found = lit_jax.classify(paths, LABELS, model)
+    classified = lit_jax.classify(paths, LABELS, model)
     face = lit_jax.VisionTextDualEncoderModel.from_pretrained(place / "model")
     pictures = [Image.open(path) for path in paths]
     inputs = tiny.processor()(text=LABELS, images=pictures, return_tensors="np", padding=True)
     logits = np.asarray(face(**inputs).logits_per_image)
     wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    for shares, row in zip(found, wanted, strict=True):
+    for shares, row in zip(classified, wanted, strict=True):
         np.testing.assert_allclose([shares[label] for label in LABELS], row, rtol=1e-3, atol=1e-5)
         assert list(shares.values()) == sorted(shares.values(), reverse=True)
     said = tmp_path / "said.json"
     args = ["classify", *paths, "--model", place / "model", "--labels", ",".join(LABELS), "--json", said]
     assert command(*args) == 0
-    assert [one["labels"] for one in json.loads(said.read_text())] == found
-    assert lit_jax.classify(pictures, LABELS, model) == found
+    assert [picture["labels"] for picture in json.loads(said.read_text())] == classified
+    assert lit_jax.classify(pictures, LABELS, model) == classified
 
 
-def test_search_finds_what_a_dense_sort_finds_and_the_command_says_the_same(place, model, index, tmp_path):
+def test_search_finds_what_a_dense_sort_finds_and_the_command_agrees(place, model, index, tmp_path):
     rows = np.concatenate([shard.embeddings for shard in index])
     scores = rows @ model.texts(["a red circle"])[0]
     hits = lit_jax.search(index, "a red circle", model=model, top=24)
@@ -80,7 +79,7 @@ def test_search_finds_what_a_dense_sort_finds_and_the_command_says_the_same(plac
     assert [hit.id for hit in hits] == [f"{hit.number:03}" for hit in hits]
     said = tmp_path / "said.json"
     assert command("search", place / "index", "--query", "a red circle", "--top", 24, "--json", said) == 0
-    assert [lit_jax.inference.search.Hit(**one) for one in json.loads(said.read_text())] == hits
+    assert [Hit(**hit) for hit in json.loads(said.read_text())] == hits
     nearest_of_itself = lit_jax.search(index, picture=place / "pairs" / "007.png", model=model, top=1)
     assert nearest_of_itself[0].id == "007" and abs(nearest_of_itself[0].score - 1) < 1e-5
 
@@ -93,8 +92,8 @@ def test_both_formats_and_the_command_write_the_same_index(place, index, tmp_pat
         assert ours.ids == theirs.ids
 
 
-def test_an_index_in_bfloat16_is_nearly_the_other_and_does_not_mix_with_it(place, index, tmp_path):
-    asked = [
+def test_an_index_in_bfloat16_is_close_to_float32_and_does_not_mix_with_it(place, index, tmp_path):
+    arguments = [
         f"folder:{place / 'pairs'}",
         "--model",
         place / "model",
@@ -103,10 +102,10 @@ def test_an_index_in_bfloat16_is_nearly_the_other_and_does_not_mix_with_it(place
         "--output",
         tmp_path / "i",
     ]
-    assert command("embed", *asked, "--dtype", "bfloat16") == 0
+    assert command("embed", *arguments, "--dtype", "bfloat16") == 0
     for ours, theirs in zip(index, indexes.Index.open(tmp_path / "i"), strict=True):
         assert 1e-5 < np.abs(ours.embeddings - theirs.embeddings).max() < 0.05
-    assert command("embed", *asked) == 2
+    assert command("embed", *arguments) == 2
 
 
 def test_embed_after_a_kill_redoes_no_finished_shard(place, model, index, tmp_path, monkeypatch):
@@ -141,21 +140,23 @@ def test_embed_after_a_kill_redoes_no_finished_shard(place, model, index, tmp_pa
         ("classify {}/none.png --model {}/model --labels red,blue", 3, "none.png' cannot be read"),
         ("classify {}/pairs/000.png --model {}/none --labels red,blue", 4, "none does not exist"),
         ("classify {}/pairs/000.png --model {}/model", 2, "there are no labels"),
-        ("classify {}/pairs/000.png --model {}/model --labels red,red", 3, "stand more than once"),
+        ("classify {}/pairs/000.png --model {}/model --labels red,red", 3, "appear more than once"),
         ("embed {}/notes.txt --model {}/model --output {}/bad", 3, "notes.txt: not an image"),
-        ("embed {}/pairs/000.png --model {}/model --output {}/pairs", 2, "exists and is no index"),
+        ("embed {}/pairs/000.png --model {}/model --output {}/pairs", 2, "exists and is not an index"),
         ("embed {}/pairs --model {}/other --output {}/index --shard-size 10", 2, "an index of another model"),
         ("search {}/index --query red --model {}/other", 3, "was made by another model"),
         ("search {}/index", 2, "give one query"),
         ("search {}/index --query red --picture {}/pairs/000.png", 2, "give one query"),
-        ("search {}/pairs --query red", 3, "is no index"),
+        ("search {}/pairs --query red", 3, "is not an index"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence_and_its_status(place, index, capfd, recwarn, args, status, says):
     assert command(*args.replace("{}", str(place)).split()) == status
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("lit-jax: ") and says in said[0]
-    assert not [one for one in recwarn if "bomb" in str(one.message)]  # Would be lines of their own.
+    assert not [
+        warning for warning in recwarn if "bomb" in str(warning.message)
+    ]  # They would be printed too.
 
 
 def test_pictures_may_come_as_paths_bytes_images_or_a_source(place, model):
@@ -175,14 +176,14 @@ def test_pictures_may_come_as_paths_bytes_images_or_a_source(place, model):
     np.testing.assert_allclose(model.pictures(str(paths[1])), wanted[1:2], atol=1e-5)
 
 
-def test_labels_of_more_letters_than_a_name_of_a_file_may_have_are_labels(place, tmp_path):
+def test_labels_longer_than_a_file_name_may_be_are_labels(place, tmp_path):
     labels, said = [f"a thing of number {i}" for i in range(400)], tmp_path / "said.json"
     args = ["classify", place / "pairs" / "000.png", "--model", place / "model", "--json", said]
     assert command(*args, "--labels", ",".join(labels)) == 0
     assert json.loads(said.read_text())[0]["labels"].keys() == set(labels)
 
 
-def test_a_command_does_without_torch_where_it_is_installed(place, tmp_path):
+def test_a_command_does_not_import_torch_even_if_it_is_installed(place, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')")
     (tmp_path / "torch-9.0.0.dist-info").mkdir()
@@ -195,7 +196,7 @@ def test_a_command_does_without_torch_where_it_is_installed(place, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (3, 1) and "none.png" in done.stderr
 
 
-def test_what_failed_before_its_first_shard_does_not_hold_the_folder(place, model, tmp_path):
+def test_a_run_that_failed_before_its_first_shard_leaves_the_folder_usable(place, model, tmp_path):
     paths = [place / "pairs" / "000.png", place / "notes.txt"]
     with pytest.raises(lit_jax.DataError, match="not an image"):
         lit_jax.embed(paths, tmp_path / "i", model)

@@ -11,7 +11,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lit_jax.losses.contrastive import LOSSES
+from lit_jax.losses.contrastive import LossConfig, Targets, contrastive_loss
+from lit_jax.losses.kinds import KINDS
 from lit_jax.parallel.sharding import AXES, BATCH, make_mesh
 from lit_jax.utils.errors import ConfigError
 
@@ -39,10 +40,10 @@ CASES = {
 }
 SOFT = RNG.random((B, B)).astype(np.float32) ** 8
 SOFT[3], SOFT[:, 5] = 0, 0
-SOFT_CASES = {name: CASES[name] | {"soft_targets": SOFT} for name in ("plain", "padded", "two ids")}
+SOFT_CASES = {name: CASES[name] | {"soft": SOFT} for name in ("plain", "padded", "two ids")}
 
 
-def dense(kind, images, texts, scale, bias, *, valid=None, groups=(), label_smoothing=0.0, soft_targets=None):
+def dense(kind, images, texts, scale, bias, *, valid=None, groups=(), label_smoothing=0.0, soft=None):
     """The definition, with all B x B logits on one device, and no shift or trick that the package uses."""
     eye = np.eye(len(images), dtype=bool)
     valid = np.ones(len(images), bool) if valid is None else valid
@@ -69,26 +70,25 @@ def dense(kind, images, texts, scale, bias, *, valid=None, groups=(), label_smoo
         return -jnp.where(asked, answers(soft) * log_p, 0).sum()
 
     if kind == "softmax":
-        back = None if soft_targets is None else soft_targets.T
-        total = (one_way(logits, soft_targets) + one_way(logits.T, back)) / 2 + 0 * bias
+        back = None if soft is None else soft.T
+        total = (one_way(logits, soft) + one_way(logits.T, back)) / 2 + 0 * bias
     else:
-        wanted = (answers(None) + answers(None).T) / 2 if soft_targets is None else soft_targets
+        wanted = (answers(None) + answers(None).T) / 2 if soft is None else soft
         each = jnp.where(asked, optax.sigmoid_binary_cross_entropy(logits + bias, wanted), 0)
         total = each.sum(1).sum()  # In two: JAX before 0.10.2 loses a digit in one long sum.
     return total / max(valid.sum(), 1)
 
 
-def sharded(loss, data, fsdp, *, valid=None, groups=(), soft_targets=None, check_vma=True, **options):
-    mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+def sharded(loss, data, fsdp, *, valid=None, groups=(), soft=None, check_vma=True, **options):
+    mesh, config = make_mesh(data, fsdp, jax.devices()[: data * fsdp]), LossConfig(loss, **options)
 
-    def mapped(images, texts, scale, bias, notes):
-        return LOSSES[loss](images, texts, scale, bias, axis=AXES, **notes, **options)
+    def mapped(images, texts, scale, bias, targets):
+        return contrastive_loss(config, images, texts, scale, bias, targets, axis=AXES)
 
-    notes = {"valid": valid, "groups": groups, "soft_targets": soft_targets}
     call = jax.shard_map(
         mapped, mesh=mesh, in_specs=(BATCH, BATCH, P(), P(), BATCH), out_specs=P(), check_vma=check_vma
     )
-    return jax.jit(lambda *args: call(*args, notes))
+    return jax.jit(lambda *args: call(*args, Targets(valid, groups, soft)))
 
 
 def pairs(batch=B, width=16, seed=0, scale=14.0):
@@ -119,21 +119,21 @@ def assert_equal(loss, mesh, args, ways, rtol=1e-6, atol=5e-6, check_vma=True, *
     return grads
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_loss_of_shards_is_the_loss_of_the_batch(loss, mesh, way):
     assert_equal(loss, mesh, pairs(), WAYS[way])
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", ["gathered", "ring"])
 @pytest.mark.parametrize("batch", [8, 1024])
-def test_that_is_so_for_one_pair_a_device_and_for_many(loss, batch, way):
+def test_the_same_holds_for_one_pair_on_each_device_and_for_many(loss, batch, way):
     assert_equal(loss, "4x2", pairs(batch, width=32), WAYS[way])
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("case", [name for name in CASES if name != "plain"])
 @pytest.mark.parametrize("way", WAYS)
 def test_padding_ids_and_smoothing_are_those_of_the_dense_loss(loss, case, way):
@@ -146,14 +146,14 @@ def test_padding_ids_and_smoothing_are_those_of_the_dense_loss(loss, case, way):
         assert not grads[0][~valid].any() and not grads[1][~valid].any()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("case", SOFT_CASES)
 @pytest.mark.parametrize("mesh", ["1", "4x2"])
 def test_soft_targets_are_those_of_the_dense_loss(loss, case, mesh):
     assert_equal(loss, mesh, pairs(), {}, **SOFT_CASES[case])
 
 
-def test_a_teacher_s_exponents_are_its_softmax_in_both_directions():
+def test_exponents_of_a_teacher_are_its_softmax_in_both_directions():
     teacher = 5 * np.random.default_rng(2).normal(size=(B, B)).astype(np.float32)
     images, texts, scale, bias = pairs()
     logits = scale * images @ texts.T
@@ -162,26 +162,27 @@ def test_a_teacher_s_exponents_are_its_softmax_in_both_directions():
         return optax.softmax_cross_entropy(logits, jax.nn.softmax(teacher)).mean()
 
     want = (one_way(logits, teacher) + one_way(logits.T, teacher.T)) / 2
-    got = sharded("softmax", 4, 2, soft_targets=np.exp(teacher))(images, texts, scale, bias)
+    got = sharded("softmax", 4, 2, soft=np.exp(teacher))(images, texts, scale, bias)
     np.testing.assert_allclose(got, want, rtol=2e-6)
 
 
 def test_no_gradient_reaches_the_soft_targets():
-    grad = jax.grad(lambda soft: sharded("softmax", 4, 2, soft_targets=soft)(*pairs()))(jnp.asarray(SOFT))
+    grad = jax.grad(lambda soft: sharded("softmax", 4, 2, soft=soft)(*pairs()))(jnp.asarray(SOFT))
     assert not grad.any()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_does_not_vary_may_go_unchecked(loss, way):
+def test_the_loss_is_the_same_without_the_checks_of_shard_map(loss, way):
     assert_equal(loss, "4x2", pairs(), WAYS[way], check_vma=False, **CASES["all of these"])
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", ["gathered", "ring"])
 def test_a_gradient_taken_inside_shard_map_is_that_of_the_batch(loss, way):
     def inside(*args):
-        return jax.grad(partial(LOSSES[loss], axis=AXES, **WAYS[way]), argnums=(0, 1, 2, 3))(*args)
+        f = partial(contrastive_loss, LossConfig(loss, **WAYS[way]), axis=AXES)
+        return jax.grad(f, argnums=(0, 1, 2, 3))(*args)
 
     specs = (BATCH, BATCH, P(), P())
     got = jax.jit(jax.shard_map(inside, mesh=make_mesh(4, 2), in_specs=specs, out_specs=specs))(*pairs())
@@ -190,7 +191,7 @@ def test_a_gradient_taken_inside_shard_map_is_that_of_the_batch(loss, way):
         np.testing.assert_allclose(grad, want_grad, rtol=0, atol=5e-6 * np.abs(want_grad).max())
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 def test_a_shuffled_batch_has_a_higher_loss(loss):
     images, texts, scale, bias = pairs()
     f = sharded(loss, 8, 1)
@@ -212,9 +213,9 @@ def test_softmax_ignores_the_bias():
     assert jax.grad(f, argnums=3)(images, texts, scale, -10.0) == 0
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", ["gathered", "ring"])
-def test_the_loss_is_float32_also_of_bfloat16_embeddings(loss, way):
+def test_the_loss_of_bfloat16_embeddings_is_float32(loss, way):
     images, texts, scale, bias = pairs()
     low = [x.astype(jnp.bfloat16) for x in (images, texts)]
     got, grads = jax.value_and_grad(sharded(loss, 8, 1, **WAYS[way]), argnums=(0, 1))(*low, scale, bias)
@@ -222,7 +223,7 @@ def test_the_loss_is_float32_also_of_bfloat16_embeddings(loss, way):
     np.testing.assert_allclose(got, dense(loss, *(x.astype(np.float32) for x in low), scale, bias), rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_logits_far_from_zero_stay_finite(loss, way):
     images, texts, _, bias = pairs(32)
@@ -230,15 +231,15 @@ def test_logits_far_from_zero_stay_finite(loss, way):
     assert np.isfinite(value) and all(np.isfinite(grad).all() for grad in grads)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_at_a_scale_of_100_only_the_rounding_of_the_logits_is_left(loss, way):
     assert_equal(loss, "4x2", pairs(scale=100), WAYS[way], rtol=2e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_a_row_of_zeros_is_a_row_like_others(loss, way):
+def test_a_row_of_zeros_is_treated_like_any_other(loss, way):
     images, texts, *rest = pairs()
     images[9], texts[30] = 0, 0
     assert_equal(loss, "4x2", (images, texts, *rest), WAYS[way])
@@ -254,16 +255,16 @@ def largest(text):
 def compiled(loss, batch, width, argnums=(0, 1, 2), **options):
     mesh = make_mesh(4, 2)
     f = jax.shard_map(
-        partial(LOSSES[loss], axis=AXES, **options),
+        partial(contrastive_loss, LossConfig(loss, **options), axis=AXES),
         mesh=mesh,
         in_specs=(BATCH, BATCH, P(), P()),
         out_specs=P(),
     )
-    rows, one = jax.ShapeDtypeStruct((batch, width), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    return jax.jit(jax.value_and_grad(f, argnums)).lower(rows, rows, one, one).compile().as_text()
+    rows, scalar = jax.ShapeDtypeStruct((batch, width), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.jit(jax.value_and_grad(f, argnums)).lower(rows, rows, scalar, scalar).compile().as_text()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize(
     ("options", "columns"),
     [
@@ -283,19 +284,11 @@ def test_no_array_is_larger_than_the_tile_that_was_asked_for(loss, options, colu
 
 
 def test_ids_and_padding_need_no_larger_array():
-    options = {"how": "ring", "chunk": 512, "label_smoothing": 0.1}
+    config = LossConfig(how="ring", chunk=512, label_smoothing=0.1)
 
     def f(images, texts, valid, ids):
-        return LOSSES["softmax"](
-            images,
-            texts,
-            jnp.float32(9),
-            jnp.float32(0),
-            axis=AXES,
-            valid=valid,
-            groups=(ids, ids),
-            **options,
-        )
+        targets = Targets(valid, groups=(ids, ids))
+        return contrastive_loss(config, images, texts, jnp.float32(9), jnp.float32(0), targets, axis=AXES)
 
     f = jax.shard_map(f, mesh=make_mesh(4, 2), in_specs=BATCH, out_specs=P())
     rows = jax.ShapeDtypeStruct((32768, 16), jnp.float32)
@@ -307,7 +300,7 @@ def test_ids_and_padding_need_no_larger_array():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"how": "rings"}, "'rings' is no way .* gathered, ring"),
+        ({"how": "rings"}, "how='rings' is unknown: wanted one of gathered, ring"),
         ({"chunk": 24}, "chunk=24 does not divide the 64 texts of the whole batch"),
         (
             {"how": "ring", "chunk": 3},
@@ -315,15 +308,20 @@ def test_ids_and_padding_need_no_larger_array():
         ),
         ({"chunk": 0}, "chunk=0 does not divide"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
-        ({"soft_targets": SOFT, "how": "ring"}, "found 'ring'"),
-        ({"soft_targets": SOFT, "chunk": 16}, "found 'gathered', 16"),
-        ({"soft_targets": SOFT, "label_smoothing": 0.1}, "and 0.1"),
-        ({"soft_targets": SOFT[:, :32]}, r"\(8, 32\): wanted \(8, 64\)"),
+        ({"soft": SOFT, "how": "ring"}, "found 'ring'"),
+        ({"soft": SOFT, "chunk": 16}, "found 'gathered', 16"),
+        ({"soft": SOFT, "label_smoothing": 0.1}, "and 0.1"),
+        ({"soft": SOFT[:, :32]}, r"\(8, 32\): wanted \(8, 64\)"),
     ],
 )
-def test_what_cannot_be_computed_is_refused(options, message):
+def test_a_config_that_cannot_be_computed_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         sharded("softmax", 8, 1, **options)(*pairs())
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ConfigError, match="loss 'hinge' is unknown: wanted one of softmax, sigmoid"):
+        sharded("hinge", 8, 1)(*pairs())
 
 
 def test_a_chunk_above_the_keys_is_all_of_them():
@@ -331,6 +329,6 @@ def test_a_chunk_above_the_keys_is_all_of_them():
     assert f(*pairs()) == sharded("softmax", 8, 1, how="ring")(*pairs())
 
 
-def test_rows_that_the_devices_cannot_share_are_refused():
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="divisible"):
         sharded("softmax", 8, 1)(*pairs(12))

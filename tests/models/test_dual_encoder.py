@@ -1,4 +1,4 @@
-"""How a dual encoder computes; that it equals PyTorch's is in tests/parity."""
+"""How a dual encoder computes; tests/parity compares it with PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def precisions(jaxpr):
 @pytest.mark.parametrize(
     ("dtype", "wanted"), [(jnp.float32, jax.lax.Precision.HIGHEST), (jnp.bfloat16, None)]
 )
-def test_products_of_float32_numbers_are_whole_on_every_device_and_others_left_to_it(dtype, wanted):
+def test_float32_products_are_exact_on_every_device_and_others_are_left_to_it(dtype, wanted):
     module, params = tiny.dual()
     module = with_compute(module, dtype=dtype)
     images, ids = jnp.zeros((2, 32, 32, 3)), jnp.zeros((2, 9), jnp.int32)
@@ -36,11 +36,11 @@ def test_products_of_float32_numbers_are_whole_on_every_device_and_others_left_t
         images_, texts, _ = module.apply({"params": params}, images, {"input_ids": ids})
         return (images_ * texts).sum()
 
-    found = list(precisions(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
-    assert len(found) > 30 and set(found) == {wanted and (wanted, wanted)}
+    products = list(precisions(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    assert len(products) > 30 and set(products) == {wanted and (wanted, wanted)}
 
 
-def test_the_gradients_of_a_frequent_token_and_of_a_position_keep_their_digits_in_bfloat16():
+def test_gradients_of_frequent_tokens_and_positions_keep_their_digits_in_bfloat16():
     ids, positions = jnp.zeros((512, 8), jnp.int32), jnp.arange(8)[None]
     slopes = jnp.asarray(np.random.default_rng(0).normal(1, 0.1, (512, 8, 4)), jnp.bfloat16)
     module = TokenEmbed(Tokens(5, 8, 4, types=2, norm=False), Compute(dtype=jnp.bfloat16))

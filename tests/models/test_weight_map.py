@@ -16,9 +16,9 @@ LINEAR = table("""
 
 def tensors():
     rng = np.random.default_rng(0)
-    found = {f"layer.{i}.dense.weight": rng.normal(size=(6, 4)).astype(np.float32) for i in range(2)}
-    found |= {f"layer.{i}.dense.bias": rng.normal(size=6).astype(np.float32) for i in range(2)}
-    return found | {"scale": np.array(2.5, np.float32)}
+    stored = {f"layer.{i}.dense.weight": rng.normal(size=(6, 4)).astype(np.float32) for i in range(2)}
+    stored |= {f"layer.{i}.dense.bias": rng.normal(size=6).astype(np.float32) for i in range(2)}
+    return stored | {"scale": np.array(2.5, np.float32)}
 
 
 SHAPES = {
@@ -43,26 +43,26 @@ def test_the_way_back_gives_the_same_bits():
 
 
 def test_a_missing_and_a_left_over_tensor_are_both_named():
-    found = tensors()
-    found["classifier.bias"] = found.pop("layer.1.dense.bias")
+    stored = tensors()
+    stored["classifier.bias"] = stored.pop("layer.1.dense.bias")
     with pytest.raises(
         WeightError, match=r"missing.*layer\.1\.dense\.bias.*not in the table.*classifier\.bias"
     ):
-        LINEAR.to_jax(found, SHAPES)
+        LINEAR.to_jax(stored, SHAPES)
 
 
 def test_a_wrong_shape_is_named_with_the_one_wanted():
-    found = tensors() | {"layer.0.dense.weight": np.zeros((6, 5), np.float32)}
+    stored = tensors() | {"layer.0.dense.weight": np.zeros((6, 5), np.float32)}
     with pytest.raises(WeightError, match=r"layer\.0\.dense\.weight has shape \(6, 5\) .* wants \(6, 4\)"):
-        LINEAR.to_jax(found, SHAPES)
+        LINEAR.to_jax(stored, SHAPES)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_not_finite_are_refused(bad):
-    found = tensors()
-    found["layer.1.dense.bias"][2] = bad
+    stored = tensors()
+    stored["layer.1.dense.bias"][2] = bad
     with pytest.raises(WeightError, match=r"layer\.1\.dense\.bias"):
-        LINEAR.to_jax(found, SHAPES)
+        LINEAR.to_jax(stored, SHAPES)
 
 
 def test_half_precision_becomes_float32_exactly():
@@ -94,7 +94,7 @@ def test_the_tables_of_a_dual_encoder_cover_every_param():
     chex.assert_trees_all_equal(back, params)
 
 
-def test_rows_of_parts_that_are_not_there_are_left_out():
+def test_rows_of_absent_parts_are_left_out():
     rows = table("a.w | a/kernel | d\na.b | a/bias | d\nb.w | b/kernel | d")
     assert rows.having({"a/bias": True, "b": True}) is rows
     assert [row.jax for row in rows.having({"a/bias": False, "a": True, "b": False}).rows] == ["a/kernel"]

@@ -1,3 +1,5 @@
+"""Several processes: how they are found, what they agree on, and what happens when one is missing."""
+
 import http.server
 import threading
 import time
@@ -17,22 +19,22 @@ SLURM = {
 }
 
 
-def test_one_machine_is_one_process():
-    assert distributed.found_processes({}) == 1 and distributed.start() is False
-    assert distributed.found_processes({"TPU_WORKER_HOSTNAMES": "localhost"}) == 1
+def test_a_machine_without_a_cluster_is_one_process():
+    assert distributed.count_processes({}) == 1 and distributed.start() is False
+    assert distributed.count_processes({"TPU_WORKER_HOSTNAMES": "localhost"}) == 1
 
 
-def test_a_slurm_step_tells_its_tasks_and_a_batch_script_is_none():
-    assert distributed.found_processes(SLURM) == 4
+def test_a_slurm_step_states_its_tasks_and_a_batch_script_is_one_process():
+    assert distributed.count_processes(SLURM) == 4
     script = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_NODELIST"}
-    assert distributed.found_processes(script | {"JAX_PLATFORMS": "cpu"}) == 1
+    assert distributed.count_processes(script | {"JAX_PLATFORMS": "cpu"}) == 1
 
 
-def test_a_tpu_in_a_cluster_tells_its_hosts_and_slices():
+def test_a_tpu_in_a_cluster_states_its_hosts_and_slices():
     hosts = {"TPU_WORKER_HOSTNAMES": "a,b,c,d"}
-    assert distributed.found_processes(hosts) == 4
-    assert distributed.found_processes(hosts | {"MEGASCALE_NUM_SLICES": "2"}) == 8
-    assert distributed.found_processes(hosts | {"JAX_PLATFORMS": "cpu"}) == 1
+    assert distributed.count_processes(hosts) == 4
+    assert distributed.count_processes(hosts | {"MEGASCALE_NUM_SLICES": "2"}) == 8
+    assert distributed.count_processes(hosts | {"JAX_PLATFORMS": "cpu"}) == 1
 
 
 @pytest.fixture
@@ -61,9 +63,9 @@ def metadata():
 
 
 def test_a_tpu_machine_asks_its_metadata_server(metadata):
-    assert distributed.found_processes(metadata) == 4
-    assert distributed.found_processes(metadata | {"TPU_SKIP_MDS_QUERY": "1"}) == 1
-    assert distributed.found_processes({"GCE_METADATA_IP": f"127.0.0.1:{processes.free_port()}"}) == 1
+    assert distributed.count_processes(metadata) == 4
+    assert distributed.count_processes(metadata | {"TPU_SKIP_MDS_QUERY": "1"}) == 1
+    assert distributed.count_processes({"GCE_METADATA_IP": f"127.0.0.1:{processes.free_port()}"}) == 1
 
 
 @pytest.mark.parametrize(
@@ -74,12 +76,12 @@ def test_a_tpu_machine_asks_its_metadata_server(metadata):
         (("host:1234", 2, 2), "process 2 of 2: wanted a number from 0 to 1"),
     ],
 )
-def test_half_an_address_is_refused(given, message):
+def test_an_incomplete_address_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         distributed.start(*given)
 
 
-def test_what_one_process_has_is_agreed_at_once():
+def test_a_single_process_agrees_with_itself_at_once():
     assert distributed.broadcast_int(3) == 3
     distributed.check_same("a", "the config", ConfigError)
     distributed.barrier("here")
@@ -88,13 +90,13 @@ def test_what_one_process_has_is_agreed_at_once():
 DIFFER = """
 import sys
 import jax, numpy as np
-from lit_jax import distributed
+from lit_jax.parallel import distributed
 from lit_jax.utils.errors import ConfigError
 from lit_jax.parallel.sharding import make_mesh, put, shardings
 
 coordinator, count, me = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=10)
-assert distributed.agreed(int(me) + 5) == 5
+assert distributed.broadcast_int(int(me) + 5) == 5
 distributed.check_same("alike", "the config", ConfigError)
 try:
     distributed.check_same(f"of {me}", "the config", ConfigError)
@@ -108,27 +110,27 @@ np.testing.assert_array_equal(distributed.fetch(placed), kernel)
 """
 
 
-def test_processes_agree_notice_what_differs_and_fetch_what_is_split():
+def test_processes_agree_and_notice_what_differs_and_fetch_sharded_arrays():
     for said in processes.run(DIFFER, 2):
-        assert "the config of process 1 is not that of process 0" in said
+        assert "the config of process 1 differs from that of process 0" in said
 
 
-def test_processes_that_do_not_come_are_missed():
-    code = "import sys; from lit_jax import distributed; distributed.start(sys.argv[1], 2, 0, timeout=3)"
+def test_processes_that_do_not_connect_are_reported():
+    code = "import sys; from lit_jax.parallel import distributed; distributed.start(sys.argv[1], 2, 0, timeout=3)"
     ((status, said),) = processes.finish(
         processes.spawn([["-c", code, f"127.0.0.1:{processes.free_port()}"]], devices=1)
     )
     assert status and "Check failure" not in said
-    assert "the processes of this run did not come together within 3 s" in said
+    assert "the processes of this run did not all connect within 3 s" in said
 
 
 LOST = """
 import os, sys, time
-from lit_jax import distributed
+from lit_jax.parallel import distributed
 
 coordinator, count, me, lost = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=5)
-distributed.everyone("here")
+distributed.barrier("here")
 if me == lost:
     os.kill(os.getpid(), 9)
 time.sleep(60)
@@ -144,4 +146,4 @@ def test_a_lost_process_ends_the_others_with_a_sentence(lost):
     status, said = done[1 - lost]
     assert status == 6 and time.monotonic() - begin < 5 + 30
     assert "Check failure" not in said
-    assert said.splitlines()[-1].startswith("lit-jax: another process of this run is gone")
+    assert said.splitlines()[-1].startswith("lit-jax: another process of this run has ended")

@@ -1,4 +1,4 @@
-"""PyTorch models with every leaf randomised, and the comparison that says at which layer two models part."""
+"""PyTorch models with every leaf randomised, and a comparison that shows the layer at which two models differ."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3 against PyTorch: attention to relative positions, in buckets or not, and the convolution."""
+"""DeBERTa v2 and v3 against PyTorch: attention with relative positions, in buckets or not, and the convolution."""
 
 import dataclasses
 from functools import partial
@@ -154,13 +154,13 @@ def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
     assert_pools(deberta_v2.ENCODER, module, params, pooling, texts())
 
 
-def test_training_draws_by_the_key_and_needs_none_where_nothing_is_dropped(tmp_path):
+def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path):
     torch_tower(XLARGE, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     train = partial(run, module, params, texts(), train=True)
-    one, same, other = (train(rngs={"dropout": jax.random.key(seed)}).pooler_output for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - other).max() > 1e-3
+    first, same, other = (train(rngs={"dropout": jax.random.key(seed)}).pooler_output for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 1e-3
     config = dataclasses.replace(module.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     got = run(module.clone(config=config), params, texts(), train=True)
     np.testing.assert_array_equal(got.pooler_output, run(module, params, texts()).pooler_output)
@@ -185,7 +185,7 @@ def test_only_a_table_of_positions_limits_the_length():
             init()
 
 
-def test_the_defaults_are_those_of_transformers_and_no_field_is_asked_for(monkeypatch):
+def test_the_defaults_are_those_of_transformers_and_no_field_is_required(monkeypatch):
     asked = []
     monkeypatch.setattr(
         "lit_jax.models.encoders.hf_config._transformers_differs",

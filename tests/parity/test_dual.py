@@ -138,7 +138,7 @@ def test_towers_that_pytorch_wrote_join_to_what_pytorch_joins(tmp_path):
     assert_same_models(ours, theirs, 32)
 
 
-def test_cls_pooling_hands_out_the_raw_cls_token(tmp_path):
+def test_cls_pooling_returns_the_raw_cls_token(tmp_path):
     tiny.write_tower(tmp_path / "v", tiny.VIT)
     tiny.write_tower(tmp_path / "t", tiny.BERT)
     module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", vision_pooling="cls")

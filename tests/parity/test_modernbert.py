@@ -139,7 +139,7 @@ def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
     assert_pools(modernbert.ENCODER, module, params, pooling, batch_of())
 
 
-def test_training_draws_by_the_key_and_needs_none_where_nothing_is_dropped(tmp_path):
+def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path):
     torch_tower(MODERNBERT, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     got = run(module, params, batch_of(), train=True)
@@ -165,7 +165,7 @@ def test_positions_of_each_text_are_refused():
         jax.eval_shape(init, ids, position_ids=jnp.zeros((2, 5), jnp.int32))
 
 
-def test_the_defaults_are_those_of_transformers_and_no_field_is_asked_for(monkeypatch):
+def test_the_defaults_are_those_of_transformers_and_no_field_is_required(monkeypatch):
     asked = []
     monkeypatch.setattr(
         "lit_jax.models.encoders.hf_config._transformers_differs",

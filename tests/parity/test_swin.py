@@ -127,7 +127,7 @@ def test_the_sharpest_cosine_attention_of_swinv2_is_that_of_pytorch(tmp_path):
 
 
 @both
-def test_training_draws_by_the_key_and_needs_none_where_nothing_is_dropped(hf, tmp_path):
+def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(hf, tmp_path):
     torch_tower(hf, tmp_path)
     module, _, params = our_tower("vision", tmp_path)
     module = module.clone(config=dataclasses.replace(module.config, drop_path_rate=0.5))
@@ -150,7 +150,7 @@ def test_training_draws_by_the_key_and_needs_none_where_nothing_is_dropped(hf, t
 
 
 @both
-def test_stochastic_depth_drops_whole_branches_of_single_pictures(hf, tmp_path):
+def test_stochastic_depth_drops_whole_branches_of_single_images(hf, tmp_path):
     """With two blocks of rates 0 and 1/2, each picture's second block is there, or is not, or counts twice."""
     hf = hf | {"depths": [2], "num_heads": [2], "drop_path_rate": 0.5}
     torch_tower(hf, tmp_path)
@@ -187,7 +187,7 @@ def test_new_params_are_initialised_as_by_transformers(hf):
 
 
 @both
-def test_the_defaults_are_those_of_transformers_and_no_field_is_asked_for(hf, monkeypatch):
+def test_the_defaults_are_those_of_transformers_and_no_field_is_required(hf, monkeypatch):
     asked = []
     monkeypatch.setattr(
         "lit_jax.models.encoders.hf_config._transformers_differs",
@@ -228,7 +228,7 @@ def test_a_config_that_cannot_be_honoured_is_refused_by_name(hf, message):
 @pytest.mark.parametrize(
     ("changes", "size", "message"),
     [
-        ({}, (24, 32), r"stage 1 a grid of 3x4 tokens, less than one window of 4x4"),
+        ({}, (24, 32), r"stage 1 a grid of 3x4 tokens, smaller than one window of 4x4"),
         ({"use_absolute_embeddings": True}, (32, 64), "images are 32x64; this tower takes 32x32"),
         ({}, (32, 32, 1), "1 channels"),
     ],

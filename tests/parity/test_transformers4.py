@@ -43,8 +43,8 @@ for name, (vision, text) in json.loads((root / "pairs.json").read_text()).items(
     inputs["pixel_values"] = torch.randn(3, 3, vision["image_size"], vision["image_size"])
     with torch.no_grad():
         outputs = model(**inputs)
-    found = {k: outputs[k].numpy() for k in ("image_embeds", "text_embeds", "logits_per_image")}
-    np.savez(root / name / "said.npz", **found, **{k: v.numpy() for k, v in inputs.items()})
+    embeddings = {k: outputs[k].numpy() for k in ("image_embeds", "text_embeds", "logits_per_image")}
+    np.savez(root / name / "said.npz", **embeddings, **{k: v.numpy() for k, v in inputs.items()})
 """
 # Prints, for each pair, what `ours` lacks or has too much, and which tensors are not those of `theirs`.
 READ = """
@@ -121,7 +121,7 @@ def written(run4, tmp_path_factory):
     return root
 
 
-def test_what_transformers_4_writes_gives_the_same_numbers_and_goes_back_bit_by_bit(run4, written):
+def test_models_of_transformers_4_give_the_same_numbers_and_go_back_bit_by_bit(run4, written):
     for name in HELD:
         model = VisionTextDualEncoderModel.from_pretrained(written / name / "theirs")
         assert_same_outputs(model, np.load(written / name / "said.npz"))

@@ -9,6 +9,7 @@ from PIL import Image
 import lit_jax
 from lit_jax.data.sources.registry import open_source
 from lit_jax.evals.evaluate import evaluate
+from lit_jax.evals.request import EvalConfig
 from lit_jax.inference.embedder import Embedder
 from lit_jax.utils._transformers import transformers
 from tests import tiny
@@ -49,7 +50,9 @@ def test_zero_shot_logits_and_predictions_of_an_exported_folder_equal_pytorch(tm
     assert np.ptp(want, axis=1).min() > 0.1  # Classes differ: not equal because all is.
 
     (tmp_path / "templates.txt").write_text("\n".join(TEMPLATES))
-    found = evaluate(folder, spec, tasks=("zero_shot",), templates=str(tmp_path / "templates.txt"))
+    found = evaluate(
+        folder, spec, EvalConfig(tasks=("zero_shot",), templates=str(tmp_path / "templates.txt"))
+    )
     right = want.argmax(axis=1) == [record["label"] for record in records]
     ranks = np.array(found["queries"]["zero_shot"]["rank"].split(), int)
     np.testing.assert_array_equal(ranks == 1, right)

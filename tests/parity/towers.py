@@ -1,4 +1,4 @@
-"""One tower twice, in PyTorch and ours, through a folder on disk; what both are given, and how they are compared."""
+"""A tower in PyTorch and in ours, through a folder on disk: inputs of both, and comparisons."""
 
 import dataclasses
 from functools import partial
@@ -28,8 +28,8 @@ def torch_tower(hf, folder, seed=0):
 
 def pooled(output):
     """PyTorch's pooled output; for types that have none, the first token, which is our default for them."""
-    found = getattr(output, "pooler_output", None)
-    return output.last_hidden_state[:, 0] if found is None else found
+    own = getattr(output, "pooler_output", None)
+    return output.last_hidden_state[:, 0] if own is None else own
 
 
 def our_tower(tower, folder):
@@ -65,9 +65,7 @@ def texts(pad=1):
     mask[1, 7:] = 0
     mask[2, 2:] = 0
     ids = rng.integers(6, 99, (3, 12)).astype(np.int32)
-    mask[0, 4] = (
-        0  # PyTorch gives the row of the padding id no gradient; a masked token has none here either.
-    )
+    mask[0, 4] = 0  # Masked, since PyTorch gives the row of the padding id no gradient.
     ids[mask == 0] = pad
     ids[[0, 1, 2], [11, 6, 1]] = 98  # The end of a text, where CLIP pools.
     return dict(
@@ -86,7 +84,7 @@ def run(module, params, batch, **options):
 
 
 def torch_gradients(theirs, tower, folder):
-    """Those that a backward pass left, as a tree of our params.
+    """The gradients of a backward pass, as a tree of our params.
 
     They go through the disk, under the names that weights have there.
     """
@@ -99,7 +97,7 @@ def torch_gradients(theirs, tower, folder):
 
 def assert_same_gradients(got, want):
     got, want = (traverse_util.flatten_dict(tree, sep="/") for tree in (got, want))
-    # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, hence the second term.
+    # A key's bias shifts all scores of a query alike: its gradient is zero except for rounding, hence the second term.
     rounding = 1e-6 * max(float(np.abs(gradient).max(initial=0)) for gradient in want.values())
     for path, gradient in want.items():
         bound = 1e-4 * float(np.abs(gradient).max(initial=0)) + rounding
@@ -107,7 +105,7 @@ def assert_same_gradients(got, want):
 
 
 def assert_rounding_alone(module, params, batch):
-    """What may change how a tower is computed changes no more than the rounding."""
+    """Settings that change how a tower is computed change nothing but rounding."""
     want = run(module, params, batch).pooler_output
     for change, bound in (({"remat": "full", "unroll": 2}, 1e-6), ({"dtype": jnp.bfloat16}, 0.1)):
         other = module.clone(compute=dataclasses.replace(module.compute, **change))
@@ -117,7 +115,7 @@ def assert_rounding_alone(module, params, batch):
 
 
 def assert_pools(encoder, module, params, pooling, batch):
-    """A text tower of width 24 pools its first token, the mean of the real ones, or BERT's way."""
+    """A text tower of width 24 pools its first token, the mean of the real ones, or as BERT does."""
     config, fixed = encoder.pooled(module.config, pooling)
     assert fixed == {}
     rng = np.random.default_rng(5)

@@ -142,7 +142,7 @@ def test_a_picture_that_is_dropped_and_a_bad_one_each_get_their_answer(browser, 
         shown(visit, "classify", ".labels")
         visit.page.fill("textarea", "red, red")
         visit.page.click("#classify button")
-        assert "stand more than once" in shown(visit, "classify", ".mistake").text_content()
+        assert "appear more than once" in shown(visit, "classify", ".mistake").text_content()
 
 
 def asked(url, data=None, **headers):
@@ -184,12 +184,12 @@ def posted(url, **fields):
         (
             "classify",
             {"picture": "pairs/000.png", "labels": "a,a"},
-            "stand more than once: 'a'; give each once",
+            "appear more than once: 'a'; give each once",
         ),
         (
             "classify",
             {"picture": "pairs/000.png", "labels": "a", "prompts": "x"},
-            "Prompts 'x' are none of name",
+            "Prompts 'x' are unknown; wanted one of name",
         ),
         ("search", {}, "Give one query: a text that is not blank, or a picture"),
         ("search", {"query": " "}, "Give one query"),
@@ -220,7 +220,7 @@ def test_other_names_other_pages_and_endless_uploads_are_refused(address):
 
 
 def test_what_cannot_be_served_is_said_in_one_sentence(place, model, index, address):
-    with pytest.raises(ConfigError, match=r"cannot be listened on.*give another --port"):
+    with pytest.raises(ConfigError, match=r"cannot listen on.*give another --port"):
         demo.serve(model, port=int(address.rpartition(":")[2].strip("/")))
     with pytest.raises(DataError, match="made by another model"):
         demo.make_app(Embedder(place / "other"), index)

@@ -12,7 +12,7 @@ from lit_jax.utils.environment import machine
 from lit_jax.workdir.checkpoints import Checkpoints
 from tests import tiny
 from tests.faults.test_damage import arrays, flip
-from tests.test_checkpoints import state_of
+from tests.workdir.test_checkpoints import state_of
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_healthy_workdir_goes_on_from_its_newest_step(run):
     assert found["checkpoints"] == [{"step": 2, "damage": None}, {"step": 4, "damage": None}]
     assert (found["resumes"], found["steps"], found["mesh"]) == (4, 6, {"data": 8, "fsdp": 1})
     assert found["strays"] == found["problems"] == [] and found["free_gb"] > 0 and not doctor.ill(found)
-    assert "training would go on from step 4 of 6" in doctor.report(machine() | {"workdir": found})
+    assert "training would resume from step 4 of 6" in doctor.report(machine() | {"workdir": found})
 
 
 def test_what_the_quickstart_and_its_notebook_leave_is_no_stray(run):
@@ -65,12 +65,12 @@ def test_damage_and_strays_are_told_and_nothing_is_changed(run):
     for line in (
         "step 2         whole",
         "has another sha256 than when it was written",
-        "checkpoints/step_9: no complete checkpoint; not taken for one",
+        "checkpoints/step_9: not a complete checkpoint; it is ignored",
         "checkpoints/step_6.orbax-checkpoint-tmp: left by a kill",
         "checkpoints/step_3.damaged: a damaged checkpoint that was set aside",
-        "checkpoints/notes: not lit_jax's",
-        "holiday.jpg: not lit_jax's",
-        "problem: the newest checkpoint, step 4, is damaged: training would go on from step 2",
+        "checkpoints/notes: not written by lit_jax",
+        "holiday.jpg: not written by lit_jax",
+        "problem: the newest checkpoint, step 4, is damaged: training would resume from step 2",
     ):
         assert line in done.output
     found = json.loads(CliRunner().invoke(main, ["--workdir", str(run), "--json"]).output)

@@ -10,14 +10,14 @@ import optax
 import pytest
 from flax import linen as nn
 
+from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.loop import train
 from lit_jax.train.monitors import monitors
 from lit_jax.train.partition import combine, lock_rules
 from lit_jax.train.state import init_state
-from lit_jax.train.train_step import make_train_step
 from tests import tiny
-from tests.steps import mesh_of
+from tests.steps import make_step, mesh_of
 
 PLAIN = {"loss", "grad_norm", "skipped", "logit_scale"}
 
@@ -73,6 +73,8 @@ def test_they_equal_numpy_on_every_mesh(shape, rows, width, rank):
 class Unit(nn.Module):
     """Two towers of a matrix each, with unit rows."""
 
+    compute: Compute = Compute()
+
     @nn.compact
     def __call__(self, texts=None, pooled_images=None, train=()):
         images, texts = nn.Dense(8, name="vision")(pooled_images), nn.Dense(8, name="text")(texts["x"])
@@ -90,7 +92,7 @@ BATCHES = [
 def steps(lock, mesh, **options):
     """The states before and after each of two batches, and the metrics of each."""
     state = init_state(Unit().init(jax.random.key(0), **BATCHES[0])["params"], lock_rules(lock), TX, mesh)
-    step = make_train_step(Unit(), TX, mesh, **options)
+    step = make_step(Unit(), mesh, TX, **options)
     states, rows = [jax.device_get(state)], []
     for batch in BATCHES:
         state, row = step(state, put_batch(batch, mesh))
@@ -101,7 +103,7 @@ def steps(lock, mesh, **options):
 
 @pytest.mark.parametrize(
     ("lock", "shape", "options"),
-    [("UU", (1, 1), {}), ("LU", (8, 1), {"how": "ring"}), ("UU", (2, 2), {"micro_batch": 4})],
+    [("UU", (1, 1), {}), ("LU", (8, 1), {"loss_how": "ring"}), ("UU", (2, 2), {"micro_batch": 4})],
     ids=str,
 )
 def test_a_step_monitors_its_own_batch_and_learns_the_same(lock, shape, options):

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import traverse_util
 
+from lit_jax.config import OptimConfig
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.train.muon import RMS, matrix_of
@@ -30,8 +31,8 @@ def grads(params):
 
 
 def first_update(params, grads, name, **options):
-    options = {"clip_norm": None, "weight_decay": 0.0, "schedule": optax.constant_schedule(1.0)} | options
-    tx = make_optimizer(name=name, **options)
+    config = OptimConfig(name, **{"clip_norm": None, "weight_decay": 0.0} | options)
+    tx = make_optimizer(config, optax.constant_schedule(1.0))
     return jax.jit(lambda p, g: tx.update(g, tx.init(p), p)[0])(params, grads)
 
 

@@ -9,8 +9,7 @@ import pytest
 from lit_jax.parallel.sharding import shardings
 from lit_jax.train.partition import lock_rules
 from lit_jax.train.state import abstract_state, init_state
-from lit_jax.train.train_step import make_train_step
-from tests.steps import TX, Linear, linear, mesh_of, params_of_module
+from tests.steps import TX, Linear, linear, make_step, mesh_of, params_of_module
 
 
 def leaf_paths(tree):
@@ -30,7 +29,7 @@ def test_a_locked_leaf_has_no_moment():
 def test_the_params_of_the_caller_survive_the_steps(shape):
     mesh = mesh_of(*shape)
     params, batch = linear(mesh)
-    step, kept = make_train_step(Linear(), TX, mesh), jax.device_get(params)
+    step, kept = make_step(Linear(), mesh), jax.device_get(params)
     for mine in (params, jax.device_get(params), jax.device_put(params, shardings(params, mesh))):
         step(init_state(mine, lock_rules("LU"), TX, mesh), batch)
         chex.assert_trees_all_equal(mine, kept)
@@ -40,7 +39,7 @@ def test_locked_leaves_may_be_held_in_bfloat16():
     mesh = mesh_of(4, 2)
     params, batch = linear(mesh)
     state = init_state(params, lock_rules("LU"), TX, mesh, locked_dtype=jnp.bfloat16)
-    state, _ = make_train_step(Linear(), TX, mesh)(state, batch)
+    state, _ = make_step(Linear(), mesh)(state, batch)
     assert {x.dtype for x in jax.tree.leaves(state.locked)} == {np.dtype(jnp.bfloat16)}
     assert {x.dtype for x in jax.tree.leaves(state.tuned)} == {np.dtype(np.float32)}
 

@@ -7,6 +7,7 @@ from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_processor import make_decode
 from lit_jax.parallel.sharding import make_mesh
 from lit_jax.train import tower_cache
+from lit_jax.train.tower_cache import TowerCache
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
 
@@ -28,8 +29,7 @@ def means(calls):
 
 def pooled(folder, source, calls, key="k" * 64):
     decode = make_decode(tiny.image_processor())
-    options = dict(pool=means(calls), decode=decode, mesh=make_mesh(), batch_size=8)
-    return tower_cache.pooled_images(folder, key, source, **options)
+    return TowerCache(folder, means(calls), decode, make_mesh(), batch_size=8).pooled(key, source)
 
 
 def test_every_picture_has_its_own_row_and_is_computed_once(tmp_path, source):
@@ -57,9 +57,7 @@ def test_what_fails_leaves_no_half_of_a_file(tmp_path, source):
 
     decode = make_decode(tiny.image_processor())
     with pytest.raises(RuntimeError):
-        tower_cache.pooled_images(
-            tmp_path, "k", source, pool=pool, decode=decode, mesh=make_mesh(), batch_size=8
-        )
+        TowerCache(tmp_path, pool, decode, make_mesh(), batch_size=8).pooled("k", source)
     assert list(tmp_path.glob("*.npy")) == list(tmp_path.glob("*.part")) == []
 
 

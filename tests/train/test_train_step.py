@@ -1,5 +1,6 @@
 """A step moves what is tuned and nothing else, on every mesh alike."""
 
+import dataclasses
 import functools
 import re
 
@@ -13,9 +14,9 @@ from flax import traverse_util
 
 from lit_jax.inference.embed_step import make_embed_step
 from lit_jax.parallel.sharding import put_batch, shardings
+from lit_jax.train.loss_and_grad import fingerprint
 from lit_jax.train.partition import combine, lock_rules, partition
 from lit_jax.train.state import init_state
-from lit_jax.train.train_step import fingerprint, make_train_step
 from lit_jax.utils.errors import ConfigError
 from tests.steps import (
     BATCH_SIZE,
@@ -27,6 +28,7 @@ from tests.steps import (
     Linear,
     batch_of,
     linear,
+    make_step,
     mesh_of,
     params_of_module,
 )
@@ -46,7 +48,7 @@ def params():
 
 def lowered(lock, mesh, **options):
     state = init_state(params_of_module(), lock_rules(lock), TX, mesh)
-    step = make_train_step(MODULE, TX, mesh, pixels=PIXELS, **options)
+    step = make_step(MODULE, mesh, pixels=PIXELS, **options)
     return step.lower(state, put_batch(batch_of(0), mesh))
 
 
@@ -59,7 +61,7 @@ def train(lock, mesh, batches, first_step=0, **options):
     """The state after these batches, and the metrics of each."""
     step = compiled(lock, mesh, **options)
     state = init_state(params_of_module(), lock_rules(lock), TX, mesh)
-    state = state._replace(step=state.step + first_step)
+    state = dataclasses.replace(state, step=state.step + first_step)
     metrics = []
     for batch in batches:
         state, row = step(state, put_batch(batch, mesh))
@@ -103,7 +105,7 @@ def test_a_locked_leaf_never_changes_and_every_tuned_leaf_does(params):
 
 def test_a_locked_tower_has_no_dropout_whatever_is_asked():
     def program(lock, *towers):
-        return lowered(lock, mesh_of(1, 1), train=towers).as_text()
+        return lowered(lock, mesh_of(1, 1), dropout=towers).as_text()
 
     assert program("LU", "vision", "text") == program("LU", "text")
     assert program("UU", "vision", "text") != program("UU", "text")
@@ -133,7 +135,7 @@ def test_loss_and_gradient_norm_are_those_of_the_normalised_images(params):
         return (xent(logits, labels) + xent(logits.T, labels)).mean() / 2
 
     loss, grads = dense(partition(params, lock_rules("LU"))[0])
-    _, [metrics] = train("LU", mesh_of(4, 2), [batch], train=())
+    _, [metrics] = train("LU", mesh_of(4, 2), [batch], dropout=())
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     assert optax.tree.norm(grads) > 1  # More than is left by the clipping, which the metric comes before.
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
@@ -142,7 +144,7 @@ def test_loss_and_gradient_norm_are_those_of_the_normalised_images(params):
 def test_cached_outputs_of_a_locked_tower_give_the_losses_of_the_images(params):
     mesh, batches = mesh_of(8, 1), [batch_of(i) for i in range(3)]
     pool_images = make_embed_step(MODULE, mesh, PIXELS)[2]
-    step, state = make_train_step(MODULE, TX, mesh), init_state(params, lock_rules("LU"), TX, mesh)
+    step, state = make_step(MODULE, mesh), init_state(params, lock_rules("LU"), TX, mesh)
     got = []
     for batch in batches:
         placed = put_batch(batch, mesh)
@@ -193,7 +195,7 @@ def test_no_collective_touches_a_locked_parameter(params):
 def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
     mesh = mesh_of(*shape)
     params, batch = linear(mesh)
-    step, state = make_train_step(Linear(), TX, mesh), init_state(params, lock_rules("UL"), TX, mesh)
+    step, state = make_step(Linear(), mesh), init_state(params, lock_rules("UL"), TX, mesh)
     assert state.tuned["vision"]["kernel"].sharding.shard_shape((8, 8)) == (8 // shape[1], 8)
     want = shardings(state, mesh)
     for _ in range(3):
@@ -204,10 +206,21 @@ def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
     assert step._cache_size() == 1
 
 
+def test_a_step_that_is_compiled_again_is_told(caplog):
+    mesh = mesh_of(1, 1)
+    params, batch = linear(mesh)
+    step, state = make_step(Linear(), mesh), init_state(params, lock_rules("UL"), TX, mesh)
+    state, _ = step(state, batch)
+    state, _ = step(state, batch)
+    assert not caplog.records
+    step(state, jax.tree.map(lambda x: x[:8], batch))
+    assert "the step is compiled again, since its inputs have changed" in caplog.text
+
+
 def test_the_logit_scale_is_bounded_after_the_update_and_can_come_back():
     mesh, tx = mesh_of(1, 1), optax.sgd(1e-3)
     params, batch = linear(mesh)  # exp(logit_scale) is 100.
-    step = make_train_step(Linear(), tx, mesh, max_logit_scale=50.0)
+    step = make_step(Linear(), mesh, tx, max_logit_scale=50.0)
     state, metrics = step(init_state(params, lock_rules("LU"), tx, mesh), batch)
     np.testing.assert_allclose(metrics["logit_scale"], 50, rtol=1e-6)
     np.testing.assert_allclose(np.exp(state.tuned["logit_scale"]), 50, rtol=1e-6)
@@ -219,30 +232,22 @@ def test_a_locked_logit_scale_is_not_bounded():
     mesh, tx = mesh_of(1, 1), optax.sgd(1e-3)
     params, batch = linear(mesh)
     state = init_state(params, lock_rules("LU", first=(("logit_scale", "lock"),)), tx, mesh)
-    _, metrics = make_train_step(Linear(), tx, mesh, max_logit_scale=50.0)(state, batch)
+    _, metrics = make_step(Linear(), mesh, tx, max_logit_scale=50.0)(state, batch)
     np.testing.assert_allclose(metrics["logit_scale"], 100, rtol=1e-6)
 
 
 def test_what_cannot_be_trained_is_refused_in_a_sentence():
     mesh = mesh_of(1, 1)
     params, batch = linear(mesh)
-    with pytest.raises(ConfigError, match="'clip' is unknown: wanted one of softmax, sigmoid"):
-        make_train_step(Linear(), TX, mesh, loss="clip")
-    with pytest.raises(
-        ConfigError, match="train='text' names what is no tower: wanted a tuple of vision, text"
-    ):
-        make_train_step(Linear(), TX, mesh, train="text")
-    with pytest.raises(ConfigError, match="max_logit_scale=0"):
-        make_train_step(Linear(), TX, mesh, max_logit_scale=0.0)
     state = init_state(params, lock_rules("LU"), TX, mesh)
     with pytest.raises(ConfigError, match="make the step with pixels"):
-        make_train_step(Linear(), TX, mesh)(state, batch | put_batch({"images": batch_of(0)["images"]}, mesh))
+        make_step(Linear(), mesh)(state, batch | put_batch({"images": batch_of(0)["images"]}, mesh))
     with pytest.raises(ConfigError, match=r"needs params\['logit_bias'\]"):
-        make_train_step(Linear(), TX, mesh, loss="sigmoid")(state, batch)
+        make_step(Linear(), mesh, loss="sigmoid")(state, batch)
 
 
 @pytest.mark.parametrize(
-    "options", [{"how": "ring"}, {"chunk": 4}, {"how": "ring", "loss": "sigmoid"}], ids=str
+    "options", [{"loss_how": "ring"}, {"loss_chunk": 4}, {"loss_how": "ring", "loss": "sigmoid"}], ids=str
 )
 def test_the_way_of_the_loss_changes_nothing_but_its_memory(options):
     batches = [batch_of(i) for i in range(3)]
@@ -258,13 +263,13 @@ def test_equal_texts_are_no_negatives_of_each_other_if_so_asked():
     texts["input_ids"][1] = texts["input_ids"][0]
     twice = batch | {"texts": texts}
     plain, masked = (
-        losses_of(train("LU", mesh_of(4, 2), [twice], train=(), mask_duplicates=mask)[1])
+        losses_of(train("LU", mesh_of(4, 2), [twice], dropout=(), mask_duplicates=mask)[1])
         for mask in (False, True)
     )
     assert masked[0] < plain[0] - 1e-3
     same_picture = batch | {"index": np.array([0, 0, *range(2, BATCH_SIZE)], np.int32)}
     plain, masked = (
-        losses_of(train("LU", mesh_of(4, 2), [same_picture], train=(), mask_duplicates=mask)[1])
+        losses_of(train("LU", mesh_of(4, 2), [same_picture], dropout=(), mask_duplicates=mask)[1])
         for mask in (False, True)
     )
     assert masked[0] < plain[0] - 1e-3
@@ -280,7 +285,7 @@ def test_the_fingerprint_of_a_row_is_its_own():
 
 def test_a_step_whose_loss_is_not_finite_changes_nothing_but_its_number(params):
     mesh = mesh_of(4, 2)
-    step = compiled("LU", mesh, train=())
+    step = compiled("LU", mesh, dropout=())
     state = init_state(params, lock_rules("LU"), TX, mesh)
     batch = put_batch(batch_of(0), mesh)
     state, metrics = step(state, batch)
@@ -288,10 +293,10 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_but_its_number(params):
     before = jax.tree.map(np.array, state)
     locked = jax.tree.map(np.array, state.locked)
     ill = jax.tree.map(lambda x: x * jnp.nan, state.locked)
-    state, metrics = step(state._replace(locked=ill), batch)
+    state, metrics = step(dataclasses.replace(state, locked=ill), batch)
     assert metrics["skipped"] == 1 and not np.isfinite(metrics["loss"])
     chex.assert_trees_all_equal((state.tuned, state.opt), (before.tuned, before.opt))
     assert int(state.step) == 2
     well = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), locked, state.locked)
-    state, metrics = step(state._replace(locked=well), batch)
+    state, metrics = step(dataclasses.replace(state, locked=well), batch)
     assert metrics["skipped"] == 0 and np.isfinite(metrics["loss"])

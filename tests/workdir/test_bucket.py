@@ -11,6 +11,7 @@ from lit_jax.tools.grid.grid import grid
 from lit_jax.tools.quickstart.quickstart import quickstart
 from lit_jax.train.loop import train
 from lit_jax.utils.errors import CheckpointError, ConfigError
+from lit_jax.workdir import bucket as bucket_module
 from lit_jax.workdir import lock
 from lit_jax.workdir.bucket import Bucket, opened
 
@@ -23,7 +24,7 @@ def uploads(gcs):
     "address", ["s3://bucket/run", "gs://bucket", "gs://bucket/", "https://host/run", "memory://run"]
 )
 def test_another_address_is_refused_before_anything_is_read(address):
-    with pytest.raises(ConfigError, match=r"want a folder, or gs://BUCKET/FOLDER") as error:
+    with pytest.raises(ConfigError, match=r"wanted a folder or gs://BUCKET/FOLDER") as error:
         train({}, address)
     assert address in str(error.value)
 
@@ -45,7 +46,7 @@ def test_without_its_package_the_extra_is_named(monkeypatch):
 
 @pytest.mark.parametrize("command", [quickstart, grid])
 def test_commands_that_make_files_of_their_own_want_a_folder(command):
-    with pytest.raises(ConfigError, match="workdir gs://bucket/run: want a folder of this machine"):
+    with pytest.raises(ConfigError, match="workdir gs://bucket/run is an address; wanted a folder of this"):
         command({}, "gs://bucket/run")
 
 
@@ -76,7 +77,7 @@ def test_what_has_changed_is_there_after_a_push_and_nothing_else_is_sent(gcs, bu
 
 
 def test_a_large_file_goes_in_pieces(gcs, bucket, monkeypatch):
-    monkeypatch.setattr("lit_jax.workdir.bucket._LARGE", 1000)
+    monkeypatch.setattr(bucket_module, "_LARGE", 1000)
     with opened(f"{bucket}/run") as place:
         (place / "large").write_bytes(bytes(5000))
         place.push()
@@ -89,10 +90,10 @@ def test_the_run_that_came_last_has_the_workdir_and_the_one_before_ends(gcs, buc
             (old / "metrics.jsonl").write_text("old")
             lock.sync_workdir(old)
             with lock.workdir_lock(new):
-                assert "has not let go of it" in caplog.text
+                assert "has not released it" in caplog.text
                 (old / "metrics.jsonl").write_text("older")
                 with pytest.raises(
-                    ConfigError, match="lock is no longer this run's: another one began later"
+                    ConfigError, match="lock is no longer this run's: another run began later"
                 ):
                     lock.sync_workdir(old)
                 (new / "config.json").write_text("{}")

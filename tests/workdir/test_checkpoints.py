@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +18,12 @@ from jax.sharding import PartitionSpec as P
 
 import lit_jax
 from lit_jax.parallel.sharding import make_mesh, shardings
+from lit_jax.train.state import State
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import CheckpointError, ConfigError, NonFiniteError
 from lit_jax.workdir.checkpoints import Checkpoints
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
-
-
-class State(NamedTuple):
-    step: Any
-    tuned: Any
-    locked: Any
-    opt: Any
 
 
 def state_of(seed=0, mesh=None, locked_dtype=np.float32, tuned=True):
@@ -44,7 +37,8 @@ def state_of(seed=0, mesh=None, locked_dtype=np.float32, tuned=True):
 
     weights = {"text": {"layers": {"up": kernel(3, 16, 32)}}, "logit_scale": jnp.float32(rng.normal())}
     locked = {"vision": {"patch": kernel(8, 24, dtype=locked_dtype)}}
-    state = State(jnp.int32(seed), weights, locked, jax.jit(TX.init)(weights))
+    opt = jax.jit(TX.init)(weights)
+    state = State(step=jnp.int32(seed), tuned=weights, locked=locked, opt=opt)
     return state if mesh is None else jax.device_put(state, shardings(state, mesh))
 
 
@@ -56,7 +50,7 @@ def abstract(state):
 def update(state):
     grads = jax.tree.map(lambda x: jnp.sin(x * (1.0 + state.step)), state.tuned)
     updates, opt = TX.update(grads, state.opt, state.tuned)
-    return state._replace(step=state.step + 1, tuned=optax.apply_updates(state.tuned, updates), opt=opt)
+    return state.replace(step=state.step + 1, tuned=optax.apply_updates(state.tuned, updates), opt=opt)
 
 
 def same(tree, other):
@@ -96,7 +90,7 @@ def test_the_newest_state_comes_back_in_every_bit_with_its_data(checkpoints, sav
     for like in (state_of(0), abstract(state_of(0))):
         state, data = ours.restore(like)
         same(
-            state, saved[6]._replace(locked=saved[1].locked)
+            state, saved[6].replace(locked=saved[1].locked)
         )  # Written before the first step, and then no more.
         assert data == {"next": 6}
 
@@ -152,7 +146,7 @@ def test_locked_weights_are_written_once(checkpoints, tmp_path):
 def test_a_state_without_locked_weights_is_saved_and_restored(checkpoints, tmp_path):
     leftover = tmp_path / "checkpoints" / "locked"
     leftover.mkdir(parents=True)  # Of a run that was killed before its first checkpoint.
-    ours, state = checkpoints(), state_of()._replace(locked={})
+    ours, state = checkpoints(), state_of().replace(locked={})
     ours.save(2, state, {})
     ours.wait()
     same(checkpoints().restore(state)[0], state)
@@ -169,7 +163,7 @@ def test_bfloat16_weights_come_back_as_such(checkpoints):
 
 def test_a_state_may_be_given_away_as_soon_as_save_returns(checkpoints):
     tuned = {"large": jnp.arange(2.0**20)}
-    ours, state = checkpoints(), state_of()._replace(tuned=tuned, opt=TX.init(tuned))
+    ours, state = checkpoints(), state_of().replace(tuned=tuned, opt=TX.init(tuned))
     like, kept = abstract(state), jax.device_get(state)
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     overwrite(jax.tree.map(jnp.copy, state))  # Compiled before, so as to come at once.
@@ -199,12 +193,11 @@ def test_a_state_comes_back_on_another_mesh_in_the_same_bits(checkpoints, shape)
 def test_a_resumed_run_of_the_train_step_ends_in_the_same_bits(checkpoints):
     from lit_jax.train.partition import lock_rules
     from lit_jax.train.state import init_state
-    from lit_jax.train.train_step import make_train_step
-    from tests.steps import Linear, linear
+    from tests.steps import Linear, linear, make_step
 
     mesh = make_mesh(4, 2)
     params, batch = linear(mesh)
-    step = make_train_step(Linear(), TX, mesh)
+    step = make_step(Linear(), mesh, TX)
 
     def run(state, first, last, ours=None):
         for i in range(first, last):
@@ -262,7 +255,7 @@ def changed(state, change):
         "dtype": {"kernel": kernel.astype(jnp.bfloat16), "bias": bias},
     }[change]
     tuned = {**state.tuned, "text": {"layers": {"up": up}}}
-    return state._replace(tuned=tuned)
+    return state.replace(tuned=tuned)
 
 
 @pytest.mark.parametrize(
@@ -289,20 +282,20 @@ def test_a_locked_tower_of_another_dtype_or_lock_is_refused(checkpoints, saved):
     state = state_of()
     tuned = {**state.tuned, **state.locked}
     with pytest.raises(CheckpointError, match="vision/patch/kernel is missing"):
-        checkpoints().restore(state._replace(tuned=tuned, locked={}, opt=TX.init(tuned)))
+        checkpoints().restore(state.replace(tuned=tuned, locked={}, opt=TX.init(tuned)))
 
 
 def test_another_optimiser_is_refused(checkpoints, saved):
     state = state_of()
     with pytest.raises(CheckpointError, match=r"opt.*trace.* is missing"):
-        checkpoints().restore(state._replace(opt=optax.sgd(0.1, momentum=0.9).init(state.tuned)))
+        checkpoints().restore(state.replace(opt=optax.sgd(0.1, momentum=0.9).init(state.tuned)))
 
 
 def test_a_long_list_of_differences_is_cut(checkpoints, saved):
     state = state_of()
     more = {f"new_{i}": jnp.ones(2) for i in range(9)}
     with pytest.raises(CheckpointError, match="and 6 more"):
-        checkpoints().restore(state._replace(tuned={**state.tuned, **more}))
+        checkpoints().restore(state.replace(tuned={**state.tuned, **more}))
 
 
 @pytest.mark.parametrize("item", ["tuned", "opt", "locked"])
@@ -335,7 +328,7 @@ def test_a_state_that_is_not_finite_is_never_saved(checkpoints, saved, where, ba
     with pytest.raises(
         NonFiniteError, match=rf"{where}/.* is not finite after step 8.*checkpoint is that of step 6"
     ):
-        ours.save(8, state._replace(**{where: spoilt}), {})
+        ours.save(8, state.replace(**{where: spoilt}), {})
     ours.wait()
     assert checkpoints().latest() == 6
 
@@ -438,7 +431,7 @@ def run_and_die(workdir, point, at):
 
 def child(workdir, point="", at=0):
     root = Path(lit_jax.__file__).parents[1]
-    command = [sys.executable, "-m", "tests.test_checkpoints", str(workdir), point, str(at)]
+    command = [sys.executable, "-m", "tests.workdir.test_checkpoints", str(workdir), point, str(at)]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
 
 

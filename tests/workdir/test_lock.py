@@ -10,8 +10,8 @@ from lit_jax.workdir import lock
 HOLD = """
 import sys, time
 from pathlib import Path
-from lit_jax import lock
-with lock.held(Path(sys.argv[1])):
+from lit_jax.workdir import lock
+with lock.workdir_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """

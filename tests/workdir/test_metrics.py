@@ -23,7 +23,7 @@ def rows(path):
 
 
 class Pipe(io.StringIO):
-    """A stream that says it is a terminal, or says that it is none."""
+    """A stream that says whether it is a terminal."""
 
     def __init__(self, tty):
         super().__init__()
@@ -42,6 +42,13 @@ def test_a_log_gets_one_plain_line_for_each_call():
     assert stream.getvalue() == (
         "step 20/160  loss 3.21  lr 5e-05  pairs/s 12346  grad_norm 0.5\nstep 40/160  recall@5 0.3333\n"
     )
+
+
+def test_times_and_shares_of_a_step_are_short_numbers():
+    stream = Pipe(tty=False)
+    times = {"host_ms": 1.23456, "device_ms": 1234.5, "host_share": 0.0010004, "data_wait": 0.0}
+    Terminal(160, stream=stream).scalars(20, times)
+    assert stream.getvalue() == "step 20/160  host_ms 1.23  device_ms 1234  host_share 0.001  data_wait 0\n"
 
 
 def test_a_terminal_gets_the_same_lines_above_a_bar():
@@ -147,7 +154,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 9}}\n')
     before = path.read_text()
-    with pytest.raises(DataError, match=r"line 2 of metrics.jsonl is no metrics row"):
+    with pytest.raises(DataError, match=r"line 2 of metrics.jsonl is not a metrics row"):
         Jsonl(path, start_step=5)
     assert path.read_text() == before
 

@@ -15,23 +15,23 @@ Mixed = Sequence[tuple[str, float | int]]  # Specs and their weights.
 
 
 class Record(TypedDict):
-    """One picture, as it lies on disk (JPEG, PNG, WEBP, GIF or BMP bytes), and what is said of it."""
+    """One picture, as it is on disk (JPEG, PNG, WEBP, GIF or BMP bytes), with its captions."""
 
     image: bytes
-    captions: list[str]  # May be empty: a classification set.
+    captions: list[str]  # Empty in a classification set.
     id: str
-    label: NotRequired[int]  # Index into the source's class_names, where it has them.
+    label: NotRequired[int]  # Index into the source's class_names, if it has them.
 
 
 @runtime_checkable
 class Source(Protocol):
     """A random-access sequence of records; threads may share it, and it may be pickled.
 
-    `source[i]` raises `DataError` with the reason when record i is broken, and the others stay readable. A source
-    that knows them also has a `description` and a `license`.
+    `source[i]` raises `DataError` with the reason if record i is broken; the other records stay readable. A source
+    may also have a `description` and a `license`.
     """
 
-    spec: str  # The name that `open_source` takes.
+    spec: str  # The name that `open_source` accepts.
     class_names: tuple[str, ...] | None
 
     def __len__(self) -> int: ...
@@ -39,34 +39,37 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
     def fingerprint(self) -> str:
-        """A sha256, in hexadecimal, of what identifies the content; the same wherever the data lie."""
+        """The sha256, in hexadecimal, of what identifies the content; it does not depend on where the data are."""
         ...
 
 
 def texts_of(value: Any, what: str) -> list[str]:
-    """A text, a list of texts or of `{"text": text}` (None: no text) as a list; else `DataError` naming `what`."""
+    """A text, or a list of texts or of `{"text": text}`, or None (no text), as a list of texts.
+
+    Raises `DataError` naming `what` for anything else.
+    """
     values = value if isinstance(value, list) else [] if value is None else [value]
     texts = []
-    for one in values:
-        if isinstance(one, dict):
-            one = one.get("text", one.get("raw"))
-        if isinstance(one, bytes):
-            one = decode_utf8(one, what)
-        if not isinstance(one, str):
-            raise DataError(f"{what!r} holds a {type(one).__name__}, want text")
-        texts.append(one)
+    for text in values:
+        if isinstance(text, dict):
+            text = text.get("text", text.get("raw"))
+        if isinstance(text, bytes):
+            text = decode_utf8(text, what)
+        if not isinstance(text, str):
+            raise DataError(f"{what!r} holds a {type(text).__name__}, want text")
+        texts.append(text)
     return texts
 
 
 def edges(digest: Any, name: str, size: int, read: Callable[[int, int], bytes]) -> None:
-    """Feeds `digest` with a file's name, size and both ends; `read(start, end)` gives its bytes."""
+    """Updates `digest` with a file's name, size and both ends; `read(start, end)` returns the bytes between."""
     digest.update(f"{name} {size} ".encode())
     for start in (0, max(0, size - _EDGE)):
         digest.update(read(start, min(size, start + _EDGE)))
 
 
 def check_caption(text: object) -> str:
-    """`text`, if it can be trained on; else raises `DataError` with the reason."""
+    """Returns `text` if it can be trained on. Raises `DataError` with the reason otherwise."""
     if not isinstance(text, str):
         raise DataError(f"caption is a {type(text).__name__}, not text")
     try:
@@ -81,7 +84,7 @@ def check_caption(text: object) -> str:
 
 
 def decode_utf8(text: bytes, what: str) -> str:
-    """`text` as UTF-8; else raises `DataError` naming `what` and the first bad byte."""
+    """`text` decoded as UTF-8. Raises `DataError` naming `what` and the first invalid byte."""
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError as e:

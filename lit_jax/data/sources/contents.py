@@ -9,18 +9,18 @@ from lit_jax.utils.errors import DataError
 
 def captions_of(source: Source) -> tuple[list[str], Int[np.ndarray, " M"]]:
     """Every caption of `source`, in order, and the number of the record that each belongs to."""
-    captions = [source[i]["captions"] for i in range(len(source))]
-    owner = np.repeat(np.arange(len(captions)), [len(some) for some in captions])
-    return [caption for some in captions for caption in some], owner
+    of_record = [source[i]["captions"] for i in range(len(source))]
+    owner = np.repeat(np.arange(len(of_record)), [len(captions) for captions in of_record])
+    return [caption for captions in of_record for caption in captions], owner
 
 
 def labels_of(source: Source) -> Int[np.ndarray, " N"]:
-    """The class of every record of `source`. Raises DataError where one has none."""
+    """The class of every record of `source`. Raises DataError if a record has none."""
     labels = [source[i].get("label") for i in range(len(source))]
     if None in labels:
         i = labels.index(None)
         raise DataError(
             f"record {i} of {source.spec} has no label ({labels.count(None)} of {len(labels)} have none); "
-            "classification wants one for each"
+            "classification needs one for each"
         )
     return np.array(labels, np.int64)

@@ -1,4 +1,4 @@
-"""Files where the user has them: on disk, or behind any URL that fsspec opens (`gs://`, `s3://`, `memory://`)."""
+"""Files on disk, or behind any URL that fsspec opens (`gs://`, `s3://`, `memory://`)."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _CHANGED = ("etag", "ETag", "md5Hash", "mtime", "updated", "LastModified", "last
 class Files:
     """The file system of one place, `fs`, and the path of that place in it, `root`.
 
-    `read` raises `DataError` in one sentence for what cannot be read. May be pickled and shared by threads.
+    May be pickled and shared by threads. Raises `DataError` for a place that fsspec cannot open.
     """
 
     def __init__(self, spec: str, where: str):
@@ -37,28 +37,29 @@ class Files:
         return isinstance(self.fs, LocalFileSystem)
 
     def glob(self, suffix: str) -> dict[str, Mapping[str, Any]]:
-        """Path -> what `fs` knows of it, for every file that the root names, in the order of their paths.
+        """Path -> the information that `fs` has on it, for every file that the root names, sorted by path.
 
-        The root is one file, a pattern with `*`, or a directory, whose files that end in `suffix` are meant.
+        The root is one file, a pattern with `*`, or a directory, which stands for its files that end in `suffix`.
+        Raises `DataError` if there is no such file.
         """
         pattern = self.root
         try:
             if self.fs.isdir(pattern):
                 pattern = f"{pattern.rstrip('/')}/*{suffix}"
-            found = self.fs.glob(pattern, detail=True)
+            infos = self.fs.glob(pattern, detail=True)
         except (OSError, ValueError) as e:
             raise DataError(f"{self.spec}: cannot be listed: {reason(e)}") from e
-        files = {path: found[path] for path in sorted(found) if found[path]["type"] == "file"}
+        files = {path: infos[path] for path in sorted(infos) if infos[path]["type"] == "file"}
         if not files:
-            hint = "; write * for what varies, {..} is not expanded" if "{" in pattern else ""
+            hint = "; write * for the part that varies, {..} is not expanded" if "{" in pattern else ""
             raise DataError(f"{self.spec}: no file matches {pattern}{hint}")
         return files
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        """The bytes `start` to `end` of a file, by default all of them."""
+        """The bytes `start` to `end` of a file, by default all of them. Raises `DataError` if it cannot be read."""
         try:
             data = self.fs.cat_file(path, start=start, end=end)
-        except (OSError, ValueError) as e:  # Value: a NUL in a name.
+        except (OSError, ValueError) as e:  # ValueError: a NUL in a name.
             raise DataError(f"{os.path.basename(path)!r} cannot be read: {reason(e)}") from e
         if start is not None and end is not None and len(data) != end - start:
             raise DataError(f"{os.path.basename(path)!r} ends before byte {end}; it was cut off")
@@ -66,7 +67,7 @@ class Files:
 
 
 def stamp(files: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
-    """Name, size and time (or tag) of the last change of each file: an index of other files is out of date."""
+    """Name, size and time (or tag) of the last change of each file, by which an outdated index is recognised."""
     return [
         [os.path.basename(path), info["size"], str(next((info[k] for k in _CHANGED if k in info), ""))]
         for path, info in files.items()
@@ -74,11 +75,11 @@ def stamp(files: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the path that Python repeats."""
+    """What went wrong, without the path that Python adds."""
     return getattr(error, "strerror", None) or first_line(error)
 
 
 def is_url(where: str) -> bool:
-    """True of `gs://...`, and of every other scheme that fsspec knows."""
+    """True for `gs://...`, and for every other scheme that fsspec knows."""
     scheme, mark, _ = where.partition("://")
     return bool(mark) and scheme in fsspec.available_protocols()

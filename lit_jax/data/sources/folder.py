@@ -1,4 +1,4 @@
-"""`folder:DIR`: pictures in a directory, and what describes them."""
+"""`folder:DIR`: pictures in a directory, with a table or text files that describe them."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -10,22 +10,22 @@ from lit_jax.data.sources.folder_tables import TABLES, Pictures, Rows
 from lit_jax.utils.errors import DataError
 
 METADATA = TABLES[0]
-_AHEAD = 1024  # Files that are being hashed at once.
+_AHEAD = 1024  # Files that are hashed at once.
 
 
 class FolderSource:
-    """The pictures of a directory, described by the first of these that is there:
+    """The pictures of a directory, described by the first of these that exists:
 
-    - `metadata.jsonl`, lines such as `{"file_name": ..., "caption": ...}`. The captions are under one of `caption`,
-      `captions` and `text`, one string or a list; a line may have none. `id` defaults to the file name. `label` is a
-      class index, or a class name, in which case `class_names` are the sorted names of all lines.
+    - `metadata.jsonl`, with lines such as `{"file_name": ..., "caption": ...}`. The captions have one of the keys
+      `caption`, `captions` and `text`, and are one string or a list; a line may have none. `id` defaults to the file
+      name. `label` is a class index or a class name; `class_names` are then the sorted names of all lines.
     - `metadata.csv`, `captions.csv` or `captions.tsv`, whose first line names the columns `file_name` and `caption`
-      (or their usual synonyms), `id` and `label`; consecutive rows of one file are one record of several captions.
-    - `a.txt` beside `a.jpg`, in subdirectories too; the id is the path without its ending.
-    - nothing: then each subdirectory is a class.
+      (or their usual synonyms), `id` and `label`. Consecutive rows with one file are one record with several captions.
+    - `a.txt` beside `a.jpg`, also in subdirectories; the id is the path without its extension.
+    - none of them: then each subdirectory is a class.
 
-    File names are relative to the directory and stay inside it. A file that is missing, or a caption of a wrong type,
-    breaks its own record only. `caption` names another key or column. Raises `DataError`.
+    File names are relative to the directory and must stay inside it. A missing file or a caption of a wrong type breaks
+    only its own record. `caption` names another key or column of the captions. Raises `DataError`.
     """
 
     description: str | None = None
@@ -45,7 +45,7 @@ class FolderSource:
         else:
             self._rows = Pictures(self._files)
         if not len(self._rows):
-            what = f"{self._table} has no records" if self._table else f"no {METADATA} in it, nor pictures"
+            what = f"{self._table} has no records" if self._table else f"holds no {METADATA} and no pictures"
             raise DataError(f"{self.spec}: {what}; want a line with file_name and caption for each picture")
         self.class_names: tuple[str, ...] | None = self._rows.class_names or None
         self._label_of = {name: label for label, name in enumerate(self.class_names or ())}
@@ -61,7 +61,7 @@ class FolderSource:
         name, label = row["file_name"], row["label"]
         try:
             image = self._files.fs.cat_file(f"{self._files.root.rstrip('/')}/{name}")
-        except (OSError, ValueError) as e:  # Value: a NUL in the name.
+        except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
             raise DataError(f"{name!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
         record = Record(image=image, captions=row["captions"], id=row["id"])
         if label is not None:
@@ -69,7 +69,7 @@ class FolderSource:
         return record
 
     def fingerprint(self) -> str:
-        """The sha256 of what describes the pictures and of every picture; reads them all."""
+        """The sha256 of the descriptions and of every picture; it reads them all."""
         digest = hashlib.sha256(repr((self._table, self.class_names)).encode())
 
         def hashed(index: int) -> bytes:
@@ -82,6 +82,6 @@ class FolderSource:
 
         with ThreadPoolExecutor(16) as pool:
             for start in range(0, len(self), _AHEAD):
-                for one in pool.map(hashed, range(start, min(len(self), start + _AHEAD))):
-                    digest.update(one)
+                for part in pool.map(hashed, range(start, min(len(self), start + _AHEAD))):
+                    digest.update(part)
         return digest.hexdigest()

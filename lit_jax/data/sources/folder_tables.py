@@ -1,4 +1,4 @@
-"""What describes the pictures of a folder: a table (`metadata.jsonl`, `captions.csv` ...), or texts beside them."""
+"""Descriptions of the pictures of a folder: a table (`metadata.jsonl`, `captions.csv` ...), or texts beside them."""
 
 import csv
 import difflib
@@ -17,23 +17,17 @@ from lit_jax.data.sources.record_index import Columns, Index, build, open_index
 from lit_jax.utils.errors import DataError
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv")
-_KEPT = (
+_INDEXED = (
     4 << 20
-)  # Bytes of a table from which on its index is kept: below, reading it takes less than a second.
+)  # Bytes from which on the index of a table is stored; a smaller table is read within a second.
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-_FILE = (
-    "file_name",
-    "filename",
-    "filepath",
-    "file",
-    "image",
-    "image_path",
-)  # Columns; jsonl knows the first alone.
+# Names of the column of files; a jsonl file accepts only the first one.
+_FILE = ("file_name", "filename", "filepath", "file", "image", "image_path")
 _KNOWN = frozenset({"caption", "captions", "text"})  # Keys of metadata.jsonl.
 
 
 class Row(TypedDict):
-    """What is said of one picture."""
+    """The description of one picture."""
 
     file_name: str
     captions: list[str]
@@ -42,10 +36,10 @@ class Row(TypedDict):
 
 
 class Rows:
-    """`rows[i]` of a table of text, found by the byte at which it starts; parsed when it is asked for.
+    """The rows of a text table, by the byte at which each one starts; `rows[i]` parses row i.
 
-    `class_names` are the sorted names of all labels that are names. Opening checks every row, and raises `DataError`
-    for the first that is not understood; what breaks one record alone is raised when that is read.
+    `class_names` are the sorted names of all labels that are names. Opening checks every row and raises `DataError` for
+    the first one that cannot be understood. An error that concerns only one record is raised when that is read.
     """
 
     def __init__(self, files: Files, name: str, caption: str | None):
@@ -56,7 +50,7 @@ class Rows:
         self._head: list[str] = []
         if name != TABLES[0]:
             self._head = self._columns()
-        if info["size"] < _KEPT:
+        if info["size"] < _INDEXED:
             self._index: Index = build(self._scan)
         else:
             key = f"folder {name} {caption}"
@@ -76,7 +70,7 @@ class Rows:
         return self._of_csv(list(self._reader(text.splitlines(keepends=True))))
 
     def _scan(self) -> tuple[Columns, dict[str, Any]]:
-        """Where each record starts, with the end of the last; and the names of the classes."""
+        """Where each record starts and the last one ends; and the names of the classes."""
         starts = array("q")
         names: set[str] = set()
         kinds: set[type] = set()
@@ -104,7 +98,7 @@ class Rows:
                 try:
                     label = self._check(json.loads(line))
                 except UnicodeDecodeError:
-                    pass  # Found again, and told, when this one record is read.
+                    pass  # Raised when this one record is read.
                 except (json.JSONDecodeError, RecursionError) as e:
                     raise DataError(
                         f"{self._files.spec}: line {number} of {self._name} is not JSON: {e}"
@@ -115,7 +109,7 @@ class Rows:
             start += len(line)
 
     def _check(self, row: Any) -> int | str | None:
-        """The label of a line that is understood; else raises `DataError`."""
+        """The label of a line. Raises `DataError` for a line that cannot be understood."""
         if not isinstance(row, dict):
             raise DataError(f"found {type(row).__name__}, want an object with file_name and caption")
         known = _KNOWN | {"file_name", "id", "label"}
@@ -146,28 +140,28 @@ class Rows:
         return csv.reader(lines, delimiter="\t" if self._name.endswith(".tsv") else ",")
 
     def _columns(self) -> list[str]:
-        """What each column is: "file", "caption", "id", "label" or "" for one that is not read."""
+        """The role of each column: "file", "caption", "id", "label", or "" for one that is not read."""
         with self._files.fs.open(self._path, "rb") as file:
             first = decode_utf8(file.readline(), f"{self._files.spec}: line 1 of {self._name}").removeprefix(
                 "\ufeff"
             )
-        found = [name.strip() for row in self._reader([first]) for name in row]
-        file_column = next((name for name in _FILE if name in found), None)
-        caption = self._caption or next((name for name in CAPTIONS if name in found), None)
+        columns = [name.strip() for row in self._reader([first]) for name in row]
+        file_column = next((name for name in _FILE if name in columns), None)
+        caption = self._caption or next((name for name in CAPTIONS if name in columns), None)
         if (
             file_column is None
-            or (caption is None and "label" not in found)
-            or (caption and caption not in found)
+            or (caption is None and "label" not in columns)
+            or (caption and caption not in columns)
         ):
             wanted = f"file_name and {self._caption or 'caption'}"
             raise self._bad(
-                1, f"the columns are {', '.join(found) or 'none'}; want a first line with {wanted}"
+                1, f"the columns are {', '.join(columns) or 'none'}; want a first line with {wanted}"
             )
         roles = {caption: "caption", file_column: "file", "id": "id", "label": "label"}
-        return [roles.get(name, "") for name in found]
+        return [roles.get(name, "") for name in columns]
 
     def _records(self, file: Any) -> Iterator[tuple[int, int, int | str | None]]:
-        """Each record's line, start and label: consecutive rows of one file are one record of several captions."""
+        """The line, start and label of each record; consecutive rows with one file are one record."""
         consumed, number = 0, 0
 
         def lines() -> Iterator[str]:
@@ -175,7 +169,7 @@ class Rows:
             for line in file:
                 consumed += len(line)
                 number += 1
-                yield line.decode("utf-8", "surrogateescape")  # Told when the one record is read.
+                yield line.decode("utf-8", "surrogateescape")  # Raised when the record is read.
 
         reader = self._reader(lines())
         next(reader, None)
@@ -214,9 +208,9 @@ class Rows:
 
 
 class Pictures:
-    """The pictures below a directory, in the order of their paths; the text beside `a.jpg` is `a.txt`.
+    """The pictures below a directory, sorted by path; `a.txt` is the caption of `a.jpg`.
 
-    Where no picture of the first directory has one and all lie in directories of their own, these are the classes.
+    If no picture has such a file and all are in subdirectories, the subdirectories are the classes.
     """
 
     def __init__(self, files: Files):
@@ -228,7 +222,7 @@ class Pictures:
         self._described = any(_text_beside(name) in texts for name in names)
         if names and not self._described and not all("/" in name for name in names):
             raise DataError(
-                f"{files.spec}: no {', '.join(TABLES)}, and no a.txt beside its a.jpg; want one of them, "
+                f"{files.spec}: no {', '.join(TABLES)}, and no text file beside its picture; want one of them, "
                 "or a directory for each class"
             )
         classes = set() if self._described else {name.split("/")[0] for name in names}
@@ -252,6 +246,7 @@ class Pictures:
 
 
 def is_picture(name: str) -> bool:
+    """Whether the file of that name is a picture, by its extension."""
     return name.lower().endswith(_PICTURES)
 
 

@@ -1,4 +1,4 @@
-"""Pictures that were named one by one, as a source without captions."""
+"""A list of pictures as a source without captions."""
 
 import hashlib
 import io
@@ -14,13 +14,14 @@ from lit_jax.utils.errors import ConfigError, DataError, first_line
 
 Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
 
-_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # Modes that a PNG file has.
+_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # Modes that a PNG file can store.
 
 
 class InMemorySource:
-    """`pictures` in their order. The id of a path is the path; that of any other is its number.
+    """`pictures` in their order. The id of a path is the path; the id of any other picture is its number.
 
-    A path that cannot be read breaks its own record only, with a `DataError`. Raises ConfigError for no picture.
+    A path that cannot be read breaks only its own record, with a `DataError`. Raises ConfigError for what is not a
+    picture.
     """
 
     spec = "pictures"
@@ -28,14 +29,14 @@ class InMemorySource:
 
     def __init__(self, pictures: Picture | Iterable[Picture]):
         several = isinstance(pictures, Iterable) and not isinstance(pictures, Picture)
-        many: list[Picture] = list(pictures) if several else [pictures]  # type: ignore[arg-type, list-item]
-        for number, picture in enumerate(many):
+        items: list[Picture] = list(pictures) if several else [pictures]  # type: ignore[arg-type, list-item]
+        for number, picture in enumerate(items):
             if not isinstance(picture, Picture):
                 raise ConfigError(
                     f"picture {number} is of type {type(picture).__name__}; want a path, the bytes of a file or a "
-                    "Pillow image (of an array: PIL.Image.fromarray)"
+                    "Pillow image (PIL.Image.fromarray makes one of an array)"
                 )
-        self._pictures = many
+        self._pictures = items
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -48,7 +49,7 @@ class InMemorySource:
         return str(picture) if isinstance(picture, str | Path) else str(index)
 
     def fingerprint(self) -> str:
-        """The sha256 of the ids and of every picture; reads them all."""
+        """The sha256 of the ids and of every picture; it reads them all."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             try:
@@ -66,14 +67,14 @@ class InMemorySource:
             return _png(picture)
         try:
             return Path(picture).expanduser().read_bytes()
-        except (OSError, ValueError) as e:  # Value: a NUL in the name.
+        except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
             raise DataError(f"{str(picture)!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
 
 
 def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> Source:
-    """A source as it is; the source of that name, unless it is the path of a picture; pictures as GivenPictures.
+    """Returns a source as it is, opens the source of a name, and makes an InMemorySource of pictures or their paths.
 
-    Raises DataError where there is no such source, ConfigError for anything else.
+    Raises DataError if there is no such source, and ConfigError for anything else.
     """
     if isinstance(pictures, str | Path):
         archive = str(pictures).endswith((".tar", ".parquet"))
@@ -86,7 +87,7 @@ def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> So
 
 
 def _png(picture: Image.Image) -> bytes:
-    """What Pillow opened as a file. Raises `DataError` where that was cut off, or has no 8-bit reading."""
+    """A Pillow image as a PNG file. Raises `DataError` if it was cut off, or if its pixels are floats."""
     if picture.mode == "F":
         raise DataError("a Pillow image of floats; want one of 8 bits: convert it")
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Several sources as one, each with its share of the pairs."""
+"""Several sources as one, each with its share of the records."""
 
 import hashlib
 import math
@@ -14,12 +14,12 @@ _MOST = 2**31 - 1  # Batches number their records in int32.
 
 
 class MixtureSource:
-    """`parts`, (source, weight) each: of all records, source k has the share weight_k / sum of weights.
+    """The mixture of `parts`, (source, weight) each: source k has the share weight_k / sum of weights of all records.
 
-    It is just long enough that no record of any source is left out: the one with the most records for its weight
-    appears once, the others are repeated. Records of one source stand together; labels are kept where all sources
-    have the same class names. Raises `ConfigError` for weights that are no positive numbers, or so unequal that the
-    mixture has more than 2**31 records.
+    It has the smallest length at which no record is left out: the source with the most records for its weight appears
+    once, and the others are repeated. The records of one source are contiguous. Labels are kept if all sources have
+    the same class names. Raises `ConfigError` for a weight that is not a positive number, and for weights so unequal
+    that the mixture would have more than 2**31 records.
     """
 
     description: str | None = None
@@ -38,7 +38,7 @@ class MixtureSource:
         total = (sizes / share).max()
         if total > _MOST:
             raise ConfigError(
-                f"the mixture would have {total:.3g} records before each has appeared once; want weights that "
+                f"the mixture would need {total:.3g} records for each record to appear once; want weights that "
                 "are closer to the sizes of the sources"
             )
         counts = np.maximum(np.round(share * total).astype(np.int64), sizes)

@@ -17,19 +17,18 @@ from lit_jax.data.sources.files import Files, reason
 from lit_jax.utils.errors import DataError
 
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
-_CACHE = 128 << 20  # Bytes of row groups kept at hand, or two groups where they are larger.
+_CACHE = 128 << 20  # Bytes of row groups that stay in memory; two groups stay even if they are larger.
 
 
 class ParquetSource:
-    """The rows of parquet files, file after file in the order of their paths.
+    """The rows of parquet files, with the files sorted by path.
 
-    The picture is in a column of bytes or of `{"bytes": ..., "path": ...}`; the captions in `caption` or a column
-    known by its name (a text, a list of texts or of `{"text": ...}`), else in the only column of text; `id`, `key` or
-    the picture's path is the id, else the number of the row. A `label` is used where it is a whole number, and its
-    class names where `datasets` wrote them.
+    The picture is a column of bytes or of `{"bytes": ..., "path": ...}`. The captions (a text, a list of texts or of
+    `{"text": ...}`) are the column `caption`, else the first one with a usual name, else the only column of text. The
+    id is the first of `id`, `key` and similar columns, else the path of the picture, else the number of the row. A
+    `label` is used if it is a whole number, with the class names that `datasets` wrote into the file.
 
-    What can be read alone is a row group, a few of which are kept in memory; only the sizes of the groups are kept of
-    the rest. Raises `DataError`.
+    Parquet is read in row groups, a few of which stay in memory. Raises `DataError`.
     """
 
     description: str | None = None
@@ -93,7 +92,7 @@ class ParquetSource:
         return record
 
     def fingerprint(self) -> str:
-        """The sha256 of the names, the sizes and the two ends of the files; at their end stands where each row is."""
+        """The sha256 of the names, the sizes and both ends of the files, whose end holds the place of each row."""
         digest = hashlib.sha256(repr((self._columns, self.class_names)).encode())
         for path in self._paths:
             size = self._files.fs.size(path)
@@ -106,7 +105,7 @@ class ParquetSource:
         return pq.ParquetFile(self._files.fs.open(path, "rb"), pre_buffer=True)
 
     def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema]:
-        """The rows of each group, and the schema."""
+        """The number of rows of each group, and the schema."""
         try:
             with self._open(path) as file:
                 rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -117,12 +116,12 @@ class ParquetSource:
             ) from e
 
     def _table(self, group: int) -> pa.Table:
-        """A row group; threads that want the same one wait for the first of them."""
+        """A row group; the first thread that asks for it reads it, and others wait for that."""
         with self._lock:
             future = self._groups.get(group)
-            if mine := future is None:
+            if first := future is None:
                 future = self._groups[group] = Future()
-        if mine:
+        if first:
             try:
                 with self._open(self._paths[self._file_of[group]]) as file:
                     table = file.read_row_group(int(self._group_of[group]), columns=self._columns)
@@ -143,9 +142,8 @@ class ParquetSource:
             raise DataError(f"row group {self._group_of[group]} of {name} cannot be read: {reason(e)}") from e
 
     def _image_column(self, schema: pa.Schema) -> tuple[str, bool]:
-        """The column of pictures, and whether it is a struct around their bytes."""
-        fits = {field.name: _holds_pictures(field.type) for field in schema}
-        names = [name for name, fit in fits.items() if fit]
+        """The column of pictures, and whether it is a struct that contains their bytes."""
+        names = [field.name for field in schema if _holds_pictures(field.type)]
         chosen = next((name for name in _IMAGES if name in names), names[0] if len(names) == 1 else None)
         if chosen is None:
             raise DataError(
@@ -190,7 +188,7 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
-    """The names of the classes, where `datasets` wrote them into the schema."""
+    """The class names that `datasets` wrote into the schema, or None."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(features["label"]["names"])

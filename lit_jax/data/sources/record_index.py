@@ -1,7 +1,7 @@
-"""An index that is made once and then memory-mapped: where each record of a large source lies.
+"""An index of a large source, made once and then memory-mapped: the position of each record.
 
-It is an Arrow file of one batch, beside the data or, where that place cannot be written, in the user's cache. In its
-schema stands the stamp of the files that it was made of; with another stamp it is made again.
+It is an Arrow file of one batch. It is stored beside the data or, if that place cannot be written, in the user's cache.
+Its schema contains the stamp of the files that it was made from; if their stamp has changed, it is made again.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Columns = Mapping[str, np.ndarray | pa.Array]
 
 
 class Index:
-    """Columns of equal length, `index["offset"][i]`, and a dict `about`, both as they were built."""
+    """Columns of equal length, as in `index["offset"][i]`, and a dict `about`."""
 
     def __init__(self, table: pa.Table):
         self.about: dict[str, Any] = json.loads(table.schema.metadata[b"lit_jax"])["about"]
@@ -42,18 +42,19 @@ class Index:
         return self._columns[column]
 
     def text(self, column: str, row: int) -> str:
+        """An entry of a column of text."""
         return self._columns[column][row].as_py()
 
 
 def build(make: Callable[[], tuple[Columns, dict[str, Any]]], stamp: Any = None) -> Index:
-    """The index that `make` gives, in memory alone."""
+    """The index that `make` returns, in memory only."""
     return Index(_table(*make(), stamp))
 
 
 def open_index(
     files: Files, folder: str, name: str, stamp: Any, make: Callable[[], tuple[Columns, dict[str, Any]]]
 ) -> Index:
-    """The index `name` of data in `folder`: memory-mapped if it is there and has this stamp, else made and kept."""
+    """The index `name` of data in `folder`: memory-mapped if it exists with this stamp, else made and stored."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     cached = hashlib.sha256(f"{files.fs.protocol} {folder} {name}".encode()).hexdigest()[:24]
     places = [cache_dir() / f"{cached}.arrow"]
@@ -70,15 +71,15 @@ def open_index(
             _write(place, table)
         except OSError:
             continue
-        kept = _read(place)
-        if kept is not None:
-            return Index(kept)
-    _log.warning("the index of %s cannot be kept in %s; it is made anew each time", files.spec, places[-1])
+        stored = _read(place)
+        if stored is not None:
+            return Index(stored)
+    _log.warning("the index of %s cannot be stored in %s; it is made again each time", files.spec, places[-1])
     return Index(table)
 
 
 def cache_dir() -> Path:
-    """Where indexes are kept that cannot lie beside their data."""
+    """The folder of the indexes that cannot be stored beside their data."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lit_jax"
 
 
@@ -104,7 +105,7 @@ def _read(place: Path) -> pa.Table | None:
 
 
 def _write(place: Path, table: pa.Table) -> None:
-    draft = place.with_suffix(f".{uuid.uuid4().hex[:8]}")  # Several processes may do this at once.
+    draft = place.with_suffix(f".{uuid.uuid4().hex[:8]}")  # Several processes may do this at the same time.
     try:
         with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)

@@ -1,4 +1,4 @@
-"""`open_source`: from the name of a source to the source."""
+"""`open_source`: opens a source by its name."""
 
 import os
 from collections.abc import Callable
@@ -8,14 +8,15 @@ from lit_jax.utils.errors import DataError
 
 
 def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
-    """The source named `spec`, or a mixture where `spec` is a list of (spec, weight).
+    """The source named `spec`, or the mixture of a list of (spec, weight).
 
-    `tfds:NAME[:VERSION]/SPLIT` or `tfds:DIR/SPLIT`, where SPLIT may be a slice such as `train[:80%]`; `folder:DIR`;
-    `wds:` and `parquet:` with a file, a directory or a pattern; `shapes:N/SPLIT`. All but tfds also take a URL of
-    fsspec's, such as `gs://BUCKET/...`. A bare path is known by what it holds. Nothing is downloaded. `caption` names
-    the feature, column or key of the captions; by default it is found.
+    `spec` is `tfds:NAME[:VERSION]/SPLIT` or `tfds:DIR/SPLIT`, where SPLIT may be a slice such as `train[:80%]`;
+    `folder:DIR`; `wds:` or `parquet:` with a file, a directory or a pattern; or `shapes:N/SPLIT`. `folder`, `wds` and
+    `parquet` also accept a URL of fsspec, such as `gs://BUCKET/...`. For a path without a prefix the files decide which
+    of them it is. Nothing is downloaded. `caption` names the feature, column or key of the captions; by default it is
+    detected.
 
-    Raises `DataError` when the source is missing, not understood or empty.
+    Raises `DataError` if the source is missing, not understood or empty.
     """
     from lit_jax.data.sources.folder import FolderSource
     from lit_jax.data.sources.mixture import MixtureSource
@@ -25,7 +26,7 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
     from lit_jax.data.sources.webdataset import WebDatasetSource
 
     if not isinstance(spec, str):
-        return MixtureSource([(open_source(one, caption=caption), weight) for one, weight in spec])
+        return MixtureSource([(open_source(part, caption=caption), weight) for part, weight in spec])
     kinds: dict[str, Callable[[str, str | None], Source]] = {
         "tfds": TfdsSource,
         "folder": FolderSource,
@@ -40,7 +41,7 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
 
 
 def _kind_of(spec: str) -> str:
-    """What lies at a bare path."""
+    """The kind of the source at a path without a prefix."""
     from lit_jax.data.sources.files import Files, is_url
     from lit_jax.data.sources.folder_tables import TABLES, is_picture
     from lit_jax.data.sources.tfds import INFO
@@ -54,7 +55,7 @@ def _kind_of(spec: str) -> str:
         return "wds" if spec.endswith(".tar") else "parquet"
     files = Files(spec, spec) if is_url(spec) or os.path.isdir(path) else None
     if files is None or not files.fs.isdir(files.root):
-        raise DataError(f"no source {spec!r}: it is not a directory, and not {FORMS}")
+        raise DataError(f"no source {spec!r}: it is not a directory; want one, or {FORMS}")
     names = {os.path.basename(name) for name in files.fs.ls(files.root, detail=False)}
     if names & set(TABLES):
         return "folder"
@@ -64,6 +65,6 @@ def _kind_of(spec: str) -> str:
     if any(map(is_picture, names)):
         return "folder"
     raise DataError(
-        f"{spec} is a directory with neither {', '.join(TABLES)} nor pictures (a folder), {INFO} (a prepared set), "
-        "*.tar nor *.parquet"
+        f"{spec} is a directory without {', '.join(TABLES)} or pictures (a folder), {INFO} (a prepared set), *.tar "
+        "or *.parquet; want one of them"
     )

@@ -7,11 +7,11 @@ from lit_jax.data.sources.base import Record, Source
 
 
 class Subset:
-    """The records of `source` whose numbers are `chosen`, in that order; notes the ids of those that were read."""
+    """The records of `source` with the numbers `chosen`, in that order; it remembers the ids of the records read."""
 
     def __init__(self, source: Source, chosen: Sequence[int]):
         self._source, self._chosen = source, chosen
-        self.spec = source.spec if chosen == range(len(source)) else f"{source.spec}[{_said(chosen)}]"
+        self.spec = source.spec if chosen == range(len(source)) else f"{source.spec}[{_description(chosen)}]"
         self.class_names = source.class_names
         self._ids: dict[int, str] = {}
 
@@ -24,13 +24,13 @@ class Subset:
         return record
 
     def ids(self) -> list[str]:
-        """Of all records, where need be of those that another process has read."""
+        """The ids of all records; those that another process has read are read again."""
         return [self._ids.get(index) or self[index]["id"] for index in range(len(self))]
 
     def fingerprint(self) -> str:
-        """The sha256 of the source's and of the numbers."""
+        """The sha256 of the fingerprint of `source` and of the numbers."""
         return hashlib.sha256(f"{self._source.fingerprint()} {self._chosen}".encode()).hexdigest()
 
 
-def _said(chosen: Sequence[int]) -> str:
+def _description(chosen: Sequence[int]) -> str:
     return f"{chosen.start}:{chosen.stop}" if isinstance(chosen, range) else f"{len(chosen)} records"

@@ -1,4 +1,4 @@
-"""`shapes:N/SPLIT`: N drawings of one coloured shape each, with true captions, made here and read from nowhere."""
+"""`shapes:N/SPLIT`: N drawings of one coloured shape each, with true captions, drawn on the fly."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from lit_jax.data.sources.base import Record
 from lit_jax.utils.errors import DataError
 
-VERSION = 1  # Of the drawings: another one is other content.
+VERSION = 1  # Of the drawings; raise it when they change.
 SIDE = 64  # Pixels of a picture.
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 COLOURS = {
@@ -27,7 +27,7 @@ COLOURS = {
 }
 SIZES = {"small": 0.18, "large": 0.36}  # Radius, as a share of the side.
 SPLITS = ("train", "test")
-HELD_OUT = 5  # One combination in so many is drawn for the test split alone.
+HELD_OUT = 5  # Every fifth combination is drawn only for the test split.
 CAPTIONS = (
     "a {size} {colour} {shape} on a {ground} ground",
     "a {shape}, {size} and {colour}, on {ground}",
@@ -37,10 +37,10 @@ CAPTIONS = (
 
 
 class SyntheticSource:
-    """Record i shows a combination of shape, colour, size and ground; place and angle vary, a function of i alone.
+    """Record i shows a combination of shape, colour, size and ground; its place and angle are functions of i alone.
 
-    No combination of the test split is drawn for the train split, and none comes back before all were drawn. The
-    label is colour and shape together. Raises `DataError` for a name that is no number and split.
+    No combination of the test split is in the train split, and none is repeated before all were drawn. The label is
+    the colour and the shape together. Raises `DataError` for a name that is not N/train or N/test.
     """
 
     description = (
@@ -72,7 +72,7 @@ class SyntheticSource:
         words = {"shape": shape, "colour": colour, "size": size, "ground": ground}
         rng = np.random.default_rng([SPLITS.index(self.split), index])
         return Record(
-            image=_drawn(shape, COLOURS[colour], SIZES[size], COLOURS[ground], rng),
+            image=_draw(shape, COLOURS[colour], SIZES[size], COLOURS[ground], rng),
             captions=[caption.format(**words) for caption in CAPTIONS],
             id=f"{self.split}-{index}",
             label=list(COLOURS).index(colour) * len(SHAPES) + SHAPES.index(shape),
@@ -90,7 +90,7 @@ def _combinations(split: str) -> list[tuple[str, str, str, str]]:
     return [c for i, c in enumerate(mixed) if (i % HELD_OUT == 0) == (split == "test")]
 
 
-def _drawn(
+def _draw(
     shape: str,
     colour: tuple[int, int, int],
     radius: float,

@@ -17,11 +17,11 @@ INFO = "dataset_info.json"
 class TfdsSource:
     """`NAME[:VERSION]/SPLIT` or `DIR/SPLIT`: the records of one split, or of a slice of one, by number.
 
-    The picture is the feature `image`, or the only image; the captions are `caption` or a feature known by its name
-    (`captions`, `text` ...), a text or a sequence of texts or of `{"text": ...}`; `label` is used where it is a
-    whole number. Bytes are handed out as stored. Holds no Python object per record. ArrayRecord and parquet are
-    read by TFDS, tfrecord through an index (`TfRecords`). Raises `DataError` when the set is missing, has no such
-    split or no image, or lies there in another format.
+    The picture is the feature `image`, or the only image. The captions (a text, or a sequence of texts or of
+    `{"text": ...}`) are the feature `caption`, or the first one with a usual name (`captions`, `text` ...). `label` is
+    used if it is a whole number. Bytes are returned as stored. No Python object per record is kept. TFDS reads
+    ArrayRecord and parquet; tfrecord is read through an index (`TfRecords`). Raises `DataError` if the set is missing,
+    has no such split or no image, or is stored in another format.
     """
 
     def __init__(self, where: str, caption: str | None = None):
@@ -31,10 +31,10 @@ class TfdsSource:
         self._arguments = (where, caption)
         builder, split = _locate(self.spec, where)
         self._dir = epath.Path(builder.data_dir)
-        found = {f.value for f in builder.info.available_file_formats()}
-        if not found & {"array_record", "parquet", "tfrecord"}:
+        formats = {f.value for f in builder.info.available_file_formats()}
+        if not formats & {"array_record", "parquet", "tfrecord"}:
             raise DataError(
-                f"{self.spec}: stored as {', '.join(sorted(found))}, which has no random access; build it again with "
+                f"{self.spec}: stored as {', '.join(sorted(formats))}, which has no random access; build it again with "
                 "file_format='array_record'"
             )
         splits = builder.info.splits
@@ -70,7 +70,7 @@ class TfdsSource:
         self.description: str | None = builder.info.description or None
         self.license: str | None = builder.info.as_proto.redistribution_info.license or None
         decoders = {self._image: tfds.decode.SkipDecoding()}
-        if found & {"array_record", "parquet"}:
+        if formats & {"array_record", "parquet"}:
             records = builder.as_data_source(split, decoders=decoders)
             self._size, self._read = len(records), records.__getitem__
         else:
@@ -92,12 +92,12 @@ class TfdsSource:
         record = Record(image=row[self._image], captions=captions, id=str(index))
         if self._id is not None:
             (record["id"],) = _texts([row[self._id]])
-        if self._labelled and row["label"] >= 0:  # -1: TFDS's word for "unknown".
+        if self._labelled and row["label"] >= 0:  # -1 means "unknown" in TFDS.
             record["label"] = int(row["label"])
         return record
 
     def fingerprint(self) -> str:
-        """The sha256 of the split, of the metadata that decide what is read, and of size and ends of every shard."""
+        """The sha256 of the split, of the metadata that select what is read, and of every shard's size and ends."""
         digest = hashlib.sha256(self._split.encode())
         digest.update((self._dir / "features.json").read_bytes())
         digest.update(repr((self._captions, self.class_names)).encode())
@@ -113,7 +113,7 @@ class TfdsSource:
 
 
 def _locate(spec: str, where: str) -> tuple[Any, str | None]:
-    """The builder and the split of `where`; the split is None where it names a directory alone."""
+    """The builder and the split of `where`; the split is None if it names only a directory."""
     import tensorflow_datasets as tfds
 
     path = epath.Path(where).expanduser()
@@ -123,12 +123,14 @@ def _locate(spec: str, where: str) -> tuple[Any, str | None]:
         return tfds.builder_from_directory(path.parent), path.name
     name, _, split = where.rpartition("/")
     if not re.fullmatch(r"\w+(/\w+)*(:[\d.*]+)?", name) or path.parent.is_dir():
-        raise DataError(f"{spec}: {path.parent} is no prepared set, it holds no {INFO}; want {FORMS}")
+        raise DataError(
+            f"{spec}: {path.parent} is not a prepared set, since it holds no {INFO}; want {FORMS}"
+        )
     try:
         return tfds.core.read_only_builder.builder_from_files(name), split
-    except (ValueError, ImportError) as e:  # Import: of code that wants TensorFlow, to find a default config.
+    except (ValueError, ImportError) as e:  # ImportError: TFDS imports code that needs TensorFlow.
         raise DataError(
-            f"{spec}: {name} is neither a prepared directory nor a set under {_data_dir()}"
+            f"{spec}: {name} is neither a prepared directory nor a set under {_data_dir()}; prepare it first"
         ) from e
 
 
@@ -152,7 +154,7 @@ def _image_feature(spec: str, features: Any) -> str:
 
 
 def _are_numbers(names: list[str]) -> bool:
-    """True for the names that TFDS makes up where a set has none: "0", "1", ..."""
+    """True for the names that TFDS makes up for a set without names: "0", "1", ..."""
     return names == [str(i) for i in range(len(names))]
 
 

@@ -1,4 +1,4 @@
-"""TFRecord shards by number and without TensorFlow: an index says where each record starts."""
+"""TFRecord shards by record number and without TensorFlow: an index says where each record starts."""
 
 import os
 import struct
@@ -15,9 +15,9 @@ _HEAD = 12  # Bytes before the data of a record, a length of 8 and its checksum;
 
 
 class TfRecords:
-    """The serialised examples of `shards`, (path, how many to skip, how many to take; -1: all) each.
+    """The serialised examples of `shards`, each (path, number to skip, number to take or -1 for all).
 
-    The first opening reads the lengths of all records. Raises `DataError` for a shard that is cut off.
+    Opening them for the first time reads the lengths of all records. Raises `DataError` for a shard that is cut off.
     """
 
     def __init__(self, spec: str, shards: Sequence[tuple[str, int, int]]):

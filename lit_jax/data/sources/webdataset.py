@@ -21,19 +21,20 @@ _log = logging.getLogger(__name__)
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 _PARTS = ("image", "txt", "json")
 _CLASSES = "classnames.txt"
-_SLACK = 16 << 10  # Bytes between the members of a record that one read may take along.
+_SLACK = 16 << 10  # Bytes between the members of a record that one read may include.
 _TYPES = {"at": "q", "size": "q"}
 
 
 class WebDatasetSource:
-    """The samples of tar shards: members that share their name up to its first dot, in the order of the shards' names.
+    """The samples of tar shards, sorted by shard name: a sample is the members whose names agree up to the first dot.
 
-    A sample with a picture (jpg, png, webp, gif or bmp) is a record; its `id` is that shared name. Its captions are
+    A sample with a picture (jpg, png, webp, gif or bmp) is a record; its `id` is the common name. Its captions are
     the list `captions` of its json member, else the text of its txt member, else `caption` or `text` of the json;
     `caption` names another key. A `cls` member is its label, and `classnames.txt` beside the shards names the classes.
 
-    Opening indexes the shards once: it reads them from end to end. The index keeps the place of each record and the
-    sha256 of each shard, and is made again when the size or the time of a shard changes. Raises `DataError`.
+    Opening the shards for the first time reads them completely to make an index. The index contains the position of
+    each record and the sha256 of each shard; it is made again if the size or the time of a shard changes. Raises
+    `DataError`.
     """
 
     description: str | None = None
@@ -72,13 +73,13 @@ class WebDatasetSource:
         return record
 
     def fingerprint(self) -> str:
-        """The sha256 of the names and the sha256s of the shards, as they were indexed."""
+        """The sha256 of the names and the sha256s of the shards when they were indexed."""
         names = [os.path.basename(shard) for shard in self._shards]
         text = json.dumps([names, self._index.about["sha256"], self._caption, self.class_names])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _read(self, index: int) -> dict[str, bytes]:
-        """The bytes of each part that the record has; one read where they lie close together."""
+        """The bytes of each part of the record, in one read if they are close together."""
         shard = self._shards[self._index["shard"][index]]
         ends = {}
         for part in _PARTS:
@@ -132,8 +133,8 @@ class WebDatasetSource:
             np.arange(len(made), dtype=np.int32), [len(keys) for _, keys, _, _ in made]
         )
         columns["key"] = pa.concat_arrays([keys for _, keys, _, _ in made])
-        if bare := sum(left for _, _, _, left in made):
-            _log.warning("%s: %d samples have no picture and are no records", self.spec, bare)
+        if bare := sum(without for _, _, _, without in made):
+            _log.warning("%s: %d samples have no picture and are skipped", self.spec, bare)
         return columns, {"sha256": [digest for _, _, digest, _ in made]}
 
     def _scan(self, shard: str) -> tuple[dict[str, array], pa.Array, str, int]:
@@ -159,12 +160,12 @@ class WebDatasetSource:
             hint = (
                 "unpack it to a plain .tar" if name.endswith(("gz", "bz2", "xz", "zst")) else "fetch it again"
             )
-            raise DataError(f"{self.spec}: shard {name} is no whole tar file ({e}); {hint}") from e
+            raise DataError(f"{self.spec}: shard {name} is not a complete tar file ({e}); {hint}") from e
         return columns, pa.array(keys, pa.large_string()), file.digest.hexdigest(), bare
 
 
 class _Hashed:
-    """A file, as fsspec opens it, of which everything that is read is hashed."""
+    """A file opened by fsspec; everything that is read of it is hashed."""
 
     def __init__(self, file: Any):
         self.digest = hashlib.sha256()
@@ -177,12 +178,12 @@ class _Hashed:
 
 
 def _samples(file: _Hashed) -> Any:
-    """(key, the columns of its row) of each sample, whose members stand together."""
+    """(key, the columns of its row) of each sample; the members of a sample are contiguous."""
     empty = {f"{part}_{what}": -1 for part in _PARTS for what in _TYPES} | {"label": -1}
     current, sample = None, dict(empty)
     with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 14) as tar:  # type: ignore[call-overload]
         for member in tar:
-            tar.members = []  # It would keep them all.
+            tar.members = []  # Otherwise it keeps all members in memory.
             folder, slash, name = member.name.removeprefix("./").rpartition("/")
             stem, _, extension = name.partition(".")
             if not member.isfile() or not stem:

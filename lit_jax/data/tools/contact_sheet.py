@@ -1,4 +1,4 @@
-"""Sixteen pairs on one page, to see with one's own eyes what a model will be shown."""
+"""Sixteen pairs on one page, to look at what a model will be trained on."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from lit_jax.data.transforms.image_files import open_image
 SHOWN = 16
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _COLUMNS = 4
-_WIDTH, _HEIGHT = 300, 225  # Pixels of the place of a picture.
+_WIDTH, _HEIGHT = 300, 225  # Pixels of the box of a picture.
 _MARGIN, _GAP = 40, 28
 _LINES, _LINE = 3, 22  # Of a caption.
 _PAPER, _FRAME, _INK, _FAINT = "#faf9f6", "#efece5", "#26241f", "#8b867a"
 
 
 def contact_sheet(source: Source, records: Sequence[int]) -> Image.Image:
-    """RGB: the pictures of up to 16 `records` in rows of four, with number, id and first caption beneath each."""
+    """RGB: the pictures of up to 16 `records` in rows of four, each above its number, id and first caption."""
     records = records[:SHOWN]
     title, text, small = (ImageFont.load_default(size) for size in (26, 17, 13))
     cell = _HEIGHT + 34 + _LINES * _LINE + _GAP
@@ -48,7 +48,7 @@ def contact_sheet(source: Source, records: Sequence[int]) -> Image.Image:
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """As large as its place allows; small pictures grow by whole factors, so that their pixels stay square."""
+    """As large as its box allows; small pictures are enlarged by whole factors, so that their pixels stay square."""
     scale = min(_WIDTH / picture.width, _HEIGHT / picture.height)
     if scale >= 2:
         scale = int(scale)
@@ -58,7 +58,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, caption: str, font: _Font) -> list[str]:
-    """Up to three lines as wide as a picture; what does not fit ends in an ellipsis."""
+    """Up to three lines as wide as a box; a caption that does not fit ends in an ellipsis."""
     lines, words = [""], caption[:1000].split()
     for i, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()

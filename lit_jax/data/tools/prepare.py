@@ -1,4 +1,4 @@
-"""Any source -> ArrayRecord shards with the metadata by which TensorFlow Datasets knows them."""
+"""Any source -> ArrayRecord shards, with the metadata that TensorFlow Datasets needs to read them."""
 
 import contextlib
 import json
@@ -9,32 +9,51 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lit_jax.data.reader import check_choice
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.tfds import INFO
 from lit_jax.data.tools.shards import (
-    Done,
     Work,
-    end_with_parent,
+    WrittenShard,
     first_of_each,
     write_hashes,
     write_shard,
 )
+from lit_jax.data.workers import end_with_parent
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.typing import Progress
 
 _log = logging.getLogger(__name__)
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _RECORDS_PER_SHARD = 10_000
-_FEWER_PER_SHARD = 1_000  # Of a set that would otherwise have less than _SHARDS shards to share out.
+_FEWER_PER_SHARD = 1_000  # For a set that would otherwise have fewer than _SHARDS shards.
 _SHARDS = 16
-_TOLD = 10  # Records left out that the log names; the ledger names all.
-_OURS = re.compile(  # All but the last file.
+_LOGGED = 10  # The log names this many of the records left out; the ledger names all.
+_OURS = re.compile(  # Every file that `prepare` writes, except dataset_info.json.
     r"\..*|.*\.array_record-.*|features\.json|label\.labels\.txt|LICENSE|dropped-.*\.jsonl"
 )
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """How `prepare` writes a split."""
+
+    shards: int | None = None  # Files of the split; None: one for 10,000 records, at least 16 of up to 1,000.
+    description: str | None = None  # Of the set; None: that of the source.
+    license: str | None = None  # Of the set; None: that of the source.
+    on_bad_record: str = "error"  # Or "skip": leave broken records out.
+    resize: int | None = (
+        None  # Images whose shorter side has more pixels become JPEGs where it has this many.
+    )
+    dedup: bool = False  # Leave out each image whose file equals that of an earlier record.
+    verify: bool = False  # Decode each image to find the broken ones; `resize` decodes them as well.
+    processes: int = 1  # Processes that write; more than one are spawned.
 
 
 def prepare(
@@ -43,111 +62,146 @@ def prepare(
     *,
     name: str,
     split: str,
-    shards: int | None = None,
-    description: str | None = None,
-    license: str | None = None,
-    on_bad_record: str = "error",
-    resize: int | None = None,
-    dedup: bool = False,
-    verify: bool = False,
-    processes: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    options: PrepareOptions = PrepareOptions(),
+    progress: Progress | None = None,
 ) -> Path:
-    """Writes `source` as split `split` of the set `name` into `out_dir`, and returns that directory.
+    """Writes `source` as the split `split` of the set `name` into `out_dir`, and returns that directory.
 
-    `tfds.builder_from_directory(out_dir)` and `open_source(f"tfds:{out_dir}/{split}")` read it: features `image`,
-    `captions`, `id` and, where the first record has one, `label`. Records keep their order, pictures their bytes, but
-    with `resize` those whose shorter side has more pixels than that become JPEGs in which it has as many. `dedup`
-    leaves out a picture whose file is that of an earlier record; `verify` decodes each picture, and so does `resize`.
-    What was left out, and why, stands in `dropped-SPLIT.jsonl`. An `out_dir` that holds other splits of the same set
-    gains this one. `description` and `license` default to the source's. A shard holds 10,000 records, or fewer where
-    that makes fewer than 16 shards, unless `shards` says how many there are; `processes` (spawned) write them.
+    `tfds.builder_from_directory(out_dir)` and `open_source(f"tfds:{out_dir}/{split}")` read it. Its features are
+    `image`, `captions`, `id` and, if the first record has one, `label`. Records keep their order, and images that are
+    not resized keep their bytes. `dropped-SPLIT.jsonl` lists the records that were left out, with reasons. If `out_dir`
+    already holds other splits of the same set, this one is added. `progress` counts shards.
 
-    Shards are written under a temporary name, and a run that was killed goes on with those that are not whole; the file
-    that makes the split exist comes last, in one step. Raises `ConfigError` for a name that TFDS cannot use, and
-    `DataError` when the split is there already, when `out_dir` is another set or no set, and, unless `on_bad_record`
-    is "skip", when a record is broken.
+    Shards are written under a temporary name, and a run that was killed resumes with the shards that are not complete.
+    The file that makes the split visible is moved into place last, in one step. Raises `ConfigError` for options out
+    of range and for a name that TFDS cannot use, and `DataError` if the split exists already, if `out_dir` holds
+    another set or other files, and, unless `on_bad_record` is "skip", if a record is broken.
     """
-    import tensorflow_datasets as tfds
+    _check_arguments(name, split, options)
+    shards = _shard_count(source, options.shards)
+    out = Path(out_dir)
+    existing = _existing_info(out, name, split)
+    work = Work(
+        source,
+        labelled=bool(source.class_names) or _first_label(source) is not None,
+        skip=options.on_bad_record == "skip",
+        resize=options.resize,
+        verify=options.verify,
+        same=None,
+    )
+    features = work.features()
+    _check_features(source, existing, features)
 
+    draft = _draft(out / f".unfinished-{split}", work, shards, options.dedup)
+    template = _template(name, split, draft)
+    paths = [Path(template.sharded_filepath(shard_index=i, num_shards=shards)) for i in range(shards)]
+    written = _write_shards(work, paths, options, progress)
+    if not any(shard.records for shard in written):
+        shutil.rmtree(draft)
+        raise DataError(f"{source.spec}: every one of its {len(source)} records is broken")
+
+    final = draft / "final"
+    shutil.rmtree(final, ignore_errors=True)  # What a killed run may have left.
+    final.mkdir()
+    splits = [] if existing is None else list(existing.splits.values())
+    splits.append(_split_info(split, written, template.replace(data_dir=out)))
+    _write_info(final, name, features, splits, _texts(source, existing, options))
+    _write_ledger(final / f"dropped-{split}.jsonl", source, written)
+    _publish(paths, final, out)
+    shutil.rmtree(draft)
+    return out
+
+
+def _check_arguments(name: str, split: str, options: PrepareOptions) -> None:
     for what, word in (("name", name), ("split", split)):
         if not re.fullmatch(r"[a-z][a-z0-9_]*", word):
-            raise ConfigError(f"{what} {word!r} is not one that TFDS takes; want small letters, digits and _")
-    if split == "all":  # TFDS means all splits together by it, and cannot slice it.
+            raise ConfigError(
+                f"TFDS does not accept the {what} {word!r}; want small letters, digits and _, a letter first"
+            )
+    if split == "all":  # TFDS could not slice it.
         raise ConfigError(
-            "split 'all' is TFDS's word for all splits together; choose another, 'train' for instance"
+            "the split is 'all', which TFDS uses for all splits together; choose another, 'train' for instance"
         )
-    if on_bad_record not in ("error", "skip"):
-        raise ConfigError(f"on_bad_record is {on_bad_record!r}; want 'error' or 'skip'")
-    if processes < 1 or (resize is not None and resize < 1):
-        raise ConfigError(f"processes {processes}, resize {resize}: want 1 or more")
-    if not len(source):
-        raise DataError(f"{source.spec} has no records; there is nothing to prepare")
+    check_choice("on_bad_record", options.on_bad_record, ("error", "skip"))
+    if options.processes < 1 or (options.resize is not None and options.resize < 1):
+        raise ConfigError(f"processes {options.processes}, resize {options.resize}: want 1 or more")
+
+
+def _shard_count(source: Source, shards: int | None) -> int:
     n = len(source)
+    if not n:
+        raise DataError(f"{source.spec} has no records; there is nothing to prepare")
     shards = shards or max(-(-n // _RECORDS_PER_SHARD), min(_SHARDS, -(-n // _FEWER_PER_SHARD)))
     if not 1 <= shards <= n:
         raise ConfigError(f"{shards} shards for {n} records; want 1 to {n}")
-    out = Path(out_dir)
-    before = _before(out, name, split)
-    labelled = bool(source.class_names) or _first_label(source) is not None
-    work = Work(source, labelled, on_bad_record == "skip", resize, verify, None)
-    features = work.features()
-    _check_features(source, before, features)
+    return shards
 
-    draft = _draft(out / f".unfinished-{split}", work, shards, dedup)
+
+def _template(name: str, split: str, folder: Path) -> Any:
+    """What gives the shards of a split in `folder` their names."""
+    import tensorflow_datasets as tfds
+
+    return tfds.core.ShardedFileTemplate(
+        dataset_name=name, split=split, filetype_suffix="array_record", data_dir=folder, template=_TEMPLATE
+    )
+
+
+def _write_shards(
+    work: Work, paths: Sequence[Path], options: PrepareOptions, progress: Progress | None
+) -> list[WrittenShard]:
+    """Writes each shard to its path; where duplicates are to be left out, it first hashes all images."""
+    source, draft, shards = work.source, paths[0].parent, len(paths)
+    n = len(source)
     bounds = [(shard * n // shards, (shard + 1) * n // shards) for shard in range(shards)]
-    with _pool(min(processes, shards)) as run:
-        if dedup:
+    with _pool(min(options.processes, shards)) as run:
+        if options.dedup:
             hashes = run(
                 write_hashes, [(source, draft / f"{i}.npy", *ends) for i, ends in enumerate(bounds)], None
             )
             same = draft / "same.npy"
             np.save(same, first_of_each(np.concatenate([np.load(path) for path in hashes])))
-            work = Work(source, labelled, work.skip, resize, verify, same)
-        template = tfds.core.ShardedFileTemplate(
-            dataset_name=name, split=split, filetype_suffix="array_record", data_dir=draft, template=_TEMPLATE
-        )
-        paths = [Path(template.sharded_filepath(shard_index=i, num_shards=shards)) for i in range(shards)]
-        done = run(
+            work = replace(work, same=same)
+        return run(
             write_shard, [(work, path, *ends) for path, ends in zip(paths, bounds, strict=True)], progress
         )
-    if not any(one.records for one in done):
-        shutil.rmtree(draft)
-        raise DataError(f"{source.spec}: every one of its {n} records is broken")
 
-    whole = tfds.core.SplitInfo(
+
+def _split_info(split: str, written: Sequence[WrittenShard], template: Any) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[one.records for one in done],
-        num_bytes=sum(one.size for one in done),
-        filename_template=template.replace(data_dir=out),
+        shard_lengths=[shard.records for shard in written],
+        num_bytes=sum(shard.size for shard in written),
+        filename_template=template,
     )
-    splits = ([] if before is None else list(before.splits.values())) + [whole]
-    texts = {
-        "description": description
+
+
+def _texts(source: Source, existing: Any, options: PrepareOptions) -> dict[str, Any]:
+    """The description and the licence: as given, else those of the source, else those of the set so far."""
+    return {
+        "description": options.description
         or getattr(source, "description", None)
-        or (before and before.description)
+        or (existing and existing.description)
         or "",
-        "license": license
+        "license": options.license
         or getattr(source, "license", None)
-        or (before and before.as_proto.redistribution_info.license)
+        or (existing and existing.as_proto.redistribution_info.license)
         or None,
     }
-    final = draft / "final"  # Anew, where a run was killed in here.
-    shutil.rmtree(final, ignore_errors=True)
-    final.mkdir()
-    _write_info(final, name, features, splits, texts)
-    _write_ledger(final / f"dropped-{split}.jsonl", source, done)
+
+
+def _publish(paths: Sequence[Path], final: Path, out: Path) -> None:
+    """Moves the shards and the files of `final` into the set, dataset_info.json last."""
     for path in paths:
-        if path.exists():  # Else a run that was killed has moved it already.
+        if path.exists():  # A run that was killed here may have moved it already.
             os.replace(path, out / path.name)
-    for path in sorted(final.iterdir(), key=lambda p: p.name == INFO):  # dataset_info.json last.
+    for path in sorted(final.iterdir(), key=lambda p: p.name == INFO):
         os.replace(path, out / path.name)
-    shutil.rmtree(draft)
-    return out
 
 
 def _draft(draft: Path, work: Work, shards: int, dedup: bool) -> Path:
-    """The directory in which the split is made; what an interrupted run of the same work left there stays."""
+    """The directory in which the split is made; it keeps what an interrupted run of the same work left there."""
     key = {
         "fingerprint": work.source.fingerprint(),
         "shards": shards,
@@ -159,7 +213,7 @@ def _draft(draft: Path, work: Work, shards: int, dedup: bool) -> Path:
     if draft.exists() and not (plan.is_file() and plan.read_text("utf-8") == text):
         shutil.rmtree(draft)
     if draft.exists():
-        _log.info("going on with %s: %d shards are done", draft, len(list(draft.glob("*-of-*.json"))))
+        _log.info("resuming %s: %d shards are complete", draft, len(list(draft.glob("*-of-*.json"))))
     draft.mkdir(parents=True, exist_ok=True)
     plan.write_text(text, "utf-8")
     return draft
@@ -167,9 +221,9 @@ def _draft(draft: Path, work: Work, shards: int, dedup: bool) -> Path:
 
 @contextlib.contextmanager
 def _pool(processes: int) -> Iterator[Callable[..., list[Any]]]:
-    """Yields `run(function, arguments, progress)`: the results in order, made here or in so many processes."""
+    """Yields `run(function, tasks, progress)`: the results in order, computed here or by that many processes."""
 
-    def here(function: Callable, tasks: Sequence[tuple], progress: Callable[[int, int], None] | None) -> list:
+    def here(function: Callable, tasks: Sequence[tuple], progress: Progress | None) -> list:
         results = []
         for task in tasks:
             results.append(function(*task))
@@ -183,9 +237,7 @@ def _pool(processes: int) -> Iterator[Callable[..., list[Any]]]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
 
-        def there(
-            function: Callable, tasks: Sequence[tuple], progress: Callable[[int, int], None] | None
-        ) -> list:
+        def there(function: Callable, tasks: Sequence[tuple], progress: Progress | None) -> list:
             futures = [pool.submit(function, *task) for task in tasks]
             try:
                 for done, future in enumerate(as_completed(futures), 1):
@@ -200,20 +252,20 @@ def _pool(processes: int) -> Iterator[Callable[..., list[Any]]]:
         yield there
 
 
-def _write_ledger(path: Path, source: Source, done: Sequence[Done]) -> None:
-    """One line for each record that was left out, with its reason; no file where there is none."""
-    dropped = [one for shard in done for one in shard.dropped]
-    for one in dropped[:_TOLD]:
-        _log.warning("%s: record %d left out: %s", source.spec, one.record, one.reason)
+def _write_ledger(path: Path, source: Source, written: Sequence[WrittenShard]) -> None:
+    """One line of JSON for each record that was left out, with the reason; no file if there is none."""
+    dropped = [drop for shard in written for drop in shard.dropped]
+    for drop in dropped[:_LOGGED]:
+        _log.warning("%s: record %d left out: %s", source.spec, drop.record, drop.reason)
     if dropped:
         _log.warning(
             "%s: %d of %d records left out; %s names them", source.spec, len(dropped), len(source), path.name
         )
-        path.write_text("".join(json.dumps(one._asdict()) + "\n" for one in dropped), "utf-8")
+        path.write_text("".join(json.dumps(drop._asdict()) + "\n" for drop in dropped), "utf-8")
 
 
-def _before(out: Path, name: str, split: str) -> Any:
-    """The info of the set that `out` already holds, or None where it is new."""
+def _existing_info(out: Path, name: str, split: str) -> Any:
+    """The info of the set that `out` already holds, or None for a new one."""
     import tensorflow_datasets as tfds
 
     if not (out / INFO).exists():
@@ -224,17 +276,19 @@ def _before(out: Path, name: str, split: str) -> Any:
     if info.name != name:
         raise DataError(f"{out} holds the set {info.name!r}, not {name!r}; give another directory")
     if split in info.splits:
-        raise DataError(f"{out} already has a split {split!r}; delete the directory or give another")
+        raise DataError(
+            f"{out} already has a split {split!r}; delete the directory or give another directory or split"
+        )
     return info
 
 
-def _check_features(source: Source, before: Any, features: Any) -> None:
-    if before is None:
+def _check_features(source: Source, existing: Any, features: Any) -> None:
+    if existing is None:
         return
     names = [
-        getattr(f["label"], "names", None) if "label" in f else None for f in (before.features, features)
+        getattr(f["label"], "names", None) if "label" in f else None for f in (existing.features, features)
     ]
-    if before.features.to_json() != features.to_json() or names[0] != names[1]:
+    if existing.features.to_json() != features.to_json() or names[0] != names[1]:
         raise DataError(
             f"{source.spec} has other labels than the splits already there; give another directory"
         )

@@ -1,12 +1,10 @@
-"""One shard of a prepared set: what a process does with a range of records, and what it leaves behind."""
+"""One shard of a prepared set: how a process writes a range of records."""
 
 import contextlib
 import hashlib
 import io
 import json
-import multiprocessing
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils.errors import DataError
 
-DIGEST = 16  # Bytes of the hash by which pictures are told apart.
+DIGEST = 16  # Bytes of an image's hash.
 _QUALITY = 95  # Of the JPEGs that `resize` writes.
 
 
@@ -30,24 +28,24 @@ class Dropped(NamedTuple):
     reason: str
 
 
-class Done(NamedTuple):
-    """What a shard holds: records, their bytes, and those that were left out."""
+class WrittenShard(NamedTuple):
+    """What was written to a shard, and what was left out."""
 
     records: int
-    size: int
+    size: int  # Bytes of all records together.
     dropped: list[Dropped]
 
 
 @dataclass(frozen=True)
 class Work:
-    """How records are written. `same` is a file of int64 [n]: the earlier record with the same picture, or -1."""
+    """Which records are written, and how."""
 
     source: Source
-    labelled: bool
-    skip: bool
-    resize: int | None
-    verify: bool
-    same: Path | None
+    labelled: bool  # The set has the feature `label`.
+    skip: bool  # Leave broken records out; otherwise they raise `DataError`.
+    resize: int | None  # Pixels of the shorter side, at most.
+    verify: bool  # Decode every image.
+    same: Path | None  # A .npy file, int64 [n]: the earlier record with the same image, or -1.
 
     def features(self) -> Any:
         """The features of the set: image, captions, id and, if labelled, label."""
@@ -66,23 +64,23 @@ class Work:
         return tfds.features.FeaturesDict(features)
 
 
-def write_shard(work: Work, path: Path, start: int, stop: int) -> Done:
-    """Writes the records `start` to `stop` to `path`, unless an earlier run has; its account is `path`.json.
+def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
+    """Writes the records `start` to `stop` to `path` and a summary to `path`.json, unless an earlier run did.
 
-    The account comes last and in one step, so that a shard that has one is whole. Raises `DataError` for a broken
+    The summary is written last and in one step: a shard that has one is complete. Raises `DataError` for a broken
     record, unless they are skipped.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    account = path.with_name(f"{path.name}.json")
-    if account.is_file():
-        found = json.loads(account.read_text("utf-8"))
-        return Done(found["records"], found["size"], [Dropped(*one) for one in found["dropped"]])
+    summary = path.with_name(f"{path.name}.json")
+    if summary.is_file():
+        stored = json.loads(summary.read_text("utf-8"))
+        return WrittenShard(stored["records"], stored["size"], [Dropped(*pair) for pair in stored["dropped"]])
     features = work.features()
     same = None if work.same is None else np.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    writer = ArrayRecordWriter(os.fspath(part), "group_size:1")  # 1: read by number without its neighbours.
+    writer = ArrayRecordWriter(os.fspath(part), "group_size:1")  # 1: a record is read without its neighbours.
     for index in range(start, stop):
         if same is not None and same[index] >= 0:
             dropped.append(Dropped(index, f"the same picture as record {same[index]}"))
@@ -101,26 +99,14 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> Done:
         size += len(example)
     writer.close()
     os.replace(part, path)
-    draft = account.with_suffix(".draft")
+    draft = summary.with_suffix(".draft")
     draft.write_text(json.dumps({"records": records, "size": size, "dropped": dropped}), "utf-8")
-    os.replace(draft, account)
-    return Done(records, size, dropped)
-
-
-def end_with_parent() -> None:
-    """Ends this process when the one that started it is gone; a worker would otherwise wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    os.replace(draft, summary)
+    return WrittenShard(records, size, dropped)
 
 
 def write_hashes(source: Source, path: Path, start: int, stop: int) -> Path:
-    """Writes the hashes of the pictures `start` to `stop`, uint8 [stop - start, 16], zeros for a broken record."""
+    """Writes the hashes of the images `start` to `stop`, uint8 [stop - start, 16], zeros for a broken record."""
     if not path.is_file():
         hashes = np.zeros((stop - start, DIGEST), np.uint8)
         for row, index in enumerate(range(start, stop)):
@@ -134,12 +120,12 @@ def write_hashes(source: Source, path: Path, start: int, stop: int) -> Path:
 
 
 def picture_hash(record: Record) -> bytes:
-    """What tells one picture from another: a hash of its file."""
+    """A hash of the image's file, uint8 [16] as bytes; equal files have equal hashes."""
     return hashlib.blake2b(record["image"], digest_size=DIGEST).digest()
 
 
 def first_of_each(hashes: np.ndarray) -> np.ndarray:
-    """uint8 [n, 16] -> int64 [n]: the first row that is equal to it, or -1 where it is itself the first (or zero)."""
+    """uint8 [n, 16] -> int64 [n]: for each row the earliest row that equals it; -1 if none does, and for zeros."""
     keys = np.ascontiguousarray(hashes).view(f"V{DIGEST}").ravel()
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     earlier = first[inverse.ravel()].astype(np.int64)
@@ -148,7 +134,7 @@ def first_of_each(hashes: np.ndarray) -> np.ndarray:
 
 
 def _in_order(example: bytes) -> bytes:
-    """The same example with its features in order; protobuf leaves that to chance, anew in each process."""
+    """The same example with its features in a fixed order; protobuf's own order differs between processes."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example.FromString(example).SerializeToString(deterministic=True)
@@ -167,7 +153,7 @@ def _row(work: Work, record: Record) -> dict[str, Any]:
             image = _smaller(picture, work.resize)
     row: dict[str, Any] = {"image": image, "captions": record["captions"], "id": record["id"]}
     if work.labelled:
-        row["label"] = record.get("label", -1)  # -1: TFDS's word for "unknown".
+        row["label"] = record.get("label", -1)  # -1 means "unknown" in TFDS.
     return row
 
 

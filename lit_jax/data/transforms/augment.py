@@ -1,7 +1,8 @@
-"""Pictures changed at random, where each change is a function of the picture and of one number.
+"""Random changes of pictures, each a function of the picture and of one number.
 
-That number stands for (seed, row), so that neither the step at which a run goes on nor the number of threads or
-processes changes a picture. Only `random.Random.random` is drawn from, whose sequence no version of Python changes.
+That number stands for (seed, row), so that neither the step at which a run resumes nor the number of threads or
+processes changes a picture. All draws are calls of `random.Random.random`, whose sequence is the same in every version
+of Python.
 """
 
 import math
@@ -15,25 +16,20 @@ from lit_jax.utils.errors import ConfigError
 
 Box = tuple[float, float, float, float]  # Left, top, right, bottom, in pixels.
 
-_GREY = (128, 128, 128)  # What a moved picture leaves bare.
+_GREY = (128, 128, 128)  # Fills what a moved picture uncovers.
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What may happen to a picture.
+    """The random changes of a picture, in this order."""
 
-    `area` is the least share of the picture that a random crop keeps (1: no crop). `flip` mirrors half of the
-    pictures, and with them what a caption calls left or right. `ops` steps of RandAugment (arXiv:1909.13719) follow,
-    each with `magnitude` in 0 to 1 of its range.
-    """
-
-    area: float = 1.0
-    flip: bool = False
-    ops: int = 0
-    magnitude: float = 0.3
+    area: float = 1.0  # The smallest share of the picture that a random crop keeps; 1 means no crop.
+    flip: bool = False  # Mirror half of the pictures; a caption that says left or right is then wrong.
+    ops: int = 0  # Steps of RandAugment (arXiv:1909.13719).
+    magnitude: float = 0.3  # Of each step, 0 to 1 of its range.
 
     def crop(self, width: int, height: int, draw: random.Random) -> Box | None:
-        """A random part of the picture, its sides as 3:4 to 4:3 where it is wide enough; None for no crop."""
+        """A random part of the picture, with an aspect ratio of 3:4 to 4:3 if it fits; None for no crop."""
         if self.area == 1:
             return None
         area = width * height * (self.area + (1 - self.area) * draw.random())
@@ -43,7 +39,7 @@ class Augment:
         return left, top, min(left + w, float(width)), min(top + h, float(height))
 
     def change(self, image: Image.Image, draw: random.Random) -> Image.Image:
-        """What is done to the resized picture, which keeps its size."""
+        """The changed picture, of the same size; it is applied after resizing."""
         if self.flip and draw.random() < 0.5:
             image = ImageOps.mirror(image)
         for _ in range(self.ops):
@@ -58,12 +54,12 @@ AUGMENTS = {
     "flip": Augment(flip=True),
     "crop": Augment(area=0.5),
     "crop_flip": Augment(area=0.5, flip=True),
-    "randaugment": Augment(area=0.5, ops=2),  # Without flip: its captions may say left and right.
+    "randaugment": Augment(area=0.5, ops=2),  # Without flip, since captions may say left and right.
 }
 
 
 def augment_of(name: str) -> Augment:
-    """The setting of that name. Raises ConfigError."""
+    """The setting of that name. Raises ConfigError for an unknown name."""
     if name not in AUGMENTS:
         raise ConfigError(f"augment is {name!r}; wanted one of {', '.join(AUGMENTS)}")
     return AUGMENTS[name]
@@ -75,7 +71,7 @@ Op = Callable[[Image.Image, float, int], Image.Image]  # Picture, magnitude in 0
 def _affine(
     image: Image.Image, *, xy: float = 0.0, yx: float = 0.0, x: float = 0.0, y: float = 0.0
 ) -> Image.Image:
-    """The pixel at (i, j), counted from the middle, is taken from (i + xy j + x w, j + yx i + y h)."""
+    """The pixel at (i, j), counted from the centre, comes from (i + xy j + x w, j + yx i + y h)."""
     w, h = image.size
     matrix = (1, xy, x * w - xy * h / 2, yx, 1, y * h - yx * w / 2)
     return image.transform(
@@ -91,7 +87,7 @@ def _rotate(image: Image.Image, m: float, sign: int) -> Image.Image:
     return image.rotate(30 * m * sign, Image.Resampling.BILINEAR, fillcolor=_GREY)
 
 
-# The fourteen steps of the paper and their ranges, as torchvision has them.
+# The fourteen operations of the paper, with the ranges of torchvision.
 OPS: tuple[Op, ...] = (
     lambda image, m, sign: image,
     lambda image, m, sign: _affine(image, xy=0.3 * m * sign),

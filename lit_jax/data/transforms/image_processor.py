@@ -1,11 +1,10 @@
-"""From a picture to what an image tower reads, as the image processor of its folder would make it.
+"""Turns a picture into the input of an image tower, exactly as the image processor of its folder does.
 
-It is split in two: `make_decode` gives uint8 pixels on the host, `Pixels.normalise` the rest on the device. Together
-they equal the image processor (PIL backend), which `pixels_of` checks.
+It has two parts: `make_decode` makes uint8 pixels on the host, and `PixelNormalizer.normalise` does the rest on the
+device. Together they equal the image processor (PIL backend), which `pixels_of` checks.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,13 +13,14 @@ from PIL import Image
 from lit_jax.data.transforms.image_files import middle, open_image
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.typing import ImageProcessor, TrainDecode
 
 
-def pixels_of(image_processor: Any) -> PixelNormalizer:
-    """What `image_processor` does after resizing and cropping, as `Pixels`.
+def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
+    """What `image_processor` does after resizing and cropping, as a PixelNormalizer.
 
-    A picture of noise is sent both ways, so that a step that `Pixels` does not know can never be lost. Raises
-    `ConfigError` when the two differ, and when the result is not a square of uint8 RGB.
+    It processes a picture of noise in both ways, so that a step that PixelNormalizer does not have cannot go unnoticed.
+    Raises `ConfigError` if the results differ, or if resizing and cropping do not give a square of uint8 RGB.
     """
     name = type(image_processor).__name__
     if getattr(image_processor, "backend", None) != "pil":
@@ -34,28 +34,27 @@ def pixels_of(image_processor: Any) -> PixelNormalizer:
             "fixed square: set its size to height and width, or do_center_crop with a crop_size"
         )
     scaled, centred = image_processor.do_rescale, image_processor.do_normalize
-    found = PixelNormalizer(
+    normalizer = PixelNormalizer(
         size=side,
         mean=_rgb(image_processor.image_mean) if centred else (0.0, 0.0, 0.0),
         std=_rgb(image_processor.image_std) if centred else (1.0, 1.0, 1.0),
         rescale=float(image_processor.rescale_factor) if scaled else 1.0,
     )
     theirs = np.asarray(image_processor(Image.fromarray(noise))["pixel_values"][0]).transpose(1, 2, 0)
-    ours = found.normalise(pixels[None])[0]
+    ours = normalizer.normalise(pixels[None])[0]
     if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-5):
         raise ConfigError(
-            f"{name} does more to a picture than resize, crop, rescale and normalise; choose another"
+            f"{name} does more to a picture than resize, crop, rescale and normalise; choose another image processor"
         )
-    return found
+    return normalizer
 
 
-def make_decode(image_processor: Any) -> Callable[..., UInt8[np.ndarray, "S S 3"]]:
-    """Returns `decode(bytes) -> uint8 [S, S, 3]`: exactly the image processor without rescale and normalise.
+def make_decode(image_processor: ImageProcessor) -> TrainDecode:
+    """Returns `decode(bytes, key=0) -> uint8 [S, S, 3]`: the image processor without rescale and normalise, exactly.
 
-    Before it, `open_image` makes RGB of every kind of picture. Where the image processor resizes by the shorter edge,
-    a picture longer than `MAX_RATIO` times its width first loses its ends. `decode` is thread-safe and raises
-    `DataError` naming the reason when the bytes are not a picture that it accepts. Its second argument, the key of what
-    training draws at random, changes nothing.
+    `open_image` first turns every kind of picture into RGB. If the image processor resizes by the shorter edge, a
+    picture longer than `MAX_RATIO` times its width loses its ends before. `decode` is thread-safe, ignores the key, and
+    raises `DataError` with the reason if the bytes are not a picture that it accepts.
     """
     size = pixels_of(image_processor).size
 
@@ -67,10 +66,10 @@ def make_decode(image_processor: Any) -> Callable[..., UInt8[np.ndarray, "S S 3"
     return decode
 
 
-def resized(image_processor: Any, image: Image.Image) -> np.ndarray:
-    """[S, S, 3]: the image processor without rescale and normalise.
+def resized(image_processor: ImageProcessor, image: Image.Image) -> np.ndarray:
+    """[S, S, 3]: `image` after the image processor without rescale and normalise.
 
-    Where it resizes by the shorter edge, a picture longer than `MAX_RATIO` times its width first loses its ends.
+    If that resizes by the shorter edge, a picture longer than `MAX_RATIO` times its width loses its ends before.
     """
     if image_processor.do_resize and "shortest_edge" in image_processor.size:
         box = middle(*image.size)

@@ -10,14 +10,11 @@ from jaxtyping import Array, Float, UInt8
 
 @dataclass(frozen=True)
 class PixelNormalizer:
-    """From uint8 pixels to what the image tower reads; hashable, so it can be a static argument of jit.
+    """Turns uint8 pixels into the input of the image tower; hashable, so it can be a static argument of jit."""
 
-    `size` is the side S of the square picture; `mean` and `std` are RGB, in the units after `rescale`.
-    """
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    size: int  # The side S of the square picture.
+    mean: tuple[float, float, float]  # RGB, in the units after `rescale`.
+    std: tuple[float, float, float]  # RGB, in the units after `rescale`.
     rescale: float = 1 / 255
 
     def normalise(

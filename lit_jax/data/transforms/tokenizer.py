@@ -1,4 +1,4 @@
-"""From captions to what a text tower reads, as the tokenizer of its folder would make it."""
+"""Turns captions into the input of a text tower, exactly as the tokenizer of its folder does."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.typing import Tokenizer
 
-CHARS_PER_TOKEN = 128  # Longer than any token (WordPiece: 100); a text is read up to `length` of these.
+CHARS_PER_TOKEN = (
+    128  # More than in any token (WordPiece: 100); of a text, `length` times this many are read.
+)
 
 
-def make_tokenize(tokenizer: Any, length: int, vocab_size: int | None = None) -> "Tokenize":
+def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = None) -> "BatchTokenizer":
     """Returns `tokenize(texts) -> {"input_ids", "attention_mask"[, "token_type_ids"]}`, each int32 [n, length].
 
-    Equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)`, from a copy of its own, so
-    that threads can share it and what `tokenizer.json` says of padding does not matter. Only `CHARS_PER_TOKEN * length`
-    characters are looked at, the first of a text, or the last where truncation takes the beginning. A text without any
-    token keeps one padding token in its mask. Raises `ConfigError` for a tokenizer that is not fast or has no padding
-    token, and for an unusable `length`; `tokenize` raises `DataError` for text that is not Unicode, and `ConfigError`
-    for a token outside the tower's `vocab_size`, which XLA would take for another one without a word.
+    It equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)` and works on a copy, so that
+    threads can share it and the padding of `tokenizer.json` has no effect. It reads only `CHARS_PER_TOKEN * length`
+    characters of a text: the first ones, or the last ones if the tokenizer truncates on the left. A text without tokens
+    keeps one padding token in its mask. Raises `ConfigError` for a tokenizer that is not fast or has no padding
+    token, and for an unusable `length`. `tokenize` raises `DataError` for text that is not Unicode, and `ConfigError`
+    for a token outside the tower's `vocab_size`, which XLA would silently replace by another one.
     """
     name = type(tokenizer).__name__
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -40,7 +43,7 @@ def make_tokenize(tokenizer: Any, length: int, vocab_size: int | None = None) ->
         pad_type_id=tokenizer.pad_token_type_id,
         pad_token=tokenizer.pad_token,
     )
-    return Tokenize(
+    return BatchTokenizer(
         fast,
         length,
         with_types="token_type_ids" in tokenizer.model_input_names,
@@ -51,14 +54,14 @@ def make_tokenize(tokenizer: Any, length: int, vocab_size: int | None = None) ->
 
 
 @dataclass(frozen=True)
-class Tokenize:
+class BatchTokenizer:
     """What `make_tokenize` returns; threads may share it, and processes receive a copy."""
 
     fast: Any  # tokenizers.Tokenizer
     length: int
     with_types: bool
-    first: int  # The token that stays in the mask of a text without any.
-    from_end: bool  # What is too long loses its beginning.
+    first: int  # Position that stays in the mask of a text without tokens.
+    from_end: bool  # A text that is too long loses its beginning.
     vocab_size: int | None = None
 
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -66,7 +69,7 @@ class Tokenize:
         read = slice(-limit, None) if self.from_end else slice(limit)
         try:
             rows = self.fast.encode_batch_fast([text[read] for text in texts])
-        except TypeError as e:  # The tokenizer's word for a string that UTF-8 cannot hold.
+        except TypeError as e:  # Raised for a string that UTF-8 cannot encode.
             raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
         lists = {
             "input_ids": [row.ids for row in rows],
@@ -79,26 +82,26 @@ class Tokenize:
         if self.vocab_size is not None and largest >= self.vocab_size:
             raise ConfigError(
                 f"the tokenizer gives token {largest} ({self.fast.id_to_token(int(largest))!r}) and the tower's "
-                f"vocabulary has {self.vocab_size}; take the tokenizer that belongs to the tower"
+                f"vocabulary has {self.vocab_size}; use the tokenizer that belongs to the tower"
             )
-        # Softmax over nothing is NaN.
+        # A softmax over no tokens is NaN.
         out["attention_mask"][~out["attention_mask"].any(axis=1), self.first] = 1
         return out
 
 
-def make_count_tokens(tokenizer: Any, length: int) -> "CountTokens":
-    """Returns `count(texts)`: the tokens of each text, special ones included, before `make_tokenize` cuts them.
+def make_count_tokens(tokenizer: Tokenizer, length: int) -> "TokenCounter":
+    """Returns `count(texts)`: the number of tokens of each text, with special tokens, before `make_tokenize` cuts it.
 
-    A text of more than `CHARS_PER_TOKEN * length` characters, of which no more is read, counts `length` + 1 at least.
+    No more than `CHARS_PER_TOKEN * length` characters of a text are read; a longer one counts at least `length` + 1.
     """
     fast = _fast(tokenizer)
     fast.no_truncation()
     fast.no_padding()
-    return CountTokens(fast, length)
+    return TokenCounter(fast, length)
 
 
 @dataclass(frozen=True)
-class CountTokens:
+class TokenCounter:
     """What `make_count_tokens` returns; threads may share it, and processes receive a copy."""
 
     fast: Any  # tokenizers.Tokenizer
@@ -114,6 +117,8 @@ class CountTokens:
 
 
 def _fast(tokenizer: Any) -> Any:
-    fast = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    """A copy of the `tokenizers.Tokenizer` behind a fast tokenizer."""
+    backend = tokenizer.backend_tokenizer
+    fast = type(backend).from_str(backend.to_str())
     fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
     return fast

@@ -1,8 +1,9 @@
-"""Pictures for training: decoded at reduced size where that is enough, cropped, resized and changed at random.
+"""Pictures for training: decoded at a reduced size where that suffices, cropped, resized and augmented.
 
-Evaluation has `make_decode`, which equals the image processor bit for bit. Training may be quicker: a JPEG
-twice as large as it is wanted is decoded at half its size, quarter or eighth, which skips most of the work. "fast" does
-so with Pillow alone, "turbo" with simplejpeg and OpenCV (the extra of that name); benchmarks/decode.py compares them.
+Evaluation uses `make_decode`, which equals the image processor bit for bit. Training can be faster: a JPEG that is at
+least twice as large as needed is decoded at a half, a quarter or an eighth of its size, which saves most of the work.
+"fast" does so with Pillow alone, "turbo" with simplejpeg and OpenCV (the extra `turbo`); benchmarks/decode.py compares
+them.
 """
 
 import random
@@ -18,19 +19,20 @@ from lit_jax.data.transforms.augment import Augment, Box, augment_of
 from lit_jax.data.transforms.image_files import middle, open_header, to_rgb
 from lit_jax.data.transforms.image_processor import pixels_of, resized
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.typing import ImageProcessor
 
 HOW = ("exact", "fast", "turbo")
 
 
 @dataclass(frozen=True)
-class TrainDecode:
-    """`decode(bytes, key) -> uint8 [S, S, 3]`; threads may share it, and processes receive a copy.
+class ImageDecoder:
+    """`decode(bytes, key=0) -> uint8 [S, S, 3]`; threads may share it, and processes receive a copy.
 
-    The picture depends on the bytes and on `key` alone. Raises `DataError` for the very files for which
+    The result depends on the bytes and on `key` alone. Raises `DataError` for exactly the files for which
     `image_files.open_image` does.
     """
 
-    image_processor: Any
+    image_processor: ImageProcessor
     size: int
     how: str
     augment: Augment
@@ -55,7 +57,7 @@ class TrainDecode:
         return np.asarray(to_rgb(image).resize((self.size, self.size), filter, crop))
 
     def _reducible(self, image: Image.Image, box: Box) -> tuple[int, int] | None:
-        """Width and height that suffice for `box`, where the file can be decoded at half its size or less."""
+        """The width and height that suffice for `box`, or None if the file cannot be decoded at half its size."""
         if self.how == "exact" or image.format != "JPEG" or image.mode not in ("RGB", "L"):
             return None
         width, height = (
@@ -67,25 +69,27 @@ class TrainDecode:
         whole = image.size
         image.draft(None, need)
         box = _scaled(box, whole, image.size)
-        # After the reduction bilinear is as close to the exact picture as bicubic, and quicker.
+        # After the reduction, bilinear is as close to the exact picture as bicubic, and faster.
         return np.asarray(to_rgb(image).resize((self.size, self.size), Image.Resampling.BILINEAR, box))
 
 
-def make_train_decode(image_processor: Any, how: str = "fast", augment: str = "none") -> TrainDecode:
-    """Pictures for the tower of `image_processor`, decoded `how` ("exact", "fast" or "turbo") and augmented.
+def make_train_decode(
+    image_processor: ImageProcessor, how: str = "fast", augment: str = "none"
+) -> ImageDecoder:
+    """A decoder for the tower of `image_processor`; `how` is "exact", "fast" or "turbo".
 
-    `augment` is one of `augment.AUGMENTS`. "fast" and "turbo" differ from the image processor for large JPEGs only.
-    Raises ConfigError for unknown names, and for "turbo" where its extra is not installed.
+    `augment` is one of `augment.AUGMENTS`. "fast" and "turbo" differ from the image processor only for large JPEGs.
+    Raises ConfigError for unknown names, and for "turbo" if its extra is not installed.
     """
     if how not in HOW:
         raise ConfigError(f"decode is {how!r}; wanted one of {', '.join(HOW)}")
     if how == "turbo":
         _turbo_modules()
-    return TrainDecode(image_processor, pixels_of(image_processor).size, how, augment_of(augment))
+    return ImageDecoder(image_processor, pixels_of(image_processor).size, how, augment_of(augment))
 
 
-def shown(image_processor: Any, width: int, height: int) -> Box | None:
-    """The part of a picture that `image_processor` shows; None where it is no resized part of it (padding)."""
+def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | None:
+    """The part of a picture that `image_processor` keeps; None if its result is not a resized part (padding)."""
     size, left, top, right, bottom = image_processor.size, 0.0, 0.0, float(width), float(height)
     if not image_processor.do_resize:
         return None
@@ -100,11 +104,10 @@ def shown(image_processor: Any, width: int, height: int) -> Box | None:
         scaled = [size["width"], size["height"]]
     else:
         return None
-    if not getattr(image_processor, "do_center_crop", False):
+    crop_size = getattr(image_processor, "crop_size", None)
+    if crop_size is None or not getattr(image_processor, "do_center_crop", False):
         return left, top, right, bottom
-    shares = [
-        image_processor.crop_size[edge] / of for edge, of in zip(("width", "height"), scaled, strict=True)
-    ]
+    shares = [crop_size[edge] / of for edge, of in zip(("width", "height"), scaled, strict=True)]
     if max(shares) > 1:
         return None
     dx, dy = ((right - left) * (1 - shares[0]) / 2, (bottom - top) * (1 - shares[1]) / 2)
@@ -117,16 +120,16 @@ def _turbo_modules() -> tuple[Any, Any]:
         import simplejpeg
     except ImportError as e:
         raise ConfigError(
-            f"decode is 'turbo' and {e.name} is not installed; pip install 'lit_jax[turbo]', or take 'fast'"
+            f"decode is 'turbo' and {e.name} is not installed; pip install 'lit_jax[turbo]', or use 'fast'"
         ) from e
-    cv2.setNumThreads(1)  # Pictures are decoded in parallel; a picture is not.
+    cv2.setNumThreads(1)  # Several pictures are decoded in parallel, with one thread for each.
     return simplejpeg, cv2
 
 
 def _turbo(
     data: bytes, whole: tuple[int, int], box: Box, need: tuple[int, int], size: int
 ) -> np.ndarray | None:
-    """None where simplejpeg finds fault: Pillow, which bears more, then decides whether the picture is broken."""
+    """None if simplejpeg fails: Pillow, which is more tolerant, then decides whether the picture is broken."""
     simplejpeg, cv2 = _turbo_modules()
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -136,7 +139,7 @@ def _turbo(
         return None
     left, top, right, bottom = map(round, _scaled(box, whole, (pixels.shape[1], pixels.shape[0])))
     part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
-    # Of less than two pixels each, linear weights leave none out, and take a fifth of the time of areas.
+    # Below a factor of two, linear interpolation skips no pixel and takes a fifth of the time of area averages.
     linear = max(part.shape[:2]) < 2 * size
     return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
 

@@ -1,1 +1,1 @@
-"""VisionTextDualEncoderModel as transformers has it."""
+"""VisionTextDualEncoderModel, with the interface of transformers."""

@@ -1,4 +1,4 @@
-"""What the Hugging Face face computes, compiled once for every shape."""
+"""The computations of the Hugging Face model, compiled once for each shape."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -30,10 +30,10 @@ def forward(
 ) -> tuple:
     """Loss (or None), logits [T B], unit embeddings of texts and images, outputs of both towers.
 
-    `options` are those of a tower's call; `interpolate` resizes the positions of the image tower's.
+    `options` are those of a tower's call; `interpolate` resizes the position table of the image tower.
     """
     rngs = None if dropout_rng is None else {"dropout": dropout_rng}
-    sized = {"interpolate": True} if interpolate else {}  # Else each tower has its own way.
+    sized = {"interpolate": True} if interpolate else {}  # Otherwise each tower decides.
     image, vision = module.apply(variables, images, method="image_features", rngs=rngs, **options, **sized)
     text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
     image, text = unit(image), unit(text)
@@ -56,7 +56,7 @@ def features(
     train: bool,
     interpolate: bool = False,
 ) -> jax.Array:
-    """What `method` of the module projects, not normalised."""
+    """The projected features that `method` of the module returns, not normalised."""
     rngs = None if dropout_rng is None else {"dropout": dropout_rng}
     sized = {"interpolate": True} if interpolate else {}
     return module.apply(variables, inputs, method=method, rngs=rngs, train=train, **sized)[0]

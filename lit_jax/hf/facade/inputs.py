@@ -1,4 +1,4 @@
-"""What the Hugging Face face takes in: pixels and tokens, looked at before XLA can take a wrong one for another."""
+"""The inputs of the Hugging Face model: pixels and tokens, checked before XLA can turn a wrong one into another."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def images_of(config: Any, pixel_values: ArrayLike) -> Float[Array, "B S1 S2 C"]
     """[B C S S] or [B S S C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else."""
     pixels, channels = jnp.asarray(pixel_values), config.num_channels
     if not jnp.issubdtype(pixels.dtype, jnp.floating):
-        raise ConfigError(f"pixel_values are {pixels.dtype}; wanted the floats that the processor gives")
+        raise ConfigError(f"pixel_values are {pixels.dtype}; wanted the floats that the processor returns")
     if pixels.ndim == 4 and channels in (pixels.shape[1], pixels.shape[-1]):
         check_pixels(pixels)
         return pixels.transpose(0, 2, 3, 1) if pixels.shape[1] == channels else pixels
@@ -33,10 +33,10 @@ def texts_of(
     position_ids: ArrayLike | None,
     token_type_ids: ArrayLike | None,
 ) -> dict[str, Int[Array, "_ N"]]:
-    """Those that are given, each [T N] (`position_ids` also [N] and [1 N]), for the text tower of this config.
+    """The inputs that are given, each [T N] (`position_ids` also [N] and [1 N]), for the text tower of this config.
 
-    Raises ConfigError for other shapes, and for ids that the tower has no embedding for; inside the caller's own jit
-    there are no ids to look at yet.
+    Raises ConfigError for other shapes, and for ids that the tower has no embedding for; the ids are not checked inside
+    the caller's own jit, where they have no values yet.
     """
     ids = _array(input_ids)
     if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
@@ -61,7 +61,7 @@ def texts_of(
         ("position_ids", tokens.positions, f"the tower has {tokens.positions} positions"),
         ("token_type_ids", tokens.types, f"the tower has {tokens.types} types of tokens"),
     ):
-        if name in given and rows:  # A tower without rows for them does not read them.
+        if name in given and rows:  # A tower without such embeddings does not read them.
             _check_range(name, given[name], rows, what)
     return {name: jnp.asarray(value, jnp.int32) for name, value in given.items()}
 
@@ -74,5 +74,5 @@ def _check_range(name: str, ids: Any, rows: int, what: str) -> None:
     if isinstance(ids, jax.core.Tracer) or not ids.size:
         return
     if ids.min() < 0 or ids.max() >= rows:
-        # A gather would give the embedding of another token, or NaN, without a word.
+        # A gather would silently return the embedding of another token, or NaN.
         raise ConfigError(f"{name} range from {ids.min()} to {ids.max()}; {what}")

@@ -1,4 +1,4 @@
-"""The Hugging Face face: VisionTextDualEncoderModel, as transformers 4 had it in Flax and 5 has it in PyTorch."""
+"""VisionTextDualEncoderModel, with the interface of transformers: of the Flax class in 4 and the PyTorch one in 5."""
 
 import tempfile
 from pathlib import Path
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from lit_jax.config import ModelConfig
 from lit_jax.hf import load, save
 from lit_jax.hf.facade.forward import features, forward
 from lit_jax.hf.facade.inputs import images_of, texts_of
@@ -27,8 +28,8 @@ class VisionTextDualEncoderModel:
     """A dual encoder with its weights: call it on token ids and NCHW pixels.
 
     Equals transformers' class of that name (both the PyTorch one and the Flax one of version 4), except that a zero
-    embedding stays zero where theirs becomes NaN. Arrays come and go as jax.Array; `params` is the nested dict that the
-    functional door uses, and `module` the Flax module.
+    embedding stays zero here and becomes NaN there. Inputs and outputs are jax.Array; `module` and `params` are those
+    of `lit_jax.load`.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class VisionTextDualEncoderModel:
         seed: int = 0,
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        """Random weights from `seed`. `input_shape` is accepted for old code; nothing depends on it."""
+        """Random weights from `seed`. `input_shape` is accepted for old code, and ignored."""
         module = DualEncoder(_ours(config), Compute(dtype=dtype))
         self._fill(module, init_params(module, seed), config)
 
@@ -63,16 +64,16 @@ class VisionTextDualEncoderModel:
         allow_pickle: bool = False,
         from_pt: bool | None = None,
     ) -> "VisionTextDualEncoderModel":
-        """A folder or Hub id. `config`, if given, must describe the model that is stored. Raises WeightError.
+        """The model in a folder or under a Hub id. A `config`, if given, must equal the stored one.
 
-        Whatever framework wrote the folder is read; `from_pt` is accepted for old code.
+        Weights of any framework are read; `from_pt` is accepted for old code, and ignored. Raises WeightError.
         """
         module, params = load.load(
             folder_or_id, dtype=dtype, revision=revision, token=token, allow_pickle=allow_pickle
         )
         if config is not None and _ours(config) != module.config:
             raise WeightError(
-                f"the config given is not that of {folder_or_id}; leave it out to use the stored one"
+                f"the given config is not that of {folder_or_id}; leave it out to use the stored one"
             )
         return cls._of(module, params, config)
 
@@ -97,16 +98,15 @@ class VisionTextDualEncoderModel:
         or dict instead of the stored one; `revision`; `pooling`; or any field of its config
         (`text_hidden_dropout_prob=0.2`). Raises ConfigError for any other keyword.
         """
-        loaded = join_by_keywords(
-            {"vision": vision_model_name_or_path, "text": text_model_name_or_path},
-            towers,
+        model = ModelConfig(
+            "",
+            "",
             projection_dim=projection_dim,
-            logit_scale_init_value=float(logit_scale_init_value),
-            seed=seed,
-            compute=Compute(dtype=dtype),
-            token=token,
+            logit_scale_init=float(logit_scale_init_value),
             allow_pickle=allow_pickle,
         )
+        names = {"vision": vision_model_name_or_path, "text": text_model_name_or_path}
+        loaded = join_by_keywords(model, names, towers, seed=seed, compute=Compute(dtype=dtype), token=token)
         return cls._of(loaded.module, jax.tree.map(jnp.asarray, loaded.params))
 
     def save_pretrained(
@@ -136,9 +136,10 @@ class VisionTextDualEncoderModel:
         revision: str | None = None,
         token: str | None = None,
     ) -> str:
-        """Uploads what `save_pretrained` writes to `owner/name` on the Hub, which is made if need be; its address.
+        """Uploads what `save_pretrained` writes to `owner/name` on the Hub, and returns the address.
 
-        As in transformers it takes the place of a model that is there. Raises ConfigError: see `lit_jax.publish`.
+        As in transformers, a repository that does not exist is created, and a model in it is replaced. Raises
+        ConfigError: see `lit_jax.publish`.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -182,12 +183,12 @@ class VisionTextDualEncoderModel:
     ) -> VisionTextDualEncoderOutput | tuple:
         """Similarities of T texts and B images.
 
-        input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S S] as the processor gives
-        them, or [B S S C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E], image_embeds
-        [B E], both of unit length, and both towers' outputs; with `return_loss` (which wants T == B) also CLIP's
-        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes
-        the positions of towers that else refuse pictures of another size. `return_dict=False` gives a tuple. Raises
-        ConfigError.
+        input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S S] as the processor returns
+        them, or [B S S C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E] and image_embeds
+        [B E] of unit length, and both towers' outputs; with `return_loss` (which needs T == B) also CLIP's symmetric
+        cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes the
+        position tables of towers that otherwise refuse images of another size. `return_dict=False` returns a tuple.
+        Raises ConfigError.
         """
         texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
         images = images_of(self.module.config.vision, pixel_values)
@@ -271,4 +272,4 @@ def _cast(params: Params, dtype: DTypeLike) -> Params:
 
 def _check_key(train: bool, dropout_rng: jax.Array | None) -> None:
     if train and dropout_rng is None:
-        raise ConfigError("train=True draws dropout and needs dropout_rng, a jax.random key")
+        raise ConfigError("train=True turns dropout on, which needs dropout_rng, a jax.random key")

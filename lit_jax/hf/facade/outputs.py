@@ -1,4 +1,4 @@
-"""What the Hugging Face face hands out, in the classes of transformers' ModelOutput."""
+"""The outputs of the Hugging Face model, as classes of transformers' ModelOutput."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ class TowerOutput(transformers.utils.ModelOutput):
 
 @dataclasses.dataclass
 class VisionTextDualEncoderOutput(transformers.utils.ModelOutput):
-    """Fields and order of transformers' CLIPOutput: by attribute, by key, or as a tuple of what is not None."""
+    """Fields and order of transformers' CLIPOutput: by attribute, by key, or as a tuple of those that are not None."""
 
     loss: Any = None
     logits_per_image: Any = None
@@ -34,7 +34,7 @@ class VisionTextDualEncoderOutput(transformers.utils.ModelOutput):
 
 
 def tower_output(output: EncoderOutput) -> TowerOutput:
-    """Hidden states and attentions as tuples, one entry a layer, as Hugging Face gives them."""
+    """Hidden states and attentions as tuples with one entry for each layer, as in Hugging Face."""
     fields = output._asdict()
     for name in ("hidden_states", "attentions"):
         fields[name] = None if fields[name] is None else tuple(fields[name])

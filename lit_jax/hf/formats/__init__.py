@@ -1,1 +1,1 @@
-"""Files of weights, one format a file."""
+"""Files of weights: one module for each format."""

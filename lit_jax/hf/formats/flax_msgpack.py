@@ -1,4 +1,4 @@
-"""Weights as transformers 4 wrote them from Flax, given in PyTorch's names and axes."""
+"""Weights that transformers 4 wrote from Flax, read with PyTorch's names and axes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +8,15 @@ import numpy as np
 
 from lit_jax.utils.errors import WeightError
 
-# A param's own name in Flax -> in PyTorch. All others keep theirs ("bias", "cls_token", "logit_scale").
+# The last part of a param's name in Flax -> in PyTorch. Others stay as they are ("bias", "cls_token", "logit_scale").
 NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-# Number of a kernel's axes -> where PyTorch's axes are found in it. With another number they are reversed.
+# Number of a kernel's axes -> the places of PyTorch's axes in it. With another number of axes they are reversed.
 KERNEL_AXES = {4: (3, 2, 0, 1)}  # HWIO -> OIHW.
 
 
 @runtime_checkable
 class File(Protocol):
-    """Named tensors, each read when it is asked for; what a safetensors file is."""
+    """Named tensors, each read on access, as in a safetensors file."""
 
     def keys(self) -> Any: ...
 
@@ -24,7 +24,7 @@ class File(Protocol):
 
 
 class InTorch:
-    """A file of Flax params, whose names are paths joined by `/` or `.`, as if PyTorch had written it."""
+    """A file of Flax params, whose names are paths joined by `/` or `.`, read as if PyTorch had written it."""
 
     def __init__(self, path: Path, file: File) -> None:
         """Raises WeightError if two params would have one name."""
@@ -37,7 +37,7 @@ class InTorch:
             new = ".".join([*module, NAMES.get(leaf, leaf)])
             if new in self._stored:
                 raise WeightError(
-                    f"{path} has both {self._stored[new]} and {name}, which are one tensor {new}"
+                    f"{path} has both {self._stored[new]} and {name}, which are the same tensor {new}"
                 )
             self._stored[new] = name
 
@@ -62,9 +62,7 @@ class Msgpack:
 
         try:
             tree = serialization.msgpack_restore(path.read_bytes())
-        except (
-            Exception
-        ) as error:  # Whatever flax and msgpack happen to run into; their code runs nothing else.
+        except Exception as error:  # Of any kind that flax and msgpack raise; they run no code of the file.
             reason = str(error).strip() or type(error).__name__
             raise WeightError(f"{path} cannot be read as msgpack: {reason}") from error
         if not isinstance(tree, dict):
@@ -83,7 +81,7 @@ class Msgpack:
 
 
 def _leaves(path: Path, tree: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and leaves in the tree's order, without recursion: a hostile file may be as deep as it likes."""
+    """Names and leaves in the order of the tree, without recursion: a hostile file may be of any depth."""
     stack: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while stack:
         parents, node = stack.pop()

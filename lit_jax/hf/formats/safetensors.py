@@ -1,4 +1,4 @@
-"""Weight files of safetensors: mapped, and each tensor a view of the map."""
+"""Weight files of safetensors, mapped into memory; each tensor is a view of the map."""
 
 import math
 import mmap
@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_jax.utils.errors import WeightError
 
-_MOST_TENSORS = 100_000  # Of a file; safetensors itself allows a header of 100 MB.
+_MOST_TENSORS = 100_000  # In a file; safetensors itself allows a header of 100 MB.
 _KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
 _DTYPES: dict[str, Any] = {  # By safetensors' own names.
     "F64": np.float64,
@@ -27,19 +27,19 @@ _DTYPES: dict[str, Any] = {  # By safetensors' own names.
 
 
 class SafetensorsFile:
-    """One safetensors file, whose errors name it. Its tensors are views of the mapped file, read-only."""
+    """One safetensors file. Its tensors are read-only views of the mapped file, and its errors name the file."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open
 
         self._path = path
         try:
-            # Checks the header; the bytes are left to the map below, which copies nothing and lets go of what was read.
+            # It checks the header. The map below reads the bytes: it copies nothing and can drop pages that were read.
             file = safe_open(path, framework="numpy", backend="pread")
         except (SafetensorError, OSError) as error:
             raise WeightError(f"{path} cannot be read as safetensors: {error}") from error
         self.metadata: dict[str, str] = file.metadata() or {}
-        names = file.offset_keys()  # In the order of their bytes, between which the format allows no gap.
+        names = file.offset_keys()  # In the order of their bytes, which the format stores without gaps.
         if len(names) > _MOST_TENSORS:
             raise WeightError(f"{path} names {len(names)} tensors; at most {_MOST_TENSORS} are read")
         with path.open("rb") as opened:
@@ -52,11 +52,11 @@ class SafetensorsFile:
             if kind not in _DTYPES:
                 wanted = ", ".join(_DTYPES)
                 raise WeightError(
-                    f"{path}: tensor {name} cannot be read: it is of type {kind}, not of {wanted}"
+                    f"{path}: tensor {name} cannot be read: it is of type {kind}, and not one of {wanted}"
                 )
             self._where[name] = start, np.dtype(_DTYPES[kind]), shape
             start += math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
-        self._seen = 0  # Bytes handed out since pages were last let go.
+        self._seen = 0  # Bytes read since the pages were last dropped.
 
     def keys(self) -> list[str]:
         return list(self._where)
@@ -65,9 +65,8 @@ class SafetensorsFile:
         start, dtype, shape = self._where[name]
         count = math.prod(shape)
         self._seen += count * dtype.itemsize
-        if (
-            self._seen > _KEPT
-        ):  # Else a model would lie in memory twice; what is still read comes back by itself.
+        if self._seen > _KEPT:
+            # Otherwise a model would be in memory twice. A dropped page is read again on access.
             self._seen = 0
             self._map.madvise(mmap.MADV_DONTNEED)
         return np.frombuffer(self._map, dtype, count, start).reshape(shape)

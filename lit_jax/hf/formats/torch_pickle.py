@@ -1,7 +1,7 @@
-"""Tensors of a `torch.save` file, without torch and without running what the pickle asks for.
+"""Tensors of a `torch.save` file, read without torch and without running the code that a pickle can name.
 
-Python's unpickler is never used: `_Machine` knows the few instructions that a dict of tensors needs, and "calls"
-only the three functions of `_CALLS`, which are its own.
+Python's unpickler is never used: `_Machine` knows the few instructions that a dict of tensors needs, and calls only
+the three functions of `_CALLS`, which are defined here.
 """
 
 import pickletools
@@ -16,7 +16,7 @@ import numpy as np
 
 from lit_jax.utils.errors import WeightError
 
-LARGEST_PICKLE = 8 << 20  # Bytes without the tensors: 150 or so for each of them.
+LARGEST_PICKLE = 8 << 20  # Bytes without the tensors; each tensor takes about 150.
 _STORAGES = {
     "torch.FloatStorage": np.dtype(np.float32),
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -32,7 +32,7 @@ _STORAGES = {
 
 
 class _Name(str):
-    """A global that the pickle names; a type of its own, so that no text of the pickle can pass for one."""
+    """A global that the pickle names. It has its own type, so that no text in the pickle can pass for one."""
 
     __slots__ = ()
 
@@ -55,15 +55,15 @@ class _Tensor(NamedTuple):
 
 
 class TorchFile:
-    """The state dict of a zip file as torch >= 1.6 writes it; each tensor is read when it is asked for."""
+    """The state dict in a zip file of torch >= 1.6; each tensor is read on access."""
 
     def __init__(self, path: Path) -> None:
-        """Raises WeightError for a damaged file, another layout, or anything in it but tensors by name."""
+        """Raises WeightError for a damaged file, another layout, and any content but tensors by name."""
         self._path = path
         if not zipfile.is_zipfile(path):
             raise WeightError(
                 f"{path} is damaged, or in the format of torch before 1.6, which is not read; "
-                "save it anew with a newer torch, best as safetensors"
+                "save it again with a newer torch, preferably as safetensors"
             )
         try:
             self._zip = zipfile.ZipFile(path)
@@ -86,7 +86,7 @@ class TorchFile:
         return list(self._tensors)
 
     def get_tensor(self, name: str) -> np.ndarray:
-        """A read-only view of bytes just read. Raises WeightError if those are damaged."""
+        """A read-only view of the bytes in the file. Raises WeightError if they are damaged."""
         (dtype, key, _), offset, shape, strides = self._tensors[name]
         size = dtype.itemsize
         last = self._last  # Other threads may replace it.
@@ -96,7 +96,7 @@ class TorchFile:
             except (WeightError, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError) as error:
                 raise WeightError(f"{self._path}: tensor {name} cannot be read: {error}") from error
         try:
-            # numpy checks once more that the view lies within the bytes.
+            # numpy checks again that the view lies within the bytes.
             return np.ndarray(shape, dtype, last[1], offset * size, [step * size for step in strides])
         except (ValueError, TypeError, OverflowError) as error:
             raise WeightError(f"{self._path}: tensor {name} is damaged: {error}") from error
@@ -121,11 +121,11 @@ class TorchFile:
         return data
 
     def _check(self, name: str, tensor: _Tensor) -> None:
-        """That the tensor lies within its storage, and the storage within its file."""
+        """Raises WeightError unless the tensor lies within its storage, and the storage within its file."""
         dtype, key, size = tensor.storage
         info = self._zip.NameToInfo.get(f"{self._root}data/{key}")
         if info is None:
-            raise WeightError(f"tensor {name} is to be in data/{key}, which is not there")
+            raise WeightError(f"tensor {name} should be in data/{key}, which does not exist")
         steps = zip(tensor.shape, tensor.strides, strict=True)
         end = tensor.offset + sum((n - 1) * step for n, step in steps) + 1 if all(tensor.shape) else 0
         if end > size or size * dtype.itemsize > info.file_size:
@@ -136,19 +136,19 @@ class TorchFile:
 
 
 def _state_dict(pickled: bytes) -> dict[str, _Tensor]:
-    """What the pickle describes. Raises WeightError if that is anything but tensors by name."""
+    """The tensors that the pickle describes. Raises WeightError for any other content."""
     try:
-        found = _Machine().run(pickled)
+        tensors = _Machine().run(pickled)
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, WeightError):
             raise
         raise WeightError(f"its pickle is damaged: {type(error).__name__}: {error}") from error
-    if type(found) is not dict:
-        raise WeightError(f"it holds one {type(found).__name__} where tensors by name are wanted")
-    for name, value in found.items():
+    if type(tensors) is not dict:
+        raise WeightError(f"it holds one {type(tensors).__name__} where tensors by name are wanted")
+    for name, value in tensors.items():
         if type(value) is not _Tensor:
             raise WeightError(f"its {name!r} is of type {type(value).__name__} where a tensor is wanted")
-    return found
+    return tensors
 
 
 def _ordered_dict() -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _rebuild_tensor(
         or any(type(n) is not int or not 0 <= n < 1 << 48 for n in numbers)
         or metadata
     ):
-        raise WeightError("its pickle describes a tensor that torch would not")
+        raise WeightError("its pickle describes a tensor that torch could not have written")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -232,12 +232,12 @@ class _Machine:
         elif name == "REDUCE":
             function, arguments = self._top(2)
             if type(function) is not _Name or function not in _CALLS or type(arguments) is not tuple:
-                raise WeightError("its pickle calls what is no function")
+                raise WeightError("its pickle calls something that is not a function")
             stack.append(_CALLS[function](*arguments))
         elif name == "BUILD":
-            stack.pop()  # What torch keeps beside a state dict: versions of its modules.
+            stack.pop()  # The versions of the modules, which torch stores with a state dict.
         elif name not in ("PROTO", "FRAME"):
-            raise WeightError(f"its pickle has the instruction {name}, which no dict of tensors needs")
+            raise WeightError(f"its pickle has the instruction {name}, which a dict of tensors does not need")
 
     def _top(self, count: int) -> tuple[Any, ...]:
         if len(self._stack) < count:
@@ -265,13 +265,13 @@ class _Machine:
 def _named(name: str) -> _Name:
     if name not in _CALLS and name not in _STORAGES:
         raise WeightError(
-            f"its pickle asks for {name[:80]!r}, no part of a tensor; that was refused, and not run"
+            f"its pickle names {name[:80]!r}, which is not part of a tensor; it was refused, and not run"
         )
     return _Name(name)
 
 
-def _storage(found: Any) -> _Storage:
-    match found:
+def _storage(described: Any) -> _Storage:
+    match described:
         case ("storage", _Name() as kind, str() as key, _, int() as size) if kind in _STORAGES and size >= 0:
             return _Storage(_STORAGES[kind], str(key), size)
-    raise WeightError("its pickle points to something that is no storage of tensors")
+    raise WeightError("its pickle points to something that is not a storage of tensors")

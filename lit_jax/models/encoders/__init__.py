@@ -1,4 +1,4 @@
-"""The architectures: HF model_type -> Encoder, one table a tower."""
+"""The architectures: HF model_type -> Encoder, one table for each tower."""
 
 from lit_jax.models.encoders import (
     albert,

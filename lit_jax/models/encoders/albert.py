@@ -8,6 +8,7 @@ from jaxtyping import Array, Int
 from lit_jax.models.encoders import bert
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.layers.blocks import PerLayer
 from lit_jax.models.layers.pooling import tanh_pooler
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import Tokens
@@ -35,7 +36,7 @@ class Config(bert.Config):
             hf.get("model_type", "albert"),
             hf,
             inert=frozenset({"classifier_dropout_prob"}),
-            # More groups, or more layers in one, are in no checkpoint that was published.
+            # No published checkpoint has more groups, or more layers in a group.
             fixed={
                 "num_hidden_groups": (1,),
                 "inner_group_num": (1,),
@@ -79,7 +80,7 @@ class Model(nn.Module):
             token_type_ids,
             position_ids,
             train=train,
-            shared=True,
+            per_layer=PerLayer(shared=True),
             hidden_states=hidden_states,
             attentions=attentions,
         )

@@ -1,4 +1,4 @@
-"""What every architecture file gives."""
+"""What each architecture module provides."""
 
 import dataclasses
 import re
@@ -16,11 +16,11 @@ from lit_jax.utils.typing import Params
 
 
 class EncoderOutput(NamedTuple):
-    """What a tower gives; the names are those of transformers' BaseModelOutputWithPooling."""
+    """The outputs of a tower, with the names of transformers' BaseModelOutputWithPooling."""
 
     last_hidden_state: Float[Array, "B N D"]
     pooler_output: Float[Array, "B D"]
-    # The embeddings, then every layer's output; as tuples where the layers differ in shape (Swin).
+    # The embeddings, then the output of each layer; a tuple if the layers differ in shape (Swin).
     hidden_states: Float[Array, "L1 B N D"] | tuple[Array, ...] | None
     attentions: Float[Array, "L B H N N"] | tuple[Array, ...] | None
 
@@ -39,17 +39,19 @@ class Encoder:
     nest: str = ""  # What transformers 4 puts before every name, where 5 puts nothing ("vision_model.").
     # The versions of transformers whose VisionTextDualEncoderModel can hold it.
     exportable: tuple[str, ...] = ("4.57", "5")
-    # Largest difference to PyTorch, of max(1, largest value), that tests/parity allow at every layer; None: unproven.
+    # The largest difference from PyTorch, relative to max(1, largest value), that tests/parity allow at each layer.
+    # None: not tested.
     parity: float | None = 1e-5
     renames: tuple[tuple[str, str], ...] = ()  # Other spellings -> names on disk; regexes.
-    # Rows of which transformers 5 makes other tensors in memory, by which they can be read as well.
+    # Rows for tensors that transformers 5 names otherwise in memory; a checkpoint with these names is read too.
     also: Callable[[Any], WeightMap] = lambda config: WeightMap()
-    fresh: str = r"(?!)"  # Regex of param paths that a checkpoint may lack: initialised anew, and tuned.
-    # Other poolings than the type's own: name -> config -> (config, weights) that pool so.
+    # Regex of param paths that a checkpoint may lack: they start at random and are tuned.
+    fresh: str = r"(?!)"
+    # Other poolings than the type's own: name -> function from a config to (config, weights) with that pooling.
     poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)
 
     def config_of(self, hf: Mapping[str, Any]) -> Any:
-        """`Config.from_hf`, whatever a stranger wrote there. Raises WeightError, and nothing else."""
+        """`Config.from_hf` of an untrusted dict. Raises WeightError, and no other error."""
         try:
             return self.Config.from_hf(hf)
         except WeightError:
@@ -66,7 +68,7 @@ class Encoder:
         return ["pooler", *self.poolings]
 
     def pooled(self, config: Any, pooling: str) -> tuple[Any, Params]:
-        """A config with another pooling, and the weights that this fixes. Raises ConfigError."""
+        """A config with another pooling, and the weights that this pooling fixes. Raises ConfigError."""
         if pooling not in self.pooling_names:
             raise ConfigError(
                 f"{self.tower}_pooling is {pooling!r}; wanted one of {', '.join(self.pooling_names)}"
@@ -85,20 +87,23 @@ def drop_path_rates(largest: float, depth: int) -> Float[Array, "L"]:
 
 
 def matched(names: Iterable[str], encoder: Encoder, config: Any) -> tuple[WeightMap, dict[str, str]]:
-    """How a tower's checkpoint is read: the table, and its names for the checkpoint's, for all that is not dropped."""
-    found = {name: name.removeprefix(encoder.prefix) for name in names}
+    """How a tower's checkpoint is read: the table, and the checkpoint's names -> those of the table.
+
+    Names that the encoder drops are left out.
+    """
+    renamed = {name: name.removeprefix(encoder.prefix) for name in names}
     for pattern, replacement in encoder.renames:
-        found = {name: re.sub(pattern, replacement, new) for name, new in found.items()}
-    table = encoder.weights(config).spelled(encoder.also(config), set(found.values()))
+        renamed = {name: re.sub(pattern, replacement, new) for name, new in renamed.items()}
+    table = encoder.weights(config).spelled(encoder.also(config), set(renamed.values()))
     wanted = table.names()
     kept = {
         name: encoder.nest + new
-        for name, new in found.items()
+        for name, new in renamed.items()
         if encoder.nest + new in wanted or not re.fullmatch(encoder.dropped, new)
     }
     return table, kept
 
 
 def identity_pooler(width: int) -> Params:
-    """A dense pooler that hands the CLS token through unchanged, given a linear activation."""
+    """The weights of a dense pooler that, with a linear activation, returns the CLS token unchanged."""
     return {"pooler": {"kernel": np.eye(width, dtype=np.float32), "bias": np.zeros(width, np.float32)}}

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates
 from lit_jax.models.encoders.hf_config import BACKBONE, read_config
 from lit_jax.models.encoders.vit import OWN, OWN_RENAMES, shared_weights, trunk
-from lit_jax.models.layers.blocks import layer_norm
+from lit_jax.models.layers.blocks import PerLayer, layer_norm
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.position_tables import bilinear
 from lit_jax.models.layers.spec import BlockSpec, Compute
@@ -51,7 +51,7 @@ class Config:
             cls,
             hf.get("model_type", "beit"),
             hf,
-            # Of the pretraining head, of segmentation and of the backbone.
+            # Fields of the pretraining head, of segmentation and of the backbone.
             inert=BACKBONE
             | frozenset(
                 """vocab_size pool_scales use_auxiliary_head auxiliary_loss_weight auxiliary_channels
@@ -92,7 +92,7 @@ class Config:
 
 @lru_cache
 def relative_index(rows: int, columns: int) -> np.ndarray:
-    """[N, N] for the CLS token and `rows` x `columns` patches: which row of the table a query and a key share.
+    """[N, N] for the CLS token and `rows` x `columns` patches: the row of the table for each query and key.
 
     The table has an entry for each offset between patches, then for CLS to patch, patch to CLS and CLS to itself.
     """
@@ -143,7 +143,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`interpolate` is for towers that refuse other sizes; BEiT always resizes."""
         c = self.config
-        if c.use_mask_token:  # Used in pretraining alone; kept so that an export is complete.
+        if c.use_mask_token:  # Only pretraining uses it; it is kept so that an export is complete.
             self.param("mask_token", nn.initializers.zeros, (1, 1, c.hidden_size))
         side = c.image_size // c.patch_size
         rows, columns = (size // c.patch_size for size in images.shape[1:3])
@@ -170,8 +170,7 @@ class Model(nn.Module):
             train=train,
             interpolate=True,
             norm=not c.use_mean_pooling,
-            per_layer=(drop_path_rates(c.drop_path_rate, c.num_hidden_layers), each),
-            inputs=inputs,
+            per_layer=PerLayer((drop_path_rates(c.drop_path_rate, c.num_hidden_layers), each), inputs),
             hidden_states=hidden_states,
             attentions=attentions,
         )

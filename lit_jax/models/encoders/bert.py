@@ -76,7 +76,7 @@ class Config:
 
 
 def post_norm(config: Any) -> BlockSpec:
-    """A block of BERT, by the names that its descendants' configs have for its sizes."""
+    """A block of BERT or of a descendant whose config has the same field names."""
     return BlockSpec(
         heads=config.num_attention_heads,
         hidden=config.intermediate_size,
@@ -103,11 +103,11 @@ def trunk(
     position_ids: Array | None,
     *,
     train: bool,
-    **layers: Any,
+    **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """Embeddings and blocks of BERT and its descendants: tokens, hidden states, attentions.
 
-    Called in the compact method of a model, whose submodules `embeddings` and `layers` become; `layers` are further
+    Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`. `options` are further
     arguments of `scan_layers`. Raises ConfigError for more tokens than the position table has rows.
     """
     if position_ids is None:
@@ -117,7 +117,7 @@ def trunk(
     x = embedded = embeddings(input_ids, token_type_ids, position_ids, train=train)
     block = Block(config.block, compute, name="layers")
     mask = key_mask(attention_mask)
-    x, states, weights = scan_layers(block, config.num_hidden_layers, x, mask, train=train, **layers)
+    x, states, weights = scan_layers(block, config.num_hidden_layers, x, mask, train=train, **options)
     return x, with_embeddings(embedded, states), weights
 
 
@@ -139,7 +139,7 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """`attention_mask` [B N] is nonzero where a token is real; all are, if it is None.
+        """`attention_mask` [B N] is nonzero where a token is real; None: all of them are.
 
         Raises ConfigError for more tokens than the position table has rows.
         """

@@ -32,7 +32,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        # The first is of a projection that dual encoders replace, the second of the initialisation.
+        # The first belongs to a projection that dual encoders replace, the second to the initialisation.
         inert = frozenset({"projection_dim", "initializer_factor"})
         return read_config(cls, hf.get("model_type", "clip_vision_model"), hf, inert=inert)
 

@@ -14,7 +14,7 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length, key_mask
 from lit_jax.models.weight_map import WeightMap, table
 
-_OLD_EOS = 2  # What configs say that were written before transformers 4.31, whatever the tokenizer's is.
+_OLD_EOS = 2  # In configs written before transformers 4.31, whatever the id in the tokenizer is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,5 +133,5 @@ ENCODER = Encoder(
     prefix="text_model.",
     nest="text_model.",
     dropped=r"embeddings\.position_ids|text_projection\.weight",
-    exportable=("5",),  # 4.57 hands it token_type_ids, which it does not take.
+    exportable=("5",),  # 4.57 passes token_type_ids, which it does not accept.
 )

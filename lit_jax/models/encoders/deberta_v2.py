@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3 (arXiv:2006.03654, 2111.09543), as DebertaV2Model: attention to relative positions."""
+"""DeBERTa v2 and v3 (arXiv:2006.03654, 2111.09543), as DebertaV2Model: attention with relative positions."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.bert import MLP, in_order, post_norm
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers import pooling
-from lit_jax.models.layers.blocks import Mlp, layer_norm, scan_layers
+from lit_jax.models.layers.blocks import Mlp, PerLayer, layer_norm, scan_layers
 from lit_jax.models.layers.disentangled_attention import Attention
 from lit_jax.models.layers.relative_conv import Conv, with_neighbours
 from lit_jax.models.layers.spec import BlockSpec, Compute
@@ -20,12 +20,12 @@ from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 
-_UNSET = ("position_buckets", "max_relative_positions", "conv_kernel_size")  # -1 or 0 stands for none.
+_UNSET = ("position_buckets", "max_relative_positions", "conv_kernel_size")  # -1 or 0: none.
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields and defaults of transformers' DebertaV2Config, those that it reads without declaring, and how to pool."""
+    """Fields and defaults of transformers' DebertaV2Config, fields that it reads undeclared, and how to pool."""
 
     vocab_size: int = 128100
     hidden_size: int = 1536
@@ -39,7 +39,7 @@ class Config:
     type_vocab_size: int = 0
     layer_norm_eps: float = 1e-7
     initializer_range: float = 0.02
-    embedding_size: int | None = None  # Where it is not the width of the layers.
+    embedding_size: int | None = None  # If it differs from the width of the layers.
     position_biased_input: bool = True  # Positions are added to the words.
     relative_attention: bool = False
     pos_att_type: tuple[str, ...] | None = None
@@ -69,14 +69,14 @@ class Config:
         )
         config = read_config(cls, "deberta-v2", hf, inert=inert)
         width = config.hidden_size // config.num_attention_heads
-        if (found := hf.get("attention_head_size", width)) != width:
+        if (head_size := hf.get("attention_head_size", width)) != width:
             raise WeightError(
-                f"deberta-v2 config: attention_head_size={found!r} is not implemented; {width} is"
+                f"deberta-v2 config: attention_head_size={head_size!r} is not implemented; {width} is"
             )
         if config.position_buckets > 0 and not 1 < config.position_buckets < 2 * (config.farthest - 1):
             raise WeightError(
                 f"deberta-v2 config: position_buckets={config.position_buckets} is not usable; wanted more than 1 "
-                f"and fewer than {2 * (config.farthest - 1)}, which is where logarithms would have nothing to do"
+                f"and fewer than {2 * (config.farthest - 1)}, the number that leaves no distance to logarithmic buckets"
             )
         if config.conv_kernel_size and config.conv_kernel_size % 2 == 0:
             raise WeightError(
@@ -86,12 +86,12 @@ class Config:
 
     @property
     def longest(self) -> int:
-        """Tokens that the position table has rows for. Relative positions have no end: the farthest share a row."""
+        """Tokens that the position table has rows for. Relative positions have no limit: the farthest share a row."""
         return self.max_position_embeddings
 
     @property
     def farthest(self) -> int:
-        """The largest relative position that has a row of its own, but for buckets."""
+        """The largest relative position with a row of its own, if there are no buckets."""
         return (
             self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
         )
@@ -102,7 +102,7 @@ class Config:
         return self.position_buckets if self.position_buckets > 0 else self.farthest
 
     def looks(self, kind: str) -> bool:
-        """Whether contents look at positions ("c2p"), or positions at contents ("p2c")."""
+        """Whether contents attend to positions ("c2p"), or positions to contents ("p2c")."""
         return kind in (self.pos_att_type or ())
 
     @property
@@ -116,7 +116,7 @@ class Config:
             positions=self.max_position_embeddings if self.position_biased_input else 0,
             types=self.type_vocab_size,
             width=self.embedding_size or self.hidden_size,
-            norm=False,  # It comes after the projection.
+            norm=False,  # The norm comes after the projection.
             init_std=self.initializer_range,
         )
 
@@ -126,7 +126,7 @@ class Config:
 
 
 class Layer(nn.Module):
-    """A post-norm block. `conv` is what the first layer adds to its output, and tells who is the first."""
+    """A post-norm block. `conv` holds a flag for the first layer, and what this layer adds to its output."""
 
     config: Config
     compute: Compute
@@ -173,7 +173,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`attention_mask` [B N] is nonzero where a token is real.
 
-        Raises ConfigError for more tokens than the position table, where there is one, has rows.
+        Raises ConfigError for more tokens than the position table, if there is one, has rows.
         """
         c, compute, dtype = self.config, self.compute, self.compute.dtype
         init = nn.initializers.normal(c.initializer_range)
@@ -187,7 +187,7 @@ class Model(nn.Module):
         if c.tokens.width != c.hidden_size:
             x = nn.Dense(c.hidden_size, use_bias=False, dtype=dtype, kernel_init=init, name="project")(x)
         x = layer_norm(c.block, compute, "norm")(x)
-        # Masked tokens start at zero, see nothing but the mean of all, and are seen by none.
+        # Masked tokens start at zero and attend to all tokens equally; no token attends to them.
         real = jnp.ones(input_ids.shape, bool) if attention_mask is None else attention_mask != 0
         x = jnp.where(real[:, :, None], x, 0)
         x = embedded = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(x)
@@ -211,8 +211,7 @@ class Model(nn.Module):
             c.num_hidden_layers,
             x,
             mask,
-            per_layer=np.arange(c.num_hidden_layers) == 0,
-            inputs=inputs,
+            per_layer=PerLayer(np.arange(c.num_hidden_layers) == 0, inputs),
             train=train,
             hidden_states=hidden_states,
             attentions=attentions,
@@ -278,7 +277,7 @@ ENCODER = Encoder(
     weights=weights,
     pooling=" or ".join(pooling.NAMES),
     prefix="deberta.",
-    # Checkpoints keep a position table, and a norm of relative positions, that their configs do not use.
+    # Checkpoints contain a position table and a norm of relative positions that their configs do not use.
     dropped=r"(cls|lm_predictions|mask_predictions|classifier|qa_outputs|pooler)\..*|embeddings\.position_.*"
     r"|encoder\.(LayerNorm|rel_embeddings)\..*",
     fresh=r"pooler/",

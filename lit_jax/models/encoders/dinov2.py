@@ -100,7 +100,7 @@ class Model(nn.Module):
         attentions: bool = False,
     ) -> EncoderOutput:
         c = self.config
-        if c.use_mask_token:  # Used in pretraining alone; kept so that an export is complete.
+        if c.use_mask_token:  # Only pretraining uses it; it is kept so that an export is complete.
             self.param("mask_token", nn.initializers.zeros, (1, c.hidden_size))
         x, states, weights = trunk(
             c,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.hf_config import BACKBONE, read_config
 from lit_jax.models.encoders.vit import trunk
+from lit_jax.models.layers.blocks import PerLayer
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
@@ -42,7 +43,7 @@ class Config:
     mlp_bias: bool = True
     use_gated_mlp: bool = False
     num_register_tokens: int = 0
-    # Of the patches' coordinates, in training alone; None for none.
+    # Random changes of the patches' coordinates, in training only. None: no change.
     pos_embed_shift: float | None = None
     pos_embed_jitter: float | None = None
     pos_embed_rescale: float | None = 2.0
@@ -98,7 +99,7 @@ def centres(rows: int, columns: int) -> np.ndarray:
 
 
 def moved(config: Config, at: Array, key: Callable[[], Array]) -> Array:
-    """Coordinates as training sees them: shifted, jittered and rescaled, by draws from `key()`."""
+    """Coordinates in training: shifted, jittered and rescaled at random, drawn from `key()`."""
 
     def stretch(largest: float, shape: tuple[int, ...]) -> Array:
         return jnp.exp(jax.random.uniform(key(), shape, minval=-math.log(largest), maxval=math.log(largest)))
@@ -113,7 +114,7 @@ def moved(config: Config, at: Array, key: Callable[[], Array]) -> Array:
 
 
 def rope_of(config: Config, at: Float[Array, "M 2"]) -> tuple[Array, Array]:
-    """Cosines and sines [M K] of coordinates: a quarter of the channels turns with y, a quarter with x, twice."""
+    """Cosines and sines [M K] of coordinates: in each half of the channels those of y, then those of x."""
     width = config.hidden_size // config.num_attention_heads
     speed = 1 / config.rope_theta ** np.arange(0, 1, 4 / width, dtype=np.float32)
     angles = (2 * np.float32(np.pi) * at[:, :, None] * speed).reshape(len(at), -1)
@@ -139,7 +140,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`interpolate` is for towers that refuse other sizes; rotary positions fit any."""
         c = self.config
-        # Used in pretraining alone; kept so that an export is complete.
+        # Only pretraining uses it; it is kept so that an export is complete.
         self.param("mask_token", nn.initializers.zeros, (1, 1, c.hidden_size))
         at = jnp.asarray(centres(*(size // c.patch_size for size in images.shape[1:3])))
         if train:
@@ -151,7 +152,7 @@ class Model(nn.Module):
             images,
             train=train,
             interpolate=True,
-            inputs=lambda _: {"rope": rope},
+            per_layer=PerLayer(inputs=lambda _: {"rope": rope}),
             hidden_states=hidden_states,
             attentions=attentions,
         )

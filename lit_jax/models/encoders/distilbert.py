@@ -1,4 +1,4 @@
-"""DistilBERT (arXiv:1910.01108), as transformers' DistilBertModel: BERT without token types and pooler."""
+"""DistilBERT (arXiv:1910.01108), as transformers' DistilBertModel: BERT without token types or pooler."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ class Config:
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         named = {_ALIASES.get(name, name): value for name, value in hf.items()}
-        # Sinusoids only initialise the table of positions, which checkpoints have.
+        # Sinusoids only initialise the position table, which every checkpoint has.
         inert = frozenset("sinusoidal_pos_embds qa_dropout seq_classif_dropout".split())
         return pooling.checked("distilbert", read_config(cls, "distilbert", named, inert=inert))
 

@@ -1,4 +1,4 @@
-"""The one reader of Hugging Face configs."""
+"""The reader of all Hugging Face configs."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from typing import Any
 from lit_jax.models.layers.blocks import ACTIVATIONS
 from lit_jax.utils.errors import WeightError
 
-LARGEST = 10_000_000  # No size in a real config is larger; 1e9 layers are a damaged or hostile file.
+LARGEST = 10_000_000  # No size in a real config is larger: beyond it, a file is damaged or hostile.
 DEEPEST = 1_000
 ZERO = ("num_register_tokens", "type_vocab_size")  # Counts that may be zero.
 
@@ -37,11 +37,11 @@ def read_config(
     inert: frozenset[str] = frozenset(),
     fixed: Mapping[str, tuple] = types.MappingProxyType({}),
 ) -> Any:
-    """A dict as in config.json -> `cls`, whose field names are HF's and whose defaults are that type's.
+    """A dict as in config.json -> `cls`, whose field names are HF's and whose defaults are those of that type.
 
-    `inert` fields do not change the numbers; `fixed` ones are accepted with the given values only. A name that
-    transformers does not know is ignored there, hence here too; one that it knows and we do not is refused.
-    Raises WeightError naming the field.
+    `inert` fields do not change the numbers; `fixed` ones are accepted with the given values only. A field that
+    transformers does not know is ignored, as it is there; one that only transformers knows is refused unless it has
+    its default. Raises WeightError naming the field.
     """
     fixed = {"is_encoder_decoder": (False,), **fixed}
     hints = typing.get_type_hints(cls)
@@ -70,7 +70,7 @@ def read_config(
 
 
 def shown(value: Any) -> str:
-    """A value of a stranger's config for an error message, which stays one line."""
+    """A value of an untrusted config, short enough for an error message of one line."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -103,7 +103,7 @@ def _good(name: str, value: Any, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind is str:
         return isinstance(value, str) and (not name.endswith(("act", "activation")) or value in ACTIVATIONS)
-    return False  # A tuple that is none, or has nothing in it.
+    return False  # A tuple is wanted; the value is something else, or is empty.
 
 
 def _transformers_differs(model_type: str, name: str, value: Any) -> bool:

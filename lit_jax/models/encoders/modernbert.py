@@ -14,7 +14,7 @@ from lit_jax.models.encoders.bert import in_order
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers import pooling
 from lit_jax.models.layers.attention import Attention
-from lit_jax.models.layers.blocks import Mlp, given_norm, layer_norm, scan_layers
+from lit_jax.models.layers.blocks import Mlp, PerLayer, given_norm, layer_norm, scan_layers
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens, key_mask
 from lit_jax.models.weight_map import WeightMap, table
@@ -41,7 +41,7 @@ class Config:
     mlp_bias: bool = False
     initializer_range: float = 0.02
     local_attention: int = 128  # The width of the window: half of it to each side.
-    # The spellings of transformers 4; `layer_types` of 5 is set where it says something else.
+    # The fields of transformers 4; `layer_types`, from 5, is set only if these cannot express it.
     global_attn_every_n_layers: int = 3
     layer_types: tuple[str, ...] | None = None
     global_rope_theta: float = 160_000.0
@@ -114,7 +114,7 @@ class Config:
 
 
 def _thetas(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The bases of the rotary positions: transformers 5 nests them in `rope_parameters`, which come first there.
+    """The bases of the rotary positions: transformers 5 nests them in `rope_parameters`, which take precedence.
 
     Raises WeightError for rotary positions of another type.
     """
@@ -122,27 +122,27 @@ def _thetas(hf: Mapping[str, Any]) -> dict[str, Any]:
     plain = {"rope_type": "default", "type": "default"}
     good = isinstance(nested, Mapping) and all(
         kind in (GLOBAL, LOCAL)
-        and isinstance(one, Mapping | None)
-        and all(name == "rope_theta" or plain.get(name) == value for name, value in (one or {}).items())
-        for kind, one in nested.items()
+        and isinstance(rope, Mapping | None)
+        and all(name == "rope_theta" or plain.get(name) == value for name, value in (rope or {}).items())
+        for kind, rope in nested.items()
     )
     if not good:
         raise WeightError(
-            f"modernbert config: rope_parameters={nested!r} is not implemented; a rope_theta for {GLOBAL!r} and "
-            f"for {LOCAL!r} is, of the default type"
+            f"modernbert config: rope_parameters={nested!r} is not implemented; the default type with a "
+            f"rope_theta for {GLOBAL!r} and one for {LOCAL!r} is"
         )
     everywhere, near = (
         (nested.get(kind) or {}).get("rope_theta", hf.get(name, getattr(Config, name)))
         for kind, name in ((GLOBAL, "global_rope_theta"), (LOCAL, "local_rope_theta"))
     )
-    # In transformers 4 windows may have none of their own.
+    # In transformers 4, windows need not have a base of their own.
     return {"global_rope_theta": everywhere, "local_rope_theta": everywhere if near is None else near}
 
 
 def rope_of(
     config: Config, positions: Int[Array, "N"]
 ) -> tuple[Float[Array, "2 N K"], Float[Array, "2 N K"]]:
-    """Cosines and sines of the windows' positions, and of those that see everything."""
+    """Cosines and sines of the positions, each for layers with windows and for layers without."""
     width = config.hidden_size // config.num_attention_heads
     thetas = np.array([[config.local_rope_theta], [config.global_rope_theta]], np.float32)
     speeds = 1 / thetas ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
@@ -151,13 +151,13 @@ def rope_of(
 
 
 class Norms(nn.Module):
-    """Scales and biases, one a layer, of the norms before attention: nothing happens before the first layer's."""
+    """Scales and biases of the norms before attention, for each layer but the first, which has no such norm."""
 
     config: Config
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "L D"], Float[Array, "L D"]]:
-        """The first layer has a row that it does not use, so that all layers are one scan."""
+        """The first layer gets a row that it does not use, so that all layers form one scan."""
         c = self.config
         shape = (c.num_hidden_layers - 1, c.hidden_size)
         unused = jnp.zeros((1, c.hidden_size))
@@ -170,7 +170,7 @@ class Norms(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-norm block whose first norm is given: its scale and bias, and whether it is there at all."""
+    """A pre-norm block that is given the scale and bias of its first norm, and whether it is the `first` layer."""
 
     spec: BlockSpec
     compute: Compute
@@ -216,7 +216,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`attention_mask` [B N] is nonzero where a token is real; `token_type_ids` are accepted and ignored.
 
-        The last of the hidden states is the normed one, as in transformers 5; 4 gives it before the norm.
+        The last of the hidden states is normed, as in transformers 5; in 4 it is not.
         Raises ConfigError for position ids that are not one row for all texts.
         """
         c, tokens = self.config, input_ids.shape[1]
@@ -246,8 +246,7 @@ class Model(nn.Module):
             Layer(c.block, self.compute, name="layers"),
             c.num_hidden_layers,
             x,
-            per_layer=(everywhere, first, Norms(c, name="attn_norm")()),
-            inputs=inputs,
+            per_layer=PerLayer((everywhere, first, Norms(c, name="attn_norm")()), inputs),
             train=train,
             hidden_states=hidden_states,
             attentions=attentions,

@@ -10,6 +10,7 @@ from lit_jax.models.encoders import bert
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.encoders.roberta import counted
+from lit_jax.models.layers.blocks import PerLayer
 from lit_jax.models.layers.pooling import POOLER, tanh_pooler
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import Tokens
@@ -44,7 +45,7 @@ class Config:
         if config.relative_attention_num_buckets < _BUCKETS:
             raise WeightError(
                 f"mpnet config: relative_attention_num_buckets={config.relative_attention_num_buckets} is not "
-                f"usable; transformers uses {_BUCKETS} whatever it says, so the table needs as many rows"
+                f"usable; transformers always uses {_BUCKETS} buckets, so the table needs as many rows"
             )
         return config
 
@@ -74,12 +75,12 @@ class Config:
 
 
 def buckets(tokens: int) -> np.ndarray:
-    """[N, N] for query and key: T5's buckets (arXiv:1910.10683), exact near by, logarithmic further off."""
+    """[N, N] for query and key: T5's buckets (arXiv:1910.10683), exact for near tokens, logarithmic for far ones."""
     at = np.arange(tokens)
     ahead = at[None, :] - at[:, None]
     half = _BUCKETS // 2
     near, distance = half // 2, np.abs(ahead)
-    with np.errstate(divide="ignore"):  # Of the logarithm of zero, which is near.
+    with np.errstate(divide="ignore"):  # The logarithm of zero, which is near and not used.
         log = np.log(distance.astype(np.float32) / np.float32(near)) / np.float32(np.log(_FARTHEST / near))
     far = near + np.maximum(log * np.float32(half - near), 0).astype(np.int32)
     return np.where(ahead > 0, half, 0) + np.where(distance < near, distance, np.minimum(far, half - 1))
@@ -116,7 +117,7 @@ class Model(nn.Module):
             None,
             position_ids,
             train=train,
-            inputs=lambda _: {"bias": bias},
+            per_layer=PerLayer(inputs=lambda _: {"bias": bias}),
             hidden_states=hidden_states,
             attentions=attentions,
         )

@@ -9,7 +9,7 @@ from lit_jax.models.encoders import bert
 
 
 def counted(input_ids: Int[Array, "B N"], padding: int) -> Int[Array, "B N"]:
-    """Tokens count from padding + 1, padding itself has `padding`: from the ids, as PyTorch, not from the mask."""
+    """Positions from the ids, as in PyTorch, not from the mask: `padding` for padding, and then padding + 1, + 2 ..."""
     real = (input_ids != padding).astype(jnp.int32)
     return jnp.cumsum(real, axis=1) * real + padding
 
@@ -23,7 +23,7 @@ class Config(bert.Config):
 
     @property
     def longest(self) -> int:
-        """Tokens that the position table has rows for: those up to the padding id's are never used for tokens."""
+        """Tokens that the position table has rows for: the rows up to that of the padding id are not for tokens."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B N"]:

@@ -81,7 +81,7 @@ class AttentionPool(nn.Module):
             split("query", probe),
             split("key", x),
             split("value", x),
-            # One query is no shape for a fused kernel.
+            # A single query does not suit a fused kernel.
             implementation="xla",
         )
         y = Dense(width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="out")(y)

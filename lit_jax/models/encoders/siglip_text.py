@@ -34,7 +34,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        # Dual encoders take a pooled output as wide as the tower, which this head could change.
+        # In a dual encoder the pooled output is as wide as the tower; this head could change that.
         fixed = {"projection_size": (None, hf.get("hidden_size", cls.hidden_size))}
         return read_config(cls, hf.get("model_type", "siglip_text_model"), hf, fixed=fixed)
 
@@ -116,5 +116,5 @@ ENCODER = Encoder(
     prefix="text_model.",
     nest="text_model.",
     dropped=r"embeddings\.position_ids",
-    exportable=(),  # AutoModel, by which text towers are made, does not know it.
+    exportable=(),  # AutoModel, which makes the text towers there, does not know it.
 )

@@ -1,4 +1,4 @@
-"""What Swin and Swin v2 share beside the block: patches, stages of blocks, merging between them, checks and names."""
+"""What Swin and Swin v2 share besides the block: patches, stages of blocks, merging, checks and names."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ EPS = 1e-5  # Of the norms outside the blocks: torch's default there, whatever t
 
 
 class Embeddings(nn.Module):
-    """Images of any size -> normalised patches, and how many rows and columns of them."""
+    """Images of any size -> normalised patches, and the numbers of their rows and columns."""
 
     config: Any
     compute: Compute
@@ -33,7 +33,7 @@ class Embeddings(nn.Module):
     def __call__(
         self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool, train: bool
     ) -> tuple[Float[Array, "B N D"], int, int]:
-        """Raises ConfigError for images of other channels, or for absolute positions of another size."""
+        """Raises ConfigError for another number of channels, and with absolute positions for another size."""
         c, (_, height, width, channels) = self.config, images.shape
         if channels != c.num_channels:
             raise ConfigError(f"images have {channels} channels; this tower takes {c.num_channels}")
@@ -93,14 +93,14 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, "B N D"], *, train: bool, attentions: bool
     ) -> tuple[Array, Float[Array, "_ H M M"] | None]:
-        """The tokens, and what the last block attends to in each window of each picture."""
+        """The tokens, and the attention weights of the last block in each window of each image."""
         depth, compute = len(self.drop_path), self.compute
 
         def body(block: nn.Module, x: Array, layer: tuple[Array, Array]) -> tuple[Array, Array | None]:
             shifted, drop_path = layer
             return block(x, shifted, drop_path, train=train, attentions=attentions)
 
-        # Not `scan_layers`: windows have attention weights of another shape than tokens.
+        # Not `scan_layers`, since the attention weights of windows have another shape.
         scan = nn.scan(
             rematted(body, compute),
             variable_axes={"params": 0},
@@ -162,7 +162,7 @@ _EMBEDDINGS = table("""
 """)
 _POSITIONS = table("embeddings.position_embeddings | embeddings/pos | x n d")
 
-# Of one stage: its blocks, and what follows them but in the last.
+# One stage: its blocks, and the merging that follows them except in the last stage.
 _BLOCKS = table("""
     blocks.{l}.attention.self.query.weight   | layers/attn/query/kernel | (h k) d -> d h k
     blocks.{l}.attention.self.query.bias     | layers/attn/query/bias   | (h k) -> h k
@@ -199,11 +199,11 @@ def tower_weights(own: WeightMap, config: Any) -> WeightMap:
 
 
 def check(config: Any, model_type: str, hf: Mapping[str, Any]) -> None:
-    """Raises WeightError where the fields of a config do not fit together."""
+    """Raises WeightError if the fields of a config do not fit together."""
 
     def refuse(name: str, wanted: str) -> None:
-        found = hf.get(name, getattr(config, name, None))
-        raise WeightError(f"{model_type} config: {name}={found!r} is not usable; wanted {wanted}")
+        value = hf.get(name, getattr(config, name, None))
+        raise WeightError(f"{model_type} config: {name}={value!r} is not usable; wanted {wanted}")
 
     stages = len(config.depths)
     if sum(config.depths) > DEEPEST:
@@ -214,7 +214,7 @@ def check(config: Any, model_type: str, hf: Mapping[str, Any]) -> None:
         refuse("num_heads", f"one number for each of the {stages} stages")
     if any(config.embed_dim * 2**i % config.num_heads[i] for i in range(stages)):
         refuse("num_heads", f"divisors of embed_dim={config.embed_dim}, doubled from stage to stage")
-    # Transformers writes what follows from other fields, and follows those when it reads.
+    # Transformers writes these derived fields, and computes them again when it reads.
     for name, derived in (("hidden_size", config.hidden_size), ("num_layers", stages)):
         if hf.get(name, derived) != derived:
             refuse(name, f"{derived}, which follows from the other fields")

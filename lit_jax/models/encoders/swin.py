@@ -51,7 +51,7 @@ class Config:
 
     @property
     def hidden_size(self) -> int:
-        """The width of the last stage, which is the pooled output's."""
+        """The width of the last stage and of the pooled output."""
         return self.embed_dim * 2 ** (len(self.depths) - 1)
 
     def stage(self, i: int) -> BlockSpec:
@@ -70,12 +70,12 @@ class Config:
         )
 
     def windows(self, i: int, rows: int, columns: int) -> Windows:
-        """Raises ConfigError where a grid is smaller than a window: the table has no positions for that."""
+        """Raises ConfigError if a grid is smaller than a window, for which the table has no positions."""
         side = self.window_size
         if min(rows, columns) < side:
             raise ConfigError(
-                f"images give stage {i} a grid of {rows}x{columns} tokens, less than one window of {side}x{side}; "
-                "larger images are wanted"
+                f"images give stage {i} a grid of {rows}x{columns} tokens, smaller than one window of {side}x{side}; "
+                "use larger images"
             )
         return Windows(rows, columns, side, shift=side // 2 if min(rows, columns) > side else 0)
 

@@ -39,7 +39,9 @@ class Config(swin.Config):
         if config.use_absolute_embeddings:  # Transformers makes one position too many, and fails.
             raise WeightError("swinv2 config: use_absolute_embeddings=True is not implemented; False is")
         if config.grid(len(config.depths) - 1) < 1:
-            raise WeightError(f"swinv2 config: image_size={config.image_size} leaves the last stage nothing")
+            raise WeightError(
+                f"swinv2 config: image_size={config.image_size} leaves no tokens for the last stage"
+            )
         return dataclasses.replace(config, pretrained_window_sizes=_sizes(hf, len(config.depths)))
 
     def grid(self, i: int) -> int:
@@ -51,7 +53,7 @@ class Config(swin.Config):
         return dataclasses.replace(super().stage(i), norm_first=False, biases=biases)
 
     def windows(self, i: int, rows: int, columns: int) -> Windows:
-        """Of the config's image size, whatever the images' size is."""
+        """The windows for the config's image size, whatever the size of the images is."""
         side, whole = min(self.window_size, self.grid(i)), self.grid(i) <= self.window_size
         shift = 0 if whole else self.window_size // 2
         return Windows(rows, columns, side, shift, self.pretrained_window_sizes[i])
@@ -70,7 +72,7 @@ def _sizes(hf: Mapping[str, Any], stages: int) -> tuple[int, ...]:
 
 
 def coordinates(windows: Windows) -> Float[np.ndarray, "n 2"]:
-    """Relative positions in rows and columns, on a scale of logarithms: near ones lie further apart."""
+    """Relative positions in rows and columns, on a logarithmic scale: near ones are further apart."""
     at = np.arange(1 - windows.side, windows.side, dtype=np.float32)
     at = 8 * at / np.float32(max((windows.pretrained or windows.side) - 1, 1))
     at = np.sign(at) * np.log2(np.abs(at) + 1) / np.float32(math.log2(8))
@@ -104,7 +106,7 @@ class Attention(nn.Module):
         )  # B W M H K
         logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(10)), (spec.heads,))
         scale = jnp.exp(jnp.minimum(logit_scale, math.log(100)))[:, None, None]
-        # Small enough to be computed exactly at any precision of the rest.
+        # Small enough to be computed in float32 always.
         positions = nn.relu(nn.Dense(512, kernel_init=init, name="up")(coordinates(self.windows)))
         positions = nn.Dense(spec.heads, use_bias=False, kernel_init=init, name="down")(positions)
         bias = 16 * jax.nn.sigmoid(jnp.moveaxis(positions[self.windows.relative], -1, 0))

@@ -86,17 +86,17 @@ def trunk(
     train: bool,
     interpolate: bool,
     norm: bool = True,
-    **layers: Any,
+    **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """Patches, blocks and last norm of ViT and its descendants: tokens, hidden states, attentions.
 
-    Called in the compact method of a model, whose submodules `embeddings`, `layers` and `norm` become; `layers` are
+    Call it in the compact method of a model, which gets the submodules `embeddings`, `layers` and `norm`. `options` are
     further arguments of `scan_layers`.
     """
     embeddings = PatchEmbed(config.patches, compute, name="embeddings")
     x = embedded = embeddings(images, interpolate=interpolate, train=train)
     block = Block(config.block, compute, name="layers")
-    x, states, weights = scan_layers(block, config.num_hidden_layers, x, train=train, **layers)
+    x, states, weights = scan_layers(block, config.num_hidden_layers, x, train=train, **options)
     if norm:
         x = layer_norm(config.block, compute, "norm")(x)
     return x, with_embeddings(embedded, states), weights

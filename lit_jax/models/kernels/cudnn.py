@@ -1,4 +1,4 @@
-"""Attention on NVIDIA's GPUs by cuDNN's flash kernels: no score is ever in memory."""
+"""Attention on NVIDIA's GPUs by cuDNN's flash kernels, which keep no scores in memory."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from jaxtyping import Array, Bool, Float
 
 
 def supports(device: Any, tokens: int, head: int, dtype: DTypeLike, biased: bool) -> bool:
-    """Whether cuDNN has attention over so many tokens and heads so wide, with a mask or a bias (`biased`) or without.
+    """Whether cuDNN supports attention over so many tokens with heads of width `head`; `biased`: with a mask or a bias.
 
-    It has it in 16 bits from Ampere on; with a bias its backward pass wants an even number of tokens.
+    It does in 16 bits from Ampere on; with a mask or a bias, its backward pass needs an even number of tokens.
     """
-    capability = str(getattr(device, "compute_capability", ""))  # "9.0", of AMD's "gfx942".
+    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; from AMD "gfx942".
     if device.platform != "gpu" or not capability[:1].isdigit() or float(capability) < 8:
         return False
     return jnp.dtype(dtype).itemsize == 2 and head <= 128 and head % 8 == 0 and not (biased and tokens % 2)
@@ -30,7 +30,7 @@ def flash_attention(
     if mask is None and bias is None:
         return _plain(q, k, v)
     tokens = q.shape[1]
-    if mask is not None:  # A row of it for each query is what cuDNN takes.
+    if mask is not None:  # cuDNN takes a mask with a row for each query.
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], tokens, tokens))
     return _cudnn(q, k, v, bias=None if bias is None else bias.astype(q.dtype), mask=mask)
 
@@ -45,7 +45,7 @@ def _plain(q: Array, k: Array, v: Array) -> Array:
 
 
 def _even(q: Array, k: Array, v: Array) -> Array:
-    """The same with a token more, which no query sees, where the backward pass would refuse an odd number."""
+    """The same, for an odd number of tokens with one more, masked, since the backward pass refuses odd numbers."""
     batch, tokens = q.shape[:2]
     if tokens % 2 == 0:
         return _cudnn(q, k, v)

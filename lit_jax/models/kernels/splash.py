@@ -1,7 +1,7 @@
 """Attention over long sequences on TPUs by JAX's own Pallas kernel, "splash", block by block.
 
-For sequences of which no whole row fits into VMEM (`row_attention`): the scores stay on the chip here as well, but
-heads are moved apart and tokens padded to blocks in HBM, which costs short sequences more than it saves them.
+It is for sequences of which no whole row fits into VMEM (`row_attention`). Here too the scores stay on the chip, but
+heads are separated and tokens padded to blocks in HBM, which for short sequences costs more than it saves.
 """
 
 from functools import partial
@@ -14,9 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 LANES = 128
-BLOCK = 512  # Most tokens of a block: its scores and their gradients fit into a v4's 16 MiB.
-# Tokens from which on it is worth it. Bytes of HBM of ViT-g's attention, forward and backward, against scores in HBM:
-# 257 tokens (384 with padding) 2.2 to 3.4 GB, 384 tokens 1.8 to 6.7 GB.
+BLOCK = 512  # The most tokens of a block: its scores and their gradients fit into a v4's 16 MiB.
+# The fewest tokens for which it is worth it. HBM traffic of ViT-g's attention, forward and backward, with this kernel
+# and with scores in HBM: for 257 tokens (384 with padding) 2.2 and 3.4 GB, for 384 tokens 1.8 and 6.7 GB.
 SHORTEST = 384
 
 
@@ -31,9 +31,9 @@ def splash_attention(
 ) -> Float[Array, "B N D"]:
     """`layers.attention.attend_in_full` of heads that lie side by side in D, without bias, weights and dropout.
 
-    `mask` is of the keys; a text without any gets the mean of all values. `interpret` runs anywhere, slowly.
+    `mask` is of the keys; a text without keys gets the mean of all values. `interpret` runs on any platform, slowly.
 
-    Raises ValueError where `heads` does not divide D.
+    Raises ValueError if `heads` does not divide D.
     """
     batch, tokens, width = q.shape
     if width % heads:
@@ -46,7 +46,7 @@ def splash_attention(
 
     scale = (width // heads) ** -0.5
     scaled = (q.astype(jnp.float32) * scale).astype(q.dtype)
-    # A query looks at keys of its own segment: all queries are in segment 1, and so is every real key.
+    # A query attends to keys of its own segment: all queries are in segment 1, and so is every real key.
     real = jnp.arange(padded) < tokens
     if mask is not None:
         real = jnp.pad(mask, ((0, 0), (0, padded - tokens)))
@@ -86,11 +86,13 @@ def splash_attention_sharded(
     *,
     heads: int,
     mesh: Mesh,
-    axes: str | tuple[str, ...],
-    interpret: bool = False,
 ) -> Float[Array, "B N D"]:
-    """`splash_attention` of a batch that is split over `axes` of `mesh`: XLA cannot partition a kernel by itself."""
-    rows = PartitionSpec(axes)
+    """`splash_attention` of a batch that is split over all axes of `mesh`: XLA cannot partition a kernel by itself.
+
+    On CPUs the kernel is interpreted.
+    """
+    rows = PartitionSpec(mesh.axis_names)
+    interpret = mesh.devices.flat[0].platform == "cpu"
     return jax.shard_map(
         partial(splash_attention, heads=heads, interpret=interpret),
         mesh=mesh,
@@ -101,7 +103,7 @@ def splash_attention_sharded(
 
 
 def blocks(tokens: int) -> tuple[int, int]:
-    """Tokens with padding, and tokens of each block: as few blocks as BLOCK allows, as short as they can be."""
+    """Tokens with padding, and tokens of each block: as few blocks as BLOCK allows, each as short as possible."""
     count = -(-tokens // BLOCK)
     block = -(-tokens // (count * LANES)) * LANES
     return count * block, block

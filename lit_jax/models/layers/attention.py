@@ -1,4 +1,4 @@
-"""Self-attention, and which of its implementations computes it."""
+"""Self-attention, and the choice of its implementation."""
 
 from functools import partial
 
@@ -19,20 +19,20 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 def rotate(x: Float[Array, "B N H K"], rope: tuple[Array, Array]) -> Float[Array, "B N H K"]:
     """Rotary positions (arXiv:2104.09864) on the last M tokens of x; `rope` is cos and sin, each [M K].
 
-    Channel i turns with channel i + K/2, as `rotate_half` of transformers.
+    Channel i is rotated with channel i + K/2, as by `rotate_half` of transformers.
     """
     cos, sin = (table[:, None, :].astype(x.dtype) for table in rope)
     first = x.shape[1] - len(cos)  # Prefix tokens stay as they are.
-    turned = x[:, first:]
+    rotated = x[:, first:]
     half = x.shape[-1] // 2
-    other = jnp.concatenate([-turned[..., half:], turned[..., :half]], axis=-1)
-    return jnp.concatenate([x[:, :first], turned * cos + other * sin], axis=1)
+    other = jnp.concatenate([-rotated[..., half:], rotated[..., :half]], axis=-1)
+    return jnp.concatenate([x[:, :first], rotated * cos + other * sin], axis=1)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over every unmasked token. Returns the output and, if asked, the weights.
+    """Multi-head self-attention over every unmasked token. Returns the output and, if asked for, the weights.
 
-    `bias` is added to the scores; `rope` turns queries and keys (see `rotate`).
+    `bias` is added to the scores; `rope` rotates queries and keys (see `rotate`).
     """
 
     spec: BlockSpec
@@ -66,32 +66,14 @@ class Attention(nn.Module):
             drop = nn.Dropout(dropout, deterministic=not dropout)
             y, weights = attend_in_full(apart(q), apart(k), apart(v), mask, bias, drop)
         elif use_row_kernel(self.compute, x.shape, spec.heads, bias):
-            assert self.compute.mesh is not None  # `by_rows` has asked.
+            assert self.compute.mesh is not None  # `use_row_kernel` requires one.
             keys = None if mask is None else jnp.broadcast_to(mask[:, 0], (len(x), *mask.shape[2:]))
-            y = row_attention_sharded(
-                q,
-                k,
-                v,
-                keys,
-                bias,
-                heads=spec.heads,
-                mesh=self.compute.mesh,
-                axes=self.compute.mesh.axis_names,
-                interpret=self.compute.mesh.devices.flat[0].platform == "cpu",
-            )
+            y = row_attention_sharded(q, k, v, keys, bias, heads=spec.heads, mesh=self.compute.mesh)
         elif use_splash(self.compute, x.shape, mask, bias):
-            assert self.compute.mesh is not None  # `by_splash` has asked.
-            y = splash_attention_sharded(
-                q,
-                k,
-                v,
-                None if mask is None else jnp.broadcast_to(mask[:, 0, 0], x.shape[:2]),
-                heads=spec.heads,
-                mesh=self.compute.mesh,
-                axes=self.compute.mesh.axis_names,
-                interpret=self.compute.mesh.devices.flat[0].platform == "cpu",
-            )
-        elif by_heads(self.compute):
+            assert self.compute.mesh is not None  # `use_splash` requires one.
+            keys = None if mask is None else jnp.broadcast_to(mask[:, 0, 0], x.shape[:2])
+            y = splash_attention_sharded(q, k, v, keys, heads=spec.heads, mesh=self.compute.mesh)
+        elif use_heads(self.compute):
             y = attend_by_heads(apart(q), apart(k), apart(v), mask, bias)
         elif use_cudnn(self.compute, x.shape, spec.heads, mask is not None or bias is not None):
             y = flash_attention(apart(q), apart(k), apart(v), mask, bias)
@@ -102,7 +84,7 @@ class Attention(nn.Module):
 
 
 def use_row_kernel(compute: Compute, shape: tuple[int, ...], heads: int, bias: Array | None) -> bool:
-    """Whether attention over [B N D] goes through our kernel: on a TPU, and where a row of it fits."""
+    """Whether our kernel computes attention over [B N D]: on a TPU, if a row fits into VMEM."""
     batch, tokens, width = shape
     if compute.mesh is None or compute.attention not in ("auto", "rows") or batch % compute.mesh.size:
         return False
@@ -113,7 +95,7 @@ def use_row_kernel(compute: Compute, shape: tuple[int, ...], heads: int, bias: A
 
 
 def use_splash(compute: Compute, shape: tuple[int, ...], mask: Array | None, bias: Array | None) -> bool:
-    """Whether attention over [B N D] goes through JAX's kernel: on a TPU, over long rows with masks of keys alone."""
+    """Whether JAX's kernel does it: on a TPU, for long rows without a bias and without a mask for each query."""
     batch, tokens, _ = shape
     if compute.mesh is None or compute.attention not in ("auto", "splash") or batch % compute.mesh.size:
         return False
@@ -123,13 +105,13 @@ def use_splash(compute: Compute, shape: tuple[int, ...], mask: Array | None, bia
     return compute.attention == "splash" or (on_tpu and tokens >= SHORTEST)
 
 
-def by_heads(compute: Compute) -> bool:
-    """Whether attention is left to `attend_by_heads`: on a CPU, if nothing else was asked for."""
+def use_heads(compute: Compute) -> bool:
+    """Whether `attend_by_heads` does it: on a CPU, if no other implementation is asked for."""
     return compute.attention == "auto" and _device(compute).platform == "cpu"
 
 
 def use_cudnn(compute: Compute, shape: tuple[int, ...], heads: int, biased: bool) -> bool:
-    """Whether attention over [B N D] goes through cuDNN: on a GPU, where it has it."""
+    """Whether cuDNN does it: on a GPU, if it supports these sizes."""
     _, tokens, width = shape
     if compute.attention not in ("auto", "cudnn"):
         return False
@@ -147,9 +129,9 @@ def attend_by_heads(
     mask: Array | None,
     bias: Array | None,
 ) -> Float[Array, "B N H K"]:
-    """Attention for CPUs: every head in one piece, and what has K columns is divided instead of what has N.
+    """Attention for CPUs: the heads are made contiguous, and the division is of K columns instead of N.
 
-    Of ViT-B/16 in float32 it takes a third of the time of jax.nn.dot_product_attention.
+    For ViT-B/16 in float32 it takes a third of the time of jax.nn.dot_product_attention.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))  # B H N K
     scores = jnp.einsum("bhqk,bhnk->bhqn", q, k, preferred_element_type=jnp.float32)
@@ -165,7 +147,7 @@ def attend_by_heads(
 def attend_in_full(
     q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, drop: nn.Dropout
 ) -> tuple[Array, Float[Array, "B H N N"]]:
-    """Attention with its weights in memory, for whoever wants to see them or drops some of them."""
+    """Attention with its weights in memory, in order to return them or to drop some of them."""
     scores = jnp.einsum("bqhk,bnhk->bhqn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias

@@ -1,5 +1,6 @@
 """Transformer parts shared by every encoder."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,7 +37,7 @@ def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> nn.LayerNorm:
 def given_norm(
     spec: BlockSpec, x: Float[Array, "B N D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
 ) -> Float[Array, "B N D"]:
-    """A layer norm in float32 of which scale and bias are another module's. Called in a compact method."""
+    """A layer norm in float32 with the scale and bias of another module. Call it in a compact method."""
     plain = nn.LayerNorm(spec.eps, use_scale=False, use_bias=False, use_fast_variance=False, name="plain")
     return plain(x.astype(jnp.float32)) * scale + bias
 
@@ -66,7 +67,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv:1603.09382): leaves a branch out for some pictures, one draw a picture."""
+    """Stochastic depth (arXiv:1603.09382): leaves a branch out for some samples, with one draw for each sample."""
 
     largest: float  # Zero: never.
 
@@ -74,7 +75,7 @@ class DropPath(nn.Module):
     def __call__(
         self, y: Float[Array, "B N D"], rate: Float[Array, ""] | None, train: bool
     ) -> Float[Array, "B N D"]:
-        """`rate` is this layer's own; without it `largest` holds."""
+        """`rate` is that of this layer; None: `largest`."""
         if not train or not self.largest:
             return y
         keep = 1 - (self.largest if rate is None else rate)
@@ -100,7 +101,7 @@ class Block(nn.Module):
         train: bool = False,
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
-        """`drop_path` is this layer's own rate; without it the spec's holds."""
+        """`drop_path` is the rate of this layer; None: that of the spec."""
         spec = self.spec
         attn = Attention(spec, self.compute, name="attn")
         mlp = Mlp(spec, self.compute, name="mlp")
@@ -109,9 +110,8 @@ class Block(nn.Module):
         def branch(y: Array, name: str, dropout: float) -> Array:
             if spec.layer_scale is not None:
                 init = nn.initializers.constant(spec.layer_scale)
-                y = (y * self.param(name, init, y.shape[-1:])).astype(
-                    y.dtype
-                )  # Its gradient is summed in float32.
+                scale = self.param(name, init, y.shape[-1:])
+                y = (y * scale).astype(y.dtype)  # The gradient of the scale is summed in float32.
             y = nn.Dropout(dropout, deterministic=not train)(y)
             return DropPath(spec.drop_path)(y, drop_path, train)
 
@@ -126,9 +126,22 @@ class Block(nn.Module):
 
 
 def rematted(body: Callable[..., Any], compute: Compute) -> Callable[..., Any]:
-    """The body of a scan over layers, keeping of each what `compute.remat` says."""
+    """The body of a scan over layers, of which the backward pass keeps what `compute.remat` says."""
     policy = REMAT[compute.remat]
     return body if policy is None else nn.remat(body, prevent_cse=False, policy=policy)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerLayer:
+    """What differs between the layers of a stack: `inputs` of a layer's slice of `arrays`, a tree of arrays [L ...]."""
+
+    arrays: Any = None
+    # Slice of a layer -> keyword arguments of its block; a mask among them takes the place of the common one.
+    inputs: Callable[[Any], dict[str, Any]] = lambda layer: {}
+    shared: bool = False  # The layers have one set of weights, without the axis L (ALBERT).
+
+
+ALIKE = PerLayer()
 
 
 def scan_layers(
@@ -137,26 +150,23 @@ def scan_layers(
     x: Float[Array, "B N D"],
     mask: Bool[Array, "B 1 _ N"] | None = None,
     *,
-    per_layer: Any = None,
-    inputs: Callable[[Any], dict[str, Any]] = lambda layer: {},
-    shared: bool = False,
+    per_layer: PerLayer = ALIKE,
     train: bool = False,
     hidden_states: bool = False,
     attentions: bool = False,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None, Float[Array, "L B H N N"] | None]:
     """Runs `depth` copies of `block` under `lax.scan`; their weights are stacked on axis L.
 
-    What a block is given beside tokens and mask is `inputs` of its slice of `per_layer`, a tree of arrays [L ...].
-    `shared` blocks have one set of weights, without the axis L (ALBERT).
-    Returns the last output and, where asked, the output and the attention weights of every layer.
+    Returns the last output and, if asked for, the output and the attention weights of every layer.
     """
     compute = block.compute
 
     def body(block: nn.Module, x: Array, layer: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
-        given = {"mask": mask} | inputs(layer)
-        y, weights = block(x, **given, train=train, attentions=attentions)
+        inputs = {"mask": mask} | per_layer.inputs(layer)
+        y, weights = block(x, **inputs, train=train, attentions=attentions)
         return y, (y if hidden_states else None, weights)
 
+    shared = per_layer.shared
     scan = nn.scan(
         rematted(body, compute),
         variable_axes={} if shared else {"params": 0},
@@ -166,5 +176,5 @@ def scan_layers(
         unroll=min(compute.unroll, depth),
         check_constancy_invariants=shared,  # Costs a second trace; only weights that do not vary need it.
     )
-    x, (states, weights) = scan(block, x, per_layer)
+    x, (states, weights) = scan(block, x, per_layer.arrays)
     return x, states, weights

@@ -1,6 +1,6 @@
 """Dense layers and convolutions. A bias is added in float32, then the sum is rounded.
 
-Rounded first, its gradient would be added up in bfloat16: over 4,096 rows half of it is lost on a CPU.
+If the bias were rounded first, its gradient would be summed in bfloat16: over 4,096 rows, a CPU loses half of it.
 """
 
 from typing import Any
@@ -36,13 +36,13 @@ class Conv(nn.Conv):
 
 
 class Projection(nn.Module):
-    """A dense layer to or from heads; params as Dense's, [D H K] or [H K D], but in and out go [B N D].
+    """A dense layer to or from heads: params as in Dense, [D H K] or [H K D], but inputs and outputs are [B N D].
 
-    Of [B N H K] XLA would make the batch the minor axis, and copy queries, keys and values for the kernel.
+    With [B N H K], XLA would make the batch the minor axis, and copy queries, keys and values for the kernel.
     """
 
     shape: tuple[int, ...]  # Of the kernel.
-    inputs: int  # How many of its axes are multiplied away.
+    inputs: int  # How many of its axes are summed over.
     bias: bool
     init_std: float
     dtype: DTypeLike

@@ -1,4 +1,4 @@
-"""DeBERTa's attention (arXiv:2006.03654): contents look at relative positions, and positions at contents."""
+"""DeBERTa's attention (arXiv:2006.03654): contents attend to relative positions, and positions to contents."""
 
 from functools import partial
 from typing import Any
@@ -15,10 +15,10 @@ from lit_jax.models.layers.spec import Compute
 
 
 def row_of(config: Any, distance: np.ndarray) -> np.ndarray:
-    """The rows in the table of relative positions for query minus key: exact near by, logarithmic further off."""
+    """The rows of the table of relative positions for query minus key: exact if near, logarithmic if far."""
     if config.position_buckets > 0:
         middle = config.position_buckets // 2
-        # In single precision throughout, as PyTorch: a rounding decides where a bucket ends.
+        # All in single precision, as in PyTorch: rounding decides where a bucket ends.
         off = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(middle)
         scale = np.log(np.float32((config.farthest - 1) / middle))
         log = np.ceil(np.log(off) / scale * np.float32(middle - 1)).astype(np.int64) + middle
@@ -27,9 +27,9 @@ def row_of(config: Any, distance: np.ndarray) -> np.ndarray:
 
 
 def aligned(x: Float[Array, "B H N M"]) -> Float[Array, "B H N N"]:
-    """y[i, j] = x[i, N - 1 - i + j]: columns for the offsets 1 - N to N of j from i, to columns j. M is 2 N.
+    """y[i, j] = x[i, N - 1 - i + j]: from columns for the offsets 1 - N to N of j from i to columns j. M is 2 N.
 
-    Row by row that is a shift, which a reshape does for all rows at once (Transformer-XL, arXiv:1901.02860).
+    That is a shift of each row, which a reshape does for all rows at once (Transformer-XL, arXiv:1901.02860).
     """
     *batch, n, columns = x.shape
     flat = x.reshape(*batch, n * columns)[..., n - 1 : n - 1 + n * (columns - 1)]
@@ -37,7 +37,7 @@ def aligned(x: Float[Array, "B H N M"]) -> Float[Array, "B H N N"]:
 
 
 class Attention(nn.Module):
-    """Self-attention whose scores are also those of contents with relative positions, in both directions."""
+    """Self-attention whose scores include those of contents and relative positions, in both directions."""
 
     config: Any  # deberta_v2.Config
     compute: Compute
@@ -57,14 +57,14 @@ class Attention(nn.Module):
         dense = partial(Dense, dtype=compute.dtype, kernel_init=init)
         split = partial(dense, (c.num_attention_heads, width // c.num_attention_heads))
         query, key, value = (split(name=name) for name in ("query", "key", "value"))
-        # Attention divides by the root of K; each further kind of score widens their sum.
+        # Attention divides by the root of K; each additional kind of score increases the variance of the sum.
         scale = (1 + c.looks("c2p") + c.looks("p2c")) ** -0.5
         q, k, v = query(x) * scale, key(x), value(x)  # B N H K
 
         bias = None
         if relative is not None:
             relative = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(relative)
-            offsets = np.arange(1 - n, n + 1)  # Of a column from its row, as `aligned` wants them.
+            offsets = np.arange(1 - n, n + 1)  # Of a column from its row, in the order of `aligned`.
             bias = jnp.zeros((len(x), c.num_attention_heads, n, n), x.dtype)
             if c.looks("c2p"):  # Rows are queries, columns keys.
                 positions = (key if c.share_att_key else split(name="pos_key"))(relative[row_of(c, -offsets)])

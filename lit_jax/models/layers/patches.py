@@ -14,17 +14,17 @@ from lit_jax.utils.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """How a tower cuts a picture up; every field changes the numbers or the params. Sizes are in pixels."""
+    """How a tower cuts an image into patches; every field changes the numbers or the params. Sizes are in pixels."""
 
-    size: int  # Of the picture's side, for which the table of positions was made.
+    size: int  # The side of the images that the position table was made for.
     patch: int
     channels: int
     width: int
     tokens: tuple[str, ...] = ("cls",)  # Learned, before the patches, with positions of their own.
-    registers: int = 0  # Learned, between those and the patches, without positions.
+    registers: int = 0  # Learned, between these and the patches, without positions.
     bias: bool = True
     positions: bool = True
-    antialias: bool = False  # When positions are resized.
+    antialias: bool = False  # When the position table is resized.
     dropout: float = 0.0
     init_std: float = 0.02
 
@@ -44,7 +44,7 @@ class PatchEmbed(nn.Module):
     def __call__(
         self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool, train: bool
     ) -> Float[Array, "B N D"]:
-        """Raises ConfigError for images of other channels, or of another size unless `interpolate`."""
+        """Raises ConfigError for another number of channels, and for another size unless `interpolate`."""
         spec = self.spec
         if images.shape[-1] != spec.channels:
             raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {spec.channels}")
@@ -55,7 +55,7 @@ class PatchEmbed(nn.Module):
             )
         if min(images.shape[1:3]) < spec.patch:
             raise ConfigError(
-                f"images are {images.shape[1]}x{images.shape[2]}, less than one patch of {spec.patch}x{spec.patch}"
+                f"images are {images.shape[1]}x{images.shape[2]}, smaller than one patch of {spec.patch}x{spec.patch}"
             )
         init = nn.initializers.truncated_normal(spec.init_std)
         patch = (spec.patch, spec.patch)
@@ -77,14 +77,14 @@ class PatchEmbed(nn.Module):
             tokens = self.param(name, init, (1, count, spec.width))
             return jnp.broadcast_to(tokens, (len(x), count, spec.width)).astype(x.dtype)
 
-        first = len(spec.tokens)  # Of the patches.
+        first = len(spec.tokens)  # The index of the first patch.
         x = jnp.concatenate([*(learned(name, 1) for name in spec.tokens), x], axis=1)
         if spec.positions:
             pos = self.param("pos", init, (1, (spec.size // spec.patch) ** 2 + first, spec.width))
             if interpolate:
                 grid = resize_grid(pos[:, first:], rows, columns, antialias=spec.antialias)
                 pos = jnp.concatenate([pos[:, :first], grid], axis=1)
-            x = (x + pos).astype(x.dtype)  # Their gradient is summed in float32.
+            x = (x + pos).astype(x.dtype)  # The gradient of the positions is summed in float32.
         if spec.registers:
             x = jnp.concatenate([x[:, :first], learned("registers", spec.registers), x[:, first:]], axis=1)
         return nn.Dropout(spec.dropout, deterministic=not train)(x)

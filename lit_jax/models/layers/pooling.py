@@ -1,4 +1,4 @@
-"""The tokens of a text -> one vector, for types whose Hugging Face class hands out none (DistilBERT, ELECTRA ...)."""
+"""The tokens of a text -> one vector, for types whose Hugging Face class returns none (DistilBERT, ELECTRA ...)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ NAMES = ("cls", "mean", "tanh")  # A field `pooling` of the configs of these typ
 def tanh_pooler(
     compute: Compute, x: Float[Array, "B N D"], act: Callable[[Array], Array] = jnp.tanh, std: float = 0.02
 ) -> Float[Array, "B D"]:
-    """act(dense(first token)); called in a compact method, whose submodule `pooler` becomes."""
+    """act(dense(first token)). Call it in a compact method of a module, which gets the submodule `pooler`."""
     dense = Dense(x.shape[-1], dtype=compute.dtype, kernel_init=nn.initializers.normal(std), name="pooler")
     return act(dense(x[:, 0]))
 
@@ -28,7 +28,7 @@ def tanh_pooler(
 def pool(
     pooling: str, compute: Compute, x: Float[Array, "B N D"], attention_mask: Array | None, std: float = 0.02
 ) -> Float[Array, "B D"]:
-    """The first token, the mean over real tokens, or BERT's pooler. Called in a compact method."""
+    """The first token, the mean of the real tokens, or BERT's pooler. Call it in a compact method."""
     if pooling == "tanh":
         return tanh_pooler(compute, x, std=std)
     if pooling == "cls" or attention_mask is None:
@@ -39,7 +39,7 @@ def pool(
 
 
 def checked(model_type: str, config: Any) -> Any:
-    """`config` itself. Raises WeightError if its `pooling` is none of NAMES."""
+    """`config` itself. Raises WeightError if its `pooling` is not one of NAMES."""
     if config.pooling not in NAMES:
         raise WeightError(
             f"{model_type} config: pooling={config.pooling!r} is not usable; wanted one of {', '.join(NAMES)}"

@@ -1,4 +1,4 @@
-"""Position tables resized to another grid, with PyTorch's numbers."""
+"""Position tables resized to another grid, with the same numbers as in PyTorch."""
 
 from functools import lru_cache
 
@@ -50,7 +50,7 @@ def resize_grid(
     if side * side == height * width and height == width:
         return table
     grid = table.reshape(side, side, -1)
-    if antialias:  # Torch changes its a to -0.5 there, which is what jax.image has.
+    if antialias:  # Here torch has a = -0.5, as jax.image does.
         grid = jax.image.resize(grid.astype(jnp.float32), (height, width, grid.shape[-1]), "cubic")
         return grid.reshape(1, height * width, -1).astype(table.dtype)
     grid = jnp.einsum(

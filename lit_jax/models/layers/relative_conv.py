@@ -1,4 +1,4 @@
-"""DeBERTa's convolution over neighbouring tokens (deberta-v2-xlarge), which the first layer adds to what it gives."""
+"""DeBERTa's convolution over neighbouring tokens (deberta-v2-xlarge), whose output the first layer adds to its own."""
 
 from typing import Any
 
@@ -44,6 +44,6 @@ def with_neighbours(
     bias: Float[Array, "D"],
     real: Bool[Array, "B N 1"],
 ) -> Float[Array, "B N D"]:
-    """A layer's output `x`, in the `first` layer the norm of its sum with what `Conv` gave; zero for masked tokens."""
+    """A layer's output `x`; in the `first` layer the norm of `x` + `neighbours`, and zeros for masked tokens."""
     y = given_norm(spec, x + neighbours, scale, bias) * real
     return jnp.where(first, y.astype(x.dtype), x)

@@ -19,26 +19,26 @@ def narrow_products(primitive: Any, *inputs: Any, **params: Any) -> bool:
     return math.prod(kernel) <= math.prod(kernel[axis] for axis in contracted) ** 2
 
 
-# What the backward pass keeps of a block; the rest it computes anew.
+# What the backward pass keeps of a block; it computes the rest again.
 REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,  # All that it wants.
+    "none": None,  # Everything that it needs.
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Outputs of dense layers.
-    "narrow": narrow_products,  # Of these all but the MLP's hidden one, which is as large as the rest together.
-    "full": jax.checkpoint_policies.nothing_saveable,  # The block's input alone.
+    "narrow": narrow_products,  # These except the MLP's hidden one, which is as large as the others together.
+    "full": jax.checkpoint_policies.nothing_saveable,  # Only the block's input.
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How to compute, never what: no field changes the params, nor the result beyond rounding."""
+    """How to compute, not what: no field changes the params, or the result beyond rounding."""
 
     dtype: DTypeLike = jnp.float32
-    remat: str = "none"  # What of a block is computed anew in the backward pass instead of kept: see REMAT.
-    unroll: int = 1  # Blocks a scan step.
-    # Of attention: "rows" is our kernel for TPUs, of `mesh`, "splash" JAX's own for long sequences there, "cudnn" for
-    # GPUs; "auto" takes the first of them that fits. Where what was asked for does not fit, XLA makes its own of it.
+    remat: str = "none"  # What the backward pass keeps of a block: see REMAT.
+    unroll: int = 1  # Blocks in each step of the scan.
+    # "rows": our kernel for TPUs. "splash": JAX's kernel for long sequences on TPUs. "cudnn": for GPUs. "auto": the
+    # first of them that fits. If the chosen one does not fit, XLA compiles attention. Kernels for TPUs need `mesh`.
     attention: Literal["auto", "rows", "splash", "xla", "cudnn"] = "auto"
-    mesh: Mesh | None = None  # The devices that the step is for, over all of which the batch is split.
+    mesh: Mesh | None = None  # The devices, over all of which the batch is split.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class BlockSpec:
     gated: bool = False  # act(gate) * up instead of act(up).
     layer_scale: float | None = None  # Initial value of a learned per-channel factor on both branches.
     dropout: float = 0.0  # Of what attention and MLP add.
-    mlp_dropout: float | None = None  # Of what the MLP adds, where it differs.
+    mlp_dropout: float | None = None  # Of what the MLP adds, if it differs.
     attention_dropout: float = 0.0
-    drop_path: float = 0.0  # Of every layer, or of the last where each layer is given its own.
+    drop_path: float = 0.0  # Of every layer; of the last one if each layer is given its own rate.
     init_std: float = 0.02

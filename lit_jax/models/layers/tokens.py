@@ -19,17 +19,17 @@ class Tokens:
     positions: int  # Rows of the table; 0 for towers that rotate instead.
     width: int
     types: int = 0
-    tasks: int = 0  # Task types (ERNIE); dual encoders have but one task, the first.
+    tasks: int = 0  # Task types (ERNIE); dual encoders have only one task, the first.
     norm: bool = True
     norm_bias: bool = True
     eps: float = 1e-12
-    project: int | None = None  # The width of the layers where it is another (ALBERT, ELECTRA).
+    project: int | None = None  # The width of the layers if it differs (ALBERT, ELECTRA).
     dropout: float = 0.0
     init_std: float = 0.02
 
 
 class TokenEmbed(nn.Module):
-    """The sum of a token's embeddings, normed and projected where the tower does so."""
+    """The sum of a token's embeddings, normed and projected if the tower does so."""
 
     spec: Tokens
     compute: Compute
@@ -43,7 +43,7 @@ class TokenEmbed(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "B N D"]:
-        """Token types are all 0 if None, and ignored by towers without."""
+        """`token_type_ids` None: all are 0. Towers without token types ignore them."""
         spec, dtype = self.spec, self.compute.dtype
         init = nn.initializers.normal(spec.init_std)
 
@@ -58,7 +58,7 @@ class TokenEmbed(nn.Module):
             x = x + embed(spec.tasks, "task_type", jnp.zeros_like(input_ids))
         if spec.positions:
             x = x + embed(spec.positions, "position", position_ids)
-        # Only now: a row's gradients, added up in bfloat16 over all tokens that it is for, would lose most digits.
+        # Only now: the sum of a row's gradients over all of its tokens would lose most digits in bfloat16.
         x = x.astype(dtype)
         if spec.norm:
             norm = nn.LayerNorm(
@@ -72,7 +72,7 @@ class TokenEmbed(nn.Module):
 
 
 def key_mask(attention_mask: Array | None) -> Bool[Array, "B 1 1 N"] | None:
-    """[B N], nonzero where a token is real -> which keys every query sees."""
+    """[B N], nonzero where a token is real -> the keys that every query attends to."""
     return None if attention_mask is None else (attention_mask != 0)[:, None, None, :]
 
 

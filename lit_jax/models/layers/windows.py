@@ -1,6 +1,6 @@
 """A grid of tokens in square windows, and attention within them (Swin).
 
-Shape letters: W windows of a picture, M tokens of a window; the others as everywhere.
+Shape letters: W windows of an image, M tokens of a window; the others as everywhere.
 """
 
 import dataclasses
@@ -16,19 +16,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """How a grid of rows x columns tokens is cut into squares, with zeros after its end where it must be."""
+    """How a grid of rows x columns tokens is cut into squares, after padding with zeros if necessary."""
 
     rows: int
     columns: int
     side: int
-    shift: int  # Of every second block; zero where one window is all there is.
-    pretrained: int = 0  # Swin v2: the side for which positions were learned, where that is another.
+    shift: int  # Of every second block; zero if there is only one window.
+    pretrained: int = 0  # Swin v2: the side for which positions were learned, if it differs.
 
     @property
     def padding(self) -> tuple[int, int]:
         return -self.rows % self.side, -self.columns % self.side
 
     def split(self, x: Float[Array, "B N D"], shifted: Bool[Array, ""]) -> Float[Array, "B W M D"]:
+        """The tokens of each window."""
         down, right = self.padding
         grid = x.reshape(len(x), self.rows, self.columns, -1)
         grid = jnp.pad(grid, ((0, 0), (0, down), (0, right), (0, 0)))
@@ -61,7 +62,7 @@ class Windows:
         return regions[:, :, None] != regions[:, None, :]
 
     def mask(self, value: float, shifted: Bool[Array, ""]) -> Float[Array, "W 1 M M"] | Float[Array, ""]:
-        """`value` between strangers, to be added to the scores: transformers adds, too, and does not exclude."""
+        """`value` between strangers, to be added to the scores: transformers adds a value too, and excludes nothing."""
         if not self.shift:
             return jnp.float32(0)
         return jnp.where(shifted, value * self.strangers[:, None].astype(np.float32), 0)
@@ -83,7 +84,7 @@ def attend(
     bias: Float[Array, "... H M M"],
     drop: nn.Dropout,
 ) -> tuple[Float[Array, "B W M H K"], Float[Array, "B W H M M"]]:
-    """Attention within windows. They are too small for a fused kernel to be of use."""
+    """Attention within windows. They are too small for a fused kernel to help."""
     scores = jnp.einsum("bwqhk,bwnhk->bwhqn", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores * scale + bias, axis=-1).astype(v.dtype)
     return jnp.einsum("bwhqn,bwnhk->bwqhk", drop(weights), v), weights

@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_jax.evals.retrieval import KS
+from lit_jax.evals.retrieval import DIRECTIONS, KS
 from lit_jax.utils.atomic import put
 from lit_jax.utils.console import markdown
+from lit_jax.utils.names import LOCK_WORDS
 
 log = logging.getLogger(__name__)
 
-LETTERS = {"L": "locked", "U": "tuned", "u": "from scratch"}
-DIRECTIONS = ("image_to_text", "text_to_image")
 SHOWN = tuple(f"{direction}_recall@{k}" for direction in DIRECTIONS for k in KS)
-K = 5  # The recall that the square and the plot show, as the mean of both directions.
+K = 5  # The square and the plot show recall at K, the mean of both directions.
 _COLOURS = {"L": "#1b6ca8", "U": "#e08a1e", "u": "#7a7a7a"}
 
 
@@ -33,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """All runs so far, what chance gives under the same keys, and the fingerprint of their common protocol."""
+    """All runs so far, the metrics by chance under the same keys, and the fingerprint of the common protocol."""
 
     rows: list[Row]
     chance: dict[str, float]
@@ -59,19 +58,19 @@ def headline(metrics: dict[str, float]) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and range: three seeds are too few for an interval that means more."""
+    """Mean and range; three seeds are too few for an interval."""
     return Spread(float(np.mean(values)), min(values), max(values), len(values))
 
 
 def cells_of(grid: Grid) -> dict[str, list[Row]]:
-    """The rows of each cell, in the order of the paper's letters."""
-    order = [image + text for image in LETTERS for text in LETTERS]
-    found = {cell: [row for row in grid.rows if row.cell == cell] for cell in order}
-    return {cell: rows for cell, rows in found.items() if rows}
+    """The rows of each cell that has any, in the order of the paper's letters."""
+    order = [image + text for image in LOCK_WORDS for text in LOCK_WORDS]
+    rows = {cell: [row for row in grid.rows if row.cell == cell] for cell in order}
+    return {cell: of_cell for cell, of_cell in rows.items() if of_cell}
 
 
 def write(folder: Path, grid: Grid) -> None:
-    """grid.json, grid.csv, grid.md and, if matplotlib is installed, grid.png in `folder`; each replaced as a whole."""
+    """Writes grid.json, grid.csv, grid.md and, if matplotlib is installed, grid.png into `folder`, each atomically."""
     for name, content in (
         ("grid.json", json.dumps(summary(grid), indent=2) + "\n"),
         ("grid.csv", as_csv(grid)),
@@ -97,7 +96,7 @@ def summary(grid: Grid) -> dict[str, Any]:
 
 
 def as_csv(grid: Grid) -> str:
-    """One line a run, every metric in full."""
+    """One line a run, with every metric in full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = list(grid.chance)
@@ -107,26 +106,26 @@ def as_csv(grid: Grid) -> str:
 
 
 def as_markdown(grid: Grid) -> str:
-    """The square of `headline`, and below it every recall of every cell: means, and ranges over seeds."""
+    """A square of `headline`, and a table of every recall of every cell: means, and ranges over seeds."""
     cells = cells_of(grid)
     square = [
-        (LETTERS[image], *(_cell(cells.get(image + text, ())) for text in LETTERS))
-        for image in LETTERS
-        if any(image + text in cells for text in LETTERS)
+        (LOCK_WORDS[image], *(_cell(cells.get(image + text, ())) for text in LOCK_WORDS))
+        for image in LOCK_WORDS
+        if any(image + text in cells for text in LOCK_WORDS)
     ]
-    header = (f"recall@{K}, image \\ text", *(f"text {word}" for word in LETTERS.values()))
+    header = (f"recall@{K}, image \\ text", *(f"text {word}" for word in LOCK_WORDS.values()))
     rows = [
-        (cell, str(len(found)), *(str(spread([row.metrics[name] for row in found])) for name in SHOWN))
-        for cell, found in cells.items()
+        (cell, str(len(runs)), *(str(spread([row.metrics[name] for row in runs])) for name in SHOWN))
+        for cell, runs in cells.items()
     ]
     rows.append(("chance", "", *(_short(grid.chance[name]) for name in SHOWN)))
     names = [name.replace("_", " ") for name in SHOWN]
-    every = markdown(("cell", "seeds", *names), rows, numbers=True)
-    return f"{markdown(header, square, numbers=True)}\n\n{every}\n"
+    recalls = markdown(("cell", "seeds", *names), rows, numbers=True)
+    return f"{markdown(header, square, numbers=True)}\n\n{recalls}\n"
 
 
 def plot(grid: Grid) -> bytes | None:
-    """A PNG of `headline`: a bar of means a cell, a dot a seed. None where matplotlib is not installed."""
+    """A PNG of `headline`: a bar for the mean of each cell, a dot for each seed. None without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -137,20 +136,24 @@ def plot(grid: Grid) -> bytes | None:
     figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for t, text in enumerate(LETTERS):
-        at = [i + (t - 1) * 0.27 for i, image in enumerate(LETTERS) if image + text in cells]
+    for t, text in enumerate(LOCK_WORDS):
+        at = [i + (t - 1) * 0.27 for i, image in enumerate(LOCK_WORDS) if image + text in cells]
         values = [
             [headline(row.metrics) for row in cells[image + text]]
-            for image in LETTERS
+            for image in LOCK_WORDS
             if image + text in cells
         ]
         axes.bar(
-            at, [np.mean(some) for some in values], 0.24, color=_COLOURS[text], label=f"text {LETTERS[text]}"
+            at,
+            [np.mean(seeds) for seeds in values],
+            0.24,
+            color=_COLOURS[text],
+            label=f"text {LOCK_WORDS[text]}",
         )
-        for x, some in zip(at, values, strict=True):
-            axes.plot([x] * len(some), some, "o", color="black", markersize=3.5)
+        for x, seeds in zip(at, values, strict=True):
+            axes.plot([x] * len(seeds), seeds, "o", color="black", markersize=3.5)
     axes.axhline(headline(grid.chance), color="black", linestyle=":", linewidth=1, label="chance")
-    axes.set_xticks(range(len(LETTERS)), [f"image {word}" for word in LETTERS.values()])
+    axes.set_xticks(range(len(LOCK_WORDS)), [f"image {word}" for word in LOCK_WORDS.values()])
     axes.set_ylabel(f"recall@{K}, mean of both directions")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Pages of HTML: the templates and the style beside this file, filled in; every value is escaped."""
+"""HTML pages from the templates and styles in this folder; every value is escaped."""
 
 import base64
 import io
@@ -18,12 +18,12 @@ _TEMPLATES.filters["count"] = lambda number: f"{number:,}"
 
 
 def render(template: str, **values: object) -> str:
-    """The template of that name, such as "report.html"."""
+    """The template of that name, such as "report.html", filled in with `values`."""
     return _TEMPLATES.get_template(template).render(values)
 
 
 def asset(name: str) -> str:
-    """The text of a file beside the templates, such as "style.css"."""
+    """The text of a file in this folder, such as "style.css"."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
@@ -36,5 +36,5 @@ def small(picture: Image.Image, side: int) -> bytes:
 
 
 def thumbnail(picture: Image.Image, side: int) -> str:
-    """The same as a data: URI."""
+    """`small` as a data: URI."""
     return f"data:image/webp;base64,{base64.b64encode(small(picture, side)).decode()}"

@@ -1,5 +1,5 @@
 "use strict";
-// Sends a form and puts the server's answer, HTML that it has escaped, beside it. Pictures are dropped, pasted or chosen.
+// Sends a form and shows the answer of the server, escaped HTML, beside it. Pictures are dropped, pasted or chosen.
 
 const most = Number(document.body.dataset.most);
 

@@ -1,4 +1,4 @@
-"""What the numbers of a recipe say before anything is read or compiled: its model, parameters and arithmetic."""
+"""What the numbers of a config say before anything is read or compiled: its model, parameters and arithmetic."""
 
 from typing import Any
 
@@ -7,29 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.config import TrainConfig, read_config
+from lit_jax.config import NEEDLESS, TrainConfig, read_config
 from lit_jax.hf import load
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
-from lit_jax.parallel.sharding import spec
+from lit_jax.parallel.sharding import fsdp_rules, spec
 from lit_jax.tools.plan.flops import flops_of
-from lit_jax.train import build, optim, partition
-from lit_jax.utils import path_rules
-
-NEEDLESS = frozenset({"data.train", "model.vision", "model.text"})  # For a plan.
+from lit_jax.train.build import DTYPES, bias_of, check_rules, compute_of, locks_of
+from lit_jax.train.optim import DECAY
+from lit_jax.train.partition import partition
+from lit_jax.utils.path_rules import first_match
 
 
 def config_of(recipe: TrainConfig) -> DualEncoderConfig:
-    """The model's config: from the recipe's own numbers, else from the towers' folders. Raises ConfigError."""
+    """The model's config: from the numbers in `recipe`, else from the towers' folders. Raises ConfigError."""
     m = recipe.model
     halves: dict[str, Any] = {}
     for tower, name, numbers, pooling in (
         ("vision", m.vision, m.vision_config, m.vision_pooling),
         ("text", m.text, m.text_config, m.text_pooling),
     ):
-        found, _ = load.read_tower(tower, "" if numbers else name, pooling=pooling, overrides=numbers)
-        halves |= {f"{tower}_type": found.model_type, tower: found.config}
-    bias = build.bias_of(recipe)
+        folder = "" if "model_type" in numbers else name
+        read, _ = load.read_tower(tower, folder, pooling=pooling, overrides=numbers)
+        halves |= {f"{tower}_type": read.model_type, tower: read.config}
+    bias = bias_of(recipe)
     return DualEncoderConfig(
         **halves,
         projection_dim=m.projection_dim,
@@ -54,7 +55,7 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
         # Both directions of the softmax look at the same products.
         "loss": 2 * rows * rows * recipe.model.projection_dim,
     }
-    tuned, _ = partition.partition(shapes, build.rules_of(recipe, shapes, ()))
+    tuned, _ = partition(shapes, locks_of(recipe.model))
     towers = {"image": "vision", "text": "text"}
     # A backward pass multiplies twice, for the inputs and for the weights.
     backward = {
@@ -66,23 +67,24 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
 
 
 def parameters(config: Any) -> list[tuple[str, ...]]:
-    """A row for every parameter of a recipe: path, shape, locked or tuned, learning rate, decay, dtype, split, bytes.
+    """A row for every parameter of a config: path, shape, locked or tuned, learning rate, decay, dtype, split, bytes.
 
     The learning rate is a share of the schedule's; `split` is the axis that lies over fsdp. No device is asked.
     """
     recipe = read_config(config, empty=NEEDLESS)
-    module = DualEncoder(config_of(recipe), build.compute_of(recipe.model, "tpu"))
+    module = DualEncoder(config_of(recipe), compute_of(recipe.model, "tpu"))
     shapes = dual_encoder.param_shapes(module)
-    rules = build.rules_of(recipe, shapes, ())
-    layout = build.layout_of(recipe, shapes)
+    check_rules(recipe, shapes)
+    rules = locks_of(recipe.model)
+    layout = fsdp_rules(recipe.mesh.fsdp_rules)
     rows: list[tuple[str, ...]] = []
     for path, leaf in sorted(traverse_util.flatten_dict(shapes, sep="/").items()):
-        locked = path_rules.first_match(path, rules, "tune") == "lock"
+        locked = first_match(path, rules, "tune") == "lock"
         dtype = recipe.model.locked_dtype if locked else "float32"
         lies = spec(path, leaf.shape, recipe.mesh.fsdp, layout)
         axes = [str(i) for i, name in enumerate(lies) if name is not None]
-        rate = path_rules.first_match(path, recipe.optim.lr_multipliers, 1.0)
-        decay = path_rules.first_match(path, optim.DECAY, False)
+        rate = first_match(path, recipe.optim.lr_multipliers, 1.0)
+        decay = first_match(path, DECAY)
         rows.append(
             (
                 path,
@@ -92,7 +94,7 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
                 "-" if locked else f"{recipe.optim.weight_decay if decay else 0:g}",
                 dtype,
                 ",".join(axes) or "-",
-                str(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(build.DTYPES[dtype]).itemsize),
+                str(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize),
             )
         )
     return rows

@@ -1,7 +1,7 @@
-"""What a recipe costs on TPUs that are not there: its real train step, compiled ahead of time, and counted.
+"""What a config costs on TPUs that are not there: its real train step, compiled ahead of time, and counted.
 
-libtpu compiles for any slice on any machine. Nothing of the model is read or computed: towers are given by their
-configs, weights and batches by their shapes.
+libtpu compiles for any slice on any machine. No weight is read or computed: towers are given by their configs, weights
+and batches by their shapes.
 """
 
 import bisect
@@ -12,21 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from lit_jax.config import TrainConfig, read_config
+from lit_jax.config import NEEDLESS, TrainConfig, read_config
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.hf import load
 from lit_jax.inference.embed_step import make_embed_step
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder
-from lit_jax.parallel.sharding import BATCH, check_batch, fsdp_rules, make_mesh
+from lit_jax.parallel.sharding import BATCH
 from lit_jax.tools.plan.flops import count
 from lit_jax.tools.plan.hlo import Program
-from lit_jax.tools.plan.parameters import NEEDLESS, arithmetic, config_of
+from lit_jax.tools.plan.parameters import arithmetic, config_of
 from lit_jax.tools.plan.topology import Chip, chip_of, devices_of
-from lit_jax.train import build, partition
-from lit_jax.train.grad_cache import check_micro_batch
+from lit_jax.train.build import Training, build_training, compute_of, mesh_of
+from lit_jax.train.partition import combine
 from lit_jax.train.state import State, abstract_state
-from lit_jax.train.train_step import make_train_step
 from lit_jax.utils.errors import ConfigError
 
 FITS = 0.95  # Of the HBM; the rest is the runtime's own.
@@ -36,15 +35,16 @@ WHOLE = 6  # Products of bfloat16 numbers in one of float32 numbers, which a Dua
 class _Target(NamedTuple):
     """What is compiled, and for which devices."""
 
-    recipe: TrainConfig
+    config: TrainConfig
     topology: str
     slices: int
     chip: Chip
     mesh: Mesh
     module: DualEncoder
-    tx: Any
-    state: State  # Shapes with shardings.
-    pixels: PixelNormalizer
+
+    @property
+    def pixels(self) -> PixelNormalizer:
+        return PixelNormalizer(self.module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3)
 
 
 def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
@@ -56,10 +56,10 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
     is not installed, the recipe does not go with it, or XLA finds no room for it.
     """
     target = _target(config, topology, slices)
-    recipe, mesh = target.recipe, target.mesh
+    recipe, mesh = target.config, target.mesh
     rows = recipe.micro_batch or recipe.batch_size
     model = {part: count // mesh.size for part, count in arithmetic(recipe, target.module).items()}
-    found: dict[str, Any] = {
+    planned: dict[str, Any] = {
         "topology": target.topology,
         "slices": slices,
         "chips": mesh.size,
@@ -69,15 +69,15 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
         "pairs_a_chip": rows // mesh.size,
         "flops": model,
     }
-    found |= _train_step(target)
-    found["recomputed"] = found["executed"] - _least(target)
-    found["mfu"] = sum(model.values()) / target.chip.flops / found["seconds"][found["binds"]]
-    found["pairs_a_second"] = recipe.batch_size / found["seconds"][found["binds"]]
-    found["embed"] = {
+    planned |= _train_step(target)
+    planned["recomputed"] = planned["executed"] - _least(target)
+    planned["mfu"] = sum(model.values()) / target.chip.flops / planned["seconds"][planned["binds"]]
+    planned["pairs_a_second"] = recipe.batch_size / planned["seconds"][planned["binds"]]
+    planned["embed"] = {
         name: cost | {"rows_a_second": rows / cost["seconds"][cost["binds"]]}
         for name, cost in _embed_steps(target, rows).items()
     }
-    return found
+    return planned
 
 
 def find_batch(config: Any, topology: str = "", *, slices: int = 1) -> tuple[int, dict[int, int | None]]:
@@ -87,26 +87,26 @@ def find_batch(config: Any, topology: str = "", *, slices: int = 1) -> tuple[int
     even the smallest micro-batch fits.
     """
     target = _target(config, topology, slices, micro_batch=0)
-    batch, chips = target.recipe.batch_size, target.mesh.size
+    batch, chips = target.config.batch_size, target.mesh.size
     sizes = [n for n in range(chips, batch + 1, chips) if batch % n == 0]
     peaks: dict[int, int | None] = {}
 
     def fits(size: int) -> bool:
-        recipe = dataclasses.replace(target.recipe, micro_batch=0 if size == batch else size)
+        smaller = dataclasses.replace(target.config, micro_batch=0 if size == batch else size)
         try:
-            cost = _train_step(target._replace(recipe=recipe))
+            cost = _train_step(target._replace(config=smaller))
         except NoRoom:
             peaks[size] = None
             return False
         peaks[size] = cost["peak"]
         return cost["fits"]
 
-    found = bisect.bisect_left(sizes, True, key=lambda size: not fits(size))
-    if not found:
+    fitting = bisect.bisect_left(sizes, True, key=lambda size: not fits(size))
+    if not fitting:
         raise NoRoom(
             f"not even a micro-batch of {sizes[0]} pairs fits {target.topology}; set model.remat or mesh.fsdp"
         )
-    return sizes[found - 1], peaks
+    return sizes[fitting - 1], peaks
 
 
 class NoRoom(ConfigError):
@@ -119,57 +119,47 @@ def _target(config: Any, topology: str, slices: int, micro_batch: int | None = N
         recipe = dataclasses.replace(recipe, micro_batch=micro_batch)
     topology = topology or recipe.topology
     chip = chip_of(topology)
-    mesh = make_mesh(recipe.mesh.data, recipe.mesh.fsdp, devices_of(topology, slices))
-    check_batch(recipe.batch_size, mesh)
-    if recipe.micro_batch:
-        check_micro_batch(recipe.micro_batch, recipe.batch_size, mesh)
-    build.check_attention(recipe.model.attention, "tpu")
-    compute = dataclasses.replace(build.compute_of(recipe.model, "tpu"), mesh=mesh)
+    mesh = mesh_of(recipe, devices_of(topology, slices))
+    compute = dataclasses.replace(compute_of(recipe.model, "tpu"), mesh=mesh)
     if compute.dtype == jnp.float32:
         chip = dataclasses.replace(chip, flops=chip.flops / WHOLE)
     module = DualEncoder(config_of(recipe), compute)
-    shapes = dual_encoder.param_shapes(module)
-    rules = build.rules_of(recipe, shapes, ())
-    _, tx = build.optimiser_of(recipe)
-    layout = build.layout_of(recipe, shapes)
-    state = abstract_state(shapes, rules, tx, mesh, build.DTYPES[recipe.model.locked_dtype], layout)
-    pixels = PixelNormalizer(module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3)
-    return _Target(recipe, topology, slices, chip, mesh, module, tx, state, pixels)
+    return _Target(recipe, topology, slices, chip, mesh, module)
 
 
 def _train_step(target: _Target) -> dict[str, Any]:
-    return _cost(_traced_step(target), target)
+    return _cost(traced_step(target), target)
 
 
 def _least(target: _Target) -> int:
-    """Operations a chip of the step that computes nothing twice for want of memory."""
-    recipe = dataclasses.replace(target.recipe, micro_batch=0)
+    """Operations a chip of the step that computes nothing twice to save memory."""
+    whole = dataclasses.replace(target.config, micro_batch=0)
     module = load.with_compute(target.module, remat="none")
-    traced = _traced_step(target._replace(recipe=recipe, module=module))
+    traced = traced_step(target._replace(config=whole, module=module))
     return count(traced.jaxpr.jaxpr) // target.mesh.size
 
 
-def _traced_step(target: _Target) -> Any:
-    recipe, module = target.recipe, target.module
-    step: Any = make_train_step(
-        module,
-        target.tx,
-        target.mesh,
-        pixels=target.pixels,
-        seed=recipe.seed,
-        train=build.trained(recipe),
-        dtype=module.compute.dtype,
-        layout=fsdp_rules(recipe.mesh.fsdp_rules),
-        **build.loss_of(recipe),
-    )
-    return step.trace(target.state, _batch(recipe, module, target.mesh, recipe.batch_size))
+def _state(target: _Target) -> tuple[Training, State]:
+    """The training that a run would build, and the shapes of its state with their shardings."""
+    shapes = dual_encoder.param_shapes(target.module)
+    training = build_training(target.config, target.module, shapes, target.mesh, target.pixels)
+    locks, tx, dtype = training.locks, training.tx, training.locked_dtype
+    return training, abstract_state(shapes, locks, tx, target.mesh, dtype, training.layout)
+
+
+def traced_step(target: _Target) -> Any:
+    """The train step that a run would jit, traced for the shapes of its state and of a batch."""
+    training, state = _state(target)
+    step: Any = training.step
+    return step.trace(state, _batch(target.config, target.module, target.mesh, target.config.batch_size))
 
 
 def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
-    """What evaluation runs: pictures and captions, `rows` at a time, with the state's own parameters."""
+    """What an evaluation runs: pictures and captions, `rows` at a time, with the state's own parameters."""
     embed: Any = make_embed_step(target.module, target.mesh, target.pixels, target.module.compute.dtype)
-    params = partition.combine(target.state.tuned, target.state.locked)
-    batch = _batch(dataclasses.replace(target.recipe, cache=False), target.module, target.mesh, rows)
+    _, state = _state(target)
+    params = combine(state.tuned, state.locked)
+    batch = _batch(dataclasses.replace(target.config, cache=False), target.module, target.mesh, rows)
     return {
         "images": _cost(embed.images.trace(params, batch["images"]), target),
         "texts": _cost(embed.texts.trace(params, batch["texts"]), target),
@@ -177,7 +167,7 @@ def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
 
 
 def _cost(traced: Any, target: _Target) -> dict[str, Any]:
-    """Of a traced function: compiled for the target, and counted. Raises NoRoom."""
+    """A traced function, compiled for the target and counted. Raises NoRoom."""
     chip, chips = target.chip, target.mesh.size
     try:
         compiled = traced.lower().compile()

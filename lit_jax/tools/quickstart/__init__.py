@@ -1,1 +1,1 @@
-"""The whole way, from packages of the index to an exported model."""
+"""From packages of the package index to an exported model and a page about it."""

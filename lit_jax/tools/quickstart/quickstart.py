@@ -1,13 +1,15 @@
-"""The whole way: towers, pairs, training, evaluation before and after, export, report."""
+"""From packages to a trained model: towers, pairs, training, evaluation before and after, export, report."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.data.sources.contents import captions_of
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.tools.prepare import prepare
+from lit_jax.data.tools.prepare import PrepareOptions, prepare
 from lit_jax.evals.retrieval import chance
 from lit_jax.hf import hub
 from lit_jax.tools.export import About, export, results, verify
@@ -29,35 +31,41 @@ LIMITATIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """The caller's own towers and pairs. Where one is None and the config names none, the quickstart brings its own."""
+
+    vision: str | None = None  # Image tower: a folder or a Hub id.
+    text: str | None = None  # Text tower: the same.
+    data: str | None = None  # A source of pairs; its last HELD_OUT percent are the test data.
+    split: str = "concept"  # Of the emoji: one of `openmoji.SPLITS`.
+    size: int = 224  # Pixels of the emoji, and of the input of the quickstart's own image tower.
+
+
+NO_INPUTS = Inputs()
+
+
 class Outcome(NamedTuple):
-    """What came of it: the exported folder, and test metrics before and after training and by chance."""
+    """What a quickstart made: the exported folder, and test metrics before and after training and by chance."""
 
     folder: Path
     before: dict[str, float]
     after: dict[str, float]
     chance: dict[str, float]
     differences: dict[str, float] | None  # To PyTorch, if it is installed.
-    report: Path  # The page about all of it.
+    report: Path  # The page about the run.
 
 
-def quickstart(
-    config: Any,
-    workdir: str | Path,
-    *,
-    vision: str | None = None,
-    text: str | None = None,
-    data: str | None = None,
-    split: str = "concept",
-) -> Outcome:
-    """Trains as `config` says on what the package index gives, or on one's own `vision`, `text` and `data`.
+def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> Outcome:
+    """Trains as the ConfigDict `config` says on what the package index provides, or on the caller's own `inputs`.
 
-    What the ConfigDict leaves empty of model.vision, model.text, data.train and data.test is filled in here. Of
-    one's own data the last fifth is held out, of the emoji a fifth of the concepts, or of the families if `split` is
-    "family" (see `ingredients.openmoji.split`). Started again on the same workdir it goes on where
-    it stopped. Raises LitJaxErrors; ConfigError also where a package is missing.
+    What `config` leaves empty of model.vision, model.text, data.train and data.test is filled in here. The test data
+    are the last fifth of the caller's pairs; of the emoji they are a fifth of the concepts or of the families (see
+    `ingredients.openmoji.split`). Called again with the same workdir, it continues where it stopped.
+    Raises LitJaxErrors; among them ConfigError where a package is missing.
     """
     workdir = local_folder(workdir, "workdir")
-    own = gather(config, workdir, vision=vision, text=text, data=data, split=split)
+    own = gather(config, workdir, inputs)
     train(config, workdir)
 
     before, after = results(workdir)
@@ -68,62 +76,52 @@ def quickstart(
     differences = None
     if _torch_is_there():
         differences = verify(folder, config.data.test, caption=config.data.get("caption") or None)
-    return Outcome(
-        folder, before, after, chance(captions_of(test)[1], len(test)), differences, Path(report(workdir))
-    )
+    by_chance = chance(captions_of(test)[1], len(test))
+    return Outcome(folder, before, after, by_chance, differences, Path(report(workdir)))
 
 
-def gather(
-    config: Any,
-    workdir: Path,
-    *,
-    vision: str | None,
-    text: str | None,
-    data: str | None,
-    split: str,
-    size: int = 224,
-) -> dict[str, bool]:
+def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
     """Fills in the towers and data that `config` leaves empty, as `quickstart` says; returns what `brought` does.
 
-    `size` is that of the emoji and of what the quickstart's own image tower is given, in pixels.
+    Raises ConfigError, DataError or WeightError.
     """
-    openmoji.check_split(split)
-    own = brought(config, vision=vision, text=text, data=data)
-    for tower in filter(None, (vision, text)):
-        hub.find(tower)  # A missing one is said before the long part.
+    openmoji.check_split(inputs.split)
+    own = brought(config, inputs)
+    for folder_or_id in filter(None, (inputs.vision, inputs.text)):
+        hub.find(folder_or_id)  # A missing tower is reported before the long part.
     for tower, given, what, make in (
-        ("vision", vision, "image tower", partial(towers.image_tower, size=size)),
-        ("text", text, "text tower", towers.text_tower),
+        ("vision", inputs.vision, "image tower", partial(towers.image_tower, size=inputs.size)),
+        ("text", inputs.text, "text tower", towers.text_tower),
     ):
         if given:
             config.model[tower] = given
         elif not own[tower]:
-            config.model[tower] = str(_say(what, make, workdir / "towers" / tower))
-    if data:
-        config.data.train, config.data.test = _own_pairs(data, workdir)
+            config.model[tower] = str(_announced(what, make, workdir / "towers" / tower))
+    if inputs.data:
+        config.data.train, config.data.test = _own_pairs(inputs.data, workdir)
     elif not own["data"]:
-        config.data.train, config.data.test = _emoji(workdir, split, size)
+        config.data.train, config.data.test = _emoji(workdir, inputs.split, inputs.size)
     return own
 
 
-def brought(config: Any, *, vision: str | None, text: str | None, data: str | None) -> dict[str, bool]:
-    """Whether towers and data are the caller's own, by argument or by what the config says."""
+def brought(config: Any, inputs: Inputs) -> dict[str, bool]:
+    """Which of "vision", "text" and "data" are the caller's own, named by `inputs` or by the config."""
     m = config.model
     return {
-        "vision": bool(vision or m.vision or m.get("vision_config")),
-        "text": bool(text or m.text or m.get("text_config")),
-        "data": bool(data or config.data.train),
+        "vision": bool(inputs.vision or m.vision or m.get("vision_config")),
+        "text": bool(inputs.text or m.text or m.get("text_config")),
+        "data": bool(inputs.data or config.data.train),
     }
 
 
 def licences(*, vision: bool, text: bool, data: bool) -> list[str]:
-    """One line for each package that towers and pairs come from, but for those that the caller brings along."""
-    brought = (text, vision, data, data)
-    used = (i for i, own in zip(packages.INGREDIENTS, brought, strict=True) if not own)
+    """A line for each package that towers and pairs come from, without those that the caller brings (see `brought`)."""
+    own = (text, vision, data, data)
+    used = (i for i, is_own in zip(packages.INGREDIENTS, own, strict=True) if not is_own)
     return [f"{i.what} ({i.package} {i.version}, {i.licence})" for i in used]
 
 
-def _say(what: str, make: Any, folder: Path) -> Path:
+def _announced(what: str, make: Callable[[Path], Path], folder: Path) -> Path:
     if not folder.exists():
         log.info("writing the %s to %s", what, folder)
     return make(folder)
@@ -132,11 +130,11 @@ def _say(what: str, make: Any, folder: Path) -> Path:
 def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
     out = workdir / "data"
     specs = {part: f"tfds:{out}/{part}" for part in ("train", "test")}
-    if not all(map(_is_there, specs.values())):
-        with progress("drawing emoji") as told:
-            pictures = openmoji.emoji_pairs(workdir / "emoji", size=size, by=by, progress=told)
+    if not all(map(_readable, specs.values())):
+        with progress("drawing emoji") as show:
+            pictures = openmoji.emoji_pairs(workdir / "emoji", size=size, by=by, progress=show)
         for part, spec in specs.items():
-            if not _is_there(spec):
+            if not _readable(spec):
                 log.info("preparing %s as ArrayRecord in %s", part, out)
                 card = about()
                 prepare(
@@ -144,22 +142,23 @@ def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
                     out,
                     name="openmoji",
                     split=part,
-                    description=f"{card.data}. {card.data_description}",
-                    license=card.data_license,
+                    options=PrepareOptions(
+                        description=f"{card.data}. {card.data_description}", license=card.data_license
+                    ),
                 )
     return specs["train"], specs["test"]
 
 
 def _own_pairs(data: str, workdir: Path) -> tuple[str, str]:
     out = workdir / "data"
-    if not _is_there(f"tfds:{out}/train"):
+    if not _readable(f"tfds:{out}/train"):
         source = open_source(data)
         log.info("preparing %d records of %s as ArrayRecord in %s", len(source), data, out)
-        prepare(source, out, name="pairs", split="train", on_bad_record="skip")
+        prepare(source, out, name="pairs", split="train", options=PrepareOptions(on_bad_record="skip"))
     return f"tfds:{out}/train[:{100 - HELD_OUT}%]", f"tfds:{out}/train[{100 - HELD_OUT}%:]"
 
 
-def _is_there(spec: str) -> bool:
+def _readable(spec: str) -> bool:
     try:
         return len(open_source(spec)) > 0
     except DataError:
@@ -173,21 +172,21 @@ def _torch_is_there() -> bool:
 
 
 def about() -> About:
-    """What the model card of a model trained on the quickstart's own towers and pairs has to say."""
+    """What the model card says of a model that was trained on the quickstart's own towers and pairs."""
     text, vision, pictures, captions = packages.INGREDIENTS
 
-    def told(ingredient: packages.Ingredient) -> str:
+    def description(ingredient: packages.Ingredient) -> str:
         return ingredient.what.partition(": ")[2]
 
     return About(
         name="LiT on emoji",
         license="cc-by-sa-4.0",  # Of the pictures, the strictest of the four.
-        vision=told(vision),
+        vision=description(vision),
         vision_license=vision.licence,
-        text=told(text),
+        text=description(text),
         text_license=text.licence,
         data="OpenMoji drawings with their Unicode names",
         data_license=f"pictures {pictures.licence}, names {captions.licence}",
-        data_description=f"{told(pictures)}. {told(captions)}.",
+        data_description=f"{description(pictures)}. {description(captions)}.",
         limitations=LIMITATIONS,
     )

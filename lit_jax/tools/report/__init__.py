@@ -1,6 +1,6 @@
-"""One page about a run: what was trained on what, its numbers over steps, what the model sees, on what machine.
+"""One page about a run: what was trained on what, its numbers over the steps, what the model sees, and the machine.
 
-The page is one file: style, charts and pictures are inside, and it forbids the browser every request.
+The page is one file, with style, charts and pictures inside, and it forbids the browser to make requests.
 """
 
 import json
@@ -21,71 +21,71 @@ from lit_jax.utils.atomic import put
 from lit_jax.utils.environment import machine
 from lit_jax.utils.errors import LitJaxError
 from lit_jax.workdir.bucket import Bucket, Workdir, local_folder, opened, pull, push
-from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, portable, read_recipe
+from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, portable, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
 
 NAME = "report.html"
-SIDE, SMALL = 128, 40  # Pixels of a picture on the page, and of one beside the matrix.
+SIDE, SMALL = 128, 40  # Pixels of a picture on the page, and of a picture beside the matrix.
 
 
 def report(workdir: str | Path, output: str | Path | None = None) -> Path | epath.Path:
     """Writes the page about the run in `workdir` to `output`, by default WORKDIR/report.html, and returns its path.
 
-    The workdir is a folder, or gs://BUCKET/FOLDER. What it does not hold, such as a checkpoint or the pictures that
-    were tested on, is named on the page. Folders of this machine are not: of a path the last part stays. Raises
-    CheckpointError where there is no run.
+    The workdir is a folder, or gs://BUCKET/FOLDER. The page names what is missing from it, such as a checkpoint or the
+    test pictures. It does not name folders of this machine: of a path only the last component is shown. Raises
+    CheckpointError if there is no run.
     """
-    with opened(workdir) as found:
-        pull(found, CONFIG, MODEL, METRICS, SESSIONS, RANKS)
-        path = found / NAME if output is None else local_folder(output, "--output")
-        page = _page(found)
+    with opened(workdir) as place:
+        pull(place, CONFIG, MODEL, METRICS, SESSIONS, RANKS)
+        path = place / NAME if output is None else local_folder(output, "--output")
+        page = _page(place)
         path.parent.mkdir(parents=True, exist_ok=True)
         put(path, lambda draft: draft.write_text(page, encoding="utf-8"))
-        push(found)
-    return epath.Path(f"{found}/{NAME}") if output is None and isinstance(found, Bucket) else path
+        push(place)
+    return epath.Path(f"{place}/{NAME}") if output is None and isinstance(place, Bucket) else path
 
 
 def _page(workdir: Workdir) -> str:
-    recipe = read_recipe(workdir)
+    config = read_run_config(workdir)
     rows, bounds = numbers.rows(workdir), numbers.bounds(workdir)
     tested = numbers.tested(rows)
     missing: list[str] = []
-    here = machine()
+    this_machine = machine()
     run = album = test = None
     try:
         run = read_trained(workdir)
-        if recipe.data.test:
-            test = open_source(recipe.data.test, caption=recipe.data.caption or None)
+        if config.data.test:
+            test = open_source(config.data.test, caption=config.data.caption or None)
             album = look(run, test, workdir)
         else:
-            missing.append("The run has no test data: no metrics, no pictures and no captions are shown.")
+            missing.append("The run has no test data, so no metrics, pictures or captions are shown.")
     except LitJaxError as error:
         missing.append(f"No pictures and captions are shown: {_public(error, workdir)}.")
     if not rows:
-        missing.append("No step was logged yet, so there are no curves.")
+        missing.append("No step has been logged yet, so there are no curves.")
     if not {row["step"] for row in tested} <= bounds.keys():
-        missing.append("Not every evaluation kept its ranks, without which it has no interval.")
+        missing.append("The ranks of some evaluations are missing, so these have no intervals.")
     whole = album is not None and test is not None and album.records == len(test)
     return pages.render(
         "report.html",
         title=_name(workdir),
-        facts=facts.facts(recipe, run, test),
+        facts=facts.facts(config, run, test),
         measured=numbers.measured(tested, bounds, album.chance if album and whole else {}),
         charts=numbers.charts(rows, bounds),
         album=album,
         pictures=_pictures(test, album, SIDE),
         small=_pictures(test, album, SMALL),
-        cost=numbers.cost(rows, recipe.batch_size),
+        cost=numbers.cost(rows, config.batch_size),
         sessions=numbers.sessions(workdir),
-        machine=here,
-        here=numbers.versions(here),
-        recipe=json.dumps(portable(recipe), indent=1, ensure_ascii=False),
+        machine=this_machine,
+        here=numbers.versions(this_machine),
+        recipe=json.dumps(portable(config), indent=1, ensure_ascii=False),
         missing=missing,
         level=f"{LEVEL:.0%}",
         draws=DRAWS,
         step=run.step if run else max((row["step"] for row in rows), default=0),
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
+        steps=config.steps,
+        batch_size=config.batch_size,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
@@ -95,16 +95,16 @@ def _name(workdir: Workdir) -> str:
 
 
 def _public(error: Exception, workdir: Workdir) -> str:
-    """What an error says, without the folders that lead to the workdir."""
-    said, folder = str(error).rstrip("."), (workdir / "_").parent
+    """The message of an error without the folders that lead to the workdir."""
+    message, folder = str(error).rstrip("."), (workdir / "_").parent
     for path in dict.fromkeys((str(folder.resolve()), str(folder), str(workdir))):
-        said = said.replace(f"{path}/", "").replace(path, _name(workdir))
-    return said
+        message = message.replace(f"{path}/", "").replace(path, _name(workdir))
+    return message
 
 
 def _pictures(test: Source | None, album: Album | None, side: int) -> dict[int, str]:
-    """Record -> its picture as a data: URI."""
+    """The number of each record on the page -> its picture as a data: URI."""
     if test is None or album is None:
         return {}
-    records = album.shown if side == SIDE else {one.record for one in album.pictures}
+    records = album.shown if side == SIDE else {query.record for query in album.pictures}
     return {i: pages.thumbnail(open_image(test[i]["image"]), side) for i in sorted(records)}

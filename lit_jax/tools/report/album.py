@@ -1,4 +1,4 @@
-"""What a trained model sees in its test pairs: nearest captions and pictures, a matrix, the worst mistakes."""
+"""What a trained model makes of its test pairs: nearest captions and pictures, a matrix, the worst mistakes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,12 +15,12 @@ from lit_jax.train import tower_cache
 from lit_jax.train.trained import TrainedModel
 from lit_jax.workdir.bucket import Workdir, pull
 
-SHOWN, NEAREST, MISTAKES = 24, 5, 12
-MOST = 2000  # Records that are looked at.
+SHOWN, NEAREST, MISTAKES = 24, 5, 12  # Queries on the page, answers to each, and worst mistakes.
+MOST = 2000  # The first records of the test source, which are embedded.
 
 
 class Answer(NamedTuple):
-    """A caption or a picture that was found: the record that it belongs to, its words, the cosine."""
+    """An answer to a query, a caption or a picture: its record, the caption, and the cosine with the query."""
 
     record: int
     text: str
@@ -28,8 +28,8 @@ class Answer(NamedTuple):
     right: bool
 
 
-class Asked(NamedTuple):
-    """A picture or a caption, what lies nearest to it, and the right answer that is ranked best."""
+class Query(NamedTuple):
+    """A picture or a caption, its nearest answers, and the best ranked of its right answers."""
 
     record: int
     text: str
@@ -39,68 +39,69 @@ class Asked(NamedTuple):
 
 
 class Album(NamedTuple):
-    """`pictures` asked for captions, `captions` asked for pictures, the pictures whose captions are ranked last.
+    """Queries: `pictures` for captions, `captions` for pictures, and the pictures whose own captions are ranked last.
 
     `matrix[i][j]` is the cosine of picture i of `pictures` with the first caption of picture j.
     """
 
     records: int
     texts: int
-    pictures: list[Asked]
-    captions: list[Asked]
-    mistakes: list[Asked]
+    pictures: list[Query]
+    captions: list[Query]
+    mistakes: list[Query]
     matrix: Float[np.ndarray, "n n"]
-    chance: dict[str, float]  # What a random ranker gets among these records.
+    chance: dict[str, float]  # The metrics of a random ranker on these records.
 
     @property
     def shown(self) -> set[int]:
-        """Every record whose picture is needed."""
-        asked = {one.record for one in (*self.pictures, *self.captions, *self.mistakes)}
-        return asked | {found.record for one in (*self.captions, *self.mistakes) for found in one.answers}
+        """The records whose pictures the page shows."""
+        queries = {query.record for query in (*self.pictures, *self.captions, *self.mistakes)}
+        with_pictures = (*self.captions, *self.mistakes)
+        return queries | {answer.record for query in with_pictures for answer in query.answers}
 
 
 def look(run: TrainedModel, source: Source, workdir: Workdir) -> Album:
     """Embeds the first MOST records of `source` with the model of `run`, on all devices.
 
-    Raises DataError for a picture that cannot be read and for one without a caption.
+    Raises DataError for a picture that cannot be read or has no caption.
     """
     part = source if len(source) <= MOST else Subset(source, range(MOST))
     captions, owner = captions_of(part)
     images, texts = _embed(run, part, captions, workdir)
-    found = retrieve(images, texts, owner)
+    ranks = retrieve(images, texts, owner)
     first = np.searchsorted(owner, np.arange(len(part)))  # The first caption of each picture.
 
-    def of_picture(record: int) -> Asked:
+    def of_picture(record: int) -> Query:
         scores = texts @ images[record]
-        return _asked(record, captions[first[record]], scores, captions, owner, owner == record)
+        return _query(record, captions[first[record]], scores, captions, owner, owner == record)
 
-    def of_caption(text: int) -> Asked:
+    def of_caption(text: int) -> Query:
         scores = images @ texts[text]
         names = [captions[i] for i in first]
         records = np.arange(len(part))
-        return _asked(int(owner[text]), captions[text], scores, names, records, records == owner[text])
+        return _query(int(owner[text]), captions[text], scores, names, records, records == owner[text])
 
-    some = _spread(len(part))
-    worst: list[int] = np.argsort(-found.image_rank, kind="stable")[:MISTAKES].tolist()
+    shown = _spread(len(part))
+    worst: list[int] = np.argsort(-ranks.image_rank, kind="stable")[:MISTAKES].tolist()
     return Album(
         len(part),
         len(captions),
-        [of_picture(i) for i in some],
+        [of_picture(i) for i in shown],
         [of_caption(i) for i in _spread(len(captions))],
-        [of_picture(i) for i in worst if found.image_rank[i] > 1],
-        images[some] @ texts[first[some]].T,
+        [of_picture(i) for i in worst if ranks.image_rank[i] > 1],
+        images[shown] @ texts[first[shown]].T,
         chance(owner, len(part)),
     )
 
 
-def _asked(
+def _query(
     record: int,
     text: str,
     scores: Float[np.ndarray, " n"],
     names: Sequence[str],
     records: Int[np.ndarray, " n"],
     right: np.ndarray,
-) -> Asked:
+) -> Query:
     order = np.argsort(-scores, kind="stable")
 
     def answer(place: int) -> Answer:
@@ -108,19 +109,20 @@ def _asked(
         return Answer(int(records[i]), names[i], float(scores[i]), bool(right[i]))
 
     rank = int(np.flatnonzero(right[order])[0])
-    return Asked(
+    return Query(
         int(record), text, [answer(k) for k in range(min(NEAREST, len(order)))], answer(rank), rank + 1
     )
 
 
 def _spread(size: int) -> list[int]:
+    """At most SHOWN numbers below `size`, evenly spread."""
     return np.linspace(0, size - 1, min(SHOWN, size)).round().astype(int).tolist()
 
 
 def _embed(
     run: TrainedModel, source: Source, captions: Sequence[str], workdir: Workdir
 ) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "M E"]]:
-    """Of every picture and every caption; outputs of the locked image tower that `workdir` keeps are not redone."""
+    """The embeddings of every picture and caption; cached outputs of the locked image tower in `workdir` are used."""
     dtype, config = run.module.compute.dtype, run.module.config
     model = Embedder(
         Opened(workdir.name, run.module, run.params, run.processor),
@@ -133,8 +135,8 @@ def _embed(
         key = tower_cache.fingerprint(
             tower, run.params["vision"], run.processor.image_processor, source, dtype
         )
-        kept = tower_cache.path_of(workdir / tower_cache.FOLDER, key)
-        pull(workdir, f"{tower_cache.FOLDER}/{kept.name}")
-        if kept.is_file():
-            return model.pooled(np.load(kept)), texts
+        cached = tower_cache.path_of(workdir / tower_cache.FOLDER, key)
+        pull(workdir, f"{tower_cache.FOLDER}/{cached.name}")
+        if cached.is_file():
+            return model.pooled(np.load(cached)), texts
     return model.pictures(source), texts

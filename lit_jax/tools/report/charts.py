@@ -1,4 +1,4 @@
-"""Lines over steps as the numbers of an SVG: where ticks, curves and bands lie. A template draws them."""
+"""Lines over steps as coordinates of an SVG: ticks, curves and bands, which a template draws."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24  # Of the picture that is not the plot.
-MOST = 240  # Points of a line; of more, neighbours are averaged.
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24  # Margins of the plot.
+MOST = 240  # Points of a line; if there are more, neighbours are averaged.
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """Values over steps, in order, and for some of them the ends of an interval: (step, low, high)."""
+    """Values over steps, in order, and for some steps an interval: (step, low, high)."""
 
     name: str
     points: Sequence[Point]
@@ -22,7 +22,7 @@ class Line:
 
 
 class Mark(NamedTuple):
-    """A point of a line on the page, and what it says when it is pointed at."""
+    """A point of a line on the page, and its tooltip."""
 
     x: float
     y: float
@@ -30,7 +30,7 @@ class Mark(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A line on the page: `path` and `band` are points of SVG's polyline and polygon, `bars` of thin lines."""
+    """A line on the page: `path` and `band` are the points of an SVG polyline and polygon, `bars` (x, low, high)."""
 
     name: str
     path: str
@@ -40,7 +40,7 @@ class Curve(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A picture of WIDTH x HEIGHT; ticks are (place, text)."""
+    """A chart of WIDTH x HEIGHT; ticks are (coordinate, text)."""
 
     title: str
     x_ticks: list[tuple[float, str]]
@@ -49,12 +49,14 @@ class Chart(NamedTuple):
 
 
 def chart(title: str, lines: Sequence[Line], *, zero: bool = False) -> Chart | None:
-    """None where no line has a point. `zero`: the axis of values begins at 0."""
-    lines = [Line(one.name, _thin(one.points), one.band) for one in lines if one.points]
+    """The chart of `lines`, or None if none of them has a point. With `zero` the axis of values begins at 0."""
+    lines = [Line(line.name, _thin(line.points), line.band) for line in lines if line.points]
     if not lines:
         return None
     xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points] + [y for one in lines for b in one.band for y in b[1:]]
+    ys = [y for line in lines for _, y in line.points] + [
+        y for line in lines for b in line.band for y in b[1:]
+    ]
     x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(0.0 if zero else min(ys), max(ys))
     x_low, x_high = min(xs), max(*xs, min(xs) + 1)
     y_low, y_high = y_ticks[0], y_ticks[-1]
@@ -108,6 +110,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
+    """At most MOST points, each the mean of its neighbours."""
     size = -(-len(points) // MOST)
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], math.fsum(y for _, y in group) / len(group)) for group in groups]

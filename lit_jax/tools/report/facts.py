@@ -9,74 +9,74 @@ import jax
 from lit_jax.config import TrainConfig
 from lit_jax.data.sources.base import Mixed, Source
 from lit_jax.data.sources.registry import open_source
-from lit_jax.tools.export import TRAINING
 from lit_jax.train.trained import TrainedModel
 from lit_jax.utils.errors import LitJaxError
+from lit_jax.utils.names import LOCK_WORDS
 from lit_jax.utils.redact import public
 
 Facts = Sequence[tuple[str, str]]  # (what, its value)
 
 
-def facts(recipe: TrainConfig, run: TrainedModel | None, test: Source | None) -> Facts:
-    """Of a run and, where there is a checkpoint, of its model."""
+def facts(config: TrainConfig, run: TrainedModel | None, test: Source | None) -> Facts:
+    """The facts of a config and, if there is a checkpoint, of its model."""
     source = None
-    with suppress(LitJaxError):  # The pictures may be gone; the page is about what was made of them.
-        source = open_source(recipe.data.train, caption=recipe.data.caption or None)
-    vision, text = list(recipe.model.lock)
-    found = [
-        ("Image tower", f"{_tower('vision', recipe, run)}, {TRAINING[vision]}"),
-        ("Text tower", f"{_tower('text', recipe, run)}, {TRAINING[text]}"),
+    with suppress(LitJaxError):  # The training data may be gone; the page does not need them.
+        source = open_source(config.data.train, caption=config.data.caption or None)
+    vision, text = list(config.model.lock_towers)
+    rows = [
+        ("Image tower", f"{_tower('vision', config, run)}, {LOCK_WORDS[vision]}"),
+        ("Text tower", f"{_tower('text', config, run)}, {LOCK_WORDS[text]}"),
     ]
     if run:
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params))
-        found.append(("Parameters", f"{size:,}, of which {run.tuned:,} are trained"))
-    found.append(("Shared space", f"{recipe.model.projection_dim} dimensions"))
-    found.append(("Trained on", _data(recipe.data.train, source)))
-    if recipe.data.test:
-        found.append(("Tested on", _data(recipe.data.test, test)))
-    pairs = recipe.steps * recipe.batch_size
+        rows.append(("Parameters", f"{size:,}, of which {run.tuned:,} are trained"))
+    rows.append(("Shared space", f"{config.model.projection_dim} dimensions"))
+    rows.append(("Trained on", _data(config.data.train, source)))
+    if config.data.test:
+        rows.append(("Tested on", _data(config.data.test, test)))
+    pairs = config.steps * config.batch_size
     epochs = f", {pairs / len(source):.3g} times through the data" if source else ""
-    found.append(("Length", f"{recipe.steps:,} steps of {recipe.batch_size:,} pairs{epochs}"))
-    o = recipe.optim
-    found.append(
-        ("Loss", {"softmax": "softmax (CLIP)", "sigmoid": "sigmoid (SigLIP)"}.get(recipe.loss, recipe.loss))
+    rows.append(("Length", f"{config.steps:,} steps of {config.batch_size:,} pairs{epochs}"))
+    o = config.optim
+    rows.append(
+        ("Loss", {"softmax": "softmax (CLIP)", "sigmoid": "sigmoid (SigLIP)"}.get(config.loss, config.loss))
     )
-    found.append(
+    rows.append(
         (
             "Optimiser",
             f"{o.name}, {o.schedule} schedule, learning rate {o.peak_lr:g} after {o.warmup_steps:,} steps, "
             f"weight decay {o.weight_decay:g}",
         )
     )
-    found.append(("Seed", str(recipe.seed)))
-    return found
+    rows.append(("Seed", str(config.seed)))
+    return rows
 
 
-def _tower(tower: str, recipe: TrainConfig, run: TrainedModel | None) -> str:
-    named = getattr(recipe.model, tower)
-    words = [public(named)] if named else []
+def _tower(tower: str, config: TrainConfig, run: TrainedModel | None) -> str:
+    folder = getattr(config.model, tower)
+    words = [public(folder)] if folder else []
     if run:
-        config: Any = getattr(run.module.config, tower)
+        encoder: Any = getattr(run.module.config, tower)
         words.append(str(getattr(run.module.config, f"{tower}_type")))
         for field, unit in (
             ("num_hidden_layers", "layers"),
             ("hidden_size", "wide"),
             ("image_size", "pixels"),
         ):
-            if isinstance(number := getattr(config, field, None), int):
+            if isinstance(number := getattr(encoder, field, None), int):
                 words.append(f"{number:,} {unit}")
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params[tower]))
         words.append(f"{size:,} parameters")
-    return ", ".join(words) or "described in the recipe"
+    return ", ".join(words) or "described in the config"
 
 
 def _data(spec: str | Mixed, source: Source | None) -> str:
-    specs = [spec] if isinstance(spec, str) else [f"{one} (weight {weight:g})" for one, weight in spec]
-    said = " + ".join(map(public, specs))
+    specs = [spec] if isinstance(spec, str) else [f"{part} (weight {weight:g})" for part, weight in spec]
+    words = " + ".join(map(public, specs))
     if source is None:
-        return f"{said}, which is not there any more"
-    said += f": {len(source):,} records"
+        return f"{words}, which no longer exists"
+    words += f": {len(source):,} records"
     for more in ("description", "license"):
         if value := getattr(source, more, None):
-            said += f". {'Licence: ' if more == 'license' else ''}{value.rstrip('.')}"
-    return said
+            words += f". {'Licence: ' if more == 'license' else ''}{value.rstrip('.')}"
+    return words

@@ -1,12 +1,13 @@
-"""The numbers of a run as its page shows them: curves, metrics with their intervals, time and memory, sessions."""
+"""The numbers of a run for its page: curves, metrics with intervals, time and memory, sessions."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lit_jax.evals.bootstrap import Interval, intervals
-from lit_jax.evals.retrieval import Retrieved
+from lit_jax.evals.retrieval import DIRECTIONS, KS, Retrieved
 from lit_jax.tools.report.charts import Chart, Line, chart
+from lit_jax.utils.names import TEST_PREFIX
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import METRICS, RANKS
 from lit_jax.workdir.metrics import read_lines
@@ -14,11 +15,11 @@ from lit_jax.workdir.sessions import SESSIONS
 
 Row = Mapping[str, Any]  # Of metrics.jsonl.
 Bounds = Mapping[int, Mapping[str, Interval]]  # step -> metric -> interval
-DIRECTIONS = {"image_to_text": "picture to caption", "text_to_image": "caption to picture"}
+DIRECTION_WORDS = dict(zip(DIRECTIONS, ("picture to caption", "caption to picture"), strict=True))
 
 
 class Measured(NamedTuple):
-    """A metric at the first and the last evaluation; `interval` is that of the last."""
+    """A metric at the first and at the last evaluation; `interval` is of the last."""
 
     name: str
     before: float | None
@@ -28,18 +29,18 @@ class Measured(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What the logged steps took; None where it was not measured."""
+    """What the logged steps took; a field is None if it was not measured."""
 
-    seconds: float  # In steps alone: without the start, evaluations and the cache.
+    seconds: float  # Of the steps only, without the start, evaluations and the cache.
     speed: float  # Pairs a second.
     waited: float  # Share of the time in which the devices waited for data.
-    skipped: int  # Steps that changed nothing, since they were not finite.
+    skipped: int  # Steps without an update, because they were not finite.
     host_gb: float | None
     device_gb: float | None
 
 
 class Session(NamedTuple):
-    """Where and when training began or went on."""
+    """When and where training started or resumed."""
 
     step: int
     time: str
@@ -49,23 +50,23 @@ class Session(NamedTuple):
 
 
 def rows(workdir: Workdir) -> list[Row]:
-    """Of the metrics, those that are whole."""
+    """The complete rows of the metrics."""
     return [row for row in read_lines(workdir / METRICS) if isinstance(row.get("step"), int)]
 
 
 def tested(rows: Sequence[Row]) -> list[Row]:
-    """The evaluations."""
-    return [row for row in rows if any(name.startswith("test/") for name in row)]
+    """The rows of evaluations."""
+    return [row for row in rows if any(name.startswith(TEST_PREFIX) for name in row)]
 
 
 def bounds(workdir: Workdir) -> Bounds:
-    """Of the evaluations whose ranks were kept. Raises DataError for a file that is damaged."""
-    found = {}
+    """The intervals of the evaluations with saved ranks. Raises DataError for a damaged file."""
+    bounds = {}
     for path in sorted((workdir / RANKS).glob("step_*.npz")):
         step = path.stem.removeprefix("step_")
         if step.isdigit():
-            found[int(step)] = intervals(Retrieved.load(path))
-    return found
+            bounds[int(step)] = intervals(Retrieved.load(path))
+    return bounds
 
 
 def measured(tested: Sequence[Row], bounds: Bounds, chance: Mapping[str, float]) -> list[Measured]:
@@ -73,11 +74,13 @@ def measured(tested: Sequence[Row], bounds: Bounds, chance: Mapping[str, float])
     if not tested:
         return []
     first, last = tested[0], tested[-1]
-    values = {name.removeprefix("test/"): value for name, value in last.items() if name.startswith("test/")}
+    values = {
+        name.removeprefix(TEST_PREFIX): value for name, value in last.items() if name.startswith(TEST_PREFIX)
+    }
     return [
         Measured(
             name,
-            first.get(f"test/{name}") if first is not last else None,
+            first.get(f"{TEST_PREFIX}{name}") if first is not last else None,
             value,
             bounds.get(last["step"], {}).get(name),
             chance.get(name),
@@ -88,11 +91,11 @@ def measured(tested: Sequence[Row], bounds: Bounds, chance: Mapping[str, float])
 
 
 def charts(rows: Sequence[Row], bounds: Bounds) -> list[Chart]:
-    """Of all that was logged."""
+    """The charts of everything that was logged."""
 
     def line(key: str, name: str) -> Line:
         points = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
-        metric = key.removeprefix("test/")
+        metric = key.removeprefix(TEST_PREFIX)
         ends = [] if key == metric else [(step, bounds.get(int(step), {}).get(metric)) for step, _ in points]
         return Line(name, points, [(step, *between) for step, between in ends if between])
 
@@ -103,10 +106,10 @@ def charts(rows: Sequence[Row], bounds: Bounds) -> list[Chart]:
         *(
             chart(
                 f"Recall@{k}",
-                [line(f"test/{way}_recall@{k}", name) for way, name in DIRECTIONS.items()],
+                [line(f"{TEST_PREFIX}{way}_recall@{k}", name) for way, name in DIRECTION_WORDS.items()],
                 zero=True,
             )
-            for k in (1, 5, 10)
+            for k in KS
         ),
         chart("Gradient norm", [line("grad_norm", "gradient norm")], zero=True),
         chart("Pairs a second", [line("pairs/s", "pairs a second")], zero=True),
@@ -116,11 +119,11 @@ def charts(rows: Sequence[Row], bounds: Bounds) -> list[Chart]:
             zero=True,
         ),
     ]
-    return [one for one in wanted if one]
+    return [chart for chart in wanted if chart]
 
 
 def cost(rows: Sequence[Row], batch_size: int) -> Cost | None:
-    """None where no step was logged."""
+    """The cost of the logged steps; None if there are none."""
     steps = [row for row in rows if row.get("pairs/s")]
     if not steps:
         return None
@@ -143,21 +146,21 @@ def cost(rows: Sequence[Row], batch_size: int) -> Cost | None:
 
 
 def sessions(workdir: Workdir) -> list[Session]:
-    """In order; [] for a run of before they were noted."""
+    """The sessions in order; [] for a run of a version that did not record them."""
     return [
         Session(
-            one.get("step", 0),
-            str(one.get("time", "")).replace("T", " ").replace("+00:00", " UTC"),
-            str(one.get("devices", "")),
-            one.get("processes", 1),
-            versions(one),
+            row.get("step", 0),
+            str(row.get("time", "")).replace("T", " ").replace("+00:00", " UTC"),
+            str(row.get("devices", "")),
+            row.get("processes", 1),
+            versions(row),
         )
-        for one in read_lines(workdir / SESSIONS)
+        for row in read_lines(workdir / SESSIONS)
     ]
 
 
 def versions(machine: Mapping[str, Any]) -> str:
-    """Of `machine()`, in one line."""
+    """The versions in `machine()`, in one line."""
     named = {
         "lit_jax": machine.get("lit_jax"),
         "Python": machine.get("python"),

@@ -1,13 +1,14 @@
-"""The state of a run on disk, through Orbax: saved in the background, restored whole or not at all.
+"""The state of a run on disk, through Orbax: saved in the background, restored in full or not at all.
 
-    WORKDIR/checkpoints/locked/         the locked weights, written once before the first step is
-    WORKDIR/checkpoints/step_STEP/      tuned, opt, data; metrics, where the best are kept
+    WORKDIR/checkpoints/locked/         the locked weights, written once, before the first step
+    WORKDIR/checkpoints/step_STEP/      tuned, opt, data; metrics, if the best checkpoints are kept
 
-A folder takes its name, in a bucket its mark, only when it is complete, and then holds the sha256 of all that is in it
-(`sums`), without which Orbax would restore a flipped bit. What else lies there, left behind by a kill or put there by
-somebody, is not taken for a checkpoint (`whole`).
+A folder gets its name (in a bucket its mark) only when it is complete, and it holds the sha256 of all its files
+(`checksums`); without them Orbax would restore flipped bits. Other folders there, left behind by a kill or by a
+person, are not taken for checkpoints (`whole`).
 """
 
+import dataclasses
 import functools
 import json
 import logging
@@ -32,12 +33,12 @@ from lit_jax.workdir.checkpoints.whole import LOCKED_SUMS, MARKS, NAMES
 
 log = logging.getLogger(__name__)
 
-VERSION = "lit_jax"  # The key under which `data` gets the version of this package.
-FAILURES = 3  # Saves that may fail in a row.
+VERSION = "lit_jax"  # The key of the version of this package in `data`.
+FAILURES = 3  # After so many failed saves in a row the run ends.
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds besides the optimiser: weights as numpy arrays, and the data saved with them."""
+    """A checkpoint without its optimiser: weights as numpy arrays, and the data saved with them."""
 
     step: int
     tuned: Params
@@ -48,9 +49,9 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run; every process makes one and calls the same methods in the same order.
 
-    A `state` is a `state.State`. `save_every` is in steps; the `keep` newest checkpoints are kept, and the
-    `keep_best` that have the largest `best_metric` (the smallest, if `best_mode` is "min").
-    Making one touches no file. Raises ConfigError for numbers and modes that are none.
+    A `state` is a `train.state.State`. `save_every` is in steps; the `keep` newest checkpoints are kept, and the
+    `keep_best` with the largest `best_metric` (the smallest, if `best_mode` is "min").
+    The constructor touches no file. Raises ConfigError for numbers out of range and unknown modes.
     """
 
     def __init__(
@@ -64,37 +65,37 @@ class Checkpoints:
         best_mode: str = "max",
     ) -> None:
         self._keeping = Keeping(save_every, keep, keep_best, best_metric, best_mode)
-        local = "://" not in str(workdir)  # Orbax wants absolute paths, and a bucket's has no other form.
+        local = "://" not in str(workdir)  # Orbax needs absolute paths; the address of a bucket is one.
         self.folder = (
             epath.Path(os.path.abspath(epath.Path(workdir).expanduser()) if local else workdir)
             / "checkpoints"
         )
-        self._continued = False  # Whether what is saved follows what lies there.
-        self._writing = self.folder  # The folder that the background is at.
-        self._failed = 0  # Saves in a row.
+        self._continued = False  # Whether saves continue the checkpoints that are there.
+        self._writing = self.folder  # The folder that is written in the background.
+        self._failed = 0  # Failed saves in a row.
 
     def steps(self) -> list[int]:
-        """The steps that are complete on disk, oldest first; whether they are whole is not looked at."""
+        """The steps that are complete on disk, oldest first; their files are not checked."""
         return whole.steps(self.folder)
 
     def latest(self) -> int | None:
-        """The newest complete step on disk; None without one."""
+        """The newest complete step on disk; None if there is none."""
         return max(self.steps(), default=None)
 
     def name(self, step: int) -> str:
-        """That of a step's folder."""
+        """The name of a step's folder."""
         return NAMES.build_name(step)
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with a step's files, in a few words; None if they are what was written."""
+        """What is wrong with the files of a step, in a few words; None if they are intact."""
         return whole.damage(self.folder, step)
 
     def locked_damage(self) -> str | None:
-        """The same of the locked weights, which all steps share; None also where there are none."""
+        """What is wrong with the locked weights, which all steps share; None if they are intact or do not exist."""
         return whole.locked_damage(self.folder)
 
     def due(self, step: int) -> bool:
-        """Whether `save` would write something unasked."""
+        """Whether `save` would write a checkpoint without `force`."""
         return not self._continued or bool(self._failed) or self._manager.should_save(step)
 
     def save(
@@ -106,14 +107,15 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
         force: bool = False,
     ) -> bool:
-        """Call it after every step: saves when due, or with `force`, and says whether it did.
+        """To be called after every step: saves when due, or with `force`, and returns whether it did.
 
-        Due is every `save_every`-th step, and the next one after a save that failed. `data` is JSON; its key "lit_jax"
-        is ours. Of `metrics` the best one is looked up. Returns when the arrays are copied, so `state` may be given
-        away, and waits only for an earlier save. A step already saved is not saved again.
-        Raises CheckpointError if the run would start anew among checkpoints that were not restored, and if FAILURES
-        saves in a row could not be written (the first one, where there are several processes); NonFiniteError for a
-        state that is not finite; TypeError for `data` that is not JSON.
+        A save is due at every `save_every`-th step, and at the step after a failed save. `data` is JSON; its key
+        "lit_jax" is reserved. `metrics` contains the metric by which the best checkpoints are kept. Returns when the
+        arrays are copied, so that `state` may be donated, and waits only for an earlier save. A saved step is not saved
+        again.
+        Raises CheckpointError if the folder has checkpoints that were not restored, and after FAILURES failed saves in
+        a row (after one, if there are several processes); NonFiniteError for a state that is not finite; TypeError for
+        `data` that is not JSON.
         """
         if not self._continued:
             self._begin(state.locked)
@@ -121,7 +123,7 @@ class Checkpoints:
             self._settle()
         if not (force or self.due(step)) or step in self._manager.all_steps():
             return False
-        json.dumps(data)  # Here rather than in the background, where the step would be lost.
+        json.dumps(data)  # An error in the background would lose the step.
         if (path := not_finite({"tuned": state.tuned, "opt": state.opt})) is not None:
             raise NonFiniteError(
                 f"{path} is not finite after step {step}, which is not saved; the newest checkpoint is that of step "
@@ -136,52 +138,49 @@ class Checkpoints:
         )
         try:
             return self._manager.save(step, args=items, metrics=self._keeping.best(metrics), force=True)
-        except Exception as error:  # Of as many kinds as Orbax and the file systems have.
+        except Exception as error:  # Orbax and the file systems raise many kinds.
             self._count(error)
             return False
 
     def restore(
         self, state: Any, *, step: int | None = None, fallback: bool = True
     ) -> tuple[Any, dict[str, Any]]:
-        """The newest state that is whole, or that of `step`, placed as `state` is, and its data.
+        """The state of the newest intact checkpoint, or of `step`, with the shardings of `state`; and its data.
 
-        `state` is concrete, or abstract: `jax.ShapeDtypeStruct` leaves with a sharding. Its values are not used;
-        what was saved comes back to the last bit, on whatever mesh. Newer checkpoints that are damaged are named in a
-        warning and get `.damaged` behind their names.
-        Raises CheckpointError if there is no checkpoint, if its leaves differ from those of `state` in path,
-        shape or dtype (naming the first), if it cannot be read, and if it is damaged and either every other is too, or
-        `step` is given or `fallback` unset.
+        `state` is concrete, or abstract: `jax.ShapeDtypeStruct` leaves with a sharding. Its values are not used; every
+        bit that was saved comes back, on any mesh. Newer checkpoints that are damaged are named in a warning and
+        renamed to end in `.damaged`.
+        Raises CheckpointError if there is no checkpoint, if its leaves differ from those of `state` in path, shape or
+        dtype (naming the first ones), if it cannot be read, and if it is damaged and there is no other intact one,
+        `step` is given, or `fallback` is False.
         """
-        found, damaged = self._whole(step, fallback)
-        folder = self.folder / NAMES.build_name(found)
+        newest, damaged = self._whole(step, fallback)
+        folder = self.folder / NAMES.build_name(newest)
         tuned = read(folder / "tuned", state.tuned)
         locked = read(self.folder / "locked", state.locked)
         rest = read(folder / "opt", {"step": state.step, "opt": state.opt})
         if jax.process_index() == 0:
-            for each in damaged:
-                whole.set_aside(self.folder, each)
+            for damaged_step in damaged:
+                whole.set_aside(self.folder, damaged_step)
         _together("damaged checkpoints are set aside")
         self._continued = True
         data = read_data(folder / "data")
-        return state._replace(tuned=tuned, locked=locked, **rest), _without_version(data)
+        return dataclasses.replace(state, tuned=tuned, locked=locked, **rest), _without_version(data)
 
     def read(self, *, step: int | None = None, fallback: bool = True) -> Saved:
-        """The weights of the newest checkpoint that is whole, or of `step`, whatever their shapes.
-
-        Raises CheckpointError as `restore` does.
-        """
-        found, _ = self._whole(step, fallback)
-        folder = self.folder / NAMES.build_name(found)
+        """The weights of the newest intact checkpoint, or of `step`, of any shape. Raises as `restore` does."""
+        newest, _ = self._whole(step, fallback)
+        folder = self.folder / NAMES.build_name(newest)
         locked = read(self.folder / "locked") if (self.folder / "locked").exists() else {}
-        return Saved(found, read(folder / "tuned"), locked, _without_version(read_data(folder / "data")))
+        return Saved(newest, read(folder / "tuned"), locked, _without_version(read_data(folder / "data")))
 
     def wait(self) -> None:
-        """Returns when everything is on disk. Raises CheckpointError if the last save is not."""
+        """Waits until everything is on disk. Raises CheckpointError if the last save failed."""
         if "_manager" in self.__dict__:
             self._settle(last=True)
 
     def close(self) -> None:
-        """`wait`, then ends the threads."""
+        """`wait`, and ends the threads."""
         if "_manager" in self.__dict__:
             self.wait()
             self._manager.close()
@@ -191,7 +190,7 @@ class Checkpoints:
         return self._keeping.manager(self.folder, self._sum)
 
     def _sum(self) -> None:
-        """Called by Orbax, in its thread, when all files are written and the folder has not yet its name."""
+        """Writes the checksums. Orbax calls this in its thread when all files are written, before it names it."""
         folder = whole.draft_of(self._writing)
         beside = (LOCKED_SUMS,) if (folder.parent / "locked" / checksums.NAME).exists() else ()
         of_step = self._writing.name != "locked"
@@ -212,23 +211,23 @@ class Checkpoints:
         what = f"{self._writing} could not be saved ({reason(error)})"
         draft = whole.draft_of(self._writing)
         try:
-            done = draft == self._writing and whole.complete(draft)  # What failed came after it.
+            done = draft == self._writing and whole.complete(draft)  # What failed came after the completion.
             if jax.process_index() == 0 and draft.exists() and not done:
-                draft.rmtree()  # It takes the room that the next one needs.
+                draft.rmtree()  # The next save needs its space.
         except Exception as failure:
             log.warning("%s cannot be removed: %s", draft, failure)
         if last or self._failed >= FAILURES or jax.process_count() > 1:
             raise CheckpointError(
-                f"{what}; the newest checkpoint is that of step {self.latest()}: make room, or mend the place, and "
-                "start again"
+                f"{what}; the newest checkpoint is that of step {self.latest()}: make room, or make the folder "
+                "writable, and start again"
             ) from error
         log.warning("%s; trying again after the next step (%d of %d)", what, self._failed + 1, FAILURES)
 
     def _begin(self, locked: Params) -> None:
-        found = self.latest()
-        if found is not None:
+        newest = self.latest()
+        if newest is not None:
             raise CheckpointError(
-                f"{self.folder} holds step {found} of a run that was not restored: restore it, "
+                f"{self.folder} holds step {newest} of a run that was not restored: restore it, "
                 f"or begin in an empty workdir"
             )
         self._writing = folder = self.folder / "locked"
@@ -236,31 +235,32 @@ class Checkpoints:
             options = ocp.options.AsyncOptions(post_finalization_callback=self._sum)
             try:
                 with ocp.StandardCheckpointer(async_options=options) as writer:
-                    writer.save(
-                        folder, nested(locked), force=True
-                    )  # Waits: no step may be complete before it is.
+                    # Waits: no step may be complete before it.
+                    writer.save(folder, nested(locked), force=True)
             except Exception as error:
                 self._failed = FAILURES
                 self._count(error)
-        elif jax.process_index() == 0 and folder.exists():  # Of a run killed before its first checkpoint.
+        elif (
+            jax.process_index() == 0 and folder.exists()
+        ):  # Left by a run that was killed before its first checkpoint.
             folder.rmtree()
         self._continued = True
 
     def _whole(self, step: int | None, fallback: bool) -> tuple[int, list[int]]:
-        """The newest step that is whole, or `step`, and the newer ones, which are not: on all processes the same."""
-        found, damaged, problem = -1, list[int](), None
+        """The newest intact step, or `step`, and the newer ones, which are damaged; the same on all processes."""
+        newest, damaged, problem = -1, list[int](), None
         if jax.process_index() == 0:
             try:
-                found, damaged = whole.search(self.folder, step, fallback)
+                newest, damaged = whole.search(self.folder, step, fallback)
             except CheckpointError as error:
                 problem = error
         if jax.process_count() > 1:
-            found = int(multihost_utils.broadcast_one_to_all(np.int64(found)))
-        if found < 0:
+            newest = int(multihost_utils.broadcast_one_to_all(np.int64(newest)))
+        if newest < 0:
             raise problem or CheckpointError(
-                f"{self.folder} holds no checkpoint to go on from; process 0 says why"
+                f"{self.folder} holds no checkpoint to resume from; process 0 says why"
             )
-        return found, damaged
+        return newest, damaged
 
 
 def _without_version(data: Mapping[str, Any]) -> dict[str, Any]:

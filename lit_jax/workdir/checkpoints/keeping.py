@@ -1,4 +1,4 @@
-"""When a run is saved and which of its saves are kept, as Orbax's manager wants to be told."""
+"""When a run is saved and which checkpoints are kept, as options of Orbax's manager."""
 
 import dataclasses
 import math
@@ -17,9 +17,9 @@ from lit_jax.workdir.checkpoints.whole import NAMES
 
 @dataclasses.dataclass(frozen=True)
 class Keeping:
-    """Every `save_every`-th step; the `keep` newest, and the `keep_best` that have the best `best_metric`.
+    """A save at every `save_every`-th step; the `keep` newest and the `keep_best` best by `best_metric` are kept.
 
-    Raises ConfigError for numbers and modes that are none.
+    Raises ConfigError for numbers out of range and unknown modes.
     """
 
     save_every: int
@@ -41,7 +41,7 @@ class Keeping:
             )
 
     def manager(self, folder: epath.Path, written: Callable[[], None]) -> ocp.CheckpointManager:
-        """Of the checkpoints in `folder`; calls `written` when all files of one are there, before it is complete."""
+        """Orbax's manager of `folder`; it calls `written` when all files of a checkpoint exist, before it is named."""
         policy = ocp.checkpoint_managers
         kept: list[ocp.checkpoint_managers.PreservationPolicy] = [policy.LatestN(self.keep)]
         if self.keep_best:
@@ -56,14 +56,14 @@ class Keeping:
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=policy.FixedIntervalPolicy(self.save_every),
             preservation_policy=policy.AnyPreservationPolicy(kept),
-            best_fn=_value if self.keep_best else None,  # Else no metric is written.
+            best_fn=_value if self.keep_best else None,  # Otherwise no metric is written.
             step_name_format=NAMES,
             async_options=ocp.options.AsyncOptions(post_finalization_callback=written),
         )
         return checksums.retried(lambda: ocp.CheckpointManager(folder, options=options), folder)
 
     def best(self, metrics: Mapping[str, float] | None) -> dict[str, float] | None:
-        """The metric by which checkpoints are kept, on every process what it is on the first."""
+        """The metric by which checkpoints are kept, as on the first process; None if it is missing or not needed."""
         if not self.keep_best:
             return None
         value = float((metrics or {}).get(self.best_metric, math.nan))

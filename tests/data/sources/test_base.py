@@ -26,30 +26,30 @@ loaded = {"grain", "tensorflow_datasets", "transformers"} & set(sys.modules)
 assert not loaded, loaded
 from lit_jax.data.eval_batches import image_batches
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.tools.prepare import prepare
+from lit_jax.data.tools.prepare import PrepareOptions, prepare
 from lit_jax.data.tools.summary import summarize as inspect
-from lit_jax.data.train_batches import train_batches
 sys.path.insert(0, ROOT)
-from tests.data.conftest import decode, pairs_of, tokenize, write_forms
+from tests.data.conftest import decode, pairs_of, read_batches, write_forms
 from pathlib import Path
 pairs = pairs_of(40)
 specs = write_forms(Path(OUT), pairs)
 mixture = [(spec, 1.0) for spec in specs.values()]
 for spec in [*specs.values(), mixture]:
     source = open_source(spec)
-    batches = train_batches(source, decode=decode, tokenize=tokenize, batch_size=8, seed=0, threads=2)
+    batches = read_batches(source, threads=2)
     assert next(batches)["images"].shape == (8, 4, 4, 3)
     batches.close()
-    assert sum(b["mask"].sum() for b in image_batches(source, decode=decode, batch_size=16)) == len(source)
+    assert sum(b["mask"].sum() for b in image_batches(source, decode, batch_size=16)) == len(source)
     assert inspect(source, sheet=OUT + "/sheet.png")["broken"] == 0
-out = prepare(source, OUT + "/mixed", name="mixed", split="train", resize=5, dedup=True)
+options = PrepareOptions(resize=5, dedup=True)
+out = prepare(source, OUT + "/mixed", name="mixed", split="train", options=options)
 assert len(open_source(f"tfds:{out}/train")) == 40
 assert not {"transformers", "tensorflow", "torch"} & set(sys.modules)
 print("done", end="")
 """
 
 
-def test_a_bare_directory_is_known_by_what_it_holds(folder, tmp_path):
+def test_the_files_of_a_directory_decide_its_kind(folder, tmp_path):
     assert open_source(str(folder)).spec == f"folder:{folder}"
     prepare(open_source(str(folder)), tmp_path / "set", name="tiny", split="train")
     assert open_source(f"{tmp_path}/set").spec == f"tfds:{tmp_path}/set/train"
@@ -58,22 +58,22 @@ def test_a_bare_directory_is_known_by_what_it_holds(folder, tmp_path):
 
 
 @pytest.mark.parametrize("spec", ["nowhere", "zip:shards.tar", "", "folder", "ftq://a.b/c"])
-def test_a_name_that_is_not_understood_is_told_the_forms(spec):
-    with pytest.raises(DataError, match=r"is not a directory, and not tfds:NAME|neither metadata"):
+def test_the_error_for_an_unknown_name_lists_the_forms(spec):
+    with pytest.raises(DataError, match=r"is not a directory; want one, or tfds:NAME|without metadata"):
         open_source(spec)
 
 
-def test_a_directory_that_is_no_source_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"neither metadata\.jsonl.* \(a folder\), dataset_info\.json"):
+def test_a_directory_that_is_not_a_source_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"without metadata\.jsonl.* \(a folder\), dataset_info\.json"):
         open_source(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["a", "猫", " x ", "😀", "a\nb", "[SEP] [CLS]"])
-def test_a_caption_with_something_to_see_is_fine(text):
+def test_a_caption_with_a_visible_character_is_accepted(text):
     assert check_caption(text) == text
 
 
-def test_every_source_prepare_and_inspect_need_neither_torch_nor_tensorflow_nor_parsed_flags(tmp_path):
+def test_sources_prepare_and_inspect_need_no_torch_tensorflow_or_parsed_flags(tmp_path):
     constants = f"ROOT, OUT = {str(Path(lit_jax.__file__).parents[1])!r}, {str(tmp_path)!r}\n"
     done = subprocess.run([sys.executable, "-c", constants + WITHOUT], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done"), done.stderr

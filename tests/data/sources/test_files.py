@@ -31,7 +31,7 @@ def test_a_bucket_holds_the_same_source(bucket, form, tmp_path, monkeypatch):
     assert len(list(tmp_path.rglob("*.arrow"))) == (form == "wds")  # Its index lies on this machine.
 
 
-def test_a_bare_url_is_known_by_what_it_holds(bucket, tmp_path, monkeypatch):
+def test_the_files_behind_a_url_decide_its_kind(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for form, name in (("folder", "folder"), ("wds", "wds"), ("parquet", "hub")):
         assert open_source(f"memory://bucket/{name}").spec.startswith(f"{form}:memory://")
@@ -46,7 +46,7 @@ def test_a_bare_url_is_known_by_what_it_holds(bucket, tmp_path, monkeypatch):
         ("memory://nowhere", "no source 'memory://nowhere'"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_told_in_a_sentence(spec, words):
+def test_a_url_that_cannot_be_read_is_refused_in_a_sentence(spec, words):
     with pytest.raises(DataError, match=words) as error:
         open_source(spec)
     assert "\n" not in str(error.value)

@@ -29,7 +29,7 @@ def test_every_line_is_a_record(folder):
     ("given", "captions"),
     [({"caption": "a"}, ["a"]), ({"text": "b"}, ["b"]), ({"captions": ["c", "d"]}, ["c", "d"]), ({}, [])],
 )
-def test_captions_stand_under_any_of_three_keys_or_none(write_folder, given, captions):
+def test_captions_have_any_of_three_keys_or_none(write_folder, given, captions):
     source = opened(write_folder, {"file_name": "00.png"} | given)
     assert source[0] == {"image": png(0), "captions": captions, "id": "00.png"}
     assert source.class_names is None
@@ -40,7 +40,7 @@ def test_labels_may_be_numbers(write_folder):
     assert source[0]["label"] == 7 and source.class_names is None
 
 
-def test_blank_lines_and_a_byte_order_mark_are_passed_over(write_folder):
+def test_blank_lines_and_a_byte_order_mark_are_ignored(write_folder):
     line = json.dumps({"file_name": "01.png", "caption": "x"}).encode()
     source = opened(write_folder, b"\xef\xbb\xbf" + line, b"", b"  ", line)
     assert len(source) == 2 and source[0] == source[1]
@@ -97,7 +97,7 @@ def test_a_broken_record_leaves_the_others_readable(write_folder, line, words):
 def test_a_folder_that_is_missing_or_without_records_is_refused(tmp_path, write_folder):
     with pytest.raises(DataError, match="nowhere: there is no such directory"):
         open_source(f"folder:{tmp_path}/nowhere")
-    with pytest.raises(DataError, match=r"no metadata\.jsonl in it"):
+    with pytest.raises(DataError, match=r"holds no metadata\.jsonl"):
         open_source(f"folder:{tmp_path}")
     with pytest.raises(DataError, match=r"metadata\.jsonl has no records"):
         opened(write_folder, b"")

@@ -6,9 +6,8 @@ import pytest
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.train_batches import train_batches
 from lit_jax.utils.errors import ConfigError
-from tests.data.conftest import decode, row, texts_of, tokenize
+from tests.data.conftest import read_batches, row, texts_of
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_a_heavier_large_source_repeats_the_small_one_less(specs):
 
 def test_batches_of_a_mixture_hold_the_shares(specs):
     mixed = open_source([(specs[0], 3), (specs[1], 7)])
-    batches = train_batches(mixed, decode=decode, tokenize=tokenize, batch_size=50, seed=0, threads=0)
+    batches = read_batches(mixed, batch_size=50, seed=0)
     texts = [text for _ in range(2) for text in texts_of(next(batches))]
     assert len(mixed) == 100 and texts.count("small") == 70
 
@@ -52,7 +51,7 @@ def test_class_names_are_kept_where_all_agree(specs, write_folder):
 
 def test_the_fingerprint_follows_sources_and_weights(specs):
     large, small = specs
-    found = {
+    fingerprints = {
         open_source(parts).fingerprint()
         for parts in (
             [(large, 1), (small, 1)],
@@ -61,7 +60,7 @@ def test_the_fingerprint_follows_sources_and_weights(specs):
             [(large, 1)],
         )
     }
-    assert len(found) == 4
+    assert len(fingerprints) == 4
 
 
 @pytest.mark.parametrize(
@@ -69,10 +68,10 @@ def test_the_fingerprint_follows_sources_and_weights(specs):
     [
         ((1, 0), r"the weight of folder:.*small is 0; want a number above 0"),
         ((float("inf"), 1), "is inf"),
-        ((1e-12, 1), r"the mixture would have 3e\+13 records"),
+        ((1e-12, 1), r"the mixture would need 3e\+13 records"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(specs, weights, words):
+def test_impossible_weights_are_refused(specs, weights, words):
     with pytest.raises(ConfigError, match=words):
         open_source(list(zip(specs, weights, strict=True)))
     with pytest.raises(ConfigError, match="a mixture of no sources"):

@@ -83,12 +83,12 @@ def test_a_row_without_its_picture_breaks_alone(tmp_path):
         ),
     ],
 )
-def test_a_table_that_is_not_understood_is_told_in_a_sentence(tmp_path, columns, words):
+def test_a_table_that_is_not_understood_is_refused_in_a_sentence(tmp_path, columns, words):
     with pytest.raises(DataError, match=words):
         opened(tmp_path, **columns)
 
 
-def test_a_file_that_is_no_parquet_or_has_other_columns_is_named(tmp_path):
+def test_a_file_that_is_not_parquet_or_has_other_columns_is_named(tmp_path):
     opened(tmp_path, image=[png(0)], caption=["a"])
     pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "1.parquet")
     with pytest.raises(DataError, match=r"1\.parquet has other columns than 0\.parquet"):

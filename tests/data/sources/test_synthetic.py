@@ -46,17 +46,17 @@ def test_shapes_cover_the_share_of_their_circle_that_geometry_says():
         "star": 5 * 0.4 * np.sin(np.pi / 5),
         "cross": 0.36 + 4 * 0.6 * (np.sqrt(1 - 0.09) - 0.3),
     }
-    found = {shape: [] for shape in SHAPES}
+    areas_of = {shape: [] for shape in SHAPES}
     for record in open_source("shapes:537/train"):
         size, colour, shape, _ = words(record)
         if size == "large":
-            found[shape].append((pixels(record) == COLOURS[colour]).all(-1).sum())
-    for shape, areas in found.items():
+            areas_of[shape].append((pixels(record) == COLOURS[colour]).all(-1).sum())
+    for shape, areas in areas_of.items():
         radius = SIZES["large"] * 64
         assert np.mean(areas) == pytest.approx(wanted[shape] * radius**2, rel=0.12), shape
 
 
-def test_no_combination_of_the_test_split_is_trained_on_and_none_comes_back_before_all_were_drawn():
+def test_the_splits_share_no_combination_and_repeat_none_before_all_were_drawn():
     train, test = (
         [words(record) for record in open_source(spec)] for spec in ("shapes:537/train", "shapes:135/test")
     )
@@ -84,6 +84,6 @@ def test_a_label_names_colour_and_shape():
 
 
 @pytest.mark.parametrize("name", ["", "12", "0/train", "x/train", "5/all", "-3/test", "5/train[:2]"])
-def test_a_name_that_is_no_number_and_split_is_refused(name):
+def test_a_name_that_is_not_a_number_and_a_split_is_refused(name):
     with pytest.raises(DataError, match="want shapes:N/train or shapes:N/test"):
         open_source(f"shapes:{name}")

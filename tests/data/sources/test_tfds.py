@@ -10,7 +10,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.tools.prepare import prepare
+from lit_jax.data.tools.prepare import PrepareOptions, prepare
 from lit_jax.utils.errors import DataError
 from tests.data.conftest import png
 
@@ -54,7 +54,13 @@ def build(tmp_path, monkeypatch):
 
 @pytest.fixture
 def prepared(folder, tmp_path):
-    return prepare(open_source(str(folder)), tmp_path / "set", name="tiny", split="train", shards=4)
+    return prepare(
+        open_source(str(folder)),
+        tmp_path / "set",
+        name="tiny",
+        split="train",
+        options=PrepareOptions(shards=4),
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,11 +107,23 @@ def test_a_slice_is_a_source_of_its_own(prepared):
 
 
 def test_the_fingerprint_follows_the_content_and_not_the_place(prepared, folder, tmp_path):
-    again = prepare(open_source(str(folder)), tmp_path / "again", name="tiny", split="train", shards=4)
+    again = prepare(
+        open_source(str(folder)),
+        tmp_path / "again",
+        name="tiny",
+        split="train",
+        options=PrepareOptions(shards=4),
+    )
     before = open_source(f"tfds:{prepared}/train").fingerprint()
     assert open_source(f"tfds:{again}/train").fingerprint() == before
     (folder / "07.png").write_bytes(png(99))
-    other = prepare(open_source(str(folder)), tmp_path / "other", name="tiny", split="train", shards=4)
+    other = prepare(
+        open_source(str(folder)),
+        tmp_path / "other",
+        name="tiny",
+        split="train",
+        options=PrepareOptions(shards=4),
+    )
     assert open_source(f"tfds:{other}/train").fingerprint() != before
 
 
@@ -115,14 +133,14 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(prepared, folder,
         ("{set}/nope", r"no split 'nope'; there are train \(40 records\)"),
         ("{set}/train[:0%]", "has no records"),
         ("{set}/train[:", "no split"),
-        ("{root}/train", "is no prepared set, it holds no dataset_info.json"),
-        ("{root}/nowhere/train", "is no prepared set"),
+        ("{root}/train", "is not a prepared set, since it holds no dataset_info.json"),
+        ("{root}/nowhere/train", "is not a prepared set"),
         ("lit_jax_has_no_such_set/train", "neither a prepared directory nor a set under"),
         ("lit_jax_has_no_such_set:9.9.9/train", "neither a prepared directory nor a set under"),
-        ("train", "is no prepared set|want tfds:NAME"),
+        ("train", "is not a prepared set|want tfds:NAME"),
     ],
 )
-def test_a_set_that_is_not_there_is_told_in_a_sentence(prepared, tmp_path, where, words):
+def test_a_set_that_does_not_exist_is_refused_in_a_sentence(prepared, tmp_path, where, words):
     with pytest.raises(DataError, match=words) as error:
         open_source("tfds:" + where.format(set=prepared, root=tmp_path))
     assert "\n" not in str(error.value)

@@ -83,7 +83,7 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(tmp_path, monkeyp
     assert len(again) == 2 and again.fingerprint() != first.fingerprint()
 
 
-def test_where_the_place_cannot_be_written_the_index_is_kept_in_the_cache(tmp_path, monkeypatch):
+def test_the_index_is_in_the_cache_if_the_place_of_the_data_cannot_be_written(tmp_path, monkeypatch):
     cache, replace = tmp_path / "cache", os.replace
 
     def refuse(a, b):
@@ -111,9 +111,9 @@ def test_a_damaged_index_is_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda data: data[: len(data) // 2], r"shard 0\.tar is no whole tar file"),
-        (lambda data: b"<html>" * 200, r"shard 0\.tar is no whole tar file"),
-        (lambda data: b"", r"shard 0\.tar is no whole tar file"),
+        (lambda data: data[: len(data) // 2], r"shard 0\.tar is not a complete tar file"),
+        (lambda data: b"<html>" * 200, r"shard 0\.tar is not a complete tar file"),
+        (lambda data: b"", r"shard 0\.tar is not a complete tar file"),
     ],
 )
 def test_a_shard_that_was_cut_off_is_named(tmp_path, damage, words):
@@ -127,7 +127,7 @@ def test_a_shard_that_was_cut_off_is_named(tmp_path, damage, words):
 def test_what_holds_no_pairs_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(DataError, match=r"no picture in its 1 shards"):
         opened(tmp_path, ("0.txt", b"a"))
-    with pytest.raises(DataError, match=r"no file matches .*; write \* for what varies"):
+    with pytest.raises(DataError, match=r"no file matches .*; write \* for the part that varies"):
         open_source(f"wds:{tmp_path}/{{0..3}}.tar")
     with pytest.raises(DataError, match=r"0\.cls holds b'cat'"):
         opened(tmp_path, ("0.png", png(0)), ("0.cls", b"cat"))

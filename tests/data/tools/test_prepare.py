@@ -14,12 +14,15 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.tools.prepare import prepare
+from lit_jax.data.tools import prepare as prepare_module
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils.errors import ConfigError, DataError
 from tests.data.conftest import RECORDS, png, row
 
-prepare_module = sys.modules["lit_jax.data.tools.prepare"]  # lit_jax.data.tools.prepare is the function.
+
+def prepare(source, out, split="train", name="tiny", **options):
+    options = prepare_module.PrepareOptions(**options)
+    return prepare_module.prepare(source, out, name=name, split=split, options=options)
 
 
 @pytest.fixture
@@ -29,9 +32,7 @@ def source(folder):
 
 @pytest.fixture
 def out(source, tmp_path):
-    return prepare(
-        source, tmp_path / "set", name="tiny", split="train", shards=3, license="CC0", description="x"
-    )
+    return prepare(source, tmp_path / "set", shards=3, license="CC0", description="x")
 
 
 def test_a_prepared_set_is_the_source(source, out):
@@ -59,7 +60,7 @@ def test_no_path_of_this_machine_is_written(out, tmp_path):
 
 def test_a_second_split_joins_the_first(source, out):
     first = open_source(f"tfds:{out}/train").fingerprint()
-    prepare(open_source(f"tfds:{out}/train[:25%]"), out, name="tiny", split="test")
+    prepare(open_source(f"tfds:{out}/train[:25%]"), out, split="test")
     test = open_source(f"tfds:{out}/test")
     assert [test[i]["id"] for i in range(len(test))] == [f"r{i}" for i in range(10)]
     assert open_source(f"tfds:{out}/train").fingerprint() == first != test.fingerprint()
@@ -68,13 +69,13 @@ def test_a_second_split_joins_the_first(source, out):
 
 def test_numbers_as_labels_and_records_without_one_survive(write_folder, tmp_path):
     rows = [{"file_name": "00.png", "label": 7}, {"file_name": "01.png", "caption": "x"}]
-    out = prepare(open_source(str(write_folder(rows))), tmp_path / "set", name="tiny", split="train")
+    out = prepare(open_source(str(write_folder(rows))), tmp_path / "set")
     first, second = (open_source(f"{out}/train")[i] for i in range(2))
     assert first["label"] == 7 and first["captions"] == [] and "label" not in second
 
 
 @pytest.mark.parametrize("killed_at", ["third shard", "metadata", "last move"])
-def test_killed_at_any_moment_it_leaves_no_set_and_goes_on_where_it_was(
+def test_a_kill_at_any_moment_leaves_no_set_and_the_next_run_resumes(
     source, tmp_path, monkeypatch, killed_at
 ):
     out = tmp_path / "set"
@@ -97,7 +98,7 @@ def test_killed_at_any_moment_it_leaves_no_set_and_goes_on_where_it_was(
         m.setattr(os, "replace", move)
         m.setattr(prepare_module, "_write_info", info)
         with pytest.raises(KeyboardInterrupt):
-            prepare(source, out, name="tiny", split="train", shards=4)
+            prepare(source, out, shards=4)
     with pytest.raises(DataError):
         open_source(f"tfds:{out}/train")
     whole = [name for name in written if name.endswith("-of-00004.json")]
@@ -105,19 +106,19 @@ def test_killed_at_any_moment_it_leaves_no_set_and_goes_on_where_it_was(
 
     again = []
     monkeypatch.setattr(os, "replace", lambda a, b: (again.append(Path(b).name), replace(a, b)))
-    prepare(source, out, name="tiny", split="train", shards=4)
+    prepare(source, out, shards=4)
     assert len([name for name in again if name.endswith("-of-00004.json")]) == 4 - len(whole)
     prepared = open_source(f"tfds:{out}/train")
     assert [prepared[i] for i in range(RECORDS)] == [source[i] for i in range(RECORDS)]
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
-    straight = prepare(source, tmp_path / "straight", name="tiny", split="train", shards=4)
+    straight = prepare(source, tmp_path / "straight", shards=4)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == {
         p.name: p.read_bytes() for p in straight.iterdir()
     }
 
 
 @pytest.mark.slow
-def test_killed_with_its_workers_at_work_it_keeps_the_whole_shards_and_leaves_no_process(tmp_path):
+def test_a_kill_at_work_keeps_complete_shards_and_leaves_no_worker_process(tmp_path):
     out, draft = tmp_path / "set", tmp_path / "set" / ".unfinished-train"
     command = [sys.executable, "-m", "lit_jax", "prepare", "shapes:6000/train", "--output", str(out)]
     command += ["--name", "tiny", "--split", "train", "--shards", "60", "--processes", "2"]
@@ -141,38 +142,38 @@ def test_what_another_source_left_unfinished_is_made_anew(source, folder, tmp_pa
     with monkeypatch.context() as m:
         m.setattr(prepare_module, "_write_info", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare(source, tmp_path / "set", name="tiny", split="train", shards=2)
+            prepare(source, tmp_path / "set", shards=2)
     (folder / "00.png").write_bytes(png(77))
-    out = prepare(source, tmp_path / "set", name="tiny", split="train", shards=2)
+    out = prepare(source, tmp_path / "set", shards=2)
     assert open_source(f"tfds:{out}/train")[0]["image"] == png(77)
 
 
 def test_the_file_that_makes_the_split_exist_is_moved_in_last(source, tmp_path, monkeypatch):
     moved, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b)), replace(a, b)))
-    out = prepare(source, tmp_path / "set", name="tiny", split="train", shards=2)
+    out = prepare(source, tmp_path / "set", shards=2)
     moved = [path.name for path in moved if path.parent == out]
     assert moved[-1] == "dataset_info.json" and sorted(moved) == sorted(p.name for p in out.iterdir())
 
 
 def test_two_processes_write_what_one_writes(source, out, tmp_path):
-    options = {"name": "tiny", "split": "train", "shards": 3, "license": "CC0", "description": "x"}
+    options = {"shards": 3, "license": "CC0", "description": "x"}
     two = prepare(source, tmp_path / "two", processes=2, dedup=True, **options)
     for file in out.iterdir():
         assert (two / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_worker_tells_a_broken_record_as_the_process_itself_does(write_folder, tmp_path):
+def test_a_worker_reports_a_broken_record_like_the_process_itself(write_folder, tmp_path):
     source = open_source(str(write_folder([row(0), row(1), {"file_name": "gone.png"}])))
     with pytest.raises(DataError, match=r"pictures: record 2: 'gone\.png' cannot be read"):
-        prepare(source, tmp_path / "set", name="tiny", split="train", shards=3, processes=2)
+        prepare(source, tmp_path / "set", shards=3, processes=2)
 
 
-def test_of_equal_pictures_the_first_stays_and_the_ledger_names_the_others(write_folder, tmp_path):
+def test_the_first_of_equal_pictures_stays_and_the_ledger_names_the_others(write_folder, tmp_path):
     names = ["00.png", "01.png", "00.png", "gone.png", "gone.png", "01.png", "00.png"]
     rows = [{"file_name": name, "caption": str(i), "id": str(i)} for i, name in enumerate(names)]
     source = open_source(str(write_folder(rows)))
-    options = {"name": "tiny", "split": "train", "shards": 3, "on_bad_record": "skip"}
+    options = {"shards": 3, "on_bad_record": "skip"}
     out = prepare(source, tmp_path / "set", dedup=True, **options)
     prepared = open_source(f"tfds:{out}/train")
     assert [prepared[i]["id"] for i in range(len(prepared))] == ["0", "1"]
@@ -189,7 +190,7 @@ def test_of_equal_pictures_the_first_stays_and_the_ledger_names_the_others(write
 def test_larger_pictures_become_smaller_and_the_others_keep_their_bytes(write_folder, tmp_path):
     folder = write_folder([{"file_name": name, "caption": "x"} for name in ("00.png", "large.png")])
     (folder / "large.png").write_bytes(png(0, (60, 40)))
-    out = prepare(open_source(str(folder)), tmp_path / "set", name="tiny", split="train", resize=20)
+    out = prepare(open_source(str(folder)), tmp_path / "set", resize=20)
     small, large = (open_source(f"tfds:{out}/train")[i]["image"] for i in range(2))
     assert small == png(0)
     picture = open_image(large)
@@ -199,20 +200,19 @@ def test_larger_pictures_become_smaller_and_the_others_keep_their_bytes(write_fo
 
 
 @pytest.mark.parametrize("how", [{"verify": True}, {"resize": 4}])
-def test_pictures_that_cannot_be_decoded_are_found_where_they_are_looked_for(write_folder, tmp_path, how):
+def test_verify_and_resize_find_pictures_that_cannot_be_decoded(write_folder, tmp_path, how):
     source = open_source(str(write_folder(broken=[3])))
-    options = {"name": "tiny", "split": "train"}
-    assert len(open_source(f"tfds:{prepare(source, tmp_path / 'all', **options)}/train")) == RECORDS
+    assert len(open_source(f"tfds:{prepare(source, tmp_path / 'all')}/train")) == RECORDS
     with pytest.raises(DataError, match="record 3: not an image"):
-        prepare(source, tmp_path / "set", **options, **how)
-    out = prepare(source, tmp_path / "set", on_bad_record="skip", **options, **how)
+        prepare(source, tmp_path / "set", **how)
+    out = prepare(source, tmp_path / "set", on_bad_record="skip", **how)
     assert len(open_source(f"tfds:{out}/train")) == RECORDS - 1
 
 
-def test_only_broken_records_are_no_set(write_folder, tmp_path):
+def test_a_source_of_broken_records_makes_no_set(write_folder, tmp_path):
     source = open_source(str(write_folder([{"file_name": "gone.png"}])))
     with pytest.raises(DataError, match="every one of its 1 records is broken"):
-        prepare(source, tmp_path / "set", name="tiny", split="train", on_bad_record="skip")
+        prepare(source, tmp_path / "set", on_bad_record="skip")
 
 
 def test_a_broken_record_is_an_error_or_left_out(write_folder, tmp_path):
@@ -221,43 +221,32 @@ def test_a_broken_record_is_an_error_or_left_out(write_folder, tmp_path):
     rows[2]["captions"] = ["\ud800"]
     source = open_source(str(write_folder(rows)))
     with pytest.raises(DataError, match=r"pictures: record 1: 'gone\.png' cannot be read"):
-        prepare(source, tmp_path / "set", name="tiny", split="train")
-    out = prepare(source, tmp_path / "set", name="tiny", split="train", shards=2, on_bad_record="skip")
+        prepare(source, tmp_path / "set")
+    out = prepare(source, tmp_path / "set", shards=2, on_bad_record="skip")
     prepared = open_source(f"tfds:{out}/train")
     assert [prepared[i]["id"] for i in range(len(prepared))] == ["r0", "r3"]
 
 
-def test_what_cannot_be_prepared_is_refused_and_what_is_there_stays(
+def test_what_cannot_be_prepared_is_refused_and_existing_files_stay(
     source, out, folder, write_folder, tmp_path
 ):
     before = {p: p.read_bytes() for p in out.iterdir()}
     other = open_source(str(write_folder([{"file_name": "00.png", "label": "cow"}], name="other")))
-    for arguments, error, words in [
-        ((source, out, {"name": "tiny", "split": "train"}), DataError, "already has a split 'train'"),
-        ((source, out, {"name": "huge", "split": "test"}), DataError, "holds the set 'tiny', not 'huge'"),
-        (
-            (other, out, {"name": "tiny", "split": "test"}),
-            DataError,
-            "other labels than the splits already there",
-        ),
-        ((source, folder, {"name": "tiny", "split": "train"}), DataError, "exists and is not a prepared set"),
-        ((source, tmp_path / "x", {"name": "Tiny-1", "split": "train"}), ConfigError, "name 'Tiny-1'"),
-        ((source, tmp_path / "x", {"name": "tiny", "split": "a/b"}), ConfigError, "split 'a/b'"),
-        (
-            (source, tmp_path / "x", {"name": "tiny", "split": "all"}),
-            ConfigError,
-            "TFDS's word for all splits",
-        ),
-        (
-            (source, tmp_path / "x", {"name": "tiny", "split": "a", "shards": 41}),
-            ConfigError,
-            "41 shards for 40",
-        ),
+    new = tmp_path / "x"
+    for pairs, folder_of_set, options, error, words in [
+        (source, out, {}, DataError, "already has a split 'train'"),
+        (source, out, {"name": "huge", "split": "test"}, DataError, "holds the set 'tiny', not 'huge'"),
+        (other, out, {"split": "test"}, DataError, "other labels than the splits already there"),
+        (source, folder, {}, DataError, "exists and is not a prepared set"),
+        (source, new, {"name": "Tiny-1"}, ConfigError, "name 'Tiny-1'"),
+        (source, new, {"split": "a/b"}, ConfigError, "split 'a/b'"),
+        (source, new, {"split": "all"}, ConfigError, "which TFDS uses for all splits"),
+        (source, new, {"shards": 41}, ConfigError, "41 shards for 40"),
     ]:
         with pytest.raises(error, match=words):
-            prepare(arguments[0], arguments[1], **arguments[2])
+            prepare(pairs, folder_of_set, **options)
     assert {p: p.read_bytes() for p in out.iterdir()} == before
-    assert not (tmp_path / "x").exists()
+    assert not new.exists()
 
 
 def test_the_metadata_say_which_splits_there_are(out):

@@ -31,13 +31,15 @@ def mixed(write_folder):
 
 
 def test_every_count_is_the_one_that_was_put_there(mixed):
-    found = summarize(open_source(mixed))
-    assert (found["records"], found["looked_at"], found["formats"]) == (8, 8, {"PNG": 6})
-    assert found["shorter_side"] == {"least": 7, "median": 7, "95%": 16, "most": 20}
-    assert found["longer_side"]["most"] == 50
-    assert found["words"] == {"least": 1, "median": 2, "95%": 23, "most": 30} and "cut" not in found
-    assert found["captions_per_record"] == 1 and found["without_caption"] == found["same_picture"] == 1 / 6
-    assert found["broken"] == 2 / 8 and found["reasons"] == {
+    summary = summarize(open_source(mixed))
+    assert (summary["records"], summary["looked_at"], summary["formats"]) == (8, 8, {"PNG": 6})
+    assert summary["shorter_side"] == {"least": 7, "median": 7, "95%": 16, "most": 20}
+    assert summary["longer_side"]["most"] == 50
+    assert summary["words"] == {"least": 1, "median": 2, "95%": 23, "most": 30} and "cut" not in summary
+    assert (
+        summary["captions_per_record"] == 1 and summary["without_caption"] == summary["same_picture"] == 1 / 6
+    )
+    assert summary["broken"] == 2 / 8 and summary["reasons"] == {
         "'gone.png' cannot be read: No such file or directory": 1,
         "caption has no visible character": 1,
     }
@@ -55,21 +57,26 @@ def test_tokens_are_counted_as_training_counts_them(mixed, tmp_path):
         str(tmp_path / "j"),
     ]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    found = json.loads((tmp_path / "j").read_text())
-    assert found["tokens"]["least"] == 3 and found["tokens"]["most"] == 32  # With [CLS] and [SEP].
-    assert found["cut"] == 2 / 6 and "33.33%" in done.output and "gone.png" in done.output
+    summary = json.loads((tmp_path / "j").read_text())
+    assert summary["tokens"]["least"] == 3 and summary["tokens"]["most"] == 32  # With [CLS] and [SEP].
+    assert summary["cut"] == 2 / 6 and "33.33%" in done.output and "gone.png" in done.output
 
 
 def test_a_sample_is_drawn_where_there_are_more(folder):
     source = open_source(str(folder))
-    found = summarize(source, limit=7)
-    assert (found["records"], found["looked_at"], found["labelled"], found["classes"]) == (RECORDS, 7, 1, 3)
+    summary = summarize(source, limit=7)
+    assert (summary["records"], summary["looked_at"], summary["labelled"], summary["classes"]) == (
+        RECORDS,
+        7,
+        1,
+        3,
+    )
     assert summarize(source, limit=None)["looked_at"] == RECORDS
     with pytest.raises(ConfigError, match="limit is 0"):
         summarize(source, limit=0)
 
 
-def test_a_source_without_a_whole_record_is_refused(write_folder):
+def test_a_source_of_broken_records_is_refused(write_folder):
     source = open_source(str(write_folder([{"file_name": "gone.png"}])))
     with pytest.raises(DataError, match=r"every one of 1 records is broken: 'gone\.png' cannot be read"):
         summarize(source)

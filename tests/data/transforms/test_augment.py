@@ -23,7 +23,7 @@ def dot(pixels):
     return x.mean(), y.mean()
 
 
-def test_half_of_the_pictures_are_mirrored_where_that_is_asked_for():
+def test_half_of_the_pictures_are_mirrored_if_that_is_requested():
     flip = AUGMENTS["flip"]
     flipped = [np.array_equal(flip.change(PICTURE, random.Random(key)), DOT[:, ::-1]) for key in range(200)]
     same = [np.array_equal(flip.change(PICTURE, random.Random(key)), DOT) for key in range(200)]

@@ -40,7 +40,7 @@ def test_the_orientation_tag_is_ignored_as_transformers_ignores_it():
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
-def test_of_an_animation_the_first_frame_is_taken(kind):
+def test_the_picture_of_an_animation_is_its_first_frame(kind):
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     np.testing.assert_allclose(np.asarray(open_image(data))[0, 0], [255, 0, 0], atol=3)

@@ -90,7 +90,7 @@ def test_normalise_computes_in_float32_and_casts_last():
     np.testing.assert_array_equal(half, pixels.normalise(images).astype("bfloat16"))
 
 
-def test_junk_behind_a_picture_does_no_harm():
+def test_junk_after_a_picture_is_ignored():
     decode = make_decode(transformers.ViTImageProcessorPil(**SQUARE))
     data = encoded(noise(), "JPEG")
     np.testing.assert_array_equal(decode(data + b"junk" * 99), decode(data))
@@ -119,20 +119,26 @@ def test_a_very_long_picture_loses_its_ends_before_it_is_resized():
         ("EfficientNetImageProcessorPil", SQUARE, "into float32"),
     ],
 )
-def test_an_image_processor_that_pixels_cannot_say_is_refused(name, options, words):
+def test_an_image_processor_that_pixels_cannot_express_is_refused(name, options, words):
     with pytest.raises(ConfigError, match=words):
         pixels_of(getattr(transformers, name)(**options))
 
 
-def test_an_image_processor_with_a_step_more_is_refused():
+def test_an_image_processor_with_an_extra_step_is_refused():
     class Inverting(transformers.ViTImageProcessorPil):
         def normalize(self, image, mean, std, **kwargs):
             return -super().normalize(image, mean, std, **kwargs)
 
     with pytest.raises(ConfigError, match="Inverting does more to a picture than resize"):
         pixels_of(Inverting(**SQUARE))
-    with pytest.raises(ConfigError, match="not a PIL image processor"):
-        pixels_of(object())
+
+
+def test_an_image_processor_of_another_backend_is_refused():
+    class OnTensors(transformers.ViTImageProcessorPil):
+        backend = "torchvision"
+
+    with pytest.raises(ConfigError, match="OnTensors is not a PIL image processor"):
+        pixels_of(OnTensors(**SQUARE))
 
 
 @pytest.mark.parametrize("off", ["do_rescale", "do_normalize"])

@@ -25,7 +25,7 @@ def test_tokenize_equals_the_tokenizer(options):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_of_a_text_that_is_far_too_long_the_end_is_read_that_truncation_keeps(side):
+def test_the_end_that_truncation_keeps_of_a_very_long_text_is_read(side):
     tokenizer, text = bert(truncation_side=side), "red " + "the " * 1_000 + "cat"
     want = tokenizer([text], truncation=True, max_length=12, return_tensors="np")
     np.testing.assert_array_equal(make_tokenize(tokenizer, 12)([text])["input_ids"], want["input_ids"])
@@ -75,4 +75,4 @@ def test_what_cannot_be_tokenized_is_refused():
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bert().backend_tokenizer)
         make_tokenize(tokenizer, 12)
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json behind it"):
-        make_tokenize(object(), 12)
+        make_tokenize(transformers.ByT5Tokenizer(), 12)

@@ -35,8 +35,8 @@ def scene(size, mode="RGB"):
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode)
 
 
-def distance(one, other):
-    return np.abs(one.astype(int) - other).mean()
+def distance(pixels, others):
+    return np.abs(pixels.astype(int) - others).mean()
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -53,7 +53,7 @@ def test_a_reduced_jpeg_shows_what_the_image_processor_shows(how, name):
 
 @pytest.mark.parametrize("how", ["fast", "turbo"])
 def test_a_large_jpeg_is_really_decoded_at_less_than_its_size(how):
-    """Else the test above would hold for a decoder that is as slow as the exact one."""
+    """Otherwise a decoder as slow as the exact one would pass the test above."""
     data = encoded(noise((320, 240)), "JPEG")
     processor = PROCESSORS["square"]
     assert distance(make_train_decode(processor, how)(data), make_decode(processor)(data)) > 0.1
@@ -61,7 +61,7 @@ def test_a_large_jpeg_is_really_decoded_at_less_than_its_size(how):
 
 @pytest.mark.parametrize("name", PROCESSORS)
 @pytest.mark.parametrize("how", HOW)
-def test_what_is_no_large_jpeg_is_decoded_exactly(how, name):
+def test_everything_but_large_jpegs_is_decoded_exactly(how, name):
     decode, exact = make_train_decode(PROCESSORS[name], how), make_decode(PROCESSORS[name])
     files = [encoded(scene((size, 45)), "JPEG") for size in (1, 20, 31, 33, 63, 500)]
     files += [encoded(noise((200, 300), mode)) for mode in ("RGB", "RGBA", "L")]
@@ -83,7 +83,7 @@ def test_every_way_of_decoding_refuses_the_same_files(how):
     np.testing.assert_array_equal(decode(whole + b"junk" * 99), decode(whole))
 
 
-def test_turbo_takes_what_pillow_takes_where_its_own_reader_finds_fault():
+def test_turbo_falls_back_to_pillow_if_its_own_reader_fails():
     whole = encoded(noise((200, 160)), "JPEG")
     start = whole.index(b"\xff\xda")
     padded = whole[:start] + b"\0\0\0" + whole[start:]  # Bytes before a marker: a warning of libjpeg.

@@ -1,4 +1,4 @@
-"""The Hugging Face face: the examples of the VisionTextDualEncoder documentation, and what it refuses."""
+"""The model class of Hugging Face: the examples of the VisionTextDualEncoder documentation, and errors."""
 
 import chex
 import jax
@@ -131,11 +131,11 @@ def test_a_zero_embedding_stays_zero_and_has_a_zero_gradient(model):
 def test_dropout_needs_a_key_and_follows_it(model):
     with pytest.raises(ConfigError, match="dropout_rng"):
         model(**inputs(), train=True)
-    one, two, same = (
+    first, other, same = (
         model(**inputs(), train=True, dropout_rng=jax.random.key(seed)).text_embeds for seed in (1, 2, 1)
     )
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - two).max() > 1e-3
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_caller_may_jit_it_with_its_inputs(model):
     np.testing.assert_allclose(ids, model.get_text_features(batch["input_ids"]), rtol=1e-5, atol=1e-6)
 
 
-def test_a_picture_of_another_size_is_refused_by_vit(model):
+def test_an_image_of_another_size_is_refused_by_vit(model):
     with pytest.raises(ConfigError, match="images are 48x48; this tower takes 32x32"):
         model.get_image_features(np.zeros((1, 3, 48, 48), np.float32))
 
@@ -189,7 +189,7 @@ def test_a_config_of_another_model_is_refused(model, tmp_path):
         VisionTextDualEncoderModel.from_pretrained(tmp_path, config=other)
 
 
-def test_the_functional_door_and_the_face_agree(model, tmp_path):
+def test_load_and_the_model_class_agree(model, tmp_path):
     model.save_pretrained(tmp_path)
     module, params = lit_jax.load(tmp_path)
     batch = inputs()
@@ -247,7 +247,7 @@ def test_ready_made_towers_are_taken_as_they_are(towers):
     [
         (
             {"text_hidden_dropout": 0.1},
-            "text_hidden_dropout is no field of a bert config; did you mean text_hidden_",
+            "text_hidden_dropout is not a field of a bert config; did you mean text_hidden_",
         ),
         ({"image_size": 3}, "unknown argument 'image_size'; those for a tower begin with vision_ or text_"),
         ({"vision_model": "vit"}, "the vision tower wants either a name or path, or vision_model="),
@@ -277,7 +277,7 @@ def test_code_for_transformers_4_runs_unchanged(towers):
     assert features.shape == (2, 512)
 
 
-def test_positions_are_resized_where_that_is_asked_for(model):
+def test_positions_are_resized_if_asked_for(model):
     bigger = np.random.default_rng(1).normal(size=(2, 3, 48, 48)).astype(np.float32)
     features = model.get_image_features(bigger, interpolate_pos_encoding=True)
     output = model(inputs()["input_ids"], bigger, interpolate_pos_encoding=True)
@@ -292,5 +292,7 @@ def test_features_in_training_follow_their_key(model):
     pixels, ids = inputs()["pixel_values"], inputs()["input_ids"]
     with pytest.raises(ConfigError, match="dropout_rng"):
         model.get_image_features(pixels, train=True)
-    one, two = (model.get_text_features(ids, train=True, dropout_rng=jax.random.key(seed)) for seed in (1, 2))
-    assert np.abs(one - two).max() > 1e-4
+    first, second = (
+        model.get_text_features(ids, train=True, dropout_rng=jax.random.key(seed)) for seed in (1, 2)
+    )
+    assert np.abs(first - second).max() > 1e-4

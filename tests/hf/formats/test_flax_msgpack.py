@@ -155,7 +155,7 @@ def test_two_params_of_one_name_are_refused(tmp_path):
     params = {"a/scale": np.ones(3), "a/kernel": np.ones((3, 3))}
     write_msgpack(tmp_path / "flax_model.msgpack", params)
     with pytest.raises(
-        WeightError, match=r"flax_model\.msgpack has both a/\w+ and a/\w+.*one tensor a\.weight"
+        WeightError, match=r"flax_model\.msgpack has both a/\w+ and a/\w+.*the same tensor a\.weight"
     ):
         model_folder.Tensors.of(tmp_path)
 

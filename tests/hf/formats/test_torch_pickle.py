@@ -1,4 +1,4 @@
-"""Torch's own files are read to the bit; nothing that a pickle asks for is ever run."""
+"""Torch's own files are read to the bit; no code that a pickle names is ever run."""
 
 import collections
 import os
@@ -155,23 +155,23 @@ ORDERED = b"ccollections\nOrderedDict\n"
     [
         (ORDERED + integer(7) + b"\x85R.", "damaged"),  # Wild arguments of what is allowed.
         (CALLS + b")R.", "damaged"),
-        (CALLS + b"(" + numbers([1]) * 6 + b"tR.", "torch would not|damaged"),
+        (CALLS + b"(" + numbers([1]) * 6 + b"tR.", "torch could not|damaged"),
         (state_dict(PARAMETER + b"(" + numbers([1]) + b"\x89}tR"), "'w' is of type tuple where a tensor"),
         (CALLS + b"}b.", "one _Name where tensors"),  # State for a function.
-        (b"ctorch\nFloatStorage\n)R.", "calls what is no function"),
-        (text("collections.OrderedDict") + b")R.", "calls what is no function"),
+        (b"ctorch\nFloatStorage\n)R.", "calls something that is not a function"),
+        (text("collections.OrderedDict") + b")R.", "calls something that is not a function"),
         (ORDERED + b")\x81.", "instruction NEWOBJ"),
         (b"(" + ORDERED + b"o.", "instruction OBJ"),
         (b"(ios\nsystem\n.", "instruction INST"),
         (b"\x82\x01.", "instruction EXT1"),
         (b"].", "instruction EMPTY_LIST"),
-        (text("os") + text("system") + b"\x93.", r"asks for 'os\.system'"),
+        (text("os") + text("system") + b"\x93.", r"names 'os\.system'"),
         (integer(1) + integer(1) + b"\x93.", "damaged"),
-        (b"ctorch.serialization\nload\n.", r"asks for 'torch\.serialization\.load'"),
-        (b"ccollections\nOrderedDict.__reduce__\n.", "asks for 'collections.OrderedDict.__reduce__'"),
-        (text("0") + b"Q.", "no storage"),
+        (b"ctorch.serialization\nload\n.", r"names 'torch\.serialization\.load'"),
+        (b"ccollections\nOrderedDict.__reduce__\n.", "names 'collections.OrderedDict.__reduce__'"),
+        (text("0") + b"Q.", "not a storage"),
         (storage(kind="ComplexFloatStorage") + b".", "ComplexFloatStorage"),
-        (storage(size=-1) + b".", "no storage"),
+        (storage(size=-1) + b".", "not a storage"),
         (b"}" + b")" * 200 + b"\x86" * 199 + b"K\x01s.", "a key is of type tuple"),
         (b"}" + b"K\x01K\x02s.", "a key is of type int"),
         (b")K\x01K\x02s.", "set in a tuple"),
@@ -187,12 +187,12 @@ ORDERED = b"ccollections\nOrderedDict\n"
         (state_dict(b"K\x07"), "'w' is of type int where a tensor"),
     ],
 )
-def test_what_no_dict_of_tensors_needs_is_refused(pickled, message, tmp_path):
+def test_instructions_that_a_dict_of_tensors_does_not_need_are_refused(pickled, message, tmp_path):
     with pytest.raises(WeightError, match=rf"(?s)a\.bin: .*({message})"):
         TorchFile(archive(tmp_path / "a.bin", pickled, s0=SIX.tobytes()))
 
 
-def test_what_a_refused_pickle_did_leaves_no_trace(tmp_path):
+def test_a_refused_pickle_leaves_no_trace(tmp_path):
     before = (
         dict(torch_pickle._CALLS),
         torch_pickle._rebuild_tensor.__defaults__,
@@ -216,14 +216,14 @@ def test_what_a_refused_pickle_did_leaves_no_trace(tmp_path):
         (tensor(strides=(5, 1)), "needs 32 bytes"),
         (tensor(shape=(2**30, 3), strides=(2**30, 1)), "needs"),
         (tensor(stored=storage(size=7)), "needs 28 bytes where data/0 has 24"),
-        (tensor(stored=storage(key="1")), "data/1, which is not there"),
-        (tensor(stored=storage(key="../data.pkl")), "which is not there"),
-        (tensor(offset=-1), "torch would not"),
-        (tensor(shape=(-2, 3)), "torch would not"),
-        (tensor(strides=(-3, 1)), "torch would not"),
-        (tensor(strides=(1,)), "torch would not"),
-        (tensor(stored=integer(0)), "torch would not"),
-        (tensor(rest=b"\x89}}" + text("neg") + b"\x88s"), "torch would not"),
+        (tensor(stored=storage(key="1")), "data/1, which does not exist"),
+        (tensor(stored=storage(key="../data.pkl")), "which does not exist"),
+        (tensor(offset=-1), "torch could not have written"),
+        (tensor(shape=(-2, 3)), "torch could not have written"),
+        (tensor(strides=(-3, 1)), "torch could not have written"),
+        (tensor(strides=(1,)), "torch could not have written"),
+        (tensor(stored=integer(0)), "torch could not have written"),
+        (tensor(rest=b"\x89}}" + text("neg") + b"\x88s"), "torch could not have written"),
     ],
 )
 def test_a_tensor_that_leaves_its_storage_is_refused(wrong, message, tmp_path):
@@ -285,10 +285,10 @@ def test_every_prefix_and_flip_of_a_pickle_ends_in_a_weight_error_or_tensors():
     for i in range(len(whole)):
         for content in (whole[:i], whole[:i] + bytes([whole[i] ^ 0x15]) + whole[i + 1 :]):
             try:
-                found = torch_pickle._state_dict(content)
+                tensors = torch_pickle._state_dict(content)
             except WeightError:
                 continue
-            assert all(type(value).__name__ == "_Tensor" for value in found.values())
+            assert all(type(value).__name__ == "_Tensor" for value in tensors.values())
 
 
 def test_the_machine_knows_no_instruction_that_makes_an_object():

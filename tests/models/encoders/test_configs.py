@@ -72,7 +72,7 @@ def test_a_field_that_cannot_be_honoured_is_refused_by_name(hf, message):
         encoder_of(tower, hf["model_type"]).Config.from_hf(hf)
 
 
-def test_a_field_that_transformers_does_not_know_is_ignored_as_there():
+def test_a_field_that_transformers_does_not_know_is_ignored():
     assert VISION["vit"].Config.from_hf(tiny.VIT | {"my_note": 3}) == VISION["vit"].Config.from_hf(tiny.VIT)
 
 
@@ -83,6 +83,6 @@ def test_an_unknown_type_is_refused_with_the_known_ones():
         )
 
 
-def test_a_single_tower_is_no_dual_encoder():
+def test_a_single_tower_is_not_a_dual_encoder():
     with pytest.raises(WeightError, match="from_towers"):
         DualEncoderConfig.from_hf(tiny.VIT)

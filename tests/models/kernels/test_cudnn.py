@@ -1,4 +1,4 @@
-"""Which attention goes to cuDNN, and in what shape; what a GPU makes of it is in test_gpu.py."""
+"""Which attention goes to cuDNN, and in what shape; its results on a GPU are tested in test_gpu.py."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax.models.kernels import cudnn as flash
+from lit_jax.models.kernels import cudnn
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from lit_jax.models.kernels import cudnn as flash
     [
         ("gpu", "9.0", 197, 64, jnp.bfloat16, False, True),
         ("gpu", "8.6", 32, 64, jnp.float16, True, True),
-        ("gpu", "9.0", 197, 64, jnp.bfloat16, True, False),  # Its backward pass wants an even number.
+        ("gpu", "9.0", 197, 64, jnp.bfloat16, True, False),  # Its backward pass needs an even number.
         ("gpu", "9.0", 196, 64, jnp.float32, False, False),
         ("gpu", "9.0", 196, 160, jnp.bfloat16, False, False),
         ("gpu", "9.0", 196, 20, jnp.bfloat16, False, False),
@@ -25,24 +25,24 @@ from lit_jax.models.kernels import cudnn as flash
         ("tpu", None, 196, 64, jnp.bfloat16, False, False),
     ],
 )
-def test_cudnn_is_asked_for_what_it_has(platform, capability, tokens, head, dtype, biased, wanted):
+def test_cudnn_is_used_where_it_is_supported(platform, capability, tokens, head, dtype, biased, wanted):
     device = SimpleNamespace(platform=platform, compute_capability=capability)
-    assert flash.supports(device, tokens, head, dtype, biased) == wanted
+    assert cudnn.supports(device, tokens, head, dtype, biased) == wanted
 
 
 @pytest.fixture
-def cudnn(monkeypatch):
-    """XLA in cuDNN's place, as choosy; it notes how many tokens it was given."""
+def lengths(monkeypatch):
+    """XLA in place of cuDNN, with the same demands; the fixture is the numbers of tokens that it was given."""
     given = []
 
-    def stand_in(q, k, v, bias=None, mask=None, **lengths):
+    def stand_in(q, k, v, bias=None, mask=None, **options):
         tokens = q.shape[1]
         assert mask is None or mask.shape[2:] == (tokens, tokens)
         assert bias is None or bias.dtype == q.dtype
         given.append(tokens)
-        return jax.nn.dot_product_attention(q, k, v, bias, mask, **lengths)
+        return jax.nn.dot_product_attention(q, k, v, bias, mask, **options)
 
-    monkeypatch.setattr(flash, "_cudnn", stand_in)
+    monkeypatch.setattr(cudnn, "_cudnn", stand_in)
     return given
 
 
@@ -58,18 +58,18 @@ def tensors(tokens):
     )
 
 
-def test_an_odd_number_of_tokens_is_made_even_for_the_backward_pass_alone(cudnn):
+def test_an_odd_number_of_tokens_is_made_even_only_for_the_backward_pass(lengths):
     qkv, y, _, _ = tensors(5)
-    flash.flash_attention(*qkv, None, None)
-    assert cudnn == [5]
-    jax.grad(lambda *qkv: (flash.flash_attention(*qkv, None, None) * y).sum())(*qkv)
-    assert cudnn == [5, 6]
+    cudnn.flash_attention(*qkv, None, None)
+    assert lengths == [5]
+    jax.grad(lambda *qkv: (cudnn.flash_attention(*qkv, None, None) * y).sum())(*qkv)
+    assert lengths == [5, 6]
 
 
 @pytest.mark.parametrize(
     ("tokens", "masked", "biased"), [(5, 0, 0), (6, 0, 0), (6, 1, 0), (6, 0, 1), (6, 1, 1)]
 )
-def test_value_and_gradient_are_those_of_attention(cudnn, tokens, masked, biased):
+def test_value_and_gradient_are_those_of_attention(lengths, tokens, masked, biased):
     qkv, y, mask, bias = tensors(tokens)
     mask, bias = mask if masked else None, bias if biased else None
 
@@ -77,5 +77,5 @@ def test_value_and_gradient_are_those_of_attention(cudnn, tokens, masked, biased
         return jax.value_and_grad(lambda *qkv: (attend(*qkv) * y).sum(), (0, 1, 2))(*qkv)
 
     want = loss(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, bias, mask))
-    found = loss(lambda q, k, v: flash.flash_attention(q, k, v, mask, bias))
-    chex.assert_trees_all_close(found, want, rtol=1e-5, atol=1e-6)
+    got = loss(lambda q, k, v: cudnn.flash_attention(q, k, v, mask, bias))
+    chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)

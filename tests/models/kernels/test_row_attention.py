@@ -16,7 +16,7 @@ from flax import linen as nn
 from lit_jax.models.kernels.row_attention import row_attention, row_attention_sharded
 from lit_jax.models.kernels.row_attention.vmem import VMEM, fits, vmem_bytes
 from lit_jax.models.layers.attention import attend_in_full
-from lit_jax.parallel.sharding import AXES, make_mesh
+from lit_jax.parallel.sharding import make_mesh
 
 DTYPES = ("float32", "bfloat16")
 NAMES = ("y", "dq", "dk", "dv", "dbias")
@@ -115,7 +115,7 @@ def test_a_text_without_tokens_gets_the_mean_of_its_values():
 def test_a_sharded_batch_gives_the_whole_gradient_of_the_bias(data, fsdp):
     x = arrays(16, 17, 64, 2, "float32", with_bias=True)
     mask = lengths(16, 17)
-    attend = partial(row_attention_sharded, heads=2, mesh=make_mesh(data, fsdp), axes=AXES, interpret=True)
+    attend = partial(row_attention_sharded, heads=2, mesh=make_mesh(data, fsdp))
     got = value_and_gradients(attend, x, mask)
     assert len(got[0].sharding.device_set) == 8
     check(got, x, mask, heads=2)
@@ -132,8 +132,8 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_fits_fits_with_fewer_tokens_too(dtype, bias, kind):
     for width, heads in ((384, 6), (768, 12), (1024, 16), (1280, 16)):
-        found = [fits(tokens, width, heads, dtype, bias, kind=kind) for tokens in range(1, 700)]
-        assert found == sorted(found, reverse=True)
+        fit = [fits(tokens, width, heads, dtype, bias, kind=kind) for tokens in range(1, 700)]
+        assert fit == sorted(fit, reverse=True)
         sizes = [vmem_bytes(t, width, heads, dtype, bias, backward=True) for t in range(1, 700)]
         assert sizes == sorted(sizes)
     assert fits(197, 768, 12, dtype, kind=kind)
@@ -148,12 +148,12 @@ from lit_jax.models.kernels.row_attention import row_attention
 
 topology, tokens, heads, masked, with_bias = sys.argv[1], *map(int, sys.argv[2:])
 device = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices[0]
-one = SingleDeviceSharding(device)
+sharding = SingleDeviceSharding(device)
 # With its own choice of layouts XLA would copy what comes in and goes out.
-rows = Format(Layout((0, 1, 2)), one)
+rows = Format(Layout((0, 1, 2)), sharding)
 x = jax.ShapeDtypeStruct((512, tokens, 768), jnp.bfloat16, sharding=rows)
-mask = jax.ShapeDtypeStruct((512, tokens), bool, sharding=one) if masked else None
-bias = jax.ShapeDtypeStruct((heads, tokens, tokens), jnp.float32, sharding=one) if with_bias else None
+mask = jax.ShapeDtypeStruct((512, tokens), bool, sharding=sharding) if masked else None
+bias = jax.ShapeDtypeStruct((heads, tokens, tokens), jnp.float32, sharding=sharding) if with_bias else None
 
 def forward(q, k, v, mask, bias):
     return row_attention(q, k, v, mask, bias, heads=heads)

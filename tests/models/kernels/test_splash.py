@@ -25,8 +25,8 @@ from lit_jax.models.kernels.splash import (
 )
 from lit_jax.models.layers.attention import Attention, use_row_kernel, use_splash
 from lit_jax.models.layers.spec import BlockSpec, Compute
-from lit_jax.parallel.sharding import AXES, make_mesh
-from tests.test_row_attention import arrays, check, lengths, value_and_gradients
+from lit_jax.parallel.sharding import make_mesh
+from tests.models.kernels.test_row_attention import arrays, check, lengths, value_and_gradients
 
 
 def without_bias(attend, **options):
@@ -52,9 +52,9 @@ def test_equals_attention_in_full(shape, masked, dtype, monkeypatch):
     check(got, x, mask, roundings=2, heads=heads)
 
 
-def test_a_sharded_batch_gives_what_the_whole_gives():
+def test_a_sharded_batch_gives_the_same_as_the_whole_batch():
     x, mask = arrays(8, 40, 32, 2, "float32", with_bias=False), lengths(8, 40)
-    options = {"heads": 2, "mesh": make_mesh(4, 2), "axes": AXES, "interpret": True}
+    options = {"heads": 2, "mesh": make_mesh(4, 2)}
     got = value_and_gradients(without_bias(splash_attention_sharded, **options), x, mask)
     assert len(got[0].sharding.device_set) == 8
     check(got, x, mask, heads=2)
@@ -91,7 +91,7 @@ def tpu(kind="TPU v5 lite"):
     return mesh
 
 
-def test_long_rows_go_through_it_on_a_tpu_and_short_ones_through_rows():
+def test_a_tpu_uses_splash_for_long_rows_and_our_kernel_for_short_ones():
     keys, each = jnp.ones((8, 1, 1, 4096), bool), jnp.ones((8, 1, 4096, 4096), bool)
     compute = Compute(jnp.bfloat16, mesh=tpu())
 
@@ -119,9 +119,9 @@ from lit_jax.models.kernels.splash import splash_attention
 
 topology, tokens, width, heads, masked = sys.argv[1], *map(int, sys.argv[2:])
 device = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices[0]
-one = SingleDeviceSharding(device)
-x = jax.ShapeDtypeStruct((32, tokens, width), jnp.bfloat16, sharding=one)
-mask = jax.ShapeDtypeStruct((32, tokens), bool, sharding=one) if masked else None
+sharding = SingleDeviceSharding(device)
+x = jax.ShapeDtypeStruct((32, tokens, width), jnp.bfloat16, sharding=sharding)
+mask = jax.ShapeDtypeStruct((32, tokens), bool, sharding=sharding) if masked else None
 
 def forward(q, k, v, mask):
     return splash_attention(q, k, v, mask, heads=heads)

@@ -25,7 +25,7 @@ from tests import tiny
     ],
     ids=str,
 )
-def test_how_it_is_computed_changes_neither_output_nor_gradient(settings):
+def test_compute_settings_change_neither_output_nor_gradient(settings):
     module, params = tiny.dual()
     params = jax.tree.map(jnp.asarray, params)
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 99, (2, 9)))
@@ -68,7 +68,7 @@ def test_asking_for_attentions_changes_nothing_else():
     np.testing.assert_allclose(output.attentions.sum(-1), 1, rtol=1e-5)
 
 
-def test_stochastic_depth_drops_whole_pictures_and_keeps_the_mean():
+def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
     spec = BlockSpec(heads=2, hidden=8, norm_first=True, drop_path=0.5, layer_scale=1.0)
     block = Block(spec, Compute())
     x = jnp.asarray(np.random.default_rng(0).normal(size=(512, 3, 4)), jnp.float32)
@@ -80,7 +80,7 @@ def test_stochastic_depth_drops_whole_pictures_and_keeps_the_mean():
     assert np.abs((dropped - still).mean(axis=0)).max() < 0.05
 
 
-def test_dropout_is_drawn_anew_in_every_layer():
+def test_every_layer_draws_its_own_dropout():
     spec = BlockSpec(heads=2, hidden=8, norm_first=True, dropout=0.5)
 
     class Stack(Block):
@@ -104,7 +104,7 @@ def test_the_weights_of_a_resize_sum_to_one(source, target):
     np.testing.assert_allclose(bicubic(source, target).sum(axis=1), 1, atol=1e-6)
 
 
-def test_a_table_of_the_right_size_is_handed_back_as_it_is():
+def test_a_table_of_the_right_size_is_returned_as_it_is():
     table = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 4)), jnp.float32)
     assert resize_grid(table, 3, 3) is table
     assert resize_grid(table, 2, 5).shape == (1, 10, 4)

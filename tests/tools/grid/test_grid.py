@@ -12,8 +12,9 @@ import lit_jax.tools.grid.grid
 import lit_jax.train.loop
 from lit_jax.config import read_config
 from lit_jax.evals.evaluate import evaluate
+from lit_jax.evals.request import EvalConfig
 from lit_jax.tools.export import export
-from lit_jax.tools.grid.grid import CELLS, RESULT, grid, recipe_of
+from lit_jax.tools.grid.grid import CELLS, RESULT, grid, run_config
 from lit_jax.tools.grid.tables import Grid, Row, as_csv, as_markdown, plot, spread, summary
 from lit_jax.utils.errors import CheckpointError, ConfigError, PreemptedError
 from tests import tiny
@@ -32,15 +33,16 @@ def made(tmp_path_factory):
 
 
 def test_each_cell_is_a_run_whose_result_is_that_of_evaluate_on_its_export(made):
-    folder, found = made
-    assert [(row.cell, row.seed) for row in found.rows] == [("LU", 0), ("uu", 0)]
+    folder, table = made
+    assert [(row.cell, row.seed) for row in table.rows] == [("LU", 0), ("uu", 0)]
     cell = folder / "whole" / "LU-0"
     assert not (cell / "cache").exists() and len(list((folder / "whole/cache").iterdir())) == 1
-    want = evaluate(export(cell, folder / "export"), f"folder:{folder / 'pairs'}", text_length=12)
+    model, pairs = export(cell, folder / "export"), f"folder:{folder / 'pairs'}"
+    want = evaluate(model, pairs, EvalConfig(text_length=12))
     result = json.loads((cell / RESULT).read_text())
     for name in ("metrics", "intervals", "chance", "queries", "fingerprints"):
         assert result[name] == want[name], name
-    assert found.rows[0].metrics == want["metrics"]["retrieval"]
+    assert table.rows[0].metrics == want["metrics"]["retrieval"]
 
 
 def test_a_grid_that_was_stopped_in_a_cell_goes_on_there_and_gives_the_same_tables(made, monkeypatch):
@@ -48,9 +50,9 @@ def test_a_grid_that_was_stopped_in_a_cell_goes_on_there_and_gives_the_same_tabl
     trained = []
     train, scalars = lit_jax.tools.grid.grid.train, lit_jax.train.loop.metrics.Jsonl.scalars
 
-    def counted(recipe, workdir, **how):
+    def counted(config, workdir, **how):
         trained.append(workdir.name)
-        return train(recipe, workdir, **how)
+        return train(config, workdir, **how)
 
     def told_to_end_in_the_second_cell(self, step, values):
         if trained == ["LU-0", "uu-0"] and step == 2:
@@ -76,28 +78,30 @@ def test_a_grid_that_was_stopped_in_a_cell_goes_on_there_and_gives_the_same_tabl
     assert steps == [1, 2, 3, 4]  # The third after the second, and none twice.
 
     (folder / "stopped/uu-0" / RESULT).write_text("{")
-    with pytest.raises(CheckpointError, match=r"is damaged .*: remove it, and it is measured again"):
+    with pytest.raises(CheckpointError, match=r"is damaged .*: remove it to have the cell measured"):
         grid(config_of(folder), folder / "stopped", **WHAT)
     with pytest.raises(ConfigError, match=r"holds a run with another config \(batch_size: 8, now 16"):
         grid(config_of(folder, batch_size=16), folder / "stopped", **WHAT)
 
 
 def test_cells_differ_in_locks_rates_and_cache_alone(tmp_path):
-    recipe = read_config(config_of(tmp_path, optim__lr_multipliers=((".*/bias", 2.0),)))
-    found = {cell: recipe_of(recipe, cell, 3) for cell in CELLS}
-    assert len(CELLS) == 9 and all(found[cell].model.lock == cell and found[cell].seed == 3 for cell in CELLS)
-    assert [cell for cell in CELLS if found[cell].cache] == ["LL", "LU", "Lu"]
-    assert found["LL"].optim == recipe.optim
-    assert found["Uu"].optim.lr_multipliers == ((".*/bias", 2.0), ("vision/.*", 0.1), ("text/.*", 0.3))
-    same = {"model": recipe.model, "optim": recipe.optim, "cache": True, "seed": 0, "data": recipe.data}
-    assert all(dataclasses.replace(some, **same) == recipe for some in found.values())
+    base = read_config(config_of(tmp_path, optim__lr_multipliers=((".*/bias", 2.0),)))
+    configs = {cell: run_config(base, cell, 3) for cell in CELLS}
+    assert len(CELLS) == 9 and all(
+        configs[cell].model.lock_towers == cell and configs[cell].seed == 3 for cell in CELLS
+    )
+    assert [cell for cell in CELLS if configs[cell].cache] == ["LL", "LU", "Lu"]
+    assert configs["LL"].optim == base.optim
+    assert configs["Uu"].optim.lr_multipliers == ((".*/bias", 2.0), ("vision/.*", 0.1), ("text/.*", 0.3))
+    same = {"model": base.model, "optim": base.optim, "cache": True, "seed": 0, "data": base.data}
+    assert all(dataclasses.replace(config, **same) == base for config in configs.values())
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"cells": ("LX",)}, "'LX' is no cell of the grid; wanted some of LL, LU"),
-        ({"cells": ("LU", "LU")}, "cells 'LU, LU': wanted at least one, and each once"),
+        ({"cells": ("LX",)}, "'LX' is not a cell of the grid; wanted some of LL, LU"),
+        ({"cells": ("LU", "LU")}, "cells 'LU, LU': wanted at least one, and each only once"),
         ({"cells": ("LU",), "seeds": ()}, "seeds '': wanted at least one"),
     ],
 )
@@ -114,14 +118,14 @@ def of(k1, k5):
 
 def test_the_tables_hold_mean_and_range_of_every_cell():
     rows = [Row("uu", 0, of(0.0, 0.1)), Row("LU", 0, of(0.1, 0.2)), Row("LU", 1, of(0.3, 0.5))]
-    found = Grid(rows, of(0.01, 0.02), "abc")
-    text = as_markdown(found)
+    table = Grid(rows, of(0.01, 0.02), "abc")
+    text = as_markdown(table)
     assert "| locked |  | .450 (.300 to .600) |  |\n| from scratch |  |  | .200 |" in text
     assert "| LU | 2 | .200 (.100 to .300) | .350 (.200 to .500) | .900 (.900 to .900) |" in text
     assert text.rstrip().endswith("| chance |  | .010 | .020 | .900 | .010 | .220 | 1.000 |")
-    assert summary(found)["cells"]["LU"]["image_to_text_recall@5"] == spread([0.2, 0.5])._asdict()
-    header, *lines = as_csv(found).splitlines()
-    assert header == ",".join(("cell", "seed", *found.chance))
+    assert summary(table)["cells"]["LU"]["image_to_text_recall@5"] == spread([0.2, 0.5])._asdict()
+    header, *lines = as_csv(table).splitlines()
+    assert header == ",".join(("cell", "seed", *table.chance))
     assert [line.split(",")[:3] for line in lines] == [
         ["uu", "0", "0.0"],
         ["LU", "0", "0.1"],

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lit_jax.models.kernels.row_attention import row_attention_sharded
-from lit_jax.parallel.sharding import AXES, make_mesh
+from lit_jax.parallel.sharding import make_mesh
 from lit_jax.tools.plan.flops import flops_of
 
 
@@ -48,5 +48,5 @@ def test_a_patch_embedding_is_the_product_that_it_is():
 def test_every_program_of_a_kernel_and_every_device_counts():
     x = jnp.zeros((16, 8, 128))
     mesh = make_mesh(8, 1)
-    attend = partial(row_attention_sharded, heads=1, mesh=mesh, axes=AXES, interpret=True)
+    attend = partial(row_attention_sharded, heads=1, mesh=mesh)
     assert flops_of(lambda x: attend(x, x, x), x) == 16 * 2 * (2 * 8 * 8 * 128)

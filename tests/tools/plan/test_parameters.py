@@ -61,7 +61,7 @@ def test_the_arithmetic_is_that_of_the_published_sizes():
         },
         data={"train": "", "text_length": 32},
     )
-    read = recipe.read_config(config, empty=parameters.NEEDLESS)
+    read = recipe.read_config(config, empty=recipe.NEEDLESS)
     module = DualEncoder(parameters.config_of(read), build.compute_of(read.model, "tpu"))
     found = parameters.arithmetic(read, module)
     width, hidden, patches = 768, 3072, 196
@@ -82,7 +82,7 @@ def test_numbers_without_a_type_are_refused():
 
 
 def test_a_tower_locked_by_rules_alone_has_no_backward_pass_either():
-    model = small()["model"] | {"lock": "uU", "lock_rules": (("vision/.*", "lock"),)}
-    read = recipe.read_config(small(model=model), empty=parameters.NEEDLESS)
+    model = small()["model"] | {"lock_towers": "uU", "lock_rules": (("vision/.*", "lock"),)}
+    read = recipe.read_config(small(model=model), empty=recipe.NEEDLESS)
     found = parameters.arithmetic(read, DualEncoder(parameters.config_of(read)))
     assert "image backward" not in found and found["text backward"] == 2 * found["text forward"]

@@ -1,9 +1,9 @@
 """Attention that keeps the scores of a whole row of tokens on the chip: a Pallas kernel for TPU.
 
-For the short sequences of these towers a picture's, or a few texts', queries, keys and values of every head fit into
-VMEM together. So nothing is blocked along the tokens, and HBM sees each of [B N D] once: no [B H N N], no transposed
-and no padded copy. The backward kernel computes the weights anew; nothing but the inputs is kept for it.
-`vmem.fits` says where that is possible.
+The sequences of these towers are short: queries, keys and values of all heads of an image, or of a few texts, fit into
+VMEM together. So nothing is blocked along the tokens, and each [B N D] is in HBM once: there is no [B H N N], and no
+transposed or padded copy. The backward kernel computes the weights again, and needs nothing but the inputs.
+`vmem.fits` says whether that is possible.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,9 @@ def row_attention(
     """`layers.attention.attend_in_full` of heads that lie side by side in D, without weights and dropout.
 
     `mask` [B N] is of the keys, [B N N] of each query's keys. `bias` is added to the scores; its gradient is the sum
-    over the batch. A query that may look at no key gets the mean of all values. `interpret` runs anywhere, slowly.
+    over the batch. A query without keys gets the mean of all values. `interpret` runs on any platform, slowly.
 
-    Raises ValueError where `heads` does not divide D.
+    Raises ValueError if `heads` does not divide D.
     """
     if q.shape[-1] % heads:
         raise ValueError(f"{heads} heads do not divide a width of {q.shape[-1]}")
@@ -58,15 +58,14 @@ def row_attention_sharded(
     *,
     heads: int,
     mesh: Mesh,
-    axes: str | tuple[str, ...],
     causal: bool = False,
-    interpret: bool = False,
 ) -> Float[Array, "B N D"]:
-    """`row_attention` of a batch that is split over `axes` of `mesh`: XLA cannot partition a kernel by itself.
+    """`row_attention` of a batch that is split over all axes of `mesh`: XLA cannot partition a kernel by itself.
 
-    Every device holds the whole bias; the transpose of shard_map sums its gradient.
+    Every device holds the whole bias; the transpose of shard_map sums its gradient. On CPUs the kernel is interpreted.
     """
-    rows, whole = PartitionSpec(axes), PartitionSpec()
+    rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+    interpret = mesh.devices.flat[0].platform == "cpu"
     return jax.shard_map(
         partial(row_attention, heads=heads, causal=causal, interpret=interpret),
         mesh=mesh,
@@ -99,7 +98,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _call(
     kernel: Callable[..., None], s: Settings, inputs: dict[str, Any], like: dict[str, Any]
 ) -> dict[str, Array]:
-    """Runs `kernel` over the batch; its results have the shapes and dtypes of `like`. What is None does not exist."""
+    """Runs `kernel` over the batch; its results have the shapes and dtypes of `like`. Whatever is None is left out."""
     inputs, like = ({name: x for name, x in d.items() if x is not None} for d in (inputs, like))
     batch, tokens, width = inputs["q"].shape
     most = max(1, TOGETHER // up(tokens, 16))

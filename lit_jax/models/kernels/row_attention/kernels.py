@@ -1,8 +1,8 @@
 """The kernels, forward and backward: what a program does with the rows that it has in VMEM.
 
 A head is cut out by zeroing its neighbours within columns that begin and end at multiples of 128 lanes: no data moves
-across lanes, and the systolic array multiplies 128 columns in the time of 64. By the schedule that the compiler
-prints for v5e that is 30 % fewer cycles than slices of 64.
+across lanes, and the systolic array multiplies 128 columns in the time of 64. According to the schedule that the
+compiler prints for v5e, this takes 30 % fewer cycles than slices of 64.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from lit_jax.models.kernels.row_attention.vmem import LANES, period_of, unrolled
 
 @dataclass(frozen=True)
 class Settings:
-    """What of a call is static."""
+    """The static part of a call."""
 
     heads: int
     scale: float
@@ -30,7 +30,7 @@ class Settings:
 def forward(s: Settings, q: Any, k: Any, v: Any, y: Any, mask: Any = None, bias: Any = None) -> None:
     def head(r: Array, at: Any, inside: Array, h: Array, allowed: Array | None) -> None:
         e = _exponents(s, _only(inside, q[r, :, at]), k[r, :, at], allowed, bias, h)
-        # The sum divides what has K columns instead of what has N.
+        # The division is of K columns instead of N.
         new = _dot(e.astype(v.dtype), v[r, :, at], (1, 0)) / e.sum(-1, keepdims=True)
         y[r, :, at] = jnp.where(inside, new.astype(y.dtype), y[r, :, at])
 
@@ -62,7 +62,7 @@ def backward(
         w = e / e.sum(-1, keepdims=True)
         dw = _dot(dy_h, v[r, :, at], (1, 1))
         ds = w * (dw - (w * dw).sum(-1, keepdims=True))
-        if allowed is not None:  # Of a query that may look at nothing the weights are not zero.
+        if allowed is not None:  # The weights of a query without keys are not zero.
             ds = jnp.where(allowed, ds, 0)
         if dbias is not None:
             dbias[h] += ds
@@ -120,7 +120,7 @@ def _exponents(
 
 
 def _allowed(s: Settings, tokens: int, mask: Any, r: Array) -> Bool[Array, "_ N"] | None:
-    """Which keys each query of row `r` may look at; None: all."""
+    """The keys that each query of row `r` attends to; None: all."""
     allowed = None if mask is None else mask[r].astype(jnp.int32) != 0
     if s.causal:
         query, key = (lax.broadcasted_iota(jnp.int32, (tokens, tokens), axis) for axis in (0, 1))

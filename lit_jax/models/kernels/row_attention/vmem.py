@@ -1,4 +1,4 @@
-"""How much of a TPU's VMEM a kernel takes, and hence how many heads and rows it has there at once."""
+"""How much of a TPU's VMEM a kernel takes, and so how many heads and rows it can have there at once."""
 
 import math
 
@@ -7,8 +7,8 @@ from jax.typing import DTypeLike
 
 LANES = 128
 MiB = 2**20
-TOGETHER = 256  # Tokens of one program: as many short texts, so that they cost no more VMEM than a picture.
-DEFAULT_LIMIT = 16 * MiB  # What a kernel gets where it asks for no more.
+TOGETHER = 256  # Tokens of one program: as many short texts as need no more VMEM than one image.
+DEFAULT_LIMIT = 16 * MiB  # What a kernel gets unless it asks for more.
 # Bytes of VMEM of one core, by `jax.Device.device_kind`.
 VMEM = {"TPU v4": 16 * MiB, "TPU v5 lite": 128 * MiB, "TPU v5": 64 * MiB, "TPU v6 lite": 128 * MiB}
 
@@ -16,7 +16,7 @@ VMEM = {"TPU v4": 16 * MiB, "TPU v5 lite": 128 * MiB, "TPU v5": 64 * MiB, "TPU v
 def fits(
     tokens: int, width: int, heads: int, dtype: DTypeLike, bias: bool = False, *, kind: str = "TPU v4"
 ) -> bool:
-    """Whether forward and backward fit into the VMEM of a device of this kind; an unknown kind counts as v4, the least.
+    """Whether forward and backward fit into the VMEM of a device of this kind; v4's, the smallest, if it is unknown.
 
     The most tokens in bfloat16, without and with a bias, of heads of 64 (of 80 in the last column):
 
@@ -63,8 +63,8 @@ def unrolled(tokens: int, width: int, heads: int, backward: bool) -> int:
 def scores_at_once(backward: bool) -> int:
     """Bytes of scores up to which heads are computed together; the backward kernel gains only where they are tiny.
 
-    By v5e's schedule of 197 tokens and 12 heads, cycles of a program: forward 5700 two heads at a time, 3700 all at
-    once; backward 11200 and 11000.
+    Cycles of a program in v5e's schedule for 197 tokens and 12 heads: forward 5700 with two heads at a time and 3700
+    with all at once; backward 11200 and 11000.
     """
     return MiB // 4 if backward else 3 * MiB
 

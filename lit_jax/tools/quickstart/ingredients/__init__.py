@@ -1,4 +1,4 @@
-"""Real towers and real pairs that come from a package index: what `lit-jax quickstart` trains on."""
+"""The pretrained towers and the pairs of `lit-jax quickstart`, which come from the package index."""
 
 from lit_jax.tools.quickstart.ingredients.openmoji import check_split, emoji_pairs
 from lit_jax.tools.quickstart.ingredients.packages import INGREDIENTS, Ingredient

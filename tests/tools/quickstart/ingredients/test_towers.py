@@ -84,7 +84,7 @@ def test_missing_left_over_and_misshapen_tensors_are_all_named(tmp_path, tensors
 
 def test_a_file_without_positions_is_refused(tmp_path, tensors):
     del tensors["embeddings.position_embeddings"]
-    with pytest.raises(WeightError, match=r"constants of shapes \[\]; want the positions"):
+    with pytest.raises(WeightError, match=r"constants of shapes \[\]; wanted the positions"):
         towers.read_dinov2(write_onnx(tmp_path / "a.onnx", tensors), layers=1)
 
 

@@ -1,0 +1,26 @@
+"""The config of a run: every field with its type and default, and the reading of one. Imports neither JAX nor data."""
+
+from lit_jax.config.choices import CHOICES
+from lit_jax.config.default import as_config_dict, default_config
+from lit_jax.config.differences import FREE, differences
+from lit_jax.config.fields import FIELDS, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
+from lit_jax.config.names import current_names
+from lit_jax.config.read import NEEDLESS, read_config, read_stored
+
+__all__ = [
+    "CHOICES",
+    "FIELDS",
+    "FREE",
+    "NEEDLESS",
+    "DataConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "as_config_dict",
+    "current_names",
+    "default_config",
+    "differences",
+    "read_config",
+    "read_stored",
+]

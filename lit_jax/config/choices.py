@@ -1,0 +1,34 @@
+"""The values that a field may have, as data: to judge a config neither JAX nor the modules of the choices are imported.
+
+tests/test_config.py compares each table with that of the module that implements it.
+"""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.vision_pooling": ("pooler", "cls"),  # Of all types together; a type may have fewer.
+    "model.text_pooling": ("pooler", "cls", "mean", "tanh"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.locked_dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "products", "narrow", "full"),
+    "model.attention": ("auto", "rows", "splash", "xla", "cudnn"),
+    "data.decode": ("exact", "fast", "turbo"),
+    "data.augment": ("none", "flip", "crop", "crop_flip", "randaugment"),
+    "data.on_bad_record": ("skip", "error"),
+    "optim.name": ("adamw", "lion", "adafactor", "muon"),
+    "optim.mu_dtype": ("float32", "bfloat16"),
+    "optim.schedule": ("cosine", "linear", "rsqrt", "constant"),
+    "loss": ("softmax", "sigmoid"),
+    "loss_how": ("gathered", "ring"),
+    "best_mode": ("max", "min"),
+}
+LETTERS = ("L", "U", "u")  # Of model.lock_towers.
+ACTIONS: dict[str, tuple[str, ...]] = {  # What a rule over parameter paths may say.
+    "model.lock_rules": ("lock", "tune"),
+    "mesh.fsdp_rules": ("split", "whole"),
+}
+SOURCES = ("tfds", "folder", "wds", "parquet", "shapes")  # What a source spec begins with, before a colon.
+# What an evaluation of data.test measures, for best_metric.
+METRICS = tuple(
+    f"test/{direction}_{measure}"
+    for direction in ("image_to_text", "text_to_image")
+    for measure in ("recall@1", "recall@5", "recall@10", "median_rank", "mean_rank")
+)

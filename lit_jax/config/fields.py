@@ -1,0 +1,145 @@
+"""Every field of a config, with its type and its default."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The towers and what is done with them."""
+
+    vision: str  # Folder or Hub id of the image tower. Empty: it is built from vision_config and starts from scratch.
+    text: str  # Folder or Hub id of the text tower. Empty: likewise, from text_config.
+    lock_towers: str = (
+        "LU"  # Image tower, text tower: L locked, U tuned, u from scratch (LiT, arXiv:2111.07991).
+    )
+    # (regex over parameter paths, "lock" or "tune"); they are asked before the letters of lock_towers.
+    lock_rules: tuple[tuple[str, str], ...] = ()
+    projection_dim: int = 512
+    vision_pooling: str = "pooler"  # "pooler": the tower's own. "cls": the raw CLS token.
+    text_pooling: str = "pooler"  # "cls", "mean" or "tanh" for towers without a pooler of their own.
+    allow_pickle: bool = False  # Read pytorch_model.bin if a tower has nothing else.
+    logit_scale_init: float = 2.6592  # ln(1 / 0.07)
+    logit_bias_init: float | None = None  # Of the sigmoid loss. None: -10, as in SigLIP.
+    max_logit_scale: float | None = None  # Upper bound of exp(logit_scale); 100 in CLIP. None: no bound.
+    dtype: str = "auto"  # Of the arithmetic. "auto": bfloat16 on accelerators, float32 on CPUs.
+    locked_dtype: str = "float32"  # Of the locked weights in memory.
+    # What the backward pass computes again: "none", "products", "narrow" or "full" (models/layers/spec.py).
+    remat: str = "products"
+    # "rows": our kernel for TPUs; "splash": JAX's own there; "cudnn" for GPUs; "xla". "auto": the first that fits.
+    attention: str = "auto"
+    unroll: int = 1  # Layers in one turn of the loop over the layers.
+    # Fields that replace those of the tower's own config, for instance a dropout. With a model_type they apply to
+    # towers of that type alone. A tower without a folder consists of them, and `plan` reads them instead of the folder.
+    vision_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    text_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is trained and evaluated on, as source specs: tfds:..., folder:..., wds:..., parquet:..."""
+
+    train: str | tuple[tuple[str, float], ...]  # One source, or a mixture: (source, weight) each.
+    test: str = ""  # Empty: no evaluation.
+    caption: str = ""  # The feature, column or key that holds the captions. Empty: it is found.
+    text_length: int = 64  # Tokens, with padding.
+    decode: str = "fast"  # For training: "fast", "turbo" (an extra) or "exact". Evaluation is always exact.
+    # "none", "flip", "crop", "crop_flip" or "randaugment" (data/transforms/augment.py). A flip swaps left and right.
+    augment: str = "none"
+    on_bad_record: str = "skip"  # Or "error".
+    threads: int | None = None  # Threads that decode. None: one for each core.
+    workers: int = (
+        0  # Processes that decode, instead of threads, for machines whose cores one Python cannot keep busy.
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its learning rate."""
+
+    name: str = "adamw"  # Or "lion", "adafactor", "muon" (train/optim.py).
+    mu_dtype: str = "float32"  # Of the first moment.
+    peak_lr: float = 1e-3
+    schedule: str = "cosine"  # Or "linear", "rsqrt", "constant".
+    warmup_steps: int = 0
+    end_lr: float = 0.0
+    weight_decay: float = 1e-4
+    clip_norm: float | None = 1.0  # Global norm to which gradients are clipped. None: they are not clipped.
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    lr_multipliers: tuple[
+        tuple[str, float], ...
+    ] = ()  # (regex over parameter paths, factor); the first match counts.
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh."""
+
+    data: int = -1  # -1: as many devices as fsdp leaves.
+    fsdp: int = 1
+    # (regex over parameter paths, "split" or "whole"); they are asked before those of parallel/sharding.py.
+    fsdp_rules: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A run. Everything that changes its numbers is here."""
+
+    steps: int
+    batch_size: int  # Pairs, over all devices.
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    seed: int = 0
+    micro_batch: int = 0  # Pairs in memory at once, with all negatives kept. 0: the whole batch.
+    loss: str = "softmax"  # Or "sigmoid".
+    loss_how: str = "gathered"  # Or "ring", in which no device holds the texts of the whole batch.
+    loss_chunk: int = 0  # Columns of logits at a time. 0: all.
+    label_smoothing: float = 0.0
+    mask_duplicates: bool = (
+        False  # Pairs that share their picture or their text are not negatives of each other.
+    )
+    cache: bool = False  # Compute the outputs of the locked image tower once.
+    log_every: int = 10  # Steps.
+    monitor_every: int = (
+        0  # Steps after which `monitors` (rank, alignment ... of the batch) are written. 0: never.
+    )
+    eval_every: int = 0  # Steps. 0: before the first step and after the last.
+    save_every: int = 100  # Steps.
+    keep: int = 3  # The newest checkpoints to keep.
+    keep_best: int = (
+        0  # The best checkpoints to keep beside them, by best_metric, of the steps with an evaluation.
+    )
+    best_metric: str = "test/text_to_image_recall@1"
+    best_mode: str = "max"  # Or "min".
+    stall_limit: float = 1800.0  # Seconds without a step after which the run ends. 0: never.
+    topology: str = ""  # The TPU slice that `lit-jax plan` plans for, for instance "v5e:2x4".
+
+
+class Field(NamedTuple):
+    """One field. `default` is dataclasses.MISSING if a run cannot do without the field."""
+
+    name: str  # With its group: "optim.peak_lr".
+    hint: Any
+    default: Any
+
+
+def _walk(cls: type, prefix: str = "") -> Iterator[Field]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from _walk(hint, f"{name}.")
+        elif field.default_factory is not dataclasses.MISSING:
+            yield Field(name, hint, field.default_factory())
+        else:
+            yield Field(name, hint, field.default)
+
+
+FIELDS: dict[str, Field] = {field.name: field for field in _walk(TrainConfig)}

@@ -1,0 +1,99 @@
+"""The reading of a config: all of it is judged before anything else is read."""
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from lit_jax.config import rules
+from lit_jax.config.fields import FIELDS, TrainConfig
+from lit_jax.config.names import advise, current_names, former_names, unknown
+from lit_jax.config.values import convert, wanted
+from lit_jax.utils.errors import ConfigError
+
+# What the commands plan, quickstart and grid fill in by themselves or can do without.
+NEEDLESS = frozenset({"data.train", "data.test", "model.vision", "model.text"})
+_GROUPS = {name.partition(".")[0] for name in FIELDS if "." in name}
+
+
+def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainConfig:
+    """A ConfigDict or dict -> TrainConfig.
+
+    Fields in `empty` ("data.train") may be empty though a run cannot do without them. Raises ConfigError with all
+    mistakes at once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other.
+    """
+    tree = plain(config)
+    for old, new in former_names(tree):
+        advise(old, new)
+    values, mistakes = _typed(current_names(tree), empty)
+    known = {name: value for name, value in values.items() if name not in empty or value != ""}
+    refuse([*mistakes, *rules.mistakes(known)])
+    return _build(TrainConfig, values)
+
+
+def read_stored(stored: dict[str, Any]) -> TrainConfig:
+    """The config that a workdir holds, perhaps one of an older version: it was judged when the run began.
+
+    Raises ConfigError for fields that are unknown, missing or of a wrong type.
+    """
+    values, mistakes = _typed(current_names(stored), frozenset())
+    refuse(mistakes)
+    return _build(TrainConfig, values)
+
+
+def refuse(mistakes: Iterable[str]) -> None:
+    """Raises ConfigError that lists `mistakes`, if there are any."""
+    sentences = list(mistakes)
+    if len(sentences) > 1:
+        listed = "; ".join(sentence.replace("; ", ", ") for sentence in sentences)
+        raise ConfigError(f"{len(sentences)} mistakes: {listed}")
+    if sentences:
+        raise ConfigError(sentences[0])
+
+
+def plain(config: Any) -> Any:
+    """A ConfigDict or dict, with all groups in it, as dicts."""
+    if not hasattr(config, "items"):
+        return config
+    return {str(name): plain(value) for name, value in config.items()}
+
+
+def _typed(tree: dict[str, Any], empty: frozenset[str]) -> tuple[dict[str, Any], list[str]]:
+    """(name -> value of all fields that are of the right type, what is wrong with the others)."""
+    given: dict[str, Any] = {}
+    mistakes: list[str] = []
+    skipped = set()
+    for name, value in tree.items():
+        if name not in _GROUPS:
+            given[name] = value
+        elif isinstance(value, dict):
+            given |= {f"{name}.{field}": item for field, item in value.items()}
+        else:
+            skipped.add(name)
+            mistakes.append(f"config.{name} is {value!r}; wanted a group of fields")
+    mistakes += [unknown(name) for name in given if name not in FIELDS]
+    needless = empty | {name for name in ("model.vision", "model.text") if given.get(f"{name}_config")}
+    values: dict[str, Any] = {}
+    for name, field in FIELDS.items():
+        value = given.get(name, field.default)
+        if name.rpartition(".")[0] in skipped:
+            continue
+        if field.default is dataclasses.MISSING and value in (None, dataclasses.MISSING):
+            if name in needless:
+                values[name] = ""
+            else:
+                mistakes.append(f"config.{name} is missing; the run cannot do without it")
+            continue
+        try:
+            values[name] = convert(field.hint, value)
+        except TypeError:
+            mistakes.append(f"config.{name} is {value!r}; wanted {wanted(field.hint)}")
+    return values, mistakes
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
+    def value(name: str, hint: Any) -> Any:
+        is_group = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        return _build(hint, values, f"{name}.") if is_group else values[prefix + name]
+
+    return cls(**{name: value(name, hint) for name, hint in typing.get_type_hints(cls).items()})

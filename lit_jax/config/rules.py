@@ -1,0 +1,250 @@
+"""What a config must fulfil beyond types: choices, ranges, and rules over several fields.
+
+Judged is what is certain before a folder, a source or a device is looked at.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from lit_jax.config.choices import ACTIONS, CHOICES, LETTERS, METRICS, SOURCES
+
+
+class Range(NamedTuple):
+    """What a value must be: in words, and as a test of it."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+_POSITIVE = Range("at least 1", lambda value: value >= 1)
+_NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
+_FINITE = Range("a finite number", math.isfinite)
+_ABOVE_0 = Range("a finite number above 0", lambda value: 0 < value < math.inf)
+_BOUND = Range("a number above 0, or None", lambda value: value is None or value > 0)
+_SHARE = Range("0 or more, and below 1", lambda value: 0 <= value < 1)
+
+RANGES: dict[str, Range] = {
+    "steps": _POSITIVE,
+    "batch_size": _POSITIVE,
+    "seed": Range("0 or more, and below 2**32", lambda value: 0 <= value < 2**32),
+    "micro_batch": _NOT_NEGATIVE,
+    "loss_chunk": _NOT_NEGATIVE,
+    "label_smoothing": _SHARE,
+    "log_every": _POSITIVE,
+    "monitor_every": _NOT_NEGATIVE,
+    "eval_every": _NOT_NEGATIVE,
+    "save_every": _POSITIVE,
+    "keep": _POSITIVE,
+    "keep_best": _NOT_NEGATIVE,
+    "stall_limit": _NOT_NEGATIVE,
+    "model.projection_dim": _POSITIVE,
+    "model.logit_scale_init": _FINITE,
+    "model.logit_bias_init": Range(
+        "a finite number, or None", lambda value: value is None or math.isfinite(value)
+    ),
+    "model.max_logit_scale": _BOUND,
+    "model.unroll": _POSITIVE,
+    "model.lock_towers": Range(
+        "two letters, image tower then text tower, each L (pretrained, locked), U (pretrained, tuned) or u (from "
+        "scratch, tuned), for instance 'LU'",
+        lambda value: len(value) == 2 and set(value) <= set(LETTERS),
+    ),
+    "data.text_length": Range("at least 2", lambda value: value >= 2),
+    "data.threads": Range("0 or more, or None", lambda value: value is None or value >= 0),
+    "data.workers": _NOT_NEGATIVE,
+    "optim.peak_lr": _ABOVE_0,
+    "optim.warmup_steps": _NOT_NEGATIVE,
+    "optim.end_lr": _NOT_NEGATIVE,
+    "optim.weight_decay": _NOT_NEGATIVE,
+    "optim.clip_norm": _BOUND,
+    "optim.b1": _SHARE,
+    "optim.b2": _SHARE,
+    "optim.eps": _ABOVE_0,
+    "mesh.data": Range("at least 1, or -1 for what fsdp leaves", lambda value: value >= 1 or value == -1),
+    "mesh.fsdp": _POSITIVE,
+}
+
+
+def mistakes(values: Mapping[str, Any]) -> Iterator[str]:
+    """Each in one sentence. `values` holds the fields, by name, that are there and of the right type."""
+    sound = dict(values)
+    for name, value in values.items():
+        for sentence in _alone(name, value):
+            sound.pop(name, None)
+            yield sentence
+    for names, rule in RULES:  # A rule over a field that is wrong by itself would only repeat that.
+        if all(name in sound for name in names) and (sentence := rule(*(sound[name] for name in names))):
+            yield sentence
+
+
+def _alone(name: str, value: Any) -> Iterator[str]:
+    """What is wrong with one field by itself."""
+    if name in CHOICES and value not in CHOICES[name]:
+        yield f"config.{name} is {value!r}; wanted one of {', '.join(CHOICES[name])}"
+    if name in RANGES and not RANGES[name].holds(value):
+        yield f"config.{name} is {value!r}; wanted {RANGES[name].wanted}"
+    if name in ACTIONS:
+        yield from _path_rules(
+            name, value, lambda action: action in ACTIONS[name], " or ".join(ACTIONS[name])
+        )
+    if name == "optim.lr_multipliers":
+        yield from _path_rules(
+            name, value, _ABOVE_0.holds, "a factor above 0 (what shall not move is locked)"
+        )
+    if name in ("data.train", "data.test"):
+        yield from _sources(name, value)
+
+
+def _path_rules(name: str, rows: Any, holds: Callable[[Any], bool], wanted: str) -> Iterator[str]:
+    for pattern, value in rows:
+        if not holds(value):
+            yield f"config.{name}: {pattern!r} has {value!r}; wanted {wanted}"
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            yield f"config.{name}: {pattern!r} is not a regex over parameter paths: {error}"
+
+
+def _sources(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, tuple) and not value:
+        yield f"config.{name} is a mixture of no sources; wanted at least one"
+    for spec, weight in value if isinstance(value, tuple) else ((value, 1.0),) if value else ():
+        kind, colon, rest = spec.partition(":")
+        named = colon and re.fullmatch(r"[a-z]{2,}", kind) and not rest.startswith("//")
+        if not spec:
+            yield f"config.{name} holds a source without a name; wanted for instance folder:DIR"
+        elif named and kind not in SOURCES and not os.path.exists(spec):
+            close = get_close_matches(kind, SOURCES, n=1)
+            hint = f"did you mean {close[0]}:{rest}?" if close else f"wanted one of {', '.join(SOURCES)}"
+            yield f"config.{name} names {spec!r}, and {kind!r} is no kind of source; {hint}"
+        if not _ABOVE_0.holds(weight):
+            yield f"config.{name}: the weight of {spec!r} is {weight!r}; wanted a finite number above 0"
+
+
+def _schedule(steps: int, warmup: int) -> str:
+    if warmup < steps:
+        return ""
+    return f"config.optim.warmup_steps={warmup} does not leave a step of config.steps={steps}; use fewer"
+
+
+def _rates(peak: float, end: float) -> str:
+    if end <= peak:
+        return ""
+    return f"config.optim.end_lr={end} lies above config.optim.peak_lr={peak}; wanted 0 <= end_lr <= peak_lr"
+
+
+def _micro_batch(batch: int, micro: int) -> str:
+    if not micro or batch % micro == 0:
+        return ""
+    good = [n for n in range(1, batch + 1) if batch % n == 0]
+    return (
+        f"config.micro_batch={micro} does not cut a batch of {batch} pairs into equal parts; use one of "
+        f"{', '.join(map(str, good[-8:]))}"
+    )
+
+
+def _mesh(batch: int, data: int, fsdp: int) -> str:
+    devices = data * fsdp
+    if data < 0 or batch % devices == 0:
+        return ""
+    fewer = batch - batch % devices
+    choices = " or ".join(str(n) for n in (fewer, fewer + devices) if n > 0)
+    return (
+        f"config.batch_size: a batch of {batch} pairs does not divide over the {devices} devices of the mesh "
+        f"(data={data} x fsdp={fsdp}); use {choices}"
+    )
+
+
+def _chunk(batch: int, how: str, chunk: int) -> str:
+    if how != "gathered" or not chunk or chunk >= batch or batch % chunk == 0:
+        return ""
+    return (
+        f"config.loss_chunk={chunk} does not divide the {batch} texts of the whole batch that loss_how={how!r} "
+        f"compares; wanted a divisor of {batch}"
+    )
+
+
+def _cached_tower(cache: bool, letters: str, rules: Any) -> str:
+    if not cache or letters[0] == "L" or any(action == "lock" for _, action in rules):
+        return ""
+    return (
+        f"config.cache=True needs an image tower that is locked as a whole, and lock_towers={letters!r} tunes vision/; "
+        f"lock it, or set cache to False"
+    )
+
+
+def _cached_pictures(cache: bool, augment: str) -> str:
+    if not cache or augment == "none":
+        return ""
+    return f"config.cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'"
+
+
+def _best(keep_best: int, metric: str, test: str) -> str:
+    if not keep_best:
+        return ""
+    if not test:
+        return (
+            f"config.keep_best={keep_best} compares evaluations, and config.data.test is empty; name a source there, "
+            "or set keep_best to 0"
+        )
+    if metric in METRICS:
+        return ""
+    return f"config.best_metric is {metric!r}; wanted one of {', '.join(METRICS)}"
+
+
+def _train(source: Any) -> str:
+    return "" if source else "config.data.train is empty; the run cannot do without it"
+
+
+def _described(name: str) -> Callable[..., str]:
+    """Of a tower: something must say what it is."""
+
+    def rule(folder: str, numbers: Mapping[str, Any]) -> str:
+        if folder or numbers:
+            return ""
+        return f"config.model.{name} is empty; name a folder or Hub id, or describe the tower in model.{name}_config"
+
+    return rule
+
+
+def _from_scratch(position: int, name: str) -> Callable[..., str]:
+    """Of a tower without a folder: it cannot be pretrained, and its numbers must have a type."""
+
+    def rule(folder: str, numbers: Mapping[str, Any], letters: str) -> str:
+        if folder or not numbers:
+            return ""
+        if letters[position] != "u":
+            return (
+                f"config.model.{name} is empty, and lock_towers={letters!r} wants its weights: name a folder or Hub "
+                f"id, or write u (from scratch) for this tower"
+            )
+        if "model_type" in numbers:
+            return ""
+        return (
+            f"config.model.{name}_config has no model_type, which says what the tower is where no folder or Hub id "
+            "does"
+        )
+
+    return rule
+
+
+# (fields, what is wrong with their values together, or "").
+RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
+    (("steps", "optim.warmup_steps"), _schedule),
+    (("optim.peak_lr", "optim.end_lr"), _rates),
+    (("batch_size", "micro_batch"), _micro_batch),
+    (("batch_size", "mesh.data", "mesh.fsdp"), _mesh),
+    (("batch_size", "loss_how", "loss_chunk"), _chunk),
+    (("cache", "model.lock_towers", "model.lock_rules"), _cached_tower),
+    (("cache", "data.augment"), _cached_pictures),
+    (("keep_best", "best_metric", "data.test"), _best),
+    (("data.train",), _train),
+    (("model.vision", "model.vision_config"), _described("vision")),
+    (("model.text", "model.text_config"), _described("text")),
+    (("model.vision", "model.vision_config", "model.lock_towers"), _from_scratch(0, "vision")),
+    (("model.text", "model.text_config", "model.lock_towers"), _from_scratch(1, "text")),
+)

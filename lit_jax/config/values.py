@@ -1,0 +1,90 @@
+"""Values of fields: of the right type, also where a shell gives them as texts."""
+
+import ast
+import json
+import types
+import typing
+from typing import Any
+
+from lit_jax.config.fields import FIELDS
+
+BOOLS = {"true": True, "1": True, "false": False, "0": False}
+_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "None"}
+
+
+def convert(hint: Any, value: Any) -> Any:
+    """`value` as the type `hint`: a whole number is a float too, lists are tuples. Raises TypeError."""
+    for kind in _kinds(hint):
+        origin = typing.get_origin(kind)
+        if origin is tuple and isinstance(value, tuple | list):
+            return _pairs(typing.get_args(typing.get_args(kind)[0])[1], value)
+        if origin is dict and isinstance(value, dict):
+            return {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is kind:
+            return value
+    raise TypeError
+
+
+def wanted(hint: Any) -> str:
+    """The type `hint` in words."""
+    return " or ".join(map(_described, _kinds(hint)))
+
+
+def from_text(name: str, text: str) -> Any:
+    """The value of the field `name` that a shell gives as `text`.
+
+    Tuples and dicts are Python literals or JSON. Of a text that is no such value the text itself is returned, which
+    `convert` then refuses.
+    """
+    kinds = _kinds(FIELDS[name].hint)
+    if type(None) in kinds and text.lower() in ("none", "null"):
+        return None
+    if str in kinds:  # data.train: a source, or a literal of several.
+        value = literal(text) if len(kinds) > 1 and text.lstrip()[:1] in ("(", "[") else text
+        return value if isinstance(value, tuple | list) else text
+    if bool in kinds:
+        return BOOLS.get(text.lower(), text)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                return text
+    return literal(text)
+
+
+def literal(text: str) -> Any:
+    """What `text` says as a Python literal or as JSON; else `text` itself."""
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _described(kind: Any) -> str:
+    if typing.get_origin(kind) is dict:
+        return "a group of fields"
+    if typing.get_origin(kind) is tuple:
+        second = typing.get_args(typing.get_args(kind)[0])[1]
+        example = "(('text', 1.0),)" if second is float else "(('text', 'text'),)"
+        return f"pairs of a text and {_NAMES[second]}, such as {example}"
+    return _NAMES[kind]
+
+
+def _pairs(kind: type, value: tuple[Any, ...] | list[Any]) -> tuple[tuple[str, Any], ...]:
+    """`value` as (text, `kind`) pairs. Raises TypeError."""
+    accepted = (int, float) if kind is float else (kind,)
+    for pair in value:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError
+        if type(pair[0]) is not str or type(pair[1]) not in accepted:
+            raise TypeError
+    return tuple((name, kind(item)) for name, item in value)

@@ -1,0 +1,48 @@
+"""What an evaluation is asked to measure: the caller's settings, and those settings with every name resolved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lit_jax.data.sources.base import Source
+from lit_jax.evals import few_shot
+from lit_jax.evals.presets import Preset
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What `evaluate` measures, and how. The defaults measure retrieval."""
+
+    task: str | None = None  # A benchmark of benchmarks.toml; it sets what is left empty here, and the data.
+    tasks: Sequence[str] = ()  # Some of TASKS; by default those of the benchmark, else retrieval.
+    captions: Sequence[str] = ()  # Columns of captions: one, or for multilingual one a language.
+    templates: str | None = None  # zero_shot: the name of a prompt set, or a file.
+    class_names: str | None = None  # zero_shot: a file.
+    preset: str | None = None  # A name in PRESETS; None: bare class names, the model's own image processor.
+    train: str | None = None  # few_shot, linear_probe: the source to learn from.
+    shots: Sequence[int] = few_shot.SHOTS  # few_shot: pictures a class.
+    seeds: int = few_shot.SEEDS  # few_shot: draws of the shots.
+    features: str = "embedding"  # few_shot, linear_probe: one of FEATURES.
+    text_length: int | None = None  # Tokens; None: what the tokenizer states, at most 512.
+    batch_size: int = 64
+    dtype: DTypeLike = jnp.float32  # Of the arithmetic.
+    allow_pickle: bool = False  # Whether pytorch_model.bin may be read.
+
+
+RETRIEVAL = EvalConfig()
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """An EvalConfig on its source, with presets, prompts and the settings of a benchmark filled in."""
+
+    config: EvalConfig
+    source: Source
+    preset: Preset
+    template_set: str  # The name or the file that `templates` were read from.
+    templates: tuple[str, ...]
+    name_rule: str  # One of `names.RULES`.
+    present: bool  # Whether classes without a picture are left out.
+    train: str | None

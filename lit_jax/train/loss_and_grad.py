@@ -1,0 +1,134 @@
+"""The loss of a batch, its gradient at the tuned params, and the embeddings: in one piece or in micro-batches."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from lit_jax.config import TrainConfig
+from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.losses.contrastive import LossConfig, Targets, contrastive_loss
+from lit_jax.parallel.sharding import AXES, BATCH
+from lit_jax.train.grad_cache import Parts, accumulated, check_micro_batch
+from lit_jax.train.partition import combine
+from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.names import TOWERS
+from lit_jax.utils.typing import Batch, Params
+
+Embedded = tuple[Array, Array]  # Unit embeddings of the images and of the texts, [B E] each.
+
+
+def loss_config(config: TrainConfig) -> LossConfig:
+    """The part of a config that the loss itself reads."""
+    return LossConfig(config.loss, config.loss_how, config.loss_chunk or None, config.label_smoothing)
+
+
+@dataclass(frozen=True)
+class LossAndGrad:
+    """`(tuned, locked, batch, key) -> (loss, gradient at `tuned`, embeddings)`, to be called inside jit.
+
+    Only the tuned subtree is differentiated, so a locked tower runs forward and nothing else, and without dropout.
+    Raises ConfigError as `make_train_step` says.
+    """
+
+    module: nn.Module
+    mesh: Mesh
+    config: TrainConfig
+    pixels: PixelNormalizer | None
+
+    def __call__(
+        self, tuned: Params, locked: Params, batch: Batch, key: Array
+    ) -> tuple[Float[Array, ""], Params, Embedded]:
+        inputs = {name: batch[name] for name in ("texts", "images", "pooled_images") if name in batch}
+        if "images" in inputs and self.pixels is None:
+            raise ConfigError("the batch holds images and not pooled_images: make the step with pixels")
+        if self.config.loss == "sigmoid" and "logit_bias" not in tuned | locked:
+            raise ConfigError(
+                "the sigmoid loss needs params['logit_bias'] (SigLIP starts it at -10): found none"
+            )
+        groups: tuple[Array, ...] = ()
+        if self.config.mask_duplicates:
+            groups = (batch["index"], fingerprint(batch["texts"]["input_ids"]))
+        compare = partial(self.compare, groups)
+        rows, micro_batch = len(jax.tree.leaves(inputs)[0]), self.config.micro_batch
+        if not micro_batch or micro_batch == rows:
+            return self.in_one_piece(tuned, locked, inputs, key, compare)
+        check_micro_batch(micro_batch, rows, self.mesh)
+        parts = Parts(rows // micro_batch, self.embed, self.pool, compare)
+        return accumulated(parts, tuned, locked, inputs, key, self.mesh)
+
+    def in_one_piece(
+        self, tuned: Params, locked: Params, inputs: dict[str, Any], key: Array, compare: Any
+    ) -> tuple[Float[Array, ""], Params, Embedded]:
+        """The whole batch at once. `compare(images, texts, tuned, locked)` is the loss of its embeddings."""
+        if "images" in inputs and "vision" not in tuned:
+            inputs = dict(inputs)
+            inputs["pooled_images"] = self.pool(tuned, locked, inputs.pop("images"))
+            # Without this XLA may run the locked tower between the text tower's passes, on top of all that they keep.
+            inputs = lax.optimization_barrier(inputs)
+
+        def loss(tuned: Params) -> tuple[Float[Array, ""], Embedded]:
+            embedded = self.embed(tuned, locked, inputs, key)
+            return compare(*embedded, tuned, locked), embedded
+
+        (value, embedded), grads = jax.value_and_grad(loss, has_aux=True)(tuned)
+        return value, grads, embedded
+
+    def embed(self, tuned: Params, locked: Params, inputs: dict[str, Any], key: Array) -> Embedded:
+        """Unit embeddings of both sides; towers that are tuned, and were not read locked, use dropout."""
+        if "images" in inputs:
+            inputs = inputs | {"images": self._normalised(inputs["images"])}
+        outputs: Any = self.module.apply(
+            {"params": combine(tuned, locked)},
+            **inputs,
+            train=tuple(tower for tower in with_dropout(self.config) if tower in tuned),
+            rngs={"dropout": key},
+        )
+        return outputs[:2]
+
+    def pool(self, tuned: Params, locked: Params, images: Array) -> Array:
+        """What the image tower gives before the projection, [B Dv]."""
+        params = {"params": combine(tuned, locked)}
+        pooled: Any = self.module.apply(params, self._normalised(images), method="pool_images")
+        return pooled
+
+    def compare(
+        self, groups: tuple[Array, ...], images: Array, texts: Array, tuned: Params, locked: Params
+    ) -> Float[Array, ""]:
+        """The loss of the embeddings of the whole batch."""
+        params = combine(tuned, locked)
+        own = partial(contrastive_loss, loss_config(self.config), axis=AXES)
+        loss = jax.shard_map(
+            lambda images, texts, scale, bias, groups: own(
+                images, texts, scale, bias, Targets(groups=groups)
+            ),
+            mesh=self.mesh,
+            in_specs=(BATCH, BATCH, PartitionSpec(), PartitionSpec(), BATCH),
+            out_specs=PartitionSpec(),
+        )
+        with jax.named_scope("loss"):
+            bias = params.get("logit_bias", jnp.float32(0))
+            return loss(images, texts, jnp.exp(params["logit_scale"]), bias, groups)
+
+    def _normalised(self, images: Array) -> Array:
+        assert self.pixels is not None  # `__call__` has asked.
+        return self.pixels.normalise(images, self.module.compute.dtype)
+
+
+def with_dropout(config: TrainConfig) -> list[str]:
+    """The towers that use dropout: not one with the letter L, even where a new pooler of it is trained."""
+    return [tower for tower, letter in zip(TOWERS, config.model.lock_towers, strict=True) if letter != "L"]
+
+
+def fingerprint(ids: Int[Array, "B N"]) -> Int[Array, "B"]:
+    """A number for each row, equal for equal rows and, except for one pair in 2^32, for no others."""
+    weights = np.random.default_rng(0).integers(1 << 32, size=ids.shape[1], dtype=np.uint32) | 1
+    mixed = (ids.astype(jnp.uint32) + 1) * np.uint32(2_654_435_761)  # Knuth's multiplier, then a shift.
+    return ((mixed ^ (mixed >> 15)) * weights).sum(axis=1, dtype=jnp.uint32).astype(jnp.int32)

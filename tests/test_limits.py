@@ -1,0 +1,52 @@
+"""Functions of the package are short and take few parameters; each exception has a name and a reason."""
+
+import ast
+
+import pytest
+
+from tests.test_floors import FILES, PACKAGE
+
+PARAMETERS, LINES = 8, 70
+# File and function -> why it may have more parameters.
+MANY_PARAMETERS = {
+    "hf/facade/model.py from_vision_text_pretrained": "the signature is that of transformers",
+    "hf/facade/model.py __call__": "the signature is that of transformers",
+    "hf/load.py from_towers": "public: its keywords are those of transformers' from_vision_text_pretrained and ours",
+    "models/kernels/row_attention/kernels.py backward": "a Pallas kernel has one parameter for each reference",
+}
+# File and function -> why it may be longer.
+MANY_LINES: dict[str, str] = {}
+
+
+def functions():
+    for path in FILES:
+        place = str(path.relative_to(PACKAGE))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{place} {node.name}", node
+
+
+def parameters(node):
+    """How many a caller may hand in; *args and **options count as one each."""
+    named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    own = bool(named) and named[0].arg in ("self", "cls")
+    return len(named) - own + bool(node.args.vararg) + bool(node.args.kwarg)
+
+
+def length(node):
+    return node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize(
+    ("measure", "limit", "exceptions"),
+    [(parameters, PARAMETERS, MANY_PARAMETERS), (length, LINES, MANY_LINES)],
+    ids=["parameters", "lines"],
+)
+def test_no_function_goes_beyond_the_limit_but_the_named_ones(measure, limit, exceptions):
+    beyond = {name: measure(node) for name, node in functions() if measure(node) > limit}
+    assert beyond.keys() == exceptions.keys(), f"limit {limit}: {beyond}"
+
+
+def test_parameters_and_lines_are_counted():
+    [node] = ast.parse("def f(self, a, /, b, *c, d=1, **e):\n    pass\n").body
+    assert (parameters(node), length(node)) == (5, 2)

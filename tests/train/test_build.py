@@ -1,0 +1,57 @@
+"""A plan counts the step that a run runs, and what a mesh cannot do is refused before anything is read."""
+
+import jax
+import pytest
+
+from lit_jax.config import read_config
+from lit_jax.tools.plan import plan
+from lit_jax.train import build
+from lit_jax.train.build import mesh_of
+from lit_jax.train.loop import train
+from lit_jax.train.setup import open_setup
+from lit_jax.utils.errors import ConfigError
+from tests import tiny
+
+
+def on_this_machine(monkeypatch):
+    """Plans for the devices that are there."""
+    monkeypatch.setattr(plan, "devices_of", lambda topology, slices: jax.devices())
+
+
+def test_a_plan_and_a_run_lower_the_same_step(tmp_path, monkeypatch):
+    config = tiny.config(tmp_path, steps=3, data__test="", model__dtype="float32", model__vision_pooling="cls")
+    text = tiny.BERT | {"type_vocab_size": 1}  # The tiny tokenizer makes no token types.
+    tiny.write_tower(tmp_path / "t", text)
+    config["model"]["vision_config"], config["model"]["text_config"] = dict(tiny.VIT), text
+    make, texts = build.make_train_step, []
+
+    def making(*args):
+        step = make(*args)
+
+        def called(state, batch):
+            texts.append(step.lower(state, batch).as_text())
+            return step(state, batch)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "make_train_step", making)
+        train(config, tmp_path / "run")
+    on_this_machine(monkeypatch)
+    monkeypatch.setattr(plan, "compute_of", lambda model, _: build.compute_of(model))
+    target = plan._target(config, "v5e:2x4", 1)
+    pixels = open_setup(read_config(config), tmp_path / "run", target.mesh).pixels
+    monkeypatch.setattr(plan._Target, "pixels", pixels)
+    assert plan.traced_step(target).lower().as_text() == texts[0]
+
+
+def test_a_kernel_that_the_platform_does_not_have_is_refused(tmp_path):
+    config = read_config(tiny.config(tmp_path, model__attention="cudnn"))
+    with pytest.raises(ConfigError, match="attention is 'cudnn', which does not run on a cpu"):
+        mesh_of(config)
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_a_tower_is_read(tmp_path):
+    config = tiny.config(tmp_path, batch_size=12, model__vision="nowhere/at-all")
+    with pytest.raises(ConfigError, match="a batch of 12 pairs does not divide over the 8 devices"):
+        train(config, tmp_path / "run")
