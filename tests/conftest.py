@@ -17,7 +17,9 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 FULL = 1 << 31  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
 
-gc.set_threshold(100_000, 50, 100)  # Tracing makes millions of objects that live on; to look through them takes time.
+gc.set_threshold(
+    100_000, 50, 100
+)  # Tracing makes millions of objects that live on; to look through them takes time.
 
 
 def resident_bytes():

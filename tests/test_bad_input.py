@@ -74,7 +74,11 @@ SENTENCES = [  # A mistake in Python, by what is called; what the error is and s
         "DataError",
         r"holds no metadata\.jsonl and no pictures; want",
     ),
-    ("embed(['{}/pairs/000.png'], '{}/pairs', model)", "ConfigError", "exists and is not an index; give a new"),
+    (
+        "embed(['{}/pairs/000.png'], '{}/pairs', model)",
+        "ConfigError",
+        "exists and is not an index; give a new",
+    ),
     (
         "embed(['{}/pairs/000.png'], '{}/notes.txt/i', model)",
         "ConfigError",

@@ -71,7 +71,7 @@ def lit_jax_says(line):
     """Runs a command in this process; what it prints. Any status but 0 fails."""
     text = io.StringIO()
     with redirect_stdout(text), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["lit-jax", *shlex.split(line)])  # Where ml_collections looks as well.
+        patch.setattr(sys, "argv", ["lit-jax", *shlex.split(line)])
         try:
             shell.main()
         except SystemExit as ended:

@@ -240,7 +240,12 @@ def config(folder, **changes):
         "batch_size": 8,
         "log_every": 1,
         "save_every": 2,
-        "model": {"vision": str(folder / "v"), "text": str(folder / "t"), "projection_dim": 16, "lock_towers": "LU"},
+        "model": {
+            "vision": str(folder / "v"),
+            "text": str(folder / "t"),
+            "projection_dim": 16,
+            "lock_towers": "LU",
+        },
         "data": {
             "train": f"folder:{folder / 'pairs'}",
             "test": f"folder:{folder / 'pairs'}",

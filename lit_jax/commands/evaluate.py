@@ -125,8 +125,9 @@ def _table(result: dict[str, Any], task: str, only: str = "") -> str:
 
 def _multilingual(result: dict[str, Any]) -> str:
     """A table of the recalls of every language, and one of all metrics of their mean."""
-    from lit_jax.evals.retrieval import DIRECTIONS, KS
+    from lit_jax.evals.retrieval import KS
     from lit_jax.utils.console import table
+    from lit_jax.utils.names import DIRECTIONS
 
     metrics = result["metrics"]["multilingual"]
     columns = [f"{direction}_recall@{k}" for direction in DIRECTIONS for k in KS]

@@ -77,7 +77,9 @@ def main(
             sheet=sheet,
             progress=report,
         )
-    print(table((summary["source"], "found"), [(name.replace("_", " "), text) for name, text in _rows(summary)]))
+    print(
+        table((summary["source"], "found"), [(name.replace("_", " "), text) for name, text in _rows(summary)])
+    )
     if sheet:
         print(f"wrote {sheet}")
     if json_path:

@@ -3,6 +3,8 @@
 tests/test_config.py compares each table with that of the module that implements it.
 """
 
+from lit_jax.utils.names import DIRECTIONS, TEST_PREFIX
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.vision_pooling": ("pooler", "cls"),  # Of all types together; a type may have fewer.
     "model.text_pooling": ("pooler", "cls", "mean", "tanh"),
@@ -28,7 +30,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {  # What a rule over parameter paths may 
 SOURCES = ("tfds", "folder", "wds", "parquet", "shapes")  # What a source spec begins with, before a colon.
 # What an evaluation of data.test measures, for best_metric.
 METRICS = tuple(
-    f"test/{direction}_{measure}"
-    for direction in ("image_to_text", "text_to_image")
+    f"{TEST_PREFIX}{direction}_{measure}"
+    for direction in DIRECTIONS
     for measure in ("recall@1", "recall@5", "recall@10", "median_rank", "mean_rank")
 )

@@ -17,8 +17,8 @@ from lit_jax.evals.bootstrap import estimate, mean, median
 from lit_jax.evals.ranks import ranks
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import DataError
+from lit_jax.utils.names import DIRECTIONS
 
-DIRECTIONS = ("image_to_text", "text_to_image")
 KS = (1, 5, 10)
 
 

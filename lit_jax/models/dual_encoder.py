@@ -17,6 +17,7 @@ from lit_jax.models.encoders.hf_config import LARGEST, shown
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
 
 MODEL_TYPE = "vision-text-dual-encoder"
@@ -80,7 +81,7 @@ class DualEncoderConfig:
                 "two single towers are joined by from_towers"
             )
         # As transformers 4 does, this also takes a tower out of a whole CLIP.
-        vision, text = (half(tower, half(tower, hf)) for tower in ("vision", "text"))
+        vision, text = (half(tower, half(tower, hf)) for tower in TOWERS)
         vision_type, text_type = vision["model_type"], text["model_type"]
         scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
         width = hf.get("projection_dim", cls.projection_dim)

@@ -35,7 +35,9 @@ class PreemptionNotice:
 
     def __enter__(self) -> "PreemptionNotice":
         # Only the main thread may set a handler; in another one, such as a notebook's, SIGTERM keeps its effect.
-        self._handles_signal = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        self._handles_signal = (
+            jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        )
         if self._handles_signal:
             self._previous = signal.signal(signal.SIGTERM, self._notify)
         if on_google_tpu(os.environ):

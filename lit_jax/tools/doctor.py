@@ -26,9 +26,8 @@ _GB = 1e9
 def workdir(folder: str | Path) -> dict[str, Any]:
     """The state of a workdir (a folder, or gs://BUCKET/FOLDER), as JSON; reads all checkpoints and changes nothing.
 
-    `problems` lists, in sentences, what would stop `train` or what its user should know; it is empty if there is
-    nothing of the kind. `resumes` is the step from which training would resume: 0 at the beginning, None if it could
-    not.
+    `problems` lists, in sentences, what would stop `train` or what its user should know; it may be empty. `resumes` is
+    the step from which training would resume: 0 at the beginning, None if it could not.
     """
     with opened(folder) as place:
         pull(place, CONFIG)

@@ -36,7 +36,7 @@ def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
 
 
 def check_patterns(patterns: Iterable[str], params: Params, what: str) -> None:
-    """Raises ConfigError for a broken regex, and for one that matches no path in `params`: a typo that nobody would see.
+    """Raises ConfigError for a broken regex, and for one that matches no path in `params`, such as a typo.
 
     `what` names the setting in the message, for instance "optim.lr_multipliers".
     """

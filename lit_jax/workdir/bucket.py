@@ -11,7 +11,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def _mirrored(address: str) -> Iterator[Bucket]:
         yield bucket
 
 
-def opened(workdir: str | Path) -> Any:
+def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     """A context in which a workdir is a Path or, for gs://BUCKET/FOLDER, a Bucket, from which nothing is pulled yet.
 
     Raises ConfigError for another kind of address, and if gcsfs is not installed.

@@ -1,4 +1,4 @@
-"""A folder of small pictures with two captions each, and a decoder and a tokenizer that hide nothing."""
+"""A folder of small pictures with two captions each, and a simple decoder and tokenizer."""
 
 import dataclasses
 import io
@@ -66,7 +66,7 @@ def decode(data, key=0):
 
 
 def tokenize(texts):
-    """The bytes of each text, 16 of them."""
+    """The first 16 bytes of each text as ids."""
     ids = np.zeros((len(texts), 16), np.int32)
     for line, text in zip(ids, texts, strict=True):
         code = text.encode()[:16]
@@ -78,7 +78,7 @@ TRANSFORMS = TrainTransforms(decode, tokenize)
 
 
 def read_batches(source, transforms=TRANSFORMS, **options):
-    """`train_batches`, where `options` are its own arguments and fields of `transforms` and of `Reading`."""
+    """`train_batches`; `options` are its own arguments or fields of TrainTransforms and of Reading."""
     given = {"batch_size": 8, "seed": 3, "threads": 0} | options
     made = {name: given.pop(name) for name in TrainTransforms._fields if name in given}
     read = {field.name: given.pop(field.name) for field in dataclasses.fields(Reading) if field.name in given}

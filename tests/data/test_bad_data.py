@@ -1,7 +1,7 @@
 """Fifty ways in which data are bad, by number: pictures, captions, arrays, token ids and whole sets.
 
 A picture or caption that cannot be used costs its record, by name, in training, and ends an evaluation; one that is
-only odd is used. 12, 13 to 20, 23 to 25 and 33 are looked at pixel by pixel in tests/test_pictures.py.
+only odd is used. tests/data/transforms/test_image_files.py checks the pixels of 12, 13 to 20, 23 to 25 and 33.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ CAPTIONS = {
 
 @pytest.fixture
 def source_with(tmp_path):
-    """`source_with(picture, caption)`: forty records, of which the fifth is as given."""
+    """`source_with(picture, caption)`: forty records; record BAD has that picture and that caption."""
 
     def write(picture=None, caption="a red square"):
         for i in range(RECORDS):

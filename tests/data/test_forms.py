@@ -1,4 +1,4 @@
-"""The same pairs are the same training data, whatever form they lie in."""
+"""The same pairs give the same training data, whatever form they are stored in."""
 
 import pickle
 import shutil

@@ -1,4 +1,4 @@
-"""Batches come one ahead, in order, and the time without one is measured."""
+"""Batches are fetched one ahead, in order, and the time without a batch is measured."""
 
 import logging
 import threading
@@ -68,14 +68,14 @@ def test_an_error_of_the_data_comes_in_the_place_of_its_batch():
 
 
 class Simulation:
-    """Threads and a device in a time of its own: `now` moves only when something is waited for."""
+    """Threads and a device with simulated time: `now` advances only when something is waited for."""
 
     def __init__(self, load=0, step=0):
-        self.now = self.free = 0.0  # The device is free from then on.
+        self.now = self.free = 0.0  # The device is busy until `free`.
         self.load, self.step = load, step
 
     def executor(self, *_):
-        """One thread, whose tasks are done at once, at the times at which it would have done them."""
+        """An executor of one thread: it runs a task at once, at the simulated time at which the thread would run it."""
         simulation, free = self, 0.0
 
         class Executor:

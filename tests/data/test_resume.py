@@ -1,4 +1,4 @@
-"""A run that was cut in the middle of an epoch sees what it would have seen, whoever reads for it now."""
+"""A run that was cut in the middle of an epoch resumes with the same batches, however they are read."""
 
 import itertools
 import json
@@ -21,7 +21,10 @@ from tests import tiny
 from tests.data.conftest import RECORDS, read_batches
 
 B, SEED, CUT, END = 8, 3, 7, 15  # Batches; an epoch has five.
-BROKEN = (1, 31)  # Drawn before the cut and, for the first time, after it: see the test that says so.
+BROKEN = (
+    1,
+    31,
+)  # The first is drawn before the cut, the other for the first time after it; a test checks this.
 
 
 def bad(write_folder, name="pictures"):
@@ -102,7 +105,7 @@ def resumes(straight, before, after, tmp_path):
     assert resumed.ledger.broken == reading.ledger.broken
     assert resumed.ledger.rows == reading.ledger.rows
     records = [json.loads(line)["record"] for line in path.read_text().splitlines()]
-    assert sorted(records) == sorted(reading.ledger.broken)  # Each once, though two runs have met it.
+    assert sorted(records) == sorted(reading.ledger.broken)  # Each once, although both runs drew it.
 
 
 def test_the_counts_follow_the_batches_and_not_what_was_read_ahead(write_folder):
@@ -176,7 +179,7 @@ def test_captions_that_are_cut_are_counted_and_one_warning_says_so(write_folder,
 
 @pytest.mark.slow
 def test_a_process_that_decodes_a_million_records_holds_no_list_of_them(tmp_path):
-    """Its memory, with a million records and with forty: both are that of the modules it imports."""
+    """Its memory is the same with a million records as with forty."""
     sizes = []
     for records in (40, 1_000_000):
         folder = tmp_path / str(records)

@@ -1,4 +1,4 @@
-"""Batches: their position is the step, whoever reads them and from wherever."""
+"""Training batches: their position is the step, however they are read; and evaluation batches."""
 
 import itertools
 import json
@@ -62,7 +62,7 @@ def test_all_captions_of_a_record_are_drawn_over_the_epochs(source):
 
 
 def test_the_order_of_a_seed_never_changes(source):
-    """Written down once: a new version of anything must not move the data under a run that is resumed."""
+    """The expected order is fixed: no new version of anything may change the data of a run that is resumed."""
     (batch,) = some(source, 1)
     assert batch["index"].tolist() == [1, 7, 37, 11, 13, 6, 38, 39]
     captions = [row(index)["captions"] for index in batch["index"]]

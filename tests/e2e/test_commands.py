@@ -25,7 +25,7 @@ CONFIG = Path(lit_jax.__file__).parents[1] / "configs" / "lit_b16_bert.py"
 QUICK = CONFIG.with_name("quickstart.py")
 
 
-def lit_jax(*args, cwd=None, **settings):
+def cli(*args, cwd=None, **settings):
     command = [sys.executable, "-m", "lit_jax", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | settings)
 
@@ -53,21 +53,21 @@ def fits_a_screen(text):
 
 
 def test_all_commands_fit_a_screen():
-    done = lit_jax()
+    done = cli()
     assert done.returncode == 2 and fits_a_screen(done.stdout)
 
 
 def test_help_is_had_in_the_ways_that_people_ask_for_it():
     asked = (["help", "train"], ["train", "-h"]), (["help", "embed"], ["embed", "-h"]), (["help"], ["--help"])
-    for one, other in asked:
-        first, second = lit_jax(*one), lit_jax(*other)
+    for words, others in asked:
+        first, second = cli(*words), cli(*others)
         assert first.returncode == second.returncode == 0 and first.stdout == second.stdout != ""
-    assert lit_jax("-V").stdout == lit_jax("--version").stdout
+    assert cli("-V").stdout == cli("--version").stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_on_one_screen(command):
-    done = lit_jax(command, "--help")
+    done = cli(command, "--help")
     assert done.returncode == 0 and fits_a_screen(done.stdout)
     assert done.stdout.startswith(f"Usage: lit-jax {command}")
 
@@ -110,7 +110,7 @@ def test_every_command_explains_itself_on_one_screen(command):
     ],
 )
 def test_a_wrong_call_ends_with_status_2_and_one_line(args, message, tmp_path):
-    done = lit_jax(*args, cwd=tmp_path)
+    done = cli(*args, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert message in done.stderr and done.stdout == ""
     assert list(tmp_path.iterdir()) == []
@@ -118,28 +118,28 @@ def test_a_wrong_call_ends_with_status_2_and_one_line(args, message, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    done = lit_jax("train", "--config", config_file(tmp_path), "--workdir", tmp_path / "file" / "run")
+    done = cli("train", "--config", config_file(tmp_path), "--workdir", tmp_path / "file" / "run")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path / "file") in done.stderr
 
 
 def test_train_runs_and_a_misspelt_field_is_refused_with_a_suggestion(tmp_path):
     path = config_file(tmp_path, mesh__data=-1)
-    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.stepz", 3)
+    done = cli("train", "--config", path, "--workdir", tmp_path / "run", "--config.stepz", 3)
     assert done.returncode == 2 and "config.stepz does not exist; did you mean steps?" in done.stderr
-    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.mesh.foozle", 3)
+    done = cli("train", "--config", path, "--workdir", tmp_path / "run", "--config.mesh.foozle", 3)
     assert done.returncode == 2 and "mesh.foozle does not exist; did you mean mesh." in done.stderr
-    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--config.steps", 3)
+    done = cli("train", "--config", path, "--workdir", tmp_path / "run", "--config.steps", 3)
     assert done.returncode == 0, done.stderr
     assert "step 3/3" in done.stderr
 
 
 def test_the_status_says_what_kind_of_mistake_it_was(trained, tmp_path):
     path = config_file(tmp_path, data__train="folder:missing")
-    assert lit_jax("train", "--config", path, "--workdir", tmp_path / "run").returncode == 3
-    assert lit_jax("export", "--workdir", tmp_path, "--output", tmp_path / "out").returncode == 4
+    assert cli("train", "--config", path, "--workdir", tmp_path / "run").returncode == 3
+    assert cli("export", "--workdir", tmp_path, "--output", tmp_path / "out").returncode == 4
     damaged = config_file(tmp_path)
     (tmp_path / "v" / "model.safetensors").write_bytes(b"no")
-    assert lit_jax("train", "--config", damaged, "--workdir", tmp_path / "run").returncode == 4
+    assert cli("train", "--config", damaged, "--workdir", tmp_path / "run").returncode == 4
 
 
 def test_without_fallback_a_damaged_newest_checkpoint_ends_train_with_status_4(trained, tmp_path):
@@ -152,15 +152,15 @@ def test_without_fallback_a_damaged_newest_checkpoint_ends_train_with_status_4(t
     )  # What wrote it, without the folders of the machine.
     flip(arrays(tmp_path / "run" / "checkpoints" / "step_4"))
     path = config_file(trained, steps=4, mesh__data=-1)
-    done = lit_jax("train", "--config", path, "--workdir", tmp_path / "run", "--no-fallback")
+    done = cli("train", "--config", path, "--workdir", tmp_path / "run", "--no-fallback")
     assert done.returncode == 4 and "step_4 is damaged" in done.stderr and "Traceback" not in done.stderr
-    done = lit_jax("export", "--workdir", tmp_path / "run", "--output", tmp_path / "out", "--step", 4)
+    done = cli("export", "--workdir", tmp_path / "run", "--output", tmp_path / "out", "--step", 4)
     assert done.returncode == 4 and "step_4 is damaged" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     pytest.importorskip("torch", reason="--verify compares with PyTorch")
-    done = lit_jax(
+    done = cli(
         "export", "--workdir", trained / "run", "--output", tmp_path / "out", "--license", "mit", "--verify"
     )
     assert done.returncode == 0, done.stderr
@@ -179,7 +179,7 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     assert "license: mit" in card and str(tmp_path) not in card and str(trained) not in card
 
     labelled = tiny.write_pairs(tmp_path / "labelled", labels=True)
-    done = lit_jax(
+    done = cli(
         *("evaluate", "--model", tmp_path / "out", "--data", labelled),
         *("--tasks", "retrieval,zero_shot", "--json", tmp_path / "result.json"),
     )
@@ -197,16 +197,16 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
             assert low <= metrics[name] <= high, name
     assert result["protocol"]["zero_shot"]["image_processor"]["size"] == {"height": 32, "width": 32}
 
-    same = lit_jax("compare", tmp_path / "result.json", tmp_path / "result.json")
+    same = cli("compare", tmp_path / "result.json", tmp_path / "result.json")
     assert same.returncode == 0, same.stderr
     assert "paired" in same.stdout and "+0 to +0" in same.stdout
 
-    done = lit_jax(
+    done = cli(
         *("evaluate", "--model", tmp_path / "out", "--data", labelled, "--preset", "lit"),
         *("--tasks", "zero_shot", "--json", tmp_path / "lit.json"),
     )
     assert done.returncode == 0, done.stderr
-    other = lit_jax("compare", tmp_path / "result.json", tmp_path / "lit.json")
+    other = cli("compare", tmp_path / "result.json", tmp_path / "lit.json")
     assert other.returncode == 2
     assert (
         "canonical is prompts as they are and prompts in lower case" in other.stderr
@@ -228,17 +228,17 @@ def test_a_run_is_exported_and_published_with_its_measures_in_one_command(traine
     args = ("export", "--workdir", trained / "run", "--license", "mit", "--push-to-hub", "me/tiny")
     with Hub() as hub:
         settings = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        refused = lit_jax(*args, "--output", tmp_path / "out", **settings, HF_TOKEN="read")
+        refused = cli(*args, "--output", tmp_path / "out", **settings, HF_TOKEN="read")
         assert refused.returncode == 2 and "may only read" in refused.stderr
         assert not hub.repositories and not (tmp_path / "out").exists()
         args += ("--measured", tmp_path / "result.json")
-        done = lit_jax(*args, "--output", tmp_path / "out", **settings, HF_TOKEN="write")
+        done = cli(*args, "--output", tmp_path / "out", **settings, HF_TOKEN="write")
     assert done.returncode == 0, done.stderr
     assert f"published {hub.url}/me/tiny" in done.stdout
-    there = hub.repositories["me/tiny"].files()
-    assert there["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
-    card = ModelCard(there["README.md"].decode())
-    (top1,) = [one for one in card.data.eval_results if one.metric_type == "top1"]
+    files = hub.repositories["me/tiny"].files()
+    assert files["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
+    card = ModelCard(files["README.md"].decode())
+    (top1,) = [entry for entry in card.data.eval_results if entry.metric_type == "top1"]
     assert (top1.dataset_type, top1.metric_value) == ("org/pets", 0.5)
     assert len(card.data.eval_results) > 1  # The run's own, too.
     assert card.data.license == "mit" and 'from_pretrained("me/tiny")' in card.text
@@ -276,21 +276,21 @@ def test_the_captions_compared_on_are_those_that_the_run_was_tested_with(trained
 
 def test_export_never_overwrites(trained, tmp_path):
     (tmp_path / "mine").write_text("precious")
-    done = lit_jax("export", "--workdir", trained / "run", "--output", tmp_path)
+    done = cli("export", "--workdir", trained / "run", "--output", tmp_path)
     assert done.returncode == 2 and "not an empty folder" in done.stderr
     assert (tmp_path / "mine").read_text() == "precious"
 
 
 def test_prepare_writes_what_training_reads(tmp_path):
     pairs = tiny.write_pairs(tmp_path / "pairs")
-    done = lit_jax("prepare", pairs, "--output", tmp_path / "set", "--name", "shapes", "--split", "train")
+    done = cli("prepare", pairs, "--output", tmp_path / "set", "--name", "shapes", "--split", "train")
     assert done.returncode == 0, done.stderr
     assert f"tfds:{tmp_path / 'set'}/train" in done.stdout
     (tmp_path / "c").mkdir()
     path = config_file(
         tmp_path / "c", data__train=f"tfds:{tmp_path / 'set'}/train", data__test="", mesh__data=-1
     )
-    assert lit_jax("train", "--config", path, "--workdir", tmp_path / "run").returncode == 0
+    assert cli("train", "--config", path, "--workdir", tmp_path / "run").returncode == 0
 
 
 def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
@@ -306,13 +306,13 @@ def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
         "--config.optim.warmup_steps": 1,
     }
     args = [str(word) for pair in options.items() for word in pair]
-    done = lit_jax("quickstart", *args)
+    done = cli("quickstart", *args)
     assert done.returncode == 0, done.stderr
     assert "before" in done.stdout and "chance" in done.stdout and "package index" not in done.stdout
     model = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
     assert model["vision_config"]["hidden_size"] == 32 and model["projection_dim"] == 512
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    again = lit_jax("quickstart", *args)
+    again = cli("quickstart", *args)
     assert again.returncode == 0 and (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == lines
 
 
@@ -323,17 +323,17 @@ def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated
     train(tiny.config(tmp_path, steps=4, **options), tmp_path / "run")
 
     export = ("export", "--workdir", tmp_path / "run", "--output", tmp_path / "out")
-    done = lit_jax(*export)
+    done = cli(*export)
     assert done.returncode == 4 and done.stderr.count("\n") == 1
     assert "'distilbert' has no place" in done.stderr and "--layout lit_jax" in done.stderr
     assert not (tmp_path / "out").exists()
-    done = lit_jax(*export, "--layout", "lit_jax")
+    done = cli(*export, "--layout", "lit_jax")
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "out" / "README.md").read_text()
     assert "from lit_jax import VisionTextDualEncoderModel" in card and "In PyTorch" not in card
     result = tmp_path / "result.json"
     pairs = f"folder:{tmp_path / 'pairs'}"
-    done = lit_jax("evaluate", "--model", tmp_path / "out", "--data", pairs, "--json", result)
+    done = cli("evaluate", "--model", tmp_path / "out", "--data", pairs, "--json", result)
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(result.read_text())["metrics"]["retrieval"]["image_to_text_recall@1"] <= 1
 
@@ -341,12 +341,12 @@ def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated
 def test_the_encoders_are_listed_as_a_table_and_as_json():
     from lit_jax.models.encoders import TEXT, VISION
 
-    done = lit_jax("encoders", "--json")
+    done = cli("encoders", "--json")
     rows = {row["type"]: row for row in json.loads(done.stdout)}
     assert rows.keys() == {*VISION, *TEXT}
     assert rows["swin"]["tower"] == "vision" and rows["swin"]["exportable"] == ["4.57", "5"]
     assert rows["distilbert"]["exportable"] == [] and rows["distilbert"]["parity"] == 1e-5
-    lines = lit_jax("encoders").stdout.splitlines()
+    lines = cli("encoders").stdout.splitlines()
     assert len(lines) == len(rows) + 2
     assert next(line for line in lines if line.startswith("distilbert")).split()[1:3] == ["text", "no"]
 
@@ -365,5 +365,5 @@ def test_a_train_command_that_is_told_to_end_saves_and_exits_with_status_42(tmp_
     _, said = run.communicate(timeout=60)
     assert run.returncode == 42 and time.monotonic() - told < 30
     assert "told to end (SIGTERM)" in said.splitlines()[-1] and "start again" in said.splitlines()[-1]
-    done = lit_jax("doctor", "--workdir", tmp_path / "run")
+    done = cli("doctor", "--workdir", tmp_path / "run")
     assert done.returncode == 0 and "training would resume from step" in done.stdout

@@ -63,7 +63,7 @@ def metrics(workdir):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def single(tmp_path_factory):
     """A run of one process on 8 devices, and the config of all runs."""
     folder = tmp_path_factory.mktemp("one")
     config = tiny.config(folder, steps=4, cache=True, mesh__data=-1)
@@ -72,39 +72,39 @@ def one(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(one):
+def double(single):
     """The same by two processes on 4 devices each, stopped after step 3 and started again."""
-    folder, config = one
+    folder, config = single
     said = processes.train(config, 2, folder / "two", code=CUT)
     return folder / "two", said
 
 
-def test_two_processes_stopped_and_resumed_have_the_losses_of_one(one, two):
-    folder, _ = one
-    assert [row["step"] for row in rows(two[0]) if "loss" in row] == [1, 2, 3, 4]
-    np.testing.assert_allclose(losses(two[0]), losses(folder / "run"), rtol=1e-5)
-    assert metrics(two[0]) == metrics(folder / "run") and len(metrics(two[0])) == 2
+def test_two_processes_stopped_and_resumed_have_the_losses_of_one(single, double):
+    folder, _ = single
+    assert [row["step"] for row in rows(double[0]) if "loss" in row] == [1, 2, 3, 4]
+    np.testing.assert_allclose(losses(double[0]), losses(folder / "run"), rtol=1e-5)
+    assert metrics(double[0]) == metrics(folder / "run") and len(metrics(double[0])) == 2
 
 
-def test_one_process_reads_to_the_last_bit_what_two_have_written(one, two):
-    folder, _ = one
-    a, b = (read_trained(run).params["text_projection"]["kernel"] for run in (folder / "run", two[0]))
+def test_one_process_reads_to_the_last_bit_what_two_have_written(single, double):
+    folder, _ = single
+    a, b = (read_trained(run).params["text_projection"]["kernel"] for run in (folder / "run", double[0]))
     np.testing.assert_allclose(b, a, atol=1e-5)
-    assert all(f"projection {hashlib.sha256(b.tobytes()).hexdigest()}" in text for text in two[1])
+    assert all(f"projection {hashlib.sha256(b.tobytes()).hexdigest()}" in text for text in double[1])
 
 
-def test_only_the_first_process_speaks_and_writes(two):
-    workdir, (first, second) = two
+def test_only_the_first_process_speaks_and_writes(double):
+    workdir, (first, second) = double
     assert "step 4/4" in first and "image tower on" in first
     assert "step" not in second and "image tower" not in second
     assert not list(workdir.glob("**/*.part")) and len(list((workdir / "cache").iterdir())) == 1
 
 
-def test_the_locked_tower_runs_once_for_each_picture_in_all(one, two):
-    folder, _ = one
+def test_the_locked_tower_runs_once_for_each_picture_in_all(single, double):
+    folder, _ = single
     # Of 24 pictures, trained on and tested on, in two runs.
-    assert all("decoded 12\n" in text for text in two[1])
-    (cached,) = (two[0] / "cache").iterdir()
+    assert all("decoded 12\n" in text for text in double[1])
+    (cached,) = (double[0] / "cache").iterdir()
     (alone,) = (folder / "run" / "cache").iterdir()
     assert cached.name == alone.name
     np.testing.assert_allclose(np.load(cached), np.load(alone), atol=1e-6)

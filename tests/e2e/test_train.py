@@ -46,8 +46,8 @@ def assert_same_bits(a, b):
 
 def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_path):
     train(tiny.config(tmp_path, steps=60, log_every=10, data__test="", optim__peak_lr=3e-3), tmp_path / "run")
-    found = losses(tmp_path / "run")
-    assert found[-1] < found[0] - 0.1
+    course = losses(tmp_path / "run")
+    assert course[-1] < course[0] - 0.1
     assert all(0 <= row["data_wait"] <= 1 for row in rows(tmp_path / "run"))
     before = tiny.write_tower(tmp_path / "same", tiny.VIT)
     trained = read_trained(tmp_path / "run")
@@ -62,21 +62,21 @@ def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_pat
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
     config = tiny.config(tmp_path, steps=20, loss=loss, data__test="", save_every=100)
-    found = {}
+    by_devices = {}
     for data, fsdp in ((8, 1), (4, 2)):
         config["mesh"] = {"data": data, "fsdp": fsdp}
         if loss == "sigmoid":  # The locked tower whole on every device, the tuned one split.
             config["mesh"]["fsdp_rules"] = (("vision/.*", "whole"),)
         train(config, tmp_path / f"{data}x{fsdp}")
-        found[data] = losses(tmp_path / f"{data}x{fsdp}")
+        by_devices[data] = losses(tmp_path / f"{data}x{fsdp}")
     config["mesh"] = {"data": 1, "fsdp": 1}
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", TRAIN, json.dumps(config), str(tmp_path / "1x1")]
     subprocess.run(command, check=True, capture_output=True, env=environment)
-    found[1] = losses(tmp_path / "1x1")
-    assert len(found[1]) == 20
-    np.testing.assert_allclose(found[8], found[1], rtol=1e-5)
-    np.testing.assert_allclose(found[4], found[1], rtol=1e-5)
+    by_devices[1] = losses(tmp_path / "1x1")
+    assert len(by_devices[1]) == 20
+    np.testing.assert_allclose(by_devices[8], by_devices[1], rtol=1e-5)
+    np.testing.assert_allclose(by_devices[4], by_devices[1], rtol=1e-5)
 
 
 def test_a_batch_in_parts_gives_the_losses_of_the_whole(tmp_path):
@@ -295,8 +295,8 @@ def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkey
     monkeypatch.setattr(build, "make_train_step", ill_from_step_5)
     with pytest.raises(NonFiniteError, match="step 14: the last 10 steps"):
         train(config, tmp_path / "run")
-    found = rows(tmp_path / "run")
-    assert [row["skipped"] for row in found] == [0] * 4 + list(range(1, 11))
-    assert found[4]["loss"] is None
+    logged = rows(tmp_path / "run")
+    assert [row["skipped"] for row in logged] == [0] * 4 + list(range(1, 11))
+    assert logged[4]["loss"] is None
     newest, last_good = (read_trained(tmp_path / "run", step=step).params for step in (None, 4))
     assert_same_bits(newest, last_good)

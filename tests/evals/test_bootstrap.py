@@ -75,5 +75,5 @@ def test_a_model_is_paired_with_itself_and_with_one_that_is_always_better(result
 
 def test_a_perfect_model_has_no_spread():
     eye = np.eye(12, dtype=np.float32)
-    found = retrieve(eye, eye, np.arange(12))
-    assert intervals(found) == {name: (1.0, 1.0) for name in retrieval(eye, eye, np.arange(12))}
+    result = retrieve(eye, eye, np.arange(12))
+    assert intervals(result) == {name: (1.0, 1.0) for name in retrieval(eye, eye, np.arange(12))}

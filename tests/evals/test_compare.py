@@ -13,7 +13,7 @@ from lit_jax.utils.errors import ConfigError, DataError
 
 def write(path, rank, *, queries=True, **protocol):
     """What `evaluate` writes for a classifier with these ranks."""
-    found = Classified(np.array(rank), np.zeros(len(rank), int))
+    ranks = Classified(np.array(rank), np.zeros(len(rank), int))
     protocol = {"task": "zero_shot", "images": len(rank), "templates": ["{}"], "ties": "lower"} | protocol
     result = {
         "data": "folder:pairs",
@@ -21,11 +21,11 @@ def write(path, rank, *, queries=True, **protocol):
         "protocol": {"zero_shot": protocol},
         "fingerprints": {"zero_shot": fingerprint(protocol)},
         "bootstrap": {"draws": 500, "level": 0.95, "seed": 0},
-        "metrics": {"zero_shot": bootstrap.estimate(found)},
-        "intervals": {"zero_shot": bootstrap.intervals(found, draws=500)},
+        "metrics": {"zero_shot": bootstrap.estimate(ranks)},
+        "intervals": {"zero_shot": bootstrap.intervals(ranks, draws=500)},
     }
     if queries:
-        text = {name: " ".join(map(str, row)) for name, row in vars(found).items()}
+        text = {name: " ".join(map(str, row)) for name, row in vars(ranks).items()}
         result["queries"] = {"zero_shot": text}
     path.write_text(json.dumps(result))
     return path

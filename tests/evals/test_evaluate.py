@@ -107,11 +107,11 @@ def test_languages_are_measured_one_by_one_and_as_a_mean_through_the_shell(made,
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()[2:5]] == ["en", "de", "mean"]
     result = json.loads((tmp_path / "a.json").read_text())
-    found = result["metrics"]["multilingual"]
+    metrics = result["metrics"]["multilingual"]
     for name in retrieval.chance(np.arange(24), 24):
-        assert found[f"mean/{name}"] == pytest.approx((found[f"en/{name}"] + found[f"de/{name}"]) / 2)
+        assert metrics[f"mean/{name}"] == pytest.approx((metrics[f"en/{name}"] + metrics[f"de/{name}"]) / 2)
     alone = evaluate(made / "model", two, EvalConfig(captions=("de",)))
-    assert {f"de/{n}": v for n, v in alone["metrics"]["retrieval"].items()}.items() <= found.items()
+    assert {f"de/{n}": v for n, v in alone["metrics"]["retrieval"].items()}.items() <= metrics.items()
     assert compare(tmp_path / "a.json", tmp_path / "a.json")["multilingual"]["mean/text_to_image_recall@1"][
         "paired"
     ]

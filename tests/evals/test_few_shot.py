@@ -58,31 +58,31 @@ def test_features_that_name_the_class_need_one_shot_and_noise_stays_near_chance(
     assert set(estimate(few_shot(eye, labels, eye, labels, drawn, (1, 2))).values()) == {0.0, 1.0}
     rng = np.random.default_rng(0)
     noise, labels = rng.normal(size=(2, 4000, 16)).astype(np.float32), np.arange(4000) % 8
-    found = estimate(few_shot(noise[0], labels, noise[1], labels, draw(labels, (5,), 3), (5,)))
-    assert found["5_shot_top1"] == pytest.approx(chance(8, (5,))["5_shot_top1"], abs=0.03)
+    metrics = estimate(few_shot(noise[0], labels, noise[1], labels, draw(labels, (5,), 3), (5,)))
+    assert metrics["5_shot_top1"] == pytest.approx(chance(8, (5,))["5_shot_top1"], abs=0.03)
 
 
 def test_more_shots_help_and_the_interval_holds_the_mean_over_seeds():
     train, train_labels = clusters(n=400, spread=1.5)
     test, labels = clusters(n=300, spread=1.5, seed=1)
-    found = few_shot(train, train_labels, test, labels, draw(train_labels, (1, 10), 4), (1, 10))
-    got = estimate(found)
+    result = few_shot(train, train_labels, test, labels, draw(train_labels, (1, 10), 4), (1, 10))
+    got = estimate(result)
     assert got["10_shot_top1"] > got["1_shot_top1"] + 0.05
-    seeds = [(row == 1).mean() for row in found.rank.reshape(2, 4, 300)[1]]
+    seeds = [(row == 1).mean() for row in result.rank.reshape(2, 4, 300)[1]]
     assert got["10_shot_top1"] == pytest.approx(np.mean(seeds), rel=1e-12)
     assert got["10_shot_top1_std"] == pytest.approx(np.std(seeds, ddof=1), rel=1e-12)
-    low, high = intervals(found, draws=200)["10_shot_top1"]
+    low, high = intervals(result, draws=200)["10_shot_top1"]
     assert low < got["10_shot_top1"] < high < low + 0.15
 
 
 def test_each_class_gives_its_shots_and_the_fewer_stand_among_the_more():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 2, 5], [4, 9, 30]))
-    one, four = draw(labels, (1, 4), 5)
-    for few, more in zip(one, four, strict=True):
+    single, four = draw(labels, (1, 4), 5)
+    for few, more in zip(single, four, strict=True):
         assert np.bincount(labels[few]).tolist() == [1, 0, 1, 0, 0, 1]
         assert np.bincount(labels[more]).tolist() == [4, 0, 4, 0, 0, 4]
         assert set(few) < set(more)
-    assert len({tuple(some) for some in one}) > 1
+    assert len({tuple(some) for some in single}) > 1
     assert [some.tolist() for some in draw(labels, (4,), 5)[0]] == [some.tolist() for some in four]
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_learnt_is_refused():
 
 
 def test_one_seed_has_no_deviation():
-    found = FewShot(np.array([3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
-    assert estimate(found) == pytest.approx(
+    result = FewShot(np.array([3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
+    assert estimate(result) == pytest.approx(
         {"3_shot_top1": 2 / 3, "3_shot_top5": 1.0, "3_shot_mean_per_class": 0.5}
     )

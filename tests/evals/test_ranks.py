@@ -49,9 +49,9 @@ def test_screened_ranks_equal_the_dense_reference_on_1_and_8_devices(monkeypatch
     queries[40:80] = keys[:40] + rng.normal(size=(40, 32)).astype(np.float32) * 3e-8
     keys[rng.integers(75, size=20)] = keys[3]
     owner = np.concatenate([rng.permutation(75), rng.integers(70, size=226)])  # Also keys that own one alone.
-    got = ranks(keys, queries, owner, devices=jax.devices()[:devices])
-    for one, want in zip(got, dense(keys, queries, owner), strict=True):
-        np.testing.assert_array_equal(one, want)
+    sides = ranks(keys, queries, owner, devices=jax.devices()[:devices])
+    for side, want in zip(sides, dense(keys, queries, owner), strict=True):
+        np.testing.assert_array_equal(side, want)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -72,8 +72,8 @@ def test_float32_alone_would_be_wrong_and_screening_is_not(monkeypatch):
     got = ranks(keys, queries, owner)
     monkeypatch.setattr(module, "SMALL", 1 << 40)
     want = ranks(keys, queries, owner)
-    for one, other in zip(got, want, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for screened, exact in zip(got, want, strict=True):
+        np.testing.assert_array_equal(screened, exact)
     scores = keys @ queries.T
     assert (1 + (scores > np.diag(scores)[None]).sum(axis=0) != want[1]).any()
 

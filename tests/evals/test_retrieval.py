@@ -92,11 +92,13 @@ def test_chance_is_the_mean_over_all_orders(monkeypatch, text_image):
         ],
     }
     want = {}
-    for direction, found in rank.items():
+    for direction, of_queries in rank.items():
         for k in (1, 2, 5):
-            want[f"{direction}_recall@{k}"] = float(Fraction(sum(r <= k for r in found), len(found)))
-        want[f"{direction}_median_rank"] = float(np.median(found))
-        want[f"{direction}_mean_rank"] = float(Fraction(sum(found), len(found)))
+            want[f"{direction}_recall@{k}"] = float(
+                Fraction(sum(r <= k for r in of_queries), len(of_queries))
+            )
+        want[f"{direction}_median_rank"] = float(np.median(of_queries))
+        want[f"{direction}_mean_rank"] = float(Fraction(sum(of_queries), len(of_queries)))
     assert chance(text_image, int(images)) == want
 
 

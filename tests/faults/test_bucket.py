@@ -45,14 +45,14 @@ def params(workdir):
 
 def numbers(text):
     """What was learnt and measured at every step, but not how fast; each once."""
-    found = [
+    values = [
         (row["step"], name, value)
         for row in map(json.loads, text.splitlines())
         for name, value in row.items()
         if name in ("loss", "grad_norm") or name.startswith("test/")
     ]
-    assert len(found) == len(set(found))
-    return sorted(found)
+    assert len(values) == len(set(values))
+    return sorted(values)
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +138,9 @@ def test_told_to_end_it_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
 
 def test_doctor_report_and_export_read_it(finished, gcs, tmp_path):
     folder = finished[0]
-    found = doctor.workdir(RUN)
-    assert found["checkpoints"] == [{"step": 8, "damage": None}] and found["steps"] == found["resumes"] == 8
-    assert found["strays"] == found["problems"] == [] and found["free_gb"] is None
+    state = doctor.workdir(RUN)
+    assert state["checkpoints"] == [{"step": 8, "damage": None}] and state["steps"] == state["resumes"] == 8
+    assert state["strays"] == state["problems"] == [] and state["free_gb"] is None
     assert not doctor.workdir("gs://bucket/nothing")["exists"]
     done = CliRunner().invoke(doctor_command, ["--workdir", RUN])
     assert done.exit_code == 0 and "all 8 steps are done" in done.output

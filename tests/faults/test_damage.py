@@ -120,7 +120,9 @@ def test_where_all_are_damaged_nothing_is_restored_and_nothing_moved(run):
     for number in (2, 4, 6):
         flip(arrays(run / "checkpoints" / f"step_{number}"))
     before = sorted(path.name for path in (run / "checkpoints").iterdir())
-    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged, for instance step_6 \(tuned"):
+    with pytest.raises(
+        CheckpointError, match=r"every checkpoint in .* is damaged, for instance step_6 \(tuned"
+    ):
         Checkpoints(run, save_every=2).restore(state_of())
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
 

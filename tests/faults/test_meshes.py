@@ -55,11 +55,11 @@ def test_a_run_of_eight_devices_resumes_on_fewer_with_equal_bits_and_close_losse
     config["mesh"] = {"data": -1, "fsdp": 1}
     go_on(config, tmp_path / "eight", 8)
     shutil.rmtree(tmp_path / "eight" / "checkpoints" / "step_8")
-    found = {}
+    runs = {}
     for devices in (8, 4, 2, 1):
         shutil.copytree(tmp_path / "eight", tmp_path / f"on{devices}")
-        found[devices] = go_on(config, tmp_path / f"on{devices}", devices)
-    for devices, (step, digest, losses) in found.items():
-        assert step == 4 and digest == found[8][1], devices
-        assert len(losses) == 8 and losses[:4] == found[8][2][:4]
-        np.testing.assert_allclose(losses[4:], found[8][2][4:], rtol=1e-5)
+        runs[devices] = go_on(config, tmp_path / f"on{devices}", devices)
+    for devices, (step, digest, losses) in runs.items():
+        assert step == 4 and digest == runs[8][1], devices
+        assert len(losses) == 8 and losses[:4] == runs[8][2][:4]
+        np.testing.assert_allclose(losses[4:], runs[8][2][4:], rtol=1e-5)

@@ -164,6 +164,6 @@ def test_of_two_processes_one_is_told_and_both_save_the_same_step(tmp_path):
         assert ended - told < 30
     processes.train(config, 2, tmp_path / "two")
     train(config, tmp_path / "one")
-    found, want = ([row["loss"] for row in rows(tmp_path / name)] for name in ("two", "one"))
-    assert len(found) == 60
-    np.testing.assert_allclose(found, want, rtol=1e-5)
+    losses, want = ([row["loss"] for row in rows(tmp_path / name)] for name in ("two", "one"))
+    assert len(losses) == 60
+    np.testing.assert_allclose(losses, want, rtol=1e-5)

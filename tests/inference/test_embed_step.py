@@ -1,4 +1,4 @@
-"""What embeds on a mesh gives the module's own embeddings."""
+"""The embed step on a mesh gives the embeddings of the module."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def test_embeddings_equal_the_modules_and_stay_split_over_the_mesh():
     for got, want in (
         (embed_images(params, placed["images"]), images),
         (embed_texts(params, placed["texts"]), texts),
-        (embed_texts(params, batch["texts"]), texts),  # Host arrays will do.
+        (embed_texts(params, batch["texts"]), texts),  # Host arrays are accepted too.
         (pool_images(params, placed["images"]), apply({"params": params}, pixels, method="pool_images")),
     ):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Labels, indexes and searches: from Python and as commands, with the mistakes that people make."""
+"""Classification, indexes and searches, from Python and as commands, with the usual mistakes."""
 
 import json
 import logging
@@ -124,7 +124,7 @@ def test_embed_after_a_kill_redoes_no_finished_shard(place, model, index, tmp_pa
     with pytest.raises(lit_jax.DataError, match="not complete"):
         lit_jax.search(out, "red", model=model)
     lit_jax.embed(pairs, out, model, shard_size=10)
-    lit_jax.embed(pairs, out, model, shard_size=10)  # All is there.
+    lit_jax.embed(pairs, out, model, shard_size=10)  # The index is complete.
     assert embedded == [f"{pairs}[{part}]" for part in ("0:10", "10:20", "20:24", "20:24")]
     for ours, theirs in zip(index, indexes.Index.open(out), strict=True):
         np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)
@@ -171,7 +171,7 @@ def test_pictures_may_come_as_paths_bytes_images_or_a_source(place, model):
         np.testing.assert_array_equal(model.pictures(same), wanted)
     of_all = model.pictures(f"folder:{place / 'pairs'}")  # In larger batches.
     np.testing.assert_allclose(of_all[:3], wanted, atol=1e-5)
-    cmyk = Image.open(paths[0]).convert("RGB").convert("CMYK")  # As many a JPEG from a printer's is.
+    cmyk = Image.open(paths[0]).convert("RGB").convert("CMYK")  # Like many JPEGs made for print.
     np.testing.assert_array_equal(model.pictures(cmyk), model.pictures(cmyk.convert("RGB")))
     np.testing.assert_allclose(model.pictures(str(paths[1])), wanted[1:2], atol=1e-5)
 

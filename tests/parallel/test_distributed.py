@@ -39,7 +39,7 @@ def test_a_tpu_in_a_cluster_states_its_hosts_and_slices():
 
 @pytest.fixture
 def metadata():
-    """A metadata server of a Cloud TPU of two hosts in each of two slices."""
+    """The metadata server of a Cloud TPU with two slices of two hosts."""
     told = {
         "worker-network-endpoints": "t-0:1:10.0.0.1,t-1:2:10.0.0.2",
         "tpu-env": "A: 'x'\nMEGASCALE_NUM_SLICES: '2'",

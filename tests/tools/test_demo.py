@@ -41,16 +41,16 @@ def index(place, model):
 
 def served(model, index):
     """The address of a page that a thread serves."""
-    ready, found = threading.Event(), []
+    ready, urls = threading.Event(), []
 
     def told(url):
-        found.append(url)
+        urls.append(url)
         ready.set()
 
     options = {"port": 0, "ready": told}
     threading.Thread(target=demo.serve, args=(model, index), kwargs=options, daemon=True).start()
     assert ready.wait(30)
-    return found[0]
+    return urls[0]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_page_says_what_classify_and_search_say_and_asks_nobody_else(
         result = shown(visit, "classify", "data")
         (wanted,) = lit_jax.classify(picture, LABELS, model)
         texts = [text.strip() for text in result.locator("li > span").all_text_contents()]
-        values = [one.get_attribute("value") for one in result.locator("data").all()]
+        values = [element.get_attribute("value") for element in result.locator("data").all()]
         assert [*zip(texts, map(float, values), strict=True)] == [*wanted.items()]
 
         visit.page.fill("input[name=query]", "a red circle")

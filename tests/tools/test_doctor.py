@@ -34,16 +34,16 @@ def run(intact, tmp_path):
 
 
 def test_a_machine_is_told_by_its_versions_and_devices():
-    found = machine()
-    assert found["packages"]["jax"] and found["devices"] == "8 x cpu (cpu)" and found["processes"] == 1
+    report = machine()
+    assert report["packages"]["jax"] and report["devices"] == "8 x cpu (cpu)" and report["processes"] == 1
 
 
 def test_a_healthy_workdir_goes_on_from_its_newest_step(run):
-    found = doctor.workdir(run)
-    assert found["checkpoints"] == [{"step": 2, "damage": None}, {"step": 4, "damage": None}]
-    assert (found["resumes"], found["steps"], found["mesh"]) == (4, 6, {"data": 8, "fsdp": 1})
-    assert found["strays"] == found["problems"] == [] and found["free_gb"] > 0 and not doctor.ill(found)
-    assert "training would resume from step 4 of 6" in doctor.report(machine() | {"workdir": found})
+    state = doctor.workdir(run)
+    assert state["checkpoints"] == [{"step": 2, "damage": None}, {"step": 4, "damage": None}]
+    assert (state["resumes"], state["steps"], state["mesh"]) == (4, 6, {"data": 8, "fsdp": 1})
+    assert state["strays"] == state["problems"] == [] and state["free_gb"] > 0 and not doctor.ill(state)
+    assert "training would resume from step 4 of 6" in doctor.report(machine() | {"workdir": state})
 
 
 def test_what_the_quickstart_and_its_notebook_leave_is_no_stray(run):
@@ -73,15 +73,15 @@ def test_damage_and_strays_are_told_and_nothing_is_changed(run):
         "problem: the newest checkpoint, step 4, is damaged: training would resume from step 2",
     ):
         assert line in done.output
-    found = json.loads(CliRunner().invoke(main, ["--workdir", str(run), "--json"]).output)
-    assert found["workdir"]["resumes"] == 2
+    report = json.loads(CliRunner().invoke(main, ["--workdir", str(run), "--json"]).output)
+    assert report["workdir"]["resumes"] == 2
 
 
 def test_damaged_locked_weights_leave_nothing_to_resume(run):
     flip(max((run / "checkpoints" / "locked").rglob("d/*"), key=lambda path: path.stat().st_size))
-    found = doctor.workdir(run)
-    assert found["resumes"] is None and doctor.ill(found)
-    assert any(problem.startswith("the locked weights are damaged (d/") for problem in found["problems"])
+    state = doctor.workdir(run)
+    assert state["resumes"] is None and doctor.ill(state)
+    assert any(problem.startswith("the locked weights are damaged (d/") for problem in state["problems"])
 
 
 def test_a_damaged_recipe_is_told(run):

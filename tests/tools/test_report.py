@@ -94,23 +94,28 @@ def test_the_answers_on_the_page_are_those_of_a_dense_sort_with_the_exported_mod
     captions, owner = captions_of(source)
     scores = model.pictures(source) @ model.texts(captions).T
     assert len(seen.pictures) == len(seen.captions) == len(seen.matrix) == 24
-    for i, asked in enumerate(seen.pictures):
+    for i, query in enumerate(seen.pictures):
         order = np.argsort(-scores[i], kind="stable")
-        assert (asked.record, asked.text) == (i, captions[2 * i])
-        np.testing.assert_allclose([one.cosine for one in asked.answers], scores[i, order[:5]], atol=1e-5)
+        assert (query.record, query.text) == (i, captions[2 * i])
+        np.testing.assert_allclose(
+            [answer.cosine for answer in query.answers], scores[i, order[:5]], atol=1e-5
+        )
         right = scores[i, owner == i].max()
         others = scores[i, owner != i]  # Of 48 captions 12 are different, and rounding orders the same ones.
         above, near = ((others > right + margin).sum() for margin in (1e-6, -1e-6))
-        assert 1 + above <= asked.rank <= 1 + near and near - above < 12
-        assert asked.right.right and [one.right for one in asked.answers].count(True) <= 2
-    asked = seen.captions[-1]
+        assert 1 + above <= query.rank <= 1 + near and near - above < 12
+        assert query.right.right and [answer.right for answer in query.answers].count(True) <= 2
+    query = seen.captions[-1]
     best = int(np.argmax(scores[:, -1]))
-    assert asked.text == captions[-1] and asked.answers[0].record == best
+    assert query.text == captions[-1] and query.answers[0].record == best
     np.testing.assert_allclose(seen.matrix, scores[:, ::2], atol=1e-5)
-    ranks = [one.rank for one in seen.mistakes]
-    assert ranks == sorted(ranks, reverse=True)[:12] and ranks[0] == max(one.rank for one in seen.pictures)
+    ranks = [query.rank for query in seen.mistakes]
+    assert ranks == sorted(ranks, reverse=True)[:12] and ranks[0] == max(
+        query.rank for query in seen.pictures
+    )
     assert all(
-        one.answers[0].cosine >= one.right.cosine and not one.answers[0].right for one in seen.mistakes
+        query.answers[0].cosine >= query.right.cosine and not query.answers[0].right
+        for query in seen.mistakes
     )
 
 
@@ -164,10 +169,10 @@ def test_in_a_browser_it_fits_and_asks_for_nothing(browser, page, tmp_path, size
     ],
 )
 def test_ticks_are_round_and_hold_all_values(values, ticks):
-    found = chart("", [Line("", [(float(i), value) for i, value in enumerate(values)])])
-    assert [text for _, text in found.y_ticks] == ticks
-    ys = [mark.y for mark in found.curves[0].marks]
-    assert found.y_ticks[-1][0] <= min(ys) and max(ys) <= found.y_ticks[0][0]
+    drawn = chart("", [Line("", [(float(i), value) for i, value in enumerate(values)])])
+    assert [text for _, text in drawn.y_ticks] == ticks
+    ys = [mark.y for mark in drawn.curves[0].marks]
+    assert drawn.y_ticks[-1][0] <= min(ys) and max(ys) <= drawn.y_ticks[0][0]
 
 
 def test_a_long_line_is_thinned_by_averages_and_an_empty_one_is_no_chart():

@@ -19,7 +19,9 @@ def on_this_machine(monkeypatch):
 
 
 def test_a_plan_and_a_run_lower_the_same_step(tmp_path, monkeypatch):
-    config = tiny.config(tmp_path, steps=3, data__test="", model__dtype="float32", model__vision_pooling="cls")
+    config = tiny.config(
+        tmp_path, steps=3, data__test="", model__dtype="float32", model__vision_pooling="cls"
+    )
     text = tiny.BERT | {"type_vocab_size": 1}  # The tiny tokenizer makes no token types.
     tiny.write_tower(tmp_path / "t", text)
     config["model"]["vision_config"], config["model"]["text_config"] = dict(tiny.VIT), text

@@ -15,6 +15,13 @@ from lit_jax.workdir import bucket as bucket_module
 from lit_jax.workdir import lock
 from lit_jax.workdir.bucket import Bucket, opened
 
+CONFIG = {
+    "steps": 1,
+    "batch_size": 8,
+    "model": {"vision": "./missing", "text": "./missing"},
+    "data": {"train": "folder:missing"},
+}
+
 
 def uploads(gcs):
     return [call for call in gcs.calls if call.startswith("POST /upload/storage")]
@@ -25,7 +32,7 @@ def uploads(gcs):
 )
 def test_another_address_is_refused_before_anything_is_read(address):
     with pytest.raises(ConfigError, match=r"wanted a folder or gs://BUCKET/FOLDER") as error:
-        train({}, address)
+        train(CONFIG, address)
     assert address in str(error.value)
 
 
@@ -41,7 +48,7 @@ def test_without_its_package_the_extra_is_named(monkeypatch):
         sys.modules["fsspec.registry"]._registry, "gs", raising=False
     )  # Known once it was used.
     with pytest.raises(ConfigError, match=r"gcsfs is not installed: pip install 'lit_jax\[gcs\]'"):
-        train({}, "gs://bucket/run")
+        train(CONFIG, "gs://bucket/run")
 
 
 @pytest.mark.parametrize("command", [quickstart, grid])

@@ -179,10 +179,10 @@ def test_tensorboard_files_hold_each_value_soon(tmp_path):
     until = time.monotonic() + 20
     while (3, {"pairs/s": 7.0}, False) not in list(events(tmp_path)) and time.monotonic() < until:
         time.sleep(0.1)
-    found = list(events(tmp_path))  # Before close.
+    written = list(events(tmp_path))  # Before close.
     board.close()
-    assert (3, {"loss": 0.5}, False) in found
-    assert (3, {"pairs/s": 7.0}, False) in found
+    assert (3, {"loss": 0.5}, False) in written
+    assert (3, {"pairs/s": 7.0}, False) in written
 
 
 def test_tensorboard_hides_what_came_after_the_resumed_step(tmp_path):
@@ -191,9 +191,9 @@ def test_tensorboard_hides_what_came_after_the_resumed_step(tmp_path):
         board = TensorBoard(tmp_path, start_step=start)
         board.scalars(start + 3, {"loss": 0.5})
         board.close()
-    found = list(events(tmp_path))
-    assert [step for step, _, restart in found if restart] == [1, 9]
-    assert [step for step, values, _ in found if values] == [3, 11]
+    written = list(events(tmp_path))
+    assert [step for step, _, restart in written if restart] == [1, 9]
+    assert [step for step, values, _ in written if values] == [3, 11]
 
 
 def test_tensorboard_is_imported_only_when_used(monkeypatch, tmp_path):

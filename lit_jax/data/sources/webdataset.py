@@ -133,8 +133,8 @@ class WebDatasetSource:
             np.arange(len(made), dtype=np.int32), [len(keys) for _, keys, _, _ in made]
         )
         columns["key"] = pa.concat_arrays([keys for _, keys, _, _ in made])
-        if bare := sum(without for _, _, _, without in made):
-            _log.warning("%s: %d samples have no picture and are skipped", self.spec, bare)
+        if without_image := sum(without for _, _, _, without in made):
+            _log.warning("%s: %d samples have no picture and are skipped", self.spec, without_image)
         return columns, {"sha256": [digest for _, _, digest, _ in made]}
 
     def _scan(self, shard: str) -> tuple[dict[str, array], pa.Array, str, int]:
@@ -142,13 +142,13 @@ class WebDatasetSource:
         names = [f"{part}_{what}" for part in _PARTS for what in _TYPES]
         columns = {name: array("q") for name in [*names, "label"]}
         keys: list[str] = []
-        bare = 0
+        without_image = 0
         try:
             with self._files.fs.open(shard, "rb") as raw:
                 file = _Hashed(raw)
                 for key, sample in _samples(file):
                     if sample["image_at"] < 0:
-                        bare += 1
+                        without_image += 1
                         continue
                     keys.append(key)
                     for name, column in columns.items():
@@ -161,7 +161,7 @@ class WebDatasetSource:
                 "unpack it to a plain .tar" if name.endswith(("gz", "bz2", "xz", "zst")) else "fetch it again"
             )
             raise DataError(f"{self.spec}: shard {name} is not a complete tar file ({e}); {hint}") from e
-        return columns, pa.array(keys, pa.large_string()), file.digest.hexdigest(), bare
+        return columns, pa.array(keys, pa.large_string()), file.digest.hexdigest(), without_image
 
 
 class _Hashed:

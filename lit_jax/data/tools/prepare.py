@@ -44,12 +44,14 @@ _OURS = re.compile(  # Every file that `prepare` writes, except dataset_info.jso
 class PrepareOptions:
     """How `prepare` writes a split."""
 
-    shards: int | None = None  # Files of the split; None: one for 10,000 records, at least 16 of up to 1,000.
+    shards: int | None = (
+        None  # Number of files; None: 10,000 records each, or fewer if that makes fewer than 16.
+    )
     description: str | None = None  # Of the set; None: that of the source.
     license: str | None = None  # Of the set; None: that of the source.
     on_bad_record: str = "error"  # Or "skip": leave broken records out.
     resize: int | None = (
-        None  # Images whose shorter side has more pixels become JPEGs where it has this many.
+        None  # Pixels of the shorter side, at most; larger images are stored as smaller JPEGs.
     )
     dedup: bool = False  # Leave out each image whose file equals that of an earlier record.
     verify: bool = False  # Decode each image to find the broken ones; `resize` decodes them as well.

@@ -13,18 +13,17 @@ from lit_jax.evals.request import EvalConfig
 from lit_jax.inference.embedder import Opened
 from lit_jax.tools.grid.tables import Grid, Row, write
 from lit_jax.tools.quickstart.quickstart import NO_INPUTS, Inputs, gather
-from lit_jax.train import partition
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, ConfigError
-from lit_jax.utils.names import TOWERS
+from lit_jax.utils.names import LOCK_WORDS, TOWERS
 from lit_jax.workdir.bucket import local_folder
 from lit_jax.workdir.files import check_workdir
 
 log = logging.getLogger(__name__)
 
-CELLS = tuple(image + text for image in partition.LETTERS for text in partition.LETTERS)
+CELLS = tuple(image + text for image in LOCK_WORDS for text in LOCK_WORDS)
 # Multiples of optim.peak_lr, which new projections get: a tuned tower must not lose what it knows, and one from scratch
 # has everything to learn. Rows of config.optim.lr_multipliers come first.
 RATES = {"U": 0.1, "u": 0.3}

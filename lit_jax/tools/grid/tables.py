@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_jax.evals.retrieval import DIRECTIONS, KS
+from lit_jax.evals.retrieval import KS
 from lit_jax.utils.atomic import put
 from lit_jax.utils.console import markdown
-from lit_jax.utils.names import LOCK_WORDS
+from lit_jax.utils.names import DIRECTIONS, LOCK_WORDS
 
 log = logging.getLogger(__name__)
 

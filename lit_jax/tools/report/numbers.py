@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lit_jax.evals.bootstrap import Interval, intervals
-from lit_jax.evals.retrieval import DIRECTIONS, KS, Retrieved
+from lit_jax.evals.retrieval import KS, Retrieved
 from lit_jax.tools.report.charts import Chart, Line, chart
-from lit_jax.utils.names import TEST_PREFIX
+from lit_jax.utils.names import DIRECTIONS, TEST_PREFIX
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import METRICS, RANKS
 from lit_jax.workdir.metrics import read_lines

@@ -1,4 +1,4 @@
-"""`open_source`: which source a name means."""
+"""`open_source`: the source that a name stands for."""
 
 import subprocess
 import sys

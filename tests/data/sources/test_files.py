@@ -1,4 +1,4 @@
-"""Every source but tfds is also read behind a URL."""
+"""Every source but tfds can also be read from a URL."""
 
 import sys
 
@@ -28,7 +28,7 @@ def test_a_bucket_holds_the_same_source(bucket, form, tmp_path, monkeypatch):
     here, there = (open_source(specs[form]) for specs in bucket)
     assert len(here) == len(there) and [there[i] for i in (0, 99, 199)] == [here[i] for i in (0, 99, 199)]
     assert there.fingerprint() == here.fingerprint()
-    assert len(list(tmp_path.rglob("*.arrow"))) == (form == "wds")  # Its index lies on this machine.
+    assert len(list(tmp_path.rglob("*.arrow"))) == (form == "wds")  # Its index is on this machine.
 
 
 def test_the_files_behind_a_url_decide_its_kind(bucket, tmp_path, monkeypatch):
@@ -56,6 +56,6 @@ def test_a_bucket_whose_package_is_not_installed_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.delitem(
         sys.modules["fsspec.registry"]._registry, "gs", raising=False
-    )  # Known once it was used.
+    )  # fsspec registers it when it is first used.
     with pytest.raises(DataError, match=r"reading gs:// needs a package .*pip install 'lit_jax\[gcs\]'"):
         open_source("wds:gs://bucket/*.tar")

@@ -1,4 +1,4 @@
-"""`folder:`: what is read, and how each mistake is told."""
+"""`folder:`: what is read, and the error for each mistake."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`parquet:`: the columns that are found, and how each mistake is told."""
+"""`parquet:`: the columns that are detected, and the error for each mistake."""
 
 import json
 

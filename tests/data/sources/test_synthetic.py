@@ -1,4 +1,4 @@
-"""Pictures that are made: they show what their captions say, and are the same wherever they are made."""
+"""Drawings show what their captions say, and are the same on every machine."""
 
 import hashlib
 import io
@@ -69,7 +69,7 @@ def test_the_splits_share_no_combination_and_repeat_none_before_all_were_drawn()
 def test_a_record_is_a_function_of_its_number_alone():
     few, many = open_source("shapes:8/train"), open_source("shapes:100/train")
     assert [few[i] for i in range(8)] == [many[i] for i in range(8)]
-    # Another hash wants another VERSION, else a run would go on with other pictures than it began with.
+    # If the hash changes, raise VERSION; otherwise a resumed run would continue with other pictures.
     said = hashlib.sha256(repr([record["captions"] for record in many]).encode()).hexdigest()
     assert said[:16] == "c2aee294bc872380"
     assert few.fingerprint() != many.fingerprint()

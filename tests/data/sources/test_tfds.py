@@ -1,4 +1,4 @@
-"""`tfds:`: sets of any make are records, and every mistake is told in a sentence."""
+"""`tfds:`: sets of every kind are read as records, and every mistake is an error of one sentence."""
 
 import json
 import struct

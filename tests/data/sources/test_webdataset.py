@@ -1,4 +1,4 @@
-"""`wds:`: what is read out of tar shards, the index, and how each mistake is told."""
+"""`wds:`: what is read from tar shards, the index, and the error for each mistake."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def test_the_index_is_in_the_cache_if_the_place_of_the_data_cannot_be_written(tm
         replace(a, b)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(os, "replace", refuse)  # Root may write where the modes forbid it.
+    monkeypatch.setattr(os, "replace", refuse)  # File modes do not stop root.
     (tmp_path / "data").mkdir()
     opened(tmp_path / "data", ("0.png", png(0)))
     assert os.listdir(tmp_path / "data") == ["0.tar"] and len(list((cache / "lit_jax").iterdir())) == 1

@@ -1,4 +1,4 @@
-"""`prepare` writes what TFDS and `tfds:` read; nothing half-written is taken for finished."""
+"""`prepare` writes what TFDS and `tfds:` read, and an incomplete set is never read."""
 
 import json
 import os

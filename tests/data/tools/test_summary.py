@@ -1,4 +1,4 @@
-"""What `inspect` counts is what is there, and its sheet shows the pairs."""
+"""`inspect` counts correctly, and its sheet shows the pairs."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Random changes of pictures: what each may do, and that a number decides it."""
+"""Random changes of pictures: what each one may do, and that it is a function of a number."""
 
 import random
 
@@ -18,7 +18,7 @@ def changed(op, magnitude, sign=1):
 
 
 def dot(pixels):
-    """Where the dot is: its middle, as x and y."""
+    """The centre of the dot, as x and y."""
     y, x = np.nonzero((pixels[..., 0] > 215) & (pixels[..., 1] < 110))
     return x.mean(), y.mean()
 
@@ -68,6 +68,6 @@ def test_a_step_of_full_magnitude_changes_the_picture(op):
 
 
 def test_the_order_of_draws_never_changes():
-    """Written down once: the pictures of a run that goes on must not change with a version of anything."""
+    """The expected draws are fixed: no new version of anything may change the pictures of a run that is resumed."""
     crop = Augment(area=0.5).crop(100, 100, random.Random(7))
     np.testing.assert_allclose(crop, (17.19556, 0.72764, 90.77883, 90.68238), atol=1e-5)

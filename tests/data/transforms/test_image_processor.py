@@ -1,4 +1,4 @@
-"""A picture becomes exactly what the image processor of a Hugging Face folder makes of it."""
+"""A decoded picture equals the output of the image processor of a Hugging Face folder."""
 
 import io
 
@@ -21,7 +21,7 @@ PROCESSORS = {
     "BeitImageProcessorPil": SQUARE,
     "CLIPImageProcessorPil": CROP,
     "SiglipImageProcessorPil": SQUARE,
-    "BitImageProcessorPil": CROP,  # That of DINOv2.
+    "BitImageProcessorPil": CROP,  # Used by DINOv2.
 }
 ODD = [  # Size, mode, format.
     ((1, 1), "RGB", "PNG"),
@@ -58,10 +58,10 @@ def odd(size, mode, kind, seed):
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_decode_equals_the_image_processor_to_the_bit(name):
-    """In all that the tower reads: NumPy's rescale and normalise of our uint8 are the processor's float32.
+    """NumPy's rescale and normalise of our uint8 equal the float32 of the processor.
 
-    Transparency and 16 bits are made RGB by `open_image` on either side; any other mode by the processor's own means.
-    The same on the device is off by a rounding, since XLA multiplies by 1/std where NumPy divides.
+    `open_image` converts transparency and 16 bits to RGB on both sides; the processor itself converts any other mode.
+    The result of the device differs by a rounding, since XLA multiplies by 1/std where NumPy divides.
     """
     processor = getattr(transformers, name)(**PROCESSORS[name])
     decode, pixels = make_decode(processor), pixels_of(processor)

@@ -1,4 +1,4 @@
-"""A caption becomes exactly what the tokenizer of a Hugging Face folder makes of it."""
+"""The tokens of a caption equal those of the tokenizer of a Hugging Face folder."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,7 +36,7 @@ def test_padding_and_truncation_in_tokenizer_json_do_not_matter():
     want = make_tokenize(tokenizer, 12)(TEXTS)
     tokenizer(
         ["a"], padding="max_length", truncation=True, max_length=5
-    )  # Leaves both in the tokenizer behind it.
+    )  # Sets both in the tokenizer behind it.
     got = make_tokenize(tokenizer, 12)(TEXTS)
     np.testing.assert_array_equal(got["input_ids"], want["input_ids"])
 

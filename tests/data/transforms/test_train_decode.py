@@ -1,4 +1,4 @@
-"""Pictures for training: as the image processor shows them, but for the detail that a reduced JPEG loses."""
+"""Pictures for training equal those of the image processor, except for the detail that a reduced JPEG loses."""
 
 import pickle
 import sys
@@ -30,7 +30,7 @@ PROCESSORS = processors(32)
 
 
 def scene(size, mode="RGB"):
-    """Few colours, each in one place: shown elsewhere or turned, it is another picture."""
+    """Few colours, each in one place, so that a shift or a rotation makes another picture."""
     small = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode)
 
