@@ -221,6 +221,11 @@ def test_the_nearest_field_is_suggested(name, field):
     assert names.nearest(name) == field
 
 
+def test_what_is_no_config_is_refused():
+    with pytest.raises(ConfigError, match="the config is 3; wanted a ConfigDict or a dict"):
+        config.read_config(3)
+
+
 def test_a_tower_of_numbers_needs_no_folder():
     model = {"vision": "", "text": "t", "vision_config": {"model_type": "vit"}, "lock_towers": "uU"}
     assert config.read_config(SMALLEST | {"model": model}).model.vision == ""

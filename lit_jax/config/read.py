@@ -23,6 +23,8 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
     mistakes at once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other.
     """
     tree = plain(config)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the config is {tree!r}; wanted a ConfigDict or a dict")
     for old, new in former_names(tree):
         advise(old, new)
     values, mistakes = _typed(current_names(tree), empty)

@@ -76,7 +76,7 @@ def export(
         pull(run_place, CONFIG, MODEL, METRICS)
         run = read_trained(run_place, step=step)
         before, after = results(run_place)
-    run.processor.tokenizer.model_max_length = run.recipe.data.text_length  # Texts are cut as in training.
+    run.processor.tokenizer.model_max_length = run.config.data.text_length  # Texts are cut as in training.
 
     card = _card(run, before, after, about, output.name, layout, measured, place.repo_id if place else None)
     with replaced(output) as draft:
@@ -165,7 +165,7 @@ def _card(
     measured: Sequence[Mapping[str, Any]],
     repo_id: str | None,
 ) -> str:
-    m, d, config = run.recipe.model, run.recipe.data, run.module.config
+    m, d, config = run.config.model, run.config.data, run.module.config
     vision, text = (LOCK_WORDS[letter] for letter in m.lock_towers)
     specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
     evaluations = []
@@ -194,7 +194,7 @@ def _card(
             about.data_description,
             about.data_hub_id or next(filter(None, map(_dataset, specs)), None),
         ),
-        recipe=dataclasses.asdict(run.recipe),
+        recipe=dataclasses.asdict(run.config),
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,

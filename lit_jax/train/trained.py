@@ -20,7 +20,7 @@ from lit_jax.workdir.files import read_run_config
 class TrainedModel(NamedTuple):
     """What a run has come to: its model at the newest checkpoint, params as float32 numpy arrays."""
 
-    recipe: TrainConfig
+    config: TrainConfig
     module: DualEncoder
     processor: Any
     params: Params
@@ -28,24 +28,24 @@ class TrainedModel(NamedTuple):
     tuned: int  # Of all parameters, those that training moves.
 
 
-def checkpoints_of(recipe: TrainConfig, workdir: Workdir) -> Checkpoints:
-    """Where a run of this recipe keeps its states. Raises ConfigError."""
+def checkpoints_of(config: TrainConfig, workdir: Workdir) -> Checkpoints:
+    """The checkpoints of a run with this config. Raises ConfigError."""
     return Checkpoints(
         str(workdir),
-        save_every=recipe.save_every,
-        keep=recipe.keep,
-        keep_best=recipe.keep_best,
-        best_metric=recipe.best_metric,
-        best_mode=recipe.best_mode,
+        save_every=config.save_every,
+        keep=config.keep,
+        keep_best=config.keep_best,
+        best_metric=config.best_metric,
+        best_mode=config.best_mode,
     )
 
 
 def read_trained(workdir: Workdir, *, step: int | None = None) -> TrainedModel:
     """The newest checkpoint of `workdir` that is whole, or that of `step`. Raises CheckpointError."""
-    found = read_run_config(workdir)
-    with closing(checkpoints_of(found, workdir)) as checkpoints:
+    config = read_run_config(workdir)
+    with closing(checkpoints_of(config, workdir)) as checkpoints:
         saved = checkpoints.read(step=step)
-    loaded, processor = described(workdir, compute_of(found.model))
+    loaded, processor = described(workdir, compute_of(config.model))
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), partition.combine(saved.tuned, saved.locked))
     tuned = sum(leaf.size for leaf in jax.tree.leaves(saved.tuned))
-    return TrainedModel(found, loaded.module, processor, params, saved.step, tuned)
+    return TrainedModel(config, loaded.module, processor, params, saved.step, tuned)

@@ -57,7 +57,7 @@ def page(folder):
 @pytest.fixture(scope="module")
 def seen(folder):
     run = read_trained(folder / "run")
-    return album.look(run, open_source(run.recipe.data.test), folder / "run")
+    return album.look(run, open_source(run.config.data.test), folder / "run")
 
 
 def words(page):

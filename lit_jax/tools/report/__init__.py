@@ -79,7 +79,7 @@ def _page(workdir: Workdir) -> str:
         sessions=numbers.sessions(workdir),
         machine=this_machine,
         here=numbers.versions(this_machine),
-        recipe=json.dumps(portable(config), indent=1, ensure_ascii=False),
+        config=json.dumps(portable(config), indent=1, ensure_ascii=False),
         missing=missing,
         level=f"{LEVEL:.0%}",
         draws=DRAWS,

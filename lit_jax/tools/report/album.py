@@ -126,11 +126,11 @@ def _embed(
     dtype, config = run.module.compute.dtype, run.module.config
     model = Embedder(
         Opened(workdir.name, run.module, run.params, run.processor),
-        text_length=run.recipe.data.text_length,
+        text_length=run.config.data.text_length,
         dtype=dtype,
     )
     texts = model.texts(captions)
-    if run.recipe.cache:
+    if run.config.cache:
         tower = (config.vision_type, config.vision)
         key = tower_cache.fingerprint(
             tower, run.params["vision"], run.processor.image_processor, source, dtype
