@@ -15,7 +15,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-FULL = 1 << 31  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
+FULL = 3 << 30  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
 
 gc.set_threshold(
     100_000, 50, 100

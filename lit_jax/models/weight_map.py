@@ -139,17 +139,21 @@ class WeightMap:
         """
         _check_names(self.names(), tensors)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Reading and copying release Python's lock.
-            read: dict[str, tuple[int, ...]] = {}  # Names and shapes of the tensors that were read.
-            filling = [(row, pool.submit(_import, row, tensors, read)) for row in self.rows]
+            filling = []
+            for row in self.rows:
+                read: dict[
+                    str, tuple[int, ...]
+                ] = {}  # The tensors that were read, by name, with their shapes.
+                filling.append((row, read, pool.submit(_import, row, tensors, read)))
             wanted = traverse_util.flatten_dict(shapes() if callable(shapes) else shapes, sep="/")
             for name, shape in self.empty:
                 _check_shape(name, tensors[name].shape, shape)
             flat: dict[str, np.ndarray] = {}
-            for row, filled in filling:
+            for row, read, filled in filling:
                 filled.exception()  # Waits. A wrong shape explains more than the error that it causes.
                 want = row.hf_shape(tuple(wanted[row.jax_names()[0]].shape))
-                for name in read.keys() & row.hf_names():
-                    _check_shape(name, read[name], want)
+                for name, shape in read.items():
+                    _check_shape(name, shape, want)
                 flat |= filled.result()
         return traverse_util.unflatten_dict(flat, sep="/")
 

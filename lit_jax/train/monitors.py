@@ -13,10 +13,9 @@ from jaxtyping import Array, Bool, Float
 
 from lit_jax.losses.ring import Axis, ring_pass
 from lit_jax.parallel.sharding import AXES, BATCH
+from lit_jax.utils.names import MODALITIES, MONITOR_PREFIX
 from lit_jax.utils.typing import Params
 
-PREFIX = "monitor/"
-TOWERS = ("image", "text")
 _EPS = 1e-7  # Of RankMe, added to each share.
 
 Monitors = dict[str, Float[Array, ""]]
@@ -29,7 +28,7 @@ def monitors(
     grads: Params,
     mesh: Mesh,
 ) -> Monitors:
-    """Values of one step, float32, each under PREFIX; rows of `images` and `texts` are unit vectors and pairs.
+    """Values of one step, float32, each under MONITOR_PREFIX; rows of `images` and `texts` are unit vectors and pairs.
 
     - `image_rank`, `text_rank`: effective rank, from 1 to min(B, E) (RankMe, arXiv:2210.02885): exp of the entropy of
       the singular values of the embeddings, not centred.
@@ -45,10 +44,10 @@ def monitors(
     of_batch = jax.shard_map(
         partial(_of_batch, axis=AXES), mesh=mesh, in_specs=(BATCH, BATCH), out_specs=PartitionSpec()
     )
-    found = of_batch(*(lax.stop_gradient(x.astype(jnp.float32)) for x in (images, texts)))
-    found["temperature"] = 1 / scale.astype(jnp.float32)
-    found |= {f"grad_norm/{name}": optax.tree.norm(tree).astype(jnp.float32) for name, tree in grads.items()}
-    return {f"{PREFIX}{name}": value for name, value in found.items()}
+    values = of_batch(*(lax.stop_gradient(x.astype(jnp.float32)) for x in (images, texts)))
+    values["temperature"] = 1 / scale.astype(jnp.float32)
+    values |= {f"grad_norm/{name}": optax.tree.norm(tree).astype(jnp.float32) for name, tree in grads.items()}
+    return {f"{MONITOR_PREFIX}{name}": value for name, value in values.items()}
 
 
 def now_and_then(now: Bool[Array, ""], compute: Callable[[], Monitors]) -> Monitors:
@@ -62,14 +61,14 @@ def _of_batch(images: Float[Array, "b E"], texts: Float[Array, "b E"], *, axis: 
     all_of = partial(lax.psum, axis_name=axis)
     cosine = all_of((images * texts).sum()) / pairs
     everything = (all_of(images.sum(0)) * all_of(texts.sum(0))).sum()  # The sum of all B x B cosines.
-    found = {
+    values = {
         "alignment": all_of(((images - texts) ** 2).sum()) / pairs,
         "margin": cosine - (everything - cosine * pairs) / (pairs * (pairs - 1)),
     }
-    for name, rows in zip(TOWERS, (images, texts), strict=True):
-        found[f"{name}_rank"] = _rank(rows, axis)
-        found[f"{name}_uniformity"] = _uniformity(rows, axis)
-    return found
+    for name, rows in zip(MODALITIES, (images, texts), strict=True):
+        values[f"{name}_rank"] = _rank(rows, axis)
+        values[f"{name}_uniformity"] = _uniformity(rows, axis)
+    return values
 
 
 def _rank(rows: Float[Array, "b E"], axis: Axis) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""How many steps of a run had a loss or a gradient that is not finite, and when that are too many."""
+"""Counts the steps of a run whose loss or gradient was not finite, and ends a run that has too many."""
 
 import logging
 from collections import deque
@@ -28,13 +28,13 @@ class NonFiniteGuard:
             log.warning(
                 "step %d is skipped: its loss or a gradient is not finite (%d so far)", step, self.total
             )
-        found = ""
+        reason = ""
         if self._row >= IN_A_ROW:
-            found = f"the last {self._row} steps had a loss or gradient that is not finite, and were skipped"
+            reason = f"the last {self._row} steps had a loss or gradient that is not finite, and were skipped"
         elif (many := sum(self._window)) > SHARE * WINDOW:
-            found = f"{many} of the last {len(self._window)} steps had a loss or gradient that is not finite"
-        if found:
+            reason = f"{many} of the last {len(self._window)} steps had a loss or gradient that is not finite"
+        if reason:
             raise NonFiniteError(
-                f"step {step}: {found}; nothing of it was saved: lower optim.peak_lr, "
+                f"step {step}: {reason}; nothing of it was saved: lower optim.peak_lr, "
                 "or set model.max_logit_scale or optim.clip_norm"
             )

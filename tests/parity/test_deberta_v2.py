@@ -11,7 +11,7 @@ import torch
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from lit_jax.hf import model_folder
-from lit_jax.models.encoders import deberta_v2
+from lit_jax.models.encoders import deberta_v2, hf_config
 from lit_jax.models.layers import disentangled_attention
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -188,7 +188,8 @@ def test_only_a_table_of_positions_limits_the_length():
 def test_the_defaults_are_those_of_transformers_and_no_field_is_required(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "lit_jax.models.encoders.hf_config._transformers_differs",
+        hf_config,
+        "_transformers_differs",
         lambda _, name, value: asked.append(name) or False,
     )
     config = deberta_v2.Config.from_hf(transformers.AutoConfig.for_model("deberta-v2").to_dict())

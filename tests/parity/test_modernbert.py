@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_jax.models.encoders import modernbert
+from lit_jax.models.encoders import hf_config, modernbert
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests.parity import test_encoders as shared
@@ -168,7 +168,8 @@ def test_positions_of_each_text_are_refused():
 def test_the_defaults_are_those_of_transformers_and_no_field_is_required(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "lit_jax.models.encoders.hf_config._transformers_differs",
+        hf_config,
+        "_transformers_differs",
         lambda _, name, value: asked.append(name) or False,
     )
     config = modernbert.Config.from_hf(transformers.AutoConfig.for_model("modernbert").to_dict())

@@ -13,7 +13,7 @@ from flax import traverse_util
 from safetensors.torch import save_file
 
 from lit_jax.hf import model_folder
-from lit_jax.models.encoders import VISION, swin
+from lit_jax.models.encoders import VISION, hf_config, swin
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests.parity import test_encoders as shared
@@ -190,7 +190,8 @@ def test_new_params_are_initialised_as_by_transformers(hf):
 def test_the_defaults_are_those_of_transformers_and_no_field_is_required(hf, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "lit_jax.models.encoders.hf_config._transformers_differs",
+        hf_config,
+        "_transformers_differs",
         lambda _, name, value: asked.append(name) or False,
     )
     encoder, model_type = VISION[hf["model_type"]], hf["model_type"]

@@ -1,4 +1,4 @@
-"""Arithmetic counted by hand: the matrix products and convolutions of a function, as often as they are run."""
+"""Arithmetic, counted in a jaxpr: the matrix products and convolutions, as often as they run."""
 
 import math
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from jax.extend import core
 def flops_of(function: Callable[..., Any], *arguments: Any) -> int:
     """Floating-point operations (a multiplication and an addition each) of all matrix products in `function`.
 
-    `arguments` need only shapes. What is elementwise is left out, as usual for model FLOPs (arXiv:2204.02311).
+    `arguments` may be shapes. Elementwise operations are left out, as is usual for model FLOPs (arXiv:2204.02311).
     """
     return count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def count(jaxpr: core.Jaxpr) -> int:
-    """The same of a traced function, over all devices: of loops every turn, of kernels every program."""
+    """The same for a traced function, over all devices; every turn of a loop and every program of a kernel counts."""
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -36,24 +36,24 @@ def count(jaxpr: core.Jaxpr) -> int:
 
 
 def _times(name: str, params: dict[str, Any]) -> int:
-    """How often an equation runs what is inside it."""
+    """How often an equation runs the jaxprs inside it."""
     if name == "scan":
         return params["length"]
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid)
-    return params["mesh"].size if name == "shard_map" else 1  # What is inside is one device's.
+    return params["mesh"].size if name == "shard_map" else 1  # The jaxpr inside is that of one device.
 
 
 def _shape(variable: Any) -> tuple[int, ...]:
-    return getattr(variable.aval, "shape", ())  # A key or a token has none.
+    return getattr(variable.aval, "shape", ())  # A key or a token has no shape.
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    found = []
+    jaxprs = []
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, core.ClosedJaxpr):
-                found.append(item.jaxpr)
+                jaxprs.append(item.jaxpr)
             elif isinstance(item, core.Jaxpr):
-                found.append(item)
-    return found
+                jaxprs.append(item)
+    return jaxprs

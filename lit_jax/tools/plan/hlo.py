@@ -1,4 +1,4 @@
-"""What a compiled program moves: HBM bytes and collectives, counted in XLA's own text.
+"""What a compiled program moves: HBM bytes and collectives, counted in the text that XLA prints.
 
 `cost_analysis` counts the body of a loop once. Here every instruction counts as often as its loop runs it, with the
 operands that it reads and the results that it writes, as far as these lie in HBM: a buffer with a memory space in its
@@ -12,7 +12,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
-_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # Of the types whose name does not say it.
+_BITS = {
+    "pred": 8,
+    "bf16": 16,
+    "c64": 64,
+    "c128": 128,
+}  # Of the types whose name does not give the number of bits.
 _FREE = frozenset(
     """parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id copy-done slice-done
     async-done async-update all-gather-done all-reduce-done collective-permute-done optimization-barrier
@@ -46,18 +51,18 @@ class Instruction(NamedTuple):
     opcode: str
     out: tuple[Buffer, ...]
     operands: tuple[str, ...]
-    rest: str  # Attributes: what it calls, its metadata.
+    rest: str  # Attributes: the computations that it calls, its metadata.
     root: bool
 
     def called(self, attribute: str) -> str | None:
-        found = re.search(rf"{attribute}=%?([\w.-]+)", self.rest)
-        return found[1] if found else None
+        match = re.search(rf"{attribute}=%?([\w.-]+)", self.rest)
+        return match[1] if match else None
 
     @property
     def op_name(self) -> str:
-        """Where in the Python program it comes from."""
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1] if found else ""
+        """The place in the Python program that it comes from."""
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ""
 
 
 class Program:
@@ -68,9 +73,9 @@ class Program:
         self.entry = ""
         current: dict[str, Instruction] | None = None
         for line in text.splitlines():
-            if line.endswith("{") and (found := re.match(r"(ENTRY )?%?([\w.-]+) \(", line)):
-                current = self.computations[found[2]] = {}
-                self.entry = found[2] if found[1] else self.entry
+            if line.endswith("{") and (match := re.match(r"(ENTRY )?%?([\w.-]+) \(", line)):
+                current = self.computations[match[2]] = {}
+                self.entry = match[2] if match[1] else self.entry
             elif line.startswith("}"):
                 current = None
             elif current is not None and " = " in line:
@@ -78,7 +83,7 @@ class Program:
                 current[instruction.name] = instruction
 
     def traffic(self) -> Counter[str]:
-        """HBM bytes of a run, by part: "vision", "text", or "rest" (loss, optimiser, heads)."""
+        """HBM bytes of one run, by part: "vision", "text", or "rest" (loss, optimiser, heads)."""
         moved: Counter[str] = Counter()
         for times, computation, instruction in self._runs(self.entry, 1):
             part = re.search(r"/(vision|text)(/|$)", instruction.op_name)
@@ -86,9 +91,9 @@ class Program:
         return moved
 
     def collectives(self) -> dict[str, tuple[int, int]]:
-        """Kind -> (times run, bytes of their results a device), a channel that XLA has cut up counted once."""
+        """Kind -> (times run, bytes of the results on a device). A channel that XLA has divided counts once."""
         seen: set[tuple[str, str]] = set()
-        found: dict[str, tuple[int, int]] = {}
+        totals: dict[str, tuple[int, int]] = {}
         for times, name, instruction in self._runs(self.entry, 1, inside_fusions=True):
             kind = instruction.opcode.removesuffix("-start")
             channel = re.search(r"channel_id=(\d+)", instruction.rest)
@@ -97,19 +102,19 @@ class Program:
             if channel and (kind, channel[1]) in seen:
                 continue
             seen.add((kind, channel[1] if channel else f"{name}/{instruction.name}"))
-            count, size = found.get(kind, (0, 0))
+            count, size = totals.get(kind, (0, 0))
             own = sum(buffer.bytes for buffer in instruction.out)
-            found[kind] = count + times, size + times * own
-        return found
+            totals[kind] = count + times, size + times * own
+        return totals
 
     def buffers(self) -> set[tuple[int, ...]]:
-        """The shapes of all arrays anywhere in the program."""
+        """The shapes of all arrays in the program."""
         return {buffer.dims for body in self.computations.values() for i in body.values() for buffer in i.out}
 
     def _runs(
         self, name: str, times: int, *, inside_fusions: bool = False
     ) -> Iterator[tuple[int, str, Instruction]]:
-        """Every instruction that runs by itself, and how often."""
+        """Every instruction that runs on its own, and how often."""
         for instruction in self.computations[name].values():
             if instruction.opcode == "while":
                 body, condition = instruction.called("body"), instruction.called("condition")
@@ -124,11 +129,11 @@ class Program:
                 yield times, name, instruction
 
     def _trips(self, condition: str) -> int:
-        """How often a loop runs: the bound that its condition compares the counter with."""
+        """How often a loop runs: the bound with which its condition compares the counter."""
         bounds = [
-            int(found[1])
+            int(match[1])
             for instruction in self.computations[condition].values()
-            if instruction.opcode == "constant" and (found := re.match(r"(\d+)\)", instruction.rest))
+            if instruction.opcode == "constant" and (match := re.match(r"(\d+)\)", instruction.rest))
         ]
         return max(bounds, default=1)
 
@@ -159,7 +164,7 @@ class Program:
 
 
 class _Fusion:
-    """What a fused computation truly reads of its operands and writes of its results."""
+    """The bytes that a fused computation really reads and writes."""
 
     def __init__(self, computations: dict[str, dict[str, Instruction]], name: str) -> None:
         self._computations = computations
@@ -174,7 +179,7 @@ class _Fusion:
         return users
 
     def read(self, index: int) -> int:
-        """Bytes of operand `index`: of its slices, where nothing else of it is used."""
+        """Bytes read of operand `index`: those of its slices, if only slices of it are used."""
         parameter = next(
             i for i in self._body.values() if i.opcode == "parameter" and i.rest.startswith(f"{index})")
         )
@@ -189,7 +194,7 @@ class _Fusion:
                 elif user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
                     total += user.out[0].bytes
                 elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-                    continue  # Written in place: what is not replaced is not touched.
+                    continue  # Written in place: the rest is not touched.
                 elif user.opcode == "fusion" and (called := user.called("calls")):
                     inner = _Fusion(self._computations, called)
                     total += sum(inner.read(i) for i, operand in enumerate(user.operands) if operand == name)
@@ -198,7 +203,7 @@ class _Fusion:
         return min(total, whole)
 
     def written(self, fusion: Instruction) -> int:
-        """Bytes of the results, of which one updated in place counts its new part alone."""
+        """Bytes of the results. A result that is updated in place counts only its new part."""
         root = next(i for i in self._body.values() if i.root)
         parts = [self._body[name] for name in root.operands] if root.opcode == "tuple" else [root]
         total = 0
@@ -231,7 +236,7 @@ def _parse(line: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that opens `text` is closed."""
+    """The position at which the parenthesis that opens `text` closes."""
     depth = 0
     for at, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")

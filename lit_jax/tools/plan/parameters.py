@@ -40,9 +40,9 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
 
 
 def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
-    """Model FLOPs of a step over all chips, by part: what the maths asks for, recomputation not included."""
+    """Model FLOPs of a step over all chips, by part: what the mathematics needs, without recomputation."""
     config, rows = module.config, recipe.batch_size
-    m = DualEncoder(config)  # Without kernels, whose arithmetic does not show.
+    m = DualEncoder(config)  # Without kernels, whose arithmetic does not show in a jaxpr.
     shapes = dual_encoder.param_shapes(m)
     size = config.vision.image_size
     images = jax.ShapeDtypeStruct((rows, size, size, config.vision.num_channels), jnp.float32)

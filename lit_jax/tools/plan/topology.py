@@ -1,4 +1,4 @@
-"""TPUs that are not there: what their makers say of them, and devices to compile for."""
+"""TPUs that need not be there: their makers' figures, and devices to compile for."""
 
 import contextlib
 import dataclasses
@@ -13,11 +13,11 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A TPU generation, as its makers state it."""
+    """A TPU generation, by its makers' figures."""
 
     hbm: int  # Bytes.
-    flops: float  # A second, bfloat16.
-    bandwidth: float  # Bytes of HBM a second.
+    flops: float  # Operations a second in bfloat16.
+    bandwidth: float  # Bytes a second to and from the HBM.
     links: float  # Bytes a second between chips of a slice.
 
 
@@ -30,22 +30,22 @@ CHIPS = {
 
 
 def chip_of(topology: str) -> Chip:
-    """The kind of chip of a slice such as "v5e:2x4". Raises ConfigError for another text."""
+    """The chip of a slice such as "v5e:2x4". Raises ConfigError for a text that names no slice."""
     kind = topology.partition(":")[0]
     if kind not in CHIPS or not topology.partition(":")[2]:
         raise ConfigError(
-            f"topology {topology!r} is none; wanted one of {', '.join(CHIPS)} and a shape, for instance v5e:2x4"
+            f"topology {topology!r} is unknown; wanted one of {', '.join(CHIPS)} and a shape, for instance v5e:2x4"
         )
     return CHIPS[kind]
 
 
 def devices_of(topology: str, slices: int = 1) -> list[Any]:
-    """Devices of that many slices, which libtpu compiles for. Raises ConfigError if there is no libtpu or slice."""
+    """The devices of `slices` slices, for libtpu to compile for. Raises ConfigError without libtpu or such a slice."""
     from jax.experimental import topologies
 
     try:
         with _quiet():
-            found = topologies.get_topology_desc(
+            description = topologies.get_topology_desc(
                 topology_name=topology, platform="tpu", **({"num_slices": slices} if slices > 1 else {})
             )
     except Exception as error:  # jax and libtpu raise a dozen kinds, down to RuntimeError from C++.
@@ -53,12 +53,12 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
         raise ConfigError(
             f"topology {topology!r} cannot be planned for: {reason} (libtpu compiles it; pip install 'lit_jax[tpu]')"
         ) from error
-    return list(found.devices)
+    return list(description.devices)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """libtpu asks the machine for the TPU that it sits in, and says at length that there is none."""
+    """Hides what libtpu prints when it looks for a TPU in this machine and finds none."""
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lit_jax.models.dual_encoder import DualEncoderConfig, encoder_of
-from lit_jax.models.encoders import TEXT, VISION
+from lit_jax.models.encoders import TEXT, VISION, hf_config
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import WeightError
 from tests import tiny
@@ -24,7 +24,8 @@ def test_the_defaults_are_those_of_transformers(tower, model_type):
 def test_every_field_of_transformers_is_used_refused_or_known_to_be_harmless(tower, model_type, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "lit_jax.models.encoders.hf_config._transformers_differs",
+        hf_config,
+        "_transformers_differs",
         lambda _, name, value: asked.append(name) or False,
     )
     theirs = transformers.AutoConfig.for_model(model_type).to_dict()

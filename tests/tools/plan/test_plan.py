@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import lit_jax
-from lit_jax import config as recipe
+from lit_jax import config
 from lit_jax.tools.plan import plan as door
 from lit_jax.tools.plan.topology import GIB, chip_of
 from lit_jax.train.loop import train
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
-from tests.test_dry import CONFIGS, ROOT, config_of, small
+from tests.tools.plan.test_parameters import CONFIGS, ROOT, config_of, small
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -26,16 +26,16 @@ def test_every_field_of_a_config_is_read_by_a_run_or_its_plan(tmp_path, monkeypa
     """The very objects are watched; what copies or compares them as a whole does not count."""
     package, seen = Path(lit_jax.__file__).parent, set()
     groups = (
-        recipe.TrainConfig,
-        recipe.ModelConfig,
-        recipe.DataConfig,
-        recipe.OptimConfig,
-        recipe.MeshConfig,
+        config.TrainConfig,
+        config.ModelConfig,
+        config.DataConfig,
+        config.OptimConfig,
+        config.MeshConfig,
     )
 
     def watched(self, name):
         reader = Path(sys._getframe(1).f_code.co_filename)
-        if reader.is_relative_to(package) and reader.name != "recipe.py":
+        if reader.is_relative_to(package) and reader.parent.name != "config":
             seen.add((type(self), name))
         return object.__getattribute__(self, name)
 
