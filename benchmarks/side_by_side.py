@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
 
 def configs(tiny: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """ViT-B/16 and BERT-base with transformers' defaults, but without dropout, as the recipes train them."""
+    """ViT-B/16 and BERT-base with transformers' defaults, but without dropout, as the configs train them."""
     vision = {"image_size": 224, "patch_size": 16} | ({**TINY, "image_size": 32} if tiny else {})
     text = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | (TINY if tiny else {})
     return vision, text
@@ -64,7 +64,7 @@ def ours(
     attention: Any = "auto",
     unroll: int = 1,
 ) -> Work:
-    """lit_jax's own train step or embed step, by default with the settings of a recipe on a CPU."""
+    """lit_jax's own train step or embed step, by default with the settings of a config on a CPU."""
     import jax
 
     from lit_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
