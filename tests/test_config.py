@@ -20,7 +20,7 @@ from lit_jax.models.encoders import TEXT, VISION
 from lit_jax.models.layers.spec import REMAT, Compute
 from lit_jax.parallel.sharding import fsdp_rules
 from lit_jax.train import build, optim, partition
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, DataError
 
 SMALLEST = {
     "steps": 5,
@@ -40,7 +40,7 @@ def changed(**changes):
 
 
 def mistake(**changes):
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises((ConfigError, DataError)) as raised:
         config.read_config(changed(**changes))
     return str(raised.value)
 
@@ -257,6 +257,23 @@ def test_only_what_changes_the_numbers_counts_as_a_difference():
     old = dataclasses.asdict(config.read_config(SMALLEST))
     new = dataclasses.asdict(config.read_config(SMALLEST | {"log_every": 3, "seed": 4, "mesh": {"fsdp": 2}}))
     assert config.differences(old, new) == ["seed: 0, now 4"]
+
+
+def test_numbers_that_a_named_towers_folder_states_as_well_are_no_difference():
+    old = dataclasses.asdict(config.read_config(SMALLEST))
+    new = dataclasses.asdict(config.read_config(SMALLEST))
+    old["model"]["vision_config"] = {"model_type": "vit", "hidden_size": 768, "hidden_dropout_prob": 0.1}
+    assert config.differences(old, new) == ["model.vision_config.hidden_dropout_prob: 0.1, now None"]
+    new["model"]["vision_config"] = {"hidden_size": 384, "hidden_dropout_prob": 0.1}
+    assert config.differences(old, new) == ["model.vision_config.hidden_size: 768, now 384"]
+
+
+def test_sources_of_an_unknown_kind_alone_are_a_mistake_of_data():
+    wrong = {"data": {"train": "floder:x", "test": "mnist:x"}}
+    with pytest.raises(DataError, match="2 mistakes: .*'floder'.*'mnist'"):
+        config.read_config(ConfigDict(SMALLEST | wrong))
+    with pytest.raises(ConfigError, match=r"2 mistakes: config.seed .*'floder'"):
+        config.read_config(ConfigDict(SMALLEST | {"data": {"train": "floder:x"}, "seed": -1}))
 
 
 def test_the_former_name_of_a_field_is_read_with_one_line_of_advice(advice):

@@ -9,7 +9,7 @@ from lit_jax.config import rules
 from lit_jax.config.fields import FIELDS, TrainConfig
 from lit_jax.config.names import advise, current_names, former_names, unknown
 from lit_jax.config.values import convert, wanted
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
 
 # What the commands plan, quickstart and grid fill in by themselves or can do without.
 NEEDLESS = frozenset({"data.train", "data.test", "model.vision", "model.text"})
@@ -20,7 +20,8 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
     """A ConfigDict or dict -> TrainConfig.
 
     Fields in `empty` ("data.train") may be empty though a run cannot do without them. Raises ConfigError with all
-    mistakes at once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other.
+    mistakes at once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other;
+    DataError if sources of an unknown kind are the only mistakes.
     """
     tree = plain(config)
     if not isinstance(tree, dict):
@@ -29,7 +30,9 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
         advise(old, new)
     values, mistakes = _typed(current_names(tree), empty)
     known = {name: value for name, value in values.items() if name not in empty or value != ""}
-    refuse([*mistakes, *rules.mistakes(known)])
+    mistakes += rules.mistakes(known)
+    sources = rules.unknown_sources(known)
+    refuse([*mistakes, *sources], ConfigError if mistakes else DataError)
     return _build(TrainConfig, values)
 
 
@@ -43,14 +46,14 @@ def read_stored(stored: dict[str, Any]) -> TrainConfig:
     return _build(TrainConfig, values)
 
 
-def refuse(mistakes: Iterable[str]) -> None:
-    """Raises ConfigError that lists `mistakes`, if there are any."""
+def refuse(mistakes: Iterable[str], error: type[LitJaxError] = ConfigError) -> None:
+    """Raises `error`, which lists `mistakes`, if there are any."""
     sentences = list(mistakes)
     if len(sentences) > 1:
         listed = "; ".join(sentence.replace("; ", ", ") for sentence in sentences)
-        raise ConfigError(f"{len(sentences)} mistakes: {listed}")
+        raise error(f"{len(sentences)} mistakes: {listed}")
     if sentences:
-        raise ConfigError(sentences[0])
+        raise error(sentences[0])
 
 
 def plain(config: Any) -> Any:

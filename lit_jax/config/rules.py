@@ -113,16 +113,23 @@ def _sources(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, tuple) and not value:
         yield f"config.{name} is a mixture of no sources; wanted at least one"
     for spec, weight in value if isinstance(value, tuple) else ((value, 1.0),) if value else ():
-        kind, colon, rest = spec.partition(":")
-        named = colon and re.fullmatch(r"[a-z]{2,}", kind) and not rest.startswith("//")
         if not spec:
             yield f"config.{name} holds a source without a name; wanted for instance folder:DIR"
-        elif named and kind not in SOURCES and not os.path.exists(spec):
-            close = get_close_matches(kind, SOURCES, n=1)
-            hint = f"did you mean {close[0]}:{rest}?" if close else f"wanted one of {', '.join(SOURCES)}"
-            yield f"config.{name} names {spec!r}, and {kind!r} is no kind of source; {hint}"
         if not _ABOVE_0.holds(weight):
             yield f"config.{name}: the weight of {spec!r} is {weight!r}; wanted a finite number above 0"
+
+
+def unknown_sources(values: Mapping[str, Any]) -> Iterator[str]:
+    """Each source of an unknown kind, in one sentence: a mistake about data, as in commands without a config."""
+    for name in ("data.train", "data.test"):
+        value = values.get(name, "")
+        for spec in [spec for spec, _ in value] if isinstance(value, tuple) else [value]:
+            kind, colon, rest = spec.partition(":")
+            named = colon and re.fullmatch(r"[a-z]{2,}", kind) and not rest.startswith("//")
+            if named and kind not in SOURCES and not os.path.exists(spec):
+                close = get_close_matches(kind, SOURCES, n=1)
+                hint = f"did you mean {close[0]}:{rest}?" if close else f"wanted one of {', '.join(SOURCES)}"
+                yield f"config.{name} names {spec!r}, and {kind!r} is no kind of source; {hint}"
 
 
 def _schedule(steps: int, warmup: int) -> str:

@@ -4,39 +4,28 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from lit_jax.config import TrainConfig, read_config
 from lit_jax.data.prefetch import DevicePrefetcher
 from lit_jax.data.sources.base import Source
-from lit_jax.data.sources.registry import open_source
-from lit_jax.data.train_batches import Batches, Reading, TrainTransforms, train_batches
-from lit_jax.data.transforms.image_processor import make_decode
-from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
-from lit_jax.data.transforms.train_decode import make_train_decode
-from lit_jax.inference.embed_step import Embed, make_embed_step
-from lit_jax.parallel.distributed import check_same, is_main_process, process_shard
+from lit_jax.parallel.distributed import check_same, is_main_process
 from lit_jax.parallel.preemption import PreemptionNotice
 from lit_jax.parallel.sharding import put_batch
-from lit_jax.train import tower_cache
 from lit_jax.train.build import mesh_of
-from lit_jax.train.evaluation import Evaluation, eval_batch_size
-from lit_jax.train.partition import combine
+from lit_jax.train.evaluation import Evaluation
 from lit_jax.train.profiler import Profiler, parse_window
 from lit_jax.train.setup import TrainSetup, open_setup
 from lit_jax.train.state import State
 from lit_jax.train.step_log import StepLog
-from lit_jax.train.tower_cache import TowerCache
 from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.checksums import FULL
-from lit_jax.utils.console import progress
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, PreemptedError
 from lit_jax.workdir import metrics
 from lit_jax.workdir.bucket import Workdir, opened, pull
@@ -98,7 +87,7 @@ def train(
 
 def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
     mesh = mesh_of(config)
-    source, test = _open_sources(config)
+    source, test = open_sources(config)
     check_same(json.dumps(dataclasses.asdict(config)), "the config", ConfigError)
     check_same(source.fingerprint(), source.spec, DataError)
     with PreemptionNotice() as notice, workdir_lock(workdir):
@@ -106,19 +95,6 @@ def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
         setup = open_setup(config, workdir, mesh, fallback=options.fallback)
         with closing(setup.checkpoints):
             return _Run(setup, source, test, options, notice).train()
-
-
-def _open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
-    """What is trained on, and what is tested on. Raises DataError."""
-    caption = config.data.caption or None
-    source = open_source(config.data.train, caption=caption)
-    test = open_source(config.data.test, caption=caption) if config.data.test else None
-    if len(source) < config.batch_size:
-        raise DataError(
-            f"{source.spec} has {len(source)} records, fewer than one batch of {config.batch_size}; "
-            "lower config.batch_size"
-        )
-    return source, test
 
 
 class _Run:
@@ -178,7 +154,10 @@ class _Run:
     def loop(self, writers: metrics.Writers) -> None:
         """Next batch, step, log, evaluate, save, until the last step."""
         config, place = self.config, self.place
-        evaluate, batches = self.prepare(writers)
+        evaluation, batches = prepare(
+            self.setup, self.source, self.test, self.start, self.options.cache_folder, self.point
+        )
+        evaluate = partial(self.evaluate, evaluation, writers)
         claim(config, self.workdir)
         if is_main_process():
             note_session(self.workdir / SESSIONS, self.start)
@@ -225,53 +204,10 @@ class _Run:
         if self.notice.reached():
             raise _Stop
 
-    def prepare(self, writers: metrics.Writers) -> tuple[Callable[[], dict[str, float]], Batches]:
-        """The evaluation and the training batches; the cache, if one is asked for, is filled here."""
-        config, setup = self.config, self.setup
-        images, words = setup.processor.image_processor, setup.processor.tokenizer
-        decode, length = make_decode(images), config.data.text_length
-        tokenize = make_tokenize(words, length, setup.module.config.text.vocab_size)
-        embed = make_embed_step(setup.module, setup.mesh, setup.pixels, setup.module.compute.dtype)
-        pooled = pooled_test = None
-        if config.cache:
-            tower_cache.check_cacheable(self.place.state.tuned, config.data.augment)
-        self.point()
-        if config.cache:
-            pooled_test = self.pooled(self.test, embed, decode) if self.test is not None else None
-            pooled = self.pooled(self.source, embed, decode)
-        batches = train_batches(
-            self.source,
-            TrainTransforms(
-                make_train_decode(images, config.data.decode, config.data.augment),
-                tokenize,
-                make_count_tokens(words, length),
-            ),
-            Reading(
-                threads=config.data.threads,
-                workers=config.data.workers,
-                on_bad_record=config.data.on_bad_record,
-                ledger_path=self.workdir / ledger_name(),
-            ),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start=self.start,
-            shard=process_shard(),
-            pooled=pooled,
-        )
-        if self.test is None:
-            return self.untestable, batches
-        evaluation = Evaluation(setup, self.test, embed, decode, tokenize, self.point, pooled_test)
-        return partial(self.evaluate, evaluation, writers), batches
-
-    def untestable(self) -> dict[str, float]:
-        """There is nothing to test on."""
-        self.place.untested = False
-        return {}
-
-    def evaluate(self, evaluation: Evaluation, writers: metrics.Writers) -> dict[str, float]:
-        """Measures the state, and marks it as tested."""
-        self.place.untested = True
-        values = evaluation(self.place.state, self.place.step)
+    def evaluate(self, evaluation: Evaluation | None, writers: metrics.Writers) -> dict[str, float]:
+        """Measures the state, if there is something to test on, and marks it as tested."""
+        self.place.untested = evaluation is not None
+        values = evaluation(self.place.state, self.place.step) if evaluation is not None else {}
         self.place.untested = False
         if values:
             writers.scalars(self.place.step, values)
@@ -289,30 +225,3 @@ class _Run:
             _UNTESTED: place.untested,
         }
         checkpoints.save(place.step, place.state, data, metrics=metrics, force=force)
-
-    def pooled(self, source: Source, embed: Embed, decode: Any) -> np.ndarray:
-        """The locked image tower's outputs for every picture of `source`, from disk or computed now."""
-        setup, state = self.setup, self.setup.state
-        key = tower_cache.fingerprint(
-            (setup.module.config.vision_type, setup.module.config.vision),
-            state.locked["vision"],
-            setup.processor.image_processor,
-            source,
-            setup.module.compute.dtype,
-        )
-        cache = TowerCache(
-            self.options.cache_folder or self.workdir / tower_cache.FOLDER,
-            partial(embed.pool, combine(state.tuned, state.locked)),
-            decode,
-            self.mesh,
-            eval_batch_size(self.mesh.size),
-            self.config.data.on_bad_record,
-            self.workdir,
-        )
-        with progress(f"image tower on {source.spec}", show=is_main_process()) as report:
-
-            def batch_done(done: int, total: int) -> None:
-                report(done, total)
-                self.point()
-
-            return cache.pooled(key, source, batch_done)

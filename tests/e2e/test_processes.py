@@ -14,12 +14,12 @@ CUT = """
 import hashlib, json, sys
 from lit_jax.parallel import distributed
 from lit_jax.workdir.checkpoints import Checkpoints
-from lit_jax.train import evaluation, loop
+from lit_jax.train import evaluation, inputs
 from lit_jax.train.loop import train
 
 coordinator, count, me, config, workdir = sys.argv[1:]
 distributed.start(coordinator, int(count), int(me), heartbeat=10)
-save, make_decode, decoded = Checkpoints.save, loop.make_decode, []
+save, make_decode, decoded = Checkpoints.save, inputs.make_decode, []
 
 
 def cut(self, step, *args, **options):
@@ -35,7 +35,7 @@ def counted(*args):
 
 
 evaluation.BATCH_SIZE = 8  # Three batches.
-Checkpoints.save, loop.make_decode = cut, counted
+Checkpoints.save, inputs.make_decode = cut, counted
 try:
     train(json.loads(config), workdir)
 except InterruptedError:

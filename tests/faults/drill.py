@@ -25,7 +25,7 @@ import numpy as np
 
 from lit_jax.hf import model_folder, save
 from lit_jax.tools import export
-from lit_jax.train import build, evaluation, loop
+from lit_jax.train import build, evaluation, inputs, loop
 from lit_jax.utils import checksums
 from lit_jax.workdir import checkpoints, metrics
 from tests import tiny
@@ -183,7 +183,7 @@ def digest(state):
 
 def observe(log):
     """Has every batch and every step of training written down."""
-    make_train_step, train_batches = build.make_train_step, loop.train_batches
+    make_train_step, train_batches = build.make_train_step, inputs.train_batches
 
     def making(*args, **options):
         step = make_train_step(*args, **options)
@@ -213,7 +213,7 @@ def observe(log):
             return getattr(self.batches, name)
 
     build.make_train_step = making
-    loop.train_batches = lambda *args, start, **options: Seen(
+    inputs.train_batches = lambda *args, start, **options: Seen(
         train_batches(*args, start=start, **options), start
     )
 

@@ -1,0 +1,114 @@
+"""What a run reads: its sources, the training batches, the evaluation, and the cached outputs of a locked tower."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lit_jax.config import TrainConfig
+from lit_jax.data.sources.base import Source
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.train_batches import Batches, Reading, TrainTransforms, train_batches
+from lit_jax.data.transforms.image_processor import make_decode
+from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
+from lit_jax.data.transforms.train_decode import make_train_decode
+from lit_jax.inference.embed_step import make_embed_step
+from lit_jax.parallel.distributed import is_main_process, process_shard
+from lit_jax.train import tower_cache
+from lit_jax.train.evaluation import Evaluation, eval_batch_size
+from lit_jax.train.partition import combine
+from lit_jax.train.setup import TrainSetup
+from lit_jax.train.tower_cache import TowerCache
+from lit_jax.utils.console import progress
+from lit_jax.utils.errors import DataError
+from lit_jax.workdir.files import ledger_name
+
+
+def open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
+    """What is trained on, and what is tested on. Raises DataError."""
+    caption = config.data.caption or None
+    source = open_source(config.data.train, caption=caption)
+    test = open_source(config.data.test, caption=caption) if config.data.test else None
+    if len(source) < config.batch_size:
+        raise DataError(
+            f"{source.spec} has {len(source)} records, fewer than one batch of {config.batch_size}; "
+            "lower config.batch_size"
+        )
+    return source, test
+
+
+def prepare(
+    setup: TrainSetup,
+    source: Source,
+    test: Source | None,
+    start: int,
+    cache_folder: Path | None,
+    point: Callable[[], None],
+) -> tuple[Evaluation | None, Batches]:
+    """The evaluation, if there is a test source, and the training batches after step `start`.
+
+    If the config asks for a cache, it is filled here, in `cache_folder` or the workdir; `point` is called after each
+    of its batches.
+    """
+    config = setup.config
+    images, words = setup.processor.image_processor, setup.processor.tokenizer
+    decode, length = make_decode(images), config.data.text_length
+    tokenize = make_tokenize(words, length, setup.module.config.text.vocab_size)
+    embed = make_embed_step(setup.module, setup.mesh, setup.pixels, setup.module.compute.dtype)
+    pooled = pooled_test = None
+    if config.cache:
+        tower_cache.check_cacheable(setup.state.tuned, config.data.augment)
+    point()
+    if config.cache:
+        cache = TowerCache(
+            cache_folder or setup.workdir / tower_cache.FOLDER,
+            partial(embed.pool, combine(setup.state.tuned, setup.state.locked)),
+            decode,
+            setup.mesh,
+            eval_batch_size(setup.mesh.size),
+            config.data.on_bad_record,
+            setup.workdir,
+        )
+        pooled_test = _pooled(cache, setup, test, point) if test is not None else None
+        pooled = _pooled(cache, setup, source, point)
+    batches = train_batches(
+        source,
+        TrainTransforms(
+            make_train_decode(images, config.data.decode, config.data.augment),
+            tokenize,
+            make_count_tokens(words, length),
+        ),
+        Reading(
+            threads=config.data.threads,
+            workers=config.data.workers,
+            on_bad_record=config.data.on_bad_record,
+            ledger_path=setup.workdir / ledger_name(),
+        ),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start=start,
+        shard=process_shard(),
+        pooled=pooled,
+    )
+    if test is None:
+        return None, batches
+    return Evaluation(setup, test, embed, decode, tokenize, point, pooled_test), batches
+
+
+def _pooled(cache: TowerCache, setup: TrainSetup, source: Source, point: Callable[[], None]) -> np.ndarray:
+    """The locked image tower's outputs for every picture of `source`, from disk or computed now."""
+    key = tower_cache.fingerprint(
+        (setup.module.config.vision_type, setup.module.config.vision),
+        setup.state.locked["vision"],
+        setup.processor.image_processor,
+        source,
+        setup.module.compute.dtype,
+    )
+    with progress(f"image tower on {source.spec}", show=is_main_process()) as report:
+
+        def batch_done(done: int, total: int) -> None:
+            report(done, total)
+            point()
+
+        return cache.pooled(key, source, batch_done)
