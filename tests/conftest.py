@@ -1,7 +1,9 @@
 """Every test sees eight virtual CPU devices and no network; what XLA compiled once it does not compile again."""
 
+import ctypes
 import gc
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,11 +13,15 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # Compiling is nearly all that these tests do.
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # Of PyTorch in each worker; its threads would wait for each other, busily.
+)
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-FULL = 3 << 30  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
+FULL = 5 << 29  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
 
 gc.set_threshold(
     100_000, 50, 100
@@ -36,6 +42,10 @@ def pytest_runtest_teardown(item, nextitem):
 
         jax.clear_caches()
         gc.collect()
+        if (
+            sys.platform == "linux"
+        ):  # Otherwise the memory stays with the process, which would be full after each file.
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
 """What the tests of training steps train: a small model with its batches, and the smallest thing of all."""
 
+import contextlib
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from lit_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
@@ -13,6 +15,7 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.sharding import make_mesh, put_batch
+from lit_jax.train import build
 from lit_jax.train.optim import make_optimizer, make_schedule
 from lit_jax.train.train_step import make_train_step
 from lit_jax.utils.names import TOWERS
@@ -35,6 +38,18 @@ def make_step(module, mesh, tx=TX, pixels=None, dropout=TOWERS, max_logit_scale=
     model = ModelConfig("", "", lock_towers=letters, max_logit_scale=max_logit_scale)
     config = TrainConfig(STEPS, BATCH_SIZE, model, DataConfig(""), **fields)
     return make_train_step(module, tx, mesh, config, pixels)
+
+
+@contextlib.contextmanager
+def step_made_by(making):
+    """Within, `build.make_train_step` is `making`; no step that was made outside or inside is taken for another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "make_train_step", making)
+        build.step_of.cache_clear()
+        try:
+            yield
+        finally:
+            build.step_of.cache_clear()
 
 
 @functools.cache

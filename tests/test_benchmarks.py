@@ -23,6 +23,7 @@ def test_a_benchmark_says_what_it_takes(script):
     assert "--rounds" in run(script, "--help")
 
 
+@pytest.mark.slow
 def test_a_tiny_embedding_says_how_many_cores_were_at_work(tmp_path):
     printed = run("embed.py", "--tiny", "--pictures=20", "--batch=8", f"--json={tmp_path / 'found'}")
     found = json.loads((tmp_path / "found").read_text())

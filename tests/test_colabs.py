@@ -80,6 +80,7 @@ def test_zero_shot_classifies_and_searches_pictures_of_ones_own(trained):
     assert difference < 1e-5
 
 
+@pytest.mark.slow
 def test_train_on_tpu_is_taken_away_and_goes_on(tmp_path):
     figures, text = run("train_on_tpu", tmp_path, STEPS=40, FSDP=2, PLAN="smoke")
     assert figures >= 1 and "8 cpu device(s)" in text and "{'data': 4, 'fsdp': 2}" in text
@@ -89,6 +90,7 @@ def test_train_on_tpu_is_taken_away_and_goes_on(tmp_path):
     assert steps == sorted(set(steps)) and steps[-1] == 40
 
 
+@pytest.mark.slow
 def test_export_to_huggingface_loads_in_both_frameworks_and_uploads_nothing(trained):
     folder, _ = trained
     figures, text = run("export_to_huggingface", folder, WORKDIR="quickstart_run")

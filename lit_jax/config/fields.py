@@ -33,8 +33,8 @@ class ModelConfig:
     unroll: int = 1  # Layers in one turn of the loop over the layers.
     # Fields that replace those of the tower's own config, for instance a dropout. With a model_type they apply to
     # towers of that type alone. A tower without a folder consists of them, and `plan` reads them instead of the folder.
-    vision_config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    text_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    vision_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    text_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)

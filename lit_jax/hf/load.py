@@ -221,20 +221,25 @@ def join_towers(
         model.logit_bias_init,
     )
     module = DualEncoder(config, compute or Compute())
-    params = jax.tree.map(np.asarray, dual_encoder.init_params(module, seed))
+    shapes = dual_encoder.param_shapes(module)
+    params: dict[str, Any] = {}  # Path -> array.
     fresh: list[str] = []
     for name, tower in towers.items():
         fixed, missing = read[name][1], list[str]()
         if letters[name] != "u":
-            params[name], missing = _read_params(tower, params[name], model.allow_pickle)
-        params[name] |= fixed
+            stored, missing = _read_params(tower, shapes[name], model.allow_pickle)
+            params |= traverse_util.flatten_dict({name: stored}, sep="/")
+        params |= traverse_util.flatten_dict({name: fixed}, sep="/")
         fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
+    rest = traverse_util.flatten_dict(shapes, sep="/").keys() - params.keys()
+    made = jax.tree.map(np.asarray, dual_encoder.init_params(module, seed, rest))
+    params |= traverse_util.flatten_dict(made, sep="/")
     if fresh:
         log.warning(
             "Missing from the checkpoints, hence initialised at random, and trained even in a locked tower: %s",
             listed(fresh),
         )
-    return Loaded(module, params, tuple(fresh))
+    return Loaded(module, traverse_util.unflatten_dict(params, sep="/"), tuple(fresh))
 
 
 def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
@@ -251,8 +256,8 @@ def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap
     return table, kept
 
 
-def _read_params(tower: Tower, initial: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
-    """A tower's params, and the paths that keep their `initial` values because the checkpoint lacks them."""
+def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
+    """A tower's params of these `shapes`, and the paths of those that the checkpoint lacks."""
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = model_folder.Tensors.of(tower.folder, allow_pickle=allow_pickle)
     names = {
@@ -270,12 +275,10 @@ def _read_params(tower: Tower, initial: Params, allow_pickle: bool) -> tuple[Par
         missing = [path for row in fresh.rows for path in row.jax_names()]
         table = table.without(tower.encoder.fresh)
     try:
-        params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), initial)
+        params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), shapes)
     except WeightError as error:
         raise WeightError(f"{tower.folder}: {error}") from error
-    flat = traverse_util.flatten_dict(initial, sep="/")
-    kept = traverse_util.flatten_dict(params, sep="/") | {path: flat[path] for path in missing}
-    return traverse_util.unflatten_dict(kept, sep="/"), missing
+    return params, missing
 
 
 def with_compute(module: DualEncoder, **settings: Any) -> DualEncoder:

@@ -1,5 +1,6 @@
 """Embeds batches of pictures and texts on a mesh."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.parallel.sharding import BATCH
 from lit_jax.utils.typing import Params
 
+KEPT = 8  # Models whose compiled functions stay in memory.
+
 
 class Embed(NamedTuple):
     """Jitted functions of a model on a mesh. Rows of inputs and outputs are split over its devices; dropout is off."""
@@ -27,10 +30,14 @@ class Embed(NamedTuple):
     pooled: Callable[[Params, Array], Array]  # The output of `pool` -> unit embeddings [B E], float32.
 
 
+@functools.lru_cache(maxsize=KEPT)
 def make_embed_step(
     module: nn.Module, mesh: Mesh, pixels: PixelNormalizer, dtype: DTypeLike = jnp.float32
 ) -> Embed:
-    """The functions that embed with `module`. The number of devices in `mesh` must divide B; see `check_batch`."""
+    """The functions that embed with `module`. The number of devices in `mesh` must divide B; see `check_batch`.
+
+    For equal arguments they are the same functions, so that nothing is compiled twice in one process.
+    """
     rows = NamedSharding(mesh, BATCH)
 
     def split_rows(tree: Any) -> Any:

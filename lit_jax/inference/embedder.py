@@ -82,7 +82,7 @@ class Embedder:
         self._decode = make_decode(images)
         self._count = make_count_tokens(tokenizer, self.text_length)
         module = load.with_compute(model.module, mesh=self.mesh)
-        self._step = make_embed_step(module, self.mesh, pixels_of(images), dtype)
+        self._step = make_embed_step(module, self.mesh, pixels_of(images), self.dtype)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), model.params)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial, wraps
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import traverse_util
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import TEXT, VISION, Encoder, EncoderOutput
@@ -220,19 +221,33 @@ def weights(config: DualEncoderConfig) -> WeightMap:
     return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + HEADS
 
 
-def init_params(module: DualEncoder, seed: int) -> Params:
-    """Random float32 params, a function of `seed`. Raises WeightError, before it allocates any, for more than MOST."""
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(module)))
-    if count > MOST:
-        raise WeightError(
-            f"the configs describe a model of {count:.1e} parameters; at most {MOST:.0e} are allowed"
-        )
-    return jax.jit(module.init)(jax.random.key(seed), *_smallest_inputs(module.config))["params"]
+def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = None) -> Params:
+    """Random float32 params, a function of `seed`: all of them, or those at the paths `only` of `param_shapes`.
+
+    Raises WeightError, before it allocates any, for a model of more than MOST parameters.
+    """
+    param_shapes(module)
+    return _init(module, None if only is None else frozenset(only), jax.random.key(seed))
 
 
 def param_shapes(module: DualEncoder) -> Params:
-    """The tree of params as shapes; nothing is computed or allocated."""
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), *_smallest_inputs(module.config)))["params"]
+    """The tree of params as shapes; nothing is computed or allocated. Raises WeightError for more than MOST params."""
+    shapes = _init.eval_shape(module, None, jax.eval_shape(jax.random.key, 0))
+    if (count := sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))) > MOST:
+        raise WeightError(
+            f"the configs describe a model of {count:.1e} parameters; at most {MOST:.0e} are allowed"
+        )
+    return shapes
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(module: DualEncoder, only: frozenset[str] | None, key: Array) -> Params:
+    """The params at the paths `only`; the others are not computed, since they are not returned."""
+    params = module.init(key, *_smallest_inputs(module.config))["params"]
+    if only is None:
+        return params
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.unflatten_dict({path: flat[path] for path in sorted(only)}, sep="/")
 
 
 def _is_finite(value: Any) -> bool:

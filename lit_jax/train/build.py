@@ -1,6 +1,8 @@
 """From a config to what trains: mesh, arithmetic, locks, optimiser, layout and the step. `loop` and `tools/plan` both
 call `build_training`, so that a plan counts what a run runs."""
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from lit_jax.config import ModelConfig, TrainConfig
+from lit_jax.config import DataConfig, ModelConfig, TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.models.layers.spec import Compute
@@ -27,6 +29,7 @@ from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
 
+KEPT = 4  # Steps that stay compiled.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PLATFORMS = {  # Of attention by a kernel; the others run everywhere. On a CPU, kernels are interpreted.
     "cudnn": ("gpu",),
@@ -61,16 +64,31 @@ def build_training(
     Raises ConfigError for a pattern that matches no parameter.
     """
     check_rules(config, params)
-    schedule = make_schedule(config.optim, config.steps)
-    tx = make_optimizer(config.optim, schedule)
+    towers = dataclasses.replace(config.model, vision="", text="", vision_config={}, text_config={})
+    schedule, tx, step = step_of(
+        module, mesh, dataclasses.replace(config, model=towers, data=DataConfig("")), pixels
+    )
     return Training(
         schedule,
         tx,
         locks_of(config.model, fresh),
         fsdp_rules(config.mesh.fsdp_rules),
         DTYPES[config.model.locked_dtype],
-        make_train_step(module, tx, mesh, config, pixels),
+        step,
     )
+
+
+@functools.lru_cache(maxsize=KEPT)
+def step_of(
+    module: DualEncoder, mesh: Mesh, config: TrainConfig, pixels: PixelNormalizer | None
+) -> tuple[optax.Schedule, optax.GradientTransformation, Step]:
+    """For equal arguments the same step, so that a run that goes on in one process compiles it once.
+
+    `config` names no folders: they do not change the step.
+    """
+    schedule = make_schedule(config.optim, config.steps)
+    tx = make_optimizer(config.optim, schedule)
+    return schedule, tx, make_train_step(module, tx, mesh, config, pixels)
 
 
 def check_rules(config: TrainConfig, params: Params) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from lit_jax.config import TrainConfig
@@ -55,7 +56,7 @@ def prepare(
     images, words = setup.processor.image_processor, setup.processor.tokenizer
     decode, length = make_decode(images), config.data.text_length
     tokenize = make_tokenize(words, length, setup.module.config.text.vocab_size)
-    embed = make_embed_step(setup.module, setup.mesh, setup.pixels, setup.module.compute.dtype)
+    embed = make_embed_step(setup.module, setup.mesh, setup.pixels, jnp.dtype(setup.module.compute.dtype))
     pooled = pooled_test = None
     if config.cache:
         tower_cache.check_cacheable(setup.state.tuned, config.data.augment)

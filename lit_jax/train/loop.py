@@ -20,6 +20,7 @@ from lit_jax.parallel.preemption import PreemptionNotice
 from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.build import mesh_of
 from lit_jax.train.evaluation import Evaluation
+from lit_jax.train.inputs import open_sources, prepare
 from lit_jax.train.profiler import Profiler, parse_window
 from lit_jax.train.setup import TrainSetup, open_setup
 from lit_jax.train.state import State

@@ -281,6 +281,7 @@ def test_export_never_overwrites(trained, tmp_path):
     assert (tmp_path / "mine").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_prepare_writes_what_training_reads(tmp_path):
     pairs = tiny.write_pairs(tmp_path / "pairs")
     done = cli("prepare", pairs, "--output", tmp_path / "set", "--name", "shapes", "--split", "train")
@@ -316,6 +317,7 @@ def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
     assert again.returncode == 0 and (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == lines
 
 
+@pytest.mark.slow
 def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated(tmp_path):
     tiny.write_towers(tmp_path, vision=tiny.SWIN, text=tiny.DISTILBERT)
     tiny.write_pairs(tmp_path / "pairs")

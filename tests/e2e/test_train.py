@@ -12,10 +12,12 @@ import jax
 import numpy as np
 import pytest
 
+from lit_jax.train import build
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tests import tiny
+from tests.steps import step_made_by
 
 TRAIN = "import json, sys; from lit_jax.train.loop import train; train(json.loads(sys.argv[1]), sys.argv[2])"
 
@@ -59,7 +61,7 @@ def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_pat
     assert min(jax.tree.leaves(moved)) > 0
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("loss", ["softmax", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
     config = tiny.config(tmp_path, steps=20, loss=loss, data__test="", save_every=100)
     by_devices = {}
@@ -79,6 +81,7 @@ def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
     np.testing.assert_allclose(by_devices[4], by_devices[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_gives_the_losses_of_the_whole(tmp_path):
     # Dropout is drawn part by part, hence otherwise than for a whole batch.
     tiny.write_towers(
@@ -110,6 +113,7 @@ def test_the_cached_run_gives_the_losses_of_the_uncached_one(tmp_path):
     )  # Train and test are the same pictures here.
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again_it_ends_in_the_same_bits(tmp_path):
     config = tiny.config(tmp_path, steps=40, save_every=5, data__test="", cache=True)
     command = [sys.executable, "-c", TRAIN, json.dumps(config)]
@@ -276,9 +280,7 @@ def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
     assert half != full
 
 
-def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkeypatch):
-    from lit_jax.train import build
-
+def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path):
     config = tiny.config(tmp_path, steps=20, save_every=2, keep=20, data__test="", cache=True)
     plain = build.make_train_step
 
@@ -295,8 +297,10 @@ def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path, monkey
 
         return called
 
-    monkeypatch.setattr(build, "make_train_step", ill_from_step_5)
-    with pytest.raises(NonFiniteError, match="step 14: the last 10 steps"):
+    with (
+        step_made_by(ill_from_step_5),
+        pytest.raises(NonFiniteError, match="step 14: the last 10 steps"),
+    ):
         train(config, tmp_path / "run")
     logged = rows(tmp_path / "run")
     assert [row["skipped"] for row in logged] == [0] * 4 + list(range(1, 11))

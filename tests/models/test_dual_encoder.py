@@ -1,12 +1,15 @@
 """How a dual encoder computes; tests/parity compares it with PyTorch."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from jax.extend import core
 
 from lit_jax.hf.load import with_compute
+from lit_jax.models import dual_encoder
 from lit_jax.models.layers.dense import Conv, Dense, Projection
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens
@@ -74,3 +77,11 @@ def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16(layer, shape):
     want = np.asarray(slopes, np.float32).reshape(-1, *grads["bias"].shape).sum(0)
     np.testing.assert_allclose(grads["bias"], want, rtol=1e-3)
     assert out.dtype == jnp.bfloat16
+
+
+def test_params_made_alone_have_the_bits_that_they_have_among_all():
+    module, _ = tiny.dual()
+    every = traverse_util.flatten_dict(dual_encoder.init_params(module, 3), sep="/")
+    paths = {"text_projection/kernel", "text/layers/mlp/up/kernel", "logit_scale"}
+    some = traverse_util.flatten_dict(dual_encoder.init_params(module, 3, paths), sep="/")
+    chex.assert_trees_all_equal(some, {path: every[path] for path in paths})

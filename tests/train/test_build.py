@@ -9,8 +9,10 @@ from lit_jax.train import build
 from lit_jax.train.build import mesh_of
 from lit_jax.train.loop import train
 from lit_jax.train.setup import open_setup
+from lit_jax.train.train_step import make_train_step
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
+from tests.steps import step_made_by
 
 
 def on_this_machine(monkeypatch):
@@ -36,8 +38,7 @@ def test_a_plan_and_a_run_lower_the_same_step(tmp_path, monkeypatch):
 
         return called
 
-    with monkeypatch.context() as patch:
-        patch.setattr(build, "make_train_step", making)
+    with step_made_by(making):
         train(config, tmp_path / "run")
     on_this_machine(monkeypatch)
     monkeypatch.setattr(plan, "compute_of", lambda model, _: build.compute_of(model))
@@ -57,3 +58,18 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_before_a_tower_is_rea
     config = tiny.config(tmp_path, batch_size=12, model__vision="nowhere/at-all")
     with pytest.raises(ConfigError, match="a batch of 12 pairs does not divide over the 8 devices"):
         train(config, tmp_path / "run")
+
+
+def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path):
+    made = []
+
+    def making(*args):
+        made.append(make_train_step(*args))
+        return made[-1]
+
+    with step_made_by(making):
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            folder = tmp_path / name
+            folder.mkdir()
+            train(tiny.config(folder, steps=2, seed=seed, data__test=""), folder / "run")
+    assert len(made) == 2

@@ -37,12 +37,12 @@ def run(lock, mesh, steps=3, cached=False, **options):
 @pytest.mark.parametrize(
     ("lock", "shape", "micro_batch", "options"),
     [
-        ("LU", (1, 1), 4, {}),
         ("LU", (8, 1), 8, {}),
-        ("UU", (2, 2), 4, {}),
-        ("UU", (1, 1), 8, {"loss": "sigmoid"}),
-        ("LU", (2, 1), 2, {"loss": "sigmoid"}),
+        ("UU", (2, 2), 4, {"loss": "sigmoid"}),
         ("LU", (2, 1), 4, {"cached": True}),
+        pytest.param("LU", (1, 1), 4, {}, marks=pytest.mark.slow),
+        pytest.param("UU", (1, 1), 8, {"loss": "sigmoid"}, marks=pytest.mark.slow),
+        pytest.param("LU", (2, 1), 2, {"loss": "sigmoid"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

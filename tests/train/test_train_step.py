@@ -34,13 +34,6 @@ from tests.steps import (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
 def params():
     return params_of_module()
@@ -78,7 +71,9 @@ def same(tree, other):
 
 
 @pytest.mark.parametrize(
-    ("lock", "options"), [("LU", {}), ("UU", {"loss": "sigmoid"})], ids=["LU", "UU-sigmoid"]
+    ("lock", "options"),
+    [("LU", {}), pytest.param("UU", {"loss": "sigmoid"}, marks=pytest.mark.slow)],
+    ids=["LU", "UU-sigmoid"],
 )
 def test_twenty_losses_are_the_same_on_every_mesh_with_dropout_on(lock, options):
     batches = [batch_of(i) for i in range(STEPS)]

@@ -156,7 +156,9 @@ def traced_step(target: _Target) -> Any:
 
 def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
     """What an evaluation runs: pictures and captions, `rows` at a time, with the state's own parameters."""
-    embed: Any = make_embed_step(target.module, target.mesh, target.pixels, target.module.compute.dtype)
+    embed: Any = make_embed_step(
+        target.module, target.mesh, target.pixels, jnp.dtype(target.module.compute.dtype)
+    )
     _, state = _state(target)
     params = combine(state.tuned, state.locked)
     batch = _batch(dataclasses.replace(target.config, cache=False), target.module, target.mesh, rows)

@@ -45,6 +45,7 @@ def test_each_cell_is_a_run_whose_result_is_that_of_evaluate_on_its_export(made)
     assert table.rows[0].metrics == want["metrics"]["retrieval"]
 
 
+@pytest.mark.slow
 def test_a_grid_that_was_stopped_in_a_cell_goes_on_there_and_gives_the_same_tables(made, monkeypatch):
     folder, whole = made
     trained = []
