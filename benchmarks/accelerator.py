@@ -1,17 +1,19 @@
 """Train steps on one GPU in bfloat16: lit_jax beside Hugging Face's PyTorch model, ViT-B/16 + BERT-base.
 
-    python benchmarks/accelerator.py --batch 512 --batch 4096
-    python benchmarks/accelerator.py --only lit_jax --remat narrow --attention xla
+    python benchmarks/accelerator.py --unroll 12 --json found.json
+    python benchmarks/accelerator.py --only lit_jax --kind cached --batch 512 --batch 4096 --remat narrow --profile
 
 "locked" trains only the text tower, "unlocked" trains both, and "cached" trains with cached image outputs (lit_jax
-only); "image" and "text" embed. Each case runs in its own process, so that its peak memory is its own too. The cases
-are measured in turn, --rounds times. PyTorch is compiled and uses SDPA, fused AdamW and autocast. MFU is the model's
-arithmetic, counted once for both sides, relative to --peak.
+only); "image" and "text" embed. Each side has its own process, so that its peak memory is its own too, and the two are
+measured in turn, --rounds times. PyTorch is compiled and uses SDPA, fused AdamW and autocast. MFU is the model's
+arithmetic, counted once for both sides, relative to --peak. A process starts in 75 to
+95 s on 8 cores; --json is written after each kind, so that a call that is cut off keeps what is done.
 """
 
 import argparse
 import gzip
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,13 +21,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from side_by_side import SIDES, configs
 
 STEPS = 20  # Per measurement.
+READY = "ready"  # Said by a process that is warmed up.
 PASSES = {  # Through the image and the text tower: a forward pass counts one, a backward pass two.
     "locked": (1, 3),
     "unlocked": (3, 3),
@@ -56,31 +61,31 @@ def arithmetic(kind: str, length: int, tiny: bool) -> float:
     return images * PASSES[kind][0] + words * PASSES[kind][1]
 
 
-def work(options: argparse.Namespace) -> dict[str, float]:
-    """One measurement of one case: seconds per step and peak memory."""
+def work(options: argparse.Namespace) -> None:
+    """A process that measures one case, once for each line that it reads; it is warmed up before."""
     how: dict[str, Any] = {"dtype": "bfloat16"}
     if options.work == "lit_jax":
         how |= {"remat": options.remat, "attention": options.attention, "unroll": options.unroll}
     else:
         how |= {"device": "cuda", "compiled": not options.eager}
+    start = time.perf_counter()
     run, wait, peak = SIDES[options.work](
         options.kind[0], options.batch[0], options.length, options.tiny, **how
     )
-    start = time.perf_counter()
     for _ in range(3):
         run()
     wait()
     first = time.perf_counter() - start
-    times = []
-    for _ in range(3):
+    if options.profile and options.work == "lit_jax":
+        print(profile(run, wait), file=sys.stderr)
+    print(READY, flush=True)
+    for _ in sys.stdin:
         start = time.perf_counter()
         for _ in range(STEPS):
             run()
         wait()
-        times.append((time.perf_counter() - start) / STEPS)
-    if options.profile:
-        print(profile(run, wait), file=sys.stderr)
-    return {"seconds": statistics.median(times), "bytes": peak(), "first_seconds": first}
+        seconds = (time.perf_counter() - start) / STEPS
+        print(json.dumps({"seconds": seconds, "bytes": peak(), "first_seconds": first}), flush=True)
 
 
 def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
@@ -114,17 +119,62 @@ def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
     return table(("kernel", "times per step", "ms per step", "share"), rows)
 
 
-def measured(side: str, kind: str, batch: int, arguments: list[str]) -> dict[str, float] | None:
-    """The same in a child process; None if it failed, for instance because of a lack of memory."""
-    asked = ["--work", side, "--kind", kind, "--batch", str(batch), *arguments]
-    done = subprocess.run([sys.executable, __file__, *asked], capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        print(f"{side}, {kind}, {batch} pairs: {said[0][:300]}", file=sys.stderr)
-        return None
-    if "--profile" in arguments:
-        print(done.stderr, file=sys.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+class Case:
+    """The process of one case. `runs` are its measurements; none, if it failed, for instance for lack of memory."""
+
+    def __init__(self, side: str, kind: str, batch: int, arguments: list[str]) -> None:
+        self.side, self.kind, self.batch = side, kind, batch
+        self.runs: list[dict[str, float]] = []
+        asked = ["--work", side, "--kind", kind, "--batch", str(batch), *arguments]
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *asked],
+            # Another process uses the same GPU.
+            env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.alive = self.read() == READY
+
+    def read(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+    def measure(self) -> None:
+        if not self.alive:
+            return
+        assert self.process.stdin
+        print(file=self.process.stdin, flush=True)
+        line = self.read()
+        self.alive = bool(line)
+        if line:
+            self.runs.append(json.loads(line))
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+        if not self.alive:
+            print(f"{self.side}, {self.kind}, {self.batch} pairs: failed, as told above", file=sys.stderr)
+
+
+def measured(kind: str, batch: int, options: argparse.Namespace, arguments: list[str]) -> list[Case]:
+    """Both sides of one kind, warmed up one after the other and then measured in turn."""
+    sides = [side for side in options.only or SIDES if kind != "cached" or side == "lit_jax"]
+    cases = [Case(side, kind, batch, arguments) for side in sides]
+    for _ in range(options.rounds):
+        for case in cases:
+            case.measure()
+    for case in cases:
+        case.close()
+    return [case for case in cases if case.runs]
+
+
+def machine() -> dict[str, str]:
+    """The GPU and the versions of what computes on it."""
+    asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpu = subprocess.run(asked, capture_output=True, text=True).stdout.strip() if which(asked[0]) else "none"
+    return {"gpu": gpu} | {name: version(name) for name in ("jax", "torch", "transformers")}
 
 
 def main() -> None:
@@ -133,11 +183,15 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, action="append", help="pairs (default: 512; may be repeated)")
     parser.add_argument("--length", type=int, default=32, help="tokens of a text (default: 32)")
-    parser.add_argument("--kind", choices=PASSES, action="append", help="case (default: locked and unlocked)")
-    parser.add_argument("--only", choices=SIDES, action="append", help="measure only this side")
-    parser.add_argument("--rounds", type=int, default=2, help="measurements of each case (default: 2)")
     parser.add_argument(
-        "--remat", default="none", help="remat of lit_jax: none, products, narrow or full (default: none)"
+        "--kind", choices=PASSES, action="append", help="case (default: all; may be repeated)"
+    )
+    parser.add_argument("--only", choices=SIDES, action="append", help="measure only this side")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each case (default: 5)")
+    parser.add_argument(
+        "--remat",
+        default="products",
+        help="remat of lit_jax: none, products, narrow or full (default: products)",
     )
     parser.add_argument(
         "--attention", default="auto", help="attention of lit_jax: auto, cudnn or xla (default: auto)"
@@ -156,53 +210,42 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--work", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.batch = options.batch or [512]
-    options.kind = options.kind or ["locked", "unlocked"]
+    options.batch, options.kind = options.batch or [512], options.kind or list(PASSES)
     if options.work:
-        print(json.dumps(work(options)))
+        work(options)
         return
     from lit_jax.utils.console import table
 
     own = [f"--{name}={getattr(options, name)}" for name in ("length", "remat", "attention", "unroll")]
     own += [f"--{name}" for name in ("eager", "tiny", "profile") if getattr(options, name)]
-    cases = [
-        case
-        for case in product(options.kind, options.batch, options.only or SIDES)
-        if case[0] != "cached" or case[2] == "lit_jax"
-    ]
-    rounds = [
-        [measured(side, kind, batch, own) for kind, batch, side in cases] for _ in range(options.rounds)
-    ]
-    rows, results = [], []
-    for (kind, batch, side), runs in zip(cases, zip(*rounds, strict=True), strict=True):
-        whole = [run for run in runs if run]
-        if not whole:
-            continue
-        seconds = statistics.median(run["seconds"] for run in whole)
-        rate = arithmetic(kind, options.length, options.tiny) * batch / seconds
-        peak = max(run["bytes"] for run in whole)
-        results.append(
-            {"kind": kind, "batch": batch, "side": side, "runs": whole, "flops": rate, "bytes": peak}
-        )
-        rows.append(
-            (
-                kind,
-                f"{batch:,}",
-                side,
-                f"{seconds * 1e3:.1f}",
-                f"{batch / seconds:,.0f}",
-                f"{rate / 1e12:.0f}",
-                f"{rate / options.peak:.0%}",
-                f"{peak / 2**30:.1f}",
-                f"{whole[0]['first_seconds']:.0f}",
+    rows: list[tuple[str, ...]] = []
+    found: dict[str, Any] = {"machine": machine(), "steps": STEPS, "options": own, "results": []}
+    for kind, batch in product(options.kind, options.batch):
+        for case in measured(kind, batch, options, own):
+            seconds = statistics.median(run["seconds"] for run in case.runs)
+            rate = arithmetic(kind, options.length, options.tiny) * batch / seconds
+            peak, first = case.runs[-1]["bytes"], case.runs[0]["first_seconds"]
+            who = {"kind": kind, "batch": batch, "side": case.side}
+            found["results"].append(
+                {**who, "runs": case.runs, "seconds": seconds, "flops": rate, "bytes": peak}
             )
-        )
+            rows.append(
+                (
+                    kind,
+                    f"{batch:,}",
+                    case.side,
+                    f"{seconds * 1e3:.1f}",
+                    f"{batch / seconds:,.0f}",
+                    f"{rate / 1e12:.0f}",
+                    f"{rate / options.peak:.0%}",
+                    f"{peak / 2**30:.1f}",
+                    f"{first:.0f}",
+                )
+            )
+        if options.json:  # After each kind, in case that the next one takes too long.
+            options.json.write_text(json.dumps(found, indent=2) + "\n")
     head = ("", "pairs", "side", "ms per step", "pairs/s", "TFLOP/s", "MFU", "GiB", "s to start")
     print(table(head, rows))
-    if options.json:
-        options.json.write_text(
-            json.dumps({"steps": STEPS, "options": own, "results": results}, indent=2) + "\n"
-        )
 
 
 if __name__ == "__main__":

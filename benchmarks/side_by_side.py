@@ -166,14 +166,14 @@ def huggingface(
     peak = torch.cuda.max_memory_allocated
     if kind in ("image", "text"):
         model.eval()
+        features = model.get_image_features if kind == "image" else model.get_text_features
+        embed = torch.compile(features) if compiled else features
+        asked = {"pixel_values": pictures} if kind == "image" else tokens
 
         @torch.inference_mode()
         def forward() -> None:
             with lower:
-                if kind == "image":
-                    model.get_image_features(pixel_values=pictures)
-                else:
-                    model.get_text_features(**tokens)
+                embed(**asked)
 
         return Work(forward, wait, peak)
     model.train()

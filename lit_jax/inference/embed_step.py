@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from lit_jax.data.transforms.normalize import PixelNormalizer
-from lit_jax.parallel.sharding import BATCH
+from lit_jax.parallel.sharding import BATCH, compiler_options
 from lit_jax.utils.typing import Params
 
 KEPT = 8  # Models whose compiled functions stay in memory.
@@ -39,6 +40,7 @@ def make_embed_step(
     For equal arguments they are the same functions, so that nothing is compiled twice in one process.
     """
     rows = NamedSharding(mesh, BATCH)
+    jit = partial(jax.jit, compiler_options=compiler_options(mesh))
 
     def split_rows(tree: Any) -> Any:
         return lax.with_sharding_constraint(tree, jax.tree.map(lambda _: rows, tree))
@@ -46,19 +48,19 @@ def make_embed_step(
     def normalise(images: UInt8[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
         return pixels.normalise(split_rows(images), dtype)
 
-    @jax.jit
+    @jit
     def images(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
         return split_rows(module.apply({"params": params}, images=normalise(images))[0])
 
-    @jax.jit
+    @jit
     def texts(params: Params, texts: Mapping[str, Array]) -> Float[Array, "B E"]:
         return split_rows(module.apply({"params": params}, texts=split_rows(dict(texts)))[1])
 
-    @jax.jit
+    @jit
     def pool(params: Params, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B Dv"]:
         return split_rows(module.apply({"params": params}, normalise(images), method="pool_images"))
 
-    @jax.jit
+    @jit
     def pooled(params: Params, pooled: Float[Array, "B Dv"]) -> Float[Array, "B E"]:
         return split_rows(module.apply({"params": params}, pooled_images=split_rows(pooled))[0])
 

@@ -57,6 +57,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
+def compiler_options(mesh: Mesh) -> dict[str, Any] | None:
+    """For jax.jit of a program that runs on `mesh`.
+
+    On a GPU, cuBLASLt multiplies and adds biases and residuals while it does; XLA's choice between it and Triton,
+    product by product, leaves them to kernels of their own.
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if mesh.devices.flat[0].platform == "gpu" else None
+
+
 def fsdp_rules(first: Sequence[tuple[str, str]]) -> Rules:
     """Rows of (regex over params paths, "split" or "whole"), put before RULES.
 

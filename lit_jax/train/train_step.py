@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from lit_jax.config import TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
-from lit_jax.parallel.sharding import fsdp_rules, shardings
+from lit_jax.parallel.sharding import compiler_options, fsdp_rules, shardings
 from lit_jax.train.loss_and_grad import LossAndGrad
 from lit_jax.train.monitors import monitors, now_and_then
 from lit_jax.train.partition import combine
@@ -56,7 +56,7 @@ def make_train_step(
     loss_and_grad = LossAndGrad(module, mesh, config, pixels)
     layout, bound = fsdp_rules(config.mesh.fsdp_rules), config.model.max_logit_scale
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options(mesh))
     @_told_when_traced_again
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)

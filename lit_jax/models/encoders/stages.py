@@ -40,7 +40,14 @@ class Embeddings(nn.Module):
         patch = (c.patch_size, c.patch_size)
         init = nn.initializers.normal(c.initializer_range)
         conv = Conv(
-            c.embed_dim, patch, patch, "VALID", dtype=self.compute.dtype, kernel_init=init, name="patch"
+            c.embed_dim,
+            patch,
+            patch,
+            "VALID",
+            dtype=self.compute.dtype,
+            kernel_init=init,
+            as_product=self.compute.on_gpu,
+            name="patch",
         )
         x = conv(jnp.pad(images, ((0, 0), (0, -height % patch[0]), (0, -width % patch[1]), (0, 0))))
         rows, columns = x.shape[1:3]

@@ -107,7 +107,7 @@ def use_splash(compute: Compute, shape: tuple[int, ...], mask: Array | None, bia
 
 def use_heads(compute: Compute) -> bool:
     """Whether `attend_by_heads` does it: on a CPU, if no other implementation is asked for."""
-    return compute.attention == "auto" and _device(compute).platform == "cpu"
+    return compute.attention == "auto" and compute.device.platform == "cpu"
 
 
 def use_cudnn(compute: Compute, shape: tuple[int, ...], heads: int, biased: bool) -> bool:
@@ -115,11 +115,7 @@ def use_cudnn(compute: Compute, shape: tuple[int, ...], heads: int, biased: bool
     _, tokens, width = shape
     if compute.attention not in ("auto", "cudnn"):
         return False
-    return supports(_device(compute), tokens, width // heads, compute.dtype, biased)
-
-
-def _device(compute: Compute) -> jax.Device:
-    return compute.mesh.devices.flat[0] if compute.mesh else jax.devices()[0]
+    return supports(compute.device, tokens, width // heads, compute.dtype, biased)
 
 
 def attend_by_heads(

@@ -67,6 +67,7 @@ class PatchEmbed(nn.Module):
             use_bias=spec.bias,
             dtype=self.compute.dtype,
             kernel_init=init,
+            as_product=self.compute.on_gpu,
             name="patch",
         )
         x = conv(images)

@@ -1,7 +1,6 @@
 """What a transformer block is, and how it is computed."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,19 +10,23 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 
-def narrow_products(primitive: Any, *inputs: Any, **params: Any) -> bool:
-    """A policy of jax.checkpoint: keeps the outputs of dense layers that are no wider than their input."""
-    if not jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **params):
-        return False
-    ((_, contracted), _), kernel = params["dimension_numbers"], inputs[1].shape
-    return math.prod(kernel) <= math.prod(kernel[axis] for axis in contracted) ** 2
+def keeping(*names: str) -> Callable[..., bool]:
+    """A policy of jax.checkpoint: keeps what `dense.named` gave these names, and what cuDNN's attention returns."""
+
+    def keep(primitive: Any, *_: Any, **params: Any) -> bool:
+        if primitive.name == "name":
+            return params["name"] in names
+        return primitive.name == "dot_product_attention_fwd_wrapper"
+
+    return keep
 
 
 # What the backward pass keeps of a block; it computes the rest again.
 REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,  # Everything that it needs.
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # Outputs of dense layers.
-    "narrow": narrow_products,  # These except the MLP's hidden one, which is as large as the others together.
+    "products": keeping("narrow product", "wide product"),  # Outputs of dense layers.
+    # These except those wider than their input: the MLP's hidden one is as large as the others together.
+    "narrow": keeping("narrow product"),
     "full": jax.checkpoint_policies.nothing_saveable,  # Only the block's input.
 }
 
@@ -39,6 +42,15 @@ class Compute:
     # first of them that fits. If the chosen one does not fit, XLA compiles attention. Kernels for TPUs need `mesh`.
     attention: Literal["auto", "rows", "splash", "xla", "cudnn"] = "auto"
     mesh: Mesh | None = None  # The devices, over all of which the batch is split.
+
+    @property
+    def device(self) -> jax.Device:
+        """One of the devices that compute; the others are of its kind."""
+        return self.mesh.devices.flat[0] if self.mesh else jax.devices()[0]
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.platform == "gpu"
 
 
 @dataclasses.dataclass(frozen=True)

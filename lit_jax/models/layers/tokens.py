@@ -7,6 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.models.layers.dense import Dense
+from lit_jax.models.layers.norm import LayerNorm
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.errors import ConfigError
 
@@ -61,9 +62,8 @@ class TokenEmbed(nn.Module):
         # Only now: the sum of a row's gradients over all of its tokens would lose most digits in bfloat16.
         x = x.astype(dtype)
         if spec.norm:
-            norm = nn.LayerNorm(
-                spec.eps, dtype=dtype, use_bias=spec.norm_bias, use_fast_variance=False, name="norm"
-            )
+            on_gpu = self.compute.on_gpu
+            norm = LayerNorm(spec.eps, dtype=dtype, use_bias=spec.norm_bias, on_gpu=on_gpu, name="norm")
             x = norm(x)
         x = nn.Dropout(spec.dropout, deterministic=not train)(x)
         if spec.project is not None:
