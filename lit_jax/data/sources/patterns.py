@@ -96,10 +96,9 @@ def _choices(inside: str, commas: list[int]) -> Iterator[str]:
         for first, last in zip([-1, *commas], [*commas, len(inside)], strict=True):
             yield from _expanded(inside[first + 1 : last])
     elif match := _NUMBERS.fullmatch(inside):
-        first, last = match[1], match[2]
-        padded = any(re.match(r"-?0\d", number) for number in (first, last))
-        width = max(len(first), len(last)) if padded else 0
-        for number in _range(int(first), int(last), match[3]):
+        padded = any(re.match(r"-?0\d", number) for number in (match[1], match[2]))
+        width = max(len(match[1]), len(match[2])) if padded else 0
+        for number in _range(int(match[1]), int(match[2]), match[3]):
             yield f"{number:0{width}d}"
     elif match := _LETTERS.fullmatch(inside):
         yield from map(chr, _range(ord(match[1]), ord(match[2]), match[3]))
