@@ -57,7 +57,10 @@ def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
     common = {name for name in kinds if all(count[name] == 1 for count in counts)}
     ids = [name for name in IDS if name in common and name not in (image, text)]
     twice = {name for count in counts for name, times in count.items() if times > 1}
-    labelled = "label" in kinds.keys() - twice and pa.types.is_integer(plain(kinds["label"]))
+    labelled = "label" in kinds.keys() - twice and _is_number(kinds["label"])
+    if labelled:
+        having = {file: schema for file, schema in schemas.items() if "label" in schema.names}
+        _check(spec, having, "label", _is_number, "whole numbers, as in the first file")
     in_struct = any(pa.types.is_struct(plain(schema.field(image).type)) for schema in schemas.values())
     status = _STATUS in kinds.keys() - twice and text != _STATUS and holds_text(kinds[_STATUS])
     return Chosen(
@@ -123,6 +126,10 @@ def _flat(value: Any) -> list[Any]:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(plain(kind))
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -125,7 +125,11 @@ class RowGroups:
         file = self._file_of[group]
         known = [name for name in columns if name in self.schemas[file].names]
         with self._open(self.paths[file]) as opened:
-            return opened.read_row_group(int(self._group_of[group]), columns=known)
+            table = opened.read_row_group(int(self._group_of[group]), columns=known)
+        rows = int(self.ends[group] - (self.ends[group - 1] if group else 0))
+        if known and table.num_rows != rows:
+            raise DataError(f"it has {table.num_rows} rows, and the end of the file says {rows}")
+        return table
 
     def _open(self, path: str) -> pq.ParquetFile:
         if self._files.local:
@@ -136,8 +140,12 @@ class RowGroups:
         """The number of rows of each group, and the schema."""
         try:
             with self._open(path) as file:
-                rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-                return np.array(rows, np.int64), file.schema_arrow
+                groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+                flat = [i for i, leaf in enumerate(file.schema) if leaf.max_repetition_level == 0][:1]
+                for group in groups:
+                    if group.num_rows < 0 or any(group.column(i).num_values != group.num_rows for i in flat):
+                        raise DataError("the numbers of its rows contradict one another")
+                return np.array([group.num_rows for group in groups], np.int64), file.schema_arrow
         except _FAILURES as e:
             raise DataError(
                 f"{self.spec}: {os.path.basename(path)} cannot be read as parquet: {self._why(path, e)}"

@@ -77,7 +77,8 @@ def _expanded(text: str) -> Iterator[str]:
 
 def _group(text: str, start: int) -> tuple[int, list[int]]:
     """Where the brace that opens at `start` closes, and the commas between that belong to it."""
-    depth, commas = 0, []
+    depth = 0
+    commas: list[int] = []
     for at in range(start, len(text)):
         if text[at] == "{":
             depth += 1

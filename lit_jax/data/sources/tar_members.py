@@ -44,15 +44,18 @@ class TarMembers:
     """The members of a tar file, in order; iterating reads it once, to its end.
 
     A tar file ends with blocks of zeros. If headers follow them, as in files that were joined by `cat`, the members go
-    on, and `continued` holds the byte of each such header. `unended` is true for a file that ends without zeros.
+    on, and `continued` holds the byte of each such header. `unended` is true for a file that ends without zeros,
+    and `zeros` counts the bytes of those at its end.
     Raises `TarDamage` where a block is neither zero nor the header of a member, and where the file is cut off.
     """
 
     def __init__(self, file: Hashed):
         self.continued: list[int] = []
         self.unended = False
+        self.zeros = 0
         self._file = file
         self._zeros = False  # Whether the last block that was read is zero.
+        self._start = 0  # Where the zeros start.
         self._inside = False
         self._tar: Any = None
 
@@ -82,9 +85,10 @@ class TarMembers:
                     yield member
         except (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError) as e:
             raise self._damage(name, e) from e
-        self.unended = not self._zeros
         while self._file.read(1 << 20):
             pass
+        self.unended = not self._zeros
+        self.zeros = self._file.size - self._start if self._zeros else 0
 
     def start(self, member: tarfile.TarInfo, size: int) -> bytes:
         """The first `size` bytes of the member that was read last, once."""
@@ -100,6 +104,7 @@ class TarMembers:
         try:
             member = read(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            self._start = self._start if self._zeros else at
             self._zeros = True
             raise
         except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]

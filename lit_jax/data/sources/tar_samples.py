@@ -20,6 +20,7 @@ BOM = b"\xef\xbb\xbf"
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # The endings that are preferred within a sample.
 _OTHERS = ("txt", "json", "cls")
 _LABEL = 1000  # Bytes that a cls member may have.
+_PADDING = 16 << 10  # Bytes of zeros at the end of a shard that are usual.
 _LARGEST = 2**31 - 1  # Of the numbers of classes.
 
 
@@ -56,6 +57,9 @@ def read_samples(raw: Any, shard: str) -> Samples:
     if members.unended and table.ids:
         kind = "Shards end without the zeros that end a tar file, so they may be cut off"
         table.remarks.add(kind, f"{shard} at byte {file.size}")
+    if members.zeros > _PADDING:
+        kind = "Shards end with more zeros than tar writes, so parts of them may not have been fetched"
+        table.remarks.add(kind, f"{shard}, whose last {members.zeros:,} bytes are zeros")
     return table.samples(file.digest.hexdigest())
 
 
