@@ -84,7 +84,7 @@ class ParquetSource:
         table = self._groups.table(group, self._columns)
         image = self._chosen.image
         data, path = picture_of(self._value(table, image, at, rows[0]))
-        if not isinstance(data, bytes):
+        if data is None:
             what = f", only the path {path!r}" if path else ""
             raise DataError(f"column {image!r} holds no bytes{what}")
         captions = []

@@ -110,10 +110,10 @@ def texts_in(value: Any, what: str) -> list[str]:
 
 def picture_of(value: Any) -> tuple[bytes | None, str | None]:
     """The bytes of a picture and its path, of a value that is bytes or `{"bytes": ..., "path": ...}`; None: missing."""
+    path = None
     if isinstance(value, dict):
-        path = value.get("path")
-        return value.get("bytes"), path if isinstance(path, str) else None
-    return value, None
+        path, value = value.get("path"), value.get("bytes")
+    return value if isinstance(value, bytes) else None, path if isinstance(path, str) else None
 
 
 def _flat(value: Any) -> list[Any]:
