@@ -60,7 +60,7 @@ Measure = Callable[[Embedder, Pictures], TaskResult]
 
 def retrieval(request: EvalRequest) -> Measure:
     """Retrieval between the pictures and their captions. Raises DataError."""
-    texts, owner = captions_of(request.source, compare=True)
+    texts, owner = captions_of(request.source)
     by_chance = retrievals.chance(owner, len(request.source))
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
@@ -78,9 +78,7 @@ def in_languages(request: EvalRequest) -> Measure:
             "multilingual retrieval needs a column of captions for each language; give --captions en,de,..."
         )
     spec = request.source.spec
-    captions = {
-        name: captions_of(open_source(spec, caption=name), compare=name == languages[0]) for name in languages
-    }
+    captions = {name: captions_of(open_source(spec, caption=name)) for name in languages}
     by_chance = {name: retrievals.chance(owner, len(request.source)) for name, (_, owner) in captions.items()}
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
