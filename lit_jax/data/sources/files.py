@@ -8,52 +8,144 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from lit_jax.data.sources.patterns import escape, expand_braces, has_magic, is_pattern, split_list
 from lit_jax.utils.errors import DataError, first_line
 
 _CHANGED = ("etag", "ETag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
+# The first bytes of a file (in lower case) -> what it is, and the remedy.
+_MAGICS = (
+    (b"version https://git-lfs", "it is the pointer of Git LFS; fetch the file itself with git lfs pull"),
+    (b"<!doctype html", "it is a web page; fetch the file itself"),
+    (b"<html", "it is a web page; fetch the file itself"),
+    (b"<?xml", "it is an XML document; fetch the file itself"),
+    (b"\x1f\x8b", "it is compressed by gzip; unpack it"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed by zstd; unpack it"),
+    (b"\xfd7zxz\0", "it is compressed by xz; unpack it"),
+    (b"bzh", "it is compressed by bzip2; unpack it"),
+    (b"pk\3\4", "it is a zip archive; unpack it"),
+    (b"par1", "it is a parquet file; name it with parquet:"),
+)
 
 
 class Files:
     """The file system of one place, `fs`, and the path of that place in it, `root`.
 
-    May be pickled and shared by threads. Raises `DataError` for a place that fsspec cannot open.
+    With `several`, the place may be a list, `a.tar::b.tar`, on one file system; `root` is then the first of it. May be
+    pickled and shared by threads. Raises `DataError` for a place that fsspec cannot open.
     """
 
-    def __init__(self, spec: str, where: str):
+    def __init__(self, spec: str, where: str, *, several: bool = False):
         self.spec = spec
+        parts = split_list(where) if several else [where]
+        if "" in parts[1:] or (len(parts) > 1 and not parts[0]):
+            raise DataError(
+                f"{spec}: one of the {len(parts)} places that :: divides is empty; want a path for each"
+            )
+        places = [self._place(part) for part in parts]
+        self.fs, self.root = places[0]
+        self._roots = [root for _, root in places]
+        if other := next((part for part in places if part[0] != self.fs), None):
+            raise DataError(
+                f"{spec}: {self.root} and {other[1]} are on different file systems; want one, or a mixture"
+            )
+
+    def _place(self, where: str) -> tuple[Any, str]:
         try:
-            self.fs, self.root = url_to_fs(where)
+            return url_to_fs(where)
         except ImportError as e:
             scheme = where.partition("://")[0]
             raise DataError(
-                f"{spec}: reading {scheme}:// needs a package that is not installed ({first_line(e)}); for gs:// "
-                "it is pip install 'lit_jax[gcs]'"
+                f"{self.spec}: reading {scheme}:// needs a package that is not installed ({first_line(e)}); for "
+                "gs:// it is pip install 'lit_jax[gcs]'"
             ) from e
         except ValueError as e:
-            raise DataError(f"{spec}: {first_line(e)}; want a path or a URL such as gs://BUCKET/...") from e
+            raise DataError(
+                f"{self.spec}: {first_line(e)}; want a path or a URL such as gs://BUCKET/..."
+            ) from e
 
     @property
     def local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
 
     def glob(self, suffix: str) -> dict[str, Mapping[str, Any]]:
-        """Path -> the information that `fs` has on it, for every file that the root names, sorted by path.
+        """Path -> the information that `fs` has on it, for every file that the place names, sorted by path.
 
-        The root is one file, a pattern with `*`, or a directory, which stands for its files that end in `suffix`.
-        Raises `DataError` if there is no such file.
+        A place is one file, a pattern with `*`, `?` or `[..]`, or a directory, which stands for its files that end in
+        `suffix` and are not hidden. Braces are expanded (`{000..012}`, `{a,b}`); each name that they give must exist. A
+        file or a directory whose own name contains such characters is taken as it is. Raises `DataError`.
         """
-        pattern = self.root
+        files: dict[str, Mapping[str, Any]] = {}
         try:
-            if self.fs.isdir(pattern):
-                pattern = f"{pattern.rstrip('/')}/*{suffix}"
-            infos = self.fs.glob(pattern, detail=True)
+            for root in self._roots:
+                files |= self._of_place(root, suffix)
+        except DataError:
+            raise
         except (OSError, ValueError) as e:
             raise DataError(f"{self.spec}: cannot be listed: {reason(e)}") from e
-        files = {path: infos[path] for path in sorted(infos) if infos[path]["type"] == "file"}
-        if not files:
-            hint = "; write * for the part that varies, {..} is not expanded" if "{" in pattern else ""
-            raise DataError(f"{self.spec}: no file matches {pattern}{hint}")
+        return dict(sorted(files.items()))
+
+    def _of_place(self, root: str, suffix: str) -> dict[str, Mapping[str, Any]]:
+        """The files of one place. Raises `DataError` if there is none."""
+        if self.fs.isdir(root):
+            whole = root.rstrip("/")
+            return self._match(f"{escape(whole)}/*{suffix}", f"{whole}/*{suffix}")
+        if not is_pattern(root) or self.fs.exists(root):
+            return self._match(escape(root), root)
+        head, rest = self._literal(root)
+        names = expand_braces(rest)
+        if len(names) == 1:
+            return self._match(escape(head) + rest, root)
+        files: dict[str, Mapping[str, Any]] = {}
+        listed: dict[
+            str, dict[str, Mapping[str, Any]]
+        ] = {}  # A directory is listed once for all of its files.
+        missing = []
+        for name in names:
+            if has_magic(name):
+                files |= self._match(escape(head) + name, head + name)
+                continue
+            folder, _, base = (head + name).rpartition("/")
+            if folder not in listed:
+                infos = self.fs.ls(folder, detail=True) if self.fs.isdir(folder) else []
+                listed[folder] = {os.path.basename(info["name"].rstrip("/")): info for info in infos}
+            info = listed[folder].get(base)
+            if info is None:
+                missing.append(head + name)
+            else:
+                files |= (
+                    {info["name"]: info} if info["type"] == "file" else self._of_place(head + name, suffix)
+                )
+        if missing:
+            raise DataError(
+                f"{self.spec}: no file matches {missing[0]}; {len(missing)} of the {len(names)} names that the "
+                "braces give are missing; want each of them to exist"
+            )
         return files
+
+    def _match(self, pattern: str, shown: str) -> dict[str, Mapping[str, Any]]:
+        """The files that match a pattern of fsspec. Raises `DataError` if there is none."""
+        infos = self.fs.glob(pattern, detail=True)
+        hidden = os.path.basename(pattern).startswith(".")
+        files = {
+            path: info
+            for path, info in infos.items()
+            if info["type"] == "file" and (hidden or not os.path.basename(path).startswith("."))
+        }
+        if not files:
+            raise DataError(
+                f"{self.spec}: no file matches {shown}; want a file, a directory or a pattern of files"
+            )
+        return files
+
+    def _literal(self, root: str) -> tuple[str, str]:
+        """`root` in two parts: the directories at its start that exist under just this name, and a pattern."""
+        parts = root.split("/")
+        head = ""
+        for number, part in enumerate(parts[:-1]):
+            if is_pattern(part) and not self.fs.isdir(head + part):
+                return head, "/".join(parts[number:])
+            head += f"{part}/"
+        return head, parts[-1]
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes `start` to `end` of a file, by default all of them. Raises `DataError` if it cannot be read."""
@@ -83,3 +175,11 @@ def is_url(where: str) -> bool:
     """True for `gs://...`, and for every other scheme that fsspec knows."""
     scheme, mark, _ = where.partition("://")
     return bool(mark) and scheme in fsspec.available_protocols()
+
+
+def looks_like(head: bytes) -> str | None:
+    """What a file of another kind is, by its first bytes, and what to do about it; None if that cannot be told."""
+    for magic, sentence in _MAGICS:
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(magic):
+            return sentence
+    return None if head else "it is empty; fetch it again"

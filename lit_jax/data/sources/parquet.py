@@ -1,23 +1,23 @@
-"""`parquet:`: files with a picture and its captions in each row, as on the Hugging Face Hub."""
+"""`parquet:`: files with pictures and their captions in rows, as on the Hugging Face Hub."""
 
 import hashlib
-import json
 import os
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lit_jax.data.sources.base import CAPTIONS, IDS, Record, edges, texts_of
-from lit_jax.data.sources.files import Files, reason
-from lit_jax.utils.errors import DataError
+from lit_jax.data.sources.base import Record, edges
+from lit_jax.data.sources.files import Files, stamp
+from lit_jax.data.sources.parquet_columns import choose, picture_of, texts_in
+from lit_jax.data.sources.parquet_groups import RowGroups
+from lit_jax.data.sources.parquet_rows import arrange
+from lit_jax.data.sources.record_index import build, open_index
+from lit_jax.utils.errors import DataError, first_line
 
-_IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
-_CACHE = 128 << 20  # Bytes of row groups that stay in memory; two groups stay even if they are larger.
+_RULES = 1  # The version of the rules by which rows are joined; an index by other rules is made again.
+_INDEXED = 100_000  # Rows from which on the index is stored; that of fewer is made within a second.
 
 
 class ParquetSource:
@@ -26,7 +26,11 @@ class ParquetSource:
     The picture is a column of bytes or of `{"bytes": ..., "path": ...}`. The captions (a text, a list of texts or of
     `{"text": ...}`) are the column `caption`, else the first one with a usual name, else the only column of text. The
     id is the first of `id`, `key` and similar columns, else the path of the picture, else the number of the row. A
-    `label` is used if it is a whole number, with the class names that `datasets` wrote into the file.
+    `label` is used if it is a whole number, with the class names that `datasets` wrote into the files.
+
+    Rows of one picture, by a column of ids or by the path of the picture, are one record with all of their captions;
+    its id is that id or path. Records keep the order of their first rows, unless rows of one picture do not stand
+    together: then they are sorted by id or path. Rows that img2dataset failed to fetch are left out, with a remark.
 
     Parquet is read in row groups, a few of which stay in memory. Raises `DataError`.
     """
@@ -36,161 +40,117 @@ class ParquetSource:
 
     def __init__(self, where: str, caption: str | None = None):
         self.spec = f"parquet:{where}"
-        self._files = Files(self.spec, where)
-        self._paths = list(self._files.glob(".parquet"))
         self._arguments = (where, caption)
-        with ThreadPoolExecutor(16) as pool:
-            footers = list(pool.map(self._footer, self._paths))
-        schema = footers[0][1]
-        for path, (_, other) in zip(self._paths, footers, strict=True):
-            if other.names != schema.names:
-                raise DataError(
-                    f"{self.spec}: {os.path.basename(path)} has other columns than {os.path.basename(self._paths[0])}"
-                )
-        rows = np.concatenate([rows for rows, _ in footers])
-        self._ends = np.cumsum(rows)  # Of each row group, over all files.
-        self._file_of = np.repeat(np.arange(len(footers)), [len(rows) for rows, _ in footers])
-        self._group_of = np.concatenate([np.arange(len(rows)) for rows, _ in footers])
-        if not rows.sum():
-            raise DataError(f"{self.spec}: its {len(footers)} files have no rows")
-        self._image, self._in_struct = self._image_column(schema)
-        self._caption = self._caption_column(schema, caption)
-        self._id = next((name for name in IDS if name in schema.names and name != self._image), None)
-        label = schema.field("label").type if "label" in schema.names else None
-        self._labelled = label is not None and pa.types.is_integer(label)
-        self.class_names = _class_names(schema) if self._labelled else None
-        wanted = [self._image, self._caption, self._id, "label" if self._labelled else None]
-        self._columns = [name for name in wanted if name is not None]
-        self._lock = threading.Lock()
-        self._groups: dict[int, Future[pa.Table]] = {}
-        self._bytes: dict[int, int] = {}  # Of the groups that are read, in that order.
+        self._files = Files(self.spec, where, several=True)
+        infos = self._files.glob(".parquet")
+        self._groups = RowGroups(self.spec, self._files, list(infos))
+        if not len(self._groups):
+            raise DataError(f"{self.spec}: its {len(infos)} files have no rows")
+        names = _distinct(list(infos))
+        self._chosen = choose(self.spec, dict(zip(names, self._groups.schemas, strict=True)), caption)
+        self.class_names = self._chosen.class_names
+        make = partial(arrange, self._groups, self._chosen)
+        if len(self._groups) < _INDEXED or not (self._chosen.keys or self._chosen.status):
+            self._index = build(make)
+        else:
+            folder = os.path.dirname(next(iter(infos)))
+            name = f"parquet {self._files.root if '::' not in where else where} {self._chosen.caption}"
+            self._index = open_index(self._files, folder, name, [_RULES, *stamp(infos)], make)
+        self.remarks: tuple[str, ...] = tuple(self._index.about["remarks"])
+        # The column, and the field of it, by which rows are joined; None if they are not.
+        self._by: tuple[str, str] | None = self._index.about["by"] and tuple(self._index.about["by"])
+        # Where the rows of each record start in the index; None if each row is a record.
+        self._starts: np.ndarray | None = None
+        if self._by is not None or self._index.about["left_out"]:
+            self._starts = np.append(np.flatnonzero(self._index["first"]), len(self._index))
+        read = self._chosen.read
+        self._columns = tuple(dict.fromkeys([*read, self._by[0]] if self._by else read))
+        if not len(self):
+            raise DataError(f"{self.spec}: {' '.join(self.remarks)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ParquetSource, self._arguments
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._groups) if self._starts is None else len(self._starts) - 1
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        table = self._table(group)
-        row = index - (int(self._ends[group - 1]) if group else 0)
-        picture = table[self._image][row].as_py()
-        path = picture.get("path") if self._in_struct and picture else None
-        data = picture.get("bytes") if self._in_struct and picture else picture
+        rows = [index]
+        if self._starts is not None:
+            rows = self._index["row"][self._starts[index] : self._starts[index + 1]].tolist()
+        group, at = self._groups.locate(rows[0])
+        table = self._groups.table(group, self._columns)
+        image = self._chosen.image
+        data, path = picture_of(self._value(table, image, at, rows[0]))
         if data is None:
-            raise DataError(
-                f"column {self._image!r} holds no bytes" + (f", only the path {path!r}" if path else "")
-            )
-        captions = texts_of(table[self._caption][row].as_py(), self._caption) if self._caption else []
-        named = table[self._id][row].as_py() if self._id else path
-        record = Record(image=data, captions=captions, id=str(index if named is None else named))
-        if self._labelled and (label := table["label"][row].as_py()) is not None and label >= 0:
+            what = f", only the path {path!r}" if path else ""
+            raise DataError(f"column {image!r} holds no bytes{what}")
+        captions = []
+        for row in rows:
+            captions += self._captions(row, group, table, data)
+        record = Record(image=data, captions=captions, id=self._id(table, at, rows[0], path))
+        if (
+            self._chosen.labelled
+            and (label := self._value(table, "label", at, rows[0])) is not None
+            and label >= 0
+        ):
             record["label"] = label
         return record
 
     def fingerprint(self) -> str:
         """The sha256 of the names, the sizes and both ends of the files, whose end holds the place of each row."""
-        digest = hashlib.sha256(repr((self._columns, self.class_names)).encode())
-        for path in self._paths:
+        parts: tuple[Any, ...] = (self._chosen.read, self.class_names)
+        if self._starts is not None:
+            parts += (self._by, len(self))
+        digest = hashlib.sha256(repr(parts).encode())
+        for path in self._groups.paths:
             size = self._files.fs.size(path)
             edges(digest, os.path.basename(path), size, partial(self._files.read, path))
         return digest.hexdigest()
 
-    def _open(self, path: str) -> pq.ParquetFile:
-        if self._files.local:
-            return pq.ParquetFile(path, memory_map=True)
-        return pq.ParquetFile(self._files.fs.open(path, "rb"), pre_buffer=True)
+    def _captions(self, row: int, group: int, table: pa.Table, picture: bytes) -> list[str]:
+        """The captions of a row of the record whose first row is in `group`, and whose picture is `picture`."""
+        column = self._chosen.caption
+        if column is None:
+            return []
+        of_row, at = self._groups.locate(row)
+        if of_row != group:  # Its picture is not read again.
+            table = self._groups.table(of_row, (column,))
+        elif self._by is not None:
+            other, _ = picture_of(self._value(table, self._chosen.image, at, row))
+            if other is not None and other != picture:
+                key = self._by[1] or self._by[0]
+                place = self._groups.place(row)
+                raise DataError(f"{place} has another picture than an earlier row with the same {key}")
+        return texts_in(self._value(table, column, at, row), column)
 
-    def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema]:
-        """The number of rows of each group, and the schema."""
+    def _id(self, table: pa.Table, at: int, row: int, path: str | None) -> str:
+        if self._by is not None:
+            named = path if self._by[1] else self._value(table, self._by[0], at, row)
+            if named is not None and named != "":
+                return str(named)
+        named = self._value(table, self._chosen.id, at, row) if self._chosen.id else path
+        return str(row if named is None else named)
+
+    def _value(self, table: pa.Table, column: str, at: int, row: int) -> Any:
+        """A value of a row. Raises `DataError` if Python has no such value, as for text that is not UTF-8."""
+        if column not in table.column_names:
+            return None
         try:
-            with self._open(path) as file:
-                rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-                return np.array(rows, np.int64), file.schema_arrow
-        except (pa.ArrowException, OSError) as e:
+            return table[column][at].as_py()
+        except UnicodeDecodeError as e:
             raise DataError(
-                f"{self.spec}: {os.path.basename(path)} cannot be read as parquet: {reason(e)}; fetch it again"
+                f"column {column!r} of {self._groups.place(row)} is invalid UTF-8 at byte {e.start}"
+            ) from e
+        except (pa.ArrowException, ValueError, ArithmeticError, LookupError, TypeError) as e:
+            raise DataError(
+                f"column {column!r} of {self._groups.place(row)} cannot be read: {first_line(e)}"
             ) from e
 
-    def _table(self, group: int) -> pa.Table:
-        """A row group; the first thread that asks for it reads it, and others wait for that."""
-        with self._lock:
-            future = self._groups.get(group)
-            if first := future is None:
-                future = self._groups[group] = Future()
-        if first:
-            try:
-                with self._open(self._paths[self._file_of[group]]) as file:
-                    table = file.read_row_group(int(self._group_of[group]), columns=self._columns)
-                future.set_result(table)
-                with self._lock:
-                    self._bytes[group] = table.nbytes
-                    while len(self._bytes) > 2 and sum(self._bytes.values()) > _CACHE:
-                        oldest = next(iter(self._bytes))
-                        del self._bytes[oldest], self._groups[oldest]
-            except BaseException as e:
-                with self._lock:
-                    self._groups.pop(group, None)
-                future.set_exception(e)
-        try:
-            return future.result()
-        except (pa.ArrowException, OSError) as e:
-            name = os.path.basename(self._paths[self._file_of[group]])
-            raise DataError(f"row group {self._group_of[group]} of {name} cannot be read: {reason(e)}") from e
 
-    def _image_column(self, schema: pa.Schema) -> tuple[str, bool]:
-        """The column of pictures, and whether it is a struct that contains their bytes."""
-        names = [field.name for field in schema if _holds_pictures(field.type)]
-        chosen = next((name for name in _IMAGES if name in names), names[0] if len(names) == 1 else None)
-        if chosen is None:
-            raise DataError(
-                f"{self.spec}: {len(names)} columns of bytes among {', '.join(schema.names)}; want one, or 'image'"
-            )
-        return chosen, pa.types.is_struct(schema.field(chosen).type)
-
-    def _caption_column(self, schema: pa.Schema, given: str | None) -> str | None:
-        names = [
-            name for name in schema.names if name != self._image and _holds_text(schema.field(name).type)
-        ]
-        if given is not None:
-            if given not in names:
-                raise DataError(
-                    f"{self.spec}: no column of text {given!r}; there are {', '.join(names) or 'none'}"
-                )
-            return given
-        if chosen := next((name for name in CAPTIONS if name in names), None):
-            return chosen
-        others = [name for name in names if name not in IDS]
-        if len(others) == 1:
-            return others[0]
-        if "label" in schema.names:
-            return None
-        raise DataError(
-            f"{self.spec}: which of the columns {', '.join(schema.names)} holds the captions? Name it as the caption"
-        )
-
-
-def _holds_pictures(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_pictures(kind.field("bytes").type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _holds_text(kind: pa.DataType) -> bool:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _holds_text(kind.value_type)
-    if pa.types.is_struct(kind):
-        return any(kind.get_field_index(key) >= 0 for key in ("text", "raw"))
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
-    """The class names that `datasets` wrote into the schema, or None."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features["label"]["names"])
-    except (KeyError, TypeError, ValueError):
-        return None
+def _distinct(paths: list[str]) -> list[str]:
+    """The names of files, or their whole paths if names occur twice."""
+    names = [os.path.basename(path) for path in paths]
+    return names if len(set(names)) == len(names) else paths

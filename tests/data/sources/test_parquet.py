@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_jax.data.sources import parquet
+from lit_jax.data.sources import parquet_groups
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
 from tests.data.conftest import png
@@ -91,7 +91,7 @@ def test_a_table_that_is_not_understood_is_refused_in_a_sentence(tmp_path, colum
 def test_a_file_that_is_not_parquet_or_has_other_columns_is_named(tmp_path):
     opened(tmp_path, image=[png(0)], caption=["a"])
     pq.write_table(pa.table({"image": [png(1)]}), tmp_path / "1.parquet")
-    with pytest.raises(DataError, match=r"1\.parquet has other columns than 0\.parquet"):
+    with pytest.raises(DataError, match=r"1\.parquet has no column .caption., which 0\.parquet has"):
         open_source(f"parquet:{tmp_path}")
     (tmp_path / "1.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 3)
     with pytest.raises(DataError, match=r"1\.parquet cannot be read as parquet") as error:
@@ -115,9 +115,9 @@ def test_damage_inside_a_row_group_breaks_its_records_alone(tmp_path):
 
 
 def test_no_more_row_groups_are_kept_than_there_is_room_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "_CACHE", 3000)
+    monkeypatch.setattr(parquet_groups, "_CACHE", 3000)
     source = opened(tmp_path, image=[png(i, (20, 20)) for i in range(40)], caption=["a"] * 40)
     for _ in range(2):
         for i in range(40):
             assert source[i]["image"] == png(i, (20, 20))
-            assert len(source._groups) == len(source._bytes) <= 2
+            assert len(source._groups._groups) == len(source._groups._bytes) <= 2

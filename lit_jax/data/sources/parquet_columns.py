@@ -1,0 +1,226 @@
+"""The columns of parquet files: which hold the pictures, the captions, the ids and the labels, in every file alike."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from lit_jax.data.sources.base import CAPTIONS, IDS, texts_of
+from lit_jax.utils.errors import DataError
+
+_IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
+_TEXTS = ("text", "raw", "caption", "captions", "sentence", "sentences")  # Fields of a struct.
+_STATUS = "status"  # Of img2dataset: "success", "failed_to_download" or "failed_to_resize".
+
+Schemas = Mapping[str, pa.Schema]  # Name of a file -> its schema.
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The names of the columns that are read."""
+
+    image: str
+    caption: str | None
+    id: str | None
+    labelled: bool  # There is a column `label` of whole numbers.
+    class_names: tuple[str, ...] | None
+    keys: tuple[tuple[str, str], ...]  # (column, field or "") that may say which rows have the same picture.
+    status: str | None
+
+    @property
+    def read(self) -> list[str]:
+        """The columns of a record."""
+        wanted = [self.image, self.caption, self.id, "label" if self.labelled else None]
+        return [name for name in wanted if name is not None]
+
+
+def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
+    """The columns of all files together; their order does not matter, and some files may have more of them.
+
+    `caption` is the name that the user gives. Raises `DataError` where the columns cannot be told, and for a file that
+    lacks one that the others have.
+    """
+    kinds: dict[str, pa.DataType] = {}
+    for schema in schemas.values():
+        for field in schema:
+            if field.name not in kinds or _is_null(kinds[field.name]):
+                kinds[field.name] = field.type
+    image = _image_column(spec, kinds)
+    _check(spec, schemas, image, holds_picture, "pictures")
+    text = _caption_column(spec, kinds, image, caption)
+    if text is not None:
+        _check(spec, schemas, text, holds_text, "text")
+    counts = [Counter(schema.names) for schema in schemas.values()]
+    common = {name for name in kinds if all(count[name] == 1 for count in counts)}
+    ids = [name for name in IDS if name in common and name not in (image, text)]
+    twice = {name for count in counts for name, times in count.items() if times > 1}
+    labelled = "label" in kinds.keys() - twice and _is_number(kinds["label"])
+    if labelled:
+        having = {file: schema for file, schema in schemas.items() if "label" in schema.names}
+        _check(spec, having, "label", _is_number, "whole numbers, as in the first file")
+    in_struct = any(pa.types.is_struct(plain(schema.field(image).type)) for schema in schemas.values())
+    status = _STATUS in kinds.keys() - twice and text != _STATUS and holds_text(kinds[_STATUS])
+    return Chosen(
+        image=image,
+        caption=text,
+        id=next((name for name in IDS if name in common and name != image), None),
+        labelled=labelled,
+        class_names=_class_names(spec, schemas) if labelled else None,
+        keys=(*((name, "") for name in ids), *([(image, "path")] if in_struct else [])),
+        status=_STATUS if status else None,
+    )
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, without a dictionary or an extension around them."""
+    while True:
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        elif isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        else:
+            return kind
+
+
+def holds_picture(kind: pa.DataType) -> bool:
+    """Whether a column of this type may hold pictures: bytes of any kind, or a struct with such a field `bytes`."""
+    kind = plain(kind)
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and holds_picture(kind.field("bytes").type)
+    return _is_bytes(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type may hold texts: strings, lists of them, and structs of them, nested in any way."""
+    kind = plain(kind)
+    if _is_list(kind):
+        return holds_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(kind.get_field_index(key) >= 0 and holds_text(kind.field(key).type) for key in _TEXTS)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def texts_in(value: Any, what: str) -> list[str]:
+    """The texts in a value of a column of text, in order. Raises `DataError` naming `what` for other values in it."""
+    return [] if value is None else texts_of(_flat(value), what)
+
+
+def picture_of(value: Any) -> tuple[bytes | None, str | None]:
+    """The bytes of a picture and its path, of a value that is bytes or `{"bytes": ..., "path": ...}`; None: missing."""
+    path = None
+    if isinstance(value, dict):
+        path, value = value.get("path"), value.get("bytes")
+    return value if isinstance(value, bytes) else None, path if isinstance(path, str) else None
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return [text for part in value for text in _flat(part)]
+    if isinstance(value, dict):
+        return _flat(next((value[key] for key in _TEXTS if value.get(key) is not None), None))
+    return [value]
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(plain(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    plain_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return plain_list or types.is_list_view(kind) or types.is_large_list_view(kind)
+
+
+def _is_null(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds nothing: a file in which every value is missing has it."""
+    kind = plain(kind)
+    if _is_list(kind):
+        return _is_null(kind.value_type)
+    if pa.types.is_struct(kind):
+        return all(_is_null(field.type) for field in kind)
+    return pa.types.is_null(kind)
+
+
+def _image_column(spec: str, kinds: Mapping[str, pa.DataType]) -> str:
+    names = [name for name, kind in kinds.items() if holds_picture(kind)]
+    if chosen := next((name for name in _IMAGES if name in names), None):
+        return chosen
+    # Bytes of a fixed size, such as hashes, are pictures only where there are no others.
+    varying = [name for name in names if not pa.types.is_fixed_size_binary(plain(kinds[name]))] or names
+    if len(varying) != 1:
+        raise DataError(
+            f"{spec}: {len(varying)} columns of bytes among {', '.join(kinds) or 'none'}; want one, or 'image'"
+        )
+    return varying[0]
+
+
+def _caption_column(spec: str, kinds: Mapping[str, pa.DataType], image: str, given: str | None) -> str | None:
+    names = [name for name, kind in kinds.items() if name != image and holds_text(kind)]
+    empty = [name for name, kind in kinds.items() if name != image and _is_null(kind)]
+    if given is not None:
+        if given not in names + empty:
+            raise DataError(f"{spec}: no column of text {given!r}; there are {', '.join(names) or 'none'}")
+        return given
+    if chosen := next((name for name in CAPTIONS if name in names), None):
+        return chosen
+    others = [name for name in names if name not in IDS]
+    strings = [
+        name for name in others if pa.types.is_string(kinds[name]) or pa.types.is_large_string(kinds[name])
+    ]
+    for some in (others, strings):
+        if len(some) == 1:
+            return some[0]
+    if chosen := next((name for name in CAPTIONS if name in empty), None):
+        return chosen
+    if "label" in kinds:
+        return None
+    raise DataError(
+        f"{spec}: which of the columns {', '.join(kinds) or 'none'} holds the captions? Name it as the caption"
+    )
+
+
+def _check(spec: str, schemas: Schemas, name: str, holds: Callable[[pa.DataType], bool], what: str) -> None:
+    """Raises `DataError` for the first file whose column `name` is missing or holds something else."""
+    good = next((file for file, schema in schemas.items() if name in schema.names), "")
+    for file, schema in schemas.items():
+        if name not in schema.names:
+            raise DataError(
+                f"{spec}: {file} has no column {name!r}, which {good} has; it has "
+                f"{', '.join(schema.names) or 'none'}; want the same one in each file"
+            )
+        if schema.names.count(name) > 1:
+            raise DataError(f"{spec}: {file} has {schema.names.count(name)} columns {name!r}; want one")
+        kind = schema.field(name).type
+        if not holds(kind) and not _is_null(kind) and not _lacks_bytes(kind):
+            raise DataError(f"{spec}: column {name!r} of {file} holds {kind}; want {what}")
+
+
+def _lacks_bytes(kind: pa.DataType) -> bool:
+    """Whether pictures are structs whose bytes are missing in all rows."""
+    kind = plain(kind)
+    return (
+        pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_null(kind.field("bytes").type)
+    )
+
+
+def _class_names(spec: str, schemas: Schemas) -> tuple[str, ...] | None:
+    """The class names that `datasets` wrote into the files, or None. Raises `DataError` if files name others."""
+    found: dict[tuple[str, ...], str] = {}
+    for file, schema in schemas.items():
+        try:
+            names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            continue
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            found.setdefault(tuple(names), file)
+    if len(found) > 1:
+        first, second, *_ = found.values()
+        raise DataError(f"{spec}: {second} names other classes than {first}; want the same in each file")
+    return next(iter(found), None)

@@ -1,0 +1,167 @@
+"""The row groups of parquet files: their footers, and a few of them in memory."""
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lit_jax.data.sources.files import Files, looks_like, reason
+from lit_jax.utils.errors import DataError, first_line
+
+_CACHE = 128 << 20  # Bytes of row groups that stay in memory; two stay even if they are larger.
+_FAILURES = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+)  # Of damaged files.
+
+_Key = tuple[int, tuple[str, ...]]  # A row group, and columns of it.
+
+
+class RowGroups:
+    """The row groups of `paths`, numbered over all files; `ends` is the row after each of them, int64 [groups].
+
+    Threads may share it. Raises `DataError` for a file that is no parquet file.
+    """
+
+    def __init__(self, spec: str, files: Files, paths: Sequence[str]):
+        self.spec = spec
+        self.paths = list(paths)
+        self._files = files
+        with ThreadPoolExecutor(16) as pool:
+            footers = list(pool.map(self._footer, self.paths))
+        self.schemas = [schema for _, schema in footers]
+        self.ends = np.cumsum(np.concatenate([rows for rows, _ in footers]))
+        self.rows_of_file = np.array([rows.sum() for rows, _ in footers], np.int64)
+        self._file_of = np.repeat(np.arange(len(footers)), [len(rows) for rows, _ in footers])
+        self._group_of = np.concatenate([np.arange(len(rows)) for rows, _ in footers])
+        self._lock = threading.Lock()
+        self._groups: dict[_Key, Future[pa.Table]] = {}
+        self._bytes: dict[_Key, int] = {}  # Of the groups that are read, in that order.
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """The row group of a row, and its place in it."""
+        group = int(np.searchsorted(self.ends, row, side="right"))
+        return group, row - (int(self.ends[group - 1]) if group else 0)
+
+    def place(self, row: int) -> str:
+        """`row 3 of train-00001.parquet`, counted from 0."""
+        ends = np.cumsum(self.rows_of_file)
+        file = int(np.searchsorted(ends, row, side="right"))
+        return (
+            f"row {row - int(ends[file] - self.rows_of_file[file])} of {os.path.basename(self.paths[file])}"
+        )
+
+    def table(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        """Those `columns` of a row group that its file has.
+
+        The first thread that asks for it reads it, and others wait for that. Raises `DataError`.
+        """
+        key = (group, columns)
+        with self._lock:
+            future = self._groups.get(key)
+            if first := future is None:
+                future = self._groups[key] = Future()
+        if first:
+            try:
+                table = self._read(group, columns)
+                future.set_result(table)
+                with self._lock:
+                    self._bytes[key] = table.nbytes
+                    alike = {k: size for k, size in self._bytes.items() if k[1] == columns}
+                    while len(alike) > 2 and sum(alike.values()) > _CACHE:
+                        oldest = next(iter(alike))
+                        del alike[oldest], self._bytes[oldest], self._groups[oldest]
+            except BaseException as e:
+                with self._lock:
+                    self._groups.pop(key, None)
+                future.set_exception(e)
+        try:
+            return future.result()
+        except _FAILURES as e:
+            name = os.path.basename(self.paths[self._file_of[group]])
+            raise DataError(f"row group {self._group_of[group]} of {name} cannot be read: {reason(e)}") from e
+
+    def column(self, file: int, name: str, field: str = "") -> pa.ChunkedArray | None:
+        """A column, or a field of a column of structs, of all rows of a file; None if it cannot be read."""
+        try:
+            with self._open(self.paths[file]) as opened:
+                table = opened.read(columns=[f"{name}.{field}" if field else name])
+            if name not in table.column_names:
+                return None
+            return pc.struct_field(table[name], field) if field else table[name]
+        except _FAILURES:
+            return None
+
+    def missing(self, file: int, column: str) -> int | None:
+        """How many pictures of a file are missing by its statistics; None if it has none. `column` is theirs."""
+        try:
+            with self._open(self.paths[file]) as opened:
+                meta, total = opened.metadata, 0
+                leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
+                wanted = [i for i, leaf in enumerate(leaves) if leaf in (column, f"{column}.bytes")]
+                for group in range(meta.num_row_groups):
+                    statistics = meta.row_group(group).column(wanted[0]).statistics
+                    if statistics is None or not statistics.has_null_count:
+                        return None
+                    total += statistics.null_count
+                return total
+        except _FAILURES:
+            return None
+
+    def _read(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        file = self._file_of[group]
+        known = [name for name in columns if name in self.schemas[file].names]
+        with self._open(self.paths[file]) as opened:
+            table = opened.read_row_group(int(self._group_of[group]), columns=known)
+        rows = int(self.ends[group] - (self.ends[group - 1] if group else 0))
+        if known and table.num_rows != rows:
+            raise DataError(f"it has {table.num_rows} rows, and the end of the file says {rows}")
+        return table
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        if self._files.local:
+            return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(self._files.fs.open(path, "rb"), pre_buffer=True)
+
+    def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema]:
+        """The number of rows of each group, and the schema."""
+        try:
+            with self._open(path) as file:
+                groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+                flat = [i for i, leaf in enumerate(file.schema) if leaf.max_repetition_level == 0][:1]
+                for group in groups:
+                    if group.num_rows < 0 or any(group.column(i).num_values != group.num_rows for i in flat):
+                        raise DataError("the numbers of its rows contradict one another")
+                return np.array([group.num_rows for group in groups], np.int64), file.schema_arrow
+        except _FAILURES as e:
+            raise DataError(
+                f"{self.spec}: {os.path.basename(path)} cannot be read as parquet: {self._why(path, e)}"
+            ) from e
+
+    def _why(self, path: str, error: Exception) -> str:
+        """What is wrong with a file that has no footer, and the remedy."""
+        try:
+            with self._files.fs.open(path, "rb") as file:
+                head = file.read(512)
+                file.seek(max(0, self._files.fs.size(path) - 4))
+                tail = file.read(4)
+        except (OSError, ValueError) as e:
+            return reason(e)
+        if head[:4] == b"PAR1" and tail != b"PAR1":
+            return "it begins as a parquet file and does not end as one, so it is cut off; fetch it again"
+        if head[:4] == b"PAR1":
+            return f"{first_line(error)}; write it anew, or fetch it again if it was damaged on the way"
+        return looks_like(head) or "it does not begin as a parquet file does; want parquet files"
