@@ -71,5 +71,5 @@ def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path):
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
             folder = tmp_path / name
             folder.mkdir()
-            train(tiny.config(folder, steps=2, seed=seed, data__test=""), folder / "run")
+            train(tiny.config(folder, steps=3, seed=seed, data__test=""), folder / "run")
     assert len(made) == 2
