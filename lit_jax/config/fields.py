@@ -49,6 +49,7 @@ class DataConfig:
     # "none", "flip", "crop", "crop_flip" or "randaugment" (data/transforms/augment.py). A flip swaps left and right.
     augment: str = "none"
     on_bad_record: str = "skip"  # Or "error".
+    max_broken: float = 0.01  # Share of the records that may be broken before the run ends.
     threads: int | None = None  # Threads that decode. None: one for each core.
     workers: int = (
         0  # Processes that decode, instead of threads, for machines whose cores one Python cannot keep busy.

@@ -68,6 +68,7 @@ def prepare(
             setup.mesh,
             eval_batch_size(setup.mesh.size),
             config.data.on_bad_record,
+            config.data.max_broken,
             setup.workdir,
         )
         pooled_test = _pooled(cache, setup, test, point) if test is not None else None
@@ -83,6 +84,7 @@ def prepare(
             threads=config.data.threads,
             workers=config.data.workers,
             on_bad_record=config.data.on_bad_record,
+            max_bad_share=config.data.max_broken,
             ledger_path=setup.workdir / ledger_name(),
         ),
         batch_size=config.batch_size,

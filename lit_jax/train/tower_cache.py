@@ -92,6 +92,7 @@ class TowerCache:
     mesh: Mesh
     batch_size: int
     on_bad_record: str = "skip"
+    max_broken: float = 0.01
     workdir: Workdir | None = None
 
     def pooled(
@@ -133,6 +134,7 @@ class TowerCache:
             batch_size=self.batch_size,
             shard=process_shard(),
             on_bad_record=self.on_bad_record,
+            max_bad_share=self.max_broken,
         )
         for batch in batches:
             placed = put_batch(batch, self.mesh)
