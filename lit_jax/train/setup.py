@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
 from lit_jax.config import TrainConfig
+from lit_jax.data.bad_records import in_words
+from lit_jax.data.captions import usable_captions
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_processor import pixels_of
 from lit_jax.data.transforms.normalize import PixelNormalizer
@@ -81,9 +82,17 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
 
     def captions() -> Iterator[str]:
         source = open_source(config.data.train, caption=config.data.caption or None)
-        for i in range(min(len(source), TOKENIZER_RECORDS)):
-            with suppress(DataError):  # The training batches report broken records.
-                yield from source[i]["captions"]
+        records, reasons = min(len(source), TOKENIZER_RECORDS), []
+        for i in range(records):
+            try:
+                yield from usable_captions(source[i]["captions"])
+            except DataError as e:  # The training batches report broken records.
+                reasons.append(str(e))
+        if len(reasons) == records:
+            raise DataError(
+                f"{source.spec}: none of its first {records} records has a caption to make a tokenizer of "
+                f"({in_words(reasons)}); name their column in data.caption, or repair the data"
+            )
 
     images: Any
     if model.vision:
