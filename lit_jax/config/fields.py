@@ -66,6 +66,9 @@ class OptimConfig:
     schedule: str = "cosine"  # Or "linear", "rsqrt", "constant".
     warmup_steps: int = 0
     end_lr: float = 0.0
+    cooldown_steps: int = (
+        0  # Of "rsqrt" and "constant": the last steps, in which the rate falls to end_lr in a line.
+    )
     weight_decay: float = 1e-4
     clip_norm: float | None = 1.0  # Global norm to which gradients are clipped. None: they are not clipped.
     b1: float = 0.9

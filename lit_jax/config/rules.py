@@ -60,6 +60,7 @@ RANGES: dict[str, Range] = {
     "optim.peak_lr": _ABOVE_0,
     "optim.warmup_steps": _NOT_NEGATIVE,
     "optim.end_lr": _NOT_NEGATIVE,
+    "optim.cooldown_steps": _NOT_NEGATIVE,
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.clip_norm": _BOUND,
     "optim.b1": _SHARE,
@@ -137,6 +138,22 @@ def _schedule(steps: int, warmup: int) -> str:
     if warmup < steps:
         return ""
     return f"config.optim.warmup_steps={warmup} does not leave a step of config.steps={steps}; use fewer"
+
+
+def _cooldown(steps: int, warmup: int, cooldown: int, schedule: str) -> str:
+    if not cooldown:
+        return ""
+    if schedule not in ("rsqrt", "constant"):
+        return (
+            f"config.optim.cooldown_steps={cooldown} is for the schedules rsqrt and constant; {schedule} falls to "
+            "end_lr by itself: set it to 0"
+        )
+    if warmup + cooldown <= steps:
+        return ""
+    return (
+        f"config.optim.warmup_steps={warmup} and config.optim.cooldown_steps={cooldown} are more than "
+        f"config.steps={steps}; use fewer"
+    )
 
 
 def _rates(peak: float, end: float) -> str:
@@ -243,6 +260,7 @@ def _from_scratch(position: int, name: str) -> Callable[..., str]:
 # (fields, what is wrong with their values together, or "").
 RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("steps", "optim.warmup_steps"), _schedule),
+    (("steps", "optim.warmup_steps", "optim.cooldown_steps", "optim.schedule"), _cooldown),
     (("optim.peak_lr", "optim.end_lr"), _rates),
     (("batch_size", "micro_batch"), _micro_batch),
     (("batch_size", "mesh.data", "mesh.fsdp"), _mesh),

@@ -18,13 +18,14 @@ from lit_jax.hf.load import Loaded
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
+from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
 from lit_jax.train.state import State, init_state
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import DataError
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
-from lit_jax.workdir.files import check_workdir
+from lit_jax.workdir.files import check_workdir, read_run_config
 
 TOKENIZER_RECORDS = 10_000  # A tokenizer is made of the captions of so many records.
 
@@ -47,8 +48,8 @@ class TrainSetup(NamedTuple):
 def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: bool = True) -> TrainSetup:
     """A new run, or the one that `workdir` holds, at its newest checkpoint that is whole.
 
-    Raises ConfigError if the workdir holds a run of another config, and as the parts do; CheckpointError without
-    `fallback` if the newest checkpoint is damaged.
+    Raises ConfigError if the workdir holds a run of another config or one that cannot go on with this number of steps,
+    and as the parts do; CheckpointError without `fallback` if the newest checkpoint is damaged.
     """
     check_workdir(config, workdir)
     checkpoints = checkpoints_of(config, workdir)
@@ -66,6 +67,7 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)
+        check_steps(read_run_config(workdir), config, int(state.step), workdir)
     else:
         describe(workdir, loaded, processor)
     return TrainSetup(config, workdir, module, processor, pixels, mesh, training, state, data, checkpoints)
