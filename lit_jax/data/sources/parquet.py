@@ -166,7 +166,7 @@ class ParquetSource:
         others = [name for name in names if name not in IDS]
         if len(others) == 1:
             return others[0]
-        if "label" in schema.names:
+        if "label" in schema.names or not others:  # A classification set, or pictures alone.
             return None
         raise DataError(
             f"{self.spec}: which of the columns {', '.join(schema.names)} holds the captions? Name it as the caption"

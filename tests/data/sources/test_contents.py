@@ -19,12 +19,24 @@ def test_captions_come_in_order_with_the_numbers_of_their_records(write_folder):
 @pytest.mark.parametrize(
     ("changes", "read", "why"),
     [
-        ({"captions": []}, captions_of, "record 1 of {} has no caption (1 of 3 have none); retrieval needs one"),
-        ({"captions": ["good", "\ud800"]}, captions_of, "{}: record 1: caption is invalid UTF-8 at character 0"),
+        (
+            {"captions": []},
+            captions_of,
+            "record 1 of {} has no caption (1 of 3 have none); retrieval needs one",
+        ),
+        (
+            {"captions": ["good", "\ud800"]},
+            captions_of,
+            "{}: record 1: caption is invalid UTF-8 at character 0",
+        ),
         ({"captions": [7]}, captions_of, "{}: record 1: 'captions' holds a int, want text"),
         ({"file_name": "y.png"}, captions_of, "{}: record 1: 'y.png' cannot be read: No such file"),
         ({"file_name": "y.png"}, labels_of, "{}: record 1: 'y.png' cannot be read: No such file"),
-        ({"file_name": "y.png"}, lambda source: read_record(source, 1), "{}: record 1: 'y.png' cannot be read"),
+        (
+            {"file_name": "y.png"},
+            lambda source: read_record(source, 1),
+            "{}: record 1: 'y.png' cannot be read",
+        ),
         ({"label": None}, labels_of, "record 1 of {} has no label (1 of 3 have none)"),
     ],
 )
