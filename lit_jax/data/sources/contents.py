@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
+from lit_jax.data.captions import check_utf8
 from lit_jax.data.sources.base import Record, Source
 from lit_jax.utils.errors import DataError
 
@@ -31,11 +32,9 @@ def captions_of(source: Source) -> tuple[list[str], Int[np.ndarray, " M"]]:
         captions = read_record(source, i)["captions"]
         for caption in captions:
             try:
-                caption.encode("utf-8")
-            except UnicodeEncodeError as e:
-                raise named(
-                    source, i, f"caption is invalid UTF-8 at character {e.start} (a lone surrogate)"
-                ) from e
+                check_utf8(caption)
+            except DataError as e:
+                raise named(source, i, e) from e
         of_record.append(captions)
     counts = [len(captions) for captions in of_record]
     if 0 in counts:
