@@ -270,7 +270,7 @@ def test_numbers_that_a_named_towers_folder_states_as_well_are_no_difference():
 
 def test_sources_of_an_unknown_kind_alone_are_a_mistake_of_data():
     wrong = {"data": {"train": "floder:x", "test": "mnist:x"}}
-    with pytest.raises(DataError, match="2 mistakes: .*'floder'.*'mnist'"):
+    with pytest.raises(DataError, match=r"2 mistakes: .*'floder'.*'mnist'"):
         config.read_config(ConfigDict(SMALLEST | wrong))
     with pytest.raises(ConfigError, match=r"2 mistakes: config.seed .*'floder'"):
         config.read_config(ConfigDict(SMALLEST | {"data": {"train": "floder:x"}, "seed": -1}))

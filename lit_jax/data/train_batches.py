@@ -110,9 +110,10 @@ def train_batches(
     [b, Dv] takes the place of "images"; a row of `pooled` that is not finite means that its image was broken.
 
     `transforms.decode(bytes, key)` makes the image; key depends on (seed, row) alone. One of the usable captions of
-    each record is drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or if it has no
-    usable caption. It ends the run if `reading.on_bad_record` is "error"; with "skip" another record replaces it, and
-    it is logged and written to `reading.ledger_path`, until more than `reading.max_bad_share` of them all are broken.
+    each record is drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or
+    if it has no usable caption. It ends the run if `reading.on_bad_record` is "error"; with "skip" another record
+    replaces it, and it is logged and written to `reading.ledger_path`, until more than `reading.max_bad_share` of them
+    all are broken.
 
     Worker processes help where one Python process cannot keep all cores busy; a script that asks for them needs
     `if __name__ == "__main__"`. Neither the number of threads nor that of workers changes a batch.

@@ -8,7 +8,7 @@ from lit_jax.utils.errors import DataError
 
 def test_reasons_that_differ_in_names_and_numbers_are_of_one_kind():
     reasons = ["'a.jpg' cannot be read", "not an image: 6 bytes", "'b c.jpg' cannot be read"]
-    reasons += ["not an image: 17 bytes", "\"it's.jpg\" cannot be read", "caption is empty"]
+    reasons += ["not an image: 17 bytes", '"it\'s.jpg" cannot be read', "caption is empty"]
     assert frequent(reasons) == [
         ("'a.jpg' cannot be read", 3),
         ("not an image: 6 bytes", 2),

@@ -17,7 +17,10 @@ def test_the_captions_of_ones_own_pairs_are_those_that_the_config_names(tmp_path
     config = default_config()
     config.data.caption = "alt"
     gather(config, tmp_path / "work", Inputs(vision, text, data))
-    parts = [open_source(spec, caption=config.data.caption or None) for spec in (config.data.train, config.data.test)]
+    parts = [
+        open_source(spec, caption=config.data.caption or None)
+        for spec in (config.data.train, config.data.test)
+    ]
     assert [captions_of(part)[0] for part in parts] == [
         [f"bird {i}" for i in range(8)],
         ["bird 8", "bird 9"],
