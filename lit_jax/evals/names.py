@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
 from lit_jax.utils.errors import ConfigError, DataError, first_line
+from lit_jax.utils.text_lines import text_lines
 
 RULES = ("label", "words", "file")
 # Prefixes of names in sets: a WordNet id (stanford_dogs), a number (caltech_birds2011), a letter (sun397).
@@ -61,7 +62,7 @@ def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str
     path, set_name = split_name(path)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text_lines(text) if line.strip()]
         names = json.loads(text) if path.endswith(".json") else lines
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"class names cannot be read from {path}: {first_line(error)}") from error

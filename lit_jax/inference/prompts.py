@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
 from lit_jax.utils.errors import ConfigError, DataError, first_line
+from lit_jax.utils.text_lines import text_lines
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
@@ -80,7 +81,7 @@ def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tup
     if file.endswith(".json"):
         return _check([text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)])
     try:
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in text_lines(Path(file).read_text(encoding="utf-8-sig"))]
     except (OSError, ValueError) as error:
         raise ConfigError(f"templates cannot be read from {file}: {first_line(error)}; want UTF-8") from error
     return _check(tuple(line for line in lines if line and not line.startswith("#")))

@@ -101,9 +101,7 @@ def test_pictures_that_are_all_broken_give_no_index(place, model, tmp_path):
     (tmp_path / "none").mkdir()
     for name in "ab":
         (tmp_path / "none" / f"{name}.png").write_bytes(b"<html>")
-    with pytest.raises(
-        lit_jax.DataError, match="every one of its 2 pictures is broken; "
-    ):
+    with pytest.raises(lit_jax.DataError, match="every one of its 2 pictures is broken; "):
         lit_jax.embed(f"folder:{tmp_path}/none", tmp_path / "i", model, on_bad_record="skip")
     with pytest.raises(lit_jax.DataError, match="not complete"):
         Index.open(tmp_path / "i")

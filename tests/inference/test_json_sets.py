@@ -1,8 +1,10 @@
-"""Templates and class names in the JSON files of CLIP_benchmark, by set."""
+"""Templates and class names in the JSON files of CLIP_benchmark, by set, and in any other file."""
 
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lit_jax.evals.names import from_file
 from lit_jax.inference.json_sets import list_of_set
@@ -79,3 +81,46 @@ def test_a_set_that_is_not_there_or_not_named_is_asked_for(tmp_path):
 def test_prompts_that_differ_from_class_to_class_are_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match="prompts that differ from class to class are not read"):
         load_templates(write(tmp_path, {"imagenet1k": {"tench": ["a fish"]}}))
+
+
+def test_lines_end_only_where_files_end_them(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_bytes("\ufeffa\u2028{} b\x0cc\r\nzwei {}\r{}\x85é\n".encode())
+    assert load_templates(path) == ("a\u2028{} b\x0cc", "zwei {}", "{}\x85é")
+    assert from_file(str(path)) == ("a\u2028{} b\x0cc", "zwei {}", "{}\x85é")
+
+
+values = st.recursive(
+    st.none() | st.integers() | st.text(max_size=6) | st.sampled_from(["a {c}.", "{}", "{} {}", "0", "1"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=10,
+)
+contents = (
+    st.binary(max_size=60)
+    | st.text(max_size=60).map(str.encode)
+    | values.map(lambda v: json.dumps(v).encode())
+)
+
+
+def read_templates_and_names(folder, ending, content):
+    """Reads a file of templates or of names, which gives texts or a ConfigError of one line."""
+    path = folder / f"any{ending}"
+    path.write_bytes(content)
+    for read in (
+        load_templates,
+        lambda p: from_file(p, ["0", "b"]),
+        from_file,
+        lambda p: from_file(f"{p}:b"),
+    ):
+        try:
+            texts = read(str(path))
+        except ConfigError as error:
+            assert len(str(error).splitlines()) == 1
+        else:
+            assert texts is not None and all(isinstance(text, str) for text in texts)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ending=st.sampled_from([".json", ".txt"]), content=contents)
+def test_any_file_gives_texts_or_one_sentence(tmp_path, ending, content):
+    read_templates_and_names(tmp_path, ending, content)
