@@ -63,7 +63,7 @@ def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         lines = [line for line in text_lines(text) if line.strip()]
-        names = json.loads(text) if path.endswith(".json") else lines
+        names: Any = json.loads(text) if path.endswith(".json") else lines
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"class names cannot be read from {path}: {first_line(error)}") from error
     if holds_sets(names) and (set_name is not None or not _of_classes(names, own)):
