@@ -13,6 +13,7 @@ from lit_jax.hf import model_folder
 from lit_jax.models.dual_encoder import DualEncoderConfig
 from lit_jax.utils.errors import DataError, WeightError
 from tests import tiny
+from tests.inference import test_json_sets
 
 pytestmark = pytest.mark.slow
 many = settings(
@@ -216,6 +217,26 @@ def test_captions_of_any_kind_in_a_record(value):
 
     with suppress(DataError):
         assert isinstance(check_caption(value), str)
+
+
+@many
+@given(st.lists(values | caption, max_size=6))
+def test_the_usable_captions_of_a_record(captions):
+    from lit_jax.data.captions import usable_captions
+
+    try:
+        usable = usable_captions(captions)
+    except DataError as error:
+        assert "\n" not in str(error)
+        return
+    rest = iter(captions)
+    assert usable and all(isinstance(text, str) and any(text is other for other in rest) for text in usable)
+
+
+@many
+@given(ending=st.sampled_from([".json", ".txt"]), content=test_json_sets.contents)
+def test_files_of_templates_and_class_names(folder, ending, content):
+    test_json_sets.read_templates_and_names(folder, ending, content)
 
 
 @pytest.fixture(scope="module")

@@ -53,13 +53,15 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Say how well each label fits each picture, as probabilities that sum to 1."""
+    from lit_jax.data.sources.base import decode_utf8
     from lit_jax.inference.classify import classify
     from lit_jax.utils.console import table
+    from lit_jax.utils.text_lines import text_lines
 
     names = labels.split(",")
     if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as that of many labels.
-        lines = Path(labels).read_text(encoding="utf-8").splitlines()
-        names = [line for line in lines if line.strip()]
+        text = decode_utf8(Path(labels).read_bytes(), labels).removeprefix("\ufeff")
+        names = [line for line in text_lines(text) if line.strip()]
     shares_of_each = classify(pictures, names, model, prompts=prompts, allow_pickle=allow_pickle)
     for picture, shares in zip(pictures, shares_of_each, strict=True):
         print(table((picture, ""), [(name, f"{share:.1%}") for name, share in list(shares.items())[:top]]))

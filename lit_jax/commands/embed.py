@@ -24,6 +24,7 @@ from lit_jax.commands import options
     show_default=True,
     help="Pictures a file.",
 )
+@options.on_bad_record
 @options.dtype
 @options.allow_pickle
 def main(
@@ -32,12 +33,14 @@ def main(
     output: str,
     format: str,
     shard_size: int,
+    on_bad_record: str,
     dtype: str,
     allow_pickle: bool,
 ) -> None:
     """Embed pictures into an index that `lit-jax search` reads.
 
-    PICTURES are files, or one source, such as folder:DIR. Started again after a kill, it continues.
+    PICTURES are files, or one source, such as folder:DIR. Started again after a kill, it continues. With
+    --on-bad-record skip, broken pictures are left out; broken_records.jsonl in the index names them.
     """
     from lit_jax.inference.index import embed
     from lit_jax.parallel import distributed
@@ -54,6 +57,10 @@ def main(
             dtype=dtype,
             allow_pickle=allow_pickle,
             progress=report,
+            on_bad_record=on_bad_record,
         )
     if distributed.is_main_process():
-        print(f"{index.pictures:,} pictures in {index.folder}; lit-jax search {index.folder} --query TEXT")
+        left_out = f" ({len(index.skipped):,} broken ones left out)" if index.skipped else ""
+        print(
+            f"{index.pictures:,} pictures in {index.folder}{left_out}; lit-jax search {index.folder} --query TEXT"
+        )

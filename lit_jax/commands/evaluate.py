@@ -64,6 +64,13 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     type=click.IntRange(min=1),
     help="Rows at a time.",
 )
+@options.on_bad_record
+@click.option(
+    "--ledger",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Name the records that skip leaves out in this file.",
+)
 @options.allow_pickle
 @click.option(
     "--json",
@@ -79,6 +86,7 @@ def main(
     captions: str | None,
     shots: str,
     json_path: Path | None,
+    ledger: Path | None,
     **settings: Any,
 ) -> None:
     """Measure retrieval, zero-shot classification and linear classifiers."""
@@ -102,6 +110,10 @@ def main(
     for task in result["metrics"]:
         print(_multilingual(result) if task == "multilingual" else _table(result, task))
         print(f"protocol {result['fingerprints'][task]}\n")
+    if skipped := result["skipped"]:
+        print(f"{len(skipped):,} broken records were left out\n")
+    if ledger:
+        ledger.write_text("".join(json.dumps(row) + "\n" for row in skipped), encoding="utf-8")
     if json_path:
         json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -19,3 +19,10 @@ dtype = click.option(
 allow_pickle = click.option(
     "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there are no other weights."
 )
+on_bad_record = click.option(
+    "--on-bad-record",
+    metavar="WHAT",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    help="error (default) or skip.",
+)

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from lit_jax.commands import options as shared
+
 
 @click.command()
 @click.argument("source", type=click.Path())
@@ -25,13 +27,7 @@ import click
     help="Files [default: 1 per 10,000 records, or 16].",
 )
 @click.option("--caption", metavar="NAME", help="Feature, column or key of captions [default: detected].")
-@click.option(
-    "--on-bad-record",
-    metavar="WHAT",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    help="error (default) or skip.",
-)
+@shared.on_bad_record
 @click.option(
     "--resize", metavar="N", type=click.IntRange(min=1), help="Shrink to a shorter side of N pixels."
 )

@@ -2,7 +2,7 @@
 
 from lit_jax.config.choices import CHOICES
 from lit_jax.config.default import as_config_dict, default_config
-from lit_jax.config.differences import FREE, differences
+from lit_jax.config.differences import FREE, OF_SCHEDULE, differences
 from lit_jax.config.fields import FIELDS, DataConfig, MeshConfig, ModelConfig, OptimConfig, TrainConfig
 from lit_jax.config.names import current_names
 from lit_jax.config.read import NEEDLESS, read_config, read_stored
@@ -12,6 +12,7 @@ __all__ = [
     "FIELDS",
     "FREE",
     "NEEDLESS",
+    "OF_SCHEDULE",
     "DataConfig",
     "MeshConfig",
     "ModelConfig",

@@ -1,24 +1,40 @@
 """What differs between the config of a run and that with which it is started again."""
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from lit_jax.config.fields import FIELDS
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
     """topology stall_limit log_every monitor_every eval_every save_every keep keep_best best_metric best_mode
-    data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules model.unroll model.remat model.attention""".split()
+    data.max_broken data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules model.unroll model.remat
+    model.attention""".split()
 )
+# What may differ if the learning rate of every step done stays as it was: `train/going_on.py` judges that.
+OF_SCHEDULE = frozenset({"steps", "optim.end_lr", "optim.cooldown_steps"})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`field: old, now new` for every field that differs and is not free to."""
-    before, after = _flat(old), _flat(new)
-    names = sorted((before.keys() | after.keys()) - FREE - _of_folders(before, after))
+    """`field: old, now new` for every field that differs and is not free to; those of OF_SCHEDULE are left out.
+
+    A field that did not exist when `old` was written had its default of today.
+    """
+    after = _flat(new)
+    before = {name: FIELDS[name].default for name in after.keys() & FIELDS.keys() if _has_default(name)}
+    before = json.loads(json.dumps(before)) | _flat(old)
+    names = sorted((before.keys() | after.keys()) - FREE - OF_SCHEDULE - _of_folders(before, after))
     return [
         f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
         for name in names
         if before.get(name) != after.get(name)
     ]
+
+
+def _has_default(name: str) -> bool:
+    return not isinstance(FIELDS[name].default, dict) and FIELDS[name].default is not dataclasses.MISSING
 
 
 def _of_folders(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:

@@ -49,6 +49,7 @@ class DataConfig:
     # "none", "flip", "crop", "crop_flip" or "randaugment" (data/transforms/augment.py). A flip swaps left and right.
     augment: str = "none"
     on_bad_record: str = "skip"  # Or "error".
+    max_broken: float = 0.01  # Share of the records that may be broken before the run ends.
     threads: int | None = None  # Threads that decode. None: one for each core.
     workers: int = (
         0  # Processes that decode, instead of threads, for machines whose cores one Python cannot keep busy.
@@ -65,6 +66,9 @@ class OptimConfig:
     schedule: str = "cosine"  # Or "linear", "rsqrt", "constant".
     warmup_steps: int = 0
     end_lr: float = 0.0
+    cooldown_steps: int = (
+        0  # Of "rsqrt" and "constant": the last steps, in which the rate falls to end_lr in a line.
+    )
     weight_decay: float = 1e-4
     clip_norm: float | None = 1.0  # Global norm to which gradients are clipped. None: they are not clipped.
     b1: float = 0.9

@@ -54,11 +54,13 @@ RANGES: dict[str, Range] = {
         lambda value: len(value) == 2 and set(value) <= set(LETTERS),
     ),
     "data.text_length": Range("at least 2", lambda value: value >= 2),
+    "data.max_broken": Range("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "data.threads": Range("0 or more, or None", lambda value: value is None or value >= 0),
     "data.workers": _NOT_NEGATIVE,
     "optim.peak_lr": _ABOVE_0,
     "optim.warmup_steps": _NOT_NEGATIVE,
     "optim.end_lr": _NOT_NEGATIVE,
+    "optim.cooldown_steps": _NOT_NEGATIVE,
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.clip_norm": _BOUND,
     "optim.b1": _SHARE,
@@ -136,6 +138,22 @@ def _schedule(steps: int, warmup: int) -> str:
     if warmup < steps:
         return ""
     return f"config.optim.warmup_steps={warmup} does not leave a step of config.steps={steps}; use fewer"
+
+
+def _cooldown(steps: int, warmup: int, cooldown: int, schedule: str) -> str:
+    if not cooldown:
+        return ""
+    if schedule not in ("rsqrt", "constant"):
+        return (
+            f"config.optim.cooldown_steps={cooldown} is for the schedules rsqrt and constant; {schedule} falls to "
+            "end_lr by itself: set it to 0"
+        )
+    if warmup + cooldown <= steps:
+        return ""
+    return (
+        f"config.optim.warmup_steps={warmup} and config.optim.cooldown_steps={cooldown} are more than "
+        f"config.steps={steps}; use fewer"
+    )
 
 
 def _rates(peak: float, end: float) -> str:
@@ -242,6 +260,7 @@ def _from_scratch(position: int, name: str) -> Callable[..., str]:
 # (fields, what is wrong with their values together, or "").
 RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("steps", "optim.warmup_steps"), _schedule),
+    (("steps", "optim.warmup_steps", "optim.cooldown_steps", "optim.schedule"), _cooldown),
     (("optim.peak_lr", "optim.end_lr"), _rates),
     (("batch_size", "micro_batch"), _micro_batch),
     (("batch_size", "mesh.data", "mesh.fsdp"), _mesh),

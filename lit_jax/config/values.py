@@ -9,6 +9,7 @@ from typing import Any
 from lit_jax.config.fields import FIELDS
 
 BOOLS = {"true": True, "1": True, "false": False, "0": False}
+_NOTHING = ("none", "null", "", "false")  # How a shell says None; --noconfig.NAME says false.
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "None"}
 
 
@@ -39,7 +40,7 @@ def from_text(name: str, text: str) -> Any:
     `convert` then refuses.
     """
     kinds = _kinds(FIELDS[name].hint)
-    if type(None) in kinds and text.lower() in ("none", "null"):
+    if type(None) in kinds and text.strip().strip("'\"").lower() in _NOTHING:
         return None
     if str in kinds:  # data.train: a source, or a literal of several.
         value = literal(text) if len(kinds) > 1 and text.lstrip()[:1] in ("(", "[") else text

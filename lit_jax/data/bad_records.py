@@ -4,10 +4,14 @@ import contextlib
 import json
 import logging
 import os
+import re
+from collections import Counter
+from collections.abc import Iterable
 
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
+_NAMES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")  # What differs among reasons of one kind.
 _SAMPLE = 10_000  # Rows that must have been read before their share says something about a larger source.
 
 
@@ -48,8 +52,28 @@ class Ledger:
         if len(self.broken) > self._share * of:
             raise DataError(
                 f"{self.source}: {len(self.broken)} of {of} records are broken, more than the "
-                f"{self._share:.1%} allowed; the last one is record {record}: {reason}"
+                f"{self._share:.1%} allowed ({in_words(self.broken.values())}); the last one is record {record}: "
+                f"{reason}; repair the data or raise data.max_broken"
             )
+
+
+def frequent(reasons: Iterable[str], most: int = 3) -> list[tuple[str, int]]:
+    """The `most` frequent kinds of `reasons`, each as its first reason and its number, the most frequent first.
+
+    Reasons that differ only in numbers and in quoted names are of one kind.
+    """
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for reason in reasons:
+        kind = _NAMES.sub("", reason)
+        first.setdefault(kind, reason)
+        counts[kind] += 1
+    return [(first[kind], times) for kind, times in counts.most_common(most)]
+
+
+def in_words(reasons: Iterable[str]) -> str:
+    """The three most frequent kinds of `reasons` with their numbers, for a sentence."""
+    return ", ".join(f"{times} x {reason!s:.200}" for reason, times in frequent(reasons))
 
 
 def _read(path: str | os.PathLike[str]) -> dict[int, str]:

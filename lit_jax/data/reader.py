@@ -1,5 +1,6 @@
 """Rows into arrays: how a thread or a process reads its part of a batch. `Batches` keeps the counts."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_jax.data.bad_records import in_words
+from lit_jax.data.captions import usable_captions
 from lit_jax.data.shuffle import draw, shuffled
-from lit_jax.data.sources.base import Source, check_caption
+from lit_jax.data.sources.base import Source
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import CountTokens, ProcessShard, Tokenize, TrainDecode
 
-_TRIES = 20  # Records drawn for one row; with 1 % broken, all 20 are broken with a probability of 1e-40.
+_FEWEST, _MOST = 20, 1_000  # Bounds of `tries_of`.
 
 
 class Skip(NamedTuple):
@@ -51,6 +54,7 @@ class Reader:
     rows: int
     part_rows: int
     on_bad_record: str
+    tries: int  # Records that are drawn for one row before the run ends; see `tries_of`.
 
     @property
     def parts(self) -> int:
@@ -84,7 +88,8 @@ class Reader:
 
     def _row(self, row: int, skipped: list[Skip]) -> dict[str, Any]:
         index = shuffled(row, len(self.source), self.seed)
-        for attempt in range(_TRIES):
+        reasons = []
+        for attempt in range(self.tries):
             try:
                 return self._read(index, row)
             except DataError as e:
@@ -93,18 +98,17 @@ class Reader:
                 n = len(self.source)
                 other = (index + 1 + draw(max(n - 1, 1), "replacement", self.seed, row, attempt)) % n
                 skipped.append(Skip(index, str(e), row, other))
-                index = other
+                reasons.append(str(e))
+                last, index = index, other
         raise DataError(
-            f"{self.source.spec}: {_TRIES} records drawn in a row are broken, the last one is record {index}; "
-            "repair the data"
+            f"{self.source.spec}: {self.tries} records drawn in a row are broken ({in_words(reasons)}); the last one "
+            f"is record {last}: {reasons[-1]}; repair the data"
         )
 
     def _read(self, index: int, row: int) -> dict[str, Any]:
         record = self.source[index]
-        captions = record["captions"]
-        if not captions:
-            raise DataError("record has no caption")
-        caption = check_caption(captions[draw(len(captions), "caption", self.seed, row)])
+        captions = usable_captions(record["captions"])
+        caption = captions[draw(len(captions), "caption", self.seed, row)]
         if self.pooled is None:
             assert self.decode is not None  # `train_batches` has checked.
             pixels = self.decode(record["image"], draw(1 << 62, "augment", self.seed, row))
@@ -113,6 +117,16 @@ class Reader:
         if not np.isfinite(vector).all():
             raise DataError("no cached embedding, since its picture was broken")
         return {"pooled_images": vector, "texts": caption, "index": index}
+
+
+def tries_of(max_bad_share: float) -> int:
+    """How many records are drawn for one row: all are broken with a probability of 1e-40 if that share is.
+
+    At least 20 and at most 1,000.
+    """
+    if not 0 < max_bad_share < 1:
+        return _MOST if max_bad_share >= 1 else _FEWEST
+    return min(_MOST, max(_FEWEST, math.ceil(-40 / math.log10(max_bad_share))))
 
 
 def read_options(threads: int | None, parts: int) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from lit_jax.data.bad_records import Ledger
-from lit_jax.data.reader import Reader, check_choice, read_options, rows_of_process
+from lit_jax.data.reader import Reader, check_choice, read_options, rows_of_process, tries_of
 from lit_jax.data.sources.base import Source
 from lit_jax.data.workers import end_with_parent
 from lit_jax.utils.errors import ConfigError, DataError
@@ -109,10 +109,11 @@ def train_batches(
     record's number in `source`. With `pooled` [len(source), Dv] nothing is decoded, and "pooled_images": float32
     [b, Dv] takes the place of "images"; a row of `pooled` that is not finite means that its image was broken.
 
-    `transforms.decode(bytes, key)` makes the image; key depends on (seed, row) alone. One caption of each record is
-    drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or if it has no
-    usable caption. It ends the run if `reading.on_bad_record` is "error"; with "skip" another record replaces it, and
-    it is logged and written to `reading.ledger_path`, until more than `reading.max_bad_share` of them all are broken.
+    `transforms.decode(bytes, key)` makes the image; key depends on (seed, row) alone. One of the usable captions of
+    each record is drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or
+    if it has no usable caption. It ends the run if `reading.on_bad_record` is "error"; with "skip" another record
+    replaces it, and it is logged and written to `reading.ledger_path`, until more than `reading.max_bad_share` of them
+    all are broken.
 
     Worker processes help where one Python process cannot keep all cores busy; a script that asks for them needs
     `if __name__ == "__main__"`. Neither the number of threads nor that of workers changes a batch.
@@ -132,6 +133,7 @@ def train_batches(
         rows=b,
         part_rows=min(b, _PART),
         on_bad_record=reading.on_bad_record,
+        tries=tries_of(reading.max_bad_share),
     )
     ledger = Ledger(source.spec, len(source), reading.max_bad_share, reading.ledger_path, rows=start * b)
     return Batches(_parts(reader, start, reading), reader.parts, ledger)

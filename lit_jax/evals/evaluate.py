@@ -1,17 +1,19 @@
 """A model on a source: retrieval, zero-shot classification, and linear classifiers on its picture features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from lit_jax.data.sources.registry import open_source
+from lit_jax.data.intact import Broken
+from lit_jax.data.reader import check_choice
 from lit_jax.evals import bootstrap, presets, results
 from lit_jax.evals import protocol as protocols
 from lit_jax.evals.benchmarks import all_benchmarks, find_benchmark
 from lit_jax.evals.request import RETRIEVAL, EvalConfig, EvalRequest
+from lit_jax.evals.sources import open_sources
 from lit_jax.evals.tasks import TASKS, Pictures, TaskResult
 from lit_jax.inference.embedder import Embedder, Opened
 from lit_jax.inference.prompts import load_templates
@@ -34,11 +36,13 @@ def evaluate(
     Returns {"model", "data", "task", "bootstrap": {"draws", "level", "seed"}} and, each for every task, "protocol" (all
     that the numbers depend on except the model), "fingerprints" (hashes of the protocols), "words" (the protocols in
     words), "metrics", "intervals" (metric -> [low, high]), "chance" and "queries" (ranks and labels of every query as
-    text, for `compare`). Several processes share the work, and each gets the result.
+    text, for `compare`); and "skipped", the "source", "record" and "reason" of each record that was left out. Several
+    processes share the work, and each gets the result.
     Raises ConfigError, DataError or WeightError.
     """
+    check_choice("on_bad_record", config.on_bad_record, ("error", "skip"))
     tasks = _tasks(config)
-    request = _resolve(data, config)
+    request, skipped = _resolve(data, config, tasks)
     # Each task checks its part of the request here, before the model is read and pictures are embedded.
     measures = {name: TASKS[name](request) for name in tasks}
     embedder = Embedder(
@@ -50,9 +54,8 @@ def evaluate(
         image_processor=request.preset.image_processor,
     )
     pictures = Pictures(embedder, request.source, progress)
-    return _report(
-        request, embedder, {name: measure(embedder, pictures) for name, measure in measures.items()}
-    )
+    measured = {name: measure(embedder, pictures) for name, measure in measures.items()}
+    return _report(request, embedder, measured) | {"skipped": [row._asdict() for row in skipped]}
 
 
 def _tasks(config: EvalConfig) -> tuple[str, ...]:
@@ -71,24 +74,35 @@ def _tasks(config: EvalConfig) -> tuple[str, ...]:
     return tasks
 
 
-def _resolve(data: str | None, config: EvalConfig) -> EvalRequest:
-    """Opens the source, and looks up the names in `config`. Raises ConfigError or DataError."""
+def _resolve(data: str | None, config: EvalConfig, tasks: Sequence[str]) -> tuple[EvalRequest, list[Broken]]:
+    """Opens the sources, and looks up the names in `config`. Also returns what is left out of the sources.
+
+    Raises ConfigError or DataError.
+    """
     benchmark = find_benchmark(config.task) if config.task else None
     data = data or (benchmark.data if benchmark else None)
     if not data:
         raise ConfigError("there is nothing to evaluate on; give --data SOURCE or --task NAME")
     preset = presets.find(config.preset)
     template_set = config.templates or (benchmark.templates if benchmark else preset.templates)
-    return EvalRequest(
+    named = tuple(filter(None, (config.task, data)))
+    templates = load_templates(template_set, named)
+    train = config.train or (benchmark.train if benchmark else None)
+    learns = bool({"few_shot", "linear_probe"} & set(tasks))
+    opened = open_sources(data, train if learns else None, config.captions, tasks, config.on_bad_record)
+    request = EvalRequest(
         config=config,
-        source=open_source(data, caption=config.captions[0] if config.captions else None),
+        source=opened.tested,
+        languages=opened.languages,
         preset=preset,
         template_set=template_set,
-        templates=load_templates(template_set),
+        templates=templates,
         name_rule=benchmark.names if benchmark else "label",
         present=benchmark.present if benchmark else False,
-        train=config.train or (benchmark.train if benchmark else None),
+        train=opened.train,
+        named=named,
     )
+    return request, opened.skipped
 
 
 def _report(request: EvalRequest, embedder: Embedder, measured: Mapping[str, TaskResult]) -> dict[str, Any]:
@@ -111,7 +125,10 @@ def _report(request: EvalRequest, embedder: Embedder, measured: Mapping[str, Tas
         "fingerprints": {name: protocols.fingerprint(fields) for name, fields in protocol.items()},
         "words": {
             name: protocols.in_words(
-                fields, data=source.spec, templates=request.template_set, train=request.train
+                fields,
+                data=source.spec,
+                templates=request.template_set,
+                train=request.train.spec if request.train else None,
             )
             for name, fields in protocol.items()
         },

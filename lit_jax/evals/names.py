@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
+from lit_jax.utils.errors import ConfigError, DataError, first_line
+from lit_jax.utils.text_lines import text_lines
 
 RULES = ("label", "words", "file")
 # Prefixes of names in sets: a WordNet id (stanford_dogs), a number (caltech_birds2011), a letter (sun397).
@@ -15,16 +17,17 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # AnnualCrop
 
 
 def class_names(
-    own: Sequence[str] | None, *, rule: str = "label", file: str | None = None
+    own: Sequence[str] | None, *, rule: str = "label", file: str | None = None, sources: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The name of each class, from `file` if given, otherwise from the set's `own` names by `rule`.
 
     The rules: "label" takes the names unchanged; "words" removes a prefix, replaces `_` and `/` by spaces, and splits
-    camel case, which it puts into lower case; "file" demands a file, because the names of the set are codes.
+    camel case, which it puts into lower case; "file" demands a file, because the names of the set are codes. `file` and
+    `sources` are those of `from_file`.
     Raises ConfigError if a file is missing or does not fit, and DataError if the set has no names.
     """
     if file is not None:
-        return from_file(file, own)
+        return from_file(file, own, sources)
     if rule == "file":
         raise ConfigError(
             "this set names its classes by codes"
@@ -45,22 +48,30 @@ def words(name: str) -> str:
     )
 
 
-def from_file(path: str, own: Sequence[str] | None = None) -> tuple[str, ...]:
+def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str] = ()) -> tuple[str, ...]:
     """The names in a UTF-8 file, with spaces for `_`. The file has one of these forms:
 
     - text with a name a line, in the order of the classes; or, if every line begins with one of the set's `own` names
       ("n01440764 tench, Tinca tinca"), with the name after it, up to a comma;
     - JSON: a list of names, or an object from the set's own name, or from the number of a class, to a name or to a list
-      that ends with the name.
+      that ends with the name; or, as in CLIP_benchmark, an object from the name of a set to its list of names:
+      `FILE.json:SET` says which set, by default the one that one of `sources` names.
 
     Raises ConfigError for a file of another form, and for a class without a name.
     """
+    path, set_name = split_name(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        lines = [line for line in text.splitlines() if line.strip()]
-        names = json.loads(text) if path.endswith(".json") else lines
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"class names cannot be read from {path}: {error}") from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+        lines = [line for line in text_lines(text) if line.strip()]
+        names: Any = json.loads(text) if path.endswith(".json") else lines
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"class names cannot be read from {path}: {first_line(error)}") from error
+    if holds_sets(names) and (set_name is not None or not _of_classes(names, own)):
+        names = list_of_set(path, names, set_name, sources)
+    elif set_name is not None:
+        raise ConfigError(
+            f"{path} has no sets, and {set_name!r} of it is asked for; wanted an object of lists by set"
+        )
     if isinstance(names, list) and own and not path.endswith(".json"):
         pairs = [line.split(maxsplit=1) for line in names]
         if all(len(pair) == 2 and pair[0] in set(own) for pair in pairs):
@@ -76,6 +87,11 @@ def from_file(path: str, own: Sequence[str] | None = None) -> tuple[str, ...]:
             f"{path} has {len(names)} names and the set has {len(own)} classes; wanted one for each"
         )
     return tuple(name.replace("_", " ").strip() for name in names)
+
+
+def _of_classes(names: Mapping[str, Any], own: Sequence[str] | None) -> bool:
+    """Whether the keys of an object are classes: the set's own names, or their numbers."""
+    return any(key in names for key in own or ()) or all(str(i) in names for i in range(len(names)))
 
 
 def _ordered(path: str, names: Mapping[str, Any], own: Sequence[str] | None) -> list[Any]:

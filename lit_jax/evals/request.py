@@ -1,6 +1,6 @@
 """What an evaluation is asked to measure: the caller's settings, and those settings with every name resolved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ class EvalConfig:
     features: str = "embedding"  # few_shot, linear_probe: one of FEATURES.
     text_length: int | None = None  # Tokens; None: what the tokenizer states, at most 512.
     batch_size: int = 64
+    on_bad_record: str = "error"  # Or "skip": broken records are left out, of what is learnt from as well.
     dtype: DTypeLike = jnp.float32  # Of the arithmetic.
     allow_pickle: bool = False  # Whether pytorch_model.bin may be read.
 
@@ -40,9 +41,11 @@ class EvalRequest:
 
     config: EvalConfig
     source: Source
+    languages: Mapping[str, Source]  # `source` with each column of captions.
     preset: Preset
     template_set: str  # The name or the file that `templates` were read from.
     templates: tuple[str, ...]
     name_rule: str  # One of `names.RULES`.
     present: bool  # Whether classes without a picture are left out.
-    train: str | None
+    train: Source | None
+    named: tuple[str, ...] = ()  # Names of what is measured: the benchmark's and the source's.

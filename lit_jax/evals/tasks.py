@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.contents import captions_of, labels_of
-from lit_jax.data.sources.registry import open_source
 from lit_jax.data.sources.subset import Subset
 from lit_jax.evals import few_shot, multilingual, zero_shot
 from lit_jax.evals import retrieval as retrievals
@@ -77,8 +76,7 @@ def in_languages(request: EvalRequest) -> Measure:
         raise ConfigError(
             "multilingual retrieval needs a column of captions for each language; give --captions en,de,..."
         )
-    spec = request.source.spec
-    captions = {name: captions_of(open_source(spec, caption=name)) for name in languages}
+    captions = {name: captions_of(request.languages[name]) for name in languages}
     by_chance = {name: retrievals.chance(owner, len(request.source)) for name, (_, owner) in captions.items()}
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
@@ -98,7 +96,9 @@ def in_languages(request: EvalRequest) -> Measure:
 def zero_shots(request: EvalRequest) -> Measure:
     """Zero-shot classification by class names in templates. Raises ConfigError for unusable names; DataError."""
     names_file = request.config.class_names
-    names = class_names(request.source.class_names, rule=request.name_rule, file=names_file)
+    names = class_names(
+        request.source.class_names, rule=request.name_rule, file=names_file, sources=request.named
+    )
     labels, preset, templates = labels_of(request.source), request.preset, request.templates
     if labels.max() >= len(names):
         raise DataError(
@@ -176,7 +176,7 @@ def _training_set(request: EvalRequest) -> tuple[Source, Int[np.ndarray, " M"], 
         )
     if config.features not in FEATURES:
         raise ConfigError(f"features are {config.features!r}; wanted {' or '.join(FEATURES)}")
-    source = open_source(request.train, caption=config.captions[0] if config.captions else None)
+    source = request.train
     train_labels, labels = labels_of(source), labels_of(tested)
     if tested.class_names and source.class_names:
         number = {name: i for i, name in enumerate(source.class_names)}

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from lit_jax.data.eval_batches import image_batches, text_batches
 from lit_jax.data.sources.base import Source
-from lit_jax.data.sources.contents import captions_of
 from lit_jax.inference.embed_step import Embed
 from lit_jax.parallel.distributed import fetch, process_shard
 from lit_jax.parallel.sharding import check_batch, put_batch
@@ -29,15 +28,27 @@ class EmbedRunner:
 
 
 def embed_images(
-    runner: EmbedRunner, source: Source, decode: Decode, *, tower: bool = False
+    runner: EmbedRunner,
+    source: Source,
+    decode: Decode,
+    *,
+    tower: bool = False,
+    on_bad_record: str = "error",
 ) -> Float[np.ndarray, "N E"]:
     """Unit embeddings of all pictures of `source`, in order; with `tower`, the image tower's output before projection.
 
-    All processes call it, and each gets all rows. Raises DataError for a picture that cannot be read, and ConfigError
-    for a batch size that the devices do not divide.
+    All processes call it, and each gets all rows. Raises DataError for a picture that cannot be read, unless
+    `on_bad_record` is "skip": then its row is NaN. Raises ConfigError for a batch size that the devices do not divide.
     """
     check_batch(runner.batch_size, runner.mesh)
-    batches = image_batches(source, decode, batch_size=runner.batch_size, shard=process_shard())
+    batches = image_batches(
+        source,
+        decode,
+        batch_size=runner.batch_size,
+        shard=process_shard(),
+        on_bad_record=on_bad_record,
+        max_bad_share=1.0,
+    )
     embed = runner.step.pool if tower else runner.step.images
     return _gather(runner, batches, lambda batch: embed(runner.params, batch["images"]), len(source))
 
@@ -61,14 +72,6 @@ def embed_texts(runner: EmbedRunner, texts: Sequence[str], tokenize: Tokenize) -
     return _gather(runner, batches, lambda batch: embed(runner.params, batch["texts"]), len(texts))
 
 
-def embed_captions(
-    runner: EmbedRunner, source: Source, tokenize: Tokenize
-) -> tuple[Float[np.ndarray, "M E"], Int[np.ndarray, " M"]]:
-    """Unit embeddings of all captions of all records, and the number of the record that each belongs to."""
-    captions, owner = captions_of(source)
-    return embed_texts(runner, captions, tokenize), owner
-
-
 def _pooled_batches(
     pooled: Float[np.ndarray, "N Dv"], batch_size: int, shard: ProcessShard
 ) -> Iterator[Batch]:
@@ -85,11 +88,16 @@ def _pooled_batches(
 def _gather(
     runner: EmbedRunner, batches: Iterable[Batch], embed: Callable[[Batch], jax.Array], total: int
 ) -> Float[np.ndarray, "N E"]:
-    """`embed` of the batches of all processes: the row "index" of `total` rows, on every process."""
+    """`embed` of the batches of all processes: the row "index" of `total` rows, on every process.
+
+    A row whose "mask" is False is NaN.
+    """
     out, done = np.empty((0, 0), np.float32), 0
     for batch in batches:
         placed = put_batch(batch, runner.mesh)
         rows, index = fetch(embed(placed)), fetch(placed["index"])
+        if "mask" in placed and not (mask := fetch(placed["mask"])).all():
+            rows = np.where(mask[:, None], rows, np.float32(np.nan))
         if not done:
             out = np.empty((total, rows.shape[1]), np.float32)
         out[index[index >= 0]] = rows[index >= 0]

@@ -26,7 +26,7 @@ from lit_jax.inference.prompts import class_embeddings, class_texts
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.parallel.distributed import fetch
 from lit_jax.parallel.sharding import make_mesh, put
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import ImageProcessor, Params, Processor, Progress
 
 _LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens; only a few, since each one is compiled.
@@ -93,15 +93,25 @@ class Embedder:
         batch_size: int | None = None,
         progress: Progress | None = None,
         tower: bool = False,
+        on_bad_record: str = "error",
     ) -> Float[np.ndarray, "N E"]:
         """Embeddings of every picture, in order; with `tower`, the outputs of the image tower before the projection.
 
-        `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. Raises DataError for a
-        picture that cannot be read.
+        `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. A picture that cannot be
+        read raises DataError; if `on_bad_record` is "skip", its row is NaN instead.
         """
         source = as_source(pictures)
         rows = batch_size or min(self.batch_size, self._rows(len(source)))
-        return embed_images(self._runner(rows, progress), source, self._decode, tower=tower)
+        runner = self._runner(rows, progress)
+        return embed_images(runner, source, self._decode, tower=tower, on_bad_record=on_bad_record)
+
+    def why_broken(self, source: Source, index: int) -> str:
+        """Why the picture of a record has no embedding."""
+        try:
+            self._decode(source[index]["image"])
+        except DataError as error:
+            return str(error)
+        return "its embedding is not finite, or it could not be read at first"
 
     def pooled(self, pooled: Float[np.ndarray, "N Dv"]) -> Float[np.ndarray, "N E"]:
         """Embeddings from outputs of the image tower, as `pictures` returns them or as training caches them."""

@@ -5,12 +5,13 @@
 | `plan.json` | model, fingerprints and sizes; a run with another plan is refused in the same folder |
 | `embeddings-00000-of-00012.npy` and `ids-00000-of-00012.json` | [n, E] float32 of unit length; n ids |
 | or `pictures-00000-of-00012.parquet` | the same, as columns `id` and `embedding` |
-| `manifest.json` | the plan, and E; an index without it is not complete |
+| `broken_records.jsonl` | the pictures that were left out, with reasons, if there are any |
+| `manifest.json` | the plan, E, and the numbers of what was left out; an index without it is not complete |
 """
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,14 @@ import pyarrow.parquet as pq
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from lit_jax.data import bad_records
+from lit_jax.data.reader import check_choice
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.in_memory import Picture, as_source
 from lit_jax.data.sources.subset import Subset
+from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
+from lit_jax.inference.left_out import LEDGER, LeftOut, is_ledger, part_of
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import ConfigError, DataError
@@ -57,6 +62,7 @@ class Index:
     format: str
     source: str  # What `open_source` accepts, or "pictures" if paths were given; the paths are then the ids.
     source_fingerprint: str
+    skipped: tuple[int, ...] = ()  # The records of the source that were left out, ascending.
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
@@ -67,12 +73,16 @@ class Index:
                 raise DataError(f"the index {folder} is not complete; start the `embed` that wrote it again")
             raise DataError(f"{folder} is not an index: it has no {MANIFEST}; `lit-jax embed` writes one")
         manifest = _read_json(folder / MANIFEST)
-        names = [field.name for field in fields(cls) if field.name != "folder"]
+        manifest = {"skipped": []} | manifest  # Older indexes leave nothing out.
+        names = [field.name for field in fields(cls) if field.name not in ("folder", "skipped")]
         try:
-            index = cls(folder, **{name: manifest[name] for name in names})
+            index = cls(
+                folder, **{name: manifest[name] for name in names}, skipped=tuple(manifest["skipped"])
+            )
             numbers = (index.pictures, index.width, index.shard_size)
             usable = all(type(n) is int and n > 0 for n in numbers) and index.format in FORMATS
-        except KeyError:
+            usable &= all(type(n) is int for n in index.skipped)
+        except (KeyError, TypeError):
             usable = False
         if not usable:
             raise DataError(
@@ -83,13 +93,22 @@ class Index:
     @property
     def shards(self) -> int:
         """The number of shards."""
-        return -(-self.pictures // self.shard_size)
+        return -(-(self.pictures + len(self.skipped)) // self.shard_size)
+
+    def record(self, number: int) -> int:
+        """The number in the source of the picture that has `number` in the index."""
+        before = np.asarray(self.skipped, np.int64) - np.arange(len(self.skipped))
+        return number + int(np.searchsorted(before, number, side="right"))
 
     def __iter__(self) -> Iterator[Shard]:
-        """Reads the shards in order, one at a time. Raises DataError for a shard that is damaged."""
+        """Reads the shards in order, one at a time, without empty ones. Raises DataError for one that is damaged."""
+        total = self.pictures + len(self.skipped)
         for number in range(self.shards):
             paths = _paths(self.folder, self.format, number, self.shards)
-            rows = min(self.shard_size, self.pictures - number * self.shard_size)
+            records = range(number * self.shard_size, min((number + 1) * self.shard_size, total))
+            first, last = np.searchsorted(self.skipped, (records.start, records.stop))
+            if not (rows := len(records) - int(last - first)):
+                continue
             try:
                 shard = _read(paths)
             except Exception as e:  # NumPy and Arrow raise many kinds of errors for files that are cut off.
@@ -119,14 +138,17 @@ def embed(
     dtype: DTypeLike = "float32",
     allow_pickle: bool = False,
     progress: Progress | None = None,
+    on_bad_record: str = "error",
 ) -> Index:
     """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
 
     `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. After a kill, the next run
     continues with the first shard that is not complete; if the index is complete, it does nothing. Several processes
-    share the work; they need a common disk. Raises ConfigError if `output` holds something else or cannot be written,
-    and DataError for a picture that cannot be read.
+    share the work; they need a common disk. A picture that cannot be read raises DataError; if `on_bad_record` is
+    "skip", it is left out of the index and named in its `broken_records.jsonl`. Raises ConfigError if `output` holds
+    something else or cannot be written, and DataError if all pictures are broken.
     """
+    check_choice("on_bad_record", on_bad_record, ("error", "skip"))
     if format not in FORMATS or shard_size < 1:
         raise ConfigError(f"format {format!r}, shard_size {shard_size}: want npy or parquet, and 1 or more")
     out = Path(output)
@@ -149,20 +171,47 @@ def embed(
     shards = -(-total // shard_size)
     for number in range(shards):
         rows = range(number * shard_size, min((number + 1) * shard_size, total))
-        _embed_shard(_paths(out, format, number, shards), source, rows, model, progress)
+        _embed_shard(_paths(out, format, number, shards), source, rows, model, progress, on_bad_record)
     if is_main_process() and not (out / MANIFEST).is_file():
-        width = _read(_paths(out, format, 0, shards)).embeddings.shape[1]
-        put(
-            out / MANIFEST, lambda path: path.write_text(json.dumps(plan | {"width": width}, indent=2) + "\n")
-        )
+        _complete(out, plan, [_paths(out, format, number, shards) for number in range(shards)])
     barrier("index")
+    if not (out / MANIFEST).is_file():
+        raise DataError(
+            f"{source.spec}: every one of its {total} pictures is broken; {out / LEDGER} says why"
+        )
     return Index.open(out)
 
 
+def _complete(out: Path, plan: dict[str, Any], shards: Sequence[tuple[Path, ...]]) -> None:
+    """Writes the ledger and then the manifest; no manifest if no picture is left."""
+    parts = [part_of(paths[-1]) for paths in shards]
+    rows = [row for part in parts for row in left_out.read(part)]
+    left_out.write(out / LEDGER, rows)
+    in_words = "%s: %d of %d pictures are left out (%s); %s names them"
+    if rows:
+        why = bad_records.in_words(row.reason for row in rows)
+        log.warning(in_words, plan["source"], len(rows), plan["pictures"], why, out / LEDGER)
+    if len(rows) == plan["pictures"]:
+        return
+    manifest = plan | {
+        "pictures": plan["pictures"] - len(rows),
+        "skipped": [row.record for row in rows],
+        "width": _read(shards[0]).embeddings.shape[1],
+    }
+    put(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
 def _embed_shard(
-    paths: tuple[Path, ...], source: Source, rows: range, model: Embedder, progress: Progress | None
+    paths: tuple[Path, ...],
+    source: Source,
+    rows: range,
+    model: Embedder,
+    progress: Progress | None,
+    on_bad_record: str,
 ) -> None:
-    """Writes the shard of the records `rows` of `source`, unless it exists."""
+    """Writes the shard of the records `rows` of `source`, and before it its part of the ledger, unless it exists."""
     total = len(source)
     if broadcast_int(paths[-1].is_file()):
         if progress:
@@ -175,9 +224,15 @@ def _embed_shard(
 
     part = Subset(source, rows)
     batch_size = model.batch_size if len(rows) < total else None  # One size for all shards, compiled once.
-    embeddings = model.pictures(part, batch_size=batch_size, progress=report)
+    embeddings = model.pictures(part, batch_size=batch_size, progress=report, on_bad_record=on_bad_record)
     if is_main_process():
-        _write(paths, Shard(embeddings, part.ids()))
+        broken = np.isnan(embeddings).any(axis=1) if on_bad_record == "skip" else np.zeros(len(part), bool)
+        lost = [
+            LeftOut(source.spec, rows[i], model.why_broken(part, i)) for i in np.flatnonzero(broken).tolist()
+        ]
+        left_out.write(part_of(paths[-1]), lost)
+        kept = np.flatnonzero(~broken)
+        _write(paths, Shard(embeddings[kept], part.ids(kept.tolist())))
     barrier("shard")
 
 
@@ -188,7 +243,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
     """
     path = out / PLAN
     names = {file.name for file in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
-    begun = bool(names - {PLAN, f"{PLAN}.part"})
+    begun = any(name not in (PLAN, f"{PLAN}.part") and not is_ledger(name) for name in names)
     if begun and PLAN in names and out.is_dir():
         stored = _read_json(path)
         same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format", "dtype")
@@ -230,7 +285,8 @@ def _read(paths: tuple[Path, ...]) -> Shard:
     if len(paths) == 1:
         table = pq.read_table(paths[0])
         column = table["embedding"].combine_chunks()
-        return Shard(column.values.to_numpy().reshape(len(column), -1), table["id"].to_pylist())
+        width = column.type.list_size
+        return Shard(column.values.to_numpy().reshape(len(column), width), table["id"].to_pylist())
     return Shard(np.load(paths[1], mmap_mode="r"), json.loads(paths[0].read_text("utf-8")))
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
+from lit_jax.utils.errors import ConfigError, DataError, first_line
+from lit_jax.utils.text_lines import text_lines
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
@@ -59,23 +61,29 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def load_templates(name_or_file: str | Path) -> tuple[str, ...]:
+def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tuple[str, ...]:
     """A set of TEMPLATES by name, or those of a UTF-8 file with one template in a line and comment lines after `#`.
 
-    A file whose name ends in .json contains a list of templates, which may have `{c}` instead of `{}`.
+    A file whose name ends in .json contains a list of templates, which may have `{c}` instead of `{}`; or, as in
+    CLIP_benchmark, such a list for each of many sets. `FILE.json:SET` says which; by default it is the one that one of
+    `sources` names.
 
     Raises ConfigError for anything else, and for a template that does not contain `{}` exactly once.
     """
     name_or_file = str(name_or_file)
     if name_or_file in TEMPLATES:
         return TEMPLATES[name_or_file]
-    if not os.path.isfile(name_or_file):
+    file, set_name = split_name(name_or_file)
+    if not os.path.isfile(file):
         raise ConfigError(
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"
         )
-    if name_or_file.endswith(".json"):
-        return _check([text.replace("{c}", "{}") for text in _json_list(Path(name_or_file))])
-    lines = (line.strip() for line in Path(name_or_file).read_text(encoding="utf-8").splitlines())
+    if file.endswith(".json"):
+        return _check([text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)])
+    try:
+        lines = [line.strip() for line in text_lines(Path(file).read_text(encoding="utf-8-sig"))]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"templates cannot be read from {file}: {first_line(error)}; want UTF-8") from error
     return _check(tuple(line for line in lines if line and not line.startswith("#")))
 
 
@@ -120,13 +128,29 @@ def class_embeddings(text_embeds: Float[np.ndarray, "CT E"], *, templates: int) 
     return _unit(mean, "mean embedding of class").astype(np.float32)
 
 
-def _json_list(path: Path) -> list[str]:
+def _json_list(path: str, set_name: str | None, sources: Sequence[str]) -> list[str]:
     try:
-        templates = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a JSON list of templates: {error}") from error
-    if not isinstance(templates, list) or not all(isinstance(text, str) for text in templates):
-        raise ConfigError(f'{path} is not a JSON list of templates; write ["a photo of a {{}}."]')
+        templates = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a JSON list of templates: {first_line(error)}") from error
+    if holds_sets(templates):
+        return list_of_set(path, templates, set_name, sources)
+    if (
+        set_name is not None
+        or not isinstance(templates, list)
+        or not all(isinstance(t, str) for t in templates)
+    ):
+        per_class = isinstance(templates, dict) and any(
+            isinstance(value, dict) for value in templates.values()
+        )
+        hint = (
+            "prompts that differ from class to class are not read"
+            if per_class
+            else 'write ["a photo of a {}."]'
+        )
+        raise ConfigError(
+            f"{path} is not a JSON list of templates, nor an object of such lists by set; {hint}"
+        )
     return templates
 
 

@@ -51,16 +51,15 @@ def search(
     else:
         assert query is not None
         vector = model.texts([query])
-    ids: list[list[str]] = []
+    ids: list[str] = []
 
     def tiles() -> Iterator[np.ndarray]:
         for shard in index:
-            ids.append(shard.ids)
+            ids.extend(shard.ids)
             yield shard.embeddings
 
     scores, numbers = nearest(vector, tiles(), top, model.mesh)
-    size = index.shard_size
     return [
-        Hit(ids[number // size][number % size], float(score), int(number))
+        Hit(ids[number], float(score), int(number))
         for score, number in zip(scores[0], numbers[0], strict=True)
     ]

@@ -211,7 +211,9 @@ class _Thumbnails:
         try:
             if self._source is None or not 0 <= number < self._index.pictures:
                 raise DataError("this picture is not there")
-            return pages.small(open_image(self._source[number]["image"]), SIDE)
+            ours = self._source.spec == InMemorySource.spec  # It holds the pictures of the index alone.
+            record = number if ours else self._index.record(number)
+            return pages.small(open_image(self._source[record]["image"]), SIDE)
         except LitJaxError as error:
             raise HTTPException(404, str(error)) from error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.data.sources.contents import captions_of
+from lit_jax.data.sources.contents import captions_of, read_record
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.evals.retrieval import chance
@@ -106,7 +106,7 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
     if wrong:
         raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}; export again")
     source, processor = open_source(data, caption=caption), processing.load_processor(folder)
-    records = [source[i] for i in range(min(pairs, len(source)))]
+    records = [read_record(source, i) for i in range(min(pairs, len(source)))]
     for i, record in enumerate(records):
         if not record["captions"]:
             raise DataError(

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from lit_jax.data.sources.base import Source
+from lit_jax.data.sources.contents import captions_of, named
 from lit_jax.evals.bootstrap import estimate
 from lit_jax.evals.retrieval import retrieve
-from lit_jax.inference.embed_source import EmbedRunner, embed_captions, embed_images, embed_pooled
+from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
 from lit_jax.inference.embed_step import Embed
 from lit_jax.parallel.distributed import is_main_process
 from lit_jax.train.partition import combine
@@ -30,7 +33,8 @@ def eval_batch_size(devices: int) -> int:
 class Evaluation:
     """Measures a state on all of `source`. All processes call it; `point` is called after each batch and may raise.
 
-    With `pooled`, the cached outputs of a locked image tower, no picture is read.
+    With `pooled`, the cached outputs of a locked image tower, no picture is decoded. Raises DataError for a picture
+    that is broken, and for a record without a caption.
     """
 
     setup: TrainSetup
@@ -41,6 +45,11 @@ class Evaluation:
     point: Callable[..., None]
     pooled: np.ndarray | None = None
 
+    @cached_property
+    def captions(self) -> tuple[list[str], Int[np.ndarray, " M"]]:
+        """What `captions_of` returns; the records are read for it once, not in each evaluation."""
+        return captions_of(self.source)
+
     def __call__(self, state: State, step: int) -> dict[str, float]:
         """Recalls and ranks by name, under TEST_PREFIX, on the main process; {} on the others.
 
@@ -50,12 +59,22 @@ class Evaluation:
         params, rows = combine(state.tuned, state.locked), eval_batch_size(mesh.size)
         runner = EmbedRunner(self.embed, params, mesh, rows, point)
         if self.pooled is not None:
+            self._check_pooled(self.pooled)
             images = embed_pooled(runner, self.pooled)
         else:
             images = embed_images(runner, self.source, self.decode)
-        texts, owner = embed_captions(runner, self.source, self.tokenize)
+        captions, owner = self.captions
+        texts = embed_texts(runner, captions, self.tokenize)
         if not is_main_process():
             return {}
         result = retrieve(images, texts, owner)
         result.save(self.setup.workdir / RANKS / f"step_{step}.npz")
         return {f"{TEST_PREFIX}{name}": value for name, value in estimate(result).items()}
+
+    def _check_pooled(self, pooled: np.ndarray) -> None:
+        """Raises DataError for the first picture that was broken when its output was cached."""
+        if len(bad := np.flatnonzero(~np.isfinite(pooled).all(axis=1))):
+            why = (
+                f"its picture is broken ({len(bad)} of {len(pooled)} are); an evaluation needs every picture"
+            )
+            raise named(self.source, int(bad[0]), f"{why}: repair it or leave the record out")

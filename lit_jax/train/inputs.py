@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,12 +26,23 @@ from lit_jax.utils.console import progress
 from lit_jax.utils.errors import DataError
 from lit_jax.workdir.files import ledger_name
 
+_LOOKED_AT = 20  # Records in which a source shows that it has captions.
+
+
+class Inputs(NamedTuple):
+    """What a run reads."""
+
+    source: Source  # What it is trained on.
+    test: Source | None
+    fingerprint: str  # Of `source`: it may read all of the data, and so it is computed once.
+
 
 def open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
     """What is trained on, and what is tested on. Raises DataError."""
     caption = config.data.caption or None
     source = open_source(config.data.train, caption=caption)
     test = open_source(config.data.test, caption=caption) if config.data.test else None
+    _check_captions(source)
     if len(source) < config.batch_size:
         raise DataError(
             f"{source.spec} has {len(source)} records, fewer than one batch of {config.batch_size}; "
@@ -39,10 +51,26 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
     return source, test
 
 
+def _check_captions(source: Source) -> None:
+    """Raises DataError if no record of some that are spread over the source has a caption."""
+    looked = sorted({i * len(source) // _LOOKED_AT for i in range(_LOOKED_AT)})
+    broken = 0
+    for index in looked if len(source) else ():
+        try:
+            if source[index]["captions"]:
+                return
+        except DataError:  # The training batches report broken records.
+            broken += 1
+    if broken < len(looked):
+        raise DataError(
+            f"{source.spec}: none of {len(looked) - broken} records has a caption; want one for each picture: name "
+            "their column in data.caption, or write metadata.jsonl or a text file beside each picture"
+        )
+
+
 def prepare(
     setup: TrainSetup,
-    source: Source,
-    test: Source | None,
+    inputs: Inputs,
     start: int,
     cache_folder: Path | None,
     point: Callable[[], None],
@@ -52,7 +80,7 @@ def prepare(
     If the config asks for a cache, it is filled here, in `cache_folder` or the workdir; `point` is called after each
     of its batches.
     """
-    config = setup.config
+    config, (source, test, fingerprint) = setup.config, inputs
     images, words = setup.processor.image_processor, setup.processor.tokenizer
     decode, length = make_decode(images), config.data.text_length
     tokenize = make_tokenize(words, length, setup.module.config.text.vocab_size)
@@ -69,10 +97,12 @@ def prepare(
             setup.mesh,
             eval_batch_size(setup.mesh.size),
             config.data.on_bad_record,
+            config.data.max_broken,
             setup.workdir,
         )
-        pooled_test = _pooled(cache, setup, test, point) if test is not None else None
-        pooled = _pooled(cache, setup, source, point)
+        if test is not None:
+            pooled_test = _pooled(cache, setup, test, test.fingerprint(), point)
+        pooled = _pooled(cache, setup, source, fingerprint, point)
     batches = train_batches(
         source,
         TrainTransforms(
@@ -84,6 +114,7 @@ def prepare(
             threads=config.data.threads,
             workers=config.data.workers,
             on_bad_record=config.data.on_bad_record,
+            max_bad_share=config.data.max_broken,
             ledger_path=setup.workdir / ledger_name(),
         ),
         batch_size=config.batch_size,
@@ -97,13 +128,15 @@ def prepare(
     return Evaluation(setup, test, embed, decode, tokenize, point, pooled_test), batches
 
 
-def _pooled(cache: TowerCache, setup: TrainSetup, source: Source, point: Callable[[], None]) -> np.ndarray:
+def _pooled(
+    cache: TowerCache, setup: TrainSetup, source: Source, fingerprint: str, point: Callable[[], None]
+) -> np.ndarray:
     """The locked image tower's outputs for every picture of `source`, from disk or computed now."""
     key = tower_cache.fingerprint(
         (setup.module.config.vision_type, setup.module.config.vision),
         setup.state.locked["vision"],
         setup.processor.image_processor,
-        source,
+        fingerprint,
         setup.module.compute.dtype,
     )
     with progress(f"image tower on {source.spec}", show=is_main_process()) as report:

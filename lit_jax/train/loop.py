@@ -14,13 +14,12 @@ import jax
 
 from lit_jax.config import TrainConfig, read_config
 from lit_jax.data.prefetch import DevicePrefetcher
-from lit_jax.data.sources.base import Source
 from lit_jax.parallel.distributed import check_same, is_main_process
 from lit_jax.parallel.preemption import PreemptionNotice
 from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.build import mesh_of
 from lit_jax.train.evaluation import Evaluation
-from lit_jax.train.inputs import open_sources, prepare
+from lit_jax.train.inputs import Inputs, open_sources, prepare
 from lit_jax.train.profiler import Profiler, parse_window
 from lit_jax.train.setup import TrainSetup, open_setup
 from lit_jax.train.state import State
@@ -89,13 +88,14 @@ def train(
 def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
     mesh = mesh_of(config)
     source, test = open_sources(config)
+    fingerprint = source.fingerprint()  # Once: it may read all of the data.
     check_same(json.dumps(dataclasses.asdict(config)), "the config", ConfigError)
-    check_same(source.fingerprint(), source.spec, DataError)
+    check_same(fingerprint, source.spec, DataError)
     with PreemptionNotice() as notice, workdir_lock(workdir):
         pull(workdir, CONFIG, MODEL, METRICS, SESSIONS, ledger_name())
         setup = open_setup(config, workdir, mesh, fallback=options.fallback)
         with closing(setup.checkpoints):
-            return _Run(setup, source, test, options, notice).train()
+            return _Run(setup, Inputs(source, test, fingerprint), options, notice).train()
 
 
 class _Run:
@@ -104,14 +104,16 @@ class _Run:
     def __init__(
         self,
         setup: TrainSetup,
-        source: Source,
-        test: Source | None,
+        inputs: Inputs,
         options: _Options,
         notice: PreemptionNotice,
     ):
-        self.setup, self.source, self.test, self.options, self.notice = setup, source, test, options, notice
+        self.setup, self.inputs, self.options, self.notice = setup, inputs, options, notice
         self.config, self.workdir, self.mesh = setup.config, setup.workdir, setup.mesh
-        self.fingerprint = source.fingerprint()  # Once: it may read all of the data.
+        self.about = {
+            "config": portable(setup.config),
+            "fingerprint": inputs.fingerprint,
+        }  # Of every checkpoint.
         self.start = int(setup.state.step)
         untested = self.start == 0 or setup.data.get(_UNTESTED, False)
         self.place = _Place(setup.state, self.start, untested)
@@ -120,10 +122,10 @@ class _Run:
     def train(self) -> State:
         """Runs the loop; however it ends, what was learnt is on disk. Raises LitJaxErrors."""
         checkpoints, place = self.setup.checkpoints, self.place
-        if self.setup.data and self.setup.data["fingerprint"] != self.fingerprint:
+        if self.setup.data and self.setup.data["fingerprint"] != self.inputs.fingerprint:
             raise CheckpointError(
-                f"{self.source.spec} holds other records than when this run began; bring them back or choose another "
-                "workdir"
+                f"{self.inputs.source.spec} holds other records than when this run began; bring them back or choose "
+                "another workdir"
             )
         if self.start == self.config.steps and not place.untested:
             log.info("%s has all of its %d steps already", self.workdir, self.start)
@@ -156,7 +158,7 @@ class _Run:
         """Next batch, step, log, evaluate, save, until the last step."""
         config, place = self.config, self.place
         evaluation, batches = prepare(
-            self.setup, self.source, self.test, self.start, self.options.cache_folder, self.point
+            self.setup, self.inputs, self.start, self.options.cache_folder, self.point
         )
         evaluate = partial(self.evaluate, evaluation, writers)
         claim(config, self.workdir)
@@ -219,10 +221,5 @@ class _Run:
         checkpoints, place = self.setup.checkpoints, self.place
         if force or checkpoints.due(place.step):
             sync_workdir(self.workdir)  # First, so that no row of a saved step can be missing.
-        data = {
-            "config": portable(self.config),
-            "fingerprint": self.fingerprint,
-            "next_batch": place.step,
-            _UNTESTED: place.untested,
-        }
+        data = self.about | {"next_batch": place.step, _UNTESTED: place.untested}
         checkpoints.save(place.step, place.state, data, metrics=metrics, force=force)

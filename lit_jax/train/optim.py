@@ -41,13 +41,19 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate by step: from 0 to `peak_lr` over `warmup_steps`, then by `config.schedule` until `steps`.
 
     "cosine" and "linear" end at `end_lr` after `steps`; "rsqrt" falls with the inverse square root of the steps since
-    the warm-up, in units of TIMESCALE, and has no end; "constant" stays.
+    the warm-up, in units of TIMESCALE, and has no end; "constant" stays. The last `cooldown_steps` lead in a line to
+    `end_lr`; before them the rate does not depend on `steps` for "rsqrt" and "constant".
     """
-    warmup = config.warmup_steps
-    after = SCHEDULES[config.schedule](config, steps - warmup)
-    if not warmup:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, config.peak_lr, warmup), after], [warmup])
+    warmup, cooldown = config.warmup_steps, config.cooldown_steps
+    schedule = SCHEDULES[config.schedule](config, steps - warmup)
+    if warmup:
+        rise = optax.linear_schedule(0.0, config.peak_lr, warmup)
+        schedule = optax.join_schedules([rise, schedule], [warmup])
+    if cooldown:
+        top = float(schedule(steps - cooldown))
+        fall = optax.linear_schedule(top, config.end_lr, cooldown)
+        schedule = optax.join_schedules([schedule, fall], [steps - cooldown])
+    return schedule
 
 
 def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
 from lit_jax.config import TrainConfig
+from lit_jax.data.bad_records import in_words
+from lit_jax.data.captions import usable_captions
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_processor import pixels_of
 from lit_jax.data.transforms.normalize import PixelNormalizer
@@ -17,13 +18,14 @@ from lit_jax.hf.load import Loaded
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
+from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
 from lit_jax.train.state import State, init_state
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import DataError
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
-from lit_jax.workdir.files import check_workdir
+from lit_jax.workdir.files import check_workdir, read_run_config
 
 TOKENIZER_RECORDS = 10_000  # A tokenizer is made of the captions of so many records.
 
@@ -46,8 +48,8 @@ class TrainSetup(NamedTuple):
 def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: bool = True) -> TrainSetup:
     """A new run, or the one that `workdir` holds, at its newest checkpoint that is whole.
 
-    Raises ConfigError if the workdir holds a run of another config, and as the parts do; CheckpointError without
-    `fallback` if the newest checkpoint is damaged.
+    Raises ConfigError if the workdir holds a run of another config or one that cannot go on with this number of steps,
+    and as the parts do; CheckpointError without `fallback` if the newest checkpoint is damaged.
     """
     check_workdir(config, workdir)
     checkpoints = checkpoints_of(config, workdir)
@@ -65,6 +67,7 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)
+        check_steps(read_run_config(workdir), config, int(state.step), workdir)
     else:
         describe(workdir, loaded, processor)
     return TrainSetup(config, workdir, module, processor, pixels, mesh, training, state, data, checkpoints)
@@ -81,9 +84,17 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
 
     def captions() -> Iterator[str]:
         source = open_source(config.data.train, caption=config.data.caption or None)
-        for i in range(min(len(source), TOKENIZER_RECORDS)):
-            with suppress(DataError):  # The training batches report broken records.
-                yield from source[i]["captions"]
+        records, reasons = min(len(source), TOKENIZER_RECORDS), []
+        for i in range(records):
+            try:
+                yield from usable_captions(source[i]["captions"])
+            except DataError as e:  # The training batches report broken records.
+                reasons.append(str(e))
+        if len(reasons) == records:
+            raise DataError(
+                f"{source.spec}: none of its first {records} records has a caption to make a tokenizer of "
+                f"({in_words(reasons)}); name their column in data.caption, or repair the data"
+            )
 
     images: Any
     if model.vision:

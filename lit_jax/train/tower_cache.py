@@ -55,14 +55,14 @@ def check_cacheable(tuned: Params, augment: str) -> None:
         )
 
 
-def fingerprint(config: Any, weights: Params, image_processor: Any, source: Source, dtype: Any) -> str:
-    """A hash of the tower's config and weights, the preprocessing, the data and the precision."""
+def fingerprint(config: Any, weights: Params, image_processor: Any, data: str, dtype: Any) -> str:
+    """A hash of the tower's config and weights, the preprocessing, the precision and `data`, a source's fingerprint."""
     digest = hashlib.sha256()
     processor = {name: value for name, value in image_processor.to_dict().items() if not name.startswith("_")}
     parts = [
         repr(config),
         json.dumps(processor, sort_keys=True, default=str),
-        source.fingerprint(),
+        data,
         str(dtype),
     ]
     digest.update("\0".join(parts).encode())
@@ -92,6 +92,7 @@ class TowerCache:
     mesh: Mesh
     batch_size: int
     on_bad_record: str = "skip"
+    max_broken: float = 0.01
     workdir: Workdir | None = None
 
     def pooled(
@@ -133,6 +134,7 @@ class TowerCache:
             batch_size=self.batch_size,
             shard=process_shard(),
             on_bad_record=self.on_bad_record,
+            max_bad_share=self.max_broken,
         )
         for batch in batches:
             placed = put_batch(batch, self.mesh)

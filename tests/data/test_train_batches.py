@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lit_jax.data.eval_batches import image_batches, text_batches
+from lit_jax.data.reader import tries_of
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import ProcessShard
@@ -149,8 +150,22 @@ def test_too_many_broken_records_end_the_run(write_folder):
 
 def test_a_source_without_any_sound_record_ends_the_run(write_folder):
     source = open_source(f"folder:{write_folder(broken=range(RECORDS))}")
-    with pytest.raises(DataError, match="20 records drawn in a row are broken"):
-        some(source, 1, max_bad_share=1.0)
+    why = r"pictures: 20 records drawn in a row are broken \(20 x not an image\); the last one is record \d+: not an"
+    with pytest.raises(DataError, match=why):
+        some(source, 1)
+
+
+@pytest.mark.parametrize(("share", "tries"), [(0.0, 20), (0.01, 20), (0.5, 133), (0.9, 875), (1.0, 1000)])
+def test_a_row_is_given_up_only_when_chance_cannot_explain_it(share, tries):
+    assert tries_of(share) == tries
+    if 0 < share < 1:
+        assert share**tries < 1.0001e-40
+
+
+def test_most_records_may_be_broken_if_that_is_allowed(write_folder):
+    source = open_source(f"folder:{write_folder(broken=range(3, RECORDS))}")
+    batches = some(source, 10, max_bad_share=0.95)
+    assert {int(i) for batch in batches for i in batch["index"]} == {0, 1, 2}
 
 
 def test_a_broken_record_is_an_error_if_that_is_requested(write_folder):

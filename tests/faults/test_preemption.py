@@ -64,12 +64,12 @@ def told(owner, name, count):
 MOMENTS = {
     "reading the towers": (lambda: told(loop, "open_setup", 1), None),
     "filling the cache": (lambda: told(tower_cache, "put_batch", 1), None),
-    "the first evaluation": (lambda: told(evaluation, "embed_captions", 1), None),
+    "the first evaluation": (lambda: told(evaluation, "embed_texts", 1), None),
     "compiling the step": (lambda: told(loop.DevicePrefetcher, "__next__", 1), 1),
     "a step": (lambda: told(loop.metrics.Jsonl, "scalars", 5), 3),
     "a save": (lambda: told(Checkpoints, "save", 2), 2),
-    "an evaluation": (lambda: told(evaluation, "embed_captions", 2), 2),
-    "the last evaluation": (lambda: told(evaluation, "embed_captions", 3), 4),
+    "an evaluation": (lambda: told(evaluation, "embed_texts", 2), 2),
+    "the last evaluation": (lambda: told(evaluation, "embed_texts", 3), 4),
 }
 
 

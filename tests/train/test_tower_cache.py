@@ -68,17 +68,17 @@ def test_the_name_changes_with_whatever_could_change_the_rows(tmp_path, source):
     more = open_source(tiny.write_pairs(tmp_path / "more", n=11))
     small, large = tiny.image_processor(32), tiny.image_processor(48)
     keys = [
-        tower_cache.fingerprint(config, weights, small, source, jnp.float32),
-        tower_cache.fingerprint(config, other, small, source, jnp.float32),
-        tower_cache.fingerprint(config, weights, large, source, jnp.float32),
-        tower_cache.fingerprint(config, weights, small, more, jnp.float32),
-        tower_cache.fingerprint(config, weights, small, source, jnp.bfloat16),
+        tower_cache.fingerprint(config, weights, small, source.fingerprint(), jnp.float32),
+        tower_cache.fingerprint(config, other, small, source.fingerprint(), jnp.float32),
+        tower_cache.fingerprint(config, weights, large, source.fingerprint(), jnp.float32),
+        tower_cache.fingerprint(config, weights, small, more.fingerprint(), jnp.float32),
+        tower_cache.fingerprint(config, weights, small, source.fingerprint(), jnp.bfloat16),
         tower_cache.fingerprint(
-            tiny.dual(vision=tiny.DINOV2)[0].config.vision, weights, small, source, jnp.float32
+            tiny.dual(vision=tiny.DINOV2)[0].config.vision, weights, small, source.fingerprint(), jnp.float32
         ),
     ]
     assert len(set(keys)) == len(keys)
-    assert tower_cache.fingerprint(config, weights, small, source, jnp.float32) == keys[0]
+    assert tower_cache.fingerprint(config, weights, small, source.fingerprint(), jnp.float32) == keys[0]
 
 
 def test_a_tuned_tower_and_augmented_pictures_are_refused_with_the_reason():

@@ -1,22 +1,54 @@
-"""All captions of a source, and all of its labels."""
+"""All captions of a source, and all of its labels; a record that cannot be read is named with its source."""
 
 import numpy as np
 from jaxtyping import Int
 
-from lit_jax.data.sources.base import Source
+from lit_jax.data.captions import check_utf8
+from lit_jax.data.sources.base import Record, Source
 from lit_jax.utils.errors import DataError
 
 
+def read_record(source: Source, index: int) -> Record:
+    """Record `index` of `source`. Raises DataError that names the source, the record and the reason."""
+    try:
+        return source[index]
+    except DataError as e:
+        raise named(source, index, e) from e
+
+
+def named(source: Source, index: int, reason: object) -> DataError:
+    """The error of record `index`, with its source."""
+    text = str(reason).removeprefix(f"{source.spec}: ")
+    return DataError(f"{source.spec}: record {index}: {text}")
+
+
 def captions_of(source: Source) -> tuple[list[str], Int[np.ndarray, " M"]]:
-    """Every caption of `source`, in order, and the number of the record that each belongs to."""
-    of_record = [source[i]["captions"] for i in range(len(source))]
-    owner = np.repeat(np.arange(len(of_record)), [len(captions) for captions in of_record])
+    """Every caption of `source`, in order, and the number of the record that each belongs to.
+
+    Raises DataError, which names the first record, if one cannot be read, has no caption or has one that is not UTF-8.
+    """
+    of_record = []
+    for i in range(len(source)):
+        captions = read_record(source, i)["captions"]
+        for caption in captions:
+            try:
+                check_utf8(caption)
+            except DataError as e:
+                raise named(source, i, e) from e
+        of_record.append(captions)
+    counts = [len(captions) for captions in of_record]
+    if 0 in counts:
+        raise DataError(
+            f"record {counts.index(0)} of {source.spec} has no caption ({counts.count(0)} of {len(counts)} have none); "
+            "retrieval needs one for each: name their column, or leave these records out"
+        )
+    owner = np.repeat(np.arange(len(of_record)), counts)
     return [caption for captions in of_record for caption in captions], owner
 
 
 def labels_of(source: Source) -> Int[np.ndarray, " N"]:
-    """The class of every record of `source`. Raises DataError if a record has none."""
-    labels = [source[i].get("label") for i in range(len(source))]
+    """The class of every record of `source`. Raises DataError if a record has none or cannot be read."""
+    labels = [read_record(source, i).get("label") for i in range(len(source))]
     if None in labels:
         i = labels.index(None)
         raise DataError(

@@ -22,7 +22,7 @@ class FolderSource:
     - `metadata.csv`, `captions.csv` or `captions.tsv`, whose first line names the columns `file_name` and `caption`
       (or their usual synonyms), `id` and `label`. Consecutive rows with one file are one record with several captions.
     - `a.txt` beside `a.jpg`, also in subdirectories; the id is the path without its extension.
-    - none of them: then each subdirectory is a class.
+    - none of them: then each subdirectory is a class, if all pictures are in one; else there are only pictures.
 
     File names are relative to the directory and must stay inside it. A missing file or a caption of a wrong type breaks
     only its own record. `caption` names another key or column of the captions. Raises `DataError`.

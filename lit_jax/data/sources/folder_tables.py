@@ -210,7 +210,8 @@ class Rows:
 class Pictures:
     """The pictures below a directory, sorted by path; `a.txt` is the caption of `a.jpg`.
 
-    If no picture has such a file and all are in subdirectories, the subdirectories are the classes.
+    If no picture has such a file and all are in subdirectories, the subdirectories are the classes; if some are not,
+    the pictures have neither captions nor classes.
     """
 
     def __init__(self, files: Files):
@@ -220,12 +221,8 @@ class Pictures:
         names = sorted(name for name in every if is_picture(name) and "/." not in f"/{name}")
         texts = {name for name in every if name.endswith(".txt")}
         self._described = any(_text_beside(name) in texts for name in names)
-        if names and not self._described and not all("/" in name for name in names):
-            raise DataError(
-                f"{files.spec}: no {', '.join(TABLES)}, and no text file beside its picture; want one of them, "
-                "or a directory for each class"
-            )
-        classes = set() if self._described else {name.split("/")[0] for name in names}
+        classed = not self._described and all("/" in name for name in names)
+        classes = {name.split("/")[0] for name in names} if classed else set()
         self.class_names = tuple(sorted(classes))
         self._names = pa.array(names, pa.large_string())
 
@@ -240,7 +237,7 @@ class Pictures:
         if self._described:
             text = self._files.read(f"{self._files.root.rstrip('/')}/{_text_beside(name)}")
             captions = [decode_utf8(text, f"{_text_beside(name)!r}").rstrip("\r\n")]
-        else:
+        elif self.class_names:
             label = name.split("/")[0]
         return Row(file_name=name, captions=captions, id=name.rpartition(".")[0], label=label)
 

@@ -179,7 +179,7 @@ def _caption_column(spec: str, kinds: Mapping[str, pa.DataType], image: str, giv
             return some[0]
     if chosen := next((name for name in CAPTIONS if name in empty), None):
         return chosen
-    if "label" in kinds:
+    if "label" in kinds or not others:  # A classification set, or pictures alone.
         return None
     raise DataError(
         f"{spec}: which of the columns {', '.join(kinds) or 'none'} holds the captions? Name it as the caption"

@@ -1,7 +1,7 @@
 """Some records of a source, as a source of their own."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lit_jax.data.sources.base import Record, Source
 
@@ -23,9 +23,10 @@ class Subset:
         self._ids[index] = record["id"]
         return record
 
-    def ids(self) -> list[str]:
-        """The ids of all records; those that another process has read are read again."""
-        return [self._ids.get(index) or self[index]["id"] for index in range(len(self))]
+    def ids(self, records: Iterable[int] | None = None) -> list[str]:
+        """The ids of all records, or of `records`; those that another process has read are read again."""
+        wanted = range(len(self)) if records is None else records
+        return [self._ids.get(index) or self[index]["id"] for index in wanted]
 
     def fingerprint(self) -> str:
         """The sha256 of the fingerprint of `source` and of the numbers."""

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_jax.data.sources.base import Source, check_caption
+from lit_jax.data.bad_records import frequent
+from lit_jax.data.captions import usable_captions
+from lit_jax.data.sources.base import Source
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
@@ -30,6 +32,7 @@ class _Looked(NamedTuple):
     captions: int
     labelled: bool
     reason: str = ""
+    unusable: int = 0  # Captions that are empty or no text, beside usable ones.
 
 
 def summarize(
@@ -66,7 +69,7 @@ def summarize(
     sizes = np.array([record.size for record in intact])
     words = np.array([length for record in intact for length in record.lengths])
     copies = Counter(record.digest for record in intact)
-    reasons = Counter(record.reason for record in looked if record.size is None)
+    reasons = [record.reason for record in looked if record.size is None]
     summary: dict[str, Any] = {
         "source": source.spec,
         "records": n,
@@ -80,9 +83,11 @@ def summarize(
         "longer_side": _spread(sizes.max(axis=1)),
         "tokens" if count_tokens else "words": _spread(words),
         "same_picture": sum(times - 1 for times in copies.values()) / len(intact),
-        "broken": sum(reasons.values()) / len(looked),
-        "reasons": dict(reasons.most_common(5)),
+        "broken": len(reasons) / len(looked),
+        "reasons": dict(frequent(reasons, 5)),
     }
+    if unusable := sum(record.unusable for record in looked):
+        summary["unusable_captions"] = unusable
     if count_tokens:
         summary["text_length"] = text_length
         summary["cut"] = float((words > text_length).mean()) if len(words) else 0.0
@@ -103,15 +108,22 @@ def _look(
     def look(index: int) -> _Looked:
         try:
             record = source[index]
-            captions = record["captions"]
-            for caption in captions:
-                check_caption(caption)
+            captions = usable_captions(record["captions"]) if record["captions"] else []
+            unusable = len(record["captions"]) - len(captions)
             image = open_header(record["image"])
             kind, size = image.format or "", image.size
             to_rgb(image)
         except DataError as e:
             return _Looked(None, "", b"", [], 0, False, first_line(e))
-        return _Looked(size, kind, picture_hash(record), lengths(captions), len(captions), "label" in record)
+        return _Looked(
+            size,
+            kind,
+            picture_hash(record),
+            lengths(captions),
+            len(captions),
+            "label" in record,
+            unusable=unusable,
+        )
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         for start in range(0, len(chosen), _AT_ONCE):

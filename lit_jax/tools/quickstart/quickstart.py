@@ -69,13 +69,13 @@ def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> 
     train(config, workdir)
 
     before, after = results(workdir)
-    test = open_source(config.data.test)
+    test = open_source(config.data.test, caption=config.data.caption or None)
     folder = workdir / "export"
     if not folder.exists():
         export(workdir, folder, About() if any(own.values()) else about())
     differences = None
     if _torch_is_there():
-        differences = verify(folder, config.data.test, caption=config.data.get("caption") or None)
+        differences = verify(folder, config.data.test, caption=config.data.caption or None)
     by_chance = chance(captions_of(test)[1], len(test))
     return Outcome(folder, before, after, by_chance, differences, Path(report(workdir)))
 
@@ -98,7 +98,8 @@ def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
         elif not own[tower]:
             config.model[tower] = str(_announced(what, make, workdir / "towers" / tower))
     if inputs.data:
-        config.data.train, config.data.test = _own_pairs(inputs.data, workdir)
+        config.data.train, config.data.test = _own_pairs(inputs.data, config.data.caption, workdir)
+        config.data.caption = ""  # The prepared set has its captions where they are looked for.
     elif not own["data"]:
         config.data.train, config.data.test = _emoji(workdir, inputs.split, inputs.size)
     return own
@@ -149,10 +150,10 @@ def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
     return specs["train"], specs["test"]
 
 
-def _own_pairs(data: str, workdir: Path) -> tuple[str, str]:
+def _own_pairs(data: str, caption: str, workdir: Path) -> tuple[str, str]:
     out = workdir / "data"
     if not _readable(f"tfds:{out}/train"):
-        source = open_source(data)
+        source = open_source(data, caption=caption or None)
         log.info("preparing %d records of %s as ArrayRecord in %s", len(source), data, out)
         prepare(source, out, name="pairs", split="train", options=PrepareOptions(on_bad_record="skip"))
     return f"tfds:{out}/train[:{100 - HELD_OUT}%]", f"tfds:{out}/train[{100 - HELD_OUT}%:]"

@@ -133,7 +133,7 @@ def _embed(
     if run.config.cache:
         tower = (config.vision_type, config.vision)
         key = tower_cache.fingerprint(
-            tower, run.params["vision"], run.processor.image_processor, source, dtype
+            tower, run.params["vision"], run.processor.image_processor, source.fingerprint(), dtype
         )
         cached = tower_cache.path_of(workdir / tower_cache.FOLDER, key)
         pull(workdir, f"{tower_cache.FOLDER}/{cached.name}")

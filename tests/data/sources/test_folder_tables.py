@@ -105,9 +105,13 @@ def test_a_directory_for_each_class_is_a_classification_set(pictures):
     assert source[2]["label"] == 1
 
 
-def test_pictures_that_nothing_describes_are_refused(pictures):
-    with pytest.raises(DataError, match="no text file beside its picture"):
-        open_source(f"folder:{pictures('a.png', 'cat/1.png')}")
+def test_pictures_that_nothing_describes_have_neither_captions_nor_classes(pictures):
+    source = open_source(f"folder:{pictures('a.png', 'cat/1.png')}")
+    assert source.class_names is None
+    assert list(map(source.__getitem__, range(2))) == [
+        {"image": png(0), "captions": [], "id": "a"},
+        {"image": png(1), "captions": [], "id": "cat/1"},
+    ]
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "captions.csv"])

@@ -45,6 +45,14 @@ def test_every_count_is_the_one_that_was_put_there(mixed):
     }
 
 
+def test_a_record_with_an_empty_caption_beside_another_is_not_broken(write_folder):
+    rows = [{"file_name": f"{i:02d}.png", "captions": ["good one", "", " "][: 1 + i]} for i in range(3)]
+    rows += [{"file_name": name, "caption": "x"} for name in ("a.png", "b c.png")]
+    summary = summarize(open_source(f"folder:{write_folder(rows)}"))
+    assert summary["unusable_captions"] == 3 and summary["captions_per_record"] == 1
+    assert summary["reasons"] == {"'a.png' cannot be read: No such file or directory": 2}
+
+
 def test_tokens_are_counted_as_training_counts_them(mixed, tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path / "t")
     arguments = [

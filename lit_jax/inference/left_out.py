@@ -1,0 +1,47 @@
+"""The ledger of an index: the pictures that it leaves out, and why.
+
+While an index is written, each shard has a part of the ledger; LEDGER takes their place when all shards are there.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_jax.utils.atomic import put
+
+LEDGER = "broken_records.jsonl"
+
+
+class LeftOut(NamedTuple):
+    """A picture that is not in the index."""
+
+    source: str
+    record: int  # In the source.
+    reason: str
+
+
+def part_of(shard: Path) -> Path:
+    """The part of the ledger that belongs to a file of a shard."""
+    return shard.with_name(f"broken_records-{shard.stem.partition('-')[2]}.jsonl")
+
+
+def write(path: Path, rows: Sequence[LeftOut]) -> None:
+    """Writes a ledger, one line of JSON a picture; no file if there is none."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    lines = "".join(json.dumps(row._asdict()) + "\n" for row in rows)
+    put(path, lambda draft: draft.write_text(lines, "utf-8"))
+
+
+def read(path: Path) -> list[LeftOut]:
+    """What `write` wrote."""
+    if not path.is_file():
+        return []
+    return [LeftOut(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+
+
+def is_ledger(name: str) -> bool:
+    """Whether a file of that name is a ledger, or a part of one."""
+    return name.startswith("broken_records")

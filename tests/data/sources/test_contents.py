@@ -1,0 +1,47 @@
+"""All captions and labels of a source, and what is said of the first record without."""
+
+import numpy as np
+import pytest
+
+from lit_jax.data.sources.contents import captions_of, labels_of, read_record
+from lit_jax.data.sources.registry import open_source
+from lit_jax.utils.errors import DataError
+from tests.data.conftest import row
+
+
+def test_captions_come_in_order_with_the_numbers_of_their_records(write_folder):
+    rows = [row(0), row(1) | {"captions": ["one"]}, row(2)]
+    texts, owner = captions_of(open_source(f"folder:{write_folder(rows)}"))
+    assert texts == ["0 one", "0 zwei é", "one", "2 one", "2 zwei é"]
+    np.testing.assert_array_equal(owner, [0, 0, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "read", "why"),
+    [
+        (
+            {"captions": []},
+            captions_of,
+            "record 1 of {} has no caption (1 of 3 have none); retrieval needs one",
+        ),
+        (
+            {"captions": ["good", "\ud800"]},
+            captions_of,
+            "{}: record 1: caption is invalid UTF-8 at character 0",
+        ),
+        ({"captions": [7]}, captions_of, "{}: record 1: 'captions' holds a int, want text"),
+        ({"file_name": "y.png"}, captions_of, "{}: record 1: 'y.png' cannot be read: No such file"),
+        ({"file_name": "y.png"}, labels_of, "{}: record 1: 'y.png' cannot be read: No such file"),
+        (
+            {"file_name": "y.png"},
+            lambda source: read_record(source, 1),
+            "{}: record 1: 'y.png' cannot be read",
+        ),
+        ({"label": None}, labels_of, "record 1 of {} has no label (1 of 3 have none)"),
+    ],
+)
+def test_the_first_record_without_is_named_with_its_source_and_the_reason(changes, read, why, write_folder):
+    source = open_source(f"folder:{write_folder([row(0), row(1) | changes, row(2)])}")
+    with pytest.raises(DataError) as raised:
+        read(source)
+    assert str(raised.value).startswith(why.format(source.spec))
