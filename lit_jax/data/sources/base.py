@@ -28,7 +28,8 @@ class Source(Protocol):
     """A random-access sequence of records; threads may share it, and it may be pickled.
 
     `source[i]` raises `DataError` with the reason if record i is broken; the other records stay readable. A source
-    may also have a `description` and a `license`.
+    may also have a `description`, a `license`, and `remarks`: a tuple of sentences on what was left out or looks odd,
+    with counts and the first place (see `remarks_of`).
     """
 
     spec: str  # The name that `open_source` accepts.
@@ -41,6 +42,11 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """The sha256, in hexadecimal, of what identifies the content; it does not depend on where the data are."""
         ...
+
+
+def remarks_of(source: Source) -> tuple[str, ...]:
+    """What `source` says was left out of it or looks odd, a sentence each; most sources say nothing."""
+    return tuple(getattr(source, "remarks", ()))
 
 
 def texts_of(value: Any, what: str) -> list[str]:

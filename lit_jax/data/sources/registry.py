@@ -1,10 +1,13 @@
 """`open_source`: opens a source by its name."""
 
+import logging
 import os
 from collections.abc import Callable
 
-from lit_jax.data.sources.base import FORMS, Mixed, Source
+from lit_jax.data.sources.base import FORMS, Mixed, Source, remarks_of
 from lit_jax.utils.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
@@ -14,7 +17,7 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
     `folder:DIR`; `wds:` or `parquet:` with a file, a directory or a pattern; or `shapes:N/SPLIT`. `folder`, `wds` and
     `parquet` also accept a URL of fsspec, such as `gs://BUCKET/...`. For a path without a prefix the files decide which
     of them it is. Nothing is downloaded. `caption` names the feature, column or key of the captions; by default it is
-    detected.
+    detected. What the source remarks about itself (`remarks_of`) is logged, each sentence as a warning.
 
     Raises `DataError` if the source is missing, not understood or empty.
     """
@@ -37,7 +40,10 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
     kind, colon, rest = spec.partition(":")
     if not colon or kind not in kinds:
         kind, rest = _kind_of(spec), spec
-    return kinds[kind](rest, caption)
+    source = kinds[kind](rest, caption)
+    for remark in remarks_of(source):
+        _log.warning("%s: %s", source.spec, remark)
+    return source
 
 
 def _kind_of(spec: str) -> str:
