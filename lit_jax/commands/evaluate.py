@@ -48,9 +48,13 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     "--train", metavar="SOURCE", type=click.Path(), help="Source that few_shot and linear_probe learn from."
 )
 @click.option(
-    "--shots", metavar="K,K", default="1,5,10", show_default=True, help="Pictures a class, for few_shot."
+    "--shots",
+    metavar="K,K",
+    default="1,5,10",
+    show_default=True,
+    help="Pictures a class; --seeds: draws.",
 )
-@click.option("--seeds", metavar="N", default=3, show_default=True, help="Draws of the shots.")
+@click.option("--seeds", metavar="N", default=3, hidden=True, help="Draws of the shots; --shots mentions it.")
 @click.option(
     "--features", metavar="KIND", default="embedding", help="To learn from: embedding (default) or tower."
 )
@@ -69,6 +73,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     "--ledger",
     metavar="FILE",
     type=click.Path(path_type=Path),
+    hidden=True,  # All of the help fits a screen; --json mentions it.
     help="Name the records that skip leaves out in this file.",
 )
 @options.allow_pickle
@@ -77,7 +82,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     "json_path",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Write the whole result to this file.",
+    help="Result file; --ledger FILE lists what skip left out.",
 )
 def main(
     model: str,
