@@ -74,7 +74,8 @@ def test_what_is_typed_is_completed(offered, line, wanted):
 @pytest.mark.parametrize("command", shell.COMMANDS)
 def test_every_option_of_every_command_is_offered(offered, command):
     known = {name for name in options(command) if name.startswith("--")}
-    assert {word for _, word in offered(f"{command} --")} == known - {"--seeds", "--ledger"} | {"--help"}  # Hidden in the help.
+    hidden = {"--seeds", "--ledger"} if command == "evaluate" else set()  # In the help, too.
+    assert {word for _, word in offered(f"{command} --")} == known - hidden | {"--help"}
 
 
 @pytest.mark.parametrize("name", ["model", "workdir", "output", "config", "index", "picture", "json", "data"])
