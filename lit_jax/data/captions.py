@@ -26,11 +26,3 @@ def usable_captions(captions: Sequence[object]) -> list[str]:
     if len(captions) == 1:
         raise first
     raise DataError(f"none of its {len(captions)} captions can be used: {first}") from first
-
-
-def check_utf8(caption: str) -> None:
-    """Raises `DataError` if `caption` cannot be written as UTF-8; the empty text can."""
-    try:
-        caption.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise DataError(f"caption is invalid UTF-8 at character {e.start} (a lone surrogate)") from e

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lit_jax.data.captions import check_utf8, usable_captions
+from lit_jax.data.captions import usable_captions
 from lit_jax.data.intact import Broken, broken_records, tell, without
-from lit_jax.data.sources.base import Record, Source
+from lit_jax.data.sources.base import Record, Source, check_utf8
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils.errors import DataError

@@ -187,10 +187,10 @@ def _complete(out: Path, plan: dict[str, Any], shards: Sequence[tuple[Path, ...]
     parts = [part_of(paths[-1]) for paths in shards]
     rows = [row for part in parts for row in left_out.read(part)]
     left_out.write(out / LEDGER, rows)
-    in_words = "%s: %d of %d pictures are left out (%s); %s names them"
     if rows:
         why = bad_records.in_words(row.reason for row in rows)
-        log.warning(in_words, plan["source"], len(rows), plan["pictures"], why, out / LEDGER)
+        text = "%s: %d of %d pictures are left out (%s); %s names them"
+        log.warning(text, plan["source"], len(rows), plan["pictures"], why, out / LEDGER)
     if len(rows) == plan["pictures"]:
         return
     manifest = plan | {

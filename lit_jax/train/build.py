@@ -65,9 +65,9 @@ def build_training(
     """
     check_rules(config, params)
     towers = dataclasses.replace(config.model, vision="", text="", vision_config={}, text_config={})
-    schedule, tx, step = step_of(
-        module, mesh, dataclasses.replace(config, model=towers, data=DataConfig("")), pixels
-    )
+    data = DataConfig("", text_length=config.data.text_length)
+    same = dataclasses.replace(config, model=towers, data=data)
+    schedule, tx, step = step_of(module, mesh, same, pixels)
     return Training(
         schedule,
         tx,

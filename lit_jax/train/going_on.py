@@ -21,6 +21,8 @@ def check_steps(before: TrainConfig, now: TrainConfig, done: int, workdir: Any) 
         raise ConfigError(
             f"{workdir} has done {done} steps, and config.steps is {now.steps}; want {done} or more"
         )
+    if (before.steps, before.optim) == (now.steps, now.optim):
+        return
     was, would = (_rates(config, done) for config in (before, now))
     if not len(other := np.flatnonzero(was != would)):
         return

@@ -60,7 +60,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_before_a_tower_is_rea
         train(config, tmp_path / "run")
 
 
-def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path):
+def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path, caplog):
     made = []
 
     def making(*args):
@@ -68,8 +68,8 @@ def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path):
         return made[-1]
 
     with step_made_by(making):
-        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        for name, changes in (("a", {}), ("b", {}), ("c", {"seed": 1}), ("d", {"data__text_length": 9})):
             folder = tmp_path / name
             folder.mkdir()
-            train(tiny.config(folder, steps=3, seed=seed, data__test=""), folder / "run")
-    assert len(made) == 2
+            train(tiny.config(folder, steps=3, data__test="", **changes), folder / "run")
+    assert len(made) == 3 and "compiled again" not in caplog.text

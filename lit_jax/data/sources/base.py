@@ -78,15 +78,20 @@ def check_caption(text: object) -> str:
     """Returns `text` if it can be trained on. Raises `DataError` with the reason otherwise."""
     if not isinstance(text, str):
         raise DataError(f"caption is a {type(text).__name__}, not text")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise DataError(f"caption is invalid UTF-8 at character {e.start} (a lone surrogate)") from e
+    check_utf8(text)
     if "\0" in text:
         raise DataError(f"caption is invalid text: a NUL at character {text.index(chr(0))}")
     if all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text):
         raise DataError("caption is empty" if not text else "caption has no visible character")
     return text
+
+
+def check_utf8(caption: str) -> None:
+    """Raises `DataError` if `caption` cannot be written as UTF-8; the empty text can."""
+    try:
+        caption.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise DataError(f"caption is invalid UTF-8 at character {e.start} (a lone surrogate)") from e
 
 
 def decode_utf8(text: bytes, what: str) -> str:

@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from lit_jax.data.captions import check_utf8
-from lit_jax.data.sources.base import Record, Source
+from lit_jax.data.sources.base import Record, Source, check_utf8
 from lit_jax.utils.errors import DataError
 
 

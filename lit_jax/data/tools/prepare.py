@@ -18,6 +18,7 @@ import numpy as np
 from lit_jax.data.reader import check_choice
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.tfds import INFO
+from lit_jax.data.tools import set_info
 from lit_jax.data.tools.shards import (
     Work,
     WrittenShard,
@@ -30,14 +31,10 @@ from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import Progress
 
 _log = logging.getLogger(__name__)
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _RECORDS_PER_SHARD = 10_000
 _FEWER_PER_SHARD = 1_000  # For a set that would otherwise have fewer than _SHARDS shards.
 _SHARDS = 16
 _LOGGED = 10  # The log names this many of the records left out; the ledger names all.
-_OURS = re.compile(  # Every file that `prepare` writes, except dataset_info.json.
-    r"\..*|.*\.array_record-.*|features\.json|label\.labels\.txt|LICENSE|dropped-.*\.jsonl"
-)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def prepare(
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)
     out = Path(out_dir)
-    existing = _existing_info(out, name, split)
+    existing = set_info.existing_info(out, name, split)
     work = Work(
         source,
         labelled=bool(source.class_names) or _first_label(source) is not None,
@@ -92,10 +89,10 @@ def prepare(
         same=None,
     )
     features = work.features()
-    _check_features(source, existing, features)
+    set_info.check_features(source, existing, features)
 
     draft = _draft(out / f".unfinished-{split}", work, shards, options.dedup)
-    template = _template(name, split, draft)
+    template = set_info.template(name, split, draft)
     paths = [Path(template.sharded_filepath(shard_index=i, num_shards=shards)) for i in range(shards)]
     written = _write_shards(work, paths, options, progress)
     if not any(shard.records for shard in written):
@@ -106,8 +103,8 @@ def prepare(
     shutil.rmtree(final, ignore_errors=True)  # What a killed run may have left.
     final.mkdir()
     splits = [] if existing is None else list(existing.splits.values())
-    splits.append(_split_info(split, written, template.replace(data_dir=out)))
-    _write_info(final, name, features, splits, _texts(source, existing, options))
+    splits.append(set_info.split_info(split, written, template.replace(data_dir=out)))
+    set_info.write_info(final, name, features, splits, _texts(source, existing, options))
     _write_ledger(final / f"dropped-{split}.jsonl", source, written)
     _publish(paths, final, out)
     shutil.rmtree(draft)
@@ -139,15 +136,6 @@ def _shard_count(source: Source, shards: int | None) -> int:
     return shards
 
 
-def _template(name: str, split: str, folder: Path) -> Any:
-    """What gives the shards of a split in `folder` their names."""
-    import tensorflow_datasets as tfds
-
-    return tfds.core.ShardedFileTemplate(
-        dataset_name=name, split=split, filetype_suffix="array_record", data_dir=folder, template=_TEMPLATE
-    )
-
-
 def _write_shards(
     work: Work, paths: Sequence[Path], options: PrepareOptions, progress: Progress | None
 ) -> list[WrittenShard]:
@@ -166,17 +154,6 @@ def _write_shards(
         return run(
             write_shard, [(work, path, *ends) for path, ends in zip(paths, bounds, strict=True)], progress
         )
-
-
-def _split_info(split: str, written: Sequence[WrittenShard], template: Any) -> Any:
-    import tensorflow_datasets as tfds
-
-    return tfds.core.SplitInfo(
-        name=split,
-        shard_lengths=[shard.records for shard in written],
-        num_bytes=sum(shard.size for shard in written),
-        filename_template=template,
-    )
 
 
 def _texts(source: Source, existing: Any, options: PrepareOptions) -> dict[str, Any]:
@@ -266,51 +243,8 @@ def _write_ledger(path: Path, source: Source, written: Sequence[WrittenShard]) -
         path.write_text("".join(json.dumps(drop._asdict()) + "\n" for drop in dropped), "utf-8")
 
 
-def _existing_info(out: Path, name: str, split: str) -> Any:
-    """The info of the set that `out` already holds, or None for a new one."""
-    import tensorflow_datasets as tfds
-
-    if not (out / INFO).exists():
-        if out.exists() and not (out.is_dir() and all(_OURS.fullmatch(p.name) for p in out.iterdir())):
-            raise DataError(f"{out} exists and is not a prepared set; give a new or an empty directory")
-        return None
-    info = tfds.builder_from_directory(out).info
-    if info.name != name:
-        raise DataError(f"{out} holds the set {info.name!r}, not {name!r}; give another directory")
-    if split in info.splits:
-        raise DataError(
-            f"{out} already has a split {split!r}; delete the directory or give another directory or split"
-        )
-    return info
-
-
-def _check_features(source: Source, existing: Any, features: Any) -> None:
-    if existing is None:
-        return
-    names = [
-        getattr(f["label"], "names", None) if "label" in f else None for f in (existing.features, features)
-    ]
-    if existing.features.to_json() != features.to_json() or names[0] != names[1]:
-        raise DataError(
-            f"{source.spec} has other labels than the splits already there; give another directory"
-        )
-
-
 def _first_label(source: Source) -> int | None:
     for index in range(len(source)):
         with contextlib.suppress(DataError):
             return source[index].get("label")
     return None
-
-
-def _write_info(work: Path, name: str, features: Any, splits: list[Any], texts: dict[str, Any]) -> None:
-    from tensorflow_datasets.core import dataset_info, file_adapters, utils
-    from tensorflow_datasets.core import splits as splits_lib
-
-    identity = dataset_info.DatasetIdentity(
-        name=name, version=utils.Version("1.0.0"), data_dir=os.fspath(work), module_name=""
-    )
-    info = dataset_info.DatasetInfo(builder=identity, features=features, **texts)
-    info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
-    info.set_splits(splits_lib.SplitDict(splits))
-    info.write_to_directory(work)

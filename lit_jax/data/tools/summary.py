@@ -11,7 +11,7 @@ import numpy as np
 
 from lit_jax.data.bad_records import frequent
 from lit_jax.data.captions import usable_captions
-from lit_jax.data.sources.base import Source
+from lit_jax.data.sources.base import Source, remarks_of
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
@@ -49,8 +49,9 @@ def summarize(
 
     Threads read and decode each of these records. With `count_tokens` (`tokenizer.make_count_tokens`), lengths are in
     tokens and "cut" is the share of captions that `text_length` would cut; without it, lengths are in words and there
-    is no "cut". "same_picture" is the share of records whose file equals that of another one. A PNG of 16 pairs is
-    written to the path `sheet`. Raises `ConfigError` for a `limit` below 1 and `DataError` if all records are broken.
+    is no "cut". "same_picture" is the share of records whose file equals that of another one, and "remarks" are
+    sentences on what was left out or looks odd. A PNG of 16 pairs is written to the path `sheet`. Raises `ConfigError`
+    for a `limit` below 1 and `DataError` if all records are broken.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; want 1 or more")
@@ -85,6 +86,7 @@ def summarize(
         "same_picture": sum(times - 1 for times in copies.values()) / len(intact),
         "broken": len(reasons) / len(looked),
         "reasons": dict(frequent(reasons, 5)),
+        "remarks": [*remarks_of(source)],
     }
     if unusable := sum(record.unusable for record in looked):
         summary["unusable_captions"] = unusable

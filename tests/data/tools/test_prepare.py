@@ -15,6 +15,7 @@ from PIL import Image
 
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.tools import prepare as prepare_module
+from lit_jax.data.tools import set_info
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils.errors import ConfigError, DataError
 from tests.data.conftest import RECORDS, png, row
@@ -79,7 +80,7 @@ def test_a_kill_at_any_moment_leaves_no_set_and_the_next_run_resumes(
     source, tmp_path, monkeypatch, killed_at
 ):
     out = tmp_path / "set"
-    written, replace, write_info = [], os.replace, prepare_module._write_info
+    written, replace, write_info = [], os.replace, set_info.write_info
 
     def move(a, b):
         if killed_at == "last move" and Path(b).name == "dataset_info.json":
@@ -96,7 +97,7 @@ def test_a_kill_at_any_moment_leaves_no_set_and_the_next_run_resumes(
 
     with monkeypatch.context() as m:
         m.setattr(os, "replace", move)
-        m.setattr(prepare_module, "_write_info", info)
+        m.setattr(set_info, "write_info", info)
         with pytest.raises(KeyboardInterrupt):
             prepare(source, out, shards=4)
     with pytest.raises(DataError):
@@ -140,7 +141,7 @@ def test_a_kill_at_work_keeps_complete_shards_and_leaves_no_worker_process(tmp_p
 
 def test_what_another_source_left_unfinished_is_made_anew(source, folder, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr(prepare_module, "_write_info", lambda *_: 1 / 0)
+        m.setattr(set_info, "write_info", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(source, tmp_path / "set", shards=2)
     (folder / "00.png").write_bytes(png(77))

@@ -1,6 +1,8 @@
 """`inspect` counts correctly, and its sheet shows the pairs."""
 
+import io
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -51,6 +53,22 @@ def test_a_record_with_an_empty_caption_beside_another_is_not_broken(write_folde
     summary = summarize(open_source(f"folder:{write_folder(rows)}"))
     assert summary["unusable_captions"] == 3 and summary["captions_per_record"] == 1
     assert summary["reasons"] == {"'a.png' cannot be read: No such file or directory": 2}
+
+
+def test_what_a_source_remarks_is_printed_and_written(tmp_path):
+    for name, sample in (("a.tar", "00"), ("b.tar", "01")):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for ending, data in (("png", png(0)), ("txt", b"a red square")):
+                member = tarfile.TarInfo(f"{sample}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    done = CliRunner().invoke(main, [f"wds:{joined}", "--json", str(tmp_path / "s.json")])
+    assert done.exit_code == 0, done.output
+    (remark,) = json.loads((tmp_path / "s.json").read_text())["remarks"]
+    size = (tmp_path / "a.tar").stat().st_size
+    assert remark.endswith(f"1, the first is that at byte {size} of joined.tar.") and remark in done.output
 
 
 def test_tokens_are_counted_as_training_counts_them(mixed, tmp_path):
