@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ def main(args: Sequence[str] | None = None) -> None:
         )  # Read by utils/_transformers.py, in worker processes as well.
     try:
         run(args[0], args[1:])
+        if own_process:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Everything is saved; the process only has to end.
     except LitJaxError as error:
         print(f"lit-jax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -26,7 +26,7 @@ def command(*args):
     except SystemExit as ended:
         assert ended.code == 0
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        assert signal.getsignal(signal.SIGTERM) is handler
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 

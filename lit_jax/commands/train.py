@@ -4,7 +4,6 @@ Run the same line on every host of a TPU slice and in every task of a SLURM step
 --num-processes and --process-id.
 """
 
-import signal
 from collections.abc import Sequence
 
 from lit_jax.commands.flags import Flags
@@ -40,7 +39,6 @@ def main(args: Sequence[str]) -> None:
         heartbeat=numbers["heartbeat"] or distributed.HEARTBEAT,
     )
     train(config, values["workdir"], fallback=not values["no-fallback"], profile=values["profile"] or "")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Everything is saved; the process only has to end.
 
 
 def _whole(name: str, value: str | None) -> int | None:
