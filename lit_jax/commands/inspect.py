@@ -80,6 +80,8 @@ def main(
     print(
         table((summary["source"], "found"), [(name.replace("_", " "), text) for name, text in _rows(summary)])
     )
+    for remark in summary["remarks"]:
+        print(f"{summary['source']}: {remark}")
     if sheet:
         print(f"wrote {sheet}")
     if json_path:
@@ -89,7 +91,9 @@ def main(
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name, value in summary.items():
-        if name in ("source", "sheet") or (name in ("classes", "labelled", "without_caption") and not value):
+        if name in ("source", "sheet", "remarks") or (
+            name in ("classes", "labelled", "without_caption") and not value
+        ):
             continue
         if name == "reasons":
             rows += [(f"  {reason[:70]}", str(times)) for reason, times in value.items()]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import fsspec
@@ -46,14 +47,28 @@ class Files:
         try:
             if self.fs.isdir(pattern):
                 pattern = f"{pattern.rstrip('/')}/*{suffix}"
-            infos = self.fs.glob(pattern, detail=True)
+            infos = self._matching(pattern)
         except (OSError, ValueError) as e:
             raise DataError(f"{self.spec}: cannot be listed: {reason(e)}") from e
-        files = {path: infos[path] for path in sorted(infos) if infos[path]["type"] == "file"}
+        files = {path: infos[path] for path in sorted(infos) if self._is_file(path, infos[path])}
         if not files:
             hint = "; write * for the part that varies, {..} is not expanded" if "{" in pattern else ""
             raise DataError(f"{self.spec}: no file matches {pattern}{hint}")
         return files
+
+    def _matching(self, pattern: str) -> Mapping[str, Mapping[str, Any]]:
+        """What matches a pattern. Marks in the name of a directory that exists stand for themselves."""
+        folder, _, name = pattern.rpartition("/")
+        if "[" in pattern and self.fs.isfile(pattern):
+            return {pattern: self.fs.info(pattern)}
+        if not any(mark in folder for mark in "[*?") or not self.fs.isdir(folder):
+            return self.fs.glob(pattern, detail=True)
+        listed = {info["name"].rstrip("/"): info for info in self.fs.ls(folder, detail=True)}
+        return {path: info for path, info in listed.items() if fnmatchcase(os.path.basename(path), name)}
+
+    def _is_file(self, path: str, info: Mapping[str, Any]) -> bool:
+        """Whether it is a file or a link to one, as in the cache of the Hub."""
+        return info["type"] == "file" or bool(info.get("islink") and self.fs.isfile(path))
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes `start` to `end` of a file, by default all of them. Raises `DataError` if it cannot be read."""

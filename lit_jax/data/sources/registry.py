@@ -1,10 +1,13 @@
 """`open_source`: opens a source by its name."""
 
+import logging
 import os
 from collections.abc import Callable
 
-from lit_jax.data.sources.base import FORMS, Mixed, Source
+from lit_jax.data.sources.base import FORMS, Mixed, Source, remarks_of
 from lit_jax.utils.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
@@ -14,7 +17,7 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
     `folder:DIR`; `wds:` or `parquet:` with a file, a directory or a pattern; or `shapes:N/SPLIT`. `folder`, `wds` and
     `parquet` also accept a URL of fsspec, such as `gs://BUCKET/...`. For a path without a prefix the files decide which
     of them it is. Nothing is downloaded. `caption` names the feature, column or key of the captions; by default it is
-    detected.
+    detected. What the source remarks about itself (`remarks_of`) is logged, each sentence as a warning.
 
     Raises `DataError` if the source is missing, not understood or empty.
     """
@@ -37,14 +40,19 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
     kind, colon, rest = spec.partition(":")
     if not colon or kind not in kinds:
         kind, rest = _kind_of(spec), spec
-    return kinds[kind](rest, caption)
+    source = kinds[kind](rest, caption)
+    for remark in remarks_of(source):
+        _log.warning("%s: %s", source.spec, remark)
+    return source
 
 
 def _kind_of(spec: str) -> str:
     """The kind of the source at a path without a prefix."""
     from lit_jax.data.sources.files import Files, is_url
-    from lit_jax.data.sources.folder_tables import TABLES, is_picture
+    from lit_jax.data.sources.folder_layouts import is_img2dataset, is_layout
+    from lit_jax.data.sources.folder_tables import TABLES
     from lit_jax.data.sources.tfds import INFO
+    from lit_jax.data.transforms.image_files import is_picture
 
     path = os.path.expanduser(spec)
     if not is_url(spec) and (
@@ -57,12 +65,14 @@ def _kind_of(spec: str) -> str:
     if files is None or not files.fs.isdir(files.root):
         raise DataError(f"no source {spec!r}: it is not a directory; want one, or {FORMS}")
     names = {os.path.basename(name) for name in files.fs.ls(files.root, detail=False)}
-    if names & set(TABLES):
+    if names & set(TABLES) or is_img2dataset(names):
         return "folder"
+    if "metadata.parquet" in names and any(map(is_picture, names)):
+        return "folder"  # Which explains that table.
     for ending, kind in ((".tar", "wds"), (".parquet", "parquet")):
         if any(name.endswith(ending) for name in names):
             return kind
-    if any(map(is_picture, names)):
+    if any(map(is_picture, names)) or is_layout(names):
         return "folder"
     raise DataError(
         f"{spec} is a directory without {', '.join(TABLES)} or pictures (a folder), {INFO} (a prepared set), *.tar "

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_jax.data.sources.base import Source, check_caption
+from lit_jax.data.sources.base import Source, check_caption, is_number, remarks_of
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.typing import CountTokens, Progress
 
+_NAME_THEM = "zero-shot classification needs names: evaluate --class-names FILE"
 _AT_ONCE = 256  # Records that the threads read between two reports of progress.
 _QUANTILES = {"least": 0.0, "median": 0.5, "95%": 0.95, "most": 1.0}
 
@@ -46,8 +47,9 @@ def summarize(
 
     Threads read and decode each of these records. With `count_tokens` (`tokenizer.make_count_tokens`), lengths are in
     tokens and "cut" is the share of captions that `text_length` would cut; without it, lengths are in words and there
-    is no "cut". "same_picture" is the share of records whose file equals that of another one. A PNG of 16 pairs is
-    written to the path `sheet`. Raises `ConfigError` for a `limit` below 1 and `DataError` if all records are broken.
+    is no "cut". "same_picture" is the share of records whose file equals that of another one, and "remarks" are
+    sentences on what was left out or looks odd. A PNG of 16 pairs is written to the path `sheet`. Raises `ConfigError`
+    for a `limit` below 1 and `DataError` if all records are broken.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; want 1 or more")
@@ -82,6 +84,7 @@ def summarize(
         "same_picture": sum(times - 1 for times in copies.values()) / len(intact),
         "broken": sum(reasons.values()) / len(looked),
         "reasons": dict(reasons.most_common(5)),
+        "remarks": [*remarks_of(source), *_of_classes(source, any(record.labelled for record in intact))],
     }
     if count_tokens:
         summary["text_length"] = text_length
@@ -92,6 +95,15 @@ def summarize(
         contact_sheet(source, sorted(good)).save(Path(sheet), "PNG")
         summary["sheet"] = os.fspath(sheet)
     return summary
+
+
+def _of_classes(source: Source, labelled: bool) -> Iterator[str]:
+    names = source.class_names
+    if names and all(map(is_number, names)):
+        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        yield f"the names of its {len(names)} classes are numbers ({shown}); {_NAME_THEM}"
+    elif labelled and not names:
+        yield f"its labels are numbers without names; {_NAME_THEM}"
 
 
 def _look(
