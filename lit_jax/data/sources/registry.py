@@ -76,5 +76,5 @@ def _kind_of(spec: str) -> str:
         return "folder"
     raise DataError(
         f"{spec} is a directory without {', '.join(TABLES)} or pictures (a folder), {INFO} (a prepared set), *.tar "
-        "or *.parquet; want one of them"
+        f"or *.parquet; want one of them, or folder:{spec} for a directory for each class"
     )
