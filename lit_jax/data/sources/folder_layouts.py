@@ -15,14 +15,15 @@ _DIALECTS: dict[str, dict[str, Any]] = {
     "results.csv": {"delimiter": "|", "quotes": False},  # Flickr30k: image_name| comment_number| comment
 }
 _FIRST = {
-    "captions.txt": re.compile(rb"(\xef\xbb\xbf)?image,caption\s*"),
+    "captions.txt": re.compile(rb'(\xef\xbb\xbf)?"?image"?\s*,\s*"?caption"?\s*'),
     "results.csv": re.compile(rb"(\xef\xbb\xbf)?image_name\s*\|\s*comment_number\s*\|\s*comment\s*"),
 }
-# Tables that are not read -> what they are, and the way out.
+# Names of tables that are not read -> what they are, and the way out.
 _OTHERS = {
     r"(captions_.*|instances_.*|person_keypoints_.*)\.json": "a file of COCO",
     r"dataset_(coco|flickr8k|flickr30k)\.json": "a file of Karpathy's splits",
     r".*\.token(\.txt)?|results_\d+\.token": "a table of Flickr8k or Flickr30k without column names",
+    r"captions\.txt": "a table whose first line is not image,caption",
     r"metadata\.parquet": "a table of an imagefolder in parquet",
 }
 _HEAD = 4096  # Bytes of a table that are looked at.

@@ -74,6 +74,11 @@ REFUSED = {
         ["Images/1.jpg"],
         "a table of Flickr8k or Flickr30k",
     ),
+    "captions.txt": (
+        {"captions.txt": "1.jpg#0\ta"},
+        ["Images/1.jpg"],
+        "whose first line is not image,caption",
+    ),
     "parquet": (
         {"metadata.parquet": b"PAR1"},
         ["1.png"],
