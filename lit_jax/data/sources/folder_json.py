@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from lit_jax.data.sources.base import CAPTIONS, decode_utf8, texts_of
+from lit_jax.data.sources.base import CAPTIONS, counted, decode_utf8, texts_of
 from lit_jax.data.sources.folder_rows import Row, Scanned, check_label, check_name, lines_of
 from lit_jax.utils.errors import DataError
 
@@ -26,7 +26,10 @@ class JsonLines:
     def __init__(self, spec: str, name: str, caption: str | None):
         self._spec, self._name, self._caption = spec, name, caption
         self._keys: dict[str, int] = {}  # Key -> the first line that has it.
-        self._texts: dict[str, int] = {}  # The same for keys that are not read and whose value is a text.
+        self._texts: dict[
+            str, int
+        ] = {}  # The same for keys of texts that are not read, in lines without a caption.
+        self._without = 0  # These lines.
 
     def scan(self, file: Any) -> Iterator[Scanned]:
         end = 0
@@ -62,6 +65,12 @@ class JsonLines:
                 "caption or a label; call the captions caption, or name their key as the caption"
             )
         remarks = []
+        if self._texts and keys & _CAPTIONS:
+            first = next(iter(self._texts))
+            remarks.append(
+                f"{counted(self._without, 'line', 'lines')} of {self._name} without a caption but with a text under "
+                f"another key (the first is line {self._texts[first]}, {first!r}), which is not read"
+            )
         for key, line in self._keys.items():
             if key not in _READ and "label" not in keys and _near(key) == "label":
                 remarks.append(
@@ -96,11 +105,14 @@ class JsonLines:
             raise DataError(f"has several of {', '.join(_OWN)}; want one, which may be a list")
         if captions:
             return
-        for key in sorted(row.keys() - _READ):
+        others = sorted(row.keys() - _READ)
+        for key in others:
             if (near := _near(key)) in _CAPTIONS:
                 raise DataError(f"unknown key {key!r}; did you mean {near!r}?")
-            if isinstance(row[key], str):
-                self._texts.setdefault(key, line)
+        texts = [key for key in others if isinstance(row[key], str)]
+        self._without += bool(texts)
+        for key in texts:
+            self._texts.setdefault(key, line)
 
 
 def captions_in(text: str, what: str, caption: str | None = None) -> list[str] | None:

@@ -54,6 +54,14 @@ def test_texts_under_a_name_that_nobody_knows_are_told(write_folder):
         opened(write_folder, *rows)
 
 
+def test_lines_without_a_caption_that_have_another_text_are_counted(write_folder):
+    rows = [{"file_name": f"{i:02}.png", "beschreibung" if i % 2 else "caption": "x"} for i in range(6)]
+    assert opened(write_folder, *rows, {"file_name": "06.png", "width": 3}).remarks == (
+        "3 lines of metadata.jsonl without a caption but with a text under another key (the first is line 2, "
+        "'beschreibung'), which is not read",
+    )
+
+
 def test_a_misspelt_label_is_remarked(write_folder):
     source = opened(write_folder, {"file_name": "00.png", "caption": "x", "lable": "cat"})
     assert source.remarks == (

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
 from tests.data.conftest import png, records_of
 
+DOCS = Path(__file__).parents[3] / "docs" / "data.md"
 ROWS = [(f"{i}.jpg", f"picture {i}, caption {j}") for i in range(3) for j in range(2)]
 
 
@@ -108,6 +111,20 @@ def test_a_layout_that_is_not_read_is_refused_with_the_way_out(write, case, pref
     with pytest.raises(DataError, match=words) as error:
         open_source(f"{prefix}{write(files, pictures)}")
     assert "\n" not in str(error.value) and "; " in str(error.value)
+
+
+def test_the_way_out_for_coco_in_the_documents_makes_a_table(write, monkeypatch):
+    (snippet,) = re.findall(r"```python\n(import json.*?)```", DOCS.read_text(), re.DOTALL)
+    coco = {
+        "images": [{"id": 7, "file_name": "1.jpg"}, {"id": 3, "file_name": "2.jpg"}],
+        "annotations": [{"image_id": i, "caption": f"{i} {j}"} for j in range(2) for i in (3, 7)],
+    }
+    files = {"annotations/captions_val2017.json": json.dumps(coco)}
+    root = write(files, ["val2017/1.jpg", "val2017/2.jpg"])
+    monkeypatch.chdir(root)
+    exec(snippet, {})
+    source = open_source(f"folder:{root}/val2017")
+    assert records_of(source) == [("1.jpg", ["7 0", "7 1"]), ("2.jpg", ["3 0", "3 1"])]
 
 
 def img2dataset(texts, captions):
