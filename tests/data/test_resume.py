@@ -32,9 +32,11 @@ def bad(write_folder, name="pictures"):
         {"file_name": f"{i:02d}.png", "captions": ["a red square", "the circle of blue"], "id": str(i)}
         for i in range(RECORDS * 3)
     ]
-    for row in rows[RECORDS:]:
-        row["file_name"] = rows[int(row["id"]) % RECORDS]["file_name"]
-    return open_source(f"folder:{write_folder(rows, broken=BROKEN, name=name)}")
+    folder = write_folder(rows, broken=BROKEN, name=name)
+    for i, row in enumerate(rows[RECORDS:]):  # Copies, since the rows of one file would be one record.
+        copy = (folder / rows[i % RECORDS]["file_name"]).read_bytes()
+        (folder / row["file_name"]).write_bytes(copy)
+    return open_source(f"folder:{folder}")
 
 
 def batches(source, start=0, count=END, **options):
