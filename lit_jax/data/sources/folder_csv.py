@@ -28,14 +28,15 @@ class CsvTable:
         if not quotes:
             self._dialect |= {"quoting": csv.QUOTE_NONE, "skipinitialspace": True}
         self._head = self._columns(files, caption)
+        self._place = {role: place for place, role in enumerate(self._head) if role}
         self._spans: list[tuple[int, int]] = []  # First and last line of each row that has several.
         self._swallowed = 0  # Lines in these rows that look like rows of their own.
         self._open: list[int] = []  # Rows with text behind a closing quote.
 
     def scan(self, file: Any) -> Iterator[Scanned]:
         lines = _Lines(file)
-        reader = self._reader(lines)
-        next(reader, None)
+        reader = self._reader(lines, strict=True)  # It tells where a quote is not where it should be.
+        next(self._reader(lines), None)
         if lines.number > 1:
             raise self._bad(1, 'a quote (") is opened in the names of the columns and not closed; close it')
         while True:
@@ -44,17 +45,13 @@ class CsvTable:
             try:
                 cells = next(reader, None)
             except csv.Error as e:
-                raise self._bad(first, f"{e}; is a quote not closed?") from e
-            if lines.ended and lines.pending:
-                raise self._bad(
-                    first,
-                    f'a quote (") is opened here and never closed, so the row would go on to line {lines.number}, the '
-                    "last one; close it, or double each quote of a caption and put the caption between quotes",
-                )
+                cells = self._lenient(lines, first, e)
             if cells is None:
                 return
             if cells:
-                self._check_quotes(lines.pending, first)
+                if len(lines.pending) > 1:
+                    self._spans.append((first, lines.number))
+                    self._swallowed += sum(self._is_row(line) for line in lines.pending[1:])
                 yield self._scanned(cells, first, start, lines.consumed)
 
     def settle(self) -> dict[str, Any]:
@@ -103,32 +100,40 @@ class CsvTable:
                 f"{len(cells)} cells, want {len(self._head)} as in the first line; put a caption that contains "
                 f"{self._dialect['delimiter']!r} between quotes",
             )
-        row = dict(zip(self._head, cells, strict=True))
+        at = self._place
         try:
-            name, label = check_name(row["file"]), label_of_cell(row.get("label"))
+            name = check_name(cells[at["file"]])
+            label = label_of_cell(cells[at["label"]]) if "label" in at else None
         except DataError as e:
             raise self._bad(line, e) from e
-        return Scanned(line, start, end, name, row.get("id") or None, label)
+        return Scanned(line, start, end, name, (cells[at["id"]] or None) if "id" in at else None, label)
 
-    def _check_quotes(self, lines: list[str], first: int) -> None:
-        """Counts what is odd about the quotes of a row. Raises `DataError` if a stray quote has joined rows."""
-        if len(lines) == 1 and '"' not in lines[0]:
-            return
+    def _lenient(self, lines: "_Lines", first: int, error: csv.Error) -> list[str]:
+        """The cells of a row whose quotes are odd but harmless. Raises `DataError` if they have joined rows."""
+        if lines.ended:
+            raise self._bad(
+                first,
+                f'a quote (") is opened here and never closed, so the row would go on to line {lines.number}, the '
+                "last one; close it, or double each quote of a caption and put the caption between quotes",
+            ) from error
+        if len(lines.pending) > 1:
+            raise self._bad(
+                first,
+                f'a quote (") that is opened here is closed within line {lines.number}, with text behind it, so that '
+                f"{len(lines.pending)} lines would be one row; double each quote of a caption and put the caption "
+                "between quotes",
+            ) from error
+        row = _Lines(lines.pending[0].encode("utf-8", "surrogateescape").splitlines(keepends=True))
         try:
-            for _ in self._reader(lines, strict=True):
-                pass
+            cells = next(self._reader(row))
         except csv.Error as e:
-            if len(lines) > 1:
-                raise self._bad(
-                    first,
-                    f'a quote (") that is opened here is closed within line {first + len(lines) - 1}, with text behind '
-                    f"it, so that {len(lines)} lines would be one row; double each quote of a caption and put the "
-                    "caption between quotes",
-                ) from e
-            self._open.append(first)
-        if len(lines) > 1:
-            self._spans.append((first, first + len(lines) - 1))
-            self._swallowed += sum(self._is_row(line) for line in lines[1:])
+            raise self._bad(first, f"{e}; is a quote not closed?") from e
+        if row.ended:
+            raise self._bad(
+                first, f'a quote (") is opened here behind another one and not closed ({error}); close it'
+            )
+        self._open.append(first)
+        return cells
 
     def _is_row(self, line: str) -> bool:
         try:

@@ -13,6 +13,7 @@ from lit_jax.utils.errors import DataError
 _OWN = ("caption", "captions", "text")  # A line has one of them at most.
 _CAPTIONS = frozenset(CAPTIONS)
 _READ = frozenset({"file_name", "id", "label", *CAPTIONS})
+_SHAPES = 1000  # Sets of keys that are remembered.
 _BOM = "\ufeff"
 
 
@@ -30,13 +31,14 @@ class JsonLines:
             str, int
         ] = {}  # The same for keys of texts that are not read, in lines without a caption.
         self._without = 0  # These lines.
+        self._usual: set[tuple[str, ...]] = set()  # The keys of lines of which nothing is to be said.
 
     def scan(self, file: Any) -> Iterator[Scanned]:
         end = 0
         for number, line in enumerate(lines_of(file), 1):
             start, end = end, end + len(line)
             text = line.decode("utf-8", "surrogateescape").removeprefix(_BOM)
-            if not line.strip() or not text.strip():
+            if not text or text.isspace():
                 continue
             try:
                 row = _object(text)
@@ -96,10 +98,13 @@ class JsonLines:
 
     def _note(self, row: dict[str, Any], line: int) -> None:
         """Remembers the keys of a line. Raises `DataError` for captions that are ambiguous or misspelt."""
-        if not row.keys() <= self._keys.keys():
-            for key in row:
-                self._keys.setdefault(key, line)
+        if (shape := tuple(row)) in self._usual:
+            return
+        for key in row:
+            self._keys.setdefault(key, line)
         if self._caption is not None or len(captions := row.keys() & _CAPTIONS) == 1:
+            if len(self._usual) < _SHAPES:
+                self._usual.add(shape)
             return
         if len(row.keys() & set(_OWN)) > 1:
             raise DataError(f"has several of {', '.join(_OWN)}; want one, which may be a list")

@@ -64,7 +64,7 @@ def check_name(name: object) -> str:
         raise DataError(
             "no file_name" if name is None else f"file_name is {name!r}, want a path inside the folder"
         )
-    if name[0] in "/\\" or ".." in re.split(r"[/\\]", name):
+    if name[0] in "/\\" or (".." in name and ".." in re.split(r"[/\\]", name)):
         raise DataError(f"file_name {name!r} leads out of the folder; want a path inside it, without '..'")
     return name
 
