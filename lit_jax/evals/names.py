@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_jax.data.sources.base import is_number
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.text_lines import text_lines
@@ -24,7 +25,7 @@ def class_names(
     The rules: "label" takes the names unchanged; "words" removes a prefix, replaces `_` and `/` by spaces, and splits
     camel case, which it puts into lower case; "file" demands a file, because the names of the set are codes. `file` and
     `sources` are those of `from_file`.
-    Raises ConfigError if a file is missing or does not fit, and DataError if the set has no names.
+    Raises ConfigError if a file is missing or does not fit, and DataError if the set has no names, or only numbers.
     """
     if file is not None:
         return from_file(file, own, sources)
@@ -36,6 +37,11 @@ def class_names(
         )
     if not own:
         raise DataError("the set has no class names; give them with --class-names FILE")
+    if all(map(is_number, own)):
+        raise DataError(
+            f"the set names its {len(own)} classes by numbers ({', '.join(own[:3])}{' ...' if len(own) > 3 else ''}), "
+            'and "a photo of a 7." describes no picture; give their names with --class-names FILE'
+        )
     return tuple(own) if rule == "label" else tuple(map(words, own))
 
 

@@ -59,7 +59,7 @@ Measure = Callable[[Embedder, Pictures], TaskResult]
 
 def retrieval(request: EvalRequest) -> Measure:
     """Retrieval between the pictures and their captions. Raises DataError."""
-    texts, owner = captions_of(request.source)
+    texts, owner = captions_of(request.source, warn_of_copies=True)
     by_chance = retrievals.chance(owner, len(request.source))
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:

@@ -57,6 +57,30 @@ def folder(write_folder):
     return write_folder()
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """`pictures(names, **texts)`: a directory with these pictures and these other files."""
+
+    def write(*names, **files):
+        root = tmp_path / "p"
+        for i, name in enumerate(names):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(png(i))
+        root.mkdir(exist_ok=True)
+        for name, text in files.items():
+            path = root / name.replace("__", "/").replace("_", ".")
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return root
+
+    return write
+
+
+def records_of(source):
+    """(id, captions) of every record."""
+    return [(record["id"], record["captions"]) for record in map(source.__getitem__, range(len(source)))]
+
+
 def decode(data, key=0):
     try:
         image = Image.open(io.BytesIO(data))

@@ -64,7 +64,7 @@ def test_captions_that_are_all_usable_are_drawn_by_their_number_in_the_record(wr
 
 
 def test_the_usable_captions_of_a_record_are_drawn_alike(write_folder):
-    rows = [{"file_name": "00.png", "captions": ["", "a", "", "b", "c"]}] * RECORDS
+    rows = [{"file_name": f"{i:02}.png", "captions": ["", "a", "", "b", "c"]} for i in range(RECORDS)]
     batches = read_batches(open_source(f"folder:{write_folder(rows)}"))
     drawn = [text for _ in range(100) for text in texts_of(next(batches))]
     counts = np.array([drawn.count(text) for text in "abc"])

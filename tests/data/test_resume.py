@@ -32,9 +32,11 @@ def bad(write_folder, name="pictures"):
         {"file_name": f"{i:02d}.png", "captions": ["a red square", "the circle of blue"], "id": str(i)}
         for i in range(RECORDS * 3)
     ]
-    for row in rows[RECORDS:]:
-        row["file_name"] = rows[int(row["id"]) % RECORDS]["file_name"]
-    return open_source(f"folder:{write_folder(rows, broken=BROKEN, name=name)}")
+    folder = write_folder(rows, broken=BROKEN, name=name)
+    for i, row in enumerate(rows[RECORDS:]):  # Copies, since the rows of one file would be one record.
+        copy = (folder / rows[i % RECORDS]["file_name"]).read_bytes()
+        (folder / row["file_name"]).write_bytes(copy)
+    return open_source(f"folder:{folder}")
 
 
 def batches(source, start=0, count=END, **options):
@@ -184,8 +186,11 @@ def test_a_process_that_decodes_a_million_records_holds_no_list_of_them(tmp_path
     for records in (40, 1_000_000):
         folder = tmp_path / str(records)
         tiny.write_pairs(folder, 8)
-        line = (folder / "metadata.jsonl").read_bytes().splitlines(keepends=True)[0]
-        (folder / "metadata.jsonl").write_bytes(line * records)
+        for i in range(1000):
+            (folder / f"d{i}").symlink_to(".")  # So that a million paths lead to one picture.
+        line = '{"file_name": "d%d/d%d/000.png", "caption": "a red square"}\n'
+        lines = "".join(line % divmod(i, 1000) for i in range(records))
+        (folder / "metadata.jsonl").write_text(lines)
         processor = tiny.processor()
         transforms = TrainTransforms(
             make_train_decode(processor.image_processor), make_tokenize(processor.tokenizer, 12)

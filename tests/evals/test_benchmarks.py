@@ -93,5 +93,9 @@ def test_names_that_do_not_fit_are_refused(tmp_path):
         from_file(str(tmp_path / "none.txt"), OWN)
     with pytest.raises(ConfigError, match=r"codes \(n01 \.\.\.\).*--class-names FILE"):
         class_names(OWN, rule="file")
+    with pytest.raises(
+        DataError, match=r"its 12 classes by numbers \(0, 1, 2 \.\.\.\), .*--class-names FILE"
+    ):
+        class_names([str(i) for i in range(12)])
     with pytest.raises(DataError, match="has no class names"):
         class_names(None)

@@ -31,7 +31,8 @@ def made(tmp_path_factory):
     rows = [json.loads(line) for line in (folder / "pairs" / "metadata.jsonl").read_text().splitlines()]
     # The same classes under other numbers: they are matched by name.
     table = [{"file_name": row["file_name"], "label": row["label"]} for row in rows]
-    table.append({"file_name": "000.png", "label": "a thing"})
+    (folder / "train" / "thing.png").write_bytes((folder / "pairs" / "000.png").read_bytes())
+    table.append({"file_name": "thing.png", "label": "a thing"})
     (folder / "train" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
     for row in rows:
         row["en"], row["de"] = row.pop("captions"), f"{row['label']} red"

@@ -1,7 +1,8 @@
 """What a source of pairs is, and how its texts are read."""
 
+import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from lit_jax.utils.errors import DataError
@@ -9,6 +10,7 @@ from lit_jax.utils.errors import DataError
 FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR/*.tar, parquet:DIR/*.parquet or shapes:N/SPLIT"
 CAPTIONS = ("captions", "caption", "texts", "text", "sentences_raw", "sentences", "title", "alt_text")
 IDS = ("id", "key", "image/id", "image_id", "__key__", "image/filename", "file_name", "filename")
+_NUMBER = re.compile(r"[0-9]+")
 _EDGE = 1 << 16  # Bytes at either end of a file that `edges` reads.
 
 Mixed = Sequence[tuple[str, float | int]]  # Specs and their weights.
@@ -47,6 +49,26 @@ class Source(Protocol):
 def remarks_of(source: Source) -> tuple[str, ...]:
     """What `source` says was left out of it or looks odd, a sentence each; most sources say nothing."""
     return tuple(getattr(source, "remarks", ()))
+
+
+def counted(n: int, one: str, more: str) -> str:
+    """A number with what it counts: `counted(1, "file is", "files are")` is "1 file is"."""
+    return f"{n:,} {one if n == 1 else more}"
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """The names of classes, sorted: whole numbers first, by their value, then the other names as texts."""
+
+    def key(name: str) -> tuple[Any, ...]:
+        digits = name.lstrip("0")
+        return (0, len(digits), digits, name) if is_number(name) else (1, 0, "", name)
+
+    return sorted(names, key=key)
+
+
+def is_number(name: str) -> bool:
+    """Whether a class name is a whole number in ASCII digits, as the names of a set without names are."""
+    return _NUMBER.fullmatch(name) is not None
 
 
 def texts_of(value: Any, what: str) -> list[str]:

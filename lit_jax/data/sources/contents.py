@@ -1,10 +1,15 @@
 """All captions of a source, and all of its labels; a record that cannot be read is named with its source."""
 
+import hashlib
+import logging
+
 import numpy as np
 from jaxtyping import Int
 
 from lit_jax.data.sources.base import Record, Source, check_utf8
 from lit_jax.utils.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 def read_record(source: Source, index: int) -> Record:
@@ -21,25 +26,41 @@ def named(source: Source, index: int, reason: object) -> DataError:
     return DataError(f"{source.spec}: record {index}: {text}")
 
 
-def captions_of(source: Source) -> tuple[list[str], Int[np.ndarray, " M"]]:
+def captions_of(source: Source, *, warn_of_copies: bool = False) -> tuple[list[str], Int[np.ndarray, " M"]]:
     """Every caption of `source`, in order, and the number of the record that each belongs to.
 
-    Raises DataError, which names the first record, if one cannot be read, has no caption or has one that is not UTF-8.
+    With `warn_of_copies`, a warning gives the number of records whose picture an earlier record has: in retrieval, the
+    captions of one of them count as wrong for the other. Raises DataError, which names the first record, if one cannot
+    be read, has no caption or has one that is not UTF-8.
     """
-    of_record = []
+    of_record, first, copies = [], dict[bytes, int](), list[str]()
     for i in range(len(source)):
-        captions = read_record(source, i)["captions"]
+        record = read_record(source, i)
+        captions = record["captions"]
         for caption in captions:
             try:
                 check_utf8(caption)
             except DataError as e:
                 raise named(source, i, e) from e
         of_record.append(captions)
+        if warn_of_copies:
+            earlier = first.setdefault(hashlib.blake2b(record["image"], digest_size=16).digest(), i)
+            if earlier != i:
+                copies.append(f"record {i}, {record['id']!r}, has that of record {earlier}")
     counts = [len(captions) for captions in of_record]
     if 0 in counts:
         raise DataError(
             f"record {counts.index(0)} of {source.spec} has no caption ({counts.count(0)} of {len(counts)} have none); "
             "retrieval needs one for each: name their column, or leave these records out"
+        )
+    if copies:
+        _log.warning(
+            "%s: %d of %d records have the picture of an earlier one (first, %s), whose captions count as wrong for "
+            "them; make one record of them",
+            source.spec,
+            len(copies),
+            len(of_record),
+            copies[0],
         )
     owner = np.repeat(np.arange(len(of_record)), counts)
     return [caption for captions in of_record for caption in captions], owner

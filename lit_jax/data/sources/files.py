@@ -113,7 +113,9 @@ class Files:
                 missing.append(head + name)
             else:
                 files |= (
-                    {info["name"]: info} if info["type"] == "file" else self._of_place(head + name, suffix)
+                    {info["name"]: info}
+                    if self._is_file(info["name"], info)
+                    else self._of_place(head + name, suffix)
                 )
         if missing:
             raise DataError(
@@ -129,13 +131,17 @@ class Files:
         files = {
             path: info
             for path, info in infos.items()
-            if info["type"] == "file" and (hidden or not os.path.basename(path).startswith("."))
+            if self._is_file(path, info) and (hidden or not os.path.basename(path).startswith("."))
         }
         if not files:
             raise DataError(
                 f"{self.spec}: no file matches {shown}; want a file, a directory or a pattern of files"
             )
         return files
+
+    def _is_file(self, path: str, info: Mapping[str, Any]) -> bool:
+        """Whether it is a file or a link to one, as in the cache of the Hub."""
+        return info["type"] == "file" or bool(info.get("islink") and self.fs.isfile(path))
 
     def _literal(self, root: str) -> tuple[str, str]:
         """`root` in two parts: the directories at its start that exist under just this name, and a pattern."""

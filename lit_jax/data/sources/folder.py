@@ -6,7 +6,9 @@ from typing import Any
 
 from lit_jax.data.sources.base import Record
 from lit_jax.data.sources.files import Files
-from lit_jax.data.sources.folder_tables import TABLES, Pictures, Rows
+from lit_jax.data.sources.folder_layouts import known_layout
+from lit_jax.data.sources.folder_pictures import Pictures
+from lit_jax.data.sources.folder_tables import TABLES, Rows
 from lit_jax.utils.errors import DataError
 
 METADATA = TABLES[0]
@@ -17,15 +19,18 @@ class FolderSource:
     """The pictures of a directory, described by the first of these that exists:
 
     - `metadata.jsonl`, with lines such as `{"file_name": ..., "caption": ...}`. The captions have one of the keys
-      `caption`, `captions` and `text`, and are one string or a list; a line may have none. `id` defaults to the file
-      name. `label` is a class index or a class name; `class_names` are then the sorted names of all lines.
+      `caption`, `captions` and `text` (or another usual name, if no line has these), and are one string or a list; a
+      line may have none, and further keys. `id` defaults to the file name. `label` is a class index or a class name;
+      `class_names` are then the names of all lines, numbers by their value and before other names.
     - `metadata.csv`, `captions.csv` or `captions.tsv`, whose first line names the columns `file_name` and `caption`
-      (or their usual synonyms), `id` and `label`. Consecutive rows with one file are one record with several captions.
-    - `a.txt` beside `a.jpg`, also in subdirectories; the id is the path without its extension.
+      (or their usual synonyms), `id` and `label`; also `captions.txt` of Flickr8k and `results.csv` of Flickr30k.
+    - `a.txt` beside `a.jpg`, or `a.json` with captions, also in subdirectories; the id is the path without its
+      extension, which is kept where two pictures differ in nothing else.
     - none of them: then each subdirectory is a class, if all pictures are in one; else there are only pictures.
 
-    File names are relative to the directory and must stay inside it. A missing file or a caption of a wrong type breaks
-    only its own record. `caption` names another key or column of the captions. Raises `DataError`.
+    The rows of one picture are one record with several captions, wherever they stand (see `Rows`). File names are
+    relative to the directory and must stay inside it. A missing file or a caption of a wrong type breaks only its own
+    record. `caption` names another key or column of the captions. Raises `DataError`.
     """
 
     description: str | None = None
@@ -39,14 +44,19 @@ class FolderSource:
             raise DataError(f"{self.spec}: there is no such directory")
         root = self._files.root.rstrip("/")
         self._table = next((name for name in TABLES if self._files.fs.isfile(f"{root}/{name}")), None)
+        self._pictures = root
         self._rows: Rows | Pictures
         if self._table is not None:
             self._rows = Rows(self._files, self._table, caption)
+        elif layout := known_layout(self._files):
+            self._table, self._pictures = layout.table, f"{root}/{layout.pictures}".rstrip("/")
+            self._rows = Rows(self._files, layout.table, caption, layout.dialect)
         else:
-            self._rows = Pictures(self._files)
+            self._rows = Pictures(self._files, caption)
         if not len(self._rows):
             what = f"{self._table} has no records" if self._table else f"holds no {METADATA} and no pictures"
             raise DataError(f"{self.spec}: {what}; want a line with file_name and caption for each picture")
+        self.remarks = self._rows.remarks
         self.class_names: tuple[str, ...] | None = self._rows.class_names or None
         self._label_of = {name: label for label, name in enumerate(self.class_names or ())}
 
@@ -60,10 +70,10 @@ class FolderSource:
         row = self._rows[index]
         name, label = row["file_name"], row["label"]
         try:
-            image = self._files.fs.cat_file(f"{self._files.root.rstrip('/')}/{name}")
+            image = self._files.fs.cat_file(f"{self._pictures}/{name}")
         except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
             raise DataError(f"{name!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
-        record = Record(image=image, captions=row["captions"], id=row["id"])
+        record = Record(image=image, captions=row["captions"], id=row["id"] or name)
         if label is not None:
             record["label"] = self._label_of[label] if isinstance(label, str) else label
         return record

@@ -1,18 +1,18 @@
-"""Descriptions of the pictures of a folder: a table (`metadata.jsonl`, `captions.csv` ...), or texts beside them."""
+"""The table of a folder as records: the rows of one picture are one record, wherever they stand."""
 
-import csv
-import difflib
-import json
-import re
 from array import array
-from collections.abc import Iterable, Iterator
-from typing import Any, TypedDict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lit_jax.data.sources.base import CAPTIONS, decode_utf8, texts_of
+from lit_jax.data.sources.base import class_order, counted
 from lit_jax.data.sources.files import Files, stamp
+from lit_jax.data.sources.folder_csv import CsvTable
+from lit_jax.data.sources.folder_json import JsonLines
+from lit_jax.data.sources.folder_rows import Row, Table
 from lit_jax.data.sources.record_index import Columns, Index, build, open_index
 from lit_jax.utils.errors import DataError
 
@@ -20,247 +20,211 @@ TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv")
 _INDEXED = (
     4 << 20
 )  # Bytes from which on the index of a table is stored; a smaller table is read within a second.
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-# Names of the column of files; a jsonl file accepts only the first one.
-_FILE = ("file_name", "filename", "filepath", "file", "image", "image_path")
-_KNOWN = frozenset({"caption", "captions", "text"})  # Keys of metadata.jsonl.
-
-
-class Row(TypedDict):
-    """The description of one picture."""
-
-    file_name: str
-    captions: list[str]
-    id: str
-    label: int | str | None
+_CHUNK = 1 << 16  # Texts that are Python objects at the same time.
 
 
 class Rows:
-    """The rows of a text table, by the byte at which each one starts; `rows[i]` parses row i.
+    """The records of the table `name`, by the bytes of their rows; `rows[i]` parses those of record i.
 
-    `class_names` are the sorted names of all labels that are names. Opening checks every row and raises `DataError` for
-    the first one that cannot be understood. An error that concerns only one record is raised when that is read.
+    The rows with one file name are one record, with the id and the label of the first of them that has one. Records are
+    in the order of their first rows; but if the rows of a picture stand apart, the records are sorted by file name, so
+    that the order of the table does not matter. An id that several records have is replaced by their file names.
+
+    `class_names` are the names of all labels that are names, in `class_order`. Opening checks every row and raises
+    `DataError` for the first one that cannot be understood. An error that concerns only one record is raised when that
+    is read. `dialect` are the arguments of a CsvTable.
     """
 
-    def __init__(self, files: Files, name: str, caption: str | None):
+    def __init__(self, files: Files, name: str, caption: str | None, dialect: dict[str, Any] | None = None):
         self._files, self._name = files, name
         self._path = f"{files.root.rstrip('/')}/{name}"
-        self._caption = caption
         info = files.fs.info(self._path)
-        self._head: list[str] = []
-        if name != TABLES[0]:
-            self._head = self._columns()
+        self._table = _table(files, name, caption, dialect)
         if info["size"] < _INDEXED:
             self._index: Index = build(self._scan)
         else:
-            key = f"folder {name} {caption}"
+            key = f"folder records {name} {caption}"
             self._index = open_index(files, files.root, key, stamp({self._path: info}), self._scan)
-        self.class_names = tuple(self._index.about["class_names"])
+        about = self._index.about
+        self.class_names, self.remarks = tuple(about["class_names"]), tuple(about["remarks"])
+        record = self._index["record"]
+        self._size = int(record[-1]) + 1 if len(record) else 0
 
     def __len__(self) -> int:
-        return len(self._index) - 1
+        return self._size
 
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        start, end = (int(at) for at in self._index["start"][index : index + 2])
-        text = decode_utf8(self._files.read(self._path, start, end), f"line of {self._name}")
-        if not self._head:
-            return self._of_json(json.loads(text.removeprefix("\ufeff").split("\n", 1)[0]))
-        return self._of_csv(list(self._reader(text.splitlines(keepends=True))))
+        columns = self._index
+        first, last = (int(at) for at in np.searchsorted(columns["record"], [index, index + 1]))
+        rows: list[Row] = []
+        for part in range(first, last):
+            data = self._files.read(self._path, int(columns["start"][part]), int(columns["end"][part]))
+            rows += self._table.parse(data, columns.about)
+        name = rows[0]["file_name"]
+        own = None if columns["named"][first] else next((row["id"] for row in rows if row["id"]), None)
+        return Row(
+            file_name=name,
+            captions=[caption for row in rows for caption in row["captions"]],
+            id=name if own is None else own,
+            label=next((row["label"] for row in rows if row["label"] is not None), None),
+        )
 
     def _scan(self) -> tuple[Columns, dict[str, Any]]:
-        """Where each record starts and the last one ends; and the names of the classes."""
-        starts = array("q")
-        names: set[str] = set()
-        kinds: set[type] = set()
+        """The bytes of the rows, by record; the names of the classes; and what the table has to say."""
+        starts, ends, labels = (array("q") for _ in range(3))
+        names, ids = _Texts(), _Texts()
+        codes: dict[int | str, int] = {}
         with self._files.fs.open(self._path, "rb") as file:
-            for number, start, label in self._lines(file) if not self._head else self._records(file):
-                starts.append(start)
-                if label is not None:
-                    kinds.add(type(label))
-                    names.update([label] if isinstance(label, str) else ())
-                if len(kinds) > 1:
-                    raise self._bad(number, "labels are both numbers and names; want one kind")
-            starts.append(file.tell())
-        return {"start": np.frombuffer(starts, np.int64)}, {"class_names": sorted(names)}
-
-    def _bad(self, number: int, why: object) -> DataError:
-        return DataError(f"{self._files.spec}: line {number} of {self._name}: {why}")
-
-    # metadata.jsonl
-
-    def _lines(self, file: Any) -> Iterator[tuple[int, int, int | str | None]]:
-        start = 0
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                label = None
-                try:
-                    label = self._check(json.loads(line))
-                except UnicodeDecodeError:
-                    pass  # Raised when this one record is read.
-                except (json.JSONDecodeError, RecursionError) as e:
+            for row in self._table.scan(file):
+                code = -1 if row.label is None else codes.setdefault(row.label, len(codes))
+                if code > 0 and type(row.label) is not type(next(iter(codes))):
                     raise DataError(
-                        f"{self._files.spec}: line {number} of {self._name} is not JSON: {e}"
-                    ) from e
-                except DataError as e:
-                    raise self._bad(number, e) from e
-                yield number, start, label
-            start += len(line)
+                        f"{self._files.spec}: line {row.line} of {self._name}: labels are both numbers and names; want "
+                        "one kind"
+                    )
+                starts.append(row.start)
+                ends.append(row.end)
+                labels.append(code)
+                names.add(_key(row.file_name))
+                ids.add(row.id)
+        about = self._table.settle()
+        grouped = _Grouped.of(names.column())
+        file_names = names.column().take(pa.array(grouped.order[grouped.first]))
+        own = _first_of(grouped, _codes(ids.column()), ids.column())
+        named = _shared_ids(own, file_names)
+        remarks = [
+            *about["remarks"],
+            *_disagreeing(grouped, np.asarray(labels), file_names, "label"),
+            *_disagreeing(grouped, _codes(ids.column()), file_names, "id"),
+            *_repeated(own, file_names, named),
+        ]
+        about |= {"class_names": class_order(n for n in codes if isinstance(n, str)), "remarks": remarks}
+        return grouped.segments(np.asarray(starts), np.asarray(ends), named), about
 
-    def _check(self, row: Any) -> int | str | None:
-        """The label of a line. Raises `DataError` for a line that cannot be understood."""
-        if not isinstance(row, dict):
-            raise DataError(f"found {type(row).__name__}, want an object with file_name and caption")
-        known = _KNOWN | {"file_name", "id", "label"}
-        if self._caption is None and (unknown := sorted(row.keys() - known)):
-            near = difflib.get_close_matches(unknown[0], known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"want some of {', '.join(sorted(known))}"
-            raise DataError(f"unknown key {unknown[0]!r}; {hint}")
-        check_name(row.get("file_name"))
-        if self._caption is None and len(row.keys() & _KNOWN) > 1:
-            raise DataError(f"has several of {', '.join(sorted(_KNOWN))}; want one, which may be a list")
-        label = row.get("label")
-        if label is not None and (isinstance(label, bool) or not isinstance(label, int | str)):
-            raise DataError(f"label is {label!r}, want a number or a name")
-        if isinstance(label, int) and label < 0:
-            raise DataError(f"label is {label}, want 0 or more")
-        return label
 
-    def _of_json(self, row: dict[str, Any]) -> Row:
-        name, captions = row["file_name"], []
-        for key in [self._caption] if self._caption else row.keys() & _KNOWN:
-            if key in row:
-                captions = texts_of([row[key]] if row[key] is None else row[key], key)
-        return Row(file_name=name, captions=captions, id=str(row.get("id", name)), label=row.get("label"))
+class _Grouped(NamedTuple):
+    """Rows sorted by their record, and within a record as they stand in the table."""
 
-    # captions.csv and captions.tsv
+    order: np.ndarray  # The row at each place.
+    record: np.ndarray  # Its record.
+    first: np.ndarray  # The place of the first row of each record.
 
-    def _reader(self, lines: Iterable[str]) -> Any:
-        return csv.reader(lines, delimiter="\t" if self._name.endswith(".tsv") else ",")
+    @classmethod
+    def of(cls, names: pa.Array) -> "_Grouped":
+        encoded = names.dictionary_encode()
+        record = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        runs = np.count_nonzero(np.diff(record)) + bool(len(record))
+        if runs > len(encoded.dictionary):  # Rows of a picture stand apart.
+            rank = np.empty(len(encoded.dictionary), np.int64)
+            rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
+            record = rank[record]
+        order = np.argsort(record, kind="stable")
+        record = record[order]
+        return cls(order, record, np.flatnonzero(np.diff(record, prepend=-1)))
 
-    def _columns(self) -> list[str]:
-        """The role of each column: "file", "caption", "id", "label", or "" for one that is not read."""
-        with self._files.fs.open(self._path, "rb") as file:
-            first = decode_utf8(file.readline(), f"{self._files.spec}: line 1 of {self._name}").removeprefix(
-                "\ufeff"
-            )
-        columns = [name.strip() for row in self._reader([first]) for name in row]
-        file_column = next((name for name in _FILE if name in columns), None)
-        caption = self._caption or next((name for name in CAPTIONS if name in columns), None)
-        if (
-            file_column is None
-            or (caption is None and "label" not in columns)
-            or (caption and caption not in columns)
-        ):
-            wanted = f"file_name and {self._caption or 'caption'}"
-            raise self._bad(
-                1, f"the columns are {', '.join(columns) or 'none'}; want a first line with {wanted}"
-            )
-        roles = {caption: "caption", file_column: "file", "id": "id", "label": "label"}
-        return [roles.get(name, "") for name in columns]
+    def segments(self, starts: np.ndarray, ends: np.ndarray, named: np.ndarray) -> Columns:
+        """The columns of the index: a row for each run of bytes that belongs to one record."""
+        start, end = starts[self.order], ends[self.order]
+        new = np.ones(len(start), bool)
+        new[1:] = (np.diff(self.record) != 0) | (start[1:] != end[:-1])
+        at = np.flatnonzero(new)
+        last = np.append(at[1:], len(start))[: len(at)] - 1
+        record = self.record[at]
+        return {
+            "start": start[at],
+            "end": end[last],
+            "record": record,
+            "named": named[record].astype(np.int8),
+        }
 
-    def _records(self, file: Any) -> Iterator[tuple[int, int, int | str | None]]:
-        """The line, start and label of each record; consecutive rows with one file are one record."""
-        consumed, number = 0, 0
 
-        def lines() -> Iterator[str]:
-            nonlocal consumed, number
-            for line in file:
-                consumed += len(line)
-                number += 1
-                yield line.decode("utf-8", "surrogateescape")  # Raised when the record is read.
+class _Texts:
+    """A column of texts that grows; the texts may hold lone surrogates."""
 
-        reader = self._reader(lines())
-        next(reader, None)
-        start, last = consumed, None
-        while True:
-            first = number + 1
-            try:
-                cells = next(reader, None)
-            except csv.Error as e:
-                raise self._bad(first, e) from e
-            if cells is None:
-                return
-            if cells:
-                if len(cells) != len(self._head):
-                    raise self._bad(first, f"{len(cells)} cells, want {len(self._head)} as in the first line")
-                row = dict(zip(self._head, cells, strict=True))
-                try:
-                    check_name(row["file"])
-                except DataError as e:
-                    raise self._bad(first, e) from e
-                if row["file"] != last:
-                    yield first, start, _label(row)
-                last = row["file"]
-            start = consumed
+    def __init__(self) -> None:
+        self._chunks: list[pa.Array] = []
+        self._new: list[bytes | None] = []
 
-    def _of_csv(self, rows: list[list[str]]) -> Row:
-        cells = [dict(zip(self._head, row, strict=True)) for row in rows if row]
-        first = cells[0]
-        captions = [row["caption"] for row in cells if "caption" in row]
-        return Row(
-            file_name=first["file"],
-            captions=captions,
-            id=first.get("id") or first["file"],
-            label=_label(first),
+    def add(self, text: str | None) -> None:
+        self._new.append(None if text is None else text.encode("utf-8", "surrogatepass"))
+        if len(self._new) == _CHUNK:
+            self._flush()
+
+    def column(self) -> pa.Array:
+        self._flush()
+        self._chunks = [pa.concat_arrays(self._chunks)]
+        return self._chunks[0]
+
+    def _flush(self) -> None:
+        self._chunks.append(pa.array(self._new, pa.large_binary()))
+        self._new = []
+
+
+def _table(files: Files, name: str, caption: str | None, dialect: dict[str, Any] | None) -> Table:
+    if name == TABLES[0]:
+        return JsonLines(files.spec, name, caption)
+    if dialect is None:
+        dialect = {"delimiter": "\t"} if name.endswith(".tsv") else {}
+    return CsvTable(files, name, caption, **dialect)
+
+
+def _key(name: str) -> str:
+    """What the spellings `./a.jpg` and `x//a.jpg` of a path have in common with `a.jpg` and `x/a.jpg`."""
+    if name.startswith("./") or "//" in name or "/./" in name:
+        return "/".join(part for part in name.split("/") if part not in ("", "."))
+    return name
+
+
+def _codes(texts: pa.Array) -> np.ndarray:
+    """A number for each distinct text, -1 for none."""
+    return pc.fill_null(texts.dictionary_encode().indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _first_of(grouped: _Grouped, codes: np.ndarray, texts: pa.Array) -> pa.Array:
+    """For each record the first of its rows' texts, null if none of them has one."""
+    if not len(codes) or codes.max() < 0:
+        return pa.nulls(len(grouped.first), texts.type)
+    place = np.where(codes[grouped.order] >= 0, np.arange(len(codes)), len(codes))
+    place = np.minimum.reduceat(place, grouped.first)
+    missing = place == len(codes)
+    return texts.take(pa.array(grouped.order[np.where(missing, 0, place)], mask=missing))
+
+
+def _shared_ids(own: pa.Array, file_names: pa.Array) -> np.ndarray:
+    """Which records are called by their file name, because another one has the same id."""
+    if own.null_count == len(own):
+        return np.zeros(len(own), bool)
+    codes = _codes(pc.coalesce(own, file_names))
+    named = np.bincount(codes)[codes] > 1
+    codes = _codes(pc.if_else(pa.array(named), file_names, pc.coalesce(own, file_names)))
+    return named if codes.max() + 1 == len(codes) else np.ones(len(own), bool)
+
+
+def _repeated(own: pa.Array, file_names: pa.Array, named: np.ndarray) -> Iterable[str]:
+    places = np.flatnonzero(named)
+    if len(places):
+        text = own[int(places[0])].as_py()
+        shown = _shown(text if text is not None else file_names[int(places[0])].as_py())
+        yield (
+            f"{len(places)} pictures share their id with another one (the first is {shown} of "
+            f"{_shown(file_names[int(places[0])].as_py())}); their id is now their file name"
         )
 
 
-class Pictures:
-    """The pictures below a directory, sorted by path; `a.txt` is the caption of `a.jpg`.
-
-    If no picture has such a file and all are in subdirectories, the subdirectories are the classes; if some are not,
-    the pictures have neither captions nor classes.
-    """
-
-    def __init__(self, files: Files):
-        self._files = files
-        root = files.root.rstrip("/")
-        every = [path[len(root) + 1 :] for path in files.fs.find(root)]
-        names = sorted(name for name in every if is_picture(name) and "/." not in f"/{name}")
-        texts = {name for name in every if name.endswith(".txt")}
-        self._described = any(_text_beside(name) in texts for name in names)
-        classed = not self._described and all("/" in name for name in names)
-        classes = {name.split("/")[0] for name in names} if classed else set()
-        self.class_names = tuple(sorted(classes))
-        self._names = pa.array(names, pa.large_string())
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, index: int) -> Row:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        name: str = self._names[index].as_py()
-        captions, label = [], None
-        if self._described:
-            text = self._files.read(f"{self._files.root.rstrip('/')}/{_text_beside(name)}")
-            captions = [decode_utf8(text, f"{_text_beside(name)!r}").rstrip("\r\n")]
-        elif self.class_names:
-            label = name.split("/")[0]
-        return Row(file_name=name, captions=captions, id=name.rpartition(".")[0], label=label)
-
-
-def is_picture(name: str) -> bool:
-    """Whether the file of that name is a picture, by its extension."""
-    return name.lower().endswith(_PICTURES)
-
-
-def check_name(name: object) -> None:
-    """Raises `DataError` unless `name` is the path of a file inside the folder."""
-    if not isinstance(name, str) or not name:
-        raise DataError(
-            "no file_name" if name is None else f"file_name is {name!r}, want a path inside the folder"
+def _disagreeing(grouped: _Grouped, codes: np.ndarray, file_names: pa.Array, what: str) -> Iterable[str]:
+    if len(codes) == len(grouped.first) or not len(codes):
+        return
+    codes = codes[grouped.order]
+    most = np.maximum.reduceat(codes, grouped.first)
+    least = np.minimum.reduceat(np.where(codes < 0, np.iinfo(codes.dtype).max, codes), grouped.first)
+    if len(several := np.flatnonzero((most >= 0) & (least < most))):
+        yield (
+            f"{counted(len(several), 'picture', 'pictures')} whose rows have several {what}s (the first is "
+            f"{_shown(file_names[int(several[0])].as_py())}); the first {what} is used"
         )
-    if name[0] in "/\\" or ".." in re.split(r"[/\\]", name):
-        raise DataError(f"file_name {name!r} leads out of the folder; want a path inside it, without '..'")
 
 
-def _text_beside(name: str) -> str:
-    return name.rpartition(".")[0] + ".txt"
-
-
-def _label(row: dict[str, str]) -> int | str | None:
-    label = row.get("label") or None
-    return int(label) if label and label.isdigit() else label
+def _shown(text: bytes) -> str:
+    return repr(text.decode("utf-8", "replace"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.data.sources.base import Record, Source
+from lit_jax.data.sources.base import Record, Source, remarks_of
 from lit_jax.utils.errors import ConfigError
 
 _MOST = 2**31 - 1  # Batches number their records in int32.
@@ -48,6 +48,11 @@ class MixtureSource:
         )
         names = {source.class_names for source in self._sources}
         self.class_names = names.pop() if len(names) == 1 else None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Those of the sources, each with the name of its source."""
+        return tuple(f"{source.spec}: {remark}" for source in self._sources for remark in remarks_of(source))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MixtureSource, (list(zip(self._sources, self._weights.tolist(), strict=True)),)

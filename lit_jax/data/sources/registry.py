@@ -49,8 +49,10 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
 def _kind_of(spec: str) -> str:
     """The kind of the source at a path without a prefix."""
     from lit_jax.data.sources.files import Files, is_url
-    from lit_jax.data.sources.folder_tables import TABLES, is_picture
+    from lit_jax.data.sources.folder_layouts import is_img2dataset, is_layout
+    from lit_jax.data.sources.folder_tables import TABLES
     from lit_jax.data.sources.tfds import INFO
+    from lit_jax.data.transforms.image_files import is_picture
 
     path = os.path.expanduser(spec)
     if not is_url(spec) and (
@@ -63,14 +65,16 @@ def _kind_of(spec: str) -> str:
     if files is None or not files.fs.isdir(files.root):
         raise DataError(f"no source {spec!r}: it is not a directory; want one, or {FORMS}")
     names = {os.path.basename(name) for name in files.fs.ls(files.root, detail=False)}
-    if names & set(TABLES):
+    if names & set(TABLES) or is_img2dataset(names):
         return "folder"
+    if "metadata.parquet" in names and any(map(is_picture, names)):
+        return "folder"  # Which explains that table.
     for ending, kind in ((".tar", "wds"), (".parquet", "parquet")):
         if any(name.endswith(ending) for name in names):
             return kind
-    if any(map(is_picture, names)):
+    if any(map(is_picture, names)) or is_layout(names):
         return "folder"
     raise DataError(
         f"{spec} is a directory without {', '.join(TABLES)} or pictures (a folder), {INFO} (a prepared set), *.tar "
-        "or *.parquet; want one of them"
+        f"or *.parquet; want one of them, or folder:{spec} for a directory for each class"
     )

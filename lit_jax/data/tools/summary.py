@@ -11,13 +11,14 @@ import numpy as np
 
 from lit_jax.data.bad_records import frequent
 from lit_jax.data.captions import usable_captions
-from lit_jax.data.sources.base import Source, remarks_of
+from lit_jax.data.sources.base import Source, is_number, remarks_of
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.typing import CountTokens, Progress
 
+_NAME_THEM = "zero-shot classification needs names: evaluate --class-names FILE"
 _AT_ONCE = 256  # Records that the threads read between two reports of progress.
 _QUANTILES = {"least": 0.0, "median": 0.5, "95%": 0.95, "most": 1.0}
 
@@ -86,7 +87,7 @@ def summarize(
         "same_picture": sum(times - 1 for times in copies.values()) / len(intact),
         "broken": len(reasons) / len(looked),
         "reasons": dict(frequent(reasons, 5)),
-        "remarks": [*remarks_of(source)],
+        "remarks": [*remarks_of(source), *_of_classes(source, any(record.labelled for record in intact))],
     }
     if unusable := sum(record.unusable for record in looked):
         summary["unusable_captions"] = unusable
@@ -99,6 +100,15 @@ def summarize(
         contact_sheet(source, sorted(good)).save(Path(sheet), "PNG")
         summary["sheet"] = os.fspath(sheet)
     return summary
+
+
+def _of_classes(source: Source, labelled: bool) -> Iterator[str]:
+    names = source.class_names
+    if names and all(map(is_number, names)):
+        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        yield f"the names of its {len(names)} classes are numbers ({shown}); {_NAME_THEM}"
+    elif labelled and not names:
+        yield f"its labels are numbers without names; {_NAME_THEM}"
 
 
 def _look(

@@ -1,6 +1,7 @@
 """Files of pictures: which are opened, which are refused before they are decoded, and how they become RGB."""
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -14,8 +15,21 @@ FORMATS = (
     "GIF",
     "BMP",
 )  # No format that runs a program (EPS) or stores floats (TIFF).
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp")  # Of FORMATS.
+HEAD = 16  # Bytes from which `starts_like_picture` recognises a file.
+_HEADS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0{4}", re.DOTALL)
 MAX_PIXELS = 64_000_000  # Of a picture, checked before it is decoded.
 MAX_RATIO = 100  # Of length to width; resizing a longer picture by its shorter edge would take gigabytes.
+
+
+def is_picture(name: str) -> bool:
+    """Whether the file of that name is a picture, by its extension."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def starts_like_picture(head: bytes) -> bool:
+    """Whether a file that begins with these `HEAD` bytes is one of FORMATS."""
+    return _HEADS.match(head) is not None
 
 
 def open_image(data: bytes) -> Image.Image:

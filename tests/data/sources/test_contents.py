@@ -1,4 +1,4 @@
-"""All captions and labels of a source, and what is said of the first record without."""
+"""All captions and labels of a source; what is said of the first record without, and of pictures of several records."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from lit_jax.data.sources.contents import captions_of, labels_of, read_record
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
-from tests.data.conftest import row
+from tests.data.conftest import RECORDS, png, row
 
 
 def test_captions_come_in_order_with_the_numbers_of_their_records(write_folder):
@@ -45,3 +45,19 @@ def test_the_first_record_without_is_named_with_its_source_and_the_reason(change
     with pytest.raises(DataError) as raised:
         read(source)
     assert str(raised.value).startswith(why.format(source.spec))
+
+
+def test_copies_of_a_picture_are_counted_with_the_first_one(write_folder, caplog):
+    folder = write_folder()
+    (folder / "05.png").write_bytes(png(3))
+    (folder / "09.png").write_bytes(png(3))
+    source = open_source(f"folder:{folder}")
+    texts, owner = captions_of(source, warn_of_copies=True)
+    assert texts == [text for i in range(RECORDS) for text in row(i)["captions"]] and owner[-1] == RECORDS - 1
+    (message,) = caplog.messages
+    assert message.startswith(
+        f"{source.spec}: 2 of 40 records have the picture of an earlier one "
+        "(first, record 5, 'r5', has that of record 3)"
+    )
+    captions_of(source)
+    assert len(caplog.messages) == 1

@@ -42,15 +42,19 @@ def test_labels_may_be_numbers(write_folder):
 
 def test_blank_lines_and_a_byte_order_mark_are_ignored(write_folder):
     line = json.dumps({"file_name": "01.png", "caption": "x"}).encode()
-    source = opened(write_folder, b"\xef\xbb\xbf" + line, b"", b"  ", line)
-    assert len(source) == 2 and source[0] == source[1]
+    other = line.replace(b"01", b"02").replace(b"x", b"y")
+    source = opened(write_folder, b"\xef\xbb\xbf" + line, b"", b"  ", other)
+    assert [source[i]["captions"] for i in range(len(source))] == [["x"], ["y"]]
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ({"file_name": "00.png", "captoin": "x"}, "unknown key 'captoin'; did you mean 'caption'?"),
-        ({"file_name": "00.png", "width": 3}, "unknown key 'width'; want some of caption"),
+        ({"file_name": "00.png", "caption ": "x"}, "unknown key 'caption '; did you mean 'caption'?"),
+        ({"file_name": "00.png", "label": 1 << 40}, "label is 1.1e+12, want a number from 0"),
+        (b'{"file_name": "00.png", "label": ' + b"9" * 5000 + b"}", "a number that is too long"),
+        ({"file_name": "00.png", "label": "\ud800"}, "label is invalid UTF-8 at character 0"),
         ({"caption": "x"}, "no file_name"),
         ({"file_name": 3}, "file_name is 3"),
         ({"file_name": ""}, "file_name is ''"),

@@ -1,28 +1,14 @@
 """The other descriptions of a folder: tables, texts beside the pictures, a directory for each class."""
 
+import json
+
+import numpy as np
 import pytest
 
 from lit_jax.data.sources import folder_tables
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
-from tests.data.conftest import png
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """`pictures(names, **texts)`: a directory with these pictures and these other files."""
-
-    def write(*names, **files):
-        root = tmp_path / "p"
-        for i, name in enumerate(names):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(png(i))
-        for name, text in files.items():
-            path = root / name.replace("__", "/").replace("_", ".")
-            path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return root
-
-    return write
+from tests.data.conftest import png, records_of
 
 
 def records(root, **options):
@@ -126,3 +112,93 @@ def test_a_large_table_is_indexed_and_read_the_same(pictures, name, monkeypatch)
     assert records(root) == want and len(list(root.glob(".lit_jax-*"))) == 1
     monkeypatch.setattr(folder_tables.Rows, "_scan", lambda *_: 1 / 0)
     assert records(root) == want and open_source(str(root)).class_names == ("x",)
+
+
+WRITERS = {
+    "metadata.jsonl": lambda rows: "".join(
+        json.dumps({"file_name": name, "caption": text}) + "\n" for name, text in rows
+    ),
+    "captions.csv": lambda rows: "file_name,caption\n" + "".join(f"{name},{text}\n" for name, text in rows),
+    "captions.tsv": lambda rows: "file_name\tcaption\n" + "".join(f"{name}\t{text}\n" for name, text in rows),
+}
+
+
+def grouped(rows):
+    """The captions of each picture, sorted by picture; those of a picture in the order of their rows."""
+    return [
+        (name, [text for other, text in rows if other == name]) for name in sorted({name for name, _ in rows})
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1 << 40], ids=["indexed", "in memory"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_rows_of_a_picture_that_stand_apart_are_one_record(pictures, name, size, monkeypatch):
+    monkeypatch.setattr(folder_tables, "_INDEXED", size)
+    monkeypatch.setattr(folder_tables, "_CHUNK", 7)
+    files = [f"{i}.png" for i in range(12)]
+    rows = [(file, f"{file} {j}") for j in range(3) for file in files]
+    texts = []
+    for order in (np.arange(36), *np.random.default_rng(0).permuted(np.tile(np.arange(36), (3, 1)), axis=1)):
+        shuffled = [rows[i] for i in order]
+        source = open_source(
+            f"folder:{pictures(*files, **{name.replace('.', '_'): WRITERS[name](shuffled)})}"
+        )
+        assert records_of(source) == grouped(shuffled)
+        texts.append([sorted(record[1]) for record in records_of(source)])
+    assert texts[1:] == texts[:-1]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_rows_that_stand_together_keep_the_order_of_their_pictures(pictures, name):
+    rows = [(file, f"{file} {j}") for file in ("b.png", "a.png", "c.png") for j in range(2)]
+    source = open_source(
+        f"folder:{pictures('a.png', 'b.png', 'c.png', **{name.replace('.', '_'): WRITERS[name](rows)})}"
+    )
+    assert [record for record, _ in records_of(source)] == ["b.png", "a.png", "c.png"]
+    assert records_of(source)[0] == ("b.png", ["b.png 0", "b.png 1"])
+
+
+def test_spellings_of_one_path_are_one_picture(pictures):
+    text = "file_name,caption\n./a.png,1\nsub//b.png,2\na.png,3\nsub/./b.png,4\n"
+    assert records_of(open_source(f"folder:{pictures('a.png', 'sub/b.png', captions_csv=text)}")) == [
+        ("./a.png", ["1", "3"]),
+        ("sub//b.png", ["2", "4"]),
+    ]
+
+
+def test_rows_of_a_picture_that_disagree_are_remarked_with_the_first_place(pictures):
+    text = (
+        "file_name,caption,label,id\na.png,1,,5\nb.png,2,ant,\na.png,3,cat,6\na.png,4,dog,7\nb.png,5,ant,8\n"
+    )
+    source = open_source(f"folder:{pictures('a.png', 'b.png', captions_csv=text)}")
+    assert source[0] == {"image": png(0), "captions": ["1", "3", "4"], "label": 1, "id": "5"}
+    assert source[1] == {"image": png(1), "captions": ["2", "5"], "label": 0, "id": "8"}
+    assert source.remarks == (
+        "1 picture whose rows have several labels (the first is 'a.png'); the first label is used",
+        "1 picture whose rows have several ids (the first is 'a.png'); the first id is used",
+    )
+
+
+def test_an_id_names_one_record(pictures):
+    text = "file_name,caption,id\na.png,1,x\nb.png,2,y\nc.png,3,x\nd.png,4,\n"
+    source = open_source(f"folder:{pictures('a.png', 'b.png', 'c.png', 'd.png', captions_csv=text)}")
+    assert [name for name, _ in records_of(source)] == ["a.png", "y", "c.png", "d.png"]
+    (remark,) = source.remarks
+    assert (
+        remark
+        == "2 pictures share their id with another one (the first is 'x' of 'a.png'); their id is now their file name"
+    )
+
+
+def test_an_id_that_is_the_file_name_of_another_record_is_told_apart(pictures):
+    text = "file_name,caption,id\na.png,1,x\nb.png,2,x\nc.png,3,a.png\n"
+    source = open_source(f"folder:{pictures('a.png', 'b.png', 'c.png', captions_csv=text)}")
+    assert [name for name, _ in records_of(source)] == ["a.png", "b.png", "c.png"]
+
+
+def test_names_of_classes_that_are_whole_numbers_sort_as_numbers(pictures):
+    rows = [("0.png", "10"), ("1.png", "2"), ("2.png", "ant"), ("3.png", "02"), ("4.png", "9" * 5000)]
+    text = "".join(json.dumps({"file_name": name, "label": label}) + "\n" for name, label in rows)
+    source = open_source(f"folder:{pictures(*(name for name, _ in rows), metadata_jsonl=text)}")
+    assert source.class_names == ("02", "2", "10", "9" * 5000, "ant")
+    assert [source[i]["label"] for i in range(5)] == [2, 1, 4, 0, 3]

@@ -171,9 +171,13 @@ def test_a_worker_reports_a_broken_record_like_the_process_itself(write_folder, 
 
 
 def test_the_first_of_equal_pictures_stays_and_the_ledger_names_the_others(write_folder, tmp_path):
-    names = ["00.png", "01.png", "00.png", "gone.png", "gone.png", "01.png", "00.png"]
-    rows = [{"file_name": name, "caption": str(i), "id": str(i)} for i, name in enumerate(names)]
-    source = open_source(str(write_folder(rows)))
+    pictures = [png(0), png(1), png(0), None, None, png(1), png(0)]
+    rows = [{"file_name": f"{i}.png", "caption": str(i), "id": str(i)} for i in range(len(pictures))]
+    folder = write_folder(rows)
+    for i, picture in enumerate(pictures):
+        if picture is not None:
+            (folder / f"{i}.png").write_bytes(picture)
+    source = open_source(str(folder))
     options = {"shards": 3, "on_bad_record": "skip"}
     out = prepare(source, tmp_path / "set", dedup=True, **options)
     prepared = open_source(f"tfds:{out}/train")
@@ -181,8 +185,8 @@ def test_the_first_of_equal_pictures_stays_and_the_ledger_names_the_others(write
     lines = [json.loads(line) for line in (out / "dropped-train.jsonl").read_text().splitlines()]
     assert [(line["record"], line["reason"]) for line in lines] == [
         (2, "the same picture as record 0"),
-        (3, "'gone.png' cannot be read: No such file or directory"),
-        (4, "'gone.png' cannot be read: No such file or directory"),
+        (3, "'3.png' cannot be read: No such file or directory"),
+        (4, "'4.png' cannot be read: No such file or directory"),
         (5, "the same picture as record 1"),
         (6, "the same picture as record 0"),
     ]

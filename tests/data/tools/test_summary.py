@@ -21,13 +21,14 @@ from tests.data.conftest import RECORDS, png
 @pytest.fixture
 def mixed(write_folder):
     """Eight records: two of one picture, one of another size, one without a caption, two broken."""
-    names = ["00.png", "01.png", "00.png", "wide.png", "02.png", "03.png", "gone.png", "04.png"]
+    names = ["00.png", "01.png", "copy.png", "wide.png", "02.png", "03.png", "gone.png", "04.png"]
     captions = [["a red square"], ["a b", "c d e f"], ["x"], ["y z"], [], ["w " * 30], ["v"], [" "]]
     rows = [
         {"file_name": name, "captions": texts, "id": str(i)}
         for i, (name, texts) in enumerate(zip(names, captions, strict=True))
     ]
     folder = write_folder(rows, name="mixed")
+    (folder / "copy.png").write_bytes(png(0))
     (folder / "wide.png").write_bytes(png(0, (50, 20)))
     return f"folder:{folder}"
 

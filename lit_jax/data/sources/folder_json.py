@@ -1,0 +1,159 @@
+"""`metadata.jsonl`: an object in each line, such as `{"file_name": ..., "caption": ...}`."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from lit_jax.data.sources.base import CAPTIONS, counted, decode_utf8, texts_of
+from lit_jax.data.sources.folder_rows import Row, Scanned, check_label, check_name, lines_of
+from lit_jax.utils.errors import DataError
+
+_OWN = ("caption", "captions", "text")  # A line has one of them at most.
+_CAPTIONS = frozenset(CAPTIONS)
+_READ = frozenset({"file_name", "id", "label", *CAPTIONS})
+_SHAPES = 1000  # Sets of keys that are remembered.
+_BOM = "\ufeff"
+
+
+class JsonLines:
+    """The lines of a file called `name` of the source `spec`; `caption` is the key of the captions, None: detected.
+
+    The captions are one of `caption`, `captions` and `text`; if no line has one of them, they are the first usual name
+    that a line has. Keys that are not read are accepted, unless one of them seems to be the misspelt caption.
+    """
+
+    def __init__(self, spec: str, name: str, caption: str | None):
+        self._spec, self._name, self._caption = spec, name, caption
+        self._keys: dict[str, int] = {}  # Key -> the first line that has it.
+        self._texts: dict[
+            str, int
+        ] = {}  # The same for keys of texts that are not read, in lines without a caption.
+        self._without = 0  # These lines.
+        self._usual: set[tuple[str, ...]] = set()  # The keys of lines of which nothing is to be said.
+
+    def scan(self, file: Any) -> Iterator[Scanned]:
+        end = 0
+        for number, line in enumerate(lines_of(file), 1):
+            start, end = end, end + len(line)
+            text = line.decode("utf-8", "surrogateescape").removeprefix(_BOM)
+            if not text or text.isspace():
+                continue
+            try:
+                row = _object(text)
+                self._note(row, number)
+                name, label = check_name(row.get("file_name")), check_label(row.get("label"))
+            except (json.JSONDecodeError, RecursionError) as e:
+                raise DataError(f"{self._spec}: line {number} of {self._name} is not JSON: {e}") from e
+            except DataError as e:
+                raise DataError(f"{self._spec}: line {number} of {self._name}: {e}") from e
+            yield Scanned(number, start, end, name, _id(row), label)
+
+    def settle(self) -> dict[str, Any]:
+        keys = self._keys.keys()
+        if self._caption is not None:
+            if keys and self._caption not in keys:
+                raise DataError(
+                    f"{self._spec}: no line of {self._name} has the key {self._caption!r}; "
+                    f"there are {', '.join(map(str, keys))}"
+                )
+            return {"caption": self._caption, "remarks": []}
+        other = None if keys & set(_OWN) else next((key for key in CAPTIONS if key in keys), None)
+        if self._texts and not keys & _CAPTIONS and "label" not in keys:
+            first = next(iter(self._texts))
+            raise DataError(
+                f"{self._spec}: line {self._texts[first]} of {self._name}: unknown key {first!r}, and no line has a "
+                "caption or a label; call the captions caption, or name their key as the caption"
+            )
+        remarks = []
+        if self._texts and keys & _CAPTIONS:
+            first = next(iter(self._texts))
+            remarks.append(
+                f"{counted(self._without, 'line', 'lines')} of {self._name} without a caption but with a text under "
+                f"another key (the first is line {self._texts[first]}, {first!r}), which is not read"
+            )
+        for key, line in self._keys.items():
+            if key not in _READ and "label" not in keys and _near(key) == "label":
+                remarks.append(
+                    f"the key {key!r} of {self._name} is not read (it is first in line {line}); "
+                    "did you mean 'label'?"
+                )
+        return {"caption": other, "remarks": remarks}
+
+    def parse(self, data: bytes, about: Mapping[str, Any]) -> list[Row]:
+        lines = [line for line in data.splitlines(keepends=True) if line.strip()]
+        return [self._row(decode_utf8(line, f"line of {self._name}"), about["caption"]) for line in lines]
+
+    def _row(self, text: str, caption: str | None) -> Row:
+        try:
+            row = _object(text.removeprefix(_BOM))
+        except RecursionError as e:
+            raise DataError(f"line of {self._name} is not JSON: {e}") from e
+        captions = []
+        for key in [caption] if caption else row.keys() & set(_OWN):
+            if key in row:
+                captions = texts_of([row[key]] if row[key] is None else row[key], key)
+        return Row(file_name=row["file_name"], captions=captions, id=_id(row), label=row.get("label"))
+
+    def _note(self, row: dict[str, Any], line: int) -> None:
+        """Remembers the keys of a line. Raises `DataError` for captions that are ambiguous or misspelt."""
+        if (shape := tuple(row)) in self._usual:
+            return
+        for key in row:
+            self._keys.setdefault(key, line)
+        if self._caption is not None or len(captions := row.keys() & _CAPTIONS) == 1:
+            if len(self._usual) < _SHAPES:
+                self._usual.add(shape)
+            return
+        if len(row.keys() & set(_OWN)) > 1:
+            raise DataError(f"has several of {', '.join(_OWN)}; want one, which may be a list")
+        if captions:
+            return
+        others = sorted(row.keys() - _READ)
+        for key in others:
+            if (near := _near(key)) in _CAPTIONS:
+                raise DataError(f"unknown key {key!r}; did you mean {near!r}?")
+        texts = [key for key in others if isinstance(row[key], str)]
+        self._without += bool(texts)
+        for key in texts:
+            self._texts.setdefault(key, line)
+
+
+def captions_in(text: str, what: str, caption: str | None = None) -> list[str] | None:
+    """The captions in the JSON object of one picture, under the key `caption`, by default the first usual name.
+
+    None if it has no such key. Raises `DataError` naming `what` for a text that is no such object.
+    """
+    try:
+        row = _object(text)
+    except (json.JSONDecodeError, RecursionError) as e:
+        raise DataError(f"{what!r} is not JSON: {e}") from e
+    except DataError as e:
+        raise DataError(f"{what!r}: {e}") from e
+    key = next((key for key in ([caption] if caption else CAPTIONS) if row.get(key) is not None), None)
+    return None if key is None else texts_of(row[key], key)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The object in a line. Raises JSONDecodeError and RecursionError, and `DataError` for any other value."""
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as e:  # A number of more than 4,300 digits.
+        raise DataError(f"holds a number that is too long ({e})") from e
+    if not isinstance(row, dict):
+        raise DataError(f"found {type(row).__name__}, want an object with file_name and caption")
+    return row
+
+
+def _id(row: dict[str, Any]) -> str | None:
+    given = row.get("id")
+    return None if given is None or given == "" else str(given)
+
+
+@cache
+def _near(key: str) -> str | None:
+    """The key that was probably meant, if `key` is one that is not read."""
+    return next(iter(difflib.get_close_matches(key, (*_OWN, "label"), 1, 0.75)), None)

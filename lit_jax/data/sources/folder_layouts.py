@@ -1,0 +1,122 @@
+"""How well-known sets lie in a folder: which of their tables are read, and what is said of the others."""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from lit_jax.data.sources.files import Files
+from lit_jax.utils.errors import DataError
+
+SPLITS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
+)
+_DIALECTS: dict[str, dict[str, Any]] = {
+    "captions.txt": {"delimiter": ","},  # Flickr8k: image,caption
+    "results.csv": {"delimiter": "|", "quotes": False},  # Flickr30k: image_name| comment_number| comment
+}
+_FIRST = {
+    "captions.txt": re.compile(rb'(\xef\xbb\xbf)?"?image"?\s*,\s*"?caption"?\s*'),
+    "results.csv": re.compile(rb"(\xef\xbb\xbf)?image_name\s*\|\s*comment_number\s*\|\s*comment\s*"),
+}
+# Names of tables that are not read -> what they are, and the way out.
+_OTHERS = {
+    r"(captions_.*|instances_.*|person_keypoints_.*)\.json": "a file of COCO",
+    r"dataset_(coco|flickr8k|flickr30k)\.json": "a file of Karpathy's splits",
+    r".*\.token(\.txt)?|results_\d+\.token": "a table of Flickr8k or Flickr30k without column names",
+    r"captions\.txt": "a table whose first line is not image,caption",
+    r"metadata\.parquet": "a table of an imagefolder in parquet",
+}
+_HEAD = 4096  # Bytes of a table that are looked at.
+_WAY_OUT = (
+    "write its rows as metadata.jsonl into the directory of the pictures, a line such as "
+    '{"file_name": "a.jpg", "captions": ["..."]} for each (docs/data.md shows how)'
+)
+
+
+class Layout(NamedTuple):
+    """A table of a well-known set, how its cells are written, and the directory that its file names begin in."""
+
+    table: str
+    dialect: dict[str, Any]
+    pictures: str  # "" or "Images/".
+
+
+def known_layout(files: Files) -> Layout | None:
+    """The table of Flickr8k (`captions.txt`) or Flickr30k (`results.csv`) in a folder, or None."""
+    root = files.root.rstrip("/")
+    for name, first in _FIRST.items():
+        path = f"{root}/{name}"
+        lines = files.fs.head(path, _HEAD).splitlines() if files.fs.isfile(path) else []
+        if lines and first.fullmatch(lines[0]):
+            dialect = _DIALECTS[name]
+            picture = lines[1].partition(dialect["delimiter"].encode())[0] if len(lines) > 1 else b""
+            return Layout(name, dialect, _directory_of(files, picture.decode("utf-8", "replace").strip(' "')))
+    return None
+
+
+def _directory_of(files: Files, picture: str) -> str:
+    """The directory, at most two levels deep, in which a picture is, as in "Images/"; "" if it is in none."""
+    root, level = files.root.rstrip("/"), [""]
+    if not picture or ".." in picture:
+        return ""
+    for _ in range(3):
+        for folder in level:
+            if files.fs.isfile(f"{root}/{folder}{picture}"):
+                return folder
+        level = [f"{folder}{inner}/" for folder in level for inner in directories(files, f"{root}/{folder}")]
+    return ""
+
+
+def other_table(name: str) -> str | None:
+    """What is said of a table that is not read; None for any other file."""
+    base = name.rpartition("/")[2]
+    kind = next((kind for pattern, kind in _OTHERS.items() if re.fullmatch(pattern, base)), None)
+    return None if kind is None else f"{name} is {kind}, which is not read; {_WAY_OUT}"
+
+
+def check_splits(files: Files, names: Sequence[str]) -> None:
+    """Raises `DataError` if the directories of these pictures are the splits of a set, not classes."""
+    prefix = ""
+    heads = {name.partition("/")[0] for name in names}
+    if len(heads) == 1 and not heads & SPLITS:
+        prefix = f"{heads.pop()}/"
+        inner = [name.removeprefix(prefix) for name in names]
+        if not all("/" in name for name in inner):
+            return
+        heads = {name.partition("/")[0] for name in inner}
+    if heads and {head.lower() for head in heads} <= SPLITS:
+        raise DataError(
+            f"{files.spec}: the directories {', '.join(sorted(heads))} are splits, not classes; name one of them: "
+            f"{files.spec.rstrip('/')}/{prefix}{min(heads)}"
+        )
+
+
+def check_tables(files: Files, names: Collection[str], tables: Sequence[str]) -> None:
+    """Raises `DataError` if the captions are in a table that is not read, or in one of a subdirectory."""
+    for name in sorted(names, key=lambda name: (name.count("/"), name)):
+        if (why := other_table(name)) is not None:
+            raise DataError(f"{files.spec}: {why}")
+        folder, _, base = name.rpartition("/")
+        if folder and base in tables:
+            raise DataError(
+                f"{files.spec}: its table {base} is in {folder}; name that directory: "
+                f"{files.spec.rstrip('/')}/{folder}"
+            )
+
+
+def directories(files: Files, path: str) -> list[str]:
+    """The names of the directories in one, sorted, without the hidden ones."""
+    listed = files.fs.ls(path, detail=True)
+    names = [info["name"].rstrip("/").rpartition("/")[2] for info in listed if info["type"] == "directory"]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def is_layout(names: Collection[str]) -> bool:
+    """Whether these entries of a directory are those of a well-known set, which `folder:` reads or refuses by name."""
+    lower = {name.lower() for name in names}
+    return bool(lower & (_FIRST.keys() | SPLITS | {"annotations"})) or any(map(other_table, names))
+
+
+def is_img2dataset(names: Collection[str]) -> bool:
+    """Whether these are the entries of img2dataset's `files`: 00000.parquet describes the pictures in 00000."""
+    return any(name.endswith(".parquet") and name.removesuffix(".parquet") in names for name in names)
