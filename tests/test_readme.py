@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import signal
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -70,12 +71,15 @@ def blocks(name, language):
 def lit_jax_says(line):
     """Runs a command in this process; what it prints. Any status but 0 fails."""
     text = io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
     with redirect_stdout(text), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lit-jax", *shlex.split(line)])
         try:
             shell.main()
         except SystemExit as ended:
             assert not ended.code, line
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # A process of its own ignores it when its command has ended.
     return text.getvalue()
 
 
