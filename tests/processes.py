@@ -20,6 +20,12 @@ for workdir in workdirs:
 """
 
 
+def environment(devices=1):
+    """The variables of a process with so many virtual devices, and else with the flags of this one."""
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    return os.environ | {"XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])}
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -28,12 +34,13 @@ def free_port():
 
 def spawn(commands, devices):
     """Starts one process for each argument list after `python`, with `devices` virtual devices each."""
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     running = []
     for args in commands:
         # A pipe that nobody empties would hold up who writes into it.
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        process = subprocess.Popen([sys.executable, *args], env=env, stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, *args], env=environment(devices), stdout=said, stderr=subprocess.STDOUT
+        )
         running.append((process, said))
     return running
 

@@ -1,20 +1,24 @@
 """The benchmarks that compare with PyTorch, and that of embedding, run; their figures are not judged here."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import environment
+
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
 def run(script, *arguments):
-    one = os.environ | {"XLA_FLAGS": ""}  # One device, as a machine has it, and not eight virtual ones.
     return subprocess.run(
-        [sys.executable, FOLDER / script, *arguments], check=True, capture_output=True, text=True, env=one
+        [sys.executable, FOLDER / script, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(),  # One device, as a machine has it, and not eight virtual ones.
     ).stdout
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from lit_jax.config.values import convert, from_text
 from lit_jax.data.sources.registry import open_source
 from lit_jax.tools.plan import parameters
 from lit_jax.train.loop import train
+from tests.processes import environment
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -178,9 +178,7 @@ def test_the_whole_way_needs_neither_network_nor_package_nor_file(tmp_path):
     pytest.importorskip("torch", reason="the export is compared with PyTorch")
     path = CONFIGS[0].parent / "quickstart.py"
     command = [sys.executable, "-m", "lit_jax", "quickstart", "--config", f"{path}:smoke", "--workdir", "run"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "package index" not in done.stdout and "largest difference to PyTorch" in done.stdout
     assert {"model.safetensors", "tokenizer.json", "README.md"} <= {

@@ -79,7 +79,9 @@ def lit_jax_says(line):
         except SystemExit as ended:
             assert not ended.code, line
         finally:
-            signal.signal(signal.SIGTERM, handler)  # A process of its own ignores it when its command has ended.
+            signal.signal(
+                signal.SIGTERM, handler
+            )  # A process of its own ignores it when its command has ended.
     return text.getvalue()
 
 

@@ -1,7 +1,6 @@
 """Training from towers and pictures on disk: what is learnt, and that a stop changes nothing."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tests import tiny
+from tests.processes import environment
 from tests.steps import step_made_by
 
 TRAIN = "import json, sys; from lit_jax.train.loop import train; train(json.loads(sys.argv[1]), sys.argv[2])"
@@ -72,9 +72,8 @@ def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
         train(config, tmp_path / f"{data}x{fsdp}")
         by_devices[data] = losses(tmp_path / f"{data}x{fsdp}")
     config["mesh"] = {"data": 1, "fsdp": 1}
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", TRAIN, json.dumps(config), str(tmp_path / "1x1")]
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    subprocess.run(command, check=True, capture_output=True, env=environment())
     by_devices[1] = losses(tmp_path / "1x1")
     assert len(by_devices[1]) == 20
     np.testing.assert_allclose(by_devices[8], by_devices[1], rtol=1e-5)

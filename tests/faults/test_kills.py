@@ -1,7 +1,6 @@
 """Killed at any moment and started again, a run ends in the bits of one that was never stopped: see `drill`."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 import lit_jax
 from tests.faults.drill import ALL, EXPORTS, NEVER_CALLED, NEVER_MET, POINTS, SAVE_EVERY
+from tests.processes import environment
 
 ROOT = Path(lit_jax.__file__).parents[1]
 
@@ -20,7 +20,7 @@ def python(*args):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | {"XLA_FLAGS": ""},  # One device.
+        env=environment(),
     )
 
 

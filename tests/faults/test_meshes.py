@@ -1,7 +1,6 @@
 """A run goes on where there are fewer devices: the same bits at first, the same losses for a while."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from tests.faults.drill import digest
 
 config, workdir = json.loads(sys.argv[1]), sys.argv[2]
 from pathlib import Path
+from tests.processes import environment
 recipe = read_config(config)
 run = open_setup(recipe, Path(workdir), mesh_of(recipe))
 print(int(run.state.step), run.mesh.size, digest(run.state))
@@ -36,7 +36,7 @@ def go_on(config, workdir, devices):
     done = subprocess.run(
         [sys.executable, "-c", GO_ON, json.dumps(config), str(workdir)],
         cwd=Path(lit_jax.__file__).parents[1],
-        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        env=environment(devices),
         capture_output=True,
         text=True,
     )
