@@ -109,6 +109,11 @@ class Pictures:
         return ".txt" if any(f"{_stem(name)}.txt" in every for name in names) else None
 
     def _remarks(self, every: Sequence[str], names: Sequence[str], links: Sequence[str]) -> Iterator[str]:
+        if self._caption is not None and self._ending != ".json":
+            yield (
+                f"no .json file beside a picture has {self._caption!r}, so it is not read"
+                + (", and the captions are those of the .txt files" if self._ending else "")
+            )
         stems, pictures = set(map(_stem, names)), set(names)
         described = self._ending is not None
         out = [name for name in every if name not in pictures and not _BESIDES.fullmatch(_base(name))]

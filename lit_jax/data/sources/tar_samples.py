@@ -187,10 +187,8 @@ class _Table:
             text = data.removeprefix(BOM).decode("utf-8").strip()
         except UnicodeDecodeError:
             text = "\0"
-        if text == "-1":  # How webdataset and TFDS write "unknown".
-            return -1
-        if not text:
-            self.remark("Members cls that are empty give no label", member)
+        if text in ("", "-1"):  # webdataset and TFDS write -1 for "unknown".
+            self.remark("Members cls that are empty or -1 give no label", member)
             return -1
         number = re.fullmatch(r"[+-]?[0-9]+", text) is not None
         if len(data) > _LABEL or not text.isprintable() or (number and not 0 <= int(text) <= _LARGEST):

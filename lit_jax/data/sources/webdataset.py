@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lit_jax.data.sources.base import CAPTIONS, Record, decode_utf8, texts_of
+from lit_jax.data.sources.base import CAPTIONS, Record, counted, decode_utf8, texts_of
 from lit_jax.data.sources.files import Files, reason, stamp
 from lit_jax.data.sources.record_index import Columns, open_index
 from lit_jax.data.sources.remarks import Remarks
@@ -156,7 +156,7 @@ class WebDatasetSource:
         return names, None
 
     def _make_index(self) -> tuple[Columns, dict[str, Any]]:
-        _log.info("indexing the %d shards of %s, once", len(self._shards), self.spec)
+        _log.info("indexing %s of %s, once", counted(len(self._shards), "shard", "shards"), self.spec)
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             made = list(pool.map(self._scan, self._shards))
         columns: dict[str, Any] = {

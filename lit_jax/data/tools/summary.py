@@ -11,7 +11,7 @@ import numpy as np
 
 from lit_jax.data.bad_records import frequent
 from lit_jax.data.captions import usable_captions
-from lit_jax.data.sources.base import Source, is_number, remarks_of
+from lit_jax.data.sources.base import Source, counted, is_number, remarks_of
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
@@ -51,8 +51,8 @@ def summarize(
     Threads read and decode each of these records. With `count_tokens` (`tokenizer.make_count_tokens`), lengths are in
     tokens and "cut" is the share of captions that `text_length` would cut; without it, lengths are in words and there
     is no "cut". "same_picture" is the share of records whose file equals that of another one, and "remarks" are
-    sentences on what was left out or looks odd. A PNG of 16 pairs is written to the path `sheet`. Raises `ConfigError`
-    for a `limit` below 1 and `DataError` if all records are broken.
+    sentences on what was left out, is broken or looks odd, with counts and the first place. A PNG of 16 pairs is
+    written to the path `sheet`. Raises `ConfigError` for a `limit` below 1 and `DataError` if all records are broken.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; want 1 or more")
@@ -87,7 +87,11 @@ def summarize(
         "same_picture": sum(times - 1 for times in copies.values()) / len(intact),
         "broken": len(reasons) / len(looked),
         "reasons": dict(frequent(reasons, 5)),
-        "remarks": [*remarks_of(source), *_of_classes(source, any(record.labelled for record in intact))],
+        "remarks": [
+            *remarks_of(source),
+            *_of_classes(source, any(record.labelled for record in intact)),
+            *_of_records(looked, chosen),
+        ],
     }
     if unusable := sum(record.unusable for record in looked):
         summary["unusable_captions"] = unusable
@@ -109,6 +113,28 @@ def _of_classes(source: Source, labelled: bool) -> Iterator[str]:
         yield f"the names of its {len(names)} classes are numbers ({shown}); {_NAME_THEM}"
     elif labelled and not names:
         yield f"its labels are numbers without names; {_NAME_THEM}"
+
+
+def _of_records(looked: Sequence[_Looked], chosen: Sequence[int]) -> Iterator[str]:
+    at = list(zip(chosen, looked, strict=True))
+    if broken := [(index, record.reason) for index, record in at if record.size is None]:
+        index, reason = broken[0]
+        yield f"{counted(len(broken), 'record is', 'records are')} broken (the first is record {index}: {reason})"
+    if unusable := [(index, record.unusable) for index, record in at if record.unusable]:
+        several = counted(sum(n for _, n in unusable), "caption", "captions")
+        yield f"{several} beside others, empty or no text, left out (the first in record {unusable[0][0]})"
+    intact = [(index, record) for index, record in at if record.size is not None]
+    bare = [index for index, record in intact if not record.captions]
+    if 0 < len(bare) < len(intact):
+        yield f"{counted(len(bare), 'record has', 'records have')} no caption (the first is record {bare[0]})"
+    first: dict[bytes, int] = {}
+    copies = [(index, first.setdefault(record.digest, index)) for index, record in intact]
+    if copies := [(index, earlier) for index, earlier in copies if index != earlier]:
+        index, earlier = copies[0]
+        yield (
+            f"{counted(len(copies), 'record has', 'records have')} the picture of an earlier one (the first is record "
+            f"{index}, with that of record {earlier})"
+        )
 
 
 def _look(

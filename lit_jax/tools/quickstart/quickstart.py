@@ -16,8 +16,9 @@ from lit_jax.tools.export import About, export, results, verify
 from lit_jax.tools.quickstart.ingredients import openmoji, packages, towers
 from lit_jax.tools.report import report
 from lit_jax.train.loop import train
+from lit_jax.utils.atomic import put
 from lit_jax.utils.console import progress
-from lit_jax.utils.errors import DataError
+from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.workdir.bucket import local_folder
 
 log = logging.getLogger(__name__)
@@ -151,10 +152,20 @@ def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
 
 
 def _own_pairs(data: str, caption: str, workdir: Path) -> tuple[str, str]:
-    out = workdir / "data"
-    if not _readable(f"tfds:{out}/train"):
+    out, origin = workdir / "data", workdir / "pairs_of.txt"
+    asked = f"{data}\n{caption}\n".encode()
+    if _readable(f"tfds:{out}/train"):
+        if origin.exists() and (held := origin.read_bytes()) != asked:
+            raise ConfigError(
+                f"{workdir} holds the pairs of {' '.join(held.decode('utf-8', 'replace').split())}, and those of "
+                f"{data} {caption}".rstrip()
+                + " are asked for; name another --workdir for them"
+            )
+    else:
         source = open_source(data, caption=caption or None)
         log.info("preparing %d records of %s as ArrayRecord in %s", len(source), data, out)
+        workdir.mkdir(parents=True, exist_ok=True)
+        put(origin, lambda path: path.write_bytes(asked))
         prepare(source, out, name="pairs", split="train", options=PrepareOptions(on_bad_record="skip"))
     return f"tfds:{out}/train[:{100 - HELD_OUT}%]", f"tfds:{out}/train[{100 - HELD_OUT}%:]"
 

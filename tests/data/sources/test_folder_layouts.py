@@ -152,6 +152,14 @@ def test_the_named_caption_is_that_of_the_json_beside_a_picture(write):
     assert records_of(source) == [(f"00000/00000000{i}", [f"a{i}"]) for i in range(3)]
 
 
+def test_a_named_caption_that_no_json_beside_a_picture_has_is_told(write):
+    source = open_source(f"folder:{write({'a.txt': 'text'}, ['a.png'])}", caption="alt")
+    assert records_of(source) == [("a", ["text"])]
+    assert source.remarks == (
+        "no .json file beside a picture has 'alt', so it is not read, and the captions are those of the .txt files",
+    )
+
+
 def test_json_files_without_captions_leave_directories_to_be_classes(write):
     source = open_source(
         f"folder:{write({'cat/1.json': json.dumps({'box': [1]})}, ['cat/1.png', 'dog/2.png'])}"

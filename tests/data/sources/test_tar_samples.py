@@ -134,7 +134,7 @@ def test_numbers_in_cls_members_are_labels_and_empty_ones_are_none(tmp_path):
     source = opened(tmp_path, *parts)
     assert labels(source) == [3, 0] + [None] * 7 and source.class_names is None
     empty, unknown, unnamed = source.remarks
-    assert ": 2, the first is '2.cls' at byte" in empty
+    assert ": 3, the first is '2.cls' at byte" in empty
     assert ": 4, the first is '5.cls' at byte" in unknown and "which holds b'77" in unknown
     assert "up to 3; write their names, one a line, to classnames.txt" in unnamed
 

@@ -67,7 +67,7 @@ def test_what_a_source_remarks_is_printed_and_written(tmp_path):
     joined.write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
     done = CliRunner().invoke(main, [f"wds:{joined}", "--json", str(tmp_path / "s.json")])
     assert done.exit_code == 0, done.output
-    (remark,) = json.loads((tmp_path / "s.json").read_text())["remarks"]
+    remark, _ = json.loads((tmp_path / "s.json").read_text())["remarks"]
     size = (tmp_path / "a.tar").stat().st_size
     assert remark.endswith(f"1, the first is that at byte {size} of joined.tar.") and remark in done.output
 
