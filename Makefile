@@ -12,7 +12,8 @@ test: .venvs/test.done
 	.venvs/test/bin/ruff check .
 	.venvs/test/bin/ruff format --check .
 	.venvs/test/bin/mypy
-	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 $(TESTS)
+	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--durations 10 $(TESTS)
 
 # All tests. The slow ones build their own environments; they need a network and about two hours.
 test-all: test

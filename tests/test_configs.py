@@ -43,10 +43,7 @@ def test_a_smoke_run_learns_to_tell_drawings_that_it_has_not_seen(path, tmp_path
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=() if path.stem in ("lit_b16_bert", "siglit_b16") else pytest.mark.slow)
-        for path in CONFIGS
-    ],
+    [pytest.param(path, marks=() if path.stem == "lit_b16_bert" else pytest.mark.slow) for path in CONFIGS],
     ids=lambda path: path.stem,
 )
 def test_every_smoke_run_runs_offline_and_the_first_of_them_learns(path, tmp_path):

@@ -294,6 +294,7 @@ def test_prepare_writes_what_training_reads(tmp_path):
     assert cli("train", "--config", path, "--workdir", tmp_path / "run").returncode == 0
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
     vision, text = tiny.write_towers(tmp_path)
     pairs = tiny.write_pairs(tmp_path / "pairs", n=40)

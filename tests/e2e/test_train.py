@@ -61,7 +61,8 @@ def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_pat
     assert min(jax.tree.leaves(moved)) > 0
 
 
-@pytest.mark.parametrize("loss", ["softmax", pytest.param("sigmoid", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
     config = tiny.config(tmp_path, steps=20, loss=loss, data__test="", save_every=100)
     by_devices = {}

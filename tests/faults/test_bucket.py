@@ -117,6 +117,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(straight, bucket, gcs):
         assert as_on_disk(folder, gcs)
 
 
+@pytest.mark.slow
 def test_told_to_end_it_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
     folder, config, _ = straight
     save, left = loop._Run.save, [3]

@@ -14,7 +14,7 @@ PLAIN = {"steps": 4, "batch_size": 8, "model": {"vision": "v", "text": "t"}, "da
 
 @pytest.mark.parametrize(
     ("schedule", "added"),
-    [("rsqrt", {}), ("constant", {"cooldown_steps": 4, "end_lr": 1e-4})],
+    [pytest.param("rsqrt", {}, marks=pytest.mark.slow), ("constant", {"cooldown_steps": 4, "end_lr": 1e-4})],
     ids=["rsqrt", "a new cooldown"],
 )
 def test_more_steps_end_in_the_bits_of_a_straight_run(schedule, added, tmp_path):

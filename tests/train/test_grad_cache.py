@@ -37,7 +37,7 @@ def run(lock, mesh, steps=3, cached=False, **options):
 @pytest.mark.parametrize(
     ("lock", "shape", "micro_batch", "options"),
     [
-        ("LU", (8, 1), 8, {}),
+        pytest.param("LU", (8, 1), 8, {}, marks=pytest.mark.slow),
         ("UU", (2, 2), 4, {"loss": "sigmoid"}),
         ("LU", (2, 1), 4, {"cached": True}),
         pytest.param("LU", (1, 1), 4, {}, marks=pytest.mark.slow),

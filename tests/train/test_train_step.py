@@ -242,7 +242,13 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence():
 
 
 @pytest.mark.parametrize(
-    "options", [{"loss_how": "ring"}, {"loss_chunk": 4}, {"loss_how": "ring", "loss": "sigmoid"}], ids=str
+    "options",
+    [
+        pytest.param({"loss_how": "ring"}, marks=pytest.mark.slow),
+        {"loss_chunk": 4},
+        {"loss_how": "ring", "loss": "sigmoid"},
+    ],
+    ids=str,
 )
 def test_the_way_of_the_loss_changes_nothing_but_its_memory(options):
     batches = [batch_of(i) for i in range(3)]

@@ -435,6 +435,7 @@ def child(workdir, point="", at=0):
     return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_in_the_bits_of_one_that_is_not(tmp_path):
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     for point, at, newest in KILLS:

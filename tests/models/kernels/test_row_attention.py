@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -90,10 +91,15 @@ def test_equals_attention_in_full(shape, dtype):
     check(value_and_gradients(partial(interpreted, heads=heads), x, None), x, heads=heads)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("kind", [None, "keys", "each"])
+@pytest.mark.parametrize(
+    ("kind", "causal", "with_bias", "dtype"),
+    [
+        pytest.param(
+            *case, marks=() if case[3] == "float32" or case[:3] == ("each", True, True) else pytest.mark.slow
+        )
+        for case in product([None, "keys", "each"], [False, True], [False, True], DTYPES)
+    ],
+)
 def test_masks_and_biases_equal_attention_in_full(kind, causal, with_bias, dtype):
     x = arrays(9, 17, 128, 4, dtype, with_bias)  # Three programs of three texts.
     mask = None if kind is None else lengths(9, 17)
