@@ -80,7 +80,7 @@ setup(
             "playwright>=1.50",
             "psutil>=5.9",
             "pytest>=8.4",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "pyyaml>=6",
             "ruff>=0.12",
             "uv>=0.13",
