@@ -105,22 +105,6 @@ class RowGroups:
         except _FAILURES:
             return None
 
-    def missing(self, file: int, column: str) -> int | None:
-        """How many pictures of a file are missing by its statistics; None if it has none. `column` is theirs."""
-        try:
-            with self._open(self.paths[file]) as opened:
-                meta, total = opened.metadata, 0
-                leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
-                wanted = [i for i, leaf in enumerate(leaves) if leaf in (column, f"{column}.bytes")]
-                for group in range(meta.num_row_groups):
-                    statistics = meta.row_group(group).column(wanted[0]).statistics
-                    if statistics is None or not statistics.has_null_count:
-                        return None
-                    total += statistics.null_count
-                return total
-        except _FAILURES:
-            return None
-
     def _read(self, group: int, columns: tuple[str, ...]) -> pa.Table:
         file = self._file_of[group]
         known = [name for name in columns if name in self.schemas[file].names]
@@ -140,12 +124,12 @@ class RowGroups:
         """The number of rows of each group, and the schema."""
         try:
             with self._open(path) as file:
-                groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-                flat = [i for i, leaf in enumerate(file.schema) if leaf.max_repetition_level == 0][:1]
-                for group in groups:
-                    if group.num_rows < 0 or any(group.column(i).num_values != group.num_rows for i in flat):
-                        raise DataError("the numbers of its rows contradict one another")
-                return np.array([group.num_rows for group in groups], np.int64), file.schema_arrow
+                # Never row_group(i).column(j): pyarrow ends the process if the footer is damaged there.
+                meta = file.metadata
+                rows = np.array([meta.row_group(i).num_rows for i in range(meta.num_row_groups)], np.int64)
+                if (rows < 0).any() or rows.sum() != meta.num_rows:
+                    raise DataError("the numbers of its rows contradict one another")
+                return rows, file.schema_arrow
         except _FAILURES as e:
             raise DataError(
                 f"{self.spec}: {os.path.basename(path)} cannot be read as parquet: {self._why(path, e)}"

@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,14 +67,10 @@ def _kept(groups: RowGroups, chosen: Chosen, remarks: Remarks) -> Int[np.ndarray
     keep = np.ones(len(groups), bool)
     if chosen.status is None:
         return np.flatnonzero(keep)
-    status = chosen.status
-
-    def failed(file: int) -> pa.ChunkedArray | None:
-        return None if groups.missing(file, chosen.image) == 0 else groups.column(file, status)
-
     end = 0
     with ThreadPoolExecutor(8) as pool:
-        for rows, states in zip(groups.rows_of_file, pool.map(failed, range(len(groups.paths))), strict=True):
+        columns = pool.map(partial(groups.column, name=chosen.status), range(len(groups.paths)))
+        for rows, states in zip(groups.rows_of_file, columns, strict=True):
             start, end = end, end + int(rows)
             if states is None:
                 continue

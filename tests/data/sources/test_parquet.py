@@ -7,6 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lit_jax.data.sources import parquet_groups
+from lit_jax.data.sources.files import Files
+from lit_jax.data.sources.parquet_groups import RowGroups
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
 from tests.data.conftest import png
@@ -121,3 +123,19 @@ def test_no_more_row_groups_are_kept_than_there_is_room_for(tmp_path, monkeypatc
         for i in range(40):
             assert source[i]["image"] == png(i, (20, 20))
             assert len(source._groups._groups) == len(source._groups._bytes) <= 2
+
+
+def test_a_footer_that_is_damaged_anywhere_does_not_end_the_process(tmp_path):
+    source = opened(tmp_path, image=[png(i) for i in range(4)], caption=list("abcd"))
+    path = next(tmp_path.glob("**/*.parquet"))
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    refused = 0
+    for at in range(len(content) - 8 - length, len(content) - 8, 2):
+        path.write_bytes(content[:at] + b"\n" + content[at + 1 :])
+        try:
+            RowGroups(source.spec, Files(source.spec, str(path)), [str(path)])
+        except DataError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert 0 < refused < length
