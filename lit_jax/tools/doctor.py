@@ -10,7 +10,7 @@ from etils import epath
 from lit_jax.parallel.sharding import make_mesh
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import LitJaxError
-from lit_jax.workdir.bucket import Bucket, Workdir, opened, pull
+from lit_jax.workdir.bucket import Bucket, Workdir, of_user, opened, pull
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
@@ -29,7 +29,7 @@ def workdir(folder: str | Path) -> dict[str, Any]:
     `problems` lists, in sentences, what would stop `train` or what its user should know; it may be empty. `resumes` is
     the step from which training would resume: 0 at the beginning, None if it could not.
     """
-    with opened(folder) as place:
+    with opened(of_user(folder)) as place:
         pull(place, CONFIG)
         return _look(place)
 
