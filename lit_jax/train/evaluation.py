@@ -73,7 +73,7 @@ class Evaluation:
 
     def _check_pooled(self, pooled: np.ndarray) -> None:
         """Raises DataError for the first picture that was broken when its output was cached."""
-        if len(bad := np.flatnonzero(~np.isfinite(pooled).all(axis=1))):
+        if len(bad := np.flatnonzero(~np.isfinite(pooled[:]).all(axis=1))):
             why = (
                 f"its picture is broken ({len(bad)} of {len(pooled)} are); an evaluation needs every picture"
             )
