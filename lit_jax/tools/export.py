@@ -25,7 +25,7 @@ from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
 from lit_jax.workdir.bucket import Workdir, local_folder, of_user, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_run_config
-from lit_jax.workdir.metrics import read_lines
+from lit_jax.workdir.metrics import read_rows
 
 UNKNOWN = "unknown"
 TASKS = {"retrieval": "image-text retrieval", "zero_shot": "zero-shot-image-classification"}
@@ -148,8 +148,12 @@ def test_data(workdir: str | Path) -> tuple[str, str | None]:
 def results(workdir: Workdir) -> tuple[dict[str, float], dict[str, float]]:
     """The first and the last evaluation in the metrics of a run; each is {} if there is none."""
     tested = [
-        {name.removeprefix(TEST_PREFIX): value for name, value in row.items() if name.startswith(TEST_PREFIX)}
-        for row in read_lines(workdir / METRICS)
+        {
+            name.removeprefix(TEST_PREFIX): value
+            for name, value in row.items()
+            if name.startswith(TEST_PREFIX) and value is not None
+        }
+        for row in read_rows(workdir / METRICS)
     ]
     tested = [row for row in tested if row]
     return (tested[0], tested[-1]) if tested else ({}, {})
