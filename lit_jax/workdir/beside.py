@@ -33,18 +33,24 @@ def record(workdir: Workdir) -> dict[str, list[Any]]:
     return found
 
 
+def changed(workdir: Workdir, data: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> what is wrong with it, of the files that are not as the `data` of a checkpoint says."""
+    folder = (workdir / CONFIG).parent
+    found = {name: _difference(folder / name, *was) for name, was in data.get(FILES, {}).items()}
+    if isinstance(workdir, Bucket):  # Not everything was brought here.
+        found = {name: why for name, why in found.items() if (folder / name).exists()}
+    return {name: why for name, why in found.items() if why}
+
+
 def check(workdir: Workdir, data: Mapping[str, Any], step: int) -> None:
-    """Compares the files beside checkpoint `step` with its `data`, and warns of those that are not what they were.
+    """Warns of the files beside checkpoint `step` that are not as its `data` says.
 
     Raises CheckpointError if the description of the model is among them.
     """
     if FILES not in data:
         log.info("%s: step %d is of an older version; what lies beside it cannot be checked", workdir, step)
         return
-    folder = (workdir / CONFIG).parent
-    wrong = {name: why for name, was in data[FILES].items() if (why := _difference(folder / name, *was))}
-    if isinstance(workdir, Bucket):  # Not everything was brought here.
-        wrong = {name: why for name, why in wrong.items() if (folder / name).exists()}
+    wrong = changed(workdir, data)
     if DESCRIPTION in wrong:
         raise CheckpointError(
             f"{workdir}/{DESCRIPTION} {wrong[DESCRIPTION]} when step {step} was saved, and that step is of no other "
