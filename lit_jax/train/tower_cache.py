@@ -165,9 +165,17 @@ class TowerCache:
                 if outputs is None:
                     shape = (len(source), rows.shape[1])
                     outputs = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                    _reserve(path)
                 outputs[index[index >= 0]] = np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0]
             if progress:
                 progress(done, len(source))
         if is_main_process():
             outputs.flush()
             seal(path)
+
+
+def _reserve(path: Path) -> None:
+    """Takes the space of a file. Raises OSError if the disk is full, where to write to its mapping ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -240,15 +240,15 @@ class Checkpoints:
 
     def _count(self, error: Exception, *, last: bool = False) -> None:
         self._failed += 1
-        what = f"{self._writing} could not be saved ({reason(error)})"
-        draft = whole.draft_of(self._writing)
+        what, draft = f"{self._writing} could not be saved ({reason(error)})", whole.draft_of(self._writing)
         try:
             done = draft == self._writing and whole.complete(draft)  # What failed came after the completion.
             if jax.process_index() == 0 and draft.exists() and not done:
                 draft.rmtree()  # The next save needs its space.
-        except Exception as failure:
-            log.warning("%s cannot be removed: %s", draft, failure)
+        except Exception as e:
+            log.warning("%s cannot be removed: %s", draft, e)
         if last or self._failed >= FAILURES or jax.process_count() > 1:
+            self._writing = self.folder
             raise CheckpointError(
                 f"{what}; the newest checkpoint is that of step {self.latest()}: make room, or make the folder "
                 "writable, and start again"
