@@ -66,13 +66,13 @@ class Evaluation:
             images = embed_images(runner, self.source, self.decode)
         captions, owner = self.captions
         texts = embed_texts(runner, captions, self.tokenize)
-        if not is_main_process():
-            return {}
         if not (np.isfinite(images).all() and np.isfinite(texts).all()):
             raise NonFiniteError(
                 f"the embeddings after step {step} are not finite, and that step is not saved: lower optim.peak_lr, or "
                 "set model.max_logit_scale or optim.clip_norm"
             )
+        if not is_main_process():
+            return {}
         result = retrieve(images, texts, owner)
         result.save(self.setup.workdir / RANKS / f"step_{step}.npz")
         return {f"{TEST_PREFIX}{name}": value for name, value in estimate(result).items()}

@@ -22,7 +22,7 @@ from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
 from lit_jax.train.state import State, init_state
 from lit_jax.train.trained import checkpoints_of
-from lit_jax.utils.errors import DataError
+from lit_jax.utils.errors import CheckpointError, DataError
 from lit_jax.workdir import beside
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
@@ -72,13 +72,24 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
         step = int(state.step)
         beside.check_config(workdir, config, data, step)
         check_steps(read_run_config(workdir), config, step, workdir)
-        if is_main_process():
-            beside.check(workdir, data, step)
+        _check_beside(workdir, data, step)
     else:
         describe(workdir, module.config, loaded.fresh, processor)
     return TrainSetup(
         config, workdir, module, processor, pixels, mesh, training, state, data, checkpoints, loaded.fresh
     )
+
+
+def _check_beside(workdir: Workdir, data: dict[str, Any], step: int) -> None:
+    """Does `beside.check` once, and raises its error on all processes."""
+    problem = None
+    if is_main_process():
+        try:
+            beside.check(workdir, data, step)
+        except CheckpointError as error:
+            problem = error
+    if broadcast_int(problem is not None):
+        raise problem or CheckpointError(f"{workdir} cannot be resumed; process 0 says why")
 
 
 def _read_towers(config: TrainConfig) -> Loaded:

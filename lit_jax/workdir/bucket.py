@@ -165,16 +165,22 @@ def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     return _mirrored(f"gs://{rest}")
 
 
+def _check_name(folder: str | Path, what: str) -> None:
+    if not str(folder) or "\0" in str(folder):
+        raise ConfigError(f"{what} is {str(folder)!r}, which names no folder; wanted one, as in runs/first")
+
+
 def of_user(workdir: str | Path) -> str:
     """What a user calls a workdir, with the home of a user in place of a `~` at its beginning."""
     return os.path.expanduser(workdir)
 
 
 def local_folder(folder: str | Path, what: str) -> Path:
-    """`folder` as a Path. Raises ConfigError for an address; `what` names the setting, as in "workdir"."""
+    """`folder` as a Path. Raises ConfigError for an address or no name; `what` names the setting, as in "workdir"."""
+    _check_name(folder, what)
     if _ADDRESS.fullmatch(str(folder)):
         raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
-    return Path(folder)
+    return Path(of_user(folder))
 
 
 def pull(workdir: Workdir, *names: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_jax.utils.errors import CheckpointError, ConfigError
-from lit_jax.workdir.bucket import Bucket, of_user, opened
+from lit_jax.workdir.bucket import Bucket, local_folder, of_user, opened
 from lit_jax.workdir.checkpoints import Checkpoints
 from tests.workdir.test_checkpoints import same, state_of
 
@@ -111,6 +111,8 @@ def test_an_error_of_the_run_is_not_hidden_by_one_of_its_last_save(tmp_path, cap
 def test_a_workdir_that_names_no_folder_is_refused(name):
     with pytest.raises(ConfigError, match="names no folder"), opened(name):
         pass
+    with pytest.raises(ConfigError, match=r"--output is .*names no folder"):
+        local_folder(name, "--output")
 
 
 def test_a_tilde_is_the_home_for_all_files_of_a_workdir_or_for_none(monkeypatch, tmp_path):
