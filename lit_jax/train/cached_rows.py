@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 MARK = b"lit_jax1"
 BLOCK = 1 << 16  # Bytes, or one row if that is more.
-MODERATE = 1 << 30  # Bytes of a file that is compared as a whole.
+MODERATE = 1 << 28  # Bytes of a file that is compared as a whole.
 _SUM = 32  # Bytes of a sha256.
 
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -61,6 +60,5 @@ def test_a_disk_that_is_filled_whole_ends_the_run_in_a_sentence_and_loses_nothin
     assert run.returncode == 4 and "Traceback" not in "".join(said) and len(said) < 9
     assert said[-1].startswith("lit-jax: ") and "make room" in said[-1]
     (small_disk / "filling").unlink()
-    kept = [Path(path).name for path in (small_disk / "run" / "checkpoints").iterdir()]
-    assert "step_20" in kept and not any(name.endswith("-tmp") for name in kept)
+    assert {"step_10", "step_20"} <= {path.name for path in (small_disk / "run" / "checkpoints").iterdir()}
     assert read_trained(small_disk / "run").step >= 20
