@@ -185,12 +185,8 @@ class Checkpoints:
         if "_manager" not in self.__dict__:
             return
         self._settle(last=True)
-        needed = (
-            [self._writing, self.folder / "locked"][: 1 + self._locked]
-            if self._writing != self.folder
-            else []
-        )
-        if gone := [folder for folder in needed if not whole.complete(folder)]:
+        needed = [self._writing, self.folder / "locked"][: 1 + self._locked]
+        if self._writing != self.folder and (gone := [f for f in needed if not whole.complete(f)]):
             raise CheckpointError(
                 f"{gone[0]} was written and is gone: something removes files there, and the run cannot be resumed from "
                 "it; begin in another workdir"
