@@ -54,7 +54,9 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("lit_jax").setLevel(logging.INFO)
     # Orbax logs the stack trace of every error that it also raises.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
     # Pillow's warning about images that `image_files` refuses anyway.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     if own_process and args[0] not in WITH_TORCH:
@@ -77,6 +79,12 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
+    """Reports an error in a callback, as Python does, but none of TensorStore's after a save has failed."""
+    if str(problem.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(problem)
 
 
 def run(command: str, args: Sequence[str]) -> None:

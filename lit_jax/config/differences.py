@@ -17,15 +17,17 @@ FREE = frozenset(
 OF_SCHEDULE = frozenset({"steps", "optim.end_lr", "optim.cooldown_steps"})
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`field: old, now new` for every field that differs and is not free to; those of OF_SCHEDULE are left out.
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, without: frozenset[str] = FREE | OF_SCHEDULE
+) -> list[str]:
+    """`field: old, now new` for every field that differs, except those in `without`.
 
     A field that did not exist when `old` was written had its default of today.
     """
     after = _flat(new)
     before = {name: FIELDS[name].default for name in after.keys() & FIELDS.keys() if _has_default(name)}
     before = json.loads(json.dumps(before)) | _flat(old)
-    names = sorted((before.keys() | after.keys()) - FREE - OF_SCHEDULE - _of_folders(before, after))
+    names = sorted((before.keys() | after.keys()) - without - _of_folders(before, after))
     return [
         f"{name}: {before.get(name)!r}, now {after.get(name)!r}"
         for name in names

@@ -1,13 +1,14 @@
 """The ledger of broken records: the log names each one once, and too many of them end the run."""
 
-import contextlib
 import json
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
+from lit_jax.utils.atomic import set_aside
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -35,8 +36,10 @@ class Ledger:
         self.rows = rows
         self.broken: dict[int, str] = {}  # Record -> reason.
         self._total, self._share, self._path = total, max_bad_share, path
+        if path is not None and os.path.isdir(path):
+            _log.warning("%s is a folder; it is now %s", path, set_aside(Path(path)).name)
         if rows and path is not None and os.path.exists(path):
-            self.broken = _read(path)
+            self.broken = _read(Path(path))
 
     def add(self, record: int, reason: str, row: int | None = None, replaced_by: int | None = None) -> None:
         """Counts and logs a broken record. Raises `DataError` if there are now too many."""
@@ -76,13 +79,15 @@ def in_words(reasons: Iterable[str]) -> str:
     return ", ".join(f"{times} x {reason!s:.200}" for reason, times in frequent(reasons))
 
 
-def _read(path: str | os.PathLike[str]) -> dict[int, str]:
-    broken = {}
-    with open(path, encoding="utf-8") as f:
-        for line in f:
-            with contextlib.suppress(
-                ValueError, KeyError, TypeError
-            ):  # The last line of a killed run may be cut.
-                row = json.loads(line)
-                broken[int(row["record"])] = str(row["reason"])
+def _read(path: Path) -> dict[int, str]:
+    broken, lines = {}, path.read_bytes().split(b"\n")
+    unread = 0
+    for line in lines[:-1]:  # The last line of a killed run may be cut.
+        try:
+            row = json.loads(line)
+            broken[int(row["record"])] = str(row["reason"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            unread += 1
+    if unread:
+        _log.warning("%s: %d of %d lines are damaged and left out", path, unread, len(lines) - 1)
     return broken

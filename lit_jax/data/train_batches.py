@@ -22,7 +22,7 @@ from absl import flags
 from lit_jax.data.bad_records import Ledger
 from lit_jax.data.reader import Reader, check_choice, read_options, rows_of_process, tries_of
 from lit_jax.data.sources.base import Source
-from lit_jax.data.workers import end_with_parent
+from lit_jax.data.workers import end_with_parent, told_if_lost
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import WHOLE_BATCH, Batch, CountTokens, ProcessShard, Tokenize, TrainDecode
 
@@ -41,7 +41,8 @@ class Batches(Iterator[Batch]):
         self._parts, self._count = iter(parts), parts_of_batch
 
     def __next__(self) -> Batch:
-        parts = [next(self._parts) for _ in range(self._count)]
+        with told_if_lost():
+            parts = [next(self._parts) for _ in range(self._count)]
         batch = jax.tree.map(lambda *arrays: np.concatenate(arrays), *(part["batch"] for part in parts))
         rows = len(batch["index"])
         self.ledger.rows += rows

@@ -1,8 +1,18 @@
-"""Worker processes end when the process that started them has ended."""
+"""Worker processes end when the process that started them has ended, and their own end is told in a sentence."""
 
 import multiprocessing
 import os
+import re
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lit_jax.utils.errors import LostProcessError
+
+_ENDED = re.compile(
+    r"orker process was terminated unexpectedly with exit code (-?\d+)"
+)  # In an error of grain's.
 
 
 def end_with_parent() -> None:
@@ -15,3 +25,26 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def told_if_lost() -> Iterator[None]:
+    """Raises LostProcessError where grain says that one of its processes has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (match := _ENDED.search(str(error))):
+            raise
+        code = int(match[1])
+        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with status {code}"
+        raise LostProcessError(
+            f"a process that reads data {how}, perhaps for lack of memory: start again to go on from the newest "
+            "checkpoint; fewer data.workers take less memory"
+        ) from error
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

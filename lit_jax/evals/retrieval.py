@@ -8,7 +8,6 @@ from fractions import Fraction
 from math import comb
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,8 +47,13 @@ class Retrieved:
         """What `save` wrote. Raises DataError for another file."""
         try:
             with np.load(path) as stored:
-                return cls(*(stored[field.name].astype(np.int64) for field in fields(cls)))
-        except (OSError, ValueError, KeyError, AttributeError, BadZipFile) as e:
+                found = cls(*(stored[field.name].astype(np.int64) for field in fields(cls)))
+            if found.text_rank.shape != found.text_image.shape or found.text_image.max() >= len(
+                found.image_rank
+            ):
+                raise ValueError("ranks of other pictures and texts")
+            return found
+        except Exception as e:  # zipfile and NumPy raise a dozen kinds.
             raise DataError(f"{path} holds no ranks ({type(e).__name__}); delete it") from e
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:

@@ -17,7 +17,7 @@ from lit_jax.models.encoders import TEXT, VISION, Encoder, EncoderOutput
 from lit_jax.models.encoders.hf_config import LARGEST, shown
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
+from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
 
@@ -227,6 +227,8 @@ def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = Non
     Raises WeightError, before it allocates any, for a model of more than MOST parameters.
     """
     param_shapes(module)
+    if not -(2**63) <= seed < 2**63:
+        raise ConfigError(f"the seed of the weights is {seed}; wanted 0 or more, and below 2**32")
     return _init(module, None if only is None else frozenset(only), jax.random.key(seed))
 
 

@@ -7,11 +7,15 @@ from typing import Any
 
 from etils import epath
 
+from lit_jax.config import TrainConfig
 from lit_jax.parallel.sharding import make_mesh
+from lit_jax.train import model_description
 from lit_jax.train.trained import checkpoints_of
-from lit_jax.utils.errors import LitJaxError
-from lit_jax.workdir.bucket import Bucket, Workdir, opened, pull
+from lit_jax.utils.errors import CheckpointError, LitJaxError
+from lit_jax.workdir import beside
+from lit_jax.workdir.bucket import Bucket, Workdir, of_user, opened, pull
 from lit_jax.workdir.checkpoints import Checkpoints
+from lit_jax.workdir.checkpoints.data import read_data
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
 
@@ -29,8 +33,8 @@ def workdir(folder: str | Path) -> dict[str, Any]:
     `problems` lists, in sentences, what would stop `train` or what its user should know; it may be empty. `resumes` is
     the step from which training would resume: 0 at the beginning, None if it could not.
     """
-    with opened(folder) as place:
-        pull(place, CONFIG)
+    with opened(of_user(folder)) as place:
+        pull(place, CONFIG, MODEL)
         return _look(place)
 
 
@@ -66,6 +70,8 @@ def _look(folder: Workdir) -> dict[str, Any]:
         resumes = state["resumes"]
         outcome = "cannot resume" if resumes is None else f"would resume from step {resumes}"
         problems.append(f"the newest checkpoint, step {max(health)}, is damaged: training {outcome}")
+    if state["resumes"] and config is not None:
+        state["resumes"] = _beside(folder, config, checkpoints, state["resumes"], problems)
     state["strays"] = _strays(folder, checkpoints, health)
     state["problems"] = problems
     return state
@@ -87,6 +93,23 @@ def _free(folder: Workdir) -> float | None:
         return None
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return round(shutil.disk_usage(existing).free / _GB, 1)
+
+
+def _beside(
+    folder: Workdir, config: TrainConfig, checkpoints: Checkpoints, step: int, problems: list[str]
+) -> int | None:
+    """Adds what is wrong beside the checkpoints to `problems`; returns `step` if training still resumes from it."""
+    data, _ = read_data(checkpoints.folder / checkpoints.name(step))
+    changed = beside.changed(folder, data)
+    described = model_description.damage(folder) or changed.pop(beside.DESCRIPTION, None)
+    problems += [f"{name} {why} when step {step} was saved" for name, why in changed.items()]
+    if described is not None:
+        problems.append(f"{MODEL} is damaged ({described}), and every step needs it: put a copy of it back")
+    try:
+        beside.check_config(folder, config, data, step)
+    except CheckpointError as error:
+        problems.append(str(error))
+    return step if described is None else None
 
 
 def _resumes(health: Mapping[int, str | None], locked: str | None) -> int | None:

@@ -23,9 +23,9 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
-from lit_jax.workdir.bucket import Workdir, local_folder, opened, pull
+from lit_jax.workdir.bucket import Workdir, local_folder, of_user, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_run_config
-from lit_jax.workdir.metrics import read_lines
+from lit_jax.workdir.metrics import read_rows
 
 UNKNOWN = "unknown"
 TASKS = {"retrieval": "image-text retrieval", "zero_shot": "zero-shot-image-classification"}
@@ -72,7 +72,7 @@ def export(
     output = local_folder(output, "--output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
-    with opened(workdir) as run_place:
+    with opened(of_user(workdir)) as run_place:
         pull(run_place, CONFIG, MODEL, METRICS)
         run = read_trained(run_place, step=step)
         before, after = results(run_place)
@@ -137,7 +137,7 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
 
 def test_data(workdir: str | Path) -> tuple[str, str | None]:
     """The source that a run was tested on, and the name of its captions. Raises ConfigError if there is none."""
-    with opened(workdir) as place:
+    with opened(of_user(workdir)) as place:
         pull(place, CONFIG)
         config = read_run_config(place)
     if not config.data.test:
@@ -148,8 +148,12 @@ def test_data(workdir: str | Path) -> tuple[str, str | None]:
 def results(workdir: Workdir) -> tuple[dict[str, float], dict[str, float]]:
     """The first and the last evaluation in the metrics of a run; each is {} if there is none."""
     tested = [
-        {name.removeprefix(TEST_PREFIX): value for name, value in row.items() if name.startswith(TEST_PREFIX)}
-        for row in read_lines(workdir / METRICS)
+        {
+            name.removeprefix(TEST_PREFIX): value
+            for name, value in row.items()
+            if name.startswith(TEST_PREFIX) and value is not None
+        }
+        for row in read_rows(workdir / METRICS)
     ]
     tested = [row for row in tested if row]
     return (tested[0], tested[-1]) if tested else ({}, {})

@@ -18,6 +18,7 @@ from lit_jax.parallel.distributed import is_main_process
 from lit_jax.train.partition import combine
 from lit_jax.train.setup import TrainSetup
 from lit_jax.train.state import State
+from lit_jax.utils.errors import NonFiniteError
 from lit_jax.utils.names import TEST_PREFIX
 from lit_jax.workdir.files import RANKS
 
@@ -34,7 +35,7 @@ class Evaluation:
     """Measures a state on all of `source`. All processes call it; `point` is called after each batch and may raise.
 
     With `pooled`, the cached outputs of a locked image tower, no picture is decoded. Raises DataError for a picture
-    that is broken, and for a record without a caption.
+    that is broken, and for a record without a caption; NonFiniteError for embeddings that are not finite.
     """
 
     setup: TrainSetup
@@ -65,6 +66,11 @@ class Evaluation:
             images = embed_images(runner, self.source, self.decode)
         captions, owner = self.captions
         texts = embed_texts(runner, captions, self.tokenize)
+        if not (np.isfinite(images).all() and np.isfinite(texts).all()):
+            raise NonFiniteError(
+                f"the embeddings after step {step} are not finite, and that step is not saved: lower optim.peak_lr, or "
+                "set model.max_logit_scale or optim.clip_norm"
+            )
         if not is_main_process():
             return {}
         result = retrieve(images, texts, owner)
@@ -73,7 +79,7 @@ class Evaluation:
 
     def _check_pooled(self, pooled: np.ndarray) -> None:
         """Raises DataError for the first picture that was broken when its output was cached."""
-        if len(bad := np.flatnonzero(~np.isfinite(pooled).all(axis=1))):
+        if len(bad := np.flatnonzero(~np.isfinite(pooled[:]).all(axis=1))):
             why = (
                 f"its picture is broken ({len(bad)} of {len(pooled)} are); an evaluation needs every picture"
             )

@@ -20,6 +20,7 @@ from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.build import mesh_of
 from lit_jax.train.evaluation import Evaluation
 from lit_jax.train.inputs import Inputs, open_sources, prepare
+from lit_jax.train.model_description import describe
 from lit_jax.train.profiler import Profiler, parse_window
 from lit_jax.train.setup import TrainSetup, open_setup
 from lit_jax.train.state import State
@@ -27,8 +28,8 @@ from lit_jax.train.step_log import StepLog
 from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.checksums import FULL
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, PreemptedError
-from lit_jax.workdir import metrics
-from lit_jax.workdir.bucket import Workdir, opened, pull
+from lit_jax.workdir import beside, metrics
+from lit_jax.workdir.bucket import Workdir, of_user, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, claim, ledger_name, portable
 from lit_jax.workdir.lock import sync_workdir, workdir_lock
 from lit_jax.workdir.sessions import SESSIONS, note_session
@@ -81,7 +82,7 @@ def train(
     """
     recipe = read_config(config)
     options = _Options(fallback, cache_folder, parse_window(profile))
-    with opened(workdir) as place:
+    with opened(of_user(workdir)) as place:
         return _start(recipe, place, options)
 
 
@@ -94,7 +95,7 @@ def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
     with PreemptionNotice() as notice, workdir_lock(workdir):
         pull(workdir, CONFIG, MODEL, METRICS, SESSIONS, ledger_name())
         setup = open_setup(config, workdir, mesh, fallback=options.fallback)
-        with closing(setup.checkpoints):
+        with setup.checkpoints:
             return _Run(setup, Inputs(source, test, fingerprint), options, notice).train()
 
 
@@ -216,10 +217,26 @@ class _Run:
             writers.scalars(self.place.step, values)
         return values
 
+    def keep_described(self) -> None:
+        """Writes again what a run cannot be resumed without, if something has removed it."""
+        if not is_main_process():
+            return
+        if not (self.workdir / CONFIG).is_file():
+            log.warning("%s/%s is gone; it is written again", self.workdir, CONFIG)
+            claim(self.config, self.workdir)
+        if not (self.workdir / beside.DESCRIPTION).is_file():
+            log.warning("%s/%s is not complete; it is written again", self.workdir, MODEL)
+            setup = self.setup
+            describe(self.workdir, setup.module.config, setup.fresh, setup.processor)
+
     def save(self, *, force: bool, metrics: Mapping[str, float] | None = None) -> None:
         """A checkpoint, if one is due or with `force`."""
         checkpoints, place = self.setup.checkpoints, self.place
-        if force or checkpoints.due(place.step):
-            sync_workdir(self.workdir)  # First, so that no row of a saved step can be missing.
+        if not force and not checkpoints.due(place.step):
+            return
+        self.keep_described()
+        sync_workdir(self.workdir)  # First, so that no row of a saved step can be missing.
         data = self.about | {"next_batch": place.step, _UNTESTED: place.untested}
+        if is_main_process():
+            data |= {beside.FILES: beside.record(self.workdir)}
         checkpoints.save(place.step, place.state, data, metrics=metrics, force=force)

@@ -1,6 +1,8 @@
 """model/ in a workdir: a run can be opened again where the folders of its towers are gone."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,29 +16,52 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.distributed import is_main_process
+from lit_jax.utils import checksums
+from lit_jax.utils.errors import CheckpointError, first_line
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import MODEL
 
 _FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
+_REMEDY = "put a copy of it back"
 
 
-def describe(workdir: Workdir, loaded: Loaded, processor: Any) -> None:
-    """Keeps what the weights alone do not say: the model's config, its processor, which leaves were new."""
+def describe(workdir: Workdir, config: DualEncoderConfig, fresh: Sequence[str], processor: Any) -> None:
+    """Keeps what the weights alone do not say: the model's config, its processor, which leaves were new; and sums."""
     if not is_main_process():
         return
     folder = workdir / MODEL
-    folder.mkdir(exist_ok=True)
-    config = loaded.module.config
+    folder.mkdir(parents=True, exist_ok=True)
     description = config.to_hf() | {"logit_bias": config.logit_bias_init_value}
     processing.save_processor(folder, processor)
-    (folder / _FRESH).write_text(json.dumps({"fresh": loaded.fresh, "lit_jax": __version__}) + "\n")
+    (folder / _FRESH).write_text(json.dumps({"fresh": fresh, "lit_jax": __version__}) + "\n")
     (folder / model_folder.CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    checksums.write(folder)
 
 
 def described(workdir: Workdir, compute: Compute) -> tuple[Loaded, Any]:
-    """The way back from `describe`, with params of zeros: the checkpoint has the real ones."""
+    """The way back from `describe`, with params of zeros: the checkpoint has the real ones.
+
+    Raises CheckpointError if a file is not what its sum says; an old version has written no sums.
+    """
     folder = workdir / MODEL
+    if (why := damage(workdir)) is not None:
+        raise CheckpointError(f"{workdir}/{MODEL} is damaged ({why}), and every step needs it: {_REMEDY}")
     module = DualEncoder(DualEncoderConfig.from_hf(model_folder.read_config(folder)), compute)
     params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dual_encoder.param_shapes(module))
-    fresh = tuple(json.loads((folder / _FRESH).read_text())["fresh"])
-    return Loaded(module, params, fresh), processing.load_processor(folder)
+    return Loaded(module, params, _fresh(folder / _FRESH)), processing.load_processor(folder)
+
+
+def damage(workdir: Workdir) -> str | None:
+    """What is wrong with the description, in a few words; None if it is as it was written, or if nothing says so."""
+    folder = workdir / MODEL
+    return checksums.damage(folder) if (folder / checksums.NAME).exists() else None
+
+
+def _fresh(path: Path) -> tuple[str, ...]:
+    try:
+        fresh = json.loads(path.read_text(encoding="utf-8"))["fresh"]
+        if not isinstance(fresh, list) or not all(isinstance(name, str) for name in fresh):
+            raise TypeError("wanted a list of paths")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({first_line(error)}): {_REMEDY}") from error
+    return tuple(fresh)

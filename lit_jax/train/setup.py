@@ -16,13 +16,14 @@ from lit_jax.hf import default_processor, hub, load
 from lit_jax.hf import processor as processing
 from lit_jax.hf.load import Loaded
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
-from lit_jax.parallel.distributed import broadcast_int
+from lit_jax.parallel.distributed import broadcast_int, is_main_process
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
 from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
 from lit_jax.train.state import State, init_state
 from lit_jax.train.trained import checkpoints_of
-from lit_jax.utils.errors import DataError
+from lit_jax.utils.errors import CheckpointError, DataError
+from lit_jax.workdir import beside
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.files import check_workdir, read_run_config
@@ -43,6 +44,7 @@ class TrainSetup(NamedTuple):
     state: State
     data: dict[str, Any]
     checkpoints: Checkpoints
+    fresh: tuple[str, ...]  # Paths of leaves that no tower's checkpoint gave.
 
 
 def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: bool = True) -> TrainSetup:
@@ -67,10 +69,27 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)
-        check_steps(read_run_config(workdir), config, int(state.step), workdir)
+        step = int(state.step)
+        beside.check_config(workdir, config, data, step)
+        check_steps(read_run_config(workdir), config, step, workdir)
+        _check_beside(workdir, data, step)
     else:
-        describe(workdir, loaded, processor)
-    return TrainSetup(config, workdir, module, processor, pixels, mesh, training, state, data, checkpoints)
+        describe(workdir, module.config, loaded.fresh, processor)
+    return TrainSetup(
+        config, workdir, module, processor, pixels, mesh, training, state, data, checkpoints, loaded.fresh
+    )
+
+
+def _check_beside(workdir: Workdir, data: dict[str, Any], step: int) -> None:
+    """Does `beside.check` once, and raises its error on all processes."""
+    problem = None
+    if is_main_process():
+        try:
+            beside.check(workdir, data, step)
+        except CheckpointError as error:
+            problem = error
+    if broadcast_int(problem is not None):
+        raise problem or CheckpointError(f"{workdir} cannot be resumed; process 0 says why")
 
 
 def _read_towers(config: TrainConfig) -> Loaded:

@@ -1,7 +1,7 @@
 """The outputs of a locked image tower, computed once and kept on disk.
 
 LiT locks the image tower (arXiv:2111.07991), so without augmentation a picture gives the same vector in every epoch.
-The outputs lie in one .npy file, whose name is a hash of everything that could change them.
+The outputs lie in one .npy file (`cached_rows`), whose name is a hash of everything that could change them.
 """
 
 import hashlib
@@ -29,9 +29,10 @@ from lit_jax.parallel.distributed import (
     wait_for,
 )
 from lit_jax.parallel.sharding import put_batch
-from lit_jax.utils.errors import ConfigError
+from lit_jax.train.cached_rows import MODERATE, open_rows, seal
+from lit_jax.utils.errors import CheckpointError, ConfigError
 from lit_jax.utils.typing import Params
-from lit_jax.workdir.bucket import Workdir, pull, push
+from lit_jax.workdir.bucket import Bucket, Workdir, pull, push
 
 log = logging.getLogger(__name__)
 
@@ -100,12 +101,15 @@ class TowerCache:
     ) -> Float[np.ndarray, "R Dv"]:
         """The outputs for every picture of `source`, in order, float32, memory-mapped from the file named by `key`.
 
-        They are computed if the file is not there; it appears only when it is complete. A picture that cannot be read
-        has a row of NaN. Several processes each read their part of the pictures, and the main process writes.
+        They are computed if the file is not there or damaged; it appears only when it is complete. A picture that
+        cannot be read has a row of NaN. Several processes each read their part of the pictures, and the main process
+        writes.
         """
         path = path_of(self.folder, key)
         self._bring(path)
-        if not broadcast_int(path.is_file()):
+        if not broadcast_int(is_main_process() and self._is_whole(path, len(source))):
+            if isinstance(self.workdir, Bucket):
+                path.unlink(missing_ok=True)  # A copy of what is damaged.
             self.folder.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.
             try:
@@ -119,7 +123,22 @@ class TowerCache:
             barrier("cache")
             self._bring(path)
         wait_for(path)
-        return np.load(path, mmap_mode="r")
+        return open_rows(path, len(source))
+
+    def _is_whole(self, path: Path, count: int) -> bool:
+        """Whether the file of `count` rows is there and, as far as that is looked at now, what was written."""
+        if not path.exists():
+            return False
+        try:
+            rows = open_rows(path, count)
+            if rows.nbytes <= MODERATE:
+                rows.compare_all()
+        except CheckpointError as error:
+            log.warning("%s; it is computed again", error)
+            if path.is_dir():
+                path.rename(path.with_suffix(f"{path.suffix}.damaged"))
+            return False
+        return True
 
     def _bring(self, path: Path) -> None:
         if self.workdir is not None and not path.is_file():
@@ -146,8 +165,17 @@ class TowerCache:
                 if outputs is None:
                     shape = (len(source), rows.shape[1])
                     outputs = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                    _reserve(path)
                 outputs[index[index >= 0]] = np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0]
             if progress:
                 progress(done, len(source))
         if is_main_process():
             outputs.flush()
+            seal(path)
+
+
+def _reserve(path: Path) -> None:
+    """Takes the space of a file. Raises OSError if the disk is full, where to write to its mapping ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

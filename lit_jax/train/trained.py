@@ -12,6 +12,7 @@ from lit_jax.train import partition
 from lit_jax.train.build import compute_of
 from lit_jax.train.model_description import described
 from lit_jax.utils.typing import Params
+from lit_jax.workdir import beside
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.files import read_run_config
@@ -45,6 +46,8 @@ def read_trained(workdir: Workdir, *, step: int | None = None) -> TrainedModel:
     config = read_run_config(workdir)
     with closing(checkpoints_of(config, workdir)) as checkpoints:
         saved = checkpoints.read(step=step)
+    beside.check_config(workdir, config, saved.data, saved.step, stored=True)
+    beside.check(workdir, saved.data, saved.step)
     loaded, processor = described(workdir, compute_of(config.model))
     params = jax.tree.map(lambda x: np.asarray(x, np.float32), partition.combine(saved.tuned, saved.locked))
     tuned = sum(leaf.size for leaf in jax.tree.leaves(saved.tuned))

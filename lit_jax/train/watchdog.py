@@ -2,6 +2,7 @@
 
 import faulthandler
 import logging
+import math
 import os
 import statistics
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 from collections import deque
 
-from lit_jax.utils.errors import STALLED
+from lit_jax.utils.errors import STALLED, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +23,12 @@ class Watchdog:
 
     A step that takes more than `patience` seconds and ten times as long as its predecessors has the stacks of all
     threads written to standard error, once. After `limit` seconds (0: never) without a beat the process ends with
-    status 6: what hangs in a device cannot be interrupted.
+    status 6: what hangs in a device cannot be interrupted. Raises ConfigError for another limit.
     """
 
     def __init__(self, limit: float, *, patience: float = PATIENCE):
+        if not 0 <= limit < math.inf:
+            raise ConfigError(f"stall_limit is {limit:g} s; wanted 0 (never) or more")
         self._limit, self._patience = limit, patience
         self._took: deque[float] = deque(maxlen=101)
         self._last, self._shown = time.monotonic(), False

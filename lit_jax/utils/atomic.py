@@ -22,6 +22,14 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
     draft.replace(path)
 
 
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file or folder so that another can take its name; returns the name that it has now."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged{number if number > 1 else ''}")):
+        number += 1
+    return path.rename(aside)
+
+
 @contextmanager
 def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
     """Yields an empty draft folder beside `folder`, which replaces it when the block ends without an error.

@@ -33,6 +33,12 @@ class CheckpointError(LitJaxError):
     exit_code = 4
 
 
+class LostProcessError(LitJaxError):
+    """Another process of the run ended, for instance one that reads data."""
+
+    exit_code = STALLED
+
+
 class PreemptedError(LitJaxError):
     """A run that was told to end, and has saved its state."""
 

@@ -7,6 +7,7 @@ Checkpoints are not handled here; they are written into the bucket directly.
 
 import json
 import logging
+import os
 import re
 import tempfile
 import uuid
@@ -23,7 +24,9 @@ from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
 log = logging.getLogger(__name__)
 
 LOCK = "lock"  # The mark of the run that took the workdir last, and so owns it.
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*")  # A Path has only one of the slashes.
+_ADDRESS = re.compile(
+    r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL
+)  # A Path has only one of the slashes.
 _DRAFT = ".part"  # Suffix of files that are not complete.
 _LARGE = 1 << 26  # Bytes from which on a file is uploaded in pieces, during which it must not change.
 
@@ -146,8 +149,12 @@ def _mirrored(address: str) -> Iterator[Bucket]:
 def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     """A context in which a workdir is a Path or, for gs://BUCKET/FOLDER, a Bucket, from which nothing is pulled yet.
 
-    Raises ConfigError for another kind of address, and if gcsfs is not installed.
+    Raises ConfigError for another kind of address, for a name that no folder can have, and if gcsfs is not installed.
     """
+    if not str(workdir) or "\0" in str(workdir):
+        raise ConfigError(
+            f"workdir is {str(workdir)!r}, which names no folder; wanted one, as in --workdir runs/first"
+        )
     if not (match := _ADDRESS.fullmatch(str(workdir))):
         return nullcontext(Path(workdir))
     scheme, rest = match.groups()
@@ -158,11 +165,22 @@ def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     return _mirrored(f"gs://{rest}")
 
 
+def _check_name(folder: str | Path, what: str) -> None:
+    if not str(folder) or "\0" in str(folder):
+        raise ConfigError(f"{what} is {str(folder)!r}, which names no folder; wanted one, as in runs/first")
+
+
+def of_user(workdir: str | Path) -> str:
+    """What a user calls a workdir, with the home of a user in place of a `~` at its beginning."""
+    return os.path.expanduser(workdir)
+
+
 def local_folder(folder: str | Path, what: str) -> Path:
-    """`folder` as a Path. Raises ConfigError for an address; `what` names the setting, as in "workdir"."""
+    """`folder` as a Path. Raises ConfigError for an address or no name; `what` names the setting, as in "workdir"."""
+    _check_name(folder, what)
     if _ADDRESS.fullmatch(str(folder)):
         raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
-    return Path(folder)
+    return Path(of_user(folder))
 
 
 def pull(workdir: Workdir, *names: str) -> None:

@@ -2,9 +2,13 @@
 
 import io
 import json
+import logging
 import math
 import os
+import socket
+import struct
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,9 +17,11 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 from tqdm import tqdm
 
 from lit_jax.parallel.distributed import is_main_process
-from lit_jax.utils.atomic import put
+from lit_jax.utils.atomic import put, set_aside
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.names import MONITOR_PREFIX
+
+log = logging.getLogger(__name__)
 
 Values = Mapping[str, SupportsFloat]  # Python, NumPy and JAX scalars alike.
 _DIGITS = {"host_ms": 3, "device_ms": 3, "host_share": 2, "data_wait": 2}  # Shown in a terminal; else 4.
@@ -78,7 +84,8 @@ class Jsonl:
 
     A run resumed at `start_step` first drops the rows of later steps and an incomplete last line, and then leaves out
     values that the rows of `start_step` already have: no value of a step occurs twice. A value that is not finite is
-    written as null, since JSON has no NaN.
+    written as null, since JSON has no NaN. A file that is removed under the run is begun anew, and a folder of its name
+    is set aside.
 
     Raises DataError if a line of the file is not such a row.
     """
@@ -86,24 +93,26 @@ class Jsonl:
     def __init__(self, path: str | os.PathLike[str], *, start_step: int = 0):
         self._path, self._start = Path(path), start_step
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        old = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
-        # A line without a line end was cut by a kill; its step will be logged again.
-        lines = old.splitlines(keepends=True)
-        rows = [(self._row(i, line), line) for i, line in enumerate(lines) if line.endswith("\n")]
-        kept = "".join(line for row, line in rows if row["step"] <= start_step)
-        self._written = {name for row, _ in rows if row["step"] == start_step for name in row}
+        if self._path.is_dir():
+            log.warning("%s is a folder; it is now %s", self._path, set_aside(self._path).name)
+        old = self._path.read_bytes() if self._path.exists() else b""
+        *lines, last = old.split(b"\n")
+        rows = [self._row(i, line) for i, line in enumerate(lines)]
+        if (row := _object(last)) is not None:  # Otherwise cut by a kill; its step will be logged again.
+            lines, rows = [*lines, last], [*rows, row]
+        kept = b"".join(
+            line + b"\n" for row, line in zip(rows, lines, strict=True) if row["step"] <= start_step
+        )
+        self._written = {name for row in rows if row["step"] == start_step for name in row}
         if kept != old:  # Replaced atomically: a kill here must not lose the rows to keep.
-            put(self._path, lambda draft: draft.write_text(kept, encoding="utf-8"))
+            put(self._path, lambda draft: draft.write_bytes(kept))
         self._file = self._path.open("a", encoding="utf-8")
 
-    def _row(self, i: int, line: str) -> dict[str, Any]:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    def _row(self, i: int, line: bytes) -> dict[str, Any]:
+        if (row := _object(line)) is None:
+            shown = line[:60].decode(errors="backslashreplace")
             raise DataError(
-                f"line {i + 1} of {self._path.name} is not a metrics row: {line[:60]!r}; wanted "
+                f"line {i + 1} of {self._path.name} is not a metrics row: {shown!r}; wanted "
                 f'{{"step": n, ...}}: repair the line or move the file away'
             )
         return row
@@ -115,6 +124,11 @@ class Jsonl:
             if not numbers:
                 return
         finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        if not self._file.closed and not self._path.exists():
+            log.warning("%s is gone; it is begun anew with step %d", self._path, step)
+            self._file.close()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
 
@@ -123,45 +137,79 @@ class Jsonl:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines; [] without a file. A line that was cut by a kill is skipped."""
+    """The objects in a file of JSON lines; [] without a file. What is none, as a line cut by a kill, is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)
     return rows
 
 
-class TensorBoard:
-    """Event files for TensorBoard in `folder`; earlier values of steps after `start_step` are hidden.
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of the file of a `Jsonl`. A value that is no finite number is None."""
+    rows = [row for row in read_lines(path) if _is_step(row.get("step"))]
+    return [{name: value if _is_number(value) else None for name, value in row.items()} for row in rows]
 
-    A thread writes them, so that a kill may lose the last second; `Jsonl` loses nothing.
-    Raises ConfigError if tensorboardX is not installed.
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """The row in a line; None if it is not one."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and _is_step(row.get("step")) else None
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+class TensorBoard:
+    """An event file for TensorBoard in `folder`; earlier values of steps after `start_step` are hidden.
+
+    It is written at once, and not by the thread of tensorboardX, which a clock that is set back or a full disk ends or
+    delays, and which then holds up the run. Raises ConfigError if tensorboardX is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, start_step: int = 0):
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX import record_writer, summary
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
         except ImportError:
             raise ConfigError(
                 "a run writes TensorBoard files, and tensorboardX is not installed; pip install tensorboardX"
             ) from None
-        self._writer = SummaryWriter(
-            os.fspath(folder),
-            purge_step=start_step + 1,
-            flush_secs=1,
-            filename_suffix=f".{start_step}",  # Names differ only by seconds, so a quick restart would overwrite.
-        )
+        self._event, self._summary, self._crc = Event, summary.scalar, record_writer.masked_crc32c
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        # Names differ only by seconds, so that a quick restart would overwrite.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{start_step}"
+        self._file = (Path(folder) / name).open("ab", buffering=0)
+        session = SessionLog(status=SessionLog.START)
+        self._write(file_version="brain.Event:2")
+        self._write(step=start_step + 1, file_version="brain.Event:2")
+        self._write(step=start_step + 1, session_log=session)
 
     def scalars(self, step: int, values: Values) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, float(value), step)
+            self._write(step=step, summary=self._summary(name, float(value)))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        """Appends an event as a TFRecord."""
+        data = self._event(wall_time=time.time(), **fields).SerializeToString()
+        head = struct.pack("<Q", len(data))
+        sums = (struct.pack("<I", self._crc(part)) for part in (head, data))
+        self._file.write(b"".join((head, next(sums), data, next(sums))))
 
 
 class Writers:

@@ -88,6 +88,16 @@ def test_a_disk_that_is_full_at_the_end_is_told(tmp_path):
     assert Checkpoints(tmp_path, save_every=2).latest() == 2
 
 
+def test_closing_on_a_full_disk_raises_our_error_and_not_that_of_orbax(tmp_path):
+    ours = Checkpoints(tmp_path, save_every=2)
+    ours.save(2, large(2), {})
+    ours.wait()
+    with full_disk(), pytest.raises(CheckpointError, match="step_4 could not be saved"):
+        ours.save(4, large(4), {})
+        ours.close()
+    ours.close()
+
+
 def test_locked_weights_that_do_not_fit_end_the_run(tmp_path):
     state = large(1).replace(locked={"vision": large(1).tuned})
     ours = Checkpoints(tmp_path, save_every=1)

@@ -15,7 +15,7 @@ from lit_jax.evals.bootstrap import estimate, intervals
 from lit_jax.evals.retrieval import Retrieved
 from lit_jax.inference.embedder import Embedder
 from lit_jax.tools.export import export
-from lit_jax.tools.report import album, charts, report
+from lit_jax.tools.report import album, charts, numbers, report
 from lit_jax.tools.report.charts import Line, chart
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
@@ -157,6 +157,27 @@ def test_in_a_browser_it_fits_and_asks_for_nothing(browser, page, tmp_path, size
         visit.page.evaluate("fetch('https://example.com/').catch(e => console.log('refused'))")
         visit.page.wait_for_timeout(50)
         assert not [url for url in visit.asked if url.startswith("http")]  # Its own policy forbids it.
+
+
+TEXTS = """{"step": 1, "loss": "low", "pairs/s": "fast", "test/median_rank": "x", "host_gb": [1], "data_wait": {}}
+{"step": 1, "loss": 2.0, "pairs/s": 8.0, "skipped": "none", "lr": 1e999, "host_gb": true}
+{"step": "2", "loss": 1.0}
+{"step": 2, "loss": NaN, "pairs/s": -1, "test/median_rank": 3.0}
+"""
+
+
+def test_metrics_that_hold_text_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(TEXTS)
+    (tmp_path / "sessions.jsonl").write_text(
+        '{"step": "x", "packages": [], "processes": null, "time": 3}\n[]\n'
+    )
+    rows = numbers.rows(tmp_path)
+    assert [drawn.title for drawn in numbers.charts(rows, {})] == ["Loss", "Pairs a second"]
+    assert numbers.cost(rows, 8) == (1.0, 8.0, 0.0, 0, None, None)
+    assert [(m.name, m.after) for m in numbers.measured(numbers.tested(rows), {}, {})] == [
+        ("median_rank", 3.0)
+    ]
+    assert numbers.sessions(tmp_path) == [(0, "3", "", 1, "")]
 
 
 @pytest.mark.parametrize(

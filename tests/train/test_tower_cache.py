@@ -44,6 +44,33 @@ def test_every_picture_has_its_own_row_and_is_computed_once(tmp_path, source):
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
 
 
+def damages(content):
+    yield "a bit of a row", content[:150] + bytes([content[150] ^ 4]) + content[151:]
+    yield "a bit of the sums", content[:-60] + bytes([content[-60] ^ 4]) + content[-59:]
+    yield "cut", content[:-7]
+    yield "empty", b""
+    yield "zeros", bytes(len(content))
+    yield "no magic", b"X" + content[1:]
+    yield "another shape", content.replace(b"(10, 3)", b"(5, 6) ")
+
+
+def test_a_damaged_file_is_computed_again_with_one_line(tmp_path, source, caplog):
+    first, calls = np.array(pooled(tmp_path / "cache", source, [])), []
+    (path,) = (tmp_path / "cache").iterdir()
+    content = path.read_bytes()
+    for what, damaged in damages(content):
+        path.write_bytes(damaged)
+        caplog.clear()
+        np.testing.assert_array_equal(pooled(tmp_path / "cache", source, calls), first, what)
+        (line,) = caplog.records
+        assert f"{path.name} is damaged" in line.getMessage() and "it is computed again" in line.getMessage()
+        assert path.read_bytes() == content and len(list((tmp_path / "cache").iterdir())) == 1
+    path.unlink()
+    (path / "folder").mkdir(parents=True)
+    np.testing.assert_array_equal(pooled(tmp_path / "cache", source, calls), first)
+    assert len(calls) == 2 * 8
+
+
 def test_a_broken_picture_has_a_row_of_nan(tmp_path):
     source = open_source(tiny.write_pairs(tmp_path / "pairs", n=200))
     (tmp_path / "pairs" / "003.png").write_bytes(b"no picture")

@@ -2,10 +2,12 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 import lit_jax
 from lit_jax.utils.errors import ConfigError, DataError
-from lit_jax.workdir.metrics import Jsonl, TensorBoard, Terminal, Writer, Writers
+from lit_jax.workdir.metrics import Jsonl, TensorBoard, Terminal, Writer, Writers, read_rows
 
 
 def rows(path):
@@ -224,3 +226,71 @@ def test_a_writer_that_fails_keeps_nothing_from_the_others(tmp_path):
     assert rows(path) == [{"step": 1, "loss": 1.0}]
     with pytest.raises(ValueError, match="closed"):
         jsonl.scalars(2, {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": 2, "lo\xe9s": 1}', b"[" * 10_000, b'{"step": ' + b"9" * 5000 + b"}", b""]
+)
+def test_a_damaged_line_is_refused_in_one_sentence(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(DataError, match=r"line 2 of metrics.jsonl is not a metrics row") as error:
+        Jsonl(path, start_step=5)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_whole_row_whose_line_end_is_lost_is_kept(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}')
+    Jsonl(path, start_step=2).close()
+    assert rows(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+
+
+def test_a_folder_in_place_of_the_rows_is_set_aside(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl" / "inside").mkdir(parents=True)
+    jsonl = Jsonl(tmp_path / "metrics.jsonl", start_step=2)
+    jsonl.scalars(3, {"loss": 1.0})
+    assert rows(tmp_path / "metrics.jsonl") == [{"step": 3, "loss": 1.0}]
+    assert (tmp_path / "metrics.jsonl.damaged" / "inside").is_dir()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/metrics.jsonl is a folder; it is now metrics.jsonl.damaged"
+    ]
+
+
+def test_rows_that_are_removed_under_a_run_are_begun_anew(tmp_path, caplog):
+    jsonl = Jsonl(tmp_path / "run" / "metrics.jsonl")
+    jsonl.scalars(1, {"loss": 1.0})
+    shutil.rmtree(tmp_path / "run")
+    jsonl.scalars(2, {"loss": 0.5})
+    jsonl.scalars(3, {"loss": 0.25})
+    assert rows(tmp_path / "run" / "metrics.jsonl") == [{"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.25}]
+    assert len(caplog.records) == 1 and "begun anew with step 2" in caplog.text
+
+
+def test_rows_are_read_without_what_is_no_finite_number(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    values = '"a": "text", "b": 1e999, "c": NaN, "d": [1], "e": true, "f": 2, "g": null, "h": 1' + "0" * 400
+    lines = [
+        '{"step": 1, ' + values + "}",
+        '{"step": "2"}',
+        '{"step": -1}',
+        "[" * 10_000,
+        '{"step": 3, "f": 1.5}',
+        "\xe9",
+    ]
+    path.write_bytes("\n".join(lines).encode("latin-1"))
+    first = dict.fromkeys("abcdegh") | {"step": 1, "f": 2}
+    assert read_rows(path) == [first, {"step": 3, "f": 1.5}]
+    assert read_rows(tmp_path) == read_rows(tmp_path / "none") == []
+
+
+def test_tensorboard_files_are_written_on_with_a_clock_that_is_set_back(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    board, now = TensorBoard(tmp_path), time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 40 * 86_400)
+    threads = threading.active_count()
+    for step in range(1, 40):  # More than a queue would take.
+        board.scalars(step, {"loss": 1 / step})
+        assert [at for at, values, _ in events(tmp_path) if values] == list(range(1, step + 1))
+    assert threading.active_count() == threads
+    board.close()

@@ -1,7 +1,9 @@
 """An index of a large source, made once and then memory-mapped: the position of each record.
 
-It is an Arrow file of one batch. It is stored beside the data or, if that place cannot be written, in the user's cache.
-Its schema contains the stamp of the files that it was made from; if their stamp has changed, it is made again.
+It is an Arrow file of one batch, with its sha256 and MARK behind it. It is stored beside the data or, if that place
+cannot be written, in the user's cache. Its schema contains the stamp of the files that it was made from. It is made
+again if their stamp has changed, or if its sha256 is missing or wrong: a flipped bit in a mapped file gives another
+record, or ends the process.
 """
 
 import hashlib
@@ -20,6 +22,9 @@ from lit_jax.data.sources.files import Files
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
+MARK = b"lit_jax1"
+_CHUNK = 1 << 22
+_TAIL = 32 + len(MARK)  # Bytes of the sha256 and MARK.
 Columns = Mapping[str, np.ndarray | pa.Array]
 
 
@@ -97,10 +102,23 @@ def _stamp(table: pa.Table) -> Any:
 
 
 def _read(place: Path) -> pa.Table | None:
+    """The table in the file `place`, memory-mapped; None if there is none that is as it was written."""
     try:
-        with pa.memory_map(str(place)) as file:
-            return pa.ipc.open_file(file).read_all()
-    except (OSError, pa.ArrowInvalid):
+        if not place.is_file():  # Not a pipe, which would be waited for.
+            return None
+        size = place.stat().st_size - _TAIL
+        with place.open("rb") as file:
+            digest = hashlib.sha256()
+            for start in range(0, size, _CHUNK):
+                digest.update(file.read(min(_CHUNK, size - start)))
+            if size < 0 or file.read() != digest.digest() + MARK:
+                _log.info("%s is of an older version or damaged; it is made again", place)
+                return None
+        with pa.memory_map(str(place)) as mapped:
+            table = pa.ipc.open_file(mapped.read_buffer(size)).read_all()
+        table.validate(full=True)
+        return table
+    except (OSError, pa.ArrowException):
         return None
 
 
@@ -109,6 +127,9 @@ def _write(place: Path, table: pa.Table) -> None:
     try:
         with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
+        with draft.open("r+b") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.write(digest + MARK)
         os.replace(draft, place)
     finally:
         draft.unlink(missing_ok=True)

@@ -84,9 +84,11 @@ def run_config(base: TrainConfig, cell: str, seed: int) -> TrainConfig:
 
 
 def check_cells(cells: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raises ConfigError for an unknown cell, for a repeated cell or seed, and where there are none."""
+    """Raises ConfigError for an unknown cell, a seed out of range, repeated ones, and where there are none."""
     if wrong := [cell for cell in cells if cell not in CELLS]:
         raise ConfigError(f"{wrong[0]!r} is not a cell of the grid; wanted some of {', '.join(CELLS)}")
+    if far := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise ConfigError(f"a seed of the grid is {far[0]}; wanted 0 or more, and below 2**32")
     for what, given in (("cells", cells), ("seeds", seeds)):
         if not given or len(set(given)) < len(given):
             raise ConfigError(

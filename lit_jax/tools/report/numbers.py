@@ -10,7 +10,7 @@ from lit_jax.tools.report.charts import Chart, Line, chart
 from lit_jax.utils.names import DIRECTIONS, TEST_PREFIX
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import METRICS, RANKS
-from lit_jax.workdir.metrics import read_lines
+from lit_jax.workdir.metrics import read_lines, read_rows
 from lit_jax.workdir.sessions import SESSIONS
 
 Row = Mapping[str, Any]  # Of metrics.jsonl.
@@ -51,7 +51,7 @@ class Session(NamedTuple):
 
 def rows(workdir: Workdir) -> list[Row]:
     """The complete rows of the metrics."""
-    return [row for row in read_lines(workdir / METRICS) if isinstance(row.get("step"), int)]
+    return list(read_rows(workdir / METRICS))
 
 
 def tested(rows: Sequence[Row]) -> list[Row]:
@@ -64,7 +64,7 @@ def bounds(workdir: Workdir) -> Bounds:
     bounds = {}
     for path in sorted((workdir / RANKS).glob("step_*.npz")):
         step = path.stem.removeprefix("step_")
-        if step.isdigit():
+        if step.isascii() and step.isdecimal():
             bounds[int(step)] = intervals(Retrieved.load(path))
     return bounds
 
@@ -124,13 +124,13 @@ def charts(rows: Sequence[Row], bounds: Bounds) -> list[Chart]:
 
 def cost(rows: Sequence[Row], batch_size: int) -> Cost | None:
     """The cost of the logged steps; None if there are none."""
-    steps = [row for row in rows if row.get("pairs/s")]
-    if not steps:
-        return None
+    steps = [row for row in rows if (row.get("pairs/s") or 0) > 0]
     seconds, before = 0.0, 0
     for row in steps:
         seconds += (row["step"] - before) * batch_size / row["pairs/s"]
         before = row["step"]
+    if not seconds > 0:
+        return None
 
     def most(key: str) -> float | None:
         return max((row[key] for row in steps if row.get(key) is not None), default=None)
@@ -147,12 +147,16 @@ def cost(rows: Sequence[Row], batch_size: int) -> Cost | None:
 
 def sessions(workdir: Workdir) -> list[Session]:
     """The sessions in order; [] for a run of a version that did not record them."""
+
+    def number(value: Any, default: int) -> int:
+        return value if type(value) is int else default
+
     return [
         Session(
-            row.get("step", 0),
+            number(row.get("step"), 0),
             str(row.get("time", "")).replace("T", " ").replace("+00:00", " UTC"),
             str(row.get("devices", "")),
-            row.get("processes", 1),
+            number(row.get("processes"), 1),
             versions(row),
         )
         for row in read_lines(workdir / SESSIONS)
@@ -161,9 +165,10 @@ def sessions(workdir: Workdir) -> list[Session]:
 
 def versions(machine: Mapping[str, Any]) -> str:
     """The versions in `machine()`, in one line."""
+    packages = machine.get("packages")
     named = {
         "lit_jax": machine.get("lit_jax"),
         "Python": machine.get("python"),
-        **machine.get("packages", {}),
+        **(packages if isinstance(packages, dict) else {}),
     }
     return ", ".join(f"{name} {number}" for name, number in named.items() if number)

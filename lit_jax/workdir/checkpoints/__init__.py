@@ -3,8 +3,8 @@
     WORKDIR/checkpoints/locked/         the locked weights, written once, before the first step
     WORKDIR/checkpoints/step_STEP/      tuned, opt, data; metrics, if the best checkpoints are kept
 
-A folder gets its name (in a bucket its mark) only when it is complete, and it holds the sha256 of all its files
-(`checksums`); without them Orbax would restore flipped bits. Other folders there, left behind by a kill or by a
+A folder gets its name (in a bucket its mark) only when all arrays are found in it, and it holds the sha256 of all its
+files (`checksums`); without them Orbax would restore flipped bits. Other folders there, left behind by a kill or by a
 person, are not taken for checkpoints (`whole`).
 """
 
@@ -14,26 +14,25 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
-import lit_jax
+from lit_jax.parallel.distributed import barrier, broadcast_int
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import CheckpointError, NonFiniteError
 from lit_jax.utils.typing import Params
 from lit_jax.workdir.checkpoints import whole
+from lit_jax.workdir.checkpoints.alias import Alias
+from lit_jax.workdir.checkpoints.data import read_data, with_ours
 from lit_jax.workdir.checkpoints.keeping import Keeping
-from lit_jax.workdir.checkpoints.trees import nested, not_finite, read, read_data, reason
+from lit_jax.workdir.checkpoints.trees import check_written, kinds, nested, not_finite, read, reason
 from lit_jax.workdir.checkpoints.whole import LOCKED_SUMS, MARKS, NAMES
 
 log = logging.getLogger(__name__)
-
-VERSION = "lit_jax"  # The key of the version of this package in `data`.
 FAILURES = 3  # After so many failed saves in a row the run ends.
 
 
@@ -66,12 +65,12 @@ class Checkpoints:
     ) -> None:
         self._keeping = Keeping(save_every, keep, keep_best, best_metric, best_mode)
         local = "://" not in str(workdir)  # Orbax needs absolute paths; the address of a bucket is one.
-        self.folder = (
-            epath.Path(os.path.abspath(epath.Path(workdir).expanduser()) if local else workdir)
-            / "checkpoints"
-        )
+        self.folder = epath.Path(os.path.abspath(workdir) if local else workdir) / "checkpoints"
+        self._alias = Alias(self.folder)  # What Orbax is told of it.
         self._continued = False  # Whether saves continue the checkpoints that are there.
         self._writing = self.folder  # The folder that is written in the background.
+        self._arrays: dict[str, dict[str, str]] = {}  # What is in it: item -> path -> dtype and shape.
+        self._locked = False  # Are there locked weights?
         self._failed = 0  # Failed saves in a row.
 
     def steps(self) -> list[int]:
@@ -95,8 +94,13 @@ class Checkpoints:
         return whole.locked_damage(self.folder)
 
     def due(self, step: int) -> bool:
-        """Whether `save` would write a checkpoint without `force`."""
-        return not self._continued or bool(self._failed) or self._manager.should_save(step)
+        """Whether `save` would write a checkpoint without `force`; raises as `save` does."""
+        if not self._continued:
+            return True
+        self._alias.name()  # Which must exist before Orbax makes a folder of that name.
+        if not self._manager.is_saving_in_progress():
+            self._settle()
+        return bool(self._failed) or self._manager.should_save(step)
 
     def save(
         self,
@@ -107,21 +111,20 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
         force: bool = False,
     ) -> bool:
-        """To be called after every step: saves when due, or with `force`, and returns whether it did.
+        """Saves if it is due, or with `force`, and returns whether it did; to be called after every step.
 
-        A save is due at every `save_every`-th step, and at the step after a failed save. `data` is JSON; its key
-        "lit_jax" is reserved. `metrics` contains the metric by which the best checkpoints are kept. Returns when the
-        arrays are copied, so that `state` may be donated, and waits only for an earlier save. A saved step is not saved
-        again.
+        A save is due at every `save_every`-th step, and at the step after a failed save. `data` is a JSON object
+        without the keys of `data.py`. `metrics` contains the metric by which the best checkpoints are kept. Returns
+        when the arrays are copied, so that `state` may be donated, and waits only for an earlier save. A saved step is
+        not saved again.
         Raises CheckpointError if the folder has checkpoints that were not restored, and after FAILURES failed saves in
         a row (after one, if there are several processes); NonFiniteError for a state that is not finite; TypeError for
         `data` that is not JSON.
         """
         if not self._continued:
-            self._begin(state.locked)
-        if not self._manager.is_saving_in_progress():
-            self._settle()
-        if not (force or self.due(step)) or step in self._manager.all_steps():
+            self._begin()
+            self._write_locked(state.locked)
+        if not (self.due(step) or force) or step in self._manager.all_steps():
             return False
         json.dumps(data)  # An error in the background would lose the step.
         if (path := not_finite({"tuned": state.tuned, "opt": state.opt})) is not None:
@@ -130,11 +133,14 @@ class Checkpoints:
                 f"{self.latest()}: lower optim.peak_lr, or set model.max_logit_scale or optim.clip_norm"
             )
         self._settle()
+        self._write_locked(state.locked)
         self._writing = self.folder / NAMES.build_name(step)
+        tuned, opt = nested(state.tuned), nested({"step": state.step, "opt": state.opt})
+        self._arrays = {"tuned": kinds(tuned), "opt": kinds(opt)}
         items = ocp.args.Composite(
-            tuned=ocp.args.StandardSave(nested(state.tuned)),
-            opt=ocp.args.StandardSave(nested({"step": state.step, "opt": state.opt})),
-            data=ocp.args.JsonSave({**data, VERSION: lit_jax.__version__}),
+            tuned=ocp.args.StandardSave(tuned),
+            opt=ocp.args.StandardSave(opt),
+            data=ocp.args.JsonSave(with_ours(data, step)),
         )
         try:
             return self._manager.save(step, args=items, metrics=self._keeping.best(metrics), force=True)
@@ -155,46 +161,72 @@ class Checkpoints:
         `step` is given, or `fallback` is False.
         """
         newest, damaged = self._whole(step, fallback)
-        folder = self.folder / NAMES.build_name(newest)
+        folder = self._alias.name() / NAMES.build_name(newest)
         tuned = read(folder / "tuned", state.tuned)
-        locked = read(self.folder / "locked", state.locked)
+        locked = read(folder.parent / "locked", state.locked)
         rest = read(folder / "opt", {"step": state.step, "opt": state.opt})
         if jax.process_index() == 0:
             for damaged_step in damaged:
                 whole.set_aside(self.folder, damaged_step)
-        _together("damaged checkpoints are set aside")
+        barrier("damaged checkpoints are set aside")
         self._continued = True
-        data = read_data(folder / "data")
-        return dataclasses.replace(state, tuned=tuned, locked=locked, **rest), _without_version(data)
+        data, _ = read_data(folder)
+        return dataclasses.replace(state, tuned=tuned, locked=locked, **rest), data
 
     def read(self, *, step: int | None = None, fallback: bool = True) -> Saved:
         """The weights of the newest intact checkpoint, or of `step`, of any shape. Raises as `restore` does."""
         newest, _ = self._whole(step, fallback)
-        folder = self.folder / NAMES.build_name(newest)
-        locked = read(self.folder / "locked") if (self.folder / "locked").exists() else {}
-        return Saved(newest, read(folder / "tuned"), locked, _without_version(read_data(folder / "data")))
+        folder = self._alias.name() / NAMES.build_name(newest)
+        locked = read(folder.parent / "locked") if (self.folder / "locked").exists() else {}
+        return Saved(newest, read(folder / "tuned"), locked, read_data(folder)[0])
 
     def wait(self) -> None:
-        """Waits until everything is on disk. Raises CheckpointError if the last save failed."""
-        if "_manager" in self.__dict__:
-            self._settle(last=True)
+        """Waits until everything is on disk. Raises CheckpointError if the last save failed, or its files are gone."""
+        if "_manager" not in self.__dict__:
+            return
+        self._settle(last=True)
+        needed = [self._writing, self.folder / "locked"][: 1 + self._locked]
+        if self._writing != self.folder and (gone := [f for f in needed if not whole.complete(f)]):
+            raise CheckpointError(
+                f"{gone[0]} was written and is gone: something removes files there, and the run cannot be resumed from "
+                "it; begin in another workdir"
+            )
+        self._writing = self.folder  # Later on another run may remove it.
 
     def close(self) -> None:
         """`wait`, and ends the threads."""
-        if "_manager" in self.__dict__:
+        try:
             self.wait()
-            self._manager.close()
+        finally:
+            with suppress(Exception):  # What Orbax raises here, `wait` has raised in a sentence.
+                if "_manager" in self.__dict__:
+                    self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            log.warning("%s", error)  # The first error says more.
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        return self._keeping.manager(self.folder, self._sum)
+        return self._keeping.manager(self._alias.name(), self._sum)
 
     def _sum(self) -> None:
-        """Writes the checksums. Orbax calls this in its thread when all files are written, before it names it."""
+        """Writes the checksums. Orbax calls this in its thread when all files are written, before it names the folder.
+
+        Raises CheckpointError if they are not all of the files.
+        """
         folder = whole.draft_of(self._writing)
-        beside = (LOCKED_SUMS,) if (folder.parent / "locked" / checksums.NAME).exists() else ()
-        of_step = self._writing.name != "locked"
-        checksums.write(folder, beside=beside if of_step else (), without=MARKS)
+        for item, arrays in self._arrays.items():
+            check_written(self._alias.name() / folder.name / item, arrays)
+        needs_locked = self._locked and self._writing.name != "locked"
+        checksums.write(folder, beside=(LOCKED_SUMS,) if needs_locked else (), without=MARKS)
 
     def _settle(self, *, last: bool = False) -> None:
         """Waits for the save in the background, and counts it if it failed."""
@@ -208,43 +240,49 @@ class Checkpoints:
 
     def _count(self, error: Exception, *, last: bool = False) -> None:
         self._failed += 1
-        what = f"{self._writing} could not be saved ({reason(error)})"
-        draft = whole.draft_of(self._writing)
+        what, draft = f"{self._writing} could not be saved ({reason(error)})", whole.draft_of(self._writing)
         try:
             done = draft == self._writing and whole.complete(draft)  # What failed came after the completion.
             if jax.process_index() == 0 and draft.exists() and not done:
                 draft.rmtree()  # The next save needs its space.
-        except Exception as failure:
-            log.warning("%s cannot be removed: %s", draft, failure)
+        except Exception as e:
+            log.warning("%s cannot be removed: %s", draft, e)
         if last or self._failed >= FAILURES or jax.process_count() > 1:
+            self._writing = self.folder
             raise CheckpointError(
                 f"{what}; the newest checkpoint is that of step {self.latest()}: make room, or make the folder "
                 "writable, and start again"
             ) from error
         log.warning("%s; trying again after the next step (%d of %d)", what, self._failed + 1, FAILURES)
 
-    def _begin(self, locked: Params) -> None:
+    def _begin(self) -> None:
         newest = self.latest()
         if newest is not None:
             raise CheckpointError(
                 f"{self.folder} holds step {newest} of a run that was not restored: restore it, "
                 f"or begin in an empty workdir"
             )
-        self._writing = folder = self.folder / "locked"
-        if jax.tree.leaves(locked):
-            options = ocp.options.AsyncOptions(post_finalization_callback=self._sum)
-            try:
-                with ocp.StandardCheckpointer(async_options=options) as writer:
-                    # Waits: no step may be complete before it.
-                    writer.save(folder, nested(locked), force=True)
-            except Exception as error:
-                self._failed = FAILURES
-                self._count(error)
-        elif (
-            jax.process_index() == 0 and folder.exists()
-        ):  # Left by a run that was killed before its first checkpoint.
-            folder.rmtree()
+        if jax.process_index() == 0 and (self.folder / "locked").exists():
+            (self.folder / "locked").rmtree()  # Left by a run that was killed before its first checkpoint.
+        barrier("old locked weights are removed")
         self._continued = True
+
+    def _write_locked(self, locked: Params) -> None:
+        """Writes the locked weights unless they are there, and waits: no step may be complete before them."""
+        self._locked = bool(jax.tree.leaves(locked))
+        folder = self.folder / "locked"
+        if not self._locked or broadcast_int(whole.complete(folder)):
+            return
+        if "_manager" in self.__dict__:
+            log.warning("%s is gone; it is written again", folder)
+        self._writing, self._arrays = folder, {"": kinds(nested(locked))}
+        options = ocp.options.AsyncOptions(post_finalization_callback=self._sum)
+        try:
+            with ocp.StandardCheckpointer(async_options=options) as writer:
+                writer.save(self._alias.name() / "locked", nested(locked), force=True)
+        except Exception as error:
+            self._failed = FAILURES
+            self._count(error)
 
     def _whole(self, step: int | None, fallback: bool) -> tuple[int, list[int]]:
         """The newest intact step, or `step`, and the newer ones, which are damaged; the same on all processes."""
@@ -254,19 +292,9 @@ class Checkpoints:
                 newest, damaged = whole.search(self.folder, step, fallback)
             except CheckpointError as error:
                 problem = error
-        if jax.process_count() > 1:
-            newest = int(multihost_utils.broadcast_one_to_all(np.int64(newest)))
+        newest = broadcast_int(newest)
         if newest < 0:
             raise problem or CheckpointError(
                 f"{self.folder} holds no checkpoint to resume from; process 0 says why"
             )
         return newest, damaged
-
-
-def _without_version(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key != VERSION}
-
-
-def _together(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

@@ -1,4 +1,4 @@
-"""Reads the arrays and the JSON in a folder of a checkpoint, into exactly the tree that is wanted."""
+"""Reads the arrays in a folder of a checkpoint, into exactly the tree that is wanted."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ def read(folder: epath.Path, like: Any = None) -> Any:
     if like is not None and not jax.tree.leaves(like):
         return like
     with _readable(folder), ocp.StandardCheckpointer() as reader:
-        stored = traverse_util.flatten_dict(ocp.StandardCheckpointHandler().metadata(folder).tree, sep="/")
+        stored = _stored(folder)
         if like is None:
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             wanted = {
@@ -51,12 +51,6 @@ def read(folder: epath.Path, like: Any = None) -> Any:
         return jax.tree.map(np.asarray, restored)
     leaves = traverse_util.flatten_dict(restored, sep="/")
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in wanted])
-
-
-def read_data(folder: epath.Path) -> dict[str, Any]:
-    """The JSON of one item. Raises CheckpointError."""
-    with _readable(folder), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(folder)
 
 
 @jax.jit
@@ -78,17 +72,37 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {line if len(line) < 200 else '...' + line[-150:]}"
 
 
-def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: epath.Path) -> None:
-    def kind(leaf: Any) -> str:  # Orbax would cast silently.
-        return f"{np.dtype(leaf.dtype)} {list(leaf.shape)}"
+def kinds(tree: Any) -> dict[str, str]:
+    """The dtype and the shape of each leaf, by path."""
+    return {path: f"{np.dtype(leaf.dtype)} {list(leaf.shape)}" for path, leaf in named(tree).items()}
 
+
+def check_written(folder: epath.Path, wanted: Mapping[str, str]) -> None:
+    """Raises CheckpointError unless the arrays in `folder` can be opened and are those of `wanted`, as `kinds` says."""
+    try:
+        stored = kinds(_stored(folder))
+    except Exception as error:
+        raise CheckpointError(f"the arrays of {folder.name} cannot be read back") from error
+    if wrong := [path for path in wanted if stored.get(path) != wanted[path]]:
+        raise CheckpointError(
+            f"{len(wrong)} of the {len(wanted)} arrays of {folder.name} are not there, as {wrong[0]}"
+        )
+
+
+def _stored(folder: epath.Path) -> dict[str, Any]:
+    """The metadata of all arrays of one item, by path."""
+    return traverse_util.flatten_dict(ocp.StandardCheckpointHandler().metadata(folder).tree, sep="/")
+
+
+def _compare(stored: Mapping[str, Any], wanted: Mapping[str, Any], folder: epath.Path) -> None:
+    have, want = kinds(stored), kinds(wanted)  # Orbax would cast silently.
     wrong = [
-        *(f"{path} is missing" for path in wanted if path not in stored),
-        *(f"{path} is not in this run" for path in stored if path not in wanted),
+        *(f"{path} is missing" for path in want if path not in have),
+        *(f"{path} is not in this run" for path in have if path not in want),
         *(
-            f"{path} is {kind(stored[path])} where this run has {kind(leaf)}"
-            for path, leaf in wanted.items()
-            if path in stored and kind(stored[path]) != kind(leaf)
+            f"{path} is {have[path]} where this run has {kind}"
+            for path, kind in want.items()
+            if path in have and have[path] != kind
         ),
     ]
     if wrong:

@@ -12,6 +12,7 @@ from etils import epath
 
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import CheckpointError
+from lit_jax.workdir.checkpoints.data import read_data
 from lit_jax.workdir.checkpoints.trees import reason
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,11 @@ def steps(folder: epath.Path) -> list[int]:
 def damage(folder: epath.Path, step: int) -> str | None:
     """What is wrong with the files of a step, in a few words; None if they are intact."""
     path = folder / NAMES.build_name(step)
-    return _missing(path, *ITEMS, *MARKS) or checksums.damage(path, beside=(LOCKED_SUMS,))
+    return (
+        _missing(path, *ITEMS, *MARKS)
+        or checksums.damage(path, beside=(LOCKED_SUMS,))
+        or _of_another_step(path, step)
+    )
 
 
 def locked_damage(folder: epath.Path) -> str | None:
@@ -126,6 +131,15 @@ def set_aside(folder: epath.Path, step: int) -> None:
     while (aside := folder / f"{path.name}.damaged{number if number > 1 else ''}").exists():
         number += 1
     path.rename(aside)
+
+
+def _of_another_step(path: epath.Path, step: int) -> str | None:
+    """Whether a folder that is intact is a copy of another step; None if not, or if an old version did not say."""
+    try:
+        _, own = read_data(path)
+    except CheckpointError as error:
+        return str(error)
+    return None if own in (None, step) else f"it is a copy of step {own}"
 
 
 def _missing(folder: epath.Path, *names: str) -> str | None:

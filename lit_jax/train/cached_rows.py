@@ -1,0 +1,128 @@
+"""The file of a cache: rows of float32 as .npy, and behind them, where other readers do not look, sums of its blocks.
+
+These are the sha256 of each block of rows, that of the header and of those sums, and MARK. A block is compared with its
+sum when it is read first, and all of them when a file of moderate size is opened. Files of old versions have no sums.
+"""
+
+import hashlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.utils.errors import CheckpointError, first_line
+
+log = logging.getLogger(__name__)
+
+MARK = b"lit_jax1"
+BLOCK = 1 << 16  # Bytes, or one row if that is more.
+MODERATE = 1 << 28  # Bytes of a file that is compared as a whole.
+_SUM = 32  # Bytes of a sha256.
+
+
+def seal(path: Path) -> None:
+    """Appends the sums to the rows in `path`."""
+    rows = np.load(path, mmap_mode="r")
+    sums = b"".join(_sum(rows, block) for block in range(_blocks(rows.shape)))
+    with path.open("r+b") as file:
+        head = file.read(rows.offset)
+        file.seek(0, os.SEEK_END)
+        file.write(sums + hashlib.sha256(head + sums).digest() + MARK)
+
+
+class CachedRows(np.memmap):
+    """The rows of a file, read-only. What `rows[...]` reads first is compared with its sum.
+
+    Raises CheckpointError there if it differs; the file is then renamed, so that the next start computes it again.
+    """
+
+    _sums: np.ndarray | None = None  # uint8 [blocks, _SUM]; None for a part of the rows, and for an old file.
+    _seen: np.ndarray  # bool [blocks]
+
+    def __getitem__(self, which: Any) -> Any:
+        if self._sums is not None and not self._seen.all():
+            simple = isinstance(which, int | np.integer | slice)
+            rows = np.atleast_1d(np.arange(len(self))[which if simple else slice(None)])
+            try:
+                for block in np.unique(rows // _per_block(self.shape)):
+                    self._compare(int(block))
+            except CheckpointError as error:
+                path = Path(str(self.filename))
+                with suppress(OSError):
+                    path.rename(path.with_suffix(f"{path.suffix}.damaged"))
+                raise CheckpointError(
+                    f"{error}; it is set aside: start again, and it is computed again"
+                ) from error
+        return self.view(np.ndarray)[which]
+
+    def _compare(self, block: int) -> None:
+        assert self._sums is not None
+        if self._seen[block]:
+            return
+        if _sum(self.view(np.ndarray), block) != self._sums[block].tobytes():
+            raise CheckpointError(f"{self.filename} is damaged ({_named(self.shape, block)})")
+        self._seen[block] = True
+
+    def compare_all(self) -> None:
+        """Compares all blocks. Raises CheckpointError."""
+        if self._sums is not None:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                list(pool.map(self._compare, range(len(self._sums))))
+
+
+def open_rows(path: Path, count: int) -> CachedRows:
+    """The `count` rows in `path`. Raises CheckpointError with the reason if the file is not what was written."""
+    try:
+        with path.open("rb") as file:
+            if (version := np.lib.format.read_magic(file)) != (1, 0):
+                raise ValueError(f"it is of version {version}")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            offset = file.tell()
+            tail = os.path.getsize(path) - offset - 4 * count * shape[-1]
+            if len(shape) != 2 or shape[0] != count or fortran or dtype != np.float32 or tail < 0:
+                raise ValueError(f"it holds {dtype} {list(shape)}, or a part of it; wanted {count} rows")
+            sums = _read_sums(file, offset, shape) if tail else None
+    except Exception as error:  # NumPy raises a dozen kinds for a damaged header.
+        raise CheckpointError(f"{path} is damaged ({first_line(error)})") from error
+    rows: Any = np.memmap.__new__(CachedRows, path, np.float32, "r", offset, shape)
+    if sums is None:
+        log.info("%s is of an older version, without sums: it cannot be checked", path)
+    else:
+        rows._sums, rows._seen = sums, np.zeros(len(sums), bool)
+    return rows
+
+
+def _read_sums(file: Any, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    file.seek(0)
+    head = file.read(offset)
+    file.seek(offset + 4 * shape[0] * shape[1])
+    size = _SUM * _blocks(shape)
+    tail = file.read(size + _SUM + len(MARK) + 1)
+    sums = tail[:size]
+    if tail[size:] != hashlib.sha256(head + sums).digest() + MARK:
+        raise ValueError("its sums are cut off or damaged")
+    return np.frombuffer(sums, np.uint8).reshape(-1, _SUM)
+
+
+def _per_block(shape: tuple[int, ...]) -> int:
+    return max(1, BLOCK // (4 * max(shape[1], 1)))
+
+
+def _blocks(shape: tuple[int, ...]) -> int:
+    return -(-shape[0] // _per_block(shape))
+
+
+def _sum(rows: np.ndarray, block: int) -> bytes:
+    size = _per_block(rows.shape)
+    return hashlib.sha256(np.ascontiguousarray(rows[block * size : (block + 1) * size]).data).digest()
+
+
+def _named(shape: tuple[int, ...], block: int) -> str:
+    size = _per_block(shape)
+    return (
+        f"rows {block * size} to {min((block + 1) * size, shape[0]) - 1} have another sha256 than was written"
+    )

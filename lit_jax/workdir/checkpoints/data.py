@@ -1,0 +1,39 @@
+"""The JSON of a checkpoint: what a run says of its data, and beside it two keys of our own."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+import lit_jax
+from lit_jax.utils import checksums
+from lit_jax.utils.errors import CheckpointError
+
+ITEM = "data"  # The folder in a checkpoint.
+VERSION = "lit_jax"  # The version that wrote the checkpoint.
+STEP = "lit_jax_step"  # The step that it is of, under whatever name it lies now.
+_FORMER_STEP = "next_batch"  # Where older versions have it.
+
+
+def with_ours(data: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """`data` as it is written in the checkpoint of `step`."""
+    return {**data, STEP: step, VERSION: lit_jax.__version__}
+
+
+def read_data(folder: epath.Path) -> tuple[dict[str, Any], int | None]:
+    """(`data`, the step that it was written for) of a checkpoint; None if an old version did not say.
+
+    Raises CheckpointError.
+    """
+    path = folder / ITEM / "metadata"
+    try:
+        data = json.loads(checksums.retried(path.read_text, path))
+        step = data.get(STEP, data.get(_FORMER_STEP))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): put a copy of it back, or move its step away to continue from the one "
+            "before"
+        ) from error
+    ours = {key: value for key, value in data.items() if key not in (STEP, VERSION)}
+    return ours, step if isinstance(step, int) else None

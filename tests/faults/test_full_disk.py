@@ -1,0 +1,64 @@
+"""A disk that is filled whole in the middle of a run: one sentence, status 4, and nothing that was saved is lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lit_jax.train.trained import read_trained
+from tests import tiny
+from tests.processes import environment
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 48 MiB in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let its user mount a file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(path):
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_filled_whole_ends_the_run_in_a_sentence_and_loses_nothing(small_disk, tmp_path):
+    tree = tiny.config(tmp_path, steps=2_000, data__test="", log_every=10, save_every=10)
+    lines = [
+        "import json",
+        "from ml_collections import ConfigDict",
+        f"TREE = json.loads({json.dumps(tree)!r})",
+    ]
+    code = "\n".join([*lines, "def get_config():", "    return ConfigDict(TREE)", ""])
+    (tmp_path / "config.py").write_text(code)
+    args = ["train", "--config", tmp_path / "config.py", "--workdir", small_disk / "run"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "lit_jax", *map(str, args)],
+        env=environment(8),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + 200
+    while not (small_disk / "run" / "checkpoints" / "step_20").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    fill(small_disk / "filling")
+    said = [line for line in run.communicate(timeout=200)[0].splitlines() if not line.startswith("step ")]
+    assert run.returncode == 4 and "Traceback" not in "".join(said) and len(said) < 9
+    assert said[-1].startswith("lit-jax: ") and "make room" in said[-1]
+    (small_disk / "filling").unlink()
+    assert {"step_10", "step_20"} <= {path.name for path in (small_disk / "run" / "checkpoints").iterdir()}
+    assert read_trained(small_disk / "run").step >= 20
