@@ -12,7 +12,7 @@ from lit_jax.config import ModelConfig
 from lit_jax.hf import load, save
 from lit_jax.hf.facade.forward import features, forward
 from lit_jax.hf.facade.inputs import images_of, texts_of
-from lit_jax.hf.facade.keywords import join_by_keywords
+from lit_jax.hf.facade.keywords import Heads, join_by_keywords
 from lit_jax.hf.facade.outputs import VisionTextDualEncoderOutput, tower_output
 from lit_jax.hf.publish import MESSAGE, publish
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, init_params
@@ -83,7 +83,8 @@ class VisionTextDualEncoderModel:
         vision_model_name_or_path: str | Path | None = None,
         text_model_name_or_path: str | Path | None = None,
         *,
-        projection_dim: int = 512,
+        projection_dim: int | None = None,
+        projections: str = "keep",
         logit_scale_init_value: float = 2.6592,
         seed: int = 0,
         dtype: DTypeLike = jnp.float32,
@@ -101,12 +102,14 @@ class VisionTextDualEncoderModel:
         model = ModelConfig(
             "",
             "",
-            projection_dim=projection_dim,
             logit_scale_init=float(logit_scale_init_value),
             allow_pickle=allow_pickle,
         )
         names = {"vision": vision_model_name_or_path, "text": text_model_name_or_path}
-        loaded = join_by_keywords(model, names, towers, seed=seed, compute=Compute(dtype=dtype), token=token)
+        heads = Heads(projection_dim, projections)
+        loaded = join_by_keywords(
+            model, names, towers, heads, seed=seed, compute=Compute(dtype=dtype), token=token
+        )
         return cls._of(loaded.module, jax.tree.map(jnp.asarray, loaded.params))
 
     def save_pretrained(
