@@ -17,7 +17,7 @@ from jaxtyping import Float
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.in_memory import Picture, as_source
 from lit_jax.data.transforms.image_processor import make_decode, pixels_of
-from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
+from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize, makes_mask
 from lit_jax.hf import hub, load
 from lit_jax.hf import processor as processing
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
@@ -127,7 +127,8 @@ class Embedder:
             raise ConfigError(f"texts is {texts!r:.60}; want a list of texts")
         length = self.text_length
         tokenizer = self.processor.tokenizer
-        if self.config.text_type not in _PADDED and tokenizer.padding_side == "right":
+        of_any_length = makes_mask(tokenizer) and tokenizer.padding_side == "right"
+        if self.config.text_type not in _PADDED and of_any_length:
             longest = max(self._count(texts), default=0)
             length = min(length, next((step for step in _LENGTHS if step >= longest), length))
         tokenize = make_tokenize(tokenizer, length, self.config.text.vocab_size)
@@ -147,6 +148,8 @@ class Embedder:
             json.dumps({name: images[name] for name in sorted(images) if name[0] != "_"}, default=str),
             self._count.fast.to_str(),  # A copy: calls of the tokenizer do not change its padding.
         ]
+        if not makes_mask(self.processor.tokenizer):
+            parts.append("texts without a mask")
         digest = hashlib.sha256("\0".join(parts).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self._params):
             digest.update(jax.tree_util.keystr(path).encode())
