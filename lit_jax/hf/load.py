@@ -22,7 +22,7 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
 from lit_jax.models.encoders.base import Encoder, matched
 from lit_jax.models.layers.spec import Compute
-from lit_jax.models.weight_map import WeightMap, listed
+from lit_jax.models.weight_map import Row, WeightMap, listed
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
@@ -280,10 +280,14 @@ def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Para
             "Left out, since they are not part of the %s tower: %s", tower.encoder.tower, listed(dropped)
         )
     missing: list[str] = []
-    fresh = WeightMap(tuple(row for row in table.rows if re.match(tower.encoder.fresh, row.jax)))
-    if fresh.rows and fresh.names().isdisjoint(used.values()):
-        missing = [path for row in fresh.rows for path in row.jax_names()]
-        table = table.without(tower.encoder.fresh)
+    groups: dict[str, list[Row]] = {}  # A checkpoint may have a mask token and lack a pooler.
+    for row in table.rows:
+        if re.match(tower.encoder.fresh, row.jax):
+            groups.setdefault(row.jax.split("/")[0], []).append(row)
+    for rows in groups.values():
+        if WeightMap(tuple(rows)).names().isdisjoint(used.values()):
+            missing += [path for row in rows for path in row.jax_names()]
+            table = WeightMap(tuple(row for row in table.rows if row not in rows), table.empty)
     try:
         params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), shapes)
     except WeightError as error:

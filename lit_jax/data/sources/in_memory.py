@@ -11,7 +11,7 @@ from PIL import Image
 from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import to_rgb
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.errors import ConfigError, DataError, first_line
 
 Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
 
@@ -88,5 +88,9 @@ def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> So
 def _png(picture: Image.Image) -> bytes:
     """A Pillow image as a PNG file of RGB. Raises `DataError` as `to_rgb` does."""
     file = io.BytesIO()
+    try:
+        picture.load()
+    except OSError as error:
+        raise DataError(f"the image is cut off or damaged: {first_line(error)}") from error
     to_rgb(picture).save(file, "PNG")
     return file.getvalue()

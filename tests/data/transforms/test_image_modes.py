@@ -77,7 +77,7 @@ MODES = {  # Mode -> the picture, its pixels, and by how much a mode of its own 
     "I": (of_16_bits("I"), THREE, 0),
 }
 REFUSED = {
-    "floats": (Image.fromarray(GREY.astype(np.float32) / 255), "an image of floats, whose range is unknown"),
+    "floats": (Image.fromarray(GREY.astype(np.float32) / 255), "an image of floats; want one of 8 bits"),
     "8 bits in 32": (
         Image.fromarray(GREY.astype(np.int32)),
         "mode I with values up to .* of 8 or of 16 bits",
