@@ -77,9 +77,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     except Exception as e:
         raise DataError(f"{image.format or 'the'} image is cut off or damaged: {first_line(e)}") from e
     if image.mode == "F":
-        raise DataError(
-            "an image of floats; want one of 8 bits: scale its values to 0 to 255 and convert it"
-        )
+        raise DataError("an image of floats; want one of 8 bits: scale its values to 0 to 255 and convert it")
     try:
         return _rgb_image(image)
     except (MemoryError, DataError):

@@ -195,10 +195,10 @@ class VisionTextDualEncoderModel:
         """
         texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
         images = images_of(self.module.config.vision, pixel_values)
-        if return_loss and len(images) != len(texts["input_ids"]):
+        if return_loss and images.shape[0] != texts["input_ids"].shape[0]:
             raise ConfigError(
-                f"the loss pairs each text with one image; found {len(texts['input_ids'])} texts "
-                f"and {len(images)} images"
+                f"the loss pairs each text with one image; found {texts['input_ids'].shape[0]} texts "
+                f"and {images.shape[0]} images"
             )
         _check_key(train, dropout_rng)
         loss, logits, text_embeds, image_embeds, text, vision = forward(
