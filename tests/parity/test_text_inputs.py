@@ -74,3 +74,21 @@ def test_a_training_batch_has_what_the_tokenizer_names_and_counts_cut_captions(k
         assert (
             0 < batches.cut < 8
         )  # "the square of red on white" is cut to five tokens, "a red square" is not.
+
+
+@pytest.mark.parametrize("stated", [None, 12, 100])
+def test_texts_are_as_long_as_tokenizer_and_tower_allow_and_cut_ones_are_counted(stated, caplog):
+    words = tiny.tokenizer()
+    words.model_max_length = stated or int(1e30)
+    module, params = tiny.dual()
+    processor = processing.processor_class()(tiny.image_processor(), words)
+    model = Embedder(Opened("tiny", module, params, processor))
+    assert model.text_length == min(stated or 40, 40) and module.config.text.max_position_embeddings == 40
+    texts = ["red " * 60, "blue " * 33, "a circle"]
+    assert np.isfinite(model.texts(texts)).all()
+    cut = 2 if stated == 12 else 1
+    assert [f"{cut} of 3 texts are longer than {model.text_length}" in text for text in caplog.messages] == [
+        True
+    ]
+    model.texts(texts[2:])
+    assert len(caplog.messages) == 1

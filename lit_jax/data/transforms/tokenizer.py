@@ -70,10 +70,7 @@ class BatchTokenizer:
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         limit = CHARS_PER_TOKEN * self.length
         read = slice(-limit, None) if self.from_end else slice(limit)
-        try:
-            rows = self.fast.encode_batch_fast([text[read] for text in texts])
-        except TypeError as e:  # Raised for a string that UTF-8 cannot encode.
-            raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
+        rows = _encoded(self.fast, [text[read] for text in texts])
         lists = {"input_ids": [row.ids for row in rows]}
         if self.with_mask:
             lists["attention_mask"] = [row.attention_mask for row in rows]
@@ -116,11 +113,18 @@ class TokenCounter:
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
         limit = CHARS_PER_TOKEN * self.length
-        rows = self.fast.encode_batch_fast([text[:limit] for text in texts])
+        rows = _encoded(self.fast, [text[:limit] for text in texts])
         return [
             max(len(row.ids), self.length + 1) if len(text) > limit else len(row.ids)
             for row, text in zip(rows, texts, strict=True)
         ]
+
+
+def _encoded(fast: Any, texts: Sequence[str]) -> list[Any]:
+    try:
+        return list(fast.encode_batch_fast(texts))
+    except TypeError as e:  # Raised for a string that UTF-8 cannot encode.
+        raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
 
 
 def _fast(tokenizer: Any) -> Any:

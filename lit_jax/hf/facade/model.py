@@ -121,14 +121,22 @@ class VisionTextDualEncoderModel:
         push_to_hub: bool = False,
         repo_id: str | None = None,
         token: str | None = None,
+        commit_message: str = MESSAGE,
+        safe_serialization: bool = True,
     ) -> None:
         """Writes config.json and model.safetensors as transformers 4.57 and 5 read them.
 
-        Raises WeightError for towers that transformers' class cannot hold: see `lit_jax.save`.
+        `commit_message` is for `push_to_hub`. Raises ConfigError for another `safe_serialization` than True, and
+        WeightError for towers that transformers' class cannot hold: see `lit_jax.save`.
         """
+        if not safe_serialization:
+            raise ConfigError(
+                "safe_serialization=False writes a pickle, which lit_jax never does: leave it out"
+            )
         save.save(folder, self.module, params or self.params, max_shard_size=max_shard_size)
         if push_to_hub:
-            publish(folder, repo_id or Path(folder).name, overwrite=True, token=token)
+            name = repo_id or Path(folder).name
+            publish(folder, name, overwrite=True, token=token, message=commit_message)
 
     def push_to_hub(
         self,
@@ -156,17 +164,20 @@ class VisionTextDualEncoderModel:
                 token=token,
             )
 
-    def to_bf16(self, params: Params | None = None) -> Params:
-        """`params` (the model's, if None) in bfloat16, as a new tree: `model.params = model.to_bf16()`."""
-        return _cast(params or self.params, jnp.bfloat16)
+    def to_bf16(self, params: Params | None = None, mask: Any = None) -> Params:
+        """`params` (the model's, if None) in bfloat16, as a new tree: `model.params = model.to_bf16()`.
 
-    def to_fp16(self, params: Params | None = None) -> Params:
+        `mask` is a tree of bools for the same params, here and below: a leaf whose bool is False stays as it is.
+        """
+        return _cast(params or self.params, jnp.bfloat16, mask)
+
+    def to_fp16(self, params: Params | None = None, mask: Any = None) -> Params:
         """`params` (the model's, if None) in float16, as a new tree."""
-        return _cast(params or self.params, jnp.float16)
+        return _cast(params or self.params, jnp.float16, mask)
 
-    def to_fp32(self, params: Params | None = None) -> Params:
+    def to_fp32(self, params: Params | None = None, mask: Any = None) -> Params:
         """`params` (the model's, if None) in float32, as a new tree."""
-        return _cast(params or self.params, jnp.float32)
+        return _cast(params or self.params, jnp.float32, mask)
 
     def __call__(
         self,
@@ -269,8 +280,15 @@ def _ours(config: Any) -> DualEncoderConfig:
     return DualEncoderConfig.from_hf(config.to_dict())
 
 
-def _cast(params: Params, dtype: DTypeLike) -> Params:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+def _cast(params: Params, dtype: DTypeLike, mask: Any) -> Params:
+    if mask is None:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    paths = [[path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (mask, params)]
+    if paths[0] != paths[1]:
+        raise ConfigError(
+            "mask is not a tree of the same structure as the params; want a bool for each of them"
+        )
+    return jax.tree.map(lambda leaf, cast: jnp.asarray(leaf, dtype) if cast else leaf, params, mask)
 
 
 def _check_key(train: bool, dropout_rng: jax.Array | None) -> None:
