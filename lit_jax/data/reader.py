@@ -80,7 +80,7 @@ class Reader:
         """How many of `texts` were cut when they became `tokens`."""
         if self.count_tokens is None:
             return 0
-        mask = tokens["attention_mask"]
+        mask = tokens.get("attention_mask", np.ones_like(tokens["input_ids"]))
         full = [
             text for text, row in zip(texts, mask, strict=True) if row.all()
         ]  # Only these can have been cut.

@@ -17,11 +17,12 @@ from jax.typing import DTypeLike
 
 from lit_jax.config import ModelConfig
 from lit_jax.hf import hub, model_folder
+from lit_jax.hf.projections import kept, width_of
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
 from lit_jax.models.encoders.base import Encoder, matched
 from lit_jax.models.layers.spec import Compute
-from lit_jax.models.weight_map import WeightMap, listed
+from lit_jax.models.weight_map import Row, WeightMap, listed
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
@@ -73,7 +74,8 @@ def from_towers(
     vision: str | Path,
     text: str | Path,
     *,
-    projection_dim: int = 512,
+    projection_dim: int | None = None,
+    projections: str = "keep",
     logit_scale_init_value: float = dual_encoder.LOGIT_SCALE,
     vision_pooling: str = "pooler",
     text_pooling: str = "pooler",
@@ -89,19 +91,23 @@ def from_towers(
     Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it.
     Poolings: "pooler" is the type's own; `vision_pooling="cls"` takes the raw CLS token of a type that has one;
     `text_pooling` is "cls", "mean" or "tanh" for types without a pooled output of their own (DistilBERT).
-    Projections are drawn from N(0, 0.02) as in HF. So are weights that a checkpoint lacks (a pooler); a warning names
-    them. Raises WeightError or ConfigError.
+    If both halves come from one checkpoint that has projections (CLIP, a dual encoder), these are kept, unless
+    `projections` is "new" or `projection_dim` is another width; a warning names stored projections that are not kept.
+    Otherwise they are drawn from N(0, 0.02) as in HF, by default with 512 dimensions. So are weights that a checkpoint
+    lacks (a pooler); a warning names them. The temperature is `logit_scale_init_value`. Raises WeightError or
+    ConfigError.
     """
     model = ModelConfig(
         find_tower(vision, vision_revision, token, allow_pickle),
         find_tower(text, text_revision, token, allow_pickle),
-        projection_dim=projection_dim,
         logit_scale_init=logit_scale_init_value,
         vision_pooling=vision_pooling,
         text_pooling=text_pooling,
         allow_pickle=allow_pickle,
     )
-    loaded = join_towers(model, seed=seed, compute=Compute(dtype=dtype))
+    width = width_of(model, projections) if projection_dim is None else projection_dim
+    model = dataclasses.replace(model, projection_dim=width)
+    loaded = join_towers(model, seed=seed, compute=Compute(dtype=dtype), projections=projections)
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
 
 
@@ -191,10 +197,13 @@ def join_towers(
     seed: int = 0,
     compute: Compute | None = None,
     configs: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    projections: str = "keep",
 ) -> Loaded:
     """The towers of `model` under new projections, with params on the host: see `from_towers`.
 
     A tower with the lock letter u takes its config from its folder, if it has one, and no weights.
+    The projections are new, unless both towers come from one model that has its own: see
+    `from_towers`.
     `model.logit_bias_init` is the initial logit bias; None: there is none. `configs` ("vision" or "text" -> config)
     take the place of the stored ones. Raises WeightError or ConfigError.
     """
@@ -231,6 +240,7 @@ def join_towers(
             params |= traverse_util.flatten_dict({name: stored}, sep="/")
         params |= traverse_util.flatten_dict({name: fixed}, sep="/")
         fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
+    params |= kept(model, projections, shapes)
     rest = traverse_util.flatten_dict(shapes, sep="/").keys() - params.keys()
     made = jax.tree.map(np.asarray, dual_encoder.init_params(module, seed, rest))
     params |= traverse_util.flatten_dict(made, sep="/")
@@ -270,10 +280,14 @@ def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Para
             "Left out, since they are not part of the %s tower: %s", tower.encoder.tower, listed(dropped)
         )
     missing: list[str] = []
-    fresh = WeightMap(tuple(row for row in table.rows if re.match(tower.encoder.fresh, row.jax)))
-    if fresh.rows and fresh.names().isdisjoint(used.values()):
-        missing = [path for row in fresh.rows for path in row.jax_names()]
-        table = table.without(tower.encoder.fresh)
+    groups: dict[str, list[Row]] = {}  # A checkpoint may have a mask token and lack a pooler.
+    for row in table.rows:
+        if re.match(tower.encoder.fresh, row.jax):
+            groups.setdefault(row.jax.split("/")[0], []).append(row)
+    for rows in groups.values():
+        if WeightMap(tuple(rows)).names().isdisjoint(used.values()):
+            missing += [path for row in rows for path in row.jax_names()]
+            table = WeightMap(tuple(row for row in table.rows if row not in rows), table.empty)
     try:
         params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), shapes)
     except WeightError as error:

@@ -1,12 +1,15 @@
 """Checks of the images and pixels that a caller passes: wrong ones are refused before they become NaN."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from PIL import Image
 
+from lit_jax.data.transforms.image_files import to_rgb
 from lit_jax.utils.errors import ConfigError
 
 MAX_VALUE = 30.0  # Of a pixel after (x - mean) / std: no processor divides by less than .03.
@@ -27,15 +30,47 @@ def check_pixels(pixels: Float[Array, "B S1 S2 C"]) -> None:
         )
 
 
-def check_arrays(images: Any) -> None:
-    """Raises ConfigError naming the first array in a batch of images that cannot be read as 8-bit values."""
-    many = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == 4)
-    for i, image in enumerate(images if many else [images]):
-        if not isinstance(image, np.ndarray) or not np.issubdtype(image.dtype, np.floating):
-            continue
-        if not np.isfinite(image).all():
-            raise ConfigError(f"image {i} of the batch has a pixel that is NaN or infinite")
-        if image.max(initial=0) > 1 and (image % 1).any():
-            raise ConfigError(
-                f"image {i} of the batch holds floats up to {image.max():g}; wanted uint8 in 0 to 255: cast it"
-            )
+def checked_images(images: Any, *, rescales: bool) -> Any:
+    """`images` as a processor receives them: one, or lists of them; Pillow images of any mode become RGB,
+    and JAX arrays numpy's.
+
+    `rescales` tells whether the processor divides by 255. Raises ConfigError naming the first array that cannot be read
+    as 8-bit values, and DataError for a Pillow image that cannot be read as RGB.
+    """
+    for i, image in enumerate(_flat(images)):
+        if hasattr(image, "__array__") and not isinstance(image, Image.Image):
+            _check_array(np.asarray(image), i, rescales)
+    return _in_rgb(images)
+
+
+def _flat(images: Any) -> Iterator[Any]:
+    if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4:
+        for image in images:
+            yield from _flat(image)
+    else:
+        yield images
+
+
+def _in_rgb(images: Any) -> Any:
+    if isinstance(images, list | tuple):
+        return [_in_rgb(image) for image in images]
+    if isinstance(images, Image.Image):
+        return to_rgb(images)
+    return np.asarray(images) if isinstance(images, jax.Array) else images
+
+
+def _check_array(array: np.ndarray, i: int, rescales: bool) -> None:
+    floats = jnp.issubdtype(array.dtype, jnp.floating)
+    if floats and not np.isfinite(array).all():
+        raise ConfigError(f"image {i} of the batch has a pixel that is NaN or infinite")
+    if not rescales:
+        return
+    least, largest = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if array.dtype == bool or (floats and 0 < largest <= 1):
+        raise ConfigError(
+            f"image {i} of the batch holds {array.dtype} from {least:g} to {largest:g}, and the processor divides by "
+            "255: give values from 0 to 255, or do_rescale=False"
+        )
+    if least < 0 or largest > 255 or (floats and (array % 1).any()):
+        found = f"floats up to {largest:g}" if floats else f"integers from {least:g} to {largest:g}"
+        raise ConfigError(f"image {i} of the batch holds {found}; wanted uint8 in 0 to 255: cast it")

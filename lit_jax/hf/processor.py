@@ -1,6 +1,7 @@
 """Processors: the image processor and the tokenizer of a Hugging Face folder, read and written without torch."""
 
 import json
+from collections import ChainMap
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lit_jax.hf.pixel_checks import check_arrays
+from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
 from lit_jax.utils._transformers import auto_image_processor, transformers
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
@@ -37,13 +38,17 @@ def processor_class() -> Any:
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, **options)
 
-        def __call__(self, *args: Any, return_tensors: str | None = None, **options: Any) -> Any:
-            """As transformers, where `return_tensors` may also be "jax"."""
-            for images in (*args, options.get("images")):  # Texts among them are not arrays, and pass.
-                check_arrays(images)
-            wanted = "np" if return_tensors == "jax" else return_tensors
-            batch = super().__call__(*args, return_tensors=wanted, **options)
-            if return_tensors == "jax":
+        def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
+            """As transformers, where `return_tensors` may also be "jax", and Pillow images may have any mode."""
+            common = options.get("common_kwargs") or {}
+            settings = ChainMap(options, options.get("images_kwargs") or {}, common)
+            rescales = settings.get("do_rescale", getattr(self.image_processor, "do_rescale", False))
+            in_jax = settings.get("return_tensors") == "jax"
+            if in_jax:
+                options |= {"return_tensors": "np", "common_kwargs": {**common, "return_tensors": "np"}}
+            images = checked_images(images, rescales=bool(rescales))
+            batch = super().__call__(images, text, **options)
+            if in_jax:
                 batch.data = {name: jnp.asarray(value) for name, value in batch.data.items()}
             return batch
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.in_memory import Picture, as_source
 from lit_jax.data.transforms.image_processor import make_decode, pixels_of
-from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
+from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize, makes_mask
 from lit_jax.hf import hub, load
 from lit_jax.hf import processor as processing
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
@@ -29,7 +30,10 @@ from lit_jax.parallel.sharding import make_mesh, put
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import ImageProcessor, Params, Processor, Progress
 
+log = logging.getLogger(__name__)
+
 _LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens; only a few, since each one is compiled.
+_LONGEST = 512  # Of texts whose length nothing else limits.
 _PADDED = ("siglip_text_model",)  # Towers that pool at the last position, trained with texts of one length.
 
 
@@ -46,9 +50,10 @@ class Embedder:
     """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
 
     `model` is a folder, a Hub id or Opened. `batch_size` is the largest number of rows at once. `text_length` is in
-    tokens; its default is that of the tokenizer, up to 512. `image_processor` receives the model's image processor and
-    returns the one to use. `dtype` is that of the arithmetic. Raises ConfigError for arguments out of range and for a
-    folder that does not exist, and WeightError for a model that cannot be read.
+    tokens; its default is what the tokenizer states and the text tower has positions for, up to 512.
+    `image_processor` receives the model's image processor and returns the one to use. `dtype` is that of the
+    arithmetic. Raises ConfigError for arguments out of range and for a folder that does not exist, and WeightError for
+    a model that cannot be read.
     """
 
     def __init__(
@@ -76,7 +81,8 @@ class Embedder:
             self.processor.image_processor = image_processor(self.processor.image_processor)
         self.mesh, self.dtype = make_mesh(), jnp.dtype(dtype)
         self.batch_size = self._rows(batch_size)
-        self.text_length = text_length or min(self.processor.tokenizer.model_max_length, 512)
+        most = min(self.processor.tokenizer.model_max_length, _positions(self.config.text), _LONGEST)
+        self.text_length = text_length or most
         self.scale = float(np.exp(model.params["logit_scale"]))
         images, tokenizer = self.processor.image_processor, self.processor.tokenizer
         self._decode = make_decode(images)
@@ -121,14 +127,19 @@ class Embedder:
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
         """Embeddings of every text, in order, padded to the length that the longest text needs.
 
+        A warning counts the texts that are cut to `text_length`.
         Raises DataError for an empty list, and ConfigError for a single string and for elements that are not strings.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts or ()):
             raise ConfigError(f"texts is {texts!r:.60}; want a list of texts")
         length = self.text_length
         tokenizer = self.processor.tokenizer
-        if self.config.text_type not in _PADDED and tokenizer.padding_side == "right":
-            longest = max(self._count(texts), default=0)
+        counts = self._count(texts)
+        if cut := sum(count > length for count in counts):
+            log.warning("%d of %d texts are longer than %d tokens and are cut", cut, len(counts), length)
+        of_any_length = makes_mask(tokenizer) and tokenizer.padding_side == "right"
+        if self.config.text_type not in _PADDED and of_any_length:
+            longest = max(counts, default=0)
             length = min(length, next((step for step in _LENGTHS if step >= longest), length))
         tokenize = make_tokenize(tokenizer, length, self.config.text.vocab_size)
         rows = min(self.batch_size, self._rows(len(texts)))
@@ -147,6 +158,8 @@ class Embedder:
             json.dumps({name: images[name] for name in sorted(images) if name[0] != "_"}, default=str),
             self._count.fast.to_str(),  # A copy: calls of the tokenizer do not change its padding.
         ]
+        if not makes_mask(self.processor.tokenizer):
+            parts.append("texts without a mask")
         digest = hashlib.sha256("\0".join(parts).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self._params):
             digest.update(jax.tree_util.keystr(path).encode())
@@ -160,6 +173,11 @@ class Embedder:
         """At least `wanted` rows, a power of two on each device, so that few sizes are compiled."""
         per_device = max(1, -(-wanted // self.mesh.size))
         return (1 << (per_device - 1).bit_length()) * self.mesh.size
+
+
+def _positions(text: Any) -> int:
+    """The number of tokens that a text tower of this config has positions for."""
+    return int(getattr(text, "longest", getattr(text, "max_position_embeddings", _LONGEST)))
 
 
 def opened(

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from lit_jax.losses.exact import dot
 from lit_jax.losses.kinds import KINDS
 from lit_jax.losses.ring import WAYS, Axis
-from lit_jax.losses.tiles import Notes, Plan, compare, dot, matches, normalised, tile_of, varying
+from lit_jax.losses.tiles import Notes, Plan, compare, given, matches, normalised, tile_of, varying
 from lit_jax.utils.errors import ConfigError
 
 
@@ -144,19 +145,21 @@ def _total(plan: Plan, *given: Any) -> Float[Array, ""]:
 def _forward(
     plan: Plan, images: Array, texts: Array, scale: Array, bias: Array | None, notes: Notes
 ) -> tuple[Float[Array, ""], Any]:
-    tile = partial(tile_of, plan, images, scale, bias, notes)
+    tile = partial(tile_of, plan, given(plan, images, texts, scale, bias, notes))
     total, kept = KINDS[plan.kind][0](plan, notes, tile, texts)
     return total, (images, texts, scale, bias, notes, kept)
 
 
 def _backward(plan: Plan, residuals: Any, at_total: Float[Array, ""]) -> tuple[Any, ...]:
     images, texts, scale, bias, notes, kept = residuals
+    compared = given(plan, images, texts, scale, bias, notes)
 
     def visit(seen: Any, keys: Float[Array, "c E"], start: int | Array) -> tuple[Any, Float[Array, "c E"]]:
-        tile = tile_of(plan, images, scale, bias, notes, keys, start)
-        slope = KINDS[plan.kind][1](tile, kept, start)  # b c
-        slope = slope if tile.lean is None else slope + tile.lean
-        new = dot(slope, keys), (slope * tile.similarities).sum(1), slope.sum(1)
+        tile = tile_of(plan, compared, keys, start)
+        slope, at_scale = KINDS[plan.kind][1](tile, kept, start)  # b c, b
+        if tile.lean is not None:
+            slope, at_scale = slope + tile.lean, at_scale + (tile.lean * tile.similarities).sum(1)
+        new = dot(slope, keys), at_scale, slope.sum(1)
         return jax.tree.map(jnp.add, seen, new), dot(slope.T, images)
 
     nothing = varying(jnp.zeros(images.shape), plan.axis)

@@ -1,8 +1,7 @@
 """What each loss computes of the tiles: the sum over one device's pairs, and its derivative by the logits."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,49 +13,72 @@ from lit_jax.losses.tiles import Notes, Plan, Tile, compare, first_pair, varying
 LOWEST = float(jnp.finfo(jnp.float32).min)  # The maximum of nothing; -inf minus itself would be NaN.
 
 
+class _Rivals(NamedTuple):
+    """The negatives of each row, or of each column: exp(how much nearer) summed, and what that makes of the loss."""
+
+    top: Float[Array, " n"]  # The largest of `Tile.rivals`.
+    total: Float[Array, " n"]  # The sum of exp(rival - top); 0 without any.
+
+    def joined(self, other: "_Rivals") -> "_Rivals":
+        top = jnp.maximum(self.top, other.top)
+        return _Rivals(top, self.total * jnp.exp(self.top - top) + other.total * jnp.exp(other.top - top))
+
+    def nats(self) -> Float[Array, " n"]:
+        """log(1 + total exp(top)): at least 0, and exact where it is small."""
+        above, others, own = self._odds()
+        return above + jnp.log1p(others + (own - 1))
+
+    def wrong(self) -> Float[Array, " n"]:
+        """The probability of all negatives together."""
+        _, others, own = self._odds()
+        return others / (others + own)
+
+    def shares(self, rivals: Float[Array, "*n"], axis: int) -> Float[Array, "*n"]:
+        """The probability of each negative, from `Tile.rivals`."""
+        top, each = (jnp.expand_dims(x, axis) for x in (self.top, self.wrong() / jnp.maximum(self.total, 1)))
+        return jnp.exp(rivals - top) * each
+
+    def _odds(self) -> tuple[Array, Array, Array]:
+        above = jnp.maximum(self.top, 0)
+        return above, self.total * jnp.exp(self.top - above), jnp.exp(-above)
+
+
+def _rivals(rivals: Float[Array, "b c"], axis: int) -> _Rivals:
+    top = rivals.max(axis, initial=LOWEST)
+    return _Rivals(top, jnp.exp(rivals - jnp.expand_dims(top, axis)).sum(axis))
+
+
 def _softmax_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[Array, Any]:
-    """The sum, and for every row and column the maximum of its logits with the sum of exp(logit - maximum)."""
+    """The sum, and the negatives of every row and column."""
     rows, devices = len(texts), lax.axis_size(plan.axis)
 
     def visit(seen: Any, keys: Float[Array, "c E"], start: int | Array) -> tuple[Any, None]:
-        (top, total), columns, own, lean = seen
+        by_row, by_column, lean = seen
         t = tile(keys, start)
-        higher = jnp.maximum(top, t.asked.max(1))
-        total = total * jnp.exp(top - higher) + jnp.exp(t.asked - higher[:, None]).sum(1)
-        column_top = t.asked.max(0, initial=LOWEST)
-        column = column_top, jnp.exp(t.asked - column_top).sum(0)
-        columns = jax.tree.map(lambda old, new: lax.dynamic_update_slice(old, new, (start,)), columns, column)
-        return ((higher, total), columns, own + t.own_logits(), lean + t.leaning()), None
+        columns = jax.tree.map(
+            lambda old, new: lax.dynamic_update_slice(old, new, (start,)), by_column, _rivals(t.rivals[1], 0)
+        )
+        return (by_row.joined(_rivals(t.rivals[0], 1)), columns, lean + t.leaning()), None
 
-    def start(n: int) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-        return varying((jnp.full(n, LOWEST), jnp.zeros(n)), plan.axis)
+    def start(n: int) -> _Rivals:
+        return varying(_Rivals(jnp.full(n, LOWEST), jnp.zeros(n)), plan.axis)
 
-    zeros = start(rows)[1]
-    seen, _ = compare(plan, visit, (start(rows), start(rows * devices), zeros, zeros), texts, None)
-    (top, total), (column_top, column_total), own, lean = seen
-    highest = lax.pmax(column_top, plan.axis)
-    column_total = lax.psum(column_total * jnp.exp(column_top - highest), plan.axis)
-
-    # The differences come first: they are exact, and the rest is small where the loss is small.
-    def nats(top: Float[Array, " b"], total: Float[Array, " b"]) -> Float[Array, " b"]:
-        return (top - own) + jnp.log(total)
-
-    mine = partial(lax.dynamic_slice, start_indices=(first_pair(plan, rows),), slice_sizes=(rows,))
-    each = (nats(top, total) + nats(mine(highest), mine(column_total))) / 2 + lean
-    if notes.valid is not None:
-        each = jnp.where(mine(notes.valid), each, 0)
-    return each.sum(), ((top, total), (highest, column_total))
+    first = start(rows), start(rows * devices), start(rows).total
+    (by_row, by_column, lean), _ = compare(plan, visit, first, texts, None)
+    highest = lax.pmax(by_column.top, plan.axis)
+    by_column = _Rivals(highest, lax.psum(by_column.total * jnp.exp(by_column.top - highest), plan.axis))
+    mine = lax.dynamic_slice(by_column.nats(), (first_pair(plan, rows),), (rows,))
+    return ((by_row.nats() + mine) / 2 + lean).sum(), (by_row, by_column)
 
 
-def _softmax_slope(t: Tile, kept: Any, start: int | Array) -> Float[Array, "b c"]:
-    (top, total), columns = kept
-    column_top, column_total = (lax.dynamic_slice(x, (start,), t.own.shape[1:]) for x in columns)
-
-    def half(total: Float[Array, " n"]) -> Float[Array, " n"]:  # The sum of a pair that is left out is zero.
-        return jnp.where(total > 0, 0.5 / jnp.where(total > 0, total, 1), 0)
-
-    by_row = jnp.exp(t.asked - top[:, None]) * half(total)[:, None]
-    return by_row + jnp.exp(t.asked - column_top) * half(column_total) - t.own
+def _softmax_slope(t: Tile, kept: Any, start: int | Array) -> tuple[Float[Array, "b c"], Float[Array, " b"]]:
+    by_row, by_column = kept
+    by_column = jax.tree.map(lambda x: lax.dynamic_slice(x, (start,), t.own.shape[1:]), by_column)
+    rows, columns = by_row.shares(t.rivals[0], 1) / 2, by_column.shares(t.rivals[1], 0) / 2
+    own = (by_row.wrong()[:, None] + by_column.wrong()) / 2
+    # Multiplied with the similarities instead, the two sides would cancel, which costs digits.
+    at_scale = (rows * t.margins[0] + columns * t.margins[1]).sum(1)
+    return rows + columns - jnp.where(t.own, own, 0), at_scale
 
 
 def _sigmoid_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[Array, Any]:
@@ -69,13 +91,14 @@ def _sigmoid_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: A
     return lax.optimization_barrier(seen).sum(), None
 
 
-def _sigmoid_slope(t: Tile, kept: None, start: int | Array) -> Float[Array, "b c"]:
+def _sigmoid_slope(t: Tile, kept: None, start: int | Array) -> tuple[Float[Array, "b c"], Float[Array, " b"]]:
     wrong = jax.nn.sigmoid(jnp.where(t.own, -t.logits, t.asked))
-    return jnp.where(t.own, -wrong, wrong)
+    slope = jnp.where(t.own, -wrong, wrong)
+    return slope, (slope * t.similarities).sum(1)
 
 
-# Kind -> the sum over this device's pairs, with what the derivative needs of it; d sum / d logits.
-KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Array]]] = {
+# Kind -> the sum over this device's pairs, with what the derivative needs of it; d sum / d logits and d scale.
+KINDS: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Array, Array]]]] = {
     "softmax": (_softmax_total, _softmax_slope),
     "sigmoid": (_sigmoid_total, _sigmoid_slope),
 }

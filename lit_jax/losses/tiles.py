@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from lit_jax.losses.exact import Pair, row_similarities, scaled, similarities, split
 from lit_jax.losses.ring import WAYS, Axis, Visit
 
 
@@ -31,6 +32,23 @@ class Notes(NamedTuple):
     soft: Any = None  # float [b B]: the targets, normalised.
 
 
+class Given(NamedTuple):
+    """What a device compares: its images, and how similar each image of the batch is to its own text."""
+
+    images: Pair  # [b E]
+    own: Pair  # [B]
+    scale: Float[Array, ""]
+    bias: Float[Array, ""] | None
+    notes: Notes
+
+
+def given(plan: Plan, images: Array, texts: Array, scale: Array, bias: Array | None, notes: Notes) -> Given:
+    parts = split(images)
+    mine = row_similarities(parts, split(texts))
+    own = jax.tree.map(lambda x: lax.all_gather(x, plan.axis, tiled=True), mine)
+    return Given(parts, own, scale, bias, notes)
+
+
 class Tile(NamedTuple):
     """The logits of this device's images and c of the texts."""
 
@@ -38,36 +56,49 @@ class Tile(NamedTuple):
     logits: Float[Array, "b c"]
     asked: Float[Array, "b c"]  # The logits; -inf where a pair is left out.
     own: Bool[Array, "b c"]
+    # How much nearer a text is than the image's own, and an image than the text's own; and this times the scale, with
+    # -inf at the own pairs and where a pair is left out.
+    margins: tuple[Float[Array, "b c"], Float[Array, "b c"]]
+    rivals: tuple[Float[Array, "b c"], Float[Array, "b c"]]
     lean: Float[Array, "b c"] | None  # What soft targets take from the own pair and give to others.
-
-    def own_logits(self) -> Float[Array, " b"]:
-        return jnp.where(self.own, self.logits, 0).sum(1)
 
     def leaning(self) -> Float[Array, " b"] | float:
         return 0.0 if self.lean is None else (self.lean * self.logits).sum(1)
 
 
-def tile_of(
-    plan: Plan,
-    images: Float[Array, "b E"],
-    scale: Float[Array, ""],
-    bias: Float[Array, ""] | None,
-    notes: Notes,
-    keys: Float[Array, "c E"],
-    start: int | Array,
-) -> Tile:
-    similarities = dot(images, keys.T)
-    logits = scale * similarities + (0 if bias is None else bias)
-    own, others = matches(plan, notes, len(images), start, len(keys))
-    left_out = notes.valid is not None or notes.groups
-    asked = jnp.where(own | others, logits, -jnp.inf) if left_out else logits
+def tile_of(plan: Plan, given: Given, keys: Float[Array, "c E"], start: int | Array) -> Tile:
+    images, own_pairs, scale, bias, notes = given
+    rows, columns = len(images.high), len(keys)
+    near = similarities(images, split(keys))
+    logits = scaled(scale, near, bias)
+    own, others = matches(plan, notes, rows, start, columns)
+
+    def part(x: Array, first: int | Array, size: int) -> Array:
+        return lax.dynamic_slice(x, (first,), (size,))
+
+    by_row = jax.tree.map(lambda x: part(x, first_pair(plan, rows), rows)[:, None], own_pairs)
+    by_column = jax.tree.map(lambda x: part(x, start, columns), own_pairs)
+    nearer = near - by_row, near - by_column
     lean = None if notes.soft is None else own - notes.soft
     if notes.share is not None:
-        by_row = lax.dynamic_slice(notes.share, (first_pair(plan, len(images)),), (len(images),))[:, None]
-        by_column = lax.dynamic_slice(notes.share, (start,), (len(keys),))
-        moved = jnp.where(own, by_row > 0, -(by_row + by_column) / 2)
+        row_share, column_share = (
+            part(notes.share, first_pair(plan, rows), rows)[:, None],
+            part(notes.share, start, columns),
+        )
+        moved = jnp.where(own, row_share > 0, -(row_share + column_share) / 2)
         lean = plan.smoothing * jnp.where(own | others, moved, 0)
-    return Tile(similarities, logits, asked, own, lean)
+    return Tile(
+        near.rounded(),
+        logits,
+        jnp.where(own | others, logits, -jnp.inf),
+        own,
+        (nearer[0].rounded(), nearer[1].rounded()),
+        (
+            jnp.where(others, scaled(scale, nearer[0]), -jnp.inf),
+            jnp.where(others, scaled(scale, nearer[1]), -jnp.inf),
+        ),
+        lean,
+    )
 
 
 def matches(
@@ -112,11 +143,6 @@ def compare(plan: Plan, visit: Visit, seen: Any, texts: Array, nothing: Any) -> 
 def first_pair(plan: Plan, rows: int) -> Int[Array, ""]:
     """The index of this device's first pair in the batch."""
     return lax.axis_index(plan.axis) * rows
-
-
-def dot(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    # By default an accelerator rounds float32 factors to bfloat16 or tf32: an error of scale x 1e-3 in a logit.
-    return jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision=lax.Precision.HIGHEST)
 
 
 def varying(tree: Any, axis: Axis) -> Any:

@@ -47,18 +47,22 @@ def encoder_of(tower: str, model_type: str) -> Encoder:
 def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
     """A tower's config as it is, or its half of the config of a model of two towers; always with a model_type.
 
-    Models of two towers are CLIP, SigLIP and dual encoders. Raises WeightError if one does not describe the tower.
+    Models of two towers are CLIP, SigLIP and dual encoders. What one leaves out has the defaults of its type, as in
+    transformers. Raises WeightError for a half that is no config.
     """
     whole = hf["model_type"]
     if not isinstance(whole, str) or whole not in COMPOSITES:
         return dict(hf)
-    described = hf.get(f"{tower}_config") or ({} if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else None)
+    name = f"{tower}_config"
+    if whole == "clip" and hf.get(f"{name}_dict") is not None:
+        name = f"{name}_dict"  # Old CLIPs have both; this one holds, with the defaults of what it leaves out.
+    described = {} if hf.get(name) is None else hf[name]
     if not isinstance(described, Mapping):
-        raise WeightError(f"the config of a {whole} has no {tower}_config to take the {tower} tower from")
+        raise WeightError(f"{whole} config: {name}={shown(described)} is not usable; wanted a JSON object")
     own = COMPOSITES[whole][tower]
-    # Halves of CLIP and SigLIP may call themselves by the whole model's name.
-    named = described.get("model_type") or own
-    return {**described, "model_type": own if named == whole else named}
+    # Halves of CLIP and SigLIP have one type, whatever they call themselves.
+    named = described.get("model_type") if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else own
+    return {**described, "model_type": own if named in (None, "", whole) else named}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ class TrainDecode(Decode, Protocol):
 
 @runtime_checkable
 class Tokenize(Protocol):
-    """Texts -> {"input_ids", "attention_mask"[, "token_type_ids"]}, int32 [n, N] each. Raises `DataError`."""
+    """Texts -> {"input_ids"[, "attention_mask"][, "token_type_ids"]}, int32 [n, N] each. Raises `DataError`."""
 
     def __call__(self, texts: Sequence[str], /) -> dict[str, np.ndarray]: ...
 

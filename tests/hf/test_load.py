@@ -221,9 +221,9 @@ def test_a_tower_is_taken_out_of_a_model_of_two(vision, text, model_type, tmp_pa
     assert float(params["logit_scale"]) == pytest.approx(2.6592)  # The heads are new.
 
 
-def test_a_model_of_two_towers_that_does_not_describe_one_is_refused(tmp_path):
-    model_folder.write(tmp_path / "c", {"model_type": "clip", "vision_config": tiny.CLIP_VISION}, {})
-    with pytest.raises(WeightError, match="no text_config to take the text tower from"):
+def test_a_model_of_two_towers_whose_half_is_no_config_is_refused(tmp_path):
+    model_folder.write(tmp_path / "c", {"model_type": "clip", "text_config": 3}, {})
+    with pytest.raises(WeightError, match="text_config=3 is not usable; wanted a JSON object"):
         lit_jax.from_towers(tmp_path / "c", tmp_path / "c")
 
 

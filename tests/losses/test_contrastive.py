@@ -231,10 +231,34 @@ def test_logits_far_from_zero_stay_finite(loss, way):
     assert np.isfinite(value) and all(np.isfinite(grad).all() for grad in grads)
 
 
+def separated(scale, batch=B, width=64, nats=13.0):
+    """Pairs whose loss is about exp(-nats): every rival is that much less likely than the partner, or more."""
+    rng = np.random.default_rng(5)
+    spread = math.sqrt(min(nats / scale, 0.9))
+    centre, images = rng.normal(size=width), rng.normal(size=(batch, width))
+    images = centre / np.linalg.norm(centre) + spread * images / np.linalg.norm(images, axis=1, keepdims=True)
+    texts = images + 0.02 * spread * rng.normal(size=images.shape)
+    unit = [(x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (images, texts)]
+    return (*unit, np.float32(scale), np.float32(-scale))
+
+
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_at_a_scale_of_100_only_the_rounding_of_the_logits_is_left(loss, way):
-    assert_equal(loss, "4x2", pairs(scale=100), WAYS[way], rtol=2e-6, atol=1e-5)
+def test_at_every_scale_the_loss_is_that_of_float64_and_never_below_zero(loss, way):
+    got, want = (
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))
+        for f in (sharded(loss, 4, 2, **WAYS[way]), partial(dense, loss))
+    )
+    for scale in (1, 14, 100, 1000):
+        for args in (pairs(width=64, scale=scale), separated(scale), separated(scale, nats=20.0)):
+            value, grads = got(*args)
+            with jax.enable_x64(True):
+                exact, exact_grads = want(*(np.asarray(x, np.float64) for x in args))
+            np.testing.assert_allclose(value, exact, rtol=5e-6)
+            for grad, exact_grad in zip(grads, exact_grads, strict=True):
+                bound = 5e-6 * np.abs(exact_grad).max()
+                np.testing.assert_allclose(grad, exact_grad, rtol=0, atol=bound, err_msg=str(scale))
+            assert value >= 0
 
 
 @pytest.mark.parametrize("loss", KINDS)

@@ -10,11 +10,10 @@ from PIL import Image
 
 from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.sources.registry import open_source
+from lit_jax.data.transforms.image_files import to_rgb
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 
 Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
-
-_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # Modes that a PNG file can store.
 
 
 class InMemorySource:
@@ -87,12 +86,11 @@ def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> So
 
 
 def _png(picture: Image.Image) -> bytes:
-    """A Pillow image as a PNG file. Raises `DataError` if it was cut off, or if its pixels are floats."""
-    if picture.mode == "F":
-        raise DataError("a Pillow image of floats; want one of 8 bits: convert it")
+    """A Pillow image as a PNG file of RGB. Raises `DataError` as `to_rgb` does."""
     file = io.BytesIO()
     try:
-        (picture if picture.mode in _PNG else picture.convert("RGB")).save(file, "PNG")
+        picture.load()
     except OSError as error:
         raise DataError(f"the image is cut off or damaged: {first_line(error)}") from error
+    to_rgb(picture).save(file, "PNG")
     return file.getvalue()

@@ -17,6 +17,8 @@ FORMATS = (
 )  # No format that runs a program (EPS) or stores floats (TIFF).
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp")  # Of FORMATS.
 HEAD = 16  # Bytes from which `starts_like_picture` recognises a file.
+_MOST_GREY = 65_535  # Of 16 bits.
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _HEADS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0{4}", re.DOTALL)
 MAX_PIXELS = 64_000_000  # Of a picture, checked before it is decoded.
 MAX_RATIO = 100  # Of length to width; resizing a longer picture by its shorter edge would take gigabytes.
@@ -64,14 +66,24 @@ def open_header(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes what `open_header` returned. Raises `DataError` if the file is cut off or damaged."""
+    """A picture of any mode, from `open_header` or of the caller's own, as `open_image` returns it.
+
+    Raises `DataError` if its file is cut off or damaged, and for a mode that has no colours (floats) or no way to RGB.
+    """
     try:
         image.load()
-        return _rgb_image(image)
     except MemoryError:
         raise
     except Exception as e:
-        raise DataError(f"{image.format} image is cut off or damaged: {first_line(e)}") from e
+        raise DataError(f"{image.format or 'the'} image is cut off or damaged: {first_line(e)}") from e
+    if image.mode == "F":
+        raise DataError("an image of floats; want one of 8 bits: scale its values to 0 to 255 and convert it")
+    try:
+        return _rgb_image(image)
+    except (MemoryError, DataError):
+        raise
+    except Exception as e:
+        raise DataError(f"an image of mode {image.mode} cannot be read as RGB: {first_line(e)}") from e
 
 
 def middle(width: int, height: int) -> tuple[int, int, int, int]:
@@ -84,8 +96,20 @@ def middle(width: int, height: int) -> tuple[int, int, int, int]:
 
 def _rgb_image(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255.
-        grey = (np.asarray(image, np.int64) + 128) // 257
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
+        values = np.asarray(image, np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) > _MOST_GREY:
+            raise DataError(
+                f"an image of mode {image.mode} with values from {values.min()} to {values.max()}; want 0 to "
+                f"{_MOST_GREY}, or 8 bits: scale and convert it"
+            )
+        if image.format is None and 0 < values.max(initial=0) < 256:  # Not a file, which knows its bits.
+            raise DataError(
+                f"an image of mode {image.mode} with values up to {values.max()}, which may be of 8 or of 16 bits; "
+                "want 8 bits: convert an array of uint8"
+            )
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

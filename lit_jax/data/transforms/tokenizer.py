@@ -15,9 +15,10 @@ CHARS_PER_TOKEN = (
 
 
 def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = None) -> "BatchTokenizer":
-    """Returns `tokenize(texts) -> {"input_ids", "attention_mask"[, "token_type_ids"]}`, each int32 [n, length].
+    """Returns `tokenize(texts) -> {"input_ids"[, "attention_mask"][, "token_type_ids"]}`, each int32 [n, length].
 
-    It equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)` and works on a copy, so that
+    It equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)`, whose `model_input_names`
+    say what a tower is given (SigLIP's was trained without a mask), and works on a copy, so that
     threads can share it and the padding of `tokenizer.json` has no effect. It reads only `CHARS_PER_TOKEN * length`
     characters of a text: the first ones, or the last ones if the tokenizer truncates on the left. A text without tokens
     keeps one padding token in its mask. Raises `ConfigError` for a tokenizer that is not fast or has no padding
@@ -46,6 +47,7 @@ def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = No
     return BatchTokenizer(
         fast,
         length,
+        with_mask=makes_mask(tokenizer),
         with_types="token_type_ids" in tokenizer.model_input_names,
         first=0 if tokenizer.padding_side == "right" else length - 1,
         from_end=tokenizer.truncation_side == "left",
@@ -59,6 +61,7 @@ class BatchTokenizer:
 
     fast: Any  # tokenizers.Tokenizer
     length: int
+    with_mask: bool
     with_types: bool
     first: int  # Position that stays in the mask of a text without tokens.
     from_end: bool  # A text that is too long loses its beginning.
@@ -67,14 +70,10 @@ class BatchTokenizer:
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         limit = CHARS_PER_TOKEN * self.length
         read = slice(-limit, None) if self.from_end else slice(limit)
-        try:
-            rows = self.fast.encode_batch_fast([text[read] for text in texts])
-        except TypeError as e:  # Raised for a string that UTF-8 cannot encode.
-            raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
-        lists = {
-            "input_ids": [row.ids for row in rows],
-            "attention_mask": [row.attention_mask for row in rows],
-        }
+        rows = _encoded(self.fast, [text[read] for text in texts])
+        lists = {"input_ids": [row.ids for row in rows]}
+        if self.with_mask:
+            lists["attention_mask"] = [row.attention_mask for row in rows]
         if self.with_types:
             lists["token_type_ids"] = [row.type_ids for row in rows]
         out = {key: np.array(ids, np.int32).reshape(len(rows), self.length) for key, ids in lists.items()}
@@ -84,9 +83,14 @@ class BatchTokenizer:
                 f"the tokenizer gives token {largest} ({self.fast.id_to_token(int(largest))!r}) and the tower's "
                 f"vocabulary has {self.vocab_size}; use the tokenizer that belongs to the tower"
             )
-        # A softmax over no tokens is NaN.
-        out["attention_mask"][~out["attention_mask"].any(axis=1), self.first] = 1
+        if self.with_mask:  # A softmax over no tokens is NaN.
+            out["attention_mask"][~out["attention_mask"].any(axis=1), self.first] = 1
         return out
+
+
+def makes_mask(tokenizer: Tokenizer) -> bool:
+    """Whether padding is masked. Without a mask, a text's embedding depends on how far it is padded."""
+    return "attention_mask" in tokenizer.model_input_names
 
 
 def make_count_tokens(tokenizer: Tokenizer, length: int) -> "TokenCounter":
@@ -109,11 +113,18 @@ class TokenCounter:
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
         limit = CHARS_PER_TOKEN * self.length
-        rows = self.fast.encode_batch_fast([text[:limit] for text in texts])
+        rows = _encoded(self.fast, [text[:limit] for text in texts])
         return [
             max(len(row.ids), self.length + 1) if len(text) > limit else len(row.ids)
             for row, text in zip(rows, texts, strict=True)
         ]
+
+
+def _encoded(fast: Any, texts: Sequence[str]) -> list[Any]:
+    try:
+        return list(fast.encode_batch_fast(texts))
+    except TypeError as e:  # Raised for a string that UTF-8 cannot encode.
+        raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
 
 
 def _fast(tokenizer: Any) -> Any:

@@ -40,7 +40,7 @@ def forward(
     logits = jnp.matmul(text, image.T, precision="highest") * jnp.exp(variables["params"]["logit_scale"])
     loss = None
     if return_loss:
-        xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(len(logits))
+        xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(logits.shape[0])
         loss = (xent(logits, labels).mean() + xent(logits.T, labels).mean()) / 2
     return loss, logits, text, image, text_output, vision
 

@@ -1,5 +1,6 @@
 """The inputs of the Hugging Face model: pixels and tokens, checked before XLA can turn a wrong one into another."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -14,7 +15,13 @@ from lit_jax.utils.errors import ConfigError
 
 def images_of(config: Any, pixel_values: ArrayLike) -> Float[Array, "B S1 S2 C"]:
     """[B C S S] or [B S S C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else."""
-    pixels, channels = jnp.asarray(pixel_values), config.num_channels
+    # A value that the caller's own jit closes over is judged like any other: here and now.
+    with nullcontext() if isinstance(pixel_values, jax.core.Tracer) else jax.ensure_compile_time_eval():
+        return _images_of(config, jnp.asarray(pixel_values))
+
+
+def _images_of(config: Any, pixels: Array) -> Float[Array, "B S1 S2 C"]:
+    channels = config.num_channels
     if not jnp.issubdtype(pixels.dtype, jnp.floating):
         raise ConfigError(f"pixel_values are {pixels.dtype}; wanted the floats that the processor returns")
     if pixels.ndim == 4 and channels in (pixels.shape[1], pixels.shape[-1]):

@@ -4,20 +4,28 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_jax.config import ModelConfig
-from lit_jax.hf import load
+from lit_jax.hf import load, projections
 from lit_jax.hf.load import Loaded
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 
 
+class Heads(NamedTuple):
+    """The projections: their width (None: that of those that are kept, else 512), and "keep" or "new"."""
+
+    width: int | None
+    how: str
+
+
 def join_by_keywords(
     model: ModelConfig,
     names: Mapping[str, str | Path | None],
     keywords: Mapping[str, Any],
+    heads: Heads,
     *,
     seed: int,
     compute: Compute,
@@ -49,7 +57,9 @@ def join_by_keywords(
                 configs[tower] = config if isinstance(config, Mapping) else config.to_dict()
             fields[f"{tower}_config"] = own
         model = dataclasses.replace(model, **fields)
-        return load.join_towers(model, seed=seed, compute=compute, configs=configs)
+        width = projections.width_of(model, heads.how) if heads.width is None else heads.width
+        model = dataclasses.replace(model, projection_dim=width)
+        return load.join_towers(model, seed=seed, compute=compute, configs=configs, projections=heads.how)
 
 
 def _place(tower: str, name: str | Path | None, model: Any, scratch: Path) -> str | Path:

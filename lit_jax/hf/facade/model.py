@@ -12,7 +12,7 @@ from lit_jax.config import ModelConfig
 from lit_jax.hf import load, save
 from lit_jax.hf.facade.forward import features, forward
 from lit_jax.hf.facade.inputs import images_of, texts_of
-from lit_jax.hf.facade.keywords import join_by_keywords
+from lit_jax.hf.facade.keywords import Heads, join_by_keywords
 from lit_jax.hf.facade.outputs import VisionTextDualEncoderOutput, tower_output
 from lit_jax.hf.publish import MESSAGE, publish
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, init_params
@@ -83,7 +83,8 @@ class VisionTextDualEncoderModel:
         vision_model_name_or_path: str | Path | None = None,
         text_model_name_or_path: str | Path | None = None,
         *,
-        projection_dim: int = 512,
+        projection_dim: int | None = None,
+        projections: str = "keep",
         logit_scale_init_value: float = 2.6592,
         seed: int = 0,
         dtype: DTypeLike = jnp.float32,
@@ -101,12 +102,14 @@ class VisionTextDualEncoderModel:
         model = ModelConfig(
             "",
             "",
-            projection_dim=projection_dim,
             logit_scale_init=float(logit_scale_init_value),
             allow_pickle=allow_pickle,
         )
         names = {"vision": vision_model_name_or_path, "text": text_model_name_or_path}
-        loaded = join_by_keywords(model, names, towers, seed=seed, compute=Compute(dtype=dtype), token=token)
+        heads = Heads(projection_dim, projections)
+        loaded = join_by_keywords(
+            model, names, towers, heads, seed=seed, compute=Compute(dtype=dtype), token=token
+        )
         return cls._of(loaded.module, jax.tree.map(jnp.asarray, loaded.params))
 
     def save_pretrained(
@@ -118,14 +121,22 @@ class VisionTextDualEncoderModel:
         push_to_hub: bool = False,
         repo_id: str | None = None,
         token: str | None = None,
+        commit_message: str = MESSAGE,
+        safe_serialization: bool = True,
     ) -> None:
         """Writes config.json and model.safetensors as transformers 4.57 and 5 read them.
 
-        Raises WeightError for towers that transformers' class cannot hold: see `lit_jax.save`.
+        `commit_message` is for `push_to_hub`. Raises ConfigError for another `safe_serialization` than True, and
+        WeightError for towers that transformers' class cannot hold: see `lit_jax.save`.
         """
+        if not safe_serialization:
+            raise ConfigError(
+                "safe_serialization=False writes a pickle, which lit_jax never does: leave it out"
+            )
         save.save(folder, self.module, params or self.params, max_shard_size=max_shard_size)
         if push_to_hub:
-            publish(folder, repo_id or Path(folder).name, overwrite=True, token=token)
+            name = repo_id or Path(folder).name
+            publish(folder, name, overwrite=True, token=token, message=commit_message)
 
     def push_to_hub(
         self,
@@ -153,17 +164,20 @@ class VisionTextDualEncoderModel:
                 token=token,
             )
 
-    def to_bf16(self, params: Params | None = None) -> Params:
-        """`params` (the model's, if None) in bfloat16, as a new tree: `model.params = model.to_bf16()`."""
-        return _cast(params or self.params, jnp.bfloat16)
+    def to_bf16(self, params: Params | None = None, mask: Any = None) -> Params:
+        """`params` (the model's, if None) in bfloat16, as a new tree: `model.params = model.to_bf16()`.
 
-    def to_fp16(self, params: Params | None = None) -> Params:
+        `mask` is a tree of bools for the same params, here and below: a leaf whose bool is False stays as it is.
+        """
+        return _cast(params or self.params, jnp.bfloat16, mask)
+
+    def to_fp16(self, params: Params | None = None, mask: Any = None) -> Params:
         """`params` (the model's, if None) in float16, as a new tree."""
-        return _cast(params or self.params, jnp.float16)
+        return _cast(params or self.params, jnp.float16, mask)
 
-    def to_fp32(self, params: Params | None = None) -> Params:
+    def to_fp32(self, params: Params | None = None, mask: Any = None) -> Params:
         """`params` (the model's, if None) in float32, as a new tree."""
-        return _cast(params or self.params, jnp.float32)
+        return _cast(params or self.params, jnp.float32, mask)
 
     def __call__(
         self,
@@ -192,10 +206,10 @@ class VisionTextDualEncoderModel:
         """
         texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
         images = images_of(self.module.config.vision, pixel_values)
-        if return_loss and len(images) != len(texts["input_ids"]):
+        if return_loss and images.shape[0] != texts["input_ids"].shape[0]:
             raise ConfigError(
-                f"the loss pairs each text with one image; found {len(texts['input_ids'])} texts "
-                f"and {len(images)} images"
+                f"the loss pairs each text with one image; found {texts['input_ids'].shape[0]} texts "
+                f"and {images.shape[0]} images"
             )
         _check_key(train, dropout_rng)
         loss, logits, text_embeds, image_embeds, text, vision = forward(
@@ -266,8 +280,15 @@ def _ours(config: Any) -> DualEncoderConfig:
     return DualEncoderConfig.from_hf(config.to_dict())
 
 
-def _cast(params: Params, dtype: DTypeLike) -> Params:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+def _cast(params: Params, dtype: DTypeLike, mask: Any) -> Params:
+    if mask is None:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    paths = [[path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (mask, params)]
+    if paths[0] != paths[1]:
+        raise ConfigError(
+            "mask is not a tree of the same structure as the params; want a bool for each of them"
+        )
+    return jax.tree.map(lambda leaf, cast: jnp.asarray(leaf, dtype) if cast else leaf, params, mask)
 
 
 def _check_key(train: bool, dropout_rng: jax.Array | None) -> None:

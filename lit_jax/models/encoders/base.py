@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ class Encoder:
     renames: tuple[tuple[str, str], ...] = ()  # Other spellings -> names on disk; regexes.
     # Rows for tensors that transformers 5 names otherwise in memory; a checkpoint with these names is read too.
     also: Callable[[Any], WeightMap] = lambda config: WeightMap()
-    # Regex of param paths that a checkpoint may lack: they start at random and are tuned.
+    # Regex of param paths that a checkpoint may lack, all of a module or none: they start at random and are tuned.
     fresh: str = r"(?!)"
     # Other poolings than the type's own: name -> function from a config to (config, weights) with that pooling.
     poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)
@@ -86,12 +86,17 @@ def drop_path_rates(largest: float, depth: int) -> Float[Array, "L"]:
     return jnp.linspace(0.0, largest, depth)
 
 
-def matched(names: Iterable[str], encoder: Encoder, config: Any) -> tuple[WeightMap, dict[str, str]]:
+def matched(names: Collection[str], encoder: Encoder, config: Any) -> tuple[WeightMap, dict[str, str]]:
     """How a tower's checkpoint is read: the table, and the checkpoint's names -> those of the table.
 
-    Names that the encoder drops are left out.
+    Names that the encoder drops are left out, and so are those of a head that repeat one of the tower's own.
     """
-    renamed = {name: name.removeprefix(encoder.prefix) for name in names}
+    own = {name.removeprefix(encoder.prefix) for name in names if name.startswith(encoder.prefix)}
+    renamed = {
+        name: name.removeprefix(encoder.prefix)
+        for name in names
+        if name.startswith(encoder.prefix) or name not in own
+    }
     for pattern, replacement in encoder.renames:
         renamed = {name: re.sub(pattern, replacement, new) for name, new in renamed.items()}
     table = encoder.weights(config).spelled(encoder.also(config), set(renamed.values()))

@@ -213,7 +213,7 @@ ENCODER = Encoder(
     weights=weights,
     pooling="norm(mean(patches)), or cls",
     prefix="beit.",
-    dropped=r"classifier\..*|lm_head\..*|(decode|auxiliary)_head\..*|fpn.*|layernorm_fpn.*|.*relative_position_index"
+    dropped=r"classifier\..*|lm_head\..*|(decode|auxiliary)_head\..*|fpn.*|layernorm_fpn.*|layernorm\..*|.*relative_position_index"
     r"|embeddings\.mask_token",
     renames=(
         (

@@ -95,7 +95,7 @@ class Model(nn.Module):
         x = embedded = embeddings(input_ids, None, position_ids, train=train)
         causal = jnp.tril(jnp.ones((1, 1, tokens, tokens), bool))
         keys = key_mask(attention_mask)
-        mask = jnp.broadcast_to(causal if keys is None else causal & keys, (len(x), 1, tokens, tokens))
+        mask = jnp.broadcast_to(causal if keys is None else causal & keys, (x.shape[0], 1, tokens, tokens))
         x, states, weights = scan_layers(
             Block(c.block, self.compute, name="layers"),
             c.num_hidden_layers,
@@ -106,7 +106,7 @@ class Model(nn.Module):
             attentions=attentions,
         )
         x = layer_norm(c.block, self.compute, "norm")(x)
-        pooled: Float[Array, "B D"] = x[jnp.arange(len(x)), c.end(input_ids)]
+        pooled: Float[Array, "B D"] = x[jnp.arange(x.shape[0]), c.end(input_ids)]
         return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Int
 
 from lit_jax.models.encoders import bert
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.hf_config import own_names, read_config
 from lit_jax.models.layers import pooling
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import Tokens
@@ -35,10 +35,11 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        named = {_ALIASES.get(name, name): value for name, value in hf.items()}
         # Sinusoids only initialise the position table, which every checkpoint has.
         inert = frozenset("sinusoidal_pos_embds qa_dropout seq_classif_dropout".split())
-        return pooling.checked("distilbert", read_config(cls, "distilbert", named, inert=inert))
+        return pooling.checked(
+            "distilbert", read_config(cls, "distilbert", own_names(hf, _ALIASES), inert=inert)
+        )
 
     @property
     def hidden_size(self) -> int:

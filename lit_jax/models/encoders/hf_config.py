@@ -43,7 +43,7 @@ def read_config(
     transformers does not know is ignored, as it is there; one that only transformers knows is refused unless it has
     its default. Raises WeightError naming the field.
     """
-    fixed = {"is_encoder_decoder": (False,), **fixed}
+    fixed = {"is_encoder_decoder": (False,), "per_layer_config": (None, {}), **fixed}
     hints = typing.get_type_hints(cls)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     values = {}
@@ -67,6 +67,12 @@ def read_config(
                 f"{model_type} config: {width}={w} does not divide into {heads}={h} equal heads"
             )
     return config
+
+
+def own_names(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """A config without `aliases` (other name -> field): as in transformers, an alias wins over the field itself."""
+    fields = {name: value for name, value in hf.items() if name not in aliases}
+    return fields | {field: hf[alias] for alias, field in aliases.items() if alias in hf}
 
 
 def shown(value: Any) -> str:

@@ -51,7 +51,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        hf = dict(hf) | _thetas(hf)
+        hf = dict(hf) | _thetas(hf) | _window(hf)
         config = read_config(
             cls,
             "modernbert",
@@ -59,7 +59,7 @@ class Config:
             inert=frozenset(
                 """max_position_embeddings initializer_cutoff_factor cls_token_id decoder_bias classifier_pooling
                 classifier_bias classifier_activation deterministic_flash_attn sparse_prediction
-                sparse_pred_ignore_index rope_parameters""".split()
+                sparse_pred_ignore_index rope_parameters sliding_window""".split()
             ),
             fixed={
                 "mlp_dropout": (0.0,),
@@ -111,6 +111,12 @@ class Config:
             attention_dropout=self.attention_dropout,
             init_std=self.initializer_range,
         )
+
+
+def _window(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The width of the windows, which `sliding_window`, the half of it, would set again in transformers 5."""
+    half = hf.get("sliding_window")
+    return {"local_attention": 2 * half} if isinstance(half, int) and not isinstance(half, bool) else {}
 
 
 def _thetas(hf: Mapping[str, Any]) -> dict[str, Any]:

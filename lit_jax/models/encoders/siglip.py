@@ -76,7 +76,7 @@ class AttentionPool(nn.Module):
             heads = (spec.heads, width // spec.heads)
             return Dense(heads, dtype=dtype, kernel_init=init, name=name)(y)
 
-        probe = jnp.broadcast_to(self.param("probe", init, (1, 1, width)), (len(x), 1, width))
+        probe = jnp.broadcast_to(self.param("probe", init, (1, 1, width)), (x.shape[0], 1, width))
         y = jax.nn.dot_product_attention(
             split("query", probe),
             split("key", x),

@@ -51,7 +51,7 @@ class Embeddings(nn.Module):
         )
         x = conv(jnp.pad(images, ((0, 0), (0, -height % patch[0]), (0, -width % patch[1]), (0, 0))))
         rows, columns = x.shape[1:3]
-        x = x.reshape(len(x), rows * columns, -1)
+        x = x.reshape(x.shape[0], rows * columns, -1)
         x = layer_norm(dataclasses.replace(c.stage(0), eps=EPS), self.compute, "norm")(x)
         if c.use_absolute_embeddings:
             side = c.image_size // c.patch_size
@@ -75,7 +75,7 @@ class Merge(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B n _"]:
         rows, columns = self.windows.rows, self.windows.columns
-        grid = x.reshape(len(x), rows, columns, -1)
+        grid = x.reshape(x.shape[0], rows, columns, -1)
         grid = jnp.pad(grid, ((0, 0), (0, rows % 2), (0, columns % 2), (0, 0)))
         x = rearrange(grid, "b (y i) (x j) d -> b (y x) (j i d)", i=2, j=2)
         norm = layer_norm(dataclasses.replace(self.spec, eps=EPS), self.compute, "norm")

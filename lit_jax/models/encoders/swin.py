@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import BACKBONE, read_config
+from lit_jax.models.encoders.hf_config import BACKBONE, own_names, read_config
 from lit_jax.models.encoders.stages import check, tower, tower_weights
 from lit_jax.models.layers.blocks import DropPath, Mlp, layer_norm
 from lit_jax.models.layers.dense import Dense
@@ -19,6 +19,7 @@ from lit_jax.utils.errors import ConfigError
 
 # Fields of transformers' config that follow from others (see `check`), or belong to heads.
 DERIVED = BACKBONE | {"hidden_size", "num_layers", "encoder_stride"}
+ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
+        hf = own_names(hf, ALIASES)
         config = read_config(cls, "swin", hf, inert=DERIVED)
         check(config, "swin", hf)
         return config

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from lit_jax.models.encoders import swin
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.hf_config import own_names, read_config
 from lit_jax.models.encoders.stages import check, tower, tower_weights
 from lit_jax.models.layers.blocks import DropPath, Mlp, layer_norm
 from lit_jax.models.layers.dense import Dense
@@ -33,6 +33,7 @@ class Config(swin.Config):
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
+        hf = own_names(hf, swin.ALIASES)
         plain = {name: value for name, value in hf.items() if name != "pretrained_window_sizes"}
         config = read_config(cls, "swinv2", plain, inert=swin.DERIVED)
         check(config, "swinv2", hf)

@@ -46,7 +46,7 @@ class Config:
             hf,
             inert=frozenset({"encoder_stride"}),
             fixed={
-                "pooler_output_size": (None, width),
+                "pooler_output_size": (None, 0, width),
                 "head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),),
             },
         )

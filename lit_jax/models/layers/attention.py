@@ -1,6 +1,7 @@
 """Self-attention, and the choice of its implementation."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from lit_jax.models.kernels.row_attention.vmem import fits
 from lit_jax.models.kernels.splash import SHORTEST, splash_attention_sharded
 from lit_jax.models.layers.dense import Projection
 from lit_jax.models.layers.spec import BlockSpec, Compute
+
+Shape = tuple[Any, ...]  # Integers; a batch of any size (jax.export) is a symbol.
 
 
 def rotate(x: Float[Array, "B N H K"], rope: tuple[Array, Array]) -> Float[Array, "B N H K"]:
@@ -67,7 +70,7 @@ class Attention(nn.Module):
             y, weights = attend_in_full(apart(q), apart(k), apart(v), mask, bias, drop)
         elif use_row_kernel(self.compute, x.shape, spec.heads, bias):
             assert self.compute.mesh is not None  # `use_row_kernel` requires one.
-            keys = None if mask is None else jnp.broadcast_to(mask[:, 0], (len(x), *mask.shape[2:]))
+            keys = None if mask is None else jnp.broadcast_to(mask[:, 0], (x.shape[0], *mask.shape[2:]))
             y = row_attention_sharded(q, k, v, keys, bias, heads=spec.heads, mesh=self.compute.mesh)
         elif use_splash(self.compute, x.shape, mask, bias):
             assert self.compute.mesh is not None  # `use_splash` requires one.
@@ -83,7 +86,7 @@ class Attention(nn.Module):
         return out, weights if attentions else None
 
 
-def use_row_kernel(compute: Compute, shape: tuple[int, ...], heads: int, bias: Array | None) -> bool:
+def use_row_kernel(compute: Compute, shape: Shape, heads: int, bias: Array | None) -> bool:
     """Whether our kernel computes attention over [B N D]: on a TPU, if a row fits into VMEM."""
     batch, tokens, width = shape
     if compute.mesh is None or compute.attention not in ("auto", "rows") or batch % compute.mesh.size:
@@ -94,7 +97,7 @@ def use_row_kernel(compute: Compute, shape: tuple[int, ...], heads: int, bias: A
     return fits(tokens, width, heads, compute.dtype, bias is not None, kind=device.device_kind)
 
 
-def use_splash(compute: Compute, shape: tuple[int, ...], mask: Array | None, bias: Array | None) -> bool:
+def use_splash(compute: Compute, shape: Shape, mask: Array | None, bias: Array | None) -> bool:
     """Whether JAX's kernel does it: on a TPU, for long rows without a bias and without a mask for each query."""
     batch, tokens, _ = shape
     if compute.mesh is None or compute.attention not in ("auto", "splash") or batch % compute.mesh.size:
@@ -110,7 +113,7 @@ def use_heads(compute: Compute) -> bool:
     return compute.attention == "auto" and compute.device.platform == "cpu"
 
 
-def use_cudnn(compute: Compute, shape: tuple[int, ...], heads: int, biased: bool) -> bool:
+def use_cudnn(compute: Compute, shape: Shape, heads: int, biased: bool) -> bool:
     """Whether cuDNN does it: on a GPU, if it supports these sizes."""
     _, tokens, width = shape
     if compute.attention not in ("auto", "cudnn"):

@@ -86,7 +86,7 @@ class DropPath(nn.Module):
         if not train or not self.largest:
             return y
         keep = 1 - (self.largest if rate is None else rate)
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (len(y), 1, 1))
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (y.shape[0], 1, 1))
         return jnp.where(kept, y / keep, 0).astype(y.dtype)
 
 

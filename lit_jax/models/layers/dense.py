@@ -94,8 +94,8 @@ class Conv(nn.Conv):
         (p, q), channels = tuple(self.kernel_size), x.shape[-1]  # type: ignore[arg-type]
         rows, columns = x.shape[1] // p, x.shape[2] // q
         kernel = self.param("kernel", self.kernel_init, (p, q, channels, self.features), jnp.float32)
-        x = x[:, : rows * p, : columns * q].reshape(len(x), rows, p, columns, q, channels).swapaxes(2, 3)
-        x, kernel = x.reshape(len(x), rows, columns, -1), kernel.reshape(-1, self.features)
+        x = x[:, : rows * p, : columns * q].reshape(x.shape[0], rows, p, columns, q, channels).swapaxes(2, 3)
+        x, kernel = x.reshape(x.shape[0], rows, columns, -1), kernel.reshape(-1, self.features)
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
         return add_bias(y, self.param("bias", self.bias_init, (self.features,))) if self.use_bias else y
 

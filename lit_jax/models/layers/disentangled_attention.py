@@ -65,7 +65,7 @@ class Attention(nn.Module):
         if relative is not None:
             relative = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(relative)
             offsets = np.arange(1 - n, n + 1)  # Of a column from its row, in the order of `aligned`.
-            bias = jnp.zeros((len(x), c.num_attention_heads, n, n), x.dtype)
+            bias = jnp.zeros((x.shape[0], c.num_attention_heads, n, n), x.dtype)
             if c.looks("c2p"):  # Rows are queries, columns keys.
                 positions = (key if c.share_att_key else split(name="pos_key"))(relative[row_of(c, -offsets)])
                 bias += aligned(jnp.einsum("bnhk,mhk->bhnm", q, positions))

@@ -76,7 +76,7 @@ class PatchEmbed(nn.Module):
 
         def learned(name: str, count: int) -> Array:
             tokens = self.param(name, init, (1, count, spec.width))
-            return jnp.broadcast_to(tokens, (len(x), count, spec.width)).astype(x.dtype)
+            return jnp.broadcast_to(tokens, (x.shape[0], count, spec.width)).astype(x.dtype)
 
         first = len(spec.tokens)  # The index of the first patch.
         x = jnp.concatenate([*(learned(name, 1) for name in spec.tokens), x], axis=1)

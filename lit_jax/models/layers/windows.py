@@ -31,7 +31,7 @@ class Windows:
     def split(self, x: Float[Array, "B N D"], shifted: Bool[Array, ""]) -> Float[Array, "B W M D"]:
         """The tokens of each window."""
         down, right = self.padding
-        grid = x.reshape(len(x), self.rows, self.columns, -1)
+        grid = x.reshape(x.shape[0], self.rows, self.columns, -1)
         grid = jnp.pad(grid, ((0, 0), (0, down), (0, right), (0, 0)))
         if self.shift:
             grid = jnp.where(shifted, jnp.roll(grid, (-self.shift, -self.shift), (1, 2)), grid)
@@ -45,7 +45,7 @@ class Windows:
         if self.shift:
             grid = jnp.where(shifted, jnp.roll(grid, (self.shift, self.shift), (1, 2)), grid)
         grid = grid[:, : self.rows, : self.columns]
-        return grid.reshape(len(grid), self.rows * self.columns, -1)
+        return grid.reshape(grid.shape[0], self.rows * self.columns, -1)
 
     @cached_property
     def strangers(self) -> Bool[np.ndarray, "W M M"]:

@@ -10,15 +10,21 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, DataError
 from tests.tiny import bert_tokenizer as bert
 
+NAMES = ["input_ids", "attention_mask", "token_type_ids"]
 TEXTS = ["the cat", "", "a b c the cat dog red " * 5, "[SEP] [CLS] red", "dogs, cats.", "漢字 \x07"]
 
 
-@pytest.mark.parametrize("options", [{}, {"padding_side": "left", "truncation_side": "left"}])
-def test_tokenize_equals_the_tokenizer(options):
-    tokenizer = bert(**options)
+@pytest.mark.parametrize("names", [NAMES, NAMES[:1], NAMES[:2], [NAMES[2], NAMES[0]]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"padding_side": "left", "truncation_side": "left", "pad_token": "a"}],
+    ids=["right", "left"],
+)
+def test_tokenize_equals_the_tokenizer_in_what_it_names(options, names):
+    tokenizer = bert(model_input_names=names, **options)
     got = make_tokenize(tokenizer, 12)(TEXTS)
     want = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=12, return_tensors="np")
-    assert got.keys() == want.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert got.keys() == want.keys() == set(names)
     for key in got:
         assert got[key].dtype == np.int32 and got[key].shape == (len(TEXTS), 12)
         np.testing.assert_array_equal(got[key], want[key])
@@ -57,10 +63,9 @@ def test_the_mask_of_a_text_is_never_empty(side, place):
     plain = Tokenizer(models.WordLevel(words, unk_token="a"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=plain, pad_token="<pad>", padding_side=side, model_input_names=["input_ids"]
+        tokenizer_object=plain, pad_token="<pad>", padding_side=side
     )
     got = make_tokenize(tokenizer, 6)(["", "a"])
-    assert got.keys() == {"input_ids", "attention_mask"}
     assert got["attention_mask"].sum(axis=1).tolist() == [1, 1] and got["attention_mask"][0, place] == 1
 
 
