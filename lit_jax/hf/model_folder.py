@@ -137,7 +137,9 @@ def _open_safetensors(path: Path) -> File:
     file = SafetensorsFile(path)
     said = file.metadata.get("format")
     if said not in (None, "pt", "np", "flax"):
-        raise WeightError(f"{path} has the format {shown(said)} in its metadata; only 'pt' and 'flax' are read")
+        raise WeightError(
+            f"{path} has the format {shown(said)} in its metadata; only 'pt' and 'flax' are read"
+        )
     if said != "flax":
         return file
     for name in file.keys():  # noqa: SIM118 - not a mapping

@@ -66,7 +66,8 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
     named = described.get("model_type", own)
     if not isinstance(named, str) or not named:
         raise WeightError(
-            f"the {tower}_config of a {whole} has the model_type {shown(named)}; wanted the name of a type, such as {own}"
+            f"the {tower}_config of a {whole} has the model_type {shown(named)}; "
+            f"wanted the name of a type, such as {own}"
         )
     return {**described, "model_type": own if named == whole else named}
 

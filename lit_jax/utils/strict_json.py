@@ -1,6 +1,7 @@
 """JSON that somebody else may have written: read within limits, and refused where readers would disagree on it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,7 @@ def parse(content: bytes | str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"it has the key {twice[:80]!r} twice in one object")
     return found
 
