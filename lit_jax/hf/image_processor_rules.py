@@ -9,8 +9,8 @@ from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
 
 FILES = ("processor_config.json", "preprocessor_config.json")
-LARGEST_SIDE = 4_096  # A picture of this side takes 50 MB, and four times that in float32.
-LARGEST_EDGE = 1_536  # The shorter edge; the longer one may be 100 times that.
+LARGEST_SIDE = 2_048  # A picture of this side takes 13 MB, and four times that in float32.
+LARGEST_EDGE = 1_024  # The shorter edge; the longer one may be 100 times that.
 _LARGEST = LARGEST_SIDE**2  # Of any other number, for instance of pixels.
 _SIDES = ("height", "width", "max_height", "max_width", "longest_edge")
 
@@ -24,9 +24,9 @@ def check(folder: Path) -> None:
             stored = strict_json.read(folder / name)
             if not isinstance(stored, dict):
                 raise ValueError(f"it holds a {type(stored).__name__} where an object is wanted")
-            own = stored.get("image_processor", {})
-            for fields in (stored, own) if isinstance(own, dict) else (stored,):
-                check_fields(fields)
+            if isinstance(own := stored.get("image_processor"), dict):
+                check_fields(own)
+            check_fields({field: value for field, value in stored.items() if field != "image_processor"})
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 

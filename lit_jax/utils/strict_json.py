@@ -7,6 +7,7 @@ from typing import Any
 
 LARGEST = 32 << 20  # Bytes of a file.
 DEEPEST = 64  # Levels; the parser of tokenizers ends at 128, Python's at about 1,000.
+_MOST_VALUES = 5_000_000  # Each takes up to 100 bytes of memory.
 _LONGEST_NUMBER = 64  # Characters; the longest in a published file is a model_max_length of 31.
 
 
@@ -22,9 +23,11 @@ def parse(content: bytes | str) -> Any:
     """The tree in a text. Raises ValueError, with the reason in a few words.
 
     Refused are a text that is not JSON in UTF-8, a key that an object has twice (of which some readers take the first
-    value and others the last), a number of more than 64 characters and more than 64 levels.
+    value and others the last), a number of more than 64 characters, more than 64 levels and millions of values.
     """
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+    if (values := sum(map(text.count, ",[{"))) > _MOST_VALUES:
+        raise ValueError(f"it has about {values} values; at most {_MOST_VALUES} are read")
     try:
         tree = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=_real)
     except RecursionError as error:

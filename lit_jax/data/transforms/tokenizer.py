@@ -81,6 +81,10 @@ class BatchTokenizer:
                 rows = self.fast.encode_batch_fast([text[read] for text in texts])
         except TypeError as e:  # Raised for a string that UTF-8 cannot encode.
             raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
+        except LitJaxError:
+            raise
+        except Exception as e:  # tokenizers raises this very class, for instance if its table lacks [UNK].
+            raise ConfigError(f"the tokenizer cannot read a text: {first_line(e)}") from e
         lists = {
             "input_ids": [row.ids for row in rows],
             "attention_mask": [row.attention_mask for row in rows],

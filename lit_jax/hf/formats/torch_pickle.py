@@ -17,7 +17,7 @@ import numpy as np
 from lit_jax.utils.errors import WeightError
 
 LARGEST_PICKLE = 8 << 20  # Bytes without the tensors; each tensor takes about 150.
-MOST_STEPS = 2_000_000  # Instructions; each tensor takes about 40.
+MOST_STEPS = 1_000_000  # Instructions; each tensor takes about 40.
 MOST_WAITING = 100_000  # Values on the stack; torch puts 1,000 tensors at a time into a dict.
 _STORAGES = {
     "torch.FloatStorage": np.dtype(np.float32),
