@@ -16,6 +16,7 @@ from lit_jax.utils._transformers import auto_image_processor, transformers
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Processor, Tokenizer
 
+_LONGEST = 600  # Characters of a reason: transformers lists all the types that it knows.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
 
 
@@ -120,4 +121,4 @@ def _read(auto: Any, folder: Path, what: str, check: Callable[[Path], None], **o
         with panics_raised(WeightError):
             return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except Exception as e:  # Of any kind: transformers hardly checks the JSON that it reads.
-        raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)}") from e
+        raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)[:_LONGEST]}") from e
