@@ -67,7 +67,7 @@ def changed(draw, trees):
         node = tree
         for key in parents:
             node = node[key]
-        node[last] = draw(wild)
+        node[last] = copy.deepcopy(draw(wild))  # A list of `wild` must not come to hold itself.
     return tree
 
 
