@@ -24,6 +24,8 @@ def find(
     `allow_pickle`, PyTorch's pickle. A path is never taken for a Hub id: what is not of the form `name` or
     `owner/name`, or has a parent folder that exists, is a path. Raises WeightError.
     """
+    if folder_or_id == "":  # As a path it would be the current folder.
+        raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
     try:
         path = Path(folder_or_id).expanduser()
         if path.is_dir():

@@ -13,6 +13,8 @@ import numpy as np
 from lit_jax.hf.formats.flax_msgpack import File, InTorch, Msgpack
 from lit_jax.hf.formats.safetensors import SafetensorsFile
 from lit_jax.hf.formats.torch_pickle import TorchFile
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, WeightError
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,8 @@ log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # The names of what `write` writes.
-_LARGEST_JSON = 32 << 20  # Bytes.
+_MOST_TENSORS = 100_000  # Of a folder, in all files.
+_MOST_SHARDS = 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
 
 
@@ -130,8 +133,22 @@ def write(
 
 
 def _open_safetensors(path: Path) -> File:
+    """Raises WeightError if the names are not of the kind that the metadata says: each has its own axes."""
     file = SafetensorsFile(path)
-    return InTorch(path, file) if file.metadata.get("format") == "flax" else file
+    said = file.metadata.get("format")
+    if said not in (None, "pt", "np", "flax"):
+        raise WeightError(
+            f"{path} has the format {shown(said)} in its metadata; only 'pt' and 'flax' are read"
+        )
+    if said != "flax":
+        return file
+    for name in file.keys():  # noqa: SIM118 - not a mapping
+        if name.rpartition(".")[2] == "weight":
+            raise WeightError(
+                f"{path} has the format 'flax' in its metadata and the tensor {shown(name)}, which PyTorch names so; "
+                "convert the model again"
+            )
+    return InTorch(path, file)
 
 
 _FORMATS: dict[str, Callable[[Path], File]] = {  # The first that a folder has is read.
@@ -153,16 +170,27 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     shards = _read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise WeightError(f"{index} has no weight_map, which says which file each tensor is in")
+    if len(shards) > _MOST_TENSORS:
+        raise WeightError(f"{index} names {len(shards)} tensors; at most {_MOST_TENSORS} are read")
+    names = {shard if isinstance(shard, str) else repr(shard) for shard in shards.values()}
+    if len(names) > _MOST_SHARDS:
+        raise WeightError(f"{index} names {len(names)} files; at most {_MOST_SHARDS} are read")
     for shard in shards.values():
-        if not isinstance(shard, str) or not _is_inside(folder, shard):
-            raise WeightError(f"{index} names {shard!r}, which is not a file of that folder")
-    return [folder / shard for shard in sorted(set(shards.values()))]
+        if not isinstance(shard, str):
+            raise WeightError(f"{index} names {shown(shard)}, which is not a file of that folder")
+    for name in sorted(names):
+        if not _is_inside(folder, name):
+            raise WeightError(f"{index} names {shown(name)}, which is not a file of that folder")
+    return [folder / name for name in sorted(names)]
 
 
 def _is_inside(folder: Path, name: str) -> bool:
     """Whether it is a file of that folder, and not a link to another place than the blobs of its cached repository."""
     path = folder / name
-    if not name or "\0" in name or Path(name).name != name or not path.is_file():
+    try:
+        if not name or "\0" in name or Path(name).name != name or not path.is_file():
+            return False
+    except (OSError, ValueError):  # Too long for a name, or a lone surrogate.
         return False
     here, real = folder.resolve(), path.resolve()
     if here.parent.name == "snapshots" and real.is_relative_to(here.parent.parent / "blobs"):
@@ -172,11 +200,9 @@ def _is_inside(folder: Path, name: str) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     _refuse_pointer(path)
-    if (size := path.stat().st_size) > _LARGEST_JSON:
-        raise WeightError(f"{path} has {size} bytes; a JSON file may have at most {_LARGEST_JSON}")
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        tree = strict_json.read(path)
+    except ValueError as error:
         raise WeightError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(tree, dict):
         raise WeightError(f"{path} holds a {type(tree).__name__} where a JSON object is wanted")

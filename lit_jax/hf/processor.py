@@ -2,20 +2,22 @@
 
 import json
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
+from lit_jax.data.transforms.tokenizer import panics_raised
+from lit_jax.hf import image_processor_rules, tokenizer_rules
 from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
 from lit_jax.utils._transformers import auto_image_processor, transformers
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Processor, Tokenizer
 
-_IMAGE_FILES = ("processor_config.json", "preprocessor_config.json")
+_LONGEST = 600  # Characters of a reason: transformers lists all the types that it knows.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
 
 
@@ -72,14 +74,16 @@ def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Proce
 
 def load_image_processor(folder: str | Path) -> ImageProcessor:
     """The image processor of a folder: see `load_processor`."""
-    folder = _holding(folder, _IMAGE_FILES, "image processor")
-    return _read(auto_image_processor(), folder, "image processor", backend="pil")
+    folder = _holding(folder, image_processor_rules.FILES, "image processor")
+    return _read(
+        auto_image_processor(), folder, "image processor", image_processor_rules.check, backend="pil"
+    )
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a folder: see `load_processor`."""
     folder = _holding(folder, _TOKENIZER_FILES, "tokenizer")
-    return _read(transformers.AutoTokenizer, folder, "tokenizer")
+    return _read(transformers.AutoTokenizer, folder, "tokenizer", tokenizer_rules.check)
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:
@@ -116,8 +120,10 @@ def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
     return folder
 
 
-def _read(auto: Any, folder: Path, what: str, **options: str) -> Any:
+def _read(auto: Any, folder: Path, what: str, check: Callable[[Path], None], **options: str) -> Any:
     try:
-        return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        check(folder)
+        with panics_raised(WeightError):
+            return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except Exception as e:  # Of any kind: transformers hardly checks the JSON that it reads.
-        raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)}") from e
+        raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)[:_LONGEST]}") from e

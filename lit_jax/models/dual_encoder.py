@@ -14,7 +14,8 @@ from flax import traverse_util
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import TEXT, VISION, Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import LARGEST, shown
+from lit_jax.models.encoders.field_ranges import LARGEST, Range
+from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -32,6 +33,11 @@ COMPOSITES = {
 }
 MOST = 10**11  # Parameters of a model that may be initialised.
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
+_HEADS = {  # Field of the heads -> its kind and its range.
+    "projection_dim": (int, Range(1, LARGEST)),
+    "logit_scale_init_value": (int | float, Range(-80, 80)),  # Its exponential is a float32.
+    "logit_bias": (int | float, Range(-1e4, 1e4)),
+}
 
 
 def encoder_of(tower: str, model_type: str) -> Encoder:
@@ -61,8 +67,13 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
         raise WeightError(f"{whole} config: {name}={shown(described)} is not usable; wanted a JSON object")
     own = COMPOSITES[whole][tower]
     # Halves of CLIP and SigLIP have one type, whatever they call themselves.
-    named = described.get("model_type") if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else own
-    return {**described, "model_type": own if named in (None, "", whole) else named}
+    named = described.get("model_type", own) if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else own
+    if not isinstance(named, str) or not named:
+        raise WeightError(
+            f"the {tower}_config of a {whole} has the model_type {shown(named)}; "
+            f"wanted the name of a type, such as {own}"
+        )
+    return {**described, "model_type": own if named == whole else named}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +101,16 @@ class DualEncoderConfig:
         vision_type, text_type = vision["model_type"], text["model_type"]
         scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
         width = hf.get("projection_dim", cls.projection_dim)
-        for name, value, good in (
-            ("projection_dim", width, type(width) is int and 0 < width <= LARGEST),
-            ("logit_scale_init_value", scale, _is_finite(scale)),
-            ("logit_bias", bias, bias is None or _is_finite(bias)),
+        for name, value in (
+            ("projection_dim", width),
+            ("logit_scale_init_value", scale),
+            ("logit_bias", 0.0 if bias is None else bias),
         ):
-            if not good:
-                wanted = "a sensible size" if name == "projection_dim" else "a finite number"
+            kind, span = _HEADS[name]
+            if not isinstance(value, kind) or isinstance(value, bool) or not span.holds(value):
+                what = "size" if kind is int else "finite number"
                 raise WeightError(
-                    f"{MODEL_TYPE} config: {name}={shown(value)} is not usable; wanted {wanted}"
+                    f"{MODEL_TYPE} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
                 )
         return cls(
             vision_type,
@@ -254,10 +266,6 @@ def _init(module: DualEncoder, only: frozenset[str] | None, key: Array) -> Param
         return params
     flat = traverse_util.flatten_dict(params, sep="/")
     return traverse_util.unflatten_dict({path: flat[path] for path in sorted(only)}, sep="/")
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 def _smallest_inputs(config: DualEncoderConfig) -> tuple[Array, dict[str, Array]]:

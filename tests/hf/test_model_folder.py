@@ -256,3 +256,53 @@ def test_an_invalid_shard_size_is_refused_before_anything_is_written(size, tmp_p
 def test_a_model_without_tensors_can_be_written(tmp_path):
     model_folder.write(tmp_path, {"x": 1}, {})
     assert len(model_folder.Tensors.of(tmp_path)) == 0 and model_folder.read_config(tmp_path) == {"x": 1}
+
+
+def with_header(path, header):
+    body = np.arange(8, dtype=np.float32).tobytes()
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + body)
+
+
+def test_a_safetensors_header_with_a_key_twice_is_refused(tmp_path):
+    first, second = (
+        f'"a": {{"dtype": "F32", "shape": [4], "data_offsets": [{start}, {start + 16}]}}' for start in (0, 16)
+    )
+    with_header(tmp_path / "model.safetensors", "{" + first + ", " + second.replace('"a"', '"b"') + "}")
+    assert model_folder.Tensors.of(tmp_path)["b"].tolist() == [4, 5, 6, 7]
+    with_header(tmp_path / "model.safetensors", "{" + first + ", " + second + "}")
+    with pytest.raises(WeightError, match=r"model\.safetensors .*header is wrong: it has the key 'a' twice"):
+        model_folder.Tensors.of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"), [("flax", "tensor 'a.weight', which PyTorch"), ("pu", "format 'pu'")]
+)
+def test_a_format_that_is_not_that_of_the_names_is_refused(said, message, tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file(
+        {"a.weight": np.ones((2, 2), np.float32)}, tmp_path / "model.safetensors", metadata={"format": said}
+    )
+    with pytest.raises(WeightError, match=message):
+        model_folder.Tensors.of(tmp_path)
+
+
+def test_a_config_with_a_key_twice_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "hidden_size": 32, "hidden_size": 64}')
+    with pytest.raises(
+        WeightError, match=r"config\.json is not valid JSON: it has the key 'hidden_size' twice"
+    ):
+        model_folder.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "tensors", "message"), [(1, 100_001, "100001 tensors"), (1_001, 1_001, "1001 files")]
+)
+def test_an_index_of_too_much_is_refused_before_its_files_are_looked_at(
+    files, tensors, message, tmp_path, monkeypatch
+):
+    shards = {f"t{i}": f"s{i % files}.safetensors" for i in range(tensors)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    monkeypatch.setattr(model_folder, "_is_inside", lambda *_: pytest.fail("a file was looked at"))
+    with pytest.raises(WeightError, match=message):
+        model_folder.Tensors.of(tmp_path)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lit_jax.data.transforms.image_files import middle, open_image
 from lit_jax.data.transforms.normalize import PixelNormalizer
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, first_line
 from lit_jax.utils.typing import ImageProcessor, TrainDecode
 
 
@@ -26,7 +26,11 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
     if getattr(image_processor, "backend", None) != "pil":
         raise ConfigError(f"{name} is not a PIL image processor; load it with lit_jax's load_processor")
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    pixels = resized(image_processor, Image.fromarray(noise))
+    try:
+        pixels = resized(image_processor, Image.fromarray(noise))
+        theirs = np.asarray(image_processor(Image.fromarray(noise))["pixel_values"][0])
+    except Exception as error:  # Of any kind: transformers hardly checks the fields of an image processor.
+        raise ConfigError(f"{name} cannot process a 64x48 picture: {first_line(error)}") from error
     side = pixels.shape[0]
     if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
         raise ConfigError(
@@ -40,9 +44,11 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
         std=_rgb(image_processor.image_std) if centred else (1.0, 1.0, 1.0),
         rescale=float(image_processor.rescale_factor) if scaled else 1.0,
     )
-    theirs = np.asarray(image_processor(Image.fromarray(noise))["pixel_values"][0]).transpose(1, 2, 0)
     ours = normalizer.normalise(pixels[None])[0]
-    if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-5):
+    same = theirs.shape == (3, side, side) and np.allclose(
+        ours, theirs.transpose(1, 2, 0), rtol=1e-5, atol=1e-5
+    )
+    if not same:
         raise ConfigError(
             f"{name} does more to a picture than resize, crop, rescale and normalise; choose another image processor"
         )
@@ -79,5 +85,10 @@ def resized(image_processor: ImageProcessor, image: Image.Image) -> np.ndarray:
 
 
 def _rgb(values: float | Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = [values] * 3 if isinstance(values, int | float) else values
+    try:
+        red, green, blue = [values] * 3 if isinstance(values, int | float) else values
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"a mean or std is {values!r}; wanted one number, or one for each of 3 channels"
+        ) from error
     return float(red), float(green), float(blue)

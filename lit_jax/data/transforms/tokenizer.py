@@ -1,12 +1,13 @@
 """Turns captions into the input of a text tower, exactly as the tokenizer of its folder does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
 from lit_jax.utils.typing import Tokenizer
 
 CHARS_PER_TOKEN = (
@@ -32,18 +33,26 @@ def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = No
         raise ConfigError(f"{name} has no padding token; set its pad_token, for instance to its eos_token")
     fast = _fast(tokenizer)
     least = fast.num_special_tokens_to_add(False) + 1
+    if isinstance(tokenizer.model_max_length, bool) or not isinstance(
+        tokenizer.model_max_length, int | float
+    ):
+        raise ConfigError(f"model_max_length of {name} is {tokenizer.model_max_length!r}; wanted a number")
     if not least <= length <= tokenizer.model_max_length:
         raise ConfigError(
             f"text length {length} is outside {least} to {tokenizer.model_max_length} of {name}"
         )
-    fast.enable_truncation(length, direction=tokenizer.truncation_side)
-    fast.enable_padding(
-        length=length,
-        direction=tokenizer.padding_side,
-        pad_id=tokenizer.pad_token_id,
-        pad_type_id=tokenizer.pad_token_type_id,
-        pad_token=tokenizer.pad_token,
-    )
+    try:
+        with panics_raised(ConfigError):
+            fast.enable_truncation(length, direction=tokenizer.truncation_side)
+            fast.enable_padding(
+                length=length,
+                direction=tokenizer.padding_side,
+                pad_id=tokenizer.pad_token_id,
+                pad_type_id=tokenizer.pad_token_type_id,
+                pad_token=tokenizer.pad_token,
+            )
+    except (TypeError, OverflowError, ValueError) as error:
+        raise ConfigError(f"{name} cannot cut and pad texts: {first_line(error)}") from error
     return BatchTokenizer(
         fast,
         length,
@@ -76,7 +85,12 @@ class BatchTokenizer:
             lists["attention_mask"] = [row.attention_mask for row in rows]
         if self.with_types:
             lists["token_type_ids"] = [row.type_ids for row in rows]
-        out = {key: np.array(ids, np.int32).reshape(len(rows), self.length) for key, ids in lists.items()}
+        wide = {key: np.array(ids, np.int64).reshape(len(rows), self.length) for key, ids in lists.items()}
+        if (most := max(ids.max(initial=0) for ids in wide.values())) > np.iinfo(np.int32).max:
+            raise ConfigError(
+                f"the tokenizer gives the number {most}, which no table has; its files are damaged"
+            )
+        out = {key: ids.astype(np.int32) for key, ids in wide.items()}
         largest = out["input_ids"].max(initial=0)
         if self.vocab_size is not None and largest >= self.vocab_size:
             raise ConfigError(
@@ -122,14 +136,33 @@ class TokenCounter:
 
 def _encoded(fast: Any, texts: Sequence[str]) -> list[Any]:
     try:
-        return list(fast.encode_batch_fast(texts))
+        with panics_raised(ConfigError):
+            return list(fast.encode_batch_fast(texts))
     except TypeError as e:  # Raised for a string that UTF-8 cannot encode.
         raise DataError(f"one of {len(texts)} texts is not valid Unicode (a lone surrogate)") from e
+    except LitJaxError:
+        raise
+    except Exception as e:  # tokenizers raises this very class, for instance if its table lacks [UNK].
+        raise ConfigError(f"the tokenizer cannot read a text: {first_line(e)}") from e
+
+
+@contextmanager
+def panics_raised(kind: type[LitJaxError]) -> Iterator[None]:
+    """Turns a panic of tokenizers, which is no Exception and would pass every handler, into an error of that kind."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as panic:
+        if type(panic).__name__ != "PanicException":
+            raise
+        raise kind(f"the tokenizer fails at a text or at its own files: {first_line(panic)}") from panic
 
 
 def _fast(tokenizer: Any) -> Any:
     """A copy of the `tokenizers.Tokenizer` behind a fast tokenizer."""
     backend = tokenizer.backend_tokenizer
-    fast = type(backend).from_str(backend.to_str())
+    with panics_raised(ConfigError):
+        fast = type(backend).from_str(backend.to_str())
     fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
     return fast

@@ -8,9 +8,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lit_jax.utils import strict_json
 from lit_jax.utils.errors import WeightError
 
-_MOST_TENSORS = 100_000  # In a file; safetensors itself allows a header of 100 MB.
+_LARGEST_HEADER = 100_000_000  # Bytes, as in safetensors itself.
+_MOST_TENSORS = 100_000  # In a file.
 _KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
 _DTYPES: dict[str, Any] = {  # By safetensors' own names.
     "F64": np.float64,
@@ -33,6 +35,7 @@ class SafetensorsFile:
         from safetensors import SafetensorError, safe_open
 
         self._path = path
+        _check_header(path)
         try:
             # It checks the header. The map below reads the bytes: it copies nothing and can drop pages that were read.
             file = safe_open(path, framework="numpy", backend="pread")
@@ -70,3 +73,19 @@ class SafetensorsFile:
             self._seen = 0
             self._map.madvise(mmap.MADV_DONTNEED)
         return np.frombuffer(self._map, dtype, count, start).reshape(shape)
+
+
+def _check_header(path: Path) -> None:
+    """Raises WeightError for a header that readers may understand differently: of a key twice, safetensors takes one.
+
+    All else that can be wrong is left to safetensors.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(size) if size <= _LARGEST_HEADER else b""
+    if len(header) < max(size, 1):
+        return
+    try:
+        strict_json.parse(header)
+    except ValueError as error:
+        raise WeightError(f"{path} cannot be read as safetensors: its header is wrong: {error}") from error

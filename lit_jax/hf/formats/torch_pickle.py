@@ -17,6 +17,8 @@ import numpy as np
 from lit_jax.utils.errors import WeightError
 
 LARGEST_PICKLE = 8 << 20  # Bytes without the tensors; each tensor takes about 150.
+MOST_STEPS = 1_000_000  # Instructions; each tensor takes about 40.
+MOST_WAITING = 100_000  # Values on the stack; torch puts 1,000 tensors at a time into a dict.
 _STORAGES = {
     "torch.FloatStorage": np.dtype(np.float32),
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -192,9 +194,11 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self, pickled: bytes) -> Any:
-        for opcode, arg, _ in pickletools.genops(pickled):
+        for step, (opcode, arg, _) in enumerate(pickletools.genops(pickled)):
             if opcode.name == "STOP":
                 return self._stack.pop()
+            if step > MOST_STEPS or len(self._stack) + len(self._marks) > MOST_WAITING:
+                raise WeightError("its pickle has more instructions than a dict of tensors needs")
             self._step(opcode.name, arg)
         raise WeightError("its pickle ends too early")
 

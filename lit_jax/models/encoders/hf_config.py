@@ -1,19 +1,14 @@
 """The reader of all Hugging Face configs."""
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from lit_jax.models.encoders.field_ranges import RANGES
 from lit_jax.models.layers.blocks import ACTIVATIONS
 from lit_jax.utils.errors import WeightError
-
-LARGEST = 10_000_000  # No size in a real config is larger: beyond it, a file is damaged or hostile.
-DEEPEST = 1_000
-ZERO = ("num_register_tokens", "type_vocab_size")  # Counts that may be zero.
-
 
 # Fields of transformers' PreTrainedConfig that name, count or report, but never change an encoder's numbers.
 _INERT = frozenset(
@@ -66,6 +61,12 @@ def read_config(
             raise WeightError(
                 f"{model_type} config: {width}={w} does not divide into {heads}={h} equal heads"
             )
+    for smaller, larger in (("patch_size", "image_size"), ("pad_token_id", "vocab_size")):
+        few, many = getattr(config, smaller, None), getattr(config, larger, None)
+        if few is not None and many is not None and few > many - (smaller == "pad_token_id"):
+            raise WeightError(
+                f"{model_type} config: {smaller}={few} is not usable with {larger}={many}; wanted a smaller one"
+            )
     return config
 
 
@@ -91,25 +92,30 @@ def _checked(model_type: str, name: str, value: Any, kind: Any) -> Any:
     if isinstance(value, list | tuple) and kind is int and len(set(value)) == 1:
         value = value[0]  # A square image or patch, written as a pair.
     if not _good(name, value, kind):
-        wanted = f"a sensible {'list' if parts else kind.__name__}"
-        if name.endswith(("act", "activation")):
-            wanted = "one of " + ", ".join(ACTIVATIONS)
-        raise WeightError(f"{model_type} config: {name}={shown(value)} is not usable; wanted {wanted}")
+        raise WeightError(
+            f"{model_type} config: {name}={shown(value)} is not usable; wanted {_wanted(name, kind)}"
+        )
     return kind(value)
 
 
 def _good(name: str, value: Any, kind: Any) -> bool:
     if kind is bool:
         return isinstance(value, bool)
-    if kind is int:
-        most = DEEPEST if name.endswith("layers") else LARGEST
-        least = 0 if name.endswith("_id") or name in ZERO else 1
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind in (int, float):
+        number = int if kind is int else int | float
+        return isinstance(value, number) and not isinstance(value, bool) and RANGES[name].holds(value)
     if kind is str:
         return isinstance(value, str) and (not name.endswith(("act", "activation")) or value in ACTIVATIONS)
     return False  # A tuple is wanted; the value is something else, or is empty.
+
+
+def _wanted(name: str, kind: Any) -> str:
+    if name.endswith(("act", "activation")):
+        return "one of " + ", ".join(ACTIVATIONS)
+    if typing.get_args(kind):
+        return "a sensible list"
+    of = f" of {RANGES[name]}" if name in RANGES else ""
+    return f"a sensible {kind.__name__}{of}"
 
 
 def _transformers_differs(model_type: str, name: str, value: Any) -> bool:

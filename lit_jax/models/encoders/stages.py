@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import EncoderOutput
-from lit_jax.models.encoders.hf_config import DEEPEST, LARGEST
+from lit_jax.models.encoders.field_ranges import DEEPEST, LARGEST
 from lit_jax.models.layers.blocks import layer_norm, rematted
 from lit_jax.models.layers.dense import Conv
 from lit_jax.models.layers.position_tables import resize_grid

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from lit_jax.models.encoders import swin
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import own_names, read_config
+from lit_jax.models.encoders.hf_config import own_names, read_config, shown
 from lit_jax.models.encoders.stages import check, tower, tower_weights
 from lit_jax.models.layers.blocks import DropPath, Mlp, layer_norm
 from lit_jax.models.layers.dense import Dense
@@ -64,9 +64,9 @@ def _sizes(hf: Mapping[str, Any], stages: int) -> tuple[int, ...]:
     sizes = hf.get("pretrained_window_sizes", Config.pretrained_window_sizes)
     good = isinstance(sizes, list | tuple) and len(sizes) >= stages
     # A size of one would divide by zero.
-    if not good or not all(type(size) is int and size >= 0 and size != 1 for size in sizes):
+    if not good or not all(type(size) is int and 0 <= size <= 1 << 14 and size != 1 for size in sizes):
         raise WeightError(
-            f"swinv2 config: pretrained_window_sizes={sizes!r} is not usable; wanted a size above one, or zero, "
+            f"swinv2 config: pretrained_window_sizes={shown(sizes)} is not usable; wanted a size above one, or zero, "
             f"for each of the {stages} stages"
         )
     return tuple(sizes)

@@ -297,3 +297,11 @@ def test_the_machine_knows_no_instruction_that_makes_an_object():
     for name in source:
         with pytest.raises(WeightError, match=f"instruction {name}"):
             torch_pickle._Machine()._step(name, None)
+
+
+@pytest.mark.parametrize("instruction", [b"}", b"(", b"}\x94b"])
+def test_a_pickle_of_nothing_but_empty_things_is_refused_early(instruction, monkeypatch):
+    monkeypatch.setattr(torch_pickle, "MOST_STEPS", 3_000)
+    monkeypatch.setattr(torch_pickle, "MOST_WAITING", 1_000)
+    with pytest.raises(WeightError, match="more instructions than a dict of tensors needs"):
+        torch_pickle._state_dict(b"\x80\x04}" + instruction * 2_000 + b".")

@@ -1,0 +1,86 @@
+"""The range of every number in the configs of all encoders: beyond it, a file is damaged or hostile."""
+
+from typing import NamedTuple
+
+LARGEST = 10_000_000  # No size in a real config is larger.
+DEEPEST = 1_000  # Layers.
+
+
+class Range(NamedTuple):
+    """The smallest and the largest value of a number that is usable."""
+
+    least: int | float
+    most: int | float
+
+    def holds(self, value: int | float) -> bool:
+        """Whether a number is in the range; NaN is in none."""
+        return self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"{self.least:.10g} to {self.most:.10g}"
+
+
+_SIZE = Range(1, LARGEST)
+_LAYERS = Range(1, DEEPEST)
+_ID = Range(0, LARGEST)
+_RATE = Range(0, 0.999)  # Of what dropout leaves out: with all of it, nothing is left.
+_EPS = Range(1e-20, 0.1)  # Zero divides by zero; a larger one outweighs the variance.
+_BASE = Range(1, 1e10)  # Of rotary positions.
+_SCALE = Range(-1, 100)  # Below zero BEiT has none.
+
+RANGES: dict[str, Range] = {
+    # Pictures.
+    "image_size": Range(1, 1 << 14),
+    "patch_size": Range(1, 1 << 12),
+    "num_channels": Range(1, 1 << 10),
+    "window_size": Range(1, 1 << 8),
+    "num_register_tokens": Range(0, 1 << 10),
+    "pos_embed_shift": Range(0, 100),
+    "pos_embed_jitter": Range(1, 100),
+    "pos_embed_rescale": Range(1, 100),
+    # Widths.
+    "hidden_size": _SIZE,
+    "dim": _SIZE,
+    "embed_dim": _SIZE,
+    "embedding_size": _SIZE,
+    "intermediate_size": _SIZE,
+    "hidden_dim": _SIZE,
+    "mlp_ratio": Range(0.01, 100),
+    # Depths and heads.
+    "num_hidden_layers": _LAYERS,
+    "n_layers": _LAYERS,
+    "depths": _LAYERS,
+    "num_attention_heads": Range(1, 1 << 14),
+    "n_heads": Range(1, 1 << 14),
+    "num_heads": Range(1, 1 << 14),
+    "global_attn_every_n_layers": _SIZE,
+    # Tables.
+    "vocab_size": _SIZE,
+    "type_vocab_size": Range(0, LARGEST),
+    "task_type_vocab_size": _SIZE,
+    "max_position_embeddings": _SIZE,
+    "pad_token_id": _ID,
+    "eos_token_id": _ID,
+    # Relative positions, windows of attention, convolutions.
+    "local_attention": _SIZE,
+    "max_relative_positions": _SIZE,
+    "position_buckets": _SIZE,
+    "relative_attention_num_buckets": _SIZE,
+    "conv_kernel_size": Range(1, 1 << 10),
+    "conv_groups": _SIZE,
+    # Real numbers.
+    "layer_norm_eps": _EPS,
+    "norm_eps": _EPS,
+    "hidden_dropout_prob": _RATE,
+    "attention_probs_dropout_prob": _RATE,
+    "attention_dropout": _RATE,
+    "embedding_dropout": _RATE,
+    "dropout": _RATE,
+    "drop_path_rate": _RATE,
+    "initializer_range": Range(0, 10),
+    "layer_scale_init_value": _SCALE,
+    "layerscale_value": _SCALE,
+    "rope_theta": _BASE,
+    "global_rope_theta": _BASE,
+    "local_rope_theta": _BASE,
+}
