@@ -67,6 +67,21 @@ class TarMembers:
             def fromtarfile(cls, tar: Any) -> Any:
                 return members._header(super().fromtarfile, tar)
 
+            # tarfile takes zeros in the place of a long name or of attributes for none.
+            def _proc_pax(self, tar: Any) -> Any:
+                member = super()._proc_pax(tar)  # type: ignore[misc]
+                lost = self.type != tarfile.XGLTYPE and member.pax_headers == tar.pax_headers
+                return self._described(member, lost and self.size > 0)
+
+            def _proc_gnulong(self, tar: Any) -> Any:
+                member = super()._proc_gnulong(tar)  # type: ignore[misc]
+                return self._described(member, not (member.name and (member.linkname or not member.issym())))
+
+            def _described(self, member: Any, lost: bool) -> Any:
+                if lost or "\0" in member.name:
+                    raise TarDamage(self.offset, "a long name or attributes that are lost", _REMEDY)
+                return member
+
         name = ""
         try:
             # Zeros are ignored, so that the members after them are read; `_header` refuses everything else.

@@ -89,6 +89,7 @@ class _Table:
         self._labels = array("q")
         self._seen = array("q")  # Bits of the endings that a sample has.
         self._rows: dict[str, int] = {}  # Name of a sample -> the last row of that name.
+        self._taken: set[str] = set()  # The ids, of which each names one sample.
         self._rare: set[int] = set()  # Rows whose picture has another ending than _PICTURES.
         self._repeated: list[int] = []
         self._last, self._strayed = -1, False
@@ -155,10 +156,11 @@ class _Table:
 
     def _new(self, key: str) -> int:
         row, name, number = len(self.ids), key, 1
-        while name in self._rows:
+        while name in self._taken:
             number += 1
             name = f"{key}#{number}"
-        self._rows[key] = self._rows[name] = row
+        self._rows[key] = row
+        self._taken.add(name)
         self.ids.append(name)
         self._seen.append(0)
         self._labels.append(-1)

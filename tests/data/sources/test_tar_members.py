@@ -175,3 +175,20 @@ def test_what_is_no_tar_file_is_told_what_it_is(tmp_path, data, words):
     path = tmp_path / "0.tar"
     path.write_bytes(data)
     assert words in refused(path, "is not a complete tar file: at byte 0, it is no tar file")
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_zeros_in_the_place_of_a_long_name_are_damage(tmp_path, form):
+    long = "x" * 120
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w", format=form) as tar:
+        for name in ("0.jpg", f"{long}.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(png(0))
+            tar.addfile(member, io.BytesIO(png(0)))
+    content = path.read_bytes()
+    at = content.index(long.encode())
+    at -= at % 512
+    path.write_bytes(content[:at] + bytes(512) + content[at + 512 :])
+    with pytest.raises(DataError, match=f"at byte {at - 512}, a long name or attributes that are lost"):
+        open_source(f"wds:{path}")

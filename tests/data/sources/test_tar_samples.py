@@ -176,3 +176,14 @@ def test_a_number_too_long_for_json_breaks_its_record_alone(tmp_path):
     with pytest.raises(DataError, match="json member is not JSON"):
         source[0]
     assert source[1]["image"] == png(1)
+
+
+def test_a_sample_called_as_a_repeated_one_is_numbered_keeps_its_own_record(tmp_path):
+    parts = [("1.png", png(0)), ("1.png", png(1)), ("1#2.jpg", png(2)), ("1#2.txt", b"c")]
+    source = opened(tmp_path, *parts)
+    assert [(source[i]["image"], source[i]["captions"]) for i in range(len(source))] == [
+        (png(0), []),
+        (png(1), []),
+        (png(2), ["c"]),
+    ]
+    assert len({source[i]["id"] for i in range(3)}) == 3
