@@ -185,7 +185,10 @@ def test_s7_a_header_that_says_it_is_vast_costs_no_memory(size, tmp_path):
 def test_s7_json_beyond_any_model_is_not_parsed(tmp_path):
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(33 << 20)  # A file of holes.
-    with pytest.raises(WeightError, match=r"config\.json has 34603008 bytes; a JSON file may have at most"):
+    with pytest.raises(
+        WeightError,
+        match=r"config\.json is not valid JSON: it has 34603008 bytes; a JSON file may have at most",
+    ):
         model_folder.read_config(tmp_path)
 
 

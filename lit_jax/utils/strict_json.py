@@ -1,6 +1,7 @@
 """JSON that somebody else may have written: read within limits, and refused where readers would disagree on it."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ LARGEST = 32 << 20  # Bytes of a file.
 DEEPEST = 64  # Levels; the parser of tokenizers ends at 128, Python's at about 1,000.
 _MOST_VALUES = 5_000_000  # Each takes up to 100 bytes of memory.
 _LONGEST_NUMBER = 64  # Characters; the longest in a published file is a model_max_length of 31.
+_LONG = re.compile(r"[-+.0-9eE]{65}")
 
 
 def read(path: Path, largest: int = LARGEST) -> Any:
@@ -28,8 +30,10 @@ def parse(content: bytes | str) -> Any:
     text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
     if (values := sum(map(text.count, ",[{"))) > _MOST_VALUES:
         raise ValueError(f"it has about {values} values; at most {_MOST_VALUES} are read")
+    # A text may look like a long number too; the numbers are measured one by one only then.
+    measured: dict[str, Any] = {"parse_int": _integer, "parse_float": _real} if _LONG.search(text) else {}
     try:
-        tree = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=_real)
+        tree = json.loads(text, object_pairs_hook=_object, **measured)
     except RecursionError as error:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
     _check_depth(tree)
