@@ -14,6 +14,7 @@ from lit_jax.hf.formats.flax_msgpack import File, InTorch, Msgpack
 from lit_jax.hf.formats.safetensors import SafetensorsFile
 from lit_jax.hf.formats.torch_pickle import TorchFile
 from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.inside import leads_out
 
 log = logging.getLogger(__name__)
 
@@ -164,10 +165,7 @@ def _is_inside(folder: Path, name: str) -> bool:
     path = folder / name
     if not name or "\0" in name or Path(name).name != name or not path.is_file():
         return False
-    here, real = folder.resolve(), path.resolve()
-    if here.parent.name == "snapshots" and real.is_relative_to(here.parent.parent / "blobs"):
-        return True
-    return real.is_relative_to(here)
+    return not leads_out(path, folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
