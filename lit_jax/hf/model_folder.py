@@ -16,6 +16,7 @@ from lit_jax.hf.formats.torch_pickle import TorchFile
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.inside import leads_out
 
 log = logging.getLogger(__name__)
 
@@ -192,10 +193,7 @@ def _is_inside(folder: Path, name: str) -> bool:
             return False
     except (OSError, ValueError):  # Too long for a name, or a lone surrogate.
         return False
-    here, real = folder.resolve(), path.resolve()
-    if here.parent.name == "snapshots" and real.is_relative_to(here.parent.parent / "blobs"):
-        return True
-    return real.is_relative_to(here)
+    return not leads_out(path, folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

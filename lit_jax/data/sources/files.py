@@ -1,6 +1,7 @@
 """Files on disk, or behind any URL that fsspec opens (`gs://`, `s3://`, `memory://`)."""
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lit_jax.data.sources.patterns import escape, expand_braces, has_magic, is_pattern, split_list
 from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.inside import refusal
 
+LARGEST = (
+    256_000_000  # Bytes of a file that is read as a whole: those of the largest picture, not compressed.
+)
 _CHANGED = ("etag", "ETag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
 # The first bytes of a file (in lower case) -> what it is, and the remedy.
 _MAGICS = (
@@ -31,10 +36,11 @@ class Files:
     """The file system of one place, `fs`, and the path of that place in it, `root`.
 
     With `several`, the place may be a list, `a.tar::b.tar`, on one file system; `root` is then the first of it. May be
-    pickled and shared by threads. Raises `DataError` for a place that fsspec cannot open.
+    pickled and shared by threads. With `closed`, nothing outside the directory `root` is read: a link that leads out of
+    it is refused, as is what is not a regular file. Raises `DataError` for a place that fsspec cannot open.
     """
 
-    def __init__(self, spec: str, where: str, *, several: bool = False):
+    def __init__(self, spec: str, where: str, *, several: bool = False, closed: bool = False):
         self.spec = spec
         parts = split_list(where) if several else [where]
         if "" in parts[1:] or (len(parts) > 1 and not parts[0]):
@@ -44,6 +50,7 @@ class Files:
         places = [self._place(part) for part in parts]
         self.fs, self.root = places[0]
         self._roots = [root for _, root in places]
+        self._closed = closed and self.local
         if other := next((part for part in places if part[0] != self.fs), None):
             raise DataError(
                 f"{spec}: {self.root} and {other[1]} are on different file systems; want one, or a mixture"
@@ -153,10 +160,18 @@ class Files:
             head += f"{part}/"
         return head, parts[-1]
 
+    def check(self, path: str, most: int = LARGEST) -> None:
+        """Raises `DataError` if these files are closed and `path` may not be read; OSError if there is no such file."""
+        if self._closed and (why := refusal(path, self.root, most)):
+            raise DataError(f"{self.spec}: {os.path.relpath(path, self.root)!r} cannot be read: {why}")
+
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The bytes `start` to `end` of a file, by default all of them. Raises `DataError` if it cannot be read."""
         try:
+            self.check(path, LARGEST if start is None else sys.maxsize)
             data = self.fs.cat_file(path, start=start, end=end)
+        except DataError:
+            raise
         except (OSError, ValueError) as e:  # ValueError: a NUL in a name.
             raise DataError(f"{os.path.basename(path)!r} cannot be read: {reason(e)}") from e
         if start is not None and end is not None and len(data) != end - start:

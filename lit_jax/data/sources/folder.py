@@ -29,7 +29,8 @@ class FolderSource:
     - none of them: then each subdirectory is a class, if all pictures are in one; else there are only pictures.
 
     The rows of one picture are one record with several captions, wherever they stand (see `Rows`). File names are
-    relative to the directory and must stay inside it. A missing file or a caption of a wrong type breaks only its own
+    relative to the directory and must stay inside it, also when links are followed (the Hub's cache counts as one
+    place). A missing file or a caption of a wrong type breaks only its own
     record. `caption` names another key or column of the captions. Raises `DataError`.
     """
 
@@ -39,7 +40,7 @@ class FolderSource:
     def __init__(self, directory: str, caption: str | None = None):
         self.spec = f"folder:{directory}"
         self._arguments = (directory, caption)
-        self._files = Files(self.spec, directory)
+        self._files = Files(self.spec, directory, closed=True)
         if not self._files.fs.isdir(self._files.root):
             raise DataError(f"{self.spec}: there is no such directory")
         root = self._files.root.rstrip("/")
@@ -70,7 +71,10 @@ class FolderSource:
         row = self._rows[index]
         name, label = row["file_name"], row["label"]
         try:
+            self._files.check(f"{self._pictures}/{name}")
             image = self._files.fs.cat_file(f"{self._pictures}/{name}")
+        except DataError:
+            raise
         except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
             raise DataError(f"{name!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
         record = Record(image=image, captions=row["captions"], id=row["id"] or name)

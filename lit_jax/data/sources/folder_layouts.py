@@ -1,6 +1,7 @@
 """How well-known sets lie in a folder: which of their tables are read, and what is said of the others."""
 
 import re
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -46,7 +47,10 @@ def known_layout(files: Files) -> Layout | None:
     root = files.root.rstrip("/")
     for name, first in _FIRST.items():
         path = f"{root}/{name}"
-        lines = files.fs.head(path, _HEAD).splitlines() if files.fs.isfile(path) else []
+        if not files.fs.isfile(path):
+            continue
+        files.check(path, sys.maxsize)
+        lines = files.fs.head(path, _HEAD).splitlines()
         if lines and first.fullmatch(lines[0]):
             dialect = _DIALECTS[name]
             picture = lines[1].partition(dialect["delimiter"].encode())[0] if len(lines) > 1 else b""

@@ -1,6 +1,7 @@
 """The pictures below a directory that has no table: texts beside them describe them, or directories are classes."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,7 @@ class Pictures:
         def looked(name: str) -> bool | None:
             path = f"{self._root}/{name}"
             try:
+                self._files.check(path, sys.maxsize)
                 return starts_like_picture(self._files.fs.cat_file(path, start=0, end=HEAD))
             except (OSError, ValueError):
                 return None if self._files.fs.isdir(path) else False

@@ -1,5 +1,6 @@
 """The table of a folder as records: the rows of one picture are one record, wherever they stand."""
 
+import sys
 from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ class Rows:
     def __init__(self, files: Files, name: str, caption: str | None, dialect: dict[str, Any] | None = None):
         self._files, self._name = files, name
         self._path = f"{files.root.rstrip('/')}/{name}"
+        files.check(self._path, sys.maxsize)
         info = files.fs.info(self._path)
         self._table = _table(files, name, caption, dialect)
         if info["size"] < _INDEXED:

@@ -8,10 +8,9 @@ import numpy as np
 from etils import epath
 
 from lit_jax.data.sources.base import CAPTIONS, FORMS, IDS, Record, decode_utf8, edges
+from lit_jax.data.sources.tfds_folder import FEATURES, INFO, check_folder, check_shard
 from lit_jax.data.sources.tfrecord import TfRecords
-from lit_jax.utils.errors import DataError
-
-INFO = "dataset_info.json"
+from lit_jax.utils.errors import DataError, first_line
 
 
 class TfdsSource:
@@ -29,7 +28,18 @@ class TfdsSource:
 
         self.spec = f"tfds:{where}"
         self._arguments = (where, caption)
-        builder, split = _locate(self.spec, where)
+        folder, split = _locate(self.spec, where)
+        check_folder(self.spec, folder)
+        try:
+            self._open(tfds.builder_from_directory(folder), split, caption)
+        except (DataError, MemoryError):
+            raise
+        except Exception as e:  # TFDS checks little of what it reads, and its errors are of many kinds.
+            raise DataError(f"{self.spec}: it cannot be read: {first_line(e)}; prepare the set again") from e
+
+    def _open(self, builder: Any, split: str | None, caption: str | None) -> None:
+        import tensorflow_datasets as tfds
+
         self._dir = epath.Path(builder.data_dir)
         formats = {f.value for f in builder.info.available_file_formats()}
         if not formats & {"array_record", "parquet", "tfrecord"}:
@@ -53,8 +63,7 @@ class TfdsSource:
         self._split = split
         self._shards = [epath.Path(i.filename) for i in chosen.file_instructions]
         for shard in self._shards:
-            if not shard.exists():
-                raise DataError(f"{self.spec}: its shard {shard.name} is missing; prepare the set again")
+            check_shard(self.spec, self._dir, shard)
 
         features = dict(builder.info.features.items())
         self._image = _image_feature(self.spec, features)
@@ -87,7 +96,12 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        row = self._read(index)
+        try:
+            row = self._read(index)
+        except (DataError, MemoryError):
+            raise
+        except Exception as e:
+            raise DataError(f"it cannot be read: {first_line(e)}; prepare the set again") from e
         captions = _texts(row[self._captions]) if self._captions else []
         record = Record(image=row[self._image], captions=captions, id=str(index))
         if self._id is not None:
@@ -99,7 +113,7 @@ class TfdsSource:
     def fingerprint(self) -> str:
         """The sha256 of the split, of the metadata that select what is read, and of every shard's size and ends."""
         digest = hashlib.sha256(self._split.encode())
-        digest.update((self._dir / "features.json").read_bytes())
+        digest.update((self._dir / FEATURES).read_bytes())
         digest.update(repr((self._captions, self.class_names)).encode())
         for shard in self._shards:
             with shard.open("rb") as f:
@@ -112,26 +126,31 @@ class TfdsSource:
         return digest.hexdigest()
 
 
-def _locate(spec: str, where: str) -> tuple[Any, str | None]:
-    """The builder and the split of `where`; the split is None if it names only a directory."""
-    import tensorflow_datasets as tfds
+def _locate(spec: str, where: str) -> tuple[epath.Path, str | None]:
+    """The folder and the split of `where`; the split is None if it names only a directory."""
+    from tensorflow_datasets.core.read_only_builder import _find_builder_dir
+    from tensorflow_datasets.core.utils.error_utils import record_error_context
 
     path = epath.Path(where).expanduser()
     if (path / INFO).exists():
-        return tfds.builder_from_directory(path), None
+        return path, None
     if (path.parent / INFO).exists():
-        return tfds.builder_from_directory(path.parent), path.name
+        return path.parent, path.name
     name, _, split = where.rpartition("/")
     if not re.fullmatch(r"\w+(/\w+)*(:[\d.*]+)?", name) or path.parent.is_dir():
         raise DataError(
             f"{spec}: {path.parent} is not a prepared set, since it holds no {INFO}; want {FORMS}"
         )
-    try:
-        return tfds.core.read_only_builder.builder_from_files(name), split
-    except (ValueError, ImportError) as e:  # ImportError: TFDS imports code that needs TensorFlow.
+    try:  # What `builder_from_files` does first; it would then read the folder, which is not checked yet.
+        with record_error_context():
+            found = _find_builder_dir(name)
+    except (ValueError, ImportError):  # ImportError: TFDS imports code that needs TensorFlow.
+        found = None
+    if found is None:
         raise DataError(
             f"{spec}: {name} is neither a prepared directory nor a set under {_data_dir()}; prepare it first"
-        ) from e
+        )
+    return epath.Path(found), split
 
 
 def _data_dir() -> str:

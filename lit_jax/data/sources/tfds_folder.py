@@ -1,0 +1,102 @@
+"""The descriptions of a prepared set, judged before TFDS reads them: TFDS would import the classes that they name."""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.inside import refusal
+
+INFO, FEATURES = "dataset_info.json", "features.json"
+_LARGEST = 32 << 20  # Bytes of a description.
+_CLASSES = ("pythonClassName", "python_class_name")
+
+
+def check_folder(spec: str, folder: epath.Path) -> None:
+    """Raises `DataError` for a folder whose descriptions are damaged, lead out of it, or name a class of others."""
+    for name in (INFO, FEATURES):
+        path = folder / name
+        if name == FEATURES and not path.exists():
+            continue  # TFDS says what is missing.
+        _check_file(spec, path)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+        except (OSError, ValueError, RecursionError) as e:
+            raise DataError(
+                f"{spec}: {name} is not valid JSON: {first_line(e)}; prepare the set again"
+            ) from e
+        if not isinstance(stored, _Pairs):
+            raise DataError(
+                f"{spec}: {name} holds a {type(stored).__name__}, want an object; prepare the set again"
+            )
+        for named in _named(stored):
+            if named not in _own():
+                raise DataError(
+                    f"{spec}: {name} names the class {named!r}, which is not one of TFDS's own features and is not "
+                    "imported; write the set with tfds.features alone, for instance with lit-jax prepare"
+                )
+    for path in folder.glob("*.labels.txt"):
+        _check_file(spec, path)
+
+
+def check_shard(spec: str, folder: epath.Path, shard: epath.Path) -> None:
+    """Raises `DataError` for a shard that is missing, is not named as a file of its folder, or is no regular file."""
+    if os.path.dirname(os.path.normpath(shard)) != os.path.normpath(folder):
+        raise DataError(f"{spec}: its shard {shard} leads out of its folder; prepare the set again")
+    if not shard.exists():
+        raise DataError(f"{spec}: its shard {shard.name} is missing; prepare the set again")
+    if _local(shard) and not os.path.isfile(shard):
+        raise DataError(f"{spec}: its shard {shard.name} is not a regular file; prepare the set again")
+
+
+def _check_file(spec: str, path: epath.Path) -> None:
+    if not _local(path):
+        return
+    try:
+        why = refusal(Path(path), Path(path).parent, _LARGEST)
+    except OSError as e:
+        why = e.strerror or "it is not there"
+    if why:
+        raise DataError(f"{spec}: {path.name} cannot be read: {why}")
+
+
+def _local(path: epath.Path) -> bool:
+    return "://" not in os.fspath(path)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object of JSON with all of its entries; a dict keeps the last of those that share a name."""
+
+
+def _named(tree: Any) -> Iterator[str]:
+    """Every name in `tree` that TFDS would take for that of a class, also in the JSON that is text in a feature."""
+    if isinstance(tree, _Pairs):
+        old = "content" in [name for name, _ in tree]  # {"type": CLASS, "content": ...}, up to TFDS 4.5.
+        for name, value in tree:
+            if isinstance(value, str):
+                if name in _CLASSES or (old and name == "type"):
+                    yield value
+                elif name == "json":
+                    yield from _named(json.loads(value, object_pairs_hook=_Pairs))
+            else:
+                yield from _named(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _named(value)
+
+
+@cache
+def _own() -> frozenset[str]:
+    """The names of TFDS's own features."""
+    import tensorflow_datasets as tfds
+
+    base = tfds.features.FeatureConnector
+    kinds = [getattr(tfds.features, name) for name in dir(tfds.features)]
+    names = {f"{kind.__module__}.{kind.__name__}" for kind in kinds if isinstance(kind, type)}
+    names |= set(getattr(base, "_registered_features", ()))  # With the names of earlier versions.
+    return frozenset(name for name in names if name.startswith("tensorflow_datasets.core.features."))

@@ -1,0 +1,41 @@
+"""Whether a path stays inside its folder, and whether it may be read: regular files alone, and no more than so many."""
+
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+
+
+def leads_out(path: str | Path, folder: str | Path) -> bool:
+    """Whether `path` is not below `folder` when every link is followed.
+
+    In a snapshot of the Hub's cache, whose files are links, the blobs of the same repository count as inside.
+    """
+    real = os.path.realpath(path)
+    return not any(real.startswith(os.path.join(root, "")) for root in _roots(os.fspath(folder)))
+
+
+def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
+    """Why a file of a stranger's folder is not opened, None if it may be.
+
+    A pipe or a device would keep its reader waiting or fill the memory. Raises OSError if there is no such file.
+    """
+    about = os.stat(path)
+    if stat.S_ISDIR(about.st_mode):
+        return None  # Opening it says so.
+    if leads_out(path, folder):
+        return "it is a link that leads out of its folder; copy the file into it"
+    if not stat.S_ISREG(about.st_mode):
+        return "it is not a regular file"
+    if about.st_size > most:
+        return f"it has {about.st_size:,} bytes, more than the {most:,} that are read"
+    return None
+
+
+@lru_cache(256)
+def _roots(folder: str) -> tuple[str, ...]:
+    here = Path(os.path.realpath(folder))
+    for place in (here, *here.parents):
+        if place.parent.name == "snapshots":
+            return str(here), str(place.parent.parent / "blobs")
+    return (str(here),)
