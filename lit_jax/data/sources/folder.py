@@ -30,8 +30,8 @@ class FolderSource:
 
     The rows of one picture are one record with several captions, wherever they stand (see `Rows`). File names are
     relative to the directory and must stay inside it, also when links are followed (the Hub's cache counts as one
-    place). A missing file or a caption of a wrong type breaks only its own
-    record. `caption` names another key or column of the captions. Raises `DataError`.
+    place). A missing file or a caption of a wrong type breaks only its own record. `caption` names another key or
+    column of the captions. Raises `DataError`.
     """
 
     description: str | None = None
