@@ -169,7 +169,7 @@ def test_s7_a_header_of_100_000_tensors_is_read_in_seconds_and_a_longer_one_refu
     safetensors_file(tmp_path / "a" / "model.safetensors", 100_000)
     since = time.process_time()
     assert len(model_folder.Tensors.of(tmp_path / "a")) == 100_000
-    assert time.process_time() - since < 5
+    assert time.process_time() - since < 10
     safetensors_file(tmp_path / "b" / "model.safetensors", 100_001)
     with pytest.raises(WeightError, match="names 100001 tensors; at most 100000 are read"):
         model_folder.Tensors.of(tmp_path / "b")

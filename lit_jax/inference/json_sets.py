@@ -53,15 +53,19 @@ def list_of_set(
     lists = [list(texts) for key, texts in found.items() if _bare(key) in wanted]
     if lists and all(texts == lists[0] for texts in lists):
         return lists[0]
-    some = ", ".join(list(found)[:10]) + (" ..." if len(found) > 10 else "")
+    some = ", ".join(map(_shown, list(found)[:10])) + (" ..." if len(found) > 10 else "")
     if name is not None:
         close = get_close_matches(name, found, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"it has {some}"
+        hint = f"did you mean {_shown(close[0])}?" if close else f"it has {some}"
         raise ConfigError(f"{path} has no set {name!r}; {hint}")
     example = next(iter(found))
     raise ConfigError(
-        f"{path} has lists for {len(found)} sets ({some}); name the one that is meant: {path}:{example}"
+        f"{path} has lists for {len(found)} sets ({some}); name the one that is meant: {path}:{_shown(example)}"
     )
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
 def _bare(name: str) -> str:

