@@ -169,7 +169,7 @@ def test_s7_a_header_of_100_000_tensors_is_read_in_seconds_and_a_longer_one_refu
     safetensors_file(tmp_path / "a" / "model.safetensors", 100_000)
     since = time.process_time()
     assert len(model_folder.Tensors.of(tmp_path / "a")) == 100_000
-    assert time.process_time() - since < 10
+    assert time.process_time() - since < 5
     safetensors_file(tmp_path / "b" / "model.safetensors", 100_001)
     with pytest.raises(WeightError, match="names 100001 tensors; at most 100000 are read"):
         model_folder.Tensors.of(tmp_path / "b")
@@ -187,7 +187,7 @@ def test_s7_json_beyond_any_model_is_not_parsed(tmp_path):
         file.truncate(33 << 20)  # A file of holes.
     with pytest.raises(
         WeightError,
-        match=r"config\.json is not valid JSON: it has 34603008 bytes; a JSON file may have at most",
+        match=r"config\.json has 34603008 bytes; a JSON file may have at most",
     ):
         model_folder.read_config(tmp_path)
 

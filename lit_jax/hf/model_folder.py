@@ -198,6 +198,8 @@ def _is_inside(folder: Path, name: str) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     _refuse_pointer(path)
+    if (size := path.stat().st_size) > strict_json.LARGEST:
+        raise WeightError(f"{path} has {size} bytes; a JSON file may have at most {strict_json.LARGEST}")
     try:
         tree = strict_json.read(path)
     except ValueError as error:

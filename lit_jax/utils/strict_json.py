@@ -40,14 +40,6 @@ def parse(content: bytes | str) -> Any:
     return tree
 
 
-def check_keys(content: bytes) -> None:
-    """Raises ValueError for a text that is not JSON, or in which an object has a key twice."""
-    try:
-        json.loads(content, object_pairs_hook=_object)
-    except RecursionError as error:
-        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

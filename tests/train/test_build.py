@@ -68,8 +68,8 @@ def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path, caplog
         return made[-1]
 
     with step_made_by(making):
-        for name, changes in (("a", {}), ("b", {}), ("c", {"data__text_length": 9})):
+        for name, changes in (("a", {}), ("b", {}), ("c", {"seed": 1}), ("d", {"data__text_length": 9})):
             folder = tmp_path / name
             folder.mkdir()
             train(tiny.config(folder, steps=3, data__test="", **changes), folder / "run")
-    assert len(made) == 2 and "compiled again" not in caplog.text
+    assert len(made) == 3 and "compiled again" not in caplog.text

@@ -13,7 +13,7 @@ from lit_jax.utils.errors import ConfigError
 from tests.steps import BATCH_SIZE, MODULE, PIXELS, batch_of, make_step, mesh_of, params_of_module
 
 # Adam would make noise of the gradient of a key's bias, which is zero but for rounding.
-TX = optax.sgd(0.1)
+TX = optax.sgd(0.01)  # At 0.1 the losses grow, and the third step magnifies rounding a hundredfold.
 
 
 def run(lock, mesh, steps=3, cached=False, **options):
@@ -48,7 +48,6 @@ def run(lock, mesh, steps=3, cached=False, **options):
 )
 def test_the_parts_of_a_batch_give_its_loss_and_gradient(lock, shape, micro_batch, options):
     mesh = mesh_of(*shape)
-    options = options | {"steps": 2}  # Later steps magnify the rounding of earlier ones.
     want, params = run(lock, mesh, **options)
     got, same = run(lock, mesh, micro_batch=micro_batch, **options)
     np.testing.assert_allclose(got, want, rtol=1e-5)

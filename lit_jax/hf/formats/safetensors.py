@@ -14,17 +14,17 @@ from lit_jax.utils.errors import WeightError
 _LARGEST_HEADER = 100_000_000  # Bytes, as in safetensors itself.
 _MOST_TENSORS = 100_000  # In a file.
 _KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
-_DTYPES: dict[str, Any] = {  # By safetensors' own names.
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
+_DTYPES = {  # By safetensors' own names.
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
 }
 
 
@@ -35,7 +35,7 @@ class SafetensorsFile:
         from safetensors import SafetensorError, safe_open
 
         self._path = path
-        _check_header(path)
+        header = _header(path)
         try:
             # It checks the header. The map below reads the bytes: it copies nothing and can drop pages that were read.
             file = safe_open(path, framework="numpy", backend="pread")
@@ -50,15 +50,14 @@ class SafetensorsFile:
         start = 8 + int.from_bytes(self._map[:8], "little")
         self._where: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
         for name in names:
-            part = file.get_slice(name)
-            shape, kind = tuple(part.get_shape()), part.get_dtype()
-            if kind not in _DTYPES:
+            kind, shape = header[name]["dtype"], tuple(header[name]["shape"])
+            if (dtype := _DTYPES.get(kind)) is None:
                 wanted = ", ".join(_DTYPES)
                 raise WeightError(
                     f"{path}: tensor {name} cannot be read: it is of type {kind}, and not one of {wanted}"
                 )
-            self._where[name] = start, np.dtype(_DTYPES[kind]), shape
-            start += math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
+            self._where[name] = start, dtype, shape
+            start += math.prod(shape) * dtype.itemsize
         self._seen = 0  # Bytes read since the pages were last dropped.
 
     def keys(self) -> list[str]:
@@ -75,17 +74,17 @@ class SafetensorsFile:
         return np.frombuffer(self._map, dtype, count, start).reshape(shape)
 
 
-def _check_header(path: Path) -> None:
-    """Raises WeightError for a header that readers may understand differently: of a key twice, safetensors takes one.
+def _header(path: Path) -> Any:
+    """The JSON of a file's header, None if it is not all there; safetensors judges what it says.
 
-    All else that can be wrong is left to safetensors.
+    Raises WeightError for one that readers may understand differently: of a key twice, safetensors takes one.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        header = file.read(size) if size <= _LARGEST_HEADER else b""
-    if len(header) < max(size, 1):
-        return
+        text = file.read(size) if size <= _LARGEST_HEADER else b""
+    if len(text) < max(size, 1):
+        return None
     try:
-        strict_json.check_keys(header)
+        return strict_json.parse(text)
     except ValueError as error:
         raise WeightError(f"{path} cannot be read as safetensors: its header is wrong: {error}") from error
