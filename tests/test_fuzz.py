@@ -13,7 +13,6 @@ from lit_jax.hf import model_folder
 from lit_jax.models.dual_encoder import DualEncoderConfig
 from lit_jax.utils.errors import DataError, WeightError
 from tests import tiny
-from tests.data.sources import tables
 from tests.inference import test_json_sets
 
 pytestmark = pytest.mark.slow
@@ -285,34 +284,3 @@ def test_pictures_of_any_bytes(content):
 
     with pytest.raises(DataError):
         open_image(content)
-
-
-@pytest.fixture(scope="module")
-def table_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tables")
-    tables.write_pictures(folder)
-    return folder
-
-
-@many
-@given(st.data())
-def test_tables(table_folder, data):
-    """One target of five kinds: written by csv or json, changed in places, any bytes, any keys, any labels."""
-    name = data.draw(st.sampled_from(tables.NAMES[:4]))
-    match data.draw(st.integers(0, 4)):
-        case 0:
-            tables.check_exact(
-                table_folder, name, data.draw(tables.rows), data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
-            )
-        case 1:
-            places = data.draw(st.lists(st.integers(0, 999), min_size=1, max_size=4))
-            tables.check_changed(
-                table_folder, name, data.draw(tables.plain_rows), places, data.draw(tables.snippets)
-            )
-        case 2:
-            tables.check_any(table_folder, name, data.draw(st.binary(max_size=120)))
-        case 3:
-            caption = data.draw(st.none() | tables.keys)
-            tables.check_any(table_folder, "metadata.jsonl", data.draw(tables.json_lines()), caption)
-        case 4:
-            tables.check_any(table_folder, "captions.csv", data.draw(tables.labelled()))

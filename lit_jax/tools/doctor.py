@@ -13,7 +13,7 @@ from lit_jax.train import model_description
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import CheckpointError, LitJaxError
 from lit_jax.workdir import beside
-from lit_jax.workdir.bucket import Bucket, Workdir, of_user, opened, pull
+from lit_jax.workdir.bucket import Bucket, Workdir, opened, pull
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.checkpoints.data import read_data
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
@@ -33,7 +33,7 @@ def workdir(folder: str | Path) -> dict[str, Any]:
     `problems` lists, in sentences, what would stop `train` or what its user should know; it may be empty. `resumes` is
     the step from which training would resume: 0 at the beginning, None if it could not.
     """
-    with opened(of_user(folder)) as place:
+    with opened(folder) as place:
         pull(place, CONFIG, MODEL)
         return _look(place)
 

@@ -23,7 +23,7 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
-from lit_jax.workdir.bucket import Workdir, local_folder, of_user, opened, pull
+from lit_jax.workdir.bucket import Workdir, local_folder, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_run_config
 from lit_jax.workdir.metrics import read_rows
 
@@ -72,7 +72,7 @@ def export(
     output = local_folder(output, "--output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
-    with opened(of_user(workdir)) as run_place:
+    with opened(workdir) as run_place:
         pull(run_place, CONFIG, MODEL, METRICS)
         run = read_trained(run_place, step=step)
         before, after = results(run_place)
@@ -137,7 +137,7 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
 
 def test_data(workdir: str | Path) -> tuple[str, str | None]:
     """The source that a run was tested on, and the name of its captions. Raises ConfigError if there is none."""
-    with opened(of_user(workdir)) as place:
+    with opened(workdir) as place:
         pull(place, CONFIG)
         config = read_run_config(place)
     if not config.data.test:

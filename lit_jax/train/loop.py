@@ -29,7 +29,7 @@ from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.checksums import FULL
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, PreemptedError
 from lit_jax.workdir import beside, metrics
-from lit_jax.workdir.bucket import Workdir, of_user, opened, pull
+from lit_jax.workdir.bucket import Workdir, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, claim, ledger_name, portable
 from lit_jax.workdir.lock import sync_workdir, workdir_lock
 from lit_jax.workdir.sessions import SESSIONS, note_session
@@ -82,7 +82,7 @@ def train(
     """
     recipe = read_config(config)
     options = _Options(fallback, cache_folder, parse_window(profile))
-    with opened(of_user(workdir)) as place:
+    with opened(workdir) as place:
         return _start(recipe, place, options)
 
 

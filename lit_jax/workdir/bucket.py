@@ -149,14 +149,12 @@ def _mirrored(address: str) -> Iterator[Bucket]:
 def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     """A context in which a workdir is a Path or, for gs://BUCKET/FOLDER, a Bucket, from which nothing is pulled yet.
 
-    Raises ConfigError for another kind of address, for a name that no folder can have, and if gcsfs is not installed.
+    A `~` at its beginning is the user's home. Raises ConfigError for another kind of address, for a name that no folder
+    can have, and if gcsfs is not installed.
     """
-    if not str(workdir) or "\0" in str(workdir):
-        raise ConfigError(
-            f"workdir is {str(workdir)!r}, which names no folder; wanted one, as in --workdir runs/first"
-        )
+    _check_name(workdir, "workdir")
     if not (match := _ADDRESS.fullmatch(str(workdir))):
-        return nullcontext(Path(workdir))
+        return nullcontext(Path(os.path.expanduser(workdir)))
     scheme, rest = match.groups()
     if scheme != "gs" or "/" not in rest:
         raise ConfigError(
@@ -170,17 +168,15 @@ def _check_name(folder: str | Path, what: str) -> None:
         raise ConfigError(f"{what} is {str(folder)!r}, which names no folder; wanted one, as in runs/first")
 
 
-def of_user(workdir: str | Path) -> str:
-    """What a user calls a workdir, with the home of a user in place of a `~` at its beginning."""
-    return os.path.expanduser(workdir)
-
-
 def local_folder(folder: str | Path, what: str) -> Path:
-    """`folder` as a Path. Raises ConfigError for an address or no name; `what` names the setting, as in "workdir"."""
+    """`folder` as a Path, with the user's home for a `~`; `what` names the setting, as in "workdir".
+
+    Raises ConfigError for an address, and for a name that no folder can have.
+    """
     _check_name(folder, what)
     if _ADDRESS.fullmatch(str(folder)):
         raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
-    return Path(of_user(folder))
+    return Path(os.path.expanduser(folder))
 
 
 def pull(workdir: Workdir, *names: str) -> None:

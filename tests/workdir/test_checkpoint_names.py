@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_jax.utils.errors import CheckpointError, ConfigError
-from lit_jax.workdir.bucket import Bucket, local_folder, of_user, opened
+from lit_jax.workdir.bucket import Bucket, local_folder, opened
 from lit_jax.workdir.checkpoints import Checkpoints
 from tests.workdir.test_checkpoints import same, state_of
 
@@ -118,7 +118,8 @@ def test_a_workdir_that_names_no_folder_is_refused(name):
 def test_a_tilde_is_the_home_for_all_files_of_a_workdir_or_for_none(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert of_user("~/run") == str(tmp_path / "run")
-    with opened(of_user("./~")) as place:  # A folder may be called so.
+    with opened("~/run") as place:
+        assert place == tmp_path / "run" == local_folder("~/run", "--output")
+    with opened("./~") as place:  # A folder may be called so.
         assert not isinstance(place, Bucket) and place == Path("~")
         assert Checkpoints(str(place), save_every=1).folder == tmp_path / "~" / "checkpoints"

@@ -1,7 +1,5 @@
 """ModernBERT (arXiv:2412.13663), as transformers' ModernBertModel: rotary positions, windows in most layers."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,138 +9,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.bert import in_order
-from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.modernbert_config import GLOBAL, Config
 from lit_jax.models.layers import pooling
 from lit_jax.models.layers.attention import Attention
 from lit_jax.models.layers.blocks import Mlp, PerLayer, given_norm, layer_norm, scan_layers
 from lit_jax.models.layers.spec import BlockSpec, Compute
-from lit_jax.models.layers.tokens import TokenEmbed, Tokens, key_mask
+from lit_jax.models.layers.tokens import TokenEmbed, key_mask
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import ConfigError, WeightError
-
-GLOBAL, LOCAL = "full_attention", "sliding_attention"
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Fields and defaults of transformers' ModernBertConfig, and how to pool."""
-
-    vocab_size: int = 50368
-    hidden_size: int = 768
-    intermediate_size: int = 1152
-    num_hidden_layers: int = 22
-    num_attention_heads: int = 12
-    hidden_activation: str = "gelu"
-    norm_eps: float = 1e-5
-    norm_bias: bool = False
-    attention_bias: bool = False
-    attention_dropout: float = 0.0
-    embedding_dropout: float = 0.0
-    mlp_bias: bool = False
-    initializer_range: float = 0.02
-    local_attention: int = 128  # The width of the window: half of it to each side.
-    # The fields of transformers 4; `layer_types`, from 5, is set only if these cannot express it.
-    global_attn_every_n_layers: int = 3
-    layer_types: tuple[str, ...] | None = None
-    global_rope_theta: float = 160_000.0
-    local_rope_theta: float = 10_000.0
-    pooling: str = "cls"
-
-    @classmethod
-    def from_hf(cls, hf: dict) -> "Config":
-        """Raises WeightError for a field that would change the numbers and is not implemented."""
-        hf = dict(hf) | _thetas(hf) | _window(hf)
-        config = read_config(
-            cls,
-            "modernbert",
-            hf,
-            inert=frozenset(
-                """max_position_embeddings initializer_cutoff_factor cls_token_id decoder_bias classifier_pooling
-                classifier_bias classifier_activation deterministic_flash_attn sparse_prediction
-                sparse_pred_ignore_index rope_parameters sliding_window""".split()
-            ),
-            fixed={
-                "mlp_dropout": (0.0,),
-                "rope_scaling": (None, {"rope_type": "default"}, {"type": "default"}),
-            },
-        )
-        kinds = config.layer_types
-        if kinds is not None and (len(kinds) != config.num_hidden_layers or set(kinds) - {GLOBAL, LOCAL}):
-            raise WeightError(
-                f"modernbert config: layer_types={list(kinds)!r} is not usable; wanted {GLOBAL!r} or {LOCAL!r} "
-                f"for each of the {config.num_hidden_layers} layers"
-            )
-        regular = dataclasses.replace(config, layer_types=None)
-        return pooling.checked("modernbert", regular if regular.kinds == config.kinds else config)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """GLOBAL or LOCAL for every layer."""
-        every = self.global_attn_every_n_layers
-        return self.layer_types or tuple(
-            LOCAL if layer % every else GLOBAL for layer in range(self.num_hidden_layers)
-        )
-
-    @property
-    def tokens(self) -> Tokens:
-        return Tokens(
-            words=self.vocab_size,
-            positions=0,
-            width=self.hidden_size,
-            norm_bias=self.norm_bias,
-            eps=self.norm_eps,
-            dropout=self.embedding_dropout,
-            init_std=self.initializer_range,
-        )
-
-    @property
-    def block(self) -> BlockSpec:
-        return BlockSpec(
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            norm_first=True,
-            act=self.hidden_activation,
-            eps=self.norm_eps,
-            biases="qkvo" if self.attention_bias else "",
-            mlp_bias=self.mlp_bias,
-            norm_bias=self.norm_bias,
-            gated=True,
-            dropout=self.attention_dropout,
-            attention_dropout=self.attention_dropout,
-            init_std=self.initializer_range,
-        )
-
-
-def _window(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The width of the windows, which `sliding_window`, the half of it, would set again in transformers 5."""
-    half = hf.get("sliding_window")
-    return {"local_attention": 2 * half} if isinstance(half, int) and not isinstance(half, bool) else {}
-
-
-def _thetas(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The bases of the rotary positions: transformers 5 nests them in `rope_parameters`, which take precedence.
-
-    Raises WeightError for rotary positions of another type.
-    """
-    nested = hf.get("rope_parameters") or {}
-    plain = {"rope_type": "default", "type": "default"}
-    good = isinstance(nested, Mapping) and all(
-        kind in (GLOBAL, LOCAL)
-        and isinstance(rope, Mapping | None)
-        and all(name == "rope_theta" or plain.get(name) == value for name, value in (rope or {}).items())
-        for kind, rope in nested.items()
-    )
-    if not good:
-        raise WeightError(
-            f"modernbert config: rope_parameters={nested!r} is not implemented; the default type with a "
-            f"rope_theta for {GLOBAL!r} and one for {LOCAL!r} is"
-        )
-    everywhere, near = (
-        (nested.get(kind) or {}).get("rope_theta", hf.get(name, getattr(Config, name)))
-        for kind, name in ((GLOBAL, "global_rope_theta"), (LOCAL, "local_rope_theta"))
-    )
-    # In transformers 4, windows need not have a base of their own.
-    return {"global_rope_theta": everywhere, "local_rope_theta": everywhere if near is None else near}
+from lit_jax.utils.errors import ConfigError
 
 
 def rope_of(

@@ -20,7 +20,7 @@ from lit_jax.train.trained import read_trained
 from lit_jax.utils.atomic import put
 from lit_jax.utils.environment import machine
 from lit_jax.utils.errors import LitJaxError
-from lit_jax.workdir.bucket import Bucket, Workdir, local_folder, of_user, opened, pull, push
+from lit_jax.workdir.bucket import Bucket, Workdir, local_folder, opened, pull, push
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, portable, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
 
@@ -35,7 +35,7 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path | epat
     test pictures. It does not name folders of this machine: of a path only the last component is shown. Raises
     CheckpointError if there is no run.
     """
-    with opened(of_user(workdir)) as place:
+    with opened(workdir) as place:
         pull(place, CONFIG, MODEL, METRICS, SESSIONS, RANKS)
         path = place / NAME if output is None else local_folder(output, "--output")
         page = _page(place)

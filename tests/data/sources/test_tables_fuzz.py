@@ -1,4 +1,4 @@
-"""A few hundred tables made to hurt: each is read completely, or refused in a sentence. tests/test_fuzz.py has more."""
+"""Tables made to hurt, a few hundred or, slow, 10,000: each is read completely, or refused in a sentence."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -57,3 +57,28 @@ def test_keys_and_values_of_any_kind_are_no_traceback(folder, content, caption):
 @given(tables.labelled())
 def test_labels_and_ids_of_any_kind_are_no_traceback(folder, content):
     tables.check_any(folder, "captions.csv", content)
+
+
+@pytest.mark.slow
+@settings(few, max_examples=10_000)
+@given(st.data())
+def test_no_table_loses_a_row_without_a_word_or_ends_in_a_traceback(folder, data):
+    """One target of five kinds: written by csv or json, changed in places, any bytes, any keys, any labels."""
+    name = data.draw(st.sampled_from(tables.NAMES[:4]))
+    match data.draw(st.integers(0, 4)):
+        case 0:
+            tables.check_exact(
+                folder, name, data.draw(tables.rows), data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
+            )
+        case 1:
+            places = data.draw(st.lists(st.integers(0, 999), min_size=1, max_size=4))
+            tables.check_changed(
+                folder, name, data.draw(tables.plain_rows), places, data.draw(tables.snippets)
+            )
+        case 2:
+            tables.check_any(folder, name, data.draw(st.binary(max_size=120)))
+        case 3:
+            caption = data.draw(st.none() | tables.keys)
+            tables.check_any(folder, "metadata.jsonl", data.draw(tables.json_lines()), caption)
+        case 4:
+            tables.check_any(folder, "captions.csv", data.draw(tables.labelled()))
