@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from lit_jax.config import ModelConfig
 from lit_jax.hf import hub, model_folder
-from lit_jax.hf.projections import kept, width_of
+from lit_jax.hf.projections import stored
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
 from lit_jax.models.encoders.base import Encoder, matched
@@ -105,9 +105,15 @@ def from_towers(
         text_pooling=text_pooling,
         allow_pickle=allow_pickle,
     )
-    width = width_of(model, projections) if projection_dim is None else projection_dim
-    model = dataclasses.replace(model, projection_dim=width)
-    loaded = join_towers(model, seed=seed, compute=Compute(dtype=dtype), projections=projections)
+    if projection_dim is not None:
+        model = dataclasses.replace(model, projection_dim=projection_dim)
+    loaded = join_towers(
+        model,
+        seed=seed,
+        compute=Compute(dtype=dtype),
+        projections=projections,
+        any_width=projection_dim is None,
+    )
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
 
 
@@ -198,15 +204,21 @@ def join_towers(
     compute: Compute | None = None,
     configs: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     projections: str = "keep",
+    any_width: bool = False,
 ) -> Loaded:
     """The towers of `model` under new projections, with params on the host: see `from_towers`.
 
     A tower with the lock letter u takes its config from its folder, if it has one, and no weights.
-    The projections are new, unless both towers come from one model that has its own: see
-    `from_towers`.
+    The projections are new, unless both towers come from one model that has its own: see `from_towers`. With
+    `any_width` they have the width of the stored ones, else 512, whatever `model.projection_dim` says.
     `model.logit_bias_init` is the initial logit bias; None: there is none. `configs` ("vision" or "text" -> config)
     take the place of the stored ones. Raises WeightError or ConfigError.
     """
+    vision, text = (find_tower(getattr(model, tower), None, None, model.allow_pickle) for tower in TOWERS)
+    model = dataclasses.replace(model, vision=vision, text=text)
+    own = stored(model, projections)
+    if any_width:
+        model = dataclasses.replace(model, projection_dim=own.width)
     read = {
         tower: read_tower(
             tower,
@@ -236,11 +248,11 @@ def join_towers(
     for name, tower in towers.items():
         fixed, missing = read[name][1], list[str]()
         if letters[name] != "u":
-            stored, missing = _read_params(tower, shapes[name], model.allow_pickle)
-            params |= traverse_util.flatten_dict({name: stored}, sep="/")
+            weights, missing = _read_params(tower, shapes[name], model.allow_pickle)
+            params |= traverse_util.flatten_dict({name: weights}, sep="/")
         params |= traverse_util.flatten_dict({name: fixed}, sep="/")
         fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
-    params |= kept(model, projections, shapes)
+    params |= own.kept(model, shapes)
     rest = traverse_util.flatten_dict(shapes, sep="/").keys() - params.keys()
     made = jax.tree.map(np.asarray, dual_encoder.init_params(module, seed, rest))
     params |= traverse_util.flatten_dict(made, sep="/")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.config import ModelConfig
-from lit_jax.hf import load, projections
+from lit_jax.hf import load
 from lit_jax.hf.load import Loaded
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.errors import ConfigError
@@ -57,9 +57,16 @@ def join_by_keywords(
                 configs[tower] = config if isinstance(config, Mapping) else config.to_dict()
             fields[f"{tower}_config"] = own
         model = dataclasses.replace(model, **fields)
-        width = projections.width_of(model, heads.how) if heads.width is None else heads.width
-        model = dataclasses.replace(model, projection_dim=width)
-        return load.join_towers(model, seed=seed, compute=compute, configs=configs, projections=heads.how)
+        if heads.width is not None:
+            model = dataclasses.replace(model, projection_dim=heads.width)
+        return load.join_towers(
+            model,
+            seed=seed,
+            compute=compute,
+            configs=configs,
+            projections=heads.how,
+            any_width=heads.width is None,
+        )
 
 
 def _place(tower: str, name: str | Path | None, model: Any, scratch: Path) -> str | Path:
