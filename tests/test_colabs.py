@@ -65,6 +65,7 @@ def test_a_notebook_is_stored_without_outputs_and_reads_as_a_tutorial(path):
     assert len(cells) - len(code) >= 0.8 * len(code)  # Prose between cells.
 
 
+@pytest.mark.slow
 def test_quickstart_runs_from_towers_to_pytorch(trained):
     folder, (figures, text) = trained
     assert figures >= 5

@@ -1,7 +1,6 @@
 """The commands as a shell sees them: exit status, one sentence, files."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,15 +18,11 @@ from lit_jax.tools.export import verify
 from lit_jax.train.loop import train
 from lit_jax.utils.errors import DataError, WeightError
 from tests import tiny
+from tests.cli import cli
 from tests.hub_server import Hub
 
 CONFIG = Path(lit_jax.__file__).parents[1] / "configs" / "lit_b16_bert.py"
 QUICK = CONFIG.with_name("quickstart.py")
-
-
-def cli(*args, cwd=None, **settings):
-    command = [sys.executable, "-m", "lit_jax", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | settings)
 
 
 def config_file(folder, **changes):

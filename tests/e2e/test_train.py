@@ -268,6 +268,7 @@ def test_a_new_pooler_is_trained_inside_a_locked_tower(tmp_path):
     assert list(state.tuned["vision"]) == ["pooler"]
 
 
+@pytest.mark.slow
 def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
     state = train(
         tiny.config(tmp_path, model__dtype="bfloat16", model__locked_dtype="bfloat16"), tmp_path / "half"

@@ -1,9 +1,11 @@
 """A run that is killed by SIGKILL at one point after another, and started again after each.
 
     python -m tests.faults.drill FOLDER STEPS [POINT ...]
+    python -m tests.faults.drill FOLDER early RUNS
 
 Every run is a process of its own, forked from this one, which has imported everything and computed nothing. Each run
-writes down, step by step, the records of the batch and the sha256 of the whole state. Prints JSON. The exit status is
+writes down, step by step, the records of the batch and the sha256 of the whole state. With `early`, many short runs are
+killed two or three times each, at any moment of the first EARLY seconds. Prints JSON. The exit status is
 NEVER_CALLED or NEVER_MET, and a line on standard error names the point, if a run was not killed at its point because
 the patched function was never called, or never in the way that the point describes.
 """
@@ -11,6 +13,8 @@ the patched function was never called, or never in the way that the point descri
 import hashlib
 import json
 import os
+import random
+import shutil
 import signal
 import sys
 import threading
@@ -32,6 +36,7 @@ from tests import tiny
 
 SAVE_EVERY = 4
 ALL = 240  # Steps in which a run can meet every point.
+EARLY = 20.0  # Seconds of a run, after it has begun, in which `early` kills it.
 NEVER_CALLED, NEVER_MET = 70, 71  # Exit statuses of a process that was to be killed and was not.
 TIMES = (
     "pairs/s",
@@ -240,8 +245,12 @@ def missed(name, point, status):
     return f"{name}: patched {point.target} {reasons[status]}" if status in reasons else None
 
 
-def training(config, workdir, log, point=None):
+def training(config, workdir, log, point=None, seconds=None):
+    """A run in a process of its own, killed at `point`, or after so many `seconds`, unless it has ended by then."""
+
     def work():
+        if seconds is not None:
+            threading.Timer(seconds, die).start()
         observe(Log(log))
         loop.train(config, workdir)
 
@@ -311,6 +320,32 @@ def numbers(workdir):
     }
 
 
+def early(folder, count):
+    """`count` runs, each killed at two or three random moments of its first EARLY seconds and then run to its end."""
+    forked(lambda: tiny.config(folder))
+    config = tiny.config(folder, steps=8, save_every=2, eval_every=4, log_every=2, mesh__data=1)
+    since = time.monotonic()
+    training(config, folder / "straight", folder / "straight.jsonl")
+    longest = min(EARLY, time.monotonic() - since)
+    known = {key(row): row for row in rows(folder / "straight.jsonl")}
+    rng, results = random.Random(0), []
+    for number in range(count):
+        moments = [round(rng.uniform(0, longest), 3) for _ in range(2 + number % 2)]
+        log = folder / f"{number}.jsonl"
+        statuses = [training(config, folder / "cut", log, seconds=seconds) for seconds in [*moments, None]]
+        result = {
+            "moments": moments,
+            "statuses": statuses,
+            "differing": [row for row in rows(log) if known.get(key(row)) != row][:2],
+            "complete": {key(row) for row in rows(log)} == known.keys(),
+            "metrics": numbers(folder / "straight") == numbers(folder / "cut"),
+        }
+        results.append(result)
+        print(json.dumps(result), file=sys.stderr, flush=True)
+        shutil.rmtree(folder / "cut")
+    print(json.dumps(results))
+
+
 def main(folder, steps, names):
     folder = Path(folder)
     forked(lambda: tiny.config(folder))  # In a child: it computes, after which there is no forking.
@@ -343,4 +378,7 @@ def main(folder, steps, names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] or list(POINTS))
+    if sys.argv[2] == "early":
+        early(Path(sys.argv[1]), int(sys.argv[3]))
+    else:
+        main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] or list(POINTS))

@@ -1,6 +1,7 @@
 """Killed at any moment and started again, a run ends in the bits of one that was never stopped: see `drill`."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.faults.drill import ALL, EXPORTS, NEVER_CALLED, NEVER_MET, POINTS, SA
 from tests.processes import environment
 
 ROOT = Path(lit_jax.__file__).parents[1]
+RUNS = int(os.environ.get("EARLY_RUNS", "100"))
 
 
 def python(*args):
@@ -51,25 +53,25 @@ def test_every_point_patches_a_function_that_exists(name):
     assert callable(getattr(point.owner, point.name))
 
 
-@pytest.mark.parametrize(
-    ("call", "status", "says"),
-    [
-        ("lambda: None", NEVER_CALLED, "here: patched json.loads was never called\n"),
-        ("lambda: json.loads('1')", NEVER_MET, "here: patched json.loads was never called as the point"),
-        ("lambda: [json.loads('1') for _ in range(2)]", -9, "None"),
-    ],
+CALLS = (
+    ("lambda: None", NEVER_CALLED, "here: patched json.loads was never called"),
+    ("lambda: json.loads('1')", NEVER_MET, "here: patched json.loads was never called as the point wants it"),
+    ("lambda: [json.loads('1') for _ in range(2)]", -9, "None"),
 )
-def test_a_process_that_does_not_die_at_its_point_is_told_by_name(call, status, says):
+
+
+def test_a_process_that_does_not_die_at_its_point_is_told_by_name():
     code = f"""
 import json
 from tests.faults.drill import Point, forked, missed, nth
-point = Point(json, "loads", before=nth(2))
-status = forked({call}, point)
-print(status, missed("here", point, status))
+for call in ({", ".join(call for call, *_ in CALLS)}):
+    point = Point(json, "loads", before=nth(2))
+    status = forked(call, point)
+    print(status, missed("here", point, status))
 """
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{status} {says}")
+    assert done.stdout.splitlines() == [f"{status} {says}" for _, status, says in CALLS]
 
 
 def test_three_kills_cost_nothing_but_the_steps_since_the_last_save(tmp_path):
@@ -91,3 +93,14 @@ def test_kills_at_every_point_cost_nothing_but_the_steps_since_the_last_save(tmp
         )  # Nothing, or all of it.
         assert export["again"] in (0, "there")
     assert len({export["sums"] for export in result["exports"]}) == 1  # And always the same files.
+
+
+@pytest.mark.slow
+def test_two_or_three_kills_in_the_first_seconds_cost_nothing(tmp_path):
+    results = drill(tmp_path, "early", str(RUNS))
+    assert len(results) == RUNS
+    for result in results:
+        assert set(result["statuses"][:-1]) <= {-9, 0} and result["statuses"][-1] == 0, result
+        assert result["differing"] == [] and result["complete"] and result["metrics"], result
+    kills = sum(status == -9 for result in results for status in result["statuses"])
+    assert kills > RUNS * 1.5  # Of 2.5 a run; the others came after its end.

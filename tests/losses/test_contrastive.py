@@ -119,6 +119,7 @@ def assert_equal(loss, mesh, args, ways, rtol=1e-6, atol=5e-6, check_vma=True, *
     return grads
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("way", WAYS)
@@ -133,6 +134,7 @@ def test_the_same_holds_for_one_pair_on_each_device_and_for_many(loss, batch, wa
     assert_equal(loss, "4x2", pairs(batch, width=32), WAYS[way])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("case", [name for name in CASES if name != "plain"])
 @pytest.mark.parametrize("way", WAYS)
@@ -146,6 +148,7 @@ def test_padding_ids_and_smoothing_are_those_of_the_dense_loss(loss, case, way):
         assert not grads[0][~valid].any() and not grads[1][~valid].any()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("case", SOFT_CASES)
 @pytest.mark.parametrize("mesh", ["1", "4x2"])
@@ -171,6 +174,7 @@ def test_no_gradient_reaches_the_soft_targets():
     assert not grad.any()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_loss_is_the_same_without_the_checks_of_shard_map(loss, way):

@@ -63,6 +63,7 @@ def compare(theirs, module, params, images, **options):
     assert_same_layers(layers(got), layers(want))
 
 
+@pytest.mark.sampled(3)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -70,6 +71,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     compare(theirs, module, params, pictures(hf["image_size"], hf["image_size"]))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(("name", "size"), OTHER_SIZES, ids=str)
 def test_a_tower_equals_pytorch_at_other_sizes(name, size, tmp_path):
     hf = TOWERS[name]
@@ -79,6 +81,7 @@ def test_a_tower_equals_pytorch_at_other_sizes(name, size, tmp_path):
     compare(theirs, module, params, pictures(*size), **({"interpolate": True} if absolute else {}))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("hf", ODD.values(), ids=ODD)
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     shared.test_the_gradient_of_every_leaf_equals_pytorch("vision", hf, tmp_path)

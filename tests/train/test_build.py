@@ -60,6 +60,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_before_a_tower_is_rea
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path, caplog):
     made = []
 

@@ -69,6 +69,7 @@ def test_the_mean_over_micro_batches_would_be_another_loss():
     assert abs(np.mean(halves) - whole[0, 0]) > 0.1
 
 
+@pytest.mark.slow
 def test_dropout_in_parts_follows_the_seed_and_the_step():
     options = dict(micro_batch=4, dropout=("vision", "text"))
     one, params = run("UU", mesh_of(1, 1), **options)

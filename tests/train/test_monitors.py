@@ -101,6 +101,7 @@ def steps(lock, mesh, **options):
     return states, rows, step.lower(state, put_batch(batch, mesh)).as_text()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("lock", "shape", "options"),
     [("UU", (1, 1), {}), ("LU", (8, 1), {"loss_how": "ring"}), ("UU", (2, 2), {"micro_batch": 4})],
@@ -125,6 +126,7 @@ def test_a_step_monitors_its_own_batch_and_learns_the_same(lock, shape, options)
     np.testing.assert_allclose(sum(v**2 for v in norms.values()), rows[1]["grad_norm"] ** 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_writes_them_every_so_many_steps_into_its_files_and_not_on_the_screen(tmp_path, capsys):
     config = tiny.config(tmp_path, steps=4, log_every=4, data__test="", monitor_every=2)
     train(config, tmp_path / "run")

@@ -83,6 +83,7 @@ def test_decay_and_multipliers_hold_for_muon_too(params, grads):
 TOWERS = [hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("hf", TOWERS, ids=lambda hf: hf["model_type"])
 def test_only_attention_and_mlp_of_the_layers_are_matrices_in_any_tower(hf):
     tower = "vision" if "patch_size" in hf else "text"

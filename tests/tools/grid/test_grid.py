@@ -32,6 +32,7 @@ def made(tmp_path_factory):
     return folder, grid(config_of(folder), folder / "whole", **WHAT)
 
 
+@pytest.mark.slow
 def test_each_cell_is_a_run_whose_result_is_that_of_evaluate_on_its_export(made):
     folder, table = made
     assert [(row.cell, row.seed) for row in table.rows] == [("LU", 0), ("uu", 0)]
