@@ -13,26 +13,27 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float
 
+from lit_jax.models.composites import (
+    COMPOSITES,
+    LOGIT_SCALE,
+    MODEL_TYPE,
+    OWN_MODEL_TYPE,
+    Composite,
+    half,
+    is_composite,
+    missing_of,
+    stored_halves,
+)
 from lit_jax.models.encoders import TEXT, VISION, Encoder, EncoderOutput
 from lit_jax.models.encoders.field_ranges import LARGEST, Range
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.layers.spec import Compute
-from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
 
-MODEL_TYPE = "vision-text-dual-encoder"
-OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
-# Models of two towers -> the type of a half that does not name its own.
-COMPOSITES = {
-    "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
-    "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
-    MODEL_TYPE: {"vision": "vit", "text": "bert"},
-    OWN_MODEL_TYPE: {"vision": "vit", "text": "bert"},
-}
 MOST = 10**11  # Parameters of a model that may be initialised.
-LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
 _HEADS = {  # Field of the heads -> its kind and its range.
     "projection_dim": (int, Range(1, LARGEST)),
     "logit_scale_init_value": (int | float, Range(-80, 80)),  # Its exponential is a float32.
@@ -50,88 +51,95 @@ def encoder_of(tower: str, model_type: str) -> Encoder:
     return known[model_type]
 
 
-def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """A tower's config as it is, or its half of the config of a model of two towers; always with a model_type.
-
-    Models of two towers are CLIP, SigLIP and dual encoders. What one leaves out has the defaults of its type, as in
-    transformers. Raises WeightError for a half that is no config.
-    """
-    whole = hf["model_type"]
-    if not isinstance(whole, str) or whole not in COMPOSITES:
-        return dict(hf)
-    name = f"{tower}_config"
-    if whole == "clip" and hf.get(f"{name}_dict") is not None:
-        name = f"{name}_dict"  # Old CLIPs have both; this one holds, with the defaults of what it leaves out.
-    described = {} if hf.get(name) is None else hf[name]
-    if not isinstance(described, Mapping):
-        raise WeightError(f"{whole} config: {name}={shown(described)} is not usable; wanted a JSON object")
-    own = COMPOSITES[whole][tower]
-    # Halves of CLIP and SigLIP have one type, whatever they call themselves.
-    named = described.get("model_type", own) if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else own
-    if not isinstance(named, str) or not named:
-        raise WeightError(
-            f"the {tower}_config of a {whole} has the model_type {shown(named)}; "
-            f"wanted the name of a type, such as {own}"
-        )
-    return {**described, "model_type": own if named == whole else named}
-
-
 @dataclasses.dataclass(frozen=True)
 class DualEncoderConfig:
-    """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only."""
+    """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only.
+
+    A model without projections (SigLIP) has the `projection_dim` None. `model_type` is the class of transformers that
+    the model is saved as; it does not change the numbers, so it is not part of the repr, which names the model in an
+    index.
+    """
 
     vision_type: str
     vision: Any
     text_type: str
     text: Any
-    projection_dim: int = 512
+    projection_dim: int | None = 512
     logit_scale_init_value: float = LOGIT_SCALE
     logit_bias_init_value: float | None = None
+    model_type: str = dataclasses.field(default=MODEL_TYPE, repr=False)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
-        """From the config.json of a VisionTextDualEncoderModel, or of our own kind. Raises WeightError."""
-        if hf.get("model_type") not in (MODEL_TYPE, OWN_MODEL_TYPE):
+        """From the config.json of a model of two towers: one of COMPOSITES. Raises WeightError."""
+        whole = hf.get("model_type")
+        if (missing := missing_of(whole)) is not None:
+            raise WeightError(f"a model of type {whole!r} is not implemented: {missing}")
+        if not is_composite(whole):
             raise WeightError(
-                f"model_type is {shown(hf.get('model_type'))} where {MODEL_TYPE!r} is wanted; "
-                "two single towers are joined by from_towers"
+                f"model_type is {shown(whole)} where a model of two towers is wanted ({', '.join(COMPOSITES)}); "
+                "two single towers are joined by lit_jax.from_towers"
             )
+        composite = COMPOSITES[str(whole)]
         # As transformers 4 does, this also takes a tower out of a whole CLIP.
         vision, text = (half(tower, half(tower, hf)) for tower in TOWERS)
         vision_type, text_type = vision["model_type"], text["model_type"]
-        scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
-        width = hf.get("projection_dim", cls.projection_dim)
-        for name, value in (
-            ("projection_dim", width),
-            ("logit_scale_init_value", scale),
-            ("logit_bias", 0.0 if bias is None else bias),
-        ):
+        heads = {
+            "projection_dim": hf.get("projection_dim", cls.projection_dim),
+            "logit_scale_init_value": hf.get("logit_scale_init_value", composite.logit_scale),
+            "logit_bias": hf.get("logit_bias"),
+        }
+        if composite.sigmoid:
+            heads |= {"projection_dim": None, "logit_bias": 0.0}
+        without = {"logit_bias"} | (
+            {"projection_dim"} if composite.sigmoid or whole == OWN_MODEL_TYPE else set()
+        )
+        for name, value in heads.items():
             kind, span = _HEADS[name]
+            if value is None and name in without:
+                continue
             if not isinstance(value, kind) or isinstance(value, bool) or not span.holds(value):
                 what = "size" if kind is int else "finite number"
                 raise WeightError(
-                    f"{MODEL_TYPE} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
+                    f"{whole} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
                 )
+        bias = heads["logit_bias"]
         return cls(
             vision_type,
             encoder_of("vision", vision_type).config_of(vision),
             text_type,
             encoder_of("text", text_type).config_of(text),
-            width,
-            float(scale),
+            heads["projection_dim"],
+            float(heads["logit_scale_init_value"]),
             None if bias is None else float(bias),
+            MODEL_TYPE if composite.any_tower else str(whole),
         )
+
+    @property
+    def composite(self) -> Composite:
+        """What is known of the class of transformers that the model is saved as."""
+        return COMPOSITES[self.model_type]
+
+    @property
+    def heads(self) -> WeightMap:
+        """The table of what is not in a tower; `logit_bias` is in it only where transformers has a tensor for it."""
+        table = self.composite.heads
+        return table if self.projection_dim is not None else table.without(r".*_projection/")
+
+    @property
+    def towers(self) -> dict[str, tuple[str, Any]]:
+        """The type and the config of each tower, by its name."""
+        return {"vision": (self.vision_type, self.vision), "text": (self.text_type, self.text)}
 
     def to_hf(self) -> dict[str, Any]:
         """The content of config.json, in the form that transformers 4.57 and 5 read."""
+        heads = {"projection_dim": self.projection_dim, "logit_scale_init_value": self.logit_scale_init_value}
         return {
-            "architectures": ["VisionTextDualEncoderModel"],
-            "model_type": MODEL_TYPE,
-            "projection_dim": self.projection_dim,
-            "logit_scale_init_value": self.logit_scale_init_value,
+            "architectures": [self.composite.architecture],
+            "model_type": self.model_type,
+            **({} if self.composite.sigmoid else heads),
             "torch_dtype": "float32",
-            "vision_config": {"model_type": self.vision_type, **dataclasses.asdict(self.vision)},
-            "text_config": {"model_type": self.text_type, **dataclasses.asdict(self.text)},
+            **stored_halves(self.model_type, self.towers, self.projection_dim),
         }
 
 
@@ -162,8 +170,9 @@ def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
 class DualEncoder(nn.Module):
     """Image embeddings, text embeddings and scale; either input may be missing.
 
-    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length. Profiles
-    show the parts under the names that Flax gives them: vision, text, visual_projection, text_projection.
+    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length; and
+    SiglipModel, which has no projections. Profiles show the parts under the names that Flax gives them: vision, text,
+    visual_projection, text_projection.
     """
 
     config: DualEncoderConfig
@@ -173,12 +182,17 @@ class DualEncoder(nn.Module):
         c = self.config
         self.vision = encoder_of("vision", c.vision_type).Model(c.vision, self.compute)
         self.text = encoder_of("text", c.text_type).Model(c.text, self.compute)
-        init = nn.initializers.normal(0.02)
-        head = partial(nn.Dense, c.projection_dim, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
-        self.visual_projection, self.text_projection = head(), head()
+        self.visual_projection, self.text_projection = self._projection(), self._projection()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
+
+    def _projection(self) -> Callable[[Array], Array]:
+        width = self.config.projection_dim
+        if width is None:
+            return lambda pooled: pooled
+        init = nn.initializers.normal(0.02)
+        return nn.Dense(width, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
 
     @full_precision
     def __call__(
@@ -223,18 +237,18 @@ class DualEncoder(nn.Module):
         return self.text_projection(output.pooler_output), output
 
 
-HEADS = table("""
-    visual_projection.weight | visual_projection/kernel | e d -> d e
-    text_projection.weight   | text_projection/kernel   | e d -> d e
-    logit_scale              | logit_scale              |
-""").bind(depth=0)
-
-
 def weights(config: DualEncoderConfig) -> WeightMap:
-    """The table of the whole model: the sum of those of the towers and of the heads. It has no row for `logit_bias`."""
-    vision = encoder_of("vision", config.vision_type).weights(config.vision)
-    text = encoder_of("text", config.text_type).weights(config.text)
-    return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + HEADS
+    """The table of the whole model: the sum of those of the towers and of the heads.
+
+    It has a row for `logit_bias` only where transformers has a tensor for it.
+    """
+    tables = WeightMap()
+    for tower, (model_type, tower_config) in config.towers.items():
+        encoder = encoder_of(tower, model_type)
+        # In a CLIP or SigLIP, the level that these towers have by themselves is that of the tower in the whole.
+        level = "" if encoder.nest and not config.composite.any_tower else f"{tower}_model"
+        tables += encoder.weights(tower_config).under(hf=level, jax=tower)
+    return tables + config.heads
 
 
 def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = None) -> Params:

@@ -100,8 +100,7 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
         raise ConfigError(
             "--verify compares with PyTorch, which is not installed; pip install 'lit_jax[parity]'"
         )
-    torch_class: Any = transformers.VisionTextDualEncoderModel
-    theirs, info = torch_class.from_pretrained(folder, output_loading_info=True)
+    theirs, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
         raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}; export again")

@@ -49,14 +49,15 @@ class VisionTextDualEncoderModel:
     @classmethod
     def _of(cls, module: DualEncoder, params: Params, config: Any = None) -> "VisionTextDualEncoderModel":
         model = cls.__new__(cls)
-        model._fill(module, params, config or VisionTextDualEncoderConfig(**module.config.to_hf()))
+        stored = module.config.to_hf()
+        model._fill(module, params, config or transformers.AutoConfig.for_model(**stored))
         return model
 
     @classmethod
     def from_pretrained(
         cls,
         folder_or_id: str | Path,
-        config: "VisionTextDualEncoderConfig | None" = None,
+        config: Any = None,
         *,
         dtype: DTypeLike = jnp.float32,
         revision: str | None = None,
