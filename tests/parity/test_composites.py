@@ -146,7 +146,8 @@ def test_a_hybrid_clip_of_the_flax_projects_is_a_dual_encoder(tmp_path):
 
 
 # Models of two towers in transformers, besides those that are read.
-OTHERS = """aimv2 align altclip blip blip-2 clipseg flava groupvit owlv2 owlvit siglip2 tipsv2 videoprism xclip""".split()
+OTHERS = """aimv2 align altclip blip blip-2 clipseg flava groupvit
+owlv2 owlvit siglip2 tipsv2 videoprism xclip""".split()
 
 
 def test_every_model_that_compares_pictures_with_texts_is_read_or_is_refused_by_name():
