@@ -127,7 +127,7 @@ def _metadata(card: Card) -> ModelCardData:
         license=card.license,
         license_name=card.license_name and public(card.license_name),
         license_link=card.license_link and public(card.license_link),
-        library_name="transformers" if card.layout == "hf" else "lit_jax",
+        library_name="transformers" if card.layout in ("hf", "dual_encoder") else "lit_jax",
         tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, card.tags)))),
         pipeline_tag="zero-shot-image-classification",
         base_model=[tower.hub_id for tower in (card.vision, card.text) if tower.hub_id] or None,
@@ -264,6 +264,10 @@ module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
 # What a folder of each layout is, and how it is used: see lit_jax.save.
 _LAYOUTS = {
     "hf": (
+        "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
+        f"{_IN_TORCH}\n\n{_IN_JAX}",
+    ),
+    "dual_encoder": (
         "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
         f"{_IN_TORCH}\n\n{_IN_JAX}",
     ),
