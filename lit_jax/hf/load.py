@@ -224,9 +224,6 @@ def join_towers(
     """
     vision, text = (find_tower(getattr(model, tower), None, None, model.allow_pickle) for tower in TOWERS)
     model = dataclasses.replace(model, vision=vision, text=text)
-    own = stored(model, projections)
-    if any_width:
-        model = dataclasses.replace(model, projection_dim=own.width)
     read = {
         tower: read_tower(
             tower,
@@ -238,6 +235,9 @@ def join_towers(
         )
         for tower in TOWERS
     }
+    own = stored(model, projections)
+    if any_width:
+        model = dataclasses.replace(model, projection_dim=own.width)
     letters = dict(zip(TOWERS, model.lock_towers, strict=True))
     towers = {name: tower for name, (tower, _) in read.items()}
     config = DualEncoderConfig(

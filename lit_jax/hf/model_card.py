@@ -67,7 +67,7 @@ class Card:
     - `license`: a licence identifier of the Hub ("apache-2.0", "cc-by-sa-4.0"; "other" needs `license_name`).
     - `recipe`: the values of the config, nested or flat.
     - `repo_id`: where the model will be on the Hub, for the examples.
-    - `layout`: that of `lit_jax.save`.
+    - `layout`: that of `lit_jax.save`; `readers` are for towers that are saved one by one.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Card:
     language: Sequence[str] = ("en",)
     tags: Sequence[str] = ()
     layout: str = "hf"
+    readers: tuple[str, str] = ("AutoModel", "AutoModel")  # Classes of transformers, of each tower by itself.
 
 
 def model_card(card: Card) -> str:
@@ -95,6 +96,9 @@ def model_card(card: Card) -> str:
     metric that is not finite.
     """
     what, usage = _LAYOUTS[card.layout]
+    vision, text = card.readers
+    for name, by in {"READERS": ", ".join(sorted({vision, text})), "VISION": vision, "TEXT": text}.items():
+        usage = usage.replace(name, by)
     recipe = markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(card.recipe)])
     sections = {
         "Towers": _towers(card.vision, card.text),
@@ -248,9 +252,9 @@ _TOWERS = """\
 The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
 
 ```python
-from transformers import AutoModel
+from transformers import READERS
 
-vision, text = AutoModel.from_pretrained("MODEL/vision"), AutoModel.from_pretrained("MODEL/text")
+vision, text = VISION.from_pretrained("MODEL/vision"), TEXT.from_pretrained("MODEL/text")
 ```
 
 In JAX, under new projections, with lit_jax:

@@ -68,16 +68,15 @@ def check_exportable(config: DualEncoderConfig) -> None:
     """Raises WeightError for a model that transformers' VisionTextDualEncoderModel cannot hold, if it is to be one."""
     if not config.composite.any_tower:
         return
-    encoders = {tower: encoder_of(tower, model_type) for tower, (model_type, _) in config.towers.items()}
-    readers = " and ".join(dict.fromkeys(encoder.reader for encoder in encoders.values()))
+    readers = " and ".join(dict.fromkeys(config.readers.values()))
     ways = (
         "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads, or with layout='towers' "
         f"(--layout towers), two folders that {readers} of transformers read"
     )
-    for tower, encoder in encoders.items():
-        if not encoder.exportable:
+    for tower, (model_type, _) in config.towers.items():
+        if not encoder_of(tower, model_type).exportable:
             raise WeightError(
-                f"a {tower} tower of type {config.towers[tower][0]!r} has no place in transformers' "
+                f"a {tower} tower of type {model_type!r} has no place in transformers' "
                 f"VisionTextDualEncoderModel, which needs a pooled output from AutoModel; {ways}"
             )
     if config.projection_dim is None:

@@ -75,10 +75,14 @@ class DualEncoderConfig:
         whole = hf.get("model_type")
         if (missing := missing_of(whole)) is not None:
             raise WeightError(f"a model of type {whole!r} is not implemented: {missing}")
+        if isinstance(whole, str) and whole in {**VISION, **TEXT}:
+            raise WeightError(
+                f"a model of type {whole!r} is a single tower where two are wanted; lit_jax.from_towers(VISION, TEXT) "
+                "joins an image tower and a text tower"
+            )
         if not is_composite(whole):
             raise WeightError(
-                f"model_type is {shown(whole)} where a model of two towers is wanted ({', '.join(COMPOSITES)}); "
-                "two single towers are joined by lit_jax.from_towers"
+                f"model_type is {shown(whole)} where that of two towers is wanted: one of {', '.join(COMPOSITES)}"
             )
         composite = COMPOSITES[str(whole)]
         # As transformers 4 does, this also takes a tower out of a whole CLIP.
@@ -130,6 +134,11 @@ class DualEncoderConfig:
     def towers(self) -> dict[str, tuple[str, Any]]:
         """The type and the config of each tower, by its name."""
         return {"vision": (self.vision_type, self.vision), "text": (self.text_type, self.text)}
+
+    @property
+    def readers(self) -> dict[str, str]:
+        """The class of transformers that reads each tower by itself."""
+        return {tower: encoder_of(tower, model_type).reader for tower, (model_type, _) in self.towers.items()}
 
     def to_hf(self) -> dict[str, Any]:
         """The content of config.json, in the form that transformers 4.57 and 5 read."""

@@ -235,6 +235,7 @@ def _card(
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,
+        readers=(config.readers["vision"], config.readers["text"]),
         repo_id=repo_id,
     )
     return model_card(card)
