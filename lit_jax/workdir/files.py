@@ -64,8 +64,8 @@ def _stored(workdir: Workdir) -> dict[str, Any]:
             raise ValueError(f"a {type(stored).__name__} where an object is wanted")
         if "model_type" in stored:
             raise CheckpointError(
-                f"{workdir} is a model and not a run; a model is given as `--model {workdir}`, for instance to "
-                "`lit-jax evaluate`"
+                f"{workdir} is a model and not a run: give the workdir of a run, or an empty one; a model is given as "
+                f"`--model {workdir}`, for instance to `lit-jax evaluate`"
             )
     except CheckpointError:
         raise
