@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import serialization, traverse_util
 
 import lit_jax
 from lit_jax.hf import model_folder
@@ -143,6 +144,31 @@ def test_a_hybrid_clip_of_the_flax_projects_is_a_dual_encoder(tmp_path):
         tmp_path / "again", output_loading_info=True
     )
     assert not any(info.values())
+
+
+def in_flax(name, tensor):
+    """The path and the array under which transformers 4 kept a tensor of a CLIP in Flax."""
+    *module, leaf = name.split(".")
+    if leaf != "weight":
+        return (*module, leaf), tensor
+    if module[-1].endswith("embedding") and tensor.ndim == 2:
+        return (*module, "embedding"), tensor
+    if tensor.ndim == 1:
+        return (*module, "scale"), tensor
+    return (*module, "kernel"), tensor.transpose((1, 0) if tensor.ndim == 2 else (2, 3, 1, 0))
+
+
+def test_a_clip_that_flax_wrote_has_the_same_weights(tmp_path):
+    folder = write(tmp_path / "m", "clip")
+    want = lit_jax.load(folder)
+    tensors = model_folder.Tensors.of(folder)
+    flat = dict(in_flax(name, np.array(tensors[name])) for name in tensors)
+    tree = serialization.msgpack_serialize(traverse_util.unflatten_dict(flat))
+    (folder / "model.safetensors").unlink()
+    (folder / "flax_model.msgpack").write_bytes(tree)
+    got = lit_jax.load(folder)
+    assert got[0] == want[0]
+    jax.tree.map(np.testing.assert_array_equal, got[1], want[1])
 
 
 # Models of two towers in transformers, besides those that are read.
