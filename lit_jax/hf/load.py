@@ -280,8 +280,9 @@ def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap
         prefix = f"{tower}_model."
         inner = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
         part, used = matched(inner, encoder_of(tower, model_type), tower_config)
-        table += part.under(hf=f"{tower}_model", jax=tower)
-        kept |= {inner[old]: prefix + new for old, new in used.items()}
+        level = config.level_of(tower)
+        table += part.under(hf=level, jax=tower)
+        kept |= {inner[old]: f"{level}.{new}" if level else new for old, new in used.items()}
     return table, kept
 
 
