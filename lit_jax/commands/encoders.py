@@ -1,36 +1,60 @@
-"""lit-jax encoders [--json]"""
+"""lit-jax encoders [--models] [--json]"""
 
 import json
+from typing import Any
 
 import click
 
 
 @click.command()
+@click.option("--models", is_flag=True, help="List whole models of two towers instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def main(as_json: bool) -> None:
-    """List the architectures that a tower may have.
+def main(models: bool, as_json: bool) -> None:
+    """List the architectures that a tower may have, or the whole models that --model opens.
 
     An exportable one fits into VisionTextDualEncoderModel of the versions of transformers in the table. The others can
     be trained, saved and evaluated as well, and are exported as two towers. Parity is the largest difference to PyTorch
     that the tests allow at any layer, relative to the largest value there (at least 1).
     """
-    from lit_jax.models.encoders import TEXT, VISION
     from lit_jax.utils.console import table
 
-    encoders = [item for tower in (VISION, TEXT) for item in tower.items()]
+    rows = _models() if models else _encoders()
     if as_json:
-        fields = ("tower", "exportable", "pooling", "parity")
-        rows = [{"type": name} | {field: getattr(e, field) for field in fields} for name, e in encoders]
         print(json.dumps(rows, indent=2))
+        return
+    if models:
+        print(table(("type", "class", "image tower", "text tower"), [tuple(row.values()) for row in rows]))
         return
     cells = [
         (
-            name,
-            e.tower,
-            ", ".join(e.exportable) or "no",
-            f"{e.parity:.0e}" if e.parity else "not proven",
-            e.pooling,
+            row["type"],
+            row["tower"],
+            ", ".join(row["exportable"]) or "no",
+            f"{row['parity']:.0e}" if row["parity"] else "not proven",
+            row["pooling"],
         )
-        for name, e in encoders
+        for row in rows
     ]
     print(table(("type", "tower", "exportable to", "parity", "pooling"), cells))
+
+
+def _encoders() -> list[dict[str, Any]]:
+    from lit_jax.models.encoders import TEXT, VISION
+
+    fields = ("tower", "exportable", "pooling", "parity")
+    encoders = [item for tower in (VISION, TEXT) for item in tower.items()]
+    return [{"type": name} | {field: getattr(e, field) for field in fields} for name, e in encoders]
+
+
+def _models() -> list[dict[str, Any]]:
+    from lit_jax.models.composites import COMPOSITES
+
+    return [
+        {
+            "type": name,
+            "class": composite.architecture,
+            "vision": "any" if composite.any_tower else composite.vision,
+            "text": "any" if composite.any_tower else composite.text,
+        }
+        for name, composite in COMPOSITES.items()
+    ]

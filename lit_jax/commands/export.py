@@ -1,4 +1,4 @@
-"""lit-jax export --workdir DIR --output DIR [--push-to-hub ID]"""
+"""lit-jax export --workdir DIR | --model DIR_OR_ID --output DIR [--push-to-hub ID]"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +8,19 @@ if TYPE_CHECKING:
     from lit_jax.hf.publish import Place
 
 
+_LICENCES = ("license", "vision_license", "text_license", "data_license")
+
+
 @click.command(options_metavar="[OPTIONS]")
 @click.option(
     "--workdir",
     metavar="DIR",
     type=click.Path(),
-    help="Of the training run; not needed to publish --output.",
+    help="Training run, or --model DIR_OR_ID; neither, to publish.",
+)
+@click.option("--model", metavar="DIR_OR_ID", type=click.Path(), hidden=True, help="--workdir mentions it.")
+@click.option(
+    "--allow-pickle", is_flag=True, hidden=True, help="As for the other commands that take --model."
 )
 @click.option(
     "--output",
@@ -30,10 +37,10 @@ if TYPE_CHECKING:
 @click.option("--data-license", default="unknown", metavar="ID", help="Licence of the training data.")
 @click.option(
     "--layout",
-    type=click.Choice(["hf", "lit_jax", "towers"]),
+    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers"]),
     default="hf",
     metavar="NAME",
-    help="hf (default), lit_jax (no transformers) or towers.",
+    help="hf (default), dual_encoder, lit_jax or towers.",
 )
 @click.option(
     "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
@@ -60,29 +67,33 @@ if TYPE_CHECKING:
 @click.option("--revision", metavar="BRANCH", help="Branch of the repository [default: main].")
 @click.option("--message", metavar="TEXT", help="Commit message on the Hub.")
 @click.option("--overwrite", is_flag=True, help="Replace another model on the Hub.")
-def main(output: str, workdir: str | None, measured: tuple[str, ...], **settings: Any) -> None:
+def main(
+    output: str, workdir: str | None, model: str | None, measured: tuple[str, ...], **settings: Any
+) -> None:
     """Write a checkpoint as a Hugging Face folder with a model card; publish it."""
-    _check(workdir, settings)
+    _check(workdir, model, measured, settings)
     from lit_jax.evals import compare
     from lit_jax.hf import publish
     from lit_jax.tools import export as exports
 
     results = [compare.read(path) for path in measured]
-    if not workdir:
+    if not workdir and not model:
         publish.check_folder(output)
     place = _open_place(settings)
+    written = {name: settings[name] for name in ("layout", "max_shard_size")}
     if workdir:
-        licences = ("license", "vision_license", "text_license", "data_license")
         exports.export(
             workdir,
             output,
-            exports.About(**{name: settings[name] for name in licences}),
-            layout=settings["layout"],
-            max_shard_size=settings["max_shard_size"],
+            exports.About(**{name: settings[name] for name in _LICENCES}),
+            **written,
             step=settings["step"],
             measured=results,
             place=place,
         )
+        print(f"wrote {output}")
+    elif model:
+        exports.convert(model, output, **written, allow_pickle=settings["allow_pickle"])
         print(f"wrote {output}")
     elif place:
         place.check(output)
@@ -92,17 +103,24 @@ def main(output: str, workdir: str | None, measured: tuple[str, ...], **settings
         _upload(place, output, settings["push_to_hub"])
 
 
-def _check(workdir: str | None, settings: dict[str, Any]) -> None:
+def _check(
+    workdir: str | None, model: str | None, measured: tuple[str, ...], settings: dict[str, Any]
+) -> None:
     """Raises ConfigError for options that do not go together."""
     from lit_jax.utils.errors import ConfigError
 
+    if workdir and model:
+        raise ConfigError("--workdir is a run and --model a model; give one of them")
+    of_run = measured or settings["step"] is not None or any(settings[n] != "unknown" for n in _LICENCES)
+    if model and of_run:
+        raise ConfigError("--step, --measured and the licences need a run; leave them out with --model")
     layout = settings["layout"]
-    if settings["verify"] and layout != "hf":
+    if settings["verify"] and layout not in ("hf", "dual_encoder"):
         raise ConfigError(
             f"--verify compares with PyTorch, which does not read --layout {layout}; leave out one of the two"
         )
     if not settings["push_to_hub"]:
-        if not workdir:
+        if not workdir and not model:
             raise ConfigError("export: --workdir is missing; see lit-jax export --help")
         if any(settings[name] for name in ("private", "revision", "message", "overwrite")):
             raise ConfigError(

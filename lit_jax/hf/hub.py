@@ -1,14 +1,19 @@
 """Where a model folder is: on this machine, or on the Hugging Face Hub, whose files are cached."""
 
 import re
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lit_jax.hf.model_folder import FLAX, WEIGHTS, has
 from lit_jax.utils.errors import WeightError, first_line
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # A pickle only if allowed, and never code.
+_WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # A pickle only if allowed, and never code.
+# The same weights once more, in another precision or for another library; and folders of the repository.
+_UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
 
 
 def find(
@@ -16,33 +21,57 @@ def find(
     *,
     revision: str | None = None,
     token: str | None = None,
+    subfolder: str = "",
     allow_pickle: bool = False,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Path:
     """A local folder as it is, or the cached (else downloaded) copy of a Hub repository.
 
     The copy has the first kind of weights that the repository offers: safetensors, else Flax's msgpack, else, with
-    `allow_pickle`, PyTorch's pickle. A path is never taken for a Hub id: what is not of the form `name` or
-    `owner/name`, or has a parent folder that exists, is a path. Raises WeightError.
+    `allow_pickle`, PyTorch's pickle. With `subfolder`, it is that folder inside the folder or repository. A path is
+    never taken for a Hub id: what is not of the form `name` or `owner/name`, or has a parent folder that exists, is a
+    path. The last three arguments are those of huggingface_hub's snapshot_download. Raises WeightError.
     """
     if folder_or_id == "":  # As a path it would be the current folder.
         raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
+    if subfolder and (Path(subfolder).is_absolute() or {"..", "."} & set(subfolder.split("/"))):
+        raise WeightError(f"subfolder is {subfolder!r}; wanted the path of a folder inside {folder_or_id}")
     try:
         path = Path(folder_or_id).expanduser()
         if path.is_dir():
-            return path
+            return _inside(path, subfolder)
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass
     text = str(folder_or_id)
     if isinstance(folder_or_id, Path) or not is_id(text):
         raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")
-    copy = _download(text, revision, token, _WANTED)
+    options: dict[str, Any] = {"revision": revision, "token": token}
+    options |= {"cache_dir": cache_dir} if cache_dir else {}
+    options |= {"local_files_only": True} if local_files_only else {}
+    fresh = {"force_download": True} if force_download else {}
+    download = partial(_download, text, f"{subfolder}/" if subfolder else "")
+    copy = download(_WANTED, **options, **fresh)
     if _COMMIT.fullmatch(copy.name):
-        revision = copy.name  # The next downloads are of the same commit, whatever is pushed in the meantime.
-    if not has(copy, WEIGHTS):
-        copy = _download(text, revision, token, ["flax_model*.msgpack"])
-        if allow_pickle and not has(copy, FLAX):
-            copy = _download(text, revision, token, ["pytorch_model*.bin"])
-    return copy
+        options["revision"] = (
+            copy.name
+        )  # The next downloads are of the same commit, whatever is pushed meanwhile.
+    if not has(copy / subfolder, WEIGHTS):
+        copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
+        if allow_pickle and not has(copy / subfolder, FLAX):
+            copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
+    return _inside(copy, subfolder)
+
+
+def _inside(folder: Path, subfolder: str) -> Path:
+    """Raises WeightError if there is no such subfolder."""
+    if not subfolder:
+        return folder
+    if not (folder / subfolder).is_dir():
+        names = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
+        raise WeightError(f"{folder} has no subfolder {subfolder}; its folders are: {names}")
+    return folder / subfolder
 
 
 def is_id(name: str) -> bool:
@@ -50,17 +79,17 @@ def is_id(name: str) -> bool:
     return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
 
 
-def _download(repository: str, revision: str | None, token: str | None, patterns: list[str]) -> Path:
+def _download(repository: str, place: str, patterns: Iterable[str], **options: Any) -> Path:
+    """`place` is "" or a folder of the repository, with a slash at its end."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         folder = huggingface_hub.snapshot_download(
             repository,
-            revision=revision,
-            token=token,
-            allow_patterns=patterns,
-            ignore_patterns=["onnx/*", "*/*"],
+            allow_patterns=[place + pattern for pattern in patterns],
+            ignore_patterns=[place + pattern for pattern in _UNWANTED],
+            **options,
         )
     except (HFValidationError, HTTPError, OSError) as error:
         raise WeightError(

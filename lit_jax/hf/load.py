@@ -16,10 +16,11 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from lit_jax.config import ModelConfig
-from lit_jax.hf import hub, model_folder
+from lit_jax.hf import hub, kinds, model_folder
 from lit_jax.hf.projections import stored
 from lit_jax.models import dual_encoder
-from lit_jax.models.dual_encoder import COMPOSITES, DualEncoder, DualEncoderConfig, encoder_of, half
+from lit_jax.models.composites import half, is_composite
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.models.encoders.base import Encoder, matched
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import Row, WeightMap, listed
@@ -56,17 +57,22 @@ def load(
     dtype: DTypeLike = jnp.float32,
     revision: str | None = None,
     token: str | None = None,
+    subfolder: str = "",
     allow_pickle: bool = False,
 ) -> tuple[DualEncoder, Params]:
-    """A VisionTextDualEncoder folder or Hub id -> (module, params on the default device).
+    """A dual encoder, as a folder or Hub id -> (module, params on the default device).
 
-    `dtype` is what the module computes in; params are float32. `allow_pickle` reads pytorch_model.bin if there is
-    nothing else, without running any code in it. Raises WeightError if the folder is missing, is not a dual encoder,
-    or has tensors that disagree with its config.
+    That is a VisionTextDualEncoderModel, CLIPModel, SiglipModel, MetaClip2Model or ChineseCLIPModel of transformers, a
+    hybrid CLIP of the Flax projects, or what `lit_jax.save` writes; the module computes the same embeddings, with the
+    model's own projections, temperature and bias. `subfolder` is where in the folder or repository it is. `dtype` is
+    what the module computes in; params are float32. `allow_pickle` reads pytorch_model.bin if there is nothing else,
+    without running any code in it. Raises WeightError if the folder is missing, is not a dual encoder, or has tensors
+    that disagree with its config.
     """
-    loaded = read_dual(
-        folder_or_id, Compute(dtype=dtype), revision=revision, token=token, allow_pickle=allow_pickle
+    folder = hub.find(
+        folder_or_id, revision=revision, token=token, subfolder=subfolder, allow_pickle=allow_pickle
     )
+    loaded = read_dual(folder, Compute(dtype=dtype), allow_pickle=allow_pickle)
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
 
 
@@ -83,12 +89,15 @@ def from_towers(
     dtype: DTypeLike = jnp.float32,
     vision_revision: str | None = None,
     text_revision: str | None = None,
+    vision_subfolder: str = "",
+    text_subfolder: str = "",
     token: str | None = None,
     allow_pickle: bool = False,
 ) -> tuple[DualEncoder, Params]:
     """Two pretrained towers, as folders or Hub ids, under new projections -> (module, params).
 
-    Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it.
+    Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it. The
+    subfolders say where in a folder or repository a tower is.
     Poolings: "pooler" is the type's own; `vision_pooling="cls"` takes the raw CLS token of a type that has one;
     `text_pooling` is "cls", "mean" or "tanh" for types without a pooled output of their own (DistilBERT).
     If both halves come from one checkpoint that has projections (CLIP, a dual encoder), these are kept, unless
@@ -98,8 +107,8 @@ def from_towers(
     ConfigError.
     """
     model = ModelConfig(
-        find_tower(vision, vision_revision, token, allow_pickle),
-        find_tower(text, text_revision, token, allow_pickle),
+        find_tower(vision, vision_revision, token, allow_pickle, vision_subfolder),
+        find_tower(text, text_revision, token, allow_pickle, text_subfolder),
         logit_scale_init=logit_scale_init_value,
         vision_pooling=vision_pooling,
         text_pooling=text_pooling,
@@ -117,34 +126,37 @@ def from_towers(
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
 
 
-def read_dual(
-    folder_or_id: str | Path,
-    compute: Compute,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    allow_pickle: bool = False,
-) -> Loaded:
+def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool = False) -> Loaded:
     """As `load`, with params on the host."""
-    folder = hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle)
-    config = DualEncoderConfig.from_hf(model_folder.read_config(folder))
-    module = DualEncoder(config, compute)
-    tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
-    table, names = _matched(tensors, config)
+    folder = hub.find(folder_or_id, allow_pickle=allow_pickle)
+    raw = kinds.read_config(folder)
     try:
+        config = DualEncoderConfig.from_hf(raw)
+        module = DualEncoder(config, compute)
+        tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+        table, names = _matched(tensors, config)
         params = table.to_jax(tensors.renamed(names), lambda: dual_encoder.param_shapes(module))
     except WeightError as error:
-        raise WeightError(f"{folder}: {error}") from error
-    if config.logit_bias_init_value is not None:
-        params["logit_bias"] = np.float32(config.logit_bias_init_value)
+        message = str(error)
+        raise WeightError(message if str(folder) in message else f"{folder}: {message}") from error
+    if config.logit_bias_init_value is not None:  # It is a tensor of SigLIP, and a field of our own configs.
+        params.setdefault("logit_bias", np.float32(config.logit_bias_init_value))
     return Loaded(module, params, ())
 
 
-def find_tower(folder_or_id: str | Path, revision: str | None, token: str | None, allow_pickle: bool) -> str:
+def find_tower(
+    folder_or_id: str | Path,
+    revision: str | None,
+    token: str | None,
+    allow_pickle: bool,
+    subfolder: str = "",
+) -> str:
     """The folder that a tower's name stands for, as ModelConfig wants it; "" stays "". Raises WeightError."""
     if folder_or_id == "":
         return ""
-    return str(hub.find(folder_or_id, revision=revision, token=token, allow_pickle=allow_pickle))
+    return str(
+        hub.find(folder_or_id, revision=revision, token=token, subfolder=subfolder, allow_pickle=allow_pickle)
+    )
 
 
 def read_tower(
@@ -165,12 +177,8 @@ def read_tower(
     folder, prefix, raw = None, "", dict(overrides)
     if folder_or_id:
         folder = hub.find(folder_or_id, allow_pickle=allow_pickle)
-        raw = model_folder.read_config(folder)
-        if "model_type" not in raw:
-            raise WeightError(
-                f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model"
-            )
-        prefix = f"{tower}_model." if raw["model_type"] in COMPOSITES else ""
+        raw = kinds.read_config(folder)
+        prefix = f"{tower}_model." if is_composite(raw["model_type"]) else ""
         raw = half(tower, config or raw)
         if (meant := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
             log.warning(
@@ -216,9 +224,6 @@ def join_towers(
     """
     vision, text = (find_tower(getattr(model, tower), None, None, model.allow_pickle) for tower in TOWERS)
     model = dataclasses.replace(model, vision=vision, text=text)
-    own = stored(model, projections)
-    if any_width:
-        model = dataclasses.replace(model, projection_dim=own.width)
     read = {
         tower: read_tower(
             tower,
@@ -230,6 +235,9 @@ def join_towers(
         )
         for tower in TOWERS
     }
+    own = stored(model, projections)
+    if any_width:
+        model = dataclasses.replace(model, projection_dim=own.width)
     letters = dict(zip(TOWERS, model.lock_towers, strict=True))
     towers = {name: tower for name, (tower, _) in read.items()}
     config = DualEncoderConfig(
@@ -266,15 +274,15 @@ def join_towers(
 
 def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
     """How the checkpoint of a dual encoder is read: the table, and the checkpoint's names -> those of the table."""
-    table = dual_encoder.HEADS
+    table = config.heads
     kept = {name: name for name in names if not name.startswith(("vision_model.", "text_model."))}
-    towers = {"vision": (config.vision_type, config.vision), "text": (config.text_type, config.text)}
-    for tower, (model_type, tower_config) in towers.items():
+    for tower, (model_type, tower_config) in config.towers.items():
         prefix = f"{tower}_model."
         inner = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
         part, used = matched(inner, encoder_of(tower, model_type), tower_config)
-        table += part.under(hf=f"{tower}_model", jax=tower)
-        kept |= {inner[old]: prefix + new for old, new in used.items()}
+        level = config.level_of(tower)
+        table += part.under(hf=level, jax=tower)
+        kept |= {inner[old]: f"{level}.{new}" if level else new for old, new in used.items()}
     return table, kept
 
 

@@ -67,7 +67,7 @@ class Card:
     - `license`: a licence identifier of the Hub ("apache-2.0", "cc-by-sa-4.0"; "other" needs `license_name`).
     - `recipe`: the values of the config, nested or flat.
     - `repo_id`: where the model will be on the Hub, for the examples.
-    - `layout`: that of `lit_jax.save`.
+    - `layout`: that of `lit_jax.save`; `readers` are for towers that are saved one by one.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Card:
     language: Sequence[str] = ("en",)
     tags: Sequence[str] = ()
     layout: str = "hf"
+    readers: tuple[str, str] = ("AutoModel", "AutoModel")  # Classes of transformers, of each tower by itself.
 
 
 def model_card(card: Card) -> str:
@@ -95,6 +96,9 @@ def model_card(card: Card) -> str:
     metric that is not finite.
     """
     what, usage = _LAYOUTS[card.layout]
+    vision, text = card.readers
+    for name, by in {"READERS": ", ".join(sorted({vision, text})), "VISION": vision, "TEXT": text}.items():
+        usage = usage.replace(name, by)
     recipe = markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(card.recipe)])
     sections = {
         "Towers": _towers(card.vision, card.text),
@@ -127,7 +131,7 @@ def _metadata(card: Card) -> ModelCardData:
         license=card.license,
         license_name=card.license_name and public(card.license_name),
         license_link=card.license_link and public(card.license_link),
-        library_name="transformers" if card.layout == "hf" else "lit_jax",
+        library_name="transformers" if card.layout in ("hf", "dual_encoder") else "lit_jax",
         tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, card.tags)))),
         pipeline_tag="zero-shot-image-classification",
         base_model=[tower.hub_id for tower in (card.vision, card.text) if tower.hub_id] or None,
@@ -248,9 +252,9 @@ _TOWERS = """\
 The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
 
 ```python
-from transformers import AutoModel
+from transformers import READERS
 
-vision, text = AutoModel.from_pretrained("MODEL/vision"), AutoModel.from_pretrained("MODEL/text")
+vision, text = VISION.from_pretrained("MODEL/vision"), TEXT.from_pretrained("MODEL/text")
 ```
 
 In JAX, under new projections, with lit_jax:
@@ -264,6 +268,10 @@ module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
 # What a folder of each layout is, and how it is used: see lit_jax.save.
 _LAYOUTS = {
     "hf": (
+        "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
+        f"{_IN_TORCH}\n\n{_IN_JAX}",
+    ),
+    "dual_encoder": (
         "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
         f"{_IN_TORCH}\n\n{_IN_JAX}",
     ),

@@ -164,6 +164,11 @@ def has(folder: Path, name: str) -> bool:
     return (folder / name).is_file() or (folder / f"{name}.index.json").is_file()
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether the folder has weights of any format that is read."""
+    return any(has(folder, name) for name in _FORMATS)
+
+
 def _weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / name).is_file():
         return [folder / name]

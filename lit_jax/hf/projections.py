@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from lit_jax.config import ModelConfig
 from lit_jax.hf.model_folder import Tensors
-from lit_jax.models import dual_encoder
+from lit_jax.models.composites import HEADS
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
@@ -54,7 +54,7 @@ class Stored:
             names = " and ".join(f"{getattr(model, tower)} ({_NAMES[tower]})" for tower in self.own)
             log.warning("The projections of %s are replaced by new ones, since %s", names, reason)
             return {}
-        table = dual_encoder.HEADS.without("logit_scale")
+        table = HEADS.without("logit_scale")
         tensors = self.own["vision"].renamed({name: name for name in _NAMES.values()})
         try:
             params = table.to_jax(

@@ -1,5 +1,6 @@
 """A model -> a folder: for transformers, for lit_jax alone, or tower by tower."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params, Processor
 
-LAYOUTS = ("hf", "lit_jax", "towers")
+LAYOUTS = ("hf", "dual_encoder", "lit_jax", "towers")
 
 
 def save(
@@ -30,43 +31,58 @@ def save(
 ) -> None:
     """Writes a folder with the model, and with `processor` if given; a kill leaves the old folder or the new one.
 
-    Layout "hf" is the VisionTextDualEncoderModel that transformers 4.57 and 5 load; "lit_jax" is the same for towers
-    that this class cannot hold, and only `load` reads it; "towers" are two folders, `vision` and `text`, that AutoModel
-    loads, and a third one, `heads`, with the projections. The `logit_bias` of a sigmoid loss has no tensor there; it
-    becomes a field of config.json. Raises WeightError if params are not of the module's shapes, and if the layout is
-    "hf" and transformers has no place for a tower; ConfigError for an unknown layout.
+    Layout "hf" is the class of transformers that the model was read from (a CLIPModel, a SiglipModel ...), else the
+    VisionTextDualEncoderModel that transformers 4.57 and 5 load; "dual_encoder" is the latter in any case; "lit_jax" is
+    the same for towers that this class cannot hold, and only `load` reads it; "towers" are two folders, `vision` and
+    `text`, that AutoModel loads, and a third one, `heads`, with the projections. The `logit_bias` of a sigmoid loss has
+    a tensor in SigLIP alone; elsewhere it becomes a field of config.json. Raises WeightError if params are not of the
+    module's shapes, and if transformers has no place for a tower in its dual encoder; ConfigError for an unknown
+    layout.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
     folder, params = Path(folder), dict(params)
-    config = module.config.to_hf()
-    if layout == "hf":
-        check_exportable(module.config)
+    _check_shapes(module, params)
+    model = module.config
+    if layout != "hf":
+        model = dataclasses.replace(model, model_type=dual_encoder.MODEL_TYPE)
+    config = model.to_hf()
+    if layout in ("hf", "dual_encoder"):
+        check_exportable(model)
     elif layout == "lit_jax":
         config["model_type"] = dual_encoder.OWN_MODEL_TYPE
         del config["architectures"]
-    if "logit_bias" in params:
+    if "logit_bias" in params and not model.composite.sigmoid:
         config["logit_bias"] = float(params.pop("logit_bias"))
-    _check_shapes(module, params)
     with replaced(folder, model_folder.WRITTEN) as draft:
         if layout == "towers":
-            _save_towers(draft, module.config, config, params, processor, max_shard_size)
+            _save_towers(draft, model, config, params, processor, max_shard_size)
             return
-        tensors = dual_encoder.weights(module.config).to_hf(params)
+        tensors = dual_encoder.weights(model).to_hf(params)
         model_folder.write(draft, config, tensors, max_shard_size=max_shard_size)
         if processor is not None:
             save_processor(draft, processor)
 
 
 def check_exportable(config: DualEncoderConfig) -> None:
-    """Raises WeightError for a tower that transformers' VisionTextDualEncoderModel cannot hold."""
-    for tower, model_type in (("vision", config.vision_type), ("text", config.text_type)):
+    """Raises WeightError for a model that transformers' VisionTextDualEncoderModel cannot hold, if it is to be one."""
+    if not config.composite.any_tower:
+        return
+    readers = " and ".join(dict.fromkeys(config.readers.values()))
+    ways = (
+        "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads, or with layout='towers' "
+        f"(--layout towers), two folders that {readers} of transformers read"
+    )
+    for tower, (model_type, _) in config.towers.items():
         if not encoder_of(tower, model_type).exportable:
             raise WeightError(
-                f"a {tower} tower of type {model_type!r} has no place in transformers' VisionTextDualEncoderModel, "
-                "which needs a pooled output from AutoModel; save with layout='lit_jax' (--layout lit_jax), which "
-                "lit_jax.load reads, or with layout='towers', two folders that AutoModel reads"
+                f"a {tower} tower of type {model_type!r} has no place in transformers' "
+                f"VisionTextDualEncoderModel, which needs a pooled output from AutoModel; {ways}"
             )
+    if config.projection_dim is None:
+        raise WeightError(
+            f"a model without projections has no place in transformers' VisionTextDualEncoderModel; {ways}"
+        )
 
 
 def _check_shapes(module: DualEncoder, params: Params) -> None:
@@ -88,10 +104,9 @@ def _save_towers(
     processor: Processor | None,
     max_shard_size: int | str,
 ) -> None:
-    heads = dual_encoder.HEADS
+    heads = config.heads
     rest = {name: value for name, value in params.items() if name not in TOWERS}
-    towers = {"vision": (config.vision_type, config.vision), "text": (config.text_type, config.text)}
-    for tower, (model_type, tower_config) in towers.items():
+    for tower, (model_type, tower_config) in config.towers.items():
         encoder, tower_params = encoder_of(tower, model_type), dict(params[tower])
         table = encoder.weights(tower_config)
         if not encoder.exportable and "pooler" in tower_params:  # It is ours: AutoModel has no place for it.

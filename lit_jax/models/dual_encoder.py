@@ -1,6 +1,5 @@
 """Two towers, a projection on each, and a temperature: transformers' VisionTextDualEncoderModel in Flax."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
@@ -13,126 +12,28 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from lit_jax.models.encoders import TEXT, VISION, Encoder, EncoderOutput
-from lit_jax.models.encoders.field_ranges import LARGEST, Range
-from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.composites import LOGIT_SCALE, MODEL_TYPE, OWN_MODEL_TYPE, half
+from lit_jax.models.dual_config import DualEncoderConfig, encoder_of
+from lit_jax.models.encoders import EncoderOutput
 from lit_jax.models.layers.spec import Compute
-from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import ConfigError, WeightError
-from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
 
-MODEL_TYPE = "vision-text-dual-encoder"
-OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
-# Models of two towers -> the type of a half that does not name its own.
-COMPOSITES = {
-    "clip": {"vision": "clip_vision_model", "text": "clip_text_model"},
-    "siglip": {"vision": "siglip_vision_model", "text": "siglip_text_model"},
-    MODEL_TYPE: {"vision": "vit", "text": "bert"},
-    OWN_MODEL_TYPE: {"vision": "vit", "text": "bert"},
-}
+__all__ = [  # These, too, belong to what a dual encoder is.
+    "LOGIT_SCALE",
+    "MODEL_TYPE",
+    "OWN_MODEL_TYPE",
+    "DualEncoder",
+    "DualEncoderConfig",
+    "encoder_of",
+    "half",
+    "init_params",
+    "param_shapes",
+    "unit",
+    "weights",
+]
 MOST = 10**11  # Parameters of a model that may be initialised.
-LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
-_HEADS = {  # Field of the heads -> its kind and its range.
-    "projection_dim": (int, Range(1, LARGEST)),
-    "logit_scale_init_value": (int | float, Range(-80, 80)),  # Its exponential is a float32.
-    "logit_bias": (int | float, Range(-1e4, 1e4)),
-}
-
-
-def encoder_of(tower: str, model_type: str) -> Encoder:
-    """The architecture of that name. Raises WeightError for one that is not implemented."""
-    known = VISION if tower == "vision" else TEXT
-    if not isinstance(model_type, str) or model_type not in known:
-        raise WeightError(
-            f"{tower} tower of type {shown(model_type)} is not implemented; these are: {', '.join(known)}"
-        )
-    return known[model_type]
-
-
-def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """A tower's config as it is, or its half of the config of a model of two towers; always with a model_type.
-
-    Models of two towers are CLIP, SigLIP and dual encoders. What one leaves out has the defaults of its type, as in
-    transformers. Raises WeightError for a half that is no config.
-    """
-    whole = hf["model_type"]
-    if not isinstance(whole, str) or whole not in COMPOSITES:
-        return dict(hf)
-    name = f"{tower}_config"
-    if whole == "clip" and hf.get(f"{name}_dict") is not None:
-        name = f"{name}_dict"  # Old CLIPs have both; this one holds, with the defaults of what it leaves out.
-    described = {} if hf.get(name) is None else hf[name]
-    if not isinstance(described, Mapping):
-        raise WeightError(f"{whole} config: {name}={shown(described)} is not usable; wanted a JSON object")
-    own = COMPOSITES[whole][tower]
-    # Halves of CLIP and SigLIP have one type, whatever they call themselves.
-    named = described.get("model_type", own) if whole in (MODEL_TYPE, OWN_MODEL_TYPE) else own
-    if not isinstance(named, str) or not named:
-        raise WeightError(
-            f"the {tower}_config of a {whole} has the model_type {shown(named)}; "
-            f"wanted the name of a type, such as {own}"
-        )
-    return {**described, "model_type": own if named == whole else named}
-
-
-@dataclasses.dataclass(frozen=True)
-class DualEncoderConfig:
-    """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only."""
-
-    vision_type: str
-    vision: Any
-    text_type: str
-    text: Any
-    projection_dim: int = 512
-    logit_scale_init_value: float = LOGIT_SCALE
-    logit_bias_init_value: float | None = None
-
-    @classmethod
-    def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
-        """From the config.json of a VisionTextDualEncoderModel, or of our own kind. Raises WeightError."""
-        if hf.get("model_type") not in (MODEL_TYPE, OWN_MODEL_TYPE):
-            raise WeightError(
-                f"model_type is {shown(hf.get('model_type'))} where {MODEL_TYPE!r} is wanted; "
-                "two single towers are joined by from_towers"
-            )
-        # As transformers 4 does, this also takes a tower out of a whole CLIP.
-        vision, text = (half(tower, half(tower, hf)) for tower in TOWERS)
-        vision_type, text_type = vision["model_type"], text["model_type"]
-        scale, bias = hf.get("logit_scale_init_value", LOGIT_SCALE), hf.get("logit_bias")
-        width = hf.get("projection_dim", cls.projection_dim)
-        for name, value in (
-            ("projection_dim", width),
-            ("logit_scale_init_value", scale),
-            ("logit_bias", 0.0 if bias is None else bias),
-        ):
-            kind, span = _HEADS[name]
-            if not isinstance(value, kind) or isinstance(value, bool) or not span.holds(value):
-                what = "size" if kind is int else "finite number"
-                raise WeightError(
-                    f"{MODEL_TYPE} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
-                )
-        return cls(
-            vision_type,
-            encoder_of("vision", vision_type).config_of(vision),
-            text_type,
-            encoder_of("text", text_type).config_of(text),
-            width,
-            float(scale),
-            None if bias is None else float(bias),
-        )
-
-    def to_hf(self) -> dict[str, Any]:
-        """The content of config.json, in the form that transformers 4.57 and 5 read."""
-        return {
-            "architectures": ["VisionTextDualEncoderModel"],
-            "model_type": MODEL_TYPE,
-            "projection_dim": self.projection_dim,
-            "logit_scale_init_value": self.logit_scale_init_value,
-            "torch_dtype": "float32",
-            "vision_config": {"model_type": self.vision_type, **dataclasses.asdict(self.vision)},
-            "text_config": {"model_type": self.text_type, **dataclasses.asdict(self.text)},
-        }
 
 
 def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
@@ -162,8 +63,9 @@ def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
 class DualEncoder(nn.Module):
     """Image embeddings, text embeddings and scale; either input may be missing.
 
-    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length. Profiles
-    show the parts under the names that Flax gives them: vision, text, visual_projection, text_projection.
+    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length; and
+    SiglipModel, which has no projections. Profiles show the parts under the names that Flax gives them: vision, text,
+    visual_projection, text_projection.
     """
 
     config: DualEncoderConfig
@@ -173,12 +75,17 @@ class DualEncoder(nn.Module):
         c = self.config
         self.vision = encoder_of("vision", c.vision_type).Model(c.vision, self.compute)
         self.text = encoder_of("text", c.text_type).Model(c.text, self.compute)
-        init = nn.initializers.normal(0.02)
-        head = partial(nn.Dense, c.projection_dim, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
-        self.visual_projection, self.text_projection = head(), head()
+        self.visual_projection, self.text_projection = self._projection(), self._projection()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
+
+    def _projection(self) -> Callable[[Array], Array]:
+        width = self.config.projection_dim
+        if width is None:
+            return lambda pooled: pooled
+        init = nn.initializers.normal(0.02)
+        return nn.Dense(width, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
 
     @full_precision
     def __call__(
@@ -223,18 +130,16 @@ class DualEncoder(nn.Module):
         return self.text_projection(output.pooler_output), output
 
 
-HEADS = table("""
-    visual_projection.weight | visual_projection/kernel | e d -> d e
-    text_projection.weight   | text_projection/kernel   | e d -> d e
-    logit_scale              | logit_scale              |
-""").bind(depth=0)
-
-
 def weights(config: DualEncoderConfig) -> WeightMap:
-    """The table of the whole model: the sum of those of the towers and of the heads. It has no row for `logit_bias`."""
-    vision = encoder_of("vision", config.vision_type).weights(config.vision)
-    text = encoder_of("text", config.text_type).weights(config.text)
-    return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + HEADS
+    """The table of the whole model: the sum of those of the towers and of the heads.
+
+    It has a row for `logit_bias` only where transformers has a tensor for it.
+    """
+    tables = WeightMap()
+    for tower, (model_type, tower_config) in config.towers.items():
+        table = encoder_of(tower, model_type).weights(tower_config)
+        tables += table.under(hf=config.level_of(tower), jax=tower)
+    return tables + config.heads
 
 
 def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = None) -> Params:

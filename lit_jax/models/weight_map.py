@@ -56,8 +56,8 @@ class Row:
 
     @cached_property
     def _sides(self) -> tuple[str, str]:
-        torch_side, _, jax_side = self.axes.partition("->")
-        return torch_side.strip(), (jax_side or torch_side).strip()
+        torch_side, moves, jax_side = self.axes.partition("->")
+        return torch_side.strip(), (jax_side if moves else torch_side).strip()
 
     def _move(self, array: np.ndarray, pattern: str) -> np.ndarray:
         several = max(len(_alternatives(self.hf)), len(_alternatives(self.jax)))
@@ -103,8 +103,8 @@ class WeightMap:
         return WeightMap(rows, self.empty)
 
     def under(self, *, hf: str, jax: str) -> "WeightMap":
-        """The same map inside a bigger model: names gain `hf.`, paths gain `jax/`."""
-        inner = self.inside(hf)
+        """The same map inside a bigger model: names gain `hf.` unless it is empty, paths gain `jax/`."""
+        inner = self.inside(hf) if hf else self
         rows = tuple(dataclasses.replace(row, jax=f"{jax}/{row.jax}") for row in inner.rows)
         return WeightMap(rows, inner.empty)
 

@@ -12,7 +12,7 @@ from lit_jax.data.sources.contents import captions_of, read_record
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.evals.retrieval import chance
-from lit_jax.hf import hub, save
+from lit_jax.hf import hub, load, save
 from lit_jax.hf import processor as processing
 from lit_jax.hf.facade.model import VisionTextDualEncoderModel
 from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
@@ -69,9 +69,7 @@ def export(
     not empty, CheckpointError if there is nothing to export, and WeightError if the layout is "hf" and transformers has
     no place for a tower.
     """
-    output = local_folder(output, "--output")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
+    output = _new_folder(output)
     with opened(workdir) as run_place:
         pull(run_place, CONFIG, MODEL, METRICS)
         run = read_trained(run_place, step=step)
@@ -88,6 +86,42 @@ def export(
     return output
 
 
+def convert(
+    model: str | Path,
+    output: str | Path,
+    *,
+    layout: str = "hf",
+    max_shard_size: int | str = "5GB",
+    allow_pickle: bool = False,
+) -> Path:
+    """Writes `model` (a folder or Hub id, of a CLIP for instance) into the folder `output`; returns `output`.
+
+    `layout` is that of `lit_jax.save`. The folder has weights, configs, processor and SHA256SUMS, and no model card,
+    since nothing is known of its training. Raises ConfigError if `output` exists and is not empty, and WeightError as
+    `lit_jax.load` and `lit_jax.save`.
+    """
+    output = _new_folder(output)
+    folder = hub.find(model, allow_pickle=allow_pickle)
+    loaded, processor = (
+        load.read_dual(folder, load.Compute(), allow_pickle=allow_pickle),
+        processing.load_processor(folder),
+    )
+    with replaced(output) as draft:
+        save.save(
+            draft, loaded.module, loaded.params, processor, layout=layout, max_shard_size=max_shard_size
+        )
+        checksums.write(draft)
+    return output
+
+
+def _new_folder(output: str | Path) -> Path:
+    """Raises ConfigError for a folder that exists and is not empty."""
+    output = local_folder(output, "--output")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
+    return output
+
+
 def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: int = 64) -> dict[str, float]:
     """The largest differences between lit_jax and PyTorch on the first `pairs` pairs of the source `data`.
 
@@ -100,8 +134,7 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
         raise ConfigError(
             "--verify compares with PyTorch, which is not installed; pip install 'lit_jax[parity]'"
         )
-    torch_class: Any = transformers.VisionTextDualEncoderModel
-    theirs, info = torch_class.from_pretrained(folder, output_loading_info=True)
+    theirs, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
         raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}; export again")
@@ -202,6 +235,7 @@ def _card(
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,
+        readers=(config.readers["vision"], config.readers["text"]),
         repo_id=repo_id,
     )
     return model_card(card)

@@ -178,7 +178,9 @@ class _Run:
             step_log = StepLog(config, self.setup.training.schedule, writers, feed)
             timer = step_log.timer
             if self.start < config.steps:  # What a start waits for longest.
-                log.info("compiling the step, which takes seconds for small models and minutes for large ones")
+                log.info(
+                    "compiling the step, which takes seconds for small models and minutes for large ones"
+                )
             for step in range(self.start + 1, config.steps + 1):
                 timer.pause()
                 with profiler.step(step):

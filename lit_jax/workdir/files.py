@@ -62,6 +62,13 @@ def _stored(workdir: Workdir) -> dict[str, Any]:
         stored = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(stored, dict):
             raise ValueError(f"a {type(stored).__name__} where an object is wanted")
+        if "model_type" in stored:
+            raise CheckpointError(
+                f"{workdir} is a model and not a run: give the workdir of a run, or an empty one; a model is given as "
+                f"`--model {workdir}`, for instance to `lit-jax evaluate`"
+            )
+    except CheckpointError:
+        raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({error}): put a copy of it back") from error
     return stored

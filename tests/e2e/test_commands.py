@@ -1,6 +1,7 @@
 """The commands as a shell sees them: exit status, one sentence, files."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from huggingface_hub import ModelCard
 import lit_jax
 from lit_jax.__main__ import COMMANDS
 from lit_jax.evals.protocol import fingerprint
+from lit_jax.models.composites import COMPOSITES
 from lit_jax.tools.export import verify
 from lit_jax.train.loop import train
 from lit_jax.utils.errors import DataError, WeightError
@@ -336,6 +338,18 @@ def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated
     assert 0 <= json.loads(result.read_text())["metrics"]["retrieval"]["image_to_text_recall@1"] <= 1
 
 
+def test_a_run_given_as_a_model_is_exported_by_the_command_that_is_told(trained, tmp_path):
+    out = tmp_path / "out"
+    done = cli("evaluate", "--model", trained / "run", "--data", f"folder:{trained / 'pairs'}")
+    assert done.returncode == 4 and f"{trained / 'run'} is a run and not a model" in done.stderr
+    command = re.search(r"`lit-jax (.*?)`", done.stderr)[1].replace(" DIR", f" {out}")
+    done = cli(*command.split())
+    assert done.returncode == 0, done.stderr
+    lit_jax.load(out)
+    done = cli("report", "--workdir", out)
+    assert done.returncode == 4 and f"{out} is a model and not a run" in done.stderr
+
+
 def test_the_encoders_are_listed_as_a_table_and_as_json():
     from lit_jax.models.encoders import TEXT, VISION
 
@@ -344,6 +358,9 @@ def test_the_encoders_are_listed_as_a_table_and_as_json():
     assert rows.keys() == {*VISION, *TEXT}
     assert rows["swin"]["tower"] == "vision" and rows["swin"]["exportable"] == ["4.57", "5"]
     assert rows["distilbert"]["exportable"] == [] and rows["distilbert"]["parity"] == 1e-5
+    models = {row["type"]: row for row in json.loads(cli("encoders", "--models", "--json").stdout)}
+    assert models.keys() == COMPOSITES.keys()
+    assert models["siglip"]["class"] == "SiglipModel" and models["hybrid-clip"]["vision"] == "any"
     lines = cli("encoders").stdout.splitlines()
     assert len(lines) == len(rows) + 2
     assert next(line for line in lines if line.startswith("distilbert")).split()[1:3] == ["text", "no"]

@@ -24,11 +24,14 @@ class FakeHub:
             self.files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         )
         for name in filtered:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text("{}")
         return str(self.folder)
 
     def fetched(self):
-        return sorted(path.name for path in self.folder.iterdir())
+        return sorted(
+            path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()
+        )
 
 
 CODE = [
@@ -124,3 +127,69 @@ def test_an_interrupted_download_is_an_error_of_one_sentence(error, monkeypatch)
 def test_a_name_that_is_neither_a_folder_nor_an_id_is_an_error_of_one_sentence(name):
     with pytest.raises(WeightError, match="does not exist; give an existing folder or a Hub id"):
         hub.find(name)
+
+
+OTHER_WEIGHTS = [
+    "model.fp16.safetensors",
+    "model.fp16-00001-of-00002.safetensors",
+    "model-00001-of-00002.fp16.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "flax_model.bf16.msgpack",
+    "pytorch_model.fp16.bin",
+]
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        ["model.safetensors"],
+        ["model-00001-of-00002.safetensors", "model.safetensors.index.json"],
+        FLAX,
+        PICKLE,
+    ],
+)
+def test_of_the_same_weights_in_several_files_one_is_fetched(weights, tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path, *SMALL, *weights, *OTHER_WEIGHTS)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    hub.find("someone/model", allow_pickle=True)
+    assert fake.fetched() == sorted([*SMALL, *weights])
+
+
+@pytest.mark.parametrize("subfolder", ["text", "towers/text"])
+@pytest.mark.parametrize("weights", [["model.safetensors"], FLAX, PICKLE])
+def test_of_a_repository_its_subfolder_alone_is_fetched(subfolder, weights, tmp_path, monkeypatch):
+    names = [*SMALL, *weights, "model.fp16.safetensors", "more/config.json"]
+    fake = FakeHub(tmp_path, *CODE, *names, *(f"{subfolder}/{name}" for name in names))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    folder = hub.find("someone/model", subfolder=subfolder, allow_pickle=True)
+    assert folder == fake.folder / subfolder
+    assert fake.fetched() == sorted(f"{subfolder}/{name}" for name in [*SMALL, *weights])
+
+
+def test_a_subfolder_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    (tmp_path / "m/text").mkdir(parents=True)
+    assert hub.find(tmp_path / "m", subfolder="text") == tmp_path / "m/text"
+    with pytest.raises(WeightError, match="has no subfolder vision; its folders are: text"):
+        hub.find(tmp_path / "m", subfolder="vision")
+
+
+@pytest.mark.parametrize("subfolder", ["..", "text/../..", "/etc", "./text"])
+def test_a_subfolder_lies_inside_its_folder(subfolder, tmp_path):
+    with pytest.raises(WeightError, match="wanted the path of a folder inside"):
+        hub.find(tmp_path, subfolder=subfolder)
+
+
+def test_the_hub_is_asked_as_the_keywords_say(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repository, **options):
+        asked.append(options)
+        return str(tmp_path)
+
+    (tmp_path / "model.safetensors").write_text("")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub.find("someone/model", cache_dir=tmp_path, local_files_only=True, force_download=True)
+    hub.find("someone/model")
+    wanted = {"cache_dir": tmp_path, "local_files_only": True, "force_download": True}
+    assert wanted.items() <= asked[0].items() and not wanted.keys() & asked[1].keys()

@@ -80,5 +80,7 @@ def test_params_of_another_shape_are_refused_by_name(layout, tmp_path):
 
 def test_an_unknown_layout_is_refused(tmp_path):
     module, params = tiny.dual()
-    with pytest.raises(ConfigError, match="layout is 'onnx'; wanted one of hf, lit_jax, towers"):
+    with pytest.raises(
+        ConfigError, match="layout is 'onnx'; wanted one of hf, dual_encoder, lit_jax, towers"
+    ):
         lit_jax.save(tmp_path, module, params, layout="onnx")

@@ -43,7 +43,7 @@ def tokenizer(hf, **options):
     "model_type", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TEXT]
 )
 def test_a_tower_is_given_what_the_tokenizer_names(model_type, kind, tmp_path):
-    hf = TYPES[model_type] | ({"eos_token_id": 3} if model_type == "clip_text_model" else {})
+    hf = TYPES[model_type] | ({"eos_token_id": 3} if "eos_token_id" in TYPES[model_type] else {})
     theirs = torch_tower(hf, tmp_path / "t")
     tokenizer(hf, **kind).save_pretrained(tmp_path / "t")
     tiny.write_tower(tmp_path / "v", tiny.VIT)

@@ -15,12 +15,19 @@ from lit_jax.models.encoders.base import matched
 from lit_jax.utils._transformers import transformers
 from tests.parity.conftest import randomise
 
+# Types that AutoModel does not know -> how transformers makes them.
+APART = {
+    "siglip_text_model": transformers.SiglipTextModel._from_config,
+    "metaclip_2_text_model": transformers.MetaClip2TextModel._from_config,
+    "chinese_clip_text_model": partial(
+        transformers.ChineseCLIPTextModel._from_config, add_pooling_layer=False
+    ),
+}
+
 
 def torch_tower(hf, folder, seed=0):
     config = transformers.AutoConfig.for_model(**hf, attn_implementation="eager")
-    # The one type that AutoModel does not know.
-    auto = transformers.SiglipTextModel if hf["model_type"] == "siglip_text_model" else transformers.AutoModel
-    make = auto._from_config if auto is transformers.SiglipTextModel else auto.from_config
+    make = APART.get(hf["model_type"], transformers.AutoModel.from_config)
     model = randomise(make(config, attn_implementation="eager"), seed)
     model.save_pretrained(folder)
     return model

@@ -28,7 +28,7 @@ def forward(
     interpolate: bool,
     **options: bool,
 ) -> tuple:
-    """Loss (or None), logits [T B], unit embeddings of texts and images, outputs of both towers.
+    """Loss (or None; CLIP's or SigLIP's), logits [T B], unit embeddings of texts and images, outputs of both towers.
 
     `options` are those of a tower's call; `interpolate` resizes the position table of the image tower.
     """
@@ -38,11 +38,25 @@ def forward(
     text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
     image, text = unit(image), unit(text)
     logits = jnp.matmul(text, image.T, precision="highest") * jnp.exp(variables["params"]["logit_scale"])
-    loss = None
-    if return_loss:
-        xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(logits.shape[0])
-        loss = (xent(logits, labels).mean() + xent(logits.T, labels).mean()) / 2
+    sigmoid = (
+        module.config.composite.sigmoid
+    )  # VisionTextDualEncoderModel has no bias, whatever it was trained with.
+    if sigmoid:
+        logits += variables["params"]["logit_bias"]
+    loss = (_sigmoid_loss if sigmoid else _softmax_loss)(logits) if return_loss else None
     return loss, logits, text, image, text_output, vision
+
+
+def _softmax_loss(logits: jax.Array) -> jax.Array:
+    """CLIP's: each text is the class of its image, and the other way round."""
+    xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(logits.shape[0])
+    return (xent(logits, labels).mean() + xent(logits.T, labels).mean()) / 2
+
+
+def _sigmoid_loss(logits: jax.Array) -> jax.Array:
+    """SigLIP's: whether a text and an image match is one question for each pair."""
+    signs = 2 * jnp.eye(logits.shape[0]) - 1
+    return -jax.nn.log_sigmoid(signs * logits).sum(axis=-1).mean()
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("method", "train", "interpolate"))

@@ -34,8 +34,8 @@ def join_by_keywords(
     """`load.join_towers` of `model`, into which the towers are put by their names or ready-made.
 
     `keywords` begin with `vision_` or `text_`: `model`, a ready-made tower instead of a name (anything with
-    `save_pretrained`); `config`, a config or dict in place of the stored one; `revision`; `pooling`; `from_pt`, which
-    is ignored; or any field of the tower's config. Raises ConfigError for any other, and WeightError.
+    `save_pretrained`); `config`, a config or dict in place of the stored one; `revision`; `subfolder`; `pooling`;
+    `from_pt`, which is ignored; or any field of the tower's config. Raises ConfigError for any other, and WeightError.
     """
     if unknown := sorted(name for name in keywords if not name.startswith(tuple(f"{t}_" for t in TOWERS))):
         raise ConfigError(f"unknown argument {unknown[0]!r}; those for a tower begin with vision_ or text_")
@@ -49,7 +49,9 @@ def join_by_keywords(
                 if name.startswith(f"{tower}_")
             }
             place = _place(tower, names[tower], own.pop("model", None), Path(scratch))
-            fields[tower] = load.find_tower(place, own.pop("revision", None), token, model.allow_pickle)
+            fields[tower] = load.find_tower(
+                place, own.pop("revision", None), token, model.allow_pickle, own.pop("subfolder", "")
+            )
             fields[f"{tower}_pooling"] = own.pop("pooling", "pooler")
             own.pop("from_pt", None)  # Old code passes it; a folder is read whatever framework wrote it.
             config = own.pop("config", None)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from lit_jax.config import ModelConfig
-from lit_jax.hf import load, save
+from lit_jax.hf import hub, load, save
+from lit_jax.hf.facade import pretrained
 from lit_jax.hf.facade.forward import features, forward
 from lit_jax.hf.facade.inputs import images_of, texts_of
 from lit_jax.hf.facade.keywords import Heads, join_by_keywords
@@ -49,32 +50,46 @@ class VisionTextDualEncoderModel:
     @classmethod
     def _of(cls, module: DualEncoder, params: Params, config: Any = None) -> "VisionTextDualEncoderModel":
         model = cls.__new__(cls)
-        model._fill(module, params, config or VisionTextDualEncoderConfig(**module.config.to_hf()))
+        stored = module.config.to_hf()
+        model._fill(module, params, config or transformers.AutoConfig.for_model(**stored))
         return model
 
     @classmethod
     def from_pretrained(
         cls,
         folder_or_id: str | Path,
-        config: "VisionTextDualEncoderConfig | None" = None,
+        config: Any = None,
         *,
         dtype: DTypeLike = jnp.float32,
         revision: str | None = None,
         token: str | None = None,
+        subfolder: str = "",
         allow_pickle: bool = False,
-        from_pt: bool | None = None,
+        **keywords: Any,
     ) -> "VisionTextDualEncoderModel":
-        """The model in a folder or under a Hub id. A `config`, if given, must equal the stored one.
+        """The model in a folder or under a Hub id: see `lit_jax.load`. A `config`, if given, must equal the stored one.
 
-        Weights of any framework are read; `from_pt` is accepted for old code, and ignored. Raises WeightError.
+        Further keywords are those of transformers: `cache_dir`, `local_files_only` and `force_download` say how the
+        Hub is asked; `logit_scale_init_value` changes the config, and not the weights; others are taken where they mean
+        what happens anyway (`from_pt`), and refused in a sentence where they do not. Raises WeightError or ConfigError.
         """
-        module, params = load.load(
-            folder_or_id, dtype=dtype, revision=revision, token=token, allow_pickle=allow_pickle
+        given = pretrained.of_from_pretrained(keywords)
+        folder = hub.find(
+            folder_or_id,
+            revision=revision,
+            token=token,
+            subfolder=subfolder,
+            allow_pickle=allow_pickle,
+            **given.download,
         )
+        module, params = load.load(folder, dtype=dtype, allow_pickle=allow_pickle)
         if config is not None and _ours(config) != module.config:
             raise WeightError(
                 f"the given config is not that of {folder_or_id}; leave it out to use the stored one"
             )
+        changed = given.config_of(module.config)
+        if changed != module.config:
+            module, config = DualEncoder(changed, module.compute), None
         return cls._of(module, params, config)
 
     @classmethod
@@ -96,7 +111,7 @@ class VisionTextDualEncoderModel:
 
         Keywords that begin with `vision_` or `text_` go to that tower: `model`, a ready-made one instead of a name
         (anything with `save_pretrained`, such as a PyTorch model of transformers or one of ours); `config`, a config
-        or dict instead of the stored one; `revision`; `pooling`; or any field of its config
+        or dict instead of the stored one; `revision`; `subfolder`; `pooling`; or any field of its config
         (`text_hidden_dropout_prob=0.2`). Raises ConfigError for any other keyword.
         """
         model = ModelConfig(
@@ -122,17 +137,15 @@ class VisionTextDualEncoderModel:
         repo_id: str | None = None,
         token: str | None = None,
         commit_message: str = MESSAGE,
-        safe_serialization: bool = True,
+        **keywords: Any,
     ) -> None:
         """Writes config.json and model.safetensors as transformers 4.57 and 5 read them.
 
-        `commit_message` is for `push_to_hub`. Raises ConfigError for another `safe_serialization` than True, and
-        WeightError for towers that transformers' class cannot hold: see `lit_jax.save`.
+        `commit_message` is for `push_to_hub`. Other keywords of transformers are taken where they mean what happens
+        anyway (`safe_serialization=True`). Raises ConfigError for any other, and WeightError for towers that
+        transformers' class cannot hold: see `lit_jax.save`.
         """
-        if not safe_serialization:
-            raise ConfigError(
-                "safe_serialization=False writes a pickle, which lit_jax never does: leave it out"
-            )
+        pretrained.check_save_pretrained(keywords)
         save.save(folder, self.module, params or self.params, max_shard_size=max_shard_size)
         if push_to_hub:
             name = repo_id or Path(folder).name
@@ -146,12 +159,14 @@ class VisionTextDualEncoderModel:
         private: bool = False,
         revision: str | None = None,
         token: str | None = None,
+        **keywords: Any,
     ) -> str:
         """Uploads what `save_pretrained` writes to `owner/name` on the Hub, and returns the address.
 
         As in transformers, a repository that does not exist is created, and a model in it is replaced. Raises
-        ConfigError: see `lit_jax.publish`.
+        ConfigError: see `lit_jax.publish`, and for further keywords as `save_pretrained`.
         """
+        pretrained.check_push_to_hub(keywords)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return publish(

@@ -1,6 +1,7 @@
 """CLIP's text tower (arXiv:2103.00020), as transformers' CLIPTextModel: causal, pooled where the text ends."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -135,3 +136,21 @@ ENCODER = Encoder(
     dropped=r"embeddings\.position_ids|text_projection\.weight",
     exportable=("5",),  # 4.57 passes token_type_ids, which it does not accept.
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaClip2Config(Config):
+    """Fields and defaults of transformers' MetaClip2TextConfig (arXiv:2507.22062), the same as CLIP's."""
+
+    @classmethod
+    def from_hf(cls, hf: dict) -> "MetaClip2Config":
+        """Raises WeightError for a field that would change the numbers and is not implemented."""
+        config: Any = super().from_hf({**hf, "model_type": "clip_text_model"})
+        return config
+
+    def end(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B"]:
+        """Where each text ends: at the first eos, which is 2 in the published models."""
+        return (input_ids == self.eos_token_id).argmax(axis=1)
+
+
+METACLIP_2 = dataclasses.replace(ENCODER, Config=MetaClip2Config, exportable=(), reader="MetaClip2TextModel")

@@ -43,6 +43,7 @@ RANGES: dict[str, Range] = {
     "dim": _SIZE,
     "embed_dim": _SIZE,
     "embedding_size": _SIZE,
+    "projection_size": _SIZE,
     "intermediate_size": _SIZE,
     "hidden_dim": _SIZE,
     "mlp_ratio": Range(0.01, 100),

@@ -30,13 +30,19 @@ class Config:
     hidden_act: str = "gelu_pytorch_tanh"
     attention_dropout: float = 0.0
     layer_norm_eps: float = 1e-6
+    projection_size: int | None = None  # Of the pooled output; None: as wide as the tower.
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        # In a dual encoder the pooled output is as wide as the tower; this head could change that.
-        fixed = {"projection_size": (None, hf.get("hidden_size", cls.hidden_size))}
-        return read_config(cls, hf.get("model_type", "siglip_text_model"), hf, fixed=fixed)
+        config = read_config(cls, hf.get("model_type", "siglip_text_model"), hf)
+        same = config.projection_size == config.hidden_size
+        return dataclasses.replace(config, projection_size=None) if same else config
+
+    @property
+    def pooled_size(self) -> int:
+        """The width of the pooled output."""
+        return self.projection_size or self.hidden_size
 
     @property
     def tokens(self) -> Tokens:
@@ -92,7 +98,7 @@ class Model(nn.Module):
         )
         x = layer_norm(c.block, self.compute, "norm")(x)
         init = nn.initializers.normal(c.block.init_std)
-        head = Dense(c.hidden_size, dtype=self.compute.dtype, kernel_init=init, name="head")
+        head = Dense(c.pooled_size, dtype=self.compute.dtype, kernel_init=init, name="head")
         return EncoderOutput(x, head(x[:, -1]), with_embeddings(embedded, states), weights)
 
 
@@ -116,5 +122,6 @@ ENCODER = Encoder(
     prefix="text_model.",
     nest="text_model.",
     dropped=r"embeddings\.position_ids",
-    exportable=(),  # AutoModel, which makes the text towers there, does not know it.
+    exportable=(),  # AutoModel makes the text towers there.
+    reader="SiglipTextModel",
 )

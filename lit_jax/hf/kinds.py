@@ -1,0 +1,68 @@
+"""What a folder is: the one table by which those who open models decide, and what they say of the others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_jax.hf import model_folder
+from lit_jax.utils.errors import WeightError
+
+
+class Kind(NamedTuple):
+    """A kind of folder that is not a model of transformers, and the way from there to one; FOLDER stands for it."""
+
+    what: str
+    is_it: Callable[[Path], bool]
+    way: str
+
+
+def _has(*names: str) -> Callable[[Path], bool]:
+    return lambda folder: all((folder / name).is_file() for name in names)
+
+
+def run_of(folder: Path) -> Path | None:
+    """The workdir that a folder is, or lies in as its model or one of its checkpoints."""
+    for place in (folder, *folder.absolute().parents[:2]):
+        if (place / "checkpoints").is_dir() and (place / "model" / model_folder.CONFIG).is_file():
+            return place
+    return None
+
+
+KINDS = (
+    Kind(
+        "a run",
+        lambda folder: run_of(folder) is not None,
+        "its model is written by `lit-jax export --workdir FOLDER --output DIR`",
+    ),
+    Kind(
+        "a model in the layout 'towers'",
+        _has("vision/config.json", "text/config.json", "heads/config.json"),
+        "its towers are joined again by lit_jax.from_towers('FOLDER/vision', 'FOLDER/text')",
+    ),
+    Kind("a model of sentence-transformers", _has("modules.json"), ""),
+    Kind("a model of open_clip", _has("open_clip_config.json"), ""),
+    Kind("an adapter of peft", _has("adapter_config.json"), "merge it into its model first"),
+    Kind("a pipeline of diffusers", _has("model_index.json"), "give the folder of one of its models"),
+)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model of transformers, which has a model_type. Raises WeightError for any other folder."""
+    config: dict[str, Any] = {}
+    if (folder / model_folder.CONFIG).is_file():
+        config = model_folder.read_config(folder)
+        if "model_type" in config and (model_folder.has_weights(folder) or run_of(folder) is None):
+            return config
+    for kind in KINDS:
+        if kind.is_it(folder):
+            place = run_of(folder) or folder
+            way = kind.way.replace("FOLDER", str(place))
+            raise WeightError(
+                f"{folder} is {kind.what} and not a model of transformers" + (f": {way}" if way else "")
+            )
+    if config:
+        timm = " but one of timm" if "architecture" in config else ""
+        raise WeightError(
+            f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model{timm}"
+        )
+    return model_folder.read_config(folder)  # Says that there is none.

@@ -1,0 +1,138 @@
+"""Whole models of two towers, by the model_type of their config.json: what their halves and their heads are."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.errors import WeightError
+from lit_jax.utils.names import TOWERS
+
+MODEL_TYPE = "vision-text-dual-encoder"
+OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
+LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
+
+HEADS = table("""
+    visual_projection.weight | visual_projection/kernel | e d -> d e
+    text_projection.weight   | text_projection/kernel   | e d -> d e
+    logit_scale              | logit_scale              |
+""").bind(depth=0)
+_SIGMOID_HEADS = table("""
+    logit_scale | logit_scale | 1 ->
+    logit_bias  | logit_bias  | 1 ->
+""").bind(depth=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Composite:
+    """A class of transformers whose halves are computed by encoders of ours."""
+
+    architecture: str
+    vision: str  # The model_type of our encoder of each half.
+    text: str
+    halves: str = ""  # What the model_types of its halves begin with on disk; "": as the encoders are called.
+    any_tower: bool = False  # A half may name any other type.
+    sigmoid: bool = False  # As SigLIP: no projections, a logit bias, and the loss that belongs to it.
+
+    @property
+    def heads(self) -> WeightMap:
+        return _SIGMOID_HEADS if self.sigmoid else HEADS
+
+    @property
+    def logit_scale(self) -> float:
+        """Where the temperature starts, if the config does not say it."""
+        return 0.0 if self.sigmoid else LOGIT_SCALE
+
+    def stored_type(self, tower: str, model_type: str) -> str:
+        """What config.json calls the type of a half."""
+        return f"{self.halves}_{tower}_model" if self.halves else model_type
+
+
+_ANY = Composite("VisionTextDualEncoderModel", "vit", "bert", any_tower=True)
+COMPOSITES = {
+    MODEL_TYPE: _ANY,
+    OWN_MODEL_TYPE: _ANY,
+    "hybrid-clip": _ANY,  # Its name in the Flax projects of 2021 (run_hybrid_clip.py).
+    "clip": Composite("CLIPModel", "clip_vision_model", "clip_text_model"),
+    "metaclip_2": Composite("MetaClip2Model", "clip_vision_model", "metaclip_2_text_model", "metaclip_2"),
+    "chinese_clip": Composite(
+        "ChineseCLIPModel", "clip_vision_model", "chinese_clip_text_model", "chinese_clip"
+    ),
+    "siglip": Composite("SiglipModel", "siglip_vision_model", "siglip_text_model", sigmoid=True),
+}
+_MISSING = {  # Other models of two towers in transformers -> what is not implemented.
+    "aimv2": "its towers, with RMS norms and gated MLPs",
+    "align": "its image tower, an EfficientNet",
+    "altclip": "the norm and the linear map that its text tower has behind XLM-R",
+    "blip": "its text tower, which can attend to the picture",
+    "blip-2": "its Q-Former",
+    "clipseg": "its image tower, which takes pictures of any size, and its decoder of masks",
+    "flava": "its multimodal tower",
+    "groupvit": "its image tower, which merges tokens into groups",
+    "owlv2": "its towers, which find objects",
+    "owlvit": "its towers, which find objects",
+    "siglip2": "pictures of any shape, read as a list of patches (NaFlex); the SigLIP 2 models of one picture size "
+    "have the model_type 'siglip' and are read",
+    "tipsv2": "its towers",
+    "videoprism": "its towers, which read videos",
+    "xclip": "its image tower, which reads videos",
+}
+
+
+def is_composite(model_type: Any) -> bool:
+    """Whether it names a model of two towers that can be read."""
+    return isinstance(model_type, str) and model_type in COMPOSITES
+
+
+def missing_of(model_type: Any) -> str | None:
+    """What a model of two towers that is not implemented would need; None for any other type."""
+    return _MISSING.get(model_type) if isinstance(model_type, str) else None
+
+
+def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """A tower's config as it is, or its half of the config of a model of two towers; always with a model_type.
+
+    The types of the halves are those of our encoders. What a half leaves out has the defaults of its type, as in
+    transformers. Raises WeightError for a half that is no config, and for a model that is not implemented.
+    """
+    whole = hf["model_type"]
+    if (missing := missing_of(whole)) is not None:
+        raise WeightError(f"a model of type {whole!r} is not implemented: {missing}")
+    if not is_composite(whole):
+        return dict(hf)
+    composite = COMPOSITES[whole]
+    name = f"{tower}_config"
+    if not composite.any_tower and not composite.sigmoid and hf.get(f"{name}_dict") is not None:
+        name = f"{name}_dict"  # Old CLIPs have both; this one holds, with the defaults of what it leaves out.
+    described = {} if hf.get(name) is None else hf[name]
+    if not isinstance(described, Mapping):
+        raise WeightError(f"{whole} config: {name}={shown(described)} is not usable; wanted a JSON object")
+    own = getattr(composite, tower)
+    # Halves of CLIP and SigLIP have one type, whatever they call themselves.
+    named = described.get("model_type", own) if composite.any_tower else own
+    if not isinstance(named, str) or not named:
+        raise WeightError(
+            f"the {tower}_config of a {whole} has the model_type {shown(named)}; "
+            f"wanted the name of a type, such as {own}"
+        )
+    return {**described, "model_type": own if named == whole else named}
+
+
+def stored_halves(
+    model_type: str, towers: Mapping[str, tuple[str, Any]], width: int | None
+) -> dict[str, dict[str, Any]]:
+    """The configs of both halves as config.json has them, of `towers` (name -> model_type, config).
+
+    `width` is that of the projections, which the halves of a CLIP name too.
+    """
+    composite = COMPOSITES[model_type]
+    own = {} if composite.any_tower or width is None else {"projection_dim": width}
+    return {
+        f"{tower}_config": {
+            "model_type": composite.stored_type(tower, towers[tower][0]),
+            **dataclasses.asdict(towers[tower][1]),
+            **own,
+        }
+        for tower in TOWERS
+    }

@@ -1,0 +1,148 @@
+"""The config of a dual encoder: of both towers and of the heads; from and to the config.json of transformers."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lit_jax.models.composites import (
+    COMPOSITES,
+    LOGIT_SCALE,
+    MODEL_TYPE,
+    OWN_MODEL_TYPE,
+    Composite,
+    half,
+    is_composite,
+    missing_of,
+    stored_halves,
+)
+from lit_jax.models.encoders import TEXT, VISION, Encoder
+from lit_jax.models.encoders.field_ranges import LARGEST, Range
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.weight_map import WeightMap
+from lit_jax.utils.errors import WeightError
+from lit_jax.utils.names import TOWERS
+
+_HEADS = {  # Field of the heads -> its kind and its range.
+    "projection_dim": (int, Range(1, LARGEST)),
+    "logit_scale_init_value": (int | float, Range(-80, 80)),  # Its exponential is a float32.
+    "logit_bias": (int | float, Range(-1e4, 1e4)),
+}
+
+
+def encoder_of(tower: str, model_type: str) -> Encoder:
+    """The architecture of that name. Raises WeightError for one that is not implemented."""
+    known = VISION if tower == "vision" else TEXT
+    if not isinstance(model_type, str) or model_type not in known:
+        raise WeightError(
+            f"{tower} tower of type {shown(model_type)} is not implemented; these are: {', '.join(known)}"
+        )
+    return known[model_type]
+
+
+@dataclasses.dataclass(frozen=True)
+class DualEncoderConfig:
+    """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only.
+
+    A model without projections (SigLIP) has the `projection_dim` None. `model_type` is the class of transformers that
+    the model is saved as; it does not change the numbers, so it is not part of the repr, which names the model in an
+    index.
+    """
+
+    vision_type: str
+    vision: Any
+    text_type: str
+    text: Any
+    projection_dim: int | None = 512
+    logit_scale_init_value: float = LOGIT_SCALE
+    logit_bias_init_value: float | None = None
+    model_type: str = dataclasses.field(default=MODEL_TYPE, repr=False)
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
+        """From the config.json of a model of two towers: one of COMPOSITES. Raises WeightError."""
+        whole = hf.get("model_type")
+        if (missing := missing_of(whole)) is not None:
+            raise WeightError(f"a model of type {whole!r} is not implemented: {missing}")
+        if isinstance(whole, str) and whole in {**VISION, **TEXT}:
+            raise WeightError(
+                f"a model of type {whole!r} is a single tower where two are wanted; lit_jax.from_towers(VISION, TEXT) "
+                "joins an image tower and a text tower"
+            )
+        if not is_composite(whole):
+            raise WeightError(
+                f"model_type is {shown(whole)} where that of two towers is wanted: one of {', '.join(COMPOSITES)}"
+            )
+        composite = COMPOSITES[str(whole)]
+        # As transformers 4 does, this also takes a tower out of a whole CLIP.
+        vision, text = (half(tower, half(tower, hf)) for tower in TOWERS)
+        vision_type, text_type = vision["model_type"], text["model_type"]
+        heads = {
+            "projection_dim": hf.get("projection_dim", cls.projection_dim),
+            "logit_scale_init_value": hf.get("logit_scale_init_value", composite.logit_scale),
+            "logit_bias": hf.get("logit_bias"),
+        }
+        if composite.sigmoid:
+            heads |= {"projection_dim": None, "logit_bias": 0.0}
+        without = {"logit_bias"} | (
+            {"projection_dim"} if composite.sigmoid or whole == OWN_MODEL_TYPE else set()
+        )
+        for name, value in heads.items():
+            kind, span = _HEADS[name]
+            if value is None and name in without:
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool) or not span.holds(value):
+                what = "size" if kind is int else "finite number"
+                raise WeightError(
+                    f"{whole} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
+                )
+        bias = heads["logit_bias"]
+        return cls(
+            vision_type,
+            encoder_of("vision", vision_type).config_of(vision),
+            text_type,
+            encoder_of("text", text_type).config_of(text),
+            heads["projection_dim"],
+            float(heads["logit_scale_init_value"]),
+            None if bias is None else float(bias),
+            MODEL_TYPE if composite.any_tower else str(whole),
+        )
+
+    @property
+    def composite(self) -> Composite:
+        """What is known of the class of transformers that the model is saved as."""
+        return COMPOSITES[self.model_type]
+
+    @property
+    def heads(self) -> WeightMap:
+        """The table of what is not in a tower; `logit_bias` is in it only where transformers has a tensor for it."""
+        table = self.composite.heads
+        return table if self.projection_dim is not None else table.without(r".*_projection/")
+
+    @property
+    def towers(self) -> dict[str, tuple[str, Any]]:
+        """The type and the config of each tower, by its name."""
+        return {"vision": (self.vision_type, self.vision), "text": (self.text_type, self.text)}
+
+    @property
+    def readers(self) -> dict[str, str]:
+        """The class of transformers that reads each tower by itself."""
+        return {tower: encoder_of(tower, model_type).reader for tower, (model_type, _) in self.towers.items()}
+
+    def level_of(self, tower: str) -> str:
+        """What a whole checkpoint puts before the names of the tower's table.
+
+        In a CLIP or SigLIP it is nothing: the level that these towers have by themselves is that of the tower there.
+        """
+        nest = encoder_of(tower, self.towers[tower][0]).nest
+        return "" if nest and not self.composite.any_tower else f"{tower}_model"
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of config.json, in the form that transformers 4.57 and 5 read."""
+        heads = {"projection_dim": self.projection_dim, "logit_scale_init_value": self.logit_scale_init_value}
+        return {
+            "architectures": [self.composite.architecture],
+            "model_type": self.model_type,
+            **({} if self.composite.sigmoid else heads),
+            "torch_dtype": "float32",
+            **stored_halves(self.model_type, self.towers, self.projection_dim),
+        }
