@@ -1,9 +1,12 @@
 """A model -> a folder: for transformers, for lit_jax alone, or tower by tower."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -46,7 +49,7 @@ def save(
     model = module.config
     if layout != "hf":
         model = dataclasses.replace(model, model_type=dual_encoder.MODEL_TYPE)
-    config = model.to_hf()
+    config = model.to_hf() | {"torch_dtype": _dtype_of(params)}
     if layout in ("hf", "dual_encoder"):
         check_exportable(model)
     elif layout == "lit_jax":
@@ -62,6 +65,11 @@ def save(
         model_folder.write(draft, config, tensors, max_shard_size=max_shard_size)
         if processor is not None:
             save_processor(draft, processor)
+
+
+def _dtype_of(params: Params) -> str:
+    """The type of the params; of several, the one that holds them all."""
+    return jnp.dtype(functools.reduce(jnp.promote_types, (x.dtype for x in jax.tree.leaves(params)))).name
 
 
 def check_exportable(config: DualEncoderConfig) -> None:

@@ -18,6 +18,7 @@ from lit_jax.models.encoders import EncoderOutput
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
 
 __all__ = [  # These, too, belong to what a dual encoder is.
@@ -93,14 +94,15 @@ class DualEncoder(nn.Module):
         images: Float[Array, "B S1 S2 C"] | None = None,
         texts: Mapping[str, Array] | None = None,
         pooled_images: Float[Array, "B Dv"] | None = None,
-        train: Collection[str] = (),
+        train: bool | Collection[str] = (),
     ) -> tuple[Float[Array, "B E"] | None, Float[Array, "T E"] | None, Float[Array, ""]]:
         """Unit embeddings in float32, and exp(logit_scale).
 
         `texts` has input_ids [T N] and, where wanted, attention_mask, token_type_ids and position_ids;
         `pooled_images` are earlier outputs of `pool_images`; `train` names the towers ("vision", "text") whose dropout
-        is on.
+        is on, or is True for both.
         """
+        train = TOWERS if train is True else train or ()
         if images is not None:
             pooled_images = self.pool_images(images, train="vision" in train)
         image_embeds = text_embeds = None

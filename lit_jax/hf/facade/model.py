@@ -205,8 +205,8 @@ class VisionTextDualEncoderModel:
         dropout_rng: jax.Array | None = None,
         train: bool = False,
         return_loss: bool = False,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         interpolate_pos_encoding: bool = False,
     ) -> VisionTextDualEncoderOutput | tuple:
@@ -217,7 +217,8 @@ class VisionTextDualEncoderModel:
         [B E] of unit length, and both towers' outputs; with `return_loss` (which needs T == B) also CLIP's symmetric
         cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes the
         position tables of towers that otherwise refuse images of another size. `return_dict=False` returns a tuple.
-        Raises ConfigError.
+        `output_attentions`, `output_hidden_states` and `return_dict` are by default those of `config`. Raises
+        ConfigError.
         """
         texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
         images = images_of(self.module.config.vision, pixel_values)
@@ -227,6 +228,10 @@ class VisionTextDualEncoderModel:
                 f"and {images.shape[0]} images"
             )
         _check_key(train, dropout_rng)
+
+        def asked(name: str, value: bool | None) -> bool:
+            return bool(getattr(self.config, name) if value is None else value)
+
         loss, logits, text_embeds, image_embeds, text, vision = forward(
             self.module,
             {"params": params or self.params},
@@ -236,8 +241,8 @@ class VisionTextDualEncoderModel:
             train=train,
             return_loss=return_loss,
             interpolate=interpolate_pos_encoding,
-            hidden_states=output_hidden_states,
-            attentions=output_attentions,
+            hidden_states=asked("output_hidden_states", output_hidden_states),
+            attentions=asked("output_attentions", output_attentions),
         )
         output = VisionTextDualEncoderOutput(
             loss=loss,
@@ -248,7 +253,7 @@ class VisionTextDualEncoderModel:
             text_model_output=tower_output(text),
             vision_model_output=tower_output(vision),
         )
-        return output.to_tuple() if return_dict is False else output
+        return output if asked("return_dict", return_dict) else output.to_tuple()
 
     def get_text_features(
         self,

@@ -1,5 +1,8 @@
 """The model class of Hugging Face: the examples of the VisionTextDualEncoder documentation, and errors."""
 
+import functools
+import json
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -296,3 +299,40 @@ def test_features_in_training_follow_their_key(model):
         model.get_text_features(ids, train=True, dropout_rng=jax.random.key(seed)) for seed in (1, 2)
     )
     assert np.abs(first - second).max() > 1e-4
+
+
+def test_what_a_call_does_not_say_is_as_its_config_says(model):
+    config = tiny_config()
+    config.output_attentions = config.output_hidden_states = True
+    other = VisionTextDualEncoderModel(config)
+    output = other(**inputs())
+    for tower, layers in ((output.vision_model_output, tiny.VIT), (output.text_model_output, tiny.BERT)):
+        assert len(tower.attentions) == layers["num_hidden_layers"] == len(tower.hidden_states) - 1
+    assert other(**inputs(), output_attentions=False).text_model_output.attentions is None
+    assert model(**inputs()).text_model_output.hidden_states is None
+    config.return_dict = False
+    assert isinstance(other(**inputs()), tuple)
+    assert not isinstance(other(**inputs(), return_dict=True), tuple)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_says_the_type_of_its_weights(model, dtype, tmp_path):
+    params = {"float32": model.to_fp32, "bfloat16": model.to_bf16}[dtype]()
+    model.save_pretrained(tmp_path / "out", params=params)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == dtype
+
+
+def test_train_may_be_a_bool_for_both_towers():
+    config = tiny_config()
+    config.text_config.hidden_dropout_prob = config.vision_config.hidden_dropout_prob = 0.5
+    model, batch = VisionTextDualEncoderModel(config), inputs()
+    apply = functools.partial(
+        model.module.apply,
+        {"params": model.params},
+        jnp.asarray(batch["pixel_values"]).transpose(0, 2, 3, 1),
+        {"input_ids": jnp.asarray(batch["input_ids"])},
+        rngs={"dropout": jax.random.key(0)},
+    )
+    chex.assert_trees_all_equal(apply(train=True), apply(train=("vision", "text")))
+    chex.assert_trees_all_equal(apply(train=False), apply())
+    assert not np.array_equal(apply(train=True)[1], apply()[1])
