@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -20,6 +21,7 @@ from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.sharding import Rules as Layout
 from lit_jax.parallel.sharding import check_batch, fsdp_rules, make_mesh
 from lit_jax.train.grad_cache import check_micro_batch
+from lit_jax.train.layer_rows import all_paths
 from lit_jax.train.optim import make_optimizer, make_schedule
 from lit_jax.train.partition import lock_rules
 from lit_jax.train.train_step import Step, make_train_step
@@ -93,12 +95,13 @@ def step_of(
 
 def check_rules(config: TrainConfig, params: Params) -> None:
     """Raises ConfigError for a pattern of a config that matches none of the paths of `params`."""
-    for what, rules in (
-        ("model.lock_rules", config.model.lock_rules),
-        ("optim.lr_multipliers", config.optim.lr_multipliers),
-        ("mesh.fsdp_rules", config.mesh.fsdp_rules),
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    for what, rules, paths in (
+        ("model.lock_rules", config.model.lock_rules, all_paths(leaves)),
+        ("optim.lr_multipliers", config.optim.lr_multipliers, list(leaves)),
+        ("mesh.fsdp_rules", config.mesh.fsdp_rules, list(leaves)),
     ):
-        check_patterns([pattern for pattern, _ in rules], params, what)
+        check_patterns([pattern for pattern, _ in rules], paths, what)
 
 
 def locks_of(model: ModelConfig, fresh: tuple[str, ...] = ()) -> Rules:

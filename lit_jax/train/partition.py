@@ -1,13 +1,17 @@
 """What is trained and what is locked: lock letters and rules, params in two parts and back.
 
-The rules are rows of (regex over parameter paths, "lock" or "tune"): see `utils.path_rules`.
+The rules are rows of (regex over parameter paths, "lock" or "tune"): see `utils.path_rules`. A regex may also match the
+path of a single layer, "text/layers/3/mlp/up/kernel": then the rows of a stacked leaf are locked one by one, and those
+that are locked have no gradient and no moments.
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from flax import traverse_util
 
+from lit_jax.train.layer_rows import cut, depths, joined, row_path
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.path_rules import Rules, compile_patterns, first_match
@@ -49,17 +53,32 @@ def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Itera
 def partition(params: Params, rules: Rules) -> tuple[Params, Params]:
     """`params` -> (tuned, locked) by `rules`; a leaf without a rule is tuned. `combine` is the way back.
 
-    Raises ConfigError if no leaf would be tuned.
+    A stacked leaf of which some layers are locked is cut in two (`layer_rows`). Raises ConfigError if no leaf would be
+    tuned.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
-    tuned = {path for path in flat if first_match(path, rules, "tune") == "tune"}
-    if not tuned:
+    halves: dict[str, dict[str, Any]] = {"tune": {}, "lock": {}}
+    stacked = depths(flat)
+    for path, leaf in flat.items():
+        actions = actions_of(path, stacked.get(path), rules)
+        for action in ("tune", "lock"):
+            rows = [row for row, own in enumerate(actions) if own == action]
+            if rows:
+                name, part = (path, leaf) if len(rows) == len(actions) else cut(path, leaf, rows)
+                halves[action][name] = part
+    if not halves["tune"]:
         raise ConfigError("the lock rules leave no parameter to tune: unlock a tower or a projection")
-    halves = ({p: x for p, x in flat.items() if (p in tuned) is wanted} for wanted in (True, False))
-    return tuple(traverse_util.unflatten_dict(half, sep="/") for half in halves)
+    return tuple(traverse_util.unflatten_dict(half, sep="/") for half in halves.values())
+
+
+def actions_of(path: str, depth: int | None, rules: Rules) -> list[str]:
+    """What `rules` say of a leaf, "lock" or "tune"; of a stacked one of `depth` layers, what they say of each."""
+    if not depth:
+        return [first_match(path, rules, "tune")]
+    return [first_match((path, row_path(path, row)), rules, "tune") for row in range(depth)]
 
 
 def combine(tuned: Params, locked: Params) -> Params:
     """The inverse of `partition`."""
     flat = traverse_util.flatten_dict(locked, sep="/") | traverse_util.flatten_dict(tuned, sep="/")
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return traverse_util.unflatten_dict(joined(flat), sep="/")

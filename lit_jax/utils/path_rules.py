@@ -10,17 +10,26 @@ from difflib import get_close_matches
 from typing import Any
 
 import jax
-from flax import traverse_util
 
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.typing import Params
 
 Rules = Sequence[tuple[str, Any]]
+ROWS = re.compile(
+    r"@[0-9+-]+"
+)  # In the name of a leaf that holds some rows of stacked layers: see `train.layer_rows`.
 
 
-def first_match(path: str, rules: Rules, default: Any = None) -> Any:
-    """The value of the first row whose regex matches all of `path`, else `default`."""
-    return next((value for pattern, value in rules if re.fullmatch(pattern, path)), default)
+def first_match(path: str | tuple[str, ...], rules: Rules, default: Any = None) -> Any:
+    """The value of the first row whose regex matches all of `path`, or of one of several names, else `default`."""
+    names = (path,) if isinstance(path, str) else path
+    return next(
+        (value for pattern, value in rules if any(re.fullmatch(pattern, name) for name in names)), default
+    )
+
+
+def whole_path(path: str) -> str:
+    """The path of the leaf that a leaf of some of its rows was cut from; of any other leaf its own."""
+    return ROWS.sub("", path)
 
 
 def by_path(tree: Any, rules: Rules, default: Any = None) -> Any:
@@ -29,18 +38,18 @@ def by_path(tree: Any, rules: Rules, default: Any = None) -> Any:
 
 
 def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """`function(path, leaf)` of every leaf, as a tree like `tree`."""
+    """`function(path, leaf)` of every leaf, as a tree like `tree`; the path is the `whole_path`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+        lambda path, leaf: function(whole_path(jax.tree_util.keystr(path, simple=True, separator="/")), leaf),
+        tree,
     )
 
 
-def check_patterns(patterns: Iterable[str], params: Params, what: str) -> None:
-    """Raises ConfigError for a broken regex, and for one that matches no path in `params`, such as a typo.
+def check_patterns(patterns: Iterable[str], paths: Sequence[str], what: str) -> None:
+    """Raises ConfigError for a broken regex, and for one that matches none of the `paths`, such as a typo.
 
     `what` names the setting in the message, for instance "optim.lr_multipliers".
     """
-    paths = list(traverse_util.flatten_dict(params, sep="/"))
     for pattern, regex in compile_patterns(patterns):
         if not any(map(regex.fullmatch, paths)):
             close = get_close_matches(pattern, paths, n=1, cutoff=0.0)

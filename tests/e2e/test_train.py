@@ -1,6 +1,7 @@
 """Training from towers and pictures on disk: what is learnt, and that a stop changes nothing."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+import lit_jax
 from lit_jax.train import build
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
@@ -266,6 +268,24 @@ def test_a_new_pooler_is_trained_inside_a_locked_tower(tmp_path):
     assert_same_bits(run.params["vision"]["layers"], before["layers"])
     state = train(tiny.config(tmp_path, steps=4), tmp_path / "run")
     assert list(state.tuned["vision"]) == ["pooler"]
+
+
+def test_a_run_with_locked_layers_goes_on_to_the_same_bits(tmp_path):
+    config = tiny.config(
+        tmp_path, steps=4, save_every=2, data__test="", model__lock_rules=(("text/layers/0/.*", "lock"),)
+    )
+    straight = train(config, tmp_path / "run")
+    towers = config["model"]["vision"], config["model"]["text"]
+    before = lit_jax.from_towers(*towers)[1]["text"]["layers"]["mlp"]["up"]["kernel"]
+    after = read_trained(tmp_path / "run").params["text"]["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(after[0], before[0])
+    assert not np.array_equal(after[1], before[1])
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_4")
+    again = train(config, tmp_path / "run")
+    assert_same_bits(
+        (straight.step, straight.tuned, straight.locked, straight.opt),
+        (again.step, again.tuned, again.locked, again.opt),
+    )
 
 
 @pytest.mark.slow

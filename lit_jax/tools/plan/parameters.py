@@ -16,7 +16,7 @@ from lit_jax.tools.plan.flops import flops_of
 from lit_jax.train.build import DTYPES, bias_of, check_rules, compute_of, locks_of
 from lit_jax.train.optim import DECAY
 from lit_jax.train.partition import partition
-from lit_jax.utils.path_rules import first_match
+from lit_jax.utils.path_rules import first_match, whole_path
 
 
 def config_of(recipe: TrainConfig) -> DualEncoderConfig:
@@ -78,8 +78,9 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
     rules = locks_of(recipe.model)
     layout = fsdp_rules(recipe.mesh.fsdp_rules)
     rows: list[tuple[str, ...]] = []
-    for path, leaf in sorted(traverse_util.flatten_dict(shapes, sep="/").items()):
-        locked = first_match(path, rules, "tune") == "lock"
+    halves = [traverse_util.flatten_dict(half, sep="/") for half in partition(shapes, rules)]
+    for name, leaf in sorted((halves[0] | halves[1]).items()):
+        path, locked = whole_path(name), name in halves[1]
         dtype = recipe.model.locked_dtype if locked else "float32"
         lies = spec(path, leaf.shape, recipe.mesh.fsdp, layout)
         axes = [str(i) for i, name in enumerate(lies) if name is not None]
@@ -87,7 +88,7 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
         decay = first_match(path, DECAY)
         rows.append(
             (
-                path,
+                name,
                 "x".join(map(str, leaf.shape)) or "1",
                 "locked" if locked else "tuned",
                 "-" if locked else f"{rate:g}",
