@@ -52,6 +52,7 @@ XLM_ROBERTA = BERT | {"model_type": "xlm-roberta", "pad_token_id": 1}
 CAMEMBERT = BERT | {"model_type": "camembert", "pad_token_id": 1}
 BEIT = VIT | {"model_type": "beit", "use_relative_position_bias": True}
 CLIP_VISION = VIT | {"model_type": "clip_vision_model"}
+CLIPSEG_VISION = VIT | {"model_type": "clipseg_vision_model"}
 SIGLIP_VISION = VIT | {"model_type": "siglip_vision_model"}
 DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
 DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}

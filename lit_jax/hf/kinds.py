@@ -1,11 +1,16 @@
 """What a folder is: the one table by which those who open models decide, and what they say of the others."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.hf import model_folder
+from lit_jax.models.composites import COMPOSITES, is_composite
+from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
+
+log = logging.getLogger(__name__)
 
 
 class Kind(NamedTuple):
@@ -66,3 +71,15 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model{timm}"
         )
     return model_folder.read_config(folder)  # Says that there is none.
+
+
+def tensors_of(folder: Path, *, allow_pickle: bool) -> model_folder.Tensors:
+    """The tensors of a model of transformers; of one that holds a dual encoder for another task, the dual encoder's."""
+    tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+    model_type = read_config(folder)["model_type"]
+    prefix = COMPOSITES[model_type].prefix if is_composite(model_type) else ""
+    inner = {name: name.removeprefix(prefix) for name in tensors if prefix and name.startswith(prefix)}
+    if not inner:
+        return tensors
+    log.info("Left out, since they are not part of the dual encoder: %s", listed(set(tensors) - inner.keys()))
+    return tensors.renamed(inner)

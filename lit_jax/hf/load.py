@@ -16,7 +16,7 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from lit_jax.config import ModelConfig
-from lit_jax.hf import hub, kinds, model_folder
+from lit_jax.hf import hub, kinds
 from lit_jax.hf.projections import stored
 from lit_jax.models import dual_encoder
 from lit_jax.models.composites import half, is_composite
@@ -133,7 +133,7 @@ def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool 
     try:
         config = DualEncoderConfig.from_hf(raw)
         module = DualEncoder(config, compute)
-        tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+        tensors = kinds.tensors_of(folder, allow_pickle=allow_pickle)
         table, names = _matched(tensors, config)
         params = table.to_jax(tensors.renamed(names), lambda: dual_encoder.param_shapes(module))
     except WeightError as error:
@@ -289,7 +289,7 @@ def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap
 def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
     """A tower's params of these `shapes`, and the paths of those that the checkpoint lacks."""
     assert tower.folder is not None  # A tower without one has the lock letter u.
-    tensors = model_folder.Tensors.of(tower.folder, allow_pickle=allow_pickle)
+    tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
     names = {
         name.removeprefix(tower.prefix): name for name in tensors if name.startswith(tower.prefix)
     }  # All of them, unless the folder holds two towers.

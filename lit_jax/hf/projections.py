@@ -8,6 +8,7 @@ from typing import Any
 from flax import traverse_util
 
 from lit_jax.config import ModelConfig
+from lit_jax.hf import kinds
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models.composites import HEADS
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -75,7 +76,7 @@ def stored(model: ModelConfig, how: str) -> Stored:
     own: dict[str, Tensors] = {}
     for tower, letter in zip(TOWERS, model.lock_towers, strict=True):
         if how == "keep" and getattr(model, tower) and letter != "u":
-            tensors = Tensors.of(Path(getattr(model, tower)), allow_pickle=model.allow_pickle)
+            tensors = kinds.tensors_of(Path(getattr(model, tower)), allow_pickle=model.allow_pickle)
             if _NAMES[tower] in tensors:
                 own[tower] = tensors
     return Stored(own, _misfit(model, own))

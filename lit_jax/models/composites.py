@@ -33,6 +33,7 @@ class Composite:
     text: str
     halves: str = ""  # What the model_types of its halves begin with on disk; "": as the encoders are called.
     any_tower: bool = False  # A half may name any other type.
+    prefix: str = ""  # What a model for another task, which holds it, puts before the names of its tensors.
     sigmoid: bool = False  # As SigLIP: no projections, a logit bias, and the loss that belongs to it.
 
     @property
@@ -59,6 +60,9 @@ COMPOSITES = {
     "chinese_clip": Composite(
         "ChineseCLIPModel", "clip_vision_model", "chinese_clip_text_model", "chinese_clip"
     ),
+    "clipseg": Composite(
+        "CLIPSegModel", "clipseg_vision_model", "clip_text_model", "clipseg", prefix="clip."
+    ),
     "siglip": Composite("SiglipModel", "siglip_vision_model", "siglip_text_model", sigmoid=True),
 }
 _MISSING = {  # Other models of two towers in transformers -> what is not implemented.
@@ -67,7 +71,6 @@ _MISSING = {  # Other models of two towers in transformers -> what is not implem
     "altclip": "the norm and the linear map that its text tower has behind XLM-R",
     "blip": "its text tower, which can attend to the picture",
     "blip-2": "its Q-Former",
-    "clipseg": "its image tower, which takes pictures of any size, and its decoder of masks",
     "flava": "its multimodal tower",
     "groupvit": "its image tower, which merges tokens into groups",
     "owlv2": "its towers, which find objects",

@@ -26,6 +26,7 @@ MODELS = {
     "clip with the old end of text": (transformers.CLIPModel, TEXT | {"eos_token_id": 2}, WIDTH),
     "siglip": (transformers.SiglipModel, TEXT | {"projection_size": 32}, {}),
     "metaclip_2": (transformers.MetaClip2Model, TEXT | {"eos_token_id": 2}, WIDTH),
+    "clipseg": (transformers.CLIPSegModel, TEXT | {"eos_token_id": 98}, WIDTH),
     "chinese_clip": (transformers.ChineseCLIPModel, TEXT, WIDTH),
 }
 
@@ -127,6 +128,31 @@ def test_the_facade_has_the_config_of_the_class_that_the_model_is(name, tmp_path
     lit_jax.VisionTextDualEncoderModel.from_pretrained(folder, model.config)
 
 
+def test_the_clip_inside_a_model_that_segments_equals_pytorch_at_the_size_of_its_pictures(tmp_path):
+    config = transformers.CLIPSegConfig(
+        vision_config=VISION,
+        text_config=TEXT | {"eos_token_id": 98},
+        extract_layers=[0, 1, 2],
+        reduce_dim=8,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+        **WIDTH,
+    )
+    theirs = randomise(transformers.CLIPSegForImageSegmentation(config), 0)
+    theirs.save_pretrained(tmp_path)
+    given = inputs() | {"pixel_values": np.ascontiguousarray(pixels(48, batch=3).transpose(0, 3, 1, 2))}
+    words = in_torch({key: given[key] for key in ("input_ids", "attention_mask")})
+    with torch.no_grad():
+        want = theirs.clip(**words, pixel_values=torch.from_numpy(given["pixel_values"]))
+    module, params = lit_jax.load(tmp_path)
+    images = jnp.asarray(given.pop("pixel_values").transpose(0, 2, 3, 1))
+    image, text, _ = module.apply({"params": params}, images, jax.tree.map(jnp.asarray, given))
+    np.testing.assert_allclose(image, want.image_embeds, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(text, want.text_embeds, rtol=0, atol=1e-5)
+    _, joined = lit_jax.from_towers(tmp_path, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, joined["visual_projection"], params["visual_projection"])
+
+
 def test_a_hybrid_clip_of_the_flax_projects_is_a_dual_encoder(tmp_path):
     vision = {"model_type": "clip", "vision_config": tiny.CLIP_VISION}
     config = transformers.VisionTextDualEncoderConfig(
@@ -172,7 +198,7 @@ def test_a_clip_that_flax_wrote_has_the_same_weights(tmp_path):
 
 
 # Models of two towers in transformers, besides those that are read.
-OTHERS = """aimv2 align altclip blip blip-2 clipseg flava groupvit
+OTHERS = """aimv2 align altclip blip blip-2 flava groupvit
 owlv2 owlvit siglip2 tipsv2 videoprism xclip""".split()
 
 

@@ -66,6 +66,7 @@ VISION = {
     "beit without positions": tiny.BEIT | {"use_relative_position_bias": False, "layer_norm_eps": 1e-3},
     "clip": tiny.CLIP_VISION,
     "clip with gelu and a large epsilon": tiny.CLIP_VISION | {"hidden_act": "gelu", "layer_norm_eps": 1e-3},
+    "clipseg": tiny.CLIPSEG_VISION,
     "siglip": tiny.SIGLIP_VISION,
 }
 TEXT = {

@@ -17,6 +17,7 @@ from tests.parity.conftest import randomise
 
 # Types that AutoModel does not know -> how transformers makes them.
 APART = {
+    "clipseg_vision_model": transformers.CLIPSegVisionModel._from_config,
     "siglip_text_model": transformers.SiglipTextModel._from_config,
     "metaclip_2_text_model": transformers.MetaClip2TextModel._from_config,
     "chinese_clip_text_model": partial(

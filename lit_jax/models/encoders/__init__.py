@@ -31,6 +31,7 @@ VISION: dict[str, Encoder] = {
     "deit": deit.ENCODER,
     "beit": beit.ENCODER,
     "clip_vision_model": clip.ENCODER,
+    "clipseg_vision_model": clip.SEG,
     "siglip_vision_model": siglip.ENCODER,
     "dinov2": dinov2.ENCODER,
     "dinov2_with_registers": dinov2_with_registers.ENCODER,

@@ -139,3 +139,16 @@ ENCODER = Encoder(
     dropped=r"embeddings\.position_ids|visual_projection\.weight|classifier\..*",
     poolings={"cls": lambda config: (config, {})},
 )
+
+
+class SegModel(Model):
+    """Equals transformers' CLIPSegVisionModel (arXiv:2112.10003): a CLIP that takes pictures of any size."""
+
+    def __call__(
+        self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool = True, **options: bool
+    ) -> EncoderOutput:
+        """`options` are those of CLIP."""
+        return super().__call__(images, interpolate=interpolate, **options)
+
+
+SEG = dataclasses.replace(ENCODER, Model=SegModel, exportable=(), reader="CLIPSegVisionModel")
