@@ -4,6 +4,8 @@ import json
 
 import click
 
+from lit_jax.utils.shown import say
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
@@ -21,7 +23,7 @@ def main(as_json: bool) -> None:
     if as_json:
         fields = ("tower", "exportable", "pooling", "parity")
         rows = [{"type": name} | {field: getattr(e, field) for field in fields} for name, e in encoders]
-        print(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     cells = [
         (
@@ -33,4 +35,4 @@ def main(as_json: bool) -> None:
         )
         for name, e in encoders
     ]
-    print(table(("type", "tower", "exportable to", "parity", "pooling"), cells))
+    say(table(("type", "tower", "exportable to", "parity", "pooling"), cells))

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lit_jax.utils.shown import say
+
 if TYPE_CHECKING:
     from lit_jax.hf.publish import Place
 
@@ -83,7 +85,7 @@ def main(output: str, workdir: str | None, measured: tuple[str, ...], **settings
             measured=results,
             place=place,
         )
-        print(f"wrote {output}")
+        say(f"wrote {output}")
     elif place:
         place.check(output)
     if settings["verify"]:
@@ -135,14 +137,14 @@ def _verify(output: str, workdir: str | None, verify_data: str | None) -> None:
     data, caption = (verify_data, None) if verify_data else exports.test_data(str(workdir))
     differences = exports.verify(output, data, caption=caption)
     rows = [(name, f"{value:.2e}") for name, value in differences.items()]
-    print(table(("largest difference to PyTorch", ""), rows))
+    say(table(("largest difference to PyTorch", ""), rows))
 
 
 def _upload(place: "Place", output: str, repo_id: str) -> None:
     from lit_jax.utils.errors import ConfigError
 
     try:
-        print(f"published {place.upload(output)}")
+        say(f"published {place.upload(output)}")
     except ConfigError as error:
         again = f"lit-jax export --output {output} --push-to-hub {repo_id}"
         raise ConfigError(f"{error}; {output} is complete and can be published by itself: {again}") from error
