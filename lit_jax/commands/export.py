@@ -103,6 +103,8 @@ def _check(workdir: str | None, settings: dict[str, Any]) -> None:
         raise ConfigError(
             f"--verify compares with PyTorch, which does not read --layout {layout}; leave out one of the two"
         )
+    if settings["push_to_hub"] == "":
+        raise ConfigError("--push-to-hub is empty; give an id, as owner/name, or leave it out")
     if not settings["push_to_hub"]:
         if not workdir:
             raise ConfigError("export: --workdir is missing; see lit-jax export --help")

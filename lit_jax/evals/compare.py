@@ -62,9 +62,6 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def _check(result: dict[str, Any], path: str | Path) -> None:
     """Raises DataError if parts of a result contradict each other, and any other error if a part is missing or odd."""
-    draws, level, seed = _bootstrap(result).values()
-    if not (0 < draws <= _MOST_DRAWS and 0 < level < 1 and seed >= 0 and type(draws) is type(seed) is int):
-        raise ValueError(draws)
     for task, metrics in result["metrics"].items():
         if fingerprint(result["protocol"][task]) != result["fingerprints"][task]:
             raise DataError(
@@ -73,6 +70,11 @@ def _check(result: dict[str, Any], path: str | Path) -> None:
         complete = {"data", "bootstrap"} <= result.keys() and task in result["chance"]
         if not complete or result["intervals"][task].keys() != metrics.keys():
             raise KeyError(task)
+        draws, level, seed = _bootstrap(result).values()
+        if not (
+            0 < draws <= _MOST_DRAWS and 0 < level < 1 and seed >= 0 and type(draws) is type(seed) is int
+        ):
+            raise ValueError(task)
         numbers = (
             value for name, value in metrics.items() for value in (value, *result["intervals"][task][name])
         )

@@ -98,8 +98,8 @@ def from_towers(
     ConfigError.
     """
     model = ModelConfig(
-        find_tower(vision, vision_revision, token, allow_pickle),
-        find_tower(text, text_revision, token, allow_pickle),
+        str(hub.find(vision, revision=vision_revision, token=token, allow_pickle=allow_pickle)),
+        str(hub.find(text, revision=text_revision, token=token, allow_pickle=allow_pickle)),
         logit_scale_init=logit_scale_init_value,
         vision_pooling=vision_pooling,
         text_pooling=text_pooling,

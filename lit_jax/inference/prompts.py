@@ -78,14 +78,21 @@ def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tup
         raise ConfigError(
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"
         )
+    try:
+        return _check(_templates_in(file, set_name, sources))
+    except ConfigError as error:
+        raise ConfigError(str(error) if file in str(error) else f"{file}: {error}") from error
+
+
+def _templates_in(file: str, set_name: str | None, sources: Sequence[str]) -> Sequence[str]:
     if file.endswith(".json"):
-        return _check([text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)])
+        return [text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)]
     try:
         text = inside.content(file, strict_json.LARGEST, "a file of templates").decode("utf-8-sig")
         lines = [line.strip() for line in text_lines(text)]
     except (OSError, ValueError) as error:
         raise ConfigError(f"templates cannot be read from {file}: {first_line(error)}; want UTF-8") from error
-    return _check(tuple(line for line in lines if line and not line.startswith("#")))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def class_texts(names: Sequence[str], templates: Sequence[str], *, repeated: bool = False) -> list[str]:
@@ -169,6 +176,6 @@ def _check(templates: Sequence[str]) -> tuple[str, ...]:
     for template in templates:
         if template.count("{}") != 1:
             raise ConfigError(
-                f"template {template!r} must contain {{}}, the place of the class name, exactly once"
+                f"template {template[:80]!r} must contain {{}}, the place of the class name, exactly once"
             )
     return tuple(templates)

@@ -5,6 +5,7 @@ import logging
 import os
 import posixpath
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,11 +109,10 @@ def _digest(folder: epath.Path, name: str) -> str:
     for part in name.split("/"):  # A bucket has no "..".
         path = path.parent if part == ".." else path / part
 
-    if _local(path) and path.exists() and not path.is_file():  # A pipe would be waited for.
-        raise ValueError("it is not a regular file")
-
     def summed() -> str:
         digest = hashlib.sha256()
+        if _local(path):  # A pipe would be waited for.
+            check_regular(os.fspath(path), sys.maxsize)
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)

@@ -24,10 +24,13 @@ RANKS = "ranks"  # step_N.npz of each evaluation, from which the report computes
 
 
 def read_run_config(workdir: Workdir) -> TrainConfig:
-    """The config of the run in a workdir. Raises CheckpointError if there is none or it is damaged."""
+    """The config of the run in a workdir. Raises CheckpointError if there is none, or it is none that a run has."""
     if not (workdir / CONFIG).exists():
         raise CheckpointError(f"{workdir} holds no run: it has no {CONFIG}; train there first")
-    return read_stored(_stored(workdir))
+    try:
+        return read_stored(_stored(workdir))
+    except ConfigError as error:
+        raise CheckpointError(f"{workdir}/{CONFIG} is of no run: {error}") from error
 
 
 def ledger_name() -> str:

@@ -143,11 +143,11 @@ class Jsonl:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects in a file of JSON lines; [] without a file. What is none, as a line cut by a kill, is left out.
 
-    A number that is not finite or has more than 64 characters is None. Raises DataError for what is no regular file,
-    and for a larger one than any run writes.
+    A number that is not finite or has more than 64 characters is None. Raises DataError for a pipe, and for a larger
+    file than any run writes.
     """
     try:
-        lines = strict_json.lines(path) if path.exists() else []
+        lines = strict_json.lines(path) if path.exists() and not path.is_dir() else []
     except ValueError as error:
         raise DataError(f"{path} cannot be read: {error}; move it away") from error
     return [row for row in map(_parsed, lines) if row is not None]
