@@ -1,8 +1,13 @@
 """lit_jax: dual encoders in pure JAX, from any pretrained vision and text encoder."""
 
 import importlib
+import logging
+
+from lit_jax.utils.shown import LastResort
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(LastResort())
 
 # Public name -> the module that defines it; loaded when first asked for, so that the import stays quick.
 _PUBLIC = {

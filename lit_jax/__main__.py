@@ -4,11 +4,15 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from types import TracebackType
+from typing import Any
 
 from lit_jax.utils.errors import ConfigError, LitJaxError
+from lit_jax.utils.shown import Formatter, say
 
 COMMANDS = {
     "quickstart": "Train a small model on towers and pictures of the package index.",
@@ -47,16 +51,21 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[:1] == ["help"]:  # `help train`, as in other programs.
         args = [*args[1:2], "--help"]
     if not args or args[0] in ("-h", "--help"):
-        print("Usage: lit-jax COMMAND [OPTIONS]: dual encoders in pure JAX.\n")
-        print("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
-        print(f"\nlit-jax COMMAND --help lists the options of a command.\n{EXIT_CODES}")
+        say("Usage: lit-jax COMMAND [OPTIONS]: dual encoders in pure JAX.\n")
+        say("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
+        say(f"\nlit-jax COMMAND --help lists the options of a command.\n{EXIT_CODES}")
         sys.exit(0 if args else 2)
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("lit_jax").setLevel(logging.INFO)
     # Orbax logs the stack trace of every error that it also raises.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
+    if own_process:
+        sys.excepthook = _uncaught
+        warnings.showwarning = _warn
     # Pillow's warning about images that `image_files` refuses anyway.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     if own_process and args[0] not in WITH_TORCH:
@@ -68,17 +77,29 @@ def main(args: Sequence[str] | None = None) -> None:
         if own_process:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Everything is saved; the process only has to end.
     except LitJaxError as error:
-        print(f"lit-jax: {error}", file=sys.stderr)
+        say(f"lit-jax: {error}", stream=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # The reader of our output, such as `head`, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"lit-jax: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
+        say(f"lit-jax: {error.filename}: {error.strerror}; choose another path", stream=sys.stderr)
         sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Prints the traceback of a fault of lit_jax, in which names of others may stand."""
+    say("".join(traceback.format_exception(kind, error, trace)), end="", stream=sys.stderr)
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
+    """Prints a warning of a library as Python does."""
+    say(warnings.formatwarning(message, category, filename, lineno), end="", stream=sys.stderr)
 
 
 def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
@@ -92,7 +113,7 @@ def run(command: str, args: Sequence[str]) -> None:
     if command in ("--version", "-V"):
         from lit_jax import __version__
 
-        print(f"lit_jax {__version__}")
+        say(f"lit_jax {__version__}")
         return
     if command not in COMMANDS:
         close = get_close_matches(command, (*COMMANDS, "--help", "--version"), n=1)

@@ -94,6 +94,38 @@ def test_s2_the_scan_passes_harmless_calls_of_similar_names(code):
     assert not list(forbidden_in(ast.parse(code)))
 
 
+# What looks up a module or an attribute by a name that is not written there: where, and what the name is.
+BY_NAME = {
+    "__init__.py": "a public name, of a table",
+    "commands/shell.py": "a command, of a table",
+    "hf/class_names.py": "a name of others, of which only the class is looked at",
+}
+
+
+def test_s3_no_module_or_attribute_is_looked_up_by_a_name_from_a_file():
+    """An attribute by a variable is allowed of our own objects alone: their classes are dataclasses or processors."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            modules = name == "getattr" and ast.unparse(node.args[0]).split(".")[0] in (
+                "transformers",
+                "sys",
+                "jax",
+                "np",
+            )
+            by_variable = modules and not isinstance(node.args[1], ast.Constant)
+            if (
+                by_variable
+                or name.endswith("import_module")
+                or name in ("__import__", "globals", "attrgetter")
+            ):
+                found.add(str(path.relative_to(PACKAGE)))
+    assert found == BY_NAME.keys()
+
+
 def test_s3_code_in_a_model_folder_is_neither_read_nor_run_and_said_so(tmp_path, caplog):
     module, params = tiny.dual()
     lit_jax.save(tmp_path / "m", module, params, tiny.processor())

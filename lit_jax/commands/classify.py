@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lit_jax.commands import options
+from lit_jax.utils.shown import say
 
 
 @click.command()
@@ -64,7 +65,7 @@ def main(
         names = [line for line in text_lines(text) if line.strip()]
     shares_of_each = classify(pictures, names, model, prompts=prompts, allow_pickle=allow_pickle)
     for picture, shares in zip(pictures, shares_of_each, strict=True):
-        print(table((picture, ""), [(name, f"{share:.1%}") for name, share in list(shares.items())[:top]]))
+        say(table((picture, ""), [(name, f"{share:.1%}") for name, share in list(shares.items())[:top]]))
     if json_path:
         result = [
             {"picture": picture, "labels": shares}

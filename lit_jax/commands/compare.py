@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from lit_jax.utils.shown import say
+
 
 @click.command()
 @click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -33,6 +35,6 @@ def main(first: Path, second: Path, json_path: Path | None) -> None:
             values = (f"{row['first']:.4g}", f"{row['second']:.4g}", f"{row['difference']:+.4g}")
             rows.append((name, *values, f"{low:+.4g} to {high:+.4g}", mark))
         how = "paired" if all(row["paired"] for row in metrics.values()) else "unpaired"
-        print(table((task, "first", "second", "difference", f"95% ({how})", ""), rows))
+        say(table((task, "first", "second", "difference", f"95% ({how})", ""), rows))
     if json_path:
         json_path.write_text(json.dumps(compared, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 import click
 
 from lit_jax.commands import options
+from lit_jax.utils.shown import say
 
 
 @click.command()
@@ -45,5 +46,5 @@ def main(model: str, index: str | None, host: str, port: int, allow_pickle: bool
         index_to_search,
         host=host,
         port=port,
-        ready=lambda address: print(f"{address} (Ctrl-C to stop)", flush=True),
+        ready=lambda address: say(f"{address} (Ctrl-C to stop)"),
     )

@@ -5,6 +5,8 @@ import sys
 
 import click
 
+from lit_jax.utils.shown import say
+
 
 @click.command()
 @click.option(
@@ -27,6 +29,8 @@ def main(workdir: str | None, as_json: bool) -> None:
     report = machine()
     if workdir is not None:
         report["workdir"] = doctor.workdir(workdir)
-    print(json.dumps(report, indent=2) if as_json else doctor.report(report))
+    # A DEL is no control character of JSON.
+    text = json.dumps(report, indent=2).replace("\x7f", r"\u007f") if as_json else doctor.report(report)
+    say(text)
     if workdir is not None and doctor.ill(report["workdir"]):
         sys.exit(CheckpointError.exit_code)

@@ -3,6 +3,7 @@
 import click
 
 from lit_jax.commands import options
+from lit_jax.utils.shown import say
 
 
 @click.command()
@@ -61,6 +62,6 @@ def main(
         )
     if distributed.is_main_process():
         left_out = f" ({len(index.skipped):,} broken ones left out)" if index.skipped else ""
-        print(
+        say(
             f"{index.pictures:,} pictures in {index.folder}{left_out}; lit-jax search {index.folder} --query TEXT"
         )

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from lit_jax.utils.shown import say
+
 
 @click.command()
 @click.option("--models", is_flag=True, help="List whole models of two towers instead.")
@@ -20,10 +22,10 @@ def main(models: bool, as_json: bool) -> None:
 
     rows = _models() if models else _encoders()
     if as_json:
-        print(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     if models:
-        print(table(("type", "class", "image tower", "text tower"), [tuple(row.values()) for row in rows]))
+        say(table(("type", "class", "image tower", "text tower"), [tuple(row.values()) for row in rows]))
         return
     cells = [
         (
@@ -35,7 +37,7 @@ def main(models: bool, as_json: bool) -> None:
         )
         for row in rows
     ]
-    print(table(("type", "tower", "exportable to", "parity", "pooling"), cells))
+    say(table(("type", "tower", "exportable to", "parity", "pooling"), cells))
 
 
 def _encoders() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lit_jax.commands import options
+from lit_jax.utils.shown import say
 
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -113,10 +114,10 @@ def main(
     if not distributed.is_main_process():
         return
     for task in result["metrics"]:
-        print(_multilingual(result) if task == "multilingual" else _table(result, task))
-        print(f"protocol {result['fingerprints'][task]}\n")
+        say(_multilingual(result) if task == "multilingual" else _table(result, task))
+        say(f"protocol {result['fingerprints'][task]}\n")
     if skipped := result["skipped"]:
-        print(f"{len(skipped):,} broken records were left out\n")
+        say(f"{len(skipped):,} broken records were left out\n")
     if ledger:
         ledger.write_text("".join(json.dumps(row) + "\n" for row in skipped), encoding="utf-8")
     if json_path:

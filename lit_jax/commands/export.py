@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lit_jax.utils.shown import say
+
 if TYPE_CHECKING:
     from lit_jax.hf.publish import Place
 
@@ -91,10 +93,10 @@ def main(
             measured=results,
             place=place,
         )
-        print(f"wrote {output}")
+        say(f"wrote {output}")
     elif model:
         exports.convert(model, output, **written, allow_pickle=settings["allow_pickle"])
-        print(f"wrote {output}")
+        say(f"wrote {output}")
     elif place:
         place.check(output)
     if settings["verify"]:
@@ -119,6 +121,8 @@ def _check(
         raise ConfigError(
             f"--verify compares with PyTorch, which does not read --layout {layout}; leave out one of the two"
         )
+    if settings["push_to_hub"] == "":
+        raise ConfigError("--push-to-hub is empty; give an id, as owner/name, or leave it out")
     if not settings["push_to_hub"]:
         if not workdir and not model:
             raise ConfigError("export: --workdir is missing; see lit-jax export --help")
@@ -153,14 +157,14 @@ def _verify(output: str, workdir: str | None, verify_data: str | None) -> None:
     data, caption = (verify_data, None) if verify_data else exports.test_data(str(workdir))
     differences = exports.verify(output, data, caption=caption)
     rows = [(name, f"{value:.2e}") for name, value in differences.items()]
-    print(table(("largest difference to PyTorch", ""), rows))
+    say(table(("largest difference to PyTorch", ""), rows))
 
 
 def _upload(place: "Place", output: str, repo_id: str) -> None:
     from lit_jax.utils.errors import ConfigError
 
     try:
-        print(f"published {place.upload(output)}")
+        say(f"published {place.upload(output)}")
     except ConfigError as error:
         again = f"lit-jax export --output {output} --push-to-hub {repo_id}"
         raise ConfigError(f"{error}; {output} is complete and can be published by itself: {again}") from error

@@ -19,6 +19,7 @@ from lit_jax.config.read import read_config
 from lit_jax.config.values import BOOLS
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
+from lit_jax.utils.shown import say
 
 _FILES = ("DIR", "DIR_OR_ID", "FILE", "SOURCE")  # Metavars whose values are completed as paths.
 _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
@@ -43,7 +44,7 @@ class Flags:
         """
         if any(arg in ("--help", "-h", "-help") for arg in args):
             shown = self.as_click()
-            print(shown.get_help(shown.make_context(f"lit-jax {self.command}", [], resilient_parsing=True)))
+            say(shown.get_help(shown.make_context(f"lit-jax {self.command}", [], resilient_parsing=True)))
             raise SystemExit(0)
         try:
             values, overrides = self._read(args)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from lit_jax.commands.flags import Flags, shipped_config
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.shown import say
 
 FLAGS = Flags(
     "grid",
@@ -47,7 +48,7 @@ def main(args: Sequence[str]) -> None:
         cells=_listed(values["cells"]) or CELLS,
         seeds=[_whole("seeds", seed) for seed in _listed(values["seeds"] or "0,1,2")],
     )
-    print(as_markdown(results), end="")
+    say(as_markdown(results), end="")
 
 
 def _listed(value: str | None) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from lit_jax.utils.shown import in_line, say
+
 
 @click.command()
 @click.argument("source", type=click.Path())
@@ -77,13 +79,13 @@ def main(
             sheet=sheet,
             progress=report,
         )
-    print(
+    say(
         table((summary["source"], "found"), [(name.replace("_", " "), text) for name, text in _rows(summary)])
     )
     for remark in summary["remarks"]:
-        print(f"{summary['source']}: {remark}")
+        say(in_line(f"{summary['source']}: {remark}"))
     if sheet:
-        print(f"wrote {sheet}")
+        say(f"wrote {sheet}")
     if json_path:
         json_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 

@@ -9,6 +9,7 @@ from typing import Any
 from lit_jax.commands.flags import Flags
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.shown import say
 
 _GB, _GIB = 1e9, 1 << 30
 
@@ -46,13 +47,13 @@ def main(args: Sequence[str]) -> None:
 
     topology = values["topology"] or ""
     if values["parameters"]:
-        print(table(parameters.COLUMNS, parameters.parameters(config)))
+        say(table(parameters.COLUMNS, parameters.parameters(config)))
         return
     if values["find-batch"]:
         best, peaks = planning.find_batch(config, topology, slices=int(slices))
         rows = [(str(n), f"{peak / _GIB:.2f}" if peak else "no room") for n, peak in sorted(peaks.items())]
-        print(table(("micro-batch", "peak GiB"), rows))
-        print(f"the largest that fits: --config.micro_batch {best}")
+        say(table(("micro-batch", "peak GiB"), rows))
+        say(f"the largest that fits: --config.micro_batch {best}")
         return
     costs = planning.plan(config, topology, slices=int(slices))
     if values["json"]:
@@ -62,24 +63,24 @@ def main(args: Sequence[str]) -> None:
 
 def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:
     shape = " x ".join(f"{name}={size}" for name, size in costs["mesh"].items())
-    print(f"{costs['topology']}, {costs['chips']} chips ({shape}); all figures are per chip and step\n")
-    print(f"batch        {costs['batch_size']} pairs, in micro-batches of {costs['micro_batch']}")
-    print(f"             {costs['pairs_a_chip']} pairs per chip at a time\n")
-    print(table(("memory", "GiB"), [(k, f"{v / _GIB:.2f}") for k, v in costs["memory"].items()]))
-    print(f"{_peak(costs)}\n")
+    say(f"{costs['topology']}, {costs['chips']} chips ({shape}); all figures are per chip and step\n")
+    say(f"batch        {costs['batch_size']} pairs, in micro-batches of {costs['micro_batch']}")
+    say(f"             {costs['pairs_a_chip']} pairs per chip at a time\n")
+    say(table(("memory", "GiB"), [(k, f"{v / _GIB:.2f}") for k, v in costs["memory"].items()]))
+    say(f"{_peak(costs)}\n")
     kernels = costs["executed"] - sum(costs["flops"].values()) - costs["recomputed"]
     arithmetic = {**costs["flops"], "recomputed": costs["recomputed"], "padding in kernels": max(0, kernels)}
-    print(table(("arithmetic", "TFLOP"), [(k, f"{v / 1e12:.2f}") for k, v in arithmetic.items()]))
-    print(f"{costs['recomputed'] / costs['executed']:.1%} of the arithmetic is recomputation\n")
-    print(table(("HBM traffic", "GB"), [(k, f"{v / _GB:.1f}") for k, v in costs["traffic"].items()]))
-    print()
+    say(table(("arithmetic", "TFLOP"), [(k, f"{v / 1e12:.2f}") for k, v in arithmetic.items()]))
+    say(f"{costs['recomputed'] / costs['executed']:.1%} of the arithmetic is recomputation\n")
+    say(table(("HBM traffic", "GB"), [(k, f"{v / _GB:.1f}") for k, v in costs["traffic"].items()]))
+    say()
     rows = [(k, str(c["times"]), f"{c['bytes'] / _GB:.2f}") for k, c in costs["collectives"].items()]
-    print(table(("collectives", "times", "GB"), rows or [("none", "0", "0")]))
-    print()
-    print(table(("roofline", "ms"), [(k, f"{v * 1000:.1f}") for k, v in costs["seconds"].items()]))
-    print(f"{costs['binds']} binds: at most {costs['mfu']:.0%} MFU, {costs['pairs_a_second']:,.0f} pairs/s")
+    say(table(("collectives", "times", "GB"), rows or [("none", "0", "0")]))
+    say()
+    say(table(("roofline", "ms"), [(k, f"{v * 1000:.1f}") for k, v in costs["seconds"].items()]))
+    say(f"{costs['binds']} binds: at most {costs['mfu']:.0%} MFU, {costs['pairs_a_second']:,.0f} pairs/s")
     for name, cost in costs["embed"].items():
-        print(
+        say(
             f"\nembedding {name}: {_peak(cost)}; at most {cost['rows_a_second']:,.0f} {name}/s ({cost['binds']} binds)"
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lit_jax.commands import options as shared
+from lit_jax.utils.shown import say
 
 
 @click.command()
@@ -65,4 +66,4 @@ def main(
             options=PrepareOptions(processes=processes or os.cpu_count() or 1, **options),
             progress=report,
         )
-    print(f"wrote {folder}; train on it as tfds:{folder}/{split}")
+    say(f"wrote {folder}; train on it as tfds:{folder}/{split}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lit_jax.commands.flags import Flags, shipped_config
 from lit_jax.config import NEEDLESS
+from lit_jax.utils.shown import say
 
 FLAGS = Flags(
     "quickstart",
@@ -29,18 +30,18 @@ def main(args: Sequence[str]) -> None:
     inputs = Inputs(values["vision"], values["text"], values["data"], values["split"] or "concept")
     own = brought(config, inputs)
     if lines := licences(**own):
-        print("What comes from the package index, by name and licence:")
-        print("\n".join(f"  {line}" for line in lines), flush=True)
+        say("What comes from the package index, by name and licence:")
+        say("\n".join(f"  {line}" for line in lines))
     outcome = quickstart(config, values["workdir"], inputs)
 
     rows = [
         (name, f"{outcome.before[name]:.3g}", f"{after:.3g}", f"{outcome.chance[name]:.3g}")
         for name, after in outcome.after.items()
     ]
-    print(table(("held-out concepts" if not own["data"] else "held out", "before", "after", "chance"), rows))
+    say(table(("held-out concepts" if not own["data"] else "held out", "before", "after", "chance"), rows))
     if outcome.differences is None:
-        print("torch is not installed, so the export was not compared with it (lit-jax export --verify does)")
+        say("torch is not installed, so the export was not compared with it (lit-jax export --verify does)")
     else:
         differences = [(name, f"{value:.2e}") for name, value in outcome.differences.items()]
-        print(table(("largest difference to PyTorch", ""), differences))
-    print(f"model: {outcome.folder}\nreport: {outcome.report}")
+        say(table(("largest difference to PyTorch", ""), differences))
+    say(f"model: {outcome.folder}\nreport: {outcome.report}")

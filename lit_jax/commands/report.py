@@ -2,6 +2,8 @@
 
 import click
 
+from lit_jax.utils.shown import say
+
 
 @click.command()
 @click.option(
@@ -20,4 +22,4 @@ def main(workdir: str, output: str | None) -> None:
     """
     from lit_jax.tools.report import report
 
-    print(f"wrote {report(workdir, output)}")
+    say(f"wrote {report(workdir, output)}")

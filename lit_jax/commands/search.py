@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lit_jax.commands import options
+from lit_jax.utils.shown import say
 
 
 @click.command()
@@ -45,6 +46,6 @@ def main(
     from lit_jax.utils.console import table
 
     hits = search(index, query, picture=picture, model=model, top=top, allow_pickle=allow_pickle)
-    print(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
+    say(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
     if json_path:
         json_path.write_text(json.dumps([hit._asdict() for hit in hits], indent=2) + "\n", encoding="utf-8")

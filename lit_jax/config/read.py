@@ -37,12 +37,12 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
 
 
 def read_stored(stored: dict[str, Any]) -> TrainConfig:
-    """The config that a workdir holds, perhaps one of an older version: it was judged when the run began.
+    """The config that a workdir holds, perhaps one of an older version: as a whole it was judged when the run began.
 
-    Raises ConfigError for fields that are unknown, missing or of a wrong type.
+    Raises ConfigError for fields that are unknown, missing, of a wrong type or out of range.
     """
     values, mistakes = _typed(current_names(stored), frozenset())
-    refuse(mistakes)
+    refuse([*mistakes, *(sentence for item in values.items() for sentence in rules.of_field(*item))])
     return _build(TrainConfig, values)
 
 

@@ -75,7 +75,7 @@ def mistakes(values: Mapping[str, Any]) -> Iterator[str]:
     """Each in one sentence. `values` holds the fields, by name, that are there and of the right type."""
     sound = dict(values)
     for name, value in values.items():
-        for sentence in _alone(name, value):
+        for sentence in of_field(name, value):
             sound.pop(name, None)
             yield sentence
     for names, rule in RULES:  # A rule over a field that is wrong by itself would only repeat that.
@@ -83,7 +83,7 @@ def mistakes(values: Mapping[str, Any]) -> Iterator[str]:
             yield sentence
 
 
-def _alone(name: str, value: Any) -> Iterator[str]:
+def of_field(name: str, value: Any) -> Iterator[str]:
     """What is wrong with one field by itself."""
     if name in CHOICES and value not in CHOICES[name]:
         yield f"config.{name} is {value!r}; wanted one of {', '.join(CHOICES[name])}"

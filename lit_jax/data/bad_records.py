@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from lit_jax.utils.atomic import set_aside
+from lit_jax.utils import strict_json
+from lit_jax.utils.atomic import clear
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ class Ledger:
         self.rows = rows
         self.broken: dict[int, str] = {}  # Record -> reason.
         self._total, self._share, self._path = total, max_bad_share, path
-        if path is not None and os.path.isdir(path):
-            _log.warning("%s is a folder; it is now %s", path, set_aside(Path(path)).name)
+        if path is not None:
+            clear(Path(path), _log)
         if rows and path is not None and os.path.exists(path):
             self.broken = _read(Path(path))
 
@@ -80,13 +81,16 @@ def in_words(reasons: Iterable[str]) -> str:
 
 
 def _read(path: Path) -> dict[int, str]:
-    broken, lines = {}, path.read_bytes().split(b"\n")
-    unread = 0
+    broken, unread = dict[int, str](), 0
+    try:
+        lines = strict_json.lines(path)
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}; move it away") from error
     for line in lines[:-1]:  # The last line of a killed run may be cut.
         try:
-            row = json.loads(line)
+            row = strict_json.parse(line)
             broken[int(row["record"])] = str(row["reason"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             unread += 1
     if unread:
         _log.warning("%s: %d of %d lines are damaged and left out", path, unread, len(lines) - 1)

@@ -10,8 +10,10 @@ import numpy as np
 from lit_jax.evals.bootstrap import Interval, estimate, paired
 from lit_jax.evals.protocol import differences, fingerprint
 from lit_jax.evals.results import from_rows
+from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, DataError
 
+_MOST_DRAWS = 100_000
 _SHOWN = 60  # Characters that are shown of a value in which two protocols differ.
 
 
@@ -47,11 +49,11 @@ def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[s
 def read(path: str | Path) -> dict[str, Any]:
     """What `lit-jax evaluate --json` wrote. Raises DataError for another file, and for one that was changed."""
     try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        result = strict_json.read_own(path)
         _check(result, path)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise DataError(
             f"{path} is not a result with protocols and intervals; write one with lit-jax evaluate --json"
         ) from error
@@ -59,7 +61,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _check(result: dict[str, Any], path: str | Path) -> None:
-    """Raises DataError if parts of a result contradict each other, and any other error if a part is missing."""
+    """Raises DataError if parts of a result contradict each other, and any other error if a part is missing or odd."""
     for task, metrics in result["metrics"].items():
         if fingerprint(result["protocol"][task]) != result["fingerprints"][task]:
             raise DataError(
@@ -68,6 +70,20 @@ def _check(result: dict[str, Any], path: str | Path) -> None:
         complete = {"data", "bootstrap"} <= result.keys() and task in result["chance"]
         if not complete or result["intervals"][task].keys() != metrics.keys():
             raise KeyError(task)
+        draws, level, seed = _bootstrap(result).values()
+        if not (
+            0 < draws <= _MOST_DRAWS and 0 < level < 1 and seed >= 0 and type(draws) is type(seed) is int
+        ):
+            raise ValueError(task)
+        numbers = (
+            value for name, value in metrics.items() for value in (value, *result["intervals"][task][name])
+        )
+        words = result.get("words", {}).get(task, {}).values()
+        lengths = {len(ends) for ends in result["intervals"][task].values()}
+        if not all(type(value) in (int, float) for value in numbers) or lengths > {2}:
+            raise TypeError(task)
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError(task)
         queries = result.get("queries", {})
         if task in queries and estimate(from_rows(task, queries[task])) != metrics:
             raise DataError(f"the metrics of {task} in {path} do not match its queries; evaluate again")
@@ -76,9 +92,16 @@ def _check(result: dict[str, Any], path: str | Path) -> None:
 def _task(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     on_queries = None
     if task in a.get("queries", {}) and task in b.get("queries", {}):
-        on_queries = paired(*(from_rows(task, result["queries"][task]) for result in (a, b)), **_bootstrap(a))
+        first, second = (from_rows(task, result["queries"][task]) for result in (a, b))
+        if len(first) != len(second):
+            raise DataError(
+                f"{task} was measured on {len(first)} pictures and on {len(second)}; evaluate both again"
+            )
+        on_queries = paired(first, second, **_bootstrap(a))
     rows = {}
     for name, x in a["metrics"][task].items():
+        if name not in b["metrics"][task]:
+            continue
         y = b["metrics"][task][name]
         interval = (
             on_queries[name]

@@ -1,13 +1,12 @@
 """Class names: those of a set, the same as words, or those in a file of the user."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lit_jax.data.sources.base import is_number
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
+from lit_jax.utils import inside, strict_json
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.text_lines import text_lines
 
@@ -67,10 +66,10 @@ def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str
     """
     path, set_name = split_name(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = inside.content(path, strict_json.LARGEST, "a file of names").decode("utf-8-sig")
         lines = [line for line in text_lines(text) if line.strip()]
-        names: Any = json.loads(text) if path.endswith(".json") else lines
-    except (OSError, ValueError, RecursionError) as error:
+        names: Any = strict_json.parse(text, odd=strict_json.refuse) if path.endswith(".json") else lines
+    except (OSError, ValueError) as error:
         raise ConfigError(f"class names cannot be read from {path}: {first_line(error)}") from error
     if holds_sets(names) and (set_name is not None or not _of_classes(names, own)):
         names = list_of_set(path, names, set_name, sources)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from lit_jax.evals.bootstrap import Result
 from lit_jax.evals.few_shot import FewShot
@@ -12,6 +13,7 @@ from lit_jax.evals.multilingual import Multilingual
 from lit_jax.evals.retrieval import Retrieved
 from lit_jax.evals.zero_shot import Classified
 
+_MOST = 50_000_000  # Pictures, texts and classes; there is a counter for each class.
 _KINDS: dict[str, Any] = {
     "retrieval": Retrieved,
     "zero_shot": Classified,
@@ -40,4 +42,12 @@ def from_rows(task: str, rows: Mapping[str, str]) -> Result:
             languages[language][field] = row
         ranks: Any = {language: from_rows("retrieval", fields) for language, fields in languages.items()}
         return Multilingual(ranks)
-    return _KINDS[task](**{name: np.array(row.split(), np.int64) for name, row in rows.items()})
+    return _KINDS[task](**{name: _numbers(row) for name, row in rows.items()})
+
+
+def _numbers(row: str) -> Int[np.ndarray, " N"]:
+    """The ranks, or the numbers of classes or pictures, in a text. Raises ValueError for what can be none of these."""
+    numbers = np.array(row.split(), np.int64)
+    if not len(numbers) or not 0 <= numbers.min() <= numbers.max() <= _MOST:
+        raise ValueError(f"ranks and classes are whole numbers from 0 to {_MOST}")
+    return numbers

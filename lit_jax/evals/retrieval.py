@@ -1,5 +1,6 @@
 """Retrieval between images and texts: recall@k, median and mean rank, and the same by chance."""
 
+import io
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -14,11 +15,13 @@ from jaxtyping import Float, Int
 
 from lit_jax.evals.bootstrap import estimate, mean, median
 from lit_jax.evals.ranks import ranks
+from lit_jax.utils import inside
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import DataError
 from lit_jax.utils.names import DIRECTIONS
 
 KS = (1, 5, 10)
+_LARGEST = 1 << 28  # Bytes of a file of ranks, also when it is unpacked.
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,16 @@ class Retrieved:
     def load(cls, path: Path) -> "Retrieved":
         """What `save` wrote. Raises DataError for another file."""
         try:
-            with np.load(path) as stored:
+            with np.load(io.BytesIO(inside.content(path, _LARGEST))) as stored:
+                if sum(member.file_size for member in stored.zip.infolist()) > _LARGEST:
+                    raise ValueError("more ranks than are read")
                 found = cls(*(stored[field.name].astype(np.int64) for field in fields(cls)))
-            if found.text_rank.shape != found.text_image.shape or found.text_image.max() >= len(
-                found.image_rank
+            images, (texts,) = len(found.image_rank), found.text_rank.shape
+            owners = found.text_image
+            if (
+                found.image_rank.ndim != 1
+                or owners.shape != (texts,)
+                or not 0 <= owners.min() <= owners.max() < images
             ):
                 raise ValueError("ranks of other pictures and texts")
             return found

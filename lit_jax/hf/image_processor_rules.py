@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lit_jax.hf.class_names import is_image_processor
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
 
@@ -17,13 +18,15 @@ _SIDES = ("height", "width", "max_height", "max_width", "longest_edge")
 
 def check(folder: Path) -> None:
     """Raises ValueError naming the file, the field, its value and what is wanted."""
-    for name in FILES:
+    for name in (*FILES, "config.json"):  # The last one is of the model, and may name the class.
         if not (folder / name).is_file():
             continue
         try:
             stored = strict_json.read(folder / name)
             if not isinstance(stored, dict):
                 raise ValueError(f"it holds a {type(stored).__name__} where an object is wanted")
+            if name not in FILES:
+                stored = {field: stored[field] for field in ("image_processor_type",) if field in stored}
             if isinstance(own := stored.get("image_processor"), dict):
                 check_fields(own)
             check_fields({field: value for field, value in stored.items() if field != "image_processor"})
@@ -108,6 +111,9 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         _is_triple(1e-3, 1e4),
         "one number, or one for each of three channels, from 0.001 to 10000",
     ),
-    "image_processor_type": (lambda value: isinstance(value, str), "the name of a class"),
-    "feature_extractor_type": (lambda value: isinstance(value, str), "the name of a class"),
+    "image_processor_type": (is_image_processor, "the name of an image processor, such as ViTImageProcessor"),
+    "feature_extractor_type": (
+        is_image_processor,
+        "the name of an image processor, such as ViTImageProcessor",
+    ),
 }

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -106,9 +107,10 @@ def from_towers(
     lacks (a pooler); a warning names them. The temperature is `logit_scale_init_value`. Raises WeightError or
     ConfigError.
     """
+    find = partial(hub.find, token=token, allow_pickle=allow_pickle)
     model = ModelConfig(
-        find_tower(vision, vision_revision, token, allow_pickle, vision_subfolder),
-        find_tower(text, text_revision, token, allow_pickle, text_subfolder),
+        str(find(vision, revision=vision_revision, subfolder=vision_subfolder)),
+        str(find(text, revision=text_revision, subfolder=text_subfolder)),
         logit_scale_init=logit_scale_init_value,
         vision_pooling=vision_pooling,
         text_pooling=text_pooling,

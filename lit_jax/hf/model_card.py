@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from lit_jax.utils.console import markdown
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.redact import last_part, public
+from lit_jax.utils.shown import in_line, shown
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -109,9 +110,13 @@ def model_card(card: Card) -> str:
         "Limitations": "\n".join(f"- {limit}" for limit in (*card.limitations, *_LIMITATIONS)),
     }
     body = "\n\n".join(
-        (f"# {card.name}", _WHAT + what, *(f"## {title}\n\n{content}" for title, content in sections.items()))
+        (
+            f"# {in_line(card.name)}",
+            _WHAT + what,
+            *(f"## {title}\n\n{content}" for title, content in sections.items()),
+        )
     )
-    return str(ModelCard(f"---\n{_metadata(card).to_yaml()}\n---\n\n{public(body)}\n"))
+    return shown(str(ModelCard(f"---\n{_metadata(card).to_yaml()}\n---\n\n{public(body)}\n")))
 
 
 def _metadata(card: Card) -> ModelCardData:
@@ -163,11 +168,11 @@ def _towers(vision: Tower, text: Tower) -> str:
 
 
 def _metrics(evaluation: Evaluation) -> str:
-    def shown(value: SupportsFloat, metric: str) -> str:
+    def number(value: SupportsFloat, metric: str) -> str:
         return f"{float(value):.{1 if metric.endswith('_rank') else 3}f}"
 
     def cell(values: Mapping[str, SupportsFloat] | None, metric: str) -> str:
-        return "" if values is None or metric not in values else shown(values[metric], metric)
+        return "" if values is None or metric not in values else number(values[metric], metric)
 
     columns = {"before training": evaluation.before, "after": evaluation.after, "chance": evaluation.chance}
     head = ["metric", *(name for name, values in columns.items() if values is not None)]
@@ -178,7 +183,7 @@ def _metrics(evaluation: Evaluation) -> str:
     for metric in evaluation.after:
         cells = [cell(values, metric) for values in columns.values() if values is not None]
         if ends is not None:
-            cells.append(" to ".join(shown(end, metric) for end in ends.get(metric, ())))
+            cells.append(" to ".join(number(end, metric) for end in ends.get(metric, ())))
         rows.append((metric.replace("_", " "), *cells))
     measured = f"\n\nProtocol `{evaluation.protocol}`." if evaluation.protocol else ""
     return f"{evaluation.task} on {evaluation.data}, {evaluation.split}:\n\n{markdown(head, rows)}{measured}"

@@ -4,7 +4,6 @@ The token, the content of the repository and the model card are checked first. T
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from huggingface_hub.errors import (
 
 from lit_jax.hf import model_folder
 from lit_jax.hf.model_card import HERE
-from lit_jax.utils import checksums
+from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 
 CARD, MESSAGE = "README.md", "Upload from lit_jax"
@@ -261,6 +260,6 @@ def _first(error: BaseException) -> str:
 
 def _problems(error: ValueError) -> str:
     try:
-        return "; ".join(problem["message"] for problem in json.loads(str(error))["errors"])
+        return "; ".join(problem["message"] for problem in strict_json.parse(str(error))["errors"])
     except (ValueError, KeyError, TypeError):
         return _first(error)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import tokenizer_probe
+from lit_jax.hf.class_names import is_tokenizer
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
 
@@ -140,6 +141,7 @@ def _longest_replacement(charsmap: Any) -> int:
 
 
 def _check_config(tree: dict[str, Any]) -> None:
+    _check_class(tree)
     longest = tree.get("model_max_length")
     if longest is not None and (
         isinstance(longest, bool)
@@ -166,6 +168,11 @@ def _check_config(tree: dict[str, Any]) -> None:
         if not isinstance(token, dict) or not _is_token(token.get("content")):
             raise _unusable("added_tokens_decoder", token, f"a content of at most {_LONGEST} characters")
     _check_special(tree)
+
+
+def _check_class(tree: dict[str, Any]) -> None:
+    if not is_tokenizer(name := tree.get("tokenizer_class")):
+        raise _unusable("tokenizer_class", name, "the name of a tokenizer that has a fast form")
 
 
 def _check_special(tree: dict[str, Any]) -> None:
@@ -198,6 +205,7 @@ _CHECKS = {
     "special_tokens_map.json": _check_special,
     "added_tokens.json": _check_map,
     "vocab.json": _check_vocabulary,
+    "config.json": _check_class,
 }
 
 

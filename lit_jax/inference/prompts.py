@@ -1,6 +1,5 @@
 """Class embeddings from class names: the average over all templates, each filled with the name."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
+from lit_jax.utils import inside, strict_json
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.text_lines import text_lines
 
@@ -78,13 +78,21 @@ def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tup
         raise ConfigError(
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"
         )
-    if file.endswith(".json"):
-        return _check([text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)])
     try:
-        lines = [line.strip() for line in text_lines(Path(file).read_text(encoding="utf-8-sig"))]
+        return _check(_templates_in(file, set_name, sources))
+    except ConfigError as error:
+        raise ConfigError(str(error) if file in str(error) else f"{file}: {error}") from error
+
+
+def _templates_in(file: str, set_name: str | None, sources: Sequence[str]) -> Sequence[str]:
+    if file.endswith(".json"):
+        return [text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)]
+    try:
+        text = inside.content(file, strict_json.LARGEST, "a file of templates").decode("utf-8-sig")
+        lines = [line.strip() for line in text_lines(text)]
     except (OSError, ValueError) as error:
         raise ConfigError(f"templates cannot be read from {file}: {first_line(error)}; want UTF-8") from error
-    return _check(tuple(line for line in lines if line and not line.startswith("#")))
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def class_texts(names: Sequence[str], templates: Sequence[str], *, repeated: bool = False) -> list[str]:
@@ -130,8 +138,8 @@ def class_embeddings(text_embeds: Float[np.ndarray, "CT E"], *, templates: int) 
 
 def _json_list(path: str, set_name: str | None, sources: Sequence[str]) -> list[str]:
     try:
-        templates = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        templates = strict_json.read(path, odd=strict_json.refuse)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a JSON list of templates: {first_line(error)}") from error
     if holds_sets(templates):
         return list_of_set(path, templates, set_name, sources)
@@ -168,6 +176,6 @@ def _check(templates: Sequence[str]) -> tuple[str, ...]:
     for template in templates:
         if template.count("{}") != 1:
             raise ConfigError(
-                f"template {template!r} must contain {{}}, the place of the class name, exactly once"
+                f"template {template[:80]!r} must contain {{}}, the place of the class name, exactly once"
             )
     return tuple(templates)

@@ -1,6 +1,7 @@
 """Two towers, a projection on each, and a temperature: transformers' VisionTextDualEncoderModel in Flax."""
 
 import math
+import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial, wraps
@@ -150,8 +151,10 @@ def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = Non
     Raises WeightError, before it allocates any, for a model of more than MOST parameters.
     """
     param_shapes(module)
-    if not -(2**63) <= seed < 2**63:
-        raise ConfigError(f"the seed of the weights is {seed}; wanted 0 or more, and below 2**32")
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+        raise ConfigError(
+            f"the seed of the weights is {seed!r:.60}; wanted a whole number, 0 or more, below 2**32"
+        )
     return _init(module, None if only is None else frozenset(only), jax.random.key(seed))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lit_jax.utils.errors import STALLED, ConfigError, LitJaxError, first_line
+from lit_jax.utils.shown import say
 from lit_jax.utils.typing import ProcessShard
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def _explain_aborts(sentence: str, status: int) -> None:
     """Makes an abort print `sentence` and exit with `status`: JAX aborts when another process of the run is lost."""
 
     def end(*_: Any) -> None:
-        print(f"lit-jax: {sentence}", file=sys.stderr, flush=True)
+        say(f"lit-jax: {sentence}", stream=sys.stderr)
         os._exit(status)
 
     _handlers.append(_Handler(end))  # A handler set by Python would wait for the main thread.

@@ -12,6 +12,7 @@ from lit_jax.parallel.sharding import make_mesh
 from lit_jax.train import model_description
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import CheckpointError, LitJaxError
+from lit_jax.utils.shown import in_line
 from lit_jax.workdir import beside
 from lit_jax.workdir.bucket import Bucket, Workdir, opened, pull
 from lit_jax.workdir.checkpoints import Checkpoints
@@ -47,7 +48,7 @@ def _look(folder: Workdir) -> dict[str, Any]:
     }
     config, checkpoints = None, Checkpoints(str(folder), save_every=1)
     try:
-        if (folder / CONFIG).is_file():
+        if (folder / CONFIG).exists():
             config = read_run_config(folder)
             checkpoints = checkpoints_of(config, folder)
             state["mesh"] = dict(make_mesh(config.mesh.data, config.mesh.fsdp).shape)
@@ -169,4 +170,4 @@ def report(state: Mapping[str, Any]) -> str:
         if resumes == steps:
             lines[-1] = f"all {steps} steps are done"
     lines += [f"problem: {problem}" for problem in w["problems"]]
-    return "\n".join(lines)
+    return "\n".join(map(in_line, lines))

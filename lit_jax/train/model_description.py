@@ -16,7 +16,7 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.distributed import is_main_process
-from lit_jax.utils import checksums
+from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.errors import CheckpointError, first_line
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import MODEL
@@ -59,9 +59,9 @@ def damage(workdir: Workdir) -> str | None:
 
 def _fresh(path: Path) -> tuple[str, ...]:
     try:
-        fresh = json.loads(path.read_text(encoding="utf-8"))["fresh"]
+        fresh = strict_json.read_own(path)["fresh"]
         if not isinstance(fresh, list) or not all(isinstance(name, str) for name in fresh):
             raise TypeError("wanted a list of paths")
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged ({first_line(error)}): {_REMEDY}") from error
     return tuple(fresh)

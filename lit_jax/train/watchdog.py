@@ -11,6 +11,7 @@ import time
 from collections import deque
 
 from lit_jax.utils.errors import STALLED, ConfigError
+from lit_jax.utils.shown import say
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,10 @@ class Watchdog:
         while not self._over.wait(min(1.0, self._patience / 2)):
             waited = time.monotonic() - self._last
             if self._limit and waited > self._limit:
-                print(
+                say(
                     f"lit-jax: nothing was done for {waited:.0f} s (config.stall_limit is {self._limit:g}); the stacks "
                     "show where it hangs. The newest checkpoint is whole: start again to go on from there",
-                    file=sys.stderr,
+                    stream=sys.stderr,
                 )
                 faulthandler.dump_traceback(all_threads=True)
                 sys.stderr.flush()

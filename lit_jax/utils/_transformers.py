@@ -4,9 +4,12 @@ With LIT_JAX_TORCH=0 in the environment transformers considers torch not install
 import. Commands that do not need torch set this variable (see `__main__`).
 """
 
+import logging
 import os
 import sys
 from typing import Any
+
+from lit_jax.utils.shown import Formatter
 
 # Read at every import of a part of it. To see the advice, set the variable to the empty string.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -22,6 +25,9 @@ if os.environ.get("LIT_JAX_TORCH") == "0" and not {"torch", "transformers"} & sy
         del modules["torch"]
 else:
     import transformers
+
+for _handler in logging.getLogger("transformers").handlers:  # It has its own.
+    _handler.setFormatter(Formatter())
 
 __all__ = ["auto_image_processor", "transformers"]
 

@@ -1,6 +1,7 @@
 """Files and folders that are replaced atomically: a kill at any moment leaves the old one or the new one."""
 
 import ctypes
+import logging
 import os
 import re
 import shutil
@@ -28,6 +29,13 @@ def set_aside(path: Path) -> Path:
     while os.path.lexists(aside := path.with_name(f"{path.name}.damaged{number if number > 1 else ''}")):
         number += 1
     return path.rename(aside)
+
+
+def clear(path: Path, log: logging.Logger) -> None:
+    """Sets aside what has the name of a file and is none, as a folder or a pipe; `log` is told."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        log.warning("%s is %s; it is now %s", path, what, set_aside(path).name)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import logging
 import os
 import posixpath
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from typing import TypeVar
 
 from etils import epath
 
+from lit_jax.utils.inside import check_regular
+
 log = logging.getLogger(__name__)
 
 NAME = "SHA256SUMS"
@@ -20,6 +23,7 @@ TRIES = 4  # Attempts at a call that may fail in a busy bucket or on a lost moun
 _WAIT = 0.5  # Seconds before the second attempt; the wait doubles before each further one.
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK = 1 << 22  # Bytes.
+_LARGEST = 64 << 20  # Bytes of the sums, and of other small files.
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 FULL = frozenset({ENOSPC, EDQUOT, EROFS, EFBIG})  # Errors of a disk that cannot be written any more.
 T = TypeVar("T")
@@ -53,8 +57,8 @@ def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
     """
     folder = epath.Path(folder)
     try:
-        text = retried((folder / NAME).read_text, folder / NAME)
-    except (OSError, UnicodeDecodeError) as error:
+        text = retried(lambda: read(folder / NAME), folder / NAME)
+    except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         return f"{NAME} is missing" if missing else f"{NAME} cannot be read: {error}"
     rows = [_LINE.fullmatch(line) for line in text.splitlines()]
@@ -70,12 +74,23 @@ def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
             same = _digest(folder, row[2]) == row[1]
         except FileNotFoundError:
             return f"{row[2]} is missing"
-        except OSError as error:
-            return f"{row[2]} cannot be read: {error.strerror or error}"
+        except (OSError, ValueError) as error:
+            return f"{row[2]} cannot be read: {getattr(error, 'strerror', None) or error}"
         return None if same else f"{row[2]} has another sha256 than when it was written"
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return next((problem for problem in pool.map(compare, rows) if problem), None)
+
+
+def read(path: epath.Path) -> str:
+    """A small file, which may be in a bucket. Raises OSError, and ValueError as `inside.content` does."""
+    if _local(path):
+        check_regular(os.fspath(path), _LARGEST)
+    return path.read_text()
+
+
+def _local(path: epath.Path) -> bool:
+    return "://" not in os.fspath(path)
 
 
 def _leaves(name: str) -> bool:
@@ -94,11 +109,13 @@ def _digest(folder: epath.Path, name: str) -> str:
     for part in name.split("/"):  # A bucket has no "..".
         path = path.parent if part == ".." else path / part
 
-    def read() -> str:
+    def summed() -> str:
         digest = hashlib.sha256()
+        if _local(path):  # A pipe would be waited for.
+            check_regular(os.fspath(path), sys.maxsize)
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
         return digest.hexdigest()
 
-    return retried(read, path)
+    return retried(summed, path)

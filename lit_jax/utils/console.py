@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from lit_jax.utils.shown import in_line, say
 from lit_jax.utils.typing import Progress
 
 QUIET = 5.0  # Seconds between two lines in a log.
@@ -37,13 +38,14 @@ def progress(what: str, *, show: bool = True) -> Iterator[Progress]:
         nonlocal last
         if done == total or time.monotonic() - last >= QUIET:
             last = time.monotonic()
-            print(f"{what}: {done}/{total}", file=stream, flush=True)
+            say(f"{what}: {done}/{total}", stream=stream)
 
     yield lines
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in columns: the first is left-aligned, the others right-aligned, with a rule under the header."""
+    header, rows = [*map(in_line, header)], [[*map(in_line, row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -58,6 +60,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: b
     rule = ["---"] + ["---:" if numbers else "---"] * (len(header) - 1)
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |"
+        return "| " + " | ".join(in_line(" ".join(cell.split())).replace("|", r"\|") for cell in cells) + " |"
 
     return "\n".join(map(line, (header, rule, *rows)))

@@ -1,12 +1,20 @@
 """The errors of a user, one class for each kind, with the exit status of the command."""
 
+from lit_jax.utils.shown import shown
+
 STALLED = 6  # Exit status of a run that ended because another process or a device no longer answers.
 
 
 class LitJaxError(ValueError):
-    """A mistake explained in one sentence: what it concerns, what was found, what is wanted, the remedy."""
+    """A mistake explained in one sentence: what it concerns, what was found, what is wanted, the remedy.
+
+    Names of others that stand in the sentence are `shown`.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class ConfigError(LitJaxError):

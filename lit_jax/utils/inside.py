@@ -32,6 +32,25 @@ def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
     return None
 
 
+def content(path: str | Path, most: int, what: str = "it") -> bytes:
+    """The bytes of a regular file. Raises ValueError, in a few words, for anything else and for more than `most` bytes.
+
+    A pipe is not waited for, and a file of holes does not fill the memory. Raises OSError if there is no such file.
+    """
+    check_regular(path, most, what)
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def check_regular(path: str | Path, most: int, what: str = "it") -> None:
+    """Raises as `content` does, without reading anything."""
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is a folder" if stat.S_ISDIR(about.st_mode) else "it is not a regular file")
+    if about.st_size > most:
+        raise ValueError(f"it has {about.st_size} bytes; {what} may have at most {most}")
+
+
 @lru_cache(256)
 def _roots(folder: str) -> tuple[str, ...]:
     here = Path(os.path.realpath(folder))

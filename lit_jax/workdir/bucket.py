@@ -19,6 +19,7 @@ from typing import Any
 
 import fsspec
 
+from lit_jax.utils import strict_json
 from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Bucket:
 
     def _owner(self) -> dict[str, Any]:
         try:
-            mark = json.loads(self._fs.cat_file(f"{self._root}/{LOCK}"))
+            mark = strict_json.parse(self._fs.cat_file(f"{self._root}/{LOCK}"))
         except (FileNotFoundError, ValueError):
             return {}
         return mark if isinstance(mark, dict) else {}

@@ -14,8 +14,9 @@ import jax
 
 from lit_jax.config import TrainConfig, current_names, differences, read_stored
 from lit_jax.parallel.distributed import is_main_process
+from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
-from lit_jax.utils.errors import CheckpointError, ConfigError
+from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
 from lit_jax.workdir.bucket import Bucket, Workdir
 
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
@@ -23,10 +24,13 @@ RANKS = "ranks"  # step_N.npz of each evaluation, from which the report computes
 
 
 def read_run_config(workdir: Workdir) -> TrainConfig:
-    """The config of the run in a workdir. Raises CheckpointError if there is none or it is damaged."""
-    if not (workdir / CONFIG).is_file():
+    """The config of the run in a workdir. Raises CheckpointError if there is none, or it is none that a run has."""
+    if not (workdir / CONFIG).exists():
         raise CheckpointError(f"{workdir} holds no run: it has no {CONFIG}; train there first")
-    return read_stored(_stored(workdir))
+    try:
+        return read_stored(_stored(workdir))
+    except ConfigError as error:
+        raise CheckpointError(f"{workdir}/{CONFIG} is of no run: {error}") from error
 
 
 def ledger_name() -> str:
@@ -59,18 +63,15 @@ def claim(config: TrainConfig, workdir: Workdir) -> None:
 
 def _stored(workdir: Workdir) -> dict[str, Any]:
     try:
-        stored = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError(f"a {type(stored).__name__} where an object is wanted")
-        if "model_type" in stored:
-            raise CheckpointError(
-                f"{workdir} is a model and not a run: give the workdir of a run, or an empty one; a model is given as "
-                f"`--model {workdir}`, for instance to `lit-jax evaluate`"
-            )
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({error}): put a copy of it back") from error
+        stored = strict_json.read_own(workdir / CONFIG)
+    except (OSError, ValueError) as error:
+        why = first_line(error)
+        raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({why}): put a copy of it back") from error
+    if "model_type" in stored:
+        raise CheckpointError(
+            f"{workdir} is a model and not a run: give the workdir of a run, or an empty one; a model is given as "
+            f"`--model {workdir}`, for instance to `lit-jax evaluate`"
+        )
     return stored
 
 
@@ -79,7 +80,7 @@ def check_workdir(wanted: TrainConfig, workdir: Workdir) -> None:
 
     Raises ConfigError for another config, and for a workdir that cannot be written.
     """
-    if (workdir / CONFIG).is_file():
+    if (workdir / CONFIG).exists():
         new = json.loads(json.dumps(dataclasses.asdict(wanted)))
         if different := differences(current_names(_stored(workdir)), new):
             raise ConfigError(

@@ -17,9 +17,11 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 from tqdm import tqdm
 
 from lit_jax.parallel.distributed import is_main_process
-from lit_jax.utils.atomic import put, set_aside
+from lit_jax.utils import strict_json
+from lit_jax.utils.atomic import clear, put
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.names import MONITOR_PREFIX
+from lit_jax.utils.shown import in_line, say
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +68,9 @@ class Terminal:
             return
         line = "  ".join((f"step {step}/{self._total}", *words.values()))
         if not self._bar:
-            print(line, file=self._stream, flush=True)
+            say(line, stream=self._stream)
             return
-        self._bar.write(line, file=self._stream)
+        self._bar.write(in_line(line), file=self._stream)
         self._bar.n = step
         if shown := [words[name] for name in self.SHOWN if name in words]:  # Not after an evaluation.
             self._bar.set_postfix_str("  ".join(shown), refresh=False)
@@ -93,10 +95,12 @@ class Jsonl:
     def __init__(self, path: str | os.PathLike[str], *, start_step: int = 0):
         self._path, self._start = Path(path), start_step
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.is_dir():
-            log.warning("%s is a folder; it is now %s", self._path, set_aside(self._path).name)
-        old = self._path.read_bytes() if self._path.exists() else b""
-        *lines, last = old.split(b"\n")
+        clear(self._path, log)
+        try:
+            *lines, last = strict_json.lines(self._path) if self._path.exists() else [b""]
+        except ValueError as error:
+            raise DataError(f"{self._path} cannot be continued: {error}; move it away") from error
+        old = b"\n".join([*lines, last])
         rows = [self._row(i, line) for i, line in enumerate(lines)]
         if (row := _object(last)) is not None:  # Otherwise cut by a kill; its step will be logged again.
             lines, rows = [*lines, last], [*rows, row]
@@ -137,16 +141,16 @@ class Jsonl:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines; [] without a file. What is none, as a line cut by a kill, is left out."""
-    rows = []
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    """The objects in a file of JSON lines; [] without a file. What is none, as a line cut by a kill, is left out.
+
+    A number that is not finite or has more than 64 characters is None. Raises DataError for a pipe, and for a larger
+    file than any run writes.
+    """
+    try:
+        lines = strict_json.lines(path) if path.exists() and not path.is_dir() else []
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}; move it away") from error
+    return [row for row in map(_parsed, lines) if row is not None]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -157,11 +161,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     """The row in a line; None if it is not one."""
+    row = _parsed(line)
+    return row if row is not None and _is_step(row.get("step")) else None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The object in a line; None if it is none."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = strict_json.parse(line, odd=lambda number: None)
+    except ValueError:
         return None
-    return row if isinstance(row, dict) and _is_step(row.get("step")) else None
+    return row if isinstance(row, dict) else None
 
 
 def _is_step(value: Any) -> bool:

@@ -5,7 +5,7 @@ import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lit_jax.utils.atomic import set_aside
+from lit_jax.utils.atomic import clear
 from lit_jax.utils.environment import machine
 
 log = logging.getLogger(__name__)
@@ -15,8 +15,7 @@ SESSIONS = "sessions.jsonl"  # In a workdir: a line for each time that training 
 
 def note_session(path: Path, step: int) -> None:
     """Appends to SESSIONS at `path` that a run starts or resumes now, after `step`, on this machine."""
-    if path.is_dir():
-        log.warning("%s is a folder; it is now %s", path, set_aside(path).name)
+    clear(path, log)
     line = {"step": step, "time": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,6 +1,5 @@
 """The columns of parquet files: which hold the pictures, the captions, the ids and the labels, in every file alike."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from lit_jax.data.sources.base import CAPTIONS, IDS, texts_of
+from lit_jax.utils import strict_json
 from lit_jax.utils.errors import DataError
 
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
@@ -215,8 +215,9 @@ def _class_names(spec: str, schemas: Schemas) -> tuple[str, ...] | None:
     found: dict[tuple[str, ...], str] = {}
     for file, schema in schemas.items():
         try:
-            names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
-        except (KeyError, TypeError, ValueError, RecursionError):
+            about = strict_json.parse((schema.metadata or {})[b"huggingface"])
+            names = about["info"]["features"]["label"]["names"]
+        except (KeyError, TypeError, ValueError):
             continue
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             found.setdefault(tuple(names), file)

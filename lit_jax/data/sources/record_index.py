@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from lit_jax.data.sources.files import Files
+from lit_jax.utils import strict_json
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
@@ -32,7 +33,7 @@ class Index:
     """Columns of equal length, as in `index["offset"][i]`, and a dict `about`."""
 
     def __init__(self, table: pa.Table):
-        self.about: dict[str, Any] = json.loads(table.schema.metadata[b"lit_jax"])["about"]
+        self.about: dict[str, Any] = strict_json.parse(table.schema.metadata[b"lit_jax"])["about"]
         self._columns: dict[str, Any] = {}
         for name in table.column_names:
             column = table[name].chunk(0) if table.num_rows else pa.array([], table.schema.field(name).type)
@@ -95,7 +96,7 @@ def _table(columns: Columns, about: dict[str, Any], stamp: Any) -> pa.Table:
 
 def _stamp(table: pa.Table) -> Any:
     try:
-        head = json.loads(table.schema.metadata[b"lit_jax"])
+        head = strict_json.parse(table.schema.metadata[b"lit_jax"])
         return head["stamp"] if head["version"] == _VERSION else None
     except (KeyError, TypeError, ValueError):
         return None

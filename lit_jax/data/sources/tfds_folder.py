@@ -26,6 +26,7 @@ def check_folder(spec: str, folder: epath.Path) -> None:
         _check_file(spec, path)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+            names = list(_named(stored))
         except (OSError, ValueError, RecursionError) as e:
             raise DataError(
                 f"{spec}: {name} is not valid JSON: {first_line(e)}; prepare the set again"
@@ -34,7 +35,7 @@ def check_folder(spec: str, folder: epath.Path) -> None:
             raise DataError(
                 f"{spec}: {name} holds a {type(stored).__name__}, want an object; prepare the set again"
             )
-        for named in _named(stored):
+        for named in names:
             if named not in _own():
                 raise DataError(
                     f"{spec}: {name} names the class {named!r}, which is not one of TFDS's own features and is not "

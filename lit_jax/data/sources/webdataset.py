@@ -17,6 +17,7 @@ from lit_jax.data.sources.record_index import Columns, open_index
 from lit_jax.data.sources.remarks import Remarks
 from lit_jax.data.sources.tar_members import TarDamage
 from lit_jax.data.sources.tar_samples import BOM, PARTS, WHERE, Samples, read_samples
+from lit_jax.utils import strict_json
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -118,8 +119,8 @@ class WebDatasetSource:
         if "json" in parts:
             text = decode_utf8(parts["json"].removeprefix(BOM), "json member")
             try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as e:
+                row = strict_json.parse(text)
+            except ValueError as e:
                 raise DataError(f"json member is not JSON: {e}") from e
             if not isinstance(row, dict):
                 raise DataError(f"json member holds a {type(row).__name__}, want an object")

@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.transforms.image_files import open_image
+from lit_jax.utils.shown import in_line
 
 SHOWN = 16
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -59,7 +60,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 def _wrapped(draw: ImageDraw.ImageDraw, caption: str, font: _Font) -> list[str]:
     """Up to three lines as wide as a box; a caption that does not fit ends in an ellipsis."""
-    lines, words = [""], caption[:1000].split()
+    lines, words = [""], in_line(" ".join(caption[:1000].split())).split()
     for i, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()
         if not lines[-1] or draw.textlength(longer, font) <= _WIDTH:
@@ -73,7 +74,7 @@ def _wrapped(draw: ImageDraw.ImageDraw, caption: str, font: _Font) -> list[str]:
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, font: _Font, width: int) -> str:
-    text = " ".join(text.split())
+    text = in_line(" ".join(text.split()))
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(text + "...", font) > width:

@@ -189,7 +189,8 @@ def _draft(draft: Path, work: Work, shards: int, dedup: bool) -> Path:
     }
     text = json.dumps(key)
     plan = draft / "plan.json"
-    if draft.exists() and not (plan.is_file() and plan.read_text("utf-8") == text):
+    same = plan.is_file() and plan.stat().st_size == len(text) and plan.read_text("utf-8") == text
+    if draft.exists() and not same:
         shutil.rmtree(draft)
     if draft.exists():
         _log.info("resuming %s: %d shards are complete", draft, len(list(draft.glob("*-of-*.json"))))

@@ -15,7 +15,8 @@ from PIL import Image
 
 from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.transforms.image_files import open_image
-from lit_jax.utils.errors import DataError
+from lit_jax.utils import strict_json
+from lit_jax.utils.errors import DataError, first_line
 
 DIGEST = 16  # Bytes of an image's hash.
 _QUALITY = 95  # Of the JPEGs that `resize` writes.
@@ -74,8 +75,7 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
 
     summary = path.with_name(f"{path.name}.json")
     if summary.is_file():
-        stored = json.loads(summary.read_text("utf-8"))
-        return WrittenShard(stored["records"], stored["size"], [Dropped(*pair) for pair in stored["dropped"]])
+        return _stored(summary)
     features = work.features()
     same = None if work.same is None else np.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
@@ -103,6 +103,17 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
     draft.write_text(json.dumps({"records": records, "size": size, "dropped": dropped}), "utf-8")
     os.replace(draft, summary)
     return WrittenShard(records, size, dropped)
+
+
+def _stored(summary: Path) -> WrittenShard:
+    """What the summary of a shard says. Raises `DataError`."""
+    try:
+        stored = strict_json.read_own(summary)
+        return WrittenShard(stored["records"], stored["size"], [Dropped(*pair) for pair in stored["dropped"]])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DataError(
+            f"{summary} is damaged ({first_line(e)}): remove it to have its shard written again"
+        ) from e
 
 
 def write_hashes(source: Source, path: Path, start: int, stop: int) -> Path:

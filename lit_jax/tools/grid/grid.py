@@ -15,6 +15,7 @@ from lit_jax.tools.grid.tables import Grid, Row, write
 from lit_jax.tools.quickstart.quickstart import NO_INPUTS, Inputs, gather
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
+from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, ConfigError
 from lit_jax.utils.names import LOCK_WORDS, TOWERS
@@ -108,8 +109,8 @@ def _run(config: TrainConfig, test: str, folder: Path, cache: Path) -> dict[str,
         return result
     check_workdir(config, folder)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return strict_json.read_own(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}): remove it to have the cell measured again"
         ) from error

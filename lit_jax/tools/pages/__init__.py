@@ -1,11 +1,14 @@
-"""HTML pages from the templates and styles in this folder; every value is escaped."""
+"""HTML pages from the templates and styles in this folder; every value is escaped, as HTML and as `shown` does."""
 
 import base64
 import io
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 from PIL import Image
+
+from lit_jax.utils.shown import shown
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("lit_jax.tools.pages", "."),
@@ -13,6 +16,10 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
+    # What a macro returns has passed this already.
+    finalize=lambda value: (
+        shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    ),
 )
 _TEMPLATES.filters["count"] = lambda number: f"{number:,}"
 

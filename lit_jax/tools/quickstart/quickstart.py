@@ -155,7 +155,7 @@ def _own_pairs(data: str, caption: str, workdir: Path) -> tuple[str, str]:
     out, origin = workdir / "data", workdir / "pairs_of.txt"
     asked = f"{data}\n{caption}\n".encode()
     if _readable(f"tfds:{out}/train"):
-        if origin.exists() and (held := origin.read_bytes()) != asked:
+        if origin.is_file() and (held := origin.read_bytes()) != asked:
             raise ConfigError(
                 f"{workdir} holds the pairs of {' '.join(held.decode('utf-8', 'replace').split())}, and those of "
                 f"{data} {caption}".rstrip()

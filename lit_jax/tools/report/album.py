@@ -12,7 +12,9 @@ from lit_jax.data.sources.subset import Subset
 from lit_jax.evals.retrieval import chance, retrieve
 from lit_jax.inference.embedder import Embedder, Opened
 from lit_jax.train import tower_cache
+from lit_jax.train.cached_rows import open_rows
 from lit_jax.train.trained import TrainedModel
+from lit_jax.utils.errors import CheckpointError
 from lit_jax.workdir.bucket import Workdir, pull
 
 SHOWN, NEAREST, MISTAKES = 24, 5, 12  # Queries on the page, answers to each, and worst mistakes.
@@ -137,6 +139,9 @@ def _embed(
         )
         cached = tower_cache.path_of(workdir / tower_cache.FOLDER, key)
         pull(workdir, f"{tower_cache.FOLDER}/{cached.name}")
-        if cached.is_file():
-            return model.pooled(np.load(cached)), texts
+        if cached.exists():
+            rows, width = open_rows(cached, len(source)), len(run.params["visual_projection"]["kernel"])
+            if rows.shape[1] != width:
+                raise CheckpointError(f"{cached} is of another model: remove it")
+            return model.pooled(rows), texts
     return model.pictures(source), texts

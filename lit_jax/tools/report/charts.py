@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24  # Margins of the plot.
+LARGEST, SMALLEST = 1e30, 1e-30  # A larger number is not drawn, a smaller one is 0.
 MOST = 240  # Points of a line; if there are more, neighbours are averaged.
 
 Point = tuple[float, float]
@@ -50,6 +51,7 @@ class Chart(NamedTuple):
 
 def chart(title: str, lines: Sequence[Line], *, zero: bool = False) -> Chart | None:
     """The chart of `lines`, or None if none of them has a point. With `zero` the axis of values begins at 0."""
+    lines = [Line(line.name, _drawn(line.points), line.band) for line in lines]
     lines = [Line(line.name, _thin(line.points), line.band) for line in lines if line.points]
     if not lines:
         return None
@@ -100,13 +102,19 @@ def short(value: float) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers, the first not above `low` and the last not below `high`."""
-    span = high - low if high > low else abs(high) or 1.0
+    span, size = high - low, max(abs(low), abs(high))
+    if span <= 1e-6 * size or size < SMALLEST:  # A line that is flat.
+        span = abs(high) if abs(high) >= SMALLEST else 1.0
     rough = span / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first = math.floor(low / step + 1e-9)
     last = max(math.ceil(high / step - 1e-9), first + 1)
     return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
+
+
+def _drawn(points: Sequence[Point]) -> list[Point]:
+    return [(x, y if abs(y) >= SMALLEST else 0.0) for x, y in points if abs(y) <= LARGEST]
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:

@@ -1,13 +1,13 @@
 """The JSON of a checkpoint: what a run says of its data, and beside it two keys of our own."""
 
-import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from etils import epath
 
 import lit_jax
-from lit_jax.utils import checksums
+from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.errors import CheckpointError
 
 ITEM = "data"  # The folder in a checkpoint.
@@ -28,9 +28,11 @@ def read_data(folder: epath.Path) -> tuple[dict[str, Any], int | None]:
     """
     path = folder / ITEM / "metadata"
     try:
-        data = json.loads(checksums.retried(path.read_text, path))
+        data = strict_json.parse(
+            checksums.retried(partial(checksums.read, path), path), odd=strict_json.refuse
+        )
         step = data.get(STEP, data.get(_FORMER_STEP))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): put a copy of it back, or move its step away to continue from the one "
             "before"

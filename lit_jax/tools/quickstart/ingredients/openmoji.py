@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_jax.tools.quickstart.ingredients.packages import CAPTIONS, PICTURES, RENDERER, whole_folder
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils import strict_json
+from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.typing import Progress
 
 # Column of a language -> its code in the package; the column `id` is the id of the record.
@@ -73,12 +74,7 @@ def emoji_pairs(
     out_dir = Path(out_dir)
     made = {"size": size, "by": by, "packages": {i.package: i.version for i in (*_USED, RENDERER)}}
     if (out_dir / "made.json").is_file():
-        stored = json.loads((out_dir / "made.json").read_text())
-        if (stored["size"], stored["by"]) != (size, by):
-            raise ConfigError(
-                f"{out_dir} holds pictures of {stored['size']} px split by {stored['by']}, and {size} px by {by} are "
-                "wanted; remove it or choose another folder"
-            )
+        _check_existing(out_dir, size, by)
         return out_dir
     drawings = PICTURES.folder() / "openmoji" / "svg"
     train, test = split(concepts(drawings), by=by)
@@ -111,6 +107,21 @@ def emoji_pairs(
         )
         (draft / "made.json").write_text(json.dumps(made) + "\n")
     return out_dir
+
+
+def _check_existing(out_dir: Path, size: int, by: str) -> None:
+    """Raises ConfigError unless `emoji_pairs` wrote `out_dir` with the same arguments."""
+    try:
+        stored = strict_json.read_own(out_dir / "made.json")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{out_dir}/made.json is damaged ({first_line(error)}): remove {out_dir}"
+        ) from error
+    if (stored.get("size"), stored.get("by")) != (size, by):
+        raise ConfigError(
+            f"{out_dir} holds pictures of {stored.get('size')} px split by {stored.get('by')}, and "
+            f"{size} px by {by} are wanted; remove it or choose another folder"
+        )
 
 
 def render(svg: Path, size: int) -> bytes:

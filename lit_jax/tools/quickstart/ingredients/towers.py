@@ -13,7 +13,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lit_jax.tools.quickstart.ingredients.packages import IMAGE_TOWER, ONNX, TEXT_TOWER, whole_folder
-from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils import strict_json
+from lit_jax.utils.errors import ConfigError, WeightError, first_line
 
 _TEXT_FILES = (
     "config.json",
@@ -112,13 +113,20 @@ def image_tower(out_dir: str | Path, *, layers: int = 11, size: int = 224) -> Pa
 
 def _check_existing(folder: Path, layers: int, size: int) -> None:
     """Raises ConfigError unless `image_tower` wrote `folder` with the same arguments."""
-    stored_layers = json.loads((folder / "config.json").read_text()).get("num_hidden_layers")
+    try:
+        config = strict_json.read_own(folder / "config.json")
+        crop = strict_json.read_own(folder / "preprocessor_config.json").get("crop_size")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the image tower in {folder} is damaged ({first_line(error)}): remove it"
+        ) from error
+    stored_layers = config.get("num_hidden_layers")
     if stored_layers != layers:
         raise ConfigError(
             f"{folder} holds an image tower of {stored_layers} layers and {layers} are wanted; "
             "remove it or choose another folder"
         )
-    stored_size = json.loads((folder / "preprocessor_config.json").read_text())["crop_size"]["height"]
+    stored_size = crop.get("height") if isinstance(crop, dict) else crop
     if stored_size != size:
         raise ConfigError(
             f"{folder} holds an image tower for pictures of {stored_size} px and {size} px are wanted; "
