@@ -15,15 +15,19 @@ def is_tokenizer(name: Any) -> bool:
 
     Some of the others start programs or read files anywhere.
     """
-    if name is None or name in _SLOW:
-        return True
-    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
+    if not isinstance(name, str):
+        return name is None
+    if not _IDENTIFIER.fullmatch(name):
         return False
     known = [
         found for word in (name, f"{name}Fast") if (found := getattr(transformers, word, None)) is not None
     ]
     fast = transformers.PreTrainedTokenizerFast
-    return not known or any(isinstance(found, type) and issubclass(found, fast) for found in known)
+    return (
+        not known
+        or name in _SLOW
+        or any(isinstance(found, type) and issubclass(found, fast) for found in known)
+    )
 
 
 def is_image_processor(name: Any) -> bool:

@@ -24,7 +24,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("name", [*OTHERS, "__class__", "a.b", "", 3, ["BertTokenizer"]])
 def test_names_of_other_classes_are_refused(name):
-    assert (not is_tokenizer(name)) or not hasattr(transformers, name)
+    assert not is_tokenizer(name) or not hasattr(transformers, name)
     assert not is_image_processor(name)
 
 
