@@ -1,4 +1,4 @@
-"""lit-jax demo --model DIR_OR_ID [--index INDEX [--pictures SOURCE]]"""
+"""lit-jax demo --model DIR_OR_ID [--index INDEX --pictures SOURCE]"""
 
 import click
 

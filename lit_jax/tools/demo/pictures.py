@@ -1,7 +1,7 @@
 """The pictures of an index, from where the user says that they are.
 
 An index may come from anybody, and it names its pictures as it likes. So nothing is opened because an index says so:
-only what lies below a folder that the user names, or a source that the user names and that is the one that was embedded.
+only what lies below a folder that the user names, or in a source that the user names and that was the one embedded.
 """
 
 from collections.abc import Callable

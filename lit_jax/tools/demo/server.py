@@ -43,12 +43,12 @@ def serve(
         app = make_app(model, index, pictures=pictures, access=access)
         if access.is_open:
             log.warning("%s It answers to the names %s", access.meaning, ", ".join(access.names))
-        ready(address)
         settings = uvicorn.Config(
             app,
             http=Connection,
             ws="none",
             lifespan="off",
+            log_config=None,
             log_level="error",
             access_log=False,
             server_header=False,
@@ -56,6 +56,8 @@ def serve(
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=IDLE_SECONDS,
         )
+        settings.load()
+        ready(address)
         uvicorn.Server(settings).run(sockets=[listening])
 
 
@@ -71,7 +73,7 @@ class Connection(H11Protocol):
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Called with a new connection."""
         super().connection_made(transport)
         self.begun = self.loop.time()

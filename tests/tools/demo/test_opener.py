@@ -31,8 +31,8 @@ def test_a_picture_becomes_small_and_what_is_none_is_refused_with_the_reason(pro
 def test_a_picture_that_takes_too_long_ends_the_process_and_the_next_is_opened(process, monkeypatch):
     process.check(png(0))
     slow = io.BytesIO()
-    Image.new("RGB", (8000, 8000)).save(slow, "PNG")
-    monkeypatch.setattr(opener, "SECONDS", 0.05)
+    Image.new("RGB", (5000, 5000)).save(slow, "PNG")
+    monkeypatch.setattr(opener, "SECONDS", 0.01)
     with pytest.raises(DataError, match=r"needs more than .* seconds or 4 GiB to be opened; save it again"):
         process.check(slow.getvalue())
     monkeypatch.undo()
