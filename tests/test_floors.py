@@ -32,8 +32,8 @@ ONLY = {
     "absl": ("data",),  # grain asks for one of absl's flags, parsed or not.
     "click": ("commands",),
     "jinja2": ("tools/pages",),
-    "starlette": ("tools/demo.py",),
-    "uvicorn": ("tools/demo.py",),
+    "starlette": ("tools/demo",),
+    "uvicorn": ("tools/demo",),
     "transformers": ("utils/_transformers.py",),
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts and p != PACKAGE / "__init__.py")

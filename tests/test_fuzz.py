@@ -13,6 +13,7 @@ from lit_jax.hf import model_folder
 from lit_jax.models.dual_encoder import DualEncoderConfig
 from lit_jax.utils.errors import DataError, WeightError
 from tests import tiny
+from tests.inference import test_index_files as any_index
 from tests.inference import test_json_sets
 
 pytestmark = pytest.mark.slow
@@ -237,6 +238,12 @@ def test_the_usable_captions_of_a_record(captions):
 @given(ending=st.sampled_from([".json", ".txt"]), content=test_json_sets.contents)
 def test_files_of_templates_and_class_names(folder, ending, content):
     test_json_sets.read_templates_and_names(folder, ending, content)
+
+
+@many
+@given(drawn=any_index.indexes())
+def test_indexes_of_embedded_pictures(folder, drawn):
+    any_index.read_any(folder / "index", drawn)
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,10 @@ RUN = {
         "embed folder:quickstart_run/emoji/test --model quickstart_run/export --output index"
     ),
     'search INDEX --query "..."': 'search index --query "a red circle"',
-    # Served in tests/test_demo.py; an option that there is not is refused before the help.
-    "demo --model DIR_OR_ID [--index INDEX]": "demo --model quickstart_run/export --index index --help",
+    # Served in tests/tools/demo; an option that there is not is refused before the help.
+    "demo --model DIR_OR_ID [--index INDEX --pictures SOURCE]": (
+        "demo --model quickstart_run/export --index index --pictures folder:quickstart_run/emoji/test --help"
+    ),
     "export --workdir DIR --output DIR [--verify] [--push-to-hub ID]": (
         "export --workdir quickstart_run --output exported"
     ),

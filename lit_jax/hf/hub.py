@@ -74,6 +74,17 @@ def _inside(folder: Path, subfolder: str) -> Path:
     return folder / subfolder
 
 
+def cached(repository: str) -> Path | None:
+    """The copy of a Hub repository that an earlier `find` left on this machine; None without one. Asks nobody."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
 def is_id(name: str) -> bool:
     """Whether `name` would be looked up on the Hub if there is no folder of that name."""
     return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()

@@ -11,16 +11,14 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jax.typing import DTypeLike
-from jaxtyping import Float
 
 from lit_jax.data import bad_records
 from lit_jax.data.reader import check_choice
@@ -29,6 +27,18 @@ from lit_jax.data.sources.in_memory import Picture, as_source
 from lit_jax.data.sources.subset import Subset
 from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
+from lit_jax.inference.index_files import (
+    FORMATS,
+    LARGEST_SHARD,
+    MANIFEST,
+    PLAN,
+    Shard,
+    paths_of,
+    read_manifest,
+    read_object,
+    read_shard,
+    write_shard,
+)
 from lit_jax.inference.left_out import LEDGER, LeftOut, is_ledger, part_of
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
 from lit_jax.utils.atomic import put
@@ -37,16 +47,7 @@ from lit_jax.utils.typing import Progress
 
 log = logging.getLogger(__name__)
 
-FORMATS = ("npy", "parquet")
-PLAN, MANIFEST = "plan.json", "manifest.json"
 SHARD = 4096  # Pictures: at most this many are lost when a run is killed; also the tile of a search.
-
-
-class Shard(NamedTuple):
-    """A part of an index."""
-
-    embeddings: Float[np.ndarray, "n E"]
-    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -68,27 +69,12 @@ class Index:
     def open(cls, folder: str | Path) -> "Index":
         """The index in `folder`. Raises DataError for a folder that is not an index, or not a complete one."""
         folder = Path(folder)
-        if not (folder / MANIFEST).is_file():
-            if (folder / PLAN).is_file():
+        if not os.path.isfile(folder / MANIFEST):
+            if os.path.isfile(folder / PLAN):
                 raise DataError(f"the index {folder} is not complete; start the `embed` that wrote it again")
             raise DataError(f"{folder} is not an index: it has no {MANIFEST}; `lit-jax embed` writes one")
-        manifest = _read_json(folder / MANIFEST)
-        manifest = {"skipped": []} | manifest  # Older indexes leave nothing out.
-        names = [field.name for field in fields(cls) if field.name not in ("folder", "skipped")]
-        try:
-            index = cls(
-                folder, **{name: manifest[name] for name in names}, skipped=tuple(manifest["skipped"])
-            )
-            numbers = (index.pictures, index.width, index.shard_size)
-            usable = all(type(n) is int and n > 0 for n in numbers) and index.format in FORMATS
-            usable &= all(type(n) is int for n in index.skipped)
-        except (KeyError, TypeError):
-            usable = False
-        if not usable:
-            raise DataError(
-                f"{folder / MANIFEST} is not a manifest that `lit-jax embed` wrote; delete the index, embed again"
-            )
-        return index
+        manifest = read_manifest(folder)
+        return cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])})
 
     @property
     def shards(self) -> int:
@@ -103,21 +89,13 @@ class Index:
     def __iter__(self) -> Iterator[Shard]:
         """Reads the shards in order, one at a time, without empty ones. Raises DataError for one that is damaged."""
         total = self.pictures + len(self.skipped)
+        numbers, counts = np.unique(np.asarray(self.skipped, np.int64) // self.shard_size, return_counts=True)
+        gaps = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
         for number in range(self.shards):
-            paths = _paths(self.folder, self.format, number, self.shards)
-            records = range(number * self.shard_size, min((number + 1) * self.shard_size, total))
-            first, last = np.searchsorted(self.skipped, (records.start, records.stop))
-            if not (rows := len(records) - int(last - first)):
-                continue
-            try:
-                shard = _read(paths)
-            except Exception as e:  # NumPy and Arrow raise many kinds of errors for files that are cut off.
-                raise DataError(
-                    f"{paths[-1]} cannot be read ({type(e).__name__}); delete the index, embed again"
-                ) from e
-            if shard.embeddings.shape != (rows, self.width) or len(shard.ids) != rows:
-                raise DataError(f"{paths[-1]} does not belong to this index; delete the index, embed again")
-            yield shard
+            size = min(self.shard_size, total - number * self.shard_size)
+            if rows := size - gaps.get(number, 0):
+                paths = paths_of(self.folder, self.format, number, self.shards)
+                yield read_shard(paths, rows, self.width)
 
     def check_model(self, model: Embedder) -> None:
         """Raises DataError unless `model` is the one that made the index."""
@@ -156,6 +134,11 @@ def embed(
     total = len(source)
     if not total:
         raise DataError("there are no pictures to embed; give at least one")
+    if min(shard_size, total) > LARGEST_SHARD:
+        raise ConfigError(
+            f"shard_size {shard_size:,} puts {min(shard_size, total):,} pictures into one file; want at most "
+            f"{LARGEST_SHARD:,}"
+        )
     model = opened(model, dtype=dtype, allow_pickle=allow_pickle)
     plan = {
         "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
@@ -171,9 +154,10 @@ def embed(
     shards = -(-total // shard_size)
     for number in range(shards):
         rows = range(number * shard_size, min((number + 1) * shard_size, total))
-        _embed_shard(_paths(out, format, number, shards), source, rows, model, progress, on_bad_record)
+        _embed_shard(paths_of(out, format, number, shards), source, rows, model, progress, on_bad_record)
     if is_main_process() and not (out / MANIFEST).is_file():
-        _complete(out, plan, [_paths(out, format, number, shards) for number in range(shards)])
+        plan |= {"width": model.config.projection_dim}
+        _complete(out, plan, [paths_of(out, format, number, shards) for number in range(shards)])
     barrier("index")
     if not (out / MANIFEST).is_file():
         raise DataError(
@@ -196,7 +180,6 @@ def _complete(out: Path, plan: dict[str, Any], shards: Sequence[tuple[Path, ...]
     manifest = plan | {
         "pictures": plan["pictures"] - len(rows),
         "skipped": [row.record for row in rows],
-        "width": _read(shards[0]).embeddings.shape[1],
     }
     put(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
     for part in parts:
@@ -232,7 +215,7 @@ def _embed_shard(
         ]
         left_out.write(part_of(paths[-1]), lost)
         kept = np.flatnonzero(~broken)
-        _write(paths, Shard(embeddings[kept], part.ids(kept.tolist())))
+        write_shard(paths, Shard(embeddings[kept], part.ids(kept.tolist())))
     barrier("shard")
 
 
@@ -245,7 +228,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
     names = {file.name for file in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
     begun = any(name not in (PLAN, f"{PLAN}.part") and not is_ledger(name) for name in names)
     if begun and PLAN in names and out.is_dir():
-        stored = _read_json(path)
+        stored = read_object(path)
         same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format", "dtype")
         if other := [name for name in same if stored.get(name) != plan[name]]:
             what = {"fingerprint": "model", "source_fingerprint": "set of pictures"}.get(other[0], other[0])
@@ -259,40 +242,3 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
             put(path, lambda draft: draft.write_text(json.dumps(plan, indent=2) + "\n"))
         except OSError as error:
             raise ConfigError(f"{out} cannot be written: {error.strerror}; choose another place") from error
-
-
-def _paths(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:
-    """The files of a shard; it is complete if the last of them exists."""
-    names = ("ids-{}.json", "embeddings-{}.npy") if format == "npy" else ("pictures-{}.parquet",)
-    return tuple(folder / name.format(f"{number:05}-of-{shards:05}") for name in names)
-
-
-def _write(paths: tuple[Path, ...], shard: Shard) -> None:
-    if len(paths) == 1:
-        vectors = pa.FixedSizeListArray.from_arrays(shard.embeddings.ravel(), shard.embeddings.shape[1])
-        put(paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path))
-        return
-    put(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, shard.embeddings)
-
-    put(paths[1], save)
-
-
-def _read(paths: tuple[Path, ...]) -> Shard:
-    if len(paths) == 1:
-        table = pq.read_table(paths[0])
-        column = table["embedding"].combine_chunks()
-        width = column.type.list_size
-        return Shard(column.values.to_numpy().reshape(len(column), width), table["id"].to_pylist())
-    return Shard(np.load(paths[1], mmap_mode="r"), json.loads(paths[0].read_text("utf-8")))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as e:
-        raise DataError(f"{path} cannot be read: {e}; delete the index, embed again") from e
-    return stored if isinstance(stored, dict) else {}

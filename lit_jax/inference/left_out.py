@@ -4,11 +4,15 @@ While an index is written, each shard has a part of the ledger; LEDGER takes the
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
+from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.inside import refusal
 
 LEDGER = "broken_records.jsonl"
 
@@ -36,10 +40,25 @@ def write(path: Path, rows: Sequence[LeftOut]) -> None:
 
 
 def read(path: Path) -> list[LeftOut]:
-    """What `write` wrote."""
-    if not path.is_file():
+    """What `write` wrote. Raises DataError for anything else."""
+    if not os.path.lexists(path):
         return []
-    return [LeftOut(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    try:
+        if why := refusal(path, path.parent, strict_json.LARGEST):
+            raise ValueError(why)
+        return [_row(strict_json.parse(line)) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or first_line(e)
+        raise DataError(f"{path} cannot be read: {reason}; delete the index, embed again") from e
+
+
+def _row(found: Any) -> LeftOut:
+    if (
+        isinstance(found, dict)
+        and {name: type(value) for name, value in found.items()} == LeftOut.__annotations__
+    ):
+        return LeftOut(**found)
+    raise ValueError(f"a line of it has no {', '.join(LeftOut._fields)}")
 
 
 def is_ledger(name: str) -> bool:

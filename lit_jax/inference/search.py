@@ -1,5 +1,6 @@
 """Searches the pictures of an index by a text or by a picture."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -7,10 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_jax.data.sources.in_memory import InMemorySource, Picture
+from lit_jax.hf import hub
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index import Index
 from lit_jax.inference.nearest import nearest
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, DataError
+
+_TILE = 1 << 26  # Numbers of the vectors that are compared at once.
 
 
 class Hit(NamedTuple):
@@ -32,8 +36,9 @@ def search(
 ) -> list[Hit]:
     """The `top` pictures of an index that are nearest to a text or to a picture, the nearest first, by exact search.
 
-    The default `model` is the one that the index names. Raises ConfigError unless there is exactly one query, and
-    DataError for an index that is damaged or was made by another model.
+    The default `model` is the one that the index names, if it is on this machine: nothing is fetched because an index
+    says so. Raises ConfigError unless there is exactly one query, and for a model that would be fetched, and DataError
+    for an index that is damaged or was made by another model.
     """
     if (query is None) == (picture is None) or (isinstance(query, str) and not query.strip()):
         raise ConfigError("give one query: a text that is not blank, or a picture")
@@ -44,7 +49,7 @@ def search(
     if not isinstance(top, int | np.integer) or top < 1:
         raise ConfigError(f"top is {top!r}; want a whole number, 1 or more")
     index = index if isinstance(index, Index) else Index.open(index)
-    model = opened(model or index.model, allow_pickle=allow_pickle)
+    model = opened(model or _model_of(index), allow_pickle=allow_pickle)
     index.check_model(model)
     if picture is not None:
         vector = model.pictures(InMemorySource(picture))
@@ -56,10 +61,27 @@ def search(
     def tiles() -> Iterator[np.ndarray]:
         for shard in index:
             ids.extend(shard.ids)
-            yield shard.embeddings
+            rows = shard.embeddings
+            for start in range(0, len(rows), most := max(1, _TILE // index.width)):
+                tile = rows[start : start + most]
+                if not np.isfinite(tile).all():
+                    raise DataError(f"the index {index.folder} has vectors that are not finite; embed again")
+                yield tile
 
     scores, numbers = nearest(vector, tiles(), top, model.mesh)
     return [
         Hit(ids[number], float(score), int(number))
         for score, number in zip(scores[0], numbers[0], strict=True)
     ]
+
+
+def _model_of(index: Index) -> str | Path:
+    """The model that an index names. Raises ConfigError if it is not on this machine."""
+    if not hub.is_id(index.model) or os.path.isdir(index.model):
+        return index.model
+    if (copy := hub.cached(index.model)) is None:
+        raise ConfigError(
+            f"the index {index.folder} names the model {index.model}, which is not on this machine; give a model as "
+            "--model, which may be fetched"
+        )
+    return copy

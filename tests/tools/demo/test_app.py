@@ -1,61 +1,15 @@
 """The page of a model in a browser: the numbers of the commands, one sentence for a mistake, no request outwards."""
 
-import html
-import re
-import threading
-import urllib.error
-import urllib.request
-
 import pytest
 
 import lit_jax
 from lit_jax.inference.embedder import Embedder
-from lit_jax.tools import demo
+from lit_jax.tools.demo import app, guards
 from lit_jax.utils.errors import ConfigError, DataError
-from tests import tiny
 from tests.browser import SCHEMES, SIZES, Visit, browser, is_dark  # noqa: F401
+from tests.tools.demo.pages import asked, posted, served
 
 LABELS = ["red square", "a blue circle", "مربع 🟥", "<b>white</b>", "green " * 60]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    tiny.write_models_and_pictures(folder)
-    with (folder / "large.png").open("wb") as file:
-        file.truncate(demo.MOST + 1)
-    whole = (folder / "pairs" / "000.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(place):
-    return Embedder(place / "model")
-
-
-@pytest.fixture(scope="module")
-def index(place, model):
-    return lit_jax.embed(f"folder:{place / 'pairs'}", place / "index", model)
-
-
-def served(model, index):
-    """The address of a page that a thread serves."""
-    ready, urls = threading.Event(), []
-
-    def told(url):
-        urls.append(url)
-        ready.set()
-
-    options = {"port": 0, "ready": told}
-    threading.Thread(target=demo.serve, args=(model, index), kwargs=options, daemon=True).start()
-    assert ready.wait(30)
-    return urls[0]
-
-
-@pytest.fixture(scope="module")
-def address(model, index):
-    return served(model, index)
 
 
 def shown(visit, form, rows):
@@ -92,7 +46,7 @@ def test_the_page_says_what_classify_and_search_say_and_asks_nobody_else(
         visit.page.press("input[name=query]", "Enter")
         by_text = shown(visit, "search", "li")
         visit.page.wait_for_load_state("networkidle")
-        assert hits(by_text) == lit_jax.search(index, "a red circle", model=model, top=demo.FOUND)
+        assert hits(by_text) == lit_jax.search(index, "a red circle", model=model, top=app.FOUND)
         assert visit.page.evaluate("[...document.querySelectorAll('.hits img')].every(x => x.naturalWidth)")
         assert visit.fits()
         shot = visit.shot(tmp_path / f"demo_{size}_{scheme}.png")
@@ -101,7 +55,7 @@ def test_the_page_says_what_classify_and_search_say_and_asks_nobody_else(
         with visit.page.expect_response("**/search"):
             visit.page.set_input_files("#search input[type=file]", picture)
         visit.page.locator("#search .hits li[data-number='3']:first-child").wait_for()
-        assert hits(by_text) == lit_jax.search(index, picture=picture, model=model, top=demo.FOUND)
+        assert hits(by_text) == lit_jax.search(index, picture=picture, model=model, top=app.FOUND)
         assert visit.said == []
         assert all(url.startswith((address, "data:", f"blob:{address}")) for url in visit.asked)
 
@@ -144,29 +98,6 @@ def test_a_picture_that_is_dropped_and_a_bad_one_each_get_their_answer(browser, 
         visit.page.fill("textarea", "red, red")
         visit.page.click("#classify button")
         assert "appear more than once" in shown(visit, "classify", ".mistake").text_content()
-
-
-def asked(url, data=None, **headers):
-    """Status, headers and text of an answer."""
-    request = urllib.request.Request(url, data, {name.replace("_", "-"): v for name, v in headers.items()})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.headers, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, error.read().decode()
-
-
-def posted(url, **fields):
-    """The status and the text of what a form gets, without its tags; a field of bytes is a file."""
-    parts = []
-    for name, value in fields.items():
-        file = '; filename="a"' if isinstance(value, bytes) else ""
-        head = f'--x\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
-        parts.append(head.encode() + (value if file else value.encode()) + b"\r\n")
-    status, _, said = asked(
-        url, b"".join(parts) + b"--x--\r\n", Content_Type="multipart/form-data; boundary=x"
-    )
-    return status, html.unescape(re.sub(r"<[^>]*>", "", said)).strip()
 
 
 @pytest.mark.parametrize(
@@ -214,21 +145,21 @@ def test_other_names_other_pages_and_endless_uploads_are_refused(address):
     assert asked(f"{address}search", b"", Sec_Fetch_Site="cross-site")[0] == 403
     form = "multipart/form-data; boundary=x"
     head = b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a"\r\n\r\n'
-    status, _, said = asked(f"{address}classify", head + bytes(demo.MOST), Content_Type=form)
+    status, _, said = asked(f"{address}classify", head + bytes(guards.MOST), Content_Type=form)
     assert status == 413 and "larger than 20 MB" in said
     for name in ("picture/24", "picture/-1", "__init__.py", "base.html"):
         assert asked(address + name)[0] == 404, name
 
 
 def test_what_cannot_be_served_is_said_in_one_sentence(place, model, index, address):
-    with pytest.raises(ConfigError, match=r"cannot listen on.*give another --port"):
-        demo.serve(model, port=int(address.rpartition(":")[2].strip("/")))
+    with pytest.raises(ConfigError, match="belongs to an index"):
+        app.make_app(model, pictures=f"folder:{place / 'pairs'}")
     with pytest.raises(DataError, match="made by another model"):
-        demo.make_app(Embedder(place / "other"), index)
+        app.make_app(Embedder(place / "other"), index)
 
 
 def test_without_an_index_the_page_says_how_to_make_one(model):
-    address = served(model, None)
+    address = served(model)
     assert "lit-jax embed PICTURES --model model" in asked(address)[2]
     status, _, said = asked(f"{address}search", b"")
     assert status == 400 and "start the demo with --index" in said

@@ -1,0 +1,183 @@
+"""The files of an index: how they are written, and how they are read as if somebody else had written them.
+
+Only regular files inside the folder are read. The manifest says what each of them must hold, and a file that announces
+more than that is refused before memory is taken for it.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from lit_jax.utils import strict_json
+from lit_jax.utils.atomic import put
+from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.inside import refusal
+
+FORMATS = ("npy", "parquet")
+PLAN, MANIFEST = "plan.json", "manifest.json"
+LARGEST_SHARD = 1_000_000  # Pictures of a shard that is written.
+_MOST = 1 << 40  # Pictures of an index.
+_WIDEST = 1 << 14  # Numbers of a vector.
+_IDS = 256 << 20  # Bytes of the ids of a shard.
+_VECTORS = 16 << 40  # Bytes of a file of vectors, which is mapped and not loaded.
+_PACKED, _AT_ONCE = (
+    100,
+    64 << 20,
+)  # Bytes of vectors for each byte of a parquet file, and those that any file may give.
+T = TypeVar("T")
+
+
+class Shard(NamedTuple):
+    """A part of an index."""
+
+    embeddings: Float[np.ndarray, "n E"]
+    ids: list[str]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 1 << 16
+
+
+def _is_count(most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 < value <= most
+
+
+def _is_ascending(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and all(type(n) is int for n in value)
+        and all(a < b for a, b in zip([-1, *value], value, strict=False))
+    )
+
+
+# Of a manifest.
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "model": _is_text,
+    "fingerprint": _is_text,
+    "source": _is_text,
+    "source_fingerprint": _is_text,
+    "pictures": _is_count(_MOST),
+    "width": _is_count(_WIDEST),
+    "shard_size": _is_count(_MOST),
+    "format": FORMATS.__contains__,
+    "skipped": _is_ascending,
+}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The fields of a complete index, all of them usable. Raises DataError."""
+    found = {"skipped": []} | read_object(folder / MANIFEST)  # Older indexes leave nothing out.
+    wrong = [name for name, is_usable in _FIELDS.items() if not is_usable(found.get(name))]
+    if not wrong and max(found["skipped"], default=0) >= found["pictures"] + len(found["skipped"]):
+        wrong = ["skipped"]
+    if wrong:
+        raise DataError(
+            f"{folder / MANIFEST} is not a manifest that `lit-jax embed` wrote: its {wrong[0]!r} is missing or "
+            "unusable; delete the index, embed again"
+        )
+    return {name: found[name] for name in _FIELDS}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of an index. Raises DataError."""
+    found = _judged(path, strict_json.LARGEST, strict_json.read)
+    return found if isinstance(found, dict) else {}
+
+
+def paths_of(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:
+    """The files of a shard; it is complete if the last of them exists."""
+    names = ("ids-{}.json", "embeddings-{}.npy") if format == "npy" else ("pictures-{}.parquet",)
+    return tuple(folder / name.format(f"{number:05}-of-{shards:05}") for name in names)
+
+
+def write_shard(paths: tuple[Path, ...], shard: Shard) -> None:
+    """Writes the files of a shard, each atomically."""
+    if len(paths) == 1:
+        vectors = pa.FixedSizeListArray.from_arrays(shard.embeddings.ravel(), shard.embeddings.shape[1])
+        put(paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path))
+        return
+    put(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
+
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, shard.embeddings)
+
+    put(paths[1], save)
+
+
+def read_shard(paths: tuple[Path, ...], rows: int, width: int) -> Shard:
+    """What `write_shard` wrote; the vectors of a .npy stay on disk. Raises DataError for anything but `rows` rows."""
+    if len(paths) == 1:
+        return _judged(paths[0], _VECTORS, lambda path: _read_table(path, rows, width))
+    vectors = _judged(paths[1], _VECTORS, lambda path: _map_vectors(path, rows, width))
+    return Shard(vectors, _judged(paths[0], _IDS, lambda path: _read_ids(path, rows)))
+
+
+def _judged(path: Path, most: int, read: Callable[[Path], T]) -> T:
+    """`read(path)` of a file that may be read. Raises DataError, whatever the reader raises."""
+    try:
+        if why := refusal(path, path.parent, most):
+            raise ValueError(why)
+        return read(path)
+    except Exception as e:  # NumPy and Arrow raise many kinds of errors for files that are cut off.
+        reason = getattr(e, "strerror", None) or first_line(e)
+        raise DataError(f"{path} cannot be read: {reason}; delete the index, embed again") from e
+
+
+def _map_vectors(path: Path, rows: int, width: int) -> Float[np.ndarray, "n E"]:
+    with path.open("rb") as file:
+        if (version := np.lib.format.read_magic(file)) != (
+            1,
+            0,
+        ):  # Another may announce a header of gigabytes.
+            raise ValueError(f"it is a .npy of version {version}")
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    if (shape, by_column, dtype) != ((rows, width), False, np.dtype(np.float32)):
+        raise ValueError(f"it has {dtype} of shape {shape}, not {rows} vectors of {width} float32")
+    if path.stat().st_size != start + rows * width * 4:
+        raise ValueError("it is cut off, or longer than its vectors")
+    return np.memmap(path, np.float32, "r", start, (rows, width))
+
+
+def _read_ids(path: Path, rows: int) -> list[str]:
+    ids = strict_json.read(path, _IDS)
+    if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(name, str) for name in ids):
+        raise ValueError(f"it is not a list of the ids of {rows} pictures")
+    return ids
+
+
+def _read_table(path: Path, rows: int, width: int) -> Shard:
+    if rows * width * 4 > _AT_ONCE + _PACKED * os.path.getsize(path):
+        raise ValueError(f"it is too small for {rows} vectors of {width} numbers")
+    with pq.ParquetFile(path, read_dictionary=["id"]) as file:
+        if file.schema_arrow.names != ["id", "embedding"] or file.metadata.num_rows != rows:
+            raise ValueError(f"it does not have the columns id and embedding of {rows} pictures")
+        kind = file.schema_arrow.field("embedding").type
+        if not pa.types.is_fixed_size_list(kind) or (kind.list_size, kind.value_type) != (
+            width,
+            pa.float32(),
+        ):
+            raise ValueError(f"its column embedding is of {kind}, not of {width} float32")
+        table = file.read()
+    vectors = table["embedding"].combine_chunks()
+    values = vectors.flatten()
+    if vectors.null_count or values.null_count or table["id"].null_count:
+        raise ValueError("some of its values are missing")
+    return Shard(values.to_numpy().reshape(rows, width), _texts(table["id"]))
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """The texts of a column of codes, unless they are far longer than the file: a text is stored once."""
+    lengths = (pc.sum(pc.take(pc.binary_length(part.dictionary), part.indices)) for part in column.chunks)
+    if column.type.value_type != pa.string() or sum(length.as_py() or 0 for length in lengths) > _IDS:
+        raise ValueError(f"its ids are no texts, or have more than {_IDS} bytes")
+    return [str(text) for text in column.to_pylist()]

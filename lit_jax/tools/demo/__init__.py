@@ -1,0 +1,18 @@
+"""A small web page of a model: a picture and labels in, probabilities out; and a search in the pictures of an index.
+
+It is for the person at this machine. It listens on the loopback address unless told otherwise, answers only to host
+names that its user knows and to requests of its own page, loads nothing from elsewhere, and shows no picture that lies
+outside of what its user names. What a request may take is limited: bytes and pixels, seconds for its head, for its body
+and for opening its picture, and a place among those that wait.
+
+| file | idea |
+| --- | --- |
+| `access.py` | the address that it listens on and the host names that it answers to |
+| `server.py` | listening, connections and their deadlines |
+| `guards.py` | what every request passes: headers, size, time, host and origin |
+| `app.py` | the answers of the page |
+| `answers.py` | HTML as an answer |
+| `jobs.py` | calls that wait for a thread |
+| `pictures.py` | the pictures of an index |
+| `opener.py` | a process that opens pictures |
+"""

@@ -1,0 +1,195 @@
+"""The answers of the page: itself, probabilities of labels, the nearest pictures of an index."""
+
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from lit_jax.inference.classify import classify
+from lit_jax.inference.embedder import Embedder
+from lit_jax.inference.index import Index
+from lit_jax.inference.prompts import TEMPLATES
+from lit_jax.inference.search import search
+from lit_jax.tools import pages
+from lit_jax.tools.demo.access import LOCAL, Access
+from lit_jax.tools.demo.answers import html, mistake, refused
+from lit_jax.tools.demo.guards import MOST, TOO_LARGE, Bounded, OwnPageOnly, WithHeaders
+from lit_jax.tools.demo.jobs import Jobs
+from lit_jax.tools.demo.opener import Opener
+from lit_jax.tools.demo.pictures import open_pictures
+from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
+
+LABELS, LONGEST = 1000, 1000  # The most labels of one request; the most characters of a label or of a query.
+SHOWN, FOUND = 20, 12  # Labels above "more"; pictures that a search shows.
+SIDE = 256  # Pixels of such a picture, at most.
+QUESTIONS, THUMBNAILS = 16, 64  # That may wait.
+_FIELD = 1 << 20  # Bytes of a field of a form that is no file.
+_NUMBER = re.compile("[0-9]{1,13}", re.ASCII)
+_ASSETS = {"style.css": "text/css", "demo.css": "text/css", "demo.js": "text/javascript"}
+_NOTHING = "There is nothing here."
+
+
+def make_app(
+    model: Embedder, index: Index | None = None, *, pictures: str | None = None, access: Access = LOCAL
+) -> ASGIApp:
+    """The page as an ASGI application.
+
+    `pictures` is the source that was embedded; without it, a search shows ids and scores alone. Raises DataError for an
+    index of another model, ConfigError for pictures without an index, and what `open_pictures` raises.
+    """
+    if index is not None:
+        index.check_model(model)
+    elif pictures is not None:
+        raise ConfigError(f"--pictures {pictures} belongs to an index; give it as --index")
+    page = _Page(model, index, pictures, access.meaning)
+    routes = [
+        Route("/", page.home),
+        Route("/classify", page.classify, methods=["POST"]),
+        Route("/search", page.search, methods=["POST"]),
+        Route("/picture/{number}", page.picture),
+        Route("/{name}", page.asset),
+    ]
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=access.names, www_redirect=False)
+    handlers = {HTTPException: refused}
+    app = Starlette(routes=routes, middleware=[hosts, Middleware(OwnPageOnly)], exception_handlers=handlers)
+    return WithHeaders(Bounded(app))
+
+
+class _Page:
+    """The answers of the page, one route a public method."""
+
+    def __init__(self, model: Embedder, index: Index | None, pictures: str | None, meaning: str):
+        self._model, self._index = model, index
+        self._picture = open_pictures(index, pictures) if index and pictures else None
+        self._questions, self._thumbnails = Jobs("questions", QUESTIONS), Jobs("pictures", THUMBNAILS)
+        self._opener, self._opener_of_thumbnails = Opener(), Opener()
+        self._assets = {name: pages.asset(name) for name in _ASSETS}
+        config = model.config
+        self._home = html(
+            "demo.html",
+            name=Path(model.name).name or model.name,
+            about=f"A dual encoder of {config.vision_type} and {config.text_type}. {meaning}",
+            most=MOST,
+            too_large=TOO_LARGE,
+            prompts=list(TEMPLATES.items()),
+            pictures=index.pictures if index else None,
+            seen=self._picture is not None,
+        )
+
+    async def home(self, request: Request) -> Response:
+        """The page itself."""
+        return self._home
+
+    async def asset(self, request: Request) -> Response:
+        """A style sheet or a script."""
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            raise HTTPException(404, _NOTHING)
+        return Response(self._assets[name], media_type=_ASSETS[name])
+
+    async def picture(self, request: Request) -> Response:
+        """A picture of the index, by its number."""
+        number, read = request.path_params["number"], self._picture
+        if read is None or not _NUMBER.fullmatch(number):
+            raise HTTPException(404, _NOTHING)
+        try:
+            small = await self._thumbnails.run(
+                lambda: self._opener_of_thumbnails.small(read(int(number)), SIDE)
+            )
+        except LitJaxError as error:
+            raise HTTPException(404, str(error)) from error
+        return Response(small, media_type="image/webp")
+
+    async def classify(self, request: Request) -> Response:
+        """The probabilities of labels for an uploaded picture."""
+        return await self._answer(request, self._labels)
+
+    async def search(self, request: Request) -> Response:
+        """The pictures of the index that are nearest to a text or to an uploaded picture."""
+        return await self._answer(request, self._hits)
+
+    async def _answer(self, request: Request, ask: Callable[[FormData], Response]) -> Response:
+        """What `ask` makes of the form and its picture; an error as one sentence."""
+        self._questions.check_room()  # Before anything is read.
+        try:
+            async with request.form(max_files=1, max_fields=8, max_part_size=_FIELD) as form:
+                return await _while_there(request, self._questions.run(lambda: ask(form)))
+        except LitJaxError as error:
+            return mistake(str(error), 400)
+        except UnicodeError:
+            return mistake("The form is in an encoding that is none.", 400)
+
+    def _labels(self, form: FormData) -> Response:
+        if (picture := self._uploaded(form)) is None:
+            raise DataError("there is no picture yet: drop one, paste one or choose one")
+        names = _split_labels(_text(form, "labels"))
+        prompts = _text(form, "prompts") or "name"
+        if prompts not in TEMPLATES:  # Only the command may read a file of this machine.
+            raise ConfigError(f"prompts {prompts!r} are unknown; wanted one of {', '.join(TEMPLATES)}")
+        (shares,) = classify(picture, names, self._model, prompts=prompts)
+        return html("labels.html", shares=shares, shown=SHOWN)
+
+    def _hits(self, form: FormData) -> Response:
+        if self._index is None:
+            raise ConfigError("there is no index to search in; start the demo with --index")
+        picture = self._uploaded(form)
+        query = None if picture is not None else _text(form, "query")
+        if query and len(query) > LONGEST:
+            raise ConfigError(f"the text has {len(query):,} characters; give at most {LONGEST:,}")
+        hits = search(self._index, query, picture=picture, model=self._model, top=FOUND)
+        return html("hits.html", hits=hits, seen=self._picture is not None)
+
+    def _uploaded(self, form: FormData) -> bytes | None:
+        """The picture of a form, which can be opened. Raises DataError."""
+        file = form.get("picture")
+        if not isinstance(file, UploadFile) or not file.size:
+            return None
+        content = file.file.read()
+        self._opener.check(content)  # Its errors do not name the file, which `classify` would do.
+        return content
+
+
+async def _while_there(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """Returns `answer`, which is cancelled if the one who asked goes away."""
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        leaving.result()
+        raise ClientDisconnect
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _split_labels(text: str) -> list[str]:
+    """One label a line, or a single line with commas, without blank ones. Raises ConfigError for too many or long."""
+    parts = text.splitlines() if "\n" in text.strip() else text.split(",")
+    names = [part.strip() for part in parts if part.strip()]
+    if len(names) > LABELS:
+        raise ConfigError(f"there are {len(names):,} labels; give at most {LABELS:,}")
+    if (longest := max(map(len, names), default=0)) > LONGEST:
+        raise ConfigError(f"a label has {longest:,} characters; give at most {LONGEST:,}")
+    return names
+
+
+def _text(form: FormData, name: str) -> str:
+    value = form.get(name, "")
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,65 @@
+"""The pictures of an index, from where the user says that they are.
+
+An index may come from anybody, and it names its pictures as it likes. So nothing is opened because an index says so:
+only what lies below a folder that the user names, or in a source that the user names and that was the one embedded.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lit_jax.data.sources.in_memory import InMemorySource
+from lit_jax.data.sources.registry import open_source
+from lit_jax.inference.index import Index
+from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.inside import refusal
+
+MOST = 100_000_000  # Bytes of a file.
+_MISSING = "this picture is not there"
+
+
+def open_pictures(index: Index, source: str) -> Callable[[int], bytes]:
+    """The file of a picture by its number in `index`, where `source` is what was embedded, or the folder of the files.
+
+    Raises ConfigError if `source` is no such folder, and DataError if it cannot be opened or is another one than the
+    index was made from. What is returned raises DataError for a picture that is not there.
+    """
+    return _of_files(index, source) if index.source == InMemorySource.spec else _of_source(index, source)
+
+
+def _of_source(index: Index, spec: str) -> Callable[[int], bytes]:
+    source = open_source(spec)
+    if source.fingerprint() != index.source_fingerprint:
+        raise DataError(
+            f"the index {index.folder} was made from other pictures than those of {spec}; give the source that was "
+            "embedded, or embed it again"
+        )
+
+    def read(number: int) -> bytes:
+        if not 0 <= number < index.pictures or (record := index.record(number)) >= len(source):
+            raise DataError(_MISSING)
+        return source[record]["image"]
+
+    return read
+
+
+def _of_files(index: Index, spec: str) -> Callable[[int], bytes]:
+    folder = Path(spec.removeprefix("folder:")).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"the index {index.folder} was made from files, and --pictures {spec} is not a folder; give the one that "
+            "they are in"
+        )
+    names = [name for shard in index for name in shard.ids]
+
+    def read(number: int) -> bytes:
+        if not 0 <= number < len(names):
+            raise DataError(_MISSING)
+        try:
+            path = Path(names[number]).expanduser()
+            if refusal(path, folder, MOST):
+                raise DataError(_MISSING)
+            return path.read_bytes()
+        except (OSError, ValueError, RuntimeError) as error:  # No such file; a NUL in the name; no such user.
+            raise DataError(_MISSING) from error
+
+    return read
