@@ -8,7 +8,13 @@ from lit_jax.utils.errors import WeightError, first_line
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # A pickle only if allowed, and never code.
+_WANTED = [
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.codes",
+    "*.safetensors",
+]  # A pickle only if allowed, and never code.
 
 
 def find(
