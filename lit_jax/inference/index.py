@@ -63,6 +63,7 @@ class Index:
     source: str  # What `open_source` accepts, or "pictures" if paths were given; the paths are then the ids.
     source_fingerprint: str
     skipped: tuple[int, ...] = ()  # The records of the source that were left out, ascending.
+    text_length: int | None = None  # Tokens of a query that are read; None: as many as the model reads.
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
@@ -73,7 +74,7 @@ class Index:
                 raise DataError(f"the index {folder} is not complete; start the `embed` that wrote it again")
             raise DataError(f"{folder} is not an index: it has no {MANIFEST}; `lit-jax embed` writes one")
         manifest = _read_json(folder / MANIFEST)
-        manifest = {"skipped": []} | manifest  # Older indexes leave nothing out.
+        manifest = {"skipped": [], "text_length": None} | manifest  # Older indexes do not say.
         names = [field.name for field in fields(cls) if field.name not in ("folder", "skipped")]
         try:
             index = cls(
@@ -82,6 +83,7 @@ class Index:
             numbers = (index.pictures, index.width, index.shard_size)
             usable = all(type(n) is int and n > 0 for n in numbers) and index.format in FORMATS
             usable &= all(type(n) is int for n in index.skipped)
+            usable &= index.text_length is None or (type(index.text_length) is int and index.text_length > 0)
         except (KeyError, TypeError):
             usable = False
         if not usable:
@@ -139,13 +141,15 @@ def embed(
     allow_pickle: bool = False,
     progress: Progress | None = None,
     on_bad_record: str = "error",
+    text_length: int | None = None,
 ) -> Index:
     """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
 
     `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. After a kill, the next run
     continues with the first shard that is not complete; if the index is complete, it does nothing. Several processes
     share the work; they need a common disk. A picture that cannot be read raises DataError; if `on_bad_record` is
-    "skip", it is left out of the index and named in its `broken_records.jsonl`. Raises ConfigError if `output` holds
+    "skip", it is left out of the index and named in its `broken_records.jsonl`. Queries of the index are cut to
+    `text_length` tokens, as in `Embedder`. Raises ConfigError if `output` holds
     something else or cannot be written, and DataError if all pictures are broken.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
@@ -156,7 +160,7 @@ def embed(
     total = len(source)
     if not total:
         raise DataError("there are no pictures to embed; give at least one")
-    model = opened(model, dtype=dtype, allow_pickle=allow_pickle)
+    model = opened(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length)
     plan = {
         "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
         "fingerprint": model.fingerprint,
@@ -166,6 +170,7 @@ def embed(
         "pictures": total,
         "shard_size": shard_size,
         "format": format,
+        "text_length": text_length,
     }
     _begin(out, plan)
     shards = -(-total // shard_size)
