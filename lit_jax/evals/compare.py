@@ -69,14 +69,15 @@ def _check(result: dict[str, Any], path: str | Path) -> None:
         if not complete or result["intervals"][task].keys() != metrics.keys():
             raise KeyError(task)
         queries = result.get("queries", {})
-        if task in queries and estimate(from_rows(task, queries[task])) != metrics:
+        if task in queries and estimate(from_rows(task, queries[task], result["protocol"][task])) != metrics:
             raise DataError(f"the metrics of {task} in {path} do not match its queries; evaluate again")
 
 
 def _task(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     on_queries = None
     if task in a.get("queries", {}) and task in b.get("queries", {}):
-        on_queries = paired(*(from_rows(task, result["queries"][task]) for result in (a, b)), **_bootstrap(a))
+        results = (from_rows(task, result["queries"][task], result["protocol"][task]) for result in (a, b))
+        on_queries = paired(*results, **_bootstrap(a))
     rows = {}
     for name, x in a["metrics"][task].items():
         y = b["metrics"][task][name]
