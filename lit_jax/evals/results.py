@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ def to_rows(result: Result) -> dict[str, str]:
     return {name: " ".join(map(str, row.tolist())) for name, row in vars(result).items()}
 
 
-def from_rows(task: str, rows: Mapping[str, str], protocol: Mapping[str, Any]) -> Result:
+def from_rows(
+    task: str, rows: Mapping[str, str], protocol: Mapping[str, Any] = MappingProxyType({})
+) -> Result:
     """The result of `task` from which `to_rows` made `rows`. Raises what its class or the parsing raises."""
     if task == "multilingual":
         languages: dict[str, dict[str, str]] = defaultdict(dict)
