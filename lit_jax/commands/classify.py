@@ -36,6 +36,7 @@ from lit_jax.utils.shown import say
     type=click.IntRange(min=1),
     help="Labels shown for each picture.",
 )
+@options.text_length
 @options.allow_pickle
 @click.option(
     "--json",
@@ -50,6 +51,7 @@ def main(
     labels: str,
     prompts: str,
     top: int,
+    text_length: int | None,
     allow_pickle: bool,
     json_path: Path | None,
 ) -> None:
@@ -63,7 +65,9 @@ def main(
     if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as that of many labels.
         text = decode_utf8(Path(labels).read_bytes(), labels).removeprefix("\ufeff")
         names = [line for line in text_lines(text) if line.strip()]
-    shares_of_each = classify(pictures, names, model, prompts=prompts, allow_pickle=allow_pickle)
+    shares_of_each = classify(
+        pictures, names, model, prompts=prompts, allow_pickle=allow_pickle, text_length=text_length
+    )
     for picture, shares in zip(pictures, shares_of_each, strict=True):
         say(table((picture, ""), [(name, f"{share:.1%}") for name, share in list(shares.items())[:top]]))
     if json_path:

@@ -1,5 +1,7 @@
 """lit-jax embed PICTURES... --model DIR_OR_ID --output INDEX"""
 
+from typing import Any
+
 import click
 
 from lit_jax.commands import options
@@ -27,17 +29,9 @@ from lit_jax.utils.shown import say
 )
 @options.on_bad_record
 @options.dtype
+@options.text_length
 @options.allow_pickle
-def main(
-    pictures: tuple[str, ...],
-    model: str,
-    output: str,
-    format: str,
-    shard_size: int,
-    on_bad_record: str,
-    dtype: str,
-    allow_pickle: bool,
-) -> None:
+def main(pictures: tuple[str, ...], model: str, output: str, **settings: Any) -> None:
     """Embed pictures into an index that `lit-jax search` reads.
 
     PICTURES are files, or one source, such as folder:DIR. Started again after a kill, it continues. With
@@ -53,12 +47,8 @@ def main(
             pictures[0] if len(pictures) == 1 else pictures,
             output,
             model,
-            shard_size=shard_size,
-            format=format,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
             progress=report,
-            on_bad_record=on_bad_record,
+            **settings,
         )
     if distributed.is_main_process():
         left_out = f" ({len(index.skipped):,} broken ones left out)" if index.skipped else ""

@@ -59,7 +59,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @click.option(
     "--features", metavar="KIND", default="embedding", help="To learn from: embedding (default) or tower."
 )
-@click.option("--text-length", metavar="N", type=click.IntRange(min=2), help="Longest text, in tokens.")
+@options.text_length
 @options.dtype
 @click.option(
     "--batch-size",

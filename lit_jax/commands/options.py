@@ -19,6 +19,12 @@ dtype = click.option(
 allow_pickle = click.option(
     "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there are no other weights."
 )
+text_length = click.option(
+    "--text-length",
+    metavar="N",
+    type=click.IntRange(min=2),
+    help="Longest text, in tokens [default: what the model reads].",
+)
 on_bad_record = click.option(
     "--on-bad-record",
     metavar="WHAT",

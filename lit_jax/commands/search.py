@@ -24,6 +24,7 @@ from lit_jax.utils.shown import say
 @click.option(
     "--top", metavar="N", default=10, show_default=True, type=click.IntRange(min=1), help="Pictures shown."
 )
+@options.text_length
 @options.allow_pickle
 @click.option(
     "--json",
@@ -38,6 +39,7 @@ def main(
     picture: str | None,
     model: str | None,
     top: int,
+    text_length: int | None,
     allow_pickle: bool,
     json_path: Path | None,
 ) -> None:
@@ -45,7 +47,15 @@ def main(
     from lit_jax.inference.search import search
     from lit_jax.utils.console import table
 
-    hits = search(index, query, picture=picture, model=model, top=top, allow_pickle=allow_pickle)
+    hits = search(
+        index,
+        query,
+        picture=picture,
+        model=model,
+        top=top,
+        allow_pickle=allow_pickle,
+        text_length=text_length,
+    )
     say(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
     if json_path:
         json_path.write_text(json.dumps([hit._asdict() for hit in hits], indent=2) + "\n", encoding="utf-8")

@@ -85,14 +85,16 @@ def _check(result: dict[str, Any], path: str | Path) -> None:
         if not all(isinstance(word, str) for word in words):
             raise TypeError(task)
         queries = result.get("queries", {})
-        if task in queries and estimate(from_rows(task, queries[task])) != metrics:
+        if task in queries and estimate(from_rows(task, queries[task], result["protocol"][task])) != metrics:
             raise DataError(f"the metrics of {task} in {path} do not match its queries; evaluate again")
 
 
 def _task(task: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     on_queries = None
     if task in a.get("queries", {}) and task in b.get("queries", {}):
-        first, second = (from_rows(task, result["queries"][task]) for result in (a, b))
+        first, second = (
+            from_rows(task, result["queries"][task], result["protocol"][task]) for result in (a, b)
+        )
         if len(first) != len(second):
             raise DataError(
                 f"{task} was measured on {len(first)} pictures and on {len(second)}; evaluate both again"

@@ -5,7 +5,8 @@ All three average unit text embeddings and normalise the mean (`class_embeddings
 - `lit`, as in big_vision, canonicalises prompts, resizes pictures to a square of side / 0.875, and crops the centre;
 - `open_clip` and `clip_benchmark` leave prompts unchanged, and use the model's own image processor. They differ from
   each other in their files (`{c}` for the class, which `load_templates` reads) and in the names of their metrics
-  (docs/evaluation.md), but not in prompts or pixels, and so their numbers are equal.
+  (docs/evaluation.md), but not in prompts or pixels, and so their numbers are equal, except for median ranks, which
+  open_clip rounds down to integers.
 """
 
 import copy
@@ -27,6 +28,7 @@ class Preset:
     canonical: bool  # Whether prompts are put through `canonical`.
     square875: bool  # Whether pictures become squares of side / 0.875, of which the centre is cropped.
     templates: str = "photo"
+    whole_medians: bool = False  # Whether a median rank is rounded down to an integer.
 
     def text(self, prompt: str) -> str:
         """The prompt as the model gets it."""
@@ -52,7 +54,7 @@ class Preset:
 
 PRESETS = {
     "lit": Preset(canonical=True, square875=True),
-    "open_clip": Preset(canonical=False, square875=False),
+    "open_clip": Preset(canonical=False, square875=False, whole_medians=True),
     "clip_benchmark": Preset(canonical=False, square875=False),
 }
 PLAIN = Preset(canonical=False, square875=False, templates="name")

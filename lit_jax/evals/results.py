@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from jaxtyping import Int
 from lit_jax.evals.bootstrap import Result
 from lit_jax.evals.few_shot import FewShot
 from lit_jax.evals.multilingual import Multilingual
-from lit_jax.evals.retrieval import Retrieved
+from lit_jax.evals.retrieval import Retrieved, WholeMedians
 from lit_jax.evals.zero_shot import Classified
 
 _MOST = 50_000_000  # Pictures, texts and classes; there is a counter for each class.
+WHOLE_MEDIANS = {"median_rank": "rounded down"}  # In the protocol of retrieval with open_clip's medians.
 _KINDS: dict[str, Any] = {
     "retrieval": Retrieved,
     "zero_shot": Classified,
@@ -33,16 +35,22 @@ def to_rows(result: Result) -> dict[str, str]:
     return {name: " ".join(map(str, row.tolist())) for name, row in vars(result).items()}
 
 
-def from_rows(task: str, rows: Mapping[str, str]) -> Result:
+def from_rows(
+    task: str, rows: Mapping[str, str], protocol: Mapping[str, Any] = MappingProxyType({})
+) -> Result:
     """The result of `task` from which `to_rows` made `rows`. Raises what its class or the parsing raises."""
     if task == "multilingual":
         languages: dict[str, dict[str, str]] = defaultdict(dict)
         for name, row in rows.items():
             language, _, field = name.rpartition("/")
             languages[language][field] = row
-        ranks: Any = {language: from_rows("retrieval", fields) for language, fields in languages.items()}
+        ranks: Any = {
+            language: from_rows("retrieval", fields, protocol) for language, fields in languages.items()
+        }
         return Multilingual(ranks)
-    return _KINDS[task](**{name: _numbers(row) for name, row in rows.items()})
+    whole = task == "retrieval" and protocol.items() >= WHOLE_MEDIANS.items()
+    kind = WholeMedians if whole else _KINDS[task]
+    return kind(**{name: _numbers(row) for name, row in rows.items()})
 
 
 def _numbers(row: str) -> Int[np.ndarray, " N"]:

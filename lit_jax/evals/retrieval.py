@@ -73,6 +73,22 @@ class Retrieved:
         )
 
 
+@dataclass(frozen=True)
+class WholeMedians(Retrieved):
+    """The same with median ranks that are rounded down to integers, as open_clip reports them."""
+
+    def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
+        """As those of the parent, with whole medians."""
+        return whole_medians(super().metrics(weight))
+
+
+def whole_medians(metrics: dict[str, Any]) -> dict[str, Any]:
+    """`metrics` with median ranks rounded down to integers."""
+    return {
+        name: np.floor(value) if name.endswith("_median_rank") else value for name, value in metrics.items()
+    }
+
+
 def retrieve(
     image_embeds: Float[np.ndarray, "N E"],
     text_embeds: Float[np.ndarray, "M E"],

@@ -19,6 +19,7 @@ from lit_jax.evals import retrieval as retrievals
 from lit_jax.evals.bootstrap import Result
 from lit_jax.evals.names import class_names
 from lit_jax.evals.request import EvalRequest
+from lit_jax.evals.results import WHOLE_MEDIANS
 from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.prompts import class_embeddings, class_texts, repeats
 from lit_jax.utils.errors import ConfigError, DataError
@@ -64,7 +65,11 @@ def retrieval(request: EvalRequest) -> Measure:
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
         ranks = retrievals.retrieve(pictures.embedding, model.texts(texts), owner)
-        return TaskResult(ranks, by_chance, {"texts": len(texts), "text_length": model.text_length})
+        protocol = {"texts": len(texts), "text_length": model.text_length}
+        if request.preset.whole_medians:
+            whole = retrievals.WholeMedians(**vars(ranks))
+            return TaskResult(whole, retrievals.whole_medians(by_chance), protocol | WHOLE_MEDIANS)
+        return TaskResult(ranks, by_chance, protocol)
 
     return measure
 
@@ -80,15 +85,20 @@ def in_languages(request: EvalRequest) -> Measure:
     by_chance = {name: retrievals.chance(owner, len(request.source)) for name, (_, owner) in captions.items()}
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
-        ranks = {
+        ranks: dict[str, retrievals.Retrieved] = {
             name: retrievals.retrieve(pictures.embedding, model.texts(texts), owner)
             for name, (texts, owner) in captions.items()
         }
-        protocol = {
+        protocol: dict[str, Any] = {
             "captions": {name: _digest(texts, owner) for name, (texts, owner) in captions.items()},
             "text_length": model.text_length,
         }
-        return TaskResult(multilingual.Multilingual(ranks), multilingual.chance(by_chance), protocol)
+        chances = by_chance
+        if request.preset.whole_medians:
+            ranks = {name: retrievals.WholeMedians(**vars(found)) for name, found in ranks.items()}
+            chances = {name: retrievals.whole_medians(row) for name, row in by_chance.items()}
+            protocol |= WHOLE_MEDIANS
+        return TaskResult(multilingual.Multilingual(ranks), multilingual.chance(chances), protocol)
 
     return measure
 

@@ -11,7 +11,13 @@ from lit_jax.utils.errors import WeightError, first_line
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # A pickle only if allowed, and never code.
+_WANTED = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.codes",
+    "*.safetensors",
+)  # A pickle only if allowed, and never code.
 # The same weights once more, in another precision or for another library; and folders of the repository.
 _UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
 

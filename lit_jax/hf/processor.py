@@ -10,15 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from lit_jax.data.transforms.tokenizer import panics_raised
-from lit_jax.hf import image_processor_rules, tokenizer_rules
+from lit_jax.hf import image_processor_rules, image_processors, tokenizer_rules
 from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
-from lit_jax.utils._transformers import auto_image_processor, transformers
+from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Processor, Tokenizer
 
 _LONGEST = 600  # Characters of a reason: transformers lists all the types that it knows.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
 
 
 def __getattr__(name: str) -> Any:  # For lit_jax.VisionTextDualEncoderProcessor, made on first use.
@@ -54,6 +53,15 @@ def processor_class() -> Any:
                 batch.data = {name: jnp.asarray(value) for name, value in batch.data.items()}
             return batch
 
+        @classmethod
+        def _get_arguments_from_pretrained(
+            cls, pretrained_model_name_or_path: Any, processor_dict: Any = None, **options: Any
+        ) -> list[Any]:
+            """As transformers, with our image processor where its own needs torchvision."""
+            where = pretrained_model_name_or_path
+            tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", where, **options)
+            return [image_processors.load(where, **options), tokenizer]
+
     return VisionTextDualEncoderProcessor
 
 
@@ -75,15 +83,13 @@ def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Proce
 def load_image_processor(folder: str | Path) -> ImageProcessor:
     """The image processor of a folder: see `load_processor`."""
     folder = _holding(folder, image_processor_rules.FILES, "image processor")
-    return _read(
-        auto_image_processor(), folder, "image processor", image_processor_rules.check, backend="pil"
-    )
+    return _read(image_processors.load_pil, folder, "image processor", image_processor_rules.check)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a folder: see `load_processor`."""
-    folder = _holding(folder, _TOKENIZER_FILES, "tokenizer")
-    return _read(transformers.AutoTokenizer, folder, "tokenizer", tokenizer_rules.check)
+    folder = _holding(folder, tokenizer_rules.FILES, "tokenizer")
+    return _read(transformers.AutoTokenizer.from_pretrained, folder, "tokenizer", tokenizer_rules.check)
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:
@@ -120,10 +126,10 @@ def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
     return folder
 
 
-def _read(auto: Any, folder: Path, what: str, check: Callable[[Path], None], **options: str) -> Any:
+def _read(read: Callable[..., Any], folder: Path, what: str, check: Callable[[Path], None]) -> Any:
     try:
         check(folder)
         with panics_raised(WeightError):
-            return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+            return read(folder, local_files_only=True, trust_remote_code=False)
     except Exception as e:  # Of any kind: transformers hardly checks the JSON that it reads.
         raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)[:_LONGEST]}") from e

@@ -18,8 +18,20 @@ _LARGEST_ID = 10_000_000
 _MOST_STEPS = 200  # Of the normalizer, the pre-tokenizer and so on, each.
 _LONGEST = 1_000  # Characters of a token, a prefix or a pattern.
 _JSON = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "config.json")
-_LISTS = ("vocab.txt", "merges.txt")
+_LISTS = ("vocab.txt", "merges.txt", "bpe.codes")
 _PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    *_PIECES,
+)  # One of them is needed.
+_SPELLED_OUT = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+)  # With one of them, pieces may be for other programs.
 
 
 def check(folder: Path) -> None:
@@ -36,6 +48,8 @@ def check(folder: Path) -> None:
                 raise ValueError(f"it has {size} bytes; at most {LARGEST_FILE} are read")
             if name in _LISTS and (lines := path.read_bytes().count(b"\n")) > MOST_TOKENS:
                 raise ValueError(f"it has {lines} lines; at most {MOST_TOKENS} are read")
+            if name in _PIECES and not any((folder / other).is_file() for other in _SPELLED_OUT):
+                _check_pieces(path)
             if name.endswith(".json"):
                 tree = strict_json.read(path, LARGEST_FILE)
                 if not isinstance(tree, dict):
@@ -71,6 +85,27 @@ def _check_backend(tree: dict[str, Any]) -> None:
         for name, value in _leaves(tree.get(part)):
             if isinstance(value, int | float) and not isinstance(value, bool):
                 _check_int(f"{part}: {name}", value, 0, 1 if "type_id" in name else _LARGEST_ID)
+
+
+def _check_pieces(path: Path) -> None:
+    """Raises ValueError unless the file is a model of SentencePiece that makes no text far longer."""
+    try:
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+    except ImportError as error:
+        raise ValueError(
+            "it is a model of SentencePiece, which is not installed; pip install 'lit_jax[sentencepiece]'"
+        ) from error
+    try:
+        SentencePieceProcessor(model_file=str(path))
+        model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+    except Exception as error:  # protobuf and SentencePiece raise several kinds.
+        raise ValueError("it is not a model of SentencePiece; download the file again") from error
+    if len(model.pieces) > MOST_TOKENS or any(len(piece.piece) > _LONGEST for piece in model.pieces):
+        raise ValueError(
+            f"it has {len(model.pieces)} pieces; at most {MOST_TOKENS} of {_LONGEST} characters are read"
+        )
+    table = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+    _check_growth({"type": "Precompiled", "precompiled_charsmap": table or None})
 
 
 def _check_added(tokens: Any) -> None:

@@ -18,19 +18,21 @@ def classify(
     *,
     prompts: str | Path = "name",
     allow_pickle: bool = False,
+    text_length: int | None = None,
 ) -> list[dict[str, float]]:
     """Returns for each picture a dict of label -> probability, the most probable first; the sum is 1.
 
     Pictures are paths, bytes or Pillow images. The probabilities are a softmax over the labels at the temperature of
     the model, even if it was trained with the sigmoid loss. `prompts` is the name of a set of templates or a file of
-    them; the embedding of a label is the average over the templates. Raises ConfigError for no labels and no pictures,
+    them; the embedding of a label is the average over the templates.
+    `text_length` is as in `Embedder`. Raises ConfigError for no labels and no pictures,
     and DataError for a label that is blank or repeated and for a picture that cannot be read.
     """
     labels, source = check_labels(labels), InMemorySource(pictures)
     if not len(source):
         raise ConfigError("there are no pictures to classify; give at least one")
     templates = load_templates(prompts)
-    model = opened(model, allow_pickle=allow_pickle)
+    model = opened(model, allow_pickle=allow_pickle, text_length=text_length)
     scores = model.pictures(source) @ model.classes(labels, templates).T * model.scale  # P C
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares = odds / odds.sum(axis=1, keepdims=True)

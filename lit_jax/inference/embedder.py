@@ -81,7 +81,13 @@ class Embedder:
             self.processor.image_processor = image_processor(self.processor.image_processor)
         self.mesh, self.dtype = make_mesh(), jnp.dtype(dtype)
         self.batch_size = self._rows(batch_size)
-        most = min(self.processor.tokenizer.model_max_length, _positions(self.config.text), _LONGEST)
+        positions = positions_of(self.config.text)
+        if text_length is not None and text_length > positions:
+            raise ConfigError(
+                f"text_length is {text_length}, and the text tower of {self.name} has positions for {positions}; "
+                f"give at most {positions}"
+            )
+        most = int(min(self.processor.tokenizer.model_max_length, positions, _LONGEST))
         self.text_length = text_length or most
         self.scale = float(np.exp(model.params["logit_scale"]))
         images, tokenizer = self.processor.image_processor, self.processor.tokenizer
@@ -175,13 +181,27 @@ class Embedder:
         return (1 << (per_device - 1).bit_length()) * self.mesh.size
 
 
-def _positions(text: Any) -> int:
+def positions_of(text: Any) -> int:
     """The number of tokens that a text tower of this config has positions for."""
     return int(getattr(text, "longest", getattr(text, "max_position_embeddings", _LONGEST)))
 
 
 def opened(
-    model: str | Path | Embedder, *, dtype: DTypeLike = jnp.float32, allow_pickle: bool = False
+    model: str | Path | Embedder,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    allow_pickle: bool = False,
+    text_length: int | None = None,
 ) -> Embedder:
-    """Returns an Embedder as it is, or makes one of the folder or Hub id `model`."""
-    return model if isinstance(model, Embedder) else Embedder(model, dtype=dtype, allow_pickle=allow_pickle)
+    """Returns an Embedder as it is, or makes one of the folder or Hub id `model`.
+
+    Raises ConfigError if an Embedder reads texts of another length than `text_length`.
+    """
+    if not isinstance(model, Embedder):
+        return Embedder(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length)
+    if text_length not in (None, model.text_length):
+        raise ConfigError(
+            f"text_length is {text_length}, and the Embedder reads {model.text_length} tokens of a text; "
+            "give text_length to the Embedder"
+        )
+    return model

@@ -64,6 +64,7 @@ class Index:
     source: str  # What `open_source` accepts, or "pictures" if paths were given; the paths are then the ids.
     source_fingerprint: str
     skipped: tuple[int, ...] = ()  # The records of the source that were left out, ascending.
+    text_length: int | None = None  # Tokens of a query that are read; None: as many as the model reads.
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
@@ -117,13 +118,15 @@ def embed(
     allow_pickle: bool = False,
     progress: Progress | None = None,
     on_bad_record: str = "error",
+    text_length: int | None = None,
 ) -> Index:
     """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
 
     `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. After a kill, the next run
     continues with the first shard that is not complete; if the index is complete, it does nothing. Several processes
     share the work; they need a common disk. A picture that cannot be read raises DataError; if `on_bad_record` is
-    "skip", it is left out of the index and named in its `broken_records.jsonl`. Raises ConfigError if `output` holds
+    "skip", it is left out of the index and named in its `broken_records.jsonl`. Queries of the index are cut to
+    `text_length` tokens, as in `Embedder`. Raises ConfigError if `output` holds
     something else or cannot be written, and DataError if all pictures are broken.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
@@ -139,7 +142,7 @@ def embed(
             f"shard_size {shard_size:,} puts {min(shard_size, total):,} pictures into one file; want at most "
             f"{LARGEST_SHARD:,}"
         )
-    model = opened(model, dtype=dtype, allow_pickle=allow_pickle)
+    model = opened(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length)
     plan = {
         "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
         "fingerprint": model.fingerprint,
@@ -149,6 +152,7 @@ def embed(
         "pictures": total,
         "shard_size": shard_size,
         "format": format,
+        "text_length": text_length,
     }
     _begin(out, plan)
     shards = -(-total // shard_size)

@@ -69,12 +69,13 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "shard_size": _is_count(_MOST),
     "format": FORMATS.__contains__,
     "skipped": _is_ascending,
+    "text_length": lambda value: value is None or _is_count(_MOST)(value),
 }
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The fields of a complete index, all of them usable. Raises DataError."""
-    found = {"skipped": []} | read_object(folder / MANIFEST)  # Older indexes leave nothing out.
+    found = {"skipped": [], "text_length": None} | read_object(folder / MANIFEST)  # Older indexes do not say.
     wrong = [name for name, is_usable in _FIELDS.items() if not is_usable(found.get(name))]
     if not wrong and max(found["skipped"], default=0) >= found["pictures"] + len(found["skipped"]):
         wrong = ["skipped"]

@@ -33,12 +33,14 @@ def search(
     model: str | Path | Embedder | None = None,
     top: int = 10,
     allow_pickle: bool = False,
+    text_length: int | None = None,
 ) -> list[Hit]:
     """The `top` pictures of an index that are nearest to a text or to a picture, the nearest first, by exact search.
 
     The default `model` is the one that the index names, if it is on this machine: nothing is fetched because an index
-    says so. Raises ConfigError unless there is exactly one query, and for a model that would be fetched, and DataError
-    for an index that is damaged or was made by another model.
+    says so. The default `text_length`, as in `Embedder`, is the one with which the index was made. Raises ConfigError
+    unless there is exactly one query, and for a model that would be fetched, and DataError for an index that is damaged
+    or was made by another model.
     """
     if (query is None) == (picture is None) or (isinstance(query, str) and not query.strip()):
         raise ConfigError("give one query: a text that is not blank, or a picture")
@@ -49,7 +51,9 @@ def search(
     if not isinstance(top, int | np.integer) or top < 1:
         raise ConfigError(f"top is {top!r}; want a whole number, 1 or more")
     index = index if isinstance(index, Index) else Index.open(index)
-    model = opened(model or _model_of(index), allow_pickle=allow_pickle)
+    if not isinstance(model, Embedder):
+        text_length = text_length or index.text_length
+    model = opened(model or _model_of(index), allow_pickle=allow_pickle, text_length=text_length)
     index.check_model(model)
     if picture is not None:
         vector = model.pictures(InMemorySource(picture))

@@ -15,6 +15,7 @@ from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.hf import default_processor, hub, load
 from lit_jax.hf import processor as processing
 from lit_jax.hf.load import Loaded
+from lit_jax.inference.embedder import positions_of
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int, is_main_process
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
@@ -22,7 +23,7 @@ from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
 from lit_jax.train.state import State, init_state
 from lit_jax.train.trained import checkpoints_of
-from lit_jax.utils.errors import CheckpointError, DataError
+from lit_jax.utils.errors import CheckpointError, ConfigError, DataError
 from lit_jax.workdir import beside
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
@@ -99,7 +100,12 @@ def _read_towers(config: TrainConfig) -> Loaded:
 
 def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any:
     """The processors of the towers' folders; for a tower without a folder, one made of its numbers and the captions."""
-    model = config.model
+    model, length, positions = config.model, config.data.text_length, positions_of(model_config.text)
+    if length > positions:
+        raise ConfigError(
+            f"data.text_length is {length}, and the text tower has positions for {positions} tokens; set it to at most "
+            f"{positions}"
+        )
 
     def captions() -> Iterator[str]:
         source = open_source(config.data.train, caption=config.data.caption or None)

@@ -99,7 +99,7 @@ def test_a_field_that_cannot_be_used_is_named_before_it_is_read(field, value, ne
         written(tmp_path, {"image_processor": fields}, "processor_config.json")
     else:
         written(tmp_path, fields)
-    monkeypatch.setattr("lit_jax.hf.processor.auto_image_processor", lambda: None)
+    monkeypatch.setattr("lit_jax.hf.image_processors.auto_image_processor", lambda: None)
     with pytest.raises(
         WeightError, match=rf"processor_config\.json: {field}=.* is not usable; wanted"
     ) as error:

@@ -1,7 +1,8 @@
 """Turns a picture into the input of an image tower, exactly as the image processor of its folder does.
 
 It has two parts: `make_decode` makes uint8 pixels on the host, and `PixelNormalizer.normalise` does the rest on the
-device. Together they equal the image processor (PIL backend), which `pixels_of` checks.
+device. Together they equal the image processor (PIL backend), which `pixels_of` checks. An image processor that resizes
+floats (`resizes_floats`, DINOv3's) is equalled up to the rounding to 8 bits: half of a 255th, before normalising.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,12 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
     It processes a picture of noise in both ways, so that a step that PixelNormalizer does not have cannot go unnoticed.
     Raises `ConfigError` if the results differ, or if resizing and cropping do not give a square of uint8 RGB.
     """
-    name = type(image_processor).__name__
+    name, floats = type(image_processor).__name__, _resizes_floats(image_processor)
+    if floats and image_processor.resample not in (None, Image.Resampling.BILINEAR):
+        raise ConfigError(
+            f"{name} with resample={int(image_processor.resample)} gives values that pictures of 8 bits cannot hold; "
+            "set resample to 2 (bilinear)"
+        )
     if getattr(image_processor, "backend", None) != "pil":
         raise ConfigError(f"{name} is not a PIL image processor; load it with lit_jax's load_processor")
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -45,8 +51,9 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
         rescale=float(image_processor.rescale_factor) if scaled else 1.0,
     )
     ours = normalizer.normalise(pixels[None])[0]
+    rounding = normalizer.rescale / 2 / min(normalizer.std) if floats else 0.0
     same = theirs.shape == (3, side, side) and np.allclose(
-        ours, theirs.transpose(1, 2, 0), rtol=1e-5, atol=1e-5
+        ours, theirs.transpose(1, 2, 0), rtol=1e-5, atol=1e-5 + rounding
     )
     if not same:
         raise ConfigError(
@@ -81,7 +88,13 @@ def resized(image_processor: ImageProcessor, image: Image.Image) -> np.ndarray:
         box = middle(*image.size)
         image = image if box[2:] == image.size else image.crop(box)
     pixels = image_processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+    if _resizes_floats(image_processor):
+        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S S -> S S C
+
+
+def _resizes_floats(image_processor: ImageProcessor) -> bool:
+    return getattr(image_processor, "resizes_floats", False)
 
 
 def _rgb(values: float | Sequence[float]) -> tuple[float, float, float]:

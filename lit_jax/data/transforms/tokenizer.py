@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_jax.data.transforms.python_tokenizer import PythonTokenizer
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
 from lit_jax.utils.typing import Tokenizer
 
@@ -22,13 +23,11 @@ def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = No
     say what a tower is given (SigLIP's was trained without a mask), and works on a copy, so that
     threads can share it and the padding of `tokenizer.json` has no effect. It reads only `CHARS_PER_TOKEN * length`
     characters of a text: the first ones, or the last ones if the tokenizer truncates on the left. A text without tokens
-    keeps one padding token in its mask. Raises `ConfigError` for a tokenizer that is not fast or has no padding
-    token, and for an unusable `length`. `tokenize` raises `DataError` for text that is not Unicode, and `ConfigError`
+    keeps one padding token in its mask. Raises `ConfigError` for a tokenizer without a padding token, and for an
+    unusable `length`. `tokenize` raises `DataError` for text that is not Unicode, and `ConfigError`
     for a token outside the tower's `vocab_size`, which XLA would silently replace by another one.
     """
     name = type(tokenizer).__name__
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ConfigError(f"{name} has no tokenizer.json behind it; convert it to a fast tokenizer first")
     if tokenizer.pad_token is None:
         raise ConfigError(f"{name} has no padding token; set its pad_token, for instance to its eos_token")
     fast = _fast(tokenizer)
@@ -68,7 +67,7 @@ def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = No
 class BatchTokenizer:
     """What `make_tokenize` returns; threads may share it, and processes receive a copy."""
 
-    fast: Any  # tokenizers.Tokenizer
+    fast: Any  # tokenizers.Tokenizer, or PythonTokenizer
     length: int
     with_mask: bool
     with_types: bool
@@ -122,7 +121,7 @@ def make_count_tokens(tokenizer: Tokenizer, length: int) -> "TokenCounter":
 class TokenCounter:
     """What `make_count_tokens` returns; threads may share it, and processes receive a copy."""
 
-    fast: Any  # tokenizers.Tokenizer
+    fast: Any  # tokenizers.Tokenizer, or PythonTokenizer
     length: int
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
@@ -160,8 +159,10 @@ def panics_raised(kind: type[LitJaxError]) -> Iterator[None]:
 
 
 def _fast(tokenizer: Any) -> Any:
-    """A copy of the `tokenizers.Tokenizer` behind a fast tokenizer."""
-    backend = tokenizer.backend_tokenizer
+    """A copy of the `tokenizers.Tokenizer` behind a tokenizer; one that has none is used as it is."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return PythonTokenizer.of(tokenizer)
     with panics_raised(ConfigError):
         fast = type(backend).from_str(backend.to_str())
     fast.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))

@@ -36,6 +36,7 @@ class Encoder:
     pooling: str  # What the pooled output is, in a few words.
     prefix: str  # What a task model's checkpoint puts before each name ("vit.").
     dropped: str  # Regex of names that no dual encoder uses: task heads and buffers.
+    image_processor: str = ""  # The class of transformers that published folders of a vision tower name.
     nest: str = ""  # What transformers 4 puts before every name, where 5 puts nothing ("vision_model.").
     # The versions of transformers whose VisionTextDualEncoderModel can hold it.
     exportable: tuple[str, ...] = ("4.57", "5")

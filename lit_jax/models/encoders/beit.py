@@ -213,6 +213,7 @@ ENCODER = Encoder(
     weights=weights,
     pooling="norm(mean(patches)), or cls",
     prefix="beit.",
+    image_processor="BeitImageProcessor",
     dropped=r"classifier\..*|lm_head\..*|(decode|auxiliary)_head\..*|fpn.*|layernorm_fpn.*|layernorm\..*|.*relative_position_index"
     r"|embeddings\.mask_token",
     renames=(

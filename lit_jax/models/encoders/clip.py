@@ -135,6 +135,7 @@ ENCODER = Encoder(
     weights=weights,
     pooling="norm(cls)",
     prefix="vision_model.",
+    image_processor="CLIPImageProcessor",
     nest="vision_model.",
     dropped=r"embeddings\.position_ids|visual_projection\.weight|classifier\..*",
     poolings={"cls": lambda config: (config, {})},

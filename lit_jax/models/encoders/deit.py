@@ -22,5 +22,6 @@ ENCODER = dataclasses.replace(
     Config=Config,
     weights=lambda config: vit.shared_weights(vit.OWN + POOLER + _DISTILL, config),
     prefix="deit.",
+    image_processor="DeiTImageProcessor",
     dropped=r"((cls|distillation)_)?classifier\..*|decoder\..*|embeddings\.mask_token",
 )

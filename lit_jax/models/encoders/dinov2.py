@@ -155,6 +155,7 @@ ENCODER = Encoder(
     weights=weights,
     pooling="cls",
     prefix="dinov2.",
+    image_processor="BitImageProcessor",
     dropped=r"classifier\..*|head\..*|embeddings\.mask_token",
     renames=((r"^layers\.", "encoder.layer."), *RENAMES),
     also=lambda config: _SWIGLU_IN_MEMORY.bind(depth=config.num_hidden_layers),

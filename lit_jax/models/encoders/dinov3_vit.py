@@ -218,6 +218,7 @@ ENCODER = Encoder(
     weights=weights,
     pooling="cls",
     prefix="dinov3_vit.",
+    image_processor="DINOv3ViTImageProcessor",
     dropped=r"classifier\..*|rope_embeddings\..*",
     renames=((r"^model\.layer\.", "layer."),),
     poolings={"cls": lambda config: (config, {})},

@@ -152,6 +152,7 @@ ENCODER = Encoder(
     weights=weights,
     pooling="attention pooling head",
     prefix="vision_model.",
+    image_processor="SiglipImageProcessor",
     nest="vision_model.",
     dropped=r"embeddings\.position_ids|classifier\..*",
 )

@@ -179,6 +179,7 @@ ENCODER = Encoder(
     weights=lambda config: tower_weights(_OWN, config),
     pooling="mean(tokens)",
     prefix="swin.",
+    image_processor="ViTImageProcessor",
     dropped=r"classifier\..*|decoder\..*|embeddings\.mask_token|.*\.relative_position_index",
     renames=(
         (r"\battention\.q_proj\.", "attention.self.query."),

@@ -189,5 +189,6 @@ ENCODER = Encoder(
     weights=lambda config: tower_weights(_OWN, config),
     pooling="mean(tokens)",
     prefix="swinv2.",
+    image_processor="ViTImageProcessor",
     dropped=r"classifier\..*|decoder\..*|embeddings\.mask_token|.*\.relative_(position_index|coords_table)",
 )

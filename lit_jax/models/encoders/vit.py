@@ -198,6 +198,7 @@ ENCODER = Encoder(
     weights=lambda config: shared_weights(OWN + POOLER, config),
     pooling="pooler_act(dense(cls))",
     prefix="vit.",
+    image_processor="ViTImageProcessor",
     dropped=r"classifier\..*|decoder\..*|embeddings\.mask_token",
     renames=OWN_RENAMES,
     fresh=r"pooler/",

@@ -79,5 +79,3 @@ def test_what_cannot_be_tokenized_is_refused():
     with pytest.raises(ConfigError, match="has no padding token"):
         tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bert().backend_tokenizer)
         make_tokenize(tokenizer, 12)
-    with pytest.raises(ConfigError, match=r"has no tokenizer\.json behind it"):
-        make_tokenize(transformers.ByT5Tokenizer(), 12)

@@ -1,0 +1,89 @@
+"""The image processors of the vision towers, with Pillow alone: transformers' own, and ours where those need torch."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lit_jax.models.encoders import VISION
+from lit_jax.utils._transformers import auto_image_processor, transformers
+from lit_jax.utils.typing import ImageProcessor
+
+_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # Those that torch computes as Pillow does.
+
+
+@cache
+def _dinov3_vit() -> Any:
+    parent: Any = transformers.ViTImageProcessorPil
+
+    class DINOv3ViTImageProcessorPil(parent):
+        """transformers' DINOv3ViTImageProcessor, which needs torchvision: it resizes floats, and nothing is rounded.
+
+        Equal to it within 3e-5 after normalising, for bilinear and bicubic filters: torch's weights are float32.
+        """
+
+        image_mean = [0.485, 0.456, 0.406]  # noqa: RUF012
+        image_std = [0.229, 0.224, 0.225]  # noqa: RUF012
+        resizes_floats = True  # For data.transforms, whose pictures have 8 bits.
+
+        def resize(self, image: np.ndarray, size: Any, resample: Any = None, **options: Any) -> np.ndarray:
+            """[C, H, W] of any numbers -> float32 [C, S1, S2]. Raises ValueError for other filters."""
+            filter = Image.Resampling.BILINEAR if resample is None else Image.Resampling(int(resample))
+            if filter not in _FILTERS:
+                raise ValueError(f"resample is {filter.value}; wanted 2 (bilinear) or 3 (bicubic)")
+            planes = [Image.fromarray(np.asarray(plane, np.float32)) for plane in image]
+            width, height = planes[0].size
+            # The parent knows the rules of sizes; one row of bytes is as tall and as wide as any other.
+            shape = (
+                super().resize(np.zeros((1, height, width), np.uint8), size, Image.Resampling.NEAREST).shape
+            )
+            return np.stack([np.asarray(plane.resize(shape[:0:-1], filter)) for plane in planes])
+
+    return DINOv3ViTImageProcessorPil
+
+
+# Class of transformers -> what makes ours, which has no torch in it.
+OURS: dict[str, Callable[[], Any]] = {"DINOv3ViTImageProcessor": _dinov3_vit}
+
+
+def load(folder_or_id: str | Path, **options: Any) -> ImageProcessor:
+    """The image processor of a folder or Hub id. `options` are those of `AutoImageProcessor.from_pretrained`.
+
+    Raises whatever transformers raises.
+    """
+    name = _class_name(folder_or_id, options)
+    if name in OURS:
+        of_auto = ("backend", "use_fast", "config", "trust_remote_code")
+        rest = {option: value for option, value in options.items() if option not in of_auto}
+        return OURS[name]().from_pretrained(folder_or_id, **rest)
+    return auto_image_processor().from_pretrained(folder_or_id, **options)
+
+
+def load_pil(folder: Path, **options: Any) -> ImageProcessor:
+    """As `load`, for a folder. Raises ValueError for a class of transformers that only torchvision computes."""
+    found: Any = None
+    try:
+        found = load(folder, backend="pil", **options)
+    except Exception as error:
+        if "torchvision" not in str(error).lower():
+            raise
+    if getattr(found, "backend", None) != "pil":
+        raise ValueError(
+            f"{_class_name(folder, options) or 'its class'} exists for torchvision alone, of which lit_jax computes "
+            f"{', '.join(OURS)} itself; give the folder an image_processor_type that `lit-jax encoders` lists"
+        )
+    return found
+
+
+def _class_name(folder_or_id: str | Path, options: dict[str, Any]) -> str:
+    """The class of transformers that a folder or Hub id names, or that the type of its model stands for."""
+    stored, _ = transformers.ViTImageProcessorPil.get_image_processor_dict(folder_or_id, **options)
+    name = stored.get("image_processor_type") or stored.get("feature_extractor_type")
+    if not name:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(folder_or_id, **options)
+        encoder = VISION.get(str(config.get("model_type")))
+        name = encoder.image_processor if encoder else ""
+    return str(name).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")

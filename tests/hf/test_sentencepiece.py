@@ -1,0 +1,110 @@
+"""Tokenizers whose folder has a model of SentencePiece alone are read as AutoTokenizer reads them."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
+from lit_jax.hf.processor import load_tokenizer
+from lit_jax.utils._transformers import transformers
+from lit_jax.utils.errors import WeightError
+
+CORPUS = [
+    "a photo of a red cat",
+    "the blue square",
+    "a green circle on white",
+    "dogs and cats, two of them",
+] * 5
+TEXTS = ["a red cat", "", "The  blue, square! " * 9, "Ünï 漢字 🙂"]
+# Name of the file, class of the tokenizer, type of the model, and which ids are special.
+KINDS = {
+    "spm.model": ("DebertaV2Tokenizer", "deberta-v2", {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}),
+    "sentencepiece.bpe.model": ("XLMRobertaTokenizer", "xlm-roberta", {}),
+    "spiece.model": (
+        "AlbertTokenizer",
+        "albert",
+        {"pad_id": 0, "bos_id": -1, "eos_id": -1, "unk_id": 1, "control_symbols": "[CLS],[SEP],[MASK]"},
+    ),
+}
+
+
+def pieces(path, **ids):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=model,
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **ids,
+    )
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(model.getvalue())
+
+
+def written(folder, name, kind=None):
+    kind, model_type, ids = kind or KINDS[name]
+    pieces(folder / name, **ids)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    return folder
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_folder_of_pieces_alone_gives_the_ids_of_auto_tokenizer(name, tmp_path):
+    folder = written(tmp_path, name)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16)["input_ids"]
+    assert len({id for row in want for id in row}) > 10
+    np.testing.assert_array_equal(make_tokenize(load_tokenizer(folder), 16)(TEXTS)["input_ids"], want)
+    (folder / "tokenizer_config.json").unlink()
+    np.testing.assert_array_equal(make_tokenize(load_tokenizer(folder), 16)(TEXTS)["input_ids"], want)
+
+
+def test_siglips_tokenizer_which_is_written_in_python_is_read(tmp_path):
+    folder = written(tmp_path, "spiece.model", ("SiglipTokenizer", "siglip_text_model", {}))
+    ours, theirs = load_tokenizer(folder), transformers.SiglipTokenizer.from_pretrained(folder)
+    want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="np")
+    np.testing.assert_array_equal(make_tokenize(ours, 16)(TEXTS)["input_ids"], want["input_ids"])
+    assert make_count_tokens(ours, 16)(TEXTS) == [len(ids) for ids in theirs(TEXTS)["input_ids"]]
+    assert make_count_tokens(ours, 16).fast.to_str() == make_count_tokens(theirs, 16).fast.to_str()
+
+
+@pytest.mark.parametrize("name", [*KINDS, "tokenizer.model"])
+def test_without_sentencepiece_the_message_names_the_extra(name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"pieces")
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(WeightError) as error:
+        load_tokenizer(tmp_path)
+    assert str(error.value).endswith(
+        f"cannot be read: {name}: it is a model of SentencePiece, which is not installed; "
+        "pip install 'lit_jax[sentencepiece]'"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\0" * 99])
+def test_a_file_that_is_no_model_of_pieces_is_refused_in_a_sentence(content, tmp_path):
+    pytest.importorskip("sentencepiece")
+    (tmp_path / "spm.model").write_bytes(content)
+    with pytest.raises(
+        WeightError, match=r"spm\.model: it is not a model of SentencePiece; download"
+    ) as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_pieces_that_make_a_text_far_longer_are_refused(tmp_path):
+    pytest.importorskip("sentencepiece")
+    from sentencepiece import sentencepiece_model_pb2
+
+    pieces(tmp_path / "spm.model")
+    model = sentencepiece_model_pb2.ModelProto.FromString((tmp_path / "spm.model").read_bytes())
+    table = model.normalizer_spec.precompiled_charsmap
+    model.normalizer_spec.precompiled_charsmap = table + b"x" * 10_000 + b"\0"
+    (tmp_path / "spm.model").write_bytes(model.SerializeToString())
+    with pytest.raises(WeightError, match=r"normalizer makes a text up to .* times as long"):
+        load_tokenizer(tmp_path)
