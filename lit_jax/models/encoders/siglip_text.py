@@ -30,7 +30,8 @@ class Config:
     hidden_act: str = "gelu_pytorch_tanh"
     attention_dropout: float = 0.0
     layer_norm_eps: float = 1e-6
-    projection_size: int | None = None  # Of the pooled output; None: as wide as the tower.
+    # Of the pooled output; None: as wide as the tower. Not in the repr, of which older indexes hold the hash.
+    projection_size: int | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
