@@ -7,7 +7,12 @@ import pytest
 from PIL import Image
 
 from lit_jax.data.transforms.image_processor import make_decode
+from lit_jax.evals import retrieval
+from lit_jax.evals.bootstrap import estimate, intervals
+from lit_jax.evals.compare import compare
+from lit_jax.evals.evaluate import evaluate
 from lit_jax.evals.presets import PRESETS, canonical, find
+from lit_jax.evals.request import EvalConfig
 from lit_jax.inference.prompts import class_embeddings, class_texts, load_templates
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
@@ -80,3 +85,37 @@ def test_templates_are_read_from_json_with_either_place(tmp_path):
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ConfigError, match="preset 'big' is unknown; wanted one of lit"):
         find("big")
+
+
+def test_open_clip_rounds_median_ranks_down_in_every_draw():
+    ranks = [rng.integers(1, 9, size) for rng, size in ((np.random.default_rng(i), 10) for i in range(40))]
+    for rank in ranks:
+        found = retrieval.WholeMedians(rank, rank[::-1], np.arange(10))
+        got = estimate(found)
+        # open_clip counts ranks from 0 and adds 1 at the end.
+        assert got["image_to_text_median_rank"] == np.floor(np.median(rank - 1)) + 1
+        plain = estimate(retrieval.Retrieved(rank, rank[::-1], np.arange(10)))
+        assert {name: got[name] for name in got if "median" not in name} == {
+            name: plain[name] for name in plain if "median" not in name
+        }
+        low, high = intervals(found, draws=50)["text_to_image_median_rank"]
+        assert low <= high
+    assert any(np.median(rank) % 1 for rank in ranks)
+
+
+def test_the_protocol_of_open_clip_says_that_its_medians_are_whole(tmp_path):
+    tiny.write_models_and_pictures(tmp_path)
+    files = {}
+    for preset in ("open_clip", "clip_benchmark", None):
+        config = EvalConfig(preset=preset)
+        result = evaluate(tmp_path / "model", f"folder:{tmp_path / 'pairs'}", config)
+        assert (result["protocol"]["retrieval"].get("median_rank") == "rounded down") == (
+            preset == "open_clip"
+        )
+        assert preset != "open_clip" or result["metrics"]["retrieval"]["image_to_text_median_rank"] % 1 == 0
+        files[preset] = tmp_path / f"{preset}.json"
+        files[preset].write_text(json.dumps(result))
+    compare(files["clip_benchmark"], files[None])
+    compare(files["open_clip"], files["open_clip"])
+    with pytest.raises(ConfigError, match=r"median_rank is .?rounded down.? and "):
+        compare(files["open_clip"], files[None])

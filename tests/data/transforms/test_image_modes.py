@@ -17,6 +17,7 @@ from lit_jax.inference.embedder import Embedder
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, DataError
 from tests import tiny
+from tests.bad_pictures import encoded
 
 RGB = np.random.default_rng(0).integers(0, 256, (48, 40, 3)).astype(np.uint8)
 RGB[:24] = (RGB[:24] // 51) * 51  # Colours of a web palette.
@@ -104,7 +105,7 @@ def image_processor(name):
     kind = getattr(transformers, f"{name}ImageProcessorPil")
     cropped = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
     whole = {"size": {"height": 32, "width": 32}}
-    return kind(**(cropped if name in ("CLIP", "Bit") else whole))
+    return kind(**(cropped if name in ("CLIP", "Bit", "DeiT") else whole))
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -120,6 +121,21 @@ def test_every_mode_is_the_same_at_every_door(name):
         to_rgb(image).save(file, "PNG")
         (record,) = (InMemorySource(image)[0],)
         np.testing.assert_array_equal(decode(record["image"]), decode(file.getvalue()), err_msg=mode)
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_embedder_and_classify_see_the_pixels_of_every_processor(name, model):
+    """The other two doors: all that they give the tower goes through one `decode`, whose pixels are compared."""
+    images, given = image_processor(name), [image for image, _, _ in MODES.values()]
+    want = np.stack([make_decode(images)(encoded(to_rgb(image))) for image in given])
+    seen = []
+    other = Embedder(model.name, image_processor=lambda _: images)
+    decode = other._decode
+    other._decode = lambda data: seen.append(decode(data)) or seen[-1]
+    for door in (other.pictures, lambda pictures: classify(pictures, ["red square", "blue circle"], other)):
+        seen.clear()
+        door(given)
+        np.testing.assert_array_equal(sorted(map(bytes, seen)), sorted(map(bytes, want)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
