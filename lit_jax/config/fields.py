@@ -18,8 +18,17 @@ class ModelConfig:
     # (regex over parameter paths, "lock" or "tune"); they are asked before the letters of lock_towers.
     lock_rules: tuple[tuple[str, str], ...] = ()
     projection_dim: int = 512
-    vision_pooling: str = "pooler"  # "pooler": the tower's own. "cls": the raw CLS token.
-    text_pooling: str = "pooler"  # "cls", "mean" or "tanh" for towers without a pooler of their own.
+    # "pooler": the tower's own. "cls", "mean", "cls_mean" (both, side by side), "last", "max": of its tokens.
+    vision_pooling: str = "pooler"
+    text_pooling: str = "pooler"  # Also "tanh", for towers without a pooler of their own.
+    text_prompt: str = (
+        ""  # Put before every caption ("query: "). Empty: what the tokenizer's folder says, if anything.
+    )
+    # "linear", "linear_bias", "mlp", "glu" or "identity", and the fields of that kind (utils/head_fields.py).
+    vision_head: str = "linear"
+    vision_head_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    text_head: str = "linear"
+    text_head_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     allow_pickle: bool = False  # Read pytorch_model.bin if a tower has nothing else.
     logit_scale_init: float = 2.6592  # ln(1 / 0.07)
     logit_bias_init: float | None = None  # Of the sigmoid loss. None: -10, as in SigLIP.

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from lit_jax.config.choices import ACTIONS, CHOICES, LETTERS, METRICS, SOURCES
+from lit_jax.utils.head_fields import mistake
 
 
 class Range(NamedTuple):
@@ -208,6 +209,16 @@ def _cached_pictures(cache: bool, augment: str) -> str:
     return f"config.cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'"
 
 
+def _head(name: str) -> Callable[..., str]:
+    """Of a head: its fields must be those of its kind."""
+
+    def rule(kind: str, fields: Mapping[str, Any]) -> str:
+        sentence = mistake(kind, fields)
+        return f"config.model.{name}{sentence}; they stand in model.{name}_config" if sentence else ""
+
+    return rule
+
+
 def _best(keep_best: int, metric: str, test: str) -> str:
     if not keep_best:
         return ""
@@ -268,6 +279,8 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("cache", "model.lock_towers", "model.lock_rules"), _cached_tower),
     (("cache", "data.augment"), _cached_pictures),
     (("keep_best", "best_metric", "data.test"), _best),
+    (("model.vision_head", "model.vision_head_config"), _head("vision_head")),
+    (("model.text_head", "model.text_head_config"), _head("text_head")),
     (("data.train",), _train),
     (("model.vision", "model.vision_config"), _described("vision")),
     (("model.text", "model.text_config"), _described("text")),

@@ -44,7 +44,7 @@ def save(
         check_exportable(module.config)
     elif layout == "lit_jax":
         config["model_type"] = dual_encoder.OWN_MODEL_TYPE
-        del config["architectures"]
+        config.pop("architectures", None)
     if "logit_bias" in params:
         config["logit_bias"] = float(params.pop("logit_bias"))
     _check_shapes(module, params)
@@ -59,7 +59,13 @@ def save(
 
 
 def check_exportable(config: DualEncoderConfig) -> None:
-    """Raises WeightError for a tower that transformers' VisionTextDualEncoderModel cannot hold."""
+    """Raises WeightError for a tower, a pooling or a head that transformers' VisionTextDualEncoderModel cannot hold."""
+    for name, value in config.own.items():
+        kind = repr(value) if isinstance(value, str) else " ".join(map(str, value.values()))
+        raise WeightError(
+            f"{name}={kind} has no place in transformers' VisionTextDualEncoderModel, which projects the pooled output "
+            "of a tower without a bias; save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
+        )
     for tower, model_type in (("vision", config.vision_type), ("text", config.text_type)):
         if not encoder_of(tower, model_type).exportable:
             raise WeightError(
@@ -88,7 +94,7 @@ def _save_towers(
     processor: Processor | None,
     max_shard_size: int | str,
 ) -> None:
-    heads = dual_encoder.HEADS
+    heads = dual_encoder.head_weights(config)
     rest = {name: value for name, value in params.items() if name not in TOWERS}
     towers = {"vision": (config.vision_type, config.vision), "text": (config.text_type, config.text)}
     for tower, (model_type, tower_config) in towers.items():

@@ -13,9 +13,13 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float
 
+from lit_jax.models import heads, own_fields
 from lit_jax.models.encoders import TEXT, VISION, Encoder, EncoderOutput
+from lit_jax.models.encoders.base import first_patch
 from lit_jax.models.encoders.field_ranges import LARGEST, Range
 from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.heads import Head, Projection
+from lit_jax.models.layers.pooling import pool_tokens
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -78,7 +82,11 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderConfig:
-    """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only."""
+    """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only.
+
+    Poolings and heads other than the defaults have no place in HF's class; our own layout holds them. A pooling here is
+    one of a tower's last hidden state (`layers.pooling`); "pooler" takes what the tower itself pools.
+    """
 
     vision_type: str
     vision: Any
@@ -87,6 +95,11 @@ class DualEncoderConfig:
     projection_dim: int = 512
     logit_scale_init_value: float = LOGIT_SCALE
     logit_bias_init_value: float | None = None
+    # Not in the repr, from which older versions made the fingerprints of indexes.
+    vision_pooling: str = dataclasses.field(default="pooler", repr=False)
+    text_pooling: str = dataclasses.field(default="pooler", repr=False)
+    vision_head: Head = dataclasses.field(default=Head(), repr=False)
+    text_head: Head = dataclasses.field(default=Head(), repr=False)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
@@ -112,7 +125,7 @@ class DualEncoderConfig:
                 raise WeightError(
                     f"{MODEL_TYPE} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
                 )
-        return cls(
+        config = cls(
             vision_type,
             encoder_of("vision", vision_type).config_of(vision),
             text_type,
@@ -121,12 +134,17 @@ class DualEncoderConfig:
             float(scale),
             None if bias is None else float(bias),
         )
+        return config if hf["model_type"] == MODEL_TYPE else own_fields.read(config, hf)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What HF's class has no place for, as config.json holds it."""
+        return own_fields.written(self)
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of config.json, in the form that transformers 4.57 and 5 read."""
-        return {
-            "architectures": ["VisionTextDualEncoderModel"],
-            "model_type": MODEL_TYPE,
+        """The content of config.json, in the form that transformers 4.57 and 5 read, or of our own type if `own`."""
+        kind: dict[str, Any] = {"architectures": ["VisionTextDualEncoderModel"], "model_type": MODEL_TYPE}
+        return ({"model_type": OWN_MODEL_TYPE, **own} if (own := self.own) else kind) | {
             "projection_dim": self.projection_dim,
             "logit_scale_init_value": self.logit_scale_init_value,
             "torch_dtype": "float32",
@@ -162,8 +180,9 @@ def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
 class DualEncoder(nn.Module):
     """Image embeddings, text embeddings and scale; either input may be missing.
 
-    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length. Profiles
-    show the parts under the names that Flax gives them: vision, text, visual_projection, text_projection.
+    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length; other
+    poolings and heads are ours. Profiles show the parts under the names that Flax gives them: vision, text,
+    visual_projection, text_projection.
     """
 
     config: DualEncoderConfig
@@ -173,9 +192,8 @@ class DualEncoder(nn.Module):
         c = self.config
         self.vision = encoder_of("vision", c.vision_type).Model(c.vision, self.compute)
         self.text = encoder_of("text", c.text_type).Model(c.text, self.compute)
-        init = nn.initializers.normal(0.02)
-        head = partial(nn.Dense, c.projection_dim, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
-        self.visual_projection, self.text_projection = head(), head()
+        self.visual_projection = Projection(c.vision_head, "vision", c.projection_dim, self.compute)
+        self.text_projection = Projection(c.text_head, "text", c.projection_dim, self.compute)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
@@ -186,55 +204,78 @@ class DualEncoder(nn.Module):
         images: Float[Array, "B S1 S2 C"] | None = None,
         texts: Mapping[str, Array] | None = None,
         pooled_images: Float[Array, "B Dv"] | None = None,
+        pooled_texts: Float[Array, "T Dt"] | None = None,
         train: Collection[str] = (),
     ) -> tuple[Float[Array, "B E"] | None, Float[Array, "T E"] | None, Float[Array, ""]]:
         """Unit embeddings in float32, and exp(logit_scale).
 
         `texts` has input_ids [T N] and, where wanted, attention_mask, token_type_ids and position_ids;
-        `pooled_images` are earlier outputs of `pool_images`; `train` names the towers ("vision", "text") whose dropout
-        is on.
+        `pooled_images` and `pooled_texts` are earlier outputs of `pool_images` and `pool_texts`; `train` names the
+        towers ("vision", "text") and the heads ("visual_projection", "text_projection") whose dropout is on.
         """
         if images is not None:
             pooled_images = self.pool_images(images, train="vision" in train)
+        if texts is not None:
+            pooled_texts = self.pool_texts(texts, train="text" in train)
         image_embeds = text_embeds = None
         if pooled_images is not None:
-            image_embeds = unit(self.visual_projection(pooled_images))
-        if texts is not None:
-            text_embeds = unit(self.text_projection(self.text(**texts, train="text" in train).pooler_output))
+            image_embeds = unit(self.visual_projection(pooled_images, train="visual_projection" in train))
+        if pooled_texts is not None:
+            text_embeds = unit(self.text_projection(pooled_texts, train="text_projection" in train))
         return image_embeds, text_embeds, jnp.exp(self.logit_scale)
 
     @full_precision
     def pool_images(self, images: Float[Array, "B S1 S2 C"], *, train: bool = False) -> Float[Array, "B Dv"]:
         """The image tower's pooled output, before the projection."""
-        return self.vision(images, train=train).pooler_output
+        return self._pooled("vision", self.vision(images, train=train))
 
     @full_precision
-    def image_features(self, images: Array, **options: bool) -> tuple[Float[Array, "B E"], EncoderOutput]:
+    def pool_texts(self, texts: Mapping[str, Array], *, train: bool = False) -> Float[Array, "T Dt"]:
+        """The text tower's pooled output, before the projection."""
+        return self._pooled("text", self.text(**texts, train=train), texts.get("attention_mask"))
+
+    def _pooled(self, tower: str, output: EncoderOutput, attention_mask: Array | None = None) -> Array:
+        pooling = getattr(self.config, f"{tower}_pooling")
+        if pooling == "pooler":
+            return output.pooler_output
+        prefix = first_patch(self.config.vision) if tower == "vision" else 0
+        return pool_tokens(pooling, output.last_hidden_state, attention_mask, prefix)
+
+    @full_precision
+    def image_features(
+        self, images: Array, *, train: bool = False, **options: bool
+    ) -> tuple[Float[Array, "B E"], EncoderOutput]:
         """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
-        output = self.vision(images, **options)
-        return self.visual_projection(output.pooler_output), output
+        output = self.vision(images, train=train, **options)
+        return self.visual_projection(self._pooled("vision", output), train=train), output
 
     @full_precision
     def text_features(
-        self, texts: Mapping[str, Array], **options: bool
+        self, texts: Mapping[str, Array], *, train: bool = False, **options: bool
     ) -> tuple[Float[Array, "B E"], EncoderOutput]:
         """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
-        output = self.text(**texts, **options)
-        return self.text_projection(output.pooler_output), output
+        output = self.text(**texts, train=train, **options)
+        pooled = self._pooled("text", output, texts.get("attention_mask"))
+        return self.text_projection(pooled, train=train), output
 
 
-HEADS = table("""
-    visual_projection.weight | visual_projection/kernel | e d -> d e
-    text_projection.weight   | text_projection/kernel   | e d -> d e
-    logit_scale              | logit_scale              |
-""").bind(depth=0)
+_SCALE = table("logit_scale | logit_scale | ").bind(depth=0)
+
+
+def head_weights(config: DualEncoderConfig) -> WeightMap:
+    """The table of what is not a tower's: both heads and the temperature."""
+    return heads.weights(config.vision_head, "vision") + heads.weights(config.text_head, "text") + _SCALE
 
 
 def weights(config: DualEncoderConfig) -> WeightMap:
     """The table of the whole model: the sum of those of the towers and of the heads. It has no row for `logit_bias`."""
     vision = encoder_of("vision", config.vision_type).weights(config.vision)
     text = encoder_of("text", config.text_type).weights(config.text)
-    return vision.under(hf="vision_model", jax="vision") + text.under(hf="text_model", jax="text") + HEADS
+    return (
+        vision.under(hf="vision_model", jax="vision")
+        + text.under(hf="text_model", jax="text")
+        + head_weights(config)
+    )
 
 
 def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = None) -> Params:

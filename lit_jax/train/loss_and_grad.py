@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from lit_jax.config import TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.losses.contrastive import LossConfig, Targets, contrastive_loss
+from lit_jax.models import heads
 from lit_jax.parallel.sharding import AXES, BATCH
 from lit_jax.train.grad_cache import Parts, accumulated, check_micro_batch
 from lit_jax.train.partition import combine
@@ -88,7 +89,7 @@ class LossAndGrad:
         outputs: Any = self.module.apply(
             {"params": combine(tuned, locked)},
             **inputs,
-            train=tuple(tower for tower in with_dropout(self.config) if tower in tuned),
+            train=tuple(part for part in with_dropout(self.config) if part in tuned),
             rngs={"dropout": key},
         )
         return outputs[:2]
@@ -123,8 +124,9 @@ class LossAndGrad:
 
 
 def with_dropout(config: TrainConfig) -> list[str]:
-    """The towers that use dropout: not one with the letter L, even where a new pooler of it is trained."""
-    return [tower for tower, letter in zip(TOWERS, config.model.lock_towers, strict=True) if letter != "L"]
+    """What uses dropout: heads, and towers but for one with the letter L, even where a new pooler of it is trained."""
+    towers = [tower for tower, letter in zip(TOWERS, config.model.lock_towers, strict=True) if letter != "L"]
+    return [*towers, *heads.NAMES.values()]
 
 
 def fingerprint(ids: Int[Array, "B N"]) -> Int[Array, "B"]:

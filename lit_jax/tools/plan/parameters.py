@@ -29,10 +29,11 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
     ):
         folder = "" if "model_type" in numbers else name
         read, _ = load.read_tower(tower, folder, pooling=pooling, overrides=numbers)
-        halves |= {f"{tower}_type": read.model_type, tower: read.config}
+        halves |= {f"{tower}_type": read.model_type, tower: read.config, f"{tower}_pooling": read.pooling}
     bias = bias_of(recipe)
     return DualEncoderConfig(
         **halves,
+        **load.heads_of(m),
         projection_dim=m.projection_dim,
         logit_scale_init_value=m.logit_scale_init,
         logit_bias_init_value=bias,
