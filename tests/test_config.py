@@ -193,7 +193,7 @@ def test_all_mistakes_are_told_at_once():
     assert found == (
         "6 mistakes: config.mesh is 'big', wanted a group of fields; "
         "config.stepz does not exist, did you mean steps?; "
-        "config.cache is 'yes', wanted true or false; "
+        "config.cache is 'yes', wanted true or false or a list of texts; "
         "config.data.augment is 'mirror', wanted one of none, flip, crop, crop_flip, randaugment; "
         "config.loss is 'triplet', wanted one of softmax, sigmoid; "
         "config.optim.warmup_steps=9 does not leave a step of config.steps=5, use fewer"

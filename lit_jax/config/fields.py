@@ -5,6 +5,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from lit_jax.utils.names import TOWERS
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -117,7 +119,8 @@ class TrainConfig:
     mask_duplicates: bool = (
         False  # Pairs that share their picture or their text are not negatives of each other.
     )
-    cache: bool = False  # Compute the outputs of the locked image tower once.
+    # Compute the outputs of locked towers once: True: of all that have the letter L; or names, ("vision", "text").
+    cache: bool | tuple[str, ...] = False
     log_every: int = 10  # Steps.
     monitor_every: int = (
         0  # Steps after which `monitors` (rank, alignment ... of the batch) are written. 0: never.
@@ -132,6 +135,18 @@ class TrainConfig:
     best_mode: str = "max"  # Or "min".
     stall_limit: float = 1800.0  # Seconds without a step after which the run ends. 0: never.
     topology: str = ""  # The TPU slice that `lit-jax plan` plans for, for instance "v5e:2x4".
+
+    @property
+    def cached(self) -> tuple[str, ...]:
+        """The towers whose outputs `cache` asks for; True without an L means an image tower locked by rules."""
+        return tuple(tower for tower in TOWERS if caches(tower, self.cache, self.model.lock_towers))
+
+
+def caches(tower: str, cache: bool | tuple[str, ...], letters: str) -> bool:
+    """Whether `cache` asks for the outputs of a tower, if the towers have these lock letters."""
+    if isinstance(cache, tuple):
+        return tower in cache
+    return cache and (letters[TOWERS.index(tower)] == "L" or (tower == "vision" and "L" not in letters))
 
 
 class Field(NamedTuple):

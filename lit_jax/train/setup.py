@@ -21,7 +21,9 @@ from lit_jax.parallel.distributed import broadcast_int, is_main_process
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
 from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
+from lit_jax.train.partition import partition
 from lit_jax.train.state import State, init_state
+from lit_jax.train.tower_cache import cached_whole
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError
 from lit_jax.workdir import beside
@@ -65,9 +67,9 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
         processor = _make_processor(config, loaded.module.config)
     module, pixels = load.with_compute(loaded.module, mesh=mesh), pixels_of(processor.image_processor)
     training = build_training(config, module, loaded.params, mesh, pixels, loaded.fresh)
-    state = init_state(
-        loaded.params, training.locks, training.tx, mesh, training.locked_dtype, training.layout
-    )
+    tuned, _ = partition(loaded.params, training.locks)
+    locks, tx, dtype, layout = training.locks, training.tx, training.locked_dtype, training.layout
+    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=cached_whole(config, tuned))
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)

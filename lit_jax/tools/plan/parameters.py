@@ -50,9 +50,11 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
     ids = jax.ShapeDtypeStruct((rows, recipe.data.text_length), jnp.int32)
     forward = {
         "image": 0
-        if recipe.cache
+        if "vision" in recipe.cached
         else flops_of(lambda p, x: m.apply({"params": p}, x, method="pool_images"), shapes, images),
-        "text": flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
+        "text": 0
+        if "text" in recipe.cached
+        else flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
         # Both directions of the softmax look at the same products.
         "loss": 2 * rows * rows * recipe.model.projection_dim,
     }

@@ -12,6 +12,7 @@ from lit_jax.data.sources.subset import Subset
 from lit_jax.evals.retrieval import chance, retrieve
 from lit_jax.inference.embedder import Embedder, Opened
 from lit_jax.train import tower_cache
+from lit_jax.train.caches import described
 from lit_jax.train.trained import TrainedModel
 from lit_jax.workdir.bucket import Workdir, pull
 
@@ -130,8 +131,8 @@ def _embed(
         dtype=dtype,
     )
     texts = model.texts(captions)
-    if run.config.cache:
-        tower = (config.vision_type, config.vision)
+    if "vision" in run.config.cached:
+        tower = described(config, "vision")
         key = tower_cache.fingerprint(
             tower, run.params["vision"], run.processor.image_processor, source.fingerprint(), dtype
         )
