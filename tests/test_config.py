@@ -21,6 +21,7 @@ from lit_jax.models.layers.spec import REMAT, Compute
 from lit_jax.parallel.sharding import fsdp_rules
 from lit_jax.train import build, optim, partition
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.head_fields import KINDS as KINDS_OF_HEADS
 
 SMALLEST = {
     "steps": 5,
@@ -192,7 +193,7 @@ def test_all_mistakes_are_told_at_once():
     assert found == (
         "6 mistakes: config.mesh is 'big', wanted a group of fields; "
         "config.stepz does not exist, did you mean steps?; "
-        "config.cache is 'yes', wanted true or false; "
+        "config.cache is 'yes', wanted true or false or a list of texts; "
         "config.data.augment is 'mirror', wanted one of none, flip, crop, crop_flip, randaugment; "
         "config.loss is 'triplet', wanted one of softmax, sigmoid; "
         "config.optim.warmup_steps=9 does not leave a step of config.steps=5, use fewer"
@@ -372,23 +373,30 @@ def test_a_value_of_another_type_is_not_converted(hint, value):
 
 def test_the_choices_are_those_of_the_modules_that_implement_them():
     poolings = {
-        f"model.{tower}_pooling": {name for encoder in table.values() for name in encoder.pooling_names}
+        f"model.{tower}_pooling": {
+            name for encoder in table.values() for name in encoder.pooling_names(encoder.Config())
+        }
         for tower, table in (("vision", VISION), ("text", TEXT))
     }
+    kinds = {f"model.{tower}_head": KINDS_OF_HEADS for tower in ("vision", "text")}
     attention = Compute.__dataclass_fields__["attention"].type
-    tables = poolings | {
-        "model.dtype": {"auto", *build.DTYPES},
-        "model.locked_dtype": build.DTYPES,
-        "model.remat": REMAT,
-        "model.attention": attention.__args__,
-        "data.decode": train_decode.HOW,
-        "data.augment": augment.AUGMENTS,
-        "optim.name": optim.OPTIMISERS,
-        "optim.mu_dtype": optim.MU_DTYPES,
-        "optim.schedule": optim.SCHEDULES,
-        "loss": KINDS,
-        "loss_how": WAYS,
-    }
+    tables = (
+        poolings
+        | kinds
+        | {
+            "model.dtype": {"auto", *build.DTYPES},
+            "model.locked_dtype": build.DTYPES,
+            "model.remat": REMAT,
+            "model.attention": attention.__args__,
+            "data.decode": train_decode.HOW,
+            "data.augment": augment.AUGMENTS,
+            "optim.name": optim.OPTIMISERS,
+            "optim.mu_dtype": optim.MU_DTYPES,
+            "optim.schedule": optim.SCHEDULES,
+            "loss": KINDS,
+            "loss_how": WAYS,
+        }
+    )
     assert {name: set(table) for name, table in tables.items()} | {
         "data.on_bad_record": {"skip", "error"},
         "best_mode": {"max", "min"},

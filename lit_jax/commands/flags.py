@@ -155,7 +155,7 @@ def _field_text(field: str, word: str, text: str | None, words: deque[str]) -> s
     if (
         text is None
         and field in FIELDS
-        and FIELDS[field].hint is bool
+        and FIELDS[field].default is False
         and (not words or words[0].startswith("-"))
     ):
         return "true"

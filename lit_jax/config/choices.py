@@ -3,11 +3,15 @@
 tests/test_config.py compares each table with that of the module that implements it.
 """
 
+from lit_jax.utils.head_fields import KINDS
 from lit_jax.utils.names import DIRECTIONS, TEST_PREFIX
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "model.vision_pooling": ("pooler", "cls"),  # Of all types together; a type may have fewer.
-    "model.text_pooling": ("pooler", "cls", "mean", "tanh"),
+    # Of all types together; a type may have fewer.
+    "model.vision_pooling": ("pooler", "cls", "mean", "cls_mean", "last", "max"),
+    "model.text_pooling": ("pooler", "cls", "mean", "tanh", "cls_mean", "last", "max"),
+    "model.vision_head": tuple(KINDS),
+    "model.text_head": tuple(KINDS),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.locked_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "products", "narrow", "full"),

@@ -5,6 +5,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from lit_jax.utils.names import TOWERS
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -18,8 +20,17 @@ class ModelConfig:
     # (regex over parameter paths, "lock" or "tune"); they are asked before the letters of lock_towers.
     lock_rules: tuple[tuple[str, str], ...] = ()
     projection_dim: int = 512
-    vision_pooling: str = "pooler"  # "pooler": the tower's own. "cls": the raw CLS token.
-    text_pooling: str = "pooler"  # "cls", "mean" or "tanh" for towers without a pooler of their own.
+    # "pooler": the tower's own. "cls", "mean", "cls_mean" (both, side by side), "last", "max": of its tokens.
+    vision_pooling: str = "pooler"
+    text_pooling: str = "pooler"  # Also "tanh", for towers without a pooler of their own.
+    text_prompt: str = (
+        ""  # Put before every caption ("query: "). Empty: what the tokenizer's folder says, if anything.
+    )
+    # "linear", "linear_bias", "mlp", "glu" or "identity", and the fields of that kind (utils/head_fields.py).
+    vision_head: str = "linear"
+    vision_head_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    text_head: str = "linear"
+    text_head_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     allow_pickle: bool = False  # Read pytorch_model.bin if a tower has nothing else.
     logit_scale_init: float = 2.6592  # ln(1 / 0.07)
     logit_bias_init: float | None = None  # Of the sigmoid loss. None: -10, as in SigLIP.
@@ -108,7 +119,8 @@ class TrainConfig:
     mask_duplicates: bool = (
         False  # Pairs that share their picture or their text are not negatives of each other.
     )
-    cache: bool = False  # Compute the outputs of the locked image tower once.
+    # Compute the outputs of locked towers once: True: of all that have the letter L; or names, ("vision", "text").
+    cache: bool | tuple[str, ...] = False
     log_every: int = 10  # Steps.
     monitor_every: int = (
         0  # Steps after which `monitors` (rank, alignment ... of the batch) are written. 0: never.
@@ -123,6 +135,18 @@ class TrainConfig:
     best_mode: str = "max"  # Or "min".
     stall_limit: float = 1800.0  # Seconds without a step after which the run ends. 0: never.
     topology: str = ""  # The TPU slice that `lit-jax plan` plans for, for instance "v5e:2x4".
+
+    @property
+    def cached(self) -> tuple[str, ...]:
+        """The towers whose outputs `cache` asks for; True without an L means an image tower locked by rules."""
+        return tuple(tower for tower in TOWERS if caches(tower, self.cache, self.model.lock_towers))
+
+
+def caches(tower: str, cache: bool | tuple[str, ...], letters: str) -> bool:
+    """Whether `cache` asks for the outputs of a tower, if the towers have these lock letters."""
+    if isinstance(cache, tuple):
+        return tower in cache
+    return cache and (letters[TOWERS.index(tower)] == "L" or (tower == "vision" and "L" not in letters))
 
 
 class Field(NamedTuple):

@@ -11,6 +11,9 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from lit_jax.config.choices import ACTIONS, CHOICES, LETTERS, METRICS, SOURCES
+from lit_jax.config.fields import caches
+from lit_jax.utils.head_fields import mistake
+from lit_jax.utils.names import TOWERS
 
 
 class Range(NamedTuple):
@@ -193,19 +196,51 @@ def _chunk(batch: int, how: str, chunk: int) -> str:
     )
 
 
-def _cached_tower(cache: bool, letters: str, rules: Any) -> str:
-    if not cache or letters[0] == "L" or any(action == "lock" for _, action in rules):
-        return ""
-    return (
-        f"config.cache=True needs an image tower that is locked as a whole, and lock_towers={letters!r} tunes vision/; "
-        f"lock it, or set cache to False"
-    )
+def _cached_tower(cache: bool | tuple[str, ...], letters: str, rules: Any) -> str:
+    if cache is True and "L" not in letters and not any(action == "lock" for _, action in rules):
+        return (
+            "config.cache=True needs an image tower that is locked as a whole, or a text tower, and "
+            f"lock_towers={letters!r} tunes vision/ and text/; lock one, or set cache to False"
+        )
+    for tower in cache if isinstance(cache, tuple) else ():
+        if tower not in TOWERS:
+            return f"config.cache names {tower!r}; wanted True, False, or names among {', '.join(TOWERS)}"
+        if letters[TOWERS.index(tower)] != "L" and not any(action == "lock" for _, action in rules):
+            return (
+                f"config.cache names {tower!r}, whose outputs change, since lock_towers={letters!r} tunes {tower}/; "
+                f"lock it, or leave {tower!r} out"
+            )
+    return ""
 
 
-def _cached_pictures(cache: bool, augment: str) -> str:
-    if not cache or augment == "none":
+def _cached_pictures(cache: bool | tuple[str, ...], letters: str, augment: str) -> str:
+    if not caches("vision", cache, letters) or augment == "none":
         return ""
-    return f"config.cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'"
+    return f"config.cache={cache} needs the same picture in every epoch; augment is {augment!r}, not 'none'"
+
+
+def _standardised(tower: str) -> Callable[..., str]:
+    """Of a head that standardises: the mean and the deviation are those of the cache."""
+
+    def rule(fields: Mapping[str, Any], cache: bool | tuple[str, ...], letters: str) -> str:
+        if fields.get("standardise") is not True or caches(tower, cache, letters):
+            return ""
+        return (
+            f"config.model.{tower}_head_config standardises features that are measured on the cache, which has none of "
+            f"the {tower} tower: lock that tower and set cache to True, or leave standardise out"
+        )
+
+    return rule
+
+
+def _head(name: str) -> Callable[..., str]:
+    """Of a head: its fields must be those of its kind."""
+
+    def rule(kind: str, fields: Mapping[str, Any]) -> str:
+        sentence = mistake(kind, fields)
+        return f"config.model.{name}{sentence}; they stand in model.{name}_config" if sentence else ""
+
+    return rule
 
 
 def _best(keep_best: int, metric: str, test: str) -> str:
@@ -266,8 +301,12 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("batch_size", "mesh.data", "mesh.fsdp"), _mesh),
     (("batch_size", "loss_how", "loss_chunk"), _chunk),
     (("cache", "model.lock_towers", "model.lock_rules"), _cached_tower),
-    (("cache", "data.augment"), _cached_pictures),
+    (("cache", "model.lock_towers", "data.augment"), _cached_pictures),
+    (("model.vision_head_config", "cache", "model.lock_towers"), _standardised("vision")),
+    (("model.text_head_config", "cache", "model.lock_towers"), _standardised("text")),
     (("keep_best", "best_metric", "data.test"), _best),
+    (("model.vision_head", "model.vision_head_config"), _head("vision_head")),
+    (("model.text_head", "model.text_head_config"), _head("text_head")),
     (("data.train",), _train),
     (("model.vision", "model.vision_config"), _described("vision")),
     (("model.text", "model.text_config"), _described("text")),

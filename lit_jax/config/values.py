@@ -18,6 +18,8 @@ def convert(hint: Any, value: Any) -> Any:
     for kind in _kinds(hint):
         origin = typing.get_origin(kind)
         if origin is tuple and isinstance(value, tuple | list):
+            if typing.get_args(kind)[0] is str:
+                return _texts(value)
             return _pairs(typing.get_args(typing.get_args(kind)[0])[1], value)
         if origin is dict and isinstance(value, dict):
             return {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
@@ -46,7 +48,8 @@ def from_text(name: str, text: str) -> Any:
         value = literal(text) if len(kinds) > 1 and text.lstrip()[:1] in ("(", "[") else text
         return value if isinstance(value, tuple | list) else text
     if bool in kinds:
-        return BOOLS.get(text.lower(), text)
+        value = literal(text) if len(kinds) > 1 and text.lstrip()[:1] in ("(", "[") else text
+        return BOOLS.get(text.lower(), value)
     for kind in (int, float):
         if kind in kinds:
             try:
@@ -73,11 +76,20 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _described(kind: Any) -> str:
     if typing.get_origin(kind) is dict:
         return "a group of fields"
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is str:
+        return "a list of texts"
     if typing.get_origin(kind) is tuple:
         second = typing.get_args(typing.get_args(kind)[0])[1]
         example = "(('text', 1.0),)" if second is float else "(('text', 'text'),)"
         return f"pairs of a text and {_NAMES[second]}, such as {example}"
     return _NAMES[kind]
+
+
+def _texts(value: tuple[Any, ...] | list[Any]) -> tuple[str, ...]:
+    """`value` as texts. Raises TypeError."""
+    if not all(type(item) is str for item in value):
+        raise TypeError
+    return tuple(value)
 
 
 def _pairs(kind: type, value: tuple[Any, ...] | list[Any]) -> tuple[tuple[str, Any], ...]:

@@ -1,7 +1,6 @@
 """Every picture and every text once, in order, for evaluation and for the cache of the image tower."""
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,15 +31,16 @@ def image_batches(
     threads: int | None = None,
     on_bad_record: str = "error",
     max_bad_share: float = 0.01,
-    ledger_path: str | os.PathLike[str] | None = None,
+    first: int = 0,
 ) -> Iterator[Batch]:
-    """Every picture of `source` once, in order: {"images": uint8 [b, S, S, 3], "index": int32 [b], "mask": bool [b]}.
+    """Every picture of `source` from record `first` on, once, in order: {"images": uint8 [b, S, S, 3],
+    "index": int32 [b], "mask": bool [b]}.
 
     Each process gets its b = batch_size / shard.count rows of each batch, and all get the same number of batches. The
     last one is filled up with zeros whose mask is False and whose index is -1. A broken picture raises `DataError` if
     `on_bad_record` is "error". With "skip" zeros replace it, with its own index and a mask of False, until more than
-    `max_bad_share` of the pictures are broken, which raises `DataError`. `threads` and `ledger_path` are those of
-    `Reading`. Raises `DataError` for an empty source and `ConfigError` for arguments out of range.
+    `max_bad_share` of the pictures are broken, which raises `DataError`. `threads` are those of `Reading`.
+    Raises `DataError` for an empty source and `ConfigError` for arguments out of range.
     """
     import grain
 
@@ -48,10 +48,10 @@ def image_batches(
     b, n = rows_of_process(batch_size, shard), len(source)
     if not n:
         raise DataError(f"{source.spec} has no records")
-    ledger = Ledger(source.spec, -(-n // shard.count), max_bad_share, ledger_path)
+    ledger = Ledger(source.spec, -(-n // shard.count), max_bad_share)
 
     def load(row: int) -> _Row:
-        index = row // b * batch_size + shard.index * b + row % b
+        index = first + row // b * batch_size + shard.index * b + row % b
         if index >= n:
             return _Row(-1, None)
         name = f"record {index}"
@@ -78,7 +78,7 @@ def image_batches(
         return {"images": images, "index": index, "mask": mask}
 
     def batches() -> Iterator[Batch]:
-        count = -(-n // batch_size)
+        count = -(-(n - first) // batch_size)
         rows = grain.MapDataset.range(count * b).map(load)
         with closing(iter(rows.to_iter_dataset(read_options(threads, 2 * b)))) as reading:
             for _ in range(count):

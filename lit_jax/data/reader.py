@@ -10,6 +10,7 @@ import numpy as np
 
 from lit_jax.data.bad_records import in_words
 from lit_jax.data.captions import usable_captions
+from lit_jax.data.pooled_texts import PooledTexts
 from lit_jax.data.shuffle import draw, shuffled
 from lit_jax.data.sources.base import Source
 from lit_jax.utils.errors import ConfigError, DataError
@@ -47,6 +48,7 @@ class Reader:
     decode: TrainDecode | None
     tokenize: Tokenize
     count_tokens: CountTokens | None
+    captions: PooledTexts | None
     pooled: np.ndarray | None
     seed: int
     batch_size: int
@@ -66,15 +68,13 @@ class Reader:
         offsets = range(self.rows)[part * self.part_rows : (part + 1) * self.part_rows]
         skipped: list[Skip] = []
         loaded = [self._row(start + offset, skipped) for offset in offsets]
-        texts = [row["texts"] for row in loaded]
-        images = "images" if self.pooled is None else "pooled_images"
-        tokens = self.tokenize(texts)
-        arrays = {
-            images: np.stack([row[images] for row in loaded]),
-            "texts": tokens,
-            "index": np.array([row["index"] for row in loaded], np.int32),
-        }
-        return {"batch": arrays, "account": Account(skipped, self._cut(texts, tokens))}
+        texts = [row.pop("texts") for row in loaded if "texts" in row]
+        arrays: dict[str, Any] = {name: np.stack([row[name] for row in loaded]) for name in loaded[0]}
+        cut = 0
+        if texts:
+            arrays["texts"] = tokens = self.tokenize(texts)
+            cut = self._cut(texts, tokens)
+        return {"batch": arrays, "account": Account(skipped, cut)}
 
     def _cut(self, texts: Sequence[str], tokens: dict[str, np.ndarray]) -> int:
         """How many of `texts` were cut when they became `tokens`."""
@@ -106,17 +106,21 @@ class Reader:
         )
 
     def _read(self, index: int, row: int) -> dict[str, Any]:
-        record = self.source[index]
-        captions = usable_captions(record["captions"])
-        caption = captions[draw(len(captions), "caption", self.seed, row)]
+        read: dict[str, Any] = {"index": np.int32(index)}
+        record: Any = self.source[index] if self.pooled is None or self.captions is None else {}
+        if self.captions is None:
+            captions = usable_captions(record["captions"])
+            read["texts"] = captions[draw(len(captions), "caption", self.seed, row)]
+        else:
+            read |= self.captions.drawn(index, self.seed, row)
         if self.pooled is None:
             assert self.decode is not None  # `train_batches` has checked.
-            pixels = self.decode(record["image"], draw(1 << 62, "augment", self.seed, row))
-            return {"images": pixels, "texts": caption, "index": index}
+            read["images"] = self.decode(record["image"], draw(1 << 62, "augment", self.seed, row))
+            return read
         vector = np.asarray(self.pooled[index], np.float32)
         if not np.isfinite(vector).all():
             raise DataError("no cached embedding, since its picture was broken")
-        return {"pooled_images": vector, "texts": caption, "index": index}
+        return read | {"pooled_images": vector}
 
 
 def tries_of(max_bad_share: float) -> int:

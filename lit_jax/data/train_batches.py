@@ -20,6 +20,7 @@ import numpy as np
 from absl import flags
 
 from lit_jax.data.bad_records import Ledger
+from lit_jax.data.pooled_texts import PooledTexts
 from lit_jax.data.reader import Reader, check_choice, read_options, rows_of_process, tries_of
 from lit_jax.data.sources.base import Source
 from lit_jax.data.workers import end_with_parent, told_if_lost
@@ -79,6 +80,7 @@ class TrainTransforms(NamedTuple):
     decode: TrainDecode | None  # None only where the images are pooled already.
     tokenize: Tokenize
     count_tokens: CountTokens | None = None  # If given, one warning tells how many captions `tokenize` cuts.
+    captions: PooledTexts | None = None  # If given, nothing is tokenized, and no caption is read.
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def train_batches(
 
     A batch is {"images": uint8 [b, S, S, 3], "texts": {...: int32 [b, N]}, "index": int32 [b]}, where index is the
     record's number in `source`. With `pooled` [len(source), Dv] nothing is decoded, and "pooled_images": float32
-    [b, Dv] takes the place of "images"; a row of `pooled` that is not finite means that its image was broken.
+    [b, Dv] takes the place of "images"; a row of `pooled` that is not finite means that its image was broken. With
+    `transforms.captions`, "pooled_texts": float32 [b, Dt] and "text_groups": int32 [b] take the place of "texts".
 
     `transforms.decode(bytes, key)` makes the image; key depends on (seed, row) alone. One of the usable captions of
     each record is drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or
@@ -176,8 +179,8 @@ def _parts(reader: Reader, start: int, reading: Reading) -> Any:
 
     ahead = read_options(reading.threads, reading.prefetch * reader.parts)
     parts = grain.MapDataset.range(sys.maxsize).map(reader)[start * reader.parts :]
-    if not reading.workers or reader.pooled is not None:
-        # Pooled images need no decoding, and each worker process would get a copy of all of them.
+    if not reading.workers or reader.pooled is not None or reader.captions is not None:
+        # Each worker process would get a copy of all that is pooled; pooled images need no decoding anyway.
         return parts.to_iter_dataset(ahead)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads one of its own flags when it starts a process.

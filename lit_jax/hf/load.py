@@ -23,6 +23,8 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.composites import half, is_composite
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.models.encoders.base import Encoder, matched
+from lit_jax.models.heads import Head
+from lit_jax.models.layers.pooling import POOLED_ONLY
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import Row, WeightMap, listed
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -50,6 +52,7 @@ class Tower(NamedTuple):
     prefix: (
         str  # What the names of its tensors begin with: "vision_model." in a folder of two towers, else "".
     )
+    pooling: str  # What is left of its pooling for the dual encoder to do.
 
 
 def load(
@@ -99,8 +102,9 @@ def from_towers(
 
     Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it. The
     subfolders say where in a folder or repository a tower is.
-    Poolings: "pooler" is the type's own; `vision_pooling="cls"` takes the raw CLS token of a type that has one;
-    `text_pooling` is "cls", "mean" or "tanh" for types without a pooled output of their own (DistilBERT).
+    Poolings: "pooler" is the type's own; "cls", "mean" (of real tokens, or of patches), "cls_mean" (both, side by
+    side), "last" and "max" are of a tower's last hidden state; `text_pooling="tanh"` is for types without a pooled
+    output of their own (DistilBERT).
     If both halves come from one checkpoint that has projections (CLIP, a dual encoder), these are kept, unless
     `projections` is "new" or `projection_dim` is another width; a warning names stored projections that are not kept.
     Otherwise they are drawn from N(0, 0.02) as in HF, by default with 512 dimensions. So are weights that a checkpoint
@@ -204,7 +208,15 @@ def read_tower(
             hint = f"; did you mean {tower}_{close[0]}?" if close else ""
             raise ConfigError(f"{tower}_{name} is not a field of a {raw['model_type']} config{hint}")
     ours, fixed = encoder.pooled(encoder.config_of(raw), pooling)
-    return Tower(folder, raw["model_type"], encoder, ours, prefix), fixed
+    return Tower(folder, raw["model_type"], encoder, ours, prefix, encoder.rest_of(pooling)), fixed
+
+
+def heads_of(model: ModelConfig) -> dict[str, Any]:
+    """The heads of a config, as fields of DualEncoderConfig. Raises ConfigError."""
+    return {
+        name: Head.of(f"model.{name}", getattr(model, name), getattr(model, f"{name}_config"), ConfigError)
+        for name in (f"{tower}_head" for tower in TOWERS)
+    }
 
 
 def join_towers(
@@ -250,6 +262,9 @@ def join_towers(
         model.projection_dim,
         model.logit_scale_init,
         model.logit_bias_init,
+        vision_pooling=towers["vision"].pooling,
+        text_pooling=towers["text"].pooling,
+        **heads_of(model),
     )
     module = DualEncoder(config, compute or Compute())
     shapes = dual_encoder.param_shapes(module)
@@ -289,7 +304,7 @@ def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap
 
 
 def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
-    """A tower's params of these `shapes`, and the paths of those that the checkpoint lacks."""
+    """A tower's params of these `shapes`, and the paths of those that are used and that the checkpoint lacks."""
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
     names = {
@@ -314,6 +329,8 @@ def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Para
         params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), shapes)
     except WeightError as error:
         raise WeightError(f"{tower.folder}: {error}") from error
+    if tower.pooling != "pooler":
+        missing = [path for path in missing if not re.match(POOLED_ONLY, path)]
     return params, missing
 
 

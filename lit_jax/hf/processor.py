@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lit_jax.data.transforms.tokenizer import panics_raised
+from lit_jax.data.transforms.tokenizer import panics_raised, prompt_of, set_prompt
 from lit_jax.hf import image_processor_rules, image_processors, tokenizer_rules
 from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
@@ -40,7 +40,12 @@ def processor_class() -> Any:
             super().__init__(image_processor, tokenizer, **options)
 
         def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
-            """As transformers, where `return_tensors` may also be "jax", and Pillow images may have any mode."""
+            """As transformers, where `return_tensors` may also be "jax", and Pillow images may have any mode.
+
+            The prompt of the tokenizer is put before every text.
+            """
+            if text is not None and (prompt := prompt_of(self.tokenizer)):
+                text = prompt + text if isinstance(text, str) else [prompt + one for one in text]
             common = options.get("common_kwargs") or {}
             settings = ChainMap(options, options.get("images_kwargs") or {}, common)
             rescales = settings.get("do_rescale", getattr(self.image_processor, "do_rescale", False))
@@ -75,9 +80,17 @@ def load_processor(folder: str | Path) -> Processor:
     return join_processors(folder, folder)
 
 
-def join_processors(vision_folder: str | Path, text_folder: str | Path) -> Processor:
-    """A processor made of the image processor of one folder and the tokenizer of another: see `load_processor`."""
-    return processor_class()(load_image_processor(vision_folder), load_tokenizer(text_folder))
+def join_processors(
+    vision_folder: str | Path, text_folder: str | Path, *, text_prompt: str = ""
+) -> Processor:
+    """A processor made of the image processor of one folder and the tokenizer of another: see `load_processor`.
+
+    `text_prompt` is put before every text; empty: what the tokenizer's folder says, if anything.
+    """
+    tokenizer = load_tokenizer(text_folder)
+    if text_prompt:
+        set_prompt(tokenizer, text_prompt)
+    return processor_class()(load_image_processor(vision_folder), tokenizer)
 
 
 def load_image_processor(folder: str | Path) -> ImageProcessor:

@@ -10,7 +10,8 @@ from flax import traverse_util
 from lit_jax.config import ModelConfig
 from lit_jax.hf import kinds
 from lit_jax.hf.model_folder import Tensors
-from lit_jax.models.composites import HEADS
+from lit_jax.models import heads
+from lit_jax.models.heads import Head
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
@@ -55,7 +56,7 @@ class Stored:
             names = " and ".join(f"{getattr(model, tower)} ({_NAMES[tower]})" for tower in self.own)
             log.warning("The projections of %s are replaced by new ones, since %s", names, reason)
             return {}
-        table = HEADS.without("logit_scale")
+        table = heads.weights(Head(), "vision") + heads.weights(Head(), "text")
         tensors = self.own["vision"].renamed({name: name for name in _NAMES.values()})
         try:
             params = table.to_jax(
@@ -88,4 +89,7 @@ def _misfit(model: ModelConfig, own: dict[str, Tensors]) -> str:
     for tower in TOWERS:
         if (pooling := getattr(model, f"{tower}_pooling")) != "pooler":
             return f"{tower}_pooling is {pooling!r}"
+        head, fields = getattr(model, f"{tower}_head"), getattr(model, f"{tower}_head_config")
+        if head != "linear" or fields:
+            return f"{tower}_head is {head!r} {fields or ''}".rstrip()
     return ""

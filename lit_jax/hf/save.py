@@ -54,7 +54,7 @@ def save(
         check_exportable(model)
     elif layout == "lit_jax":
         config["model_type"] = dual_encoder.OWN_MODEL_TYPE
-        del config["architectures"]
+        config.pop("architectures", None)
     if "logit_bias" in params and not model.composite.sigmoid:
         config["logit_bias"] = float(params.pop("logit_bias"))
     with replaced(folder, model_folder.WRITTEN) as draft:
@@ -74,6 +74,12 @@ def _dtype_of(params: Params) -> str:
 
 def check_exportable(config: DualEncoderConfig) -> None:
     """Raises WeightError for a model that transformers' VisionTextDualEncoderModel cannot hold, if it is to be one."""
+    for name, value in config.own.items():
+        kind = repr(value) if isinstance(value, str) else " ".join(map(str, value.values()))
+        raise WeightError(
+            f"{name}={kind} has no place in transformers' VisionTextDualEncoderModel, which projects the pooled output "
+            "of a tower without a bias; save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
+        )
     if not config.composite.any_tower:
         return
     readers = " and ".join(dict.fromkeys(config.readers.values()))

@@ -190,6 +190,8 @@ def _check_config(tree: dict[str, Any]) -> None:
             raise _unusable(name, tree[name], "'left' or 'right'")
     if tree.get("pad_token_type_id") is not None:
         _check_int("pad_token_type_id", tree["pad_token_type_id"], 0, 1)
+    if not isinstance(prompt := tree.get("text_prompt"), str | None) or len(prompt or "") > _LONGEST:
+        raise _unusable("text_prompt", prompt, f"a text of at most {_LONGEST} characters")
     names = tree.get("model_input_names")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise _unusable("model_input_names", names, "a list of names")

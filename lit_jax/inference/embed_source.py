@@ -53,10 +53,12 @@ def embed_images(
     return _gather(runner, batches, lambda batch: embed(runner.params, batch["images"]), len(source))
 
 
-def embed_pooled(runner: EmbedRunner, pooled: Float[np.ndarray, "N Dv"]) -> Float[np.ndarray, "N E"]:
-    """Unit embeddings from outputs of the image tower, as `embed_images` gives them with `tower`."""
+def embed_pooled(
+    runner: EmbedRunner, pooled: Float[np.ndarray, "N D"], tower: str = "vision"
+) -> Float[np.ndarray, "N E"]:
+    """Unit embeddings from pooled outputs of a tower, for pictures as `embed_images` gives them with `tower`."""
     batches = _pooled_batches(pooled, runner.batch_size, process_shard())
-    embed = runner.step.pooled
+    embed = runner.step.pooled if tower == "vision" else runner.step.pooled_texts
     return _gather(runner, batches, lambda batch: embed(runner.params, batch["pooled"]), len(pooled))
 
 
@@ -73,9 +75,9 @@ def embed_texts(runner: EmbedRunner, texts: Sequence[str], tokenize: Tokenize) -
 
 
 def _pooled_batches(
-    pooled: Float[np.ndarray, "N Dv"], batch_size: int, shard: ProcessShard
+    pooled: Float[np.ndarray, "N D"], batch_size: int, shard: ProcessShard
 ) -> Iterator[Batch]:
-    """{"pooled": float32 [b, Dv], "index": int32 [b]}; the last batch is filled up with zeros of index -1."""
+    """{"pooled": float32 [b, D], "index": int32 [b]}; the last batch is filled up with zeros of index -1."""
     b = batch_size // shard.count
     for start in range(shard.index * b, -(-len(pooled) // batch_size) * batch_size, batch_size):
         rows = pooled[start : start + b]

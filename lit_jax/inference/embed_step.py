@@ -29,6 +29,12 @@ class Embed(NamedTuple):
     ]  # int32 [B N] each -> unit embeddings [B E], float32.
     pool: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> the image tower's pooled output [B Dv].
     pooled: Callable[[Params, Array], Array]  # The output of `pool` -> unit embeddings [B E], float32.
+    pool_texts: Callable[
+        [Params, Mapping[str, Array]], Array
+    ]  # int32 [B N] each -> the text tower's pooled output [B Dt].
+    pooled_texts: Callable[
+        [Params, Array], Array
+    ]  # The output of `pool_texts` -> unit embeddings [B E], float32.
 
 
 @functools.lru_cache(maxsize=KEPT)
@@ -64,4 +70,12 @@ def make_embed_step(
     def pooled(params: Params, pooled: Float[Array, "B Dv"]) -> Float[Array, "B E"]:
         return split_rows(module.apply({"params": params}, pooled_images=split_rows(pooled))[0])
 
-    return Embed(images, texts, pool, pooled)
+    @jit
+    def pool_texts(params: Params, texts: Mapping[str, Array]) -> Float[Array, "B Dt"]:
+        return split_rows(module.apply({"params": params}, split_rows(dict(texts)), method="pool_texts"))
+
+    @jit
+    def pooled_texts(params: Params, pooled: Float[Array, "B Dt"]) -> Float[Array, "B E"]:
+        return split_rows(module.apply({"params": params}, pooled_texts=split_rows(pooled))[1])
+
+    return Embed(images, texts, pool, pooled, pool_texts, pooled_texts)

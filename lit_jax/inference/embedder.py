@@ -18,7 +18,7 @@ from jaxtyping import Float
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.in_memory import Picture, as_source
 from lit_jax.data.transforms.image_processor import make_decode, pixels_of
-from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize, makes_mask
+from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize, makes_mask, prompt_of
 from lit_jax.hf import hub, load
 from lit_jax.hf import processor as processing
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
@@ -166,6 +166,10 @@ class Embedder:
         ]
         if not makes_mask(self.processor.tokenizer):
             parts.append("texts without a mask")
+        if own := self.config.own:
+            parts.append(json.dumps(own, sort_keys=True))
+        if prompt := prompt_of(self.processor.tokenizer):
+            parts.append(f"prompt {prompt}")
         digest = hashlib.sha256("\0".join(parts).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self._params):
             digest.update(jax.tree_util.keystr(path).encode())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_jax.models.encoders.hf_config import shown
-from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.models.weight_map import table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
 
@@ -13,12 +13,7 @@ MODEL_TYPE = "vision-text-dual-encoder"
 OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
 LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
 
-HEADS = table("""
-    visual_projection.weight | visual_projection/kernel | e d -> d e
-    text_projection.weight   | text_projection/kernel   | e d -> d e
-    logit_scale              | logit_scale              |
-""").bind(depth=0)
-_SIGMOID_HEADS = table("""
+SIGMOID_HEADS = table("""
     logit_scale | logit_scale | 1 ->
     logit_bias  | logit_bias  | 1 ->
 """).bind(depth=0)
@@ -35,10 +30,6 @@ class Composite:
     any_tower: bool = False  # A half may name any other type.
     prefix: str = ""  # What a model for another task, which holds it, puts before the names of its tensors.
     sigmoid: bool = False  # As SigLIP: no projections, a logit bias, and the loss that belongs to it.
-
-    @property
-    def heads(self) -> WeightMap:
-        return _SIGMOID_HEADS if self.sigmoid else HEADS
 
     @property
     def logit_scale(self) -> float:

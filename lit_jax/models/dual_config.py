@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from lit_jax.models import heads, own_fields
 from lit_jax.models.composites import (
     COMPOSITES,
     LOGIT_SCALE,
     MODEL_TYPE,
     OWN_MODEL_TYPE,
+    SIGMOID_HEADS,
     Composite,
     half,
     is_composite,
@@ -18,10 +20,12 @@ from lit_jax.models.composites import (
 from lit_jax.models.encoders import TEXT, VISION, Encoder
 from lit_jax.models.encoders.field_ranges import LARGEST, Range
 from lit_jax.models.encoders.hf_config import shown
-from lit_jax.models.weight_map import WeightMap
+from lit_jax.models.heads import Head
+from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
 
+_SCALE = table("logit_scale | logit_scale | ").bind(depth=0)
 _HEADS = {  # Field of the heads -> its kind and its range.
     "projection_dim": (int, Range(1, LARGEST)),
     "logit_scale_init_value": (int | float, Range(-80, 80)),  # Its exponential is a float32.
@@ -46,6 +50,9 @@ class DualEncoderConfig:
     A model without projections (SigLIP) has the `projection_dim` None. `model_type` is the class of transformers that
     the model is saved as; it does not change the numbers, so it is not part of the repr, which names the model in an
     index.
+
+    Poolings and heads other than the defaults have no place in transformers; our own layout holds them. A pooling here
+    is one of a tower's last hidden state (`layers.pooling`); "pooler" takes what the tower itself pools.
     """
 
     vision_type: str
@@ -56,6 +63,11 @@ class DualEncoderConfig:
     logit_scale_init_value: float = LOGIT_SCALE
     logit_bias_init_value: float | None = None
     model_type: str = dataclasses.field(default=MODEL_TYPE, repr=False)
+    # Not in the repr, from which older versions made the fingerprints of indexes.
+    vision_pooling: str = dataclasses.field(default="pooler", repr=False)
+    text_pooling: str = dataclasses.field(default="pooler", repr=False)
+    vision_head: Head = dataclasses.field(default=Head(), repr=False)
+    text_head: Head = dataclasses.field(default=Head(), repr=False)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
@@ -76,17 +88,17 @@ class DualEncoderConfig:
         # As transformers 4 does, this also takes a tower out of a whole CLIP.
         vision, text = (half(tower, half(tower, hf)) for tower in TOWERS)
         vision_type, text_type = vision["model_type"], text["model_type"]
-        heads = {
+        scalars = {
             "projection_dim": hf.get("projection_dim", cls.projection_dim),
             "logit_scale_init_value": hf.get("logit_scale_init_value", composite.logit_scale),
             "logit_bias": hf.get("logit_bias"),
         }
         if composite.sigmoid:
-            heads |= {"projection_dim": None, "logit_bias": 0.0}
+            scalars |= {"projection_dim": None, "logit_bias": 0.0}
         without = {"logit_bias"} | (
             {"projection_dim"} if composite.sigmoid or whole == OWN_MODEL_TYPE else set()
         )
-        for name, value in heads.items():
+        for name, value in scalars.items():
             kind, span = _HEADS[name]
             if value is None and name in without:
                 continue
@@ -95,17 +107,18 @@ class DualEncoderConfig:
                 raise WeightError(
                     f"{whole} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
                 )
-        bias = heads["logit_bias"]
-        return cls(
+        bias = scalars["logit_bias"]
+        config = cls(
             vision_type,
             encoder_of("vision", vision_type).config_of(vision),
             text_type,
             encoder_of("text", text_type).config_of(text),
-            heads["projection_dim"],
-            float(heads["logit_scale_init_value"]),
+            scalars["projection_dim"],
+            float(scalars["logit_scale_init_value"]),
             None if bias is None else float(bias),
             MODEL_TYPE if composite.any_tower else str(whole),
         )
+        return own_fields.read(config, hf) if whole == OWN_MODEL_TYPE else config
 
     @property
     def composite(self) -> Composite:
@@ -115,8 +128,16 @@ class DualEncoderConfig:
     @property
     def heads(self) -> WeightMap:
         """The table of what is not in a tower; `logit_bias` is in it only where transformers has a tensor for it."""
-        table = self.composite.heads
-        return table if self.projection_dim is not None else table.without(r".*_projection/")
+        if self.composite.sigmoid:
+            return SIGMOID_HEADS
+        if self.projection_dim is None:
+            return _SCALE
+        return heads.weights(self.vision_head, "vision") + heads.weights(self.text_head, "text") + _SCALE
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What transformers has no place for, as config.json holds it."""
+        return own_fields.written(self)
 
     @property
     def towers(self) -> dict[str, tuple[str, Any]]:
@@ -137,12 +158,15 @@ class DualEncoderConfig:
         return "" if nest and not self.composite.any_tower else f"{tower}_model"
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of config.json, in the form that transformers 4.57 and 5 read."""
-        heads = {"projection_dim": self.projection_dim, "logit_scale_init_value": self.logit_scale_init_value}
+        """The content of config.json, in the form that transformers 4.57 and 5 read, or of our own type if `own`."""
+        scalars = {
+            "projection_dim": self.projection_dim,
+            "logit_scale_init_value": self.logit_scale_init_value,
+        }
+        kind = {"architectures": [self.composite.architecture], "model_type": self.model_type}
         return {
-            "architectures": [self.composite.architecture],
-            "model_type": self.model_type,
-            **({} if self.composite.sigmoid else heads),
+            **({"model_type": OWN_MODEL_TYPE, **self.own} if self.own else kind),
+            **({} if self.composite.sigmoid else scalars),
             "torch_dtype": "float32",
             **stored_halves(self.model_type, self.towers, self.projection_dim),
         }

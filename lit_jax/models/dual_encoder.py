@@ -13,9 +13,13 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float
 
+from lit_jax.models import heads
 from lit_jax.models.composites import LOGIT_SCALE, MODEL_TYPE, OWN_MODEL_TYPE, half
 from lit_jax.models.dual_config import DualEncoderConfig, encoder_of
 from lit_jax.models.encoders import EncoderOutput
+from lit_jax.models.encoders.base import first_patch
+from lit_jax.models.heads import Projection
+from lit_jax.models.layers.pooling import pool_tokens
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -66,8 +70,8 @@ class DualEncoder(nn.Module):
     """Image embeddings, text embeddings and scale; either input may be missing.
 
     Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length; and
-    SiglipModel, which has no projections. Profiles show the parts under the names that Flax gives them: vision, text,
-    visual_projection, text_projection.
+    SiglipModel, which has no projections. Other poolings and heads are ours. Profiles show the parts under the names
+    that Flax gives them: vision, text, visual_projection, text_projection.
     """
 
     config: DualEncoderConfig
@@ -77,17 +81,16 @@ class DualEncoder(nn.Module):
         c = self.config
         self.vision = encoder_of("vision", c.vision_type).Model(c.vision, self.compute)
         self.text = encoder_of("text", c.text_type).Model(c.text, self.compute)
-        self.visual_projection, self.text_projection = self._projection(), self._projection()
+        self.visual_projection, self.text_projection = self._head("vision"), self._head("text")
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
 
-    def _projection(self) -> Callable[[Array], Array]:
-        width = self.config.projection_dim
+    def _head(self, tower: str) -> Callable[..., Array]:
+        config, width = self.config, self.config.projection_dim
         if width is None:
-            return lambda pooled: pooled
-        init = nn.initializers.normal(0.02)
-        return nn.Dense(width, use_bias=False, dtype=self.compute.dtype, kernel_init=init)
+            return lambda pooled, train=False: pooled
+        return Projection(getattr(config, f"{tower}_head"), tower, width, self.compute)
 
     @full_precision
     def __call__(
@@ -95,42 +98,61 @@ class DualEncoder(nn.Module):
         images: Float[Array, "B S1 S2 C"] | None = None,
         texts: Mapping[str, Array] | None = None,
         pooled_images: Float[Array, "B Dv"] | None = None,
+        pooled_texts: Float[Array, "T Dt"] | None = None,
         train: bool | Collection[str] = (),
     ) -> tuple[Float[Array, "B E"] | None, Float[Array, "T E"] | None, Float[Array, ""]]:
         """Unit embeddings in float32, and exp(logit_scale).
 
         `texts` has input_ids [T N] and, where wanted, attention_mask, token_type_ids and position_ids;
-        `pooled_images` are earlier outputs of `pool_images`; `train` names the towers ("vision", "text") whose dropout
-        is on, or is True for both.
+        `pooled_images` and `pooled_texts` are earlier outputs of `pool_images` and `pool_texts`; `train` names the
+        towers ("vision", "text") and the heads ("visual_projection", "text_projection") whose dropout is on, or is
+        True for all of them.
         """
-        train = TOWERS if train is True else train or ()
+        train = (*TOWERS, *heads.NAMES.values()) if train is True else train or ()
         if images is not None:
             pooled_images = self.pool_images(images, train="vision" in train)
+        if texts is not None:
+            pooled_texts = self.pool_texts(texts, train="text" in train)
         image_embeds = text_embeds = None
         if pooled_images is not None:
-            image_embeds = unit(self.visual_projection(pooled_images))
-        if texts is not None:
-            text_embeds = unit(self.text_projection(self.text(**texts, train="text" in train).pooler_output))
+            image_embeds = unit(self.visual_projection(pooled_images, train="visual_projection" in train))
+        if pooled_texts is not None:
+            text_embeds = unit(self.text_projection(pooled_texts, train="text_projection" in train))
         return image_embeds, text_embeds, jnp.exp(self.logit_scale)
 
     @full_precision
     def pool_images(self, images: Float[Array, "B S1 S2 C"], *, train: bool = False) -> Float[Array, "B Dv"]:
         """The image tower's pooled output, before the projection."""
-        return self.vision(images, train=train).pooler_output
+        return self._pooled("vision", self.vision(images, train=train))
 
     @full_precision
-    def image_features(self, images: Array, **options: bool) -> tuple[Float[Array, "B E"], EncoderOutput]:
+    def pool_texts(self, texts: Mapping[str, Array], *, train: bool = False) -> Float[Array, "T Dt"]:
+        """The text tower's pooled output, before the projection."""
+        return self._pooled("text", self.text(**texts, train=train), texts.get("attention_mask"))
+
+    def _pooled(self, tower: str, output: EncoderOutput, attention_mask: Array | None = None) -> Array:
+        pooling = getattr(self.config, f"{tower}_pooling")
+        if pooling == "pooler":
+            return output.pooler_output
+        prefix = first_patch(self.config.vision) if tower == "vision" else 0
+        return pool_tokens(pooling, output.last_hidden_state, attention_mask, prefix)
+
+    @full_precision
+    def image_features(
+        self, images: Array, *, train: bool = False, **options: bool
+    ) -> tuple[Float[Array, "B E"], EncoderOutput]:
         """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
-        output = self.vision(images, **options)
-        return self.visual_projection(output.pooler_output), output
+        output = self.vision(images, train=train, **options)
+        return self.visual_projection(self._pooled("vision", output), train=train), output
 
     @full_precision
     def text_features(
-        self, texts: Mapping[str, Array], **options: bool
+        self, texts: Mapping[str, Array], *, train: bool = False, **options: bool
     ) -> tuple[Float[Array, "B E"], EncoderOutput]:
         """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
-        output = self.text(**texts, **options)
-        return self.text_projection(output.pooler_output), output
+        output = self.text(**texts, train=train, **options)
+        pooled = self._pooled("text", output, texts.get("attention_mask"))
+        return self.text_projection(pooled, train=train), output
 
 
 def weights(config: DualEncoderConfig) -> WeightMap:

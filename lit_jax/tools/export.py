@@ -17,12 +17,15 @@ from lit_jax.hf import processor as processing
 from lit_jax.hf.facade.model import VisionTextDualEncoderModel
 from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
 from lit_jax.hf.publish import CARD, Place
+from lit_jax.models import heads
+from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.train.trained import TrainedModel, read_trained
 from lit_jax.utils import checksums
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
+from lit_jax.utils.typing import Params
 from lit_jax.workdir.bucket import Workdir, local_folder, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_run_config
 from lit_jax.workdir.metrics import read_rows
@@ -78,7 +81,13 @@ def export(
 
     card = _card(run, before, after, about, output.name, layout, measured, place.repo_id if place else None)
     with replaced(output) as draft:
-        save.save(draft, run.module, run.params, run.processor, layout=layout, max_shard_size=max_shard_size)
+        save.save(
+            draft,
+            *_folded(run.module, run.params),
+            run.processor,
+            layout=layout,
+            max_shard_size=max_shard_size,
+        )
         (draft / CARD).write_text(card, encoding="utf-8")
         checksums.write(draft, without=[CARD])  # The card may be edited.
         if place:
@@ -120,6 +129,19 @@ def _new_folder(output: str | Path) -> Path:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
     return output
+
+
+def _folded(module: DualEncoder, params: Params) -> tuple[DualEncoder, Params]:
+    """The model whose heads have taken in the standardisation of their features, where they can."""
+    config, params = module.config, dict(params)
+    for tower, name in heads.NAMES.items():
+        field = f"{tower}_head"
+        head, own = heads.folded(getattr(config, field), params.get(name, {}))
+        changed: dict[str, Any] = {field: head}
+        config = dataclasses.replace(config, **changed)
+        if own:
+            params[name] = own
+    return DualEncoder(config, module.compute), params
 
 
 def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: int = 64) -> dict[str, float]:

@@ -16,7 +16,9 @@ from jax.typing import DTypeLike
 
 from lit_jax.config import DataConfig, ModelConfig, TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.models import heads
 from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.layers.pooling import POOLED_ONLY
 from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.sharding import Rules as Layout
 from lit_jax.parallel.sharding import check_batch, fsdp_rules, make_mesh
@@ -26,6 +28,7 @@ from lit_jax.train.optim import make_optimizer, make_schedule
 from lit_jax.train.partition import lock_rules
 from lit_jax.train.train_step import Step, make_train_step
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.names import TOWERS
 from lit_jax.utils.path_rules import Rules, check_patterns
 from lit_jax.utils.typing import Params
 
@@ -66,7 +69,8 @@ def build_training(
     Raises ConfigError for a pattern that matches no parameter.
     """
     check_rules(config, params)
-    towers = dataclasses.replace(config.model, vision="", text="", vision_config={}, text_config={})
+    none: dict[str, Any] = {f"{tower}{part}": {} for tower in TOWERS for part in ("_config", "_head_config")}
+    towers = dataclasses.replace(config.model, vision="", text="", text_prompt="", **none)
     data = DataConfig("", text_length=config.data.text_length)
     same = dataclasses.replace(config, model=towers, data=data)
     schedule, tx, step = step_of(module, mesh, same, pixels)
@@ -106,12 +110,14 @@ def check_rules(config: TrainConfig, params: Params) -> None:
 
 def locks_of(model: ModelConfig, fresh: tuple[str, ...] = ()) -> Rules:
     """What is locked and what is tuned."""
-    first = model.lock_rules
-    if model.vision_pooling == "cls":
-        first = (
-            *first,
-            ("vision/pooler/.*", "lock"),
-        )  # An identity; tuned, it would no longer give the raw token.
+    first = list(model.lock_rules)
+    if model.vision_pooling == "cls":  # An identity; tuned, it would no longer give the raw token.
+        first.append((r"vision/pooler(_norm)?/.*", "lock"))
+    elif model.vision_pooling != "pooler":
+        first.append((f"vision/{POOLED_ONLY}", "lock"))
+    if model.text_pooling not in ("pooler", "tanh"):
+        first.append((f"text/{POOLED_ONLY}", "lock"))
+    first.append((f"({'|'.join(heads.NAMES.values())})/({'|'.join(heads.STATISTICS)})", "lock"))
     return lock_rules(model.lock_towers, first=first, fresh=fresh)
 
 

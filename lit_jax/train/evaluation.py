@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from lit_jax.data.pooled_texts import PooledTexts
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.contents import captions_of, named
 from lit_jax.evals.bootstrap import estimate
@@ -34,8 +35,9 @@ def eval_batch_size(devices: int) -> int:
 class Evaluation:
     """Measures a state on all of `source`. All processes call it; `point` is called after each batch and may raise.
 
-    With `pooled`, the cached outputs of a locked image tower, no picture is decoded. Raises DataError for a picture
-    that is broken, and for a record without a caption; NonFiniteError for embeddings that are not finite.
+    With `pooled`, the cached outputs of a locked image tower, no picture is decoded; with `pooled_texts`, those of a
+    text tower, no caption is read. Raises DataError for a picture that is broken, and for a record without a caption;
+    NonFiniteError for embeddings that are not finite.
     """
 
     setup: TrainSetup
@@ -45,6 +47,7 @@ class Evaluation:
     tokenize: Callable[..., Any]
     point: Callable[..., None]
     pooled: np.ndarray | None = None
+    pooled_texts: PooledTexts | None = None
 
     @cached_property
     def captions(self) -> tuple[list[str], Int[np.ndarray, " M"]]:
@@ -64,8 +67,12 @@ class Evaluation:
             images = embed_pooled(runner, self.pooled)
         else:
             images = embed_images(runner, self.source, self.decode)
-        captions, owner = self.captions
-        texts = embed_texts(runner, captions, self.tokenize)
+        if self.pooled_texts is not None:
+            owner = self._owners(self.pooled_texts)
+            texts = embed_pooled(runner, self.pooled_texts.rows, "text")
+        else:
+            captions, owner = self.captions
+            texts = embed_texts(runner, captions, self.tokenize)
         if not (np.isfinite(images).all() and np.isfinite(texts).all()):
             raise NonFiniteError(
                 f"the embeddings after step {step} are not finite, and that step is not saved: lower optim.peak_lr, or "
@@ -76,6 +83,18 @@ class Evaluation:
         result = retrieve(images, texts, owner)
         result.save(self.setup.workdir / RANKS / f"step_{step}.npz")
         return {f"{TEST_PREFIX}{name}": value for name, value in estimate(result).items()}
+
+    def _owners(self, texts: PooledTexts) -> Int[np.ndarray, " M"]:
+        """The record of each caption. Raises DataError if a record had none when they were cached."""
+        if len(bad := np.flatnonzero(np.diff(texts.offsets) == 0)):
+            count = f"{len(bad)} of {len(texts.offsets) - 1}"
+            raise named(
+                self.source,
+                int(bad[0]),
+                f"it has no caption that can be used, or is broken ({count} are); retrieval needs one for each: repair "
+                "it or leave the record out",
+            )
+        return texts.owner
 
     def _check_pooled(self, pooled: np.ndarray) -> None:
         """Raises DataError for the first picture that was broken when its output was cached."""

@@ -6,6 +6,7 @@ there the parts are embedded once more, with their backward pass (GradCache, arX
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from lit_jax.parallel.sharding import AXES, BATCH
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import Params
 
+READ_BY = {"images": "vision", "texts": "text"}  # Inputs of the model -> the tower that reads them.
 PARTS = PartitionSpec(None, AXES)  # Parts on the first axis, on every device; their rows over all devices.
 
 
@@ -25,13 +27,13 @@ class Parts(NamedTuple):
     """How many parts a batch has, and what is done with them.
 
     `embed(tuned, locked, inputs, key)` gives unit embeddings of images and texts, `compare(images, texts, tuned,
-    locked)` their loss, and `pool(tuned, locked, images)` the outputs of an image tower without a tuned weight, which
-    runs once.
+    locked)` their loss, and `pool(tuned, locked, name, inputs)` the outputs of a tower without a tuned weight, which
+    runs once, for the inputs of that name in READ_BY.
     """
 
     number: int
     embed: Callable[[Params, Params, dict[str, Any], Array], tuple[Array, Array]]
-    pool: Callable[[Params, Params, Array], Array]
+    pool: Callable[[Params, Params, str, Any], Array]
     compare: Callable[[Array, Array, Params, Params], Float[Array, ""]]
 
 
@@ -45,9 +47,10 @@ def accumulated(
     inputs = _split(inputs, parts.number, mesh)
     keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(parts.number))
 
-    if "images" in inputs and "vision" not in tuned:
-        images = inputs.pop("images")
-        inputs["pooled_images"] = lax.map(lambda part: parts.pool(tuned, locked, part), images)
+    for name, tower in READ_BY.items():
+        if name in inputs and tower not in tuned:
+            given, pool = inputs.pop(name), partial(parts.pool, tuned, locked, name)
+            inputs[f"pooled_{name}"] = lax.map(pool, given)
 
     def forward(part: tuple[dict[str, Any], Array]) -> tuple[Array, Array]:
         return parts.embed(tuned, locked, *part)

@@ -1,7 +1,6 @@
 """What a run reads: its sources, the training batches, the evaluation, and the cached outputs of a locked tower."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lit_jax.config import TrainConfig
+from lit_jax.data.pooled_texts import PooledTexts
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.train_batches import Batches, Reading, TrainTransforms, train_batches
@@ -16,13 +16,11 @@ from lit_jax.data.transforms.image_processor import make_decode
 from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize
 from lit_jax.data.transforms.train_decode import make_train_decode
 from lit_jax.inference.embed_step import make_embed_step
-from lit_jax.parallel.distributed import is_main_process, process_shard
+from lit_jax.parallel.distributed import process_shard
 from lit_jax.train import tower_cache
-from lit_jax.train.evaluation import Evaluation, eval_batch_size
-from lit_jax.train.partition import combine
+from lit_jax.train.caches import Caches
+from lit_jax.train.evaluation import Evaluation
 from lit_jax.train.setup import TrainSetup
-from lit_jax.train.tower_cache import TowerCache
-from lit_jax.utils.console import progress
 from lit_jax.utils.errors import DataError
 from lit_jax.workdir.files import ledger_name
 
@@ -68,13 +66,28 @@ def _check_captions(source: Source) -> None:
         )
 
 
+class Cached(NamedTuple):
+    """The outputs of locked towers for all of a source, memory-mapped; None for a tower that is not cached."""
+
+    images: np.ndarray | None
+    texts: PooledTexts | None
+
+
+class Prepared(NamedTuple):
+    """What a run is measured on, if on anything; what it is trained on; and the cached outputs of the latter."""
+
+    evaluation: Evaluation | None
+    batches: Batches
+    cached: Cached
+
+
 def prepare(
     setup: TrainSetup,
     inputs: Inputs,
     start: int,
     cache_folder: Path | None,
     point: Callable[[], None],
-) -> tuple[Evaluation | None, Batches]:
+) -> Prepared:
     """The evaluation, if there is a test source, and the training batches after step `start`.
 
     If the config asks for a cache, it is filled here, in `cache_folder` or the workdir; `point` is called after each
@@ -85,30 +98,23 @@ def prepare(
     decode, length = make_decode(images), config.data.text_length
     tokenize = make_tokenize(words, length, setup.module.config.text.vocab_size)
     embed = make_embed_step(setup.module, setup.mesh, setup.pixels, jnp.dtype(setup.module.compute.dtype))
-    pooled = pooled_test = None
-    if config.cache:
-        tower_cache.check_cacheable(setup.state.tuned, config.data.augment)
+    cached = tested = Cached(None, None)
+    if config.cached:
+        named = isinstance(config.cache, tuple)
+        tower_cache.check_cacheable(setup.state.tuned, config.data.augment, config.cached, named)
     point()
-    if config.cache:
-        cache = TowerCache(
-            cache_folder or setup.workdir / tower_cache.FOLDER,
-            partial(embed.pool, combine(setup.state.tuned, setup.state.locked)),
-            decode,
-            setup.mesh,
-            eval_batch_size(setup.mesh.size),
-            config.data.on_bad_record,
-            config.data.max_broken,
-            setup.workdir,
-        )
+    if config.cached:
+        caches = Caches(setup, embed, cache_folder or setup.workdir / tower_cache.FOLDER, point)
         if test is not None:
-            pooled_test = _pooled(cache, setup, test, test.fingerprint(), point)
-        pooled = _pooled(cache, setup, source, fingerprint, point)
+            tested = Cached(*caches.of(test, test.fingerprint(), decode, tokenize))
+        cached = Cached(*caches.of(source, fingerprint, decode, tokenize))
     batches = train_batches(
         source,
         TrainTransforms(
             make_train_decode(images, config.data.decode, config.data.augment),
             tokenize,
             make_count_tokens(words, length),
+            cached.texts,
         ),
         Reading(
             threads=config.data.threads,
@@ -121,28 +127,9 @@ def prepare(
         seed=config.seed,
         start=start,
         shard=process_shard(),
-        pooled=pooled,
+        pooled=cached.images,
     )
-    if test is None:
-        return None, batches
-    return Evaluation(setup, test, embed, decode, tokenize, point, pooled_test), batches
-
-
-def _pooled(
-    cache: TowerCache, setup: TrainSetup, source: Source, fingerprint: str, point: Callable[[], None]
-) -> np.ndarray:
-    """The locked image tower's outputs for every picture of `source`, from disk or computed now."""
-    key = tower_cache.fingerprint(
-        (setup.module.config.vision_type, setup.module.config.vision),
-        setup.state.locked["vision"],
-        setup.processor.image_processor,
-        fingerprint,
-        setup.module.compute.dtype,
-    )
-    with progress(f"image tower on {source.spec}", show=is_main_process()) as report:
-
-        def batch_done(done: int, total: int) -> None:
-            report(done, total)
-            point()
-
-        return cache.pooled(key, source, batch_done)
+    evaluation = None
+    if test is not None:
+        evaluation = Evaluation(setup, test, embed, decode, tokenize, point, tested.images, tested.texts)
+    return Prepared(evaluation, batches, cached)

@@ -19,15 +19,18 @@ from lit_jax.parallel.preemption import PreemptionNotice
 from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.build import mesh_of
 from lit_jax.train.evaluation import Evaluation
-from lit_jax.train.inputs import Inputs, open_sources, prepare
+from lit_jax.train.feature_statistics import standardised
+from lit_jax.train.inputs import Cached, Inputs, open_sources, prepare
 from lit_jax.train.model_description import describe
 from lit_jax.train.profiler import Profiler, parse_window
 from lit_jax.train.setup import TrainSetup, open_setup
 from lit_jax.train.state import State
 from lit_jax.train.step_log import StepLog
+from lit_jax.train.tower_cache import cached_whole
 from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.checksums import FULL
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, PreemptedError
+from lit_jax.utils.typing import Params
 from lit_jax.workdir import beside, metrics
 from lit_jax.workdir.bucket import Workdir, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, claim, ledger_name, portable
@@ -118,6 +121,7 @@ class _Run:
         self.start = int(setup.state.step)
         untested = self.start == 0 or setup.data.get(_UNTESTED, False)
         self.place = _Place(setup.state, self.start, untested)
+        self.aside: Params = {}  # Locked towers that no step needs, since their outputs are cached: on the host.
         self.watchdog: Watchdog | None = None
 
     def train(self) -> State:
@@ -137,7 +141,7 @@ class _Run:
         try:
             with closing(writers), closing(Watchdog(self.config.stall_limit)) as self.watchdog:
                 self.loop(writers)
-                return place.state
+                return self.whole()
         except _Stop:
             learnt = f"nothing was learnt since step {self.start}"
             if place.step != self.start:
@@ -158,9 +162,10 @@ class _Run:
     def loop(self, writers: metrics.Writers) -> None:
         """Next batch, step, log, evaluate, save, until the last step."""
         config, place = self.config, self.place
-        evaluation, batches = prepare(
+        evaluation, batches, cached = prepare(
             self.setup, self.inputs, self.start, self.options.cache_folder, self.point
         )
+        self.lay_aside(cached)
         evaluate = partial(self.evaluate, evaluation, writers)
         claim(config, self.workdir)
         if is_main_process():
@@ -205,6 +210,23 @@ class _Run:
             step_log.end()
         self.setup.checkpoints.wait()
 
+    def lay_aside(self, cached: Cached) -> None:
+        """Takes the cached towers out of the state that a step gets, and measures what standardises their outputs."""
+        place = self.place
+        if not self.start:
+            texts = None if cached.texts is None else cached.texts.rows
+            rows = {"vision": cached.images, "text": texts}
+            place.state = standardised(place.state, self.setup.module.config, rows)
+        towers = cached_whole(self.config, place.state.tuned)
+        self.aside = {tower: place.state.locked[tower] for tower in towers}
+        rest = {name: part for name, part in place.state.locked.items() if name not in self.aside}
+        place.state = dataclasses.replace(place.state, locked=rest)
+
+    def whole(self) -> State:
+        """The state with the towers that were laid aside, as a checkpoint holds it."""
+        state = self.place.state
+        return dataclasses.replace(state, locked={**state.locked, **self.aside})
+
     def point(self, *_: int) -> None:
         """A place that all processes pass in the same order, with a whole state. Raises _Stop."""
         if self.watchdog is not None:
@@ -243,4 +265,4 @@ class _Run:
         data = self.about | {"next_batch": place.step, _UNTESTED: place.untested}
         if is_main_process():
             data |= {beside.FILES: beside.record(self.workdir)}
-        checkpoints.save(place.step, place.state, data, metrics=metrics, force=force)
+        checkpoints.save(place.step, self.whole(), data, metrics=metrics, force=force)

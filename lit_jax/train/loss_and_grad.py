@@ -15,13 +15,15 @@ from jaxtyping import Array, Float, Int
 from lit_jax.config import TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.losses.contrastive import LossConfig, Targets, contrastive_loss
+from lit_jax.models import heads
 from lit_jax.parallel.sharding import AXES, BATCH
-from lit_jax.train.grad_cache import Parts, accumulated, check_micro_batch
+from lit_jax.train.grad_cache import READ_BY, Parts, accumulated, check_micro_batch
 from lit_jax.train.partition import combine
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Batch, Params
 
+_INPUTS = ("texts", "images", "pooled_images", "pooled_texts")  # Of the model, in a batch.
 Embedded = tuple[Array, Array]  # Unit embeddings of the images and of the texts, [B E] each.
 
 
@@ -46,7 +48,7 @@ class LossAndGrad:
     def __call__(
         self, tuned: Params, locked: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Params, Embedded]:
-        inputs = {name: batch[name] for name in ("texts", "images", "pooled_images") if name in batch}
+        inputs = {name: batch[name] for name in _INPUTS if name in batch}
         if "images" in inputs and self.pixels is None:
             raise ConfigError("the batch holds images and not pooled_images: make the step with pixels")
         if self.config.loss == "sigmoid" and "logit_bias" not in tuned | locked:
@@ -55,7 +57,9 @@ class LossAndGrad:
             )
         groups: tuple[Array, ...] = ()
         if self.config.mask_duplicates:
-            groups = (batch["index"], fingerprint(batch["texts"]["input_ids"]))
+            known = "text_groups" in batch  # A cache knows them.
+            texts = batch["text_groups"] if known else fingerprint(batch["texts"]["input_ids"])
+            groups = (batch["index"], texts)
         compare = partial(self.compare, groups)
         rows, micro_batch = len(jax.tree.leaves(inputs)[0]), self.config.micro_batch
         if not micro_batch or micro_batch == rows:
@@ -68,9 +72,11 @@ class LossAndGrad:
         self, tuned: Params, locked: Params, inputs: dict[str, Any], key: Array, compare: Any
     ) -> tuple[Float[Array, ""], Params, Embedded]:
         """The whole batch at once. `compare(images, texts, tuned, locked)` is the loss of its embeddings."""
-        if "images" in inputs and "vision" not in tuned:
-            inputs = dict(inputs)
-            inputs["pooled_images"] = self.pool(tuned, locked, inputs.pop("images"))
+        inputs = dict(inputs)
+        ready = [name for name, tower in READ_BY.items() if name in inputs and tower not in tuned]
+        for name in ready:
+            inputs[f"pooled_{name}"] = self.pool(tuned, locked, name, inputs.pop(name))
+        if ready:
             # Without this XLA may run the locked tower between the text tower's passes, on top of all that they keep.
             inputs = lax.optimization_barrier(inputs)
 
@@ -88,15 +94,17 @@ class LossAndGrad:
         outputs: Any = self.module.apply(
             {"params": combine(tuned, locked)},
             **inputs,
-            train=tuple(tower for tower in with_dropout(self.config) if tower in tuned),
+            train=tuple(part for part in with_dropout(self.config) if part in tuned),
             rngs={"dropout": key},
         )
         return outputs[:2]
 
-    def pool(self, tuned: Params, locked: Params, images: Array) -> Array:
-        """What the image tower gives before the projection, [B Dv]."""
+    def pool(self, tuned: Params, locked: Params, name: str, given: Any) -> Array:
+        """What a tower gives before the projection, [B D], for the "images" or "texts" that are `given`."""
+        if name == "images":
+            given = self._normalised(given)
         params = {"params": combine(tuned, locked)}
-        pooled: Any = self.module.apply(params, self._normalised(images), method="pool_images")
+        pooled: Any = self.module.apply(params, given, method=f"pool_{name}")
         return pooled
 
     def compare(
@@ -123,8 +131,9 @@ class LossAndGrad:
 
 
 def with_dropout(config: TrainConfig) -> list[str]:
-    """The towers that use dropout: not one with the letter L, even where a new pooler of it is trained."""
-    return [tower for tower, letter in zip(TOWERS, config.model.lock_towers, strict=True) if letter != "L"]
+    """What uses dropout: heads, and towers but for one with the letter L, even where a new pooler of it is trained."""
+    towers = [tower for tower, letter in zip(TOWERS, config.model.lock_towers, strict=True) if letter != "L"]
+    return [*towers, *heads.NAMES.values()]
 
 
 def fingerprint(ids: Int[Array, "B N"]) -> Int[Array, "B"]:

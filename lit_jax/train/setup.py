@@ -12,6 +12,7 @@ from lit_jax.data.captions import usable_captions
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_processor import pixels_of
 from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.data.transforms.tokenizer import set_prompt
 from lit_jax.hf import default_processor, hub, load
 from lit_jax.hf import processor as processing
 from lit_jax.hf.load import Loaded
@@ -21,7 +22,9 @@ from lit_jax.parallel.distributed import broadcast_int, is_main_process
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
 from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
+from lit_jax.train.partition import partition
 from lit_jax.train.state import State, init_state
+from lit_jax.train.tower_cache import cached_whole
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError
 from lit_jax.workdir import beside
@@ -29,6 +32,7 @@ from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.files import check_workdir, read_run_config
 
+_PROMPTLESS = ("clip_text_model", "siglip_text_model")  # Trained on plain captions.
 TOKENIZER_RECORDS = 10_000  # A tokenizer is made of the captions of so many records.
 
 
@@ -64,9 +68,9 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
         processor = _make_processor(config, loaded.module.config)
     module, pixels = load.with_compute(loaded.module, mesh=mesh), pixels_of(processor.image_processor)
     training = build_training(config, module, loaded.params, mesh, pixels, loaded.fresh)
-    state = init_state(
-        loaded.params, training.locks, training.tx, mesh, training.locked_dtype, training.layout
-    )
+    tuned, _ = partition(loaded.params, training.locks)
+    locks, tx, dtype, layout = training.locks, training.tx, training.locked_dtype, training.layout
+    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=cached_whole(config, tuned))
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)
@@ -130,4 +134,11 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
         words = processing.load_tokenizer(hub.find(model.text, allow_pickle=model.allow_pickle))
     else:
         words = default_processor.tokenizer(model_config.text, captions())
+    if model.text_prompt:
+        if model_config.text_type in _PROMPTLESS:
+            raise ConfigError(
+                f"model.text_prompt is {model.text_prompt!r}, and towers of type {model_config.text_type} know none: "
+                "leave it empty"
+            )
+        set_prompt(words, model.text_prompt)
     return processing.processor_class()(images, words)

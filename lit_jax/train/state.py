@@ -1,5 +1,6 @@
 """What a run holds on its mesh, and how it is made."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -36,8 +37,11 @@ def init_state(
     mesh: Mesh,
     locked_dtype: DTypeLike | None = None,
     layout: Layout = RULES,
+    on_host: Collection[str] = (),
 ) -> State:
     """The state before the first step, on `mesh`; `params` are copied and stay the caller's.
+
+    The towers `on_host`, which are locked, stay numpy arrays: a step that reads their cached outputs needs no others.
 
     Locked floating-point leaves are held in `locked_dtype` where one is given; `layout` says what lies where
     (`sharding.fsdp_rules`). Raises ConfigError as `partition.partition` does.
@@ -47,7 +51,13 @@ def init_state(
     opt = jax.eval_shape(tx.init, tuned)
     state = State(step=jax.ShapeDtypeStruct((), jnp.int32), tuned=tuned, locked=locked, opt=opt)
     placed = shardings(state, mesh, layout)
-    tuned, locked = (jax.tree.map(_place, *pair) for pair in ((tuned, placed.tuned), (locked, placed.locked)))
+    tuned = jax.tree.map(_place, tuned, placed.tuned)
+    locked = {
+        name: jax.tree.map(np.asarray, part)
+        if name in on_host
+        else jax.tree.map(_place, part, placed.locked[name])
+        for name, part in locked.items()
+    }
     opt = jax.jit(tx.init, out_shardings=placed.opt)(tuned)
     return State(step=_place(np.int32(0), placed.step), tuned=tuned, locked=locked, opt=opt)
 

@@ -1,4 +1,4 @@
-"""The outputs of a locked image tower, computed once and kept on disk.
+"""The outputs of a locked image tower, computed once and kept on disk; `caption_cache` does so for texts.
 
 LiT locks the image tower (arXiv:2111.07991), so without augmentation a picture gives the same vector in every epoch.
 The outputs lie in one .npy file (`cached_rows`), whose name is a hash of everything that could change them.
@@ -7,8 +7,8 @@ The outputs lie in one .npy file (`cached_rows`), whose name is a hash of everyt
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from lit_jax.config import TrainConfig
 from lit_jax.data.eval_batches import image_batches
 from lit_jax.data.sources.base import Source
 from lit_jax.parallel.distributed import (
@@ -29,7 +30,8 @@ from lit_jax.parallel.distributed import (
     wait_for,
 )
 from lit_jax.parallel.sharding import put_batch
-from lit_jax.train.cached_rows import MODERATE, open_rows, seal
+from lit_jax.train.cache_draft import Draft
+from lit_jax.train.cached_rows import MODERATE, CachedRows, open_rows
 from lit_jax.utils.errors import CheckpointError, ConfigError
 from lit_jax.utils.typing import Params
 from lit_jax.workdir.bucket import Bucket, Workdir, pull, push
@@ -39,18 +41,32 @@ log = logging.getLogger(__name__)
 FOLDER = "cache"  # In a workdir.
 
 
-def check_cacheable(tuned: Params, augment: str) -> None:
-    """Raises ConfigError with the reason if this run's images cannot be embedded once and for all."""
-    if "vision" in tuned:
+def cached_whole(config: TrainConfig, tuned: Params) -> tuple[str, ...]:
+    """The towers whose outputs are cached and which no step needs, for these tuned weights."""
+    return tuple(tower for tower in config.cached if tower not in tuned)
+
+
+def check_cacheable(
+    tuned: Params, augment: str, towers: Collection[str] = ("vision",), named: bool = False
+) -> None:
+    """Raises ConfigError with the reason if the outputs of these towers cannot be computed once and for all.
+
+    A text tower may have tuned weights unless the config has `named` it: then it is not cached.
+    """
+    for tower, what, pooling in (("vision", "an image", "cls"), ("text", "a text", "mean")):
+        if tower not in towers or tower not in tuned or (tower == "text" and not named):
+            continue
         names = [
             jax.tree_util.keystr(path, simple=True, separator="/")
-            for path, _ in jax.tree_util.tree_leaves_with_path(tuned["vision"])
+            for path, _ in jax.tree_util.tree_leaves_with_path(tuned[tower])
         ]
+        shown = (tower,) if named else True
         raise ConfigError(
-            f"cache=True needs an image tower that is locked as a whole; vision/{names[0]} is tuned "
-            f"(one of {len(names)}): lock it, take vision_pooling='cls' if it is a new pooler, or set cache=False"
+            f"cache={shown} needs {what} tower that is locked as a whole; {tower}/{names[0]} is "
+            f"tuned (one of {len(names)}): lock it, take {tower}_pooling={pooling!r} if it is a new pooler, or set "
+            "cache=False"
         )
-    if augment != "none":
+    if "vision" in towers and augment != "none":
         raise ConfigError(
             f"cache=True needs the same picture in every epoch; augment is {augment!r}, not 'none'"
         )
@@ -58,14 +74,15 @@ def check_cacheable(tuned: Params, augment: str) -> None:
 
 def fingerprint(config: Any, weights: Params, image_processor: Any, data: str, dtype: Any) -> str:
     """A hash of the tower's config and weights, the preprocessing, the precision and `data`, a source's fingerprint."""
-    digest = hashlib.sha256()
     processor = {name: value for name, value in image_processor.to_dict().items() if not name.startswith("_")}
-    parts = [
-        repr(config),
-        json.dumps(processor, sort_keys=True, default=str),
-        data,
-        str(dtype),
-    ]
+    return fingerprint_of(
+        weights, repr(config), json.dumps(processor, sort_keys=True, default=str), data, str(dtype)
+    )
+
+
+def fingerprint_of(weights: Params, *parts: str) -> str:
+    """A hash of weights and of all else that decides what comes out, in words."""
+    digest = hashlib.sha256()
     digest.update("\0".join(parts).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -106,47 +123,21 @@ class TowerCache:
         writes.
         """
         path = path_of(self.folder, key)
-        self._bring(path)
-        if not broadcast_int(is_main_process() and self._is_whole(path, len(source))):
-            if isinstance(self.workdir, Bucket):
-                path.unlink(missing_ok=True)  # A copy of what is damaged.
-            self.folder.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}.part")  # Another run may write the same rows.
-            try:
-                self._compute(draft, source, progress)
-                if is_main_process():
-                    draft.replace(path)
-                    if self.workdir is not None:
-                        push(self.workdir)
-            finally:
-                draft.unlink(missing_ok=True)
-            barrier("cache")
-            self._bring(path)
-        wait_for(path)
+
+        def compute(draft: Draft | None, first: int) -> None:
+            self._compute(draft, source, first, progress)
+
+        fill((path,), self.workdir, lambda: self._is_whole(path, len(source)), compute)
         return open_rows(path, len(source))
 
     def _is_whole(self, path: Path, count: int) -> bool:
-        """Whether the file of `count` rows is there and, as far as that is looked at now, what was written."""
-        if not path.exists():
-            return False
-        try:
-            rows = open_rows(path, count)
-            if rows.nbytes <= MODERATE:
-                rows.compare_all()
-        except CheckpointError as error:
-            log.warning("%s; it is computed again", error)
-            if path.is_dir():
-                path.rename(path.with_suffix(f"{path.suffix}.damaged"))
-            return False
-        return True
+        return is_whole(path, lambda: open_rows(path, count))
 
-    def _bring(self, path: Path) -> None:
-        if self.workdir is not None and not path.is_file():
-            pull(self.workdir, f"{path.parent.name}/{path.name}")
-
-    def _compute(self, path: Path, source: Source, progress: Callable[[int, int], None] | None) -> None:
-        outputs: Any = None
-        done = 0
+    def _compute(
+        self, draft: Draft | None, source: Source, first: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        """Appends the rows from record `first` on; only the main process has a draft."""
+        done = first
         batches = image_batches(
             source,
             self.decode,
@@ -154,28 +145,67 @@ class TowerCache:
             shard=process_shard(),
             on_bad_record=self.on_bad_record,
             max_bad_share=self.max_broken,
+            first=first,
         )
         for batch in batches:
             placed = put_batch(batch, self.mesh)
             rows, index, mask = (
                 fetch(x) for x in (self.pool(placed["images"]), placed["index"], placed["mask"])
             )
-            done += int(np.count_nonzero(index >= 0))
-            if is_main_process():
-                if outputs is None:
-                    shape = (len(source), rows.shape[1])
-                    outputs = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-                    _reserve(path)
-                outputs[index[index >= 0]] = np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0]
+            count = int(np.count_nonzero(index >= 0))
+            done += count
+            if draft is not None:  # The rows of a batch are in order, and those that fill it up are the last.
+                draft.append(np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0], count)
             if progress:
                 progress(done, len(source))
-        if is_main_process():
-            outputs.flush()
-            seal(path)
 
 
-def _reserve(path: Path) -> None:
-    """Takes the space of a file. Raises OSError if the disk is full, where to write to its mapping ends the process."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+def fill(
+    paths: tuple[Path, ...],
+    workdir: Workdir | None,
+    whole: Callable[[], bool],
+    compute: Callable[[Draft | None, int], None],
+) -> None:
+    """Sees to it that the files `paths` of a cache are there and whole; the first one is that of the rows.
+
+    `compute(draft, first)` appends the rows from record `first` on, in all processes; the main one has the draft, which
+    another start goes on with if this one is ended.
+    """
+
+    def bring() -> None:
+        for path in paths:
+            if workdir is not None and not path.is_file():
+                pull(workdir, f"{path.parent.name}/{path.name}")
+
+    bring()
+    if not broadcast_int(is_main_process() and whole()):
+        for path in paths:
+            if isinstance(workdir, Bucket):
+                path.unlink(missing_ok=True)  # A copy of what is damaged.
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        with Draft(paths[0]) if is_main_process() else nullcontext() as draft:
+            compute(draft, broadcast_int(0 if draft is None else draft.records))
+            if draft is not None:
+                draft.finish()
+                if workdir is not None:
+                    push(workdir)
+        barrier("cache")
+        bring()
+    for path in paths:
+        wait_for(path)
+
+
+def is_whole(path: Path, opened: Callable[[], CachedRows]) -> bool:
+    """Whether a file is there and, as far as that is looked at now, what was written. `opened` opens its rows."""
+    if not path.exists():
+        return False
+    try:
+        rows = opened()
+        if rows.nbytes <= MODERATE:
+            rows.compare_all()
+    except CheckpointError as error:
+        log.warning("%s; it is computed again", error)
+        if path.is_dir():
+            path.rename(path.with_suffix(f"{path.suffix}.damaged"))
+        return False
+    return True

@@ -158,8 +158,8 @@ def test_an_index_that_points_out_of_its_folder_is_refused(towers):
 
 
 def test_an_unknown_pooling_is_refused(towers):
-    with pytest.raises(ConfigError, match="'mean'; wanted one of pooler, cls"):
-        lit_jax.from_towers(towers[0], towers[1], vision_pooling="mean")
+    with pytest.raises(ConfigError, match="'median'; wanted one of pooler, cls"):
+        lit_jax.from_towers(towers[0], towers[1], vision_pooling="median")
 
 
 def test_the_logit_bias_of_a_sigmoid_model_survives_its_export(tmp_path, towers):
@@ -252,8 +252,8 @@ def test_a_tower_without_a_pooled_output_is_pooled_as_asked(text, pooling, tmp_p
 
 def test_a_pooling_in_a_config_that_does_not_exist_is_refused(tmp_path, towers):
     tiny.write_tower(tmp_path / "x", tiny.DISTILBERT)
-    with pytest.raises(ConfigError, match=r"text_pooling is 'max'; wanted one of pooler, cls, mean, tanh"):
-        lit_jax.from_towers(towers[0], tmp_path / "x", text_pooling="max")
+    with pytest.raises(ConfigError, match=r"text_pooling is 'median'; wanted one of pooler, cls, mean, tanh"):
+        lit_jax.from_towers(towers[0], tmp_path / "x", text_pooling="median")
     with pytest.raises(WeightError, match="pooling='max'"):
         encoder_of("text", "distilbert").Config.from_hf(tiny.DISTILBERT | {"pooling": "max"})
 

@@ -15,11 +15,27 @@ CHARS_PER_TOKEN = (
     128  # More than in any token (WordPiece: 100); of a text, `length` times this many are read.
 )
 
+_PROMPT = "text_prompt"  # In tokenizer_config.json, and so in every folder that the tokenizer is saved in.
+
+
+def prompt_of(tokenizer: Tokenizer) -> str:
+    """What stands before every text ("query: "), in training and in use alike; "" for most tokenizers."""
+    prompt = getattr(tokenizer, "init_kwargs", {}).get(_PROMPT)
+    return prompt if isinstance(prompt, str) else ""
+
+
+def set_prompt(tokenizer: Tokenizer, prompt: str) -> None:
+    """Puts `prompt` before every text from now on. Raises ConfigError for a tokenizer that cannot keep it."""
+    if not isinstance(kept := getattr(tokenizer, "init_kwargs", None), dict):
+        raise ConfigError(f"{type(tokenizer).__name__} cannot keep a text_prompt; wanted one of transformers")
+    kept[_PROMPT] = prompt
+
 
 def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = None) -> "BatchTokenizer":
     """Returns `tokenize(texts) -> {"input_ids"[, "attention_mask"][, "token_type_ids"]}`, each int32 [n, length].
 
-    It equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)`, whose `model_input_names`
+    It equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)` of the texts with the
+    tokenizer's prompt before them (`prompt_of`). Its `model_input_names`
     say what a tower is given (SigLIP's was trained without a mask), and works on a copy, so that
     threads can share it and the padding of `tokenizer.json` has no effect. It reads only `CHARS_PER_TOKEN * length`
     characters of a text: the first ones, or the last ones if the tokenizer truncates on the left. A text without tokens
@@ -60,6 +76,7 @@ def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = No
         first=0 if tokenizer.padding_side == "right" else length - 1,
         from_end=tokenizer.truncation_side == "left",
         vocab_size=vocab_size,
+        prompt=prompt_of(tokenizer),
     )
 
 
@@ -74,11 +91,12 @@ class BatchTokenizer:
     first: int  # Position that stays in the mask of a text without tokens.
     from_end: bool  # A text that is too long loses its beginning.
     vocab_size: int | None = None
+    prompt: str = ""
 
     def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         limit = CHARS_PER_TOKEN * self.length
         read = slice(-limit, None) if self.from_end else slice(limit)
-        rows = _encoded(self.fast, [text[read] for text in texts])
+        rows = _encoded(self.fast, [(self.prompt + text)[read] for text in texts])
         lists = {"input_ids": [row.ids for row in rows]}
         if self.with_mask:
             lists["attention_mask"] = [row.attention_mask for row in rows]
@@ -107,14 +125,14 @@ def makes_mask(tokenizer: Tokenizer) -> bool:
 
 
 def make_count_tokens(tokenizer: Tokenizer, length: int) -> "TokenCounter":
-    """Returns `count(texts)`: the number of tokens of each text, with special tokens, before `make_tokenize` cuts it.
+    """Returns `count(texts)`: the number of tokens of each text, with its prompt and special tokens, before it is cut.
 
     No more than `CHARS_PER_TOKEN * length` characters of a text are read; a longer one counts at least `length` + 1.
     """
     fast = _fast(tokenizer)
     fast.no_truncation()
     fast.no_padding()
-    return TokenCounter(fast, length)
+    return TokenCounter(fast, length, prompt_of(tokenizer))
 
 
 @dataclass(frozen=True)
@@ -123,9 +141,11 @@ class TokenCounter:
 
     fast: Any  # tokenizers.Tokenizer, or PythonTokenizer
     length: int
+    prompt: str = ""
 
     def __call__(self, texts: Sequence[str]) -> list[int]:
         limit = CHARS_PER_TOKEN * self.length
+        texts = [self.prompt + text for text in texts] if self.prompt else texts
         rows = _encoded(self.fast, [text[:limit] for text in texts])
         return [
             max(len(row.ids), self.length + 1) if len(text) > limit else len(row.ids)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.layers.pooling import POOLINGS
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.typing import Params
@@ -49,7 +50,8 @@ class Encoder:
     also: Callable[[Any], WeightMap] = lambda config: WeightMap()
     # Regex of param paths that a checkpoint may lack, all of a module or none: they start at random and are tuned.
     fresh: str = r"(?!)"
-    # Other poolings than the type's own: name -> function from a config to (config, weights) with that pooling.
+    # Poolings that the model of the type does itself besides its own, so that Hugging Face's class returns them too:
+    # name -> function from a config to (config, weights) with that pooling.
     poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)
 
     def config_of(self, hf: Mapping[str, Any]) -> Any:
@@ -64,18 +66,34 @@ class Encoder:
                 f"the config of a {shown(hf.get('model_type'))} is not usable: {reason}"
             ) from error
 
-    @property
-    def pooling_names(self) -> list[str]:
-        """What `pooled` accepts; "pooler" is the type's own."""
-        return ["pooler", *self.poolings]
+    def pooling_names(self, config: Any) -> list[str]:
+        """What `pooled` accepts for a tower of this config; "pooler" is the type's own."""
+        others = [name for name in self.poolings_of_tokens(config) if name not in self.poolings]
+        return ["pooler", *self.poolings, *others]
+
+    def poolings_of_tokens(self, config: Any) -> list[str]:
+        """Those of `layers.pooling.POOLINGS` that suit the last hidden state of a tower of this config."""
+        has_cls = self.tower == "text" or first_patch(config) > 0
+        return [name for name in POOLINGS if has_cls or "cls" not in name]
 
     def pooled(self, config: Any, pooling: str) -> tuple[Any, Params]:
-        """A config with another pooling, and the weights that this pooling fixes. Raises ConfigError."""
-        if pooling not in self.pooling_names:
-            raise ConfigError(
-                f"{self.tower}_pooling is {pooling!r}; wanted one of {', '.join(self.pooling_names)}"
-            )
-        return (config, {}) if pooling == "pooler" else self.poolings[pooling](config)
+        """A config with another pooling, and the weights that this pooling fixes. Raises ConfigError.
+
+        The config is the same if the pooling is not the model's own work (`rest_of`).
+        """
+        if pooling not in (names := self.pooling_names(config)):
+            raise ConfigError(f"{self.tower}_pooling is {pooling!r}; wanted one of {', '.join(names)}")
+        return self.poolings[pooling](config) if pooling in self.poolings else (config, {})
+
+    def rest_of(self, pooling: str) -> str:
+        """What is left of a pooling for the dual encoder to do: "pooler" if the model of the type does it."""
+        return "pooler" if pooling in self.poolings else pooling
+
+
+def first_patch(config: Any) -> int:
+    """Tokens before the patches in the last hidden state of a picture; the CLS token, if there is one, is the first."""
+    patches = getattr(config, "patches", None)
+    return 0 if patches is None else int(patches.prefix)
 
 
 def with_embeddings(embedded: Array, states: Array | None) -> Array | None:

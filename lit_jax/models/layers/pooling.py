@@ -1,4 +1,4 @@
-"""The tokens of a text -> one vector, for types whose Hugging Face class returns none (DistilBERT, ELECTRA ...)."""
+"""The tokens of a tower -> one vector: what any tower can do, and what types without a pooled output do themselves."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lit_jax.models.layers.dense import Dense
 from lit_jax.models.layers.spec import Compute
@@ -14,7 +14,43 @@ from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
-NAMES = ("cls", "mean", "tanh")  # A field `pooling` of the configs of these types; ours, not Hugging Face's.
+# Of any tower, from its last hidden state.
+POOLINGS = ("cls", "mean", "cls_mean", "last", "max")
+# A field `pooling` of the configs of types whose Hugging Face class returns none (DistilBERT, ELECTRA ...); ours.
+NAMES = ("cls", "mean", "tanh")
+# Of a tower's params, those that only its own pooled output needs.
+POOLED_ONLY = r"(pooler|pooler_norm|post_norm|head)/.*"
+
+
+def pool_tokens(
+    how: str, x: Float[Array, "B N D"], attention_mask: Array | None = None, prefix: int = 0
+) -> Float[Array, "B _"]:
+    """Pools a last hidden state by one of POOLINGS, as sentence-transformers' Pooling does.
+
+    `attention_mask` [B N] is nonzero where a token is real; None: all of them are. "cls" is the first real token,
+    "last" the last one, on whichever side the padding lies; "mean" and "max" are over the real tokens without the first
+    `prefix` ones (the CLS, distillation and register tokens before the patches of a picture); "cls_mean" is [B 2D], one
+    beside the other, and the others are [B D].
+    """
+    real = jnp.ones(x.shape[:2], bool) if attention_mask is None else attention_mask != 0
+    if how == "cls_mean":
+        parts = [pool_tokens(part, x, attention_mask, prefix) for part in ("cls", "mean")]
+        return jnp.concatenate(parts, axis=-1)
+    if how in ("cls", "last"):
+        index = real.argmax(axis=1) if how == "cls" else x.shape[1] - 1 - real[:, ::-1].argmax(axis=1)
+        return jnp.take_along_axis(x, index[:, None, None], axis=1)[:, 0]
+    x, real = x[:, prefix:], real[:, prefix:]
+    if how == "mean":
+        return mean_of_real(x, real)
+    most = jnp.where(real[:, :, None], x, -jnp.inf).max(axis=1)
+    return jnp.where(real.any(axis=1)[:, None], most, 0).astype(x.dtype)
+
+
+def mean_of_real(x: Float[Array, "B N D"], real: Bool[Array, "B N"]) -> Float[Array, "B D"]:
+    """The mean of the real tokens, summed in float32; zero where there are none."""
+    weights = real.astype(jnp.float32)[:, :, None]
+    mean = (x.astype(jnp.float32) * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
+    return mean.astype(x.dtype)
 
 
 def tanh_pooler(
@@ -33,9 +69,7 @@ def pool(
         return tanh_pooler(compute, x, std=std)
     if pooling == "cls" or attention_mask is None:
         return x[:, 0] if pooling == "cls" else x.mean(axis=1)
-    real = (attention_mask != 0).astype(jnp.float32)[:, :, None]
-    mean = (x.astype(jnp.float32) * real).sum(axis=1) / jnp.maximum(real.sum(axis=1), 1)
-    return mean.astype(x.dtype)
+    return mean_of_real(x, attention_mask != 0)
 
 
 def checked(model_type: str, config: Any) -> Any:

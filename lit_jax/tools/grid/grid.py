@@ -76,11 +76,20 @@ def run_config(base: TrainConfig, cell: str, seed: int) -> TrainConfig:
     return dataclasses.replace(
         base,
         seed=seed,
-        cache=base.cache and cell[0] == "L",
+        cache=_cache(base.cache, cell),
         keep_best=0,  # There are no evaluations to compare.
         model=dataclasses.replace(base.model, lock_towers=cell),
         optim=dataclasses.replace(base.optim, lr_multipliers=(*base.optim.lr_multipliers, *rates)),
         data=dataclasses.replace(base.data, test=""),  # Measured once, at the end, with a protocol.
+    )
+
+
+def _cache(wanted: bool | tuple[str, ...], cell: str) -> bool | tuple[str, ...]:
+    """What a cell can cache of it: the towers with the letter L."""
+    if not isinstance(wanted, tuple):
+        return wanted and cell[0] == "L"
+    return tuple(
+        tower for tower, letter in zip(TOWERS, cell, strict=True) if tower in wanted and letter == "L"
     )
 
 

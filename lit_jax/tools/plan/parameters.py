@@ -29,10 +29,11 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
     ):
         folder = "" if "model_type" in numbers else name
         read, _ = load.read_tower(tower, folder, pooling=pooling, overrides=numbers)
-        halves |= {f"{tower}_type": read.model_type, tower: read.config}
+        halves |= {f"{tower}_type": read.model_type, tower: read.config, f"{tower}_pooling": read.pooling}
     bias = bias_of(recipe)
     return DualEncoderConfig(
         **halves,
+        **load.heads_of(m),
         projection_dim=m.projection_dim,
         logit_scale_init_value=m.logit_scale_init,
         logit_bias_init_value=bias,
@@ -49,9 +50,11 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
     ids = jax.ShapeDtypeStruct((rows, recipe.data.text_length), jnp.int32)
     forward = {
         "image": 0
-        if recipe.cache
+        if "vision" in recipe.cached
         else flops_of(lambda p, x: m.apply({"params": p}, x, method="pool_images"), shapes, images),
-        "text": flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
+        "text": 0
+        if "text" in recipe.cached
+        else flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
         # Both directions of the softmax look at the same products.
         "loss": 2 * rows * rows * recipe.model.projection_dim,
     }

@@ -26,6 +26,7 @@ from lit_jax.tools.plan.topology import Chip, chip_of, devices_of
 from lit_jax.train.build import Training, build_training, compute_of, mesh_of
 from lit_jax.train.partition import combine
 from lit_jax.train.state import State, abstract_state
+from lit_jax.train.tower_cache import cached_whole
 from lit_jax.utils.errors import ConfigError
 
 FITS = 0.95  # Of the HBM; the rest is the runtime's own.
@@ -151,6 +152,9 @@ def traced_step(target: _Target) -> Any:
     """The train step that a run would jit, traced for the shapes of its state and of a batch."""
     training, state = _state(target)
     step: Any = training.step
+    aside = cached_whole(target.config, state.tuned)  # A run does the same: see `train/loop.py`.
+    locked = {name: part for name, part in state.locked.items() if name not in aside}
+    state = dataclasses.replace(state, locked=locked)
     return step.trace(state, _batch(target.config, target.module, target.mesh, target.config.batch_size))
 
 
@@ -222,11 +226,18 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
     names = ["input_ids", "attention_mask"]
     if getattr(config.text, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
-    batch: dict[str, Any] = {
-        "index": shaped((), jnp.int32),
-        "texts": {name: shaped((recipe.data.text_length,), jnp.int32) for name in names},
-    }
-    if recipe.cache:
-        return batch | {"pooled_images": shaped((config.vision.hidden_size,), jnp.float32)}
+    batch: dict[str, Any] = {"index": shaped((), jnp.int32)}
+    if "text" in recipe.cached:
+        width = _pooled_width(config.text, config.text_pooling)
+        batch |= {"pooled_texts": shaped((width,), jnp.float32), "text_groups": shaped((), jnp.int32)}
+    else:
+        batch["texts"] = {name: shaped((recipe.data.text_length,), jnp.int32) for name in names}
+    if "vision" in recipe.cached:
+        width = _pooled_width(config.vision, config.vision_pooling)
+        return batch | {"pooled_images": shaped((width,), jnp.float32)}
     size = config.vision.image_size
     return batch | {"images": shaped((size, size, config.vision.num_channels), jnp.uint8)}
+
+
+def _pooled_width(tower: Any, pooling: str) -> int:
+    return int(tower.hidden_size) * (2 if pooling == "cls_mean" else 1)

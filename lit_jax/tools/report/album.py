@@ -13,6 +13,7 @@ from lit_jax.evals.retrieval import chance, retrieve
 from lit_jax.inference.embedder import Embedder, Opened
 from lit_jax.train import tower_cache
 from lit_jax.train.cached_rows import open_rows
+from lit_jax.train.caches import described
 from lit_jax.train.trained import TrainedModel
 from lit_jax.utils.errors import CheckpointError
 from lit_jax.workdir.bucket import Workdir, pull
@@ -132,8 +133,8 @@ def _embed(
         dtype=dtype,
     )
     texts = model.texts(captions)
-    if run.config.cache:
-        tower = (config.vision_type, config.vision)
+    if "vision" in run.config.cached:
+        tower = described(config, "vision")
         key = tower_cache.fingerprint(
             tower, run.params["vision"], run.processor.image_processor, source.fingerprint(), dtype
         )

@@ -29,12 +29,15 @@ def nested(tree: Any) -> dict[str, Any]:
 def read(folder: epath.Path, like: Any = None) -> Any:
     """The arrays of one item, as a tree like `like` with its shardings; without `like`, numpy arrays in dicts.
 
+    Where `like` has numpy arrays, these are returned, and nothing is moved to a device.
+
     Raises CheckpointError if a leaf is missing, left over, or of another shape or dtype, and if it cannot be read.
     """
     if like is not None and not jax.tree.leaves(like):
         return like
     with _readable(folder), ocp.StandardCheckpointer() as reader:
         stored = _stored(folder)
+        wanted: dict[str, Any]
         if like is None:
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             wanted = {
@@ -42,7 +45,9 @@ def read(folder: epath.Path, like: Any = None) -> Any:
             }
         else:
             wanted = {
-                path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+                path: x
+                if isinstance(x, np.ndarray)
+                else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
                 for path, x in named(like).items()
             }
             _compare(stored, wanted, folder)

@@ -1,0 +1,130 @@
+"""A file of cached rows while it is written: chunk by chunk, so that a run that is killed loses one of them at most.
+
+The rows lie in NAME.part, as in the finished file (`cached_rows`), and what is known of each chunk in a line of
+NAME.log.part: the number of records and rows after it, the sha256 of its rows, and what belongs to them.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lit_jax.train.cached_rows import seal
+
+try:
+    import fcntl
+except ImportError:  # Not on Windows: two runs that fill one cache write two drafts there.
+    fcntl = None  # type: ignore[assignment]
+
+
+class Draft:
+    """The rows so far; `records` are done. Another process that writes the same file has a draft of its own.
+
+    `about` holds, by name, the numbers that each chunk brought along.
+    """
+
+    def __init__(self, final: Path) -> None:
+        self._final = final
+        self.records = self.rows = 0
+        self.about: dict[str, list[np.ndarray]] = {}
+        self._width: int | None = None
+        path = final.with_suffix(".part")
+        self._file = self._opened(path)
+        if self._file is None:
+            path = final.with_suffix(f".{os.getpid()}.part")
+            self._file = path.open("w+b")
+        self._path, self._log_path = path, path.with_name(f"{path.stem}.log.part")
+        self._log = self._log_path.open("a+b")
+        self._read_back()
+
+    @staticmethod
+    def _opened(path: Path) -> Any:
+        """The shared draft, which may hold rows already; None if another process has it."""
+        if fcntl is None:
+            return None
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
+
+    def append(self, rows: Float[np.ndarray, "M D"], records: int, **about: list[int]) -> None:
+        """Adds a chunk: the rows of the next `records` records. Raises OSError if the disk is full."""
+        rows = np.ascontiguousarray(rows, np.float32)
+        if self._width is None:
+            self._width = rows.shape[1]
+            self._file.write(self._header())
+        self._file.write(rows.data)
+        self._file.flush()
+        self.rows, self.records = self.rows + len(rows), self.records + records
+        for name, values in about.items():
+            self.about.setdefault(name, []).append(np.array(values, np.int64))
+        entry = {"records": self.records, "rows": self.rows, "width": self._width, "sum": _sum(rows.data)}
+        self._log.write(json.dumps(entry | about).encode() + b"\n")
+        self._log.flush()
+
+    def finish(self) -> None:
+        """Gives the rows their sums and their name."""
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.flush()
+        seal(self._path)
+        self._path.replace(self._final)
+
+    def close(self) -> None:
+        """Keeps what another start can go on from, and nothing else."""
+        self._log.close()
+        if not self._path.exists() or not self.records or self._path.name != f"{self._final.stem}.part":
+            self._log_path.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
+        self._file.close()
+
+    def __enter__(self) -> "Draft":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _header(self) -> bytes:
+        """That of .npy; it has room for any number of rows."""
+        header = io.BytesIO()
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self._width)}
+        np.lib.format.write_array_header_1_0(header, shape)
+        return header.getvalue()
+
+    def _read_back(self) -> None:
+        """Takes up the chunks that are whole, and cuts off what follows them."""
+        end, lines = 0, 0  # Bytes of both files that count.
+        self._log.seek(0)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            for line in self._log:
+                entry = json.loads(line)
+                width, count = int(entry["width"]), int(entry["rows"]) - self.rows
+                if not end:
+                    self._width = width
+                    end = len(self._header())
+                    self._file.seek(end)
+                data = self._file.read(4 * count * width)
+                if len(data) != 4 * count * width or _sum(data) != entry["sum"] or line[-1:] != b"\n":
+                    break
+                end, lines = end + len(data), lines + len(line)
+                self.rows, self.records = self.rows + count, int(entry["records"])
+                for name in entry.keys() - {"records", "rows", "width", "sum"}:
+                    self.about.setdefault(name, []).append(np.array(entry[name], np.int64))
+        if not self.records:
+            self._width, end = None, 0
+        self._file.truncate(end)
+        self._file.seek(end)
+        self._log.truncate(lines)
+
+
+def _sum(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()

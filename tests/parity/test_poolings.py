@@ -1,0 +1,102 @@
+"""Poolings of last hidden states against PyTorch's towers, pooled as sentence-transformers' Pooling does."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from lit_jax.models.encoders import TEXT, VISION
+from lit_jax.models.encoders.base import first_patch
+from lit_jax.models.layers.pooling import POOLINGS, pool_tokens
+from lit_jax.utils.errors import ConfigError
+from tests import tiny
+from tests.parity.towers import in_torch, our_tower, pixels, run, texts, torch_tower
+
+# Type -> (config, tokens before the patches).
+PICTURES = {
+    "vit": (tiny.VIT, 1),
+    "deit": (tiny.DEIT, 2),
+    "beit": (tiny.BEIT, 1),
+    "clip": (tiny.CLIP_VISION, 1),
+    "siglip": (tiny.SIGLIP_VISION, 0),
+    "dinov2": (tiny.DINOV2, 1),
+    "dinov2 with registers": (tiny.DINOV2_REGISTERS, 5),
+    "dinov3": (tiny.DINOV3, 5),
+    "swin": (tiny.SWIN, 0),
+    "swinv2": (tiny.SWINV2, 0),
+}
+WORDS = {
+    "bert": tiny.BERT,
+    "roberta": tiny.ROBERTA,
+    "xlm-roberta": tiny.XLM_ROBERTA,
+    "camembert": tiny.CAMEMBERT,
+    "mpnet": tiny.MPNET,
+    "albert": tiny.ALBERT,
+    "ernie": tiny.ERNIE,
+    "clip": tiny.CLIP_TEXT,
+    "siglip": tiny.SIGLIP_TEXT,
+    "distilbert": tiny.DISTILBERT,
+    "electra": tiny.ELECTRA,
+    "deberta-v2": tiny.DEBERTA_V2,
+    "modernbert": tiny.MODERNBERT,
+}
+
+
+def in_pytorch(how, x, mask, prefix=0):
+    """The formulas of sentence-transformers, on tokens [B N D] and a mask [B N]."""
+    if how == "cls_mean":
+        return torch.cat([in_pytorch(part, x, mask, prefix) for part in ("cls", "mean")], 1)
+    if how == "last":
+        # Its "lasttoken": the index of the last 1 in the mask, on whichever side the padding lies.
+        index = mask.shape[1] - 1 - mask.flip(1).max(1).indices
+        return x[torch.arange(len(x)), index]
+    if how == "cls":
+        return x[torch.arange(len(x)), mask.max(1).indices]
+    x, wide = x[:, prefix:], mask[:, prefix:, None].expand(x[:, prefix:].shape).float()
+    if how == "mean":
+        return (x * wide).sum(1) / wide.sum(1).clamp(min=1e-9)
+    return x.masked_fill(wide == 0, -1e9).max(1).values
+
+
+def assert_all(x, theirs, mask, prefix, names):
+    for how in names:
+        want = in_pytorch(how, theirs, torch.from_numpy(mask).long(), prefix).detach()
+        got = pool_tokens(how, x, jnp.asarray(mask), prefix)
+        bound = 1e-5 * max(1.0, float(want.abs().max()))
+        np.testing.assert_allclose(np.asarray(got), want.numpy(), rtol=0, atol=bound, err_msg=how)
+
+
+@pytest.mark.parametrize(("hf", "prefix"), PICTURES.values(), ids=PICTURES)
+def test_pictures_are_pooled_without_the_tokens_before_the_patches(hf, prefix, tmp_path):
+    theirs = torch_tower(hf, tmp_path)
+    module, _, params = our_tower("vision", tmp_path)
+    images = pixels(hf["image_size"])
+    want = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).last_hidden_state
+    x = run(module, params, {"images": images}).last_hidden_state
+    encoder = VISION[hf["model_type"]]
+    assert first_patch(module.config) == prefix
+    names = encoder.poolings_of_tokens(module.config)
+    assert set(POOLINGS) - set(names) == (set() if prefix else {"cls", "cls_mean"})
+    assert_all(x, want, np.ones(x.shape[:2], np.int32), prefix, names)
+    if not prefix:
+        with pytest.raises(
+            ConfigError, match="vision_pooling is 'cls'; wanted one of pooler, mean, last, max"
+        ):
+            encoder.pooled(module.config, "cls")
+
+
+@pytest.mark.parametrize("hf", WORDS.values(), ids=WORDS)
+def test_texts_are_pooled_over_the_tokens_of_the_mask(hf, tmp_path):
+    theirs = torch_tower(hf, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    batch = texts(pad=hf.get("pad_token_id", 0))
+    if not getattr(module.config, "type_vocab_size", 0):
+        del batch["token_type_ids"]
+    left = {name: np.ascontiguousarray(value[:, ::-1]) for name, value in batch.items()}
+    for inputs in (batch, left):
+        want = theirs(**in_torch(inputs)).last_hidden_state
+        x = run(module, params, inputs).last_hidden_state
+        mask = inputs["attention_mask"]
+        # A causal tower gives what is masked any value: only real tokens are compared.
+        names = TEXT[hf["model_type"]].poolings_of_tokens(module.config)
+        assert_all(x, want, mask, 0, names)
