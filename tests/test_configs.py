@@ -16,6 +16,7 @@ from lit_jax.config.values import convert, from_text
 from lit_jax.data.sources.registry import open_source
 from lit_jax.tools.plan import parameters
 from lit_jax.train.loop import train
+from lit_jax.utils.names import TOWERS
 from tests.processes import environment
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -54,7 +55,7 @@ def test_every_smoke_run_runs_offline_and_the_first_of_them_learns(path, tmp_pat
     state = train(config, tmp_path)
     losses = [row["loss"] for row in rows(tmp_path, "loss")]
     assert losses[-1] < losses[0] - 0.5 if learn else len(losses) == 2
-    if "vision" in state.locked:
+    if "pooler" in state.locked.get("vision", ()):
         kernel = np.asarray(state.locked["vision"]["pooler"]["kernel"], np.float32)
         np.testing.assert_array_equal(kernel, np.eye(64))  # vision_pooling "cls", also from scratch.
 
@@ -68,7 +69,12 @@ def test_a_smoke_run_is_its_recipe_in_small(path):
     for group, usual in (("vision_config", "vit"), ("text_config", "bert")):
         assert small.model[group].model_type == full.model[group].get("model_type", usual)
     read = read_config(small)
-    assert not set(read.model.lock_rules) - {("vision/.*", "lock")}
+    frozen = {
+        (f"{tower}/.*", "lock")
+        for tower, letter in zip(TOWERS, full.model.lock_towers, strict=True)
+        if letter == "L"
+    }
+    assert not set(read.model.lock_rules) - frozen
     locked = {row[0] for row in parameters.parameters(small) if row[2] == "locked"}
     assert any(path.startswith("vision/layers") for path in locked) == (full.model.lock_towers[0] == "L")
     assert len(open_source(read.data.train)) >= read.batch_size
@@ -85,7 +91,11 @@ OTHER = {
     "loss_chunk": "32",
     "label_smoothing": "0.1",
     "mask_duplicates": "true",
-    "cache": {True: "false", False: "1 --config.model.lock_rules (('vision/.*','lock'),)"},
+    "cache": {
+        ("vision", "text"): "true",
+        True: "false",
+        False: "1 --config.model.lock_rules (('vision/.*','lock'),)",
+    },
     "log_every": "7",
     "monitor_every": "5",
     "eval_every": "25",
@@ -102,11 +112,11 @@ OTHER = {
     "model.lock_rules": "(('text/embeddings/.*','lock'),) --noconfig.cache",
     "model.projection_dim": "32",
     "model.vision_pooling": "pooler",
-    "model.text_pooling": "mean",
+    "model.text_pooling": {"pooler": "mean", "mean": "max"},
     "model.text_prompt": "query:",
     "model.vision_head": "linear_bias --config.model.vision_head_config {}",
     "model.vision_head_config": '{"dropout":0.1} --config.model.vision_head mlp',
-    "model.text_head": "mlp --config.model.text_head_config {}",
+    "model.text_head": "glu --config.model.text_head_config {}",
     "model.text_head_config": "{'dropout':0.1} --config.model.text_head glu",
     "model.allow_pickle": "true",
     "model.logit_scale_init": "1.5",
