@@ -17,6 +17,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.steps = 5_000
     c.batch_size = 8_192  # pairs, over all devices
     c.loss_chunk = 1_024
+    c.topology = "v5e:2x4"
     c.cache = ("vision", "text")  # Each picture and each caption goes through its tower once.
 
     c.model.vision = "facebook/dinov2-base"

@@ -99,8 +99,8 @@ def prepare(
     tokenize = make_tokenize(words, length, setup.module.config.text.vocab_size)
     embed = make_embed_step(setup.module, setup.mesh, setup.pixels, jnp.dtype(setup.module.compute.dtype))
     cached = tested = Cached(None, None)
+    named = isinstance(config.cache, tuple)
     if config.cached:
-        named = isinstance(config.cache, tuple)
         tower_cache.check_cacheable(setup.state.tuned, config.data.augment, config.cached, named)
     point()
     if config.cached:
