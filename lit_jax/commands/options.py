@@ -23,7 +23,7 @@ text_length = click.option(
     "--text-length",
     metavar="N",
     type=click.IntRange(min=2),
-    help="Longest text, in tokens [default: what the model reads].",
+    help="Most tokens of a text [default: the model's].",
 )
 on_bad_record = click.option(
     "--on-bad-record",
