@@ -23,6 +23,7 @@ CORE = [
     "jax>=0.10.2",
     "jaxtyping>=0.3.3",
     "jinja2>=3.1",
+    "markupsafe>=2.0",
     "ml_collections>=1.1",
     "ml_dtypes>=0.5",
     "numpy>=2.0",

@@ -80,11 +80,16 @@ class Linear(nn.Module):
 
     compute: Compute = Compute()
 
-    @nn.compact
-    def __call__(self, texts=None, pooled_images=None, train=()):
-        images, texts = nn.Dense(8, name="vision")(pooled_images), nn.Dense(8, name="text")(texts["x"])
-        scale = self.param("logit_scale", nn.initializers.constant(np.log(100.0)), ())
-        return images, texts, jnp.exp(scale)
+    def setup(self):
+        self.vision, self.text = nn.Dense(8), nn.Dense(8)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(np.log(100.0)), ())
+
+    def __call__(self, texts=None, pooled_images=None, pooled_texts=None, train=()):
+        texts = self.pool_texts(texts) if pooled_texts is None else pooled_texts
+        return self.vision(pooled_images), texts, jnp.exp(self.logit_scale)
+
+    def pool_texts(self, texts):
+        return self.text(texts["x"])
 
 
 def linear(mesh):

@@ -7,7 +7,8 @@ from lit_jax.utils._transformers import transformers
 
 _IDENTIFIER = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
 _IMAGE_PROCESSOR = re.compile(r"(?!Auto)[A-Z]\w{0,80}(ImageProcessor(Fast|Pil)?|FeatureExtractor)", re.ASCII)
-_SLOW = frozenset({"SiglipTokenizer"})  # The only one of a supported type without a fast form.
+# Those of supported types without a fast form.
+_SLOW = frozenset({"BertweetTokenizer", "ByT5Tokenizer", "PhobertTokenizer", "SiglipTokenizer"})
 
 
 def is_tokenizer(name: Any) -> bool:

@@ -87,10 +87,10 @@ def join_processors(
 
     `text_prompt` is put before every text; empty: what the tokenizer's folder says, if anything.
     """
-    tokenizer = load_tokenizer(text_folder)
+    images, tokenizer = load_image_processor(vision_folder), load_tokenizer(text_folder)
     if text_prompt:
         set_prompt(tokenizer, text_prompt)
-    return processor_class()(load_image_processor(vision_folder), tokenizer)
+    return processor_class()(images, tokenizer)
 
 
 def load_image_processor(folder: str | Path) -> ImageProcessor:

@@ -160,7 +160,7 @@ def embed(
         rows = range(number * shard_size, min((number + 1) * shard_size, total))
         _embed_shard(paths_of(out, format, number, shards), source, rows, model, progress, on_bad_record)
     if is_main_process() and not (out / MANIFEST).is_file():
-        plan |= {"width": model.config.projection_dim}
+        plan |= {"width": model.config.width}
         _complete(out, plan, [paths_of(out, format, number, shards) for number in range(shards)])
     barrier("index")
     if not (out / MANIFEST).is_file():

@@ -135,6 +135,11 @@ class DualEncoderConfig:
         return heads.weights(self.vision_head, "vision") + heads.weights(self.text_head, "text") + _SCALE
 
     @property
+    def width(self) -> int:
+        """Of an embedding."""
+        return self.vision.hidden_size if self.projection_dim is None else self.projection_dim
+
+    @property
     def own(self) -> dict[str, Any]:
         """What transformers has no place for, as config.json holds it."""
         return own_fields.written(self)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_jax.train.cached_rows import seal
+from lit_jax.utils import strict_json
 
 try:
     import fcntl
@@ -106,7 +107,7 @@ class Draft:
         self._log.seek(0)
         with contextlib.suppress(ValueError, KeyError, TypeError):
             for line in self._log:
-                entry = json.loads(line)
+                entry = strict_json.parse(line)
                 width, count = int(entry["width"]), int(entry["rows"]) - self.rows
                 if not end:
                     self._width = width

@@ -12,7 +12,7 @@ def leads_out(path: str | Path, folder: str | Path) -> bool:
     In a snapshot of the Hub's cache, whose files are links, the blobs of the same repository count as inside.
     """
     real = os.path.realpath(path)
-    return not any(real.startswith(os.path.join(root, "")) for root in _roots(os.fspath(folder)))
+    return not any(real.startswith(os.path.join(root, "")) for root in _roots(os.path.abspath(folder)))
 
 
 def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:

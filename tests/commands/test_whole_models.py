@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from lit_jax.commands import classify, embed, evaluate, export, search
 from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.index import Index
-from lit_jax.tools import demo
+from lit_jax.tools.demo import app
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
@@ -103,7 +103,7 @@ def test_pictures_that_a_whole_model_embedded_are_searched_and_shown(whole, tmp_
     index = tmp_path / "index"
     run(embed, f"folder:{folder.parent / 'pairs'}", "--model", folder, "--output", index)
     assert "cosine" in run(search, index, "--query", LABELS[0])
-    page = TestClient(demo.make_app(Embedder(folder), Index.open(index)))
+    page = TestClient(app.make_app(Embedder(folder), Index.open(index)))
     assert page.get("/").status_code == 200
 
 

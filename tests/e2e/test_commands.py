@@ -214,7 +214,7 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
 def test_a_run_is_exported_and_published_with_its_measures_in_one_command(trained, tmp_path):
     result = {
         "data": "parquet:hf://datasets/org/pets/test",
-        "bootstrap": {"level": 0.95},
+        "bootstrap": {"draws": 1000, "level": 0.95, "seed": 0},
         "metrics": {"zero_shot": {"top1": 0.5}},
         "chance": {"zero_shot": {"top1": 0.1}},
         "intervals": {"zero_shot": {"top1": [0.4, 0.6]}},

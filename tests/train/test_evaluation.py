@@ -25,7 +25,7 @@ def test_embeddings_that_are_not_finite_are_no_bad_data(images, texts, tmp_path,
     ours = SimpleNamespace(
         setup=SimpleNamespace(mesh=make_mesh(), workdir=tmp_path),
         captions=(["a"] * 4, np.arange(4)),
-        **dict.fromkeys(("source", "embed", "decode", "tokenize", "point", "pooled")),
+        **dict.fromkeys(("source", "embed", "decode", "tokenize", "point", "pooled", "pooled_texts")),
     )
     state = State(step=jnp.int32(7), tuned={}, locked={}, opt=())
     with pytest.raises(

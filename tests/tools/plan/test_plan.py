@@ -22,6 +22,9 @@ def test_every_config_names_the_topology_that_it_was_planned_for(path):
     assert chip_of(config_of(path).topology)
 
 
+READ_AS = {"cache": "cached"}  # The towers that the field means.
+
+
 def test_every_field_of_a_config_is_read_by_a_run_or_its_plan(tmp_path, monkeypatch):
     """The very objects are watched; what copies or compares them as a whole does not count."""
     package, seen = Path(lit_jax.__file__).parent, set()
@@ -48,7 +51,7 @@ def test_every_field_of_a_config_is_read_by_a_run_or_its_plan(tmp_path, monkeypa
         f"{group.__name__}.{field.name}"
         for group in groups
         for field in dataclasses.fields(group)
-        if (group, field.name) not in seen
+        if (group, READ_AS.get(field.name, field.name)) not in seen
     ]
     assert not missed, f"these change nothing: {', '.join(missed)}"
 
