@@ -103,7 +103,7 @@ def test_pictures_that_a_whole_model_embedded_are_searched_and_shown(whole, tmp_
     index = tmp_path / "index"
     run(embed, f"folder:{folder.parent / 'pairs'}", "--model", folder, "--output", index)
     assert "cosine" in run(search, index, "--query", LABELS[0])
-    page = TestClient(app.make_app(Embedder(folder), Index.open(index)))
+    page = TestClient(app.make_app(Embedder(folder), Index.open(index)), "http://127.0.0.1")
     assert page.get("/").status_code == 200
 
 

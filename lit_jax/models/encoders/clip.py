@@ -152,4 +152,6 @@ class SegModel(Model):
         return super().__call__(images, interpolate=interpolate, **options)
 
 
-SEG = dataclasses.replace(ENCODER, Model=SegModel, exportable=(), reader="CLIPSegVisionModel")
+SEG = dataclasses.replace(
+    ENCODER, Model=SegModel, exportable=(), reader="CLIPSegVisionModel", image_processor="ViTImageProcessor"
+)
