@@ -27,7 +27,7 @@ from lit_jax.workdir.sessions import note_session
 from tests import tiny
 
 PACKAGE = Path(lit_jax.__file__).parent
-MANY = int(os.environ.get("FUZZ", "300"))  # Inputs for each reader; 10,000 were tried.
+MANY = int(os.environ.get("FUZZ", "300"))  # Inputs for each reader.
 OTHERS = {  # Who parses JSON by itself, and why.
     "utils/strict_json.py": "it is the strict reader",
     "config/values.py": "a text of the command line, of which what is no JSON is a text",
