@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,8 +109,8 @@ def ours(
     if kind in ("image", "text"):
         embed = make_embed_step(module, mesh, pixels, dtype)
         if kind == "image":
-            return work(lambda: embed.images(params, placed["images"]))
-        return work(lambda: embed.texts(params, placed["texts"]))
+            return work(partial(embed.images, params, placed["images"]))
+        return work(partial(embed.texts, params, placed["texts"]))
     config = TrainConfig(
         steps=1_000_000,
         batch_size=batch,

@@ -14,7 +14,7 @@ _PUBLIC = {
     "DualEncoder": "models.dual_encoder",
     "DualEncoderConfig": "models.dual_encoder",
     "load": "hf.load",
-    "from_towers": "hf.load",
+    "from_towers": "hf.join",
     "save": "hf.save",
     "VisionTextDualEncoderConfig": "hf.facade.model",
     "VisionTextDualEncoderModel": "hf.facade.model",

@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from lit_jax.config import tower_rules
 from lit_jax.config.choices import ACTIONS, CHOICES, LETTERS, METRICS, SOURCES
-from lit_jax.config.fields import caches
-from lit_jax.utils.head_fields import mistake
-from lit_jax.utils.names import TOWERS
 
 
 class Range(NamedTuple):
@@ -196,53 +194,6 @@ def _chunk(batch: int, how: str, chunk: int) -> str:
     )
 
 
-def _cached_tower(cache: bool | tuple[str, ...], letters: str, rules: Any) -> str:
-    if cache is True and "L" not in letters and not any(action == "lock" for _, action in rules):
-        return (
-            "config.cache=True needs an image tower that is locked as a whole, or a text tower, and "
-            f"lock_towers={letters!r} tunes vision/ and text/; lock one, or set cache to False"
-        )
-    for tower in cache if isinstance(cache, tuple) else ():
-        if tower not in TOWERS:
-            return f"config.cache names {tower!r}; wanted True, False, or names among {', '.join(TOWERS)}"
-        if letters[TOWERS.index(tower)] != "L" and not any(action == "lock" for _, action in rules):
-            return (
-                f"config.cache names {tower!r}, whose outputs change, since lock_towers={letters!r} tunes {tower}/; "
-                f"lock it, or leave {tower!r} out"
-            )
-    return ""
-
-
-def _cached_pictures(cache: bool | tuple[str, ...], letters: str, augment: str) -> str:
-    if not caches("vision", cache, letters) or augment == "none":
-        return ""
-    return f"config.cache={cache} needs the same picture in every epoch; augment is {augment!r}, not 'none'"
-
-
-def _standardised(tower: str) -> Callable[..., str]:
-    """Of a head that standardises: the mean and the deviation are those of the cache."""
-
-    def rule(fields: Mapping[str, Any], cache: bool | tuple[str, ...], letters: str) -> str:
-        if fields.get("standardise") is not True or caches(tower, cache, letters):
-            return ""
-        return (
-            f"config.model.{tower}_head_config standardises features that are measured on the cache, which has none of "
-            f"the {tower} tower: lock that tower and set cache to True, or leave standardise out"
-        )
-
-    return rule
-
-
-def _head(name: str) -> Callable[..., str]:
-    """Of a head: its fields must be those of its kind."""
-
-    def rule(kind: str, fields: Mapping[str, Any]) -> str:
-        sentence = mistake(kind, fields)
-        return f"config.model.{name}{sentence}; they stand in model.{name}_config" if sentence else ""
-
-    return rule
-
-
 def _best(keep_best: int, metric: str, test: str) -> str:
     if not keep_best:
         return ""
@@ -260,38 +211,6 @@ def _train(source: Any) -> str:
     return "" if source else "config.data.train is empty; the run cannot do without it"
 
 
-def _described(name: str) -> Callable[..., str]:
-    """Of a tower: something must say what it is."""
-
-    def rule(folder: str, numbers: Mapping[str, Any]) -> str:
-        if folder or numbers:
-            return ""
-        return f"config.model.{name} is empty; name a folder or Hub id, or describe the tower in model.{name}_config"
-
-    return rule
-
-
-def _from_scratch(position: int, name: str) -> Callable[..., str]:
-    """Of a tower without a folder: it cannot be pretrained, and its numbers must have a type."""
-
-    def rule(folder: str, numbers: Mapping[str, Any], letters: str) -> str:
-        if folder or not numbers:
-            return ""
-        if letters[position] != "u":
-            return (
-                f"config.model.{name} is empty, and lock_towers={letters!r} wants its weights: name a folder or Hub "
-                f"id, or write u (from scratch) for this tower"
-            )
-        if "model_type" in numbers:
-            return ""
-        return (
-            f"config.model.{name}_config has no model_type, which says what the tower is where no folder or Hub id "
-            "does"
-        )
-
-    return rule
-
-
 # (fields, what is wrong with their values together, or "").
 RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("steps", "optim.warmup_steps"), _schedule),
@@ -300,16 +219,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("batch_size", "micro_batch"), _micro_batch),
     (("batch_size", "mesh.data", "mesh.fsdp"), _mesh),
     (("batch_size", "loss_how", "loss_chunk"), _chunk),
-    (("cache", "model.lock_towers", "model.lock_rules"), _cached_tower),
-    (("cache", "model.lock_towers", "data.augment"), _cached_pictures),
-    (("model.vision_head_config", "cache", "model.lock_towers"), _standardised("vision")),
-    (("model.text_head_config", "cache", "model.lock_towers"), _standardised("text")),
     (("keep_best", "best_metric", "data.test"), _best),
-    (("model.vision_head", "model.vision_head_config"), _head("vision_head")),
-    (("model.text_head", "model.text_head_config"), _head("text_head")),
     (("data.train",), _train),
-    (("model.vision", "model.vision_config"), _described("vision")),
-    (("model.text", "model.text_config"), _described("text")),
-    (("model.vision", "model.vision_config", "model.lock_towers"), _from_scratch(0, "vision")),
-    (("model.text", "model.text_config", "model.lock_towers"), _from_scratch(1, "text")),
+    *tower_rules.RULES,
 )

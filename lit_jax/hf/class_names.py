@@ -8,7 +8,7 @@ from lit_jax.utils._transformers import transformers
 _IDENTIFIER = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
 _IMAGE_PROCESSOR = re.compile(r"(?!Auto)[A-Z]\w{0,80}(ImageProcessor(Fast|Pil)?|FeatureExtractor)", re.ASCII)
 # Those of supported types without a fast form.
-_SLOW = frozenset({"BertweetTokenizer", "ByT5Tokenizer", "PhobertTokenizer", "SiglipTokenizer"})
+SLOW = ("BertweetTokenizer", "ByT5Tokenizer", "PhobertTokenizer", "SiglipTokenizer")
 
 
 def is_tokenizer(name: Any) -> bool:
@@ -26,7 +26,7 @@ def is_tokenizer(name: Any) -> bool:
     fast = transformers.PreTrainedTokenizerFast
     return (
         not known
-        or name in _SLOW
+        or name in SLOW
         or any(isinstance(found, type) and issubclass(found, fast) for found in known)
     )
 

@@ -11,13 +11,8 @@ from lit_jax.utils.errors import WeightError, first_line
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WANTED = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    "*.codes",
-    "*.safetensors",
-)  # A pickle only if allowed, and never code.
+# A pickle only if allowed, and never code.
+_WANTED = ("*.json", "*.txt", "*.model", "*.codes", "*.safetensors")
 # The same weights once more, in another precision or for another library; and folders of the repository.
 _UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
 
@@ -60,9 +55,8 @@ def find(
     download = partial(_download, text, f"{subfolder}/" if subfolder else "")
     copy = download(_WANTED, **options, **fresh)
     if _COMMIT.fullmatch(copy.name):
-        options["revision"] = (
-            copy.name
-        )  # The next downloads are of the same commit, whatever is pushed meanwhile.
+        # The next downloads are of the same commit, whatever is pushed meanwhile.
+        options["revision"] = copy.name
     if not has(copy / subfolder, WEIGHTS):
         copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
         if allow_pickle and not has(copy / subfolder, FLAX):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import tokenizer_probe
-from lit_jax.hf.class_names import is_tokenizer
+from lit_jax.hf.class_names import SLOW, is_tokenizer
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
 
@@ -20,18 +20,8 @@ _LONGEST = 1_000  # Characters of a token, a prefix or a pattern.
 _JSON = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "config.json")
 _LISTS = ("vocab.txt", "merges.txt", "bpe.codes")
 _PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    *_PIECES,
-)  # One of them is needed.
-_SPELLED_OUT = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-)  # With one of them, pieces may be for other programs.
+_SPELLED_OUT = ("tokenizer.json", "vocab.txt", "vocab.json")  # With one of them, pieces may be for others.
+FILES = (*_SPELLED_OUT, "tokenizer_config.json", *_PIECES)  # One of them is needed.
 
 
 def check(folder: Path) -> None:
@@ -209,7 +199,11 @@ def _check_config(tree: dict[str, Any]) -> None:
 
 def _check_class(tree: dict[str, Any]) -> None:
     if not is_tokenizer(name := tree.get("tokenizer_class")):
-        raise _unusable("tokenizer_class", name, "the name of a tokenizer that has a fast form")
+        raise _unusable(
+            "tokenizer_class",
+            name,
+            f"the name of a tokenizer that has a fast form, or one of {', '.join(SLOW)}",
+        )
 
 
 def _check_special(tree: dict[str, Any]) -> None:

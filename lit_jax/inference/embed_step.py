@@ -29,12 +29,10 @@ class Embed(NamedTuple):
     ]  # int32 [B N] each -> unit embeddings [B E], float32.
     pool: Callable[[Params, Array], Array]  # uint8 [B S S 3] -> the image tower's pooled output [B Dv].
     pooled: Callable[[Params, Array], Array]  # The output of `pool` -> unit embeddings [B E], float32.
-    pool_texts: Callable[
-        [Params, Mapping[str, Array]], Array
-    ]  # int32 [B N] each -> the text tower's pooled output [B Dt].
-    pooled_texts: Callable[
-        [Params, Array], Array
-    ]  # The output of `pool_texts` -> unit embeddings [B E], float32.
+    # int32 [B N] each -> the text tower's pooled output [B Dt].
+    pool_texts: Callable[[Params, Mapping[str, Array]], Array]
+    # The output of `pool_texts` -> unit embeddings [B E], float32.
+    pooled_texts: Callable[[Params, Array], Array]
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -28,10 +28,8 @@ _MOST = 1 << 40  # Pictures of an index.
 _WIDEST = 1 << 14  # Numbers of a vector.
 _IDS = 256 << 20  # Bytes of the ids of a shard.
 _VECTORS = 16 << 40  # Bytes of a file of vectors, which is mapped and not loaded.
-_PACKED, _AT_ONCE = (
-    100,
-    64 << 20,
-)  # Bytes of vectors for each byte of a parquet file, and those that any file may give.
+# Bytes of vectors for each byte of a parquet file, and those that any file may give.
+_PACKED, _AT_ONCE = 100, 64 << 20
 T = TypeVar("T")
 
 

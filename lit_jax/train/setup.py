@@ -13,18 +13,17 @@ from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_processor import pixels_of
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.data.transforms.tokenizer import set_prompt
-from lit_jax.hf import default_processor, hub, load
+from lit_jax.hf import default_processor, hub, join, load
 from lit_jax.hf import processor as processing
 from lit_jax.hf.load import Loaded
 from lit_jax.inference.embedder import positions_of
+from lit_jax.models.composites import COMPOSITES
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int, is_main_process
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
 from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
-from lit_jax.train.partition import partition
 from lit_jax.train.state import State, init_state
-from lit_jax.train.tower_cache import cached_whole
 from lit_jax.train.trained import checkpoints_of
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError
 from lit_jax.workdir import beside
@@ -32,7 +31,8 @@ from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.files import check_workdir, read_run_config
 
-_PROMPTLESS = ("clip_text_model", "siglip_text_model")  # Trained on plain captions.
+# Text towers of whole models, which were trained on plain captions.
+_PROMPTLESS = {composite.text for composite in COMPOSITES.values() if not composite.any_tower}
 TOKENIZER_RECORDS = 10_000  # A tokenizer is made of the captions of so many records.
 
 
@@ -68,9 +68,8 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
         processor = _make_processor(config, loaded.module.config)
     module, pixels = load.with_compute(loaded.module, mesh=mesh), pixels_of(processor.image_processor)
     training = build_training(config, module, loaded.params, mesh, pixels, loaded.fresh)
-    tuned, _ = partition(loaded.params, training.locks)
     locks, tx, dtype, layout = training.locks, training.tx, training.locked_dtype, training.layout
-    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=cached_whole(config, tuned))
+    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=config.cached)
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)
@@ -99,7 +98,7 @@ def _check_beside(workdir: Workdir, data: dict[str, Any], step: int) -> None:
 
 def _read_towers(config: TrainConfig) -> Loaded:
     model = dataclasses.replace(config.model, logit_bias_init=bias_of(config))
-    return load.join_towers(model, seed=config.seed, compute=compute_of(model))
+    return join.join_towers(model, seed=config.seed, compute=compute_of(model))
 
 
 def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any:

@@ -41,8 +41,7 @@ def init_state(
 ) -> State:
     """The state before the first step, on `mesh`; `params` are copied and stay the caller's.
 
-    The towers `on_host`, which are locked, stay numpy arrays: a step that reads their cached outputs needs no others.
-
+    The towers `on_host` stay numpy arrays where they are locked whole: a step reads their cached outputs instead.
     Locked floating-point leaves are held in `locked_dtype` where one is given; `layout` says what lies where
     (`sharding.fsdp_rules`). Raises ConfigError as `partition.partition` does.
     """
@@ -54,7 +53,7 @@ def init_state(
     tuned = jax.tree.map(_place, tuned, placed.tuned)
     locked = {
         name: jax.tree.map(np.asarray, part)
-        if name in on_host
+        if name in on_host and name not in tuned
         else jax.tree.map(_place, part, placed.locked[name])
         for name, part in locked.items()
     }

@@ -20,15 +20,14 @@ def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
 
     A pipe or a device would keep its reader waiting or fill the memory. Raises OSError if there is no such file.
     """
-    about = os.stat(path)
-    if stat.S_ISDIR(about.st_mode):
+    if stat.S_ISDIR(os.stat(path).st_mode):
         return None  # Opening it says so.
     if leads_out(path, folder):
         return "it is a link that leads out of its folder; copy the file into it"
-    if not stat.S_ISREG(about.st_mode):
-        return "it is not a regular file"
-    if about.st_size > most:
-        return f"it has {about.st_size:,} bytes, more than the {most:,} that are read"
+    try:
+        check_regular(path, most)
+    except ValueError as error:
+        return str(error)
     return None
 
 
@@ -39,9 +38,8 @@ def content(path: str | Path, most: int, what: str = "it") -> bytes:
     """
     check_regular(path, most, what)
     with open(path, "rb") as file:
-        return file.read(
-            min(most, os.fstat(file.fileno()).st_size)
-        )  # Python takes the room for all that is asked.
+        # No more than there is, since Python takes the room for all that is asked.
+        return file.read(min(most, os.fstat(file.fileno()).st_size))
 
 
 def check_regular(path: str | Path, most: int, what: str = "it") -> None:

@@ -14,9 +14,8 @@ import jax
 from lit_jax.utils.errors import ConfigError
 
 Rules = Sequence[tuple[str, Any]]
-ROWS = re.compile(
-    r"@[0-9+-]+"
-)  # In the name of a leaf that holds some rows of stacked layers: see `train.layer_rows`.
+# In the name of a leaf that holds some rows of stacked layers: see `train.layer_rows`.
+ROWS = re.compile(r"@[0-9+-]+")
 
 
 def first_match(path: str | tuple[str, ...], rules: Rules, default: Any = None) -> Any:

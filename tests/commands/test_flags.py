@@ -12,7 +12,7 @@ import lit_jax
 from lit_jax import __main__ as shell
 from lit_jax.commands import config_file, grid, plan, quickstart, train
 from lit_jax.config import default_config, names, read_config
-from lit_jax.hf import load
+from lit_jax.hf import join
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.tools.plan import parameters
 from lit_jax.utils.errors import ConfigError
@@ -301,7 +301,7 @@ def swapped(towers, text, *args, flags=train.FLAGS):
 
 def test_a_tower_of_another_type_is_swapped_in_by_its_name(towers, said):
     model = read_config(swapped(towers, "xlm-roberta")).model
-    config = load.join_towers(model).module.config
+    config = join.join_towers(model).module.config
     assert (config.vision_type, config.text_type) == ("vit", "xlm-roberta")
     assert config.text.hidden_size == 24 and config.vision.patch_size == 8 and config.vision.image_size == 32
     assert config.text.hidden_dropout_prob == 0.1  # Its own: what the file says is for a BERT.
@@ -320,7 +320,7 @@ def test_a_tower_of_the_same_type_keeps_the_dropout_of_the_file(towers, said):
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    config = load.join_towers(model).module.config
+    config = join.join_towers(model).module.config
     assert config.text.hidden_size == 24 and config.text.hidden_dropout_prob == 0.0
     assert not any("text" in line for line in said.messages)
 
@@ -332,7 +332,7 @@ def test_what_the_shell_says_of_a_named_tower_stands_alone(towers):
         ).model
         assert model.text_config == {"hidden_dropout_prob": 0.3}
         assert (
-            load.read_tower("text", model.text, overrides=model.text_config)[0].config.hidden_dropout_prob
+            join.read_tower("text", model.text, overrides=model.text_config)[0].config.hidden_dropout_prob
             == 0.3
         )
 
@@ -347,7 +347,7 @@ def test_a_small_tower_of_a_smoke_run_gives_way_to_a_named_one(towers):
     config = set_by("--config.model.vision", str(towers["vision"]), "--config.model.lock_towers", "Lu")
     model = read_config(config).model
     assert model.vision_config == {} and model.text_config["hidden_size"] == 64
-    assert load.join_towers(model).module.config.vision.hidden_size == 32
+    assert join.join_towers(model).module.config.vision.hidden_size == 32
     option = quickstart.FLAGS.parse(["--config", SMOKE, "--workdir", "w", "--vision", str(towers["vision"])])[
         0
     ]

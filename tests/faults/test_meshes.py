@@ -11,6 +11,7 @@ import pytest
 
 import lit_jax
 from tests import tiny
+from tests.processes import environment
 
 GO_ON = """
 import json, sys
@@ -22,7 +23,6 @@ from tests.faults.drill import digest
 
 config, workdir = json.loads(sys.argv[1]), sys.argv[2]
 from pathlib import Path
-from tests.processes import environment
 recipe = read_config(config)
 run = open_setup(recipe, Path(workdir), mesh_of(recipe))
 print(int(run.state.step), run.mesh.size, digest(run.state))

@@ -13,7 +13,7 @@ import pytest
 import lit_jax
 from lit_jax.config import ModelConfig
 from lit_jax.hf import model_folder
-from lit_jax.hf.load import join_towers
+from lit_jax.hf.join import join_towers
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.utils.errors import ConfigError, WeightError

@@ -9,7 +9,7 @@ import pytest
 import lit_jax
 from lit_jax.config import ModelConfig
 from lit_jax.hf import model_folder
-from lit_jax.hf.load import join_towers
+from lit_jax.hf.join import join_towers
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny

@@ -12,7 +12,7 @@ from flax import traverse_util
 
 import lit_jax
 from lit_jax.config import ModelConfig
-from lit_jax.hf.load import join_towers
+from lit_jax.hf.join import join_towers
 from lit_jax.models import heads
 from lit_jax.models.heads import Head, Projection
 from lit_jax.models.layers.blocks import ACTIVATIONS

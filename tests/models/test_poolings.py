@@ -11,7 +11,7 @@ import pytest
 
 import lit_jax
 from lit_jax.config import ModelConfig
-from lit_jax.hf.load import join_towers
+from lit_jax.hf.join import join_towers
 from lit_jax.models.layers.pooling import pool_tokens
 from lit_jax.train.build import locks_of
 from lit_jax.train.partition import partition

@@ -38,9 +38,8 @@ def forward(
     text, text_output = module.apply(variables, texts, method="text_features", rngs=rngs, **options)
     image, text = unit(image), unit(text)
     logits = jnp.matmul(text, image.T, precision="highest") * jnp.exp(variables["params"]["logit_scale"])
-    sigmoid = (
-        module.config.composite.sigmoid
-    )  # VisionTextDualEncoderModel has no bias, whatever it was trained with.
+    # VisionTextDualEncoderModel has no bias, whatever it was trained with.
+    sigmoid = module.config.composite.sigmoid
     if sigmoid:
         logits += variables["params"]["logit_bias"]
     loss = (_sigmoid_loss if sigmoid else _softmax_loss)(logits) if return_loss else None

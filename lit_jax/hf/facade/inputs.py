@@ -73,6 +73,12 @@ def texts_of(
     return {name: jnp.asarray(value, jnp.int32) for name, value in given.items()}
 
 
+def check_key(train: bool, dropout_rng: jax.Array | None) -> None:
+    """Raises ConfigError for training without a key."""
+    if train and dropout_rng is None:
+        raise ConfigError("train=True turns dropout on, which needs dropout_rng, a jax.random key")
+
+
 def _array(value: Any) -> Any:
     return value if isinstance(value, jax.core.Tracer) else np.asarray(value)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.config import ModelConfig
-from lit_jax.hf import load
+from lit_jax.hf import join
 from lit_jax.hf.load import Loaded
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.errors import ConfigError
@@ -31,7 +31,7 @@ def join_by_keywords(
     compute: Compute,
     token: str | None,
 ) -> Loaded:
-    """`load.join_towers` of `model`, into which the towers are put by their names or ready-made.
+    """`join.join_towers` of `model`, into which the towers are put by their names or ready-made.
 
     `keywords` begin with `vision_` or `text_`: `model`, a ready-made tower instead of a name (anything with
     `save_pretrained`); `config`, a config or dict in place of the stored one; `revision`; `subfolder`; `pooling`;
@@ -49,7 +49,7 @@ def join_by_keywords(
                 if name.startswith(f"{tower}_")
             }
             place = _place(tower, names[tower], own.pop("model", None), Path(scratch))
-            fields[tower] = load.find_tower(
+            fields[tower] = join.find_tower(
                 place, own.pop("revision", None), token, model.allow_pickle, own.pop("subfolder", "")
             )
             fields[f"{tower}_pooling"] = own.pop("pooling", "pooler")
@@ -61,7 +61,7 @@ def join_by_keywords(
         model = dataclasses.replace(model, **fields)
         if heads.width is not None:
             model = dataclasses.replace(model, projection_dim=heads.width)
-        return load.join_towers(
+        return join.join_towers(
             model,
             seed=seed,
             compute=compute,

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike, DTypeLike
 from lit_jax.config import ModelConfig
 from lit_jax.hf import hub, load, save
 from lit_jax.hf.facade import pretrained
+from lit_jax.hf.facade.casts import cast
 from lit_jax.hf.facade.forward import features, forward
-from lit_jax.hf.facade.inputs import images_of, texts_of
+from lit_jax.hf.facade.inputs import check_key, images_of, texts_of
 from lit_jax.hf.facade.keywords import Heads, join_by_keywords
 from lit_jax.hf.facade.outputs import VisionTextDualEncoderOutput, tower_output
 from lit_jax.hf.publish import MESSAGE, publish
@@ -184,15 +185,15 @@ class VisionTextDualEncoderModel:
 
         `mask` is a tree of bools for the same params, here and below: a leaf whose bool is False stays as it is.
         """
-        return _cast(params or self.params, jnp.bfloat16, mask)
+        return cast(params or self.params, jnp.bfloat16, mask)
 
     def to_fp16(self, params: Params | None = None, mask: Any = None) -> Params:
         """`params` (the model's, if None) in float16, as a new tree."""
-        return _cast(params or self.params, jnp.float16, mask)
+        return cast(params or self.params, jnp.float16, mask)
 
     def to_fp32(self, params: Params | None = None, mask: Any = None) -> Params:
         """`params` (the model's, if None) in float32, as a new tree."""
-        return _cast(params or self.params, jnp.float32, mask)
+        return cast(params or self.params, jnp.float32, mask)
 
     def __call__(
         self,
@@ -227,7 +228,7 @@ class VisionTextDualEncoderModel:
                 f"the loss pairs each text with one image; found {texts['input_ids'].shape[0]} texts "
                 f"and {images.shape[0]} images"
             )
-        _check_key(train, dropout_rng)
+        check_key(train, dropout_rng)
 
         def asked(name: str, value: bool | None) -> bool:
             return bool(getattr(self.config, name) if value is None else value)
@@ -267,7 +268,7 @@ class VisionTextDualEncoderModel:
     ) -> jax.Array:
         """[T N] ids -> projected text features [T E], not normalised."""
         texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
-        _check_key(train, dropout_rng)
+        check_key(train, dropout_rng)
         variables = {"params": params or self.params}
         return features(self.module, variables, texts, dropout_rng, method="text_features", train=train)
 
@@ -281,7 +282,7 @@ class VisionTextDualEncoderModel:
     ) -> jax.Array:
         """[B C S S] or [B S S C] pixels -> projected image features [B E], not normalised."""
         images = images_of(self.module.config.vision, pixel_values)
-        _check_key(train, dropout_rng)
+        check_key(train, dropout_rng)
         return features(
             self.module,
             {"params": params or self.params},
@@ -298,19 +299,3 @@ FlaxVisionTextDualEncoderModel = VisionTextDualEncoderModel  # Its name in trans
 
 def _ours(config: Any) -> DualEncoderConfig:
     return DualEncoderConfig.from_hf(config.to_dict())
-
-
-def _cast(params: Params, dtype: DTypeLike, mask: Any) -> Params:
-    if mask is None:
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-    paths = [[path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (mask, params)]
-    if paths[0] != paths[1]:
-        raise ConfigError(
-            "mask is not a tree of the same structure as the params; want a bool for each of them"
-        )
-    return jax.tree.map(lambda leaf, cast: jnp.asarray(leaf, dtype) if cast else leaf, params, mask)
-
-
-def _check_key(train: bool, dropout_rng: jax.Array | None) -> None:
-    if train and dropout_rng is None:
-        raise ConfigError("train=True turns dropout on, which needs dropout_rng, a jax.random key")

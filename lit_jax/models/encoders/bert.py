@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.hf_config import read_config
@@ -154,9 +154,11 @@ class Model(nn.Module):
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        return EncoderOutput(
-            x, tanh_pooler(self.compute, x, std=self.config.initializer_range), states, weights
-        )
+        return EncoderOutput(x, self.pooled(x), states, weights)
+
+    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+        """What the type pools of its last hidden state."""
+        return tanh_pooler(self.compute, x, std=self.config.initializer_range)
 
 
 EMBEDDINGS = table("""

@@ -3,12 +3,9 @@
 import dataclasses
 from typing import Any
 
-from flax import linen as nn
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import bert
-from lit_jax.models.encoders.base import EncoderOutput
-from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap
 
 
@@ -26,40 +23,12 @@ class Config(bert.Config):
         return config
 
 
-class Model(nn.Module):
+class Model(bert.Model):
     """Equals transformers' ChineseCLIPTextModel(add_pooling_layer=False), pooled from the first token."""
 
-    config: Config
-    compute: Compute = Compute()
-
-    @nn.compact
-    def __call__(
-        self,
-        input_ids: Int[Array, "B N"],
-        attention_mask: Array | None = None,
-        token_type_ids: Int[Array, "B N"] | None = None,
-        position_ids: Int[Array, "... N"] | None = None,
-        *,
-        train: bool = False,
-        hidden_states: bool = False,
-        attentions: bool = False,
-    ) -> EncoderOutput:
-        """`attention_mask` [B N] is nonzero where a token is real; None: all of them are.
-
-        Raises ConfigError for more tokens than the position table has rows.
-        """
-        x, states, weights = bert.trunk(
-            self.config,
-            self.compute,
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            train=train,
-            hidden_states=hidden_states,
-            attentions=attentions,
-        )
-        return EncoderOutput(x, x[:, 0], states, weights)
+    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+        """The first token."""
+        return x[:, 0]
 
 
 def weights(config: Config) -> WeightMap:

@@ -8,7 +8,7 @@ import numpy as np
 from flax import traverse_util
 
 from lit_jax.config import NEEDLESS, TrainConfig, read_config
-from lit_jax.hf import load
+from lit_jax.hf import join
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.sharding import fsdp_rules, spec
@@ -28,12 +28,12 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
         ("text", m.text, m.text_config, m.text_pooling),
     ):
         folder = "" if "model_type" in numbers else name
-        read, _ = load.read_tower(tower, folder, pooling=pooling, overrides=numbers)
+        read, _ = join.read_tower(tower, folder, pooling=pooling, overrides=numbers)
         halves |= {f"{tower}_type": read.model_type, tower: read.config, f"{tower}_pooling": read.pooling}
     bias = bias_of(recipe)
     return DualEncoderConfig(
         **halves,
-        **load.heads_of(m),
+        **join.heads_of(m),
         projection_dim=m.projection_dim,
         logit_scale_init_value=m.logit_scale_init,
         logit_bias_init_value=bias,
