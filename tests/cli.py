@@ -10,8 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+PRELOADED = [
+    *("lit_jax.__main__", "lit_jax.train.loop", "lit_jax.tools.export"),
+    *("transformers.models.auto", "transformers.models.vit.image_processing_pil_vit"),
+    *("transformers.modeling_utils", "grain"),
+]
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["lit_jax.__main__", "jax", "flax", "optax", "orbax.checkpoint"])
+_SERVER.set_forkserver_preload(PRELOADED)
 
 
 def cli(*args, cwd=None, **settings):

@@ -73,6 +73,7 @@ def test_quickstart_runs_from_towers_to_pytorch(trained):
     assert (folder / "quickstart_run" / "export" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_zero_shot_classifies_and_searches_pictures_of_ones_own(trained):
     folder, _ = trained
     figures, text = run("zero_shot", folder, MODEL="quickstart_run/export")

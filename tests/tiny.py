@@ -5,7 +5,6 @@ import json
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -15,9 +14,6 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils._transformers import transformers
-
-# Of arrays of a few KiB, cut for eight devices, writing is nearly all that a save does; the larger ones are still cut.
-ocp.type_handlers.get_type_handler(jax.Array)._min_slice_bytes_for_replica_parallel = 1 << 10
 
 VIT = {
     "model_type": "vit",

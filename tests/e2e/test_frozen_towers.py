@@ -114,6 +114,7 @@ def test_a_run_goes_on_without_its_towers_on_the_devices(place):
     chex.assert_trees_all_equal(read_trained(place / "again").params, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, ("text",)])
 def test_a_locked_text_tower_is_cached_beside_a_tuned_image_tower(cache, place):
     changes = {
@@ -155,6 +156,7 @@ def test_features_are_standardised_by_what_the_cache_holds_and_the_export_takes_
     np.testing.assert_allclose(cached["visual"] @ kernel + bias, want, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_draw_their_own_dropout(place):
     changes = {"batch_size": 16, "data__test": "", "cache": True, "micro_batch": 8}
     _, params, metrics = run(place, "parts", **changes)

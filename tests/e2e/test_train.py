@@ -270,6 +270,7 @@ def test_a_new_pooler_is_trained_inside_a_locked_tower(tmp_path):
     assert list(state.tuned["vision"]) == ["pooler"]
 
 
+@pytest.mark.slow
 def test_a_run_with_locked_layers_goes_on_to_the_same_bits(tmp_path):
     config = tiny.config(
         tmp_path, steps=4, save_every=2, data__test="", model__lock_rules=(("text/layers/0/.*", "lock"),)

@@ -80,6 +80,7 @@ def as_on_disk(folder, gcs):
     return numbers(gcs.buckets["bucket"]["run/metrics.jsonl"].data.decode()) == numbers(rows)
 
 
+@pytest.mark.slow
 def test_it_ends_in_the_bits_of_a_run_on_a_disk_and_keeps_the_same_files(finished, gcs):
     folder = finished[0]
     assert as_on_disk(folder, gcs)

@@ -116,6 +116,7 @@ def test_a_folder_that_is_removed_under_a_run_is_made_anew(tmp_path):
     assert Checkpoints(tmp_path, save_every=2).latest() == 4
 
 
+@pytest.mark.slow
 def test_training_on_a_full_disk_ends_with_status_4_and_goes_on_when_there_is_room(tmp_path, monkeypatch):
     config = tiny.config(tmp_path, steps=8, data__test="", save_every=2)
     scalars = Jsonl.scalars

@@ -74,6 +74,7 @@ for call in ({", ".join(call for call, *_ in CALLS)}):
     assert done.stdout.splitlines() == [f"{status} {says}" for _, status, says in CALLS]
 
 
+@pytest.mark.slow
 def test_three_kills_cost_nothing_but_the_steps_since_the_last_save(tmp_path):
     points = ["30 ms into a save", "before the rename", "an evaluation"]
     check(drill(tmp_path, 24, *points), 24, points)

@@ -17,6 +17,7 @@ from tests import tiny
 EXTENSIONS = {"distilbert": tiny.DISTILBERT, "electra": tiny.ELECTRA, "siglip text": tiny.SIGLIP_TEXT}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", EXTENSIONS.values(), ids=EXTENSIONS)
 def test_a_tower_that_transformers_cannot_hold_is_refused_with_the_way_out(text, tmp_path):
     module, params = tiny.dual(text=text)

@@ -71,6 +71,7 @@ def in_torch(head, tensors, x):
     return y + linear(x, t["skip.weight"]) if head.skip else y
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_a_head_equals_its_formula_in_pytorch(head):
     module, params = made(head)

@@ -54,6 +54,7 @@ def in_theirs(folder, given):
         return model(**words, pixel_values=images, return_loss=True)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_whole_model_equals_pytorch_in_embeddings_logits_and_loss(name, tmp_path):
     given, folder = inputs(), write(tmp_path / "m", name)
@@ -70,6 +71,7 @@ def test_a_whole_model_equals_pytorch_in_embeddings_logits_and_loss(name, tmp_pa
     assert ("visual_projection" in params) == ("logit_bias" not in params) == (name != "siglip")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_whole_model_is_saved_as_what_it_was_with_the_same_bits(name, tmp_path):
     folder = write(tmp_path / "m", name)
@@ -85,6 +87,7 @@ def test_a_whole_model_is_saved_as_what_it_was_with_the_same_bits(name, tmp_path
     assert all(first[half]["model_type"] == second[half]["model_type"] for half in halves)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "layout"), [("clip", "dual_encoder"), *((name, "lit_jax") for name in MODELS)]
 )

@@ -27,6 +27,7 @@ def flat(tree):
 PATH = "text/layers/mlp/up/kernel"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("pattern", "tuned", "locked"),
     [

@@ -18,6 +18,7 @@ def test_a_window_is_two_steps_in_order():
             parse_window(text)
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_trace_of_its_steps_and_scopes(tmp_path):
     config = tiny.config(tmp_path, steps=4, data__test="")
     train(config, tmp_path / "run", profile="2:3")

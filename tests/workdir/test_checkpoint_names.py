@@ -15,6 +15,7 @@ from tests.workdir.test_checkpoints import same, state_of
 NAMES = ["lr[1e-3]", "a*", "a**", "b?\n", "a\\b", "a\udcff", "a b %20#'\"$HOME{}", "~root", "\x1b[1m\u202eü"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_in_a_folder_of_any_name_comes_back(name, tmp_path):
     if name == "a*":  # Which a pattern would take for it.

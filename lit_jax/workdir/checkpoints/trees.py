@@ -22,8 +22,20 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def nested(tree: Any) -> dict[str, Any]:
-    """The tree as plain dicts, so that no class of optax is part of the format."""
-    return traverse_util.unflatten_dict(named(tree), sep="/")
+    """The tree as plain dicts, so that no class of optax is part of the format, to be saved.
+
+    Of an array that every device of the only process has whole, the copy of the first device: Orbax would otherwise
+    have each device cut out its own part, by a program that is compiled for every shape and device.
+    """
+    return traverse_util.unflatten_dict(
+        {path: _one_copy(leaf) for path, leaf in named(tree).items()}, sep="/"
+    )
+
+
+def _one_copy(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array) and leaf.is_fully_replicated and leaf.is_fully_addressable:
+        return leaf.addressable_data(0)
+    return leaf
 
 
 def read(folder: epath.Path, like: Any = None) -> Any:

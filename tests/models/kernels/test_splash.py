@@ -33,6 +33,7 @@ def without_bias(attend, **options):
     return lambda q, k, v, mask, bias: attend(q, k, v, mask, **options)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("shape", "masked", "dtype"),
     [
