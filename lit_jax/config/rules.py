@@ -55,6 +55,7 @@ RANGES: dict[str, Range] = {
         lambda value: len(value) == 2 and set(value) <= set(LETTERS),
     ),
     "data.text_length": Range("at least 2", lambda value: value >= 2),
+    "model.image_size": Range("at least 1, or None", lambda value: value is None or value >= 1),
     "data.max_broken": Range("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "data.threads": Range("0 or more, or None", lambda value: value is None or value >= 0),
     "data.workers": _NOT_NEGATIVE,

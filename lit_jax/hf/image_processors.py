@@ -10,6 +10,7 @@ from PIL import Image
 
 from lit_jax.models.encoders import VISION
 from lit_jax.utils._transformers import auto_image_processor, transformers
+from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import ImageProcessor
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # Those that torch computes as Pillow does.
@@ -76,6 +77,25 @@ def load_pil(folder: Path, **options: Any) -> ImageProcessor:
             f"{', '.join(OURS)} itself; give the folder an image_processor_type that `lit-jax encoders` lists"
         )
     return found
+
+
+def set_image_size(processor: ImageProcessor, size: int) -> None:
+    """Has pictures come out `size` x `size` pixels; a crop cuts off the same share as before.
+
+    Raises ConfigError for a processor whose fields do not say how large its pictures are.
+    """
+    edges = {name: edge for name, edge in dict(processor.size or {}).items() if edge}
+    if not edges or not edges.keys() <= {"height", "width", "shortest_edge"}:
+        raise ConfigError(
+            f"the pictures of a {type(processor).__name__} of size {edges} cannot be given the side {size}; "
+            "wanted size with height and width, or with shortest_edge"
+        )
+    kind, crop = type(processor.size), getattr(processor, "crop_size", None)
+    scale = 1.0
+    if crop and getattr(processor, "do_center_crop", False):
+        scale = max(edges.values()) / max(edge for edge in dict(crop).values() if edge)
+        processor.crop_size = kind(height=size, width=size)
+    processor.size = kind(**{name: round(size * scale) for name in edges})
 
 
 def _class_name(folder_or_id: str | Path, options: dict[str, Any]) -> str:

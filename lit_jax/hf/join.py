@@ -25,6 +25,7 @@ from lit_jax.models.composites import half, is_composite
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.models.encoders.base import Encoder, matched
 from lit_jax.models.heads import Head
+from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.models.layers.pooling import POOLED_ONLY
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import Row, WeightMap, listed
@@ -42,6 +43,9 @@ class Tower(NamedTuple):
     model_type: str
     encoder: Encoder
     config: Any
+    stored: (
+        Any  # The config of its weights on disk, if those are for pictures of another size; else the same.
+    )
     prefix: (
         str  # What the names of its tensors begin with: "vision_model." in a folder of two towers, else "".
     )
@@ -57,6 +61,7 @@ def from_towers(
     logit_scale_init_value: float = dual_encoder.LOGIT_SCALE,
     vision_pooling: str = "pooler",
     text_pooling: str = "pooler",
+    image_size: int | None = None,
     seed: int = 0,
     dtype: DTypeLike = jnp.float32,
     vision_revision: str | None = None,
@@ -73,6 +78,8 @@ def from_towers(
     Poolings: "pooler" is the type's own; "cls", "mean" (of real tokens, or of patches), "cls_mean" (both, side by
     side), "last" and "max" are of a tower's last hidden state; `text_pooling="tanh"` is for types without a pooled
     output of their own (DistilBERT).
+    `image_size` is the side of the pictures in pixels, if it is not the tower's own: its position tables are resized as
+    transformers does with `interpolate_pos_encoding` (`load_processor` takes it too).
     If both halves come from one checkpoint that has projections (CLIP, a dual encoder), these are kept, unless
     `projections` is "new" or `projection_dim` is another width; a warning names stored projections that are not kept.
     Otherwise they are drawn from N(0, 0.02) as in HF, by default with 512 dimensions. So are weights that a checkpoint
@@ -86,6 +93,7 @@ def from_towers(
         logit_scale_init=logit_scale_init_value,
         vision_pooling=vision_pooling,
         text_pooling=text_pooling,
+        image_size=image_size,
         allow_pickle=allow_pickle,
     )
     if projection_dim is not None:
@@ -122,13 +130,15 @@ def read_tower(
     pooling: str = "pooler",
     config: Mapping[str, Any] = MappingProxyType({}),
     overrides: Mapping[str, Any] = MappingProxyType({}),
+    image_size: int | None = None,
     allow_pickle: bool = False,
 ) -> tuple[Tower, Params]:
     """A tower's description, and the weights that its pooling fixes. `tower` is "vision" or "text".
 
     `config` takes the place of the stored config unless it is empty. `overrides` are single fields by name, over
     those of the config, for a tower of the model_type that they name, if they name one; where `folder_or_id` is "",
-    they are the whole config. Raises WeightError or ConfigError.
+    they are the whole config. An image tower is made for pictures of `image_size`, if that is given. Raises WeightError
+    or ConfigError.
     """
     folder, prefix, raw = None, "", dict(overrides)
     if folder_or_id:
@@ -157,8 +167,9 @@ def read_tower(
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {tower}_{close[0]}?" if close else ""
             raise ConfigError(f"{tower}_{name} is not a field of a {raw['model_type']} config{hint}")
-    ours, fixed = encoder.pooled(encoder.config_of(raw), pooling)
-    return Tower(folder, raw["model_type"], encoder, ours, prefix, encoder.rest_of(pooling)), fixed
+    stored, fixed = encoder.pooled(encoder.config_of(raw), pooling)
+    ours = with_image_size(stored, image_size) if image_size is not None and tower == "vision" else stored
+    return Tower(folder, raw["model_type"], encoder, ours, stored, prefix, encoder.rest_of(pooling)), fixed
 
 
 def heads_of(model: ModelConfig) -> dict[str, Any]:
@@ -195,6 +206,7 @@ def join_towers(
             pooling=getattr(model, f"{tower}_pooling"),
             config=configs.get(tower, {}),
             overrides=getattr(model, f"{tower}_config"),
+            image_size=model.image_size,
             allow_pickle=model.allow_pickle,
         )
         for tower in TOWERS
@@ -218,12 +230,16 @@ def join_towers(
     )
     module = DualEncoder(config, compute or Compute())
     shapes = dual_encoder.param_shapes(module)
+    as_stored = dataclasses.replace(config, vision=towers["vision"].stored)
+    stored_shapes = shapes if as_stored == config else dual_encoder.param_shapes(DualEncoder(as_stored))
     params: dict[str, Any] = {}  # Path -> array.
     fresh: list[str] = []
     for name, tower in towers.items():
         fixed, missing = read[name][1], list[str]()
         if letters[name] != "u":
-            weights, missing = _read_params(tower, shapes[name], model.allow_pickle)
+            weights, missing = _read_params(tower, stored_shapes[name], model.allow_pickle)
+            if tower.stored != tower.config:
+                weights = resized(weights, tower.stored, tower.config.image_size)
             params |= traverse_util.flatten_dict({name: weights}, sep="/")
         params |= traverse_util.flatten_dict({name: fixed}, sep="/")
         fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
@@ -240,13 +256,13 @@ def join_towers(
 
 
 def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
-    """A tower's params of these `shapes`, and the paths of those that are used and that the checkpoint lacks."""
+    """A tower's stored params, of these `shapes`, and the used paths that the checkpoint lacks."""
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
     names = {
         name.removeprefix(tower.prefix): name for name in tensors if name.startswith(tower.prefix)
     }  # All of them, unless the folder holds two towers.
-    table, used = matched(names, tower.encoder, tower.config)
+    table, used = matched(names, tower.encoder, tower.stored)
     dropped = set(tensors) - {names[name] for name in used}
     if dropped:
         log.info(

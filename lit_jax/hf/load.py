@@ -15,6 +15,7 @@ from lit_jax.hf import hub, kinds
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.models.encoders.base import matched
+from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import WeightError
@@ -38,22 +39,29 @@ def load(
     revision: str | None = None,
     token: str | None = None,
     subfolder: str = "",
+    image_size: int | None = None,
     allow_pickle: bool = False,
 ) -> tuple[DualEncoder, Params]:
     """A dual encoder, as a folder or Hub id -> (module, params on the default device).
 
     That is a VisionTextDualEncoderModel, CLIPModel, SiglipModel, MetaClip2Model or ChineseCLIPModel of transformers, a
     hybrid CLIP of the Flax projects, or what `lit_jax.save` writes; the module computes the same embeddings, with the
-    model's own projections, temperature and bias. `subfolder` is where in the folder or repository it is. `dtype` is
-    what the module computes in; params are float32. `allow_pickle` reads pytorch_model.bin if there is nothing else,
+    model's own projections, temperature and bias. `subfolder` is where in the folder or repository it is. `image_size`
+    is the side of the pictures in pixels, if it is not the model's own: see `from_towers`. `dtype` is what the module
+    computes in; params are float32. `allow_pickle` reads pytorch_model.bin if there is nothing else,
     without running any code in it. Raises WeightError if the folder is missing, is not a dual encoder, or has tensors
-    that disagree with its config.
+    that disagree with its config, and ConfigError for an `image_size` that its patches do not divide.
     """
     folder = hub.find(
         folder_or_id, revision=revision, token=token, subfolder=subfolder, allow_pickle=allow_pickle
     )
-    loaded = read_dual(folder, Compute(dtype=dtype), allow_pickle=allow_pickle)
-    return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
+    module, params, _ = read_dual(folder, Compute(dtype=dtype), allow_pickle=allow_pickle)
+    if image_size is not None:
+        stored = module.config.vision
+        config = dataclasses.replace(module.config, vision=with_image_size(stored, image_size))
+        module = DualEncoder(config, module.compute)
+        params = {**params, "vision": resized(params["vision"], stored, image_size)}
+    return module, jax.tree.map(jnp.asarray, params)
 
 
 def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool = False) -> Loaded:

@@ -70,24 +70,30 @@ def processor_class() -> Any:
     return VisionTextDualEncoderProcessor
 
 
-def load_processor(folder: str | Path) -> Processor:
+def load_processor(folder: str | Path, *, image_size: int | None = None) -> Processor:
     """The processor of a Hugging Face folder on disk, in the layout of transformers 5 or of 4.
 
     Reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. It downloads nothing and runs
-    no code of the folder. Raises ConfigError if there is no such folder, and WeightError if it has no usable image
-    processor or tokenizer.
+    no code of the folder. With `image_size` pictures come out with that side, in pixels. Raises ConfigError if there is
+    no such folder, and WeightError if it has no usable image processor or tokenizer.
     """
-    return join_processors(folder, folder)
+    return join_processors(folder, folder, image_size=image_size)
 
 
 def join_processors(
-    vision_folder: str | Path, text_folder: str | Path, *, text_prompt: str = ""
+    vision_folder: str | Path,
+    text_folder: str | Path,
+    *,
+    text_prompt: str = "",
+    image_size: int | None = None,
 ) -> Processor:
     """A processor made of the image processor of one folder and the tokenizer of another: see `load_processor`.
 
     `text_prompt` is put before every text; empty: what the tokenizer's folder says, if anything.
     """
     images, tokenizer = load_image_processor(vision_folder), load_tokenizer(text_folder)
+    if image_size is not None:
+        image_processors.set_image_size(images, image_size)
     if text_prompt:
         set_prompt(tokenizer, text_prompt)
     return processor_class()(images, tokenizer)

@@ -15,6 +15,7 @@ from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.data.transforms.tokenizer import set_prompt
 from lit_jax.hf import default_processor, hub, join, load
 from lit_jax.hf import processor as processing
+from lit_jax.hf.image_processors import set_image_size
 from lit_jax.hf.load import Loaded
 from lit_jax.inference.embedder import positions_of
 from lit_jax.models.composites import COMPOSITES
@@ -129,6 +130,8 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
         images = processing.load_image_processor(hub.find(model.vision, allow_pickle=model.allow_pickle))
     else:
         images = default_processor.image_processor(model_config.vision)
+    if model.image_size is not None:
+        set_image_size(images, model.image_size)
     if model.text:
         words = processing.load_tokenizer(hub.find(model.text, allow_pickle=model.allow_pickle))
     else:

@@ -3,10 +3,8 @@
 import dataclasses
 from functools import lru_cache
 
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates
@@ -14,7 +12,7 @@ from lit_jax.models.encoders.hf_config import BACKBONE, read_config
 from lit_jax.models.encoders.vit import OWN, OWN_RENAMES, shared_weights, trunk
 from lit_jax.models.layers.blocks import PerLayer, layer_norm
 from lit_jax.models.layers.patches import Patches
-from lit_jax.models.layers.position_tables import bilinear
+from lit_jax.models.layers.position_tables import resize_offsets
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
 
@@ -108,20 +106,8 @@ def relative_index(rows: int, columns: int) -> np.ndarray:
 def relative_bias(
     relative: Float[Array, "n H"], side: int, rows: int, columns: int
 ) -> Float[Array, "1 H N N"]:
-    """A table made for `side` x `side` patches -> the bias of every query and key on another grid.
-
-    Offsets between patches are resized as torch.nn.functional.interpolate(mode="bilinear") does.
-    """
-    if (rows, columns) != (side, side):
-        old = 2 * side - 1
-        grid = jnp.einsum(
-            "yi,xj,ijh->yxh",
-            bilinear(old, 2 * rows - 1),
-            bilinear(old, 2 * columns - 1),
-            relative[:-3].reshape(old, old, -1),
-            precision=lax.Precision.HIGHEST,
-        )
-        relative = jnp.concatenate([grid.reshape(-1, relative.shape[1]), relative[-3:]])
+    """A table made for `side` x `side` patches -> the bias of every query and key on another grid."""
+    relative = resize_offsets(relative, side, rows, columns)
     return relative[relative_index(rows, columns)].transpose(2, 0, 1)[None]
 
 

@@ -61,3 +61,22 @@ def resize_grid(
         precision=lax.Precision.HIGHEST,
     )
     return grid.reshape(1, height * width, -1).astype(table.dtype)
+
+
+def resize_offsets(table: Float[Array, "n H"], side: int, rows: int, columns: int) -> Float[Array, "m H"]:
+    """BEiT's biases by offset, made for `side` x `side` patches -> the same for `rows` x `columns`.
+
+    Those between patches are resized as torch.nn.functional.interpolate(mode="bilinear") does; the last three rows,
+    from and to the CLS token, stay.
+    """
+    if (rows, columns) == (side, side):
+        return table
+    old = 2 * side - 1
+    grid = jnp.einsum(
+        "yi,xj,ijh->yxh",
+        bilinear(old, 2 * rows - 1),
+        bilinear(old, 2 * columns - 1),
+        table[:-3].reshape(old, old, -1),
+        precision=lax.Precision.HIGHEST,
+    )
+    return jnp.concatenate([grid.reshape(-1, table.shape[1]), table[-3:]])

@@ -28,7 +28,7 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
         ("text", m.text, m.text_config, m.text_pooling),
     ):
         folder = "" if "model_type" in numbers else name
-        read, _ = join.read_tower(tower, folder, pooling=pooling, overrides=numbers)
+        read, _ = join.read_tower(tower, folder, pooling=pooling, overrides=numbers, image_size=m.image_size)
         halves |= {f"{tower}_type": read.model_type, tower: read.config, f"{tower}_pooling": read.pooling}
     bias = bias_of(recipe)
     return DualEncoderConfig(
