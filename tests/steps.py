@@ -36,7 +36,7 @@ def make_step(module, mesh, tx=TX, pixels=None, dropout=TOWERS, max_logit_scale=
     """A train step of a config with these `fields`; `dropout` names the towers that use it."""
     letters = "".join("U" if tower in dropout else "L" for tower in TOWERS)
     model = ModelConfig("", "", lock_towers=letters, max_logit_scale=max_logit_scale)
-    config = TrainConfig(STEPS, BATCH_SIZE, model, DataConfig(""), **fields)
+    config = TrainConfig(STEPS, BATCH_SIZE, model, **({"data": DataConfig("")} | fields))
     return make_train_step(module, tx, mesh, config, pixels)
 
 

@@ -14,6 +14,7 @@ from lit_jax.config.values import convert, from_text
 from lit_jax.data.sources.base import FORMS
 from lit_jax.data.transforms import augment, train_decode
 from lit_jax.evals.retrieval import retrieval
+from lit_jax.losses.captions import POSITIVES
 from lit_jax.losses.kinds import KINDS
 from lit_jax.losses.ring import WAYS
 from lit_jax.models.encoders import TEXT, VISION
@@ -395,6 +396,7 @@ def test_the_choices_are_those_of_the_modules_that_implement_them():
             "optim.schedule": optim.SCHEDULES,
             "loss": KINDS,
             "loss_how": WAYS,
+            "positives": POSITIVES,
         }
     )
     assert {name: set(table) for name, table in tables.items()} | {

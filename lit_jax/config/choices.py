@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("cosine", "linear", "rsqrt", "constant"),
     "loss": ("softmax", "sigmoid"),
     "loss_how": ("gathered", "ring"),
+    "positives": ("one", "all"),
     "best_mode": ("max", "min"),
 }
 LETTERS = ("L", "U", "u")  # Of model.lock_towers.

@@ -58,6 +58,9 @@ class DataConfig:
     test: str = ""  # Empty: no evaluation.
     caption: str = ""  # The feature, column or key that holds the captions. Empty: it is found.
     text_length: int = 64  # Tokens, with padding.
+    captions_per_image: int = (
+        1  # Captions drawn of a picture for a step; different ones as far as it has them.
+    )
     decode: str = "fast"  # For training: "fast", "turbo" (an extra) or "exact". Evaluation is always exact.
     # "none", "flip", "crop", "crop_flip" or "randaugment" (data/transforms/augment.py). A flip swaps left and right.
     augment: str = "none"
@@ -118,6 +121,9 @@ class TrainConfig:
     loss_how: str = "gathered"  # Or "ring", in which no device holds the texts of the whole batch.
     loss_chunk: int = 0  # Columns of logits at a time. 0: all.
     label_smoothing: float = 0.0
+    # Of a picture with several captions in a step: "one", a loss for each caption; or "all", one loss in which all of
+    # its captions are right (losses/captions.py).
+    positives: str = "one"
     mask_duplicates: bool = (
         False  # Pairs that share their picture or their text are not negatives of each other.
     )

@@ -55,6 +55,7 @@ RANGES: dict[str, Range] = {
         lambda value: len(value) == 2 and set(value) <= set(LETTERS),
     ),
     "data.text_length": Range("at least 2", lambda value: value >= 2),
+    "data.captions_per_image": _POSITIVE,
     "model.image_size": Range("at least 1, or None", lambda value: value is None or value >= 1),
     "data.max_broken": Range("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "data.threads": Range("0 or more, or None", lambda value: value is None or value >= 0),
@@ -208,6 +209,22 @@ def _best(keep_best: int, metric: str, test: str) -> str:
     return f"config.best_metric is {metric!r}; wanted one of {', '.join(METRICS)}"
 
 
+def _positives(positives: str, captions: int, loss: str, smoothing: float) -> str:
+    if positives != "all":
+        return ""
+    if captions < 2:
+        return (
+            "config.positives='all' is about several captions of a picture, and "
+            f"data.captions_per_image={captions} draws one; set it to 2 or more, or positives to 'one'"
+        )
+    if loss == "softmax" and smoothing:
+        return (
+            f"config.label_smoothing={smoothing} does not go with positives='all', which spreads the targets over the "
+            "captions; set it to 0, or positives to 'one'"
+        )
+    return ""
+
+
 def _train(source: Any) -> str:
     return "" if source else "config.data.train is empty; the run cannot do without it"
 
@@ -221,6 +238,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("batch_size", "mesh.data", "mesh.fsdp"), _mesh),
     (("batch_size", "loss_how", "loss_chunk"), _chunk),
     (("keep_best", "best_metric", "data.test"), _best),
+    (("positives", "data.captions_per_image", "loss", "label_smoothing"), _positives),
     (("data.train",), _train),
     *tower_rules.RULES,
 )

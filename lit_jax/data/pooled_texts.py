@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from lit_jax.data.shuffle import draw
+from lit_jax.data.shuffle import draws
 from lit_jax.utils.errors import DataError
 
 
@@ -22,15 +22,19 @@ class PooledTexts:
     offsets: Int[np.ndarray, " R1"]
     groups: Int[np.ndarray, " M"]
 
-    def drawn(self, record: int, seed: int, row: int) -> dict[str, Any]:
-        """The caption of `record` that the row `row` of a run draws. Raises DataError for a record without one."""
+    def drawn(self, record: int, seed: int, row: int, count: int = 1) -> dict[str, Any]:
+        """The caption of `record` that the row `row` of a run draws; [count, ...] arrays of several.
+
+        Raises DataError for a record without one.
+        """
         first, end = (int(number) for number in self.offsets[record : record + 2])
         if first == end:
             raise DataError("no cached caption, since the record was broken or had none")
-        number = first + draw(end - first, "caption", seed, row)
+        numbers = [first + number for number in draws(count, end - first, "caption", seed, row)]
+        several: Any = numbers if count > 1 else numbers[0]
         return {
-            "pooled_texts": np.asarray(self.rows[number], np.float32),
-            "text_groups": self.groups[number],
+            "pooled_texts": np.asarray(self.rows[several], np.float32),
+            "text_groups": self.groups[several],
         }
 
     @property

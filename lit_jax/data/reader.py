@@ -11,7 +11,7 @@ import numpy as np
 from lit_jax.data.bad_records import in_words
 from lit_jax.data.captions import usable_captions
 from lit_jax.data.pooled_texts import PooledTexts
-from lit_jax.data.shuffle import draw, shuffled
+from lit_jax.data.shuffle import draw, draws, shuffled
 from lit_jax.data.sources.base import Source
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import CountTokens, ProcessShard, Tokenize, TrainDecode
@@ -34,6 +34,7 @@ class Account:
 
     skipped: list[Skip]
     cut: int  # Captions that have more tokens than the text length.
+    captions: int  # That were tokenized.
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Reader:
     tokenize: Tokenize
     count_tokens: CountTokens | None
     captions: PooledTexts | None
+    captions_per_image: int
     pooled: np.ndarray | None
     seed: int
     batch_size: int
@@ -68,13 +70,15 @@ class Reader:
         offsets = range(self.rows)[part * self.part_rows : (part + 1) * self.part_rows]
         skipped: list[Skip] = []
         loaded = [self._row(start + offset, skipped) for offset in offsets]
-        texts = [row.pop("texts") for row in loaded if "texts" in row]
+        texts = [text for row in loaded if "texts" in row for text in row.pop("texts")]
         arrays: dict[str, Any] = {name: np.stack([row[name] for row in loaded]) for name in loaded[0]}
         cut = 0
         if texts:
             arrays["texts"] = tokens = self.tokenize(texts)
-            cut = self._cut(texts, tokens)
-        return {"batch": arrays, "account": Account(skipped, cut)}
+            cut, count = self._cut(texts, tokens), self.captions_per_image
+            if count > 1:
+                arrays["texts"] = {name: x.reshape(-1, count, *x.shape[1:]) for name, x in tokens.items()}
+        return {"batch": arrays, "account": Account(skipped, cut, len(texts))}
 
     def _cut(self, texts: Sequence[str], tokens: dict[str, np.ndarray]) -> int:
         """How many of `texts` were cut when they became `tokens`."""
@@ -110,9 +114,10 @@ class Reader:
         record: Any = self.source[index] if self.pooled is None or self.captions is None else {}
         if self.captions is None:
             captions = usable_captions(record["captions"])
-            read["texts"] = captions[draw(len(captions), "caption", self.seed, row)]
+            numbers = draws(self.captions_per_image, len(captions), "caption", self.seed, row)
+            read["texts"] = [captions[number] for number in numbers]
         else:
-            read |= self.captions.drawn(index, self.seed, row)
+            read |= self.captions.drawn(index, self.seed, row, self.captions_per_image)
         if self.pooled is None:
             assert self.decode is not None  # `train_batches` has checked.
             read["images"] = self.decode(record["image"], draw(1 << 62, "augment", self.seed, row))

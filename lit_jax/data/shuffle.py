@@ -20,6 +20,15 @@ def shuffled(row: int, n: int, seed: int) -> int:
             return x
 
 
+def draws(count: int, below: int, *key: str | int) -> list[int]:
+    """`count` numbers in 0 .. below - 1, different ones as far as there are: the first is `draw(below, *key)`."""
+    order = list(range(below))
+    for i in range(min(count, below)):
+        j = i + draw(below - i, *key, *([i] if i else []))
+        order[i], order[j] = order[j], order[i]
+    return [order[i % below] for i in range(count)]
+
+
 def draw(below: int, *key: str | int) -> int:
     """A number in 0 .. below - 1 that depends on `key` alone: the same in every process, machine and version."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") % below

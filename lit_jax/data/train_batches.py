@@ -47,7 +47,7 @@ class Batches(Iterator[Batch]):
         batch = jax.tree.map(lambda *arrays: np.concatenate(arrays), *(part["batch"] for part in parts))
         rows = len(batch["index"])
         self.ledger.rows += rows
-        self.captions += rows
+        self.captions += sum(part["account"].captions for part in parts)
         for account in (part["account"] for part in parts):
             self.cut += account.cut
             for skip in account.skipped:
@@ -81,6 +81,7 @@ class TrainTransforms(NamedTuple):
     tokenize: Tokenize
     count_tokens: CountTokens | None = None  # If given, one warning tells how many captions `tokenize` cuts.
     captions: PooledTexts | None = None  # If given, nothing is tokenized, and no caption is read.
+    captions_per_image: int = 1  # How many captions of a record are drawn for a row.
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def train_batches(
     record's number in `source`. With `pooled` [len(source), Dv] nothing is decoded, and "pooled_images": float32
     [b, Dv] takes the place of "images"; a row of `pooled` that is not finite means that its image was broken. With
     `transforms.captions`, "pooled_texts": float32 [b, Dt] and "text_groups": int32 [b] take the place of "texts".
+
+    With K = `transforms.captions_per_image` above 1, arrays of texts are [b, K, ...].
 
     `transforms.decode(bytes, key)` makes the image; key depends on (seed, row) alone. One of the usable captions of
     each record is drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or

@@ -81,15 +81,37 @@ def contrastive_loss(
     Raises ConfigError for an unknown kind or way, a chunk that does not divide the texts, smoothing outside [0, 1),
     and soft targets that are not [b, B] or that come together with chunks, the ring or smoothing.
     """
+    by_image, by_text = pair_losses(config, images, texts, scale, bias, targets, axis=axis)
+    pairs = jnp.float32(len(images) * lax.axis_size(axis))
+    if targets.valid is not None:
+        pairs = jnp.maximum(lax.psum(targets.valid.sum(), axis).astype(jnp.float32), 1)
+    # Without the barrier XLA merges the sums into one of b x B numbers, in which float32 loses a digit.
+    return lax.psum(lax.optimization_barrier(by_image + by_text).sum(), axis) / pairs
+
+
+def pair_losses(
+    config: LossConfig,
+    images: Float[Array, "b E"],
+    texts: Float[Array, "b E"],
+    scale: Float[Array, ""],
+    bias: Float[Array, ""],
+    targets: Targets = ITS_OWN,
+    *,
+    axis: Axis,
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """What each pair of this device adds to the loss, in nats: as an image, and as a text. See `contrastive_loss`.
+
+    Of the softmax loss these are halves: half of -log p(text | image), with what smoothing and soft targets change, and
+    half of -log p(image | text). Of the sigmoid loss all is the image's.
+    """
     rows, devices = len(images), lax.axis_size(axis)
     size = _check(config, targets.soft, rows, devices)
     gather = partial(lax.all_gather, axis_name=axis, tiled=True)
 
-    valid, pairs = targets.valid, jnp.float32(rows * devices)
+    valid = targets.valid
     if valid is not None:
         # Left in place, a NaN in such a row would reach the gradients even when it is multiplied with zero.
         images, texts = (jnp.where(valid[:, None], x, 0) for x in (images, texts))
-        pairs = jnp.maximum(lax.psum(valid.sum(), axis).astype(jnp.float32), 1)
 
     plan = Plan(config.kind, axis, config.how, size, config.label_smoothing)
     notes = Notes(None if valid is None else gather(valid), tuple(map(gather, targets.groups)))
@@ -101,8 +123,7 @@ def contrastive_loss(
         notes = notes._replace(soft=normalised(plan, notes, lax.stop_gradient(targets.soft)))
 
     scale, bias = (varying(jnp.asarray(x, jnp.float32), axis) for x in (scale, bias))
-    total = _total(plan, images, texts, scale, bias if config.kind == "sigmoid" else None, notes)
-    return lax.psum(total, axis) / pairs
+    return _pairs(plan, images, texts, scale, bias if config.kind == "sigmoid" else None, notes)
 
 
 def _check(config: LossConfig, soft: Float[Array, "_ _"] | None, rows: int, devices: int) -> int:
@@ -134,42 +155,45 @@ def _check(config: LossConfig, soft: Float[Array, "_ _"] | None, rows: int, devi
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _total(plan: Plan, *given: Any) -> Float[Array, ""]:
-    """The sum over the pairs of this device, of (images, texts, scale, bias, notes).
+def _pairs(plan: Plan, *given: Any) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """See `pair_losses`, of (images, texts, scale, bias, notes).
 
-    Its gradient is that of the sum over all devices: use it under a psum.
+    Its gradient is that of the pairs of all devices: use it under a psum.
     """
     return _forward(plan, *given)[0]
 
 
 def _forward(
     plan: Plan, images: Array, texts: Array, scale: Array, bias: Array | None, notes: Notes
-) -> tuple[Float[Array, ""], Any]:
+) -> tuple[tuple[Float[Array, " b"], Float[Array, " b"]], Any]:
     tile = partial(tile_of, plan, given(plan, images, texts, scale, bias, notes))
-    total, kept = KINDS[plan.kind][0](plan, notes, tile, texts)
-    return total, (images, texts, scale, bias, notes, kept)
+    losses, kept = KINDS[plan.kind][0](plan, notes, tile, texts)
+    return losses, (images, texts, scale, bias, notes, kept)
 
 
-def _backward(plan: Plan, residuals: Any, at_total: Float[Array, ""]) -> tuple[Any, ...]:
+def _backward(
+    plan: Plan, residuals: Any, at_losses: tuple[Float[Array, " b"], Float[Array, " b"]]
+) -> tuple[Any, ...]:
     images, texts, scale, bias, notes, kept = residuals
     compared = given(plan, images, texts, scale, bias, notes)
+    at_rows = at_losses[0]
+    at_columns = lax.all_gather(at_losses[1], plan.axis, tiled=True)
 
     def visit(seen: Any, keys: Float[Array, "c E"], start: int | Array) -> tuple[Any, Float[Array, "c E"]]:
         tile = tile_of(plan, compared, keys, start)
-        slope, at_scale = KINDS[plan.kind][1](tile, kept, start)  # b c, b
+        weights = at_rows[:, None], lax.dynamic_slice(at_columns, (start,), (len(keys),))
+        slope, at_scale = KINDS[plan.kind][1](tile, kept, start, weights)  # b c, b
         if tile.lean is not None:
-            slope, at_scale = slope + tile.lean, at_scale + (tile.lean * tile.similarities).sum(1)
+            lean = tile.lean * weights[0]
+            slope, at_scale = slope + lean, at_scale + (lean * tile.similarities).sum(1)
         new = dot(slope, keys), at_scale, slope.sum(1)
         return jax.tree.map(jnp.add, seen, new), dot(slope.T, images)
 
     nothing = varying(jnp.zeros(images.shape), plan.axis)
     seen = nothing, nothing[:, 0], nothing[:, 0]
     (at_images, at_scale, at_bias), at_texts = compare(plan, visit, seen, texts, nothing)
-    at_images, at_texts = (
-        (at_total * scale * at).astype(x.dtype) for at, x in ((at_images, images), (at_texts, texts))
-    )
-    at_scale, at_bias = (at_total * at.sum() for at in (at_scale, at_bias))
-    return at_images, at_texts, at_scale, None if bias is None else at_bias, None
+    at_images, at_texts = ((scale * at).astype(x.dtype) for at, x in ((at_images, images), (at_texts, texts)))
+    return at_images, at_texts, at_scale.sum(), None if bias is None else at_bias.sum(), None
 
 
-_total.defvjp(_forward, _backward)
+_pairs.defvjp(_forward, _backward)

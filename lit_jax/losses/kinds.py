@@ -1,4 +1,4 @@
-"""What each loss computes of the tiles: the sum over one device's pairs, and its derivative by the logits."""
+"""What each loss computes of the tiles: what one device's pairs add to it, and the derivative by the logits."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +11,10 @@ from jaxtyping import Array, Float
 from lit_jax.losses.tiles import Notes, Plan, Tile, compare, first_pair, varying
 
 LOWEST = float(jnp.finfo(jnp.float32).min)  # The maximum of nothing; -inf minus itself would be NaN.
+
+
+_Losses = tuple[Float[Array, " b"], Float[Array, " b"]]  # Of the pairs as images, and as texts.
+_Weights = tuple[Float[Array, "b 1"], Float[Array, " c"]]  # d loss / d what a row adds, and a column.
 
 
 class _Rivals(NamedTuple):
@@ -48,8 +52,8 @@ def _rivals(rivals: Float[Array, "b c"], axis: int) -> _Rivals:
     return _Rivals(top, jnp.exp(rivals - jnp.expand_dims(top, axis)).sum(axis))
 
 
-def _softmax_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[Array, Any]:
-    """The sum, and the negatives of every row and column."""
+def _softmax_losses(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[_Losses, Any]:
+    """Those of the pairs, and the negatives of every row and column."""
     rows, devices = len(texts), lax.axis_size(plan.axis)
 
     def visit(seen: Any, keys: Float[Array, "c E"], start: int | Array) -> tuple[Any, None]:
@@ -68,37 +72,43 @@ def _softmax_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: A
     highest = lax.pmax(by_column.top, plan.axis)
     by_column = _Rivals(highest, lax.psum(by_column.total * jnp.exp(by_column.top - highest), plan.axis))
     mine = lax.dynamic_slice(by_column.nats(), (first_pair(plan, rows),), (rows,))
-    return ((by_row.nats() + mine) / 2 + lean).sum(), (by_row, by_column)
+    return (by_row.nats() / 2 + lean, mine / 2), (by_row, by_column)
 
 
-def _softmax_slope(t: Tile, kept: Any, start: int | Array) -> tuple[Float[Array, "b c"], Float[Array, " b"]]:
+def _softmax_slope(
+    t: Tile, kept: Any, start: int | Array, weights: _Weights
+) -> tuple[Float[Array, "b c"], Float[Array, " b"]]:
+    at_rows, at_columns = weights[0] / 2, weights[1] / 2
     by_row, by_column = kept
     by_column = jax.tree.map(lambda x: lax.dynamic_slice(x, (start,), t.own.shape[1:]), by_column)
-    rows, columns = by_row.shares(t.rivals[0], 1) / 2, by_column.shares(t.rivals[1], 0) / 2
-    own = (by_row.wrong()[:, None] + by_column.wrong()) / 2
+    rows, columns = by_row.shares(t.rivals[0], 1) * at_rows, by_column.shares(t.rivals[1], 0) * at_columns
+    own = by_row.wrong()[:, None] * at_rows + by_column.wrong() * at_columns
     # Multiplied with the similarities instead, the two sides would cancel, which costs digits.
     at_scale = (rows * t.margins[0] + columns * t.margins[1]).sum(1)
     return rows + columns - jnp.where(t.own, own, 0), at_scale
 
 
-def _sigmoid_total(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[Array, Any]:
+def _sigmoid_losses(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[_Losses, Any]:
     def visit(seen: Array, keys: Float[Array, "c E"], start: int | Array) -> tuple[Array, None]:
         t = tile(keys, start)
         return seen + jax.nn.softplus(jnp.where(t.own, -t.logits, t.asked)).sum(1) + t.leaning(), None
 
-    seen, _ = compare(plan, visit, varying(jnp.zeros(len(texts)), plan.axis), texts, None)
-    # Without the barrier XLA merges both sums into one of b x B numbers, in which float32 loses a digit.
-    return lax.optimization_barrier(seen).sum(), None
+    nothing = varying(jnp.zeros(len(texts)), plan.axis)
+    seen, _ = compare(plan, visit, nothing, texts, None)
+    return (seen, nothing), None
 
 
-def _sigmoid_slope(t: Tile, kept: None, start: int | Array) -> tuple[Float[Array, "b c"], Float[Array, " b"]]:
+def _sigmoid_slope(
+    t: Tile, kept: None, start: int | Array, weights: _Weights
+) -> tuple[Float[Array, "b c"], Float[Array, " b"]]:
     wrong = jax.nn.sigmoid(jnp.where(t.own, -t.logits, t.asked))
-    slope = jnp.where(t.own, -wrong, wrong)
+    slope = jnp.where(t.own, -wrong, wrong) * weights[0]
     return slope, (slope * t.similarities).sum(1)
 
 
-# Kind -> the sum over this device's pairs, with what the derivative needs of it; d sum / d logits and d scale.
+# Kind -> what this device's pairs add to the loss, with what the derivative needs of it; its derivative by the logits
+# and by the scale, where the rows and columns have weights.
 KINDS: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Array, Array]]]] = {
-    "softmax": (_softmax_total, _softmax_slope),
-    "sigmoid": (_sigmoid_total, _sigmoid_slope),
+    "softmax": (_softmax_losses, _softmax_slope),
+    "sigmoid": (_sigmoid_losses, _sigmoid_slope),
 }

@@ -71,7 +71,9 @@ def build_training(
     check_rules(config, params)
     none: dict[str, Any] = {f"{tower}{part}": {} for tower in TOWERS for part in ("_config", "_head_config")}
     towers = dataclasses.replace(config.model, vision="", text="", text_prompt="", **none)
-    data = DataConfig("", text_length=config.data.text_length)
+    data = DataConfig(
+        "", text_length=config.data.text_length, captions_per_image=config.data.captions_per_image
+    )
     same = dataclasses.replace(config, model=towers, data=data)
     schedule, tx, step = step_of(module, mesh, same, pixels)
     return Training(

@@ -40,7 +40,7 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
     caption = config.data.caption or None
     source = open_source(config.data.train, caption=caption)
     test = open_source(config.data.test, caption=caption) if config.data.test else None
-    _check_captions(source)
+    _check_captions(source, config.data.captions_per_image)
     if len(source) < config.batch_size:
         raise DataError(
             f"{source.spec} has {len(source)} records, fewer than one batch of {config.batch_size}; "
@@ -49,16 +49,22 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
     return source, test
 
 
-def _check_captions(source: Source) -> None:
-    """Raises DataError if no record of some that are spread over the source has a caption."""
+def _check_captions(source: Source, wanted: int = 1) -> None:
+    """Raises DataError if no record of some that are spread over the source has as many captions as `wanted`."""
     looked = sorted({i * len(source) // _LOOKED_AT for i in range(_LOOKED_AT)})
-    broken = 0
+    broken = most = 0
     for index in looked if len(source) else ():
         try:
-            if source[index]["captions"]:
+            most = max(most, len(source[index]["captions"]))
+            if most >= wanted:
                 return
         except DataError:  # The training batches report broken records.
             broken += 1
+    if most:
+        raise DataError(
+            f"{source.spec}: of {len(looked)} records none has more than {most} captions, and "
+            f"data.captions_per_image={wanted} wants that many of each; set it to {most} or fewer"
+        )
     if broken < len(looked):
         raise DataError(
             f"{source.spec}: none of {len(looked) - broken} records has a caption; want one for each picture: name "
@@ -115,6 +121,7 @@ def prepare(
             tokenize,
             make_count_tokens(words, length),
             cached.texts,
+            config.data.captions_per_image,
         ),
         Reading(
             threads=config.data.threads,

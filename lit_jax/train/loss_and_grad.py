@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from lit_jax.config import TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.losses.captions import captions_loss
 from lit_jax.losses.contrastive import LossConfig, Targets, contrastive_loss
 from lit_jax.models import heads
 from lit_jax.parallel.sharding import AXES, BATCH
@@ -24,7 +25,9 @@ from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Batch, Params
 
 _INPUTS = ("texts", "images", "pooled_images", "pooled_texts")  # Of the model, in a batch.
-Embedded = tuple[Array, Array]  # Unit embeddings of the images and of the texts, [B E] each.
+Embedded = tuple[
+    Array, Array
+]  # Unit embeddings: of images [B E]; of texts [B E], or [B K E] with K of each image.
 
 
 def loss_config(config: TrainConfig) -> LossConfig:
@@ -68,6 +71,11 @@ class LossAndGrad:
         parts = Parts(rows // micro_batch, self.embed, self.pool, compare)
         return accumulated(parts, tuned, locked, inputs, key, self.mesh)
 
+    @property
+    def captions(self) -> int:
+        """K, the captions of an image in a batch. The arrays of texts are [B K ...] if there are several."""
+        return self.config.data.captions_per_image
+
     def in_one_piece(
         self, tuned: Params, locked: Params, inputs: dict[str, Any], key: Array, compare: Any
     ) -> tuple[Float[Array, ""], Params, Embedded]:
@@ -91,28 +99,44 @@ class LossAndGrad:
         """Unit embeddings of both sides; towers that are tuned, and were not read locked, use dropout."""
         if "images" in inputs:
             inputs = inputs | {"images": self._normalised(inputs["images"])}
+        inputs = {name: self._in_rows(name, x) for name, x in inputs.items()}
         outputs: Any = self.module.apply(
             {"params": combine(tuned, locked)},
             **inputs,
             train=tuple(part for part in with_dropout(self.config) if part in tuned),
             rngs={"dropout": key},
         )
-        return outputs[:2]
+        images, texts = outputs[:2]
+        return images, self._by_image("texts", texts)
 
     def pool(self, tuned: Params, locked: Params, name: str, given: Any) -> Array:
         """What a tower gives before the projection, [B D], for the "images" or "texts" that are `given`."""
         if name == "images":
             given = self._normalised(given)
         params = {"params": combine(tuned, locked)}
-        pooled: Any = self.module.apply(params, given, method=f"pool_{name}")
-        return pooled
+        pooled: Any = self.module.apply(params, self._in_rows(name, given), method=f"pool_{name}")
+        return self._by_image(name, pooled)
+
+    def _in_rows(self, name: str, given: Any) -> Any:
+        """Arrays of texts [B K ...] as the towers want them, [B*K ...]; all others as they are."""
+        if self.captions == 1 or "text" not in name:
+            return given
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), given)
+
+    def _by_image(self, name: str, rows: Array) -> Array:
+        """Undoes `_in_rows` for what a tower makes of them."""
+        if self.captions == 1 or "text" not in name:
+            return rows
+        return rows.reshape(-1, self.captions, *rows.shape[1:])
 
     def compare(
         self, groups: tuple[Array, ...], images: Array, texts: Array, tuned: Params, locked: Params
     ) -> Float[Array, ""]:
         """The loss of the embeddings of the whole batch."""
         params = combine(tuned, locked)
-        own = partial(contrastive_loss, loss_config(self.config), axis=AXES)
+        own: Any = partial(contrastive_loss, loss_config(self.config), axis=AXES)
+        if self.captions > 1:
+            own = partial(captions_loss, loss_config(self.config), positives=self.config.positives, axis=AXES)
         loss = jax.shard_map(
             lambda images, texts, scale, bias, groups: own(
                 images, texts, scale, bias, Targets(groups=groups)
@@ -136,8 +160,8 @@ def with_dropout(config: TrainConfig) -> list[str]:
     return [*towers, *heads.NAMES.values()]
 
 
-def fingerprint(ids: Int[Array, "B N"]) -> Int[Array, "B"]:
+def fingerprint(ids: Int[Array, "*B N"]) -> Int[Array, "*B"]:
     """A number for each row, equal for equal rows and, except for one pair in 2^32, for no others."""
-    weights = np.random.default_rng(0).integers(1 << 32, size=ids.shape[1], dtype=np.uint32) | 1
+    weights = np.random.default_rng(0).integers(1 << 32, size=ids.shape[-1], dtype=np.uint32) | 1
     mixed = (ids.astype(jnp.uint32) + 1) * np.uint32(2_654_435_761)  # Knuth's multiplier, then a shift.
-    return ((mixed ^ (mixed >> 15)) * weights).sum(axis=1, dtype=jnp.uint32).astype(jnp.int32)
+    return ((mixed ^ (mixed >> 15)) * weights).sum(axis=-1, dtype=jnp.uint32).astype(jnp.int32)

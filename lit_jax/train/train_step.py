@@ -85,7 +85,9 @@ def make_train_step(
         }
         if config.monitor_every:
             used = jnp.exp(combine(state.tuned, state.locked)["logit_scale"])
-            watched = partial(monitors, *embedded, used, grads, mesh)
+            images, texts = embedded
+            first = texts if texts.ndim == 2 else texts[:, 0]  # Of several captions.
+            watched = partial(monitors, images, first, used, grads, mesh)
             metrics |= now_and_then(after.step % config.monitor_every == 0, watched)
         return after, metrics
 

@@ -13,7 +13,7 @@ from lit_jax.tools.export import export
 from lit_jax.train import loop
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, DataError
 from tests import tiny
 
 OPTIONS = {
@@ -54,6 +54,30 @@ def test_cached_and_uncached_towers_give_the_same_bits(place):
         assert others == metrics, name
     names = sorted(path.suffix for path in (place / "both" / "cache").iterdir())
     assert names == [".captions", ".npy", ".npy"]  # Train and test are the same pairs here.
+
+
+def test_with_several_captions_a_step_on_the_cache_gives_the_same_bits(place):
+    changes = {"data__captions_per_image": 2, "positives": "all", "data__test": ""}
+    _, params, metrics = run(place, "several", **changes)
+    _, same, others = run(place, "several cached", cache=True, **changes)
+    chex.assert_trees_all_equal(same, params)
+    assert others == metrics
+    _, _, single = run(place, "several single", cache=True, data__test="")
+    assert single[0]["loss"] != metrics[0]["loss"]
+
+
+def test_more_captions_than_any_picture_has_are_refused(place):
+    with pytest.raises(DataError, match=r"none has more than 2 captions.*captions_per_image=3.*set it to 2"):
+        run(place, "too many", data__captions_per_image=3)
+    for changes, message in (
+        ({"positives": "all"}, "captions_per_image=1 draws one; set it to 2 or more"),
+        (
+            {"positives": "all", "data__captions_per_image": 2, "label_smoothing": 0.1},
+            "label_smoothing=0.1 does not",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(place, "refused", **changes)
 
 
 def test_a_step_on_cached_outputs_gets_and_contains_no_tower(place, monkeypatch):

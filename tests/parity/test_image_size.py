@@ -42,7 +42,9 @@ def test_a_tower_loaded_at_another_size_equals_pytorch_s_interpolation(name, tmp
     for size in sizes(hf):
         module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", image_size=size)
         assert module.config.vision.image_size == size
-        if hf["model_type"] == "swinv2":  # It has no positions, and shifts windows by the size that it is made for.
+        if (
+            hf["model_type"] == "swinv2"
+        ):  # It has no positions, and shifts windows by the size that it is made for.
             theirs = transformers.AutoModel.from_pretrained(tmp_path / "v", image_size=size).eval()
         images = pixels(size)
         want = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), **extra)

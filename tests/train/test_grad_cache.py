@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from lit_jax.config import DataConfig
 from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.partition import combine, lock_rules
 from lit_jax.train.state import init_state
@@ -56,6 +57,21 @@ def test_the_parts_of_a_batch_give_its_loss_and_gradient(lock, shape, micro_batc
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(np.abs(b).max()))
 
     jax.tree.map(close, same, params)
+
+
+@pytest.mark.parametrize("positives", ["all", pytest.param("one", marks=pytest.mark.slow)])
+def test_several_captions_in_parts_are_those_of_the_batch(positives):
+    data = DataConfig("", captions_per_image=2)
+    losses = {}
+    for micro_batch in (0, 4):
+        state = init_state(params_of_module(), lock_rules("LU"), TX, mesh_of(2, 1))
+        options = {"micro_batch": micro_batch, "data": data, "positives": positives, "mask_duplicates": True}
+        step = make_step(MODULE, mesh_of(2, 1), TX, pixels=PIXELS, dropout=(), **options)
+        first, second = batch_of(0), batch_of(1)
+        texts = jax.tree.map(lambda *each: np.stack(each, 1), first["texts"], second["texts"])
+        _, metrics = step(state, put_batch(first | {"texts": texts}, mesh_of(2, 1)))
+        losses[micro_batch] = [float(metrics["loss"]), float(metrics["grad_norm"])]
+    np.testing.assert_allclose(losses[4], losses[0], rtol=1e-5)
 
 
 def test_the_mean_over_micro_batches_would_be_another_loss():

@@ -47,7 +47,8 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
     shapes = dual_encoder.param_shapes(m)
     size = config.vision.image_size
     images = jax.ShapeDtypeStruct((rows, size, size, config.vision.num_channels), jnp.float32)
-    ids = jax.ShapeDtypeStruct((rows, recipe.data.text_length), jnp.int32)
+    texts = rows * recipe.data.captions_per_image
+    ids = jax.ShapeDtypeStruct((texts, recipe.data.text_length), jnp.int32)
     forward = {
         "image": 0
         if "vision" in recipe.cached
@@ -56,7 +57,7 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
         if "text" in recipe.cached
         else flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
         # Both directions of the softmax look at the same products.
-        "loss": 2 * rows * rows * recipe.model.projection_dim,
+        "loss": 2 * rows * texts * recipe.model.projection_dim,
     }
     tuned, _ = partition(shapes, locks_of(recipe.model))
     towers = {"image": "vision", "text": "text"}

@@ -165,7 +165,9 @@ def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
     )
     _, state = _state(target)
     params = combine(state.tuned, state.locked)
-    batch = _batch(dataclasses.replace(target.config, cache=False), target.module, target.mesh, rows)
+    one = dataclasses.replace(target.config.data, captions_per_image=1)
+    config = dataclasses.replace(target.config, cache=False, data=one)
+    batch = _batch(config, target.module, target.mesh, rows)
     return {
         "images": _cost(embed.images.trace(params, batch["images"]), target),
         "texts": _cost(embed.texts.trace(params, batch["texts"]), target),
@@ -223,15 +225,17 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
     def shaped(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((pairs, *shape), dtype, sharding=rows)
 
-    names = ["input_ids", "attention_mask"]
+    names, count = ["input_ids", "attention_mask"], recipe.data.captions_per_image
+    several = (count,) if count > 1 else ()
     if getattr(config.text, "type_vocab_size", 0) > 1:
         names.append("token_type_ids")
     batch: dict[str, Any] = {"index": shaped((), jnp.int32)}
     if "text" in recipe.cached:
         width = _pooled_width(config.text, config.text_pooling)
-        batch |= {"pooled_texts": shaped((width,), jnp.float32), "text_groups": shaped((), jnp.int32)}
+        batch["pooled_texts"] = shaped((*several, width), jnp.float32)
+        batch["text_groups"] = shaped(several, jnp.int32)
     else:
-        batch["texts"] = {name: shaped((recipe.data.text_length,), jnp.int32) for name in names}
+        batch["texts"] = {name: shaped((*several, recipe.data.text_length), jnp.int32) for name in names}
     if "vision" in recipe.cached:
         width = _pooled_width(config.vision, config.vision_pooling)
         return batch | {"pooled_images": shaped((width,), jnp.float32)}
