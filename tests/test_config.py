@@ -402,6 +402,7 @@ def test_the_choices_are_those_of_the_modules_that_implement_them():
     assert {name: set(table) for name, table in tables.items()} | {
         "data.on_bad_record": {"skip", "error"},
         "best_mode": {"max", "min"},
+        "model.init": {"random", "cca"},
     } == {name: set(values) for name, values in config.CHOICES.items()}
     assert set(choices.LETTERS) == set(partition.LETTERS)
 

@@ -12,6 +12,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.text_pooling": ("pooler", "cls", "mean", "tanh", "cls_mean", "last", "max"),
     "model.vision_head": tuple(KINDS),
     "model.text_head": tuple(KINDS),
+    "model.init": ("random", "cca"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.locked_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "products", "narrow", "full"),

@@ -33,6 +33,8 @@ class ModelConfig:
     vision_head_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     text_head: str = "linear"
     text_head_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    # "random", or "cca": the linear parts of both heads are computed from the caches of both towers.
+    init: str = "random"
     allow_pickle: bool = False  # Read pytorch_model.bin if a tower has nothing else.
     logit_scale_init: float = 2.6592  # ln(1 / 0.07)
     logit_bias_init: float | None = None  # Of the sigmoid loss. None: -10, as in SigLIP.

@@ -87,12 +87,48 @@ def _head(name: str) -> Callable[..., str]:
     return rule
 
 
+def _closed_form(
+    init: str,
+    vision_head: str,
+    vision_fields: Mapping[str, Any],
+    text_head: str,
+    text_fields: Mapping[str, Any],
+    cache: bool | tuple[str, ...],
+    letters: str,
+) -> str:
+    """Of a start in closed form: both towers are cached, and a head has a linear part that it can set."""
+    if init != "cca":
+        return ""
+    for tower in TOWERS:
+        if not caches(tower, cache, letters):
+            return (
+                f"config.model.init='cca' is computed from the caches of both towers, and there is none of the {tower} "
+                "tower: lock both and set cache to True, or set model.init to 'random'"
+            )
+    for tower, kind, fields in (("vision", vision_head, vision_fields), ("text", text_head, text_fields)):
+        if kind == "glu" or (kind == "mlp" and fields.get("skip") is not True):
+            return (
+                f"config.model.init='cca' sets the linear part of a head, and model.{tower}_head={kind!r} has none; "
+                "take linear, linear_bias or mlp with skip, or set model.init to 'random'"
+            )
+    if vision_head == text_head == "identity":
+        return "config.model.init='cca' finds nothing to set in two identity heads; set it to 'random'"
+    return ""
+
+
 # (fields, what is wrong with their values together, or "").
 RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("cache", "model.lock_towers", "model.lock_rules"), _cached_tower),
     (("cache", "model.lock_towers", "data.augment"), _cached_pictures),
     (("model.vision_head_config", "cache", "model.lock_towers"), _standardised("vision")),
     (("model.text_head_config", "cache", "model.lock_towers"), _standardised("text")),
+    (
+        (
+            *("model.init", "model.vision_head", "model.vision_head_config", "model.text_head"),
+            *("model.text_head_config", "cache", "model.lock_towers"),
+        ),
+        _closed_form,
+    ),
     (("model.vision_head", "model.vision_head_config"), _head("vision_head")),
     (("model.text_head", "model.text_head_config"), _head("text_head")),
     (("model.vision", "model.vision_config"), _described("vision")),

@@ -18,6 +18,7 @@ from lit_jax.parallel.distributed import check_same, is_main_process
 from lit_jax.parallel.preemption import PreemptionNotice
 from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.build import mesh_of
+from lit_jax.train.closed_form import aligned
 from lit_jax.train.evaluation import Evaluation
 from lit_jax.train.feature_statistics import standardised
 from lit_jax.train.inputs import Cached, Inputs, open_sources, prepare
@@ -217,6 +218,11 @@ class _Run:
             texts = None if cached.texts is None else cached.texts.rows
             rows = {"vision": cached.images, "text": texts}
             place.state = standardised(place.state, self.setup.module.config, rows)
+            if self.config.model.init == "cca":
+                assert cached.images is not None and cached.texts is not None  # The rules of a config say so.
+                place.state = aligned(
+                    place.state, self.setup.module.config, cached.images, cached.texts, self.mesh
+                )
         towers = cached_whole(self.config, place.state.tuned)
         self.aside = {tower: place.state.locked[tower] for tower in towers}
         rest = {name: part for name, part in place.state.locked.items() if name not in self.aside}
