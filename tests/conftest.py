@@ -20,9 +20,8 @@ os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # Compiling is nearly all that these tests do.
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # Of PyTorch in each worker; its threads would wait for each other, busily.
-)
+# Of PyTorch in each worker; its threads would wait for each other, busily.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
@@ -30,23 +29,41 @@ os.environ.setdefault(
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 FULL = 5 << 29  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
 
-gc.set_threshold(
-    100_000, 50, 100
-)  # Tracing makes millions of objects that live on; to look through them takes time.
+# Tracing makes millions of objects that live on; to look through them takes time.
+gc.set_threshold(100_000, 50, 100)
 
 
 # Files that take the longest, the longest first: a worker that began one of them last would work on alone.
 LONGEST = (
-    *("e2e/test_commands", "e2e/test_train", "parity/test_encoders", "e2e/test_processes", "test_colabs"),
-    *("train/test_train_step", "faults/test_kills", "losses/test_contrastive", "parity/test_swin"),
+    *("e2e/test_commands", "e2e/test_train", "train/test_train_step", "parity/test_encoders"),
     *(
-        "train/test_grad_cache",
-        "parity/test_dual",
-        "tools/grid/test_grid",
-        "test_configs",
-        "train/test_build",
+        "losses/test_contrastive",
+        "hf/facade/test_model",
+        "test_readme",
+        "faults/test_bucket",
+        "parity/test_swin",
     ),
-    *("test_readme", "faults/test_bucket", "models/kernels/test_row_attention", "train/test_going_on"),
+    *(
+        "e2e/test_frozen_towers",
+        "test_bad_input",
+        "parity/test_dual",
+        "workdir/test_checkpoints",
+        "hf/test_load",
+    ),
+    *(
+        "test_configs",
+        "test_old_formats",
+        "test_strangers",
+        "train/test_grad_cache",
+        "parity/test_modernbert",
+    ),
+    *(
+        "parity/test_deberta_v2",
+        "data/test_resume",
+        "train/test_build",
+        "train/test_closed_form",
+        "test_advice",
+    ),
 )
 
 

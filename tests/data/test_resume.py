@@ -133,6 +133,7 @@ def test_the_share_of_a_large_source_is_that_of_the_rows_read():
         ledger.add(200, "broken")
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_reads_like_one_in_a_thread(write_folder):
     source = bad(write_folder)
     words = "record 1[0-9]*: not an image: 6 bytes"

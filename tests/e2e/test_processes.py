@@ -10,6 +10,7 @@ from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from tests import processes, tiny
 
+pytestmark = pytest.mark.slow
 CUT = """
 import hashlib, json, sys
 from lit_jax.parallel import distributed
@@ -110,7 +111,6 @@ def test_the_locked_tower_runs_once_for_each_picture_in_all(single, double):
     np.testing.assert_allclose(np.load(cached), np.load(alone), atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("count", "fsdp", "cache"), [(4, 1, True), (4, 4, False), (2, 8, True)])
 def test_any_split_into_processes_and_over_fsdp_has_the_losses_of_one(count, fsdp, cache, tmp_path):
     config = tiny.config(tmp_path, steps=6, cache=cache, batch_size=16, mesh__data=-1)

@@ -260,6 +260,7 @@ def test_towers_from_scratch_do_not_read_their_weights(tmp_path):
     assert read_trained(tmp_path / "run").step == 4
 
 
+@pytest.mark.slow
 def test_a_new_pooler_is_trained_inside_a_locked_tower(tmp_path):
     tiny.config(tmp_path)
     before = tiny.write_tower(tmp_path / "v", tiny.VIT, without="pooler/")

@@ -92,6 +92,7 @@ def test_it_ends_in_the_bits_of_a_run_on_a_disk_and_keeps_the_same_files(finishe
     assert kept(gcs.buckets["bucket"]) == kept(on_disk) - {"run/lock"}  # Let go of, it is gone.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [

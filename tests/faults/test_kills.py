@@ -60,6 +60,7 @@ CALLS = (
 )
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_die_at_its_point_is_told_by_name():
     code = f"""
 import json

@@ -75,10 +75,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param(moment, marks=() if moment in ("filling the cache", "a step") else pytest.mark.slow)
-        for moment in MOMENTS
-    ],
+    [pytest.param(moment, marks=() if moment == "a step" else pytest.mark.slow) for moment in MOMENTS],
 )
 def test_a_run_told_to_end_saves_and_goes_on_to_the_same_bits(moment, straight, monkeypatch):
     folder, config = straight

@@ -85,6 +85,7 @@ def test_an_unusable_prompt_in_a_folder_is_named(value, place, tmp_path):
         load_processor(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_its_prompt_and_exports_it(tmp_path):
     options = {"data__test": "", "optim__warmup_steps": 0, "model__text_pooling": "mean"}
     train(tiny.config(tmp_path, steps=1, model__text_prompt=PROMPT, **options), tmp_path / "run")

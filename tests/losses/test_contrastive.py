@@ -119,7 +119,7 @@ def assert_equal(loss, mesh, args, ways, rtol=1e-6, atol=5e-6, check_vma=True, *
     return grads
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("way", WAYS)
@@ -134,7 +134,7 @@ def test_the_same_holds_for_one_pair_on_each_device_and_for_many(loss, batch, wa
     assert_equal(loss, "4x2", pairs(batch, width=32), WAYS[way])
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("case", [name for name in CASES if name != "plain"])
 @pytest.mark.parametrize("way", WAYS)
@@ -148,7 +148,7 @@ def test_padding_ids_and_smoothing_are_those_of_the_dense_loss(loss, case, way):
         assert not grads[0][~valid].any() and not grads[1][~valid].any()
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("case", SOFT_CASES)
 @pytest.mark.parametrize("mesh", ["1", "4x2"])

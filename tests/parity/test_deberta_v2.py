@@ -81,7 +81,7 @@ def long_texts():
     )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -96,7 +96,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers({"last": run(module, params, batch)[0]}, {"last": want.last_hidden_state})
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -158,6 +158,7 @@ def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
     assert_pools(deberta_v2.ENCODER, module, params, pooling, texts())
 
 
+@pytest.mark.slow
 def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path):
     torch_tower(XLARGE, tmp_path)
     module, _, params = our_tower("text", tmp_path)
@@ -170,6 +171,7 @@ def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path)
     np.testing.assert_array_equal(got.pooler_output, run(module, params, texts()).pooler_output)
 
 
+@pytest.mark.slow
 def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     torch_tower(XLARGE, tmp_path)
     module, _, params = our_tower("text", tmp_path)

@@ -82,7 +82,7 @@ def assert_same_models(ours, theirs, size):
     assert_same_layers({k: a for k, (a, _) in features.items()}, {k: b for k, (_, b) in features.items()})
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("vision", "text"), PAIRS.values(), ids=PAIRS)
 def test_an_imported_model_equals_pytorch(vision, text, tmp_path):
     theirs = torch_dual(vision, text)
@@ -95,7 +95,7 @@ def test_an_imported_model_equals_pytorch(vision, text, tmp_path):
         assert torch.equal(back[name], tensor), name
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("vision", "text"), PAIRS.values(), ids=PAIRS)
 def test_a_fresh_model_exported_and_reloaded_equals_pytorch(vision, text, tmp_path):
     config = lit_jax.VisionTextDualEncoderConfig(vision_config=vision, text_config=text, projection_dim=16)

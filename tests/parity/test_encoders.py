@@ -150,7 +150,7 @@ def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
     assert_same_layers(layers(got), layers(want))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
 def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)

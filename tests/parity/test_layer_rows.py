@@ -63,6 +63,7 @@ def trained_by_pytorch(folder):
     return losses, transformers.VisionTextDualEncoderModel.from_pretrained(folder / "after")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(1, 1), pytest.param((2, 4), marks=pytest.mark.slow)])
 def test_twenty_steps_with_locked_layers_are_those_of_pytorch(mesh, model, tmp_path):
     module, params = model

@@ -78,7 +78,7 @@ def batch_of(tokens=12, **more):
     return {"input_ids": ids, "attention_mask": mask} | more
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -93,7 +93,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers({"last": run(module, params, batch)[0]}, {"last": want.last_hidden_state})
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -143,6 +143,7 @@ def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
     assert_pools(modernbert.ENCODER, module, params, pooling, batch_of())
 
 
+@pytest.mark.slow
 def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path):
     torch_tower(MODERNBERT, tmp_path)
     module, _, params = our_tower("text", tmp_path)
@@ -156,6 +157,7 @@ def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path)
         assert np.abs(one - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     torch_tower(MODERNBERT, tmp_path)
     module, _, params = our_tower("text", tmp_path)

@@ -129,6 +129,7 @@ def test_the_sharpest_cosine_attention_of_swinv2_is_that_of_pytorch(tmp_path):
     compare(theirs, module, params, pictures(32, 32))
 
 
+@pytest.mark.sampled(2)
 @both
 def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(hf, tmp_path):
     torch_tower(hf, tmp_path)
@@ -165,6 +166,7 @@ def test_stochastic_depth_drops_whole_branches_of_single_images(hf, tmp_path):
     assert kinds == {"swin": 2, "swinv2": 4}[hf["model_type"]]  # Swin drops one branch of a block, v2 both.
 
 
+@pytest.mark.sampled(2)
 @both
 def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
     torch_tower(hf, tmp_path)
@@ -177,6 +179,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
         np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=0, atol=bound)
 
 
+@pytest.mark.sampled(2)
 @both
 def test_new_params_are_initialised_as_by_transformers(hf):
     encoder = VISION[hf["model_type"]]

@@ -12,6 +12,7 @@ from tests import tiny
 PLAIN = {"steps": 4, "batch_size": 8, "model": {"vision": "v", "text": "t"}, "data": {"train": "folder:x"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "added"),
     [pytest.param("rsqrt", {}, marks=pytest.mark.slow), ("constant", {"cooldown_steps": 4, "end_lr": 1e-4})],

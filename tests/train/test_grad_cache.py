@@ -39,7 +39,7 @@ def run(lock, mesh, steps=3, cached=False, **options):
     ("lock", "shape", "micro_batch", "options"),
     [
         pytest.param("LU", (8, 1), 8, {}, marks=pytest.mark.slow),
-        ("UU", (2, 2), 4, {"loss": "sigmoid"}),
+        pytest.param("UU", (2, 2), 4, {"loss": "sigmoid"}, marks=pytest.mark.slow),
         ("LU", (2, 1), 4, {"cached": True}),
         pytest.param("LU", (1, 1), 4, {}, marks=pytest.mark.slow),
         pytest.param("UU", (1, 1), 8, {"loss": "sigmoid"}, marks=pytest.mark.slow),
@@ -74,6 +74,7 @@ def test_several_captions_in_parts_are_those_of_the_batch(positives):
     np.testing.assert_allclose(losses[4], losses[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mean_over_micro_batches_would_be_another_loss():
     whole, _ = run("LU", mesh_of(1, 1), steps=1)
     halves = []

@@ -246,7 +246,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence():
     [
         pytest.param({"loss_how": "ring"}, marks=pytest.mark.slow),
         {"loss_chunk": 4},
-        {"loss_how": "ring", "loss": "sigmoid"},
+        pytest.param({"loss_how": "ring", "loss": "sigmoid"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
