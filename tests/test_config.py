@@ -21,6 +21,7 @@ from lit_jax.models.encoders import TEXT, VISION
 from lit_jax.models.layers.spec import REMAT, Compute
 from lit_jax.parallel.sharding import fsdp_rules
 from lit_jax.train import build, optim, partition
+from lit_jax.train.cached_rows import DTYPES as DTYPES_OF_CACHES
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.head_fields import KINDS as KINDS_OF_HEADS
 
@@ -397,6 +398,7 @@ def test_the_choices_are_those_of_the_modules_that_implement_them():
             "loss": KINDS,
             "loss_how": WAYS,
             "positives": POSITIVES,
+            "cache_dtype": DTYPES_OF_CACHES,
         }
     )
     assert {name: set(table) for name, table in tables.items()} | {

@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("softmax", "sigmoid"),
     "loss_how": ("gathered", "ring"),
     "positives": ("one", "all"),
+    "cache_dtype": ("float32", "float16", "bfloat16"),
     "best_mode": ("max", "min"),
 }
 LETTERS = ("L", "U", "u")  # Of model.lock_towers.

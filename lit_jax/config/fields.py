@@ -131,6 +131,9 @@ class TrainConfig:
     )
     # Compute the outputs of locked towers once: True: of all that have the letter L; or names, ("vision", "text").
     cache: bool | tuple[str, ...] = False
+    cache_dtype: str = (
+        "float32"  # Of these files. "bfloat16" and "float16" halve them, and round the outputs.
+    )
     log_every: int = 10  # Steps.
     monitor_every: int = (
         0  # Steps after which `monitors` (rank, alignment ... of the batch) are written. 0: never.

@@ -12,26 +12,31 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
-from lit_jax.train.cached_rows import seal
+from lit_jax.train.cached_rows import DTYPES, seal
 from lit_jax.utils import strict_json
+from lit_jax.utils.errors import ConfigError
 
 try:
     import fcntl
 except ImportError:  # Not on Windows: two runs that fill one cache write two drafts there.
     fcntl = None  # type: ignore[assignment]
 
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
 
 class Draft:
     """The rows so far; `records` are done. Another process that writes the same file has a draft of its own.
 
-    `about` holds, by name, the numbers that each chunk brought along.
+    `about` holds, by name, the numbers that each chunk brought along. `dtype` is a name of `cached_rows.DTYPES`.
     """
 
-    def __init__(self, final: Path) -> None:
-        self._final = final
+    def __init__(self, final: Path, dtype: str = "float32") -> None:
+        self._final, self._name = final, dtype
+        self._dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
         self.records = self.rows = 0
         self.about: dict[str, list[np.ndarray]] = {}
         self._width: int | None = None
@@ -58,17 +63,26 @@ class Draft:
         return file
 
     def append(self, rows: Float[np.ndarray, "M D"], records: int, **about: list[int]) -> None:
-        """Adds a chunk: the rows of the next `records` records. Raises OSError if the disk is full."""
+        """Adds a chunk: the rows of the next `records` records.
+
+        Raises OSError if the disk is full, and ConfigError for a number that is too large for float16.
+        """
         rows = np.ascontiguousarray(rows, np.float32)
+        if self._name == "float16" and (largest := np.nanmax(np.abs(rows), initial=0)) > _LARGEST_HALF:
+            raise ConfigError(
+                f"a feature of {largest:g} does not fit cache_dtype='float16', whose largest number is "
+                f"{_LARGEST_HALF:g}; set it to 'bfloat16' or 'float32'"
+            )
+        data = rows.astype(self._dtype).view(np.uint8).data
         if self._width is None:
             self._width = rows.shape[1]
             self._file.write(self._header())
-        self._file.write(rows.data)
+        self._file.write(data)
         self._file.flush()
         self.rows, self.records = self.rows + len(rows), self.records + records
         for name, values in about.items():
             self.about.setdefault(name, []).append(np.array(values, np.int64))
-        entry = {"records": self.records, "rows": self.rows, "width": self._width, "sum": _sum(rows.data)}
+        entry = {"records": self.records, "rows": self.rows, "width": self._width, "sum": _sum(data)}
         self._log.write(json.dumps(entry | about).encode() + b"\n")
         self._log.flush()
 
@@ -97,7 +111,7 @@ class Draft:
     def _header(self) -> bytes:
         """That of .npy; it has room for any number of rows."""
         header = io.BytesIO()
-        shape = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self._width)}
+        shape = {"descr": DTYPES[self._name], "fortran_order": False, "shape": (self.rows, self._width)}
         np.lib.format.write_array_header_1_0(header, shape)
         return header.getvalue()
 
@@ -113,8 +127,9 @@ class Draft:
                     self._width = width
                     end = len(self._header())
                     self._file.seek(end)
-                data = self._file.read(4 * count * width)
-                if len(data) != 4 * count * width or _sum(data) != entry["sum"] or line[-1:] != b"\n":
+                size = self._dtype.itemsize * count * width
+                data = self._file.read(size)
+                if len(data) != size or _sum(data) != entry["sum"] or line[-1:] != b"\n":
                     break
                 end, lines = end + len(data), lines + len(line)
                 self.rows, self.records = self.rows + count, int(entry["records"])

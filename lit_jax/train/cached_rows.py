@@ -1,4 +1,4 @@
-"""The file of a cache: rows of float32 as .npy, and behind them, where other readers do not look, sums of its blocks.
+"""The file of a cache: rows of floats as .npy, and behind them, where other readers do not look, sums of its blocks.
 
 These are the sha256 of each block of rows, that of the header and of those sums, and MARK. A block is compared with its
 sum when it is read first, and all of them when a file of moderate size is opened. Files of old versions have no sums.
@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from lit_jax.utils.errors import CheckpointError, first_line
@@ -22,12 +23,15 @@ MARK = b"lit_jax1"
 BLOCK = 1 << 16  # Bytes, or one row if that is more.
 MODERATE = 1 << 28  # Bytes of a file that is compared as a whole.
 _SUM = 32  # Bytes of a sha256.
+# Config name -> how .npy names it. NumPy has no name for bfloat16, and writes it as two bytes.
+DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<V2"}
+_OF_NPY = {name: np.dtype(getattr(ml_dtypes, key, key)) for key, name in DTYPES.items()}
 
 
 def seal(path: Path) -> None:
     """Appends the sums to the rows in `path`."""
     rows = np.load(path, mmap_mode="r")
-    sums = b"".join(_sum(rows, block) for block in range(_blocks(rows.shape)))
+    sums = b"".join(_sum(rows, block) for block in range(_blocks(rows.shape, rows.itemsize)))
     with path.open("r+b") as file:
         head = file.read(rows.offset)
         file.seek(0, os.SEEK_END)
@@ -48,7 +52,7 @@ class CachedRows(np.memmap):
             simple = isinstance(which, int | np.integer | slice)
             rows = np.atleast_1d(np.arange(len(self))[which if simple else slice(None)])
             try:
-                for block in np.unique(rows // _per_block(self.shape)):
+                for block in np.unique(rows // _per_block(self.shape, self.itemsize)):
                     self._compare(int(block))
             except CheckpointError as error:
                 path = Path(str(self.filename))
@@ -64,7 +68,7 @@ class CachedRows(np.memmap):
         if self._seen[block]:
             return
         if _sum(self.view(np.ndarray), block) != self._sums[block].tobytes():
-            raise CheckpointError(f"{self.filename} is damaged ({_named(self.shape, block)})")
+            raise CheckpointError(f"{self.filename} is damaged ({_named(self, block)})")
         self._seen[block] = True
 
     def compare_all(self) -> None:
@@ -81,14 +85,15 @@ def open_rows(path: Path, count: int) -> CachedRows:
             if (version := np.lib.format.read_magic(file)) != (1, 0):
                 raise ValueError(f"it is of version {version}")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            offset = file.tell()
-            tail = os.path.getsize(path) - offset - 4 * count * shape[-1]
-            if len(shape) != 2 or shape[0] != count or fortran or dtype != np.float32 or tail < 0:
+            offset, size = file.tell(), dtype.itemsize
+            tail = os.path.getsize(path) - offset - size * count * shape[-1]
+            known = next((kind for name, kind in _OF_NPY.items() if dtype == np.dtype(name)), None)
+            if len(shape) != 2 or shape[0] != count or fortran or known is None or tail < 0:
                 raise ValueError(f"it holds {dtype} {list(shape)}, or a part of it; wanted {count} rows")
-            sums = _read_sums(file, offset, shape) if tail else None
+            sums = _read_sums(file, offset, shape, size) if tail else None
     except Exception as error:  # NumPy raises a dozen kinds for a damaged header.
         raise CheckpointError(f"{path} is damaged ({first_line(error)})") from error
-    rows: Any = np.memmap.__new__(CachedRows, path, np.float32, "r", offset, shape)
+    rows: Any = np.memmap.__new__(CachedRows, path, known, "r", offset, shape)
     if sums is None:
         log.info("%s is of an older version, without sums: it cannot be checked", path)
     else:
@@ -96,11 +101,11 @@ def open_rows(path: Path, count: int) -> CachedRows:
     return rows
 
 
-def _read_sums(file: Any, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+def _read_sums(file: Any, offset: int, shape: tuple[int, ...], itemsize: int) -> np.ndarray:
     file.seek(0)
     head = file.read(offset)
-    file.seek(offset + 4 * shape[0] * shape[1])
-    size = _SUM * _blocks(shape)
+    file.seek(offset + itemsize * shape[0] * shape[1])
+    size = _SUM * _blocks(shape, itemsize)
     tail = file.read(size + _SUM + len(MARK) + 1)
     sums = tail[:size]
     if tail[size:] != hashlib.sha256(head + sums).digest() + MARK:
@@ -108,21 +113,21 @@ def _read_sums(file: Any, offset: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(sums, np.uint8).reshape(-1, _SUM)
 
 
-def _per_block(shape: tuple[int, ...]) -> int:
-    return max(1, BLOCK // (4 * max(shape[1], 1)))
+def _per_block(shape: tuple[int, ...], itemsize: int) -> int:
+    return max(1, BLOCK // (itemsize * max(shape[1], 1)))
 
 
-def _blocks(shape: tuple[int, ...]) -> int:
-    return -(-shape[0] // _per_block(shape))
+def _blocks(shape: tuple[int, ...], itemsize: int) -> int:
+    return -(-shape[0] // _per_block(shape, itemsize))
 
 
 def _sum(rows: np.ndarray, block: int) -> bytes:
-    size = _per_block(rows.shape)
-    return hashlib.sha256(np.ascontiguousarray(rows[block * size : (block + 1) * size]).data).digest()
+    size = _per_block(rows.shape, rows.itemsize)
+    part = np.ascontiguousarray(rows[block * size : (block + 1) * size])
+    return hashlib.sha256(part.view(np.uint8).data).digest()
 
 
-def _named(shape: tuple[int, ...], block: int) -> str:
-    size = _per_block(shape)
-    return (
-        f"rows {block * size} to {min((block + 1) * size, shape[0]) - 1} have another sha256 than was written"
-    )
+def _named(rows: np.ndarray, block: int) -> str:
+    size = _per_block(rows.shape, rows.itemsize)
+    last = min((block + 1) * size, len(rows)) - 1
+    return f"rows {block * size} to {last} have another sha256 than was written"

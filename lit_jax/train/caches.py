@@ -49,7 +49,10 @@ class Caches:
         setup = self.setup
         towers = cached_whole(setup.config, setup.state.tuned)
         images = texts = None
-        rows, dtype = rows_at_once(setup.config, setup.mesh.size), setup.module.compute.dtype
+        rows, dtype = rows_at_once(setup.config, setup.mesh.size), str(setup.module.compute.dtype)
+        kept = setup.config.cache_dtype
+        if kept != "float32":
+            dtype += f" kept in {kept}"
         if "vision" in towers:
             key = fingerprint_of_images(
                 described(setup.module.config, "vision"),
@@ -60,21 +63,21 @@ class Caches:
             )
             limits = setup.config.data.on_bad_record, setup.config.data.max_broken
             pool = _Tower(setup, "vision", self.embed.pool)
-            cache = TowerCache(self.folder, pool, decode, setup.mesh, rows, *limits, setup.workdir)
+            cache = TowerCache(self.folder, pool, decode, setup.mesh, rows, *limits, setup.workdir, kept)
             with progress(f"image tower on {source.spec}", show=is_main_process()) as report:
                 images = cache.pooled(key, source, partial(self._done, report))
         if "text" in towers:
             words, length = setup.processor.tokenizer, setup.config.data.text_length
             counted = make_count_tokens(words, length)
             ways = [counted.fast.to_str(), counted.prompt, length, makes_mask(words), words.padding_side]
-            parts = [repr(described(setup.module.config, "text")), json.dumps(ways), data, str(dtype)]
+            parts = [repr(described(setup.module.config, "text")), json.dumps(ways), data, dtype]
             key = fingerprint_of(setup.state.locked["text"], *parts)
             tower = _Tower(setup, "text", self.embed.pool_texts)
 
             def outputs(batch: Batch) -> tuple[Array, Array]:
                 return tower(batch), _groups(batch["input_ids"])
 
-            captions = CaptionCache(self.folder, outputs, tokenize, setup.mesh, rows, setup.workdir)
+            captions = CaptionCache(self.folder, outputs, tokenize, setup.mesh, rows, setup.workdir, kept)
             with progress(f"text tower on {source.spec}", show=is_main_process()) as report:
                 texts = captions.pooled(key, source, partial(self._done, report))
         return images, texts

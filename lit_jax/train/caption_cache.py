@@ -48,6 +48,7 @@ class CaptionCache:
     mesh: Mesh
     batch_size: int
     workdir: Workdir | None = None
+    dtype: str = "float32"
 
     def pooled(
         self, key: str, source: Source, progress: Callable[[int, int], None] | None = None
@@ -76,7 +77,7 @@ class CaptionCache:
         def whole() -> bool:
             return is_whole(rows, lambda: open_rows(rows, len(_read(about, len(source))[1])))
 
-        fill((rows, about), self.workdir, whole, compute)
+        fill((rows, about), self.workdir, whole, compute, self.dtype)
         offsets, groups = _read(about, len(source))
         return PooledTexts(open_rows(rows, len(groups)), offsets, groups)
 

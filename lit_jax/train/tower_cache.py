@@ -112,11 +112,12 @@ class TowerCache:
     on_bad_record: str = "skip"
     max_broken: float = 0.01
     workdir: Workdir | None = None
+    dtype: str = "float32"  # Of the file: a name of `cached_rows.DTYPES`.
 
     def pooled(
         self, key: str, source: Source, progress: Callable[[int, int], None] | None = None
     ) -> Float[np.ndarray, "R Dv"]:
-        """The outputs for every picture of `source`, in order, float32, memory-mapped from the file named by `key`.
+        """The outputs for every picture of `source`, in order, memory-mapped from the file named by `key`.
 
         They are computed if the file is not there or damaged; it appears only when it is complete. A picture that
         cannot be read has a row of NaN. Several processes each read their part of the pictures, and the main process
@@ -127,7 +128,7 @@ class TowerCache:
         def compute(draft: Draft | None, first: int) -> None:
             self._compute(draft, source, first, progress)
 
-        fill((path,), self.workdir, lambda: self._is_whole(path, len(source)), compute)
+        fill((path,), self.workdir, lambda: self._is_whole(path, len(source)), compute, self.dtype)
         return open_rows(path, len(source))
 
     def _is_whole(self, path: Path, count: int) -> bool:
@@ -165,6 +166,7 @@ def fill(
     workdir: Workdir | None,
     whole: Callable[[], bool],
     compute: Callable[[Draft | None, int], None],
+    dtype: str = "float32",
 ) -> None:
     """Sees to it that the files `paths` of a cache are there and whole; the first one is that of the rows.
 
@@ -183,7 +185,7 @@ def fill(
             if isinstance(workdir, Bucket):
                 path.unlink(missing_ok=True)  # A copy of what is damaged.
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        with Draft(paths[0]) if is_main_process() else nullcontext() as draft:
+        with Draft(paths[0], dtype) if is_main_process() else nullcontext() as draft:
             compute(draft, broadcast_int(0 if draft is None else draft.records))
             if draft is not None:
                 draft.finish()

@@ -56,6 +56,18 @@ def test_cached_and_uncached_towers_give_the_same_bits(place):
     assert names == [".captions", ".npy", ".npy"]  # Train and test are the same pairs here.
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_caches_of_half_the_size_give_nearly_the_same_losses(dtype, place):
+    *_, whole = run(place, f"whole {dtype}", cache=True, data__test="")
+    *_, half = run(place, f"half {dtype}", cache=True, cache_dtype=dtype, data__test="")
+    losses = np.array([[row["loss"] for row in rows] for rows in (half, whole)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.02)
+    assert np.abs(losses[0] - losses[1]).max() > 0
+    files = sorted(path.stat().st_size for path in (place / f"half {dtype}" / "cache").glob("*.npy"))
+    wholes = sorted(path.stat().st_size for path in (place / f"whole {dtype}" / "cache").glob("*.npy"))
+    assert all(a < 0.6 * b for a, b in zip(files, wholes, strict=True))
+
+
 def test_with_several_captions_a_step_on_the_cache_gives_the_same_bits(place):
     changes = {"data__captions_per_image": 2, "positives": "all", "data__test": ""}
     _, params, metrics = run(place, "several", **changes)

@@ -3,12 +3,14 @@
 import hashlib
 import logging
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from lit_jax.train import cached_rows
-from lit_jax.train.cached_rows import open_rows, seal
-from lit_jax.utils.errors import CheckpointError
+from lit_jax.train.cache_draft import Draft
+from lit_jax.train.cached_rows import DTYPES, open_rows, seal
+from lit_jax.utils.errors import CheckpointError, ConfigError
 
 ROWS = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
 
@@ -96,3 +98,33 @@ def test_a_file_of_an_old_version_is_read_and_one_line_says_so(path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"{path} is of an older version, without sums: it cannot be checked"
     ]
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_file_of_any_precision_comes_back_rounded_once(name, tmp_path):
+    rounded = ROWS.astype(getattr(ml_dtypes, name, name))
+    with Draft(tmp_path / "rows.npy", name) as draft:
+        draft.append(ROWS[:3], 3)
+    with Draft(tmp_path / "rows.npy", name) as draft:  # Another start goes on.
+        assert draft.records == 3
+        draft.append(ROWS[3:], 4)
+        draft.finish()
+    rows = open_rows(tmp_path / "rows.npy", 7)
+    rows.compare_all()
+    np.testing.assert_array_equal(np.asarray(rows[:], np.float32), rounded.astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(rows[5], np.float32), rounded[5].astype(np.float32))
+    assert rows[:].nbytes == ROWS.size * np.dtype(DTYPES[name]).itemsize
+    for place in (140, -50):  # A bit of the rows, and one of the sums.
+        flip(tmp_path / "rows.npy", place)
+        with pytest.raises(CheckpointError, match="damaged"):
+            open_rows(tmp_path / "rows.npy", 7).compare_all()
+        flip(tmp_path / "rows.npy", place)
+
+
+def test_a_number_that_float16_cannot_hold_is_refused(tmp_path):
+    with Draft(tmp_path / "rows.npy", "float16") as draft:
+        draft.append(np.array([[65_504.0, np.nan]], np.float32), 1)
+        with pytest.raises(ConfigError, match=r"a feature of 70000 does not fit.*set it to 'bfloat16'"):
+            draft.append(np.array([[-7e4, 0]], np.float32), 1)
+    with Draft(tmp_path / "rows.npy", "bfloat16") as draft:
+        draft.append(np.array([[-7e4, 0]], np.float32), 1)

@@ -47,7 +47,9 @@ def test_the_page_says_what_classify_and_search_say_and_asks_nobody_else(
         by_text = shown(visit, "search", "li")
         assert hits(by_text) == lit_jax.search(index, "a red circle", model=model, top=app.FOUND)
         for image in visit.page.locator(".hits img").all():
-            image.evaluate("image => image.decode()", timeout=60_000)  # Waits, and fails for a broken picture.
+            image.evaluate(
+                "image => image.decode()", timeout=60_000
+            )  # Waits, and fails for a broken picture.
         assert visit.fits()
         shot = visit.shot(tmp_path / f"demo_{size}_{scheme}.png")
         assert shot.shape[1] == SIZES[size][0] and is_dark(shot) == (scheme == "dark")
