@@ -40,7 +40,9 @@ def main(args: Sequence[str]) -> None:
     ]
     say(table(("held-out concepts" if not own["data"] else "held out", "before", "after", "chance"), rows))
     if outcome.differences is None:
-        say("torch is not installed, so the export was not compared with it (lit-jax export --verify does)")
+        say(
+            "the export was not compared with PyTorch: torch is not installed, or transformers cannot hold the model"
+        )
     else:
         differences = [(name, f"{value:.2e}") for name, value in outcome.differences.items()]
         say(table(("largest difference to PyTorch", ""), differences))

@@ -79,7 +79,7 @@ def load_pil(folder: Path, **options: Any) -> ImageProcessor:
     return found
 
 
-def set_image_size(processor: ImageProcessor, size: int) -> None:
+def set_image_size(processor: Any, size: int) -> None:
     """Has pictures come out `size` x `size` pixels; a crop cuts off the same share as before.
 
     Raises ConfigError for a processor whose fields do not say how large its pictures are.

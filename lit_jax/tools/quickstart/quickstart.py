@@ -12,14 +12,18 @@ from lit_jax.data.sources.registry import open_source
 from lit_jax.data.tools.prepare import PrepareOptions, prepare
 from lit_jax.evals.retrieval import chance
 from lit_jax.hf import hub
+from lit_jax.hf.model_folder import read_config
+from lit_jax.hf.save import check_exportable
+from lit_jax.models.dual_encoder import DualEncoderConfig
 from lit_jax.tools.export import About, export, results, verify
 from lit_jax.tools.quickstart.ingredients import openmoji, packages, towers
 from lit_jax.tools.report import report
 from lit_jax.train.loop import train
 from lit_jax.utils.atomic import put
 from lit_jax.utils.console import progress
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.workdir.bucket import local_folder
+from lit_jax.workdir.files import MODEL
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class Outcome(NamedTuple):
     before: dict[str, float]
     after: dict[str, float]
     chance: dict[str, float]
-    differences: dict[str, float] | None  # To PyTorch, if it is installed.
+    differences: dict[str, float] | None  # To PyTorch, if it is installed and can read the model.
     report: Path  # The page about the run.
 
 
@@ -71,14 +75,23 @@ def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> 
 
     before, after = results(workdir)
     test = open_source(config.data.test, caption=config.data.caption or None)
-    folder = workdir / "export"
+    folder, layout = workdir / "export", _layout(workdir)
     if not folder.exists():
-        export(workdir, folder, About() if any(own.values()) else about())
+        export(workdir, folder, About() if any(own.values()) else about(), layout=layout)
     differences = None
-    if _torch_is_there():
+    if layout == "hf" and _torch_is_there():
         differences = verify(folder, config.data.test, caption=config.data.caption or None)
     by_chance = chance(captions_of(test)[1], len(test))
     return Outcome(folder, before, after, by_chance, differences, Path(report(workdir)))
+
+
+def _layout(workdir: Path) -> str:
+    """That of the export: Hugging Face's, if its class holds the model of the run."""
+    try:
+        check_exportable(DualEncoderConfig.from_hf(read_config(workdir / MODEL)))
+    except WeightError:
+        return "lit_jax"
+    return "hf"
 
 
 def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
