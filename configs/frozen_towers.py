@@ -2,6 +2,7 @@
 
 lit-jax train --config configs/frozen_towers.py:smoke --workdir DIR
 lit-jax train --config configs/frozen_towers.py --config.data.train wds:DIR/*.tar --workdir DIR
+lit-jax align VISION TEXT SOURCE --workdir DIR
 """
 
 from ml_collections import ConfigDict
@@ -10,9 +11,12 @@ from lit_jax.config import default_config
 
 
 def get_config(arg: str = "full") -> ConfigDict:
-    """`arg` is "full", with data from the command line, or "smoke": seconds on a CPU, without weights or files."""
-    if arg not in ("full", "smoke"):
-        raise ValueError(f"there is no argument {arg!r}; wanted full or smoke")
+    """`arg` is "full", with data from the command line, or "smoke": seconds on a CPU, without weights or files.
+
+    Or "align": what `lit-jax align` starts from, which names the towers and the data.
+    """
+    if arg not in ("full", "smoke", "align"):
+        raise ValueError(f"there is no argument {arg!r}; wanted full or smoke, or align")
     c = default_config()
     c.steps = 5_000
     c.batch_size = 8_192  # pairs, over all devices
@@ -38,7 +42,22 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.optim.weight_decay = 0.1
 
     c.log_every, c.eval_every, c.save_every = 50, 500, 500  # steps
+    if arg == "align":
+        return _align(c)
     return _small(c) if arg == "smoke" else c
+
+
+def _align(c: ConfigDict) -> ConfigDict:
+    """Any towers: a start in closed form, standardised features, and steps that suit a few hundred thousand pairs."""
+    c.steps, c.batch_size = 1_000, 4_096
+    c.cache = True
+    c.model.vision = c.model.text = c.model.text_prompt = ""
+    c.model.vision_config, c.model.text_config = {}, {}
+    c.model.init = "cca"
+    c.model.vision_head_config["standardise"] = c.model.text_head_config["standardise"] = True
+    c.optim.warmup_steps = 50
+    c.log_every, c.eval_every, c.save_every = 50, 250, 250  # steps
+    return c
 
 
 def _small(c: ConfigDict) -> ConfigDict:

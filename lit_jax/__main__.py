@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Train a model; started again on a workdir, the run continues.",
     "evaluate": "Measure retrieval, zero-shot classification, linear classifiers.",
     "compare": "Compare two results of evaluate under the same protocol.",
+    "align": "Train heads between frozen towers, and rank pairs of them.",
     "grid": "Run the LiT design grid: towers locked, tuned or from scratch.",
     "classify": "Say how well each of some labels fits a picture.",
     "embed": "Embed pictures into an index: a folder of vectors to search.",
@@ -34,7 +35,7 @@ COMMANDS = {
     "inspect": "Show what is in a source: sizes, lengths, duplicates, pairs.",
 }
 # These compare with PyTorch, or run a config file that may import it; the others start faster without it.
-WITH_TORCH = ("quickstart", "train", "grid", "export", "plan")
+WITH_TORCH = ("quickstart", "train", "align", "grid", "export", "plan")
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
     "finite, 6 another process was lost or a step hung, 42 preempted and saved."

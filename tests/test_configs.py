@@ -96,6 +96,8 @@ OTHER = {
         True: "false",
         False: "1 --config.model.lock_rules (('vision/.*','lock'),)",
     },
+    "cache_dtype": "bfloat16",
+    "positives": "all --config.data.captions_per_image 2",
     "log_every": "7",
     "monitor_every": "5",
     "eval_every": "25",
@@ -118,6 +120,10 @@ OTHER = {
     "model.vision_head_config": '{"dropout":0.1} --config.model.vision_head mlp',
     "model.text_head": "glu --config.model.text_head_config {}",
     "model.text_head_config": "{'dropout':0.1} --config.model.text_head glu",
+    "model.image_size": "48",
+    "model.init": (
+        "cca --config.cache ('vision','text') --config.model.lock_rules (('vision/.*','lock'),('text/.*','lock'))"
+    ),
     "model.allow_pickle": "true",
     "model.logit_scale_init": "1.5",
     "model.logit_bias_init": "-3",
@@ -133,6 +139,7 @@ OTHER = {
     "data.test": "shapes:64/test",
     "data.caption": "title",
     "data.text_length": "12",
+    "data.captions_per_image": "3",
     "data.decode": "exact",
     "data.augment": "crop --noconfig.cache",
     "data.on_bad_record": "error",

@@ -36,6 +36,7 @@ class Flags:
     config: str | None = None  # The config file if none is given.
     empty: frozenset[str] = frozenset()  # Fields that may be empty: see `read_config`.
     reads_towers: bool = True  # Whether the folder of a tower is read even if the config has its numbers.
+    arguments: tuple[str, ...] = ()  # Options whose values may also stand alone, in this order.
 
     def parse(self, args: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
         """`args` -> (the config of the file with the fields that `args` set, the values of the options).
@@ -84,6 +85,9 @@ class Flags:
                 values[name] = _text(word, text, words)
             else:
                 raise ConfigError(self._unknown(name))
+        for name in self.arguments:
+            if stray and values[name] is None:
+                values[name] = stray.pop(0)
         if stray:
             raise ConfigError(f"unexpected arguments {' '.join(stray)}; options begin with --")
         for name in self.required:
@@ -111,6 +115,10 @@ class Flags:
                 required=name in self.required,
             )
             for name, (metavar, text) in (rows | dict(self.options)).items()
+        ]
+        params += [
+            click.Argument([f"the_{name}"], metavar=f"[{name.upper()}]", required=False, type=click.Path())
+            for name in self.arguments
         ]
         settings = {"help_option_names": ["-h", "--help"], "ignore_unknown_options": True}
         return _Shown(self.command, params=params, help=self.about, context_settings=settings)

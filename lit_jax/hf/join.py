@@ -230,16 +230,12 @@ def join_towers(
     )
     module = DualEncoder(config, compute or Compute())
     shapes = dual_encoder.param_shapes(module)
-    as_stored = dataclasses.replace(config, vision=towers["vision"].stored)
-    stored_shapes = shapes if as_stored == config else dual_encoder.param_shapes(DualEncoder(as_stored))
     params: dict[str, Any] = {}  # Path -> array.
     fresh: list[str] = []
     for name, tower in towers.items():
         fixed, missing = read[name][1], list[str]()
         if letters[name] != "u":
-            weights, missing = _read_params(tower, stored_shapes[name], model.allow_pickle)
-            if tower.stored != tower.config:
-                weights = resized(weights, tower.stored, tower.config.image_size)
+            weights, missing = _read_params(tower, shapes[name], model.allow_pickle)
             params |= traverse_util.flatten_dict({name: weights}, sep="/")
         params |= traverse_util.flatten_dict({name: fixed}, sep="/")
         fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
@@ -256,7 +252,7 @@ def join_towers(
 
 
 def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
-    """A tower's stored params, of these `shapes`, and the used paths that the checkpoint lacks."""
+    """A tower's params of these `shapes`, and the used paths that the checkpoint lacks."""
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
     names = {
@@ -277,10 +273,18 @@ def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Para
         if WeightMap(tuple(rows)).names().isdisjoint(used.values()):
             missing += [path for row in rows for path in row.jax_names()]
             table = WeightMap(tuple(row for row in table.rows if row not in rows), table.empty)
+    other_size = tower.stored != tower.config
+    if other_size:
+        inner = tower.encoder.Model(tower.stored)
+        side, channels = tower.stored.image_size, tower.stored.num_channels
+        example = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+        shapes = jax.eval_shape(inner.init, jax.random.key(0), example)["params"]
     try:
         params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), shapes)
     except WeightError as error:
         raise WeightError(f"{tower.folder}: {error}") from error
+    if other_size:
+        params = resized(params, tower.stored, tower.config.image_size)
     if tower.pooling != "pooler":
         missing = [path for path in missing if not re.match(POOLED_ONLY, path)]
     return params, missing

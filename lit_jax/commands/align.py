@@ -1,0 +1,35 @@
+"""lit-jax align VISION TEXT SOURCE --workdir DIR [--config.steps N]"""
+
+from collections.abc import Sequence
+
+from lit_jax.commands.flags import Flags, shipped_config
+from lit_jax.config import NEEDLESS
+from lit_jax.utils.shown import say
+
+FLAGS = Flags(
+    "align",
+    "Train heads between frozen towers: features, a start in closed form, heads, evaluation, report, export. "
+    "Of several towers every pair is tried, and each tower runs over the data once.",
+    {
+        "workdir": ("DIR", "Where everything goes; started again on it, it goes on."),
+        "vision": ("DIR_OR_ID", "Image tower, or several with commas between them."),
+        "text": ("DIR_OR_ID", "Text tower, or several."),
+        "data": ("SOURCE", "Pairs, of which a fifth is held out [default: data.train and data.test]."),
+    },
+    required=("workdir", "vision", "text"),
+    config=f"{shipped_config('frozen_towers.py')}:align",
+    empty=NEEDLESS,
+    arguments=("vision", "text", "data"),
+)
+
+
+def main(args: Sequence[str]) -> None:
+    config, values = FLAGS.parse(args)
+    from lit_jax.tools.align import align, as_markdown
+
+    towers = (
+        [name.strip() for name in values[tower].split(",") if name.strip()] for tower in ("vision", "text")
+    )
+    result = align(config, values["workdir"], *towers, values["data"] or "")
+    say(as_markdown(result.pairs), end="")
+    say(f"model: {result.export}\nreport: {result.report}")

@@ -1,0 +1,51 @@
+"""How alike two feature spaces are, before anything is trained between them."""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def mutual_knn(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N K"], neighbours: int = 10) -> float:
+    """The share of the nearest neighbours of a row that both spaces agree on, in the mean over the rows: 0 to 1.
+
+    Row i of `a` belongs to row i of `b`; near is what has a large cosine (Huh et al., arXiv:2405.07987). Two spaces
+    that have nothing to do with each other have `neighbours` / (N - 1). Raises ValueError for fewer than two rows.
+    """
+    if len(a) != len(b) or len(a) < 2:
+        raise ValueError(f"{len(a)} and {len(b)} rows; wanted as many of both, and two or more")
+    count = min(neighbours, len(a) - 1)
+    first, second = (_neighbours(_unit(x), count) for x in (a, b))
+    shared = [len(np.intersect1d(mine, theirs)) for mine, theirs in zip(first, second, strict=True)]
+    return float(np.mean(shared) / count)
+
+
+def cka(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N K"]) -> float:
+    """Linear centred kernel alignment, 0 to 1, which no rotation or scale of a space changes (arXiv:1905.00414)."""
+    x, y = (np.asarray(side, np.float64) - np.mean(side, axis=0, dtype=np.float64) for side in (a, b))
+    norm = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(x.T @ y) ** 2 / norm) if norm else 0.0
+
+
+def rank_correlation(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"]) -> float:
+    """Spearman's: 1 if both order alike, -1 in reverse; NaN where one orders nothing. Ties share their ranks."""
+    ranks = [_ranks(np.asarray(x, np.float64)) for x in (a, b)]
+    centred = [rank - rank.mean() for rank in ranks]
+    norm = np.linalg.norm(centred[0]) * np.linalg.norm(centred[1])
+    return float(centred[0] @ centred[1] / norm) if norm else float("nan")
+
+
+def _ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    below = (values[None] < values[:, None]).sum(1)
+    same = (values[None] == values[:, None]).sum(1)
+    return below + (same - 1) / 2
+
+
+def _unit(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
+    x = np.asarray(x, np.float32)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def _neighbours(unit: Float[np.ndarray, "N D"], count: int) -> np.ndarray:
+    """[N, count]: the nearest other rows of each row, in any order."""
+    near = unit @ unit.T
+    np.fill_diagonal(near, -np.inf)
+    return np.argpartition(-near, count - 1, axis=1)[:, :count]

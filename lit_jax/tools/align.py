@@ -1,0 +1,211 @@
+"""The whole way for frozen towers by name: features, a start in closed form, heads, evaluation, report, export."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_jax.config import TrainConfig, read_config
+from lit_jax.evals.similarity import cka, mutual_knn, rank_correlation
+from lit_jax.hf import hub, join
+from lit_jax.tools.export import export, results
+from lit_jax.tools.quickstart.quickstart import Inputs, gather
+from lit_jax.tools.report import report
+from lit_jax.train.build import mesh_of
+from lit_jax.train.inputs import Cached, open_sources, prepare
+from lit_jax.train.inputs import Inputs as RunInputs
+from lit_jax.train.loop import train
+from lit_jax.train.setup import open_setup
+from lit_jax.utils.atomic import put
+from lit_jax.utils.console import markdown
+from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.names import DIRECTIONS, TOWERS
+from lit_jax.workdir.bucket import local_folder, opened
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 2_000  # Records by which pairs of towers are ranked beforehand.
+MEASURE = "recall@5"
+RESULTS, TABLE, CACHE, EXPORT = "align.json", "align.md", "cache", "export"  # In the workdir.
+_INSTEAD = "mean"  # The pooling of a tower that does not know the one of the config.
+
+
+class Pair(NamedTuple):
+    """An image tower and a text tower, and what became of them."""
+
+    vision: str
+    text: str
+    mutual_knn: float  # Of the features, before training.
+    cka: float
+    start: dict[str, float]  # Metrics of the closed form.
+    end: dict[str, float]
+    workdir: str
+
+    @property
+    def recall(self) -> float:
+        """The mean of both directions after training."""
+        return sum(self.end.get(f"{direction}_{MEASURE}", 0.0) for direction in DIRECTIONS) / len(DIRECTIONS)
+
+
+class Aligned(NamedTuple):
+    """What `align` made: all pairs, the best first; how well the ranking beforehand foretold it; and the best model."""
+
+    pairs: list[Pair]
+    foretold: float | None  # Rank correlation of mutual_knn and recall; None for one pair.
+    export: Path
+    report: Path
+
+
+def align(
+    config: Any, workdir: str | Path, visions: Sequence[str], texts: Sequence[str], data: str
+) -> Aligned:
+    """Trains heads between every image tower and every text tower, and exports the best pair.
+
+    `config` is a ConfigDict such as `configs/frozen_towers.py` returns. `visions` and `texts` are folders or Hub ids,
+    and `data` is a source of pairs, whose last fifth is held out; empty: data.train and data.test of the config. Each
+    tower runs over the data once, whatever the number of pairs. Pairs are ranked by their features beforehand, and the
+    most promising is trained first. `workdir` gets a run for each pair, the tables RESULTS and TABLE, and EXPORT.
+    Called again it goes on where it stopped. Raises ConfigError for repeated towers, and whatever `train` raises.
+    """
+    workdir = local_folder(workdir, "workdir")
+    for what, names in (("image", visions), ("text", texts)):
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"{what} towers {', '.join(names)!r}: wanted at least one, and each only once")
+    for name in (*visions, *texts):
+        hub.find(name)  # A missing tower is told before the long part.
+    gather(config, workdir, Inputs(visions[0], texts[0], data or None))
+    base = read_config(config)
+    if not base.data.test:
+        raise ConfigError(
+            "config.data.test is empty, and pairs of towers are measured on it; set it, or name a source"
+        )
+
+    base = _fitting(base)
+    runs: list[tuple[float, float, str, TrainConfig]] = []
+    for vision in visions:
+        for text in texts:
+            run = _of_pair(base, vision, text)
+            name = f"{len(runs)}-{_short(vision)}+{_short(text)}"
+            log.info("features of %s and %s", vision, text)
+            runs.append((*_similarity(_features(run, workdir / name, workdir / CACHE)), name, run))
+    pairs: list[Pair] = []
+    for near, alignment, name, run in sorted(runs, key=lambda run: -run[0]):
+        log.info("heads between %s and %s (mutual k-nearest neighbours %.3f)", *_names(run), near)
+        train(dataclasses.asdict(run), workdir / name, cache_folder=workdir / CACHE)
+        start, end = results(workdir / name)
+        pairs.append(Pair(*_names(run), near, alignment, start, end, name))
+        pairs.sort(key=lambda pair: -pair.recall)
+        _write(workdir, pairs)
+
+    best = workdir / pairs[0].workdir
+    folder = workdir / EXPORT
+    if not folder.exists():
+        export(best, folder, layout="lit_jax")
+    return Aligned(pairs, foretold(pairs), folder, Path(report(best)))
+
+
+def foretold(pairs: Sequence[Pair]) -> float | None:
+    """The rank correlation of `mutual_knn` and `recall`; None for one pair."""
+    if len(pairs) < 2:
+        return None
+    return rank_correlation(
+        np.array([pair.mutual_knn for pair in pairs]), np.array([pair.recall for pair in pairs])
+    )
+
+
+def as_markdown(pairs: Sequence[Pair]) -> str:
+    """The table of the pairs, the best first, and whether the ranking beforehand held."""
+    rows = [
+        (
+            *(pair.vision, pair.text, f"{pair.mutual_knn:.3f}", f"{pair.cka:.3f}"),
+            *(_both(metrics) for metrics in (pair.start, pair.end)),
+        )
+        for pair in pairs
+    ]
+    header = (
+        "image tower",
+        "text tower",
+        "mutual kNN",
+        "CKA",
+        f"{MEASURE} at the start",
+        f"{MEASURE} trained",
+    )
+    lines = markdown(header, rows)
+    if (held := foretold(pairs)) is None:
+        return f"{lines}\n"
+    return f"{lines}\n\nRank correlation of mutual kNN with the trained {MEASURE}: {held:.2f}\n"
+
+
+def _both(metrics: dict[str, float]) -> str:
+    """Of both directions."""
+    return " / ".join(
+        f"{metrics.get(f'{direction}_{MEASURE}', float('nan')):.3f}" for direction in DIRECTIONS
+    )
+
+
+def _names(run: TrainConfig) -> tuple[str, str]:
+    return run.model.vision, run.model.text
+
+
+def _short(name: str) -> str:
+    return Path(name).name or "tower"
+
+
+def _fitting(base: TrainConfig) -> TrainConfig:
+    """With a batch that the data fill: the largest power of two, where they are fewer than the config wants."""
+    from lit_jax.data.sources.registry import open_source
+
+    records = len(open_source(base.data.train, caption=base.data.caption or None))
+    if records >= base.batch_size:
+        return base
+    batch = 1 << max(records.bit_length() - 1, 0)
+    log.info("%d records do not fill a batch of %d; it is %d", records, base.batch_size, batch)
+    return dataclasses.replace(base, batch_size=batch, loss_chunk=min(base.loss_chunk, batch))
+
+
+def _of_pair(base: TrainConfig, vision: str, text: str) -> TrainConfig:
+    """The config of one pair: both towers locked and cached."""
+    model = dataclasses.replace(base.model, vision=vision, text=text, lock_towers="LL")
+    for tower in TOWERS:
+        name, numbers = getattr(model, tower), getattr(model, f"{tower}_config")
+        read, _ = join.read_tower(tower, name, overrides=numbers, allow_pickle=model.allow_pickle)
+        pooling = getattr(model, f"{tower}_pooling")
+        if pooling not in read.encoder.pooling_names(read.config):
+            log.info("%s has no %s to pool; its features are pooled by %s", name, pooling, _INSTEAD)
+            model = dataclasses.replace(model, **{f"{tower}_pooling": _INSTEAD})
+    return dataclasses.replace(base, model=model, cache=True)
+
+
+def _features(run: TrainConfig, folder: Path, cache: Path) -> Cached:
+    """The features of the training data, which are computed if they are not in `cache`."""
+    source, test = open_sources(run)
+    with opened(folder) as place:
+        setup = open_setup(run, place, mesh_of(run))
+        with setup.checkpoints:
+            inputs = RunInputs(source, test, source.fingerprint())
+            prepared = prepare(setup, inputs, int(setup.state.step), cache, lambda: None)
+            prepared.batches.close()
+    return prepared.cached
+
+
+def _similarity(cached: Cached) -> tuple[float, float]:
+    """Mutual k-nearest neighbours and CKA of records that are spread over the data, each with its first caption."""
+    images, texts = cached
+    assert images is not None and texts is not None  # Both towers are locked, and cached.
+    having = np.flatnonzero(np.diff(texts.offsets) > 0)
+    chosen = having[np.unique(np.linspace(0, len(having) - 1, LOOKED_AT).astype(int))]
+    a, b = (np.asarray(x, np.float32) for x in (images[chosen], texts.rows[texts.offsets[chosen]]))
+    whole = np.isfinite(a).all(1) & np.isfinite(b).all(1)
+    return mutual_knn(a[whole], b[whole]), cka(a[whole], b[whole])
+
+
+def _write(workdir: Path, pairs: Sequence[Pair]) -> None:
+    tree = {"measure": MEASURE, "foretold": foretold(pairs), "pairs": [pair._asdict() for pair in pairs]}
+    put(
+        workdir / RESULTS, lambda draft: draft.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    )
+    put(workdir / TABLE, lambda draft: draft.write_text(as_markdown(pairs), encoding="utf-8"))
