@@ -24,7 +24,7 @@ from lit_jax.train.state import State
 from lit_jax.utils.errors import DataError
 from lit_jax.utils.typing import Params
 
-RIDGE = 0.01  # Added to each variance, as a share of the mean variance of the features.
+RIDGE = 0.5  # Times features / pairs: what is added to each variance, as a share of the mean variance of the features.
 REST = 0.1  # By how much smaller than usual the part of a head begins that is not set here.
 _ROWS = 1 << 13  # Pairs that are multiplied at once.
 
@@ -34,6 +34,7 @@ Matrix = Float[np.ndarray, "_ _"]
 class Moments(NamedTuple):
     """Of pairs of features x [D] and y [K]: means, and covariances about them (about 0 for a side without a bias)."""
 
+    pairs: float  # How many.
     x: Float[np.ndarray, " D"]
     y: Float[np.ndarray, " K"]
     xx: Float[np.ndarray, "D D"]
@@ -84,7 +85,7 @@ def measured(images: np.ndarray, texts: PooledTexts, parts: Sequence[Params], me
     if total is None or not total[0].sum():
         raise DataError("none of the pairs of cached features is finite; repair the data")
     count, *rest = total
-    return Moments(*(part / count.sum() for part in rest))
+    return Moments(float(count), *(part / count for part in rest))
 
 
 def _features(block: np.ndarray, head: Params) -> np.ndarray:
@@ -116,6 +117,7 @@ def _about(plain: Moments, centre_x: bool, centre_y: bool) -> Moments:
     """About the means of the sides that have a bias; if only one has, the products need no more than its mean."""
     x, y = plain.x * centre_x, plain.y * centre_y
     return Moments(
+        plain.pairs,
         x,
         y,
         plain.xx - np.outer(x, plain.x),
@@ -126,18 +128,20 @@ def _about(plain: Moments, centre_x: bool, centre_y: bool) -> Moments:
 
 def _maps(moments: Moments, kept: Sequence[bool], width: int) -> tuple[Matrix, Matrix]:
     """The linear maps of both sides, [D, k] and [K, k], where k is at most `width`; `kept` are identities."""
+    xx, yy = (_ridged(covariance, moments.pairs) for covariance in (moments.xx, moments.yy))
     if kept[0]:
-        return np.eye(len(moments.x)), np.linalg.solve(_ridged(moments.yy), moments.xy.T)
+        return np.eye(len(xx)), np.linalg.solve(yy, moments.xy.T)
     if kept[1]:
-        return np.linalg.solve(_ridged(moments.xx), moments.xy), np.eye(len(moments.y))
-    by_x, by_y = (_inverse_root(_ridged(covariance)) for covariance in (moments.xx, moments.yy))
+        return np.linalg.solve(xx, moments.xy), np.eye(len(yy))
+    by_x, by_y = _inverse_root(xx), _inverse_root(yy)
     u, correlations, v = np.linalg.svd(by_x @ moments.xy @ by_y, full_matrices=False)
     root = np.sqrt(correlations[:width])
     return by_x @ u[:, :width] * root, by_y @ v[:width].T * root
 
 
-def _ridged(covariance: Matrix) -> Matrix:
-    return covariance + RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+def _ridged(covariance: Matrix, pairs: float) -> Matrix:
+    share = RIDGE * len(covariance) / pairs
+    return covariance + share * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
 
 
 def _inverse_root(covariance: Matrix) -> Matrix:

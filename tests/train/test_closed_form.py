@@ -81,8 +81,8 @@ def started(config, images, texts, devices=2):
 def cca(x, y, width):
     """Regularised canonical correlation by a generalised eigenproblem, in float64, of rows that are pairs."""
     xx, yy, xy = x.T @ x / len(x), y.T @ y / len(y), x.T @ y / len(x)
-    xx += RIDGE * np.trace(xx) / len(xx) * np.eye(len(xx))
-    yy += RIDGE * np.trace(yy) / len(yy) * np.eye(len(yy))
+    xx += RIDGE / len(x) * np.trace(xx) * np.eye(len(xx))
+    yy += RIDGE / len(x) * np.trace(yy) * np.eye(len(yy))
     squares, vectors = np.linalg.eig(np.linalg.solve(xx, xy) @ np.linalg.solve(yy, xy.T))
     order = np.argsort(-squares.real)[:width]
     correlations, a = np.sqrt(squares.real[order]), vectors.real[:, order]
@@ -169,7 +169,7 @@ def test_beside_an_identity_the_other_head_is_a_ridge_regression(side):
     )
     centred = given - given.mean(0)
     gram = centred.T @ centred / len(centred)
-    gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    gram += RIDGE / len(given) * np.trace(gram) * np.eye(len(gram))
     weights = np.linalg.solve(gram, centred.T @ (target - target.mean(0)) / len(centred))
     want = centred @ weights + target.mean(0)
     np.testing.assert_allclose(embed(rows), want, rtol=0, atol=2e-4 * np.abs(want).max())
