@@ -64,6 +64,10 @@ def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
         make_tokenize(tokenizer, 41)
 
 
+def test_a_tower_without_a_table_of_positions_gets_a_tokenizer_with_a_limit():
+    assert made(tiny.MODERNBERT).model_max_length == 512
+
+
 def test_token_types_are_given_where_the_tower_has_them():
     assert "token_type_ids" in make_tokenize(made(), 8)(["a"])
     assert "token_type_ids" not in make_tokenize(made(type_vocab_size=1), 8)(["a"])
