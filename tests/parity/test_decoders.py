@@ -180,6 +180,31 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
     shared.test_weights_go_to_jax_and_back_to_the_same_bits("text", hf, tmp_path)
 
 
+LLAMA3 = LLAMA["rope_scaling"]
+ROTATIONS = {
+    "as stored": {},
+    "the context beside the scaling": {"original_max_position_embeddings": 11},
+    "the context that texts had": {"rope_scaling": without(LLAMA3, "original_max_position_embeddings")},
+    "a long context, many channels": {
+        "rope_scaling": LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192},
+        "max_position_embeddings": 131072,
+        "head_dim": 64,
+    },
+    "closer positions": {"rope_scaling": {"type": "linear", "factor": 3}, "rope_theta": 7},
+    "a base among the parameters": {"rope_scaling": None, "rope_parameters": {"rope_theta": 3.0}},
+}
+
+
+@pytest.mark.parametrize("change", ROTATIONS.values(), ids=ROTATIONS)
+def test_channels_turn_as_fast_as_in_pytorch(change):
+    hf = LLAMA | {"num_hidden_layers": 1} | change
+    theirs = transformers.AutoModel.from_config(
+        transformers.AutoConfig.for_model(**json.loads(json.dumps(hf)))
+    )
+    got = encoder_of("text", "llama").Config.from_hf(hf).speeds
+    np.testing.assert_allclose(got, theirs.rotary_emb.inv_freq[None].repeat(2, 1), rtol=2e-7)
+
+
 @every_type
 def test_checkpoints_of_models_that_write_texts_are_read(hf, tmp_path):
     transformers.set_seed(0)
