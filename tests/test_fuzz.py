@@ -54,6 +54,9 @@ TOWERS = {
         tiny.DISTILBERT,
         tiny.DEBERTA_V2,
         tiny.MODERNBERT,
+        tiny.QWEN3,
+        tiny.LLAMA,
+        tiny.GEMMA3_TEXT,
     ],
 }
 

@@ -41,7 +41,7 @@ def test_a_tokenizer_is_a_function_of_the_captions_and_not_of_their_order():
 
 @pytest.mark.parametrize(
     "hf",
-    [tiny.BERT, tiny.XLM_ROBERTA, tiny.CLIP_TEXT, tiny.MPNET, tiny.ALBERT, tiny.DISTILBERT],
+    [tiny.BERT, tiny.XLM_ROBERTA, tiny.CLIP_TEXT, tiny.MPNET, tiny.ALBERT, tiny.DISTILBERT, tiny.QWEN3],
     ids=lambda hf: hf["model_type"],
 )
 def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
@@ -62,6 +62,10 @@ def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
     assert max(row) < config.vocab_size
     with pytest.raises(ConfigError, match="text length 41 is outside"):
         make_tokenize(tokenizer, 41)
+
+
+def test_a_tower_without_a_table_of_positions_gets_a_tokenizer_with_a_limit():
+    assert made(tiny.MODERNBERT).model_max_length == 512
 
 
 def test_token_types_are_given_where_the_tower_has_them():

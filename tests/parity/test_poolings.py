@@ -39,6 +39,9 @@ WORDS = {
     "electra": tiny.ELECTRA,
     "deberta-v2": tiny.DEBERTA_V2,
     "modernbert": tiny.MODERNBERT,
+    "qwen3": tiny.QWEN3,
+    "llama": tiny.LLAMA,
+    "gemma 3": tiny.GEMMA3_TEXT,
 }
 
 

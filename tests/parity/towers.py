@@ -34,10 +34,20 @@ def torch_tower(hf, folder, seed=0):
     return model
 
 
-def pooled(output):
-    """PyTorch's pooled output; for types that have none, the first token, which is our default for them."""
+def pooled(output, how="cls", mask=None):
+    """PyTorch's pooled output; for types that have none, our default for them: the first token, or `how` says it.
+
+    `mask` [B N] is nonzero where a token is real; None: all of them are.
+    """
     own = getattr(output, "pooler_output", None)
-    return output.last_hidden_state[:, 0] if own is None else own
+    if own is not None:
+        return own
+    x = output.last_hidden_state
+    real = torch.ones(x.shape[:2]) if mask is None else torch.as_tensor(mask)
+    if how == "mean":
+        return (x * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+    last = (real * torch.arange(1, x.shape[1] + 1)).argmax(1)
+    return x[torch.arange(len(x)), last] if how == "last" else x[:, 0]
 
 
 def our_tower(tower, folder):
@@ -56,10 +66,11 @@ def our_tower(tower, folder):
     return module, encoder.weights(config), jax.tree.map(jnp.asarray, params)
 
 
-def layers(output):
+def layers(output, how="cls", mask=None):
+    """Every array of an output by name; `how` and `mask` are those of `pooled`."""
     states = {f"hidden state {i}": state for i, state in enumerate(output.hidden_states)}
     weights = {f"attention {i}": weight for i, weight in enumerate(output.attentions)}
-    return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output)}
+    return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output, how, mask)}
 
 
 def pixels(size, channels=3, batch=2):

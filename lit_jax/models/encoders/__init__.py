@@ -15,8 +15,11 @@ from lit_jax.models.encoders import (
     distilbert,
     electra,
     ernie,
+    gemma3_text,
+    llama,
     modernbert,
     mpnet,
+    qwen3,
     roberta,
     siglip,
     siglip_text,
@@ -55,6 +58,9 @@ TEXT: dict[str, Encoder] = {
     "electra": electra.ENCODER,
     "deberta-v2": deberta_v2.ENCODER,
     "modernbert": modernbert.ENCODER,
+    "qwen3": qwen3.ENCODER,
+    "llama": llama.ENCODER,
+    "gemma3_text": gemma3_text.ENCODER,
 }
 
 __all__ = ["TEXT", "VISION", "Encoder", "EncoderOutput"]

@@ -1,4 +1,4 @@
-"""Layer norms (arXiv:1607.06450), in float32 and with PyTorch's variance."""
+"""Layer norms (arXiv:1607.06450), in float32 and with PyTorch's variance; and those by the root mean square."""
 
 from collections.abc import Callable
 from functools import partial
@@ -61,3 +61,21 @@ def _gradient(eps: float, dtype: DTypeLike, kept: tuple[Array, Array, Array], dy
 _by_rows.defvjp(
     lambda x, scale, bias, eps, dtype: (_by_rows(x, scale, bias, eps, dtype), (x, scale, bias)), _gradient
 )
+
+
+class RmsNorm(nn.Module):
+    """x over its root mean square (arXiv:1910.07467), in float32, times `centre` + a learned scale.
+
+    Equals transformers' LlamaRMSNorm with a `centre` of 0 and Gemma3RMSNorm with 1.
+    """
+
+    epsilon: float
+    dtype: DTypeLike
+    centre: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param("scale", nn.initializers.constant(1 - self.centre), x.shape[-1:])
+        y = x.astype(jnp.float32)
+        y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * (self.centre + scale)).astype(self.dtype)

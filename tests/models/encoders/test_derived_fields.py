@@ -36,6 +36,28 @@ RULES = {
     "modernbert, bases of its own": tiny.MODERNBERT | {"global_rope_theta": 50.0, "local_rope_theta": 20.0},
     "modernbert, nested bases first": tiny.MODERNBERT
     | {"local_rope_theta": 20.0, "rope_parameters": {"sliding_attention": {"rope_theta": 30.0}}},
+    "qwen3, a window that is not used": tiny.QWEN3 | {"sliding_window": 7},
+    "qwen3, windows from a layer on": tiny.QWEN3
+    | {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
+    "qwen3, windows of no width": tiny.QWEN3 | {"use_sliding_window": True, "max_window_layers": 0},
+    "qwen3, as many heads of keys": tiny.QWEN3 | {"num_key_value_heads": None},
+    "qwen3, a scaling of its own, the base beside it": tiny.QWEN3
+    | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "llama, heads that share the width": tiny.LLAMA | {"head_dim": None, "num_key_value_heads": None},
+    "llama, the context as it is": tiny.LLAMA
+    | {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}},
+    "llama, the scaling before the parameters": tiny.LLAMA
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}},
+    "gemma, every second layer": {
+        name: value for name, value in tiny.GEMMA3_TEXT.items() if name != "layer_types"
+    }
+    | {"sliding_window_pattern": 2},
+    "gemma, an odd window": tiny.GEMMA3_TEXT | {"sliding_window": 7},
+    "gemma, an odd window one way": tiny.GEMMA3_TEXT
+    | {"sliding_window": 7, "use_bidirectional_attention": False},
+    "gemma, a scaling": tiny.GEMMA3_TEXT | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    "gemma, nested bases first": tiny.GEMMA3_TEXT
+    | {"rope_parameters": {"sliding_attention": {"rope_theta": 30.0}}},
 }
 
 
