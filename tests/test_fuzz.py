@@ -54,6 +54,7 @@ TOWERS = {
         tiny.DISTILBERT,
         tiny.DEBERTA_V2,
         tiny.MODERNBERT,
+        tiny.T5,
     ],
 }
 

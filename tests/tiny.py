@@ -118,6 +118,20 @@ MODERNBERT = {  # Spelled as answerdotai/ModernBERT-base.
     "local_rope_theta": 10000.0,
 }
 
+T5 = {  # Heads of another width than the tower divided by their number.
+    "model_type": "t5",
+    "vocab_size": 99,
+    "d_model": 24,
+    "d_kv": 5,
+    "d_ff": 40,
+    "num_layers": 3,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+}
+MT5 = T5 | {"model_type": "mt5", "feed_forward_proj": "gated-gelu"}
+UMT5 = MT5 | {"model_type": "umt5"}
+
 
 def dual_config(vision=VIT, text=BERT, projection_dim=16):
     return DualEncoderConfig.from_hf(

@@ -64,6 +64,11 @@ def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
         make_tokenize(tokenizer, 41)
 
 
+@pytest.mark.parametrize("hf", [tiny.MODERNBERT, tiny.T5], ids=lambda hf: hf["model_type"])
+def test_a_tower_that_states_no_limit_gets_texts_of_512_tokens(hf):
+    assert made(hf).model_max_length == 512
+
+
 def test_token_types_are_given_where_the_tower_has_them():
     assert "token_type_ids" in make_tokenize(made(), 8)(["a"])
     assert "token_type_ids" not in make_tokenize(made(type_vocab_size=1), 8)(["a"])

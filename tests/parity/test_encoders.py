@@ -90,7 +90,15 @@ TEXT = {
     "electra of one width": tiny.ELECTRA | {"embedding_size": 24},
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
-APART = {"swin", "swinv2", "deberta-v2", "modernbert"}  # In files of their own beside this one.
+APART = {
+    "swin",
+    "swinv2",
+    "deberta-v2",
+    "modernbert",
+    "t5",
+    "mt5",
+    "umt5",
+}  # In files of their own beside this one.
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
     name: ("text", hf) for name, hf in TEXT.items()
 }

@@ -39,6 +39,9 @@ WORDS = {
     "electra": tiny.ELECTRA,
     "deberta-v2": tiny.DEBERTA_V2,
     "modernbert": tiny.MODERNBERT,
+    "t5": tiny.T5,
+    "mt5": tiny.MT5,
+    "umt5": tiny.UMT5,
 }
 
 

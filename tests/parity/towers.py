@@ -23,6 +23,9 @@ APART = {
     "chinese_clip_text_model": partial(
         transformers.ChineseCLIPTextModel._from_config, add_pooling_layer=False
     ),
+    "t5": transformers.T5EncoderModel._from_config,
+    "mt5": transformers.MT5EncoderModel._from_config,
+    "umt5": transformers.UMT5EncoderModel._from_config,
 }
 
 
@@ -34,10 +37,13 @@ def torch_tower(hf, folder, seed=0):
     return model
 
 
-def pooled(output):
-    """PyTorch's pooled output; for types that have none, the first token, which is our default for them."""
-    own = getattr(output, "pooler_output", None)
-    return output.last_hidden_state[:, 0] if own is None else own
+def pooled(output, how="cls", mask=None):
+    """PyTorch's pooled output; for types that have none, the first token or the mean, our default for the type."""
+    own, x = getattr(output, "pooler_output", None), output.last_hidden_state
+    if own is not None or how == "cls":
+        return x[:, 0] if own is None else own
+    wide = torch.as_tensor(np.ones(x.shape[:2]) if mask is None else mask)[:, :, None].float()
+    return (x * wide).sum(1) / wide.sum(1)
 
 
 def our_tower(tower, folder):
@@ -56,10 +62,10 @@ def our_tower(tower, folder):
     return module, encoder.weights(config), jax.tree.map(jnp.asarray, params)
 
 
-def layers(output):
+def layers(output, how="cls", mask=None):
     states = {f"hidden state {i}": state for i, state in enumerate(output.hidden_states)}
     weights = {f"attention {i}": weight for i, weight in enumerate(output.attentions)}
-    return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output)}
+    return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output, how, mask)}
 
 
 def pixels(size, channels=3, batch=2):

@@ -22,6 +22,7 @@ from lit_jax.models.encoders import (
     siglip_text,
     swin,
     swinv2,
+    t5,
     vit,
 )
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
@@ -55,6 +56,9 @@ TEXT: dict[str, Encoder] = {
     "electra": electra.ENCODER,
     "deberta-v2": deberta_v2.ENCODER,
     "modernbert": modernbert.ENCODER,
+    "t5": t5.ENCODER,
+    "mt5": t5.MT5,
+    "umt5": t5.UMT5,
 }
 
 __all__ = ["TEXT", "VISION", "Encoder", "EncoderOutput"]

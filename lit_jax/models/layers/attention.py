@@ -1,5 +1,6 @@
 """Self-attention, and the choice of its implementation."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -53,36 +54,39 @@ class Attention(nn.Module):
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         spec, width = self.spec, x.shape[-1]
-        heads = (spec.heads, width // spec.heads)  # H K
+        heads = (spec.heads, spec.head_width or width // spec.heads)  # H K
 
         def project(name: str, kernel: tuple[int, ...], inputs: int) -> Projection:
             biased, dtype = name[0] in spec.biases, self.compute.dtype
-            return Projection(kernel, inputs, biased, spec.init_std, dtype, name=name)
+            fan_in = {"query": width * heads[1], "out": math.prod(heads)}.get(name, width)
+            return Projection(kernel, inputs, biased, spec.std(fan_in), dtype, name=name)
 
-        q, k, v = (project(name, (width, *heads), 1)(x) for name in ("query", "key", "value"))  # B N D
-        apart = partial(jnp.reshape, shape=(*x.shape[:2], *heads))  # B N D -> B N H K
+        q, k, v = (project(name, (width, *heads), 1)(x) for name in ("query", "key", "value"))  # B N HK
+        apart = partial(jnp.reshape, shape=(*x.shape[:2], *heads))  # B N HK -> B N H K
         if rope is not None:
-            q, k = (rotate(apart(y), rope).reshape(x.shape) for y in (q, k))
+            q, k = (rotate(apart(y), rope).reshape(q.shape) for y in (q, k))
+        if spec.scale is not None:  # Every implementation divides by the root of K.
+            q = q * (spec.scale * heads[1] ** 0.5)
         dropout = spec.attention_dropout if train else 0.0
         weights = None
         if attentions or dropout:
             drop = nn.Dropout(dropout, deterministic=not dropout)
             y, weights = attend_in_full(apart(q), apart(k), apart(v), mask, bias, drop)
-        elif use_row_kernel(self.compute, x.shape, spec.heads, bias):
+        elif use_row_kernel(self.compute, q.shape, spec.heads, bias):
             assert self.compute.mesh is not None  # `use_row_kernel` requires one.
             keys = None if mask is None else jnp.broadcast_to(mask[:, 0], (x.shape[0], *mask.shape[2:]))
             y = row_attention_sharded(q, k, v, keys, bias, heads=spec.heads, mesh=self.compute.mesh)
-        elif use_splash(self.compute, x.shape, mask, bias):
+        elif use_splash(self.compute, q.shape, mask, bias):
             assert self.compute.mesh is not None  # `use_splash` requires one.
             keys = None if mask is None else jnp.broadcast_to(mask[:, 0, 0], x.shape[:2])
             y = splash_attention_sharded(q, k, v, keys, heads=spec.heads, mesh=self.compute.mesh)
         elif use_heads(self.compute):
             y = attend_by_heads(apart(q), apart(k), apart(v), mask, bias)
-        elif use_cudnn(self.compute, x.shape, spec.heads, mask is not None or bias is not None):
+        elif use_cudnn(self.compute, q.shape, spec.heads, mask is not None or bias is not None):
             y = flash_attention(apart(q), apart(k), apart(v), mask, bias)
         else:
             y = jax.nn.dot_product_attention(apart(q), apart(k), apart(v), bias, mask)
-        out = project("out", (*heads, width), 2)(y.reshape(x.shape))
+        out = project("out", (*heads, width), 2)(y.reshape(q.shape))
         return out, weights if attentions else None
 
 

@@ -60,15 +60,24 @@ class BlockSpec:
     heads: int
     hidden: int
     norm_first: bool
+    head_width: int | None = None  # None: the width of the block, divided among the heads.
+    scale: float | None = None  # Of the scores; None: one over the root of a head's width.
     act: str = "gelu"
     eps: float = 1e-12
     biases: str = "qkvo"  # The projections of the attention that have a bias: query, key, value, out.
     mlp_bias: bool = True
     norm_bias: bool = True
+    rms: bool = False  # RMS norms, which have no bias.
     gated: bool = False  # act(gate) * up instead of act(up).
     layer_scale: float | None = None  # Initial value of a learned per-channel factor on both branches.
     dropout: float = 0.0  # Of what attention and MLP add.
     mlp_dropout: float | None = None  # Of what the MLP adds, if it differs.
+    hidden_dropout: float = 0.0  # Of the hidden activations of the MLP.
     attention_dropout: float = 0.0
     drop_path: float = 0.0  # Of every layer; of the last one if each layer is given its own rate.
     init_std: float = 0.02
+    init_by_inputs: bool = False  # As T5 starts: `init_std` is divided by the root of a kernel's inputs.
+
+    def std(self, inputs: int) -> float:
+        """The standard deviation that a kernel with so many inputs starts with."""
+        return self.init_std * inputs**-0.5 if self.init_by_inputs else self.init_std
