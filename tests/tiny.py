@@ -117,6 +117,71 @@ MODERNBERT = {  # Spelled as answerdotai/ModernBERT-base.
     "global_rope_theta": 160000.0,
     "local_rope_theta": 10000.0,
 }
+QWEN3 = {  # Spelled as Qwen/Qwen3-Embedding-0.6B.
+    "model_type": "qwen3",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "max_window_layers": 3,
+}
+LLAMA = {  # Spelled as meta-llama/Llama-3.2-1B.
+    "model_type": "llama",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 4.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 16,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+}
+GEMMA3_TEXT = {  # Spelled as google/embeddinggemma-300m.
+    "model_type": "gemma3_text",
+    "_sliding_window_pattern": 6,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "query_pre_attn_scalar": 8,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": 6,
+    "use_bidirectional_attention": True,
+}
 
 T5 = {  # Heads of another width than the tower divided by their number.
     "model_type": "t5",
@@ -131,6 +196,7 @@ T5 = {  # Heads of another width than the tower divided by their number.
 }
 MT5 = T5 | {"model_type": "mt5", "feed_forward_proj": "gated-gelu"}
 UMT5 = MT5 | {"model_type": "umt5"}
+NOMIC_BERT = BERT | {"model_type": "nomic_bert"}
 
 
 def dual_config(vision=VIT, text=BERT, projection_dim=16):

@@ -90,15 +90,8 @@ TEXT = {
     "electra of one width": tiny.ELECTRA | {"embedding_size": 24},
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
-APART = {
-    "swin",
-    "swinv2",
-    "deberta-v2",
-    "modernbert",
-    "t5",
-    "mt5",
-    "umt5",
-}  # In files of their own beside this one.
+# In files of their own beside this one.
+APART = set("swin swinv2 deberta-v2 modernbert qwen3 llama gemma3_text t5 mt5 umt5 nomic_bert".split())
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
     name: ("text", hf) for name, hf in TEXT.items()
 }

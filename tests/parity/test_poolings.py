@@ -42,6 +42,10 @@ WORDS = {
     "t5": tiny.T5,
     "mt5": tiny.MT5,
     "umt5": tiny.UMT5,
+    "nomic_bert": tiny.NOMIC_BERT,
+    "qwen3": tiny.QWEN3,
+    "llama": tiny.LLAMA,
+    "gemma 3": tiny.GEMMA3_TEXT,
 }
 
 

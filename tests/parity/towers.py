@@ -38,12 +38,19 @@ def torch_tower(hf, folder, seed=0):
 
 
 def pooled(output, how="cls", mask=None):
-    """PyTorch's pooled output; for types that have none, the first token or the mean, our default for the type."""
-    own, x = getattr(output, "pooler_output", None), output.last_hidden_state
-    if own is not None or how == "cls":
-        return x[:, 0] if own is None else own
-    wide = torch.as_tensor(np.ones(x.shape[:2]) if mask is None else mask)[:, :, None].float()
-    return (x * wide).sum(1) / wide.sum(1)
+    """PyTorch's pooled output; for types that have none, our default for them: the first token, or `how` says it.
+
+    `mask` [B N] is nonzero where a token is real; None: all of them are.
+    """
+    own = getattr(output, "pooler_output", None)
+    if own is not None:
+        return own
+    x = output.last_hidden_state
+    real = torch.ones(x.shape[:2]) if mask is None else torch.as_tensor(mask)
+    if how == "mean":
+        return (x * real[:, :, None]).sum(1) / real.sum(1, keepdim=True)
+    last = (real * torch.arange(1, x.shape[1] + 1)).argmax(1)
+    return x[torch.arange(len(x)), last] if how == "last" else x[:, 0]
 
 
 def our_tower(tower, folder):
@@ -63,6 +70,7 @@ def our_tower(tower, folder):
 
 
 def layers(output, how="cls", mask=None):
+    """Every array of an output by name; `how` and `mask` are those of `pooled`."""
     states = {f"hidden state {i}": state for i, state in enumerate(output.hidden_states)}
     weights = {f"attention {i}": weight for i, weight in enumerate(output.attentions)}
     return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output, how, mask)}

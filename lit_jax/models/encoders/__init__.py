@@ -15,8 +15,12 @@ from lit_jax.models.encoders import (
     distilbert,
     electra,
     ernie,
+    gemma3_text,
+    llama,
     modernbert,
     mpnet,
+    nomic_bert,
+    qwen3,
     roberta,
     siglip,
     siglip_text,
@@ -59,6 +63,10 @@ TEXT: dict[str, Encoder] = {
     "t5": t5.ENCODER,
     "mt5": t5.MT5,
     "umt5": t5.UMT5,
+    "nomic_bert": nomic_bert.ENCODER,
+    "qwen3": qwen3.ENCODER,
+    "llama": llama.ENCODER,
+    "gemma3_text": gemma3_text.ENCODER,
 }
 
 __all__ = ["TEXT", "VISION", "Encoder", "EncoderOutput"]

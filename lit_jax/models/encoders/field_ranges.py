@@ -56,6 +56,8 @@ RANGES: dict[str, Range] = {
     "num_layers": _LAYERS,
     "depths": _LAYERS,
     "num_attention_heads": Range(1, 1 << 14),
+    "num_key_value_heads": Range(1, 1 << 14),
+    "head_dim": Range(1, 1 << 14),
     "n_heads": Range(1, 1 << 14),
     "num_heads": Range(1, 1 << 14),
     "global_attn_every_n_layers": _SIZE,
@@ -68,6 +70,10 @@ RANGES: dict[str, Range] = {
     "eos_token_id": _ID,
     # Relative positions, windows of attention, convolutions.
     "local_attention": _SIZE,
+    "sliding_window": _SIZE,
+    "sliding_window_pattern": _SIZE,
+    "max_window_layers": Range(0, LARGEST),
+    "query_pre_attn_scalar": _SIZE,
     "max_relative_positions": _SIZE,
     "position_buckets": _SIZE,
     "relative_attention_num_buckets": _SIZE,
@@ -78,6 +84,7 @@ RANGES: dict[str, Range] = {
     "layer_norm_eps": _EPS,
     "norm_eps": _EPS,
     "layer_norm_epsilon": _EPS,
+    "rms_norm_eps": _EPS,
     "hidden_dropout_prob": _RATE,
     "attention_probs_dropout_prob": _RATE,
     "attention_dropout": _RATE,
@@ -92,4 +99,10 @@ RANGES: dict[str, Range] = {
     "rope_theta": _BASE,
     "global_rope_theta": _BASE,
     "local_rope_theta": _BASE,
+    "rope_local_base_freq": _BASE,
+    # Scaling of rotary positions.
+    "factor": Range(0.01, 1e4),
+    "low_freq_factor": Range(1e-3, 1e4),
+    "high_freq_factor": Range(1e-3, 1e4),
+    "original_max_position_embeddings": _SIZE,
 }

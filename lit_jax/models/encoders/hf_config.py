@@ -57,6 +57,8 @@ def read_config(
             raise WeightError(f"{model_type} config: {name}={shown(value)} is not implemented")
     config = cls(**values)
     for width, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
+        if getattr(config, "head_dim", None) is not None:
+            break  # The heads have a width of their own.
         if (w := getattr(config, width, None)) and (h := getattr(config, heads, None)) and w % h:
             raise WeightError(
                 f"{model_type} config: {width}={w} does not divide into {heads}={h} equal heads"

@@ -9,25 +9,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.bert import in_order
-from lit_jax.models.encoders.modernbert_config import GLOBAL, Config
-from lit_jax.models.layers import pooling
+from lit_jax.models.encoders.layer_types import GLOBAL
+from lit_jax.models.encoders.modernbert_config import Config
+from lit_jax.models.layers import pooling, rotary
 from lit_jax.models.layers.attention import Attention
 from lit_jax.models.layers.blocks import Mlp, PerLayer, given_norm, layer_norm, scan_layers
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import TokenEmbed, key_mask
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError
-
-
-def rope_of(
-    config: Config, positions: Int[Array, "N"]
-) -> tuple[Float[Array, "2 N K"], Float[Array, "2 N K"]]:
-    """Cosines and sines of the positions, each for layers with windows and for layers without."""
-    width = config.hidden_size // config.num_attention_heads
-    thetas = np.array([[config.local_rope_theta], [config.global_rope_theta]], np.float32)
-    speeds = 1 / thetas ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
-    angles = jnp.tile(positions[:, None].astype(jnp.float32) * speeds[:, None, :], 2)
-    return jnp.cos(angles), jnp.sin(angles)
 
 
 class Norms(nn.Module):
@@ -105,7 +95,9 @@ class Model(nn.Module):
             raise ConfigError(
                 f"position_ids have shape {positions.shape}; this tower wants one row of {tokens} for all texts"
             )
-        cos, sin = rope_of(c, positions.reshape(tokens))
+        width = c.hidden_size // c.num_attention_heads
+        speeds = [rotary.speeds(theta, width) for theta in (c.local_rope_theta, c.global_rope_theta)]
+        cos, sin = rotary.tables(positions.reshape(tokens), np.stack(speeds))
         keys = key_mask(jnp.ones_like(input_ids) if attention_mask is None else attention_mask)  # B 1 1 N
         at = np.arange(tokens)
         near = np.abs(at[:, None] - at[None, :]) <= c.local_attention // 2

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.layer_types import GLOBAL, LOCAL, check_layer_types
 from lit_jax.models.layers import pooling
 from lit_jax.models.layers.spec import BlockSpec
 from lit_jax.models.layers.tokens import Tokens
 from lit_jax.utils.errors import WeightError
-
-GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +55,7 @@ class Config:
                 "rope_scaling": (None, {"rope_type": "default"}, {"type": "default"}),
             },
         )
-        kinds = config.layer_types
-        if kinds is not None and (len(kinds) != config.num_hidden_layers or set(kinds) - {GLOBAL, LOCAL}):
-            raise WeightError(
-                f"modernbert config: layer_types={list(kinds)!r} is not usable; wanted {GLOBAL!r} or {LOCAL!r} "
-                f"for each of the {config.num_hidden_layers} layers"
-            )
+        check_layer_types("modernbert", config.layer_types, config.num_hidden_layers)
         regular = dataclasses.replace(config, layer_types=None)
         return pooling.checked("modernbert", regular if regular.kinds == config.kinds else config)
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.hf_config import own_names, read_config, shown
-from lit_jax.models.layers import pooling
 from lit_jax.models.layers.blocks import ACTIVATIONS, Block, PerLayer, layer_norm, scan_layers
+from lit_jax.models.layers.pooling import pool_tokens
 from lit_jax.models.layers.relative_buckets import buckets
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens, key_mask
@@ -27,7 +27,7 @@ _ALIASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields and defaults of transformers' T5Config that concern the encoder, and how to pool."""
+    """Fields and defaults of transformers' T5Config that concern the encoder."""
 
     vocab_size: int = 32128
     d_model: int = 512
@@ -41,7 +41,6 @@ class Config:
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
     feed_forward_proj: str = "relu"  # Of the hidden activations: "gelu_new" ..., or "gated-" with it.
-    pooling: str = "mean"
 
     one_table: ClassVar[bool] = True  # The layers share a table of relative positions.
 
@@ -65,7 +64,7 @@ class Config:
                 f"with relative_attention_max_distance={config.relative_attention_max_distance}; wanted 4 buckets or "
                 "more, and a distance of more than a quarter of their number"
             )
-        return pooling.checked(kind, config)
+        return config
 
     @property
     def hidden_size(self) -> int:
@@ -99,7 +98,7 @@ class Config:
             eps=self.layer_norm_epsilon,
             biases="",
             mlp_bias=False,
-            rms=True,
+            rms=0.0,
             gated=bool(gate),
             dropout=self.dropout_rate,
             hidden_dropout=self.dropout_rate,
@@ -111,7 +110,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class MT5Config(Config):
-    """Fields and defaults of transformers' MT5Config that concern the encoder, and how to pool."""
+    """Fields and defaults of transformers' MT5Config that concern the encoder."""
 
     vocab_size: int = 250112
     d_ff: int = 1024
@@ -149,7 +148,7 @@ def _feed_forward(model_type: str, hf: Mapping[str, Any]) -> str:
 
 
 class Model(nn.Module):
-    """Equals transformers' T5EncoderModel, MT5EncoderModel or UMT5EncoderModel, and pools as the config says."""
+    """Equals transformers' T5EncoderModel, MT5EncoderModel or UMT5EncoderModel; pools the mean of the real tokens."""
 
     config: Config
     compute: Compute = Compute()
@@ -202,8 +201,9 @@ class Model(nn.Module):
         x = nn.Dropout(c.dropout_rate, deterministic=not train)(x)
         if states is not None:
             states = states.at[-1].set(x)
-        pooled = pooling.pool(c.pooling, self.compute, x, attention_mask, spec.std(c.d_model))
-        return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
+        return EncoderOutput(
+            x, pool_tokens("mean", x, attention_mask), with_embeddings(embedded, states), weights
+        )
 
 
 _EMBEDDINGS = table("shared.weight | embeddings/word/embedding | v d")
@@ -229,7 +229,7 @@ _NORM = table("encoder.final_layer_norm.weight | norm/scale | d")
 def weights(config: Config) -> WeightMap:
     relative = _RELATIVE.inside("encoder.block.0" if config.one_table else "encoder.block.{l}")
     up = _GATED if config.block.gated else _PLAIN
-    rows = _EMBEDDINGS + relative + _LAYERS + up + _NORM + pooling.weights(config.pooling)
+    rows = _EMBEDDINGS + relative + _LAYERS + up + _NORM
     return rows.bind(depth=config.num_layers, h=config.num_heads)
 
 
@@ -238,14 +238,12 @@ ENCODER = Encoder(
     Config=Config,
     Model=Model,
     weights=weights,
-    pooling="mean or cls or tanh",
+    pooling="mean",
     prefix="transformer.",
     dropped=r"(decoder|lm_head|classification_head|classifier|qa_outputs)\..*|encoder\.embed_tokens\.weight",
     reader="T5EncoderModel",
     also=lambda config: _REPEATED.bind(depth=0),
-    fresh=r"pooler/",
     exportable=(),
-    poolings=pooling.choices(),
 )
 MT5 = dataclasses.replace(ENCODER, Config=MT5Config, reader="MT5EncoderModel")
 UMT5 = dataclasses.replace(ENCODER, Config=UMT5Config, reader="UMT5EncoderModel")

@@ -1,7 +1,6 @@
 """Self-attention, and the choice of its implementation."""
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,28 +14,18 @@ from lit_jax.models.kernels.row_attention import row_attention_sharded
 from lit_jax.models.kernels.row_attention.vmem import fits
 from lit_jax.models.kernels.splash import SHORTEST, splash_attention_sharded
 from lit_jax.models.layers.dense import Projection
+from lit_jax.models.layers.norm import RmsNorm
+from lit_jax.models.layers.rotary import rotate
 from lit_jax.models.layers.spec import BlockSpec, Compute
 
 Shape = tuple[Any, ...]  # Integers; a batch of any size (jax.export) is a symbol.
 
 
-def rotate(x: Float[Array, "B N H K"], rope: tuple[Array, Array]) -> Float[Array, "B N H K"]:
-    """Rotary positions (arXiv:2104.09864) on the last M tokens of x; `rope` is cos and sin, each [M K].
-
-    Channel i is rotated with channel i + K/2, as by `rotate_half` of transformers.
-    """
-    cos, sin = (table[:, None, :].astype(x.dtype) for table in rope)
-    first = x.shape[1] - len(cos)  # Prefix tokens stay as they are.
-    rotated = x[:, first:]
-    half = x.shape[-1] // 2
-    other = jnp.concatenate([-rotated[..., half:], rotated[..., :half]], axis=-1)
-    return jnp.concatenate([x[:, :first], rotated * cos + other * sin], axis=1)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention over every unmasked token. Returns the output and, if asked for, the weights.
 
-    `bias` is added to the scores; `rope` rotates queries and keys (see `rotate`).
+    `bias` is added to the scores; `rope` rotates queries and keys (see `rotary.rotate`). With fewer heads of keys and
+    values than of queries (grouped queries, arXiv:2305.13245), each serves as many queries' heads in a row.
     """
 
     spec: BlockSpec
@@ -55,39 +44,70 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         spec, width = self.spec, x.shape[-1]
         heads = (spec.heads, spec.head_width or width // spec.heads)  # H K
+        few = (spec.kv_heads or spec.heads, heads[1])
 
         def project(name: str, kernel: tuple[int, ...], inputs: int) -> Projection:
             biased, dtype = name[0] in spec.biases, self.compute.dtype
             fan_in = {"query": width * heads[1], "out": math.prod(heads)}.get(name, width)
             return Projection(kernel, inputs, biased, spec.std(fan_in), dtype, name=name)
 
-        q, k, v = (project(name, (width, *heads), 1)(x) for name in ("query", "key", "value"))  # B N HK
-        apart = partial(jnp.reshape, shape=(*x.shape[:2], *heads))  # B N HK -> B N H K
-        if rope is not None:
-            q, k = (rotate(apart(y), rope).reshape(q.shape) for y in (q, k))
-        if spec.scale is not None:  # Every implementation divides by the root of K.
-            q = q * (spec.scale * heads[1] ** 0.5)
+        q = project("query", (width, *heads), 1)(x)  # B N HK
+        k, v = (project(name, (width, *few), 1)(x) for name in ("key", "value"))
+        if rope is not None or spec.qk_norm:
+            q, k = (self.turned(y, name, rope) for y, name in ((q, "query_norm"), (k, "key_norm")))
+        if spec.scale is not None:  # All of the implementations divide by the root of the width.
+            q = q * jnp.asarray(spec.scale * heads[1] ** 0.5, q.dtype)
+        if few != heads:
+            k, v = (jnp.repeat(self.apart(y), heads[0] // few[0], axis=2).reshape(q.shape) for y in (k, v))
+        y, weights = self.attend(q, k, v, mask, bias, train=train, attentions=attentions)
+        return project("out", (*heads, width), 2)(y.reshape(q.shape)), weights
+
+    def apart(self, y: Float[Array, "B N E"]) -> Float[Array, "B N _ K"]:
+        """The heads of queries, keys or values."""
+        return y.reshape(*y.shape[:2], -1, self.spec.head_width or y.shape[-1] // self.spec.heads)
+
+    def turned(
+        self, y: Float[Array, "B N E"], norm: str, rope: tuple[Array, Array] | None
+    ) -> Float[Array, "B N E"]:
+        """Queries or keys, each head normed if the spec says so, and rotated. Call it in the compact method."""
+        spec, heads = self.spec, self.apart(y)
+        if spec.qk_norm:
+            heads = RmsNorm(spec.eps, self.compute.dtype, spec.rms or 0.0, name=norm)(heads)
+        return (heads if rope is None else rotate(heads, rope)).reshape(y.shape)
+
+    def attend(
+        self,
+        q: Float[Array, "B N E"],
+        k: Float[Array, "B N E"],
+        v: Float[Array, "B N E"],
+        mask: Array | None,
+        bias: Array | None,
+        *,
+        train: bool,
+        attentions: bool,
+    ) -> tuple[Array, Float[Array, "B H N N"] | None]:
+        """Attention with as many heads of keys as of queries, [B N E] or [B N H K], and its weights if asked for."""
+        spec, apart, shape = self.spec, self.apart, q.shape
         dropout = spec.attention_dropout if train else 0.0
-        weights = None
         if attentions or dropout:
             drop = nn.Dropout(dropout, deterministic=not dropout)
             y, weights = attend_in_full(apart(q), apart(k), apart(v), mask, bias, drop)
-        elif use_row_kernel(self.compute, q.shape, spec.heads, bias):
+            return y, weights if attentions else None
+        if use_row_kernel(self.compute, shape, spec.heads, bias):
             assert self.compute.mesh is not None  # `use_row_kernel` requires one.
-            keys = None if mask is None else jnp.broadcast_to(mask[:, 0], (x.shape[0], *mask.shape[2:]))
+            keys = None if mask is None else jnp.broadcast_to(mask[:, 0], (shape[0], *mask.shape[2:]))
             y = row_attention_sharded(q, k, v, keys, bias, heads=spec.heads, mesh=self.compute.mesh)
-        elif use_splash(self.compute, q.shape, mask, bias):
+        elif use_splash(self.compute, shape, mask, bias):
             assert self.compute.mesh is not None  # `use_splash` requires one.
-            keys = None if mask is None else jnp.broadcast_to(mask[:, 0, 0], x.shape[:2])
+            keys = None if mask is None else jnp.broadcast_to(mask[:, 0, 0], shape[:2])
             y = splash_attention_sharded(q, k, v, keys, heads=spec.heads, mesh=self.compute.mesh)
         elif use_heads(self.compute):
             y = attend_by_heads(apart(q), apart(k), apart(v), mask, bias)
-        elif use_cudnn(self.compute, q.shape, spec.heads, mask is not None or bias is not None):
+        elif use_cudnn(self.compute, shape, spec.heads, mask is not None or bias is not None):
             y = flash_attention(apart(q), apart(k), apart(v), mask, bias)
         else:
             y = jax.nn.dot_product_attention(apart(q), apart(k), apart(v), bias, mask)
-        out = project("out", (*heads, width), 2)(y.reshape(q.shape))
-        return out, weights if attentions else None
+        return y, None
 
 
 def use_row_kernel(compute: Compute, shape: Shape, heads: int, bias: Array | None) -> bool:

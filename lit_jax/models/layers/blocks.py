@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from lit_jax.models.layers.attention import Attention
 from lit_jax.models.layers.dense import Dense
-from lit_jax.models.layers.norm import LayerNorm, RMSNorm
+from lit_jax.models.layers.norm import LayerNorm, RmsNorm
 from lit_jax.models.layers.spec import REMAT, BlockSpec, Compute
 
 
@@ -37,10 +37,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> nn.Module:
-    """The norm that the spec names."""
-    if spec.rms:
-        return RMSNorm(spec.eps, compute.dtype, spec.init_std if spec.init_by_inputs else 1.0, name=name)
+def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> LayerNorm | RmsNorm:
+    """The norm of the spec."""
+    if spec.rms is not None:
+        start = spec.init_std if spec.init_by_inputs else 1.0
+        return RmsNorm(spec.eps, compute.dtype, spec.rms, start, name=name)
     return LayerNorm(spec.eps, dtype=compute.dtype, use_bias=spec.norm_bias, on_gpu=compute.on_gpu, name=name)
 
 
@@ -96,7 +97,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a residual; LayerNorm before (ViT) or after (BERT)."""
+    """Attention and MLP, each with a residual; a norm before (ViT) or after (BERT), or before and inside (Gemma)."""
 
     spec: BlockSpec
     compute: Compute
@@ -119,10 +120,12 @@ class Block(nn.Module):
         mlp = Mlp(spec, self.compute, name="mlp")
         norm1, norm2 = (layer_norm(spec, self.compute, name) for name in ("norm1", "norm2"))
 
-        def branch(y: Array, name: str, dropout: float) -> Array:
+        def branch(y: Array, number: int, dropout: float) -> Array:
+            if spec.norm_after:
+                y = layer_norm(spec, self.compute, f"after{number}")(y)
             if spec.layer_scale is not None:
                 init = nn.initializers.constant(spec.layer_scale)
-                scale = self.param(name, init, y.shape[-1:])
+                scale = self.param(f"scale{number}", init, y.shape[-1:])
                 y = (y * scale).astype(y.dtype)  # The gradient of the scale is summed in float32.
             y = nn.Dropout(dropout, deterministic=not train)(y)
             return DropPath(spec.drop_path)(y, drop_path, train)
@@ -130,10 +133,10 @@ class Block(nn.Module):
         y, weights = attn(
             norm1(x) if spec.norm_first else x, mask, bias=bias, rope=rope, train=train, attentions=attentions
         )
-        x = x + branch(y, "scale1", spec.dropout)
+        x = x + branch(y, 1, spec.dropout)
         x = x if spec.norm_first else norm1(x)
         dropout = spec.dropout if spec.mlp_dropout is None else spec.mlp_dropout
-        x = x + branch(mlp(norm2(x) if spec.norm_first else x, train=train), "scale2", dropout)
+        x = x + branch(mlp(norm2(x) if spec.norm_first else x, train=train), 2, dropout)
         return (x if spec.norm_first else norm2(x)), weights
 
 

@@ -1,4 +1,4 @@
-"""Layer norms (arXiv:1607.06450), in float32 and with PyTorch's variance, and RMS norms."""
+"""Layer norms (arXiv:1607.06450), in float32 and with PyTorch's variance; and those by the root mean square."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,21 +27,6 @@ class LayerNorm(nn.LayerNorm):
         scale = self.param("scale", self.scale_init, x.shape[-1:])
         bias = self.param("bias", self.bias_init, x.shape[-1:]) if self.use_bias else jnp.zeros_like(scale)
         return _by_rows(x, jnp.asarray(scale), jnp.asarray(bias), self.epsilon, self.dtype)
-
-
-class RMSNorm(nn.Module):
-    """Division by the root mean square of the last axis (arXiv:1910.07467), in float32, and a scale; no bias."""
-
-    epsilon: float
-    dtype: DTypeLike
-    start: float = 1.0  # What the scale is before training.
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = self.param("scale", nn.initializers.constant(self.start), x.shape[-1:])
-        y = x.astype(jnp.float32)
-        y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        return (y * scale).astype(self.dtype)
 
 
 def _norm(
@@ -76,3 +61,22 @@ def _gradient(eps: float, dtype: DTypeLike, kept: tuple[Array, Array, Array], dy
 _by_rows.defvjp(
     lambda x, scale, bias, eps, dtype: (_by_rows(x, scale, bias, eps, dtype), (x, scale, bias)), _gradient
 )
+
+
+class RmsNorm(nn.Module):
+    """x over its root mean square (arXiv:1910.07467), in float32, times `centre` + a learned scale.
+
+    Equals transformers' LlamaRMSNorm and T5LayerNorm with a `centre` of 0, and Gemma3RMSNorm with 1.
+    """
+
+    epsilon: float
+    dtype: DTypeLike
+    centre: float
+    start: float = 1.0  # The factor before training.
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param("scale", nn.initializers.constant(self.start - self.centre), x.shape[-1:])
+        y = x.astype(jnp.float32)
+        y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * (self.centre + scale)).astype(self.dtype)

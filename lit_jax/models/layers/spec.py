@@ -60,14 +60,19 @@ class BlockSpec:
     heads: int
     hidden: int
     norm_first: bool
-    head_width: int | None = None  # None: the width of the block, divided among the heads.
-    scale: float | None = None  # Of the scores; None: one over the root of a head's width.
     act: str = "gelu"
     eps: float = 1e-12
     biases: str = "qkvo"  # The projections of the attention that have a bias: query, key, value, out.
     mlp_bias: bool = True
     norm_bias: bool = True
-    rms: bool = False  # RMS norms, which have no bias.
+    rms: float | None = (
+        None  # Norms by the root mean square, whose scale is this + a weight. None: layer norms.
+    )
+    norm_after: bool = False  # A further norm of what attention and MLP add (Gemma).
+    kv_heads: int | None = None  # Heads of keys and values, if they are fewer than those of queries.
+    head_width: int | None = None  # None: the heads divide the width among themselves.
+    qk_norm: bool = False  # A norm of each query and key, by head.
+    scale: float | None = None  # Of the scores; None: one over the root of a head's width.
     gated: bool = False  # act(gate) * up instead of act(up).
     layer_scale: float | None = None  # Initial value of a learned per-channel factor on both branches.
     dropout: float = 0.0  # Of what attention and MLP add.

@@ -20,6 +20,7 @@ class Tokens:
     positions: int  # Rows of the table; 0 for towers that rotate instead.
     width: int
     types: int = 0
+    scale: float = 1.0  # A factor of the words.
     tasks: int = 0  # Task types (ERNIE); dual encoders have only one task, the first.
     norm: bool = True
     norm_bias: bool = True
@@ -52,6 +53,8 @@ class TokenEmbed(nn.Module):
             return nn.Embed(rows, spec.width, embedding_init=init, name=name)(ids)
 
         x = embed(spec.words, "word", input_ids)
+        if spec.scale != 1:
+            x = x * jnp.float32(spec.scale)
         if spec.types:
             types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + embed(spec.types, "token_type", types)

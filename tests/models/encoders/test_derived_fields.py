@@ -33,6 +33,12 @@ RULES = {
     "mt5, a gate spelled out": tiny.MT5 | {"feed_forward_proj": "gated-gelu_new"},
     "umt5, scaled outputs of a decoder": tiny.UMT5 | {"tie_word_embeddings": False},
     "deberta's kinds in one text": tiny.DEBERTA_V2 | {"pos_att_type": " C2P | p2c"},
+    "nomic, heads of another width": tiny.NOMIC_BERT | {"head_dim": 8},
+    "nomic, a base of its own": tiny.NOMIC_BERT | {"rope_theta": 50.0},
+    "nomic, a nested base first": tiny.NOMIC_BERT
+    | {"rope_theta": 50.0, "rope_parameters": {"rope_theta": 7.0}},
+    "nomic, a nested base by its old name": tiny.NOMIC_BERT
+    | {"rope_scaling": {"type": "default", "rope_theta": 7.0}, "rope_parameters": {"rope_theta": 9.0}},
     "modernbert, half a window": tiny.MODERNBERT | {"sliding_window": 3},
     "modernbert, half a window first": {"sliding_window": 3, **tiny.MODERNBERT, "local_attention": 20},
     "modernbert, every second layer": tiny.MODERNBERT | {"global_attn_every_n_layers": 2},
@@ -41,6 +47,28 @@ RULES = {
     "modernbert, bases of its own": tiny.MODERNBERT | {"global_rope_theta": 50.0, "local_rope_theta": 20.0},
     "modernbert, nested bases first": tiny.MODERNBERT
     | {"local_rope_theta": 20.0, "rope_parameters": {"sliding_attention": {"rope_theta": 30.0}}},
+    "qwen3, a window that is not used": tiny.QWEN3 | {"sliding_window": 7},
+    "qwen3, windows from a layer on": tiny.QWEN3
+    | {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2},
+    "qwen3, windows of no width": tiny.QWEN3 | {"use_sliding_window": True, "max_window_layers": 0},
+    "qwen3, as many heads of keys": tiny.QWEN3 | {"num_key_value_heads": None},
+    "qwen3, a scaling of its own, the base beside it": tiny.QWEN3
+    | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "llama, heads that share the width": tiny.LLAMA | {"head_dim": None, "num_key_value_heads": None},
+    "llama, the context as it is": tiny.LLAMA
+    | {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}},
+    "llama, the scaling before the parameters": tiny.LLAMA
+    | {"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}},
+    "gemma, every second layer": {
+        name: value for name, value in tiny.GEMMA3_TEXT.items() if name != "layer_types"
+    }
+    | {"sliding_window_pattern": 2},
+    "gemma, an odd window": tiny.GEMMA3_TEXT | {"sliding_window": 7},
+    "gemma, an odd window one way": tiny.GEMMA3_TEXT
+    | {"sliding_window": 7, "use_bidirectional_attention": False},
+    "gemma, a scaling": tiny.GEMMA3_TEXT | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    "gemma, nested bases first": tiny.GEMMA3_TEXT
+    | {"rope_parameters": {"sliding_attention": {"rope_theta": 30.0}}},
 }
 
 

@@ -1,0 +1,124 @@
+"""Gemma 3 (arXiv:2503.19786) and EmbeddingGemma (arXiv:2509.20354), as transformers' Gemma3TextModel."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lit_jax.models.encoders import decoder
+from lit_jax.models.encoders.decoder_config import DecoderConfig, Scaling, scaling_of, with_layer_types
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.encoders.layer_types import GLOBAL, LOCAL
+from lit_jax.models.layers import rotary
+from lit_jax.models.layers.spec import BlockSpec
+from lit_jax.models.layers.tokens import Tokens
+from lit_jax.utils.errors import WeightError
+
+_PATTERN = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(DecoderConfig):
+    """Fields and defaults of transformers' Gemma3TextConfig."""
+
+    vocab_size: int = 262_208
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = 4
+    head_dim: int = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 131_072
+    query_pre_attn_scalar: int = 256
+    sliding_window: int | None = 4096
+    sliding_window_pattern: int = _PATTERN  # Only each sixth layer has no window.
+    layer_types: tuple[str, ...] | None = None  # Set only if the default pattern cannot express them.
+    use_bidirectional_attention: bool = False
+    rope_theta: float = 1_000_000.0  # Of layers without windows, as is `rope_scaling`.
+    rope_local_base_freq: float = 10_000.0  # Of layers with windows.
+
+    model_type: ClassVar[str] = "gemma3_text"
+    # transformers caps no score of attention (nor do the published models), and its caps of logits are not used here.
+    inert: ClassVar[frozenset[str]] = frozenset(
+        "attn_logit_softcapping final_logit_softcapping _sliding_window_pattern".split()
+    )
+    norm_offset: ClassVar[float] = 1.0
+    pooling: ClassVar[str] = "mean"
+
+    @classmethod
+    def from_hf(cls, hf: dict) -> "Config":
+        """Raises WeightError for a field that would change the numbers and is not implemented."""
+        config: Any = super().from_hf(hf)
+        if config.use_bidirectional_attention and config.sliding_window is not None:
+            even = max(config.sliding_window // 2 * 2, 1)  # All that transformers uses of it.
+            config = dataclasses.replace(config, sliding_window=even)
+        usual = dataclasses.replace(config, layer_types=None, sliding_window_pattern=_PATTERN)
+        return dataclasses.replace(with_layer_types(config, usual.kinds), sliding_window_pattern=_PATTERN)
+
+    @classmethod
+    def rope_of(cls, hf: Mapping[str, Any]) -> tuple[dict[str, Any], Scaling | None]:
+        """The bases of the rotary positions by field, still unchecked, and their scaling. Raises WeightError."""
+        nested, scaling = hf.get("rope_parameters"), hf.get("rope_scaling")
+        kinds = {} if nested is None else nested
+        parts = [kinds, scaling or {}, *(kinds.get(kind) or {} for kind in (GLOBAL, LOCAL))]
+        if not all(isinstance(part, Mapping) for part in parts) or (
+            kinds and not {GLOBAL, LOCAL} & kinds.keys()
+        ):
+            raise WeightError(
+                f"gemma3_text config: rope_parameters={shown(nested)} with rope_scaling={shown(scaling)} is not "
+                f"usable; wanted an object for {GLOBAL!r} and one for {LOCAL!r}"
+            )
+        _, scaling, everywhere, near = parts
+        if scaling:  # It is added to the default, so that an old "type" is not read by transformers 5.
+            everywhere = {"rope_type": "default", **everywhere, **scaling}
+        if scaling_of("gemma3_text", near, hf, cls.max_position_embeddings) is not None:
+            raise WeightError(
+                f"gemma3_text config: rope_parameters={shown(dict(near))} is not implemented for {LOCAL!r}; a "
+                "rope_type of default is"
+            )
+        thetas = {
+            "rope_theta": everywhere.get("rope_theta", hf.get("rope_theta", cls.rope_theta)),
+            "rope_local_base_freq": near.get(
+                "rope_theta", hf.get("rope_local_base_freq", cls.rope_local_base_freq)
+            ),
+        }
+        return thetas, scaling_of("gemma3_text", everywhere, hf, cls.max_position_embeddings)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """GLOBAL or LOCAL for every layer."""
+        return self.layer_types or tuple(
+            LOCAL if layer % self.sliding_window_pattern else GLOBAL
+            for layer in range(1, self.num_hidden_layers + 1)
+        )
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token sees later ones."""
+        return self.is_causal and not self.use_bidirectional_attention
+
+    @property
+    def reach(self) -> int:
+        """How far a token sees to each side in a LOCAL layer; half a window if it looks both ways."""
+        window = self.sliding_window or 0
+        return (window // 2 + 1 if self.use_bidirectional_attention else window) - self.is_causal
+
+    @property
+    def speeds(self) -> np.ndarray:
+        """Of the rotary positions of LOCAL layers, then of GLOBAL ones, [2 K/2]."""
+        near = rotary.speeds(self.rope_local_base_freq, self.head_dim)
+        return np.stack([near, rotary.speeds(self.rope_theta, self.head_dim, self.rope_scaling)])
+
+    @property
+    def tokens(self) -> Tokens:
+        return dataclasses.replace(super().tokens, scale=self.hidden_size**0.5)
+
+    @property
+    def block(self) -> BlockSpec:
+        scale = self.query_pre_attn_scalar**-0.5
+        return dataclasses.replace(super().block, qk_norm=True, norm_after=True, scale=scale)
+
+
+ENCODER = decoder.encoder(Config)

@@ -1,0 +1,312 @@
+"""Qwen3, Llama and Gemma 3 as text towers against PyTorch: grouped queries, rotations, windows, both directions."""
+
+import dataclasses
+import json
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import lit_jax
+from lit_jax.hf import model_folder
+from lit_jax.models.dual_encoder import encoder_of
+from lit_jax.utils._transformers import transformers
+from lit_jax.utils.errors import WeightError
+from tests import tiny
+from tests.parity import test_encoders as shared
+from tests.parity.conftest import assert_same_layers
+from tests.parity.towers import (
+    assert_rounding_alone,
+    assert_same_gradients,
+    in_torch,
+    layers,
+    our_tower,
+    pooled,
+    run,
+    texts,
+    torch_gradients,
+    torch_tower,
+)
+from tests.tiny import GEMMA3_TEXT, LLAMA, QWEN3
+
+FULL, LOCAL = "full_attention", "sliding_attention"
+
+
+def without(hf, *names):
+    return {name: value for name, value in hf.items() if name not in names}
+
+
+TYPES = {"qwen3": QWEN3, "llama": LLAMA, "gemma 3": GEMMA3_TEXT}
+TOWERS = {
+    **TYPES,
+    "qwen3 with windows in later layers, biases, one head of keys, another activation": QWEN3
+    | {
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "max_window_layers": 1,
+        "num_key_value_heads": 1,
+        "attention_bias": True,
+        "hidden_act": "gelu",
+        "rms_norm_eps": 1e-2,
+        "rope_theta": 10.0,
+    },
+    "qwen3 that sees both ways, as many heads of keys, windows named by layer": QWEN3
+    | {
+        "is_causal": False,
+        "num_key_value_heads": None,
+        "use_sliding_window": True,
+        "sliding_window": 2,
+        "layer_types": [LOCAL, FULL, LOCAL],
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+    },
+    "llama with all biases, heads that share the width, spelled as by transformers 5": without(
+        LLAMA, "rope_scaling", "rope_theta", "head_dim"
+    )
+    | {
+        "num_key_value_heads": None,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "hidden_act": "relu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5.0},
+    },
+    "llama with positions closer together, heads wider than the model": LLAMA
+    | {"rope_scaling": {"rope_type": "linear", "factor": 3.0}, "head_dim": 10, "num_key_value_heads": 4},
+    "gemma 3 one way, a pattern of layers, another scale, caps, a scaling": without(
+        GEMMA3_TEXT, "layer_types"
+    )
+    | {
+        "use_bidirectional_attention": False,
+        "sliding_window": 3,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 5,
+        "attn_logit_softcapping": 0.5,
+        "final_logit_softcapping": 0.5,
+        "attention_bias": True,
+        "hidden_activation": "silu",
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "rope_local_base_freq": 5.0,
+    },
+    "gemma 3 with an odd window, spelled as by transformers 5": without(
+        GEMMA3_TEXT, "rope_theta", "rope_local_base_freq", "rope_scaling"
+    )
+    | {
+        "sliding_window": 3,
+        "num_key_value_heads": 2,
+        "rope_parameters": {
+            FULL: {"rope_type": "default", "rope_theta": 50.0},
+            LOCAL: {"rope_type": "default", "rope_theta": 3.0},
+        },
+    },
+}
+every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
+every_type = pytest.mark.parametrize("hf", TYPES.values(), ids=TYPES)
+
+
+def how(hf):
+    return encoder_of("text", hf["model_type"]).pooling
+
+
+def batch_of(side="right"):
+    """Texts of three lengths, one with a hole, padded on the left or on the right."""
+    batch = texts(pad=0)
+    order = slice(None) if side == "right" else slice(None, None, -1)
+    return {name: np.ascontiguousarray(batch[name][:, order]) for name in ("input_ids", "attention_mask")}
+
+
+@pytest.mark.sampled(3)
+@every_tower
+def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
+    theirs = torch_tower(hf, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    ids = {"input_ids": batch_of()["input_ids"]}
+    again = np.concatenate([np.arange(7), np.arange(5)])
+    each = np.stack([np.arange(12) + start for start in (0, 3, 90)])
+    batches = {
+        "ids alone": ids,
+        "padding on the right": batch_of(),
+        "padding on the left": batch_of("left"),
+        "positions of each text": batch_of() | {"position_ids": each},
+        "positions that begin again": ids | {"position_ids": again[None]},
+    }
+    for name, batch in batches.items():
+        mask = batch.get("attention_mask")
+        with torch.no_grad():
+            want = theirs(**in_torch(batch), output_hidden_states=True, output_attentions=True)
+        got = run(module, params, batch, hidden_states=True, attentions=True)
+        assert np.isfinite(got.last_hidden_state).all()
+        try:
+            assert_same_layers(layers(got), layers(want, how(hf), mask))
+        except AssertionError as error:
+            raise AssertionError(name) from error
+        np.testing.assert_array_equal(got.hidden_states[-1], got.last_hidden_state)
+    plain = run(
+        module, params, batch_of("left")
+    )  # Without the weights, attention is computed in another way.
+    with torch.no_grad():
+        want = theirs(**in_torch(batch_of("left")))
+    real = batch_of("left")["attention_mask"][:, :, None]
+    assert_same_layers({"last": plain[0] * real}, {"last": want.last_hidden_state * torch.from_numpy(real)})
+
+
+@pytest.mark.sampled(3)
+@every_tower
+def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
+    theirs = torch_tower(hf, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    batch = batch_of("left")
+    batch["input_ids"] = np.maximum(batch["input_ids"], 5)  # PyTorch gives the padding's row no gradient.
+    output = theirs(**in_torch(batch))
+    rng = np.random.default_rng(3)
+    real = batch["attention_mask"][:, :, None]
+    each = (rng.normal(size=tuple(output.last_hidden_state.shape)) * real).astype(np.float32)
+    one = rng.normal(size=(3, 24)).astype(np.float32)
+    of_texts = pooled(output, how(hf), batch["attention_mask"])
+    loss = (output.last_hidden_state * torch.from_numpy(each)).sum() + (
+        of_texts * torch.from_numpy(one)
+    ).sum()
+    loss.backward()
+    want = torch_gradients(theirs, "text", tmp_path / "gradients")
+
+    def ours(params):
+        got = module.apply({"params": params}, **jax.tree.map(jnp.asarray, batch))
+        return (got.last_hidden_state * each).sum() + (got.pooler_output * one).sum()
+
+    assert_same_gradients(jax.jit(jax.grad(ours))(params), want)
+
+
+@every_tower
+def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
+    shared.test_weights_go_to_jax_and_back_to_the_same_bits("text", hf, tmp_path)
+
+
+@every_type
+def test_checkpoints_of_models_that_write_texts_are_read(hf, tmp_path):
+    transformers.set_seed(0)
+    config = transformers.AutoConfig.for_model(**hf)
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForSequenceClassification):
+        task = auto.from_config(config)
+        task.save_pretrained(tmp_path)
+        names = model_folder.Tensors.of(tmp_path).keys()
+        assert any(name.startswith("model.layers.") for name in names)
+        _, _, params = our_tower("text", tmp_path)
+        layer = task.model.layers[2]
+        np.testing.assert_array_equal(
+            params["layers"]["mlp"]["down"]["kernel"][2], layer.mlp.down_proj.weight.detach().T
+        )
+        keys = layer.self_attn.k_proj.weight.detach().numpy()
+        np.testing.assert_array_equal(params["layers"]["attn"]["key"]["kernel"][2].reshape(24, -1), keys.T)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_embedded_as_qwen3_embedding_does_it(side, tmp_path):
+    """The last token of the mask on either side, of unit length."""
+    theirs = torch_tower(QWEN3, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    batch = batch_of(side)
+    batch["attention_mask"] = np.stack([np.arange(12) < n for n in (12, 7, 2)]).astype(np.int32)
+    if side == "left":
+        batch["attention_mask"] = np.ascontiguousarray(batch["attention_mask"][:, ::-1])
+    with torch.no_grad():
+        x = theirs(**in_torch(batch)).last_hidden_state
+    ends = torch.tensor([11, 6, 1] if side == "right" else [11, 11, 11])
+    want = torch.nn.functional.normalize(x[torch.arange(3), ends], dim=1)
+    got = run(module, params, batch).pooler_output
+    got = got / jnp.linalg.norm(got, axis=1, keepdims=True)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+@every_type
+def test_the_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
+    module, params = tiny.dual(text=hf)
+    with pytest.raises(WeightError, match=f"{hf['model_type']}.*no place"):
+        lit_jax.save(tmp_path / "hf", module, params)
+    lit_jax.save(tmp_path / "own", module, params, layout="lit_jax")
+    again, same = lit_jax.load(tmp_path / "own")
+    assert again.config == module.config
+    chex.assert_trees_all_equal(same, params)
+    lit_jax.save(tmp_path / "apart", module, params, layout="towers")
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "apart/text", attn_implementation="eager")
+    batch = batch_of()
+    with torch.no_grad():
+        want = theirs(**in_torch(batch)).last_hidden_state
+    encoder = encoder_of("text", hf["model_type"])
+    got = run(encoder.Model(module.config.text), params["text"], batch).last_hidden_state
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(want.abs().max()))
+
+
+@every_type
+def test_half_precision_weights_are_read_into_float32_and_computed_in_it_if_asked(hf, tmp_path):
+    stored = tiny.write_tower(tmp_path / "x", hf)
+    half = {
+        name: tensor.astype("bfloat16") for name, tensor in model_folder.Tensors.of(tmp_path / "x").items()
+    }
+    model_folder.write(tmp_path / "t", hf | {"torch_dtype": "bfloat16"}, half)
+    tiny.write_tower(tmp_path / "v", tiny.VIT)
+    module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", dtype=jnp.bfloat16)
+    for leaf, want in zip(jax.tree.leaves(params["text"]), jax.tree.leaves(stored), strict=True):
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_array_equal(leaf, want.astype("bfloat16").astype(np.float32))
+    batch = jax.tree.map(jnp.asarray, batch_of())
+    output = jax.jit(partial(module.apply, method="text_features"))({"params": params}, batch)[1]
+    assert output.last_hidden_state.dtype == jnp.bfloat16
+
+
+@every_type
+def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
+    torch_tower(hf, tmp_path)
+    module, _, params = our_tower("text", tmp_path)
+    assert_rounding_alone(module, params, batch_of())
+
+
+@every_tower
+def test_both_spellings_of_a_config_are_the_same(hf):
+    """What is given, what transformers makes of it, and what transformers makes of ours."""
+    Config = encoder_of("text", hf["model_type"]).Config
+    config = Config.from_hf(hf)
+    assert Config.from_hf(dataclasses.asdict(config)) == config
+    for given in (hf, {"model_type": hf["model_type"]} | dataclasses.asdict(config)):
+        theirs = transformers.AutoConfig.for_model(**json.loads(json.dumps(given))).to_dict()
+        assert Config.from_hf(theirs) == config
+
+
+NOT_HONOURED = [
+    (QWEN3 | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_parameters=.*yarn"),
+    (QWEN3 | {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_parameters=.*dynamic"),
+    (QWEN3 | {"rope_scaling": {"rope_type": "linear"}}, "'linear' wants factor"),
+    (QWEN3 | {"rope_scaling": {"rope_type": "linear", "factor": 0}}, "factor=0"),
+    (QWEN3 | {"rope_scaling": {"rope_type": "linear", "type": "llama3", "factor": 2.0}}, "rope_parameters="),
+    (QWEN3 | {"rope_scaling": {"rope_type": ["linear"]}}, "rope_parameters="),
+    (QWEN3 | {"rope_scaling": [2.0]}, "rope_parameters="),
+    (QWEN3 | {"rope_parameters": {FULL: {"rope_theta": 5.0}}}, "rope_parameters=.*one object for all layers"),
+    (QWEN3 | {"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters="),
+    (QWEN3 | {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    (QWEN3 | {"layer_types": [FULL, LOCAL, FULL]}, "sliding_window=None"),
+    (QWEN3 | {"layer_types": [FULL, FULL]}, "layer_types=.*each of the 3 layers"),
+    (QWEN3 | {"layer_types": [FULL, FULL, "chunked_attention"]}, "layer_types=.*chunked"),
+    (QWEN3 | {"num_key_value_heads": 3}, "num_key_value_heads=3"),
+    (QWEN3 | {"head_dim": 7}, "head_dim=7"),
+    (QWEN3 | {"hidden_act": "mish"}, "hidden_act='mish'"),
+    (QWEN3 | {"is_causal": "no"}, "is_causal='no'"),
+    (LLAMA | {"rope_scaling": LLAMA["rope_scaling"] | {"low_freq_factor": 4.0}}, "low_freq_factor=4.0"),
+    (LLAMA | {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "wants low_freq_factor and high"),
+    (LLAMA | {"head_dim": None, "num_attention_heads": 5}, "hidden_size=24 does not divide"),
+    (GEMMA3_TEXT | {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, "an object for"),
+    (
+        GEMMA3_TEXT | {"rope_parameters": {LOCAL: {"rope_type": "linear", "factor": 2.0}}},
+        "not implemented for",
+    ),
+    (GEMMA3_TEXT | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters="),
+    (GEMMA3_TEXT | {"sliding_window": None}, "sliding_window=None"),
+    (GEMMA3_TEXT | {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar=0"),
+]
+
+
+@pytest.mark.parametrize(("hf", "message"), NOT_HONOURED, ids=[message for _, message in NOT_HONOURED])
+def test_a_config_that_cannot_be_honoured_is_refused_by_name(hf, message):
+    with pytest.raises(WeightError, match=message) as error:
+        encoder_of("text", hf["model_type"]).config_of(hf)
+    assert "\n" not in str(error.value)
