@@ -41,7 +41,7 @@ def test_a_tokenizer_is_a_function_of_the_captions_and_not_of_their_order():
 
 @pytest.mark.parametrize(
     "hf",
-    [tiny.BERT, tiny.XLM_ROBERTA, tiny.CLIP_TEXT, tiny.MPNET, tiny.ALBERT, tiny.DISTILBERT],
+    [tiny.BERT, tiny.XLM_ROBERTA, tiny.CLIP_TEXT, tiny.MPNET, tiny.ALBERT, tiny.DISTILBERT, tiny.QWEN3],
     ids=lambda hf: hf["model_type"],
 )
 def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
