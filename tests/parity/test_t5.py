@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 
 import lit_jax
+from lit_jax.hf import processor as processing
+from lit_jax.inference.embedder import Embedder
 from lit_jax.models.encoders import TEXT, hf_config, t5
 from lit_jax.models.layers.relative_buckets import buckets
 from lit_jax.utils._transformers import transformers
@@ -25,6 +27,7 @@ from tests.parity.towers import (
     in_torch,
     layers,
     our_tower,
+    pooled,
     run,
     texts,
     torch_gradients,
@@ -195,6 +198,9 @@ def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     torch_tower(tiny.T5, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     assert_rounding_alone(module, params, batch_of())
+    other = module.clone(compute=dataclasses.replace(module.compute, attention="xla"))
+    want, got = (run(one, params, batch_of()).last_hidden_state for one in (module, other))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("hf", [tiny.T5, tiny.UMT5 | {"initializer_factor": 0.5}], ids=["t5", "umt5"])
@@ -294,3 +300,48 @@ def test_the_configs_on_the_hub_are_accepted():
 def test_a_config_that_cannot_be_honoured_is_refused_by_name(change, message):
     with pytest.raises(WeightError, match=message):
         t5.Config.from_hf(tiny.T5 | change)
+
+
+def write_t5_tokenizer(folder, as_4):
+    """A tokenizer in the manner of T5 as transformers 4 or 5 write it: "</s>" at the end, and sentinels."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    words = "a red green blue square circle of on white the".split()
+    pieces += [("▁" + word, -3.0) for word in words] + [(letter, -6.0) for letter in "abcdefghr"]
+    pieces += [(f"<extra_id_{i}>", 0.0) for i in range(2, -1, -1)]
+    made = transformers.T5Tokenizer(pieces, extra_ids=3, model_max_length=512)
+    made.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    written = json.loads(path.read_text())
+    assert written["tokenizer_class"] == "T5Tokenizer"
+    if as_4:
+        sentinels = [f"<extra_id_{i}>" for i in range(3)]
+        names = {name: written[name] for name in ("eos_token", "unk_token", "pad_token", "model_max_length")}
+        path.write_text(
+            json.dumps(
+                names
+                | {"tokenizer_class": "T5TokenizerFast", "extra_ids": 3}
+                | {"additional_special_tokens": sentinels, "sp_model_kwargs": {}}
+            )
+        )
+
+
+@pytest.mark.parametrize("as_4", [False, True], ids=["transformers 5", "transformers 4"])
+def test_texts_go_through_a_tokenizer_of_t5_s_kind_to_pytorch_s_embeddings(as_4, tmp_path):
+    theirs = torch_tower(tiny.T5, tmp_path / "t")
+    write_t5_tokenizer(tmp_path / "t", as_4)
+    tiny.write_tower(tmp_path / "v", tiny.VIT)
+    module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", projection_dim=16)
+    words = processing.load_tokenizer(tmp_path / "t")
+    processor = processing.processor_class()(tiny.image_processor(), words)
+    lit_jax.save(tmp_path / "m", module, params, processor, layout="lit_jax")
+    sentences = ["a red square on white", "", "the zebra <extra_id_0>", "a green circle of blue " * 20]
+    encoded = words(sentences, padding=True, return_tensors="pt")
+    assert list(encoded) == ["input_ids", "attention_mask"] and encoded["input_ids"][0, 5:7].tolist() == [
+        1,
+        0,
+    ]
+    with torch.no_grad():
+        want = pooled(theirs(**encoded), "mean", encoded["attention_mask"]).numpy()
+    want = want @ np.asarray(params["text_projection"]["kernel"])
+    got = Embedder(tmp_path / "m").texts(sentences)
+    np.testing.assert_allclose(got, want / np.linalg.norm(want, axis=1, keepdims=True), rtol=0, atol=2e-5)
