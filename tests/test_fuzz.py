@@ -54,6 +54,8 @@ TOWERS = {
         tiny.DISTILBERT,
         tiny.DEBERTA_V2,
         tiny.MODERNBERT,
+        tiny.T5,
+        tiny.NOMIC_BERT,
         tiny.QWEN3,
         tiny.LLAMA,
         tiny.GEMMA3_TEXT,

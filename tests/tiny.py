@@ -183,6 +183,21 @@ GEMMA3_TEXT = {  # Spelled as google/embeddinggemma-300m.
     "use_bidirectional_attention": True,
 }
 
+T5 = {  # Heads of another width than the tower divided by their number.
+    "model_type": "t5",
+    "vocab_size": 99,
+    "d_model": 24,
+    "d_kv": 5,
+    "d_ff": 40,
+    "num_layers": 3,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+}
+MT5 = T5 | {"model_type": "mt5", "feed_forward_proj": "gated-gelu"}
+UMT5 = MT5 | {"model_type": "umt5"}
+NOMIC_BERT = BERT | {"model_type": "nomic_bert"}
+
 
 def dual_config(vision=VIT, text=BERT, projection_dim=16):
     return DualEncoderConfig.from_hf(

@@ -123,9 +123,10 @@ class WeightMap:
         return self.without(absent) if absent else self
 
     def spelled(self, other: "WeightMap", stored: set[str]) -> "WeightMap":
-        """The same params, read with the rows of `other` where all of their tensors are in `stored`."""
+        """The same params, read with rows of `other` where `stored` has all tensors of these and not of our own."""
         instead = {row.jax: row for row in other.rows if stored.issuperset(row.hf_names())}
-        return WeightMap(tuple(instead.get(row.jax, row) for row in self.rows), self.empty)
+        rows = (row if stored.issuperset(row.hf_names()) else instead.get(row.jax, row) for row in self.rows)
+        return WeightMap(tuple(rows), self.empty)
 
     def names(self) -> set[str]:
         """The HF names of all tensors."""

@@ -64,8 +64,9 @@ def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
         make_tokenize(tokenizer, 41)
 
 
-def test_a_tower_without_a_table_of_positions_gets_a_tokenizer_with_a_limit():
-    assert made(tiny.MODERNBERT).model_max_length == 512
+@pytest.mark.parametrize("hf", [tiny.MODERNBERT, tiny.T5], ids=lambda hf: hf["model_type"])
+def test_a_tower_that_states_no_limit_gets_texts_of_512_tokens(hf):
+    assert made(hf).model_max_length == 512
 
 
 def test_token_types_are_given_where_the_tower_has_them():

@@ -29,6 +29,8 @@ KINDS = {
         {"pad_id": 0, "bos_id": -1, "eos_id": -1, "unk_id": 1, "control_symbols": "[CLS],[SEP],[MASK]"},
     ),
 }
+# The same name as ALBERT's.
+T5 = ("T5Tokenizer", "t5", {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1})
 
 
 def pieces(path, **ids):
@@ -54,9 +56,11 @@ def written(folder, name, kind=None):
     return folder
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_folder_of_pieces_alone_gives_the_ids_of_auto_tokenizer(name, tmp_path):
-    folder = written(tmp_path, name)
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, None) for name in KINDS), ("spiece.model", T5)], ids=[*KINDS, "t5"]
+)
+def test_a_folder_of_pieces_alone_gives_the_ids_of_auto_tokenizer(name, kind, tmp_path):
+    folder = written(tmp_path, name, kind)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16)["input_ids"]
     assert len({id for row in want for id in row}) > 10

@@ -91,7 +91,7 @@ TEXT = {
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
 # In files of their own beside this one.
-APART = {"swin", "swinv2", "deberta-v2", "modernbert", "qwen3", "llama", "gemma3_text"}
+APART = set("swin swinv2 deberta-v2 modernbert qwen3 llama gemma3_text t5 mt5 umt5 nomic_bert".split())
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
     name: ("text", hf) for name, hf in TEXT.items()
 }

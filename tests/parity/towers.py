@@ -23,6 +23,9 @@ APART = {
     "chinese_clip_text_model": partial(
         transformers.ChineseCLIPTextModel._from_config, add_pooling_layer=False
     ),
+    "t5": transformers.T5EncoderModel._from_config,
+    "mt5": transformers.MT5EncoderModel._from_config,
+    "umt5": transformers.UMT5EncoderModel._from_config,
 }
 
 

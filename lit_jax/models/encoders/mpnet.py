@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Int
 
@@ -12,13 +11,14 @@ from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.encoders.roberta import counted
 from lit_jax.models.layers.blocks import PerLayer
 from lit_jax.models.layers.pooling import POOLER, tanh_pooler
+from lit_jax.models.layers.relative_buckets import buckets
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import Tokens
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 
 _PADDING = 1  # MPNetEmbeddings counts positions from it, whatever the config's pad_token_id is.
-_BUCKETS, _FARTHEST = 32, 128  # As MPNetEncoder, whatever the config's number of buckets is.
+_BUCKETS = 32  # As MPNetEncoder, whatever the config's number of buckets is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +74,6 @@ class Config:
         return bert.post_norm(self)
 
 
-def buckets(tokens: int) -> np.ndarray:
-    """[N, N] for query and key: T5's buckets (arXiv:1910.10683), exact for near tokens, logarithmic for far ones."""
-    at = np.arange(tokens)
-    ahead = at[None, :] - at[:, None]
-    half = _BUCKETS // 2
-    near, distance = half // 2, np.abs(ahead)
-    with np.errstate(divide="ignore"):  # The logarithm of zero, which is near and not used.
-        log = np.log(distance.astype(np.float32) / np.float32(near)) / np.float32(np.log(_FARTHEST / near))
-    far = near + np.maximum(log * np.float32(half - near), 0).astype(np.int32)
-    return np.where(ahead > 0, half, 0) + np.where(distance < near, distance, np.minimum(far, half - 1))
-
-
 class Model(nn.Module):
     """Equals transformers' MPNetModel(add_pooling_layer=True)."""
 
@@ -108,7 +96,7 @@ class Model(nn.Module):
         c = self.config
         init = nn.initializers.normal(c.initializer_range)
         relative = self.param("relative", init, (c.relative_attention_num_buckets, c.num_attention_heads))
-        bias = relative[buckets(input_ids.shape[1])].transpose(2, 0, 1)[None]
+        bias = relative[buckets(input_ids.shape[1], _BUCKETS)].transpose(2, 0, 1)[None]
         x, states, weights = bert.trunk(
             c,
             self.compute,

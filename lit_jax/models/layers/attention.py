@@ -1,5 +1,6 @@
 """Self-attention, and the choice of its implementation."""
 
+import math
 from typing import Any
 
 import jax
@@ -47,7 +48,8 @@ class Attention(nn.Module):
 
         def project(name: str, kernel: tuple[int, ...], inputs: int) -> Projection:
             biased, dtype = name[0] in spec.biases, self.compute.dtype
-            return Projection(kernel, inputs, biased, spec.init_std, dtype, name=name)
+            fan_in = {"query": width * heads[1], "out": math.prod(heads)}.get(name, width)
+            return Projection(kernel, inputs, biased, spec.std(fan_in), dtype, name=name)
 
         q = project("query", (width, *heads), 1)(x)  # B N HK
         k, v = (project(name, (width, *few), 1)(x) for name in ("key", "value"))

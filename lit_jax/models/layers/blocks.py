@@ -40,7 +40,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> LayerNorm | RmsNorm:
     """The norm of the spec."""
     if spec.rms is not None:
-        return RmsNorm(spec.eps, compute.dtype, spec.rms, name=name)
+        start = spec.init_std if spec.init_by_inputs else 1.0
+        return RmsNorm(spec.eps, compute.dtype, spec.rms, start, name=name)
     return LayerNorm(spec.eps, dtype=compute.dtype, use_bias=spec.norm_bias, on_gpu=compute.on_gpu, name=name)
 
 
@@ -59,21 +60,23 @@ class Mlp(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "B N D"], *, train: bool = False) -> Float[Array, "B N D"]:
         spec, width = self.spec, x.shape[-1]
-        dense = partial(
-            Dense,
-            use_bias=spec.mlp_bias,
-            dtype=self.compute.dtype,
-            kernel_init=nn.initializers.normal(spec.init_std),
-        )
+
+        def dense(features: int | tuple[int, ...], inputs: int, name: str) -> Dense:
+            init = nn.initializers.normal(spec.std(inputs))
+            return Dense(
+                features, use_bias=spec.mlp_bias, dtype=self.compute.dtype, kernel_init=init, name=name
+            )
+
         act = ACTIVATIONS[spec.act]
         if spec.gated:
-            y = dense((2, spec.hidden), name="up")(x)  # B N 2 F: gate, up
+            y = dense((2, spec.hidden), width, "up")(x)  # B N 2 F: gate, up
             y = act(y[..., 0, :]) * y[..., 1, :]
         else:
-            y = act(dense(spec.hidden, name="up")(x))
-        return dense(width, name="down")(y)
+            y = act(dense(spec.hidden, width, "up")(x))
+        y = nn.Dropout(spec.hidden_dropout, deterministic=not train)(y)
+        return dense(width, spec.hidden, "down")(y)
 
 
 class DropPath(nn.Module):
@@ -133,7 +136,7 @@ class Block(nn.Module):
         x = x + branch(y, 1, spec.dropout)
         x = x if spec.norm_first else norm1(x)
         dropout = spec.dropout if spec.mlp_dropout is None else spec.mlp_dropout
-        x = x + branch(mlp(norm2(x) if spec.norm_first else x), 2, dropout)
+        x = x + branch(mlp(norm2(x) if spec.norm_first else x, train=train), 2, dropout)
         return (x if spec.norm_first else norm2(x)), weights
 
 

@@ -66,16 +66,17 @@ _by_rows.defvjp(
 class RmsNorm(nn.Module):
     """x over its root mean square (arXiv:1910.07467), in float32, times `centre` + a learned scale.
 
-    Equals transformers' LlamaRMSNorm with a `centre` of 0 and Gemma3RMSNorm with 1.
+    Equals transformers' LlamaRMSNorm and T5LayerNorm with a `centre` of 0, and Gemma3RMSNorm with 1.
     """
 
     epsilon: float
     dtype: DTypeLike
     centre: float
+    start: float = 1.0  # The factor before training.
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = self.param("scale", nn.initializers.constant(1 - self.centre), x.shape[-1:])
+        scale = self.param("scale", nn.initializers.constant(self.start - self.centre), x.shape[-1:])
         y = x.astype(jnp.float32)
         y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
         return (y * (self.centre + scale)).astype(self.dtype)

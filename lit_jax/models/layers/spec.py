@@ -77,6 +77,12 @@ class BlockSpec:
     layer_scale: float | None = None  # Initial value of a learned per-channel factor on both branches.
     dropout: float = 0.0  # Of what attention and MLP add.
     mlp_dropout: float | None = None  # Of what the MLP adds, if it differs.
+    hidden_dropout: float = 0.0  # Of the hidden activations of the MLP.
     attention_dropout: float = 0.0
     drop_path: float = 0.0  # Of every layer; of the last one if each layer is given its own rate.
     init_std: float = 0.02
+    init_by_inputs: bool = False  # As T5 starts: `init_std` is divided by the root of a kernel's inputs.
+
+    def std(self, inputs: int) -> float:
+        """The standard deviation that a kernel with so many inputs starts with."""
+        return self.init_std * inputs**-0.5 if self.init_by_inputs else self.init_std

@@ -27,7 +27,18 @@ RULES = {
     "swin, heads by another name": {"num_attention_heads": [1, 2]} | tiny.SWIN,
     "swinv2, heads by another name": tiny.SWINV2 | {"num_attention_heads": [4, 8]},
     "siglip text projects to its width": tiny.SIGLIP_TEXT | {"projection_size": None},
+    "t5, aliases last": tiny.T5 | {"hidden_size": 16, "head_dim": 4},
+    "t5, aliases first": {"num_hidden_layers": 2, "num_attention_heads": 2} | tiny.T5,
+    "t5, a gate beside its word": tiny.T5 | {"is_gated_act": True, "dense_act_fn": "silu"},
+    "mt5, a gate spelled out": tiny.MT5 | {"feed_forward_proj": "gated-gelu_new"},
+    "umt5, scaled outputs of a decoder": tiny.UMT5 | {"tie_word_embeddings": False},
     "deberta's kinds in one text": tiny.DEBERTA_V2 | {"pos_att_type": " C2P | p2c"},
+    "nomic, heads of another width": tiny.NOMIC_BERT | {"head_dim": 8},
+    "nomic, a base of its own": tiny.NOMIC_BERT | {"rope_theta": 50.0},
+    "nomic, a nested base first": tiny.NOMIC_BERT
+    | {"rope_theta": 50.0, "rope_parameters": {"rope_theta": 7.0}},
+    "nomic, a nested base by its old name": tiny.NOMIC_BERT
+    | {"rope_scaling": {"type": "default", "rope_theta": 7.0}, "rope_parameters": {"rope_theta": 9.0}},
     "modernbert, half a window": tiny.MODERNBERT | {"sliding_window": 3},
     "modernbert, half a window first": {"sliding_window": 3, **tiny.MODERNBERT, "local_attention": 20},
     "modernbert, every second layer": tiny.MODERNBERT | {"global_attn_every_n_layers": 2},

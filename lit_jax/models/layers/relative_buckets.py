@@ -1,0 +1,20 @@
+"""Relative positions of T5 (arXiv:1910.10683): near tokens by distance, far ones in logarithmic buckets."""
+
+import numpy as np
+from jaxtyping import Int
+
+
+def buckets(tokens: int, count: int = 32, farthest: int = 128) -> Int[np.ndarray, "N N"]:
+    """The bucket, 0 to `count` - 1, of each query and key among `tokens`; equals T5Attention's in both directions.
+
+    Half of the `count` (at least 4) is for keys ahead. All distances from `farthest` on, which must be more than
+    `count` // 4, share a bucket.
+    """
+    at = np.arange(tokens)
+    ahead = at[None, :] - at[:, None]
+    half = count // 2
+    near, distance = half // 2, np.abs(ahead)
+    with np.errstate(divide="ignore"):  # The logarithm of zero, which is near and not used.
+        log = np.log(distance.astype(np.float32) / np.float32(near)) / np.float32(np.log(farthest / near))
+    far = near + np.maximum(log * np.float32(half - near), 0).astype(np.int32)
+    return np.where(ahead > 0, half, 0) + np.where(distance < near, distance, np.minimum(far, half - 1))
