@@ -176,7 +176,8 @@ def _of_pair(base: TrainConfig, vision: str, text: str) -> TrainConfig:
         pooling = getattr(model, f"{tower}_pooling")
         if pooling not in read.encoder.pooling_names(read.config):
             log.info("%s has no %s to pool; its features are pooled by %s", name, pooling, _INSTEAD)
-            model = dataclasses.replace(model, **{f"{tower}_pooling": _INSTEAD})
+            instead: Any = {f"{tower}_pooling": _INSTEAD}
+            model = dataclasses.replace(model, **instead)
     return dataclasses.replace(base, model=model, cache=True)
 
 
