@@ -27,9 +27,9 @@ def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
     from lit_jax.tools.align import align, as_markdown
 
-    towers = (
+    visions, texts = (
         [name.strip() for name in values[tower].split(",") if name.strip()] for tower in ("vision", "text")
     )
-    result = align(config, values["workdir"], *towers, values["data"] or "")
+    result = align(config, values["workdir"], visions, texts, values["data"] or "")
     say(as_markdown(result.pairs), end="")
     say(f"model: {result.export}\nreport: {result.report}")
