@@ -3,6 +3,7 @@
 lit-jax quickstart --workdir DIR
 lit-jax quickstart --workdir DIR --config.seed 1
 lit-jax quickstart --workdir DIR --config configs/quickstart.py:smoke
+lit-jax quickstart --workdir DIR --config configs/quickstart.py:frozen
 lit-jax grid --workdir DIR --config configs/quickstart.py:grid
 """
 
@@ -14,10 +15,10 @@ from lit_jax.config import default_config
 def get_config(arg: str = "full") -> ConfigDict:
     """`arg` is "full", for which the quickstart fills in towers and data, or "smoke": seconds, without packages.
 
-    Or "grid": what each run of `lit-jax grid` gets.
+    Or "grid": what each run of `lit-jax grid` gets. Or "frozen": both towers locked, and an MLP on each.
     """
-    if arg not in ("full", "smoke", "grid"):
-        raise ValueError(f"there is no argument {arg!r}; wanted full or smoke, or grid")
+    if arg not in ("full", "smoke", "grid", "frozen"):
+        raise ValueError(f"there is no argument {arg!r}; wanted full or smoke, or grid or frozen")
     c = default_config()
     c.steps = 160
     c.batch_size = 128  # pairs, over all devices
@@ -37,8 +38,22 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.optim.lr_multipliers = (("text/.*", 0.1),)
 
     c.eval_every, c.save_every = 80, 40  # steps
-    smaller = {"smoke": _small, "grid": _grid}
-    return smaller[arg](c) if arg in smaller else c
+    others = {"smoke": _small, "grid": _grid, "frozen": _frozen}
+    return others[arg](c) if arg in others else c
+
+
+def _frozen(c: ConfigDict) -> ConfigDict:
+    """Both towers locked and cached: docs/frozen_towers.md has what comes of it."""
+    c.steps, c.batch_size = 200, 512
+    c.model.lock_towers, c.model.lock_rules = "LL", ()
+    c.model.vision_pooling, c.model.text_pooling = "cls_mean", "mean"
+    c.model.vision_head = c.model.text_head = "mlp"
+    head = {"hidden": (1536,), "dropout": 0.2, "skip": True, "standardise": True}
+    c.model.vision_head_config, c.model.text_head_config = dict(head), dict(head)
+    c.model.logit_scale_init = 2.6592  # ln(1 / 0.07)
+    c.optim.warmup_steps, c.optim.lr_multipliers = 20, ()
+    c.eval_every, c.save_every = 0, 100
+    return c
 
 
 def _grid(c: ConfigDict) -> ConfigDict:
