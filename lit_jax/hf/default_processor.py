@@ -13,8 +13,8 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 PAD, CLS, SEP, UNK = "[PAD]", "[CLS]", "[SEP]", "[UNK]"
-LONGEST = 512  # Tokens of a text for a tower that states no limit (ModernBERT, T5).
 MORE = "##"  # Before a token that continues a word.
+_LONGEST = 512  # Tokens of a text, for a tower whose config has no limit.
 
 
 def image_processor(config: Any) -> ImageProcessor:
@@ -48,7 +48,7 @@ def tokenizer(config: Any, captions: Iterable[str]) -> Tokenizer:
     types = ["token_type_ids"] if getattr(config, "type_vocab_size", 0) > 1 else []
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        model_max_length=getattr(config, "longest", getattr(config, "max_position_embeddings", LONGEST)),
+        model_max_length=getattr(config, "longest", getattr(config, "max_position_embeddings", _LONGEST)),
         model_input_names=["input_ids", *types, "attention_mask"],
         pad_token=PAD,
         cls_token=CLS,

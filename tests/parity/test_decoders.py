@@ -40,7 +40,7 @@ def without(hf, *names):
     return {name: value for name, value in hf.items() if name not in names}
 
 
-TYPES = {"qwen3": QWEN3, "llama": LLAMA, "gemma 3": GEMMA3_TEXT}
+TYPES = {"llama": LLAMA, "qwen3": QWEN3, "gemma 3": GEMMA3_TEXT}
 TOWERS = {
     **TYPES,
     "qwen3 with windows in later layers, biases, one head of keys, another activation": QWEN3
@@ -123,7 +123,7 @@ def both_sides():
     return {name: np.concatenate([right[name], left[name]]) for name in right}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -149,7 +149,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
             raise AssertionError(name) from error
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -178,6 +178,31 @@ def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
 @every_tower
 def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
     shared.test_weights_go_to_jax_and_back_to_the_same_bits("text", hf, tmp_path)
+
+
+LLAMA3 = LLAMA["rope_scaling"]
+ROTATIONS = {
+    "as stored": {},
+    "the context beside the scaling": {"original_max_position_embeddings": 11},
+    "the context that texts had": {"rope_scaling": without(LLAMA3, "original_max_position_embeddings")},
+    "a long context, many channels": {
+        "rope_scaling": LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192},
+        "max_position_embeddings": 131072,
+        "head_dim": 64,
+    },
+    "closer positions": {"rope_scaling": {"type": "linear", "factor": 3}, "rope_theta": 7},
+    "a base among the parameters": {"rope_scaling": None, "rope_parameters": {"rope_theta": 3.0}},
+}
+
+
+@pytest.mark.parametrize("change", ROTATIONS.values(), ids=ROTATIONS)
+def test_channels_turn_as_fast_as_in_pytorch(change):
+    hf = LLAMA | {"num_hidden_layers": 1} | change
+    theirs = transformers.AutoModel.from_config(
+        transformers.AutoConfig.for_model(**json.loads(json.dumps(hf)))
+    )
+    got = encoder_of("text", "llama").Config.from_hf(hf).speeds
+    np.testing.assert_allclose(got, theirs.rotary_emb.inv_freq[None].repeat(2, 1), rtol=2e-7)
 
 
 @every_type

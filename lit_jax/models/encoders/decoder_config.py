@@ -70,6 +70,9 @@ class DecoderConfig:
                 f"{cls.model_type} config: rope_parameters={shown(rope)} is not usable; "
                 "wanted one object for all layers"
             )
+        context = "original_max_position_embeddings"
+        if context in hf:  # It wins over the one among the parameters, as in transformers.
+            rope = {**rope, context: hf[context]}
         theta = rope.get("rope_theta", hf.get("rope_theta", cls.rope_theta))
         return {"rope_theta": theta}, scaling_of(cls.model_type, rope, hf, cls.max_position_embeddings)
 
