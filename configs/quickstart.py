@@ -48,7 +48,7 @@ def _frozen(c: ConfigDict) -> ConfigDict:
     c.model.lock_towers, c.model.lock_rules = "LL", ()
     c.model.vision_pooling, c.model.text_pooling = "cls_mean", "mean"
     c.model.vision_head = c.model.text_head = "mlp"
-    head = {"hidden": (1536,), "dropout": 0.2, "skip": True, "standardise": True}
+    head = {"hidden": (1536,), "dropout": 0.4, "skip": True, "standardise": True}
     c.model.vision_head_config, c.model.text_head_config = dict(head), dict(head)
     c.model.logit_scale_init = 2.6592  # ln(1 / 0.07)
     c.optim.warmup_steps, c.optim.lr_multipliers = 20, ()

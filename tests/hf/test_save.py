@@ -14,7 +14,13 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny
 
-EXTENSIONS = {"distilbert": tiny.DISTILBERT, "electra": tiny.ELECTRA, "siglip text": tiny.SIGLIP_TEXT}
+EXTENSIONS = {
+    "distilbert": tiny.DISTILBERT,
+    "electra": tiny.ELECTRA,
+    "siglip text": tiny.SIGLIP_TEXT,
+    "t5": tiny.T5,
+    "nomic": tiny.NOMIC_BERT,
+}
 
 
 @pytest.mark.sampled(3)
