@@ -47,11 +47,7 @@ def tokenizer(config: Any, captions: Iterable[str]) -> Tokenizer:
     types = ["token_type_ids"] if getattr(config, "type_vocab_size", 0) > 1 else []
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
-<<<<<<< HEAD
         model_max_length=getattr(config, "longest", getattr(config, "max_position_embeddings", LONGEST)),
-=======
-        model_max_length=getattr(config, "longest", getattr(config, "max_position_embeddings", _LONGEST)),
->>>>>>> eea2913698fdcad2ee64e9cb0457b5f340c9fd6e
         model_input_names=["input_ids", *types, "attention_mask"],
         pad_token=PAD,
         cls_token=CLS,
