@@ -31,7 +31,12 @@ CALLABLES = {
     "from_vision_text_pretrained": VisionTextDualEncoderModel.from_vision_text_pretrained,
 }
 
-REFUSED = [tiny.DISTILBERT, tiny.T5, tiny.SIGLIP_TEXT, tiny.CHINESE_CLIP_TEXT]  # By the layout of transformers.
+REFUSED = [
+    tiny.DISTILBERT,
+    tiny.T5,
+    tiny.SIGLIP_TEXT,
+    tiny.CHINESE_CLIP_TEXT,
+]  # By the layout of transformers.
 
 
 def messages():
