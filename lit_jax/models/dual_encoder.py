@@ -18,6 +18,7 @@ from lit_jax.models.composites import LOGIT_SCALE, MODEL_TYPE, OWN_MODEL_TYPE, h
 from lit_jax.models.dual_config import DualEncoderConfig, encoder_of
 from lit_jax.models.encoders import EncoderOutput
 from lit_jax.models.encoders.base import first_patch
+from lit_jax.models.explicit_axes import in_auto_axes
 from lit_jax.models.heads import Projection
 from lit_jax.models.layers.pooling import pool_tokens
 from lit_jax.models.layers.spec import Compute
@@ -85,6 +86,10 @@ class DualEncoder(nn.Module):
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(c.logit_scale_init_value), ())
         if c.logit_bias_init_value is not None:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
+
+    def apply(self, variables: Any, *args: Any, **options: Any) -> Any:
+        """As Linen's, also under a mesh with explicit axes: see `explicit_axes`."""
+        return in_auto_axes(super().apply, variables, *args, **options)
 
     def _head(self, tower: str) -> Callable[..., Array]:
         config, width = self.config, self.config.projection_dim
