@@ -94,6 +94,7 @@ RUNS = [  # A command; @ is the folder, ~ the odd name. Whether it succeeds.
     ("prepare folder:@/pairs --output @/set~ --name pairs --split train --processes 1", True),
     ("prepare folder:@/pairs --output @/set2 --name pairs~ --split train --processes 1", False),
     ("grid --workdir @/grid~ --cells ~", False),
+    ("align @/none~ @/none~ folder:@/none~ --workdir @/align~", False),
     ("plan --config @/config.py --topology v5e:2x4", False),
     ("train --config @/config.py --workdir @/run2~", False),
     ("quickstart --config @/config.py --workdir @/run2~", False),

@@ -13,6 +13,7 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 PAD, CLS, SEP, UNK = "[PAD]", "[CLS]", "[SEP]", "[UNK]"
+LONGEST = 512  # Tokens of a text for a tower that states no limit (ModernBERT, T5).
 MORE = "##"  # Before a token that continues a word.
 
 

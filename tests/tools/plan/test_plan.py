@@ -44,7 +44,8 @@ def test_every_field_of_a_config_is_read_by_a_run_or_its_plan(tmp_path, monkeypa
 
     for group in groups:
         monkeypatch.setattr(group, "__getattribute__", watched)
-    train(tiny.config(tmp_path, steps=2, optim__warmup_steps=1), tmp_path / "run")
+    changes = {"steps": 2, "optim__warmup_steps": 1, "cache": True, "data__captions_per_image": 2}
+    train(tiny.config(tmp_path, **changes), tmp_path / "run")
     with pytest.raises(ConfigError, match="topology"):
         door.plan(small(topology=""))
     missed = [
