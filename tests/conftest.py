@@ -34,37 +34,12 @@ gc.set_threshold(100_000, 50, 100)
 
 
 # Files that take the longest, the longest first: a worker that began one of them last would work on alone.
-LONGEST = (
-    *("e2e/test_commands", "e2e/test_train", "train/test_train_step", "parity/test_encoders"),
-    *(
-        "losses/test_contrastive",
-        "hf/facade/test_model",
-        "test_readme",
-        "faults/test_bucket",
-        "parity/test_swin",
-    ),
-    *(
-        "e2e/test_frozen_towers",
-        "test_bad_input",
-        "parity/test_dual",
-        "workdir/test_checkpoints",
-        "hf/test_load",
-    ),
-    *(
-        "test_configs",
-        "test_old_formats",
-        "test_strangers",
-        "train/test_grad_cache",
-        "parity/test_modernbert",
-    ),
-    *(
-        "parity/test_deberta_v2",
-        "data/test_resume",
-        "train/test_build",
-        "train/test_closed_form",
-        "test_advice",
-    ),
-)
+LONGEST = """
+    e2e/test_commands e2e/test_train train/test_train_step parity/test_encoders losses/test_contrastive
+    e2e/test_frozen_towers hf/facade/test_model hf/test_load parity/test_swin parity/test_dual faults/test_bucket
+    workdir/test_checkpoints parity/test_decoders tools/test_align parity/test_image_size parity/test_t5
+    parallel/test_distributed losses/test_captions test_configs test_readme test_strangers test_old_formats
+""".split()
 
 
 @pytest.hookimpl(tryfirst=True)

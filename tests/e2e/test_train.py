@@ -101,6 +101,7 @@ def test_a_batch_in_parts_gives_the_losses_of_the_whole(tmp_path):
         train(tiny.config(tmp_path, micro_batch=12, **options), tmp_path / "odd")
 
 
+@pytest.mark.slow
 def test_the_cached_run_gives_the_losses_of_the_uncached_one(tmp_path):
     train(tiny.config(tmp_path, model__lock_towers="LU"), tmp_path / "plain")
     train(tiny.config(tmp_path, cache=True), tmp_path / "cached")

@@ -134,6 +134,7 @@ def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("hf", TEXT.values(), ids=TEXT)
 @pytest.mark.parametrize("inputs", ["ids alone", "mask and types", "positions"])
 def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
