@@ -13,6 +13,7 @@ are not kept. The memory is what the process has for itself, without the pages o
 import argparse
 import dataclasses
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,11 +172,17 @@ def products(options: argparse.Namespace) -> float:
     return total
 
 
-def own_memory() -> float:
-    """GiB of the process without pages of files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
-    return int(sizes["RssAnon"]) / 2**20
+class Memory(threading.Thread):
+    """Watches what the process has for itself, without pages of files; `most` is in GiB."""
+
+    most = 0.0
+
+    def run(self) -> None:
+        while True:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            (size,) = [line.split()[1] for line in lines if line.startswith("RssAnon")]
+            self.most = max(self.most, int(size) / 2**20)
+            time.sleep(0.2)
 
 
 def main() -> None:
@@ -195,15 +202,17 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", help="of the files (default: float16)")
     parser.add_argument("--folder", help="where the files go, some GB (default: a temporary folder)")
     options = parser.parse_args()
+    memory = Memory(daemon=True)
+    memory.start()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         seconds = trained(options, Path(folder))
-    step, memory = float(np.median(seconds)), own_memory()
+    step, most = float(np.median(seconds)), memory.most
     alone = float(np.median([products(options) for _ in range(2)]))
     rows = [
         ("pairs a second", f"{options.batch / step:.0f}"),
         ("pairs a second of the products alone", f"{options.batch / alone:.0f}"),
         ("share", f"{alone / step:.2f}"),
-        ("GiB of the process", f"{memory:.2f}"),
+        ("GiB of the process at most", f"{most:.2f}"),
     ]
     print(table(("", f"{options.pairs} pictures, batches of {options.batch}"), rows))
 
