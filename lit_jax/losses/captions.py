@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lit_jax.losses.contrastive import ITS_OWN, LossConfig, Targets, contrastive_loss, pair_losses
+from lit_jax.losses.contrastive import (
+    ITS_OWN,
+    LossConfig,
+    Targets,
+    contrastive_loss,
+    mean_of_pairs,
+    pair_losses,
+)
 from lit_jax.losses.exact import row_similarities, split
 from lit_jax.losses.ring import Axis
 from lit_jax.utils.errors import ConfigError
@@ -58,6 +65,9 @@ def captions_loss(
         compare = partial(contrastive_loss, config, images, axis=axis)
         return lax.map(lambda k: compare(of(k)[0], scale, bias, of(k)[1]), numbers).mean()
 
+    valid = targets.valid
+    if valid is not None:  # As in `pair_losses`.
+        images, each = jnp.where(valid[:, None], images, 0), jnp.where(valid[:, None], each, 0)
     compared = partial(pair_losses, config, images, axis=axis)
     by_image, by_text = lax.map(lambda k: compared(of(k)[0], scale, bias, of(k)[1]), numbers)  # K b, halves
     mine = split(images)
@@ -65,8 +75,6 @@ def captions_loss(
     nearer = jnp.stack([(pair - own[0]).rounded() for pair in own]) * scale
     # -log p of caption k among those of its number is the log of a sum over these, less its logit.
     rows = jax.nn.logsumexp(nearer + 2 * by_image, axis=0) - nearer.mean(0)
-    pairs = jnp.float32(len(images) * lax.axis_size(axis))
-    if targets.valid is not None:
-        rows = jnp.where(targets.valid, rows, 0)
-        pairs = jnp.maximum(lax.psum(targets.valid.sum(), axis).astype(jnp.float32), 1)
-    return lax.psum((rows / 2 + by_text.mean(0)).sum(), axis) / pairs
+    if valid is not None:
+        rows = jnp.where(valid, rows, 0)
+    return mean_of_pairs(rows / 2 + by_text.mean(0), valid, axis)

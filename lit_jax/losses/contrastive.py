@@ -82,11 +82,18 @@ def contrastive_loss(
     and soft targets that are not [b, B] or that come together with chunks, the ring or smoothing.
     """
     by_image, by_text = pair_losses(config, images, texts, scale, bias, targets, axis=axis)
-    pairs = jnp.float32(len(images) * lax.axis_size(axis))
-    if targets.valid is not None:
-        pairs = jnp.maximum(lax.psum(targets.valid.sum(), axis).astype(jnp.float32), 1)
     # Without the barrier XLA merges the sums into one of b x B numbers, in which float32 loses a digit.
-    return lax.psum(lax.optimization_barrier(by_image + by_text).sum(), axis) / pairs
+    return mean_of_pairs(lax.optimization_barrier(by_image + by_text), targets.valid, axis)
+
+
+def mean_of_pairs(
+    losses: Float[Array, " b"], valid: Bool[Array, " b"] | None, axis: Axis
+) -> Float[Array, ""]:
+    """The sum of the `losses` of all devices over the number of their pairs, or of those that are `valid`."""
+    pairs = jnp.float32(len(losses) * lax.axis_size(axis))
+    if valid is not None:
+        pairs = jnp.maximum(lax.psum(valid.sum(), axis).astype(jnp.float32), 1)
+    return lax.psum(losses.sum(), axis) / pairs
 
 
 def pair_losses(

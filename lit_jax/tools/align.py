@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.config import TrainConfig, read_config
+from lit_jax.data.sources.registry import open_source
 from lit_jax.evals.similarity import cka, mutual_knn, rank_correlation
 from lit_jax.hf import hub, join
 from lit_jax.tools.export import export, results
@@ -75,16 +76,12 @@ def align(
     for what, names in (("image", visions), ("text", texts)):
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{what} towers {', '.join(names)!r}: wanted at least one, and each only once")
+    if not data and not (config.data.train and config.data.test):
+        raise ConfigError("there are no pairs to align on; name a source, or set data.train and data.test")
     for name in (*visions, *texts):
         hub.find(name)  # A missing tower is told before the long part.
     gather(config, workdir, Inputs(visions[0], texts[0], data or None))
-    base = read_config(config)
-    if not base.data.test:
-        raise ConfigError(
-            "config.data.test is empty, and pairs of towers are measured on it; set it, or name a source"
-        )
-
-    base = _fitting(base)
+    base = _fitting(read_config(config))
     runs: list[tuple[float, float, str, TrainConfig]] = []
     for vision in visions:
         for text in texts:
@@ -157,8 +154,6 @@ def _short(name: str) -> str:
 
 def _fitting(base: TrainConfig) -> TrainConfig:
     """With a batch that the data fill: the largest power of two, where they are fewer than the config wants."""
-    from lit_jax.data.sources.registry import open_source
-
     records = len(open_source(base.data.train, caption=base.data.caption or None))
     if records >= base.batch_size:
         return base

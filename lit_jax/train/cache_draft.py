@@ -12,11 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from jaxtyping import Float
 
-from lit_jax.train.cached_rows import DTYPES, seal
+from lit_jax.train.cached_rows import DTYPES, dtype_of, seal
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError
 
@@ -36,7 +35,7 @@ class Draft:
 
     def __init__(self, final: Path, dtype: str = "float32") -> None:
         self._final, self._name = final, dtype
-        self._dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        self._dtype = dtype_of(dtype)
         self.records = self.rows = 0
         self.about: dict[str, list[np.ndarray]] = {}
         self._width: int | None = None

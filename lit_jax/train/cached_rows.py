@@ -25,7 +25,11 @@ MODERATE = 1 << 28  # Bytes of a file that is compared as a whole.
 _SUM = 32  # Bytes of a sha256.
 # Config name -> how .npy names it. NumPy has no name for bfloat16, and writes it as two bytes.
 DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<V2"}
-_OF_NPY = {name: np.dtype(getattr(ml_dtypes, key, key)) for key, name in DTYPES.items()}
+
+
+def dtype_of(name: str) -> np.dtype:
+    """The dtype with that name of DTYPES."""
+    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def seal(path: Path) -> None:
@@ -87,7 +91,7 @@ def open_rows(path: Path, count: int) -> CachedRows:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             offset, size = file.tell(), dtype.itemsize
             tail = os.path.getsize(path) - offset - size * count * shape[-1]
-            known = next((kind for name, kind in _OF_NPY.items() if dtype == np.dtype(name)), None)
+            known = next((dtype_of(name) for name, npy in DTYPES.items() if dtype == np.dtype(npy)), None)
             if len(shape) != 2 or shape[0] != count or fortran or known is None or tail < 0:
                 raise ValueError(f"it holds {dtype} {list(shape)}, or a part of it; wanted {count} rows")
             sums = _read_sums(file, offset, shape, size) if tail else None

@@ -24,7 +24,8 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Batch, Params
 
-_INPUTS = ("texts", "images", "pooled_images", "pooled_texts")  # Of the model, in a batch.
+_TEXTS = ("texts", "pooled_texts")  # Of which an image with several captions has several.
+_INPUTS = (*_TEXTS, "images", "pooled_images")  # Of the model, in a batch.
 Embedded = tuple[
     Array, Array
 ]  # Unit embeddings: of images [B E]; of texts [B E], or [B K E] with K of each image.
@@ -119,13 +120,13 @@ class LossAndGrad:
 
     def _in_rows(self, name: str, given: Any) -> Any:
         """Arrays of texts [B K ...] as the towers want them, [B*K ...]; all others as they are."""
-        if self.captions == 1 or "text" not in name:
+        if self.captions == 1 or name not in _TEXTS:
             return given
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), given)
 
     def _by_image(self, name: str, rows: Array) -> Array:
         """Undoes `_in_rows` for what a tower makes of them."""
-        if self.captions == 1 or "text" not in name:
+        if self.captions == 1 or name not in _TEXTS:
             return rows
         return rows.reshape(-1, self.captions, *rows.shape[1:])
 

@@ -110,6 +110,19 @@ def test_the_way_of_comparing_changes_nothing(way, scale):
     assert_dense("all", "softmax", 4, "ids", scale, **options.get(way, WAYS[way]))
 
 
+@pytest.mark.parametrize("positives", ["all", "one"])
+def test_whatever_fills_up_a_batch_reaches_neither_value_nor_gradient(positives):
+    images, texts, scale, bias = pairs()
+    loss = sharded(positives, "softmax", 2, valid=VALID)
+    want, wanted = with_gradients(loss, (images, texts, scale, bias))
+    images, texts = images.copy(), texts.copy()
+    images[~VALID], texts[~VALID] = np.nan, np.nan
+    got, grads = with_gradients(loss, (images, texts, scale, bias))
+    np.testing.assert_array_equal(got, want)
+    for grad, before in zip(grads, wanted, strict=True):
+        np.testing.assert_array_equal(grad, before)
+
+
 def test_equal_captions_are_one_caption():
     images, texts, scale, bias = pairs()
     same = np.repeat(texts[:, :1], K, 1)

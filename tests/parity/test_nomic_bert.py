@@ -7,7 +7,6 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-import torch
 
 import lit_jax
 from lit_jax.models.encoders import hf_config, nomic_bert
@@ -17,14 +16,13 @@ from tests import tiny
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import (
+    assert_gradients_of_real_tokens,
     assert_rounding_alone,
-    assert_same_gradients,
     in_torch,
     layers,
     our_tower,
     run,
     texts,
-    torch_gradients,
     torch_tower,
 )
 
@@ -109,17 +107,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
 
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
-    theirs = torch_tower(hf, tmp_path)
-    module, _, params = our_tower("text", tmp_path)
-    batch, width = texts(pad=hf.get("pad_token_id", 0)), hf["hidden_size"]
-    weight = np.random.default_rng(3).normal(size=(3, 12, width)) * batch["attention_mask"][:, :, None]
-    weight = weight.astype(np.float32)
-    (theirs(**in_torch(batch)).last_hidden_state * torch.from_numpy(weight)).sum().backward()
-    want = torch_gradients(theirs, "text", tmp_path / "gradients")
-    got = jax.jit(jax.grad(lambda params: (run(module, params, batch).last_hidden_state * weight).sum()))(
-        params
-    )
-    assert_same_gradients(got, want)
+    assert_gradients_of_real_tokens(hf, tmp_path, texts(pad=hf.get("pad_token_id", 0)))
 
 
 @every_tower

@@ -22,15 +22,14 @@ from tests import tiny
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers, randomise
 from tests.parity.towers import (
+    assert_gradients_of_real_tokens,
     assert_rounding_alone,
-    assert_same_gradients,
     in_torch,
     layers,
     our_tower,
     pooled,
     run,
     texts,
-    torch_gradients,
     torch_tower,
 )
 
@@ -91,17 +90,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
 @pytest.mark.sampled(2)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
-    theirs = torch_tower(hf, tmp_path)
-    module, _, params = our_tower("text", tmp_path)
-    batch = batch_of(50)
-    rng = np.random.default_rng(3)
-    weight = (rng.normal(size=(2, 50, 24)) * batch["attention_mask"][:, :, None]).astype(np.float32)
-    (theirs(**in_torch(batch)).last_hidden_state * torch.from_numpy(weight)).sum().backward()
-    want = torch_gradients(theirs, "text", tmp_path / "gradients")
-    got = jax.jit(jax.grad(lambda params: (run(module, params, batch).last_hidden_state * weight).sum()))(
-        params
-    )
-    assert_same_gradients(got, want)
+    assert_gradients_of_real_tokens(hf, tmp_path, batch_of(50))
 
 
 @every_tower

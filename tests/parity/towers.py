@@ -152,3 +152,18 @@ def assert_pools(encoder, module, params, pooling, batch):
         "tanh": np.tanh(last[:, 0] @ dense["kernel"] + dense["bias"]),
     }[pooling]
     np.testing.assert_allclose(got.pooler_output, want, rtol=0, atol=1e-5)
+
+
+def assert_gradients_of_real_tokens(hf, folder, batch):
+    """The gradient of every leaf of a text tower, of a random sum over the last hidden states of real tokens."""
+    theirs = torch_tower(hf, folder)
+    module, _, params = our_tower("text", folder)
+    output = theirs(**in_torch(batch)).last_hidden_state
+    random = np.random.default_rng(3).normal(size=tuple(output.shape))
+    weight = (random * batch["attention_mask"][:, :, None]).astype(np.float32)
+    (output * torch.from_numpy(weight)).sum().backward()
+    want = torch_gradients(theirs, "text", folder / "gradients")
+    got = jax.jit(jax.grad(lambda params: (run(module, params, batch).last_hidden_state * weight).sum()))(
+        params
+    )
+    assert_same_gradients(got, want)

@@ -83,5 +83,8 @@ def test_towers_that_cannot_be_paired_are_refused_at_once(place, capsys, towers,
 def test_without_data_or_towers_it_says_what_is_missing(place, capsys):
     with pytest.raises(ConfigError, match="--text is missing"):
         run(place, capsys, place / "v", "--workdir", place / "w")
+    with pytest.raises(ConfigError, match="no pairs to align on; name a source"):
+        run(place, capsys, place / "v", place / "t", "--workdir", place / "w")
+    assert not (place / "w").exists()
     with pytest.raises(ConfigError, match="unexpected arguments more"):
         run(place, capsys, place / "v", place / "t", "folder:x", "more", "--workdir", place / "w")

@@ -42,7 +42,7 @@ class VisionTextDualEncoderModel:
         dtype: DTypeLike = jnp.float32,
     ) -> None:
         """Random weights from `seed`. `input_shape` is accepted for old code, and ignored."""
-        module = DualEncoder(_ours(config), Compute(dtype=dtype))
+        module = DualEncoder(DualEncoderConfig.from_hf(config.to_dict()), Compute(dtype=dtype))
         self._fill(module, init_params(module, seed), config)
 
     def _fill(self, module: DualEncoder, params: Params, config: Any) -> None:
@@ -84,7 +84,7 @@ class VisionTextDualEncoderModel:
             **given.download,
         )
         module, params = load.load(folder, dtype=dtype, allow_pickle=allow_pickle)
-        if config is not None and _ours(config) != module.config:
+        if config is not None and DualEncoderConfig.from_hf(config.to_dict()) != module.config:
             raise WeightError(
                 f"the given config is not that of {folder_or_id}; leave it out to use the stored one"
             )
@@ -295,7 +295,3 @@ class VisionTextDualEncoderModel:
 
 
 FlaxVisionTextDualEncoderModel = VisionTextDualEncoderModel  # Its name in transformers 4.
-
-
-def _ours(config: Any) -> DualEncoderConfig:
-    return DualEncoderConfig.from_hf(config.to_dict())
