@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from lit_jax.commands import options
 from lit_jax.utils.shown import say
 
 
@@ -15,7 +16,7 @@ from lit_jax.utils.shown import say
     "--json",
     "json_path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     help="Write the comparison to this file.",
 )
 def main(first: Path, second: Path, json_path: Path | None) -> None:

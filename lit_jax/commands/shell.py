@@ -6,16 +6,18 @@ shell, which then calls it with _LIT_JAX_COMPLETE=bash_complete at each press of
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.suggestions import suggestion
 
 VARIABLE = "_LIT_JAX_COMPLETE"
+_MEANT = {"--workdir", "--query"}  # Options whose values are often given without a name.
 
 
 def call(name: str, args: Sequence[str]) -> None:
@@ -66,15 +68,18 @@ def _sentence(error: click.UsageError, command: click.Command) -> str:
     match error:
         case click.NoSuchOption():
             known = [option for param in command.params for option in param.opts]
-            close = get_close_matches(error.option_name, known, n=1)
-            return f"no option {error.option_name}" + (f"; did you mean {close[0]}?" if close else "")
+            close = suggestion(error.option_name, known)
+            return f"no option {error.option_name}" + (f"; did you mean {close}?" if close else "")
         case click.MissingParameter():
             return f"{_name(error)} is missing"
         case click.BadOptionUsage():
             return f"{error.option_name} wants a value"
         case click.BadParameter():
             return f"{_name(error)}: {_small(error.message)}"
-    return _small(error.message)
+    said, stray = _small(error.message), re.search(r"extra argument \((.*)\)", error.message)
+    if stray and (option := _MEANT.intersection(opt for param in command.params for opt in param.opts)):
+        return f"{said}; did you mean {min(option)} {stray[1]}?"
+    return said
 
 
 def _name(error: click.BadParameter) -> str:

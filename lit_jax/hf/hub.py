@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_jax.hf.model_folder import FLAX, WEIGHTS, has
 from lit_jax.utils.errors import WeightError, first_line
+from lit_jax.utils.reachable import unreachable
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -43,6 +44,8 @@ def find(
         path = Path(folder_or_id).expanduser()
         if path.is_dir():
             return _inside(path, subfolder)
+        if path.is_file():
+            raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass
     text = str(folder_or_id)
@@ -103,7 +106,8 @@ def _download(repository: str, place: str, patterns: Iterable[str], **options: A
             **options,
         )
     except (HFValidationError, HTTPError, OSError) as error:
+        why = unreachable("hf://") or first_line(error)
         raise WeightError(
-            f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {first_line(error)}"
+            f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {why}"
         ) from error
     return Path(folder)

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import Row, WeightMap, listed
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
+from lit_jax.utils.suggestions import suggestion
 from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
@@ -164,8 +164,8 @@ def read_tower(
     known = {field.name for field in dataclasses.fields(encoder.Config)} | {"model_type"}
     for name in overrides:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {tower}_{close[0]}?" if close else ""
+            close = suggestion(name, known)
+            hint = f"; did you mean {tower}_{close}?" if close else ""
             raise ConfigError(f"{tower}_{name} is not a field of a {raw['model_type']} config{hint}")
     stored, fixed = encoder.pooled(encoder.config_of(raw), pooling)
     ours = with_image_size(stored, image_size) if image_size is not None and tower == "vision" else stored

@@ -79,7 +79,10 @@ def align(
     if not data and not (config.data.train and config.data.test):
         raise ConfigError("there are no pairs to align on; name a source, or set data.train and data.test")
     for name in (*visions, *texts):
-        hub.find(name)  # A missing tower is told before the long part.
+        hub.find(name)  # A missing tower is told before the long part, as is one of the other kind.
+    for tower, names in zip(TOWERS, (visions, texts), strict=True):
+        for name in names:
+            join.read_tower(tower, name, allow_pickle=config.model.allow_pickle)
     gather(config, workdir, Inputs(visions[0], texts[0], data or None))
     base = _fitting(read_config(config))
     runs: list[tuple[float, float, str, TrainConfig]] = []
@@ -93,7 +96,7 @@ def align(
     for near, alignment, name, run in sorted(runs, key=lambda run: -run[0]):
         log.info("heads between %s and %s (mutual k-nearest neighbours %.3f)", *_names(run), near)
         train(dataclasses.asdict(run), workdir / name, cache_folder=workdir / CACHE)
-        start, end = results(workdir / name)
+        start, end, _ = results(workdir / name)
         pairs.append(Pair(*_names(run), near, alignment, start, end, name))
         pairs.sort(key=lambda pair: -pair.recall)
         _write(workdir, pairs)
