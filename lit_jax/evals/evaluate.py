@@ -118,6 +118,7 @@ def _report(request: EvalRequest, embedder: Embedder, measured: Mapping[str, Tas
         "data": source.fingerprint(),
         "images": len(source),
         "image_processor": protocols.preprocessing(embedder.processor.image_processor),
+        "pictures": request.preset.pictures,
         "ties": protocols.TIES,
     }
     if jnp.dtype(config.dtype) != jnp.float32:
@@ -128,7 +129,7 @@ def _report(request: EvalRequest, embedder: Embedder, measured: Mapping[str, Tas
         "data": source.spec,
         "task": config.task,
         "protocol": protocol,
-        "fingerprints": {name: protocols.fingerprint(fields) for name, fields in protocol.items()},
+        "fingerprints": {name: protocols.protocol_fingerprint(fields) for name, fields in protocol.items()},
         "words": {
             name: protocols.in_words(
                 fields,
