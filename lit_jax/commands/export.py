@@ -32,9 +32,12 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
     help="Folder to write; must be new or empty.",
 )
 @click.option(
-    "--license", default="unknown", metavar="ID", help="Licence of the model, an identifier of the Hub."
+    "--license",
+    default="unknown",
+    metavar="ID",
+    help="Licence of the model by its id; or other, and --license-name.",
 )
-@click.option("--license-name", metavar="TEXT", help="Its name, where --license is other.")
+@click.option("--license-name", metavar="TEXT", hidden=True, help="--license mentions it.")
 @click.option("--vision-license", default="unknown", metavar="ID", help="Licence of the image tower.")
 @click.option("--text-license", default="unknown", metavar="ID", help="Licence of the text tower.")
 @click.option("--data-license", default="unknown", metavar="ID", help="Licence of the training data.")

@@ -97,7 +97,10 @@ def test_every_command_explains_itself_on_one_screen(command):
             ["quickstart", "--config", f"{QUICK}:smoke", "--workdir", "w", "--split", "x"],
             "split is by 'x'; wanted",
         ),
-        (["doctor", "here"], "lit-jax: doctor: got unexpected extra argument (here); see"),
+        (
+            ["doctor", "here"],
+            "lit-jax: doctor: got unexpected extra argument (here); did you mean --workdir here?",
+        ),
         (["train", "--workdir", "w"], "train: --config is missing"),
         (["train", "--config", "nope.py", "--workdir", "w"], "config file nope.py does not exist"),
         (
@@ -207,7 +210,7 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     assert other.returncode == 2
     assert (
         "canonical is prompts as they are and prompts in lower case" in other.stderr
-        and "size.height is 32 and 36" in other.stderr
+        and "squares of side / 0.875, centre crop" in other.stderr
     )
 
 
