@@ -35,7 +35,7 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
     "--license",
     default="unknown",
     metavar="ID",
-    help="Licence of the model by its id; or other, and --license-name.",
+    help="Licence of the model, by id (other: --license-name).",
 )
 @click.option("--license-name", metavar="TEXT", hidden=True, help="--license mentions it.")
 @click.option("--vision-license", default="unknown", metavar="ID", help="Licence of the image tower.")
