@@ -1,7 +1,10 @@
 """lit-jax quickstart --workdir DIR [--vision ID_OR_DIR --text ID_OR_DIR --data SOURCE] [--config.seed N]"""
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
+from lit_jax.commands import shell
 from lit_jax.commands.flags import Flags, shipped_config
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.shown import say
@@ -46,4 +49,22 @@ def main(args: Sequence[str]) -> None:
     else:
         differences = [(name, f"{value:.2e}") for name, value in outcome.differences.items()]
         say(table(("largest difference to PyTorch", ""), differences))
-    say(f"model: {outcome.folder}\nreport: {outcome.report}")
+    say(f"model: {outcome.folder}\nreport: {outcome.report}\n\nWhat to try next:")
+    say("\n".join(f"  {line}" for line in following(outcome.folder, values["workdir"], config.data.test)))
+
+
+def following(model: Path, workdir: str, test: str) -> list[str]:
+    """Commands that go on from a quickstart, as they work in the current folder."""
+    lit_jax = shell.as_typed()
+    given = ["--model", str(model)]
+    commands = [
+        ["evaluate", *given, "--data", test],
+        ["embed", test, *given, "--output", f"{workdir}/index"],
+        ["search", f"{workdir}/index", "--query", "a fast train"],
+        ["demo", *given, "--index", f"{workdir}/index", "--pictures", test],
+    ]
+    if pictures := sorted(Path(workdir, "emoji", "test").glob("*.png")):
+        some = Path(workdir, "emoji", "test", "1F431.png")
+        shown = some if some in pictures else pictures[0]
+        commands.insert(0, ["classify", str(shown), *given, "--labels", "cat face,pizza,railway car,snail"])
+    return [f"{lit_jax} {shlex.join(words)}" for words in commands]

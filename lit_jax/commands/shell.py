@@ -7,8 +7,11 @@ shell, which then calls it with _LIT_JAX_COMPLETE=bash_complete at each press of
 import importlib
 import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
@@ -37,6 +40,16 @@ def call(name: str, args: Sequence[str]) -> None:
     except click.UsageError as error:
         raise ConfigError(f"{name}: {_sentence(error, command)}; see lit-jax {name} --help") from error
     sys.exit(0)
+
+
+def as_typed() -> str:
+    """How `lit-jax` is typed here: by its name, by the path that it was called by, or by that of Python."""
+    if shutil.which("lit-jax"):
+        return "lit-jax"
+    called = Path(sys.argv[0])
+    if called.name == "lit-jax" and os.access(called, os.X_OK):
+        return shlex.quote(str(called))
+    return f"{shlex.quote(sys.executable)} -m lit_jax"
 
 
 def complete(commands: Mapping[str, str]) -> None:
