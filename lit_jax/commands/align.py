@@ -25,7 +25,8 @@ FLAGS = Flags(
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
-    from lit_jax.tools.align import align, as_markdown
+    from lit_jax.tools.align.align import align
+    from lit_jax.tools.align.pairs import as_markdown
 
     visions, texts = (
         [name.strip() for name in values[tower].split(",") if name.strip()] for tower in ("vision", "text")

@@ -1,7 +1,6 @@
 """The whole way for frozen towers by name: features, a start in closed form, heads, evaluation, report, export."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 
 from lit_jax.config import TrainConfig, read_config
 from lit_jax.data.sources.registry import open_source
-from lit_jax.evals.similarity import cka, mutual_knn, rank_correlation
+from lit_jax.evals.similarity import cka, mutual_knn
 from lit_jax.hf import hub, join
+from lit_jax.tools.align.pairs import Foretold, Pair, foretold, write
 from lit_jax.tools.export import export, results
 from lit_jax.tools.quickstart.quickstart import Inputs, gather
 from lit_jax.tools.report import report
@@ -21,42 +21,22 @@ from lit_jax.train.inputs import Cached, open_sources, prepare
 from lit_jax.train.inputs import Inputs as RunInputs
 from lit_jax.train.loop import train
 from lit_jax.train.setup import open_setup
-from lit_jax.utils.atomic import put
-from lit_jax.utils.console import markdown
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.names import DIRECTIONS, TOWERS
+from lit_jax.utils.names import TOWERS
 from lit_jax.workdir.bucket import local_folder, opened
 
 log = logging.getLogger(__name__)
 
 LOOKED_AT = 2_000  # Records by which pairs of towers are ranked beforehand.
-MEASURE = "recall@5"
-RESULTS, TABLE, CACHE, EXPORT = "align.json", "align.md", "cache", "export"  # In the workdir.
+CACHE, EXPORT = "cache", "export"  # In the workdir.
 _INSTEAD = "mean"  # The pooling of a tower that does not know the one of the config.
 
 
-class Pair(NamedTuple):
-    """An image tower and a text tower, and what became of them."""
-
-    vision: str
-    text: str
-    mutual_knn: float  # Of the features, before training.
-    cka: float
-    start: dict[str, float]  # Metrics of the closed form.
-    end: dict[str, float]
-    workdir: str
-
-    @property
-    def recall(self) -> float:
-        """The mean of both directions after training."""
-        return sum(self.end.get(f"{direction}_{MEASURE}", 0.0) for direction in DIRECTIONS) / len(DIRECTIONS)
-
-
 class Aligned(NamedTuple):
-    """What `align` made: all pairs, the best first; how well the ranking beforehand foretold it; and the best model."""
+    """What `align` made: all pairs, the best first; whether the rankings beforehand held; and the best model."""
 
     pairs: list[Pair]
-    foretold: float | None  # Rank correlation of mutual_knn and recall; None for one pair.
+    foretold: list[Foretold]
     export: Path
     report: Path
 
@@ -96,52 +76,13 @@ def align(
         start, end = results(workdir / name)
         pairs.append(Pair(*_names(run), near, alignment, start, end, name))
         pairs.sort(key=lambda pair: -pair.recall)
-        _write(workdir, pairs)
+        write(workdir, pairs)
 
     best = workdir / pairs[0].workdir
     folder = workdir / EXPORT
     if not folder.exists():
         export(best, folder, layout="lit_jax")
     return Aligned(pairs, foretold(pairs), folder, Path(report(best)))
-
-
-def foretold(pairs: Sequence[Pair]) -> float | None:
-    """The rank correlation of `mutual_knn` and `recall`; None for one pair."""
-    if len(pairs) < 2:
-        return None
-    return rank_correlation(
-        np.array([pair.mutual_knn for pair in pairs]), np.array([pair.recall for pair in pairs])
-    )
-
-
-def as_markdown(pairs: Sequence[Pair]) -> str:
-    """The table of the pairs, the best first, and whether the ranking beforehand held."""
-    rows = [
-        (
-            *(pair.vision, pair.text, f"{pair.mutual_knn:.3f}", f"{pair.cka:.3f}"),
-            *(_both(metrics) for metrics in (pair.start, pair.end)),
-        )
-        for pair in pairs
-    ]
-    header = (
-        "image tower",
-        "text tower",
-        "mutual kNN",
-        "CKA",
-        f"{MEASURE} at the start",
-        f"{MEASURE} trained",
-    )
-    lines = markdown(header, rows)
-    if (held := foretold(pairs)) is None:
-        return f"{lines}\n"
-    return f"{lines}\n\nRank correlation of mutual kNN with the trained {MEASURE}: {held:.2f}\n"
-
-
-def _both(metrics: dict[str, float]) -> str:
-    """Of both directions."""
-    return " / ".join(
-        f"{metrics.get(f'{direction}_{MEASURE}', float('nan')):.3f}" for direction in DIRECTIONS
-    )
 
 
 def _names(run: TrainConfig) -> tuple[str, str]:
@@ -197,11 +138,3 @@ def _similarity(cached: Cached) -> tuple[float, float]:
     a, b = (np.asarray(x, np.float32) for x in (images[chosen], texts.rows[texts.offsets[chosen]]))
     whole = np.isfinite(a).all(1) & np.isfinite(b).all(1)
     return mutual_knn(a[whole], b[whole]), cka(a[whole], b[whole])
-
-
-def _write(workdir: Path, pairs: Sequence[Pair]) -> None:
-    tree = {"measure": MEASURE, "foretold": foretold(pairs), "pairs": [pair._asdict() for pair in pairs]}
-    put(
-        workdir / RESULTS, lambda draft: draft.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    )
-    put(workdir / TABLE, lambda draft: draft.write_text(as_markdown(pairs), encoding="utf-8"))
