@@ -1,17 +1,24 @@
 """The whole way for frozen towers by name: features, a start in closed form, heads, evaluation, report, export."""
 
 import dataclasses
+import itertools
 import logging
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lit_jax.config import TrainConfig, read_config
+from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.registry import open_source
+from lit_jax.data.sources.subset import Subset
 from lit_jax.evals.similarity import cka, mutual_knn
-from lit_jax.hf import hub, join
+from lit_jax.hf import hub
+from lit_jax.hf.towers import read_tower
+from lit_jax.tools.align.layers import with_best_layers
 from lit_jax.tools.align.pairs import Foretold, Pair, foretold, write
 from lit_jax.tools.export import export, results
 from lit_jax.tools.quickstart.quickstart import Inputs, gather
@@ -42,7 +49,13 @@ class Aligned(NamedTuple):
 
 
 def align(
-    config: Any, workdir: str | Path, visions: Sequence[str], texts: Sequence[str], data: str
+    config: Any,
+    workdir: str | Path,
+    visions: Sequence[str],
+    texts: Sequence[str],
+    data: str,
+    *,
+    layers: bool = False,
 ) -> Aligned:
     """Trains heads between every image tower and every text tower, and exports the best pair.
 
@@ -50,7 +63,9 @@ def align(
     and `data` is a source of pairs, whose last fifth is held out; empty: data.train and data.test of the config. Each
     tower runs over the data once, whatever the number of pairs. Pairs are ranked by their features beforehand, and the
     most promising is trained first. `workdir` gets a run for each pair, the tables RESULTS and TABLE, and EXPORT.
-    Called again it goes on where it stopped. Raises ConfigError for repeated towers, and whatever `train` raises.
+    With `layers`, each pair is cut after the two layers that are most alike on LOOKED_AT records; the config of its
+    run says which (`with_best_layers`). Called again it goes on where it stopped. Raises ConfigError for
+    repeated towers, and whatever `train` raises.
     """
     workdir = local_folder(workdir, "workdir")
     for what, names in (("image", visions), ("text", texts)):
@@ -61,20 +76,22 @@ def align(
     for name in (*visions, *texts):
         hub.find(name)  # A missing tower is told before the long part.
     gather(config, workdir, Inputs(visions[0], texts[0], data or None))
-    base = _fitting(read_config(config))
-    runs: list[tuple[float, float, str, TrainConfig]] = []
-    for vision in visions:
-        for text in texts:
-            run = _of_pair(base, vision, text)
-            name = f"{len(runs)}-{_short(vision)}+{_short(text)}"
-            log.info("features of %s and %s", vision, text)
-            runs.append((*_similarity(_features(run, workdir / name, workdir / CACHE)), name, run))
+    base = read_config(config)
+    base = _fitting(base, len(_training_data(base)))
+    runs: list[tuple[str, TrainConfig, Pair]] = []
+    for vision, text in itertools.product(visions, texts):
+        name, run, tried = f"{len(runs)}-{_short(vision)}+{_short(text)}", _of_pair(base, vision, text), None
+        if layers:
+            run, tried = with_best_layers(run, partial(_sample, workdir / CACHE))
+        log.info("features of %s and %s", vision, text)
+        a, b = _rows(_features(run, workdir / name, workdir / CACHE))
+        runs.append((name, run, Pair(vision, text, mutual_knn(a, b), cka(a, b), {}, {}, name, tried)))
     pairs: list[Pair] = []
-    for near, alignment, name, run in sorted(runs, key=lambda run: -run[0]):
-        log.info("heads between %s and %s (mutual k-nearest neighbours %.3f)", *_names(run), near)
+    for name, run, pair in sorted(runs, key=lambda run: -run[2].mutual_knn):
+        log.info("heads of %s (mutual k-nearest neighbours %.3f)", name, pair.mutual_knn)
         train(dataclasses.asdict(run), workdir / name, cache_folder=workdir / CACHE)
         start, end = results(workdir / name)
-        pairs.append(Pair(*_names(run), near, alignment, start, end, name))
+        pairs.append(dataclasses.replace(pair, start=start, end=end))
         pairs.sort(key=lambda pair: -pair.recall)
         write(workdir, pairs)
 
@@ -85,17 +102,16 @@ def align(
     return Aligned(pairs, foretold(pairs), folder, Path(report(best)))
 
 
-def _names(run: TrainConfig) -> tuple[str, str]:
-    return run.model.vision, run.model.text
-
-
 def _short(name: str) -> str:
     return Path(name).name or "tower"
 
 
-def _fitting(base: TrainConfig) -> TrainConfig:
+def _training_data(config: TrainConfig) -> Source:
+    return open_source(config.data.train, caption=config.data.caption or None)
+
+
+def _fitting(base: TrainConfig, records: int) -> TrainConfig:
     """With a batch that the data fill: the largest power of two, where they are fewer than the config wants."""
-    records = len(open_source(base.data.train, caption=base.data.caption or None))
     if records >= base.batch_size:
         return base
     batch = 1 << max(records.bit_length() - 1, 0)
@@ -108,7 +124,7 @@ def _of_pair(base: TrainConfig, vision: str, text: str) -> TrainConfig:
     model = dataclasses.replace(base.model, vision=vision, text=text, lock_towers="LL")
     for tower in TOWERS:
         name, numbers = getattr(model, tower), getattr(model, f"{tower}_config")
-        read, _ = join.read_tower(tower, name, overrides=numbers, allow_pickle=model.allow_pickle)
+        read, _ = read_tower(tower, name, overrides=numbers, allow_pickle=model.allow_pickle)
         pooling = getattr(model, f"{tower}_pooling")
         if pooling not in read.encoder.pooling_names(read.config):
             log.info("%s has no %s to pool; its features are pooled by %s", name, pooling, _INSTEAD)
@@ -120,21 +136,38 @@ def _of_pair(base: TrainConfig, vision: str, text: str) -> TrainConfig:
 def _features(run: TrainConfig, folder: Path, cache: Path) -> Cached:
     """The features of the training data, which are computed if they are not in `cache`."""
     source, test = open_sources(run)
+    return _computed(run, folder, cache, RunInputs(source, test, source.fingerprint()))
+
+
+def _sample(cache: Path, run: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The features of LOOKED_AT records of the training data."""
+    source = _training_data(run)
+    part = Subset(source, _spread(len(source)).tolist())
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = RunInputs(part, None, part.fingerprint())
+        return _rows(_computed(_fitting(run, len(part)), Path(folder), cache, inputs))
+
+
+def _computed(run: TrainConfig, folder: Path, cache: Path, inputs: RunInputs) -> Cached:
     with opened(folder) as place:
         setup = open_setup(run, place, mesh_of(run))
         with setup.checkpoints:
-            inputs = RunInputs(source, test, source.fingerprint())
             prepared = prepare(setup, inputs, int(setup.state.step), cache, lambda: None)
             prepared.batches.close()
     return prepared.cached
 
 
-def _similarity(cached: Cached) -> tuple[float, float]:
-    """Mutual k-nearest neighbours and CKA of records that are spread over the data, each with its first caption."""
+def _rows(cached: Cached) -> tuple[np.ndarray, np.ndarray]:
+    """The features of LOOKED_AT pictures and of their first captions, without those of broken pictures."""
     images, texts = cached
     assert images is not None and texts is not None  # Both towers are locked, and cached.
     having = np.flatnonzero(np.diff(texts.offsets) > 0)
-    chosen = having[np.unique(np.linspace(0, len(having) - 1, LOOKED_AT).astype(int))]
+    chosen = having[_spread(len(having))]
     a, b = (np.asarray(x, np.float32) for x in (images[chosen], texts.rows[texts.offsets[chosen]]))
     whole = np.isfinite(a).all(1) & np.isfinite(b).all(1)
-    return mutual_knn(a[whole], b[whole]), cka(a[whole], b[whole])
+    return a[whole], b[whole]
+
+
+def _spread(records: int) -> np.ndarray:
+    """At most LOOKED_AT numbers below `records`, spread over them."""
+    return np.unique(np.linspace(0, records - 1, LOOKED_AT).astype(int))

@@ -14,10 +14,23 @@ from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
 from lit_jax.utils.console import markdown
 from lit_jax.utils.errors import DataError, first_line
-from lit_jax.utils.names import DIRECTIONS
+from lit_jax.utils.names import DIRECTIONS, MODALITIES, TOWERS
 
 MEASURE = "recall@5"
 RESULTS, TABLE = "align.json", "align.md"  # In the workdir of `align`.
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The layers, counted from 1, after which the two towers of a pair are cut; None: they cannot be counted (Swin).
+
+    `vision` and `text` have for each tried layer its best `mutual_knn` with any tried layer of the other tower.
+    """
+
+    vision_layer: int | None
+    text_layer: int | None
+    vision: dict[str, float]
+    text: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +44,7 @@ class Pair:
     start: dict[str, float]  # Metrics of the closed form.
     end: dict[str, float]
     workdir: str  # Of its run, within that of `align`.
+    layers: Layers | None = None  # None: only the towers' own outputs were tried.
 
     @property
     def recall(self) -> float:
@@ -96,15 +110,26 @@ def rows(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
         for value in RANKINGS.values()
     ]
     return [
-        (pair.vision, pair.text, *ranked, _both(pair.start), _both(pair.end))
+        (*_names(pair), *ranked, _both(pair.start), _both(pair.end))
         for pair, *ranked in zip(pairs, *columns, strict=True)
     ]
 
 
+def remarks(pairs: Sequence[Pair]) -> list[str]:
+    """Sentences under the table: whether the rankings beforehand held, and what the layers were chosen by."""
+    tried = [
+        f"Layers of the {tower} tower of {pair.workdir}, by mutual kNN: "
+        + ", ".join(f"{layer} ({share:.3f})" for layer, share in getattr(pair.layers, name).items())
+        for pair in pairs
+        if pair.layers
+        for name, tower in zip(TOWERS, MODALITIES, strict=True)
+    ]
+    return [one.sentence(len(pairs)) for one in foretold(pairs)] + tried
+
+
 def as_markdown(pairs: Sequence[Pair]) -> str:
-    """The table of the pairs, and whether the rankings beforehand held."""
-    said = [one.sentence(len(pairs)) for one in foretold(pairs)]
-    return "\n\n".join([markdown(HEADER, rows(pairs)), *said]) + "\n"
+    """The table of the pairs, and the remarks."""
+    return "\n\n".join([markdown(HEADER, rows(pairs)), *remarks(pairs)]) + "\n"
 
 
 def write(workdir: Path, pairs: Sequence[Pair]) -> None:
@@ -125,7 +150,7 @@ def read(workdir: Path) -> list[Pair]:
         return []
     try:
         return [_pair(row) for row in strict_json.read_own(path)["pairs"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{RESULTS} is damaged ({first_line(error)}): align once more to have it written"
         ) from error
@@ -133,14 +158,25 @@ def read(workdir: Path) -> list[Pair]:
 
 def _pair(row: Any) -> Pair:
     """Raises TypeError for what is no pair."""
-    pair = Pair(**row)
+    layers = row.get("layers")
+    pair = Pair(**{**row, "layers": Layers(**layers) if layers else None})
     numbers = (pair.mutual_knn, pair.cka, *pair.start.values(), *pair.end.values())
+    if pair.layers:
+        numbers += (*pair.layers.vision.values(), *pair.layers.text.values())
     words = (pair.vision, pair.text, pair.workdir)
     if not all(isinstance(word, str) for word in words) or not all(
         isinstance(x, int | float) for x in numbers
     ):
         raise TypeError("a pair has other values than it should")
     return pair
+
+
+def _names(pair: Pair) -> list[str]:
+    chosen = (pair.layers.vision_layer, pair.layers.text_layer) if pair.layers else (None, None)
+    return [
+        name if layer is None else f"{name}, layer {layer}"
+        for name, layer in zip((pair.vision, pair.text), chosen, strict=True)
+    ]
 
 
 def _both(metrics: dict[str, float]) -> str:

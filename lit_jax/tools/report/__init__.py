@@ -112,7 +112,7 @@ def _compared(workdir: Workdir, missing: list[str]) -> dict[str, Any]:
     return {
         "header": pairs.HEADER,
         "rows": list(zip(pairs.rows(named), own, strict=True)),
-        "said": [one.sentence(len(tried)) for one in pairs.foretold(tried)],
+        "said": pairs.remarks(named),
     }
 
 
