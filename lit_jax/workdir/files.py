@@ -6,6 +6,7 @@ sessions.jsonl, ranks/, tensorboard/ and, if the config asks for it, cache/.
 
 import dataclasses
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
 from lit_jax.workdir.bucket import Bucket, Workdir
 
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
+_SPEC = re.compile(r"((?:\w+:)*)(.*)", re.DOTALL)  # What a source's spec begins with, and its path.
 RANKS = "ranks"  # step_N.npz of each evaluation, from which the report computes intervals.
 
 
@@ -59,11 +61,13 @@ def portable(config: TrainConfig) -> dict[str, Any]:
     def cut(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: cut(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [cut(item) for item in value]
         if not isinstance(value, str):
             return value
-        kind, colon, path = value.rpartition(":")
-        away = path.startswith(("/", "~", ".")) or Path(path).is_absolute()
-        return f"{kind}{colon}{Path(path).name}" if away else value
+        kind, path = _SPEC.findall(value)[0]
+        away = path.startswith(("/", "~", "./", "../")) or Path(path).is_absolute()
+        return f"{kind}{Path(path).name}" if away else value
 
     return cut(dataclasses.asdict(config))
 
