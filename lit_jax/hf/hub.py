@@ -1,12 +1,13 @@
 """Where a model folder is: on this machine, or on the Hugging Face Hub, whose files are cached."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lit_jax.hf.model_folder import FLAX, WEIGHTS, has
+from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, WEIGHTS, has
 from lit_jax.utils.errors import WeightError, first_line
 from lit_jax.utils.reachable import unreachable
 
@@ -61,6 +62,11 @@ def find(
         # The next downloads are of the same commit, whatever is pushed meanwhile.
         options["revision"] = copy.name
     if not has(copy / subfolder, WEIGHTS):
+        if (copy / subfolder / OPEN_CLIP[0]).is_file():
+            copy = download(OPEN_CLIP[1:2], **options, **fresh)
+            if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
+                copy = download(OPEN_CLIP[2:], **options, **fresh)
+            return _inside(copy, subfolder)
         copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
         if allow_pickle and not has(copy / subfolder, FLAX):
             copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
@@ -93,7 +99,7 @@ def is_id(name: str) -> bool:
     return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
 
 
-def _download(repository: str, place: str, patterns: Iterable[str], **options: Any) -> Path:
+def _download(repository: str, place: str, patterns: Sequence[str], **options: Any) -> Path:
     """`place` is "" or a folder of the repository, with a slash at its end."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -102,7 +108,11 @@ def _download(repository: str, place: str, patterns: Iterable[str], **options: A
         folder = huggingface_hub.snapshot_download(
             repository,
             allow_patterns=[place + pattern for pattern in patterns],
-            ignore_patterns=[place + pattern for pattern in _UNWANTED],
+            ignore_patterns=[
+                place + pattern
+                for pattern in _UNWANTED
+                if not any(fnmatch(name, pattern) for name in patterns)
+            ],
             **options,
         )
     except (HFValidationError, HTTPError, OSError) as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_jax.hf import model_folder
+from lit_jax.hf import conversions, model_folder
 from lit_jax.models.composites import COMPOSITES, is_composite
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
@@ -45,15 +45,19 @@ KINDS = (
         "its towers are joined again by lit_jax.from_towers('FOLDER/vision', 'FOLDER/text')",
     ),
     Kind("a model of sentence-transformers", _has("modules.json"), ""),
-    Kind("a model of open_clip", _has("open_clip_config.json"), ""),
     Kind("an adapter of peft", _has("adapter_config.json"), "merge it into its model first"),
     Kind("a pipeline of diffusers", _has("model_index.json"), "give the folder of one of its models"),
 )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model of transformers, which has a model_type. Raises WeightError for any other folder."""
+def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
+    """The config.json of a model of transformers, which has a model_type, or what a converted layout stands for.
+
+    Raises WeightError for any other folder.
+    """
     config: dict[str, Any] = {}
+    if (converted := conversions.read(folder, allow_pickle)) is not None:
+        return converted.config
     if (folder / model_folder.CONFIG).is_file():
         config = model_folder.read_config(folder)
         if "model_type" in config and (model_folder.has_weights(folder) or run_of(folder) is None):
@@ -66,15 +70,17 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{folder} is {kind.what} and not a model of transformers" + (f": {way}" if way else "")
             )
     if config:
-        timm = " but one of timm" if "architecture" in config else ""
-        raise WeightError(
-            f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model{timm}"
-        )
+        raise WeightError(f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model")
     return model_folder.read_config(folder)  # Says that there is none.
 
 
 def tensors_of(folder: Path, *, allow_pickle: bool) -> model_folder.Tensors:
-    """The tensors of a model of transformers; of one that holds a dual encoder for another task, the dual encoder's."""
+    """The tensors of a model of transformers; of one that holds a dual encoder for another task, the dual encoder's.
+
+    Those of a converted layout have the names that they have in transformers.
+    """
+    if (converted := conversions.read(folder, allow_pickle)) is not None:
+        return converted.tensors
     tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
     model_type = read_config(folder)["model_type"]
     prefix = COMPOSITES[model_type].prefix if is_composite(model_type) else ""

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
+OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # The names of what `write` writes.
 _MOST_TENSORS = 100_000  # Of a folder, in all files.
 _MOST_SHARDS = 1_000
@@ -33,7 +34,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
-    stored = _read_json(path)
+    stored = read_json(path)
     for config in (stored, stored.get("vision_config"), stored.get("text_config")):
         kind = config.get("model_type", "") if isinstance(config, dict) else ""
         if not isinstance(kind, str | None):
@@ -173,7 +174,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / name).is_file():
         return [folder / name]
     index = folder / f"{name}.index.json"
-    shards = _read_json(index).get("weight_map")
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise WeightError(f"{index} has no weight_map, which says which file each tensor is in")
     if len(shards) > _MOST_TENSORS:
@@ -201,7 +202,8 @@ def _is_inside(folder: Path, name: str) -> bool:
     return not leads_out(path, folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder. Raises WeightError."""
     _refuse_pointer(path)
     if (size := path.stat().st_size) > strict_json.LARGEST:
         raise WeightError(f"{path} has {size} bytes; a JSON file may have at most {strict_json.LARGEST}")
