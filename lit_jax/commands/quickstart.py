@@ -55,16 +55,15 @@ def main(args: Sequence[str]) -> None:
 
 def following(model: Path, workdir: str, test: str) -> list[str]:
     """Commands that go on from a quickstart, as they work in the current folder."""
-    lit_jax = shell.as_typed()
-    given = ["--model", str(model)]
-    commands = [
-        ["evaluate", *given, "--data", test],
-        ["embed", test, *given, "--output", f"{workdir}/index"],
-        ["search", f"{workdir}/index", "--query", "a fast train"],
-        ["demo", *given, "--index", f"{workdir}/index", "--pictures", test],
+    folder, index, source = (shlex.quote(str(path)) for path in (model, Path(workdir, "index"), test))
+    lines = [
+        f"lit-jax evaluate --model {folder} --data {source}",
+        f"lit-jax embed {source} --model {folder} --output {index}",
+        f"lit-jax search {index} --query 'a fast train'",
+        f"lit-jax demo --model {folder} --index {index} --pictures {source}",
     ]
-    if pictures := sorted(Path(workdir, "emoji", "test").glob("*.png")):
-        some = Path(workdir, "emoji", "test", "1F431.png")
-        shown = some if some in pictures else pictures[0]
-        commands.insert(0, ["classify", str(shown), *given, "--labels", "cat face,pizza,railway car,snail"])
-    return [f"{lit_jax} {shlex.join(words)}" for words in commands]
+    emoji = Path(workdir, "emoji", "test")
+    if pictures := sorted(emoji.glob("1F431.png")) or sorted(emoji.glob("*.png")):
+        picture, labels = shlex.quote(str(pictures[0])), shlex.quote("cat face,pizza,railway car,snail")
+        lines.insert(0, f"lit-jax classify {picture} --model {folder} --labels {labels}")
+    return [line.replace("lit-jax", shell.as_typed(), 1) for line in lines]
