@@ -15,6 +15,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED = ("*.json", "*.txt", "*.model", "*.codes", "*.safetensors")
 # The same weights once more, in another precision or for another library; and folders of the repository.
 _UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
+# Folders of the modules of sentence-transformers; other ones hold the same model for other programs.
+_MODULES, _MODULE_FOLDERS = "modules.json", ("[0-9]*_*", "image_*", "text_*", "heads")
 
 
 def find(
@@ -51,12 +53,17 @@ def find(
     options: dict[str, Any] = {"revision": revision, "token": token}
     options |= {"cache_dir": cache_dir} if cache_dir else {}
     options |= {"local_files_only": True} if local_files_only else {}
-    fresh = {"force_download": True} if force_download else {}
-    download = partial(_download, text, f"{subfolder}/" if subfolder else "")
+    fresh: dict[str, Any] = {"force_download": True} if force_download else {}
+    place = f"{subfolder}/" if subfolder else ""
+    download = partial(_download, text, place)
     copy = download(_WANTED, **options, **fresh)
     if _COMMIT.fullmatch(copy.name):
         # The next downloads are of the same commit, whatever is pushed meanwhile.
         options["revision"] = copy.name
+    if (copy / subfolder / _MODULES).is_file():
+        names = (*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED
+        wanted = [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
+        copy = _download(text, place, wanted, unwanted=(), **options, **fresh)
     if not has(copy / subfolder, WEIGHTS):
         copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
         if allow_pickle and not has(copy / subfolder, FLAX):
@@ -90,7 +97,9 @@ def is_id(name: str) -> bool:
     return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
 
 
-def _download(repository: str, place: str, patterns: Iterable[str], **options: Any) -> Path:
+def _download(
+    repository: str, place: str, patterns: Iterable[str], unwanted: Iterable[str] = _UNWANTED, **options: Any
+) -> Path:
     """`place` is "" or a folder of the repository, with a slash at its end."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -99,7 +108,7 @@ def _download(repository: str, place: str, patterns: Iterable[str], **options: A
         folder = huggingface_hub.snapshot_download(
             repository,
             allow_patterns=[place + pattern for pattern in patterns],
-            ignore_patterns=[place + pattern for pattern in _UNWANTED],
+            ignore_patterns=[place + pattern for pattern in unwanted],
             **options,
         )
     except (HFValidationError, HTTPError, OSError) as error:

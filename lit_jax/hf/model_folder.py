@@ -33,7 +33,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
-    stored = _read_json(path)
+    stored = read_json(path)
     for config in (stored, stored.get("vision_config"), stored.get("text_config")):
         kind = config.get("model_type", "") if isinstance(config, dict) else ""
         if not isinstance(kind, str | None):
@@ -80,6 +80,16 @@ class Tensors(Mapping[str, np.ndarray]):
                 where[tensor], origin[tensor] = (file, tensor), path
         return cls(where)
 
+    @classmethod
+    def joined(cls, *parts: "Tensors | Mapping[str, np.ndarray]") -> "Tensors":
+        """The tensors of several folders, or arrays, whose names differ."""
+        where: dict[str, tuple[File, str]] = {}
+        for part in parts:
+            where |= (
+                part._where if isinstance(part, Tensors) else {name: (_Arrays(part), name) for name in part}
+            )
+        return cls(where)
+
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
         """The tensors of `names` (present name -> new name), under their new names."""
         return Tensors({new: self._where[old] for old, new in names.items()})
@@ -93,6 +103,13 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._where)
+
+
+class _Arrays(dict[str, np.ndarray]):
+    """Arrays in memory as a file."""
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        return self[name]
 
 
 def write(
@@ -173,7 +190,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
     if (folder / name).is_file():
         return [folder / name]
     index = folder / f"{name}.index.json"
-    shards = _read_json(index).get("weight_map")
+    shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise WeightError(f"{index} has no weight_map, which says which file each tensor is in")
     if len(shards) > _MOST_TENSORS:
@@ -201,17 +218,23 @@ def _is_inside(folder: Path, name: str) -> bool:
     return not leads_out(path, folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that somebody else wrote. Raises WeightError."""
+    tree = read_tree(path)
+    if not isinstance(tree, dict):
+        raise WeightError(f"{path} holds a {type(tree).__name__} where a JSON object is wanted")
+    return tree
+
+
+def read_tree(path: Path) -> Any:
+    """As `read_json`, of any value."""
     _refuse_pointer(path)
     if (size := path.stat().st_size) > strict_json.LARGEST:
         raise WeightError(f"{path} has {size} bytes; a JSON file may have at most {strict_json.LARGEST}")
     try:
-        tree = strict_json.read(path)
+        return strict_json.read(path)
     except ValueError as error:
         raise WeightError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise WeightError(f"{path} holds a {type(tree).__name__} where a JSON object is wanted")
-    return tree
 
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from lit_jax.data.transforms.tokenizer import panics_raised, prompt_of, set_prompt
 from lit_jax.hf import image_processor_rules, image_processors, tokenizer_rules
+from lit_jax.hf.conversions import sentence_transformers
+from lit_jax.hf.conversions.sentence_modules import opened
 from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
 from lit_jax.utils._transformers import transformers
@@ -101,25 +103,38 @@ def join_processors(
 
 def load_image_processor(folder: str | Path) -> ImageProcessor:
     """The image processor of a folder: see `load_processor`."""
+    if sentence_transformers.is_it(Path(folder)):
+        folder = opened(Path(folder)).place("vision")
     folder = _holding(folder, image_processor_rules.FILES, "image processor")
     return _read(image_processors.load_pil, folder, "image processor", image_processor_rules.check)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a folder: see `load_processor`."""
+    """The tokenizer of a folder, with its prompt: see `load_processor`."""
+    whole = Path(folder)
+    if sentence_transformers.is_it(whole):
+        folder = opened(whole).place("text")
     folder = _holding(folder, tokenizer_rules.FILES, "tokenizer")
-    return _read(transformers.AutoTokenizer.from_pretrained, folder, "tokenizer", tokenizer_rules.check)
+    tokenizer = _read(transformers.AutoTokenizer.from_pretrained, folder, "tokenizer", tokenizer_rules.check)
+    if sentence_transformers.is_it(whole) and (prompt := sentence_transformers.set_up(whole, tokenizer)):
+        set_prompt(tokenizer, prompt)
+    return tokenizer
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:
     """Writes `processor` in a layout that transformers 5 and 4.57 both read.
 
-    5 reads `processor_config.json`, 4.57 `preprocessor_config.json`; both read the tokenizer files, in which two
-    spellings that only 5 knows are replaced by those that both know.
+    5 reads `processor_config.json`, 4.57 `preprocessor_config.json`; both read the tokenizer files.
     """
     folder = Path(folder)
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
+    save_tokenizer(folder, processor.tokenizer)
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Writes the files of a tokenizer, with the spellings that transformers 5 and 4.57 both know."""
+    tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
     for key in ("is_local", "local_files_only"):  # How it was read on this machine.

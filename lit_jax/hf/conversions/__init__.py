@@ -1,0 +1,1 @@
+"""Models of other projects, read as if transformers had written them."""

@@ -1,0 +1,120 @@
+"""Folders of sentence-transformers as models: a text tower, a Router of pictures and texts, a CLIP in one module."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.hf import model_folder
+from lit_jax.hf.conversions.dense_layers import head_of
+from lit_jax.hf.conversions.sentence_modules import MODULES, ROUTES, SETTINGS, Route, opened, settings_of
+from lit_jax.hf.model_folder import Tensors
+from lit_jax.models import heads
+from lit_jax.models.composites import LOGIT_SCALE, OWN_MODEL_TYPE
+from lit_jax.models.dual_encoder import encoder_of
+from lit_jax.models.encoders.base import first_patch
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.utils.errors import WeightError
+
+
+def is_it(folder: Path) -> bool:
+    """Whether sentence-transformers wrote this folder."""
+    return (folder / MODULES).is_file()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of the model, as if transformers or lit_jax had written it. Raises WeightError."""
+    model = opened(folder)
+    if model.whole is not None:
+        return model_folder.read_config(model.whole)
+    if model.heads is not None:
+        return model_folder.read_config(model.heads)
+    configs = {route: model_folder.read_config(model.routes[route].folder) for route in model.routes}
+    if not model.is_dual:
+        return configs["text"] | {"text_pooling": model.routes["text"].pooling}
+    found: dict[str, Any] = {"model_type": OWN_MODEL_TYPE}
+    widths = set()
+    for tower, name in ROUTES.items():
+        route = model.routes[name]
+        head, own = _head(route)
+        found |= {f"{tower}_config": configs[name], f"{tower}_pooling": route.pooling}
+        found[f"{tower}_head"] = {"kind": head.kind, **head.fields}
+        widths |= {len(own[key]) for key in ("weight", "out.weight") if key in own}
+        config = encoder_of(tower, str(configs[name].get("model_type"))).config_of(configs[name])
+        if head.kind == "identity":
+            widths.add(config.hidden_size * (2 if route.pooling == "cls_mean" else 1))
+        if tower == "vision" and first_patch(config) and route.pooling not in ("pooler", "cls", "last"):
+            raise WeightError(
+                f"{route.folder} is pooled by {route.pooling} over all its tokens; over a picture's, only the pooler, "
+                "cls and lasttoken are read"
+            )
+    if len(widths) != 1:
+        raise WeightError(
+            f"the routes of {folder} give vectors of {sorted(widths)} numbers; wanted the same of both"
+        )
+    return found | {"projection_dim": widths.pop()}
+
+
+def tensors_of(folder: Path, *, allow_pickle: bool) -> Tensors:
+    """The tensors that belong to `read_config`, read on access."""
+    model = opened(folder)
+    if not model.is_dual or model.whole is not None:
+        return Tensors.of(model.place("text"), allow_pickle=allow_pickle)
+    parts: list[Tensors | dict[str, np.ndarray]] = []
+    for tower, name in ROUTES.items():
+        tensors = Tensors.of(model.routes[name].folder, allow_pickle=allow_pickle)
+        parts.append(tensors.renamed({key: f"{tower}_model.{key}" for key in tensors}))
+        if model.heads is None:
+            own = _head(model.routes[name], allow_pickle)[1]
+            parts.append({f"{heads.NAMES[tower]}.{key}": array for key, array in own.items()})
+    if model.heads is None:
+        return Tensors.joined(*parts, {"logit_scale": np.array(LOGIT_SCALE, np.float32)})
+    rest = Tensors.of(model.heads)
+    # A pooler that transformers' class does not have is stored with the heads.
+    return Tensors.joined(*parts, rest.renamed({key: key.replace("_pooler.", "_model.", 1) for key in rest}))
+
+
+def text_head(folder: Path, *, allow_pickle: bool) -> tuple[heads.Head, dict[str, np.ndarray]] | None:
+    """The Dense layers of a text tower as a head and its tensors; None without any. Raises WeightError."""
+    model = opened(folder)
+    if model.is_dual or not model.routes["text"].behind:
+        return None
+    return _head(model.routes["text"], allow_pickle)
+
+
+def set_up(folder: Path, tokenizer: Any) -> str:
+    """Gives a tokenizer the settings that lie beside it; returns the prompt that stands before every text, if any."""
+    model = opened(folder)
+    settings = settings_of(model.place("text"))
+    longest = settings.get("max_seq_length")
+    if isinstance(longest, int) and not isinstance(longest, bool) and longest > 0:
+        tokenizer.model_max_length = longest
+    if settings.get("do_lower_case") is True:
+        from tokenizers import normalizers
+
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise WeightError(f"{model.place('text')} has do_lower_case, which its tokenizer cannot do")
+        rest = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
+    return _prompt(folder)
+
+
+def _prompt(folder: Path) -> str:
+    """The default prompt of a folder. Raises WeightError for one that is not a text."""
+    path = folder / SETTINGS
+    stored = model_folder.read_json(path) if path.is_file() else {}
+    name, prompts = stored.get("default_prompt_name"), stored.get("prompts")
+    prompt = (prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None) or ""
+    if not isinstance(prompt, str):
+        raise WeightError(f"{path} has the prompt {shown(prompt)}; wanted a text")
+    return prompt
+
+
+def _head(route: Route, allow_pickle: bool = False) -> tuple[heads.Head, dict[str, np.ndarray]]:
+    try:
+        return head_of(route.layers(allow_pickle=allow_pickle))
+    except WeightError as error:
+        raise WeightError(
+            f"the layers behind {route.folder} are no head that lit_jax has: {error}"
+        ) from error

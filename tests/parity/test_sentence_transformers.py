@@ -1,0 +1,131 @@
+"""Models in the layout of sentence-transformers, computed from their files by PyTorch; and by sentence-transformers."""
+
+import dataclasses
+
+import chex
+import numpy as np
+import pytest
+from PIL import Image
+
+import lit_jax
+from lit_jax.data.transforms.tokenizer import prompt_of, set_prompt
+from lit_jax.hf.processor import load_processor
+from lit_jax.inference.embedder import Embedder, Opened
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.heads import Head
+from tests import tiny, torch_modules
+
+SKIP = Head("mlp", (20, 20), activation="relu", skip=True)
+NORM = Head("mlp", (20,), activation="silu", norm=True, standardise=True)
+WIDE_BERT = tiny.BERT | {"hidden_size": 32}
+MODELS = {  # Towers, then fields of the config.
+    "mean of patches, skip": ({}, {"vision_pooling": "mean", "text_pooling": "max", "text_head": SKIP}),
+    "linear": ({}, {}),
+    "swin max, t5": ({"vision": tiny.SWIN, "text": tiny.T5}, {"vision_pooling": "max"}),
+    "siglip image, qwen3": (
+        {"vision": tiny.SIGLIP_VISION, "text": tiny.QWEN3},
+        {"text_head": Head("linear_bias")},
+    ),
+    "cls and mean, norm": (
+        {},
+        {"vision_pooling": "cls_mean", "text_pooling": "cls_mean", "vision_head": NORM},
+    ),
+    "last of dinov2, electra mean": (
+        {"vision": tiny.DINOV2, "text": tiny.ELECTRA | {"pooling": "mean"}},
+        {"vision_pooling": "last", "text_pooling": "last"},
+    ),
+    "identity": (
+        {"text": WIDE_BERT, "projection_dim": 32},
+        {"vision_head": Head("identity", standardise=True), "text_head": Head("identity")},
+    ),
+    "roberta, gelu and tanh": (
+        {"text": tiny.ROBERTA},
+        {"vision_head": Head("mlp"), "text_head": Head("mlp", (9, 12), activation="tanh")},
+    ),
+    "distilbert tanh": ({"text": tiny.DISTILBERT | {"pooling": "tanh"}}, {"vision_pooling": "cls"}),
+}
+TEXTS = ["a red square", "the green circle of blue on white", "a", "red " * 60]
+
+
+def model_of(towers, fields):
+    """A module, params with every leaf randomised, and a processor with a prompt."""
+    module, _ = tiny.dual(**towers)
+    module = DualEncoder(dataclasses.replace(module.config, **fields))
+    processor = tiny.processor(module.config.vision.image_size)
+    set_prompt(processor.tokenizer, "the red ")
+    params = tiny.randomised(dual_encoder.init_params(module, 0))
+    for head in ("visual_projection", "text_projection"):
+        if "deviation" in params.get(head, {}):
+            params[head]["deviation"] = np.abs(params[head]["deviation"]) + 0.5
+    return module, params, processor
+
+
+def pictures():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (36 + i, 40, 3), dtype=np.uint8)) for i in range(3)]
+
+
+def ours(module, params, processor):
+    embedder = Embedder(Opened("tiny", module, params, processor))
+    return {"text": embedder.texts(TEXTS), "image": embedder.pictures(pictures())}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(("towers", "fields"), MODELS.values(), ids=MODELS)
+def test_the_files_give_our_vectors_and_are_read_back_to_the_bit(towers, fields, tmp_path):
+    model = model_of(towers, fields)
+    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
+    want = ours(*model)
+    for modality, inputs in (("text", TEXTS), ("image", pictures())):
+        got = torch_modules.encode(tmp_path, inputs, modality)
+        np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
+    module, params = lit_jax.load(tmp_path)
+    assert module.config == model[0].config
+    chex.assert_trees_all_equal(params, model[1])
+    assert prompt_of(load_processor(tmp_path).tokenizer) == "the red "
+
+
+WHOLE = {
+    "clip": (tiny.CLIP_VISION, tiny.CLIP_TEXT),
+    "siglip": (tiny.SIGLIP_VISION, tiny.SIGLIP_TEXT),
+    "chinese_clip": (tiny.CLIP_VISION, tiny.CHINESE_CLIP_TEXT),
+    "metaclip_2": (tiny.CLIP_VISION, tiny.METACLIP_2_TEXT),
+}
+
+
+def whole_of(model_type):
+    vision, text = WHOLE[model_type]
+    width = 24 if model_type == "siglip" else 16
+    module, _ = tiny.dual(vision=vision | {"hidden_size": 24}, text=text, projection_dim=width)
+    changes = {"model_type": model_type} | (
+        {"projection_dim": None, "logit_bias_init_value": 0.0} if model_type == "siglip" else {}
+    )
+    module = DualEncoder(dataclasses.replace(module.config, **changes))
+    return module, tiny.randomised(dual_encoder.init_params(module, 0)), tiny.processor()
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("model_type", WHOLE)
+def test_a_model_of_both_modalities_stays_one_module(model_type, tmp_path):
+    model = whole_of(model_type)
+    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
+    want = ours(*model)
+    for modality, inputs in (("text", TEXTS), ("image", pictures())):
+        got = torch_modules.encode(tmp_path, inputs, modality)
+        np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
+    module, params = lit_jax.load(tmp_path)
+    assert module.config.model_type == model_type
+    chex.assert_trees_all_equal(params, model[1])
+
+
+@pytest.mark.parametrize("name", [*MODELS, *WHOLE])
+def test_sentence_transformers_gives_our_vectors(name, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = model_of(*MODELS[name]) if name in MODELS else whole_of(name)
+    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
+    want, theirs = ours(*model), sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(theirs.encode(TEXTS), want["text"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_query(TEXTS), want["text"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs.encode(pictures()), want["image"], rtol=0, atol=1e-5)
+    assert theirs.get_embedding_dimension() == want["text"].shape[1]
