@@ -12,6 +12,7 @@ from flax import traverse_util
 from lit_jax.config import ModelConfig
 from lit_jax.hf import kinds
 from lit_jax.hf.conversions import sentence_transformers
+from lit_jax.hf.conversions.dense_layers import NoHeadError
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models import heads
 from lit_jax.models.heads import Head
@@ -111,7 +112,7 @@ def _dense_of(model: ModelConfig) -> tuple[Head, dict[str, np.ndarray]] | None:
         return None
     try:
         found = sentence_transformers.text_head(folder, allow_pickle=model.allow_pickle)
-    except WeightError as error:
+    except NoHeadError as error:
         _log_dense(model, str(error))
         return None
     if found is not None and (model.text_head != "linear" or model.text_head_config):

@@ -1,15 +1,19 @@
 """Models in the layout of sentence-transformers, computed from their files by PyTorch; and by sentence-transformers."""
 
 import dataclasses
+import importlib
 
 import chex
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lit_jax
+from lit_jax.config import ModelConfig
 from lit_jax.data.transforms.tokenizer import prompt_of, set_prompt
-from lit_jax.hf.processor import load_processor
+from lit_jax.hf.join import join_towers
+from lit_jax.hf.processor import join_processors, load_processor
 from lit_jax.inference.embedder import Embedder, Opened
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder
@@ -129,3 +133,51 @@ def test_sentence_transformers_gives_our_vectors(name, tmp_path):
     np.testing.assert_allclose(theirs.encode_query(TEXTS), want["text"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(theirs.encode(pictures()), want["image"], rtol=0, atol=1e-5)
     assert theirs.get_embedding_dimension() == want["text"].shape[1]
+
+
+MADE = {  # A text tower, its modules behind it, and text_pooling of what is read.
+    "mean": (tiny.BERT, ["Pooling mean"], "mean"),
+    "last": (tiny.QWEN3, ["Pooling lasttoken", "Dense 7"], "last"),
+    "pooler": (tiny.BERT, ["Pooling cls", "Dense 24 tanh", "Dense 7"], "pooler"),
+    "two": (tiny.ROBERTA, ["Pooling cls mean", "Dense 30 gelu", "Dense 7"], "cls_mean"),
+}
+ACTS = {"tanh": torch.nn.Tanh, "gelu": torch.nn.GELU}
+
+
+@pytest.mark.parametrize(("tower", "behind", "pooling"), MADE.values(), ids=MADE)
+def test_a_text_model_of_sentence_transformers_gives_its_vectors(tower, behind, pooling, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    modules = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    tiny.write_tower(tmp_path / "v", tiny.VIT)
+    tiny.write_tower(tmp_path / "hf", tower)
+    words = tiny.tokenizer()
+    words.model_max_length = 30  # RoBERTa has positions for 38 of 40.
+    words.save_pretrained(tmp_path / "hf")
+    made, width = [modules.Transformer(str(tmp_path / "hf"))], 24
+    for kind, *names in map(str.split, behind):
+        if kind == "Pooling":
+            made.append(modules.Pooling(width, names))
+            width *= len(names)
+        else:
+            act = ACTS[names[1]]() if names[1:] else None
+            made.append(modules.Dense(width, int(names[0]), activation_function=act))
+            width = int(names[0])
+    theirs = sentence_transformers.SentenceTransformer(
+        modules=[*made, modules.Normalize()],
+        prompts={"query": "the "},
+        default_prompt_name="query",
+        device="cpu",
+    )
+    theirs.save(str(tmp_path / "t"))
+    head = {"text_head": "identity", "projection_dim": 24 * len(behind[0].split()[1:])} if width != 7 else {}
+    model = ModelConfig(str(tmp_path / "v"), str(tmp_path / "t"), **{"projection_dim": 7} | head)
+    loaded = join_towers(model)
+    assert loaded.module.config.text_pooling == pooling
+    processor = join_processors(write_pictures(tmp_path / "p"), tmp_path / "t")
+    embedder = Embedder(Opened("tiny", loaded.module, loaded.params, processor))
+    np.testing.assert_allclose(embedder.texts(TEXTS), theirs.encode(TEXTS), rtol=0, atol=1e-5)
+
+
+def write_pictures(folder):
+    tiny.image_processor().save_pretrained(folder)
+    return folder

@@ -24,6 +24,10 @@ ACTIVATIONS = {  # Ours -> the class of PyTorch, which sentence-transformers mak
 }
 
 
+class NoHeadError(WeightError):
+    """Layers that no head has."""
+
+
 class Layer(NamedTuple):
     """A module behind a tower: the name of its class, its config.json and its tensors."""
 
@@ -131,16 +135,16 @@ def of_patches(pooling: str, width: int, patches: int) -> Layer:
 def head_of(found: Sequence[Layer]) -> tuple[Head, dict[str, np.ndarray]]:
     """Dense layers of anyone's -> a head and its tensors, by the names of `heads.weights` without the head's name.
 
-    Raises WeightError for layers that no head has.
+    Raises NoHeadError for layers that no head has.
     """
     names = {path: name for name, path in ACTIVATIONS.items() if name != "swish"}
     acts = [names.get(layer.config["activation_function"]) for layer in found]
     if any(layer.kind != "Dense" or "residual.weight" in layer.tensors for layer in found) or None in acts:
-        raise WeightError(
+        raise NoHeadError(
             "they are not all Dense with one of the activations linear, gelu, relu, silu and tanh"
         )
     if found and (acts[-1] != "linear" or len(set(acts[:-1])) > 1):
-        raise WeightError("the last Dense has an activation, or those before it have several")
+        raise NoHeadError("the last Dense has an activation, or those before it have several")
     if not found:
         return Head("identity"), {}
     parts = [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions.dense_layers import OUTPUT, Layer
+from lit_jax.hf.conversions.dense_layers import ACTIVATIONS, OUTPUT, Layer
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
@@ -62,6 +62,17 @@ class Route(NamedTuple):
     def layers(self, *, allow_pickle: bool = False) -> list[Layer]:
         """Reads them. Raises WeightError."""
         return [_layer(module, allow_pickle) for module in self.behind]
+
+    @property
+    def ends_with_tanh(self) -> bool:
+        """Whether its pooling is the first token and the first layer tanh of a square Dense."""
+        if self.pooling != "cls" or not self.behind or self.behind[0].kind != "Dense":
+            return False
+        config = _layer_config(self.behind[0])
+        square = config.get("in_features") == config.get("out_features") and config.get("bias", True) is True
+        return (
+            square and config["activation_function"] == ACTIVATIONS["tanh"] and not config.get("use_residual")
+        )
 
 
 class Model(NamedTuple):
@@ -180,14 +191,20 @@ def _pooling(folder: Path) -> str:
 
 
 def _layer(module: _Module, allow_pickle: bool) -> Layer:
+    tensors = Tensors.of(module.folder, allow_pickle=allow_pickle)
+    return Layer(module.kind, _layer_config(module), {name: tensors[name] for name in tensors})
+
+
+def _layer_config(module: _Module) -> dict[str, Any]:
     config = model_folder.read_json(module.folder / model_folder.CONFIG)
     for name in ("module_input_name", "module_output_name"):
         if config.get(name, OUTPUT) != OUTPUT:
             raise WeightError(f"{module.folder} has {name}={shown(config[name])}; wanted {OUTPUT}")
     if module.kind == "Dense":
-        config.setdefault("activation_function", "torch.nn.modules.activation.Tanh")
-    tensors = Tensors.of(module.folder, allow_pickle=allow_pickle)
-    return Layer(module.kind, config, {name: tensors[name] for name in tensors})
+        activation = config.setdefault("activation_function", ACTIVATIONS["tanh"])
+        if not isinstance(activation, str):
+            raise WeightError(f"{module.folder} has activation_function={shown(activation)}; wanted a name")
+    return config
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

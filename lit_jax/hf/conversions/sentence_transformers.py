@@ -1,17 +1,18 @@
 """Folders of sentence-transformers as models: a text tower, a Router of pictures and texts, a CLIP in one module."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions.dense_layers import head_of
+from lit_jax.hf.conversions.dense_layers import NoHeadError, head_of
 from lit_jax.hf.conversions.sentence_modules import MODULES, ROUTES, SETTINGS, Route, opened, settings_of
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models import heads
 from lit_jax.models.composites import LOGIT_SCALE, OWN_MODEL_TYPE
 from lit_jax.models.dual_encoder import encoder_of
+from lit_jax.models.encoders import TEXT
 from lit_jax.models.encoders.base import first_patch
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
@@ -29,21 +30,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         return model_folder.read_config(model.whole)
     if model.heads is not None:
         return model_folder.read_config(model.heads)
-    configs = {route: model_folder.read_config(model.routes[route].folder) for route in model.routes}
     if not model.is_dual:
-        return configs["text"] | {"text_pooling": model.routes["text"].pooling}
+        text = _tower(model.routes["text"])
+        return text.config | {"text_pooling": text.route.pooling}
     found: dict[str, Any] = {"model_type": OWN_MODEL_TYPE}
     widths = set()
     for tower, name in ROUTES.items():
-        route = model.routes[name]
+        config, route, _ = _tower(model.routes[name])
         head, own = _head(route)
-        found |= {f"{tower}_config": configs[name], f"{tower}_pooling": route.pooling}
+        found |= {f"{tower}_config": config, f"{tower}_pooling": route.pooling}
         found[f"{tower}_head"] = {"kind": head.kind, **head.fields}
         widths |= {len(own[key]) for key in ("weight", "out.weight") if key in own}
-        config = encoder_of(tower, str(configs[name].get("model_type"))).config_of(configs[name])
+        read = encoder_of(tower, str(config.get("model_type"))).config_of(config)
         if head.kind == "identity":
-            widths.add(config.hidden_size * (2 if route.pooling == "cls_mean" else 1))
-        if tower == "vision" and first_patch(config) and route.pooling not in ("pooler", "cls", "last"):
+            widths.add(read.hidden_size * (2 if route.pooling == "cls_mean" else 1))
+        if tower == "vision" and first_patch(read) and route.pooling not in ("pooler", "cls", "last"):
             raise WeightError(
                 f"{route.folder} is pooled by {route.pooling} over all its tokens; over a picture's, only the pooler, "
                 "cls and lasttoken are read"
@@ -58,14 +59,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 def tensors_of(folder: Path, *, allow_pickle: bool) -> Tensors:
     """The tensors that belong to `read_config`, read on access."""
     model = opened(folder)
-    if not model.is_dual or model.whole is not None:
-        return Tensors.of(model.place("text"), allow_pickle=allow_pickle)
+    if model.whole is not None:
+        return Tensors.of(model.whole, allow_pickle=allow_pickle)
+    if not model.is_dual:
+        return _tower_tensors(model.routes["text"], allow_pickle)
     parts: list[Tensors | dict[str, np.ndarray]] = []
     for tower, name in ROUTES.items():
-        tensors = Tensors.of(model.routes[name].folder, allow_pickle=allow_pickle)
+        if model.heads is not None:
+            tensors = Tensors.of(model.routes[name].folder, allow_pickle=allow_pickle)
+        else:
+            tensors = _tower_tensors(model.routes[name], allow_pickle)
         parts.append(tensors.renamed({key: f"{tower}_model.{key}" for key in tensors}))
         if model.heads is None:
-            own = _head(model.routes[name], allow_pickle)[1]
+            own = _head(_tower(model.routes[name]).route, allow_pickle)[1]
             parts.append({f"{heads.NAMES[tower]}.{key}": array for key, array in own.items()})
     if model.heads is None:
         return Tensors.joined(*parts, {"logit_scale": np.array(LOGIT_SCALE, np.float32)})
@@ -75,11 +81,14 @@ def tensors_of(folder: Path, *, allow_pickle: bool) -> Tensors:
 
 
 def text_head(folder: Path, *, allow_pickle: bool) -> tuple[heads.Head, dict[str, np.ndarray]] | None:
-    """The Dense layers of a text tower as a head and its tensors; None without any. Raises WeightError."""
+    """The Dense layers of a text tower as a head and its tensors; None without any. Raises WeightError.
+
+    Layers that are whole and no head of ours are a NoHeadError.
+    """
     model = opened(folder)
-    if model.is_dual or not model.routes["text"].behind:
+    if model.is_dual or not (route := _tower(model.routes["text"]).route).behind:
         return None
-    return _head(model.routes["text"], allow_pickle)
+    return _head(route, allow_pickle)
 
 
 def set_up(folder: Path, tokenizer: Any) -> str:
@@ -111,10 +120,43 @@ def _prompt(folder: Path) -> str:
     return prompt
 
 
+class _Tower(NamedTuple):
+    """A tower as its type computes it: a Dense that is the type's own pooler belongs to it."""
+
+    config: dict[str, Any]
+    route: Route
+    pooler: dict[str, str]  # The names of the Dense's tensors -> those of the pooler.
+
+
+def _tower(route: Route) -> _Tower:
+    """LaBSE, for instance, stores BERT's tanh(dense(cls)) as Pooling and Dense."""
+    config = model_folder.read_config(route.folder)
+    encoder = TEXT.get(str(config.get("model_type")))
+    if encoder is None or "tanh" not in encoder.pooling or not route.ends_with_tanh:
+        return _Tower(config, route, {})
+    own = config | ({"pooling": "tanh"} if "tanh" in encoder.poolings else {})
+    names = {row.jax: row.hf for row in encoder.weights(encoder.config_of(own)).rows}
+    pooler = {
+        f"linear.{ours}": names[f"pooler/{theirs}"]
+        for ours, theirs in (("weight", "kernel"), ("bias", "bias"))
+    }
+    return _Tower(own, route._replace(pooling="pooler", behind=route.behind[1:]), pooler)
+
+
+def _tower_tensors(route: Route, allow_pickle: bool) -> Tensors:
+    tensors, pooler = Tensors.of(route.folder, allow_pickle=allow_pickle), _tower(route).pooler
+    if not pooler:
+        return tensors
+    dense = route.layers(allow_pickle=allow_pickle)[0].tensors
+    ends = tuple(pooler.values())  # Before them, a task model has a prefix.
+    kept = tensors.renamed({name: name for name in tensors if not name.endswith(ends)})
+    return Tensors.joined(kept, {theirs: dense[ours] for ours, theirs in pooler.items()})
+
+
 def _head(route: Route, allow_pickle: bool = False) -> tuple[heads.Head, dict[str, np.ndarray]]:
     try:
         return head_of(route.layers(allow_pickle=allow_pickle))
-    except WeightError as error:
-        raise WeightError(
+    except NoHeadError as error:
+        raise NoHeadError(
             f"the layers behind {route.folder} are no head that lit_jax has: {error}"
         ) from error

@@ -33,9 +33,9 @@ def write_dense(folder, weight, bias=None, activation=IDENTITY):
     )
 
 
-def write_text_model(folder, dense=(), place="", pooling=None):
+def write_text_model(folder, dense=(), place="", pooling=None, tower=tiny.BERT):
     """As sentence-transformers 2 to 5.3 wrote them: a tower at `place`, mean pooling, Dense layers, Normalize."""
-    params = tiny.write_tower(folder / place, tiny.BERT)
+    params = tiny.write_tower(folder / place, tower)
     tiny.tokenizer().save_pretrained(folder / place)
     put(folder / place / "sentence_bert_config.json", {"max_seq_length": 7, "do_lower_case": True})
     old = {"word_embedding_dimension": 24, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
@@ -105,6 +105,19 @@ def test_dense_layers_are_the_text_head_if_a_head_can_be_that(vision, tmp_path, 
     assert "since the layers behind" in caplog.text and "the last Dense has an activation" in caplog.text
 
 
+@pytest.mark.parametrize("tower", [tiny.BERT, tiny.DISTILBERT], ids=["bert", "distilbert"])
+def test_a_dense_that_is_the_pooler_of_the_type_belongs_to_the_tower(tower, vision, tmp_path):
+    rng = np.random.default_rng(0)  # As LaBSE: tanh(dense(cls)) as two modules.
+    weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((24, 24), (24,)))
+    cls = {"embedding_dimension": 24, "pooling_mode": "cls"}
+    write_text_model(tmp_path / "t", [(weight, bias, TANH)], pooling=cls, tower=tower)
+    module, params = lit_jax.from_towers(vision, tmp_path / "t")
+    assert (module.config.text_pooling, module.config.text_head) == ("pooler", Head())
+    assert getattr(module.config.text, "pooling", "tanh") == "tanh"
+    np.testing.assert_array_equal(params["text"]["pooler"]["kernel"], weight.T)
+    np.testing.assert_array_equal(params["text"]["pooler"]["bias"], bias)
+
+
 def test_a_router_of_anyone_is_a_dual_encoder(tmp_path):
     module, params = tiny.dual()
     lit_jax.save(tmp_path, module, params, tiny.processor(), layout="sentence_transformers")
@@ -158,13 +171,17 @@ BAD = {  # What is changed in a folder -> what is said.
         ("config_sentence_transformers.json", "prompts", "query", 3),
         "has the prompt 3; wanted a text",
     ),
+    "activation": (
+        ("2_Dense/config.json", "activation_function", ["x"]),
+        "activation_function=.*; wanted a name",
+    ),
     "path": (("modules.json", 1, "path", 7), "names the module folder 7"),
 }
 
 
 @pytest.mark.parametrize(("change", "says"), BAD.values(), ids=BAD)
 def test_a_folder_that_is_not_read_is_told_in_one_sentence(change, says, vision, tmp_path):
-    write_text_model(tmp_path / "t")
+    write_text_model(tmp_path / "t", [(np.ones((6, 24)),)] if "2_Dense" in change[0] else [])
     file, *keys, last, value = change
     tree = part = json.loads((tmp_path / "t" / file).read_text())
     for key in keys:
