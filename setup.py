@@ -62,7 +62,7 @@ setup(
     package_data={"lit_jax.evals": ["*.toml"], "lit_jax.tools.pages": ["*.html", "*.css", "*.js"]},
     install_requires=CORE,
     extras_require={
-        "quickstart": QUICKSTART,
+        "quickstart": [*QUICKSTART, *DEMO],  # The quickstart prints a `lit-jax demo` that works.
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         "gcs": GCS,

@@ -8,12 +8,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
 from lit_jax.utils.errors import ConfigError, LitJaxError
 from lit_jax.utils.shown import Formatter, say
+from lit_jax.utils.suggestions import suggestion
 
 COMMANDS = {
     "quickstart": "Train a small model on towers and pictures of the package index.",
@@ -120,8 +120,8 @@ def run(command: str, args: Sequence[str]) -> None:
         say(f"lit_jax {__version__}")
         return
     if command not in COMMANDS:
-        close = get_close_matches(command, (*COMMANDS, "--help", "--version"), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        close = suggestion(command, (*COMMANDS, "--help", "--version"))
+        hint = f"did you mean {close}?" if close else f"there are {', '.join(COMMANDS)}"
         raise ConfigError(f"no command {command!r}; {hint}")
     from lit_jax.commands import shell
 

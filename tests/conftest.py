@@ -37,7 +37,7 @@ gc.set_threshold(100_000, 50, 100)
 LONGEST = """
     e2e/test_commands e2e/test_train train/test_train_step parity/test_encoders losses/test_contrastive
     e2e/test_frozen_towers hf/facade/test_model hf/test_load parity/test_swin parity/test_dual faults/test_bucket
-    workdir/test_checkpoints parity/test_decoders tools/test_align parity/test_image_size parity/test_t5
+    workdir/test_checkpoints parity/test_decoders tools/align/test_align parity/test_image_size parity/test_t5
     parallel/test_distributed losses/test_captions test_configs test_readme test_strangers test_old_formats
 """.split()
 

@@ -66,3 +66,10 @@ def test_a_tiny_benchmark_of_an_accelerator_gives_a_row_for_each_case(tmp_path):
     found = json.loads((tmp_path / "found").read_text())["results"]
     assert [row["kind"] for row in found] == ["cached", "image"] and "pairs/s" in printed
     assert all(row["flops"] > 0 and row["runs"][0]["seconds"] > 0 for row in found)
+
+
+@pytest.mark.slow
+def test_the_cost_of_checking_files_has_a_row_for_a_resume_and_for_a_cache():
+    rows = [line.split() for line in run("verification.py", "--tiny").splitlines()[2:]]
+    assert [row[0] for row in rows] == ["resume", "cache"]
+    assert all(0 < float(row[2]) < float(row[1]) for row in rows)

@@ -54,7 +54,7 @@ RUN = {
     "export --workdir DIR --output DIR [--verify] [--push-to-hub ID]": (
         "export --workdir quickstart_run --output exported"
     ),
-    "align VISION TEXT SOURCE --workdir DIR": "align a b c --workdir d --help",  # Run in tests/tools/test_align.py.
+    "align VISION TEXT SOURCE --workdir DIR": "align a b c --workdir d --help",  # Run in test_align.py.
     "grid --workdir DIR": "grid --workdir grid_run --help",  # Run in tests/test_grid.py.
     "report --workdir DIR": "report --workdir quickstart_run",
     "plan --config FILE [--topology v5e:2x4]": f"plan --config {CONFIG.parent / 'lit_b16_bert.py'} --parameters",

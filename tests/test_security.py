@@ -239,11 +239,17 @@ def test_s8_a_saved_model_tells_nothing_of_where_it_was_made(tmp_path):
 def test_s8_the_recipe_in_a_checkpoint_names_no_folder_of_the_machine(tmp_path):
     config = tiny.config(tmp_path)
     config["model"]["text"] = "google-bert/bert-base-uncased"
-    config["data"]["test"] = "tfds:~/sets/shapes/test"
+    config["data"]["test"] = "tfds:~/sets/shapes/test[80%:]"
+    config["model"]["lock_rules"] = ((".*/bias", "tune"),)
     stored = portable(read_config(config))
     assert stored["model"]["vision"] == "v" and stored["data"]["train"] == "folder:pairs"
     assert stored["model"]["text"] == "google-bert/bert-base-uncased"
-    assert stored["data"]["test"] == "tfds:test"
+    assert stored["data"]["test"] == "tfds:test[80%:]" and stored["model"]["lock_rules"] == [
+        [".*/bias", "tune"]
+    ]
+    config["data"]["train"] = (("folder:../a/b", 1.0), (f"wds:{tmp_path}/c-{{0..9}}.tar", 2.0))
+    mixed = portable(read_config(config))["data"]["train"]
+    assert mixed == [["folder:b", 1.0], ["wds:c-{0..9}.tar", 2.0]]
     assert str(tmp_path) not in json.dumps(stored) and "~" not in json.dumps(stored)
 
 

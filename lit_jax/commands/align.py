@@ -1,4 +1,4 @@
-"""lit-jax align VISION TEXT SOURCE --workdir DIR [--config.steps N]"""
+"""lit-jax align VISION TEXT SOURCE --workdir DIR [--layers] [--config.steps N]"""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,7 @@ FLAGS = Flags(
         "workdir": ("DIR", "Where everything goes; started again on it, it goes on."),
         "vision": ("DIR_OR_ID", "Image tower, or several with commas between them."),
         "text": ("DIR_OR_ID", "Text tower, or several."),
+        "layers": ("", "Try the outputs of inner layers too, and cut each tower after the best one."),
         "data": ("SOURCE", "Pairs, of which a fifth is held out [default: data.train and data.test]."),
     },
     required=("workdir", "vision", "text"),
@@ -25,11 +26,12 @@ FLAGS = Flags(
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
-    from lit_jax.tools.align import align, as_markdown
+    from lit_jax.tools.align.align import align
+    from lit_jax.tools.align.pairs import as_markdown
 
     visions, texts = (
         [name.strip() for name in values[tower].split(",") if name.strip()] for tower in ("vision", "text")
     )
-    result = align(config, values["workdir"], visions, texts, values["data"] or "")
+    result = align(config, values["workdir"], visions, texts, values["data"] or "", layers=values["layers"])
     say(as_markdown(result.pairs), end="")
     say(f"model: {result.export}\nreport: {result.report}")

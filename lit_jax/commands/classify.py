@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import click
@@ -42,7 +43,7 @@ from lit_jax.utils.shown import say
     "--json",
     "json_path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     help="Write all probabilities to this file.",
 )
 def main(
@@ -59,9 +60,14 @@ def main(
     from lit_jax.data.sources.base import decode_utf8
     from lit_jax.inference.classify import classify
     from lit_jax.utils.console import table
+    from lit_jax.utils.errors import DataError
     from lit_jax.utils.text_lines import text_lines
 
     names = labels.split(",")
+    if len(names) == 1 and not os.path.exists(labels) and re.search(r"/|\\|\.\w{1,5}$", labels):
+        raise DataError(
+            f"the file of labels {labels} does not exist; give an existing one, or labels as in cat,dog"
+        )
     if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as that of many labels.
         text = decode_utf8(Path(labels).read_bytes(), labels).removeprefix("\ufeff")
         names = [line for line in text_lines(text) if line.strip()]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from lit_jax.commands import options
 from lit_jax.utils.shown import say
 
 
@@ -15,18 +16,21 @@ from lit_jax.utils.shown import say
     "--json",
     "json_path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     help="Write the comparison to this file.",
 )
-def main(first: Path, second: Path, json_path: Path | None) -> None:
+@click.option(
+    "--strict", is_flag=True, help="Refuse models that preprocess pictures or cut texts differently."
+)
+def main(first: Path, second: Path, json_path: Path | None, strict: bool) -> None:
     """Compare two results of lit-jax evaluate --json that were measured under the same protocol.
 
     Differences are SECOND minus FIRST, with 95% intervals; * marks an interval that does not contain zero.
     """
-    from lit_jax.evals.compare import compare
+    from lit_jax.evals.compare import compare, own_ways
     from lit_jax.utils.console import table
 
-    compared = compare(first, second)
+    compared = compare(first, second, strict=strict)
     for task, metrics in compared.items():
         rows = []
         for name, row in metrics.items():
@@ -36,5 +40,7 @@ def main(first: Path, second: Path, json_path: Path | None) -> None:
             rows.append((name, *values, f"{low:+.4g} to {high:+.4g}", mark))
         how = "paired" if all(row["paired"] for row in metrics.values()) else "unpaired"
         say(table((task, "first", "second", "difference", f"95% ({how})", ""), rows))
+    for task, different in own_ways(first, second).items():
+        say(f"{task}: the models differ: {different}")
     if json_path:
         json_path.write_text(json.dumps(compared, indent=2) + "\n", encoding="utf-8")

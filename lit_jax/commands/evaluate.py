@@ -73,7 +73,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @click.option(
     "--ledger",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     hidden=True,  # All of the help fits a screen; --json mentions it.
     help="Name the records that skip leaves out in this file.",
 )
@@ -82,7 +82,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     "--json",
     "json_path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     help="Result file; --ledger FILE lists what skip left out.",
 )
 def main(

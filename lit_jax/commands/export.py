@@ -32,8 +32,12 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
     help="Folder to write; must be new or empty.",
 )
 @click.option(
-    "--license", default="unknown", metavar="ID", help="Licence of the model, an identifier of the Hub."
+    "--license",
+    default="unknown",
+    metavar="ID",
+    help="Licence of the model, by id (other: --license-name).",
 )
+@click.option("--license-name", metavar="TEXT", hidden=True, help="--license mentions it.")
 @click.option("--vision-license", default="unknown", metavar="ID", help="Licence of the image tower.")
 @click.option("--text-license", default="unknown", metavar="ID", help="Licence of the text tower.")
 @click.option("--data-license", default="unknown", metavar="ID", help="Licence of the training data.")
@@ -87,7 +91,7 @@ def main(
         exports.export(
             workdir,
             output,
-            exports.About(**{name: settings[name] for name in _LICENCES}),
+            exports.About(**{name: settings[name] for name in (*_LICENCES, "license_name")}),
             **written,
             step=settings["step"],
             measured=results,
@@ -114,6 +118,10 @@ def _check(
     if workdir and model:
         raise ConfigError("--workdir is a run and --model a model; give one of them")
     of_run = measured or settings["step"] is not None or any(settings[n] != "unknown" for n in _LICENCES)
+    if settings["license_name"] and settings["license"] != "other":
+        raise ConfigError(
+            "--license-name is the name of a licence without an identifier; give --license other with it"
+        )
     if model and of_run:
         raise ConfigError("--step, --measured and the licences need a run; leave them out with --model")
     layout = settings["layout"]

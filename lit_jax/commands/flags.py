@@ -4,7 +4,6 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from ml_collections import ConfigDict
 from lit_jax.commands.config_file import Override, load, merge
 from lit_jax.config.default import as_config_dict
 from lit_jax.config.fields import FIELDS
+from lit_jax.config.names import ALIASES
 from lit_jax.config.read import read_config
 from lit_jax.config.values import BOOLS
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.shown import say
+from lit_jax.utils.suggestions import suggestion
 
 _FILES = ("DIR", "DIR_OR_ID", "FILE", "SOURCE")  # Metavars whose values are completed as paths.
 _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
@@ -98,7 +99,9 @@ class Flags:
     def _unknown(self, name: str) -> str:
         """The mistake of an option that does not exist."""
         fields = [field for field in FIELDS if field.rpartition(".")[2] == name]
-        close = [*get_close_matches(name, ("config", *self.options), n=1), *(f"config.{f}" for f in fields)]
+        fields += [ALIASES[name]] if name in ALIASES else []
+        near = suggestion(name, ("config", *self.options))
+        close = [*filter(None, [near]), *(f"config.{f}" for f in fields)]
         hint = f"did you mean --{close[0]}?" if close else f"see lit-jax {self.command} --help"
         return f"no option --{name}; {hint}"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lit_jax.commands import options
 from lit_jax.utils.shown import in_line, say
 
 
@@ -38,14 +39,14 @@ from lit_jax.utils.shown import in_line, say
 @click.option(
     "--sheet",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     help="Write 16 of the pairs as one picture to this PNG file.",
 )
 @click.option(
     "--json",
     "json_path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     help="Write the result to this file.",
 )
 def main(
@@ -62,6 +63,7 @@ def main(
     from lit_jax.data.sources.registry import open_source
     from lit_jax.data.tools.summary import summarize
     from lit_jax.utils.console import progress, table
+    from lit_jax.utils.errors import DataError
 
     count_tokens = None
     if tokenizer:
@@ -78,6 +80,11 @@ def main(
             limit=None if everything else limit,
             sheet=sheet,
             progress=report,
+        )
+    if caption and summary["without_caption"] == 1:
+        raise DataError(
+            f"{summary['source']}: none of {summary['looked_at']:,} records has {caption!r}; leave out --caption to "
+            "see which captions there are"
         )
     say(
         table((summary["source"], "found"), [(name.replace("_", " "), text) for name, text in _rows(summary)])

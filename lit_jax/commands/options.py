@@ -1,6 +1,35 @@
 """Options that several commands share."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 import click
+
+
+def unwritable(path: Path) -> str | None:
+    """Why a file cannot be written, so that this is said before the work and not after it; None if it can."""
+    if path.is_dir():
+        return f"{path} is a directory; give a file"
+    if not path.parent.is_dir():
+        return f"there is no directory {path.parent}; make it first, or give another file"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return f"{path} cannot be written; give another file"
+    return None
+
+
+class OutputFile(click.Path):
+    """The path of a file that a command writes at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if why := unwritable(path):
+            self.fail(why, param, ctx)
+        return path
+
 
 model = click.option(
     "--model",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.commands.flags import Flags
+from lit_jax.commands.options import unwritable
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.shown import say
@@ -37,6 +38,8 @@ def main(args: Sequence[str]) -> None:
     slices = values["slices"] or "1"
     if not slices.isdecimal() or int(slices) < 1:
         raise ConfigError(f"plan: --slices is {slices!r}; wanted a number of slices")
+    if values["json"] and (why := unwritable(Path(values["json"]))):
+        raise ConfigError(f"plan: --json: {why}")
     # libtpu compiles without a TPU if it does not look for one, and JAX itself stays on the CPU.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

@@ -1,7 +1,10 @@
 """lit-jax quickstart --workdir DIR [--vision ID_OR_DIR --text ID_OR_DIR --data SOURCE] [--config.seed N]"""
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
+from lit_jax.commands import shell
 from lit_jax.commands.flags import Flags, shipped_config
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.shown import say
@@ -46,4 +49,21 @@ def main(args: Sequence[str]) -> None:
     else:
         differences = [(name, f"{value:.2e}") for name, value in outcome.differences.items()]
         say(table(("largest difference to PyTorch", ""), differences))
-    say(f"model: {outcome.folder}\nreport: {outcome.report}")
+    say(f"model: {outcome.folder}\nreport: {outcome.report}\n\nWhat to try next:")
+    say("\n".join(f"  {line}" for line in following(outcome.folder, values["workdir"], config.data.test)))
+
+
+def following(model: Path, workdir: str, test: str) -> list[str]:
+    """Commands that go on from a quickstart, as they work in the current folder."""
+    folder, index, source = (shlex.quote(str(path)) for path in (model, Path(workdir, "index"), test))
+    lines = [
+        f"lit-jax evaluate --model {folder} --data {source}",
+        f"lit-jax embed {source} --model {folder} --output {index}",
+        f"lit-jax search {index} --query 'a fast train'",
+        f"lit-jax demo --model {folder} --index {index} --pictures {source}",
+    ]
+    emoji = Path(workdir, "emoji", "test")
+    if pictures := sorted(emoji.glob("1F431.png")) or sorted(emoji.glob("*.png")):
+        picture, labels = shlex.quote(str(pictures[0])), shlex.quote("cat face,pizza,railway car,snail")
+        lines.insert(0, f"lit-jax classify {picture} --model {folder} --labels {labels}")
+    return [line.replace("lit-jax", shell.as_typed(), 1) for line in lines]

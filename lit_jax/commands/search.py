@@ -30,7 +30,7 @@ from lit_jax.utils.shown import say
     "--json",
     "json_path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=options.OutputFile(),
     help="Write the result to this file.",
 )
 def main(
@@ -44,9 +44,13 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Find the pictures of an index that are nearest to a text or a picture, by exact search."""
+    from lit_jax.data.transforms.image_files import is_picture
     from lit_jax.inference.search import search
     from lit_jax.utils.console import table
+    from lit_jax.utils.errors import ConfigError
 
+    if query and is_picture(query) and not picture:
+        raise ConfigError(f"--query is a text, and {query} the name of a picture; give it as --picture")
     hits = search(
         index,
         query,

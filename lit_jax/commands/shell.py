@@ -6,16 +6,21 @@ shell, which then calls it with _LIT_JAX_COMPLETE=bash_complete at each press of
 
 import importlib
 import os
+import re
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.suggestions import suggestion
 
 VARIABLE = "_LIT_JAX_COMPLETE"
+_MEANT = {"--workdir", "--query"}  # Options whose values are often given without a name.
 
 
 def call(name: str, args: Sequence[str]) -> None:
@@ -35,6 +40,16 @@ def call(name: str, args: Sequence[str]) -> None:
     except click.UsageError as error:
         raise ConfigError(f"{name}: {_sentence(error, command)}; see lit-jax {name} --help") from error
     sys.exit(0)
+
+
+def as_typed() -> str:
+    """How `lit-jax` is typed here: by its name, by the path that it was called by, or by that of Python."""
+    if shutil.which("lit-jax"):
+        return "lit-jax"
+    called = Path(sys.argv[0])
+    if called.name == "lit-jax" and os.access(called, os.X_OK):
+        return shlex.quote(str(called))
+    return f"{shlex.quote(sys.executable)} -m lit_jax"
 
 
 def complete(commands: Mapping[str, str]) -> None:
@@ -66,15 +81,18 @@ def _sentence(error: click.UsageError, command: click.Command) -> str:
     match error:
         case click.NoSuchOption():
             known = [option for param in command.params for option in param.opts]
-            close = get_close_matches(error.option_name, known, n=1)
-            return f"no option {error.option_name}" + (f"; did you mean {close[0]}?" if close else "")
+            close = suggestion(error.option_name, known)
+            return f"no option {error.option_name}" + (f"; did you mean {close}?" if close else "")
         case click.MissingParameter():
             return f"{_name(error)} is missing"
         case click.BadOptionUsage():
             return f"{error.option_name} wants a value"
         case click.BadParameter():
             return f"{_name(error)}: {_small(error.message)}"
-    return _small(error.message)
+    said, stray = _small(error.message), re.search(r"extra argument \((.*)\)", error.message)
+    if stray and (option := _MEANT.intersection(opt for param in command.params for opt in param.opts)):
+        return f"{said}; did you mean {min(option)} {stray[1]}?"
+    return said
 
 
 def _name(error: click.BadParameter) -> str:

@@ -48,6 +48,7 @@ class ModelConfig:
     unroll: int = 1  # Layers in one turn of the loop over the layers.
     # Fields that replace those of the tower's own config, for instance a dropout. With a model_type they apply to
     # towers of that type alone. A tower without a folder consists of them, and `plan` reads them instead of the folder.
+    # num_hidden_layers (of T5 num_layers, of DistilBERT n_layers) below the stored number keeps the first layers.
     vision_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     text_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 

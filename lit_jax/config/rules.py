@@ -7,11 +7,11 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from lit_jax.config import tower_rules
 from lit_jax.config.choices import ACTIONS, CHOICES, LETTERS, METRICS, SOURCES
+from lit_jax.utils.suggestions import suggestion
 
 
 class Range(NamedTuple):
@@ -132,8 +132,8 @@ def unknown_sources(values: Mapping[str, Any]) -> Iterator[str]:
             kind, colon, rest = spec.partition(":")
             named = colon and re.fullmatch(r"[a-z]{2,}", kind) and not rest.startswith("//")
             if named and kind not in SOURCES and not os.path.exists(spec):
-                close = get_close_matches(kind, SOURCES, n=1)
-                hint = f"did you mean {close[0]}:{rest}?" if close else f"wanted one of {', '.join(SOURCES)}"
+                close = suggestion(kind, SOURCES)
+                hint = f"did you mean {close}:{rest}?" if close else f"wanted one of {', '.join(SOURCES)}"
                 yield f"config.{name} names {spec!r}, and {kind!r} is no kind of source; {hint}"
 
 

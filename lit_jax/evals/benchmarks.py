@@ -2,12 +2,12 @@
 
 import tomllib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.suggestions import suggestion
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ def find_benchmark(name: str) -> Benchmark:
     """The set of that name. Raises ConfigError for an unknown name, with the closest known one."""
     if name in all_benchmarks():
         return all_benchmarks()[name]
-    close = get_close_matches(name, all_benchmarks(), n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(all_benchmarks())}"
+    close = suggestion(name, all_benchmarks())
+    hint = f"did you mean {close}?" if close else f"there are {', '.join(all_benchmarks())}"
     raise ConfigError(f"no task {name!r}; {hint}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lit_jax.evals.bootstrap import Interval, estimate, paired
-from lit_jax.evals.protocol import differences, fingerprint
+from lit_jax.evals.protocol import OF_THE_MODEL, differences, fingerprint, protocol_fingerprint
 from lit_jax.evals.results import from_rows
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, DataError
@@ -17,7 +17,9 @@ _MOST_DRAWS = 100_000
 _SHOWN = 60  # Characters that are shown of a value in which two protocols differ.
 
 
-def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[str, Any]]]:
+def compare(
+    first: str | Path, second: str | Path, *, strict: bool = False
+) -> dict[str, dict[str, dict[str, Any]]]:
     """The metrics of two JSON files that `evaluate` wrote, for every task in both.
 
     Returns {task: {metric: {"first", "second", "difference", "interval", "paired"}}}. The difference is second minus
@@ -25,8 +27,10 @@ def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[s
     for both ("paired"); otherwise it is computed from their two intervals as if these were independent (MOVER, Zou and
     Donner 2008), which is wider.
 
-    Raises ConfigError if the protocols of a task differ, with the differences, and if no task is in both files;
-    DataError for a file that is not a result, or whose protocol does not match its fingerprint.
+    Raises ConfigError if the protocols of a task differ, with the differences, and if no task is in both files. What
+    the models bring with them (`OF_THE_MODEL`: how pictures are preprocessed, how long texts may be) may differ unless
+    `strict`; `own_ways` says how. Raises DataError for a file that is not a result, or whose protocol does not match
+    its fingerprint.
     """
     a, b = read(first), read(second)
     tasks = [task for task in a["metrics"] if task in b["metrics"]]
@@ -36,14 +40,30 @@ def compare(first: str | Path, second: str | Path) -> dict[str, dict[str, dict[s
             "no task is in both; evaluate both on the same task"
         )
     for task in tasks:
-        if different := differences(a["protocol"][task], b["protocol"][task]):
-            words = [result.get("words", {}).get(task, {}) for result in (a, b)]
-            list_of = "; ".join(f"{name} is {x} and {y}" for name, x, y in _worded(different, *words))
+        if different := _different(task, a, b, of_the_model=None if strict else False):
             raise ConfigError(
-                f"{task} was measured under different protocols in {first} and {second}: {list_of}; "
+                f"{task} was measured under different protocols in {first} and {second}: {different}; "
                 "evaluate both in the same way to compare them"
             )
     return {task: _task(task, a, b) for task in tasks}
+
+
+def own_ways(first: str | Path, second: str | Path) -> dict[str, str]:
+    """{task: in what the models of two results differ before they see pictures and texts}. Raises as `compare`."""
+    a, b = read(first), read(second)
+    told = {task: _different(task, a, b, of_the_model=True) for task in a["metrics"] if task in b["metrics"]}
+    return {task: text for task, text in told.items() if text}
+
+
+def _different(task: str, a: Mapping[str, Any], b: Mapping[str, Any], *, of_the_model: bool | None) -> str:
+    """The differences of two protocols in words, of one of both kinds or of all; "" if there are none."""
+    rows = [
+        (name, x, y)
+        for name, x, y in differences(a["protocol"][task], b["protocol"][task])
+        if of_the_model is None or (name.partition(".")[0] in OF_THE_MODEL) == of_the_model
+    ]
+    words = [result.get("words", {}).get(task, {}) for result in (a, b)]
+    return "; ".join(f"{name} is {x} and {y}" for name, x, y in _worded(rows, *words))
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -63,7 +83,9 @@ def read(path: str | Path) -> dict[str, Any]:
 def _check(result: dict[str, Any], path: str | Path) -> None:
     """Raises DataError if parts of a result contradict each other, and any other error if a part is missing or odd."""
     for task, metrics in result["metrics"].items():
-        if fingerprint(result["protocol"][task]) != result["fingerprints"][task]:
+        protocol = result["protocol"][task]
+        # Results of older versions have the fingerprint of all of the protocol.
+        if result["fingerprints"][task] not in (protocol_fingerprint(protocol), fingerprint(protocol)):
             raise DataError(
                 f"the protocol of {task} in {path} does not match its fingerprint; evaluate again"
             )

@@ -1,7 +1,6 @@
 """A model on a source: retrieval, zero-shot classification, and linear classifiers on its picture features."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from lit_jax.evals.tasks import TASKS, Pictures, TaskResult
 from lit_jax.inference.embedder import Embedder, Opened
 from lit_jax.inference.prompts import load_templates
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.suggestions import suggestion
 from lit_jax.utils.typing import Progress
 
 
@@ -60,11 +60,17 @@ def evaluate(
 
 def _tasks(config: EvalConfig) -> tuple[str, ...]:
     """The tasks to be measured. Raises ConfigError for an unknown one, and for more captions than they take."""
+    if config.task and config.task not in all_benchmarks() and (meant := suggestion(config.task, TASKS)):
+        raise ConfigError(
+            f"task is the name of a set, and there is none {config.task!r}; did you mean tasks {meant}?"
+        )
     benchmark = find_benchmark(config.task) if config.task else None
     tasks = tuple(config.tasks) or (benchmark.tasks if benchmark else ("retrieval",))
     if unknown := [name for name in tasks if name not in TASKS]:
-        close = get_close_matches(unknown[0], all_benchmarks(), n=1)
-        hint = f"; did you mean --task {close[0]}?" if close else ""
+        meant = suggestion(unknown[0], TASKS)
+        if not meant and (of_set := suggestion(unknown[0], all_benchmarks())):
+            meant = f"--task {of_set}"
+        hint = f"; did you mean {meant}?" if meant else ""
         raise ConfigError(f"task {unknown[0]!r} is unknown; wanted some of {', '.join(TASKS)}{hint}")
     if len(config.captions) > 1 and ("retrieval" in tasks or "multilingual" not in tasks):
         raise ConfigError(
@@ -112,6 +118,7 @@ def _report(request: EvalRequest, embedder: Embedder, measured: Mapping[str, Tas
         "data": source.fingerprint(),
         "images": len(source),
         "image_processor": protocols.preprocessing(embedder.processor.image_processor),
+        "pictures": request.preset.pictures,
         "ties": protocols.TIES,
     }
     if jnp.dtype(config.dtype) != jnp.float32:
@@ -122,7 +129,7 @@ def _report(request: EvalRequest, embedder: Embedder, measured: Mapping[str, Tas
         "data": source.spec,
         "task": config.task,
         "protocol": protocol,
-        "fingerprints": {name: protocols.fingerprint(fields) for name, fields in protocol.items()},
+        "fingerprints": {name: protocols.protocol_fingerprint(fields) for name, fields in protocol.items()},
         "words": {
             name: protocols.in_words(
                 fields,

@@ -30,6 +30,11 @@ class Preset:
     templates: str = "photo"
     whole_medians: bool = False  # Whether a median rank is rounded down to an integer.
 
+    @property
+    def pictures(self) -> str:
+        """What is done to pictures, in words."""
+        return "squares of side / 0.875, centre crop" if self.square875 else "as the model has them"
+
     def text(self, prompt: str) -> str:
         """The prompt as the model gets it."""
         return canonical(prompt) if self.canonical else prompt

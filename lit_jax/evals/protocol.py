@@ -10,6 +10,7 @@ from lit_jax.utils.typing import ImageProcessor
 Protocol = Mapping[str, Any]  # Of JSON types.
 
 TIES = "lower index first"
+OF_THE_MODEL = ("image_processor", "text_length")  # Parts of a protocol that a model brings with it.
 _FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # Of Pillow.
 
 
@@ -69,6 +70,11 @@ def pixels_in_words(fields: Protocol) -> str:
     if fields.get("do_normalize"):
         steps.append(f"mean {_numbers(fields['image_mean'])}, std {_numbers(fields['image_std'])}")
     return "; ".join(steps) or "as they are"
+
+
+def protocol_fingerprint(protocol: Protocol) -> str:
+    """The fingerprint of what was asked of a model: of `protocol` without the parts that the model brings with it."""
+    return fingerprint({name: value for name, value in protocol.items() if name not in OF_THE_MODEL})
 
 
 def fingerprint(protocol: Protocol) -> str:

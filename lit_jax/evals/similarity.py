@@ -1,7 +1,7 @@
 """How alike two feature spaces are, before anything is trained between them."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 def mutual_knn(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N K"], neighbours: int = 10) -> float:
@@ -12,10 +12,19 @@ def mutual_knn(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N K"], neighbo
     """
     if len(a) != len(b) or len(a) < 2:
         raise ValueError(f"{len(a)} and {len(b)} rows; wanted as many of both, and two or more")
-    count = min(neighbours, len(a) - 1)
-    first, second = (_neighbours(_unit(x), count) for x in (a, b))
-    shared = [len(np.intersect1d(mine, theirs)) for mine, theirs in zip(first, second, strict=True)]
-    return float(np.mean(shared) / count)
+    return shared(nearest(a, neighbours), nearest(b, neighbours))
+
+
+def nearest(x: Float[np.ndarray, "N D"], neighbours: int = 10) -> Int[np.ndarray, "N k"]:
+    """The nearest other rows of each row, by their cosines, in any order: `neighbours`, or all that there are."""
+    near, count = _unit(x) @ _unit(x).T, min(neighbours, len(x) - 1)
+    np.fill_diagonal(near, -np.inf)
+    return np.argpartition(-near, count - 1, axis=1)[:, :count]
+
+
+def shared(a: Int[np.ndarray, "N k"], b: Int[np.ndarray, "N k"]) -> float:
+    """`mutual_knn` of two spaces, from what `nearest` gives for each."""
+    return float((a[:, :, None] == b[:, None]).any(2).mean())
 
 
 def cka(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N K"]) -> float:
@@ -42,10 +51,3 @@ def _ranks(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 def _unit(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
     x = np.asarray(x, np.float32)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def _neighbours(unit: Float[np.ndarray, "N D"], count: int) -> np.ndarray:
-    """[N, count]: the nearest other rows of each row, in any order."""
-    near = unit @ unit.T
-    np.fill_diagonal(near, -np.inf)
-    return np.argpartition(-near, count - 1, axis=1)[:, :count]

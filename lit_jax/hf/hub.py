@@ -1,13 +1,15 @@
 """Where a model folder is: on this machine, or on the Hugging Face Hub, whose files are cached."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lit_jax.hf.model_folder import FLAX, WEIGHTS, has
+from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, WEIGHTS, has
 from lit_jax.utils.errors import WeightError, first_line
+from lit_jax.utils.reachable import unreachable
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -45,6 +47,8 @@ def find(
         path = Path(folder_or_id).expanduser()
         if path.is_dir():
             return _inside(path, subfolder)
+        if path.is_file():
+            raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass
     text = str(folder_or_id)
@@ -54,8 +58,7 @@ def find(
     options |= {"cache_dir": cache_dir} if cache_dir else {}
     options |= {"local_files_only": True} if local_files_only else {}
     fresh: dict[str, Any] = {"force_download": True} if force_download else {}
-    place = f"{subfolder}/" if subfolder else ""
-    download = partial(_download, text, place)
+    download = partial(_download, text, f"{subfolder}/" if subfolder else "")
     copy = download(_WANTED, **options, **fresh)
     if _COMMIT.fullmatch(copy.name):
         # The next downloads are of the same commit, whatever is pushed meanwhile.
@@ -63,8 +66,13 @@ def find(
     if (copy / subfolder / _MODULES).is_file():
         names = (*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED
         wanted = [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
-        copy = _download(text, place, wanted, unwanted=(), **options, **fresh)
+        copy = download(wanted, **options, **fresh)
     if not has(copy / subfolder, WEIGHTS):
+        if (copy / subfolder / OPEN_CLIP[0]).is_file():
+            copy = download(OPEN_CLIP[1:2], **options, **fresh)
+            if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
+                copy = download(OPEN_CLIP[2:], **options, **fresh)
+            return _inside(copy, subfolder)
         copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
         if allow_pickle and not has(copy / subfolder, FLAX):
             copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
@@ -97,9 +105,7 @@ def is_id(name: str) -> bool:
     return bool(_ID.fullmatch(name)) and not name.startswith(".") and not Path(name.split("/")[0]).exists()
 
 
-def _download(
-    repository: str, place: str, patterns: Iterable[str], unwanted: Iterable[str] = _UNWANTED, **options: Any
-) -> Path:
+def _download(repository: str, place: str, patterns: Sequence[str], **options: Any) -> Path:
     """`place` is "" or a folder of the repository, with a slash at its end."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -108,11 +114,16 @@ def _download(
         folder = huggingface_hub.snapshot_download(
             repository,
             allow_patterns=[place + pattern for pattern in patterns],
-            ignore_patterns=[place + pattern for pattern in unwanted],
+            ignore_patterns=[
+                place + pattern
+                for pattern in _UNWANTED
+                if not any(fnmatch(name, pattern) for name in patterns)
+            ],
             **options,
         )
     except (HFValidationError, HTTPError, OSError) as error:
+        why = unreachable("hf://") or first_line(error)
         raise WeightError(
-            f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {first_line(error)}"
+            f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {why}"
         ) from error
     return Path(folder)

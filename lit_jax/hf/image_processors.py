@@ -15,6 +15,8 @@ from lit_jax.utils.typing import ImageProcessor
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # Those that torch computes as Pillow does.
 
+_CROP, _HALF_EVEN = "crop_rounding", "half_even"  # A field of ours, and its value.
+
 
 @cache
 def _dinov3_vit() -> Any:
@@ -46,6 +48,32 @@ def _dinov3_vit() -> Any:
     return DINOv3ViTImageProcessorPil
 
 
+@cache
+def half_even_crop() -> Any:
+    """CLIPImageProcessor with torchvision's crop: an odd margin is halved to an even number, not downwards.
+
+    The folders of open_clip and timm mean it. A field of its own says so in what is saved, which transformers ignores.
+    """
+    parent: Any = transformers.CLIPImageProcessorPil
+
+    class CLIPImageProcessorPil(parent):
+        """transformers' CLIPImageProcessor, but for the place of the crop."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{name: value for name, value in options.items() if name != _CROP})
+            self.crop_rounding = _HALF_EVEN
+
+        def center_crop(self, image: np.ndarray, size: Any, **options: Any) -> np.ndarray:
+            """[C, H, W] -> [C, S1, S2]."""
+            margins = image.shape[1] - size.height, image.shape[2] - size.width
+            top, left = (round(margin / 2) for margin in margins)
+            if min(top, left) < 0:  # A picture that is smaller gets a border.
+                return super().center_crop(image, size, **options)
+            return image[:, top : top + size.height, left : left + size.width]
+
+    return CLIPImageProcessorPil
+
+
 # Class of transformers -> what makes ours, which has no torch in it.
 OURS: dict[str, Callable[[], Any]] = {"DINOv3ViTImageProcessor": _dinov3_vit}
 
@@ -55,11 +83,13 @@ def load(folder_or_id: str | Path, **options: Any) -> ImageProcessor:
 
     Raises whatever transformers raises.
     """
+    stored, _ = transformers.ViTImageProcessorPil.get_image_processor_dict(folder_or_id, **options)
     name = _class_name(folder_or_id, options)
-    if name in OURS:
+    ours = half_even_crop if stored.get(_CROP) == _HALF_EVEN else OURS.get(name)
+    if ours is not None:
         of_auto = ("backend", "use_fast", "config", "trust_remote_code")
         rest = {option: value for option, value in options.items() if option not in of_auto}
-        return OURS[name]().from_pretrained(folder_or_id, **rest)
+        return ours().from_pretrained(folder_or_id, **rest)
     return auto_image_processor().from_pretrained(folder_or_id, **options)
 
 

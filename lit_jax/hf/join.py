@@ -2,13 +2,11 @@
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,39 +15,20 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from lit_jax.config import ModelConfig
-from lit_jax.hf import hub, kinds
+from lit_jax.hf import hub
 from lit_jax.hf.load import Loaded
 from lit_jax.hf.projections import stored
+from lit_jax.hf.towers import find_tower, read_params, read_tower
 from lit_jax.models import dual_encoder
-from lit_jax.models.composites import half, is_composite
-from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
-from lit_jax.models.encoders.base import Encoder, matched
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.models.heads import Head
-from lit_jax.models.image_size import resized, with_image_size
-from lit_jax.models.layers.pooling import POOLED_ONLY
 from lit_jax.models.layers.spec import Compute
-from lit_jax.models.weight_map import Row, WeightMap, listed
-from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.models.weight_map import listed
+from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
-
-
-class Tower(NamedTuple):
-    """One tower as its folder, or its config alone, describes it."""
-
-    folder: Path | None  # None: it has a config alone, and no weights.
-    model_type: str
-    encoder: Encoder
-    config: Any
-    stored: (
-        Any  # The config of its weights on disk, if those are for pictures of another size; else the same.
-    )
-    prefix: (
-        str  # What the names of its tensors begin with: "vision_model." in a folder of two towers, else "".
-    )
-    pooling: str  # What is left of its pooling for the dual encoder to do.
 
 
 def from_towers(
@@ -106,72 +85,6 @@ def from_towers(
         any_width=projection_dim is None,
     )
     return loaded.module, jax.tree.map(jnp.asarray, loaded.params)
-
-
-def find_tower(
-    folder_or_id: str | Path,
-    revision: str | None,
-    token: str | None,
-    allow_pickle: bool,
-    subfolder: str = "",
-) -> str:
-    """The folder that a tower's name stands for, as ModelConfig wants it; "" stays "". Raises WeightError."""
-    if folder_or_id == "":
-        return ""
-    return str(
-        hub.find(folder_or_id, revision=revision, token=token, subfolder=subfolder, allow_pickle=allow_pickle)
-    )
-
-
-def read_tower(
-    tower: str,
-    folder_or_id: str,
-    *,
-    pooling: str = "pooler",
-    config: Mapping[str, Any] = MappingProxyType({}),
-    overrides: Mapping[str, Any] = MappingProxyType({}),
-    image_size: int | None = None,
-    allow_pickle: bool = False,
-) -> tuple[Tower, Params]:
-    """A tower's description, and the weights that its pooling fixes. `tower` is "vision" or "text".
-
-    `config` takes the place of the stored config unless it is empty. `overrides` are single fields by name, over
-    those of the config, for a tower of the model_type that they name, if they name one; where `folder_or_id` is "",
-    they are the whole config. An image tower is made for pictures of `image_size`, if that is given. Raises WeightError
-    or ConfigError.
-    """
-    folder, prefix, raw = None, "", dict(overrides)
-    if folder_or_id:
-        folder = hub.find(folder_or_id, allow_pickle=allow_pickle)
-        raw = kinds.read_config(folder)
-        if pooling == "pooler":
-            pooling = kinds.own_pooling(tower, folder, raw)
-        prefix = f"{tower}_model." if is_composite(raw["model_type"]) else ""
-        raw = half(tower, config or raw)
-        if (meant := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
-            log.warning(
-                "%s is of type %r: %s_config is for type %r and is not used",
-                folder,
-                raw["model_type"],
-                tower,
-                meant,
-            )
-            overrides = {}
-        raw |= overrides
-    elif "model_type" not in raw:
-        raise ConfigError(
-            f"{tower}_config has no model_type, which a tower without a folder or Hub id needs: add it"
-        )
-    encoder = encoder_of(tower, raw["model_type"])
-    known = {field.name for field in dataclasses.fields(encoder.Config)} | {"model_type"}
-    for name in overrides:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {tower}_{close[0]}?" if close else ""
-            raise ConfigError(f"{tower}_{name} is not a field of a {raw['model_type']} config{hint}")
-    stored, fixed = encoder.pooled(encoder.config_of(raw), pooling)
-    ours = with_image_size(stored, image_size) if image_size is not None and tower == "vision" else stored
-    return Tower(folder, raw["model_type"], encoder, ours, stored, prefix, encoder.rest_of(pooling)), fixed
 
 
 def heads_of(model: ModelConfig) -> dict[str, Any]:
@@ -237,7 +150,7 @@ def join_towers(
     for name, tower in towers.items():
         fixed, missing = read[name][1], list[str]()
         if letters[name] != "u":
-            weights, missing = _read_params(tower, shapes[name], model.allow_pickle)
+            weights, missing = read_params(tower, shapes[name], model.allow_pickle)
             params |= traverse_util.flatten_dict({name: weights}, sep="/")
         params |= traverse_util.flatten_dict({name: fixed}, sep="/")
         fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
@@ -251,42 +164,3 @@ def join_towers(
             listed(fresh),
         )
     return Loaded(module, traverse_util.unflatten_dict(params, sep="/"), tuple(fresh))
-
-
-def _read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
-    """A tower's params of these `shapes`, and the used paths that the checkpoint lacks."""
-    assert tower.folder is not None  # A tower without one has the lock letter u.
-    tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
-    names = {
-        name.removeprefix(tower.prefix): name for name in tensors if name.startswith(tower.prefix)
-    }  # All of them, unless the folder holds two towers.
-    table, used = matched(names, tower.encoder, tower.stored)
-    dropped = set(tensors) - {names[name] for name in used}
-    if dropped:
-        log.info(
-            "Left out, since they are not part of the %s tower: %s", tower.encoder.tower, listed(dropped)
-        )
-    missing: list[str] = []
-    groups: dict[str, list[Row]] = {}  # A checkpoint may have a mask token and lack a pooler.
-    for row in table.rows:
-        if re.match(tower.encoder.fresh, row.jax):
-            groups.setdefault(row.jax.split("/")[0], []).append(row)
-    for rows in groups.values():
-        if WeightMap(tuple(rows)).names().isdisjoint(used.values()):
-            missing += [path for row in rows for path in row.jax_names()]
-            table = WeightMap(tuple(row for row in table.rows if row not in rows), table.empty)
-    other_size = tower.stored != tower.config
-    if other_size:
-        inner = tower.encoder.Model(tower.stored)
-        side, channels = tower.stored.image_size, tower.stored.num_channels
-        example = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-        shapes = jax.eval_shape(inner.init, jax.random.key(0), example)["params"]
-    try:
-        params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), shapes)
-    except WeightError as error:
-        raise WeightError(f"{tower.folder}: {error}") from error
-    if other_size:
-        params = resized(params, tower.stored, tower.config.image_size)
-    if tower.pooling != "pooler":
-        missing = [path for path in missing if not re.match(POOLED_ONLY, path)]
-    return params, missing

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import sentence_transformers
+from lit_jax.hf import conversions, model_folder
 from lit_jax.models.composites import COMPOSITES, OWN_MODEL_TYPE, is_composite
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
@@ -45,20 +44,19 @@ KINDS = (
         _has("vision/config.json", "text/config.json", "heads/config.json"),
         "its towers are joined again by lit_jax.from_towers('FOLDER/vision', 'FOLDER/text')",
     ),
-    Kind("a model of open_clip", _has("open_clip_config.json"), ""),
     Kind("an adapter of peft", _has("adapter_config.json"), "merge it into its model first"),
     Kind("a pipeline of diffusers", _has("model_index.json"), "give the folder of one of its models"),
 )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model of transformers, which has a model_type, or what a conversion makes of another folder.
+def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
+    """The config.json of a model of transformers, which has a model_type, or what a converted layout stands for.
 
     Raises WeightError for any other folder.
     """
-    if sentence_transformers.is_it(folder):
-        return sentence_transformers.read_config(folder)
     config: dict[str, Any] = {}
+    if (converted := conversions.read(folder, allow_pickle)) is not None:
+        return converted.config
     if (folder / model_folder.CONFIG).is_file():
         config = model_folder.read_config(folder)
         if "model_type" in config and (model_folder.has_weights(folder) or run_of(folder) is None):
@@ -71,25 +69,27 @@ def read_config(folder: Path) -> dict[str, Any]:
                 f"{folder} is {kind.what} and not a model of transformers" + (f": {way}" if way else "")
             )
     if config:
-        timm = " but one of timm" if "architecture" in config else ""
-        raise WeightError(
-            f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model{timm}"
-        )
+        raise WeightError(f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model")
     return model_folder.read_config(folder)  # Says that there is none.
 
 
 def own_pooling(tower: str, folder: Path, config: Mapping[str, Any]) -> str:
     """How a folder with this config pools a tower; "pooler" for what its type does, as every model of transformers."""
-    ours = config["model_type"] == OWN_MODEL_TYPE or sentence_transformers.is_it(folder)
+    ours = config["model_type"] == OWN_MODEL_TYPE or conversions.format_of(folder) is not None
     return str(config.get(f"{tower}_pooling", "pooler")) if ours else "pooler"
 
 
 def tensors_of(folder: Path, *, allow_pickle: bool) -> model_folder.Tensors:
-    """The tensors that belong to `read_config`; of a model for another task, those of its dual encoder."""
-    converted = sentence_transformers.is_it(folder)
-    read = sentence_transformers.tensors_of if converted else model_folder.Tensors.of
-    tensors = read(folder, allow_pickle=allow_pickle)
-    model_type = read_config(folder)["model_type"]
+    """The tensors of a model of transformers; of one that holds a dual encoder for another task, the dual encoder's.
+
+    Those of a converted layout have the names that they have in transformers.
+    """
+    if (converted := conversions.read(folder, allow_pickle)) is not None:
+        config, tensors = converted
+    else:
+        config = read_config(folder)
+        tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+    model_type = config["model_type"]
     prefix = COMPOSITES[model_type].prefix if is_composite(model_type) else ""
     inner = {name: name.removeprefix(prefix) for name in tensors if prefix and name.startswith(prefix)}
     if not inner:

@@ -67,7 +67,7 @@ def load(
 def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool = False) -> Loaded:
     """As `load`, with params on the host."""
     folder = hub.find(folder_or_id, allow_pickle=allow_pickle)
-    raw = kinds.read_config(folder)
+    raw = kinds.read_config(folder, allow_pickle=allow_pickle)
     try:
         config = DualEncoderConfig.from_hf(raw)
         module = DualEncoder(config, compute)

@@ -124,7 +124,7 @@ def _metadata(card: Card) -> ModelCardData:
     if not _LICENSE.fullmatch(card.license) or (card.license == "other" and not card.license_name):
         raise ConfigError(
             f"license {card.license!r} is not a licence identifier of the Hugging Face Hub; give one, for instance "
-            f"'apache-2.0', or 'other' with license_name"
+            f"'apache-2.0', or 'other' with its name (license_name, --license-name)"
         )
     for hub_id in (card.repo_id, card.data.hub_id, card.vision.hub_id, card.text.hub_id):
         if hub_id is not None and not _HUB_ID.fullmatch(hub_id):

@@ -2,24 +2,18 @@
 
 import json
 from collections import ChainMap
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from lit_jax.data.transforms.tokenizer import panics_raised, prompt_of, set_prompt
-from lit_jax.hf import image_processor_rules, image_processors, tokenizer_rules
-from lit_jax.hf.conversions import sentence_transformers
-from lit_jax.hf.conversions.sentence_modules import opened
+from lit_jax.data.transforms.tokenizer import prompt_of, set_prompt
+from lit_jax.hf import conversions, image_processors, processor_files
 from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
 from lit_jax.utils._transformers import transformers
-from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Processor, Tokenizer
-
-_LONGEST = 600  # Characters of a reason: transformers lists all the types that it knows.
 
 
 def __getattr__(name: str) -> Any:  # For lit_jax.VisionTextDualEncoderProcessor, made on first use.
@@ -73,11 +67,11 @@ def processor_class() -> Any:
 
 
 def load_processor(folder: str | Path, *, image_size: int | None = None) -> Processor:
-    """The processor of a Hugging Face folder on disk, in the layout of transformers 5 or of 4.
+    """The processor of a folder on disk, in the layout of transformers 5 or of 4, or in one that is converted.
 
-    Reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. It downloads nothing and runs
-    no code of the folder. With `image_size` pictures come out with that side, in pixels. Raises ConfigError if there is
-    no such folder, and WeightError if it has no usable image processor or tokenizer.
+    Of a Hugging Face folder it reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. It
+    downloads nothing and runs no code of the folder. With `image_size` pictures come out with that side, in pixels.
+    Raises ConfigError if there is no such folder, and WeightError if it has no usable image processor or tokenizer.
     """
     return join_processors(folder, folder, image_size=image_size)
 
@@ -103,22 +97,13 @@ def join_processors(
 
 def load_image_processor(folder: str | Path) -> ImageProcessor:
     """The image processor of a folder: see `load_processor`."""
-    if sentence_transformers.is_it(Path(folder)):
-        folder = opened(Path(folder)).place("vision")
-    folder = _holding(folder, image_processor_rules.FILES, "image processor")
-    return _read(image_processors.load_pil, folder, "image processor", image_processor_rules.check)
+    return conversions.image_processor(Path(folder)) or processor_files.image_processor(folder)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a folder, with its prompt: see `load_processor`."""
-    whole = Path(folder)
-    if sentence_transformers.is_it(whole):
-        folder = opened(whole).place("text")
-    folder = _holding(folder, tokenizer_rules.FILES, "tokenizer")
-    tokenizer = _read(transformers.AutoTokenizer.from_pretrained, folder, "tokenizer", tokenizer_rules.check)
-    if sentence_transformers.is_it(whole) and (prompt := sentence_transformers.set_up(whole, tokenizer)):
-        set_prompt(tokenizer, prompt)
-    return tokenizer
+    """The tokenizer of a folder: see `load_processor`."""
+    converted = conversions.tokenizer(Path(folder))
+    return processor_files.tokenizer(folder) if converted is None else converted
 
 
 def save_processor(folder: str | Path, processor: Processor) -> None:
@@ -146,24 +131,3 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     atomic.put(path, lambda draft: draft.write_text(text, "utf-8"))
-
-
-def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
-    """`folder`, if it has one of `files`. Raises ConfigError and WeightError."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"there is no folder {folder} to read the {what} from; give a folder in the Hugging Face layout"
-        )
-    if not any((folder / name).is_file() for name in files):
-        raise WeightError(f"{folder} holds no {what}: none of {', '.join(files)}")
-    return folder
-
-
-def _read(read: Callable[..., Any], folder: Path, what: str, check: Callable[[Path], None]) -> Any:
-    try:
-        check(folder)
-        with panics_raised(WeightError):
-            return read(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as e:  # Of any kind: transformers hardly checks the JSON that it reads.
-        raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)[:_LONGEST]}") from e

@@ -108,7 +108,7 @@ def _log_dense(model: ModelConfig, reason: str) -> None:
 def _dense_of(model: ModelConfig) -> tuple[Head, dict[str, np.ndarray]] | None:
     """The Dense layers behind a text tower, if there are any that a head can be; a warning says why they cannot."""
     folder = Path(model.text)
-    if not sentence_transformers.is_it(folder):
+    if not sentence_transformers.FORMAT.is_it(folder):
         return None
     try:
         found = sentence_transformers.text_head(folder, allow_pickle=model.allow_pickle)

@@ -25,13 +25,14 @@ def classify(
     Pictures are paths, bytes or Pillow images. The probabilities are a softmax over the labels at the temperature of
     the model, even if it was trained with the sigmoid loss. `prompts` is the name of a set of templates or a file of
     them; the embedding of a label is the average over the templates.
-    `text_length` is as in `Embedder`. Raises ConfigError for no labels and no pictures,
+    `text_length` is as in `Embedder`. Raises ConfigError for fewer than two labels and for no pictures,
     and DataError for a label that is blank or repeated and for a picture that cannot be read.
     """
     labels, source = check_labels(labels), InMemorySource(pictures)
     if not len(source):
         raise ConfigError("there are no pictures to classify; give at least one")
     templates = load_templates(prompts)
+    source.check_files()
     model = opened(model, allow_pickle=allow_pickle, text_length=text_length)
     scores = model.pictures(source) @ model.classes(labels, templates).T * model.scale  # P C
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -53,6 +54,8 @@ def check_labels(labels: Iterable[str]) -> list[str]:
         raise ConfigError("there are no labels to choose from; give some, for instance cat,dog")
     if "" in labels:
         raise DataError(f"label {labels.index('')} is blank; leave it out")
+    if len(labels) == 1:
+        raise ConfigError(f"a single label, {labels[0]!r}, gets 100 % of every picture; give at least two")
     if repeated := repeats(labels):
         raise DataError(
             f"labels appear more than once: {', '.join(map(repr, repeated[:10]))}; give each once"

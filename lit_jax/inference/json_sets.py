@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.suggestions import suggestion
 
 # Sets of TFDS -> what CLIP_benchmark calls them, where the letters and digits of the names differ.
 _ALSO = {
@@ -55,8 +55,8 @@ def list_of_set(
         return lists[0]
     some = ", ".join(map(_shown, list(found)[:10])) + (" ..." if len(found) > 10 else "")
     if name is not None:
-        close = get_close_matches(name, found, n=1)
-        hint = f"did you mean {_shown(close[0])}?" if close else f"it has {some}"
+        close = suggestion(name, found)
+        hint = f"did you mean {_shown(close)}?" if close else f"it has {some}"
         raise ConfigError(f"{path} has no set {name!r}; {hint}")
     example = next(iter(found))
     raise ConfigError(

@@ -51,12 +51,15 @@ def search(
     if not isinstance(top, int | np.integer) or top < 1:
         raise ConfigError(f"top is {top!r}; want a whole number, 1 or more")
     index = index if isinstance(index, Index) else Index.open(index)
+    pictures = None if picture is None else InMemorySource(picture)
+    if pictures is not None:
+        pictures.check_files()
     if not isinstance(model, Embedder):
         text_length = text_length or index.text_length
     model = opened(model or _model_of(index), allow_pickle=allow_pickle, text_length=text_length)
     index.check_model(model)
-    if picture is not None:
-        vector = model.pictures(InMemorySource(picture))
+    if pictures is not None:
+        vector = model.pictures(pictures)
     else:
         assert query is not None
         vector = model.texts([query])

@@ -35,7 +35,9 @@ _HEADS = {  # Field of the heads -> its kind and its range.
 
 def encoder_of(tower: str, model_type: str) -> Encoder:
     """The architecture of that name. Raises WeightError for one that is not implemented."""
-    known = VISION if tower == "vision" else TEXT
+    known, others = (VISION, TEXT) if tower == "vision" else (TEXT, VISION)
+    if isinstance(model_type, str) and model_type in others and model_type not in known:
+        raise WeightError(f"a {model_type} is no {tower} tower but the other one: exchange the two")
     if not isinstance(model_type, str) or model_type not in known:
         raise WeightError(
             f"{tower} tower of type {shown(model_type)} is not implemented; these are: {', '.join(known)}"

@@ -122,6 +122,12 @@ class WeightMap:
         absent = "|".join(part for part, present in parts.items() if not present)
         return self.without(absent) if absent else self
 
+    def cut(self, other: "WeightMap") -> "WeightMap":
+        """The rows whose params `other` has too, with as many layers as there."""
+        depths = {row.jax: row.depth for row in other.rows}
+        rows = (dataclasses.replace(row, depth=depths[row.jax]) for row in self.rows if row.jax in depths)
+        return WeightMap(tuple(rows), self.empty)
+
     def spelled(self, other: "WeightMap", stored: set[str]) -> "WeightMap":
         """The same params, read with rows of `other` where `stored` has all tensors of these and not of our own."""
         instead = {row.jax: row for row in other.rows if stored.issuperset(row.hf_names())}

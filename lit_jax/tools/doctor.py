@@ -62,7 +62,7 @@ def _look(folder: Workdir) -> dict[str, Any]:
         )
     health = {step: checkpoints.damage(step) for step in checkpoints.steps()}
     state["checkpoints"] = [{"step": step, "damage": why} for step, why in health.items()]
-    state["resumes"] = _resumes(health, locked)
+    state["resumes"] = None if problems else _resumes(health, locked)
     if health and config is None and not problems:
         problems.append(
             f"there are checkpoints but no {CONFIG}, without which training does not resume from them"
@@ -79,9 +79,9 @@ def _look(folder: Workdir) -> dict[str, Any]:
 
 
 def ill(state: Mapping[str, Any]) -> bool:
-    """Whether a workdir, as `workdir` describes it, has checkpoints but training would not resume from the newest."""
+    """Whether training could not begin in a workdir as `workdir` describes it, or not with the newest checkpoint."""
     steps = [checkpoint["step"] for checkpoint in state["checkpoints"]]
-    return bool(steps) and state["resumes"] != max(steps)
+    return state["resumes"] != max(steps, default=0)
 
 
 def _path(folder: Workdir) -> Path | epath.Path:

@@ -1,17 +1,18 @@
 """Exports a trained run as a Hugging Face folder with a model card, and compares it with PyTorch on request."""
 
 import dataclasses
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_jax.data.sources.contents import captions_of, read_record
+from lit_jax.data.sources.contents import read_record
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
-from lit_jax.evals.retrieval import chance
+from lit_jax.evals.retrieval import Retrieved, chance
 from lit_jax.hf import hub, load, save
 from lit_jax.hf import processor as processing
 from lit_jax.hf.facade.model import VisionTextDualEncoderModel
@@ -27,8 +28,10 @@ from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
 from lit_jax.utils.typing import Params
 from lit_jax.workdir.bucket import Workdir, local_folder, opened, pull
-from lit_jax.workdir.files import CONFIG, METRICS, MODEL, read_run_config
+from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
 from lit_jax.workdir.metrics import read_rows
+
+log = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
 TASKS = {"retrieval": "image-text retrieval", "zero_shot": "zero-shot-image-classification"}
@@ -41,6 +44,7 @@ class About:
 
     name: str | None = None
     license: str = UNKNOWN  # An identifier of the Hub, for the model as a whole.
+    license_name: str | None = None  # Its name, where the identifier is "other".
     vision: str | None = None
     vision_license: str = UNKNOWN
     text: str | None = None
@@ -74,12 +78,12 @@ def export(
     """
     output = _new_folder(output)
     with opened(workdir) as run_place:
-        pull(run_place, CONFIG, MODEL, METRICS)
+        pull(run_place, CONFIG, MODEL, METRICS, RANKS)
         run = read_trained(run_place, step=step)
-        before, after = results(run_place)
+        tested = results(run_place)
     run.processor.tokenizer.model_max_length = run.config.data.text_length  # Texts are cut as in training.
 
-    card = _card(run, before, after, about, output.name, layout, measured, place.repo_id if place else None)
+    card = _card(run, tested, about, output.name, layout, measured, place.repo_id if place else None)
     with replaced(output) as draft:
         save.save(
             draft,
@@ -200,24 +204,44 @@ def test_data(workdir: str | Path) -> tuple[str, str | None]:
     return config.data.test, config.data.caption or None
 
 
-def results(workdir: Workdir) -> tuple[dict[str, float], dict[str, float]]:
-    """The first and the last evaluation in the metrics of a run; each is {} if there is none."""
-    tested = [
-        {
+class Results(NamedTuple):
+    """The first and the last evaluation of a run, {} if there is none, and what a random ranker reaches in the last."""
+
+    before: dict[str, float]
+    after: dict[str, float]
+    chance: dict[str, float] | None
+
+
+def results(workdir: Workdir) -> Results:
+    """The evaluations of a run, from its metrics and the ranks beside them; no source is opened."""
+    tested = []
+    for row in read_rows(workdir / METRICS):
+        values = {
             name.removeprefix(TEST_PREFIX): value
             for name, value in row.items()
             if name.startswith(TEST_PREFIX) and value is not None
         }
-        for row in read_rows(workdir / METRICS)
-    ]
-    tested = [row for row in tested if row]
-    return (tested[0], tested[-1]) if tested else ({}, {})
+        if values:
+            tested.append((row["step"], values))
+    if not tested:
+        return Results({}, {}, None)
+    (_, before), (last, after) = tested[0], tested[-1]
+    return Results(before, after, _chance(workdir, last))
+
+
+def _chance(workdir: Workdir, step: int) -> dict[str, float] | None:
+    path = workdir / RANKS / f"step_{step}.npz"
+    try:
+        ranks = Retrieved.load(path) if path.is_file() else None
+    except DataError as error:
+        log.warning("%s; the model card does not say what chance gives", error)
+        return None
+    return chance(ranks.text_image, len(ranks)) if ranks else None
 
 
 def _card(
     run: TrainedModel,
-    before: Mapping[str, float],
-    after: Mapping[str, float],
+    tested: Results,
     about: About,
     name: str,
     layout: str,
@@ -228,16 +252,15 @@ def _card(
     vision, text = (LOCK_WORDS[letter] for letter in m.lock_towers)
     specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
     evaluations = []
-    if after:
-        test = open_source(d.test, caption=d.caption or None)
+    if tested.after:
         evaluations.append(
             Evaluation(
                 task=TASKS["retrieval"],
                 data=about.data or d.test,
                 split=d.test.rpartition("/")[2],
-                after=after,
-                before=before if before is not after else None,
-                chance=chance(captions_of(test)[1], len(test)),
+                after=tested.after,
+                before=tested.before if tested.before is not tested.after else None,
+                chance=tested.chance,
             )
         )
     for result in measured:
@@ -245,6 +268,7 @@ def _card(
     card = Card(
         name=about.name or name,
         license=about.license,
+        license_name=about.license_name,
         vision=_tower(about.vision, about.vision_license, m.vision, config.vision_type, vision),
         text=_tower(about.text, about.text_license, m.text, config.text_type, text),
         data=Data(

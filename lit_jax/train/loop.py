@@ -34,7 +34,7 @@ from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, Preemp
 from lit_jax.utils.typing import Params
 from lit_jax.workdir import beside, metrics
 from lit_jax.workdir.bucket import Workdir, opened, pull
-from lit_jax.workdir.files import CONFIG, METRICS, MODEL, claim, ledger_name, portable
+from lit_jax.workdir.files import CONFIG, METRICS, MODEL, check_no_model, claim, ledger_name, portable
 from lit_jax.workdir.lock import sync_workdir, workdir_lock
 from lit_jax.workdir.sessions import SESSIONS, note_session
 
@@ -96,6 +96,7 @@ def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
     fingerprint = source.fingerprint()  # Once: it may read all of the data.
     check_same(json.dumps(dataclasses.asdict(config)), "the config", ConfigError)
     check_same(fingerprint, source.spec, DataError)
+    check_no_model(workdir)
     with PreemptionNotice() as notice, workdir_lock(workdir):
         pull(workdir, CONFIG, MODEL, METRICS, SESSIONS, ledger_name())
         setup = open_setup(config, workdir, mesh, fallback=options.fallback)

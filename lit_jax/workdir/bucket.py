@@ -21,6 +21,7 @@ import fsspec
 
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
+from lit_jax.utils.reachable import unreachable
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,10 @@ Workdir = Path | Bucket
 @contextmanager
 def _mirrored(address: str) -> Iterator[Bucket]:
     # TensorStore writes checkpoints without gcsfs, whose cached listings would miss them.
+    if why := unreachable(address):
+        raise ConfigError(
+            f"workdir {address}: {why}; see to its connection, or give a folder of this machine"
+        )
     fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
     with tempfile.TemporaryDirectory(prefix="lit_jax-") as folder:
         try:

@@ -6,6 +6,7 @@ sessions.jsonl, ranks/, tensorboard/ and, if the config asks for it, cache/.
 
 import dataclasses
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,33 @@ from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
 from lit_jax.workdir.bucket import Bucket, Workdir
 
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
+_SPEC = re.compile(r"((?:\w+:)*)(.*)", re.DOTALL)  # What a source's spec begins with, and its path.
 RANKS = "ranks"  # step_N.npz of each evaluation, from which the report computes intervals.
 
 
 def read_run_config(workdir: Workdir) -> TrainConfig:
     """The config of the run in a workdir. Raises CheckpointError if there is none, or it is none that a run has."""
     if not (workdir / CONFIG).exists():
-        raise CheckpointError(f"{workdir} holds no run: it has no {CONFIG}; train there first")
+        raise CheckpointError(_no_run(workdir))
     try:
         return read_stored(_stored(workdir))
     except ConfigError as error:
         raise CheckpointError(f"{workdir}/{CONFIG} is of no run: {error}") from error
+
+
+def _run_around(folder: Path) -> Path | None:
+    """The workdir in which a folder lies, such as its checkpoints or its model."""
+    around = list(folder.absolute().parents)[:3]
+    return next((w for w in around if (w / CONFIG).is_file() and (w / "checkpoints").is_dir()), None)
+
+
+def _no_run(workdir: Workdir) -> str:
+    if not isinstance(workdir, Bucket):
+        if not workdir.exists():
+            return f"{workdir} does not exist; give the workdir of a run"
+        if run := _run_around(workdir):
+            return f"{workdir} lies in the workdir of a run: give {run}"
+    return f"{workdir} holds no run: it has no {CONFIG}; train there first"
 
 
 def ledger_name() -> str:
@@ -44,11 +61,13 @@ def portable(config: TrainConfig) -> dict[str, Any]:
     def cut(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: cut(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [cut(item) for item in value]
         if not isinstance(value, str):
             return value
-        kind, colon, path = value.rpartition(":")
-        away = path.startswith(("/", "~", ".")) or Path(path).is_absolute()
-        return f"{kind}{colon}{Path(path).name}" if away else value
+        kind, path = _SPEC.findall(value)[0]
+        away = path.startswith(("/", "~", "./", "../")) or Path(path).is_absolute()
+        return f"{kind}{Path(path).name}" if away else value
 
     return cut(dataclasses.asdict(config))
 
@@ -68,11 +87,19 @@ def _stored(workdir: Workdir) -> dict[str, Any]:
         why = first_line(error)
         raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({why}): put a copy of it back") from error
     if "model_type" in stored:
+        if not isinstance(workdir, Bucket) and (run := _run_around(workdir)):
+            raise CheckpointError(f"{workdir} is the model of the run in {run}: give {run}")
         raise CheckpointError(
             f"{workdir} is a model and not a run: give the workdir of a run, or an empty one; a model is given as "
             f"`--model {workdir}`, for instance to `lit-jax evaluate`"
         )
     return stored
+
+
+def check_no_model(workdir: Workdir) -> None:
+    """Raises CheckpointError for a folder of a model, before anything is written into it."""
+    if not isinstance(workdir, Bucket) and (workdir / CONFIG).exists():
+        _stored(workdir)
 
 
 def check_workdir(wanted: TrainConfig, workdir: Workdir) -> None:

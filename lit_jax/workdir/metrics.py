@@ -1,6 +1,5 @@
-"""Where the numbers of a run go: the terminal, a JSONL file, TensorBoard, or several of them."""
+"""Where the numbers of a run go: a JSONL file, TensorBoard, the `terminal`, or several of them."""
 
-import io
 import json
 import logging
 import math
@@ -14,19 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
-from tqdm import tqdm
-
 from lit_jax.parallel.distributed import is_main_process
 from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import clear, put
 from lit_jax.utils.errors import ConfigError, DataError
-from lit_jax.utils.names import MONITOR_PREFIX
-from lit_jax.utils.shown import in_line, say
+from lit_jax.workdir.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
 Values = Mapping[str, SupportsFloat]  # Python, NumPy and JAX scalars alike.
-_DIGITS = {"host_ms": 3, "device_ms": 3, "host_share": 2, "data_wait": 2}  # Shown in a terminal; else 4.
 
 
 @runtime_checkable
@@ -36,49 +31,6 @@ class Writer(Protocol):
     def scalars(self, step: int, values: Values) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Terminal:
-    """One line for each call; on a terminal also a progress bar below the lines, with the values of SHOWN.
-
-    Values whose names begin with MONITOR_PREFIX are left out: they are many, and meant for the files.
-    `stream` is standard error by default. The bar rewrites only its own line, so that other output stays readable.
-    """
-
-    SHOWN = ("loss", "lr", "pairs/s")
-
-    def __init__(self, total_steps: int, *, start_step: int = 0, stream: io.TextIOBase | None = None):
-        self._stream = sys.stderr if stream is None else stream
-        self._total = total_steps
-        self._bar = self._stream.isatty() and tqdm(
-            total=total_steps,
-            initial=start_step,
-            file=self._stream,
-            dynamic_ncols=True,
-            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-        )
-
-    def scalars(self, step: int, values: Values) -> None:
-        words = {
-            name: f"{name} {_short(float(value), _DIGITS.get(name, 4))}"
-            for name, value in values.items()
-            if not name.startswith(MONITOR_PREFIX)
-        }
-        if not words:
-            return
-        line = "  ".join((f"step {step}/{self._total}", *words.values()))
-        if not self._bar:
-            say(line, stream=self._stream)
-            return
-        self._bar.write(in_line(line), file=self._stream)
-        self._bar.n = step
-        if shown := [words[name] for name in self.SHOWN if name in words]:  # Not after an evaluation.
-            self._bar.set_postfix_str("  ".join(shown), refresh=False)
-        self._bar.refresh()
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.close()
 
 
 class Jsonl:
@@ -248,8 +200,3 @@ def writers(rows: Path, events: Path, steps: int, start: int) -> Writers:
         TensorBoard(events, start_step=start),
         Terminal(steps, start_step=start),
     )
-
-
-def _short(value: float, digits: int) -> str:
-    """A readable number: so many significant digits, and no exponent for large ones."""
-    return f"{value:.0f}" if 10 ** (digits - 1) <= abs(value) < 1e9 else f"{value:.{digits}g}"

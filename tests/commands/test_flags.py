@@ -13,6 +13,7 @@ from lit_jax import __main__ as shell
 from lit_jax.commands import config_file, grid, plan, quickstart, train
 from lit_jax.config import default_config, names, read_config
 from lit_jax.hf import join
+from lit_jax.hf.towers import read_tower
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.tools.plan import parameters
 from lit_jax.utils.errors import ConfigError
@@ -332,8 +333,7 @@ def test_what_the_shell_says_of_a_named_tower_stands_alone(towers):
         ).model
         assert model.text_config == {"hidden_dropout_prob": 0.3}
         assert (
-            join.read_tower("text", model.text, overrides=model.text_config)[0].config.hidden_dropout_prob
-            == 0.3
+            read_tower("text", model.text, overrides=model.text_config)[0].config.hidden_dropout_prob == 0.3
         )
 
 

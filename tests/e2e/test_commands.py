@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -97,7 +98,10 @@ def test_every_command_explains_itself_on_one_screen(command):
             ["quickstart", "--config", f"{QUICK}:smoke", "--workdir", "w", "--split", "x"],
             "split is by 'x'; wanted",
         ),
-        (["doctor", "here"], "lit-jax: doctor: got unexpected extra argument (here); see"),
+        (
+            ["doctor", "here"],
+            "lit-jax: doctor: got unexpected extra argument (here); did you mean --workdir here?",
+        ),
         (["train", "--workdir", "w"], "train: --config is missing"),
         (["train", "--config", "nope.py", "--workdir", "w"], "config file nope.py does not exist"),
         (
@@ -207,7 +211,7 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     assert other.returncode == 2
     assert (
         "canonical is prompts as they are and prompts in lower case" in other.stderr
-        and "size.height is 32 and 36" in other.stderr
+        and "squares of side / 0.875, centre crop" in other.stderr
     )
 
 
@@ -310,6 +314,12 @@ def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
     assert "before" in done.stdout and "chance" in done.stdout and "package index" not in done.stdout
     model = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
     assert model["vision_config"]["hidden_size"] == 32 and model["projection_dim"] == 512
+    following = done.stdout.partition("What to try next:\n")[2].splitlines()
+    assert [shlex.split(line)[-1] for line in following[:1]] == [f"tfds:{tmp_path}/run/data/train[80%:]"]
+    for line in following[:3]:  # The last serves a page until it is told to end.
+        words = shlex.split(line)
+        tried = cli(*words[words.index("lit_jax" if "lit_jax" in words else "lit-jax") + 1 :])
+        assert tried.returncode == 0, tried.stderr
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     again = cli("quickstart", *args)
     assert again.returncode == 0 and (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() == lines

@@ -11,7 +11,7 @@ from lit_jax.data.sources.registry import open_source
 from lit_jax.evals import benchmarks, bootstrap, few_shot, retrieval
 from lit_jax.evals.compare import compare
 from lit_jax.evals.evaluate import evaluate
-from lit_jax.evals.protocol import fingerprint
+from lit_jax.evals.protocol import protocol_fingerprint
 from lit_jax.evals.request import EvalConfig
 from lit_jax.evals.results import from_rows
 from lit_jax.inference.embedder import Embedder
@@ -69,7 +69,7 @@ def test_probes_through_evaluate_equal_those_of_the_features(made, learnt):
 def test_every_result_is_read_back_from_its_queries(learnt):
     for task, metrics in learnt["metrics"].items():
         assert bootstrap.estimate(from_rows(task, learnt["queries"][task])) == metrics
-        assert fingerprint(learnt["protocol"][task]) == learnt["fingerprints"][task]
+        assert protocol_fingerprint(learnt["protocol"][task]) == learnt["fingerprints"][task]
         for name, (low, high) in learnt["intervals"][task].items():
             assert low <= metrics[name] <= high or name.endswith("_std"), name
 
@@ -128,8 +128,10 @@ def test_protocols_are_told_in_words_and_compared_in_them(made, learnt, tmp_path
     other = evaluate(made / "model", f"folder:{made}/pairs", config)
     for name, result in (("a", learnt), ("b", other)):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
-    with pytest.raises(ConfigError) as error:
-        compare(tmp_path / "a.json", tmp_path / "b.json")
+    with pytest.raises(
+        ConfigError, match=r"pictures is as the model has them and squares of side / 0\.875"
+    ) as error:
+        compare(tmp_path / "a.json", tmp_path / "b.json", strict=True)
     said = str(error.value)
     assert "canonical is prompts as they are and prompts in lower case without punctuation" in said
     assert "templates is name: '{}' and photo: 'a photo of a {}.' and 6 more" in said

@@ -189,11 +189,12 @@ def test_a_command_does_not_import_torch_even_if_it_is_installed(place, tmp_path
     (tmp_path / "torch-9.0.0.dist-info").mkdir()
     (tmp_path / "torch-9.0.0.dist-info" / "METADATA").write_text("Name: torch\nVersion: 9.0.0\n")
     paths = os.pathsep.join([str(tmp_path), *sys.path])
-    args = ["-m", "lit_jax", "classify", "none.png", "--labels", "red", "--model", str(place / "model")]
+    picture, model = str(place / "notes.txt"), str(place / "model")
+    args = ["-m", "lit_jax", "classify", picture, "--labels", "red,blue", "--model", model]
     done = subprocess.run(
         [sys.executable, *args], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr.count("\n")) == (3, 1) and "none.png" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1) and "notes.txt" in done.stderr
 
 
 def test_a_run_that_failed_before_its_first_shard_leaves_the_folder_usable(place, model, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import lit_jax
-from lit_jax.hf import join, model_folder
+from lit_jax.hf import model_folder
+from lit_jax.hf.towers import read_params, read_tower
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.models.encoders import TEXT, VISION
 from lit_jax.utils._transformers import transformers
@@ -55,8 +56,8 @@ def read(folder, tower, hf, without):
     tensors = table.to_hf(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes))
     kept = table.without(without).names()
     model_folder.write(folder, hf, {name: tensor for name, tensor in tensors.items() if name in kept})
-    described, _ = join.read_tower(tower, str(folder))
-    params, missing = join._read_params(described, shapes, False)
+    described, _ = read_tower(tower, str(folder))
+    params, missing = read_params(described, shapes, False)
     return params, missing, shapes
 
 

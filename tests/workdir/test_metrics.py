@@ -1,12 +1,8 @@
-import io
 import json
-import os
-import re
 import shutil
 import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 from pathlib import Path
@@ -17,93 +13,13 @@ import pytest
 
 import lit_jax
 from lit_jax.utils.errors import ConfigError, DataError
-from lit_jax.workdir.metrics import Jsonl, TensorBoard, Terminal, Writer, Writers, read_rows
+from lit_jax.workdir.metrics import Jsonl, TensorBoard, Writer, Writers, read_rows
+from lit_jax.workdir.terminal import Terminal
+from tests.workdir.test_terminal import Pipe
 
 
 def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-class Pipe(io.StringIO):
-    """A stream that says whether it is a terminal."""
-
-    def __init__(self, tty):
-        super().__init__()
-        self.isatty = lambda: tty
-
-
-VALUES = {"loss": 3.21, "lr": 5e-5, "pairs/s": 12345.6, "grad_norm": jnp.float32(0.5)}
-
-
-def test_a_log_gets_one_plain_line_for_each_call():
-    stream = Pipe(tty=False)
-    terminal = Terminal(160, stream=stream)
-    terminal.scalars(20, VALUES)
-    terminal.scalars(40, {"recall@5": np.float64(1 / 3)})
-    terminal.close()
-    assert stream.getvalue() == (
-        "step 20/160  loss 3.21  lr 5e-05  pairs/s 12346  grad_norm 0.5\nstep 40/160  recall@5 0.3333\n"
-    )
-
-
-def test_times_and_shares_of_a_step_are_short_numbers():
-    stream = Pipe(tty=False)
-    times = {"host_ms": 1.23456, "device_ms": 1234.5, "host_share": 0.0010004, "data_wait": 0.0}
-    Terminal(160, stream=stream).scalars(20, times)
-    assert stream.getvalue() == "step 20/160  host_ms 1.23  device_ms 1234  host_share 0.001  data_wait 0\n"
-
-
-def test_a_terminal_gets_the_same_lines_above_a_bar():
-    stream = Pipe(tty=True)
-    terminal = Terminal(160, start_step=10, stream=stream)
-    terminal.scalars(20, VALUES)
-    terminal.scalars(40, {"recall@5": 0.25})
-    terminal.close()
-    text = stream.getvalue()
-    assert "\rstep 20/160  loss 3.21  lr 5e-05  pairs/s 12346  grad_norm 0.5\n" in text
-    assert "step 40/160  recall@5 0.25\n" in text
-    frames = [frame for frame in text.split("\r") if "%|" in frame]
-    assert " 10/160 " in frames[0]
-    assert " 40/160 " in frames[-1]
-    assert (
-        "loss 3.21  lr 5e-05  pairs/s 12346]" in frames[-1]
-    )  # Kept, since the evaluation has none of its own.
-    assert "grad_norm" not in frames[-1]
-
-
-def test_what_others_print_beside_the_bar_stays():
-    """A terminal is played: only a carriage return goes back, and what it rewrites is the bar's own line."""
-    stream = Pipe(tty=True)
-    terminal = Terminal(160, stream=stream)
-    terminal.scalars(20, {"loss": 1.0})
-    stream.write("\nwarning: picture 7 is broken\n")
-    terminal.scalars(40, {"loss": 0.5})
-    terminal.close()
-    text = stream.getvalue()
-    assert "\x1b[A" not in text  # Never up.
-    screen = []
-    for line in text.split("\n"):
-        shown = ""
-        for part in line.split("\r"):
-            shown = part + shown[len(part) :]
-        screen.append(shown.rstrip())
-    for want in ("step 20/160  loss 1", "warning: picture 7 is broken", "step 40/160  loss 0.5"):
-        assert want in screen
-
-
-def test_the_bar_is_drawn_on_a_real_terminal():
-    ours, theirs = os.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
-    code = (
-        "from lit_jax.workdir.metrics import Terminal; t = Terminal(8);"
-        "[t.scalars(i, {'loss': 1 / i}) for i in (4, 8)]; t.close()"
-    )
-    root = Path(lit_jax.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, cwd=root)
-    text = os.read(ours, 10_000).decode()
-    os.close(ours), os.close(theirs)
-    assert "step 4/8  loss 0.25" in text
-    assert re.search(r"100%\|.*\| 8/8 \[.*loss 0.125\]", text)
 
 
 def test_each_call_is_one_row_that_survives_a_kill(tmp_path):

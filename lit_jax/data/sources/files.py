@@ -12,6 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from lit_jax.data.sources.patterns import escape, expand_braces, has_magic, is_pattern, split_list
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
+from lit_jax.utils.reachable import unreachable
 
 LARGEST = (
     256_000_000  # Bytes of a file that is read as a whole: those of the largest picture, not compressed.
@@ -57,6 +58,8 @@ class Files:
             )
 
     def _place(self, where: str) -> tuple[Any, str]:
+        if why := unreachable(where):
+            raise DataError(f"{self.spec}: {why}; see to its connection, or give a copy on this machine")
         try:
             return url_to_fs(where)
         except ImportError as e:
@@ -172,7 +175,9 @@ class Files:
             data = self.fs.cat_file(path, start=start, end=end)
         except DataError:
             raise
-        except (OSError, ValueError) as e:  # ValueError: a NUL in a name.
+        except Exception as e:  # Libraries for remote files raise many kinds.
+            if self.local and not isinstance(e, OSError | ValueError):  # ValueError: a NUL in a name.
+                raise
             raise DataError(f"{os.path.basename(path)!r} cannot be read: {reason(e)}") from e
         if start is not None and end is not None and len(data) != end - start:
             raise DataError(f"{os.path.basename(path)!r} ends before byte {end}; it was cut off")

@@ -47,6 +47,12 @@ class InMemorySource:
         picture = self._pictures[index]
         return str(picture) if isinstance(picture, str | Path) else str(index)
 
+    def check_files(self) -> None:
+        """Raises DataError for a path that is not a file, before a model is read for nothing."""
+        for index, picture in enumerate(self._pictures):
+            if isinstance(picture, str | Path) and not os.path.isfile(os.path.expanduser(picture)):
+                self._bytes(index)
+
     def fingerprint(self) -> str:
         """The sha256 of the ids and of every picture; it reads them all."""
         digest = hashlib.sha256()

@@ -14,7 +14,7 @@ from lit_jax.data.sources.files import Files, looks_like, reason
 from lit_jax.utils.errors import DataError, first_line
 
 _CACHE = 128 << 20  # Bytes of row groups that stay in memory; two stay even if they are larger.
-_FAILURES = (
+FAILURES = (
     pa.ArrowException,
     OSError,
     ValueError,
@@ -90,19 +90,19 @@ class RowGroups:
                 future.set_exception(e)
         try:
             return future.result()
-        except _FAILURES as e:
+        except FAILURES as e:
             name = os.path.basename(self.paths[self._file_of[group]])
             raise DataError(f"row group {self._group_of[group]} of {name} cannot be read: {reason(e)}") from e
 
     def column(self, file: int, name: str, field: str = "") -> pa.ChunkedArray | None:
-        """A column, or a field of a column of structs, of all rows of a file; None if it cannot be read."""
+        """A column, or a field of a column of structs, of all rows of a file; None if it cannot be read whole."""
         try:
             with self._open(self.paths[file]) as opened:
                 table = opened.read(columns=[f"{name}.{field}" if field else name])
-            if name not in table.column_names:
+            if name not in table.column_names or table.num_rows != self.rows_of_file[file]:
                 return None
             return pc.struct_field(table[name], field) if field else table[name]
-        except _FAILURES:
+        except FAILURES:
             return None
 
     def _read(self, group: int, columns: tuple[str, ...]) -> pa.Table:
@@ -130,7 +130,7 @@ class RowGroups:
                 if (rows < 0).any() or rows.sum() != meta.num_rows:
                     raise DataError("the numbers of its rows contradict one another")
                 return rows, file.schema_arrow
-        except _FAILURES as e:
+        except FAILURES as e:
             raise DataError(
                 f"{self.spec}: {os.path.basename(path)} cannot be read as parquet: {self._why(path, e)}"
             ) from e

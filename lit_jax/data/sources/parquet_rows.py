@@ -1,6 +1,7 @@
 """Which rows of parquet files are one record: those that have the same picture, by a column that names it."""
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,12 +12,12 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from lit_jax.data.sources.parquet_columns import Chosen, picture_of
-from lit_jax.data.sources.parquet_groups import RowGroups
+from lit_jax.data.sources.parquet_groups import FAILURES, RowGroups
 from lit_jax.data.sources.record_index import Columns
 from lit_jax.data.sources.remarks import Remarks
-from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
+_UNREAD = "Files whose column {!r} cannot be read"
 _COMPARED = 32  # Pairs of rows whose pictures are compared in a row group.
 
 
@@ -70,18 +71,20 @@ def _kept(groups: RowGroups, chosen: Chosen, remarks: Remarks) -> Int[np.ndarray
     end = 0
     with ThreadPoolExecutor(8) as pool:
         columns = pool.map(partial(groups.column, name=chosen.status), range(len(groups.paths)))
-        for rows, states in zip(groups.rows_of_file, columns, strict=True):
+        for file, (rows, states) in enumerate(zip(groups.rows_of_file, columns, strict=True)):
             start, end = end, end + int(rows)
             if states is None:
+                if chosen.status in groups.schemas[file].names:
+                    remarks.add(_UNREAD.format(chosen.status), os.path.basename(groups.paths[file]))
                 continue
-            bad = _as_bytes(states)
-            if bad is None:
+            texts = _as_bytes(states)
+            if texts is None:
                 continue
-            lost = pc.fill_null(pc.starts_with(bad, b"failed_to_"), False).to_numpy(zero_copy_only=False)
+            lost = pc.fill_null(pc.starts_with(texts, b"failed_to_"), False).to_numpy(zero_copy_only=False)
             keep[start:end] = ~lost
             if lost.any():
                 row = start + int(np.argmax(lost))
-                why = states[row - start].as_py()
+                why = texts[row - start].as_py().decode("utf-8", "replace")
                 remarks.add(
                     "Rows whose picture could not be fetched when the files were made are left out",
                     f"{groups.place(row)} ({why})",
@@ -105,11 +108,9 @@ def _keys(
     parts: list[pa.Array] = []
     for file, (values, rows) in enumerate(zip(read_columns, groups.rows_of_file, strict=True)):
         cast = None if values is None else values.cast(pa.int64()) if numbers else _as_bytes(values)
-        if cast is None or len(cast) != rows:
+        if cast is None:
             if values is None and not field:
-                remarks.add(
-                    f"Files whose column {column!r} cannot be read", groups.paths[file].rpartition("/")[2]
-                )
+                remarks.add(_UNREAD.format(column), os.path.basename(groups.paths[file]))
             cast = pa.nulls(int(rows), pa.int64() if numbers else pa.large_binary())
         parts += cast.chunks if isinstance(cast, pa.ChunkedArray) else [cast]
     values = pa.chunked_array(parts)
@@ -184,5 +185,5 @@ def _picture(groups: RowGroups, image: str, row: int) -> bytes | None:
     group, at = groups.locate(row)
     try:
         return picture_of(groups.table(group, (image,))[image][at].as_py())[0]
-    except DataError:
+    except FAILURES:
         return None

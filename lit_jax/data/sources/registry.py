@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from lit_jax.data.sources.base import FORMS, Mixed, Source, remarks_of
-from lit_jax.utils.errors import DataError
+from lit_jax.utils.errors import DataError, LitJaxError, first_line
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +38,14 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
         "shapes": lambda name, _: SyntheticSource(name),
     }
     kind, colon, rest = spec.partition(":")
-    if not colon or kind not in kinds:
-        kind, rest = _kind_of(spec), spec
-    source = kinds[kind](rest, caption)
+    try:
+        if not colon or kind not in kinds:
+            kind, rest = _kind_of(spec), spec
+        source = kinds[kind](rest, caption)
+    except Exception as error:  # Libraries for remote files raise many kinds.
+        if isinstance(error, LitJaxError) or "://" not in spec:
+            raise
+        raise DataError(f"{spec}: cannot be read: {first_line(error)}") from error
     for remark in remarks_of(source):
         _log.warning("%s: %s", source.spec, remark)
     return source

@@ -1,1 +1,54 @@
-"""Models of other projects, read as if transformers had written them."""
+"""Models of other projects, read as models of transformers: one file for each layout."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lit_jax.hf import model_folder
+from lit_jax.hf.conversions import open_clip, sentence_transformers, timm
+from lit_jax.hf.conversions.base import Format, Model
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.utils.errors import LitJaxError, WeightError, first_line
+from lit_jax.utils.typing import ImageProcessor, Tokenizer
+
+FORMATS = (sentence_transformers.FORMAT, open_clip.FORMAT, timm.FORMAT)
+
+
+def format_of(path: Path) -> Format | None:
+    """Which of FORMATS a folder or file is in; None for a model of transformers and for anything else."""
+    if sentence_transformers.FORMAT.is_it(
+        path
+    ):  # Its first module may be a model of transformers in the same place.
+        return sentence_transformers.FORMAT
+    config = path / model_folder.CONFIG
+    if config.is_file() and model_folder.has_weights(path) and "model_type" in model_folder.read_config(path):
+        return None
+    return next((form for form in FORMATS if form.is_it(path)), None)
+
+
+def read(path: Path, allow_pickle: bool) -> Model | None:
+    """The model in a folder or file of one of FORMATS, else None. Raises WeightError."""
+    form = format_of(path)
+    return form and _judged(form, path, form.read, allow_pickle)
+
+
+def image_processor(path: Path) -> ImageProcessor | None:
+    """The image processor that belongs to such a model, else None. Raises WeightError."""
+    form = format_of(path)
+    return form and _judged(form, path, form.image_processor)
+
+
+def tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer that belongs to such a model, else None. Raises WeightError."""
+    form = format_of(path)
+    return form and _judged(form, path, form.tokenizer)
+
+
+def _judged(form: Format, path: Path, part: Callable[..., Any], *more: Any) -> Any:
+    try:
+        return part(path, *more)
+    except LitJaxError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = shown(first_line(error))
+        raise WeightError(f"{path} is {form.what} whose config is not usable: {reason}") from error

@@ -75,7 +75,7 @@ class Route(NamedTuple):
         )
 
 
-class Model(NamedTuple):
+class Modules(NamedTuple):
     """What a folder holds: a `whole` model of transformers with both modalities, or a route for each modality."""
 
     folder: Path
@@ -98,7 +98,7 @@ class Model(NamedTuple):
         return self.routes[ROUTES[tower]].folder
 
 
-def opened(folder: Path) -> Model:
+def opened(folder: Path) -> Modules:
     """What the folder holds. Raises WeightError for modules that are not read."""
     stored = model_folder.read_tree(folder / MODULES)
     if (
@@ -119,11 +119,11 @@ def opened(folder: Path) -> Model:
             raise WeightError(
                 f"{folder} has behind its model of both modalities: {kinds}; wanted Normalize alone"
             )
-        return Model(folder, first.folder, {}, None)
-    return Model(folder, None, {"text": _route("text", modules)}, None)
+        return Modules(folder, first.folder, {}, None)
+    return Modules(folder, None, {"text": _route("text", modules)}, None)
 
 
-def _routed(folder: Path, place: Path, rest: list[_Module]) -> Model:
+def _routed(folder: Path, place: Path, rest: list[_Module]) -> Modules:
     """The routes of a Router. Raises WeightError."""
     stored = model_folder.read_json(place / ROUTER)
     types, structure = stored.get("types"), stored.get("structure")
@@ -149,7 +149,7 @@ def _routed(folder: Path, place: Path, rest: list[_Module]) -> Model:
     path = folder / SETTINGS
     own = model_folder.read_json(path).get("lit_jax") if path.is_file() else None
     ours = isinstance(own, dict) and (folder / "heads" / model_folder.CONFIG).is_file()
-    return Model(folder, None, routes, folder / "heads" if ours else None)
+    return Modules(folder, None, routes, folder / "heads" if ours else None)
 
 
 def _route(modality: str, modules: list[_Module]) -> Route:
@@ -203,7 +203,9 @@ def _layer_config(module: _Module) -> dict[str, Any]:
     if module.kind == "Dense":
         activation = config.setdefault("activation_function", ACTIVATIONS["tanh"])
         if not isinstance(activation, str):
-            raise WeightError(f"{module.folder} has activation_function={shown(activation)}; wanted a name")
+            raise WeightError(
+                f"{module.folder} has the activation_function {shown(activation)}; wanted a name"
+            )
     return config
 
 

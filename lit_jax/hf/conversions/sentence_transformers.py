@@ -4,10 +4,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tokenizers import normalizers
 
-from lit_jax.hf import model_folder
+from lit_jax.data.transforms.tokenizer import set_prompt
+from lit_jax.hf import model_folder, processor_files
+from lit_jax.hf.conversions.base import Format, Model
 from lit_jax.hf.conversions.dense_layers import NoHeadError, head_of
-from lit_jax.hf.conversions.sentence_modules import MODULES, ROUTES, SETTINGS, Route, opened, settings_of
+from lit_jax.hf.conversions.sentence_modules import (
+    MODULES,
+    ROUTES,
+    SETTINGS,
+    Modules,
+    Route,
+    opened,
+    settings_of,
+)
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models import heads
 from lit_jax.models.composites import LOGIT_SCALE, OWN_MODEL_TYPE
@@ -16,16 +27,16 @@ from lit_jax.models.encoders import TEXT
 from lit_jax.models.encoders.base import first_patch
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.typing import Tokenizer
 
 
-def is_it(folder: Path) -> bool:
-    """Whether sentence-transformers wrote this folder."""
-    return (folder / MODULES).is_file()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of the model, as if transformers or lit_jax had written it. Raises WeightError."""
+def _read(folder: Path, allow_pickle: bool) -> Model:
     model = opened(folder)
+    return Model(_config(folder, model), _tensors(model, allow_pickle))
+
+
+def _config(folder: Path, model: Modules) -> dict[str, Any]:
+    """The config.json of the model, as if transformers or lit_jax had written it. Raises WeightError."""
     if model.whole is not None:
         return model_folder.read_config(model.whole)
     if model.heads is not None:
@@ -56,9 +67,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return found | {"projection_dim": widths.pop()}
 
 
-def tensors_of(folder: Path, *, allow_pickle: bool) -> Tensors:
-    """The tensors that belong to `read_config`, read on access."""
-    model = opened(folder)
+def _tensors(model: Modules, allow_pickle: bool) -> Tensors:
+    """The tensors that belong to it, read on access."""
     if model.whole is not None:
         return Tensors.of(model.whole, allow_pickle=allow_pickle)
     if not model.is_dual:
@@ -91,22 +101,22 @@ def text_head(folder: Path, *, allow_pickle: bool) -> tuple[heads.Head, dict[str
     return _head(route, allow_pickle)
 
 
-def set_up(folder: Path, tokenizer: Any) -> str:
-    """Gives a tokenizer the settings that lie beside it; returns the prompt that stands before every text, if any."""
+def _tokenizer(folder: Path) -> Tokenizer:
+    """With the settings that lie beside it, and the prompt that stands before every text."""
     model = opened(folder)
-    settings = settings_of(model.place("text"))
+    tokenizer, settings = processor_files.tokenizer(model.place("text")), settings_of(model.place("text"))
     longest = settings.get("max_seq_length")
     if isinstance(longest, int) and not isinstance(longest, bool) and longest > 0:
         tokenizer.model_max_length = longest
     if settings.get("do_lower_case") is True:
-        from tokenizers import normalizers
-
-        backend = getattr(tokenizer, "backend_tokenizer", None)
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise WeightError(f"{model.place('text')} has do_lower_case, which its tokenizer cannot do")
         rest = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
-    return _prompt(folder)
+    if prompt := _prompt(folder):
+        set_prompt(tokenizer, prompt)
+    return tokenizer
 
 
 def _prompt(folder: Path) -> str:
@@ -160,3 +170,12 @@ def _head(route: Route, allow_pickle: bool = False) -> tuple[heads.Head, dict[st
         raise NoHeadError(
             f"the layers behind {route.folder} are no head that lit_jax has: {error}"
         ) from error
+
+
+FORMAT = Format(
+    "a model of sentence-transformers",
+    lambda folder: (folder / MODULES).is_file(),
+    _read,
+    lambda folder: processor_files.image_processor(opened(folder).place("vision")),
+    _tokenizer,
+)

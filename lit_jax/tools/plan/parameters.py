@@ -9,6 +9,7 @@ from flax import traverse_util
 
 from lit_jax.config import NEEDLESS, TrainConfig, read_config
 from lit_jax.hf import join
+from lit_jax.hf.towers import read_tower
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.sharding import fsdp_rules, spec
@@ -28,7 +29,7 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
         ("text", m.text, m.text_config, m.text_pooling),
     ):
         folder = "" if "model_type" in numbers else name
-        read, _ = join.read_tower(tower, folder, pooling=pooling, overrides=numbers, image_size=m.image_size)
+        read, _ = read_tower(tower, folder, pooling=pooling, overrides=numbers, image_size=m.image_size)
         halves |= {f"{tower}_type": read.model_type, tower: read.config, f"{tower}_pooling": read.pooling}
     bias = bias_of(recipe)
     return DualEncoderConfig(

@@ -23,7 +23,7 @@ from lit_jax.utils.atomic import put
 from lit_jax.utils.console import progress
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.workdir.bucket import local_folder
-from lit_jax.workdir.files import MODEL
+from lit_jax.workdir.files import CONFIG, MODEL, read_run_config
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> 
     own = gather(config, workdir, inputs)
     train(config, workdir)
 
-    before, after = results(workdir)
+    before, after, _ = results(workdir)
     test = open_source(config.data.test, caption=config.data.caption or None)
     folder, layout = workdir / "export", _layout(workdir)
     if not folder.exists():
@@ -101,6 +101,10 @@ def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
     """
     openmoji.check_split(inputs.split)
     own = brought(config, inputs)
+    if (workdir / CONFIG).exists():
+        read_run_config(workdir)  # What is no run is told before anything is written.
+        if not ((workdir / "data").is_dir() or own["data"]):
+            raise ConfigError(f"{workdir} holds a run that began in another way; name another --workdir")
     for folder_or_id in filter(None, (inputs.vision, inputs.text)):
         hub.find(folder_or_id)  # A missing tower is reported before the long part.
     for tower, given, what, make in (

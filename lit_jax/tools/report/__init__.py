@@ -3,9 +3,11 @@
 The page is one file, with style, charts and pictures inside, and it forbids the browser to make requests.
 """
 
+import dataclasses
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from etils import epath
 
@@ -14,12 +16,14 @@ from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.evals.bootstrap import DRAWS, LEVEL
 from lit_jax.tools import pages
+from lit_jax.tools.align import pairs
 from lit_jax.tools.report import facts, numbers
 from lit_jax.tools.report.album import Album, look
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.atomic import put
 from lit_jax.utils.environment import machine
-from lit_jax.utils.errors import LitJaxError
+from lit_jax.utils.errors import DataError, LitJaxError
+from lit_jax.utils.redact import public
 from lit_jax.workdir.bucket import Bucket, Workdir, local_folder, opened, pull, push
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, portable, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
@@ -73,6 +77,7 @@ def _page(workdir: Workdir) -> str:
         measured=numbers.measured(tested, bounds, album.chance if album and whole else {}),
         charts=numbers.charts(rows, bounds),
         album=album,
+        compared=_compared(workdir, missing),
         pictures=_pictures(test, album, SIDE),
         small=_pictures(test, album, SMALL),
         cost=numbers.cost(rows, config.batch_size),
@@ -88,6 +93,27 @@ def _page(workdir: Workdir) -> str:
         batch_size=config.batch_size,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _compared(workdir: Workdir, missing: list[str]) -> dict[str, Any]:
+    """The table of the pairs of towers that `lit-jax align` has tried, if the run is one of them; else {}."""
+    if isinstance(workdir, Bucket):
+        return {}
+    folder = workdir.resolve()
+    try:
+        tried = pairs.read(folder.parent)
+    except DataError as error:
+        missing.append(f"The pairs that were tried are not shown: {_public(error, workdir)}.")
+        return {}
+    own = [pair.workdir == folder.name for pair in tried]
+    if not any(own):
+        return {}
+    named = [dataclasses.replace(pair, vision=public(pair.vision), text=public(pair.text)) for pair in tried]
+    return {
+        "header": pairs.HEADER,
+        "rows": list(zip(pairs.rows(named), own, strict=True)),
+        "said": pairs.remarks(named),
+    }
 
 
 def _name(workdir: Workdir) -> str:

@@ -169,6 +169,29 @@ def test_rows_that_failed_to_download_are_left_out_with_a_remark(tmp_path):
     assert [record["captions"] for record in records(source)] == [["00"], ["03"], ["10"], ["13"]]
 
 
+def test_a_state_that_is_no_utf8_is_shown_and_leaves_its_row_out(tmp_path):
+    states = pa.array([b"success", b"failed_to_\x80", b"success"], pa.binary())
+    states = pa.Array.from_buffers(pa.string(), 3, states.buffers())  # As in a file that was damaged.
+    table = pa.table({"jpg": [png(0), None, png(2)], "caption": list("abc"), "status": states})
+    pq.write_table(table, tmp_path / "0.parquet")
+    source = open_source(f"parquet:{tmp_path}")
+    assert [record["captions"] for record in records(source)] == [["a"], ["c"]]
+    assert "left out: 1, the first is row 1 of 0.parquet (failed_to_\ufffd)" in source.remarks[0]
+
+
+def test_a_column_of_fewer_rows_than_its_file_is_told_and_leaves_no_row_out(tmp_path, monkeypatch):
+    write(tmp_path / "0.parquet", ROWS, status=lambda i: "success")
+    read = pq.ParquetFile.read
+
+    def cut(file, columns):
+        return read(file, columns=columns).slice(0, 3 if columns == ["status"] else None)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", cut)
+    source = open_source(f"parquet:{tmp_path}")
+    assert len(source) == len(ROWS)
+    assert source.remarks == ("Files whose column 'status' cannot be read: 1, the first is 0.parquet.",)
+
+
 def test_a_status_of_another_kind_leaves_no_row_out(tmp_path):
     write(tmp_path / "0.parquet", ROWS, status=lambda i: "failed exam" if i else None)
     source = open_source(f"parquet:{tmp_path}")

@@ -173,7 +173,7 @@ BAD = {  # What is changed in a folder -> what is said.
     ),
     "activation": (
         ("2_Dense/config.json", "activation_function", ["x"]),
-        "activation_function=.*; wanted a name",
+        "activation_function .*; wanted a name",
     ),
     "path": (("modules.json", 1, "path", 7), "names the module folder 7"),
 }

@@ -1,18 +1,25 @@
 """The whole way for frozen towers by name: features, a start in closed form, heads, evaluation, report, export."""
 
 import dataclasses
-import json
+import itertools
 import logging
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lit_jax.config import TrainConfig, read_config
+from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.registry import open_source
-from lit_jax.evals.similarity import cka, mutual_knn, rank_correlation
-from lit_jax.hf import hub, join
+from lit_jax.data.sources.subset import Subset
+from lit_jax.evals.similarity import cka, mutual_knn
+from lit_jax.hf import hub
+from lit_jax.hf.towers import read_tower
+from lit_jax.tools.align.layers import with_best_layers
+from lit_jax.tools.align.pairs import Foretold, Pair, foretold, write
 from lit_jax.tools.export import export, results
 from lit_jax.tools.quickstart.quickstart import Inputs, gather
 from lit_jax.tools.report import report
@@ -21,48 +28,34 @@ from lit_jax.train.inputs import Cached, open_sources, prepare
 from lit_jax.train.inputs import Inputs as RunInputs
 from lit_jax.train.loop import train
 from lit_jax.train.setup import open_setup
-from lit_jax.utils.atomic import put
-from lit_jax.utils.console import markdown
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.names import DIRECTIONS, TOWERS
+from lit_jax.utils.names import TOWERS
 from lit_jax.workdir.bucket import local_folder, opened
 
 log = logging.getLogger(__name__)
 
 LOOKED_AT = 2_000  # Records by which pairs of towers are ranked beforehand.
-MEASURE = "recall@5"
-RESULTS, TABLE, CACHE, EXPORT = "align.json", "align.md", "cache", "export"  # In the workdir.
+CACHE, EXPORT = "cache", "export"  # In the workdir.
 _INSTEAD = "mean"  # The pooling of a tower that does not know the one of the config.
 
 
-class Pair(NamedTuple):
-    """An image tower and a text tower, and what became of them."""
-
-    vision: str
-    text: str
-    mutual_knn: float  # Of the features, before training.
-    cka: float
-    start: dict[str, float]  # Metrics of the closed form.
-    end: dict[str, float]
-    workdir: str
-
-    @property
-    def recall(self) -> float:
-        """The mean of both directions after training."""
-        return sum(self.end.get(f"{direction}_{MEASURE}", 0.0) for direction in DIRECTIONS) / len(DIRECTIONS)
-
-
 class Aligned(NamedTuple):
-    """What `align` made: all pairs, the best first; how well the ranking beforehand foretold it; and the best model."""
+    """What `align` made: all pairs, the best first; whether the rankings beforehand held; and the best model."""
 
     pairs: list[Pair]
-    foretold: float | None  # Rank correlation of mutual_knn and recall; None for one pair.
+    foretold: list[Foretold]
     export: Path
     report: Path
 
 
 def align(
-    config: Any, workdir: str | Path, visions: Sequence[str], texts: Sequence[str], data: str
+    config: Any,
+    workdir: str | Path,
+    visions: Sequence[str],
+    texts: Sequence[str],
+    data: str,
+    *,
+    layers: bool = False,
 ) -> Aligned:
     """Trains heads between every image tower and every text tower, and exports the best pair.
 
@@ -70,7 +63,9 @@ def align(
     and `data` is a source of pairs, whose last fifth is held out; empty: data.train and data.test of the config. Each
     tower runs over the data once, whatever the number of pairs. Pairs are ranked by their features beforehand, and the
     most promising is trained first. `workdir` gets a run for each pair, the tables RESULTS and TABLE, and EXPORT.
-    Called again it goes on where it stopped. Raises ConfigError for repeated towers, and whatever `train` raises.
+    With `layers`, each pair is cut after the two layers that are most alike on LOOKED_AT records; the config of its
+    run says which (`with_best_layers`). Called again it goes on where it stopped. Raises ConfigError for
+    repeated towers, and whatever `train` raises.
     """
     workdir = local_folder(workdir, "workdir")
     for what, names in (("image", visions), ("text", texts)):
@@ -79,24 +74,29 @@ def align(
     if not data and not (config.data.train and config.data.test):
         raise ConfigError("there are no pairs to align on; name a source, or set data.train and data.test")
     for name in (*visions, *texts):
-        hub.find(name)  # A missing tower is told before the long part.
+        hub.find(name)  # A missing tower is told before the long part, as is one of the other kind.
+    for tower, names in zip(TOWERS, (visions, texts), strict=True):
+        for name in names:
+            read_tower(tower, name, allow_pickle=config.model.allow_pickle)
     gather(config, workdir, Inputs(visions[0], texts[0], data or None))
-    base = _fitting(read_config(config))
-    runs: list[tuple[float, float, str, TrainConfig]] = []
-    for vision in visions:
-        for text in texts:
-            run = _of_pair(base, vision, text)
-            name = f"{len(runs)}-{_short(vision)}+{_short(text)}"
-            log.info("features of %s and %s", vision, text)
-            runs.append((*_similarity(_features(run, workdir / name, workdir / CACHE)), name, run))
+    base = read_config(config)
+    base = _fitting(base, len(_training_data(base)))
+    runs: list[tuple[str, TrainConfig, Pair]] = []
+    for vision, text in itertools.product(visions, texts):
+        name, run, tried = f"{len(runs)}-{_short(vision)}+{_short(text)}", _of_pair(base, vision, text), None
+        if layers:
+            run, tried = with_best_layers(run, partial(_sample, workdir / CACHE))
+        log.info("features of %s and %s", vision, text)
+        a, b = _rows(_features(run, workdir / name, workdir / CACHE))
+        runs.append((name, run, Pair(vision, text, mutual_knn(a, b), cka(a, b), {}, {}, name, tried)))
     pairs: list[Pair] = []
-    for near, alignment, name, run in sorted(runs, key=lambda run: -run[0]):
-        log.info("heads between %s and %s (mutual k-nearest neighbours %.3f)", *_names(run), near)
+    for name, run, pair in sorted(runs, key=lambda run: -run[2].mutual_knn):
+        log.info("heads of %s (mutual k-nearest neighbours %.3f)", name, pair.mutual_knn)
         train(dataclasses.asdict(run), workdir / name, cache_folder=workdir / CACHE)
-        start, end = results(workdir / name)
-        pairs.append(Pair(*_names(run), near, alignment, start, end, name))
+        start, end, _ = results(workdir / name)
+        pairs.append(dataclasses.replace(pair, start=start, end=end))
         pairs.sort(key=lambda pair: -pair.recall)
-        _write(workdir, pairs)
+        write(workdir, pairs)
 
     best = workdir / pairs[0].workdir
     folder = workdir / EXPORT
@@ -105,56 +105,16 @@ def align(
     return Aligned(pairs, foretold(pairs), folder, Path(report(best)))
 
 
-def foretold(pairs: Sequence[Pair]) -> float | None:
-    """The rank correlation of `mutual_knn` and `recall`; None for one pair."""
-    if len(pairs) < 2:
-        return None
-    return rank_correlation(
-        np.array([pair.mutual_knn for pair in pairs]), np.array([pair.recall for pair in pairs])
-    )
-
-
-def as_markdown(pairs: Sequence[Pair]) -> str:
-    """The table of the pairs, the best first, and whether the ranking beforehand held."""
-    rows = [
-        (
-            *(pair.vision, pair.text, f"{pair.mutual_knn:.3f}", f"{pair.cka:.3f}"),
-            *(_both(metrics) for metrics in (pair.start, pair.end)),
-        )
-        for pair in pairs
-    ]
-    header = (
-        "image tower",
-        "text tower",
-        "mutual kNN",
-        "CKA",
-        f"{MEASURE} at the start",
-        f"{MEASURE} trained",
-    )
-    lines = markdown(header, rows)
-    if (held := foretold(pairs)) is None:
-        return f"{lines}\n"
-    return f"{lines}\n\nRank correlation of mutual kNN with the trained {MEASURE}: {held:.2f}\n"
-
-
-def _both(metrics: dict[str, float]) -> str:
-    """Of both directions."""
-    return " / ".join(
-        f"{metrics.get(f'{direction}_{MEASURE}', float('nan')):.3f}" for direction in DIRECTIONS
-    )
-
-
-def _names(run: TrainConfig) -> tuple[str, str]:
-    return run.model.vision, run.model.text
-
-
 def _short(name: str) -> str:
     return Path(name).name or "tower"
 
 
-def _fitting(base: TrainConfig) -> TrainConfig:
+def _training_data(config: TrainConfig) -> Source:
+    return open_source(config.data.train, caption=config.data.caption or None)
+
+
+def _fitting(base: TrainConfig, records: int) -> TrainConfig:
     """With a batch that the data fill: the largest power of two, where they are fewer than the config wants."""
-    records = len(open_source(base.data.train, caption=base.data.caption or None))
     if records >= base.batch_size:
         return base
     batch = 1 << max(records.bit_length() - 1, 0)
@@ -167,7 +127,7 @@ def _of_pair(base: TrainConfig, vision: str, text: str) -> TrainConfig:
     model = dataclasses.replace(base.model, vision=vision, text=text, lock_towers="LL")
     for tower in TOWERS:
         name, numbers = getattr(model, tower), getattr(model, f"{tower}_config")
-        read, _ = join.read_tower(tower, name, overrides=numbers, allow_pickle=model.allow_pickle)
+        read, _ = read_tower(tower, name, overrides=numbers, allow_pickle=model.allow_pickle)
         pooling = getattr(model, f"{tower}_pooling")
         if pooling not in read.encoder.pooling_names(read.config):
             log.info("%s has no %s to pool; its features are pooled by %s", name, pooling, _INSTEAD)
@@ -179,29 +139,38 @@ def _of_pair(base: TrainConfig, vision: str, text: str) -> TrainConfig:
 def _features(run: TrainConfig, folder: Path, cache: Path) -> Cached:
     """The features of the training data, which are computed if they are not in `cache`."""
     source, test = open_sources(run)
+    return _computed(run, folder, cache, RunInputs(source, test, source.fingerprint()))
+
+
+def _sample(cache: Path, run: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The features of LOOKED_AT records of the training data."""
+    source = _training_data(run)
+    part = Subset(source, _spread(len(source)).tolist())
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = RunInputs(part, None, part.fingerprint())
+        return _rows(_computed(_fitting(run, len(part)), Path(folder), cache, inputs))
+
+
+def _computed(run: TrainConfig, folder: Path, cache: Path, inputs: RunInputs) -> Cached:
     with opened(folder) as place:
         setup = open_setup(run, place, mesh_of(run))
         with setup.checkpoints:
-            inputs = RunInputs(source, test, source.fingerprint())
             prepared = prepare(setup, inputs, int(setup.state.step), cache, lambda: None)
             prepared.batches.close()
     return prepared.cached
 
 
-def _similarity(cached: Cached) -> tuple[float, float]:
-    """Mutual k-nearest neighbours and CKA of records that are spread over the data, each with its first caption."""
+def _rows(cached: Cached) -> tuple[np.ndarray, np.ndarray]:
+    """The features of LOOKED_AT pictures and of their first captions, without those of broken pictures."""
     images, texts = cached
     assert images is not None and texts is not None  # Both towers are locked, and cached.
     having = np.flatnonzero(np.diff(texts.offsets) > 0)
-    chosen = having[np.unique(np.linspace(0, len(having) - 1, LOOKED_AT).astype(int))]
+    chosen = having[_spread(len(having))]
     a, b = (np.asarray(x, np.float32) for x in (images[chosen], texts.rows[texts.offsets[chosen]]))
     whole = np.isfinite(a).all(1) & np.isfinite(b).all(1)
-    return mutual_knn(a[whole], b[whole]), cka(a[whole], b[whole])
+    return a[whole], b[whole]
 
 
-def _write(workdir: Path, pairs: Sequence[Pair]) -> None:
-    tree = {"measure": MEASURE, "foretold": foretold(pairs), "pairs": [pair._asdict() for pair in pairs]}
-    put(
-        workdir / RESULTS, lambda draft: draft.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    )
-    put(workdir / TABLE, lambda draft: draft.write_text(as_markdown(pairs), encoding="utf-8"))
+def _spread(records: int) -> np.ndarray:
+    """At most LOOKED_AT numbers below `records`, spread over them."""
+    return np.unique(np.linspace(0, records - 1, LOOKED_AT).astype(int))

@@ -7,7 +7,9 @@ import pytest
 import lit_jax
 from lit_jax.commands import align as command
 from lit_jax.config import read_config
-from lit_jax.tools import align as tool
+from lit_jax.tools.align import align as tool
+from lit_jax.tools.align import pairs as tables
+from lit_jax.tools.report import report
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny
 
@@ -39,16 +41,27 @@ def test_every_pair_is_tried_and_the_best_is_exported(place, capsys, monkeypatch
     source, workdir = f"folder:{place / 'pairs'}", place / "two"
     said = run(place, capsys, f"{place / 'v'},{place / 'swin'}", place / "t", source, "--workdir", workdir)
     assert len(filled) == 2
-    result = json.loads((workdir / tool.RESULTS).read_text())
+    result = json.loads((workdir / tables.RESULTS).read_text())
     pairs = result["pairs"]
     assert {pair["vision"] for pair in pairs} == {str(place / "v"), str(place / "swin")}
-    assert [tool.Pair(**pair).recall for pair in pairs] == sorted(
-        (tool.Pair(**pair).recall for pair in pairs), reverse=True
+    assert [tables.Pair(**pair).recall for pair in pairs] == sorted(
+        (tables.Pair(**pair).recall for pair in pairs), reverse=True
     )
     # A cache for each tower and each of both parts of the data, the text tower's used twice.
     assert len(list((workdir / tool.CACHE).glob("*.npy"))) == 6
     assert len(list((workdir / tool.CACHE).glob("*.captions"))) == 2
-    assert (workdir / tool.TABLE).read_text() in said and "Rank correlation" in said
+    assert (workdir / tables.TABLE).read_text() in said and "Rank correlation" in said
+    for pair in pairs:  # The page of each run, the best one's made by `align` itself.
+        page = workdir / pair["workdir"] / "report.html"
+        assert page.exists() == (pair is pairs[0])
+        report(workdir / pair["workdir"])
+        text = page.read_text("utf-8")
+        assert str(place) not in text
+        for one in tables.foretold(tables.read(workdir)):
+            assert one.sentence(2) in text
+        for other, cells in zip(pairs, tables.rows(tables.read(workdir)), strict=True):
+            tag = "<b>%s</b>" if other is pair else "%s"
+            assert all(f'<td class="words">{tag % cell}</td>' in text for cell in cells[2:])
     module, _ = lit_jax.load(workdir / tool.EXPORT)
     best = read_config(json.loads((workdir / pairs[0]["workdir"] / "config.json").read_text()))
     assert module.config.vision_type == ("vit" if best.model.vision == str(place / "v") else "swin")

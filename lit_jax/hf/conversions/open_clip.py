@@ -1,0 +1,203 @@
+"""Folders of open_clip 3 (`open_clip_config.json`): which towers a model has, and what lies around them."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.hf import model_folder
+from lit_jax.hf.conversions import open_clip_text, open_clip_towers, timm
+from lit_jax.hf.conversions.base import Format, Model, Part, field, placed
+from lit_jax.hf.conversions.renames import Rows, converted, rows
+from lit_jax.hf.formats.safetensors import SafetensorsFile
+from lit_jax.hf.formats.torch_pickle import TorchFile
+from lit_jax.models.composites import OWN_MODEL_TYPE
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.utils.errors import WeightError
+from lit_jax.utils.typing import ImageProcessor, Tokenizer
+
+CONFIG, WEIGHTS, PICKLE = (
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+_MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # OpenAI's.
+_CLIP_TEXTS = {"clip_text_model": "clip", "metaclip_2_text_model": "metaclip_2"}  # -> The whole model's type.
+_TIMM_LINEAR = rows("visual.head.proj.weight | visual_projection.weight | e d")
+_TIMM_LINEAR_BIAS = rows("visual.head.proj.bias | visual_projection.bias | e")
+_TIMM_MLP = rows("""
+    visual.head.mlp.fc1.weight | visual_projection.hidden.0.weight | f d
+    visual.head.mlp.fc1.bias   | visual_projection.hidden.0.bias   | f
+    visual.head.mlp.fc2.weight | visual_projection.out.weight      | e f
+""")
+_TIMM_MLP_BIAS = rows("visual.head.mlp.fc2.bias | visual_projection.out.bias | e")
+_TIMM_CLASSIFIER = rows("""
+    visual.trunk.head.weight | visual_projection.weight | e d
+    visual.trunk.head.bias   | visual_projection.bias   | e
+""")
+
+
+def _read(folder: Path, allow_pickle: bool) -> Model:
+    cfg, where = _config(folder), str(folder / CONFIG)
+    source = _tensors(folder, allow_pickle)
+    width = field(where, cfg, "embed_dim", 512)
+    quick_gelu = field(where, cfg, "quick_gelu", False)
+    seen, said = cfg["vision_cfg"], cfg["text_cfg"]
+    if seen.get("timm_model_name"):
+        vision = _timm(folder, where, seen, source, width)
+    else:
+        vision = open_clip_towers.vision(where, seen, quick_gelu)
+    if said.get("hf_model_name"):
+        text = open_clip_text.part(folder, where, said, source, width)
+    else:
+        prefix = "text." if any(name.startswith("text.") for name in source) else ""
+        text = open_clip_towers.text(where, said, quick_gelu, width, prefix)
+    config, scalars, dropped = _whole(vision, text, width, source)
+    tensors = converted(
+        folder,
+        source,
+        vision.rows + text.rows + scalars,
+        made={**vision.made, **text.made},
+        dropped="|".join((vision.dropped, text.dropped, dropped)),
+    )
+    return Model(config, tensors)
+
+
+def _whole(
+    vision: Part, text: Part, width: int, source: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], Rows, str]:
+    """The config of the whole model, the rows of its scalars, and a regex of those that are in the config.
+
+    It is a model of transformers where there is a class for its towers and heads, else one of our own layout.
+    """
+    kinds = vision.config["model_type"], text.config["model_type"]
+    halves = {"vision_config": dict(vision.config), "text_config": dict(text.config)}
+    plain = all(part.pooling == "pooler" for part in (vision, text))
+    heads = {dict(part.head)["kind"] for part in (vision, text)}
+    one = next((source[name].ndim for name in ("logit_scale",) if name in source), 0)  # A list of one.
+    scale = rows(f"logit_scale | logit_scale | {'1 ->' if one else ''}")
+    biased = "logit_bias" in source
+    if kinds == ("siglip_vision_model", "siglip_text_model") and plain and heads == {"identity"} and biased:
+        axes = "1" if one else "-> 1"
+        both = f"logit_scale | logit_scale | {axes}\nlogit_bias | logit_bias | {axes}"
+        return {"model_type": "siglip", **halves}, rows(both), r"(?!)"
+    if (
+        kinds[0] == "clip_vision_model"
+        and kinds[1] in _CLIP_TEXTS
+        and plain
+        and heads == {"linear"}
+        and not biased
+    ):
+        return {"model_type": _CLIP_TEXTS[kinds[1]], "projection_dim": width, **halves}, scale, r"(?!)"
+    config = {"model_type": OWN_MODEL_TYPE, "projection_dim": width, **halves}
+    for tower, part in (("vision", vision), ("text", text)):
+        config |= {f"{tower}_pooling": part.pooling, f"{tower}_head": dict(part.head)}
+    if biased:
+        config["logit_bias"] = float(source["logit_bias"].reshape(-1)[0])
+    return config, scale, "logit_bias" if biased else r"(?!)"
+
+
+def _timm(
+    folder: Path, where: str, cfg: Mapping[str, Any], source: Mapping[str, np.ndarray], width: int
+) -> Part:
+    """An image tower of timm with its head: linear, an MLP, the classifier of timm itself, or none."""
+    name, pool = cfg["timm_model_name"], field(where, cfg, "timm_pool", "avg")
+    part = timm.tower(folder, str(name), {}, source, prefix="visual.trunk.", pooling=pool)
+    part = placed(part, "visual.trunk.", "vision_model.")
+    kind = cfg.get("timm_proj", "linear") or ""
+    biased = field(where, cfg, "timm_proj_bias", False)
+    if kind == "none":
+        return part
+    if kind == "linear":
+        own = _TIMM_LINEAR + (_TIMM_LINEAR_BIAS if biased else ())
+        return part._replace(rows=part.rows + own, head={"kind": "linear_bias" if biased else "linear"})
+    if kind == "mlp":
+        zeros = {} if biased else {"visual_projection.out.bias": lambda: np.zeros(width, np.float32)}
+        return part._replace(
+            rows=part.rows + _TIMM_MLP + (_TIMM_MLP_BIAS if biased else ()),
+            made={**part.made, **zeros},
+            head={"kind": "mlp", "hidden": [2 * width]},
+        )
+    if kind == "":
+        return part._replace(rows=part.rows + _TIMM_CLASSIFIER, head={"kind": "linear_bias"})
+    raise WeightError(f"{where}: timm_proj {shown(kind)} is not usable; wanted linear, mlp or none")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The model_cfg, in which both towers are objects. Raises WeightError."""
+    where, stored = folder / CONFIG, model_folder.read_json(folder / CONFIG)
+    cfg = stored.get("model_cfg", stored)
+    for name in ("vision_cfg", "text_cfg"):
+        if not isinstance(cfg, dict) or not isinstance(cfg.get(name), dict):
+            raise WeightError(
+                f"{where} has no {name} in its model_cfg, which describes a tower; wanted an object"
+            )
+    if cfg.get("multimodal_cfg") is not None:
+        raise WeightError(f"{where} describes a CoCa, whose text tower is not implemented")
+    return cfg
+
+
+def _tensors(folder: Path, allow_pickle: bool) -> model_folder.Tensors:
+    """Raises WeightError if there is nothing but a pickle, unless pickles are allowed."""
+    if (folder / WEIGHTS).is_file():
+        file: Any = SafetensorsFile(folder / WEIGHTS)
+    elif not (folder / PICKLE).is_file():
+        raise WeightError(
+            f"{folder} has a {CONFIG} and no weights; wanted {WEIGHTS} or {PICKLE} beside it (a "
+            "pickle is downloaded from the Hub only with allow_pickle=True)"
+        )
+    elif not allow_pickle:
+        raise WeightError(
+            f"{folder} has its weights only as a pickle ({PICKLE}), a format that can run code, so it is not read "
+            "by default; pass allow_pickle=True (--allow-pickle) if you trust it, or convert it to safetensors"
+        )
+    else:
+        file = TorchFile(folder / PICKLE)
+    names = {re.sub(r"^module\.", "", name): name for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return model_folder.Tensors({name: (file, stored) for name, stored in names.items()})
+
+
+def _image_processor(folder: Path) -> ImageProcessor:
+    from lit_jax.hf.conversions.pictures import square_processor
+
+    where, cfg = str(folder / CONFIG), _config(folder)
+    given = field(where, model_folder.read_json(folder / CONFIG), "preprocess_cfg", {})
+    side = field(where, cfg["vision_cfg"], "image_size", 224, int | list)
+    if isinstance(side, list):
+        if len(set(map(str, side))) != 1:
+            raise WeightError(f"{where}: image_size {shown(side)} is not implemented; a square is")
+        side = side[0]
+    return square_processor(
+        folder,
+        side=side,
+        mode=field(where, given, "resize_mode", "shortest"),
+        interpolation=field(where, given, "interpolation", "bicubic"),
+        mean=field(where, given, "mean", _MEAN),
+        std=field(where, given, "std", _STD),
+    )
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    from lit_jax.hf.conversions import texts
+
+    where, cfg = str(folder / CONFIG), _config(folder)["text_cfg"]
+    own, options = cfg.get("hf_tokenizer_name"), field(where, cfg, "tokenizer_kwargs", {})
+    cleaning = options.get("clean", "whitespace" if own else "lower")
+    if cleaning not in texts.CLEANINGS or options.keys() - {"clean"} or cfg.get("tokenizer_mode"):
+        raise WeightError(
+            f"{where}: tokenizer_kwargs {shown(options)} with tokenizer_mode {shown(cfg.get('tokenizer_mode'))} is not "
+            f"implemented; a clean of {', '.join(texts.CLEANINGS)} is"
+        )
+    if own and not texts.has_tokenizer(folder):
+        raise WeightError(f"{folder} holds no tokenizer; copy the tokenizer files of {shown(own)} into it")
+    found = texts.of_folder(folder) if texts.has_tokenizer(folder) else texts.clip_tokenizer(folder)
+    masked = bool(cfg.get("hf_model_name")) or not cfg.get("no_causal_mask")
+    length = field(where, cfg, "context_length", 77)
+    return texts.finished(folder, found, cleaning=cleaning, length=length, masked=masked)
+
+
+FORMAT = Format(
+    "a model of open_clip", lambda folder: (folder / CONFIG).is_file(), _read, _image_processor, _tokenizer
+)

@@ -1,0 +1,106 @@
+"""Tensors of another project under Hugging Face's names: tables that are read in both directions.
+
+A row is `name there | Hugging Face's name | axes`, as in `models.weight_map`: `{l}` stands for a layer, on both sides,
+and `{a,b}` for several tensors that are one on the other side, where they are the leading axis g.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lit_jax.hf.model_folder import Tensors
+from lit_jax.models.weight_map import Row, listed, table
+from lit_jax.utils.errors import WeightError, first_line
+
+Rows = tuple[Row, ...]
+Made = Mapping[str, Callable[[], np.ndarray]]  # Tensors that are made of several others, or of none.
+
+
+def rows(text: str) -> Rows:
+    """Parses a table; empty lines separate."""
+    return table(text).rows
+
+
+def under(rows: Rows, theirs: str, hf: str) -> Rows:
+    """The same rows, whose names begin with `theirs` there and with `hf` in Hugging Face's layout."""
+    return tuple(dataclasses.replace(row, hf=theirs + row.hf, jax=hf + row.jax) for row in rows)
+
+
+def bound(rows: Rows, depth: int, **sizes: int) -> Rows:
+    """A row for each of `depth` layers; `sizes` are those of the axes that the patterns split."""
+    known = tuple(sizes.items())
+    return tuple(
+        dataclasses.replace(
+            row, hf=row.hf.replace("{l}", str(layer)), jax=row.jax.replace("{l}", str(layer)), sizes=known
+        )
+        for row in rows
+        for layer in range(depth if "{l}" in row.hf + row.jax else 1)
+    )
+
+
+def converted(
+    where: Path,
+    source: Mapping[str, np.ndarray],
+    rows: Rows,
+    *,
+    made: Made,
+    dropped: str = r"(?!)",
+) -> Tensors:
+    """The tensors of `source` under the right-hand names of `rows`, each moved on access.
+
+    `made` are those that are not in the table; names that match the regex `dropped` are left out. Raises WeightError,
+    which begins with `where`, unless every other name is in the table once.
+    """
+    wanted = [name for row in rows for name in row.hf_names()]
+    left = {name for name in source if not re.fullmatch(dropped, name)} - set(wanted)
+    if (missing := set(wanted) - set(source)) or left:
+        raise WeightError(
+            f"{where}: missing from the checkpoint: {listed(missing)}; not in the table: {listed(left)}"
+        )
+    file = _Moved(where, source, rows, made)
+    return Tensors({name: (file, name) for name in file.keys()})  # noqa: SIM118 - not a mapping
+
+
+def restored(tensors: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
+    """The way back: tensors under Hugging Face's names -> those of the other project."""
+    out: dict[str, np.ndarray] = {}
+    for row in rows:
+        parts = [np.asarray(tensors[name]) for name in row.jax_names()]
+        moved, names = row.to_hf(np.stack(parts) if len(parts) > 1 else parts[0]), row.hf_names()
+        out |= zip(names, moved if len(names) > 1 else [moved], strict=True)
+    return out
+
+
+class _Moved:
+    """A `File` of the tensors of another mapping, as the rows say."""
+
+    def __init__(self, where: Path, source: Mapping[str, np.ndarray], rows: Rows, made: Made) -> None:
+        self._where, self._source, self._made = where, source, made
+        self._rows = {name: (row, i) for row in rows for i, name in enumerate(row.jax_names())}
+
+    def keys(self) -> list[str]:
+        return [*self._rows, *self._made]
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        if name in self._made:
+            return self._made[name]()
+        row, i = self._rows[name]
+        parts = [self._source[there] for there in row.hf_names()]
+        try:
+            moved = row.to_jax(np.stack(parts) if len(parts) > 1 else parts[0])
+        except Exception as error:  # einops raises its own kind, which is no ValueError.
+            shapes = " and ".join(str(part.shape) for part in parts)
+            raise WeightError(
+                f"{self._where}: tensor {' and '.join(row.hf_names())} has shape {shapes}, which does not fit the "
+                f"config ({first_line(error)}); the config and the weights are of two models"
+            ) from error
+        return moved[i] if len(row.jax_names()) > 1 else moved
+
+
+def count(names: Iterable[str], pattern: str) -> int:
+    """How many layers there are: one more than the largest number that the group of the regex `pattern` finds."""
+    found = (re.match(pattern, name) for name in names)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)

@@ -1,0 +1,164 @@
+"""Vision transformers of timm (`config.json` with an `architecture`), alone and as towers in a model of open_clip."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.hf import model_folder
+from lit_jax.hf.conversions.base import Format, Model, Part, field
+from lit_jax.hf.conversions.renames import converted
+from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.utils.errors import WeightError
+from lit_jax.utils.typing import ImageProcessor, Tokenizer
+
+_NAMES = r"(vit|deit|deit3|flexivit|test_vit\d?)_\w+|test_vit"
+# What has the tensors of a ViT and is none, or has others.
+_OTHERS = r"\w*(distilled|_rpn_|relpos|_r26|_r50|resnet|_mci_|_18x2|_xp_|_sam\b)\w*"
+_HEADS = {  # By width, except where the name or `model_args` say another number.
+    **{64: 2, 96: 3, 192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14},
+    **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 2048: 16},
+}
+_OTHER_HEADS = {r"vit_base_patch16_gap_224": 16, r"vit_giantopt_\w+": 16}
+_ACTIVATIONS = {  # Of architectures; of all others it is gelu.
+    r"\w*quickgelu\w*": "quick_gelu",
+    r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip_\w+|vit_large_patch16_siglip_(gap_)?512": "gelu_tanh",
+}
+_HF_ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
+# Arguments that the tensors show, or that change nothing in use.
+_SHOWN = frozenset(
+    """img_size embed_dim depth num_heads patch_size act_layer init_values reg_tokens in_chans num_classes global_pool
+    class_token no_embed_class pre_norm fc_norm mlp_ratio qkv_bias dynamic_img_size weight_init fix_init drop_rate
+    pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate""".split()
+)
+
+
+def tower(
+    where: Path,
+    architecture: str,
+    args: Mapping[str, Any],
+    source: Mapping[str, np.ndarray],
+    *,
+    prefix: str = "",
+    pooling: str = "",
+) -> Part:
+    """The image tower of that name, whose tensors begin with `prefix`, as a type of transformers that computes it.
+
+    `args` are the arguments that its config gives beside the name; `pooling` is one of timm's, "" is the tower's own.
+    Raises WeightError for any other architecture.
+    """
+    if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
+        raise WeightError(
+            f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
+            "vit, deit and deit3 with plain blocks are"
+        )
+    for name, value in args.items():
+        if name not in _SHOWN:
+            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
+    trunk = Trunk(where, source, prefix)
+    family = next((family for family in FAMILIES if family.marks(trunk)), None)
+    if family is None:
+        raise WeightError(
+            f"{where}: {architecture} without a CLS token is implemented with pooling by attention (map) alone"
+        )
+    part = family.part(trunk, _common(trunk, architecture, args))
+    if pooling in ("", family.pooling):
+        return part
+    if (pooling, family.pooling) == ("avg", "token") and family.part is not clip:
+        return part._replace(pooling="mean")
+    raise WeightError(f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented")
+
+
+def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    heads = args.get("num_heads") or next(
+        (number for pattern, number in _OTHER_HEADS.items() if re.fullmatch(pattern, architecture)),
+        _HEADS.get(trunk.width),
+    )
+    if heads is None:
+        raise WeightError(
+            f"{trunk.where}: {architecture} does not say how many heads its width of {trunk.width} is divided into; "
+            "write num_heads into the model_args of its config.json"
+        )
+    named = (kind for pattern, kind in _ACTIVATIONS.items() if re.fullmatch(pattern, architecture))
+    act = args.get("act_layer") or next(named, "gelu")
+    if act not in _HF_ACTIVATIONS:
+        raise WeightError(f"{trunk.where}: {architecture} with act_layer {shown(act)} is not implemented")
+    return {
+        "image_size": trunk.side * trunk.patch,
+        "patch_size": trunk.patch,
+        "num_channels": trunk.channels,
+        "hidden_size": trunk.width,
+        "num_hidden_layers": trunk.depth,
+        "num_attention_heads": heads,
+        "intermediate_size": trunk.hidden,
+        "hidden_act": _HF_ACTIVATIONS[act],
+        "layer_norm_eps": 1e-5 if "norm_pre.weight" in trunk.names else 1e-6,
+    }
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = model_folder.read_config(folder)
+    for name, wanted in (("architecture", str), ("pretrained_cfg", dict), ("model_args", dict)):
+        if not isinstance(config.get(name, wanted()), wanted):
+            raise WeightError(
+                f"{folder / model_folder.CONFIG}: {name}={shown(config[name])} is not usable; wanted "
+                f"a {wanted.__name__}"
+            )
+    return config
+
+
+def _is_timm(folder: Path) -> bool:
+    if not (folder / model_folder.CONFIG).is_file():
+        return False
+    config = model_folder.read_config(folder)
+    return "architecture" in config and "model_type" not in config
+
+
+def _read(folder: Path, allow_pickle: bool) -> Model:
+    config = _read_config(folder)
+    source = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+    pooling = field(str(folder / model_folder.CONFIG), config, "global_pool", "")
+    part = tower(folder, config["architecture"], config.get("model_args", {}), source, pooling=pooling)
+    if part.pooling != "pooler":
+        raise WeightError(
+            f"{folder}: {config['architecture']} pools the mean of its patches behind its last norm, which a tower "
+            "of its own is not implemented to do; one that pools its CLS token is"
+        )
+    dropped = rf"({part.dropped}|head\.(weight|bias))"  # The classifier.
+    return Model(part.config, converted(folder, source, part.rows, made=part.made, dropped=dropped))
+
+
+def _image_processor(folder: Path) -> ImageProcessor:
+    from lit_jax.hf.conversions.pictures import square_processor
+
+    config = _read_config(folder)
+    where = f"{folder / model_folder.CONFIG}: pretrained_cfg"
+    stored = config.get("pretrained_cfg") or config  # Old folders have its fields one level up.
+    size = field(where, stored, "input_size", [3, 224, 224])
+    crop, mode = field(where, stored, "crop_pct", 0.875), field(where, stored, "crop_mode", "center")
+    side = size[-1] if len(size) == 3 and size[1] == size[2] else size
+    if not isinstance(side, int) or not 0 < crop <= 1:
+        raise WeightError(
+            f"{where}: input_size {shown(size)} with crop_pct {shown(crop)} is not implemented; a square "
+            "with a crop_pct of at most 1 is"
+        )
+    return square_processor(
+        folder,
+        side=side,
+        edge=math.floor(side / crop),
+        mode={"center": "shortest"}.get(mode, mode),
+        interpolation=field(where, stored, "interpolation", "bicubic"),
+        mean=field(where, stored, "mean", [0.485, 0.456, 0.406]),
+        std=field(where, stored, "std", [0.229, 0.224, 0.225]),
+    )
+
+
+def _no_tokenizer(folder: Path) -> Tokenizer:
+    raise WeightError(f"{folder} is an image tower of timm and has no tokenizer; take that of a text tower")
+
+
+FORMAT = Format("an image tower of timm", _is_timm, _read, _image_processor, _no_tokenizer)

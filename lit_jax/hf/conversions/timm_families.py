@@ -1,0 +1,193 @@
+"""Vision transformers of timm as types of transformers that compute the same: which is told by the tensors."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_jax.hf.conversions import timm_tables as tables
+from lit_jax.hf.conversions.base import Part
+from lit_jax.hf.conversions.renames import Rows, bound, count
+from lit_jax.utils.errors import WeightError
+
+
+class Trunk:
+    """The tensors of one trunk, and what they show of its shape."""
+
+    def __init__(self, where: Path, source: Mapping[str, np.ndarray], prefix: str) -> None:
+        self.where, self._source, self._prefix = where, source, prefix
+        self.names = {name.removeprefix(prefix) for name in source if name.startswith(prefix)}
+        self.depth = count(self.names, r"blocks\.(\d+)\.")
+        kernel, positions = self["patch_embed.proj.weight"], self["pos_embed"]
+        if kernel.ndim != 4 or positions.ndim != 3 or not self.depth:
+            raise WeightError(
+                f"{where}: the tensors of the image tower are not those of a vision transformer"
+            )
+        self.width, self.channels, self.patch, _ = kernel.shape
+        self.hidden = self["blocks.0.mlp.fc2.weight"].shape[-1]
+        self.gated = self["blocks.0.mlp.fc1.weight"].shape[0] == 2 * self.hidden
+        self.registers = self["reg_token"].shape[1] if "reg_token" in self.names else 0
+        # Positions are of the patches alone, or also of the tokens before them.
+        rows, before = positions.shape[1], ("cls_token" in self.names) + self.registers
+        self.positioned = math.isqrt(rows) ** 2 != rows
+        self.side = math.isqrt(rows - before * self.positioned)
+        if self.side**2 != rows - before * self.positioned:
+            raise WeightError(f"{where}: pos_embed has {rows} rows, which are not those of a square picture")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise WeightError(f"{self.where}: missing from the checkpoint: {self._prefix}{name}")
+        return self._source[self._prefix + name]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """[1, 1 + N, D]: of the CLS token and of the patches."""
+        table = self["pos_embed"]
+        if not self.positioned:
+            return np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
+        return np.concatenate([table[:, :1], table[:, 1 + self.registers :]], axis=1)
+
+    @property
+    def register_tokens(self) -> np.ndarray:
+        """[1, R, D], with their positions added."""
+        tokens = self["reg_token"]
+        return tokens + self["pos_embed"][:, 1 : 1 + self.registers] if self.positioned else tokens
+
+
+def _vit(trunk: Trunk, common: dict[str, Any]) -> Part:
+    """The last norm's CLS token: a ViT whose pooler changes nothing."""
+    width = trunk.width
+    return Part(
+        {"model_type": "vit", "qkv_bias": _biased(trunk), "pooler_act": "linear", **common},
+        bound(tables.EMBEDDINGS + _attention(trunk) + tables.VIT + tables.NORM, trunk.depth),
+        {
+            "embeddings.position_embeddings": lambda: trunk.positions,
+            "pooler.dense.weight": lambda: np.eye(width, dtype=np.float32),
+            "pooler.dense.bias": lambda: np.zeros(width, np.float32),
+        },
+        dropped="pos_embed",
+    )
+
+
+def _dinov2(trunk: Trunk, common: dict[str, Any]) -> Part:
+    """The last norm's CLS token, of layers with a scale, gated MLPs or registers."""
+    kind, fields = "dinov2", {key: value for key, value in common.items() if key != "intermediate_size"}
+    made: dict[str, Any] = {"embeddings.position_embeddings": lambda: trunk.positions}
+    if trunk.registers:
+        kind, fields = f"{kind}_with_registers", fields | {"num_register_tokens": trunk.registers}
+        made["embeddings.register_tokens"] = lambda: trunk.register_tokens
+    ratio = 4 if trunk.gated else trunk.hidden // trunk.width  # Of a gated one, two thirds are kept.
+    if (
+        trunk.hidden != (int(4 * trunk.width * 2 / 3) + 7) // 8 * 8
+        if trunk.gated
+        else trunk.hidden % trunk.width
+    ):
+        raise WeightError(
+            f"{trunk.where}: MLPs of {trunk.hidden} for a width of {trunk.width} are not implemented for a {kind}; "
+            f"a whole multiple of the width is, and, for gated ones, two thirds of four times the width"
+        )
+    own = tables.DINOV2 + (tables.GATED if trunk.gated else tables.MLP)
+    if "blocks.0.ls1.gamma" in trunk.names:
+        own += tables.SCALES
+    else:
+        ones = [name for row in bound(tables.SCALES, trunk.depth) for name in row.jax_names()]
+        made |= dict.fromkeys(ones, lambda: np.ones(trunk.width, np.float32))
+    config = {
+        "mlp_ratio": ratio,
+        "use_swiglu_ffn": trunk.gated,
+        "use_mask_token": False,
+        "qkv_bias": _biased(trunk),
+    }
+    return Part(
+        {"model_type": kind, **fields, **config},
+        bound(tables.EMBEDDINGS + _attention(trunk) + own + tables.NORM, trunk.depth),
+        made,
+        dropped="pos_embed|reg_token",
+    )
+
+
+def _beit(trunk: Trunk, common: dict[str, Any]) -> Part:
+    """The norm of the mean of the patches: a BEiT, whose keys have no bias (a softmax takes no notice of one)."""
+    scaled, width = "blocks.0.ls1.gamma" in trunk.names, trunk.width
+    made: dict[str, Any] = {"embeddings.position_embeddings": lambda: trunk.positions}
+    for layer in range(trunk.depth):
+        for i, part in ((0, "query"), (2, "value")):
+
+            def bias(layer: int = layer, i: int = i) -> np.ndarray:
+                name = f"blocks.{layer}.attn.qkv.bias"
+                return (
+                    trunk[name][i * width : (i + 1) * width]
+                    if name in trunk.names
+                    else np.zeros(width, np.float32)
+                )
+
+            made[f"encoder.layer.{layer}.attention.attention.{part}.bias"] = bias
+    config = {
+        "use_absolute_position_embeddings": True,
+        "use_mean_pooling": True,
+        "layer_scale_init_value": 0.1 if scaled else 0.0,
+        "drop_path_rate": 0.0,
+    }
+    own = tables.BEIT_ATTENTION + tables.VIT + tables.BEIT + (tables.BEIT_SCALES if scaled else ())
+    return Part(
+        {"model_type": "beit", **common, **config},
+        bound(tables.EMBEDDINGS + own, trunk.depth),
+        made,
+        dropped=r"pos_embed|blocks\.\d+\.attn\.qkv\.bias",
+    )
+
+
+def clip(trunk: Trunk, common: dict[str, Any]) -> Part:
+    """The last norm's CLS token, with a norm before the blocks."""
+    return Part(
+        {"model_type": "clip_vision_model", **common}, bound(tables.CLIP + tables.CLIP_BLOCKS, trunk.depth)
+    )
+
+
+def _siglip(trunk: Trunk, common: dict[str, Any]) -> Part:
+    """A pooling by attention (`map`)."""
+
+    def joined(kind: str) -> np.ndarray:
+        return np.concatenate([trunk[f"attn_pool.{part}.{kind}"] for part in ("q", "kv")])
+
+    return Part(
+        {"model_type": "siglip_vision_model", **common},
+        bound(tables.SIGLIP + tables.CLIP_BLOCKS, trunk.depth),
+        {f"head.attention.in_proj_{kind}": partial(joined, kind) for kind in ("weight", "bias")},
+        dropped=r"attn_pool\.(q|kv)\..*",
+    )
+
+
+class Family(NamedTuple):
+    """Trunks that one type of transformers computes: what they have, and what they pool."""
+
+    marks: Callable[[Trunk], bool]
+    pooling: str  # As timm calls it.
+    part: Callable[[Trunk, dict[str, Any]], Part]
+
+
+FAMILIES = (  # The first that fits.
+    Family(lambda trunk: "norm_pre.weight" in trunk.names, "token", clip),
+    Family(lambda trunk: "attn_pool.latent" in trunk.names, "map", _siglip),
+    Family(lambda trunk: {"fc_norm.weight", "cls_token"} <= trunk.names, "avg", _beit),
+    Family(
+        lambda trunk: (
+            "cls_token" in trunk.names
+            and (bool(trunk.registers) or trunk.gated or "blocks.0.ls1.gamma" in trunk.names)
+        ),
+        "token",
+        _dinov2,
+    ),
+    Family(lambda trunk: "cls_token" in trunk.names, "token", _vit),
+)
+
+
+def _biased(trunk: Trunk) -> bool:
+    return "blocks.0.attn.qkv.bias" in trunk.names
+
+
+def _attention(trunk: Trunk) -> Rows:
+    return tuple(row for row in tables.ATTENTION if _biased(trunk) or not row.hf.endswith("qkv.bias"))

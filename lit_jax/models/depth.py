@@ -1,0 +1,21 @@
+"""A tower of fewer layers: the first ones of a deeper tower, with its last norm and its pooler."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = ("num_hidden_layers", "num_layers", "n_layers")
+
+
+def depth_field(cls: Any) -> str | None:
+    """The field of an encoder's `Config` that counts its layers; None for towers of several stages (Swin)."""
+    fields = {field.name for field in dataclasses.fields(cls)}
+    return next((name for name in _NAMES if name in fields), None)
+
+
+def cut(hf: Mapping[str, Any], field: str, depth: int) -> dict[str, Any]:
+    """A dict as in config.json, with the first `depth` layers alone; `field` is that of `depth_field`."""
+    cut = {name: value for name, value in hf.items() if name not in _NAMES} | {field: depth}
+    if isinstance(kinds := cut.get("layer_types"), list | tuple):
+        cut["layer_types"] = kinds[:depth]
+    return cut

@@ -1,0 +1,1 @@
+"""Frozen towers by name: from their features to a model."""

@@ -1,0 +1,39 @@
+"""Whether the server behind a URL answers, asked before libraries try it again and again for a minute."""
+
+import os
+import socket
+import urllib.request
+from urllib.parse import urlsplit
+
+_SECONDS = 5
+_SERVERS = {  # Scheme -> the variable that names another server, and the usual one.
+    "gs": ("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com"),
+    "gcs": ("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com"),
+    "hf": ("HF_ENDPOINT", "https://huggingface.co"),
+}
+
+
+def unreachable(url: str) -> str | None:
+    """Why the server of `url` cannot be reached, in words; None if it can be, or if this cannot be told here.
+
+    It cannot be told for schemes other than gs and hf, behind a proxy, and where the Hub's library is told to be
+    offline.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in _SERVERS or urllib.request.getproxies() or (scheme == "hf" and _is_offline()):
+        return None
+    variable, usual = _SERVERS[scheme]
+    address = os.environ.get(variable) or usual
+    server = urlsplit(address if "://" in address else f"http://{address}")
+    port = server.port or (443 if server.scheme == "https" else 80)
+    try:
+        socket.create_connection((server.hostname, port), _SECONDS).close()
+    except OSError as error:
+        return f"{server.hostname} cannot be reached from this machine ({error.strerror or error})"
+    return None
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE

@@ -1,0 +1,140 @@
+"""The numbers of a run on a terminal or in a log: lines of at most 100 characters, and a progress bar below them."""
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import SupportsFloat
+
+from tqdm import tqdm
+
+from lit_jax.utils.names import DIRECTIONS, MONITOR_PREFIX, TEST_PREFIX
+from lit_jax.utils.shown import in_line, say
+
+Values = Mapping[str, SupportsFloat]
+
+WIDTH = 100
+# What is for the files alone, and from which value on it is worth a word here.
+_ASIDE = {
+    **{name: float("inf") for name in ("host_ms", "device_ms", "host_share", "host_gb", "device_gb")},
+    **{"skipped": 1, "data_wait": 0.05},
+}
+# The numbers of a step, in this order and these widths, so that they stand below each other; and their digits.
+_COLUMNS = {"loss": (6, 4), "lr": (8, 3), "logit_scale": (5, 4), "grad_norm": (4, 3), "pairs/s": (5, 4)}
+
+
+class Terminal:
+    """A line for each call, or more for what does not fit one; on a terminal also a bar with the values of SHOWN.
+
+    A log has the time that is left in each line of a step, and a terminal in its bar, which rewrites only its own line,
+    so that other output stays readable. Left out are the metrics of embeddings (MONITOR_PREFIX), and numbers of the
+    machine that are as they should be: `metrics.jsonl` has all. `stream` is standard error by default, and `clock`
+    gives seconds.
+    """
+
+    SHOWN = ("loss", "lr", "pairs/s")
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        stream: io.TextIOBase | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._stream = sys.stderr if stream is None else stream
+        self._total, self._clock = total_steps, clock
+        self._first: tuple[int, float] | None = None  # The first step of this run that was told of, and when.
+        self._bar = self._stream.isatty() and tqdm(
+            total=total_steps,
+            initial=start_step,
+            file=self._stream,
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+        )
+
+    def scalars(self, step: int, values: Values) -> None:
+        plain = {
+            name: float(value)
+            for name, value in values.items()
+            if not name.startswith(MONITOR_PREFIX) and not float(value) < _ASIDE.get(name, float("-inf"))
+        }
+        if not plain:
+            return
+        left = [] if self._bar or "loss" not in plain else self._left(step)
+        head = f"step {step:>{len(str(self._total))}}/{self._total}"
+        for line in wrapped(head, [*_words(plain), *left]):
+            if self._bar:
+                self._bar.write(in_line(line), file=self._stream)
+            else:
+                say(line, stream=self._stream)
+        if self._bar:
+            self._bar.n = step
+            if shown := [_word(name, plain[name]).strip() for name in self.SHOWN if name in plain]:
+                self._bar.set_postfix_str(
+                    "  ".join(shown), refresh=False
+                )  # An evaluation has none of its own.
+            self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.close()
+
+    def _left(self, step: int) -> list[str]:
+        """How long the rest takes at the speed since the first call, evaluations included."""
+        now = self._clock()
+        if self._first is None:
+            self._first = step, now
+        first, since = self._first
+        if step <= first or step >= self._total:
+            return []
+        return [f"{duration((now - since) / (step - first) * (self._total - step))} left"]
+
+
+def wrapped(head: str, words: list[str]) -> Iterator[str]:
+    """`head` and `words` in lines of at most WIDTH characters, later ones indented; a newline in `words` ends one."""
+    line = head
+    for word in words:
+        if word == "\n" or len(line) + 2 + len(word) > WIDTH:
+            yield line.rstrip()
+            line = " " * len(head)
+        if word != "\n":
+            line += f"  {word}"
+    yield line.rstrip()
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min` or `2 d 5 h`."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _words(values: Mapping[str, float]) -> Iterator[str]:
+    """The values in words; those of each direction of retrieval have a line of their own."""
+    rest = {name: values[name] for name in (*_COLUMNS, *values) if name in values}
+    for direction in DIRECTIONS:
+        prefix = f"{TEST_PREFIX}{direction}_"
+        of_it = {name.removeprefix(prefix): rest.pop(name) for name in values if name.startswith(prefix)}
+        if of_it:
+            yield f"{TEST_PREFIX}{direction}"
+            first = next((name for name in of_it if name.startswith("recall@")), "")
+            for name, value in of_it.items():
+                yield f"{name if name == first else name.removeprefix('recall')} {_short(value, 3)}"
+            if rest:
+                yield "\n"
+    yield from (_word(name, value) for name, value in rest.items())
+
+
+def _word(name: str, value: float) -> str:
+    width, digits = _COLUMNS.get(name, (0, 4))
+    return f"{name} {_short(value, digits):<{width}}"
+
+
+def _short(value: float, digits: int) -> str:
+    """A readable number: so many significant digits, and no exponent for large ones."""
+    return f"{value:.0f}" if 10 ** (digits - 1) <= abs(value) < 1e9 else f"{value:.{digits}g}"

@@ -1,0 +1,228 @@
+"""Natural mistakes at the command line: each ends in one true sentence with its status, before any long work."""
+
+import json
+import logging
+import re
+
+import pytest
+
+import lit_jax
+from lit_jax.__main__ import main
+from lit_jax.train.loop import train
+from tests import tiny
+
+CLASSIFY = "classify pairs/000.png --model model --labels"
+TRAIN = "train --config config.py --workdir new --config"
+MISTAKES = [  # A command in the folder of `place`; its status; what it says.
+    (
+        f"{CLASSIFY} nofile.txt",
+        3,
+        "file of labels nofile.txt does not exist; give an existing one, or labels as in",
+    ),
+    (f"{CLASSIFY} lists/names", 3, "file of labels lists/names does not exist"),
+    (f"{CLASSIFY} cat", 2, "a single label, 'cat', gets 100 % of every picture; give at least two"),
+    (f"{CLASSIFY} one.txt", 2, "a single label, 'red square', gets 100 %"),
+    (f"{CLASSIFY} empty.txt", 2, "there are no labels to choose from"),
+    (f"{CLASSIFY} cat,", 3, "label 1 is blank; leave it out"),
+    (f"{CLASSIFY} a,b --prompts photos", 2, "template set 'photos' is neither a file nor one of name, plain"),
+    (f"{CLASSIFY} a,b --json nowhere/x.json", 2, "--json: there is no directory nowhere; make it first"),
+    (f"{CLASSIFY} a,b --json pairs", 2, "--json: pairs is a directory; give a file"),
+    (f"{CLASSIFY} a,b --text-length 9999", 2, "has positions for 40; give at most 40"),
+    ("classify none.png --model absent --labels a,b", 3, "'none.png' cannot be read: No such file"),
+    ("classify pairs --model absent --labels a,b", 3, "'pairs' cannot be read: Is a directory"),
+    (
+        "classify pairs/000.png --model run --labels a,b",
+        4,
+        "run is a run .* `lit-jax export --workdir run --output DIR`",
+    ),
+    ("classify pairs/000.png --model run/checkpoints --labels a,b", 4, "is a run and not a model"),
+    ("classify pairs/000.png --model run/model --labels a,b", 4, "is a run and not a model"),
+    ("classify pairs/000.png --model conf/v --labels a,b", 4, "'vit' is a single tower where two are wanted"),
+    (
+        "classify pairs/000.png --model model/config.json --labels a,b",
+        4,
+        "is a file; give the folder that it is in, model",
+    ),
+    (
+        "classify pairs/000.png --model ./absent --labels a,b",
+        4,
+        r"\./absent does not exist; give an existing folder",
+    ),
+    (
+        "embed absent --model absent --output new",
+        3,
+        "no source 'absent': it is not a directory; want one, or tfds:",
+    ),
+    ("embed pairs --model run --output new", 4, "run is a run and not a model"),
+    (
+        "embed pairs --model model --output model",
+        2,
+        "model exists and is not an index; give a new or an empty",
+    ),
+    ("embed pairs --model model", 2, "--output is missing; see lit-jax embed --help"),
+    ("search index", 2, "give one query: a text that is not blank, or a picture"),
+    ("search index red", 2, r"unexpected extra argument \(red\); did you mean --query red\?"),
+    (
+        "search index --query cat.png",
+        2,
+        "--query is a text, and cat.png the name of a picture; give it as --picture",
+    ),
+    ("search index --picture none.png --model absent", 3, "'none.png' cannot be read"),
+    (
+        "search pairs --query red",
+        3,
+        "pairs is not an index: it has no manifest.json; `lit-jax embed` writes one",
+    ),
+    ("search index --query red --model run", 4, "run is a run and not a model"),
+    (
+        "inspect pairs --caption alt",
+        3,
+        "no line of metadata.jsonl has the key 'alt'; there are file_name, captions",
+    ),
+    (
+        "inspect plain --caption alt",
+        3,
+        "none of 2 records has 'alt'; leave out --caption to see which captions",
+    ),
+    ("inspect pairs --sheet nowhere/x.png", 2, "--sheet: there is no directory nowhere"),
+    ("inspect pairs --tokenizer run", 4, "run holds no tokenizer"),
+    ("inspect run", 3, "run is a directory without metadata.jsonl"),
+    ("evaluate --model model", 2, "nothing to evaluate on; give --data SOURCE or --task NAME"),
+    (
+        "evaluate --model model --data pairs --task imagenet",
+        2,
+        r"no task 'imagenet'; did you mean imagenet2012\?",
+    ),
+    (
+        "evaluate --model model --data pairs --task zeroshot",
+        2,
+        r"none 'zeroshot'; did you mean tasks zero_shot\?",
+    ),
+    ("evaluate --model model --data pairs --tasks zeroshot", 2, r"did you mean zero_shot\?"),
+    (
+        "evaluate --model model --data pairs --tasks zero_shot",
+        3,
+        "has no class names; give them with --class-names",
+    ),
+    ("evaluate --model model --data pairs --json nowhere/x", 2, "--json: there is no directory nowhere"),
+    (
+        "evaluate --model model --data pairs --templates none.txt",
+        2,
+        "template set 'none.txt' is neither a file",
+    ),
+    ("evaluate --model run --data pairs", 4, "run is a run and not a model"),
+    ("compare one.txt one.txt", 3, "one.txt is not a result with protocols"),
+    ("export --workdir model --output new", 4, "model is a model and not a run"),
+    ("export --workdir run/model --output new", 4, r"run/model is the model of the run in .*run: give "),
+    ("export --workdir run/checkpoints --output new", 4, "lies in the workdir of a run: give "),
+    ("export --workdir absent --output new", 4, "absent does not exist; give the workdir of a run"),
+    (
+        "export --workdir run --output new --license other",
+        2,
+        r"or 'other' with its name \(license_name, --license-name\)",
+    ),
+    ("export --workdir run --output new --license-name Mine", 2, "give --license other with it"),
+    ("export --workdir run --output new --step 77", 4, "holds no step 77; there are 2"),
+    ("export --workdir run --output model", 2, "model exists and is not an empty folder"),
+    ("export --model run --output new", 4, "run is a run and not a model"),
+    ("report --workdir model", 4, "model is a model and not a run"),
+    ("report --workdir empty", 4, r"empty holds no run: it has no config\.json; train there first"),
+    ("doctor run", 2, r"unexpected extra argument \(run\); did you mean --workdir run\?"),
+    ("demo --model run", 4, "run is a run and not a model"),
+    ("demo --model model --index pairs", 3, "pairs is not an index"),
+    ("train --config config.py --workdir model", 4, "model is a model and not a run"),
+    (
+        "train --config config.py --workdir new --lr 1",
+        2,
+        r"no option --lr; did you mean --config\.optim\.peak_lr\?",
+    ),
+    ("train --config config.py --workdir new --steps 5", 2, r"did you mean --config\.steps\?"),
+    (f"{TRAIN}.optim.peek_lr 3", 2, r"config\.optim\.peek_lr does not exist; did you mean optim\.peak_lr\?"),
+    (f"{TRAIN}.batch_size 7", 2, "does not divide over the 8 devices of the mesh"),
+    (f"{TRAIN}.data.train floder:x", 3, r"did you mean folder:x\?"),
+    (f"{TRAIN}.model.text conf/v", 4, "a vit is no text tower but the other one: exchange the two"),
+    (
+        "align conf/t conf/v pairs --workdir new2",
+        4,
+        "a bert is no vision tower but the other one: exchange the two",
+    ),
+    ("quickstart --workdir model", 4, "model is a model and not a run"),
+    ("quickstart --workdir run", 2, "run holds a run that began in another way; name another --workdir"),
+    (
+        "plan --config config.py",
+        2,
+        r"no TPU slice to plan for; give --topology or config\.topology, for instance",
+    ),
+    (
+        "plan --config config.py --topology v5e:2x4 --json nowhere/x",
+        2,
+        "--json: there is no directory nowhere",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were():
+    before = {name: logging.getLogger(name).level for name in ("lit_jax", "absl", "asyncio")}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, an index, a run and its config, pictures with and without captions, and lists of labels."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    tiny.write_models_and_pictures(folder)
+    lit_jax.embed(f"folder:{folder / 'pairs'}", folder / "index", folder / "model")
+    (folder / "conf").mkdir()
+    config = tiny.config(folder / "conf", steps=2, eval_every=2, optim__warmup_steps=1)
+    (folder / "config.py").write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({json.dumps(config)!r}))\n"
+    )
+    train(config, folder / "run")
+    for name, text in (("one.txt", "red square\n"), ("empty.txt", "")):
+        (folder / name).write_text(text)
+    (folder / "empty").mkdir()
+    (folder / "plain").mkdir()
+    for number in range(2):
+        (folder / "plain" / f"{number}.png").write_bytes((folder / "pairs" / f"00{number}.png").read_bytes())
+    return folder
+
+
+def listed(folder):
+    """All files and folders but those that a start of training leaves, which failed and may be repeated."""
+    paths = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return sorted(paths - {"new", "new/lock"})
+
+
+@pytest.mark.parametrize(("line", "status", "says"), MISTAKES, ids=[line for line, _, _ in MISTAKES])
+def test_a_mistake_ends_in_one_sentence_and_writes_nothing(place, monkeypatch, capfd, line, status, says):
+    monkeypatch.chdir(place)
+    before = listed(place)
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    said = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("records: ")]
+    assert ended.value.code == status, said
+    assert len(said) == 1, said
+    assert said[0].startswith("lit-jax: ")
+    assert re.search(says, said[0]), said[0]
+    assert listed(place) == before
+
+
+def test_a_run_is_exported_from_another_folder_with_what_chance_gives(place, tmp_path, monkeypatch):
+    config = json.loads((place / "run" / "config.json").read_text())
+    near = place / "near"
+    near.mkdir()
+    monkeypatch.chdir(place)
+    config["data"] |= {"train": "folder:conf/pairs", "test": "folder:conf/pairs"}
+    config["model"] |= {"vision": "conf/v", "text": "conf/t"}
+    train(config, near / "run")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--workdir", str(near / "run"), "--output", "out"])
+    assert ended.value.code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    (row,) = [line for line in card.splitlines() if line.startswith("| text to image recall@1 ")]
+    assert row.endswith("| 0.042 |")  # One of 24.

@@ -1,0 +1,56 @@
+"""Models of other projects, as tests write them: the names and shapes are stored, the weights are drawn by name."""
+
+import json
+import zlib
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+HERE = Path(__file__).parents[2] / "fixtures" / "foreign"
+WEIGHTS = {"open_clip": "open_clip_model.safetensors", "timm": "model.safetensors"}
+
+
+def drawn(name, shape):
+    """Float32 numbers that are a function of the name: every leaf is random, also those that start at 0 or 1."""
+    values = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape).astype(np.float32)
+    if len(shape) > 1:
+        return values * np.float32(0.1)
+    return np.asarray(values * np.float32(0.3) + np.float32(name.endswith(("weight", "scale", "gamma"))))
+
+
+def images(side):
+    return jnp.asarray(np.random.default_rng(1).normal(size=(8, side, side, 3)), jnp.float32)
+
+
+def ids(vocabulary, length, pad, end):
+    """[8, length]: tokens, `end`, then `pad`."""
+    random = np.random.default_rng(2)
+    rows = np.full((8, length), pad)
+    for row, number in zip(rows, range(3, length, max(1, length // 9)), strict=False):
+        row[:number] = random.integers(4, vocabulary - 2, number)
+        row[number] = end
+    return rows
+
+
+def stored(name):
+    return json.loads((HERE / f"{name}.json").read_text())
+
+
+def names(layout):
+    return sorted(
+        path.stem for path in HERE.glob("*.json") if json.loads(path.read_text())["layout"] == layout
+    )
+
+
+def write(folder, model, *, without=(), **other):
+    """A folder of the layout; `without` and `other` (name -> array) change its tensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in model["files"].items():
+        (folder / name).write_text(json.dumps(content))
+    tensors = {
+        name: drawn(name, tuple(shape)) for name, shape in model["shapes"].items() if name not in without
+    }
+    safetensors.numpy.save_file(tensors | other, folder / WEIGHTS[model["layout"]])
+    return folder

@@ -1,0 +1,209 @@
+"""Models of open_clip give its own embeddings: tests/fixtures/make_foreign.py says how those were computed."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lit_jax
+from lit_jax.hf import load as loading
+from lit_jax.hf.processor import load_image_processor, load_processor
+from lit_jax.utils.errors import WeightError
+from tests.hf.conversions import foreign
+
+NAMES = foreign.names("open_clip")
+
+
+def embedded(folder, model, **options):
+    module, params = lit_jax.load(folder, **options)
+    return module, module.apply({"params": params}, foreign.images(32), texts(model))
+
+
+def texts(model):
+    """The ids, with a mask where open_clip makes one of them."""
+    ids, tower = jnp.array(model["ids"], jnp.int32), model["files"].get("config.json")
+    return {"input_ids": ids} | ({"attention_mask": ids != tower["pad_token_id"]} if tower else {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_of_open_clip_gives_the_embeddings_of_open_clip(name, tmp_path):
+    model = foreign.stored(name)
+    _, (images, words, _) = embedded(foreign.write(tmp_path / "m", model), model)
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+    np.testing.assert_allclose(words, model["text_embeds"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "own"),
+    [
+        ("clip", "clip", {}),
+        ("siglip2", "siglip", {}),
+        ("clip_bias", "vision-text-dual-encoder", {"text_head": {"kind": "linear_bias"}}),
+        (
+            "clip_xlm_roberta",
+            "vision-text-dual-encoder",
+            {"text_pooling": "mean", "text_head": {"kind": "mlp", "hidden": [24]}},
+        ),
+    ],
+)
+def test_the_nearest_class_of_transformers_is_chosen(name, kind, own, tmp_path):
+    module, params = lit_jax.load(foreign.write(tmp_path, foreign.stored(name)))
+    assert (module.config.model_type, module.config.own) == (kind, own)
+    assert params["logit_scale"].shape == ()
+
+
+def test_temperature_and_bias_are_those_of_the_checkpoint(tmp_path):
+    for name in ("siglip", "clip_bias"):
+        _, params = lit_jax.load(foreign.write(tmp_path / name, foreign.stored(name)))
+        for scalar in ("logit_scale", "logit_bias"):
+            assert params[scalar] == foreign.drawn(scalar, ())
+
+
+def test_a_temperature_that_is_a_list_of_one_is_read(tmp_path):
+    for name in ("clip", "siglip"):
+        scalars = [key for key in foreign.stored(name)["shapes"] if key.startswith("logit")]
+        lists = {key: foreign.drawn(key, (1,)) for key in scalars}
+        _, params = lit_jax.load(foreign.write(tmp_path / name, foreign.stored(name), **lists))
+        assert params["logit_scale"] == lists["logit_scale"][0]
+
+
+def test_what_was_read_is_saved_and_read_again_with_the_same_embeddings(tmp_path):
+    for name, layout in (("clip", "hf"), ("siglip", "hf"), ("clip_xlm_roberta", "lit_jax")):
+        model = foreign.stored(name)
+        module, params = lit_jax.load(foreign.write(tmp_path / name, model))
+        lit_jax.save(tmp_path / f"{name}_saved", module, params, layout=layout)
+        _, (images, words, _) = embedded(tmp_path / f"{name}_saved", model)
+        np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+        np.testing.assert_allclose(words, model["text_embeds"], atol=1e-5)
+
+
+def test_its_halves_are_towers_and_keep_their_projections(tmp_path):
+    model = foreign.stored("clip")
+    folder = foreign.write(tmp_path, model)
+    module, params = lit_jax.from_towers(folder, folder)
+    images, words, _ = module.apply({"params": params}, foreign.images(32), texts(model))
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+    np.testing.assert_allclose(words, model["text_embeds"], atol=1e-5)
+
+
+def test_a_pickle_is_read_only_when_allowed(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = foreign.stored("clip")
+    folder = foreign.write(tmp_path, model)
+    (folder / foreign.WEIGHTS["open_clip"]).unlink()
+    with pytest.raises(WeightError, match=r"has a open_clip_config\.json and no weights"):
+        lit_jax.load(folder)
+    tensors = {f"module.{key}": foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
+    torch.save(
+        {key: torch.from_numpy(np.asarray(value)) for key, value in tensors.items()},
+        folder / "open_clip_pytorch_model.bin",
+    )
+    with pytest.raises(WeightError, match="only as a pickle"):
+        lit_jax.load(folder)
+    _, (images, _, _) = embedded(folder, model, allow_pickle=True)
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+
+
+def test_weights_of_transformers_in_the_same_folder_are_preferred(tmp_path):
+    module, params = lit_jax.load(foreign.write(tmp_path / "m", foreign.stored("clip")))
+    changed = params | {"logit_scale": np.float32(1.5)}
+    lit_jax.save(tmp_path / "m", module, changed)
+    assert loading.read_dual(tmp_path / "m", loading.Compute()).params["logit_scale"] == 1.5
+
+
+CASES = {  # Field of a tower -> a value that is not implemented, and what is said.
+    "vision_cfg": {
+        "attentional_pool": (True, "has attentional_pool=True, which is not implemented"),
+        "layers": ([3, 4, 6, 3], "its image tower is a ResNet"),
+        "pool_type": ("avg", "has pool_type='avg'"),
+        "width": ("768", "width='768' is not usable"),
+        "timm_model_name": ("convnext_base", "the architecture 'convnext_base' of timm is not implemented"),
+        "norm_kwargs": ({"bias": False}, "norm_kwargs {'bias': False}"),
+        "image_size": ([32, 40], r"image_size=\[32, 40\] is not usable"),
+        "head_width": (0, "head_width=0 is not usable"),
+    },
+    "text_cfg": {
+        "embed_cls": (True, "has embed_cls=True"),
+        "pool_type": ("first", "with pool_type 'first'"),
+        "hf_model_name": (
+            "facebook/nllb-200-distilled-600M",
+            "nothing is known of the text tower 'facebook/nllb",
+        ),
+        "heads": (3, "does not divide"),
+        "mlp_ratio": (1e308, "is a model of open_clip whose config is not usable: .*infinity"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("tower", "name"), [(tower, name) for tower, names in CASES.items() for name in names]
+)
+def test_a_tower_that_is_not_implemented_is_refused_by_name(tower, name, tmp_path):
+    model = foreign.stored("clip")
+    value, said = CASES[tower][name]
+    model["files"]["open_clip_config.json"]["model_cfg"][tower][name] = value
+    with pytest.raises(WeightError, match=said) as error:
+        lit_jax.load(foreign.write(tmp_path, model))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "holds a list"),
+        ("{}", "has no vision_cfg in its model_cfg"),
+        ('{"model_cfg": {"vision_cfg": {}, "text_cfg": 3}}', "has no text_cfg"),
+        ('{"model_cfg": {"vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {}}}', "describes a CoCa"),
+    ],
+)
+def test_a_config_that_describes_no_two_towers_is_refused(content, said, tmp_path):
+    folder = foreign.write(tmp_path, foreign.stored("clip"))
+    (folder / "open_clip_config.json").write_text(content)
+    for read in (lit_jax.load, load_processor):
+        with pytest.raises(WeightError, match=said):
+            read(folder)
+
+
+def test_tensors_that_are_missing_left_over_or_of_another_shape_are_named(tmp_path):
+    model, name = foreign.stored("clip"), "visual.transformer.resblocks.1.attn.in_proj_weight"
+    with pytest.raises(WeightError, match=rf"missing from the checkpoint: {name}; not in the table: none"):
+        lit_jax.load(foreign.write(tmp_path / "a", model, without=(name,)))
+    with pytest.raises(WeightError, match=r"not in the table: visual\.extra"):
+        lit_jax.load(foreign.write(tmp_path / "b", model, **{"visual.extra": np.zeros(3, np.float32)}))
+    for shape, said in (
+        ((95, 32), f"tensor {name} has shape"),
+        ((96, 30), "layers.1.self_attn.q_proj.weight"),
+    ):
+        with pytest.raises(WeightError, match=said):
+            lit_jax.load(
+                foreign.write(tmp_path / str(shape[0]), model, **{name: np.zeros(shape, np.float32)})
+            )
+
+
+def test_pictures_are_prepared_as_the_config_says(tmp_path):
+    model = foreign.stored("clip")
+    config = model["files"]["open_clip_config.json"]
+    config["preprocess_cfg"] = {"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3, "interpolation": "bilinear"}
+    (tmp_path / "squash").mkdir()
+    folder = foreign.write(tmp_path / "m", model)
+    found = load_image_processor(folder)
+    assert (dict(found.size)["shortest_edge"], found.resample, list(found.image_mean)) == (
+        32,
+        2,
+        [0.5, 0.4, 0.3],
+    )
+    config["preprocess_cfg"]["resize_mode"] = "squash"
+    found = load_image_processor(foreign.write(tmp_path / "squash", model))
+    assert dict(found.size) == {"height": 32, "width": 32}
+    for name, value in (
+        ("resize_mode", "longest"),
+        ("interpolation", "area"),
+        ("mean", "x"),
+        ("std", [0, 0, 0]),
+    ):
+        changed = json.loads(json.dumps(model))
+        changed["files"]["open_clip_config.json"]["preprocess_cfg"][name] = value
+        with pytest.raises(WeightError, match=name.removeprefix("resize_mode") or "'longest'"):
+            load_image_processor(foreign.write(tmp_path / name, changed))

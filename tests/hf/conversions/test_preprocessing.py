@@ -1,0 +1,153 @@
+"""Pictures and texts are prepared as open_clip and timm do it: equal to the last bit and token."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lit_jax
+from lit_jax.hf.conversions import texts
+from lit_jax.hf.conversions.pictures import square_processor
+from lit_jax.hf.processor import load_image_processor, load_processor, load_tokenizer, save_processor
+from lit_jax.utils.errors import WeightError
+from tests.hf.conversions import foreign
+
+LINES = [
+    "a photo of a cat",
+    "It\u2019s  \u201cquoted\u201d &amp; more!",
+    "two dogs, 3_cats",
+    "Ünïcode naïve café",
+    "a " * 100,
+    "x",
+    "fine &lt; 100%",
+    "the end.",
+]
+
+
+def pictures(*sizes):
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
+
+
+SIZES = [(32, height) for height in range(32, 44)] + [(90, 41), (33, 64), (20, 20), (47, 31)]
+
+
+def test_an_odd_margin_is_cut_as_torchvision_does_it(tmp_path):
+    settings = {"mode": "shortest", "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
+    found = square_processor(tmp_path, side=32, **settings)
+    for margin, left in ((1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 4)):
+        (picture,) = pictures((32, 32 + margin))
+        pixels = found(picture, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        np.testing.assert_array_equal(pixels, np.asarray(picture)[:, left : left + 32].transpose(2, 0, 1))
+
+
+def test_a_saved_processor_cuts_and_cleans_in_the_same_way(tmp_path):
+    folder = foreign.write(tmp_path / "m", foreign.stored("clip"))
+    write_tokenizer(folder)
+    save_processor(tmp_path / "saved", load_processor(folder))
+    picture = pictures((32, 35))[0]
+    first, second = (
+        load_image_processor(place)(picture)["pixel_values"][0] for place in (folder, tmp_path / "saved")
+    )
+    np.testing.assert_array_equal(first, second)
+    ids = [load_tokenizer(place)(LINES)["input_ids"] for place in (folder, tmp_path / "saved")]
+    assert ids[0] == ids[1]
+
+
+def words(text):
+    """The letters and signs of a text of tokens that end words with </w>."""
+    return text.replace("</w>", "").replace(" ", "")
+
+
+def write_tokenizer(folder):
+    texts.byte_pairs([("c", "a"), ("ca", "t</w>"), ("d", "o")]).save_pretrained(folder)
+
+
+def test_texts_are_cleaned_as_the_config_says(tmp_path):
+    model = foreign.stored("clip")
+    seen = {}
+    for cleaning in texts.CLEANINGS:
+        model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {
+            "clean": cleaning
+        }
+        folder = foreign.write(tmp_path / cleaning, model)
+        write_tokenizer(folder)
+        found = load_tokenizer(folder)
+        seen[cleaning] = [
+            words(found.decode(ids[1:-1])) for ids in found([line[:17] for line in LINES])["input_ids"]
+        ]
+        assert found.model_max_length == 12
+    assert words('it\'s "quoted" &a') == seen["lower"][1]
+    assert words("two dogs 3cats") == seen["canonicalize"][2]
+
+
+def test_a_folder_without_a_tokenizer_says_what_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    model = foreign.stored("clip")
+    with pytest.raises(WeightError, match=r"holds no tokenizer; copy the tokenizer\.json and"):
+        load_tokenizer(foreign.write(tmp_path / "a", model))
+    model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "someone/words"
+    with pytest.raises(WeightError, match="copy the tokenizer files of 'someone/words' into it"):
+        load_tokenizer(foreign.write(tmp_path / "b", model))
+
+
+def test_a_model_of_open_clip_embeds_pictures_and_texts(tmp_path):
+    folder = foreign.write(tmp_path, small_vocabulary(foreign.stored("clip")))
+    write_tokenizer(folder)
+    embedder = lit_jax.Embedder(folder)
+    assert embedder.pictures(pictures(*SIZES[:3])).shape == (3, 16)
+    assert embedder.texts(LINES).shape == (8, 16)
+
+
+def small_vocabulary(model):
+    words = 512 + 3 + 2
+    model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]["vocab_size"] = words
+    model["shapes"]["token_embedding.weight"][0] = words
+    return model
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_pictures_equal_those_of_open_clip(mode, interpolation, tmp_path):
+    transform = pytest.importorskip("open_clip.transform").image_transform
+    model = foreign.stored("clip")
+    given = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.25],
+        "interpolation": interpolation,
+        "resize_mode": mode,
+    }
+    model["files"]["open_clip_config.json"]["preprocess_cfg"] = given
+    ours, theirs = load_image_processor(foreign.write(tmp_path, model)), transform(32, False, **given)
+    for picture in pictures(*SIZES):
+        np.testing.assert_array_equal(ours(picture)["pixel_values"][0], theirs(picture).numpy())
+
+
+def test_texts_equal_those_of_open_clip(tmp_path):
+    peer = pytest.importorskip("open_clip")
+    model = foreign.stored("clip")
+    for cleaning in ("lower", "canonicalize"):
+        text = model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]
+        text["tokenizer_kwargs"], text["context_length"] = {"clean": cleaning}, 20
+        found = load_tokenizer(foreign.write(tmp_path, model))
+        ours = found(LINES, padding="max_length", truncation=True, return_tensors="np")
+        theirs = peer.SimpleTokenizer(context_length=20, clean=cleaning)(LINES).numpy()
+        np.testing.assert_array_equal(ours["input_ids"] * ours["attention_mask"], theirs)
+
+
+def test_pictures_equal_those_of_timm(tmp_path):
+    data = pytest.importorskip("timm.data")
+    model = foreign.stored("vit")
+    for change in (
+        {},
+        {"crop_pct": 1.0},
+        {"crop_pct": 1.0, "crop_mode": "squash"},
+        {"interpolation": "bilinear"},
+    ):
+        config = json.loads(json.dumps(model))["files"]["config.json"]["pretrained_cfg"] | change
+        model["files"]["config.json"]["pretrained_cfg"] = config
+        given = data.resolve_data_config({}, pretrained_cfg=config)
+        ours, theirs = load_image_processor(foreign.write(tmp_path, model)), data.create_transform(**given)
+        for picture in pictures(*SIZES):
+            np.testing.assert_array_equal(ours(picture)["pixel_values"][0], theirs(picture).numpy())

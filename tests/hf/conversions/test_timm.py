@@ -1,0 +1,112 @@
+"""Image towers of timm give its own features: tests/fixtures/make_foreign.py says how those were computed."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lit_jax
+from lit_jax.hf import join
+from lit_jax.hf.processor import load_image_processor, load_tokenizer
+from lit_jax.models.layers.spec import Compute
+from lit_jax.utils.errors import WeightError
+from tests import tiny
+from tests.hf.conversions import foreign
+
+TYPES = {
+    "vit": "vit",
+    "vit_mean": "beit",
+    "vit_mean_scaled": "beit",
+    "vit_map": "siglip_vision_model",
+    "vit_clip": "clip_vision_model",
+    "deit3": "dinov2",
+    "dinov2": "dinov2",
+    "dinov2_gated": "dinov2",
+    "dinov2_registers": "dinov2_with_registers",
+}
+
+
+def joined(folder, text):
+    model = join.ModelConfig(str(folder), str(text))
+    loaded = join.join_towers(model, compute=Compute())
+    return loaded._replace(params=jax.tree.map(jnp.asarray, loaded.params))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    tiny.write_tower(folder, tiny.BERT)
+    return folder
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_an_image_tower_of_timm_gives_the_features_of_timm(name, tmp_path, text, caplog):
+    model = foreign.stored(name)
+    loaded = joined(foreign.write(tmp_path, model), text)
+    assert loaded.module.config.vision_type == TYPES[name]
+    assert [path for path in loaded.fresh if path.startswith("vision")] == []
+    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
+    np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
+
+
+def test_every_kept_tower_of_timm_is_compared():
+    assert foreign.names("timm") == sorted(TYPES)
+
+
+CHANGES = [
+    ({"architecture": "resnet50"}, "the architecture 'resnet50' of timm is not implemented"),
+    ({"architecture": "vit_base_patch16_rpn_224"}, "'vit_base_patch16_rpn_224' of timm is not implemented"),
+    ({"architecture": 3}, "architecture=3 is not usable"),
+    ({"global_pool": "max"}, "with the pooling 'max' is not implemented"),
+    ({"global_pool": "avg"}, "pools the mean of its patches behind its last norm"),
+    ({"model_args": {"qk_norm": True}}, "with qk_norm=True is not implemented"),
+    ({"model_args": {"act_layer": "relu"}}, "with act_layer 'relu' is not implemented"),
+    ({"model_args": {"num_heads": 7}}, "does not divide into num_attention_heads=7"),
+    ({"model_args": []}, r"model_args=\[\] is not usable"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES, ids=[str(change) for change, _ in CHANGES])
+def test_a_tower_that_is_not_implemented_is_refused_by_name(change, said, tmp_path, text):
+    model = foreign.stored("vit")
+    model["files"]["config.json"] |= change
+    with pytest.raises(WeightError, match=said) as error:
+        lit_jax.from_towers(foreign.write(tmp_path, model), text)
+    assert "\n" not in str(error.value)
+
+
+def test_tensors_that_no_type_has_are_named(tmp_path, text):
+    model = foreign.stored("vit")
+    extra = {"blocks.0.attn.q_norm.weight": np.ones(32, np.float32)}
+    with pytest.raises(WeightError, match=r"not in the table: blocks\.0\.attn\.q_norm\.weight"):
+        lit_jax.from_towers(foreign.write(tmp_path / "more", model, **extra), text)
+    for name in ("patch_embed.proj.weight", "blocks.1.norm1.bias"):
+        with pytest.raises(WeightError, match=f"missing from the checkpoint: {name}"):
+            lit_jax.from_towers(foreign.write(tmp_path / name, model, without=(name,)), text)
+
+
+def test_a_single_tower_of_timm_is_no_dual_encoder(tmp_path):
+    with pytest.raises(WeightError, match="is a single tower where two are wanted"):
+        lit_jax.load(foreign.write(tmp_path, foreign.stored("vit")))
+
+
+def test_its_image_processor_resizes_and_cuts_and_it_has_no_tokenizer(tmp_path):
+    model = foreign.stored("vit")
+    folder = foreign.write(tmp_path / "a", model)
+    found = load_image_processor(folder)
+    assert dict(found.size)["shortest_edge"] == 35  # floor(32 / .9)
+    assert dict(found.crop_size) == {"height": 32, "width": 32}
+    with pytest.raises(WeightError, match="has no tokenizer"):
+        load_tokenizer(folder)
+    for field, value in (
+        ("input_size", [3, 32, 40]),
+        ("crop_pct", 0),
+        ("crop_mode", "border"),
+        ("crop_pct", True),
+    ):
+        changed = json.loads(json.dumps(model))
+        changed["files"]["config.json"]["pretrained_cfg"][field] = value
+        with pytest.raises(WeightError, match=r"border|input_size|crop_pct"):
+            load_image_processor(foreign.write(tmp_path / f"{field}{value}", changed))

@@ -1,0 +1,49 @@
+"""Servers that do not answer are told of at once; whatever cannot be told here is left to the libraries."""
+
+import socket
+
+import pytest
+
+from lit_jax.utils.reachable import unreachable
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Sets the address of the Hub, where the Hub's library is not offline."""
+    from huggingface_hub import constants
+
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return lambda address: monkeypatch.setenv("HF_ENDPOINT", address)
+
+
+@pytest.fixture
+def port():
+    """A port of this machine at which somebody listens."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_server_that_answers_is_reachable(hub, port):
+    hub(f"http://127.0.0.1:{port}")
+    assert unreachable("hf://datasets/a/b") is None
+
+
+def test_a_closed_port_and_an_unknown_host_are_named(hub, port, monkeypatch):
+    hub("http://127.0.0.1:1")
+    assert (
+        unreachable("hf://datasets/a/b")
+        == "127.0.0.1 cannot be reached from this machine (Connection refused)"
+    )
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "nowhere.invalid")
+    assert unreachable("gs://bucket/run").startswith("nowhere.invalid cannot be reached from this machine (")
+
+
+def test_what_cannot_be_told_here_is_left_to_the_libraries(hub, monkeypatch):
+    hub("http://127.0.0.1:1")
+    assert unreachable("s3://bucket") is unreachable("memory://x") is unreachable("a/folder") is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    assert unreachable("hf://datasets/a/b") is None
