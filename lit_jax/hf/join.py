@@ -54,8 +54,8 @@ def from_towers(
 
     Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it. The
     subfolders say where in a folder or repository a tower is.
-    Poolings: "pooler" is the type's own, or what a folder of sentence-transformers says; "cls", "mean" (of real tokens,
-    or of patches), "cls_mean" (both, side by side), "last" and "max" are of a tower's last hidden state;
+    Poolings: "pooler" is the type's own, or what a folder of lit_jax or sentence-transformers says; "cls", "mean" (of
+    real tokens, or of patches), "cls_mean" (both, side by side), "last" and "max" are of a tower's last hidden state;
     `text_pooling="tanh"` is for types without a pooled output of their own (DistilBERT).
     `image_size` is the side of the pictures in pixels, if it is not the tower's own: its position tables are resized as
     transformers does with `interpolate_pos_encoding` (`load_processor` takes it too).
