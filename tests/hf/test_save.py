@@ -124,6 +124,15 @@ def test_what_sentence_transformers_cannot_hold_is_refused_with_the_way_out(towe
     assert lit_jax.load(tmp_path / "m")[0].config == module.config
 
 
+@pytest.mark.parametrize("layouts", [("sentence_transformers", "hf"), ("hf", "sentence_transformers")])
+def test_a_folder_that_is_saved_again_in_another_layout_holds_the_new_model(layouts, tmp_path):
+    module, params = tiny.dual()
+    for layout, scale in zip(layouts, (0.5, 1.5), strict=True):
+        params["logit_scale"] = np.float32(scale)
+        lit_jax.save(tmp_path, module, params, tiny.processor(), layout=layout)
+        assert lit_jax.load(tmp_path)[1]["logit_scale"] == scale
+
+
 def test_sentence_transformers_needs_the_processor(tmp_path):
     with pytest.raises(ConfigError, match="needs the processor of the model; give it"):
         lit_jax.save(tmp_path / "m", *tiny.dual(), layout="sentence_transformers")

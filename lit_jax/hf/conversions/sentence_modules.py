@@ -9,6 +9,7 @@ from lit_jax.hf import model_folder
 from lit_jax.hf.conversions.dense_layers import ACTIVATIONS, OUTPUT, Layer
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.inside import leads_out
 
@@ -34,6 +35,7 @@ _KNOWN = (
     "Dropout",
     "Normalize",
 )
+_DENSE = {"linear.weight", "linear.bias", "residual.weight"}
 _MOST = 100  # Modules of a folder.
 # Before version 5.4, a Pooling had one of these fields for each mode.
 _OLD_MODES = {
@@ -192,6 +194,10 @@ def _pooling(folder: Path) -> str:
 
 def _layer(module: _Module, allow_pickle: bool) -> Layer:
     tensors = Tensors.of(module.folder, allow_pickle=allow_pickle)
+    if module.kind == "Dense" and ("linear.weight" not in tensors or not tensors.keys() <= _DENSE):
+        raise WeightError(
+            f"{module.folder} has the tensors {listed(tensors)}; wanted those of a Dense: {listed(_DENSE)}"
+        )
     return Layer(module.kind, _layer_config(module), {name: tensors[name] for name in tensors})
 
 

@@ -105,6 +105,13 @@ def test_dense_layers_are_the_text_head_if_a_head_can_be_that(vision, tmp_path, 
     assert "since the layers behind" in caplog.text and "the last Dense has an activation" in caplog.text
 
 
+def test_a_dense_without_its_tensors_is_told_in_one_sentence(vision, tmp_path):
+    write_text_model(tmp_path / "t", [(np.ones((6, 24)),)])
+    save_file({"weight": np.ones((6, 24), np.float32)}, tmp_path / "t/2_Dense/model.safetensors")
+    with pytest.raises(WeightError, match="2_Dense has the tensors weight; wanted those of a Dense"):
+        lit_jax.from_towers(vision, tmp_path / "t")
+
+
 @pytest.mark.parametrize("tower", [tiny.BERT, tiny.DISTILBERT], ids=["bert", "distilbert"])
 def test_a_dense_that_is_the_pooler_of_the_type_belongs_to_the_tower(tower, vision, tmp_path):
     rng = np.random.default_rng(0)  # As LaBSE: tanh(dense(cls)) as two modules.
