@@ -175,7 +175,6 @@ def test_every_kind_of_folder_that_is_no_model_is_told_what_it_is(tmp_path):
     marks = {
         "a run": ("checkpoints/step_1/_METADATA", "model/config.json"),
         "a model in the layout 'towers'": ("vision/config.json", "text/config.json", "heads/config.json"),
-        "a model of sentence-transformers": ("modules.json",),
         "an adapter of peft": ("adapter_config.json",),
         "a pipeline of diffusers": ("model_index.json",),
     }

@@ -43,10 +43,10 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
 @click.option("--data-license", default="unknown", metavar="ID", help="Licence of the training data.")
 @click.option(
     "--layout",
-    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers"]),
+    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers"]),
     default="hf",
     metavar="NAME",
-    help="hf (default), dual_encoder, lit_jax or towers.",
+    help="hf (default), dual_encoder, lit_jax, towers or sentence_transformers.",
 )
 @click.option(
     "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."

@@ -17,6 +17,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WANTED = ("*.json", "*.txt", "*.model", "*.codes", "*.safetensors")
 # The same weights once more, in another precision or for another library; and folders of the repository.
 _UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
+# Folders of the modules of sentence-transformers; other ones hold the same model for other programs.
+_MODULES, _MODULE_FOLDERS = "modules.json", ("[0-9]*_*", "image_*", "text_*", "heads")
 
 
 def find(
@@ -57,12 +59,16 @@ def find(
     options: dict[str, Any] = {"revision": revision, "token": token}
     options |= {"cache_dir": cache_dir} if cache_dir else {}
     options |= {"local_files_only": True} if local_files_only else {}
-    fresh = {"force_download": True} if force_download else {}
+    fresh: dict[str, Any] = {"force_download": True} if force_download else {}
     download = partial(_download, text, f"{subfolder}/" if subfolder else "")
     copy = download(_WANTED, **options, **fresh)
     if _COMMIT.fullmatch(copy.name):
         # The next downloads are of the same commit, whatever is pushed meanwhile.
         options["revision"] = copy.name
+    if (copy / subfolder / _MODULES).is_file():
+        names = (*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED
+        wanted = [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
+        copy = download(wanted, **options, **fresh)
     if not has(copy / subfolder, WEIGHTS):
         if (copy / subfolder / OPEN_CLIP[0]).is_file():
             copy = download(OPEN_CLIP[1:2], **options, **fresh)

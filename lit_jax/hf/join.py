@@ -54,9 +54,9 @@ def from_towers(
 
     Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it. The
     subfolders say where in a folder or repository a tower is.
-    Poolings: "pooler" is the type's own; "cls", "mean" (of real tokens, or of patches), "cls_mean" (both, side by
-    side), "last" and "max" are of a tower's last hidden state; `text_pooling="tanh"` is for types without a pooled
-    output of their own (DistilBERT).
+    Poolings: "pooler" is the type's own, or what a folder of lit_jax or sentence-transformers says; "cls", "mean" (of
+    real tokens, or of patches), "cls_mean" (both, side by side), "last" and "max" are of a tower's last hidden state;
+    `text_pooling="tanh"` is for types without a pooled output of their own (DistilBERT).
     `image_size` is the side of the pictures in pixels, if it is not the tower's own: its position tables are resized as
     transformers does with `interpolate_pos_encoding` (`load_processor` takes it too).
     If both halves come from one checkpoint that has projections (CLIP, a dual encoder), these are kept, unless
@@ -141,7 +141,7 @@ def join_towers(
         model.logit_bias_init,
         vision_pooling=towers["vision"].pooling,
         text_pooling=towers["text"].pooling,
-        **heads_of(model),
+        **(heads_of(model) | own.heads(model)),
     )
     module = DualEncoder(config, compute or Compute())
     shapes = dual_encoder.param_shapes(module)

@@ -1,12 +1,12 @@
 """What a folder is: the one table by which those who open models decide, and what they say of the others."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.hf import conversions, model_folder
-from lit_jax.models.composites import COMPOSITES, is_composite
+from lit_jax.models.composites import COMPOSITES, OWN_MODEL_TYPE, is_composite
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
 
@@ -44,7 +44,6 @@ KINDS = (
         _has("vision/config.json", "text/config.json", "heads/config.json"),
         "its towers are joined again by lit_jax.from_towers('FOLDER/vision', 'FOLDER/text')",
     ),
-    Kind("a model of sentence-transformers", _has("modules.json"), ""),
     Kind("an adapter of peft", _has("adapter_config.json"), "merge it into its model first"),
     Kind("a pipeline of diffusers", _has("model_index.json"), "give the folder of one of its models"),
 )
@@ -74,15 +73,23 @@ def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     return model_folder.read_config(folder)  # Says that there is none.
 
 
+def own_pooling(tower: str, folder: Path, config: Mapping[str, Any]) -> str:
+    """How a folder with this config pools a tower; "pooler" for what its type does, as every model of transformers."""
+    ours = config["model_type"] == OWN_MODEL_TYPE or conversions.format_of(folder) is not None
+    return str(config.get(f"{tower}_pooling", "pooler")) if ours else "pooler"
+
+
 def tensors_of(folder: Path, *, allow_pickle: bool) -> model_folder.Tensors:
     """The tensors of a model of transformers; of one that holds a dual encoder for another task, the dual encoder's.
 
     Those of a converted layout have the names that they have in transformers.
     """
     if (converted := conversions.read(folder, allow_pickle)) is not None:
-        return converted.tensors
-    tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
-    model_type = read_config(folder)["model_type"]
+        config, tensors = converted
+    else:
+        config = read_config(folder)
+        tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+    model_type = config["model_type"]
     prefix = COMPOSITES[model_type].prefix if is_composite(model_type) else ""
     inner = {name: name.removeprefix(prefix) for name in tensors if prefix and name.startswith(prefix)}
     if not inner:

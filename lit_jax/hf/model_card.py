@@ -136,7 +136,7 @@ def _metadata(card: Card) -> ModelCardData:
         license=card.license,
         license_name=card.license_name and public(card.license_name),
         license_link=card.license_link and public(card.license_link),
-        library_name="transformers" if card.layout in ("hf", "dual_encoder") else "lit_jax",
+        library_name=_LIBRARIES[card.layout],
         tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, card.tags)))),
         pipeline_tag="zero-shot-image-classification",
         base_model=[tower.hub_id for tower in (card.vision, card.text) if tower.hub_id] or None,
@@ -253,6 +253,32 @@ probabilities = jax.nn.softmax(model(**inputs).logits_per_image)
 print(dict(zip(texts, probabilities[0].tolist())))
 ```"""
 
+_IN_SENTENCE_TRANSFORMERS = """\
+In PyTorch, with sentence-transformers:
+
+```python
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("MODEL")
+pictures = model.encode([Image.open("picture.png").convert("RGB")])
+texts = model.encode(["a cat", "a sleeping dog"])
+print(model.similarity(pictures, texts))
+```
+
+The vectors have length one. sentence-transformers has no place for the temperature, by whose exponential a softmax
+over texts multiplies these similarities. It is the tensor `logit_scale` of `heads/model.safetensors`, and `logit_bias`,
+where there is one, is in `heads/config.json`; a CLIP or SigLIP has both in `model.safetensors`.
+
+In JAX, with lit_jax:
+
+```python
+from lit_jax import Embedder
+
+model = Embedder("MODEL")
+print(model.pictures("picture.png") @ model.texts(["a cat", "a sleeping dog"]).T)
+```"""
+
 _TOWERS = """\
 The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
 
@@ -285,6 +311,17 @@ _LAYOUTS = {
         "Its two towers are stored as two models of transformers, and its projections beside them.",
         _TOWERS,
     ),
+    "sentence_transformers": (
+        "It is stored as a model of sentence-transformers, which embeds pictures and texts.",
+        _IN_SENTENCE_TRANSFORMERS,
+    ),
+}
+_LIBRARIES = {
+    "hf": "transformers",
+    "dual_encoder": "transformers",
+    "lit_jax": "lit_jax",
+    "towers": "lit_jax",
+    "sentence_transformers": "sentence-transformers",
 }
 
 _LIMITATIONS = (

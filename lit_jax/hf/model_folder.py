@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"  # The names of what `write` writes.
+# The names of what `write` writes, and of the list of modules by which a folder is one of sentence-transformers.
+WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modules\.json"
 _MOST_TENSORS = 100_000  # Of a folder, in all files.
 _MOST_SHARDS = 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
@@ -81,6 +82,16 @@ class Tensors(Mapping[str, np.ndarray]):
                 where[tensor], origin[tensor] = (file, tensor), path
         return cls(where)
 
+    @classmethod
+    def joined(cls, *parts: "Tensors | Mapping[str, np.ndarray]") -> "Tensors":
+        """The tensors of several folders, or arrays, whose names differ."""
+        where: dict[str, tuple[File, str]] = {}
+        for part in parts:
+            where |= (
+                part._where if isinstance(part, Tensors) else {name: (_Arrays(part), name) for name in part}
+            )
+        return cls(where)
+
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
         """The tensors of `names` (present name -> new name), under their new names."""
         return Tensors({new: self._where[old] for old, new in names.items()})
@@ -94,6 +105,13 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._where)
+
+
+class _Arrays(dict[str, np.ndarray]):
+    """Arrays in memory as a file."""
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        return self[name]
 
 
 def write(
@@ -203,17 +221,22 @@ def _is_inside(folder: Path, name: str) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model folder. Raises WeightError."""
+    """The object in a JSON file that somebody else wrote. Raises WeightError."""
+    tree = read_tree(path)
+    if not isinstance(tree, dict):
+        raise WeightError(f"{path} holds a {type(tree).__name__} where a JSON object is wanted")
+    return tree
+
+
+def read_tree(path: Path) -> Any:
+    """As `read_json`, of any value."""
     _refuse_pointer(path)
     if (size := path.stat().st_size) > strict_json.LARGEST:
         raise WeightError(f"{path} has {size} bytes; a JSON file may have at most {strict_json.LARGEST}")
     try:
-        tree = strict_json.read(path)
+        return strict_json.read(path)
     except ValueError as error:
         raise WeightError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise WeightError(f"{path} holds a {type(tree).__name__} where a JSON object is wanted")
-    return tree
 
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:

@@ -109,12 +109,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 def save_processor(folder: str | Path, processor: Processor) -> None:
     """Writes `processor` in a layout that transformers 5 and 4.57 both read.
 
-    5 reads `processor_config.json`, 4.57 `preprocessor_config.json`; both read the tokenizer files, in which two
-    spellings that only 5 knows are replaced by those that both know.
+    5 reads `processor_config.json`, 4.57 `preprocessor_config.json`; both read the tokenizer files.
     """
     folder = Path(folder)
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
+    save_tokenizer(folder, processor.tokenizer)
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Writes the files of a tokenizer, with the spellings that transformers 5 and 4.57 both know."""
+    tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
     for key in ("is_local", "local_files_only"):  # How it was read on this machine.

@@ -1,14 +1,18 @@
-"""The projections of a model of two towers, kept where both towers are taken from it."""
+"""The projections that a new model keeps: of two towers of one model, and the Dense layers of sentence-transformers."""
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import traverse_util
 
 from lit_jax.config import ModelConfig
 from lit_jax.hf import kinds
+from lit_jax.hf.conversions import sentence_transformers
+from lit_jax.hf.conversions.dense_layers import NoHeadError
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models import heads
 from lit_jax.models.heads import Head
@@ -29,6 +33,9 @@ class Stored:
 
     own: dict[str, Tensors]
     misfit: str
+    dense: tuple[Head, dict[str, np.ndarray]] | None = (
+        None  # Of a text tower that sentence-transformers wrote.
+    )
 
     @property
     def widths(self) -> set[int]:
@@ -38,14 +45,24 @@ class Stored:
     @property
     def width(self) -> int:
         """The width of the projections that `kept` would keep, else that of new ones."""
+        if self.dense is not None:
+            return _width_of(self.dense[1])
         widths = self.widths
         return widths.pop() if not self.misfit and len(widths) == 1 else _WIDTH
+
+    def heads(self, model: ModelConfig) -> dict[str, Head]:
+        """The heads that `kept` has weights for, where the config of `model` does not say them."""
+        if self.dense is None or model.projection_dim != _width_of(self.dense[1]):
+            return {}
+        return {"text_head": self.dense[0]}
 
     def kept(self, model: ModelConfig, shapes: Params) -> dict[str, Any]:
         """Path -> weight of the projections that belong to the towers, of these `shapes`; none where they are new.
 
         A warning says which stored ones are replaced. Raises WeightError.
         """
+        if self.dense is not None:
+            return self._dense(model, shapes)
         if not self.own:
             return {}
         reason, widths = self.misfit, self.widths
@@ -66,6 +83,43 @@ class Stored:
             raise WeightError(f"{model.vision}: {error}") from error
         return dict(traverse_util.flatten_dict(params, sep="/"))
 
+    def _dense(self, model: ModelConfig, shapes: Params) -> dict[str, Any]:
+        assert self.dense is not None
+        (head, tensors), name = self.dense, heads.NAMES["text"]
+        if not self.heads(model):
+            _log_dense(model, f"projection_dim is {model.projection_dim} and theirs is {_width_of(tensors)}")
+            return {}
+        named = {f"{name}.{key}": array for key, array in tensors.items()}
+        try:
+            params = heads.weights(head, "text").to_jax(named, {name: shapes[name]})
+        except WeightError as error:
+            raise WeightError(f"{model.text}: {error}") from error
+        return dict(traverse_util.flatten_dict(params, sep="/"))
+
+
+def _width_of(tensors: Mapping[str, np.ndarray]) -> int:
+    return len(tensors["out.weight" if "out.weight" in tensors else "weight"])
+
+
+def _log_dense(model: ModelConfig, reason: str) -> None:
+    log.warning("The Dense layers of %s are replaced by a new projection, since %s", model.text, reason)
+
+
+def _dense_of(model: ModelConfig) -> tuple[Head, dict[str, np.ndarray]] | None:
+    """The Dense layers behind a text tower, if there are any that a head can be; a warning says why they cannot."""
+    folder = Path(model.text)
+    if not sentence_transformers.FORMAT.is_it(folder):
+        return None
+    try:
+        found = sentence_transformers.text_head(folder, allow_pickle=model.allow_pickle)
+    except NoHeadError as error:
+        _log_dense(model, str(error))
+        return None
+    if found is not None and (model.text_head != "linear" or model.text_head_config):
+        _log_dense(model, f"text_head is {model.text_head!r}")
+        return None
+    return found
+
 
 def stored(model: ModelConfig, how: str) -> Stored:
     """What `model`, whose towers are folders, finds beside their weights; nothing if `how`, one of HOW, is "new".
@@ -80,7 +134,8 @@ def stored(model: ModelConfig, how: str) -> Stored:
             tensors = kinds.tensors_of(Path(getattr(model, tower)), allow_pickle=model.allow_pickle)
             if _NAMES[tower] in tensors:
                 own[tower] = tensors
-    return Stored(own, _misfit(model, own))
+    reads_text = how == "keep" and model.text and model.lock_towers[TOWERS.index("text")] != "u"
+    return Stored(own, _misfit(model, own), _dense_of(model) if reads_text else None)
 
 
 def _misfit(model: ModelConfig, own: dict[str, Tensors]) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +10,15 @@ import numpy as np
 from flax import traverse_util
 
 from lit_jax.hf import model_folder
+from lit_jax.hf.layouts import sentence_transformers, towers
 from lit_jax.hf.processor import save_processor
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
-from lit_jax.models.layers.pooling import POOLER
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, WeightError
-from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Params, Processor
 
-LAYOUTS = ("hf", "dual_encoder", "lit_jax", "towers")
+LAYOUTS = ("hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers")
 
 
 def save(
@@ -37,17 +35,18 @@ def save(
     Layout "hf" is the class of transformers that the model was read from (a CLIPModel, a SiglipModel ...), else the
     VisionTextDualEncoderModel that transformers 4.57 and 5 load; "dual_encoder" is the latter in any case; "lit_jax" is
     the same for towers that this class cannot hold, and only `load` reads it; "towers" are two folders, `vision` and
-    `text`, that AutoModel loads, and a third one, `heads`, with the projections. The `logit_bias` of a sigmoid loss has
-    a tensor in SigLIP alone; elsewhere it becomes a field of config.json. Raises WeightError if params are not of the
-    module's shapes, and if transformers has no place for a tower in its dual encoder; ConfigError for an unknown
-    layout.
+    `text`, that AutoModel loads, and a third one, `heads`, with the projections; "sentence_transformers" is what
+    SentenceTransformer opens, and needs the processor. The `logit_bias` of a sigmoid loss has a tensor in SigLIP alone;
+    elsewhere it becomes a field of config.json. Raises WeightError if params are not of the module's shapes, and if
+    transformers has no place for a tower in its dual encoder; ConfigError for an unknown layout, and for a pooling or
+    head that sentence-transformers has no modules for.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
     folder, params = Path(folder), dict(params)
     _check_shapes(module, params)
     model = module.config
-    if layout != "hf":
+    if layout not in ("hf", "sentence_transformers"):
         model = dataclasses.replace(model, model_type=dual_encoder.MODEL_TYPE)
     config = model.to_hf() | {"torch_dtype": _dtype_of(params)}
     if layout in ("hf", "dual_encoder"):
@@ -59,7 +58,10 @@ def save(
         config["logit_bias"] = float(params.pop("logit_bias"))
     with replaced(folder, model_folder.WRITTEN) as draft:
         if layout == "towers":
-            _save_towers(draft, model, config, params, processor, max_shard_size)
+            towers.write(draft, model, config, params, processor, max_shard_size)
+            return
+        if layout == "sentence_transformers":
+            sentence_transformers.write(draft, model, config, params, processor, max_shard_size)
             return
         tensors = dual_encoder.weights(model).to_hf(params)
         model_folder.write(draft, config, tensors, max_shard_size=max_shard_size)
@@ -108,28 +110,3 @@ def _check_shapes(module: DualEncoder, params: Params) -> None:
                 f"param {path} has shape {np.shape(param)} where the module wants {shapes[path].shape}; "
                 "the params are of another model"
             )
-
-
-def _save_towers(
-    folder: Path,
-    config: DualEncoderConfig,
-    hf: dict[str, Any],
-    params: Params,
-    processor: Processor | None,
-    max_shard_size: int | str,
-) -> None:
-    heads = config.heads
-    rest = {name: value for name, value in params.items() if name not in TOWERS}
-    for tower, (model_type, tower_config) in config.towers.items():
-        encoder, tower_params = encoder_of(tower, model_type), dict(params[tower])
-        table = encoder.weights(tower_config)
-        if not encoder.exportable and "pooler" in tower_params:  # It is ours: AutoModel has no place for it.
-            heads += POOLER.under(hf=f"{tower}_pooler", jax=f"{tower}")
-            rest[tower] = {"pooler": tower_params.pop("pooler")}
-            table = table.without("pooler/")
-        own = {key: value for key, value in hf[f"{tower}_config"].items() if key != "pooling"}
-        model_folder.write(folder / tower, own, table.to_hf(tower_params), max_shard_size=max_shard_size)
-    model_folder.write(folder / "heads", {**hf, "model_type": dual_encoder.OWN_MODEL_TYPE}, heads.to_hf(rest))
-    if processor is not None:
-        processor.image_processor.save_pretrained(folder / "vision")
-        processor.tokenizer.save_pretrained(folder / "text")

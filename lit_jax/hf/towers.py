@@ -79,6 +79,8 @@ def read_tower(
     if folder_or_id:
         folder = hub.find(folder_or_id, allow_pickle=allow_pickle)
         raw = kinds.read_config(folder, allow_pickle=allow_pickle)
+        if pooling == "pooler":
+            pooling = kinds.own_pooling(tower, folder, raw)
         prefix = f"{tower}_model." if is_composite(raw["model_type"]) else ""
         raw = half(tower, config or raw)
         if (meant := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:

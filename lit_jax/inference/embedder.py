@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from lit_jax.data.transforms.image_processor import make_decode, pixels_of
 from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize, makes_mask, prompt_of
 from lit_jax.hf import hub, load
 from lit_jax.hf import processor as processing
+from lit_jax.hf.text_length import PADDED, default_length, positions_of
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
 from lit_jax.inference.embed_step import make_embed_step
 from lit_jax.inference.prompts import class_embeddings, class_texts
@@ -33,8 +34,6 @@ from lit_jax.utils.typing import ImageProcessor, Params, Processor, Progress
 log = logging.getLogger(__name__)
 
 _LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens; only a few, since each one is compiled.
-_LONGEST = 512  # Of texts whose length nothing else limits.
-_PADDED = ("siglip_text_model",)  # Towers that pool at the last position, trained with texts of one length.
 
 
 class Opened(NamedTuple):
@@ -87,8 +86,7 @@ class Embedder:
                 f"text_length is {text_length}, and the text tower of {self.name} has positions for {positions}; "
                 f"give at most {positions}"
             )
-        most = int(min(self.processor.tokenizer.model_max_length, positions, _LONGEST))
-        self.text_length = text_length or most
+        self.text_length = text_length or default_length(self.config.text, self.processor.tokenizer)
         self.scale = float(np.exp(model.params["logit_scale"]))
         images, tokenizer = self.processor.image_processor, self.processor.tokenizer
         self._decode = make_decode(images)
@@ -144,7 +142,7 @@ class Embedder:
         if cut := sum(count > length for count in counts):
             log.warning("%d of %d texts are longer than %d tokens and are cut", cut, len(counts), length)
         of_any_length = makes_mask(tokenizer) and tokenizer.padding_side == "right"
-        if self.config.text_type not in _PADDED and of_any_length:
+        if self.config.text_type not in PADDED and of_any_length:
             longest = max(counts, default=0)
             length = min(length, next((step for step in _LENGTHS if step >= longest), length))
         tokenize = make_tokenize(tokenizer, length, self.config.text.vocab_size)
@@ -183,11 +181,6 @@ class Embedder:
         """At least `wanted` rows, a power of two on each device, so that few sizes are compiled."""
         per_device = max(1, -(-wanted // self.mesh.size))
         return (1 << (per_device - 1).bit_length()) * self.mesh.size
-
-
-def positions_of(text: Any) -> int:
-    """The number of tokens that a text tower of this config has positions for."""
-    return int(getattr(text, "longest", getattr(text, "max_position_embeddings", _LONGEST)))
 
 
 def opened(

@@ -17,7 +17,7 @@ from lit_jax.hf import default_processor, hub, join, load
 from lit_jax.hf import processor as processing
 from lit_jax.hf.image_processors import set_image_size
 from lit_jax.hf.load import Loaded
-from lit_jax.inference.embedder import positions_of
+from lit_jax.hf.text_length import positions_of
 from lit_jax.models.composites import COMPOSITES
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int, is_main_process

@@ -115,8 +115,9 @@ def test_a_whole_model_is_exported_and_compared_with_pytorch(whole, tmp_path):
     assert all(torch.equal(tensor, again[name]) for name, tensor in theirs.state_dict().items())
     np.testing.assert_array_equal(Embedder(tmp_path / "again").texts(LABELS), Embedder(folder).texts(LABELS))
     layout = "dual_encoder" if isinstance(theirs, transformers.CLIPModel) else "lit_jax"
-    run(export, "--model", folder, "--output", tmp_path / "dual", "--layout", layout)
-    np.testing.assert_array_equal(Embedder(tmp_path / "dual").texts(LABELS), Embedder(folder).texts(LABELS))
+    for name in (layout, "sentence_transformers"):
+        run(export, "--model", folder, "--output", tmp_path / name, "--layout", name)
+        np.testing.assert_array_equal(Embedder(tmp_path / name).texts(LABELS), Embedder(folder).texts(LABELS))
 
 
 @pytest.mark.parametrize(

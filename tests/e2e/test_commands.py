@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
@@ -346,6 +347,14 @@ def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated
     done = cli("evaluate", "--model", tmp_path / "out", "--data", pairs, "--json", result)
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(result.read_text())["metrics"]["retrieval"]["image_to_text_recall@1"] <= 1
+    export = ("export", "--workdir", tmp_path / "run", "--output", tmp_path / "st")
+    done = cli(*export, "--layout", "sentence_transformers")
+    assert done.returncode == 0, done.stderr
+    assert "library_name: sentence-transformers" in (tmp_path / "st" / "README.md").read_text()
+    for vectors in ("texts", "pictures"):
+        inputs = ["a red square"] if vectors == "texts" else pairs
+        got, want = (getattr(lit_jax.Embedder(tmp_path / name), vectors)(inputs) for name in ("st", "out"))
+        np.testing.assert_array_equal(got, want)
 
 
 def test_a_run_given_as_a_model_is_exported_by_the_command_that_is_told(trained, tmp_path):

@@ -80,6 +80,25 @@ def test_only_the_first_kind_of_weights_is_fetched(
     assert len(fake.calls) == 1 or not any(name.startswith("model.") for name in weights)
 
 
+@pytest.mark.parametrize("allow_pickle", [False, True])
+def test_the_folders_of_the_modules_of_sentence_transformers_are_fetched_too(
+    allow_pickle, tmp_path, monkeypatch
+):
+    modules = [
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "heads/config.json",
+    ]
+    modules += ["image_0_Transformer/preprocessor_config.json", "text_0_Transformer/tokenizer.json"]
+    root = ["modules.json", "config.json", "model.safetensors"]
+    others = ["onnx/model.onnx", "onnx/config.json", "openvino/model.safetensors", "1_Pooling/code.py"]
+    fake = FakeHub(tmp_path, *root, *modules, *others, "2_Dense/pytorch_model.bin")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    hub.find("someone/model", allow_pickle=allow_pickle)
+    assert fake.fetched() == sorted(root + modules + ["2_Dense/pytorch_model.bin"] * allow_pickle)
+
+
 def test_the_error_says_which_weights_are_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", FakeHub(tmp_path, *SMALL, *PICKLE))
     with pytest.raises(

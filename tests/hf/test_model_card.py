@@ -57,6 +57,14 @@ def test_the_metadata_is_what_the_hub_reads():
     assert top1.task_type == "zero-shot-image-classification"
 
 
+def test_the_card_of_another_layout_names_the_library_that_reads_it():
+    text = model_card(Card(**GIVEN, layout="sentence_transformers", repo_id="owner/model"))
+    assert ModelCard(text).data.library_name == "sentence-transformers"
+    assert (
+        'SentenceTransformer("owner/model")' in text and "`logit_scale` of `heads/model.safetensors`" in text
+    )
+
+
 def test_the_body_states_towers_data_recipe_and_metrics():
     text = model_card(Card(**GIVEN))
     for line in (

@@ -1,15 +1,20 @@
-"""The three layouts that a model is saved in."""
+"""The layouts that a model is saved in."""
 
 import dataclasses
 import json
 
 import chex
+import jax
+import numpy as np
 import pytest
 
 import lit_jax
 from lit_jax.config import ModelConfig
 from lit_jax.hf import model_folder
 from lit_jax.hf.join import join_towers
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.heads import Head
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny
@@ -85,9 +90,58 @@ def test_params_of_another_shape_are_refused_by_name(layout, tmp_path):
     assert not (tmp_path / "dual").exists()
 
 
+UNHOLDABLE = {  # Towers and fields of the config -> what is said.
+    "glu": ({}, {"text_head": Head("glu")}, "a head of the kind glu multiplies two layers"),
+    "gelu": (
+        {},
+        {"vision_head": Head("mlp", activation="gelu_new")},
+        "the activation gelu_new needs a class",
+    ),
+    "skip": ({}, {"text_head": Head("mlp", norm=True, skip=True)}, "norm and skip adds its features behind"),
+    "max": ({}, {"vision_pooling": "max"}, "vision_pooling='max' leaves out the tokens before the patches"),
+    "registers": (
+        {"vision": tiny.DINOV2_REGISTERS},
+        {"vision_pooling": "mean"},
+        "'mean' leaves out the tokens",
+    ),
+    "siglip": (
+        {"text": tiny.SIGLIP_TEXT},
+        {},
+        "text tower of type 'siglip_text_model' is no model of AutoModel",
+    ),
+    "clipseg": ({"vision": tiny.CLIPSEG_VISION}, {}, "type 'clipseg_vision_model' is no model of AutoModel"),
+}
+
+
+@pytest.mark.parametrize(("towers", "fields", "says"), UNHOLDABLE.values(), ids=UNHOLDABLE)
+def test_what_sentence_transformers_cannot_hold_is_refused_with_the_way_out(towers, fields, says, tmp_path):
+    module = DualEncoder(dataclasses.replace(tiny.dual_config(**towers), **fields))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), dual_encoder.param_shapes(module))
+    with pytest.raises(ConfigError, match=f"cannot hold this model: .*{says}.*layout='lit_jax'") as error:
+        lit_jax.save(tmp_path / "m", module, params, tiny.processor(), layout="sentence_transformers")
+    assert "\n" not in str(error.value) and not (tmp_path / "m").exists()
+    lit_jax.save(tmp_path / "m", module, params, tiny.processor(), layout="lit_jax")
+    assert lit_jax.load(tmp_path / "m")[0].config == module.config
+
+
+@pytest.mark.parametrize("layouts", [("sentence_transformers", "hf"), ("hf", "sentence_transformers")])
+def test_a_folder_that_is_saved_again_in_another_layout_holds_the_new_model(layouts, tmp_path):
+    module, params = tiny.dual()
+    for layout, scale in zip(layouts, (0.5, 1.5), strict=True):
+        params["logit_scale"] = np.float32(scale)
+        lit_jax.save(tmp_path, module, params, tiny.processor(), layout=layout)
+        assert lit_jax.load(tmp_path)[1]["logit_scale"] == scale
+
+
+def test_sentence_transformers_needs_the_processor(tmp_path):
+    with pytest.raises(ConfigError, match="needs the processor of the model; give it"):
+        lit_jax.save(tmp_path / "m", *tiny.dual(), layout="sentence_transformers")
+
+
 def test_an_unknown_layout_is_refused(tmp_path):
     module, params = tiny.dual()
     with pytest.raises(
-        ConfigError, match="layout is 'onnx'; wanted one of hf, dual_encoder, lit_jax, towers"
+        ConfigError,
+        match="layout is 'onnx'; wanted one of hf, dual_encoder, lit_jax, towers, sentence_transformers",
     ):
         lit_jax.save(tmp_path, module, params, layout="onnx")

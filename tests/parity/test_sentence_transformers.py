@@ -1,144 +1,183 @@
-"""Folders of text embedding models that sentence-transformers wrote: its own vectors, to 1e-5.
+"""Models in the layout of sentence-transformers, computed from their files by PyTorch; and by sentence-transformers."""
 
-Run with sentence-transformers beside the extras of the tests: pip install sentence-transformers.
-"""
+import dataclasses
+import importlib
 
+import chex
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from PIL import Image
 
 import lit_jax
 from lit_jax.config import ModelConfig
-from lit_jax.data.transforms.tokenizer import set_prompt
+from lit_jax.data.transforms.tokenizer import prompt_of, set_prompt
 from lit_jax.hf.join import join_towers
-from lit_jax.hf.processor import join_processors
-from lit_jax.inference.embedder import Opened
-from lit_jax.utils._transformers import transformers
-from tests import tiny
-from tests.parity.conftest import randomise
-from tests.parity.towers import torch_tower
+from lit_jax.hf.processor import join_processors, load_processor
+from lit_jax.inference.embedder import Embedder, Opened
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.heads import Head
+from tests import tiny, torch_modules
 
-reason = "compares with sentence-transformers; pip install sentence-transformers"
-st = pytest.importorskip("sentence_transformers", reason=reason)
-st_models = pytest.importorskip("sentence_transformers.models", reason=reason)
+SKIP = Head("mlp", (20, 20), activation="relu", skip=True)
+NORM = Head("mlp", (20,), activation="silu", norm=True, standardise=True)
+WIDE_BERT = tiny.BERT | {"hidden_size": 32}
+MODELS = {  # Towers, then fields of the config.
+    "mean of patches, skip": ({}, {"vision_pooling": "mean", "text_pooling": "max", "text_head": SKIP}),
+    "linear": ({}, {}),
+    "swin max, t5": ({"vision": tiny.SWIN, "text": tiny.T5}, {"vision_pooling": "max"}),
+    "siglip image, qwen3": (
+        {"vision": tiny.SIGLIP_VISION, "text": tiny.QWEN3},
+        {"text_head": Head("linear_bias")},
+    ),
+    "cls and mean, norm": (
+        {},
+        {"vision_pooling": "cls_mean", "text_pooling": "cls_mean", "vision_head": NORM},
+    ),
+    "last of dinov2, electra mean": (
+        {"vision": tiny.DINOV2, "text": tiny.ELECTRA | {"pooling": "mean"}},
+        {"vision_pooling": "last", "text_pooling": "last"},
+    ),
+    "identity": (
+        {"text": WIDE_BERT, "projection_dim": 32},
+        {"vision_head": Head("identity", standardise=True), "text_head": Head("identity")},
+    ),
+    "roberta, gelu and tanh": (
+        {"text": tiny.ROBERTA},
+        {"vision_head": Head("mlp"), "text_head": Head("mlp", (9, 12), activation="tanh")},
+    ),
+    "distilbert tanh": ({"text": tiny.DISTILBERT | {"pooling": "tanh"}}, {"vision_pooling": "cls"}),
+}
+TEXTS = ["a red square", "the green circle of blue on white", "a", "red " * 60]
 
-TEXTS = [
-    "a red square",
-    "blue",
-    "the green circle of the red square on white " * 2,
-    "a blue circle on a white square",
-    "",
-]
+
+def model_of(towers, fields):
+    """A module, params with every leaf randomised, and a processor with a prompt."""
+    module, _ = tiny.dual(**towers)
+    module = DualEncoder(dataclasses.replace(module.config, **fields))
+    processor = tiny.processor(module.config.vision.image_size)
+    set_prompt(processor.tokenizer, "the red ")
+    params = tiny.randomised(dual_encoder.init_params(module, 0))
+    for head in ("visual_projection", "text_projection"):
+        if "deviation" in params.get(head, {}):
+            params[head]["deviation"] = np.abs(params[head]["deviation"]) + 0.5
+    return module, params, processor
 
 
-def tokenizer(template, side, **special):
-    """One of the words of `tiny`, which writes `template` around a text and pads on `side`."""
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(tiny.WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    numbers = [("[CLS]", 2), ("[SEP]", 3)]
-    words.post_processor = processors.TemplateProcessing(single=template, special_tokens=numbers)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=40,
-        padding_side=side,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        **special,
+def pictures():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (36 + i, 40, 3), dtype=np.uint8)) for i in range(3)]
+
+
+def ours(module, params, processor):
+    embedder = Embedder(Opened("tiny", module, params, processor))
+    return {"text": embedder.texts(TEXTS), "image": embedder.pictures(pictures())}
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(("towers", "fields"), MODELS.values(), ids=MODELS)
+def test_the_files_give_our_vectors_and_are_read_back_to_the_bit(towers, fields, tmp_path):
+    model = model_of(towers, fields)
+    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
+    want = ours(*model)
+    for modality, inputs in (("text", TEXTS), ("image", pictures())):
+        got = torch_modules.encode(tmp_path, inputs, modality)
+        np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
+    module, params = lit_jax.load(tmp_path)
+    assert module.config == model[0].config
+    chex.assert_trees_all_equal(params, model[1])
+    assert prompt_of(load_processor(tmp_path).tokenizer) == "the red "
+
+
+WHOLE = {
+    "clip": (tiny.CLIP_VISION, tiny.CLIP_TEXT),
+    "siglip": (tiny.SIGLIP_VISION, tiny.SIGLIP_TEXT),
+    "chinese_clip": (tiny.CLIP_VISION, tiny.CHINESE_CLIP_TEXT),
+    "metaclip_2": (tiny.CLIP_VISION, tiny.METACLIP_2_TEXT),
+}
+
+
+def whole_of(model_type):
+    vision, text = WHOLE[model_type]
+    width = 24 if model_type == "siglip" else 16
+    module, _ = tiny.dual(vision=vision | {"hidden_size": 24}, text=text, projection_dim=width)
+    changes = {"model_type": model_type} | (
+        {"projection_dim": None, "logit_bias_init_value": 0.0} if model_type == "siglip" else {}
     )
+    module = DualEncoder(dataclasses.replace(module.config, **changes))
+    return module, tiny.randomised(dual_encoder.init_params(module, 0)), tiny.processor()
 
 
-def write(folder, hf, words, pooling, dense=(), prompts=None, seed=3):
-    """A folder as sentence-transformers writes it, with every leaf randomised, and its model."""
-    torch_tower(hf, folder / "tower", seed)
-    words.save_pretrained(folder / "tower")
-    tower = st_models.Transformer(str(folder / "tower"), max_seq_length=40)
-    width = tower.get_embedding_dimension()
-    modules = [tower, st_models.Pooling(width, pooling_mode=pooling)]
-    for out in dense:
-        layer = st_models.Dense(width, out, bias=False, activation_function=torch.nn.Identity())
-        modules.append(randomise(layer, seed + out))
-        width = out
-    model = st.SentenceTransformer(modules=[*modules, st_models.Normalize()], prompts=prompts, device="cpu")
-    model.save_pretrained(str(folder / "model"))
-    return st.SentenceTransformer(str(folder / "model"), device="cpu").eval()
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("model_type", WHOLE)
+def test_a_model_of_both_modalities_stays_one_module(model_type, tmp_path):
+    model = whole_of(model_type)
+    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
+    want = ours(*model)
+    for modality, inputs in (("text", TEXTS), ("image", pictures())):
+        got = torch_modules.encode(tmp_path, inputs, modality)
+        np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
+    module, params = lit_jax.load(tmp_path)
+    assert module.config.model_type == model_type
+    chex.assert_trees_all_equal(params, model[1])
 
 
-def ours(folder, pooling, prompt, kernel=None, width=None):
-    """What lit_jax makes of the folder of the Transformer module, a pooling, a prompt and a matrix."""
-    tiny.write_towers(folder, vision=tiny.VIT)
-    model = ModelConfig(
-        str(folder / "v"),
-        str(folder / "model"),
-        text_pooling=pooling,
-        text_head="identity" if kernel is None else "linear",
-        projection_dim=width,
+@pytest.mark.parametrize("name", [*MODELS, *WHOLE])
+def test_sentence_transformers_gives_our_vectors(name, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = model_of(*MODELS[name]) if name in MODELS else whole_of(name)
+    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
+    want, theirs = ours(*model), sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(theirs.encode(TEXTS), want["text"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs.encode_query(TEXTS), want["text"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs.encode(pictures()), want["image"], rtol=0, atol=1e-5)
+    assert theirs.get_embedding_dimension() == want["text"].shape[1]
+
+
+MADE = {  # A text tower, its modules behind it, and text_pooling of what is read.
+    "mean": (tiny.BERT, ["Pooling mean"], "mean"),
+    "last": (tiny.QWEN3, ["Pooling lasttoken", "Dense 7"], "last"),
+    "pooler": (tiny.BERT, ["Pooling cls", "Dense 24 tanh", "Dense 7"], "pooler"),
+    "two": (tiny.ROBERTA, ["Pooling cls mean", "Dense 30 gelu", "Dense 7"], "cls_mean"),
+}
+ACTS = {"tanh": torch.nn.Tanh, "gelu": torch.nn.GELU}
+
+
+@pytest.mark.parametrize(("tower", "behind", "pooling"), MADE.values(), ids=MADE)
+def test_a_text_model_of_sentence_transformers_gives_its_vectors(tower, behind, pooling, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    modules = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    tiny.write_tower(tmp_path / "v", tiny.VIT)
+    tiny.write_tower(tmp_path / "hf", tower)
+    words = tiny.tokenizer()
+    words.model_max_length = 30  # RoBERTa has positions for 38 of 40.
+    words.save_pretrained(tmp_path / "hf")
+    made, width = [modules.Transformer(str(tmp_path / "hf"))], 24
+    for kind, *names in map(str.split, behind):
+        if kind == "Pooling":
+            made.append(modules.Pooling(width, names))
+            width *= len(names)
+        else:
+            act = ACTS[names[1]]() if names[1:] else None
+            made.append(modules.Dense(width, int(names[0]), activation_function=act))
+            width = int(names[0])
+    theirs = sentence_transformers.SentenceTransformer(
+        modules=[*made, modules.Normalize()],
+        prompts={"query": "the "},
+        default_prompt_name="query",
+        device="cpu",
     )
+    theirs.save(str(tmp_path / "t"))
+    head = {"text_head": "identity", "projection_dim": 24 * len(behind[0].split()[1:])} if width != 7 else {}
+    model = ModelConfig(str(tmp_path / "v"), str(tmp_path / "t"), **{"projection_dim": 7} | head)
     loaded = join_towers(model)
-    params = dict(loaded.params)
-    if kernel is not None:
-        params["text_projection"] = {"kernel": kernel}
-    processor = join_processors(folder / "v", folder / "model")
-    if prompt:
-        set_prompt(processor.tokenizer, prompt)
-    return lit_jax.Embedder(Opened("ours", loaded.module, params, processor))
+    assert loaded.module.config.text_pooling == pooling
+    processor = join_processors(write_pictures(tmp_path / "p"), tmp_path / "t")
+    embedder = Embedder(Opened("tiny", loaded.module, loaded.params, processor))
+    np.testing.assert_allclose(embedder.texts(TEXTS), theirs.encode(TEXTS), rtol=0, atol=1e-5)
 
 
-def compare(model, embedder, prompt):
-    want = model.encode(TEXTS, prompt=prompt, normalize_embeddings=True, batch_size=len(TEXTS))
-    got = embedder.texts(TEXTS)
-    assert np.abs(want[0] - want[1]).max() > 1e-2
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
-    one = np.concatenate([embedder.texts([text]) for text in TEXTS])  # Whatever they are padded to.
-    np.testing.assert_allclose(one, want, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("prompt", ["", "the white on : "])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_folder_shaped_as_qwen3_embedding_gives_the_same_vectors(side, prompt, tmp_path):
-    words = tokenizer("$A [SEP]", side, eos_token="[SEP]")
-    model = write(tmp_path, tiny.QWEN3, words, "lasttoken", prompts={"query": prompt})
-    compare(model, ours(tmp_path, "last", prompt, width=24), prompt)
-
-
-def product(model):
-    """The matrix of Dense layers without bias or activation: what a linear head holds."""
-    layers = [module for module in model if hasattr(module, "linear")]
-    assert all(layer.linear.bias is None for layer in layers)
-    matrix = np.eye(layers[0].linear.in_features)
-    for layer in layers:
-        matrix = matrix @ layer.linear.weight.detach().numpy().T.astype(np.float64)
-    return matrix.astype(np.float32)
-
-
-@pytest.mark.parametrize("prompt", ["", "the circle : ", "a square of on white | the : "])
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_a_folder_shaped_as_embeddinggemma_gives_the_same_vectors(side, prompt, tmp_path):
-    words = tokenizer("[CLS] $A [SEP]", side, bos_token="[CLS]", eos_token="[SEP]")
-    model = write(tmp_path, tiny.GEMMA3_TEXT, words, "mean", dense=(64, 16), prompts={"query": prompt})
-    compare(model, ours(tmp_path, "mean", prompt, product(model), 16), prompt)
-
-
-@pytest.mark.parametrize(
-    ("hf", "theirs", "pooling"),
-    [
-        (tiny.BERT, "mean", "mean"),  # e5, gte, all-MiniLM
-        (tiny.BERT, "cls", "cls"),  # bge, arctic
-        (tiny.XLM_ROBERTA, "mean", "mean"),
-        (tiny.MODERNBERT, "cls", "cls"),
-        (tiny.MPNET, "mean", "mean"),
-        (tiny.DISTILBERT, "max", "max"),
-        (tiny.LLAMA, "lasttoken", "last"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value["model_type"],
-)
-def test_folders_of_other_types_and_poolings_give_the_same_vectors(hf, theirs, pooling, tmp_path):
-    words = tokenizer("[CLS] $A [SEP]", "right", cls_token="[CLS]", sep_token="[SEP]")
-    model = write(tmp_path, hf, words, theirs)
-    compare(model, ours(tmp_path, pooling, "the : ", width=24), "the : ")
-
-
-def test_a_sentence_t5_shaped_folder_gives_the_same_vectors(tmp_path):
-    words = tokenizer("$A [SEP]", "right", eos_token="[SEP]")
-    model = write(tmp_path, tiny.T5, words, "mean", dense=(16,))
-    compare(model, ours(tmp_path, "mean", "", product(model), 16), "")
+def write_pictures(folder):
+    tiny.image_processor().save_pretrained(folder)
+    return folder

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import lit_npz, open_clip, siglip_npz, timm
+from lit_jax.hf.conversions import lit_npz, open_clip, sentence_transformers, siglip_npz, timm
 from lit_jax.hf.conversions.base import Format, Model
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import LitJaxError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
-FORMATS = (open_clip.FORMAT, timm.FORMAT, lit_npz.FORMAT, siglip_npz.FORMAT)
+FORMATS = (sentence_transformers.FORMAT, open_clip.FORMAT, timm.FORMAT, lit_npz.FORMAT, siglip_npz.FORMAT)
 
 
 def format_of(path: Path) -> Format | None:
@@ -19,6 +19,10 @@ def format_of(path: Path) -> Format | None:
 
     Raises WeightError for a damaged file, and for one of another project.
     """
+    if sentence_transformers.FORMAT.is_it(
+        path
+    ):  # Its first module may be a model of transformers in the same place.
+        return sentence_transformers.FORMAT
     config = path / model_folder.CONFIG
     if config.is_file() and model_folder.has_weights(path) and "model_type" in model_folder.read_config(path):
         return None

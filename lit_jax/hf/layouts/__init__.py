@@ -1,0 +1,1 @@
+"""Layouts of other projects that models are written in."""

@@ -1,0 +1,45 @@
+"""Two towers as two models of transformers, and a third folder with the heads, which belong to neither."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_jax.hf import model_folder
+from lit_jax.hf.processor import save_tokenizer
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoderConfig, encoder_of
+from lit_jax.models.layers.pooling import POOLER
+from lit_jax.utils.names import TOWERS
+from lit_jax.utils.typing import Params, Processor
+
+HEADS = "heads"
+PLACES = {tower: tower for tower in TOWERS}  # Tower -> its folder.
+
+
+def write(
+    folder: Path,
+    config: DualEncoderConfig,
+    hf: dict[str, Any],
+    params: Params,
+    processor: Processor | None,
+    max_shard_size: int | str,
+    places: Mapping[str, str] = PLACES,
+) -> None:
+    """Writes the towers into `places` and the heads into HEADS; `hf` is the config.json of the whole model."""
+    heads = config.heads
+    rest = {name: value for name, value in params.items() if name not in TOWERS}
+    for tower, (model_type, tower_config) in config.towers.items():
+        encoder, tower_params = encoder_of(tower, model_type), dict(params[tower])
+        table = encoder.weights(tower_config)
+        if not encoder.exportable and "pooler" in tower_params:  # It is ours: AutoModel has no place for it.
+            heads += POOLER.under(hf=f"{tower}_pooler", jax=f"{tower}")
+            rest[tower] = {"pooler": tower_params.pop("pooler")}
+            table = table.without("pooler/")
+        own = {key: value for key, value in hf[f"{tower}_config"].items() if key != "pooling"}
+        model_folder.write(
+            folder / places[tower], own, table.to_hf(tower_params), max_shard_size=max_shard_size
+        )
+    model_folder.write(folder / HEADS, {**hf, "model_type": dual_encoder.OWN_MODEL_TYPE}, heads.to_hf(rest))
+    if processor is not None:
+        processor.image_processor.save_pretrained(folder / places["vision"])
+        save_tokenizer(folder / places["text"], processor.tokenizer)

@@ -1,0 +1,16 @@
+"""How many tokens of a text a tower reads."""
+
+from typing import Any
+
+LONGEST = 512  # Of texts whose length nothing else limits.
+PADDED = ("siglip_text_model",)  # Towers that pool at the last position, trained with texts of one length.
+
+
+def positions_of(text: Any) -> int:
+    """The number of tokens that a text tower of this config has positions for."""
+    return int(getattr(text, "longest", getattr(text, "max_position_embeddings", LONGEST)))
+
+
+def default_length(text: Any, tokenizer: Any) -> int:
+    """Where a text is cut unless it is said: what the tokenizer states and the tower has positions for, up to 512."""
+    return int(min(tokenizer.model_max_length, positions_of(text), LONGEST))
