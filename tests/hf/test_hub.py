@@ -175,6 +175,26 @@ def test_of_the_same_weights_in_several_files_one_is_fetched(weights, tmp_path, 
     assert fake.fetched() == sorted([*SMALL, *weights])
 
 
+OPEN_CLIP = ["open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "pickles", "wanted"),
+    [
+        (OPEN_CLIP[1:], True, OPEN_CLIP[1:2]),
+        (OPEN_CLIP[2:], True, OPEN_CLIP[2:]),
+        (OPEN_CLIP[2:], False, []),
+        ([*OPEN_CLIP[1:], "model.safetensors"], True, ["model.safetensors"]),
+        ([OPEN_CLIP[1], *PICKLE], True, OPEN_CLIP[1:2]),
+    ],
+)
+def test_of_open_clip_the_first_weights_are_fetched(weights, pickles, wanted, tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path, *SMALL, OPEN_CLIP[0], *weights)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    hub.find("someone/model", allow_pickle=pickles)
+    assert fake.fetched() == sorted([*SMALL, OPEN_CLIP[0], *wanted])
+
+
 @pytest.mark.parametrize("subfolder", ["text", "towers/text"])
 @pytest.mark.parametrize("weights", [["model.safetensors"], FLAX, PICKLE])
 def test_of_a_repository_its_subfolder_alone_is_fetched(subfolder, weights, tmp_path, monkeypatch):

@@ -60,6 +60,7 @@ _PLAIN_VISION = _PLAIN | {
     "pos_embed_type": ("learnable", "sin_cos_2d"),  # Stored either way.
 }
 _PLAIN_TEXT = _PLAIN | {"embed_cls": (False,)}
+_MOST_LAYERS = 1_000
 _EOS_IS_LARGEST = 2  # CLIP's text tower with this eos_token_id pools at the largest id, as open_clip does.
 
 
@@ -68,7 +69,7 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
     if isinstance(cfg.get("layers"), list):
         raise WeightError(f"{where}: its image tower is a ResNet, which is not implemented; a ViT is")
     _refuse(where, "vision_cfg", cfg, _PLAIN_VISION)
-    width, depth = field(where, cfg, "width", 768), field(where, cfg, "layers", 12)
+    width, depth = field(where, cfg, "width", 768), _depth(where, cfg)
     config = {
         "model_type": "clip_vision_model",
         "image_size": field(where, cfg, "image_size", 224, int | list),
@@ -84,7 +85,7 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
 def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, prefix: str) -> Part:
     """A text_cfg without a tower of transformers, whose names begin with `prefix`. Raises WeightError."""
     _refuse(where, "text_cfg", cfg, _PLAIN_TEXT)
-    width, depth = field(where, cfg, "width", 512), field(where, cfg, "layers", 12)
+    width, depth = field(where, cfg, "width", 512), _depth(where, cfg)
     common = {
         "vocab_size": field(where, cfg, "vocab_size", 49408),
         "max_position_embeddings": field(where, cfg, "context_length", 77),
@@ -127,6 +128,12 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
     if biased:
         return part._replace(rows=part.rows + _linear_bias(prefix), head={"kind": "linear_bias"})
     return part._replace(rows=part.rows + under(_TEXT_HEAD, prefix, ""))
+
+
+def _depth(where: str, cfg: Mapping[str, Any]) -> int:
+    if (depth := int(field(where, cfg, "layers", 12))) > _MOST_LAYERS:
+        raise WeightError(f"{where}: layers {shown(depth)} is not usable; wanted at most {_MOST_LAYERS}")
+    return depth
 
 
 def _linear_bias(prefix: str) -> Rows:

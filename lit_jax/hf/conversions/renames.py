@@ -101,6 +101,5 @@ class _Moved:
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """How many layers there are: one more than the largest number that the group of the regex `pattern` finds."""
-    found = (re.match(pattern, name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    """How many layers there are: different numbers that the group of the regex `pattern` finds."""
+    return len({match[1] for name in names if (match := re.match(pattern, name))})

@@ -114,7 +114,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _is_timm(folder: Path) -> bool:
     if not (folder / model_folder.CONFIG).is_file():
         return False
-    config = model_folder.read_config(folder)
+    config = model_folder.read_json(folder / model_folder.CONFIG)
     return "architecture" in config and "model_type" not in config
 
 

@@ -125,6 +125,7 @@ CASES = {  # Field of a tower -> a value that is not implemented, and what is sa
     },
     "text_cfg": {
         "embed_cls": (True, "has embed_cls=True"),
+        "layers": (10**30, "layers 10+ is not usable; wanted at most 1000"),
         "pool_type": ("first", "with pool_type 'first'"),
         "hf_model_name": (
             "facebook/nllb-200-distilled-600M",
