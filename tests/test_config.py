@@ -133,6 +133,10 @@ def test_a_wrong_field_is_named(change, message):
         ),
         ({"stall_limit": -1}, "config.stall_limit is -1.0; wanted 0 or more"),
         ({"seed": 2**32}, "config.seed is 4294967296; wanted 0 or more, and below 2**32"),
+        (
+            {"init_from": "a/model", "model__lock_towers": "Lu"},
+            "config.init_from brings weights, and lock_towers='Lu' starts a tower without: write L or U",
+        ),
         ({"log_every": 0}, "config.log_every is 0; wanted at least 1"),
         ({"data__text_length": 1}, "config.data.text_length is 1; wanted at least 2"),
         ({"data__workers": -1}, "config.data.workers is -1; wanted 0 or more"),

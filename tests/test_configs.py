@@ -85,6 +85,7 @@ OTHER = {
     "steps": "123",
     "batch_size": "256",
     "seed": "9",
+    "init_from": "some/model --config.model.lock_towers LU",
     "micro_batch": "16",
     "loss": {"softmax": "sigmoid", "sigmoid": "softmax"},
     "loss_how": {"ring": "gathered", "gathered": "ring"},

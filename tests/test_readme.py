@@ -54,6 +54,7 @@ RUN = {
     "export --workdir DIR --output DIR [--verify] [--push-to-hub ID]": (
         "export --workdir quickstart_run --output exported"
     ),
+    "convert IN OUT [--layout NAME]": "convert quickstart_run/export converted --layout lit_jax",
     "align VISION TEXT SOURCE --workdir DIR": "align a b c --workdir d --help",  # Run in test_align.py.
     "grid --workdir DIR": "grid --workdir grid_run --help",  # Run in tests/test_grid.py.
     "report --workdir DIR": "report --workdir quickstart_run",

@@ -91,6 +91,7 @@ RUNS = [  # A command; @ is the folder, ~ the odd name. Whether it succeeds.
     ("doctor --workdir @/run~", True),
     ("report --workdir @/run~", True),
     ("export --workdir @/run~ --output @/export~", True),
+    ("convert @/model~ @/converted~ --layout lit_jax", True),
     ("prepare folder:@/pairs --output @/set~ --name pairs --split train --processes 1", True),
     ("prepare folder:@/pairs --output @/set2 --name pairs~ --split train --processes 1", False),
     ("grid --workdir @/grid~ --cells ~", False),

@@ -116,6 +116,9 @@ class TrainConfig:
     batch_size: int  # Pairs, over all devices.
     model: ModelConfig
     data: DataConfig
+    # Folder or Hub id of a dual encoder, all of whose weights the run starts from: towers, heads, temperature. What
+    # `model` says of towers, poolings and heads is then not used.
+    init_from: str = ""
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     seed: int = 0

@@ -11,8 +11,8 @@ from lit_jax.utils.names import TOWERS
 def _described(name: str) -> Callable[..., str]:
     """Of a tower: something must say what it is."""
 
-    def rule(folder: str, numbers: Mapping[str, Any]) -> str:
-        if folder or numbers:
+    def rule(folder: str, numbers: Mapping[str, Any], init_from: str) -> str:
+        if folder or numbers or init_from:
             return ""
         return f"config.model.{name} is empty; name a folder or Hub id, or describe the tower in model.{name}_config"
 
@@ -22,8 +22,8 @@ def _described(name: str) -> Callable[..., str]:
 def _from_scratch(position: int, name: str) -> Callable[..., str]:
     """Of a tower without a folder: it cannot be pretrained, and its numbers must have a type."""
 
-    def rule(folder: str, numbers: Mapping[str, Any], letters: str) -> str:
-        if folder or not numbers:
+    def rule(folder: str, numbers: Mapping[str, Any], letters: str, init_from: str) -> str:
+        if folder or not numbers or init_from:
             return ""
         if letters[position] != "u":
             return (
@@ -116,6 +116,15 @@ def _closed_form(
     return ""
 
 
+def _warm_start(init_from: str, letters: str, init: str) -> str:
+    """Of a start from a whole model: nothing of it is made anew."""
+    if init_from and "u" in letters:
+        return f"config.init_from brings weights, and lock_towers={letters!r} starts a tower without: write L or U"
+    if init_from and init != "random":
+        return f"config.init_from brings heads, and model.init={init!r} computes them anew: leave out one of the two"
+    return ""
+
+
 # (fields, what is wrong with their values together, or "").
 RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("cache", "model.lock_towers", "model.lock_rules"), _cached_tower),
@@ -131,8 +140,9 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     ),
     (("model.vision_head", "model.vision_head_config"), _head("vision_head")),
     (("model.text_head", "model.text_head_config"), _head("text_head")),
-    (("model.vision", "model.vision_config"), _described("vision")),
-    (("model.text", "model.text_config"), _described("text")),
-    (("model.vision", "model.vision_config", "model.lock_towers"), _from_scratch(0, "vision")),
-    (("model.text", "model.text_config", "model.lock_towers"), _from_scratch(1, "text")),
+    (("model.vision", "model.vision_config", "init_from"), _described("vision")),
+    (("model.text", "model.text_config", "init_from"), _described("text")),
+    (("model.vision", "model.vision_config", "model.lock_towers", "init_from"), _from_scratch(0, "vision")),
+    (("model.text", "model.text_config", "model.lock_towers", "init_from"), _from_scratch(1, "text")),
+    (("init_from", "model.lock_towers", "model.init"), _warm_start),
 )

@@ -32,7 +32,7 @@ def find(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """A local folder as it is, or the cached (else downloaded) copy of a Hub repository.
+    """A local folder (or npz file) as it is, or the cached (else downloaded) copy of a Hub repository.
 
     The copy has the first kind of weights that the repository offers: safetensors, else Flax's msgpack, else, with
     `allow_pickle`, PyTorch's pickle. With `subfolder`, it is that folder inside the folder or repository. A path is
@@ -47,6 +47,8 @@ def find(
         path = Path(folder_or_id).expanduser()
         if path.is_dir():
             return _inside(path, subfolder)
+        if path.suffix == ".npz" and path.is_file() and not subfolder:
+            return path
         if path.is_file():
             raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.

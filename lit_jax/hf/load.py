@@ -45,12 +45,13 @@ def load(
     """A dual encoder, as a folder or Hub id -> (module, params on the default device).
 
     That is a VisionTextDualEncoderModel, CLIPModel, SiglipModel, MetaClip2Model or ChineseCLIPModel of transformers, a
-    hybrid CLIP of the Flax projects, or what `lit_jax.save` writes; the module computes the same embeddings, with the
-    model's own projections, temperature and bias. `subfolder` is where in the folder or repository it is. `image_size`
-    is the side of the pictures in pixels, if it is not the model's own: see `from_towers`. `dtype` is what the module
-    computes in; params are float32. `allow_pickle` reads pytorch_model.bin if there is nothing else,
-    without running any code in it. Raises WeightError if the folder is missing, is not a dual encoder, or has tensors
-    that disagree with its config, and ConfigError for an `image_size` that its patches do not divide.
+    hybrid CLIP of the Flax projects, a model of open_clip, an npz file of LiT or SigLIP, or what `lit_jax.save` writes;
+    the module computes the same embeddings, with the model's own projections, temperature and bias. `subfolder` is
+    where in the folder or repository it is. `image_size` is the side of the pictures in pixels, if it is not the
+    model's own: see `from_towers`. `dtype` is what the module computes in; params are float32. `allow_pickle` reads
+    pytorch_model.bin (or open_clip's) if there is nothing else, without running any code in it. Raises WeightError if
+    the folder is missing, is not a dual encoder, or has tensors that disagree with its config, and ConfigError for an
+    `image_size` that its patches do not divide.
     """
     folder = hub.find(
         folder_or_id, revision=revision, token=token, subfolder=subfolder, allow_pickle=allow_pickle

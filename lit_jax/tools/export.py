@@ -269,8 +269,10 @@ def _card(
         name=about.name or name,
         license=about.license,
         license_name=about.license_name,
-        vision=_tower(about.vision, about.vision_license, m.vision, config.vision_type, vision),
-        text=_tower(about.text, about.text_license, m.text, config.text_type, text),
+        vision=_tower(
+            about.vision, about.vision_license, run.config.init_from or m.vision, config.vision_type, vision
+        ),
+        text=_tower(about.text, about.text_license, run.config.init_from or m.text, config.text_type, text),
         data=Data(
             about.data or " + ".join(specs),
             about.data_license,

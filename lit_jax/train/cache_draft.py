@@ -27,6 +27,16 @@ except ImportError:  # Not on Windows: two runs that fill one cache write two dr
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
+def tidy(final: Path) -> None:
+    """Removes the log of a draft whose process was killed after the rows had got their name."""
+    if not final.with_suffix(".part").exists():
+        _log_of(final.with_suffix(".part")).unlink(missing_ok=True)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.log.part")
+
+
 class Draft:
     """The rows so far; `records` are done. Another process that writes the same file has a draft of its own.
 
@@ -44,7 +54,7 @@ class Draft:
         if self._file is None:
             path = final.with_suffix(f".{os.getpid()}.part")
             self._file = path.open("w+b")
-        self._path, self._log_path = path, path.with_name(f"{path.stem}.log.part")
+        self._path, self._log_path = path, _log_of(path)
         self._log = self._log_path.open("a+b")
         self._read_back()
 

@@ -215,7 +215,7 @@ class _Run:
     def lay_aside(self, cached: Cached) -> None:
         """Takes the cached towers out of the state that a step gets, and measures what standardises their outputs."""
         place = self.place
-        if not self.start:
+        if not self.start and not self.config.init_from:
             texts = None if cached.texts is None else cached.texts.rows
             rows = {"vision": cached.images, "text": texts}
             place.state = standardised(place.state, self.setup.module.config, rows)

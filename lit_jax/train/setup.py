@@ -21,6 +21,7 @@ from lit_jax.hf.text_length import positions_of
 from lit_jax.models.composites import COMPOSITES
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int, is_main_process
+from lit_jax.train import warm_start
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
 from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
@@ -98,6 +99,8 @@ def _check_beside(workdir: Workdir, data: dict[str, Any], step: int) -> None:
 
 
 def _read_towers(config: TrainConfig) -> Loaded:
+    if config.init_from:
+        return warm_start.read(config, compute_of(config.model))
     model = dataclasses.replace(config.model, logit_bias_init=bias_of(config))
     return join.join_towers(model, seed=config.seed, compute=compute_of(model))
 
@@ -126,14 +129,15 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
             )
 
     images: Any
-    if model.vision:
-        images = processing.load_image_processor(hub.find(model.vision, allow_pickle=model.allow_pickle))
+    vision, text = (config.init_from or name for name in (model.vision, model.text))
+    if vision:
+        images = processing.load_image_processor(hub.find(vision, allow_pickle=model.allow_pickle))
     else:
         images = default_processor.image_processor(model_config.vision)
     if model.image_size is not None:
         set_image_size(images, model.image_size)
-    if model.text:
-        words = processing.load_tokenizer(hub.find(model.text, allow_pickle=model.allow_pickle))
+    if text:
+        words = processing.load_tokenizer(hub.find(text, allow_pickle=model.allow_pickle))
     else:
         words = default_processor.tokenizer(model_config.text, captions())
     if model.text_prompt:

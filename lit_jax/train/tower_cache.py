@@ -30,7 +30,7 @@ from lit_jax.parallel.distributed import (
     wait_for,
 )
 from lit_jax.parallel.sharding import put_batch
-from lit_jax.train.cache_draft import Draft
+from lit_jax.train.cache_draft import Draft, tidy
 from lit_jax.train.cached_rows import MODERATE, CachedRows, open_rows
 from lit_jax.utils.errors import CheckpointError, ConfigError
 from lit_jax.utils.typing import Params
@@ -180,7 +180,10 @@ def fill(
                 pull(workdir, f"{path.parent.name}/{path.name}")
 
     bring()
-    if not broadcast_int(is_main_process() and whole()):
+    if broadcast_int(is_main_process() and whole()):
+        if is_main_process():
+            tidy(paths[0])
+    else:
         for path in paths:
             if isinstance(workdir, Bucket):
                 path.unlink(missing_ok=True)  # A copy of what is damaged.

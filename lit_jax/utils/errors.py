@@ -1,6 +1,6 @@
 """The errors of a user, one class for each kind, with the exit status of the command."""
 
-from lit_jax.utils.shown import shown
+from lit_jax.utils.shown import in_line
 
 STALLED = 6  # Exit status of a run that ended because another process or a device no longer answers.
 
@@ -8,13 +8,13 @@ STALLED = 6  # Exit status of a run that ended because another process or a devi
 class LitJaxError(ValueError):
     """A mistake explained in one sentence: what it concerns, what was found, what is wanted, the remedy.
 
-    Names of others that stand in the sentence are `shown`.
+    Names of others that stand in the sentence are shown as `in_line` does: it stays one line whatever they hold.
     """
 
     exit_code = 1
 
     def __str__(self) -> str:
-        return shown(super().__str__())
+        return in_line(super().__str__())
 
 
 class ConfigError(LitJaxError):

@@ -1,7 +1,7 @@
 """How a text of others is shown: nothing in it moves a cursor, names a window or turns the order of letters.
 
 Whatever the program prints or logs passes `say` or `Formatter`; pages pass `shown` (`tools/pages`), and the message of
-an error passes it where it becomes a text (`LitJaxError`). JSON is data and escapes by itself.
+an error passes `in_line` where it becomes a text (`LitJaxError`). JSON is data and escapes by itself.
 """
 
 import io

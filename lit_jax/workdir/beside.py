@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 FILES = "files"  # The key in the data of a checkpoint.
 DESCRIPTION = f"{MODEL}/{checksums.NAME}"  # Which names the other files of the model.
-_PLACES = frozenset({"data.train", "data.test", "model.vision", "model.text"})  # These may move.
+_PLACES = frozenset({"data.train", "data.test", "model.vision", "model.text", "init_from"})  # These may move.
 _CHUNK = 1 << 22
 
 

@@ -269,18 +269,18 @@ def key(row):
     return ("batch", row["batch"]) if "batch" in row else ("step", row["step"])
 
 
-def cut(config, folder, names, known):
+def cut(config, folder, points, known):
     """Trains in folder/cut, killed at each of the points and at last to the end; what became of each run."""
     kills, before = [], 0
-    for name in [*names, "to the end"]:
+    for name, point in [*points.items(), ("to the end", None)]:
         since = time.monotonic()
-        status = training(config, folder / "cut", folder / f"{name}.jsonl", POINTS.get(name))
+        status = training(config, folder / "cut", folder / f"{name}.jsonl", point)
         seen = rows(folder / f"{name}.jsonl")
         steps = [row["step"] for row in seen if "step" in row]
         kill = {
             "point": name,
             "status": status,
-            "missed": missed(name, POINTS.get(name), status),
+            "missed": missed(name, point, status),
             "resumed_at": steps[0] - 1 if steps else None,
             "lost": before - (steps[0] - 1) if steps else None,
             "steps": len(steps),
@@ -346,39 +346,39 @@ def early(folder, count):
     print(json.dumps(results))
 
 
-def main(folder, steps, names):
-    folder = Path(folder)
+def compared(folder, points, **changes):
+    """Trains in folder/straight without a stop and in folder/cut with all these kills; what became of both."""
     forked(lambda: tiny.config(folder))  # In a child: it computes, after which there is no forking.
-    config = tiny.config(
-        folder,
-        steps=steps,
-        save_every=SAVE_EVERY,
-        keep=2,
-        eval_every=SAVE_EVERY * 2,
-        log_every=2,
-        mesh__data=1,
-        data__augment="crop_flip",
-    )
+    saving = {"save_every": SAVE_EVERY, "keep": 2, "eval_every": SAVE_EVERY * 2, "log_every": 2}
+    config = tiny.config(folder, mesh__data=1, **saving, **changes)
     straight = training(config, folder / "straight", folder / "straight.jsonl")
     known = {key(row): row for row in rows(folder / "straight.jsonl")}
-    kills = cut(config, folder, names, known)
-    exports = cut_exports(folder) if len(names) > 4 else []
-    result = {
+    kills = cut(config, folder, points, known)
+    return {
         "straight": straight,
         "observed": len(known),
         "kills": kills[:-1],
         "end": kills[-1],
-        "exports": exports,
         "metrics": numbers(folder / "straight") == numbers(folder / "cut"),
     }
+
+
+def report(result):
+    """Prints it, and ends with the status of the first process that was not killed at its point."""
     print(json.dumps(result))
-    if failed := [kill for kill in (*kills, *exports) if kill["missed"]]:
+    if failed := [kill for kill in (*result["kills"], *result.get("exports", ())) if kill["missed"]]:
         print("\n".join(kill["missed"] for kill in failed), file=sys.stderr)
         sys.exit(failed[0]["status"])
+
+
+def main(folder, steps, names):
+    points = {name: POINTS[name] for name in names}
+    result = compared(folder, points, steps=steps, data__augment="crop_flip")
+    report(result | {"exports": cut_exports(folder) if len(names) > 4 else []})
 
 
 if __name__ == "__main__":
     if sys.argv[2] == "early":
         early(Path(sys.argv[1]), int(sys.argv[3]))
     else:
-        main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] or list(POINTS))
+        main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or list(POINTS))

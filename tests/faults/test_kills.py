@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lit_jax
+from tests.faults import cache_drill
 from tests.faults.drill import ALL, EXPORTS, NEVER_CALLED, NEVER_MET, POINTS, SAVE_EVERY
 from tests.processes import environment
 
@@ -26,8 +27,8 @@ def python(*args):
     )
 
 
-def drill(folder, steps, *points):
-    done = python("-m", "tests.faults.drill", str(folder), str(steps), *points)
+def drill(folder, steps, *points, module="drill"):
+    done = python("-m", f"tests.faults.{module}", str(folder), str(steps), *points)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -47,10 +48,10 @@ def check(result, steps, points):
     assert result["metrics"]  # Every number of every step once, and the same.
 
 
-@pytest.mark.parametrize("name", [*POINTS, *EXPORTS])
-def test_every_point_patches_a_function_that_exists(name):
-    point = (POINTS | EXPORTS)[name]
-    assert callable(getattr(point.owner, point.name))
+@pytest.mark.parametrize("points", [POINTS, EXPORTS, cache_drill.POINTS])
+def test_every_point_patches_a_function_that_exists(points):
+    for point in points.values():
+        assert callable(getattr(point.owner, point.name))
 
 
 CALLS = (
@@ -95,6 +96,15 @@ def test_kills_at_every_point_cost_nothing_but_the_steps_since_the_last_save(tmp
         )  # Nothing, or all of it.
         assert export["again"] in (0, "there")
     assert len({export["sums"] for export in result["exports"]}) == 1  # And always the same files.
+
+
+@pytest.mark.slow
+def test_kills_while_two_caches_are_filled_and_trained_on_cost_no_bit(tmp_path):
+    steps = 24
+    result = drill(tmp_path, steps, module="cache_drill")
+    assert len(cache_drill.POINTS) >= 10
+    check(result, steps, cache_drill.POINTS)
+    assert len(result["caches"]) == 6 and result["same caches"]  # For each source .npy twice, and .captions.
 
 
 @pytest.mark.slow

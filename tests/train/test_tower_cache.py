@@ -88,6 +88,14 @@ def test_what_fails_leaves_no_half_of_a_file(tmp_path, source):
     assert list(tmp_path.glob("*.npy")) == list(tmp_path.glob("*.part")) == []
 
 
+def test_what_a_kill_left_of_a_draft_is_removed_once_the_rows_have_their_name(tmp_path, source):
+    first = np.array(pooled(tmp_path / "cache", source, []))
+    (path,) = (tmp_path / "cache").iterdir()
+    path.with_suffix(".log.part").write_text('{"records": 8}\n')  # Between the name and the end of the draft.
+    np.testing.assert_array_equal(pooled(tmp_path / "cache", source, calls := []), first)
+    assert list((tmp_path / "cache").iterdir()) == [path] and not calls
+
+
 def test_the_name_changes_with_whatever_could_change_the_rows(tmp_path, source):
     module, params = tiny.dual()
     config, weights = module.config.vision, params["vision"]

@@ -62,7 +62,7 @@ def test_a_cell_of_a_table_is_one_line_without_controls():
 
 
 def test_the_sentence_of_an_error_and_a_log_line_are_shown():
-    assert str(WeightError("file \x1b[2J\nx")) == "file \\x1b[2J\nx"
+    assert str(WeightError("file \x1b[2J\nx")) == "file \\x1b[2J\\nx"  # One line, whatever a name holds.
     record = logging.LogRecord("lit_jax.hf", logging.WARNING, "", 0, "%s is odd", ("a\n\x1bWARNING b",), None)
     assert Formatter("%(levelname)s %(message)s").format(record) == "WARNING a\\n\\x1bWARNING b is odd"
     assert record.args == ("a\n\x1bWARNING b",)  # Other handlers see it as it was.

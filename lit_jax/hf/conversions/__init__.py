@@ -5,17 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import open_clip, sentence_transformers, timm
+from lit_jax.hf.conversions import lit_npz, open_clip, sentence_transformers, siglip_npz, timm
 from lit_jax.hf.conversions.base import Format, Model
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import LitJaxError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
-FORMATS = (sentence_transformers.FORMAT, open_clip.FORMAT, timm.FORMAT)
+FORMATS = (sentence_transformers.FORMAT, open_clip.FORMAT, timm.FORMAT, lit_npz.FORMAT, siglip_npz.FORMAT)
 
 
 def format_of(path: Path) -> Format | None:
-    """Which of FORMATS a folder or file is in; None for a model of transformers and for anything else."""
+    """Which of FORMATS a folder or file is in; None for a model of transformers and for anything else.
+
+    Raises WeightError for a damaged file, and for one of another project.
+    """
     if sentence_transformers.FORMAT.is_it(
         path
     ):  # Its first module may be a model of transformers in the same place.
@@ -23,7 +26,12 @@ def format_of(path: Path) -> Format | None:
     config = path / model_folder.CONFIG
     if config.is_file() and model_folder.has_weights(path) and "model_type" in model_folder.read_config(path):
         return None
-    return next((form for form in FORMATS if form.is_it(path)), None)
+    found = next((form for form in FORMATS if form.is_it(path)), None)
+    if found is None and path.suffix == ".npz" and path.is_file():
+        raise WeightError(
+            f"{path} holds the arrays of neither a LiT nor a SigLIP; no other npz files are read"
+        )
+    return found
 
 
 def read(path: Path, allow_pickle: bool) -> Model | None:

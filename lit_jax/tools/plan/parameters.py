@@ -14,6 +14,7 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.sharding import fsdp_rules, spec
 from lit_jax.tools.plan.flops import flops_of
+from lit_jax.train import warm_start
 from lit_jax.train.build import DTYPES, bias_of, check_rules, compute_of, locks_of
 from lit_jax.train.optim import DECAY
 from lit_jax.train.partition import partition
@@ -22,6 +23,8 @@ from lit_jax.utils.path_rules import first_match, whole_path
 
 def config_of(recipe: TrainConfig) -> DualEncoderConfig:
     """The model's config: from the numbers in `recipe`, else from the towers' folders. Raises ConfigError."""
+    if recipe.init_from:
+        return warm_start.model_config(recipe)
     m = recipe.model
     halves: dict[str, Any] = {}
     for tower, name, numbers, pooling in (
@@ -58,7 +61,7 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
         if "text" in recipe.cached
         else flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
         # Both directions of the softmax look at the same products.
-        "loss": 2 * rows * texts * recipe.model.projection_dim,
+        "loss": 2 * rows * texts * config.width,
     }
     tuned, _ = partition(shapes, locks_of(recipe.model))
     towers = {"image": "vision", "text": "text"}

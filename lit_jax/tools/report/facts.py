@@ -30,7 +30,8 @@ def facts(config: TrainConfig, run: TrainedModel | None, test: Source | None) ->
     if run:
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params))
         rows.append(("Parameters", f"{size:,}, of which {run.tuned:,} are trained"))
-    rows.append(("Shared space", f"{config.model.projection_dim} dimensions"))
+    width = run.module.config.projection_dim if run else config.model.projection_dim
+    rows.append(("Shared space", f"{width} dimensions"))
     rows.append(("Trained on", _data(config.data.train, source)))
     if config.data.test:
         rows.append(("Tested on", _data(config.data.test, test)))
@@ -53,7 +54,7 @@ def facts(config: TrainConfig, run: TrainedModel | None, test: Source | None) ->
 
 
 def _tower(tower: str, config: TrainConfig, run: TrainedModel | None) -> str:
-    folder = getattr(config.model, tower)
+    folder = config.init_from or getattr(config.model, tower)
     words = [public(folder)] if folder else []
     if run:
         encoder: Any = getattr(run.module.config, tower)

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 HERE = Path(__file__).parents[2] / "fixtures" / "foreign"
 WEIGHTS = {"open_clip": "open_clip_model.safetensors", "timm": "model.safetensors"}
+NPZ = ("lit_npz", "siglip_npz")
 
 
 def drawn(name, shape):
@@ -45,12 +46,15 @@ def names(layout):
 
 
 def write(folder, model, *, without=(), **other):
-    """A folder of the layout; `without` and `other` (name -> array) change its tensors."""
+    """A folder, or npz file, of the layout; `without` and `other` (name -> array) change its tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in model["files"].items():
         (folder / name).write_text(json.dumps(content))
     tensors = {
         name: drawn(name, tuple(shape)) for name, shape in model["shapes"].items() if name not in without
     }
+    if model["layout"] in NPZ:
+        np.savez(folder / "model.npz", **tensors | other)
+        return folder / "model.npz"
     safetensors.numpy.save_file(tensors | other, folder / WEIGHTS[model["layout"]])
     return folder
