@@ -135,6 +135,20 @@ def test_sentence_transformers_gives_our_vectors(name, tmp_path):
     assert theirs.get_embedding_dimension() == want["text"].shape[1]
 
 
+@pytest.mark.parametrize("name", ["linear", "distilbert tanh", "clip"])
+def test_a_model_that_sentence_transformers_saved_is_read_to_the_bit(name, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = model_of(*MODELS[name]) if name in MODELS else whole_of(name)
+    lit_jax.save(tmp_path / "ours", *model, layout="sentence_transformers")
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    theirs.save(str(tmp_path / "theirs"))
+    module, params = lit_jax.load(tmp_path / "theirs")
+    assert module.config.towers == model[0].config.towers
+    chex.assert_trees_all_equal(params, model[1] | {"logit_scale": params["logit_scale"]})
+    tokenizer = load_processor(tmp_path / "theirs").tokenizer
+    assert prompt_of(tokenizer) == prompt_of(model[2].tokenizer)
+
+
 MADE = {  # A text tower, its modules behind it, and text_pooling of what is read.
     "mean": (tiny.BERT, ["Pooling mean"], "mean"),
     "last": (tiny.QWEN3, ["Pooling lasttoken", "Dense 7"], "last"),
