@@ -9,16 +9,8 @@ from lit_jax.utils.shown import say
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path())
 @click.argument("output", metavar="OUT", type=click.Path())
-@click.option(
-    "--layout",
-    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers"]),
-    default="hf",
-    metavar="NAME",
-    help="hf (default), dual_encoder, lit_jax or towers.",
-)
-@click.option(
-    "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
-)
+@options.layout
+@options.max_shard_size
 @options.allow_pickle
 def main(source: str, output: str, layout: str, max_shard_size: str, allow_pickle: bool) -> None:
     """Write a model of another project, or in another layout, as a new folder.

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lit_jax.commands import options
 from lit_jax.utils.shown import say
 
 if TYPE_CHECKING:
@@ -41,16 +42,8 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
 @click.option("--vision-license", default="unknown", metavar="ID", help="Licence of the image tower.")
 @click.option("--text-license", default="unknown", metavar="ID", help="Licence of the text tower.")
 @click.option("--data-license", default="unknown", metavar="ID", help="Licence of the training data.")
-@click.option(
-    "--layout",
-    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers"]),
-    default="hf",
-    metavar="NAME",
-    help="hf (default), dual_encoder, lit_jax, towers or sentence_transformers.",
-)
-@click.option(
-    "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
-)
+@options.layout
+@options.max_shard_size
 @click.option(
     "--step", type=click.IntRange(min=0), metavar="N", help="Step to export [default: newest whole]."
 )

@@ -61,3 +61,13 @@ on_bad_record = click.option(
     default="error",
     help="error (default) or skip.",
 )
+layout = click.option(
+    "--layout",
+    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers"]),
+    default="hf",
+    metavar="NAME",
+    help="hf (default), dual_encoder, lit_jax, towers or sentence_transformers.",
+)
+max_shard_size = click.option(
+    "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
+)
