@@ -66,7 +66,7 @@ layout = click.option(
     type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers"]),
     default="hf",
     metavar="NAME",
-    help="hf (default), dual_encoder, lit_jax, towers or sentence_transformers.",
+    help="hf dual_encoder lit_jax towers sentence_transformers",
 )
 max_shard_size = click.option(
     "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
