@@ -40,7 +40,8 @@ class ModelConfig:
     logit_bias_init: float | None = None  # Of the sigmoid loss. None: -10, as in SigLIP.
     max_logit_scale: float | None = None  # Upper bound of exp(logit_scale); 100 in CLIP. None: no bound.
     dtype: str = "auto"  # Of the arithmetic. "auto": bfloat16 on accelerators, float32 on CPUs.
-    locked_dtype: str = "float32"  # Of the locked weights in memory.
+    # Of the locked weights in memory. A tower with the letter L, and no lock_rules, is read in it from the start.
+    locked_dtype: str = "float32"
     # What the backward pass computes again: "none", "products", "narrow" or "full" (models/layers/spec.py).
     remat: str = "products"
     # "rows": our kernel for TPUs; "splash": JAX's own there; "cudnn" for GPUs; "xla". "auto": the first that fits.

@@ -106,6 +106,7 @@ def join_towers(
 ) -> Loaded:
     """The towers of `model` under new projections, with params on the host: see `from_towers`.
 
+    A tower that is locked as a whole is read in `model.locked_dtype`, so that float32 never holds it.
     A tower with the lock letter u takes its config from its folder, if it has one, and no weights.
     The projections are new, unless both towers come from one model that has its own: see `from_towers`. With
     `any_width` they have the width of the stored ones, else 512, whatever `model.projection_dim` says.
@@ -150,7 +151,7 @@ def join_towers(
     for name, tower in towers.items():
         fixed, missing = read[name][1], list[str]()
         if letters[name] != "u":
-            weights, missing = read_params(tower, shapes[name], model.allow_pickle)
+            weights, missing = read_params(tower, shapes[name], model.allow_pickle, _dtype_of(model, name))
             params |= traverse_util.flatten_dict({name: weights}, sep="/")
         params |= traverse_util.flatten_dict({name: fixed}, sep="/")
         fresh += [f"{name}/{path}" for path in missing if path.split("/")[0] not in fixed]
@@ -164,3 +165,9 @@ def join_towers(
             listed(fresh),
         )
     return Loaded(module, traverse_util.unflatten_dict(params, sep="/"), tuple(fresh))
+
+
+def _dtype_of(model: ModelConfig, tower: str) -> DTypeLike:
+    """In which a tower is read: in float32, unless all of it is locked."""
+    locked = model.lock_towers[TOWERS.index(tower)] == "L" and not model.lock_rules
+    return jnp.dtype(model.locked_dtype if locked else "float32")

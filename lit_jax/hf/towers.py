@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from lit_jax.hf import hub, kinds
 from lit_jax.models.composites import half, is_composite
@@ -124,8 +125,13 @@ def _layers(encoder: Encoder, raw: Mapping[str, Any], overrides: Mapping[str, An
     return whole, encoder.config_of(cut({**raw, **others}, field, depth))
 
 
-def read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Params, list[str]]:
-    """A tower's params of these `shapes`, and the used paths that the checkpoint lacks."""
+def read_params(
+    tower: Tower, shapes: Params, allow_pickle: bool, dtype: DTypeLike = jnp.float32
+) -> tuple[Params, list[str]]:
+    """A tower's params of these `shapes`, and the used paths that the checkpoint lacks.
+
+    The params are of `dtype`, or of float32 where tables of positions are resized.
+    """
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
     names = {
@@ -152,12 +158,15 @@ def read_params(tower: Tower, shapes: Params, allow_pickle: bool) -> tuple[Param
             table = WeightMap(tuple(row for row in table.rows if row not in rows), table.empty)
     other_size = tower.stored != tower.config
     if other_size:
+        dtype = jnp.float32
         inner = tower.encoder.Model(tower.stored)
         side, channels = tower.stored.image_size, tower.stored.num_channels
         example = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
         shapes = jax.eval_shape(inner.init, jax.random.key(0), example)["params"]
     try:
-        params = table.to_jax(tensors.renamed({names[name]: new for name, new in used.items()}), shapes)
+        params = table.to_jax(
+            tensors.renamed({names[name]: new for name, new in used.items()}), shapes, dtype
+        )
     except WeightError as error:
         raise WeightError(f"{tower.folder}: {error}") from error
     if other_size:

@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 from einops import rearrange
 from flax import traverse_util
+from jax.typing import DTypeLike
 
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
@@ -138,8 +139,13 @@ class WeightMap:
         """The HF names of all tensors."""
         return {name for row in self.rows for name in row.hf_names()} | {name for name, _ in self.empty}
 
-    def to_jax(self, tensors: Mapping[str, np.ndarray], shapes: Params | Callable[[], Params]) -> Params:
-        """HF tensors -> nested float32 params of the given shapes (a tree of anything with `.shape`).
+    def to_jax(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        shapes: Params | Callable[[], Params],
+        dtype: DTypeLike = np.float32,
+    ) -> Params:
+        """HF tensors -> nested params of `dtype` and the given shapes (a tree of anything with `.shape`).
 
         `shapes` may be a function, which runs while the tensors are read. Raises WeightError if a tensor is missing,
         left over, of another shape, or not finite.
@@ -151,7 +157,7 @@ class WeightMap:
                 read: dict[
                     str, tuple[int, ...]
                 ] = {}  # The tensors that were read, by name, with their shapes.
-                filling.append((row, read, pool.submit(_import, row, tensors, read)))
+                filling.append((row, read, pool.submit(_import, row, tensors, read, dtype)))
             wanted = traverse_util.flatten_dict(shapes() if callable(shapes) else shapes, sep="/")
             for name, shape in self.empty:
                 _check_shape(name, tensors[name].shape, shape)
@@ -218,9 +224,9 @@ def _alternatives(name: str) -> list[str]:
 
 
 def _import(
-    row: Row, tensors: Mapping[str, np.ndarray], read: dict[str, tuple[int, ...]]
+    row: Row, tensors: Mapping[str, np.ndarray], read: dict[str, tuple[int, ...]], dtype: DTypeLike
 ) -> dict[str, np.ndarray]:
-    """Fills a row's float32 params layer by layer, so that no second copy of a stack ever exists.
+    """Fills a row's params layer by layer, so that no second copy of a stack ever exists, nor one in float32.
 
     `read` gains the shape of every tensor that was read.
     """
@@ -246,7 +252,7 @@ def _import(
         paths = row.jax_names()
         for path, part in zip(paths, moved if len(paths) > 1 else [moved], strict=True):
             if layer == 0:
-                out[path] = np.empty((row.copies, *part.shape) if row.stacked else part.shape, np.float32)
+                out[path] = np.empty((row.copies, *part.shape) if row.stacked else part.shape, dtype)
             _copy(out[path][layer] if row.stacked else out[path], part)
     return out
 

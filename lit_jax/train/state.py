@@ -39,9 +39,10 @@ def init_state(
     layout: Layout = RULES,
     on_host: Collection[str] = (),
 ) -> State:
-    """The state before the first step, on `mesh`; `params` are copied and stay the caller's.
+    """The state before the first step, on `mesh`; what is placed there is a copy of `params`.
 
-    The towers `on_host` stay numpy arrays where they are locked whole: a step reads their cached outputs instead.
+    The towers `on_host` stay the numpy arrays of `params`, unless they have to be cast, where they are locked whole: a
+    step reads their cached outputs instead.
     Locked floating-point leaves are held in `locked_dtype` where one is given; `layout` says what lies where
     (`sharding.fsdp_rules`). Raises ConfigError as `partition.partition` does.
     """
@@ -84,7 +85,9 @@ def abstract_state(
 def _cast(locked: Params, dtype: DTypeLike | None) -> Params:
     if dtype is None:
         return locked
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, locked)
+    return jax.tree.map(
+        lambda x: x.astype(dtype, copy=False) if jnp.issubdtype(x.dtype, jnp.floating) else x, locked
+    )
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> Array:

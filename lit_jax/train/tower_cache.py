@@ -86,7 +86,7 @@ def fingerprint_of(weights: Params, *parts: str) -> str:
     digest.update("\0".join(parts).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
         digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(fetch(leaf)).tobytes())
+        digest.update(np.ascontiguousarray(fetch(leaf)).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
