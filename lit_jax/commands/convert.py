@@ -11,10 +11,10 @@ from lit_jax.utils.shown import say
 @click.argument("output", metavar="OUT", type=click.Path())
 @click.option(
     "--layout",
-    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers"]),
+    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers"]),
     default="hf",
     metavar="NAME",
-    help="hf (default), dual_encoder, lit_jax or towers.",
+    help="hf (default), dual_encoder, lit_jax, towers or sentence_transformers.",
 )
 @click.option(
     "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
