@@ -143,21 +143,32 @@ def head_of(found: Sequence[Layer]) -> tuple[Head, dict[str, np.ndarray]]:
         raise NoHeadError(
             "they are not all Dense with one of the activations linear, gelu, relu, silu and tanh"
         )
-    if found and (acts[-1] != "linear" or len(set(acts[:-1])) > 1):
-        raise NoHeadError("the last Dense has an activation, or those before it have several")
     if not found:
         return Head("identity"), {}
-    parts = [
-        {name.removeprefix("linear."): array for name, array in layer.tensors.items()} for layer in found
-    ]
-    if len(parts) == 1:
-        return Head("linear_bias" if "bias" in parts[0] else "linear"), parts[0]
-    for part in parts:
-        part.setdefault("bias", np.zeros(len(part["weight"]), np.float32))
-    places = [*(f"hidden.{i}" for i in range(len(parts) - 1)), "out"]
-    own = {
-        f"{place}.{name}": array
-        for place, part in zip(places, parts, strict=True)
-        for name, array in part.items()
-    }
-    return Head("mlp", tuple(len(part["weight"]) for part in parts[:-1]), str(acts[0])), own
+    parts: list[tuple[dict[str, np.ndarray], str | None]] = []
+    for layer, act in zip(found, acts, strict=True):
+        part = {name.removeprefix("linear."): array for name, array in layer.tensors.items()}
+        if parts and parts[-1][1] == "linear":  # Two matrices, one after the other, are one.
+            part = _product(parts.pop()[0], part)
+        parts.append((part, act))
+    hidden, (last, act) = parts[:-1], parts[-1]
+    if act != "linear" or len({act for _, act in hidden}) > 1:
+        raise NoHeadError("the last Dense has an activation, or those before it have several")
+    if not hidden:
+        return Head("linear_bias" if "bias" in last else "linear"), last
+    own: dict[str, np.ndarray] = {}
+    for place, (part, _) in zip([*(f"hidden.{i}" for i in range(len(hidden))), "out"], parts, strict=True):
+        own |= {f"{place}.weight": part["weight"]}
+        own |= {f"{place}.bias": part.get("bias", np.zeros(len(part["weight"]), np.float32))}
+    return Head("mlp", tuple(len(part["weight"]) for part, _ in hidden), str(hidden[0][1])), own
+
+
+def _product(first: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A linear layer behind another one, as one layer."""
+    weight = np.asarray(then["weight"], np.float64)
+    if first["weight"].ndim != 2 or weight.ndim != 2 or weight.shape[1] != len(first["weight"]):
+        raise NoHeadError("their widths do not follow one another")
+    both = {"weight": weight @ first["weight"]}
+    if "bias" in first or "bias" in then:
+        both["bias"] = weight @ first.get("bias", np.zeros(weight.shape[1])) + then.get("bias", 0.0)
+    return {name: array.astype(np.float32) for name, array in both.items()}

@@ -84,6 +84,16 @@ def test_dense_layers_are_the_text_head_if_a_head_can_be_that(vision, tmp_path, 
     first, last, bias = rng.normal(size=(10, 24)), rng.normal(size=(6, 10)), rng.normal(size=10)
     write_text_model(tmp_path / "one", [(rng.normal(size=(6, 24)),)])
     assert lit_jax.from_towers(vision, tmp_path / "one")[0].config.text_head == Head("linear")
+    plain = rng.normal(size=(6, 9)), rng.normal(size=(9, 24)), rng.normal(size=9)
+    write_text_model(
+        tmp_path / "product", [(plain[1], plain[2]), (plain[0],)]
+    )  # As EmbeddingGemma's, with a bias.
+    module, params = lit_jax.from_towers(vision, tmp_path / "product")
+    assert module.config.text_head == Head("linear_bias")
+    np.testing.assert_allclose(
+        params["text_projection"]["kernel"], (plain[0] @ plain[1]).T, rtol=0, atol=1e-5
+    )
+    np.testing.assert_allclose(params["text_projection"]["bias"], plain[0] @ plain[2], rtol=0, atol=1e-5)
     write_text_model(tmp_path / "two", [(first, bias, TANH), (last,)])
     module, params = lit_jax.from_towers(vision, tmp_path / "two")
     assert (module.config.text_head, module.config.projection_dim) == (Head("mlp", (10,), "tanh"), 6)
