@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_jax.hf import model_folder
 from lit_jax.hf.conversions.renames import Rows, bound, count, rows, under
 from lit_jax.hf.formats.npz import NpzFile
 from lit_jax.utils.errors import WeightError
@@ -138,10 +139,11 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def npz_of(path: Path) -> Path | None:
-    """The npz file that a path is, or that lies alone in a folder."""
+    """The npz file that a path is, or that lies alone in a folder, which then has no config.json."""
     if path.is_file() and path.suffix == ".npz":
         return path
-    found = sorted(path.glob("*.npz")) if path.is_dir() else []
+    of_others = (path / model_folder.CONFIG).is_file()
+    found = sorted(path.glob("*.npz")) if path.is_dir() and not of_others else []
     return found[0] if len(found) == 1 else None
 
 
