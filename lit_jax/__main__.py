@@ -54,9 +54,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[:1] == ["help"]:  # `help train`, as in other programs.
         args = [*args[1:2], "--help"]
     if not args or args[0] in ("-h", "--help"):
-        say("Usage: lit-jax COMMAND [OPTIONS]: dual encoders in pure JAX.\n")
+        say("Usage: lit-jax COMMAND [OPTIONS]; lit-jax COMMAND --help lists the options.\n")
         say("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
-        say(f"\nlit-jax COMMAND --help lists the options of a command.\n{EXIT_CODES}")
+        say(f"\n{EXIT_CODES}")
         sys.exit(0 if args else 2)
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(levelname)s %(message)s"))

@@ -67,8 +67,8 @@ def _look(folder: Workdir) -> dict[str, Any]:
         problems.append(
             f"there are checkpoints but no {CONFIG}, without which training does not resume from them"
         )
-    if ill(state) and locked is None:
-        resumes = state["resumes"]
+    if health and health[max(health)] and locked is None:
+        resumes = _resumes(health, locked)
         outcome = "cannot resume" if resumes is None else f"would resume from step {resumes}"
         problems.append(f"the newest checkpoint, step {max(health)}, is damaged: training {outcome}")
     if state["resumes"] and config is not None:

@@ -137,19 +137,19 @@ Workdir = Path | Bucket
 @contextmanager
 def _mirrored(address: str) -> Iterator[Bucket]:
     # TensorStore writes checkpoints without gcsfs, whose cached listings would miss them.
+    fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
+    try:
+        fsspec.get_filesystem_class("gs")
+    except ImportError as error:
+        raise ConfigError(
+            f"workdir {address} is in a bucket, and gcsfs is not installed: pip install 'lit_jax[gcs]'"
+        ) from error
     if why := unreachable(address):
         raise ConfigError(
             f"workdir {address}: {why}; see to its connection, or give a folder of this machine"
         )
-    fsspec.config.conf.setdefault("gs", {}).setdefault("use_listings_cache", False)
     with tempfile.TemporaryDirectory(prefix="lit_jax-") as folder:
-        try:
-            bucket = Bucket(address, Path(folder))
-        except ImportError as error:
-            raise ConfigError(
-                f"workdir {address} is in a bucket, and gcsfs is not installed: pip install 'lit_jax[gcs]'"
-            ) from error
-        yield bucket
+        yield Bucket(address, Path(folder))
 
 
 def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:

@@ -151,7 +151,7 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
     (
         "plan --config config.py",
         2,
-        r"no TPU slice to plan for; give --topology or config\.topology, for instance",
+        r"neither --topology nor config\.topology names a TPU slice; wanted one of v4",
     ),
     (
         "plan --config config.py --topology v5e:2x4 --json nowhere/x",

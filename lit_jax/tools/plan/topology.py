@@ -33,7 +33,8 @@ def chip_of(topology: str) -> Chip:
     """The chip of a slice such as "v5e:2x4". Raises ConfigError for a text that names no slice."""
     if not topology:
         raise ConfigError(
-            "no TPU slice to plan for; give --topology or config.topology, for instance v5e:2x4"
+            f"neither --topology nor config.topology names a TPU slice; wanted one of {', '.join(CHIPS)} and a shape, "
+            "for instance v5e:2x4"
         )
     kind = topology.partition(":")[0]
     if kind not in CHIPS or not topology.partition(":")[2]:
