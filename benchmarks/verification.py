@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from side_by_side import configs
+from train_step import train_config
 
 from lit_jax.train.cached_rows import CachedRows
 from lit_jax.train.loop import train
@@ -56,21 +56,9 @@ class Clock:
 
 
 def config(*, tiny: bool, steps: int, **changes: Any) -> dict[str, Any]:
-    vision, text = configs(tiny)
-    tree: dict[str, Any] = {
-        "steps": steps,
-        "batch_size": 8,
-        "save_every": 1,
-        "model": {
-            "vision": "",
-            "text": "",
-            "vision_config": {"model_type": "vit", **vision},
-            "text_config": {"model_type": "bert", **text},
-            "lock_towers": "uu",
-        },
-        "data": {"train": "shapes:64/train", "text_length": 16, "threads": 1},
-        "optim": {"schedule": "constant", "warmup_steps": 0},
-    }
+    """A run that saves every step, unless `changes` say otherwise; they go into the groups of the config."""
+    options = argparse.Namespace(tiny=tiny, steps=steps, batch=8, length=16, log_every=10, save_every=1)
+    tree = train_config(options)
     for group, values in changes.items():
         tree[group] = {**tree[group], **values} if isinstance(values, dict) else values
     return tree

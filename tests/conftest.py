@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import os
 import sys
 from collections import Counter
@@ -99,3 +100,12 @@ def bucket(gcs):
     gcs.calls.clear()
     gcs.broken.clear()
     return "gs://bucket"
+
+
+@pytest.fixture
+def loggers_as_they_were():
+    """For tests that call `main` in their own process, where it sets up what is logged."""
+    before = {name: logging.getLogger(name).level for name in ("lit_jax", "absl", "asyncio")}
+    yield
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)

@@ -39,13 +39,7 @@ from lit_jax.utils.shown import say
 )
 @options.text_length
 @options.allow_pickle
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    type=options.OutputFile(),
-    help="Write all probabilities to this file.",
-)
+@options.json_file("Write all probabilities to this file.")
 def main(
     pictures: tuple[str, ...],
     model: str,

@@ -12,13 +12,7 @@ from lit_jax.utils.shown import say
 @click.command()
 @click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("second", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    type=options.OutputFile(),
-    help="Write the comparison to this file.",
-)
+@options.json_file("Write the comparison to this file.")
 @click.option(
     "--strict", is_flag=True, help="Refuse models that preprocess pictures or cut texts differently."
 )
@@ -27,7 +21,7 @@ def main(first: Path, second: Path, json_path: Path | None, strict: bool) -> Non
 
     Differences are SECOND minus FIRST, with 95% intervals; * marks an interval that does not contain zero.
     """
-    from lit_jax.evals.compare import compare, own_ways
+    from lit_jax.evals.compare import compare
     from lit_jax.utils.console import table
 
     compared = compare(first, second, strict=strict)
@@ -40,7 +34,5 @@ def main(first: Path, second: Path, json_path: Path | None, strict: bool) -> Non
             rows.append((name, *values, f"{low:+.4g} to {high:+.4g}", mark))
         how = "paired" if all(row["paired"] for row in metrics.values()) else "unpaired"
         say(table((task, "first", "second", "difference", f"95% ({how})", ""), rows))
-    for task, different in own_ways(first, second).items():
-        say(f"{task}: the models differ: {different}")
     if json_path:
         json_path.write_text(json.dumps(compared, indent=2) + "\n", encoding="utf-8")

@@ -78,13 +78,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     help="Name the records that skip leaves out in this file.",
 )
 @options.allow_pickle
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    type=options.OutputFile(),
-    help="Result file; --ledger FILE lists what skip left out.",
-)
+@options.json_file("Result file; --ledger FILE lists what skip left out.")
 def main(
     model: str,
     data: str | None,

@@ -42,13 +42,7 @@ from lit_jax.utils.shown import in_line, say
     type=options.OutputFile(),
     help="Write 16 of the pairs as one picture to this PNG file.",
 )
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    type=options.OutputFile(),
-    help="Write the result to this file.",
-)
+@options.json_file("Write the result to this file.")
 def main(
     source: str,
     caption: str | None,

@@ -71,3 +71,8 @@ layout = click.option(
 max_shard_size = click.option(
     "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
 )
+
+
+def json_file(what: str) -> Any:
+    """--json FILE, a result to write; `what` is its help."""
+    return click.option("--json", "json_path", metavar="FILE", type=OutputFile(), help=what)

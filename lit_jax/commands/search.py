@@ -26,13 +26,7 @@ from lit_jax.utils.shown import say
 )
 @options.text_length
 @options.allow_pickle
-@click.option(
-    "--json",
-    "json_path",
-    metavar="FILE",
-    type=options.OutputFile(),
-    help="Write the result to this file.",
-)
+@options.json_file("Write the result to this file.")
 def main(
     index: str,
     query: str | None,

@@ -1,6 +1,7 @@
 """Compares two results of `evaluate` that were measured under the same protocol."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from lit_jax.evals.protocol import OF_THE_MODEL, differences, fingerprint, proto
 from lit_jax.evals.results import from_rows
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 _MOST_DRAWS = 100_000
 _SHOWN = 60  # Characters that are shown of a value in which two protocols differ.
@@ -29,7 +32,7 @@ def compare(
 
     Raises ConfigError if the protocols of a task differ, with the differences, and if no task is in both files. What
     the models bring with them (`OF_THE_MODEL`: how pictures are preprocessed, how long texts may be) may differ unless
-    `strict`; `own_ways` says how. Raises DataError for a file that is not a result, or whose protocol does not match
+    `strict`; the log says how. Raises DataError for a file that is not a result, or whose protocol does not match
     its fingerprint.
     """
     a, b = read(first), read(second)
@@ -45,14 +48,9 @@ def compare(
                 f"{task} was measured under different protocols in {first} and {second}: {different}; "
                 "evaluate both in the same way to compare them"
             )
+        if own := _different(task, a, b, of_the_model=True):
+            log.info("%s: the models differ before they see anything: %s", task, own)
     return {task: _task(task, a, b) for task in tasks}
-
-
-def own_ways(first: str | Path, second: str | Path) -> dict[str, str]:
-    """{task: in what the models of two results differ before they see pictures and texts}. Raises as `compare`."""
-    a, b = read(first), read(second)
-    told = {task: _different(task, a, b, of_the_model=True) for task in a["metrics"] if task in b["metrics"]}
-    return {task: text for task, text in told.items() if text}
 
 
 def _different(task: str, a: Mapping[str, Any], b: Mapping[str, Any], *, of_the_model: bool | None) -> str:

@@ -83,8 +83,8 @@ def load(folder_or_id: str | Path, **options: Any) -> ImageProcessor:
 
     Raises whatever transformers raises.
     """
-    stored, _ = transformers.ViTImageProcessorPil.get_image_processor_dict(folder_or_id, **options)
-    name = _class_name(folder_or_id, options)
+    stored = _stored(folder_or_id, options)
+    name = _class_name(stored, folder_or_id, options)
     ours = half_even_crop if stored.get(_CROP) == _HALF_EVEN else OURS.get(name)
     if ours is not None:
         of_auto = ("backend", "use_fast", "config", "trust_remote_code")
@@ -102,8 +102,9 @@ def load_pil(folder: Path, **options: Any) -> ImageProcessor:
         if "torchvision" not in str(error).lower():
             raise
     if getattr(found, "backend", None) != "pil":
+        name = _class_name(_stored(folder, options), folder, options)
         raise ValueError(
-            f"{_class_name(folder, options) or 'its class'} exists for torchvision alone, of which lit_jax computes "
+            f"{name or 'its class'} exists for torchvision alone, of which lit_jax computes "
             f"{', '.join(OURS)} itself; give the folder an image_processor_type that `lit-jax encoders` lists"
         )
     return found
@@ -128,9 +129,13 @@ def set_image_size(processor: Any, size: int) -> None:
     processor.size = kind(**{name: round(size * scale) for name in edges})
 
 
-def _class_name(folder_or_id: str | Path, options: dict[str, Any]) -> str:
-    """The class of transformers that a folder or Hub id names, or that the type of its model stands for."""
-    stored, _ = transformers.ViTImageProcessorPil.get_image_processor_dict(folder_or_id, **options)
+def _stored(folder_or_id: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a folder or Hub id has of an image processor."""
+    return transformers.ViTImageProcessorPil.get_image_processor_dict(folder_or_id, **options)[0]
+
+
+def _class_name(stored: dict[str, Any], folder_or_id: str | Path, options: dict[str, Any]) -> str:
+    """The class of transformers that the `stored` fields name, or that the type of the folder's model stands for."""
     name = stored.get("image_processor_type") or stored.get("feature_extractor_type")
     if not name:
         config, _ = transformers.PreTrainedConfig.get_config_dict(folder_or_id, **options)

@@ -9,6 +9,7 @@ from lit_jax.hf import conversions, model_folder
 from lit_jax.models.composites import COMPOSITES, OWN_MODEL_TYPE, is_composite
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.run_folder import run_of
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +24,6 @@ class Kind(NamedTuple):
 
 def _has(*names: str) -> Callable[[Path], bool]:
     return lambda folder: all((folder / name).is_file() for name in names)
-
-
-def run_of(folder: Path) -> Path | None:
-    """The workdir that a folder is, or lies in as its model or one of its checkpoints."""
-    for place in (folder, *folder.absolute().parents[:2]):
-        if (place / "checkpoints").is_dir() and (place / "model" / model_folder.CONFIG).is_file():
-            return place
-    return None
 
 
 KINDS = (

@@ -11,6 +11,7 @@ from typing import SupportsFloat
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from lit_jax.hf.model_card_layouts import LAYOUTS
 from lit_jax.utils.console import markdown
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.redact import last_part, public
@@ -96,7 +97,7 @@ def model_card(card: Card) -> str:
     Raises ConfigError for a licence or an id that the Hub would refuse, and where `public` does; DataError for a
     metric that is not finite.
     """
-    what, usage = _LAYOUTS[card.layout]
+    what, usage, _ = LAYOUTS[card.layout]
     vision, text = card.readers
     for name, by in {"READERS": ", ".join(sorted({vision, text})), "VISION": vision, "TEXT": text}.items():
         usage = usage.replace(name, by)
@@ -136,7 +137,7 @@ def _metadata(card: Card) -> ModelCardData:
         license=card.license,
         license_name=card.license_name and public(card.license_name),
         license_link=card.license_link and public(card.license_link),
-        library_name=_LIBRARIES[card.layout],
+        library_name=LAYOUTS[card.layout].library,
         tags=list(dict.fromkeys(("lit", "vision-text-dual-encoder", "jax", *map(public, card.tags)))),
         pipeline_tag="zero-shot-image-classification",
         base_model=[tower.hub_id for tower in (card.vision, card.text) if tower.hub_id] or None,
@@ -216,113 +217,6 @@ A dual encoder: an image tower and a text tower that embed images and sentences 
 sentence that match lie close together. It classifies images by class names that it was not trained on, and it
 finds images for texts and texts for images. It was trained by contrastive tuning in the manner of LiT
 ([arXiv:2111.07991](https://arxiv.org/abs/2111.07991)) with lit_jax. """
-
-_IN_TORCH = """\
-In PyTorch, with transformers:
-
-```python
-import torch
-from PIL import Image
-from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
-
-model = VisionTextDualEncoderModel.from_pretrained("MODEL")
-processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
-
-texts = ["a cat", "a sleeping dog"]
-inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="pt")
-with torch.no_grad():
-    probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
-print(dict(zip(texts, probabilities[0].tolist())))
-```"""
-
-_IN_JAX = """\
-In JAX, with lit_jax:
-
-```python
-import jax
-from lit_jax import VisionTextDualEncoderModel
-from PIL import Image
-from transformers import VisionTextDualEncoderProcessor
-
-model = VisionTextDualEncoderModel.from_pretrained("MODEL")
-processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
-
-texts = ["a cat", "a sleeping dog"]
-inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="np")
-probabilities = jax.nn.softmax(model(**inputs).logits_per_image)
-print(dict(zip(texts, probabilities[0].tolist())))
-```"""
-
-_IN_SENTENCE_TRANSFORMERS = """\
-In PyTorch, with sentence-transformers:
-
-```python
-from PIL import Image
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("MODEL")
-pictures = model.encode([Image.open("picture.png").convert("RGB")])
-texts = model.encode(["a cat", "a sleeping dog"])
-print(model.similarity(pictures, texts))
-```
-
-The vectors have length one. sentence-transformers has no place for the temperature, by whose exponential a softmax
-over texts multiplies these similarities. It is the tensor `logit_scale` of `heads/model.safetensors`, and `logit_bias`,
-where there is one, is in `heads/config.json`; a CLIP or SigLIP has both in `model.safetensors`.
-
-In JAX, with lit_jax:
-
-```python
-from lit_jax import Embedder
-
-model = Embedder("MODEL")
-print(model.pictures("picture.png") @ model.texts(["a cat", "a sleeping dog"]).T)
-```"""
-
-_TOWERS = """\
-The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
-
-```python
-from transformers import READERS
-
-vision, text = VISION.from_pretrained("MODEL/vision"), TEXT.from_pretrained("MODEL/text")
-```
-
-In JAX, under new projections, with lit_jax:
-
-```python
-import lit_jax
-
-module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
-```"""
-
-# What a folder of each layout is, and how it is used: see lit_jax.save.
-_LAYOUTS = {
-    "hf": (
-        "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
-        f"{_IN_TORCH}\n\n{_IN_JAX}",
-    ),
-    "dual_encoder": (
-        "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
-        f"{_IN_TORCH}\n\n{_IN_JAX}",
-    ),
-    "lit_jax": ("lit_jax reads it; transformers has no class for two towers of these types.", _IN_JAX),
-    "towers": (
-        "Its two towers are stored as two models of transformers, and its projections beside them.",
-        _TOWERS,
-    ),
-    "sentence_transformers": (
-        "It is stored as a model of sentence-transformers, which embeds pictures and texts.",
-        _IN_SENTENCE_TRANSFORMERS,
-    ),
-}
-_LIBRARIES = {
-    "hf": "transformers",
-    "dual_encoder": "transformers",
-    "lit_jax": "lit_jax",
-    "towers": "lit_jax",
-    "sentence_transformers": "sentence-transformers",
-}
 
 _LIMITATIONS = (
     "It knows what its training data shows: for other kinds of images, or texts in another style or language, "

@@ -18,6 +18,7 @@ from lit_jax.parallel.distributed import is_main_process
 from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
+from lit_jax.utils.run_folder import run_of
 from lit_jax.workdir.bucket import Bucket, Workdir
 
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
@@ -35,17 +36,11 @@ def read_run_config(workdir: Workdir) -> TrainConfig:
         raise CheckpointError(f"{workdir}/{CONFIG} is of no run: {error}") from error
 
 
-def _run_around(folder: Path) -> Path | None:
-    """The workdir in which a folder lies, such as its checkpoints or its model."""
-    around = list(folder.absolute().parents)[:3]
-    return next((w for w in around if (w / CONFIG).is_file() and (w / "checkpoints").is_dir()), None)
-
-
 def _no_run(workdir: Workdir) -> str:
     if not isinstance(workdir, Bucket):
         if not workdir.exists():
             return f"{workdir} does not exist; give the workdir of a run"
-        if run := _run_around(workdir):
+        if run := run_of(workdir.absolute().parent):
             return f"{workdir} lies in the workdir of a run: give {run}"
     return f"{workdir} holds no run: it has no {CONFIG}; train there first"
 
@@ -87,7 +82,7 @@ def _stored(workdir: Workdir) -> dict[str, Any]:
         why = first_line(error)
         raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({why}): put a copy of it back") from error
     if "model_type" in stored:
-        if not isinstance(workdir, Bucket) and (run := _run_around(workdir)):
+        if not isinstance(workdir, Bucket) and (run := run_of(workdir.absolute().parent)):
             raise CheckpointError(f"{workdir} is the model of the run in {run}: give {run}")
         raise CheckpointError(
             f"{workdir} is a model and not a run: give the workdir of a run, or an empty one; a model is given as "

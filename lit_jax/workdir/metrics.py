@@ -8,20 +8,17 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from lit_jax.parallel.distributed import is_main_process
 from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import clear, put
 from lit_jax.utils.errors import ConfigError, DataError
-from lit_jax.workdir.terminal import Terminal
+from lit_jax.workdir.terminal import Terminal, Values
 
 log = logging.getLogger(__name__)
-
-Values = Mapping[str, SupportsFloat]  # Python, NumPy and JAX scalars alike.
 
 
 @runtime_checkable

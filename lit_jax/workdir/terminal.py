@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lit_jax.utils.names import DIRECTIONS, MONITOR_PREFIX, TEST_PREFIX
 from lit_jax.utils.shown import in_line, say
 
-Values = Mapping[str, SupportsFloat]
+Values = Mapping[str, SupportsFloat]  # Python, NumPy and JAX scalars alike.
 
 WIDTH = 100
 # What is for the files alone, and from which value on it is worth a word here.

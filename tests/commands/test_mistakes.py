@@ -1,7 +1,6 @@
 """Natural mistakes at the command line: each ends in one true sentence with its status, before any long work."""
 
 import json
-import logging
 import re
 
 import pytest
@@ -161,12 +160,7 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
 ]
 
 
-@pytest.fixture(autouse=True)
-def loggers_as_they_were():
-    before = {name: logging.getLogger(name).level for name in ("lit_jax", "absl", "asyncio")}
-    yield
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
+pytestmark = pytest.mark.usefixtures("loggers_as_they_were")
 
 
 @pytest.fixture(scope="module")

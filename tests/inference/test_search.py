@@ -1,7 +1,6 @@
 """Classification, indexes and searches, from Python and as commands, with the usual mistakes."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -22,12 +21,7 @@ from tests import tiny
 LABELS = ["red square", "blue circle", "green square"]
 
 
-@pytest.fixture(autouse=True)
-def loggers_as_they_were():
-    before = {name: logging.getLogger(name).level for name in ("lit_jax", "absl")}
-    yield
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
+pytestmark = pytest.mark.usefixtures("loggers_as_they_were")
 
 
 @pytest.fixture(scope="module")

@@ -75,15 +75,20 @@ def ours(module, params, processor):
     return {"text": embedder.texts(TEXTS), "image": embedder.pictures(pictures())}
 
 
+def saved_with_our_vectors(folder, model):
+    """Saves a model, whose vectors PyTorch then computes from the files."""
+    lit_jax.save(folder, *model, layout="sentence_transformers")
+    want = ours(*model)
+    for modality, inputs in (("text", TEXTS), ("image", pictures())):
+        got = torch_modules.encode(folder, inputs, modality)
+        np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
+
+
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(("towers", "fields"), MODELS.values(), ids=MODELS)
 def test_the_files_give_our_vectors_and_are_read_back_to_the_bit(towers, fields, tmp_path):
     model = model_of(towers, fields)
-    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
-    want = ours(*model)
-    for modality, inputs in (("text", TEXTS), ("image", pictures())):
-        got = torch_modules.encode(tmp_path, inputs, modality)
-        np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
+    saved_with_our_vectors(tmp_path, model)
     module, params = lit_jax.load(tmp_path)
     assert module.config == model[0].config
     chex.assert_trees_all_equal(params, model[1])
@@ -113,11 +118,7 @@ def whole_of(model_type):
 @pytest.mark.parametrize("model_type", WHOLE)
 def test_a_model_of_both_modalities_stays_one_module(model_type, tmp_path):
     model = whole_of(model_type)
-    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
-    want = ours(*model)
-    for modality, inputs in (("text", TEXTS), ("image", pictures())):
-        got = torch_modules.encode(tmp_path, inputs, modality)
-        np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
+    saved_with_our_vectors(tmp_path, model)
     module, params = lit_jax.load(tmp_path)
     assert module.config.model_type == model_type
     chex.assert_trees_all_equal(params, model[1])

@@ -20,9 +20,10 @@ from lit_jax.hf import hub
 from lit_jax.hf.towers import read_tower
 from lit_jax.tools.align.layers import with_best_layers
 from lit_jax.tools.align.pairs import Foretold, Pair, foretold, write
-from lit_jax.tools.export import export, results
+from lit_jax.tools.export import export
 from lit_jax.tools.quickstart.quickstart import Inputs, gather
 from lit_jax.tools.report import report
+from lit_jax.tools.run_card import results
 from lit_jax.train.build import mesh_of
 from lit_jax.train.inputs import Cached, open_sources, prepare
 from lit_jax.train.inputs import Inputs as RunInputs

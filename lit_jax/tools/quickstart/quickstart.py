@@ -15,9 +15,10 @@ from lit_jax.hf import hub
 from lit_jax.hf.model_folder import read_config
 from lit_jax.hf.save import check_exportable
 from lit_jax.models.dual_encoder import DualEncoderConfig
-from lit_jax.tools.export import About, export, results, verify
+from lit_jax.tools.export import export, verify
 from lit_jax.tools.quickstart.ingredients import openmoji, packages, towers
 from lit_jax.tools.report import report
+from lit_jax.tools.run_card import About, results
 from lit_jax.train.loop import train
 from lit_jax.utils.atomic import put
 from lit_jax.utils.console import progress
