@@ -1,4 +1,4 @@
-"""Tensors of another project under Hugging Face's names: tables that are read in both directions.
+"""Tensors of another project under Hugging Face's names: tables, and what moves a tensor when it is read.
 
 A row is `name there | Hugging Face's name | axes`, as in `models.weight_map`: `{l}` stands for a layer, on both sides,
 and `{a,b}` for several tensors that are one on the other side, where they are the leading axis g.
@@ -62,16 +62,6 @@ def converted(
         )
     file = _Moved(where, source, rows, made)
     return Tensors({name: (file, name) for name in file.keys()})  # noqa: SIM118 - not a mapping
-
-
-def restored(tensors: Mapping[str, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
-    """The way back: tensors under Hugging Face's names -> those of the other project."""
-    out: dict[str, np.ndarray] = {}
-    for row in rows:
-        parts = [np.asarray(tensors[name]) for name in row.jax_names()]
-        moved, names = row.to_hf(np.stack(parts) if len(parts) > 1 else parts[0]), row.hf_names()
-        out |= zip(names, moved if len(names) > 1 else [moved], strict=True)
-    return out
 
 
 class _Moved:
