@@ -1,11 +1,13 @@
 """The image processor and the tokenizer of a Hugging Face folder: downloads nothing, and runs no code of the folder."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lit_jax.data.transforms.tokenizer import panics_raised
-from lit_jax.hf import image_processor_rules, image_processors, tokenizer_rules
+from lit_jax.hf import image_processor_rules, image_processors, model_folder, tokenizer_rules
+from lit_jax.models.composites import OWN_MODEL_TYPE
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
@@ -22,7 +24,13 @@ def image_processor(folder: str | Path) -> ImageProcessor:
 def tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a folder. Raises ConfigError and WeightError."""
     folder = _holding(folder, tokenizer_rules.FILES, "tokenizer")
-    return _read(transformers.AutoTokenizer.from_pretrained, folder, "tokenizer", tokenizer_rules.check)
+    read = transformers.AutoTokenizer.from_pretrained
+    config = folder / model_folder.CONFIG
+    if config.is_file() and model_folder.read_json(config).get("model_type") == OWN_MODEL_TYPE:
+        read = partial(
+            read, config=transformers.PreTrainedConfig()
+        )  # It warns of a type that it does not know.
+    return _read(read, folder, "tokenizer", tokenizer_rules.check)
 
 
 def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:

@@ -1,6 +1,7 @@
 """The processor of a Hugging Face folder is read and written as transformers 5 and 4 do."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -139,3 +140,19 @@ def test_a_batch_has_jax_arrays_if_asked_for(tmp_path):
     for name, array in ours.items():
         assert isinstance(array, jax.Array)
         np.testing.assert_array_equal(array, theirs[name])
+
+
+def test_a_folder_of_our_own_layout_is_read_without_a_warning_of_transformers(tmp_path):
+    lit_jax.save(tmp_path, *tiny.dual(), tiny.processor(), layout="lit_jax")
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        found = load_processor(tmp_path)
+    finally:
+        logger.removeHandler(handler)
+    assert records == []
+    text = "the red square"
+    assert found.tokenizer(text)["input_ids"] == tiny.processor().tokenizer(text)["input_ids"]
