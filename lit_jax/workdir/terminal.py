@@ -21,6 +21,8 @@ _ASIDE = {
 }
 # The numbers of a step, in this order and these widths, so that they stand below each other; and their digits.
 _COLUMNS = {"loss": (6, 4), "lr": (8, 3), "logit_scale": (5, 4), "grad_norm": (4, 3), "pairs/s": (5, 4)}
+# Metrics of retrieval behind recall@1 and median_rank, so that those of a direction fit a line.
+_SHORTER = {"recall@5": "@5", "recall@10": "@10", "mean_rank": "mean"}
 
 
 class Terminal:
@@ -122,9 +124,7 @@ def _words(values: Mapping[str, float]) -> Iterator[str]:
         of_it = {name.removeprefix(prefix): rest.pop(name) for name in values if name.startswith(prefix)}
         if of_it:
             yield f"{TEST_PREFIX}{direction}"
-            first = next((name for name in of_it if name.startswith("recall@")), "")
-            for name, value in of_it.items():
-                yield f"{name if name == first else name.removeprefix('recall')} {_short(value, 3)}"
+            yield from (f"{_SHORTER.get(name, name)} {_short(value, 3)}" for name, value in of_it.items())
             if rest:
                 yield "\n"
     yield from (_word(name, value) for name, value in rest.items())

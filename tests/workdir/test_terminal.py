@@ -59,18 +59,19 @@ def test_numbers_of_the_machine_are_told_only_if_they_matter():
 
 
 def test_each_direction_of_retrieval_has_a_line_and_none_is_wider_than_a_hundred():
-    values = {f"recall@{k}": 0.123456 for k in (1, 5, 10)} | {"median_rank": 123456.5, "mean_rank": 123456.78}
+    values = {f"recall@{k}": 0.123456 for k in (1, 5, 10)} | {"median_rank": 10.5, "mean_rank": 130.54}
     stream = Pipe(tty=False)
     named = {f"test/{way}_{name}": value for way in DIRECTIONS for name, value in values.items()}
-    Terminal(10_000, stream=stream).scalars(500, named)
-    lines = stream.getvalue().splitlines()
-    ranks = "recall@1 0.123  @5 0.123  @10 0.123  median_rank 123456"
-    assert lines[0] == f"step   500/10000  test/image_to_text  {ranks}"
-    assert [line.strip() for line in lines[1:]] == [
-        "mean_rank 123457",
-        f"test/text_to_image  {ranks}",
-        "mean_rank 123457",
+    terminal = Terminal(160, stream=stream)
+    terminal.scalars(80, named)
+    ranks = "recall@1 0.123  @5 0.123  @10 0.123  median_rank 10.5  mean 131"
+    assert stream.getvalue().splitlines() == [
+        f"step  80/160  test/image_to_text  {ranks}",
+        f"              test/text_to_image  {ranks}",
     ]
+    terminal.scalars(80, {f"test/a_metric_with_a_long_name_{i}": i for i in range(9)})
+    lines = stream.getvalue().splitlines()
+    assert len(lines) > 4 and max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize(
