@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from lit_jax.hf import model_folder, save
-from lit_jax.tools import export
+from lit_jax.tools import run_card
 from lit_jax.train import build, evaluation, inputs, loop
 from lit_jax.utils import checksums
 from lit_jax.workdir import checkpoints, metrics
@@ -170,7 +170,7 @@ POINTS = {
     "the last save returned": Point(checkpoints.Checkpoints, "save", after=nth(1, lambda a: a[1] == ALL)),
 }
 EXPORTS = {
-    "card of an export": Point(export, "model_card", after=nth(1)),
+    "card of an export": Point(run_card, "model_card", after=nth(1)),
     "weights of an export": Point(model_folder, "_write_json", before=nth(1)),
     "processor of an export": Point(save, "save_processor", before=nth(1)),
     "sums of an export": Point(checksums, "write", before=nth(1)),
