@@ -4,7 +4,7 @@ import json
 from collections import ChainMap
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 
@@ -35,7 +35,9 @@ def processor_class() -> Any:
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, **options)
 
-        def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
+        def __call__(
+            self, images: Any = None, text: Any = None, **options: Unpack[transformers.ProcessingKwargs]
+        ) -> Any:
             """As transformers, where `return_tensors` may also be "jax", and Pillow images may have any mode.
 
             The prompt of the tokenizer is put before every text.
