@@ -44,14 +44,15 @@ def processor_class() -> Any:
             """
             if text is not None and (prompt := prompt_of(self.tokenizer)):
                 text = prompt + text if isinstance(text, str) else [prompt + one for one in text]
-            common = options.get("common_kwargs") or {}
-            settings = ChainMap(options, options.get("images_kwargs") or {}, common)
+            given: dict[str, Any] = dict(options)
+            common = given.get("common_kwargs") or {}
+            settings = ChainMap(given, given.get("images_kwargs") or {}, common)
             rescales = settings.get("do_rescale", getattr(self.image_processor, "do_rescale", False))
             in_jax = settings.get("return_tensors") == "jax"
             if in_jax:
-                options |= {"return_tensors": "np", "common_kwargs": {**common, "return_tensors": "np"}}
+                given |= {"return_tensors": "np", "common_kwargs": {**common, "return_tensors": "np"}}
             images = checked_images(images, rescales=bool(rescales))
-            batch = super().__call__(images, text, **options)
+            batch = super().__call__(images, text, **given)
             if in_jax:
                 batch.data = {name: jnp.asarray(value) for name, value in batch.data.items()}
             return batch

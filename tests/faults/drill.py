@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from lit_jax.hf import model_folder, save
-from lit_jax.tools import run_card
+from lit_jax.tools import export, run_card
 from lit_jax.train import build, evaluation, inputs, loop
 from lit_jax.utils import checksums
 from lit_jax.workdir import checkpoints, metrics
