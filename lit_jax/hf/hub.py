@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lit_jax.hf import folder_sums
 from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, WEIGHTS, has
 from lit_jax.utils.errors import WeightError, first_line
 from lit_jax.utils.reachable import unreachable
@@ -37,7 +38,8 @@ def find(
     The copy has the first kind of weights that the repository offers: safetensors, else Flax's msgpack, else, with
     `allow_pickle`, PyTorch's pickle. With `subfolder`, it is that folder inside the folder or repository. A path is
     never taken for a Hub id: what is not of the form `name` or `owner/name`, or has a parent folder that exists, is a
-    path. The last three arguments are those of huggingface_hub's snapshot_download. Raises WeightError.
+    path. The last three arguments are those of huggingface_hub's snapshot_download. Raises WeightError, also for a
+    folder whose files differ from its SHA256SUMS.
     """
     if folder_or_id == "":  # As a path it would be the current folder.
         raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
@@ -46,6 +48,7 @@ def find(
     try:
         path = Path(folder_or_id).expanduser()
         if path.is_dir():
+            folder_sums.check(path)
             return _inside(path, subfolder)
         if path.suffix == ".npz" and path.is_file() and not subfolder:
             return path

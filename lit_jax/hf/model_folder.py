@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-# The names of what `write` writes, and of the list of modules by which a folder is one of sentence-transformers.
-WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modules\.json"
+# The names of what `write` writes, of the list of modules by which a folder is one of sentence-transformers, and of the
+# sums of what an export wrote there before.
+WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modules\.json|SHA256SUMS"
 _MOST_TENSORS = 100_000  # Of a folder, in all files.
 _MOST_SHARDS = 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)

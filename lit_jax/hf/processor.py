@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 
 from lit_jax.data.transforms.tokenizer import prompt_of, set_prompt
-from lit_jax.hf import conversions, image_processors, processor_files
+from lit_jax.hf import conversions, folder_sums, image_processors, processor_files
 from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
 from lit_jax.utils._transformers import transformers
@@ -90,6 +90,8 @@ def join_processors(
 
     `text_prompt` is put before every text; empty: what the tokenizer's folder says, if anything.
     """
+    for folder in (vision_folder, text_folder):
+        folder_sums.check(Path(folder))
     images, tokenizer = load_image_processor(vision_folder), load_tokenizer(text_folder)
     if image_size is not None:
         image_processors.set_image_size(images, image_size)

@@ -7,13 +7,14 @@
 | or `pictures-00000-of-00012.parquet` | the same, as columns `id` and `embedding` |
 | `broken_records.jsonl` | the pictures that were left out, with reasons, if there are any |
 | `manifest.json` | the plan, E, and the numbers of what was left out; an index without it is not complete |
+| `SHA256SUMS` | the sums of the shards and of the manifest; an index of an earlier version has none |
 """
 
 import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,17 @@ from lit_jax.inference.index_files import (
     MANIFEST,
     PLAN,
     Shard,
+    check_sums,
     paths_of,
     read_manifest,
     read_object,
     read_shard,
+    read_sums,
     write_shard,
 )
 from lit_jax.inference.left_out import LEDGER, LeftOut, is_ledger, part_of
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
+from lit_jax.utils import checksums
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import Progress
@@ -65,6 +69,8 @@ class Index:
     source_fingerprint: str
     skipped: tuple[int, ...] = ()  # The records of the source that were left out, ascending.
     text_length: int | None = None  # Tokens of a query that are read; None: as many as the model reads.
+    # The sums of its files that were not compared yet; a file is compared when it is read first.
+    unchecked: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
@@ -75,7 +81,9 @@ class Index:
                 raise DataError(f"the index {folder} is not complete; start the `embed` that wrote it again")
             raise DataError(f"{folder} is not an index: it has no {MANIFEST}; `lit-jax embed` writes one")
         manifest = read_manifest(folder)
-        return cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])})
+        sums = read_sums(folder)
+        check_sums((folder / MANIFEST,), sums)
+        return cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])}, unchecked=sums)
 
     @property
     def shards(self) -> int:
@@ -96,7 +104,9 @@ class Index:
             size = min(self.shard_size, total - number * self.shard_size)
             if rows := size - gaps.get(number, 0):
                 paths = paths_of(self.folder, self.format, number, self.shards)
-                yield read_shard(paths, rows, self.width)
+                shard = read_shard(paths, rows, self.width)
+                check_sums(paths, self.unchecked)
+                yield shard
 
     def check_model(self, model: Embedder) -> None:
         """Raises DataError unless `model` is the one that made the index."""
@@ -162,6 +172,9 @@ def embed(
     if is_main_process() and not (out / MANIFEST).is_file():
         plan |= {"width": model.config.width}
         _complete(out, plan, [paths_of(out, format, number, shards) for number in range(shards)])
+    if is_main_process() and (out / MANIFEST).is_file() and not (out / checksums.NAME).is_file():
+        # After the manifest, since they hold its sum; a run that is killed here is started again.
+        checksums.write(out, without=[PLAN])
     barrier("index")
     if not (out / MANIFEST).is_file():
         raise DataError(

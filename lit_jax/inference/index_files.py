@@ -6,7 +6,7 @@ more than that is refused before memory is taken for it.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from lit_jax.utils import strict_json
+from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
@@ -89,6 +89,20 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file of an index. Raises DataError."""
     found = _judged(path, strict_json.LARGEST, strict_json.read)
     return found if isinstance(found, dict) else {}
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The sums of an index's files by name; none of an index that an earlier version wrote. Raises DataError."""
+    path = folder / checksums.NAME
+    return _judged(path, _IDS, lambda _: checksums.listed(folder)) if os.path.lexists(path) else {}
+
+
+def check_sums(paths: Iterable[Path], unchecked: dict[str, str]) -> None:
+    """Compares files with their sums, and takes these out of `unchecked`. Raises DataError for another one."""
+    for path in paths:
+        digest = unchecked.pop(path.name, None)
+        if digest and (why := checksums.difference(path.parent, path.name, digest)):
+            raise DataError(f"{path.parent}: {why}; delete the index, embed again")
 
 
 def paths_of(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:

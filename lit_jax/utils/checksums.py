@@ -57,29 +57,48 @@ def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
     """
     folder = epath.Path(folder)
     try:
-        text = retried(lambda: read(folder / NAME), folder / NAME)
+        sums = listed(folder)
+    except FileNotFoundError:
+        return f"{NAME} is missing"
     except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        return f"{NAME} is missing" if missing else f"{NAME} cannot be read: {error}"
+        return f"{NAME} {_why(error)}"
+    allowed = frozenset(beside)
+    if out := [name for name in sums if name not in allowed and leaves(name)]:
+        return f"{NAME} names {out[0]!r}, which lies outside of the folder"
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda row: difference(folder, *row), sums.items())
+        return next((why for why in found if why), None)
+
+
+class NotSums(ValueError):
+    """A file of sums that is not one, in a few words."""
+
+
+def listed(folder: epath.PathLike) -> dict[str, str]:
+    """The sums of `folder`: names of files -> sha256. Raises NotSums, and OSError and ValueError as `read` does."""
+    path = epath.Path(folder) / NAME
+    text = retried(lambda: read(path), path)
     rows = [_LINE.fullmatch(line) for line in text.splitlines()]
     if not rows or not text.endswith("\n") or None in rows:
-        return f"{NAME} is cut off or damaged"
-    allowed = frozenset(beside)
-    if out := [row[2] for row in rows if row and row[2] not in allowed and _leaves(row[2])]:
-        return f"{NAME} names {out[0]!r}, which lies outside of the folder"
+        raise NotSums("is cut off or damaged")
+    return {row[2]: row[1] for row in rows if row}
 
-    def compare(row: re.Match[str] | None) -> str | None:
-        assert row is not None
-        try:
-            same = _digest(folder, row[2]) == row[1]
-        except FileNotFoundError:
-            return f"{row[2]} is missing"
-        except (OSError, ValueError) as error:
-            return f"{row[2]} cannot be read: {getattr(error, 'strerror', None) or error}"
-        return None if same else f"{row[2]} has another sha256 than when it was written"
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return next((problem for problem in pool.map(compare, rows) if problem), None)
+def difference(folder: epath.PathLike, name: str, digest: str) -> str | None:
+    """How a file of `folder` differs from its sum, in a few words; None if it does not."""
+    try:
+        same = _digest(epath.Path(folder), name) == digest
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except (OSError, ValueError) as error:
+        return f"{name} {_why(error)}"
+    return None if same else f"{name} has another sha256 than when it was written"
+
+
+def _why(error: OSError | ValueError) -> str:
+    if isinstance(error, NotSums):
+        return str(error)
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def read(path: epath.Path) -> str:
@@ -93,7 +112,7 @@ def _local(path: epath.Path) -> bool:
     return "://" not in os.fspath(path)
 
 
-def _leaves(name: str) -> bool:
+def leaves(name: str) -> bool:
     """Whether a relative path leads out of its folder."""
     return name.startswith("/") or ".." in name.split("/")
 

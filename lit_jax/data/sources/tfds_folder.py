@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from lit_jax.utils import checksums
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
 
@@ -18,7 +19,10 @@ _CLASSES = ("pythonClassName", "python_class_name")
 
 
 def check_folder(spec: str, folder: epath.Path) -> None:
-    """Raises `DataError` for a folder whose descriptions are damaged, lead out of it, or name a class of others."""
+    """Raises `DataError` for a folder whose descriptions are damaged, lead out of it, or name a class of others.
+
+    Sets that lit_jax prepared have the sums of their descriptions; ArrayRecord has its own of what is in the shards.
+    """
     for name in (INFO, FEATURES):
         path = folder / name
         if name == FEATURES and not path.exists():
@@ -43,6 +47,10 @@ def check_folder(spec: str, folder: epath.Path) -> None:
                 )
     for path in folder.glob("*.labels.txt"):
         _check_file(spec, path)
+    if (folder / checksums.NAME).exists() and (why := checksums.damage(folder)):
+        raise DataError(
+            f"{spec}: {why}; copy the set again, or, if you changed it yourself, delete its {checksums.NAME}"
+        )
 
 
 def check_shard(spec: str, folder: epath.Path, shard: epath.Path) -> None:

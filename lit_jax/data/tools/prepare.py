@@ -27,6 +27,7 @@ from lit_jax.data.tools.shards import (
     write_shard,
 )
 from lit_jax.data.workers import end_with_parent
+from lit_jax.utils import checksums
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import Progress
 
@@ -105,6 +106,7 @@ def prepare(
     splits = [] if existing is None else list(existing.splits.values())
     splits.append(set_info.split_info(split, written, template.replace(data_dir=out)))
     set_info.write_info(final, name, features, splits, _texts(source, existing, options))
+    checksums.write(final)
     _write_ledger(final / f"dropped-{split}.jsonl", source, written)
     _publish(paths, final, out)
     shutil.rmtree(draft)
@@ -171,11 +173,15 @@ def _texts(source: Source, existing: Any, options: PrepareOptions) -> dict[str, 
 
 
 def _publish(paths: Sequence[Path], final: Path, out: Path) -> None:
-    """Moves the shards and the files of `final` into the set, dataset_info.json last."""
+    """Moves the shards and the files of `final` into the set, dataset_info.json last, and then the sums of both.
+
+    A set that is left without sums by a kill is read unchecked, as one of other software is.
+    """
+    (out / checksums.NAME).unlink(missing_ok=True)  # Those of the splits before.
     for path in paths:
         if path.exists():  # A run that was killed here may have moved it already.
             os.replace(path, out / path.name)
-    for path in sorted(final.iterdir(), key=lambda p: p.name == INFO):
+    for path in sorted(final.iterdir(), key=lambda p: (p.name == checksums.NAME, p.name == INFO)):
         os.replace(path, out / path.name)
 
 

@@ -154,7 +154,8 @@ def test_the_file_that_makes_the_split_exist_is_moved_in_last(source, tmp_path, 
     monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(b)), replace(a, b)))
     out = prepare(source, tmp_path / "set", shards=2)
     moved = [path.name for path in moved if path.parent == out]
-    assert moved[-1] == "dataset_info.json" and sorted(moved) == sorted(p.name for p in out.iterdir())
+    assert moved[-2:] == ["dataset_info.json", "SHA256SUMS"]
+    assert sorted(moved) == sorted(p.name for p in out.iterdir())
 
 
 def test_two_processes_write_what_one_writes(source, out, tmp_path):
