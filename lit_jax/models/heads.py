@@ -105,7 +105,8 @@ class Projection(nn.Module):
             y = dense(hidden, kernel_init=scaled, name=f"hidden_{i}")(y)
             if head.norm:
                 y = LayerNorm(EPS, dtype=compute.dtype, on_gpu=compute.on_gpu, name=f"norm_{i}")(y)
-            y = drop(act(y))
+            # The backward pass computes them again: of a batch of 32,768, each is as large as all features.
+            y = nn.remat(lambda _, y: drop(act(y)))(self, y)
         y = dense(self.width, name="out")(y)
         return y + dense(self.width, use_bias=False, name="skip")(x) if head.skip else y
 
