@@ -5,7 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
+from jax.lax import DotAlgorithmPreset, Precision
+
+# Products of bfloat16 numbers that a TPU makes of one of float32 numbers, by what the product asks for; one otherwise.
+PASSES = {
+    Precision.HIGHEST: 6,
+    Precision.HIGH: 3,
+    DotAlgorithmPreset.F32_F32_F32: 6,
+    DotAlgorithmPreset.BF16_BF16_F32_X3: 3,
+    DotAlgorithmPreset.BF16_BF16_F32_X6: 6,
+    DotAlgorithmPreset.BF16_BF16_F32_X9: 9,
+}
 
 
 def flops_of(function: Callable[..., Any], *arguments: Any) -> int:
@@ -16,8 +28,11 @@ def flops_of(function: Callable[..., Any], *arguments: Any) -> int:
     return count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def count(jaxpr: core.Jaxpr) -> int:
-    """The same for a traced function, over all devices; every turn of a loop and every program of a kernel counts."""
+def count(jaxpr: core.Jaxpr, *, passes: bool = False) -> int:
+    """The same for a traced function, over all devices; every turn of a loop and every program of a kernel counts.
+
+    With `passes`, a product counts as often as a TPU computes it for the precision that it asks for: see PASSES.
+    """
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -25,14 +40,24 @@ def count(jaxpr: core.Jaxpr) -> int:
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             shape = _shape(equation.invars[0])
-            total += 2 * out * math.prod(shape[axis] for axis in contracted)
+            times = _passes(equation) if passes else 1
+            total += times * 2 * out * math.prod(shape[axis] for axis in contracted)
         elif name == "conv_general_dilated":
             kernel = _shape(equation.invars[1])
             features = params["dimension_numbers"].rhs_spec[0]
-            total += 2 * out * math.prod(kernel) // kernel[features]
+            times = _passes(equation) if passes else 1
+            total += times * 2 * out * math.prod(kernel) // kernel[features]
         else:
-            total += _times(name, params) * sum(map(count, _inner(params)))
+            total += _times(name, params) * sum(count(inner, passes=passes) for inner in _inner(params))
     return total
+
+
+def _passes(equation: core.JaxprEqn) -> int:
+    if any(getattr(x.aval, "dtype", None) != jnp.float32 for x in equation.invars[:2]):
+        return 1
+    asked = equation.params["precision"]
+    each = asked if isinstance(asked, tuple) else (asked,)
+    return max(PASSES.get(precision, 1) for precision in each)
 
 
 def _times(name: str, params: dict[str, Any]) -> int:

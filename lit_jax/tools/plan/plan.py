@@ -30,7 +30,6 @@ from lit_jax.train.tower_cache import cached_whole
 from lit_jax.utils.errors import ConfigError
 
 FITS = 0.95  # Of the HBM; the rest is the runtime's own.
-WHOLE = 6  # Products of bfloat16 numbers in one of float32 numbers, which a DualEncoder in float32 asks for.
 
 
 class _Target(NamedTuple):
@@ -122,8 +121,6 @@ def _target(config: Any, topology: str, slices: int, micro_batch: int | None = N
     chip = chip_of(topology)
     mesh = mesh_of(recipe, devices_of(topology, slices))
     compute = dataclasses.replace(compute_of(recipe.model, "tpu"), mesh=mesh)
-    if compute.dtype == jnp.float32:
-        chip = dataclasses.replace(chip, flops=chip.flops / WHOLE)
     module = DualEncoder(config_of(recipe), compute)
     return _Target(recipe, topology, slices, chip, mesh, module)
 
@@ -202,7 +199,7 @@ def _cost(traced: Any, target: _Target) -> dict[str, Any]:
         kind: {"times": times, "bytes": size} for kind, (times, size) in program.collectives().items()
     }
     seconds = {
-        "arithmetic": executed / chip.flops,
+        "arithmetic": count(traced.jaxpr.jaxpr, passes=True) / chips / chip.flops,
         "memory": sum(traffic.values()) / chip.bandwidth,
         "links": sum(c["bytes"] for c in collectives.values()) / chip.links,
     }

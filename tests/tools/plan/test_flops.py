@@ -4,16 +4,36 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import pytest
+from jax.lax import DotAlgorithmPreset
 
 from lit_jax.models.kernels.row_attention import row_attention_sharded
 from lit_jax.parallel.sharding import make_mesh
-from lit_jax.tools.plan.flops import flops_of
+from lit_jax.tools.plan.flops import count, flops_of
 
 
 def test_a_matrix_product_counts_a_multiplication_and_an_addition_for_each_term():
     a, b = jnp.zeros((3, 5)), jnp.zeros((5, 7))
     assert flops_of(jnp.matmul, a, b) == 2 * 3 * 5 * 7
     assert flops_of(lambda a, b: jnp.tanh(a) @ b + 1, a, b) == 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "passes"),
+    [
+        ("float32", None, 1),
+        ("float32", "default", 1),
+        ("float32", "high", 3),
+        ("float32", "highest", 6),
+        ("float32", DotAlgorithmPreset.BF16_BF16_F32_X3, 3),
+        ("bfloat16", "highest", 1),
+    ],
+)
+def test_a_product_counts_as_often_as_a_tpu_computes_it_for_its_precision(dtype, precision, passes):
+    a, b = jnp.zeros((3, 5), dtype), jnp.zeros((5, 7), dtype)
+    traced = jax.jit(partial(jnp.matmul, precision=precision)).trace(a, b)
+    assert count(traced.jaxpr.jaxpr) == 2 * 3 * 5 * 7
+    assert count(traced.jaxpr.jaxpr, passes=True) == passes * 2 * 3 * 5 * 7
 
 
 def test_a_loop_counts_as_often_as_it_runs_under_any_wrapper():
