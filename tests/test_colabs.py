@@ -70,6 +70,7 @@ def test_quickstart_runs_from_towers_to_pytorch(trained):
     folder, (figures, text) = trained
     assert figures >= 5
     assert "step 30/30" in text and "image_to_text_recall@5" in text and "protocol" in text
+    assert "both towers locked   recall@5 0." in text
     assert (folder / "quickstart_run" / "export" / "model.safetensors").is_file()
 
 

@@ -145,3 +145,14 @@ def test_a_step_is_compiled_for_two_slices(libtpu):
     assert (found["slices"], found["chips"], found["mesh"]) == (2, 16, {"data": 4, "fsdp": 4})
     with pytest.raises(ConfigError, match="fsdp=16 does not fit into one of the 2 slices of 8 devices"):
         door.plan(small(mesh={"data": -1, "fsdp": 16}), slices=2)
+
+
+@pytest.mark.slow
+def test_a_text_tower_of_8b_embeds_captions_on_eight_chips(libtpu):
+    config = config_of(ROOT / "configs" / "frozen_towers.py")
+    config.model.text_config = QWEN3_8B
+    config.model.text_pooling, config.model.locked_dtype = "last", "bfloat16"
+    config.mesh.data, config.mesh.fsdp, config.batch_size = 1, 8, 512
+    found = door.plan(config, "v5e:2x4")
+    assert found["fits"] and not found["traffic"].get("text")  # The step moves no tower.
+    assert found["embed"]["texts"]["fits"] and found["embed"]["texts"]["peak"] < 4 * GIB
