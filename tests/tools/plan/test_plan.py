@@ -16,6 +16,17 @@ from lit_jax.utils.errors import ConfigError
 from tests import tiny
 from tests.tools.plan.test_parameters import CONFIGS, ROOT, config_of, small
 
+QWEN3_8B = {  # As Qwen3-Embedding-8B is.
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 12_288,
+    "vocab_size": 151_665,
+}
+
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_names_the_topology_that_it_was_planned_for(path):
