@@ -42,11 +42,8 @@ def test_a_smoke_run_learns_to_tell_drawings_that_it_has_not_seen(path, tmp_path
         assert before < 0.1 and after > 0.2  # Chance is 0.039.
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=() if path.stem == "lit_b16_bert" else pytest.mark.slow) for path in CONFIGS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_smoke_run_runs_offline_and_the_first_of_them_learns(path, tmp_path):
     config = config_of(path, "smoke")
     learn = path.stem == "lit_b16_bert"

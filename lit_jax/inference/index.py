@@ -172,9 +172,6 @@ def embed(
     if is_main_process() and not (out / MANIFEST).is_file():
         plan |= {"width": model.config.width}
         _complete(out, plan, [paths_of(out, format, number, shards) for number in range(shards)])
-    if is_main_process() and (out / MANIFEST).is_file() and not (out / checksums.NAME).is_file():
-        # After the manifest, since they hold its sum; a run that is killed here is started again.
-        checksums.write(out, without=[PLAN])
     barrier("index")
     if not (out / MANIFEST).is_file():
         raise DataError(
@@ -184,7 +181,7 @@ def embed(
 
 
 def _complete(out: Path, plan: dict[str, Any], shards: Sequence[tuple[Path, ...]]) -> None:
-    """Writes the ledger and then the manifest; no manifest if no picture is left."""
+    """Writes the ledger, the sums and then the manifest; no manifest if no picture is left."""
     parts = [part_of(paths[-1]) for paths in shards]
     rows = [row for part in parts for row in left_out.read(part)]
     left_out.write(out / LEDGER, rows)
@@ -198,7 +195,9 @@ def _complete(out: Path, plan: dict[str, Any], shards: Sequence[tuple[Path, ...]
         "pictures": plan["pictures"] - len(rows),
         "skipped": [row.record for row in rows],
     }
-    put(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
+    text = json.dumps(manifest, indent=2) + "\n"
+    checksums.write(out, without=[PLAN, *(part.name for part in parts)], coming={MANIFEST: text})
+    put(out / MANIFEST, lambda path: path.write_text(text, "utf-8"))
     for part in parts:
         part.unlink(missing_ok=True)
 

@@ -7,9 +7,10 @@ import posixpath
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from errno import EDQUOT, EFBIG, ENOSPC, EROFS
+from types import MappingProxyType
 from typing import TypeVar
 
 from etils import epath
@@ -42,11 +43,21 @@ def retried(call: Callable[[], T], what: object) -> T:
     raise AssertionError("unreachable")
 
 
-def write(folder: epath.PathLike, *, beside: Iterable[str] = (), without: Iterable[str] = ()) -> None:
-    """Writes the digests of the files below `folder`, except `without`, and of the relative paths `beside`."""
+def write(
+    folder: epath.PathLike,
+    *,
+    beside: Iterable[str] = (),
+    without: Iterable[str] = (),
+    coming: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Writes the digests of the files below `folder`, except `without`, and of the relative paths `beside`.
+
+    `coming` are texts that will be written after it: names -> contents in UTF-8.
+    """
     folder, left_out = epath.Path(folder), {NAME, *without}
     names = [*(name for name in sorted(_files(folder)) if name not in left_out), *beside]
     lines = [f"{_digest(folder, name)}  {name}\n" for name in names]
+    lines += [f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in coming.items()]
     retried(lambda: (folder / NAME).write_text("".join(lines)), folder / NAME)
 
 

@@ -36,6 +36,7 @@ def check(pairs, specs):
             np.testing.assert_array_equal(ours["texts"]["input_ids"], theirs["texts"]["input_ids"])
 
 
+@pytest.mark.slow
 def test_the_same_1000_pairs_in_four_forms_give_the_same_ids_bytes_and_batches(tmp_path):
     pairs = pairs_of(1000)
     check(pairs, write_forms(tmp_path, pairs))

@@ -73,6 +73,7 @@ def test_records_are_skipped_before_the_cut_and_others_after_it(straight, tmp_pa
     assert 0 < len(before.ledger.broken) < len(reading.ledger.broken)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("before", "after"),
     [({"threads": 0}, {"threads": 1}), ({"threads": 4}, {"threads": 0}), ({"threads": 1}, {"workers": 1})],

@@ -216,6 +216,7 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_published_with_its_measures_in_one_command(trained, tmp_path):
     result = {
         "data": "parquet:hf://datasets/org/pets/test",

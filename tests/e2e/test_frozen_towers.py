@@ -68,6 +68,7 @@ def test_caches_of_half_the_size_give_nearly_the_same_losses(dtype, place):
     assert all(a < 0.6 * b for a, b in zip(files, wholes, strict=True))
 
 
+@pytest.mark.slow
 def test_with_several_captions_a_step_on_the_cache_gives_the_same_bits(place):
     changes = {"data__captions_per_image": 2, "positives": "all", "data__test": ""}
     _, params, metrics = run(place, "several", **changes)

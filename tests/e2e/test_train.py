@@ -161,6 +161,7 @@ def test_killed_with_processes_and_resumed_with_threads_it_ends_in_the_same_bits
     assert sorted(ledgers[0]) == sorted(ledgers[1]) == [7, 133]
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_does_nothing(tmp_path):
     mesh = {"data": 4, "fsdp": 2, "fsdp_rules": (("vision/.*", "whole"),)}
     config = tiny.config(tmp_path, mesh=mesh, optim__name="muon")
@@ -176,6 +177,7 @@ def test_a_finished_run_started_again_does_nothing(tmp_path):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_towers(tmp_path):
     config = tiny.config(tmp_path, steps=4)
     train(config, tmp_path / "run")
@@ -254,6 +256,7 @@ def test_other_data_than_at_the_start_are_refused(tmp_path):
         train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_towers_from_scratch_do_not_read_their_weights(tmp_path):
     tiny.config(tmp_path)
     (tmp_path / "t" / "model.safetensors").unlink()
@@ -304,6 +307,7 @@ def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
     assert half != full
 
 
+@pytest.mark.slow
 def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path):
     config = tiny.config(tmp_path, steps=20, save_every=2, keep=20, data__test="", cache=True)
     plain = build.make_train_step

@@ -139,6 +139,7 @@ def test_told_to_end_it_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
     assert as_on_disk(folder, gcs)
 
 
+@pytest.mark.slow
 def test_doctor_report_and_export_read_it(finished, gcs, tmp_path):
     folder = finished[0]
     state = doctor.workdir(RUN)
@@ -159,6 +160,7 @@ def test_doctor_report_and_export_read_it(finished, gcs, tmp_path):
     assert sums == wanted
 
 
+@pytest.mark.slow
 def test_damage_is_seen_and_passed_over_and_the_run_comes_by_there_again(bucket, gcs):
     there = gcs.buckets["bucket"]
     ours = Checkpoints(RUN, save_every=2, keep=2)

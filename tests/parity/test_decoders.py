@@ -241,6 +241,7 @@ def test_texts_are_embedded_as_qwen3_embedding_does_it(side, tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.sampled(4)
 @every_type
 def test_the_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
     module, params = tiny.dual(text=hf)

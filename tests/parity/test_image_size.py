@@ -32,7 +32,7 @@ def sizes(hf):
     return [hf["image_size"] + by * hf["patch_size"] for by in (first, 2)]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", TYPES)
 def test_a_tower_loaded_at_another_size_equals_pytorch_s_interpolation(name, tmp_path):
     hf = TYPES[name]
@@ -116,6 +116,7 @@ def test_a_processor_at_another_size_is_the_one_that_was_made_for_it(name, tmp_p
     assert processor.to_dict() == plain.to_dict()
 
 
+@pytest.mark.slow
 def test_a_run_at_another_size_is_exported_for_pictures_of_that_size(tmp_path):
     from lit_jax.tools.export import export
 

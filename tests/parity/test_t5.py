@@ -162,6 +162,7 @@ def test_a_dual_encoder_keeps_every_bit_and_its_text_tower_goes_back_to_transfor
     np.testing.assert_array_equal(got.detach(), want.detach())
 
 
+@pytest.mark.slow
 def test_training_follows_its_key_and_drops_in_as_many_places_as_pytorch(tmp_path):
     torch_tower(tiny.T5, tmp_path)
     module, _, params = our_tower("text", tmp_path)

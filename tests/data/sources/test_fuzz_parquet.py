@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
 
-EXAMPLES = [200, pytest.param(10_000, marks=pytest.mark.slow)]
+EXAMPLES = [60, pytest.param(10_000, marks=pytest.mark.slow)]
 struct = pa.struct
 
 BYTES = [

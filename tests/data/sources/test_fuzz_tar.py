@@ -13,7 +13,7 @@ from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
 
 BLOCK = 512
-EXAMPLES = [200, pytest.param(10_000, marks=pytest.mark.slow)]
+EXAMPLES = [60, pytest.param(10_000, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(autouse=True)
