@@ -48,8 +48,10 @@ def find(
     try:
         path = Path(folder_or_id).expanduser()
         if path.is_dir():
-            folder_sums.check(path)
-            return _inside(path, subfolder)
+            folder = _inside(path, subfolder)
+            for place in {path, folder}:
+                folder_sums.check(place)
+            return folder
         if path.suffix == ".npz" and path.is_file() and not subfolder:
             return path
         if path.is_file():

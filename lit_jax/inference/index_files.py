@@ -98,11 +98,12 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def check_sums(paths: Iterable[Path], unchecked: dict[str, str]) -> None:
-    """Compares files with their sums, and takes these out of `unchecked`. Raises DataError for another one."""
+    """Compares files with their sums, and takes those that agree out of `unchecked`. Raises DataError for others."""
     for path in paths:
-        digest = unchecked.pop(path.name, None)
+        digest = unchecked.get(path.name)
         if digest and (why := checksums.difference(path.parent, path.name, digest)):
             raise DataError(f"{path.parent}: {why}; delete the index, embed again")
+        unchecked.pop(path.name, None)  # Only now: a file that differs is refused each time.
 
 
 def paths_of(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:

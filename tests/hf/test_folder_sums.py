@@ -51,3 +51,9 @@ def test_sums_that_cannot_be_read_are_warned_of(exported, caplog):
     (exported / "SHA256SUMS").write_text("MD5 (model) = 0\n")
     load.load(exported)
     assert "SHA256SUMS is cut off or damaged; the files are read unchecked" in caplog.text
+
+
+def test_a_subfolder_has_sums_of_its_own(exported):
+    (exported / "config.json").write_text((exported / "config.json").read_text() + "\n")
+    with pytest.raises(WeightError, match=r"config\.json has another sha256"):
+        hub.find(exported.parent, subfolder=exported.name)

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lit_jax.inference.index import Index
-from lit_jax.inference.index_files import Shard, paths_of, write_shard
+from lit_jax.inference.index_files import Shard, check_sums, paths_of, write_shard
+from lit_jax.utils import checksums
 from lit_jax.utils.errors import DataError
 
 N, E, SIZE = 5, 3, 2
@@ -41,6 +42,18 @@ def write(folder, kind="npy", **changes):
         vectors = np.full((size, E), number, np.float32)
         write_shard(paths_of(folder, kind, number, 3), Shard(vectors, [f"{number}{i}" for i in range(size)]))
     return folder
+
+
+def test_a_file_that_differs_from_its_sum_is_refused_each_time(tmp_path):
+    (tmp_path / "a").write_text("a")
+    unchecked = {"a": "0" * 64}
+    for _ in range(2):
+        with pytest.raises(DataError, match="a has another sha256"):
+            check_sums((tmp_path / "a",), unchecked)
+    checksums.write(tmp_path)
+    unchecked = checksums.listed(tmp_path)
+    check_sums((tmp_path / "a",), unchecked)
+    assert not unchecked
 
 
 def read(folder):

@@ -108,9 +108,9 @@ processor = transformers.VisionTextDualEncoderProcessor if itself else ours
 # As transformers 4 names them.
 parts = {
     "attributes": ("image_processor", "tokenizer"),
+    "image_processor_class": "ViTImageProcessor",
     "tokenizer_class": "BertTokenizer",
 }
-parts["image_processor_class"] = "ViTImageProcessor"
 transformers.VisionTextDualEncoderProcessor = type(processor.__name__, (processor,), parts)
 # Tests look into the checkout's own source for names; what is installed is what is tested.
 transformers.utils.direct_transformers_import = lambda *args, **options: transformers
