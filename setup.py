@@ -46,6 +46,7 @@ PARITY = ["torch>=2.6"]
 PEERS = ["mteb>=2.26", "sentence-transformers>=6.2"]  # Tests compare with them where they are installed.
 PLOT = ["matplotlib>=3.9"]
 SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
+WANDB = ["wandb>=0.19"]
 TURBO = ["opencv-python-headless>=4.10.0.84", "simplejpeg>=1.8"]
 DOCS = ["pdoc>=15"]
 
@@ -65,6 +66,8 @@ setup(
         "quickstart": [*QUICKSTART, *DEMO],  # The quickstart prints a `lit-jax demo` that works.
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
         "gcs": GCS,
         "demo": DEMO,
         "parity": PARITY,
@@ -72,6 +75,7 @@ setup(
         "plot": PLOT,
         "sentencepiece": SENTENCEPIECE,
         "turbo": TURBO,
+        "wandb": WANDB,
         "notebooks": PLOT,
         "docs": DOCS,
         "dev": [

@@ -75,6 +75,7 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
             "steps": options.steps + 1,
             "batch_size": options.batch,
             "loss_chunk": min(options.chunk, options.batch),
+            "micro_batch": options.micro_batch if options.micro_batch < options.batch else 0,
             "cache": ("vision", "text"),
             "model": {
                 **{"vision": "", "text": "", "lock_towers": "uu"},
@@ -199,6 +200,9 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=4, help="captions of each (default: 4)")
     parser.add_argument("--batch", type=int, default=2048, help="pairs of a step (default: 2,048)")
     parser.add_argument("--chunk", type=int, default=256, help="columns of logits at a time (default: 256)")
+    parser.add_argument(
+        "--micro-batch", type=int, default=4096, help="pairs in the heads at once (default: 4,096)"
+    )
     parser.add_argument(
         "--hidden", type=int, default=1536, help="width of the hidden layers (default: 1,536)"
     )

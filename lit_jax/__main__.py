@@ -25,6 +25,7 @@ COMMANDS = {
     "classify": "Say how well each of some labels fits a picture.",
     "embed": "Embed pictures into an index: a folder of vectors to search.",
     "search": "Find the pictures of an index nearest to a text or a picture.",
+    "serve": "Answer questions of programs in JSON: embed, classify, search.",
     "demo": "Serve a small web page: picture and labels in, probabilities out.",
     "export": "Write a checkpoint as a Hugging Face folder with a model card.",
     "convert": "Write a model of another project or layout as a new folder.",

@@ -1,8 +1,11 @@
 """The notebooks, run from top to bottom in small, offline."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -63,6 +66,65 @@ def test_a_notebook_is_stored_without_outputs_and_reads_as_a_tutorial(path):
     assert 'find_spec("lit_jax") is None' in "".join(code[0]["source"])
     assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# ")
     assert len(cells) - len(code) >= 0.8 * len(code)  # Prose between cells.
+
+
+def first_code(path):
+    cells = json.loads(path.read_text())["cells"]
+    return "".join(next(cell for cell in cells if cell["cell_type"] == "code")["source"])
+
+
+class Pip:
+    """Stands for subprocess: notes what is installed, and what nvidia-smi says."""
+
+    def __init__(self, driver="", fails=False):
+        self.driver, self.fails, self.asked = driver, fails, []
+
+    def run(self, command, **_):
+        if command == "nvidia-smi":
+            return SimpleNamespace(stdout=self.driver)
+        self.asked.append(command)
+        return SimpleNamespace(returncode=int(self.fails))
+
+
+def run_first(monkeypatch, folder, path, pip, parts=()):
+    """Runs the first cell in `folder` of a machine without lit_jax; `parts` are the packages that it has."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    names = [SimpleNamespace(name=name) for name in parts]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: names)
+    monkeypatch.setattr("subprocess.run", pip.run)
+    monkeypatch.setattr("shutil.which", lambda name: name if pip.driver else None)
+    exec(compile(first_code(path), path.name, "exec"), {})
+    return next(argument for argument in pip.asked[0] if "[" in argument)
+
+
+@pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_what_is_there_with_the_accelerators_own_part(path, monkeypatch, tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        assert run_first(patch, folder, path, Pip()).startswith("lit_jax[")
+    wheel = tmp_path / "lit_jax-1.0-py3-none-any.whl"
+    wheel.touch()
+    for driver, parts, extra in (
+        ("", (), "notebooks]"),
+        ("| CUDA Version: 12.4 |", (), ",cuda12]"),
+        ("| CUDA Version: 13.1 |", ("jax",), ",cuda13]"),
+        ("| CUDA Version: 13.1 |", ("jax-cuda12-plugin",), ",cuda12]"),
+        ("", ("libtpu",), ",tpu]"),
+    ):
+        with monkeypatch.context() as patch:
+            asked = run_first(patch, folder, path, Pip(driver), parts)
+        assert asked.startswith(f"{wheel}[") and asked.endswith(extra)
+    (tmp_path / "lit_jax").mkdir()
+    (tmp_path / "lit_jax" / "__init__.py").touch()
+    with monkeypatch.context() as patch:
+        assert run_first(patch, folder, path, Pip()).startswith(f"{tmp_path}[")
+
+
+def test_a_first_cell_that_finds_nothing_to_install_says_what_to_do(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match=r"put its wheel beside this notebook .* or clone its repository"):
+        run_first(monkeypatch, tmp_path, COLABS[0], Pip(fails=True))
 
 
 @pytest.mark.slow

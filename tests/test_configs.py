@@ -97,6 +97,7 @@ OTHER = {
     "cache_dtype": "bfloat16",
     "positives": "all --config.data.captions_per_image 2",
     "log_every": "7",
+    "wandb": "emoji",
     "monitor_every": "5",
     "eval_every": "25",
     "save_every": "25",

@@ -11,6 +11,9 @@ import pytest
 
 import lit_jax
 from lit_jax.__main__ import COMMANDS
+from lit_jax.commands import train
+from lit_jax.config import read_config
+from lit_jax.utils.errors import ConfigError, DataError, NonFiniteError, WeightError
 from tests.command_options import accepted
 
 ROOT = Path(__file__).parent.parent
@@ -100,3 +103,18 @@ def test_the_citation_names_this_version():
     text = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {lit_jax.__version__}\n" in text and "\nlicense: Apache-2.0\n" in text
     assert f"\n## {lit_jax.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_jobset_trains_a_config_that_is_one_and_ends_with_the_status_of_a_mistake():
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / "docs" / "examples" / "jobset.yaml").read_text().replace("BUCKET", "bucket")
+    spec = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    command, *args = container["args"]
+    config, values = train.FLAGS.parse(args)
+    assert command == "train" and values["workdir"].startswith("gs://")
+    assert read_config(config).data.train.endswith("{00000..00331}.tar")
+    mistakes = {error.exit_code for error in (ConfigError, DataError, WeightError, NonFiniteError)}
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == sorted(mistakes)
+    assert rule["onExitCodes"]["containerName"] == container["name"]

@@ -51,6 +51,7 @@ RUN = {
     "demo --model DIR_OR_ID [--index INDEX --pictures SOURCE]": (
         "demo --model quickstart_run/export --index index --pictures folder:quickstart_run/emoji/test --help"
     ),
+    "serve --model DIR_OR_ID [--index INDEX]": "serve --model quickstart_run/export --index index --help",
     "export --workdir DIR --output DIR [--verify] [--push-to-hub ID]": (
         "export --workdir quickstart_run --output exported"
     ),

@@ -100,6 +100,7 @@ RUNS = [  # A command; @ is the folder, ~ the odd name. Whether it succeeds.
     ("train --config @/config.py --workdir @/run2~", False),
     ("quickstart --config @/config.py --workdir @/run2~", False),
     ("demo --model @/none~", False),
+    ("serve --model @/none~", False),
     ("encoders", True),
 ]
 

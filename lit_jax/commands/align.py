@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from lit_jax.commands.flags import Flags, shipped_config
+from lit_jax.commands.config_file import shipped_config
+from lit_jax.commands.flags import Flags
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.shown import say
 

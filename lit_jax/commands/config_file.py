@@ -31,9 +31,22 @@ class Override(NamedTuple):
     text: str
 
 
+def shipped_config(name: str) -> Path:
+    """The file of one of lit_jax's own configs: beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).parent.parent
+    inside = package / "configs" / name
+    return inside if inside.is_file() else package.parent / "configs" / name
+
+
 def load(file: str) -> Any:
-    """What get_config() of the config file FILE[:ARG] returns. Raises ConfigError."""
+    """What get_config() of the config file FILE[:ARG] returns. Raises ConfigError.
+
+    `configs/NAME.py` is one of lit_jax's own where there is no such file, as beside an installed package.
+    """
     path, colon, argument = file.partition(":")
+    shipped = shipped_config(Path(path).name)
+    if Path(path).parts[:-1] == ("configs",) and not Path(path).exists() and shipped.is_file():
+        path = str(shipped)
     if not Path(path).is_file():
         raise ConfigError(f"config file {path} does not exist; give the path of a .py file")
     try:

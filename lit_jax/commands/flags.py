@@ -4,7 +4,6 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -136,13 +135,6 @@ class _Shown(click.Command):
             options = (f"--config.{field}" for field in FIELDS)
             items += [CompletionItem(option) for option in options if option.startswith(incomplete)]
         return items
-
-
-def shipped_config(name: str) -> Path:
-    """The file of one of lit_jax's own configs: beside the package in a checkout, inside it once installed."""
-    package = Path(__file__).parent.parent
-    inside = package / "configs" / name
-    return inside if inside.is_file() else package.parent / "configs" / name
 
 
 def _text(word: str, text: str | None, words: deque[str]) -> str:

@@ -38,6 +38,9 @@ model = click.option(
     required=True,
     help="Folder or Hub id of a dual encoder.",
 )
+index = click.option(
+    "--index", metavar="DIR", type=click.Path(), help="Index to search, as `lit-jax embed` writes it."
+)
 dtype = click.option(
     "--dtype",
     metavar="TYPE",
@@ -76,3 +79,46 @@ max_shard_size = click.option(
 def json_file(what: str) -> Any:
     """--json FILE, a result to write; `what` is its help."""
     return click.option("--json", "json_path", metavar="FILE", type=OutputFile(), help=what)
+
+
+def listening(command: Any) -> Any:
+    """--host, --allow-host and --port."""
+    for option in (
+        click.option(
+            "--port",
+            metavar="N",
+            default=8000,
+            show_default=True,
+            type=click.IntRange(0, 65535),
+            help="Port; 0 is any free one.",
+        ),
+        click.option(
+            "--allow-host",
+            "allow_hosts",
+            metavar="NAME",
+            multiple=True,
+            help="Another host name or address under which it is opened; needed with --host 0.0.0.0; repeatable.",
+        ),
+        click.option(
+            "--host",
+            metavar="ADDRESS",
+            default="127.0.0.1",
+            show_default=True,
+            help="Address to listen on.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def server() -> Any:
+    """The module that serves. Raises ConfigError if its packages are not installed."""
+    try:
+        from lit_jax.tools.demo import server
+    except ModuleNotFoundError as error:
+        from lit_jax.utils.errors import ConfigError
+
+        raise ConfigError(
+            f"this needs {error.name}, which is not installed; pip install 'lit_jax[demo]'"
+        ) from error
+    return server

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_jax.commands import shell
-from lit_jax.commands.flags import Flags, shipped_config
+from lit_jax.commands.config_file import shipped_config
+from lit_jax.commands.flags import Flags
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.shown import say
 
@@ -17,6 +18,7 @@ FLAGS = Flags(
         "workdir": ("DIR", "Where everything goes; started again on it, the run continues."),
         "vision": ("DIR_OR_ID", "Your own image tower: folder or Hub id."),
         "text": ("DIR_OR_ID", "Your own text tower: folder or Hub id."),
+        "pictures": ("NAME", "Its own pairs: emoji (default), or photos, from a package of Debian."),
         "split": ("NAME", "What is held out of the emoji: concept (default) or family, which is harder."),
         "data": ("SOURCE", "Your own pairs: folder:DIR or tfds:NAME/SPLIT; a fifth is held out."),
     },
@@ -30,9 +32,15 @@ def main(args: Sequence[str]) -> None:
     from lit_jax.tools.quickstart.quickstart import Inputs, brought, licences, quickstart
     from lit_jax.utils.console import table
 
-    inputs = Inputs(values["vision"], values["text"], values["data"], values["split"] or "concept")
+    inputs = Inputs(
+        values["vision"],
+        values["text"],
+        values["data"],
+        pictures=values["pictures"] or "emoji",
+        split=values["split"] or "concept",
+    )
     own = brought(config, inputs)
-    if lines := licences(**own):
+    if lines := licences(**own, pictures=inputs.pictures):
         say("What comes from the package index, by name and licence:")
         say("\n".join(f"  {line}" for line in lines))
     outcome = quickstart(config, values["workdir"], inputs)
@@ -62,8 +70,13 @@ def following(model: Path, workdir: str, test: str) -> list[str]:
         f"lit-jax search {index} --query 'a fast train'",
         f"lit-jax demo --model {folder} --index {index} --pictures {source}",
     ]
-    emoji = Path(workdir, "emoji", "test")
-    if pictures := sorted(emoji.glob("1F431.png")) or sorted(emoji.glob("*.png")):
-        picture, labels = shlex.quote(str(pictures[0])), shlex.quote("cat face,pizza,railway car,snail")
+    for folder_of_pictures, first, labels in (
+        ("emoji", "1F431", "cat face,pizza,railway car,snail"),
+        ("photographs", "food_fruit_*", "a fruit,a bird,a tool,a musical instrument"),
+    ):
+        place = Path(workdir, folder_of_pictures, "test")
+        if not (pictures := sorted(place.glob(f"{first}.png")) or sorted(place.glob("*.png"))):
+            continue
+        picture, labels = shlex.quote(str(pictures[0])), shlex.quote(labels)
         lines.insert(0, f"lit-jax classify {picture} --model {folder} --labels {labels}")
     return [line.replace("lit-jax", shell.as_typed(), 1) for line in lines]

@@ -9,7 +9,7 @@ from lit_jax.config.fields import FIELDS
 
 # What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
 FREE = frozenset(
-    """topology stall_limit log_every monitor_every eval_every save_every keep keep_best best_metric best_mode
+    """topology stall_limit log_every wandb monitor_every eval_every save_every keep keep_best best_metric best_mode
     data.max_broken data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules model.unroll model.remat
     model.attention""".split()
 )

@@ -140,6 +140,7 @@ class TrainConfig:
         "float32"  # Of these files. "bfloat16" and "float16" halve them, and round the outputs.
     )
     log_every: int = 10  # Steps.
+    wandb: str = ""  # A project of Weights & Biases that gets the metrics too; needs the extra "wandb".
     monitor_every: int = (
         0  # Steps after which `monitors` (rank, alignment ... of the batch) are written. 0: never.
     )

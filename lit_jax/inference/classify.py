@@ -1,9 +1,10 @@
 """Zero-shot classification: the probability of each label for a few pictures."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from lit_jax.data.sources.in_memory import InMemorySource, Picture
 from lit_jax.inference.embedder import Embedder, opened
@@ -34,7 +35,17 @@ def classify(
     templates = load_templates(prompts)
     source.check_files()
     model = opened(model, allow_pickle=allow_pickle, text_length=text_length)
-    scores = model.pictures(source) @ model.classes(labels, templates).T * model.scale  # P C
+    return probabilities(model.pictures(source), model.classes(labels, templates), labels, model.scale)
+
+
+def probabilities(
+    pictures: Float[np.ndarray, "P E"],
+    classes: Float[np.ndarray, "C E"],
+    labels: Sequence[str],
+    scale: float,
+) -> list[dict[str, float]]:
+    """For each picture a dict of label -> softmax of `scale` times the cosines, the most probable first."""
+    scores = pictures @ classes.T * scale  # P C
     odds = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares = odds / odds.sum(axis=1, keepdims=True)
     orders = np.argsort(-shares, axis=1, kind="stable")

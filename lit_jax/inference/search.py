@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
 
 from lit_jax.data.sources.in_memory import InMemorySource, Picture
 from lit_jax.hf import hub
@@ -63,6 +65,11 @@ def search(
     else:
         assert query is not None
         vector = model.texts([query])
+    return find(index, vector, top, model.mesh)[0]
+
+
+def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) -> list[list[Hit]]:
+    """For each query its `top` nearest pictures, as `search`. Raises DataError for vectors that are not finite."""
     ids: list[str] = []
 
     def tiles() -> Iterator[np.ndarray]:
@@ -75,10 +82,10 @@ def search(
                     raise DataError(f"the index {index.folder} has vectors that are not finite; embed again")
                 yield tile
 
-    scores, numbers = nearest(vector, tiles(), top, model.mesh)
+    scores, numbers = nearest(queries, tiles(), top, mesh)
     return [
-        Hit(ids[number], float(score), int(number))
-        for score, number in zip(scores[0], numbers[0], strict=True)
+        [Hit(ids[number], float(score), int(number)) for score, number in zip(*row, strict=True)]
+        for row in zip(scores, numbers, strict=True)
     ]
 
 

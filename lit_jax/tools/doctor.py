@@ -22,8 +22,8 @@ from lit_jax.workdir.sessions import SESSIONS
 
 # The names in a workdir; those in the last line are written by the quickstart and its notebook.
 OURS = frozenset(
-    {CONFIG, MODEL, METRICS, RANKS, SESSIONS, "checkpoints", "tensorboard", "cache", "lock"}
-    | {"towers", "emoji", "data", "export", "index", "report.html"}
+    {CONFIG, MODEL, METRICS, RANKS, SESSIONS, "checkpoints", "tensorboard", "wandb", "cache", "lock"}
+    | {"towers", "emoji", "photographs", "data", "export", "index", "report.html"}
 )
 _GB = 1e9
 

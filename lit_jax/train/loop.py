@@ -37,6 +37,7 @@ from lit_jax.workdir.bucket import Workdir, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, check_no_model, claim, ledger_name, portable
 from lit_jax.workdir.lock import sync_workdir, workdir_lock
 from lit_jax.workdir.sessions import SESSIONS, note_session
+from lit_jax.workdir.wandb_run import ID, WandbRun
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
     check_same(fingerprint, source.spec, DataError)
     check_no_model(workdir)
     with PreemptionNotice() as notice, workdir_lock(workdir):
-        pull(workdir, CONFIG, MODEL, METRICS, SESSIONS, ledger_name())
+        pull(workdir, CONFIG, MODEL, METRICS, SESSIONS, ID, ledger_name())
         setup = open_setup(config, workdir, mesh, fallback=options.fallback)
         with setup.checkpoints:
             return _Run(setup, Inputs(source, test, fingerprint), options, notice).train()
@@ -138,7 +139,7 @@ class _Run:
             log.info("%s has all of its %d steps already", self.workdir, self.start)
             return place.state
         writers = metrics.writers(
-            self.workdir / METRICS, self.workdir / TENSORBOARD, self.config.steps, self.start
+            self.workdir / METRICS, self.workdir / TENSORBOARD, self.config.steps, self.start, self.wandb
         )
         try:
             with closing(writers), closing(Watchdog(self.config.stall_limit)) as self.watchdog:
@@ -211,6 +212,12 @@ class _Run:
                 timer.resume()
             step_log.end()
         self.setup.checkpoints.wait()
+
+    def wandb(self) -> list[WandbRun]:
+        """The writer for Weights & Biases, if the config asks for it."""
+        project = self.config.wandb
+        steps = self.setup.checkpoints.steps
+        return [WandbRun(project, self.workdir, portable(self.config), steps)] if project else []
 
     def lay_aside(self, cached: Cached) -> None:
         """Takes the cached towers out of the state that a step gets, and measures what standardises their outputs."""

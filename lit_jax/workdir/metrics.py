@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -188,11 +189,17 @@ class Writers:
                 calls.callback(writer.close)
 
 
-def writers(rows: Path, events: Path, steps: int, start: int) -> Writers:
-    """The writers of a run that continues after step `start` of `steps`: all three on the first process, else none."""
+def writers(
+    rows: Path, events: Path, steps: int, start: int, further: Callable[[], Sequence[Writer]] = list
+) -> Writers:
+    """The writers of a run that continues after step `start` of `steps`: all of them on the first process, else none.
+
+    `further` makes those that come to the three of every run.
+    """
     if not is_main_process():
         return Writers()
     return Writers(
+        *further(),
         Jsonl(rows, start_step=start),
         TensorBoard(events, start_step=start),
         Terminal(steps, start_step=start),

@@ -248,6 +248,18 @@ def test_a_mistake_in_the_file_is_named(body, message, tmp_path):
     assert refused(line=("--config", str(write(tmp_path, body)), "--workdir", "w")).startswith(message)
 
 
+def test_a_shipped_config_is_found_from_anywhere_unless_a_file_of_its_name_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = config_file.load("configs/lit_b16_bert.py:smoke")
+    assert (
+        shipped.to_dict()
+        == config_file.load(f"{config_file.shipped_config('lit_b16_bert.py')}:smoke").to_dict()
+    )
+    (tmp_path / "configs").mkdir()
+    write(tmp_path / "configs", f"{SMALL}return c").rename(tmp_path / "configs" / "lit_b16_bert.py")
+    assert config_file.load("configs/lit_b16_bert.py").to_dict() != shipped.to_dict()
+
+
 def test_a_file_that_is_no_config_is_refused(tmp_path):
     line = ("--workdir", "w", "--config", "nope.py")
     assert refused(line=line) == "train: config file nope.py does not exist; give the path of a .py file"

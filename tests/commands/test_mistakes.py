@@ -129,6 +129,13 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
     ("doctor run", 2, r"unexpected extra argument \(run\); did you mean --workdir run\?"),
     ("demo --model run", 4, "run is a run and not a model"),
     ("demo --model model --index pairs", 3, "pairs is not an index"),
+    ("demo --model model --pictures pairs", 2, "--pictures pairs belongs to an index; give it as --index"),
+    ("serve --model run", 4, "run is a run and not a model"),
+    ("serve --model model --index pairs", 3, "pairs is not an index"),
+    ("serve --model model --host 0.0.0.0", 2, "lets every machine that reaches this one use the page"),
+    ("serve --model model --port 70000", 2, "--port: 70000 is not in the range"),
+    ("serve --model model --text-length 9999", 2, "has positions for 40; give at most 40"),
+    ("quickstart --workdir new --pictures fotos", 2, "the pictures are 'fotos'; wanted emoji or photos"),
     ("train --config config.py --workdir model", 4, "model is a model and not a run"),
     (
         "train --config config.py --workdir new --lr 1",

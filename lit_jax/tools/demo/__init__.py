@@ -10,8 +10,10 @@ and for opening its picture, and a place among those that wait.
 | `access.py` | the address that it listens on and the host names that it answers to |
 | `server.py` | listening, connections and their deadlines |
 | `guards.py` | what every request passes: headers, size, time, host and origin |
-| `app.py` | the answers of the page |
-| `answers.py` | HTML as an answer |
+| `app.py` | the application, and the answers of the page |
+| `answers.py` | HTML, or a mistake, as an answer |
+| `api.py`, `api_fields.py` | the JSON interface below /api, and the fields of its questions |
+| `batcher.py` | items that come together are computed together |
 | `jobs.py` | calls that wait for a thread |
 | `pictures.py` | the pictures of an index |
 | `opener.py` | a process that opens pictures |

@@ -1,13 +1,14 @@
-"""HTML as an answer: a page, a part of one, or a mistake in one sentence."""
+"""Answers: a page, a part of one, or a mistake in one sentence, which a program gets as JSON."""
 
 import re
 from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from lit_jax.tools import pages
+from lit_jax.utils.shown import shown
 
 
 def html(
@@ -20,12 +21,22 @@ def html(
 
 def mistake(sentence: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """A sentence for the person at the page."""
-    sentence = re.sub(r"\s+", " ", sentence).strip()
-    sentence = sentence[:1].upper() + sentence[1:]
-    return html("mistake.html", status=status, headers=headers, sentence=sentence)
+    return html("mistake.html", status=status, headers=headers, sentence=_sentence(sentence))
+
+
+def failure(path: str, sentence: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """A mistake as what asked for `path` reads it: {"error": sentence} below /api, HTML elsewhere."""
+    if path.startswith("/api/"):
+        return JSONResponse({"error": _sentence(sentence)}, status, headers)
+    return mistake(sentence, status, headers)
 
 
 def refused(request: Request, error: Exception) -> Response:
     """The answer to a request that ended in an HTTPException."""
     assert isinstance(error, HTTPException)
-    return mistake(error.detail, error.status_code, error.headers)
+    return failure(request.url.path, error.detail, error.status_code, error.headers)
+
+
+def _sentence(text: str) -> str:
+    text = re.sub(r"\s+", " ", shown(text)).strip()
+    return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""The answers of the page: itself, probabilities of labels, the nearest pictures of an index."""
+"""The application: the page with its answers, and the JSON interface."""
 
 import asyncio
 import re
@@ -24,15 +24,17 @@ from lit_jax.inference.search import search
 from lit_jax.tools import pages
 from lit_jax.tools.demo.access import LOCAL, Access
 from lit_jax.tools.demo.answers import html, mistake, refused
+from lit_jax.tools.demo.api import Api
+from lit_jax.tools.demo.api_fields import LABELS, LONGEST
 from lit_jax.tools.demo.guards import MOST, TOO_LARGE, Bounded, OwnPageOnly, WithHeaders
 from lit_jax.tools.demo.jobs import Jobs
 from lit_jax.tools.demo.opener import Opener
 from lit_jax.tools.demo.pictures import open_pictures
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
 
-LABELS, LONGEST = 1000, 1000  # The most labels of one request; the most characters of a label or of a query.
 SHOWN, FOUND = 20, 12  # Labels above "more"; pictures that a search shows.
-SIDE = 256  # Pixels of such a picture, at most.
+SIDE, LARGE = 256, 1280  # Pixels of such a picture, at most, and of one that is opened.
+EXAMPLES = 6  # Pictures of the index to click.
 QUESTIONS, THUMBNAILS = 16, 64  # That may wait.
 _FIELD = 1 << 20  # Bytes of a field of a form that is no file.
 _NUMBER = re.compile("[0-9]{1,13}", re.ASCII)
@@ -41,9 +43,14 @@ _NOTHING = "There is nothing here."
 
 
 def make_app(
-    model: Embedder, index: Index | None = None, *, pictures: str | None = None, access: Access = LOCAL
+    model: Embedder,
+    index: Index | None = None,
+    *,
+    pictures: str | None = None,
+    access: Access = LOCAL,
+    has_page: bool = True,
 ) -> ASGIApp:
-    """The page as an ASGI application.
+    """The JSON interface below /api, and with `has_page` the page, as an ASGI application.
 
     `pictures` is the source that was embedded; without it, a search shows ids and scores alone. Raises DataError for an
     index of another model, ConfigError for pictures without an index, and what `open_pictures` raises.
@@ -52,18 +59,30 @@ def make_app(
         index.check_model(model)
     elif pictures is not None:
         raise ConfigError(f"--pictures {pictures} belongs to an index; give it as --index")
-    page = _Page(model, index, pictures, access.meaning)
-    routes = [
-        Route("/", page.home),
-        Route("/classify", page.classify, methods=["POST"]),
-        Route("/search", page.search, methods=["POST"]),
-        Route("/picture/{number}", page.picture),
-        Route("/{name}", page.asset),
-    ]
+    api = Api(model, index)
+    routes = api.routes()
+    if has_page:
+        page = _Page(model, index, pictures, access.meaning)
+        routes += [
+            Route("/", page.home),
+            Route("/classify", page.classify, methods=["POST"]),
+            Route("/search", page.search, methods=["POST"]),
+            Route("/picture/{number}", page.picture),
+            Route("/picture/{number}/large", page.large),
+        ]
+    routes.append(Route("/{name}", asset))
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=access.names, www_redirect=False)
     handlers = {HTTPException: refused}
     app = Starlette(routes=routes, middleware=[hosts, Middleware(OwnPageOnly)], exception_handlers=handlers)
     return WithHeaders(Bounded(app))
+
+
+async def asset(request: Request) -> Response:
+    """A style sheet or a script."""
+    name = request.path_params["name"]
+    if name not in _ASSETS:
+        raise HTTPException(404, _NOTHING)
+    return Response(pages.asset(name), media_type=_ASSETS[name])
 
 
 class _Page:
@@ -71,11 +90,11 @@ class _Page:
 
     def __init__(self, model: Embedder, index: Index | None, pictures: str | None, meaning: str):
         self._model, self._index = model, index
-        self._picture = open_pictures(index, pictures) if index and pictures else None
+        self._pictures = open_pictures(index, pictures) if index and pictures else None
         self._questions, self._thumbnails = Jobs("questions", QUESTIONS), Jobs("pictures", THUMBNAILS)
         self._opener, self._opener_of_thumbnails = Opener(), Opener()
-        self._assets = {name: pages.asset(name) for name in _ASSETS}
         config = model.config
+        examples, captions = self._examples()
         self._home = html(
             "demo.html",
             name=Path(model.name).name or model.name,
@@ -84,28 +103,39 @@ class _Page:
             too_large=TOO_LARGE,
             prompts=list(TEMPLATES.items()),
             pictures=index.pictures if index else None,
-            seen=self._picture is not None,
+            seen=self._pictures is not None,
+            examples=examples,
+            labels="\n".join(dict.fromkeys(filter(None, captions))),
         )
 
     async def home(self, request: Request) -> Response:
         """The page itself."""
         return self._home
 
-    async def asset(self, request: Request) -> Response:
-        """A style sheet or a script."""
-        name = request.path_params["name"]
-        if name not in _ASSETS:
-            raise HTTPException(404, _NOTHING)
-        return Response(self._assets[name], media_type=_ASSETS[name])
+    def _examples(self) -> tuple[list[tuple[int, str]], list[str]]:
+        """Numbers and names of a few pictures of the index, from all over it, to be clicked, and their captions."""
+        if self._index is None or self._pictures is None or not self._index.pictures:
+            return [], []
+        step = max(1, self._index.pictures // EXAMPLES)
+        numbers = range(0, self._index.pictures, step)[:EXAMPLES]
+        captions = [self._pictures.caption(number) for number in numbers]
+        return [(n, text or f"picture {n}") for n, text in zip(numbers, captions, strict=True)], captions
 
     async def picture(self, request: Request) -> Response:
         """A picture of the index, by its number."""
-        number, read = request.path_params["number"], self._picture
-        if read is None or not _NUMBER.fullmatch(number):
+        return await self._shown(request.path_params["number"], SIDE)
+
+    async def large(self, request: Request) -> Response:
+        """The same, as large as a screen."""
+        return await self._shown(request.path_params["number"], LARGE)
+
+    async def _shown(self, number: str, side: int) -> Response:
+        pictures = self._pictures
+        if pictures is None or not _NUMBER.fullmatch(number):
             raise HTTPException(404, _NOTHING)
         try:
             small = await self._thumbnails.run(
-                lambda: self._opener_of_thumbnails.small(read(int(number)), SIDE)
+                lambda: self._opener_of_thumbnails.small(pictures.read(int(number)), side)
             )
         except LitJaxError as error:
             raise HTTPException(404, str(error)) from error
@@ -148,7 +178,9 @@ class _Page:
         if query and len(query) > LONGEST:
             raise ConfigError(f"the text has {len(query):,} characters; give at most {LONGEST:,}")
         hits = search(self._index, query, picture=picture, model=self._model, top=FOUND)
-        return html("hits.html", hits=hits, seen=self._picture is not None)
+        pictures = self._pictures
+        captions = {hit.number: pictures.caption(hit.number) if pictures else "" for hit in hits}
+        return html("hits.html", hits=hits, seen=pictures is not None, captions=captions)
 
     def _uploaded(self, form: FormData) -> bytes | None:
         """The picture of a form, which can be opened. Raises DataError."""

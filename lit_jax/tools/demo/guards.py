@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lit_jax.tools.demo.answers import mistake
+from lit_jax.tools.demo.answers import failure
 
 MOST = 20_000_000  # Bytes of a request, at most.
 GRACE, RATE = 10, 250_000  # A body may take so many seconds, and one more for so many bytes that have come.
@@ -39,7 +39,7 @@ class Bounded:
         stated = headers.get("content-length", "0")
         body = _Body(receive, send, is_whole=stated == "0" and "transfer-encoding" not in headers)
         if not stated.isdecimal() or len(stated) > 12 or int(stated) > MOST:
-            await mistake(TOO_LARGE, 413)(scope, body.receive, body.send)
+            await failure(scope["path"], TOO_LARGE, 413)(scope, body.receive, body.send)
             return
         with suppress(ClientDisconnect):
             await self._app(scope, body.receive, body.send)
@@ -97,7 +97,7 @@ class OwnPageOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_own(scope["method"], scope["path"], Headers(scope=scope)):
-            await mistake("Only this page itself may ask.", 403)(scope, receive, send)
+            await failure(scope["path"], "Only this page itself may ask.", 403)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -6,7 +6,9 @@ only what lies below a folder that the user names, or in a source that the user 
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+from lit_jax.data.sources.base import Record
 from lit_jax.data.sources.in_memory import InMemorySource
 from lit_jax.data.sources.registry import open_source
 from lit_jax.inference.index import Index
@@ -17,16 +19,23 @@ MOST = 100_000_000  # Bytes of a file.
 _MISSING = "this picture is not there"
 
 
-def open_pictures(index: Index, source: str) -> Callable[[int], bytes]:
-    """The file of a picture by its number in `index`, where `source` is what was embedded, or the folder of the files.
+class Pictures(NamedTuple):
+    """What there is of a picture, by its number in an index."""
+
+    read: Callable[[int], bytes]  # Its file; raises DataError for a picture that is not there.
+    caption: Callable[[int], str]  # Its first caption, "" without one.
+
+
+def open_pictures(index: Index, source: str) -> Pictures:
+    """The pictures of `index`, where `source` is what was embedded, or the folder of the files.
 
     Raises ConfigError if `source` is no such folder, and DataError if it cannot be opened or is another one than the
-    index was made from. What is returned raises DataError for a picture that is not there.
+    index was made from.
     """
     return _of_files(index, source) if index.source == InMemorySource.spec else _of_source(index, source)
 
 
-def _of_source(index: Index, spec: str) -> Callable[[int], bytes]:
+def _of_source(index: Index, spec: str) -> Pictures:
     source = open_source(spec)
     if source.fingerprint() != index.source_fingerprint:
         raise DataError(
@@ -34,15 +43,21 @@ def _of_source(index: Index, spec: str) -> Callable[[int], bytes]:
             "embedded, or embed it again"
         )
 
-    def read(number: int) -> bytes:
-        if not 0 <= number < index.pictures or (record := index.record(number)) >= len(source):
+    def record(number: int) -> Record:
+        if not 0 <= number < index.pictures or (place := index.record(number)) >= len(source):
             raise DataError(_MISSING)
-        return source[record]["image"]
+        return source[place]
 
-    return read
+    def caption(number: int) -> str:
+        try:
+            return next(iter(record(number)["captions"]), "")
+        except DataError:
+            return ""
+
+    return Pictures(lambda number: record(number)["image"], caption)
 
 
-def _of_files(index: Index, spec: str) -> Callable[[int], bytes]:
+def _of_files(index: Index, spec: str) -> Pictures:
     folder = Path(spec.removeprefix("folder:")).expanduser()
     if not folder.is_dir():
         raise ConfigError(
@@ -62,4 +77,4 @@ def _of_files(index: Index, spec: str) -> Callable[[int], bytes]:
         except (OSError, ValueError, RuntimeError) as error:  # No such file; a NUL in the name; no such user.
             raise DataError(_MISSING) from error
 
-    return read
+    return Pictures(read, lambda number: "")

@@ -27,20 +27,22 @@ def serve(
     index: Index | None = None,
     *,
     pictures: str | None = None,
+    has_page: bool = True,
     host: str = "127.0.0.1",
     port: int = 8000,
     allow_hosts: Sequence[str] = (),
     ready: Callable[[str], Any] = print,
 ) -> None:
-    """Serves the page until it is interrupted; `ready(address)` is called when it can be opened.
+    """Serves the page and the JSON interface until it is interrupted; `ready(address)` is called when it can be opened.
 
+    Without `has_page` it serves the interface alone.
     `pictures` is the source that was embedded, whose pictures are then shown (see `open_pictures`). Port 0 is any free
     one. An address of all networks (0.0.0.0) needs `allow_hosts`. Raises ConfigError for an unusable address, port or
     name, and what `make_app` raises.
     """
     listening, access, address = listen(host, port, allow_hosts)
     with listening:
-        app = make_app(model, index, pictures=pictures, access=access)
+        app = make_app(model, index, pictures=pictures, access=access, has_page=has_page)
         if access.is_open:
             log.warning("%s It answers to the names %s", access.meaning, ", ".join(access.names))
         settings = uvicorn.Config(

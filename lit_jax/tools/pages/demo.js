@@ -11,9 +11,15 @@ function tell(form, sentence) {
   form.querySelector(".result").replaceChildren(line);
 }
 
+// The answer to `data`, as HTML. Without a server, its own sentence.
+async function ask(form, data) {
+  const answer = await fetch(form.getAttribute("action"), { method: "POST", body: data });
+  return answer.text();
+}
+
 async function send(form, data) {
   const place = form.querySelector(".result");
-  const button = form.querySelector("button");
+  const button = form.querySelector("button:not(.example)");
   const turn = (form.turn = (form.turn || 0) + 1);
   const picture = data.get("picture");
   if (picture && picture.size > most) {
@@ -23,8 +29,7 @@ async function send(form, data) {
   button.disabled = true;
   place.classList.add("busy");
   try {
-    const answer = await fetch(form.getAttribute("action"), { method: "POST", body: data });
-    const html = await answer.text();
+    const html = await ask(form, data);
     if (turn === form.turn) place.innerHTML = html;
   } catch {
     if (turn === form.turn) tell(form, "The server does not answer; is lit-jax demo still running?");
@@ -42,7 +47,39 @@ function ready(form) {
   const query = form.querySelector("input[name=query]");
 
   function classify() {
-    send(form, new FormData(form));
+    if (input.files.length > 1) classifyAll();
+    else send(form, new FormData(form));
+  }
+
+  // Several pictures: each with its answer, in turn.
+  async function classifyAll() {
+    const place = form.querySelector(".result");
+    const turn = (form.turn = (form.turn || 0) + 1);
+    place.replaceChildren();
+    for (const file of input.files) {
+      const row = document.createElement("section");
+      const picture = document.createElement("img");
+      const answer = document.createElement("div");
+      row.className = "answer";
+      picture.className = "picture";
+      picture.alt = file.name;
+      picture.addEventListener("error", () => { picture.hidden = true; });
+      picture.addEventListener("load", () => URL.revokeObjectURL(picture.src));
+      picture.src = URL.createObjectURL(file);
+      row.append(picture, answer);
+      const data = new FormData(form);
+      data.set("picture", file);
+      let html;
+      try {
+        html = await ask(form, data);
+      } catch {
+        tell(form, "The server does not answer; is lit-jax demo still running?");
+        return;
+      }
+      if (turn !== form.turn) return;
+      answer.innerHTML = html;
+      place.append(row);
+    }
   }
 
   function search(byPicture) {
@@ -65,13 +102,20 @@ function ready(form) {
 
   function take(files) {
     if (!files.length) return;
-    const one = new DataTransfer();
-    one.items.add(files[0]);
-    input.files = one.files;
+    const taken = new DataTransfer();
+    for (const file of input.multiple ? files : [files[0]]) taken.items.add(file);
+    input.files = taken.files;
     show();
   }
 
   form.take = take;
+  for (const example of form.querySelectorAll(".example")) {
+    example.addEventListener("click", async () => {
+      const content = await (await fetch(example.dataset.large)).blob();
+      if (form.labels && !form.labels.value.trim()) form.labels.value = form.dataset.labels;
+      take([new File([content], example.title, { type: content.type })]);
+    });
+  }
   image.addEventListener("error", () => { image.hidden = true; });  // What is no picture, the server says.
   input.addEventListener("change", show);
   drop.addEventListener("keydown", (event) => {

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from lit_jax.hf.model_folder import read_config
 from lit_jax.hf.save import check_exportable
 from lit_jax.models.dual_encoder import DualEncoderConfig
 from lit_jax.tools.export import export, verify
-from lit_jax.tools.quickstart.ingredients import openmoji, packages, towers
+from lit_jax.tools.quickstart.ingredients import openmoji, packages, photographs, towers
 from lit_jax.tools.report import report
 from lit_jax.tools.run_card import About, results
 from lit_jax.train.loop import train
@@ -28,12 +28,20 @@ from lit_jax.workdir.files import CONFIG, MODEL, read_run_config
 
 log = logging.getLogger(__name__)
 
+PICTURES = ("emoji", "photos")
 HELD_OUT = 20  # Percent of a user's own records, from the end.
 
 LIMITATIONS = (
     "Trained in minutes on about 1,500 drawings of emoji: a demonstration of the method, not a model of the world.",
     "Held-out concepts may have near relatives in the training set (man running, woman running).",
     "The image tower is a DINOv2-small-shaped ViT taken out of a saliency model; its numbers are not DINOv2-small's.",
+)
+
+
+PHOTOGRAPHS_LIMITATIONS = (
+    "Trained in minutes on 344 photographs of single things, cut out and on white, many of them birds, fruit and "
+    "cattle: a demonstration of the method, which knows little of photographs with a background and nothing of most things.",
+    LIMITATIONS[2],
 )
 
 
@@ -46,6 +54,7 @@ class Inputs:
     data: str | None = None  # A source of pairs; its last HELD_OUT percent are the test data.
     split: str = "concept"  # Of the emoji: one of `openmoji.SPLITS`.
     size: int = 224  # Pixels of the emoji, and of the input of the quickstart's own image tower.
+    pictures: str = "emoji"  # The quickstart's own pairs: one of PICTURES.
 
 
 NO_INPUTS = Inputs()
@@ -78,7 +87,7 @@ def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> 
     test = open_source(config.data.test, caption=config.data.caption or None)
     folder, layout = workdir / "export", _layout(workdir)
     if not folder.exists():
-        export(workdir, folder, About() if any(own.values()) else about(), layout=layout)
+        export(workdir, folder, About() if any(own.values()) else about(inputs.pictures), layout=layout)
     differences = None
     if layout == "hf" and _torch_is_there():
         differences = verify(folder, config.data.test, caption=config.data.caption or None)
@@ -101,10 +110,12 @@ def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
     Raises ConfigError, DataError or WeightError.
     """
     openmoji.check_split(inputs.split)
+    if inputs.pictures not in PICTURES:
+        raise ConfigError(f"the pictures are {inputs.pictures!r}; wanted {' or '.join(PICTURES)}")
     own = brought(config, inputs)
     if (workdir / CONFIG).exists():
         read_run_config(workdir)  # What is no run is told before anything is written.
-        if not ((workdir / "data").is_dir() or own["data"]):
+        if not ((workdir / _place_of(inputs)).is_dir() or own["data"]):
             raise ConfigError(f"{workdir} holds a run that began in another way; name another --workdir")
     for folder_or_id in filter(None, (inputs.vision, inputs.text)):
         hub.find(folder_or_id)  # A missing tower is reported before the long part.
@@ -119,9 +130,16 @@ def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
     if inputs.data:
         config.data.train, config.data.test = _own_pairs(inputs.data, config.data.caption, workdir)
         config.data.caption = ""  # The prepared set has its captions where they are looked for.
+    elif not own["data"] and inputs.pictures == "photos":
+        config.data.train, config.data.test = _photographs(workdir, every_language=own["text"])
     elif not own["data"]:
         config.data.train, config.data.test = _emoji(workdir, inputs.split, inputs.size)
     return own
+
+
+def _place_of(inputs: Inputs) -> str:
+    """Where in a workdir the quickstart's own pairs are."""
+    return "photographs" if inputs.pictures == "photos" and not inputs.data else "data"
 
 
 def brought(config: Any, inputs: Inputs) -> dict[str, bool]:
@@ -134,11 +152,14 @@ def brought(config: Any, inputs: Inputs) -> dict[str, bool]:
     }
 
 
-def licences(*, vision: bool, text: bool, data: bool) -> list[str]:
+def licences(*, vision: bool, text: bool, data: bool, pictures: str = "emoji") -> list[str]:
     """A line for each package that towers and pairs come from, without those that the caller brings (see `brought`)."""
-    own = (text, vision, data, data)
+    own = (text, vision, *[data or pictures == "photos"] * 2)
     used = (i for i, is_own in zip(packages.INGREDIENTS, own, strict=True) if not is_own)
-    return [f"{i.what} ({i.package} {i.version}, {i.licence})" for i in used]
+    lines = [f"{i.what} ({i.package} {i.version}, {i.licence})" for i in used]
+    if pictures == "photos" and not data:
+        lines.append(f"photographs and captions ({photographs.PACKAGE} of Debian, {photographs.LICENCE})")
+    return lines
 
 
 def _announced(what: str, make: Callable[[Path], Path], folder: Path) -> Path:
@@ -167,6 +188,15 @@ def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
                     ),
                 )
     return specs["train"], specs["test"]
+
+
+def _photographs(workdir: Path, *, every_language: bool) -> tuple[str, str]:
+    """With a text tower of the caller's, which may know many languages, they are learned in all of theirs."""
+    folder = workdir / "photographs"
+    if not folder.exists():
+        log.info("downloading %s (160 MB) and writing its photographs to %s", photographs.PACKAGE, folder)
+    pairs = photographs.photograph_pairs(folder, every_language=every_language)
+    return f"folder:{pairs / 'train'}", f"folder:{pairs / 'test'}"
 
 
 def _own_pairs(data: str, caption: str, workdir: Path) -> tuple[str, str]:
@@ -201,13 +231,23 @@ def _torch_is_there() -> bool:
     return transformers.utils.is_torch_available()
 
 
-def about() -> About:
+def about(which: str = "emoji") -> About:
     """What the model card says of a model that was trained on the quickstart's own towers and pairs."""
     text, vision, pictures, captions = packages.INGREDIENTS
 
     def description(ingredient: packages.Ingredient) -> str:
         return ingredient.what.partition(": ")[2]
 
+    if which == "photos":
+        return replace(
+            about(),
+            name="LiT on photographs of things",
+            license="gpl-2.0",  # Of the pictures and captions.
+            data="photographs of Tux Paint's stamps with their captions",
+            data_license=photographs.LICENCE,
+            data_description=f"Cut-out photographs on white ({photographs.SOURCE}), with captions in many languages.",
+            limitations=PHOTOGRAPHS_LIMITATIONS,
+        )
     return About(
         name="LiT on emoji",
         license="cc-by-sa-4.0",  # Of the pictures, the strictest of the four.

@@ -66,7 +66,7 @@ def hits(result):
     rows = result.locator("li").all()
     return [
         lit_jax.inference.search.Hit(
-            row.locator("span").text_content(),
+            row.locator(".id").text_content(),
             float(row.locator("data").get_attribute("value")),
             int(row.get_attribute("data-number")),
         )
@@ -81,7 +81,7 @@ def test_a_picture_that_is_dropped_and_a_bad_one_each_get_their_answer(browser, 
         "large.png": "The file is larger than 20 MB; give a smaller picture.",
     }
     with Visit(browser, address) as visit:
-        visit.page.click("#classify button")
+        visit.page.click("#classify button:not(.example)")
         assert "There is no picture yet" in shown(visit, "classify", ".mistake").text_content()
         drop = """([selector, text]) => {
             const data = new DataTransfer();
@@ -98,7 +98,7 @@ def test_a_picture_that_is_dropped_and_a_bad_one_each_get_their_answer(browser, 
         visit.page.set_input_files("#classify input[type=file]", str(place / "pairs" / "000.png"))
         shown(visit, "classify", ".labels")
         visit.page.fill("textarea", "red, red")
-        visit.page.click("#classify button")
+        visit.page.click("#classify button:not(.example)")
         assert "appear more than once" in shown(visit, "classify", ".mistake").text_content()
 
 
@@ -151,6 +151,29 @@ def test_other_names_other_pages_and_endless_uploads_are_refused(address):
     assert status == 413 and "larger than 20 MB" in said
     for name in ("picture/24", "picture/-1", "__init__.py", "base.html"):
         assert asked(address + name)[0] == 404, name
+
+
+def test_examples_several_pictures_and_large_hits_work(browser, place, address, tmp_path):  # noqa: F811
+    with Visit(browser, address, "phone") as visit:
+        assert visit.page.locator("#classify .example").count() == app.EXAMPLES
+        visit.page.locator("#classify .example").nth(1).click()
+        shown(visit, "classify", ".labels li")
+        assert visit.page.input_value("textarea").splitlines()
+        files = [str(place / "pairs" / "003.png"), str(place / "notes.txt"), str(place / "pairs" / "004.png")]
+        visit.page.set_input_files("#classify input[type=file]", files)
+        visit.page.locator("#classify .answer").nth(2).wait_for()
+        answers = visit.page.locator("#classify .answer")
+        assert answers.locator(".labels").count() == 2 and answers.locator(".mistake").count() == 1
+        visit.page.locator("#search .example").first.click()
+        visit.page.locator("#search .hits a").first.wait_for()
+        assert visit.page.locator("#search .hits li").first.locator("span").count() == 2  # Caption and name.
+        large = visit.page.locator("#search .hits a").first.get_attribute("href")
+        visit.page.wait_for_load_state("networkidle")
+        broken = "all => all.filter(i => !i.naturalWidth).map(i => i.src)"
+        assert visit.page.locator("img:visible").evaluate_all(broken) == []
+        assert visit.fits() and all("400 (Bad Request)" in line for line in visit.said)  # Of notes.txt.
+        visit.shot(tmp_path / "examples.png")
+    assert asked(f"{address}{large}")[1]["Content-Type"] == "image/webp"
 
 
 def test_what_cannot_be_served_is_said_in_one_sentence(place, model, index, address):

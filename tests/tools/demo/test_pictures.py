@@ -8,6 +8,7 @@ import socket
 import pytest
 
 import lit_jax
+from lit_jax.data.sources.registry import open_source
 from lit_jax.tools.demo import pictures
 from lit_jax.tools.demo.app import make_app
 from lit_jax.tools.demo.pictures import open_pictures
@@ -28,8 +29,10 @@ def changed(index, folder, ids=None, **fields):
 
 
 def test_the_pictures_of_the_source_that_was_embedded_are_shown(place, index):
-    read = open_pictures(index, f"folder:{place / 'pairs'}")
+    source = f"folder:{place / 'pairs'}"
+    read, caption = open_pictures(index, source)
     assert read(3) == (place / "pairs" / "003.png").read_bytes()
+    assert caption(3) == open_source(source)[3]["captions"][0] and caption(10**12) == ""
     for number in (-1, 24, 10**12):
         with pytest.raises(DataError, match="not there"):
             read(number)
@@ -42,9 +45,9 @@ def test_files_that_were_embedded_are_shown_below_the_folder_that_is_named(
     files = [f"pairs/{i:03}.png" for i in (4, 2)]
     index = lit_jax.embed(files, tmp_path / "i", model)
     for folder in ("pairs", "folder:pairs", str(place / "pairs"), "."):
-        assert open_pictures(index, folder)(1) == (place / "pairs" / "002.png").read_bytes()
+        assert open_pictures(index, folder).read(1) == (place / "pairs" / "002.png").read_bytes()
     with pytest.raises(DataError, match="not there"):
-        open_pictures(index, str(tmp_path))(1)
+        open_pictures(index, str(tmp_path)).read(1)
     with pytest.raises(ConfigError, match="is not a folder; give the one"):
         open_pictures(index, "parquet:x.parquet")
 
@@ -86,7 +89,7 @@ def traps(place, tmp_path):
 
 def test_no_name_leads_out_of_the_folder_or_to_what_is_no_regular_file(index, traps, tmp_path):
     folder, names = traps
-    read = open_pictures(
+    read, _ = open_pictures(
         changed(index, tmp_path / "i", [str(folder / "0.png"), *names], source="pictures"), str(folder)
     )
     assert read(0) == (folder / "0.png").read_bytes()
@@ -125,6 +128,6 @@ def test_another_source_than_the_one_that_was_embedded_is_refused(place, model, 
 
 
 def test_a_manifest_that_counts_more_pictures_than_there_are_shows_no_more(place, index, tmp_path):
-    read = open_pictures(changed(index, tmp_path / "i", pictures=10**9), f"folder:{place / 'pairs'}")
+    read, _ = open_pictures(changed(index, tmp_path / "i", pictures=10**9), f"folder:{place / 'pairs'}")
     with pytest.raises(DataError, match="not there"):
         read(10**6)
