@@ -4,8 +4,9 @@
     python benchmarks/serve.py --tiny
 
 The model is a ViT-S/16 and a BERT of six layers and the same width, with random weights. The server is a process of
-its own, and the clients are threads of this one. Both ways of asking are timed in turn, in --rounds rounds; printed are the medians, the
-99th percentile of the latencies and the server's memory in the first and in the last fifth of --requests further ones.
+its own, and the clients are threads of this one. Both ways of asking are timed in turn, in
+--rounds rounds; printed are the medians, the 99th percentile of the latencies and the server's memory in each fifth of
+--requests further ones.
 """
 
 import argparse

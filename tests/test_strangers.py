@@ -148,7 +148,9 @@ def test_a_page_and_a_card_hide_no_character(place):
 @pytest.mark.parametrize("template", ["mistake.html", "hits.html", "labels.html"])
 def test_the_parts_of_the_demo_page_hide_no_character(template):
     hit = {"number": 0, "id": ODD, "score": 0.5}
-    page = pages.render(template, sentence=ODD, hits=[hit], seen=True, shares={ODD: 0.5}, shown=5)
+    page = pages.render(
+        template, sentence=ODD, hits=[hit], seen=True, captions={0: ODD}, shares={ODD: 0.5}, shown=5
+    )
     assert SEEN in html.unescape(page) and not hidden(html.unescape(page))
 
 

@@ -18,7 +18,6 @@ from lit_jax.utils.shown import say
     help="Most pictures or texts that the devices get at once.",
 )
 @options.listening
-@options.dtype
 @options.text_length
 @options.allow_pickle
 def main(
@@ -28,7 +27,6 @@ def main(
     host: str,
     allow_hosts: tuple[str, ...],
     port: int,
-    dtype: str,
     text_length: int | None,
     allow_pickle: bool,
 ) -> None:
@@ -42,9 +40,7 @@ def main(
 
     server = options.server()
     index_to_search = Index.open(index) if index else None
-    embedder = Embedder(
-        model, batch_size=batch_size, dtype=dtype, text_length=text_length, allow_pickle=allow_pickle
-    )
+    embedder = Embedder(model, batch_size=batch_size, text_length=text_length, allow_pickle=allow_pickle)
     server.serve(
         embedder,
         index_to_search,

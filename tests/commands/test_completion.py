@@ -42,7 +42,7 @@ FILE, FOLDER = [("file", "")], [("dir", "")]  # The shell offers its own.
     ("line", "wanted"),
     [
         ("", plain(*shell.COMMANDS)),
-        ("se", plain("search")),
+        ("se", plain("search", "serve")),
         ("--v", plain("--version")),
         ("classify --mo", plain("--model")),
         ("classify --model m ", FILE),

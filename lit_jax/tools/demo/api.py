@@ -134,7 +134,7 @@ class Api:
     async def _search(self, fields: Fields) -> Any:
         text, image = fields["text"], fields["image"]
         if self._index is None:
-            raise ConfigError("there is no index to search in; start lit-jax with --index")
+            raise ConfigError("there is no index to search in; start the server with --index")
         if (text is None) == (image is None) or (text is not None and not text.strip()):
             raise ConfigError("give one query: a text that is not blank, or an image")
         vectors = await (self._texts([text]) if image is None else self._images([image]))

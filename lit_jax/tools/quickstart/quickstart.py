@@ -40,7 +40,7 @@ LIMITATIONS = (
 
 PHOTOGRAPHS_LIMITATIONS = (
     "Trained in minutes on 344 photographs of single things, cut out and on white, many of them birds, fruit and "
-    "cattle: a demonstration of the method, which knows little of photographs with a background and nothing of most things.",
+    "cattle: a demonstration of the method, which knows little of photographs with a background.",
     LIMITATIONS[2],
 )
 

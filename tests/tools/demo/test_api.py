@@ -187,7 +187,7 @@ def test_the_description_is_valid_openapi(bare):
 
 def test_without_an_index_search_says_what_to_give(model):
     status, found = ask(served(model, has_page=False), "search", text="a")
-    assert status == 400 and "start lit-jax with --index" in found["error"]
+    assert status == 400 and "start the server with --index" in found["error"]
 
 
 def test_the_page_of_the_interface_fits_a_phone_and_its_example_works(browser, bare, tmp_path):  # noqa: F811

@@ -8,10 +8,8 @@ import io
 import json
 import shutil
 import subprocess
-import tarfile
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -24,7 +22,7 @@ PACKAGE, LICENCE = "tuxpaint-stamps-default", "GPL-2"
 SOURCE = "https://tuxpaint.org/stamps/"
 HELD_OUT = 0.2
 SIDE = 512  # Pixels, at most.
-_STAMPS = PurePosixPath("usr/share/tuxpaint/stamps")
+_STAMPS = "usr/share/tuxpaint/stamps"
 _DRAWN = {"cartoon", "symbols"}  # Folders without photographs.
 
 
@@ -88,42 +86,28 @@ def download(folder: Path) -> Path:
 
 def read_stamps(package: Path) -> list[Stamp]:
     """The photographs in a Debian package that have a caption, by name. Raises DataError if it cannot be read."""
-    pngs, texts = dict[str, bytes](), dict[str, str]()
-    for path, content in _files(package):
-        name = str(path.relative_to(_STAMPS).with_suffix(""))
-        if path.suffix == ".png":
-            pngs[name] = content
-        elif path.suffix == ".txt":
-            texts[name] = content.decode("utf-8", "replace")
-    return [Stamp(name, pngs[name], parsed(texts[name])) for name in sorted(pngs.keys() & texts.keys())]
+    with tempfile.TemporaryDirectory(dir=package.parent) as place:
+        done = subprocess.run(["dpkg-deb", "-x", str(package), place], capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["it ends early"])[-1]
+            raise DataError(f"{package.name} is damaged ({reason}); start again")
+        root = Path(place) / _STAMPS
+        return [
+            Stamp(str(png.relative_to(root).with_suffix("")), png.read_bytes(), parsed(text.read_bytes()))
+            for png in sorted(root.rglob("*.png"))
+            if not _DRAWN.intersection(png.parts) and (text := png.with_suffix(".txt")).is_file()
+        ]
 
 
-def parsed(text: str) -> dict[str, str]:
+def parsed(text: bytes) -> dict[str, str]:
     """Language -> caption, of a stamp's text: English in the first line, then lines like `de.utf8=Ein Apfel.`"""
-    first, *others = text.splitlines() or [""]
+    first, *others = text.decode("utf-8", "replace").splitlines() or [""]
     captions = {"": first.strip()}
     for line in others:
         language, has_one, caption = line.partition(".utf8=")
         if has_one and caption.strip():
             captions[language.strip()] = caption.strip()
     return captions
-
-
-def _files(package: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """The stamps of a package that are no drawings, one after the other."""
-    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-                for member in tar:
-                    path = PurePosixPath(member.name)
-                    is_stamp = path.is_relative_to(_STAMPS) and path.suffix in (".png", ".txt")
-                    if is_stamp and member.isfile() and not _DRAWN.intersection(path.parts):
-                        file = tar.extractfile(member)
-                        assert file is not None
-                        yield path, file.read()
-        except tarfile.TarError as error:
-            raise DataError(f"{package.name} is damaged: {first_line(error)}; start again") from error
 
 
 def _write(folder: Path, stamps: list[Stamp], every_language: bool) -> None:

@@ -91,4 +91,4 @@ def test_a_download_that_fails_says_why(tmp_path, monkeypatch):
 
 
 def test_a_text_of_one_line_is_english_alone():
-    assert photographs.parsed("A frog.") == {"": "A frog."} and photographs.parsed("") == {"": ""}
+    assert photographs.parsed(b"A frog.") == {"": "A frog."} and photographs.parsed(b"") == {"": ""}
