@@ -105,7 +105,7 @@ def model_card(card: Card) -> str:
     sections = {
         "Towers": _towers(card.vision, card.text),
         "Training data": f"{card.data.name} (licence: {card.data.license}). {card.data.description}".strip(),
-        "Recipe": recipe,
+        "Recipe": f"<details><summary>All settings</summary>\n\n{recipe}\n\n</details>",
         "Metrics": "\n\n".join(map(_metrics, card.evaluations)) or "Not evaluated.",
         "How to use": usage.replace("MODEL", card.repo_id or HERE),
         "Limitations": "\n".join(f"- {limit}" for limit in (*card.limitations, *_LIMITATIONS)),

@@ -119,7 +119,7 @@ def card_of(
             about.data_description,
             about.data_hub_id or next(filter(None, map(_dataset, specs)), None),
         ),
-        recipe=dataclasses.asdict(run.config),
+        recipe={k: v for k, v in dataclasses.asdict(run.config).items() if k != "wandb"},
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,
