@@ -100,7 +100,7 @@ def test_the_commands_that_a_quickstart_prints_work_as_they_are_printed(installe
 
 def test_a_shipped_config_trains_from_an_empty_folder(installed, home):
     folder, _ = home
-    line = "train --config configs/lit_b16_bert.py:smoke --workdir run --config.steps 2"
+    line = "train --config configs/lit_b16_bert.py:smoke --workdir run --config.steps 12"
     run(folder, installed / "lit-jax", *line.split())
     assert (folder / "run" / "checkpoints").is_dir()
 
