@@ -47,14 +47,14 @@ class Model(nn.Module):
         c, tokens = self.config, input_ids.shape[1]
         positions = in_order(input_ids) if position_ids is None else position_ids.reshape(-1, tokens)
         cos, sin = rotary.tables(positions, c.speeds)
-        apart = np.arange(tokens)[:, None] - np.arange(tokens)[None, :]  # N N
-        sees = apart >= 0 if c.causal else np.ones_like(apart, bool)
+        apart = jnp.arange(tokens)[:, None] - jnp.arange(tokens)[None, :]  # N N
+        sees = apart >= 0 if c.causal else jnp.ones_like(apart, bool)
         real = jnp.ones_like(input_ids) if attention_mask is None else attention_mask  # B N
         x = embedded = TokenEmbed(c.tokens, self.compute, name="embeddings")(
             input_ids, None, positions, train=train
         )
         everywhere = np.array([kind == GLOBAL for kind in c.kinds])
-        near = sees if everywhere.all() else sees & (np.abs(apart) <= c.reach)
+        near = sees if everywhere.all() else sees & (jnp.abs(apart) <= c.reach)
 
         def inputs(everywhere: Any) -> dict[str, Any]:
             kind = everywhere.astype(jnp.int32)

@@ -99,8 +99,8 @@ class Model(nn.Module):
         speeds = [rotary.speeds(theta, width) for theta in (c.local_rope_theta, c.global_rope_theta)]
         cos, sin = rotary.tables(positions.reshape(tokens), np.stack(speeds))
         keys = key_mask(jnp.ones_like(input_ids) if attention_mask is None else attention_mask)  # B 1 1 N
-        at = np.arange(tokens)
-        near = np.abs(at[:, None] - at[None, :]) <= c.local_attention // 2
+        at = jnp.arange(tokens)
+        near = jnp.abs(at[:, None] - at[None, :]) <= c.local_attention // 2
 
         x = embedded = TokenEmbed(c.tokens, self.compute, name="embeddings")(
             input_ids, None, positions, train=train

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.models.layers.attention import attend_in_full
 from lit_jax.models.layers.dense import Dense
@@ -24,6 +24,14 @@ def row_of(config: Any, distance: np.ndarray) -> np.ndarray:
         log = np.ceil(np.log(off) / scale * np.float32(middle - 1)).astype(np.int64) + middle
         distance = np.where(np.abs(distance) <= middle, distance, np.sign(distance) * log)
     return np.clip(distance + config.span, 0, 2 * config.span - 1)
+
+
+def rows_of(config: Any, tokens: Any, sign: int) -> Int[Array | np.ndarray, "M"]:
+    """The rows for `sign` times the offsets 1 - N to N of `aligned`; N, `tokens`, may be a symbol (jax.export)."""
+    if isinstance(tokens, int):
+        return row_of(config, sign * np.arange(1 - tokens, tokens + 1))
+    most = config.longest
+    return jnp.asarray(row_of(config, sign * np.arange(1 - most, most + 1)))[most - tokens : most + tokens]
 
 
 def aligned(x: Float[Array, "B H N M"]) -> Float[Array, "B H N N"]:
@@ -64,14 +72,13 @@ class Attention(nn.Module):
         bias = None
         if relative is not None:
             relative = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(relative)
-            offsets = np.arange(1 - n, n + 1)  # Of a column from its row, in the order of `aligned`.
             bias = jnp.zeros((x.shape[0], c.num_attention_heads, n, n), x.dtype)
             if c.looks("c2p"):  # Rows are queries, columns keys.
-                positions = (key if c.share_att_key else split(name="pos_key"))(relative[row_of(c, -offsets)])
+                positions = (key if c.share_att_key else split(name="pos_key"))(relative[rows_of(c, n, -1)])
                 bias += aligned(jnp.einsum("bnhk,mhk->bhnm", q, positions))
             if c.looks("p2c"):  # Rows are keys, columns queries.
                 positions = (query if c.share_att_key else split(name="pos_query"))(
-                    relative[row_of(c, offsets)]
+                    relative[rows_of(c, n, 1)]
                 )
                 bias += aligned(jnp.einsum("bnhk,mhk->bhnm", k * scale, positions)).swapaxes(-1, -2)
             bias *= q.shape[-1] ** -0.5

@@ -1,17 +1,28 @@
 """Relative positions of T5 (arXiv:1910.10683): near tokens by distance, far ones in logarithmic buckets."""
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 
-def buckets(tokens: int, count: int = 32, farthest: int = 128) -> Int[np.ndarray, "N N"]:
+def buckets(tokens: Any, count: int = 32, farthest: int = 128) -> Int[Array | np.ndarray, "N N"]:
     """The bucket, 0 to `count` - 1, of each query and key among `tokens`; equals T5Attention's in both directions.
 
     Half of the `count` (at least 4) is for keys ahead. All distances from `farthest` on, which must be more than
-    `count` // 4, share a bucket.
+    `count` // 4, share a bucket. `tokens` may be a symbol (jax.export).
     """
-    at = np.arange(tokens)
-    ahead = at[None, :] - at[:, None]
+    if isinstance(tokens, int):
+        at = np.arange(tokens)
+        return _buckets(at[None, :] - at[:, None], count, farthest)
+    places = jnp.arange(tokens)
+    ahead = jnp.clip(places[None, :] - places[:, None], -farthest, farthest)
+    return jnp.asarray(_buckets(np.arange(-farthest, farthest + 1), count, farthest))[ahead + farthest]
+
+
+def _buckets(ahead: Int[np.ndarray, "..."], count: int, farthest: int) -> Int[np.ndarray, "..."]:
+    """Those of keys that are so many tokens ahead of a query."""
     half = count // 2
     near, distance = half // 2, np.abs(ahead)
     with np.errstate(divide="ignore"):  # The logarithm of zero, which is near and not used.
