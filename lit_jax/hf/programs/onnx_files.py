@@ -1,6 +1,7 @@
 """Programs as ONNX files, in float32 and with weights of 8 bits, each compared with JAX before it is kept."""
 
 import itertools
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,17 @@ def quantise(path: Path, output: Path) -> None:
     """The same program with matrices and token tables of 8 bits, and activations that are rounded when it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Seven bits of the weights are used, since sums of pairs of full ones overflow on CPUs without VNNI.
-    quantize_dynamic(
-        path,
-        output,
-        op_types_to_quantize=["MatMul", "Gather"],
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-        use_external_data_format=path.with_name(f"{path.name}_data").exists(),
-    )
+    logging.disable(logging.WARNING)  # It advises to optimise the graph first, which is done already.
+    try:
+        # Seven bits of the weights are used, since sums of pairs of full ones overflow on CPUs without VNNI.
+        quantize_dynamic(
+            path,
+            output,
+            op_types_to_quantize=["MatMul", "Gather"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,
+            use_external_data_format=path.with_name(f"{path.name}_data").exists(),
+        )
+    finally:
+        logging.disable(logging.NOTSET)
