@@ -63,7 +63,7 @@ def save(
         if layout == "sentence_transformers":
             sentence_transformers.write(draft, model, config, params, processor, max_shard_size)
             return
-        tensors = dual_encoder.weights(model).to_hf(params)
+        tensors = dual_encoder.tensors(model, params)
         model_folder.write(draft, config, tensors, max_shard_size=max_shard_size)
         if processor is not None:
             save_processor(draft, processor)
