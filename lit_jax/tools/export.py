@@ -64,6 +64,7 @@ def export(
             run.processor,
             layout=layout,
             max_shard_size=max_shard_size,
+            home=output,
         )
         (draft / CARD).write_text(card, encoding="utf-8")
         checksums.write(draft, without=[CARD])  # The card may be edited.
@@ -94,7 +95,13 @@ def convert(
     )
     with replaced(output) as draft:
         save.save(
-            draft, loaded.module, loaded.params, processor, layout=layout, max_shard_size=max_shard_size
+            draft,
+            loaded.module,
+            loaded.params,
+            processor,
+            layout=layout,
+            max_shard_size=max_shard_size,
+            home=output,
         )
         checksums.write(draft)
     return output
