@@ -50,8 +50,10 @@ def write(
     theirs = {
         name if name.startswith("text.") else prefix + name: array for name, array in text.tensors.items()
     }
-    scalars = {name: np.reshape(params[name], ()) for name in ("logit_scale", "logit_bias") if name in params}
-    tensors = {**vision.tensors, **theirs, **scalars}
+    scalars: dict[str, Any] = {
+        name: np.reshape(params[name], ()) for name in ("logit_scale", "logit_bias") if name in params
+    }
+    tensors: dict[str, Any] = {**vision.tensors, **theirs, **scalars}
     if "logit_bias" in scalars:
         model_cfg["init_logit_bias"] = float(scalars["logit_bias"])
     texts = model_cfg["text_cfg"]
@@ -107,10 +109,10 @@ def _preprocess_cfg(processor: ImageProcessor, side: int) -> dict[str, Any]:
     stored = processor.to_dict()
     for name in ("do_resize", "do_rescale", "do_normalize"):
         if not stored.get(name, True):
-            raise ConfigError(f"its image processor has {name}=False, and open_clip does that always")
+            raise ConfigError(f"its image processor has {name} False, and open_clip does that always")
     if abs(stored.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise ConfigError(
-            f"its image processor has rescale_factor={stored['rescale_factor']}, and open_clip 1/255"
+            f"its image processor has rescale_factor {stored['rescale_factor']}, and open_clip 1/255"
         )
     size, crop = (
         {key: value for key, value in dict(stored.get(name) or {}).items() if value}
@@ -129,7 +131,7 @@ def _preprocess_cfg(processor: ImageProcessor, side: int) -> dict[str, Any]:
         )
     if (interpolation := _FILTERS.get(stored.get("resample", 2))) is None:
         raise ConfigError(
-            f"its image processor has resample={stored['resample']}; open_clip has 2 and 3, {_FILTERS}"
+            f"its image processor has resample {stored['resample']}; open_clip has 2 and 3, {_FILTERS}"
         )
     mean, std = (np.broadcast_to(stored[f"image_{name}"], 3).tolist() for name in ("mean", "std"))
     return {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": mode}

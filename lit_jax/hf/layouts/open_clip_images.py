@@ -106,7 +106,7 @@ def written(config: DualEncoderConfig, params: Params) -> Written:
     if name is None:
         raise ConfigError(
             f"its image tower, a {model_type} of width {own.hidden_size} for {own.image_size} pixels with "
-            f"{own.hidden_act} and layer_norm_eps={own.layer_norm_eps}, and its head need one of timm, which "
+            f"{own.hidden_act} and layer_norm_eps {own.layer_norm_eps}, and its head need one of timm, which "
             "has none of these sizes"
         )
     cfg, behind = _timm_head(config, own.hidden_size, head)
@@ -185,7 +185,7 @@ def _timm_head(config: DualEncoderConfig, features: int, head: Tensors) -> tuple
         return {"timm_proj": "linear", "timm_proj_bias": biased}, returned(rows, head)
     if not plain_mlp(kind, features, 2 * own):
         raise ConfigError(
-            f"vision_head={kind.kind!r} of hidden {list(kind.widths(features))} is not one that it has behind a tower "
+            f"its vision_head {kind.kind!r} of hidden {list(kind.widths(features))} is not one that it has behind a tower "
             f"of timm: linear, linear_bias, identity, or an mlp of hidden [{2 * own}] with gelu"
         )
     biased = bool(head["visual_projection.out.bias"].any())

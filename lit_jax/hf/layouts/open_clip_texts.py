@@ -54,7 +54,9 @@ def _end(model_type: str, own: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     """Where a causal tower pools: at the largest id, or at the first id that ends a text."""
     end = own.eos_token_id
     old = model_type == "clip_text_model" and end == _EOS_IS_LARGEST
-    last = end == own.vocab_size - 1 and end == tokenizer.eos_token_id  # Which is in every text.
+    last = end == own.vocab_size - 1 and end == getattr(
+        tokenizer, "eos_token_id", None
+    )  # Which is in every text.
     return {} if old or last else {"pool_type": "eos", "eos_id": end}
 
 
@@ -89,7 +91,7 @@ def _head(config: DualEncoderConfig, siglip: bool) -> tuple[Rows, dict[str, Any]
     if not siglip and kind == "linear_bias":
         return tables.TEXT_BIASED_HEAD, {"proj_bias": True}
     wanted = "identity" if siglip else "linear, linear_bias or identity"
-    raise ConfigError(f"text_head={kind!r} has no place behind a {config.text_type}: {wanted} has")
+    raise ConfigError(f"its text_head {kind!r} has no place behind a {config.text_type}: {wanted} has")
 
 
 def _of_transformers(config: DualEncoderConfig, params: Params, tokenizer: Tokenizer) -> Written:
@@ -123,7 +125,7 @@ def _projection(config: DualEncoderConfig, head: Tensors) -> tuple[str, Tensors]
     biases = any(array.any() for name, array in head.items() if name.endswith("bias"))
     if not plain_mlp(kind, width, hidden) or biases:
         raise ConfigError(
-            f"text_head={kind.kind!r} has no place behind a {config.text_type}: linear has, and an mlp of hidden "
+            f"its text_head {kind.kind!r} has no place behind a {config.text_type}: linear has, and an mlp of hidden "
             f"[{hidden}] with gelu whose biases are zero"
         )
     return "mlp", returned(tables.HF_MLP, head)
