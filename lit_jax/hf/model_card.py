@@ -20,6 +20,7 @@ from lit_jax.utils.shown import in_line, shown
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 HERE = "path/to/this/folder"  # In the examples of a card that has no repo_id.
+LOCAL = "local-dir:"  # How open_clip calls a folder on disk.
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def model_card(card: Card) -> str:
     """
     what, usage, _ = LAYOUTS[card.layout]
     vision, text = card.readers
-    for name, by in {"READERS": ", ".join(sorted({vision, text})), "VISION": vision, "TEXT": text}.items():
+    readers = {"READERS": ", ".join(sorted({vision, text})), "VISION": vision, "TEXT": text}
+    for name, by in {"PLACE": "hf-hub:MODEL" if card.repo_id else LOCAL + "MODEL", **readers}.items():
         usage = usage.replace(name, by)
     recipe = markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(card.recipe)])
     sections = {

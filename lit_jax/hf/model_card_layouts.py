@@ -64,6 +64,34 @@ model = Embedder("MODEL")
 print(model.pictures("picture.png") @ model.texts(["a cat", "a sleeping dog"]).T)
 ```"""
 
+_IN_OPEN_CLIP = """\
+In PyTorch, with open_clip:
+
+```python
+import open_clip
+import torch
+from PIL import Image
+
+model, _, preprocess = open_clip.create_model_and_transforms("PLACE")
+tokenizer = open_clip.get_tokenizer("PLACE")
+
+texts = ["a cat", "a sleeping dog"]
+with torch.no_grad():
+    pictures = model.encode_image(preprocess(Image.open("picture.png"))[None], normalize=True)
+    words = model.encode_text(tokenizer(texts), normalize=True)
+probabilities = (model.logit_scale.exp() * pictures @ words.T).softmax(dim=-1)
+print(dict(zip(texts, probabilities[0].tolist())))
+```
+
+In JAX, with lit_jax:
+
+```python
+from lit_jax import Embedder
+
+model = Embedder("MODEL")
+print(model.pictures("picture.png") @ model.texts(["a cat", "a sleeping dog"]).T)
+```"""
+
 _TOWERS = """\
 The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
 
@@ -83,7 +111,10 @@ module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
 
 
 class Layout(NamedTuple):
-    """`usage` is Markdown, in which MODEL, READERS, VISION and TEXT are filled in; `library` is a name of the Hub."""
+    """`usage` is Markdown, in which MODEL, PLACE (as open_clip writes it), READERS, VISION and TEXT are filled in.
+
+    `library` is a name of the Hub.
+    """
 
     what: str
     usage: str
@@ -111,4 +142,5 @@ LAYOUTS = {
         _IN_SENTENCE_TRANSFORMERS,
         "sentence-transformers",
     ),
+    "open_clip": Layout("It is stored as a model of open_clip.", _IN_OPEN_CLIP, "open_clip"),
 }

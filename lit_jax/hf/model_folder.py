@@ -25,7 +25,10 @@ FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # The names of what `write` writes, of the list of modules by which a folder is one of sentence-transformers, and of the
 # sums of what an export wrote there before.
-WRITTEN = r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modules\.json|SHA256SUMS"
+WRITTEN = (
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modules\.json|SHA256SUMS|"
+    r"open_clip_config\.json|open_clip_(pytorch_)?model\.\w+"
+)
 _MOST_TENSORS = 100_000  # Of a folder, in all files.
 _MOST_SHARDS = 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)

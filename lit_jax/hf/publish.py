@@ -4,6 +4,7 @@ The token, the content of the repository and the model card are checked first. T
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,14 +24,15 @@ from huggingface_hub.errors import (
 )
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.model_card import HERE
+from lit_jax.hf.layouts import open_clip
+from lit_jax.hf.model_card import HERE, LOCAL
 from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 
 CARD, MESSAGE = "README.md", "Upload from lit_jax"
 # Files that tell one model from another: configs and weights, of any framework.
 _MODEL = re.compile(
-    r"(?:.*/)?(?:config\.json|[^/]+\.(?:safetensors|msgpack|bin|h5|onnx|gguf|pth?|ckpt)(?:\.index\.json)?)"
+    r"(?:.*/)?(?:(?:open_clip_)?config\.json|[^/]+\.(?:safetensors|msgpack|bin|h5|onnx|gguf|pth?|ckpt)(?:\.index\.json)?)"
 )
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may write"
 
@@ -56,8 +58,9 @@ class Place:
             check_card(card)
         if self.overwrite or not self.branch:
             return
+        named = _named(Path(folder), self.repo_id)
         for name in sorted(name for name in self.files if _MODEL.fullmatch(name)):
-            if not _same(Path(folder) / name, self.files[name]):
+            if not _same(Path(folder) / name, named.get(name), self.files[name]):
                 raise ConfigError(
                     f"{self.repo_id} on the Hugging Face Hub holds another model: its {name} differs; "
                     "choose another id or branch, or replace that model with --overwrite (overwrite=True)"
@@ -167,7 +170,8 @@ def open_place(
 def check_folder(folder: str | Path) -> None:
     """Raises WeightError if it is not a model folder, or has SHA256SUMS that its files do not match."""
     folder = Path(folder)
-    if not any((folder / part / model_folder.CONFIG).is_file() for part in (".", "vision")):
+    configs = model_folder.CONFIG, f"vision/{model_folder.CONFIG}", open_clip.CONFIG
+    if not any((folder / config).is_file() for config in configs):
         raise WeightError(
             f"{folder} is not a model folder: it has no {model_folder.CONFIG}; export a model first"
         )
@@ -195,24 +199,44 @@ def _operations(folder: Path, repo_id: str, stored: Mapping[str, str]) -> list[A
         path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
     }
     stale = [name for name in sorted(stored) if _MODEL.fullmatch(name) and name not in paths]
-    adds = []
+    adds, named = [], _named(folder, repo_id)
     for name, path in paths.items():
         content: Path | bytes = path
-        if name == CARD:  # Its examples may be older than the id.
-            content = path.read_text(encoding="utf-8").replace(HERE, repo_id).encode()
+        if name in named:
+            content = named[name]
         adds.append(CommitOperationAdd(name, content))
     return [*adds, *(CommitOperationDelete(name) for name in stale)]
 
 
-def _same(path: Path, wanted: str) -> bool:
+def _named(folder: Path, repo_id: str) -> dict[str, bytes]:
+    """The files that name their own place, with the id there: the card, whose examples may be older, and open_clip's.
+
+    The sums are of the files as they are published.
+    """
+    found: dict[str, bytes] = {}
+    if (folder / CARD).is_file():
+        text = (folder / CARD).read_text(encoding="utf-8").replace(LOCAL + HERE, f"hf-hub:{repo_id}")
+        found[CARD] = text.replace(HERE, repo_id).encode()
+    if (folder / open_clip.CONFIG).is_file():
+        found[open_clip.CONFIG] = open_clip.published(folder, repo_id)
+        if (folder / checksums.NAME).is_file():
+            text = (folder / checksums.NAME).read_text(encoding="utf-8")
+            old = hashlib.sha256((folder / open_clip.CONFIG).read_bytes()).hexdigest()
+            new = hashlib.sha256(found[open_clip.CONFIG]).hexdigest()
+            found[checksums.NAME] = text.replace(old, new).encode()
+    return found
+
+
+def _same(path: Path, content: bytes | None, wanted: str) -> bool:
+    """Whether a file, with another `content` if that is given, has the hash that it is `wanted` to have."""
     if not path.is_file():
         return False
-    size = path.stat().st_size
+    size = path.stat().st_size if content is None else len(content)
     digests = (
         hashlib.sha256(),
         hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False),
     )  # As a large file, or in git.
-    with path.open("rb") as file:
+    with path.open("rb") if content is None else io.BytesIO(content) as file:
         while chunk := file.read(1 << 22):
             for digest in digests:
                 digest.update(chunk)

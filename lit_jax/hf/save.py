@@ -10,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.layouts import sentence_transformers, towers
+from lit_jax.hf.layouts import open_clip, sentence_transformers, towers
 from lit_jax.hf.processor import save_processor
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
@@ -18,7 +18,7 @@ from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.typing import Params, Processor
 
-LAYOUTS = ("hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers")
+LAYOUTS = ("hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers", "open_clip")
 
 
 def save(
@@ -29,6 +29,7 @@ def save(
     *,
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
+    home: str | Path | None = None,
 ) -> None:
     """Writes a folder with the model, and with `processor` if given; a kill leaves the old folder or the new one.
 
@@ -36,10 +37,12 @@ def save(
     VisionTextDualEncoderModel that transformers 4.57 and 5 load; "dual_encoder" is the latter in any case; "lit_jax" is
     the same for towers that this class cannot hold, and only `load` reads it; "towers" are two folders, `vision` and
     `text`, that AutoModel loads, and a third one, `heads`, with the projections; "sentence_transformers" is what
-    SentenceTransformer opens, and needs the processor. The `logit_bias` of a sigmoid loss has a tensor in SigLIP alone;
+    SentenceTransformer opens, and needs the processor; so does "open_clip", in one file of weights. A text tower that
+    open_clip takes from transformers is named there by the place of the folder, which is `home` if it is not yet there.
+    The `logit_bias` of a sigmoid loss has a tensor in SigLIP alone;
     elsewhere it becomes a field of config.json. Raises WeightError if params are not of the module's shapes, and if
-    transformers has no place for a tower in its dual encoder; ConfigError for an unknown layout, and for a pooling or
-    head that sentence-transformers has no modules for.
+    transformers has no place for a tower in its dual encoder; ConfigError for an unknown layout, and for what
+    sentence-transformers or open_clip cannot hold.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
@@ -54,8 +57,10 @@ def save(
     elif layout == "lit_jax":
         config["model_type"] = dual_encoder.OWN_MODEL_TYPE
         config.pop("architectures", None)
+    bias = {}
     if "logit_bias" in params and not model.composite.sigmoid:
-        config["logit_bias"] = float(params.pop("logit_bias"))
+        bias = {"logit_bias": params.pop("logit_bias")}
+        config["logit_bias"] = float(bias["logit_bias"])
     with replaced(folder, model_folder.WRITTEN) as draft:
         if layout == "towers":
             towers.write(draft, model, config, params, processor, max_shard_size)
@@ -63,7 +68,10 @@ def save(
         if layout == "sentence_transformers":
             sentence_transformers.write(draft, model, config, params, processor, max_shard_size)
             return
-        tensors = dual_encoder.weights(model).to_hf(params)
+        if layout == "open_clip":
+            open_clip.write(draft, model, config, {**params, **bias}, processor, Path(home or folder))
+            return
+        tensors = dual_encoder.tensors(model, params)
         model_folder.write(draft, config, tensors, max_shard_size=max_shard_size)
         if processor is not None:
             save_processor(draft, processor)

@@ -42,6 +42,7 @@ class Tower(NamedTuple):
         str  # What the names of its tensors begin with: "vision_model." in a folder of two towers, else "".
     )
     pooling: str  # What is left of its pooling for the dual encoder to do.
+    kept: dict[str, Any]  # Of its config.json, what changes no number.
 
 
 def find_tower(
@@ -104,25 +105,34 @@ def read_tower(
             close = suggestion(name, known)
             hint = f"; did you mean {tower}_{close}?" if close else ""
             raise ConfigError(f"{tower}_{name} is not a field of a {raw['model_type']} config{hint}")
-    layers, first_layers = _layers(encoder, raw, overrides if folder else {})
+    layers, first_layers, last = _layers(encoder, raw, overrides if folder else {})
     stored, fixed = encoder.pooled(first_layers, pooling)
     whole, _ = encoder.pooled(layers, pooling)
     ours = with_image_size(stored, image_size) if image_size is not None and tower == "vision" else stored
     rest = encoder.rest_of(pooling)
-    return Tower(folder, raw["model_type"], encoder, ours, stored, whole, prefix, rest), fixed
+    return Tower(
+        folder, raw["model_type"], encoder, ours, stored, whole, prefix, rest, encoder.kept(last)
+    ), fixed
 
 
-def _layers(encoder: Encoder, raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The config of all stored layers and of those that are wanted; the same unless `overrides` name fewer."""
+def _layers(
+    encoder: Encoder, raw: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The config of all stored layers and of those that are wanted; the same unless `overrides` name fewer.
+
+    Third, what the latter was read from.
+    """
     field = depth_field(encoder.Config)
     depth = overrides.get(field) if field else None
+    plain = {**raw, **overrides}
     if field is None or type(depth) is not int:
-        return (encoder.config_of({**raw, **overrides}),) * 2
+        return *(encoder.config_of(plain),) * 2, plain
     others = {name: value for name, value in overrides.items() if name != field}
     whole = encoder.config_of({**raw, **others})
     if not 0 < depth < getattr(whole, field):
-        return (encoder.config_of({**raw, **overrides}),) * 2
-    return whole, encoder.config_of(cut({**raw, **others}, field, depth))
+        return *(encoder.config_of(plain),) * 2, plain
+    first = cut({**raw, **others}, field, depth)
+    return whole, encoder.config_of(first), first
 
 
 def read_params(

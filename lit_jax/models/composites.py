@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.kept_fields import Kept
 from lit_jax.models.weight_map import table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
@@ -114,19 +115,20 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_halves(
-    model_type: str, towers: Mapping[str, tuple[str, Any]], width: int | None
+    model_type: str, towers: Mapping[str, tuple[str, Any]], width: int | None, kept: Kept
 ) -> dict[str, dict[str, Any]]:
     """The configs of both halves as config.json has them, of `towers` (name -> model_type, config).
 
-    `width` is that of the projections, which the halves of a CLIP name too.
+    `width` is that of the projections, which the halves of a CLIP name too; `kept` are fields that change no number.
     """
     composite = COMPOSITES[model_type]
     own = {} if composite.any_tower or width is None else {"projection_dim": width}
     return {
         f"{tower}_config": {
+            **own,
+            **getattr(kept, tower),
             "model_type": composite.stored_type(tower, towers[tower][0]),
             **dataclasses.asdict(towers[tower][1]),
-            **own,
         }
         for tower in TOWERS
     }

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from lit_jax.models.encoders.hf_config import BACKBONE
+
 _NAMES = ("num_hidden_layers", "num_layers", "n_layers")
 
 
@@ -14,8 +16,11 @@ def depth_field(cls: Any) -> str | None:
 
 
 def cut(hf: Mapping[str, Any], field: str, depth: int) -> dict[str, Any]:
-    """A dict as in config.json, with the first `depth` layers alone; `field` is that of `depth_field`."""
-    cut = {name: value for name, value in hf.items() if name not in _NAMES} | {field: depth}
+    """A dict as in config.json, with the first `depth` layers alone; `field` is that of `depth_field`.
+
+    What a backbone gives is left out: it may be of other layers than these.
+    """
+    cut = {name: value for name, value in hf.items() if name not in BACKBONE.union(_NAMES)} | {field: depth}
     if isinstance(kinds := cut.get("layer_types"), list | tuple):
         cut["layer_types"] = kinds[:depth]
     return cut

@@ -21,6 +21,7 @@ from lit_jax.models.encoders import TEXT, VISION, Encoder
 from lit_jax.models.encoders.field_ranges import LARGEST, Range
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.heads import Head
+from lit_jax.models.kept_fields import Kept, kept
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
@@ -70,6 +71,8 @@ class DualEncoderConfig:
     text_pooling: str = dataclasses.field(default="pooler", repr=False)
     vision_head: Head = dataclasses.field(default=Head(), repr=False)
     text_head: Head = dataclasses.field(default=Head(), repr=False)
+    # What changes no number makes no other model.
+    kept: Kept = dataclasses.field(default_factory=Kept, repr=False, compare=False)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
@@ -109,16 +112,20 @@ class DualEncoderConfig:
                 raise WeightError(
                     f"{whole} config: {name}={shown(value)} is not usable; wanted a {what} of {span}"
                 )
-        bias = scalars["logit_bias"]
+        bias, of = scalars["logit_bias"], MODEL_TYPE if composite.any_tower else str(whole)
+        encoders = encoder_of("vision", vision_type), encoder_of("text", text_type)
         config = cls(
             vision_type,
-            encoder_of("vision", vision_type).config_of(vision),
+            encoders[0].config_of(vision),
             text_type,
-            encoder_of("text", text_type).config_of(text),
+            encoders[1].config_of(text),
             scalars["projection_dim"],
             float(scalars["logit_scale_init_value"]),
             None if bias is None else float(bias),
-            MODEL_TYPE if composite.any_tower else str(whole),
+            of,
+            kept=Kept(
+                of, kept(hf, {*_HEADS, *own_fields.NAMES}), encoders[0].kept(vision), encoders[1].kept(text)
+            ),
         )
         return own_fields.read(config, hf) if whole == OWN_MODEL_TYPE else config
 
@@ -172,8 +179,9 @@ class DualEncoderConfig:
         }
         kind = {"architectures": [self.composite.architecture], "model_type": self.model_type}
         return {
+            **(self.kept.whole if self.kept.of == self.model_type else {}),
             **({"model_type": OWN_MODEL_TYPE, **self.own} if self.own else kind),
             **({} if self.composite.sigmoid else scalars),
             "torch_dtype": "float32",
-            **stored_halves(self.model_type, self.towers, self.projection_dim),
+            **stored_halves(self.model_type, self.towers, self.projection_dim, self.kept),
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float
@@ -37,6 +38,7 @@ __all__ = [  # These, too, belong to what a dual encoder is.
     "half",
     "init_params",
     "param_shapes",
+    "tensors",
     "unit",
     "weights",
 ]
@@ -170,6 +172,18 @@ def weights(config: DualEncoderConfig) -> WeightMap:
         table = encoder_of(tower, model_type).weights(tower_config)
         tables += table.under(hf=config.level_of(tower), jax=tower)
     return tables + config.heads
+
+
+def tensors(config: DualEncoderConfig, params: Params) -> dict[str, np.ndarray]:
+    """What a checkpoint of transformers holds of a whole model: `params` under the names of the table, and buffers.
+
+    Raises WeightError if the params are of another model.
+    """
+    found = weights(config).to_hf(params)
+    for tower, (model_type, tower_config) in config.towers.items():
+        buffers = encoder_of(tower, model_type).buffers(tower_config)
+        found |= {f"{tower}_model.{name}": array for name, array in buffers.items()}
+    return found
 
 
 def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = None) -> Params:

@@ -10,6 +10,8 @@ from lit_jax.models.heads import Head
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
 
+NAMES = tuple(f"{tower}_{part}" for tower in TOWERS for part in ("pooling", "head"))
+
 
 def written(config: Any) -> dict[str, Any]:
     """The poolings and heads of a DualEncoderConfig that are not the defaults, as config.json holds them."""

@@ -61,7 +61,9 @@ def export(
     card = card_of(run, tested, about, output.name, layout, place.repo_id if place else None)
     module, params = _folded(run.module, run.params)
     with replaced(output) as draft:
-        save.save(draft, module, params, run.processor, layout=layout, max_shard_size=max_shard_size)
+        save.save(
+            draft, module, params, run.processor, layout=layout, max_shard_size=max_shard_size, home=output
+        )
         programs.write(draft, module, params, run.processor, also)
         (draft / CARD).write_text(card, encoding="utf-8")
         checksums.write(draft, without=[CARD])  # The card may be edited.
@@ -91,7 +93,9 @@ def convert(
     loaded = load.read_dual(folder, load.Compute(), allow_pickle=allow_pickle)
     module, params, processor = loaded.module, loaded.params, processing.load_processor(folder)
     with replaced(output) as draft:
-        save.save(draft, module, params, processor, layout=layout, max_shard_size=max_shard_size)
+        save.save(
+            draft, module, params, processor, layout=layout, max_shard_size=max_shard_size, home=output
+        )
         programs.write(draft, module, params, processor, also)
         checksums.write(draft)
     return output

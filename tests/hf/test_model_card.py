@@ -65,6 +65,15 @@ def test_the_card_of_another_layout_names_the_library_that_reads_it():
     )
 
 
+def test_the_card_of_open_clips_layout_names_the_place_as_open_clip_does():
+    local, published = (
+        model_card(Card(**GIVEN, layout="open_clip", repo_id=id)) for id in (None, "owner/model")
+    )
+    assert ModelCard(local).data.library_name == "open_clip"
+    assert 'create_model_and_transforms("local-dir:path/to/this/folder")' in local
+    assert 'create_model_and_transforms("hf-hub:owner/model")' in published and "PLACE" not in published
+
+
 def test_the_body_states_towers_data_recipe_and_metrics():
     text = model_card(Card(**GIVEN))
     for line in (

@@ -1,5 +1,6 @@
 """Folders published on a server that speaks the protocol of the Hub, and errors of one sentence."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -262,3 +263,20 @@ def test_the_command_publishes_a_folder_as_it_is_or_says_why_it_cannot(hub, fold
     status, said = command("--output", "x", "--workdir", "w", "--measured", "none.json")
     assert status == 3 and "none.json is not a result" in said.err and said.err.count("\n") == 1
     assert len(hub.repositories["me/tiny"].commits) == 2
+
+
+def test_a_folder_of_open_clip_names_its_repository_there_and_its_sums_hold(hub, tmp_path):
+    module, params = tiny.dual(vision=tiny.CLIP_VISION)
+    save.save(tmp_path / "m", module, params, tiny.processor(), layout="open_clip")
+    (tmp_path / "m" / "README.md").write_text(model_card(Card(**CARD, layout="open_clip")))
+    checksums.write(tmp_path / "m", without=["README.md"])
+    lit_jax.publish(tmp_path / "m", "me/clip")
+    there = hub.repositories["me/clip"].files()
+    texts = json.loads(there["open_clip_config.json"])["model_cfg"]["text_cfg"]
+    assert (texts["hf_model_name"], texts["hf_tokenizer_name"]) == ("me/clip", "me/clip")
+    assert str(tmp_path).encode() not in b"".join(there.values())
+    assert b'open_clip.get_tokenizer("hf-hub:me/clip")' in there["README.md"]
+    _, read = lit_jax.load("me/clip", revision="main")  # Whose sums are compared.
+    assert read["logit_scale"] == params["logit_scale"]
+    lit_jax.publish(tmp_path / "m", "me/clip")  # It is no other model.
+    assert len(hub.repositories["me/clip"].commits) <= 3

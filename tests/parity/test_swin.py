@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from flax import traverse_util
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+import lit_jax
 from lit_jax.hf import model_folder
 from lit_jax.models.encoders import VISION, hf_config, swin
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
+from tests import tiny
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import layers, our_tower, torch_tower
@@ -245,3 +247,18 @@ def test_images_that_pytorch_fails_on_are_refused(changes, size, message):
     height, width, channels = (*size, 3)[:3]
     with pytest.raises(ConfigError, match=message):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, height, width, channels)))
+
+
+@both
+def test_tables_that_transformers_4_keeps_in_files_are_written_and_left_alone_by_transformers_5(hf, tmp_path):
+    """Swin's rows of relative positions alone: Swin v2's are not among its files."""
+    module, params = tiny.dual(vision=hf)
+    lit_jax.save(tmp_path, module, params, layout="towers")
+    theirs, info = transformers.AutoModel.from_pretrained(tmp_path / "vision", output_loading_info=True)
+    assert not any(info.values()), info
+    written = load_file(tmp_path / "vision" / "model.safetensors")
+    tables = {name for name in written if name.endswith("relative_position_index")}
+    assert len(tables) == (sum(hf["depths"]) if hf["model_type"] == "swin" else 0)
+    blocks = [block.attention for stage in theirs.encoder.layers for block in stage.blocks]
+    for name, block in zip(sorted(tables), blocks, strict=False):
+        assert torch.equal(written[name].view(-1), block.relative_position_bias.relative_position_index)

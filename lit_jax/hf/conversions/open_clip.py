@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import open_clip_text, open_clip_towers, timm
+from lit_jax.hf.conversions import open_clip_tables as tables
+from lit_jax.hf.conversions import open_clip_text, open_clip_towers, open_clip_vit, timm
 from lit_jax.hf.conversions.base import Format, Model, Part, field, placed
 from lit_jax.hf.conversions.renames import Rows, converted, rows
 from lit_jax.hf.formats.safetensors import SafetensorsFile
@@ -25,18 +26,6 @@ CONFIG, WEIGHTS, PICKLE = (
 )
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # OpenAI's.
 _CLIP_TEXTS = {"clip_text_model": "clip", "metaclip_2_text_model": "metaclip_2"}  # -> The whole model's type.
-_TIMM_LINEAR = rows("visual.head.proj.weight | visual_projection.weight | e d")
-_TIMM_LINEAR_BIAS = rows("visual.head.proj.bias | visual_projection.bias | e")
-_TIMM_MLP = rows("""
-    visual.head.mlp.fc1.weight | visual_projection.hidden.0.weight | f d
-    visual.head.mlp.fc1.bias   | visual_projection.hidden.0.bias   | f
-    visual.head.mlp.fc2.weight | visual_projection.out.weight      | e f
-""")
-_TIMM_MLP_BIAS = rows("visual.head.mlp.fc2.bias | visual_projection.out.bias | e")
-_TIMM_CLASSIFIER = rows("""
-    visual.trunk.head.weight | visual_projection.weight | e d
-    visual.trunk.head.bias   | visual_projection.bias   | e
-""")
 
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
@@ -48,7 +37,8 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     if seen.get("timm_model_name"):
         vision = _timm(folder, where, seen, source, width)
     else:
-        vision = open_clip_towers.vision(where, seen, quick_gelu)
+        native = open_clip_vit if field(where, seen, "no_ln_pre", False) else open_clip_towers
+        vision = native.vision(where, seen, quick_gelu)
     if said.get("hf_model_name"):
         text = open_clip_text.part(folder, where, said, source, width)
     else:
@@ -104,24 +94,28 @@ def _timm(
 ) -> Part:
     """An image tower of timm with its head: linear, an MLP, the classifier of timm itself, or none."""
     name, pool = cfg["timm_model_name"], field(where, cfg, "timm_pool", "avg")
-    part = timm.tower(folder, str(name), {}, source, prefix="visual.trunk.", pooling=pool)
+    args = field(where, cfg, "timm_model_kwargs", {})
+    part = timm.tower(folder, str(name), args, source, prefix="visual.trunk.", pooling=pool)
+    side, patch = field(where, cfg, "image_size", 224, int | list), part.config["patch_size"]
+    if isinstance(side, int) and side // patch == part.config["image_size"] // patch:  # A margin is cut off.
+        part.config["image_size"] = side
     part = placed(part, "visual.trunk.", "vision_model.")
     kind = cfg.get("timm_proj", "linear") or ""
     biased = field(where, cfg, "timm_proj_bias", False)
     if kind == "none":
         return part
     if kind == "linear":
-        own = _TIMM_LINEAR + (_TIMM_LINEAR_BIAS if biased else ())
+        own = tables.TIMM_LINEAR + (tables.TIMM_LINEAR_BIAS if biased else ())
         return part._replace(rows=part.rows + own, head={"kind": "linear_bias" if biased else "linear"})
     if kind == "mlp":
         zeros = {} if biased else {"visual_projection.out.bias": lambda: np.zeros(width, np.float32)}
         return part._replace(
-            rows=part.rows + _TIMM_MLP + (_TIMM_MLP_BIAS if biased else ()),
+            rows=part.rows + tables.TIMM_MLP + (tables.TIMM_MLP_BIAS if biased else ()),
             made={**part.made, **zeros},
             head={"kind": "mlp", "hidden": [2 * width]},
         )
     if kind == "":
-        return part._replace(rows=part.rows + _TIMM_CLASSIFIER, head={"kind": "linear_bias"})
+        return part._replace(rows=part.rows + tables.TIMM_CLASSIFIER, head={"kind": "linear_bias"})
     raise WeightError(f"{where}: timm_proj {shown(kind)} is not usable; wanted linear, mlp or none")
 
 

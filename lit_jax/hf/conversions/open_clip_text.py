@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from lit_jax.hf import model_folder
+from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions.base import Part
-from lit_jax.hf.conversions.renames import count, rows
+from lit_jax.hf.conversions.renames import count
 from lit_jax.models.encoders import TEXT
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import Row
@@ -33,7 +34,11 @@ _KNOWN: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
 }
-_POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls", "cls_pooler": "pooler"}
+POOLERS = {
+    "mean_pooler": "mean",
+    "cls_last_hidden_state_pooler": "cls",
+    "cls_pooler": "pooler",
+}  # There -> here.
 _POOLED = ("bert", "roberta", "xlm-roberta")  # Types whose pooler has weights.
 _T = "text.transformer."
 _BERT_SIZES = {  # Field -> a tensor and the axis that shows it.
@@ -51,11 +56,6 @@ _T5_SIZES = {
     "relative_attention_num_buckets": (_RELATIVE, 0),
     "num_heads": (_RELATIVE, 1),
 }
-_LINEAR = rows("text.proj.weight | text_projection.weight | e d")
-_MLP = rows("""
-    text.proj.0.weight | text_projection.hidden.0.weight | f d
-    text.proj.2.weight | text_projection.out.weight      | e f
-""")
 
 
 def part(
@@ -66,23 +66,35 @@ def part(
     d = int(config.get("hidden_size") or config.get("d_model") or 1)
     own = tuple(Row(name, f"text_model.{_renamed(name)}", "...") for name in source if name.startswith(_T))
     pooler, kind = cfg.get("hf_pooler_type") or "mean_pooler", cfg.get("hf_proj_type") or "mlp"
-    if pooler not in _POOLERS or kind not in ("linear", "mlp"):
+    if pooler not in POOLERS or kind not in ("linear", "mlp"):
         raise WeightError(
             f"{where}: a text tower with hf_pooler_type {shown(pooler)} and hf_proj_type {shown(kind)} is not "
-            f"implemented; {', '.join(_POOLERS)} with linear or mlp are"
+            f"implemented; {', '.join(POOLERS)} with linear or mlp are"
         )
-    pooling, made = _POOLERS[pooler], dict[str, Any]()
+    pooling, made = POOLERS[pooler], dict[str, Any]()
     if "text.transformer.pooler.dense.weight" not in source:
         pooling = "cls" if pooling == "pooler" else pooling
         if config["model_type"] in _POOLED:  # Its own pooled output, which is not used.
             made["text_model.pooler.dense.weight"] = lambda: np.zeros((d, d), np.float32)
             made["text_model.pooler.dense.bias"] = lambda: np.zeros(d, np.float32)
     if kind == "linear":
-        return Part(config, own + _LINEAR, made, pooling=pooling, head={"kind": "linear"})
-    hidden = (d + width) // 2
+        return Part(config, own + tables.HF_LINEAR, made, pooling=pooling, head={"kind": "linear"})
+    hidden = hidden_width(d, width)
     made["text_projection.hidden.0.bias"] = lambda: np.zeros(hidden, np.float32)
     made["text_projection.out.bias"] = lambda: np.zeros(width, np.float32)
-    return Part(config, own + _MLP, made, pooling=pooling, head={"kind": "mlp", "hidden": [hidden]})
+    return Part(config, own + tables.HF_MLP, made, pooling=pooling, head={"kind": "mlp", "hidden": [hidden]})
+
+
+def hidden_width(width: int, embed_dim: int) -> int:
+    """Of the layer between a tower of `width` and an embedding, in the projection "mlp"."""
+    return (width + embed_dim) // 2
+
+
+def tensor_of(name: str) -> str:
+    """The way back from `_renamed`."""
+    if name == "shared.weight":
+        return f"{_T}embed_tokens.weight"
+    return _T + re.sub(r"^encoder\.(?=block\.|final_layer_norm\.)", "", name)
 
 
 def _renamed(name: str) -> str:

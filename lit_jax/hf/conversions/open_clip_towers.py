@@ -6,46 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions.base import Part, field, placed
-from lit_jax.hf.conversions.renames import Rows, bound, rows, under
+from lit_jax.hf.conversions.renames import bound, under
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
-_BLOCKS = rows("""
-    resblocks.{l}.ln_1.weight          | layers.{l}.layer_norm1.weight                      | d
-    resblocks.{l}.ln_1.bias            | layers.{l}.layer_norm1.bias                        | d
-    resblocks.{l}.attn.in_proj_weight  | layers.{l}.self_attn.{q_proj,k_proj,v_proj}.weight | (g d) e -> g d e
-    resblocks.{l}.attn.in_proj_bias    | layers.{l}.self_attn.{q_proj,k_proj,v_proj}.bias   | (g d) -> g d
-    resblocks.{l}.attn.out_proj.weight | layers.{l}.self_attn.out_proj.weight               | d e
-    resblocks.{l}.attn.out_proj.bias   | layers.{l}.self_attn.out_proj.bias                 | d
-    resblocks.{l}.ln_2.weight          | layers.{l}.layer_norm2.weight                      | d
-    resblocks.{l}.ln_2.bias            | layers.{l}.layer_norm2.bias                        | d
-    resblocks.{l}.mlp.c_fc.weight      | layers.{l}.mlp.fc1.weight                          | f d
-    resblocks.{l}.mlp.c_fc.bias        | layers.{l}.mlp.fc1.bias                            | f
-    resblocks.{l}.mlp.c_proj.weight    | layers.{l}.mlp.fc2.weight                          | d f
-    resblocks.{l}.mlp.c_proj.bias      | layers.{l}.mlp.fc2.bias                            | d
-""")
-_VISION = rows("""
-    class_embedding      | embeddings.class_embedding           | d
-    positional_embedding | embeddings.position_embedding.weight | n d
-    conv1.weight         | embeddings.patch_embedding.weight    | d c p q
-    ln_pre.weight        | pre_layrnorm.weight                  | d
-    ln_pre.bias          | pre_layrnorm.bias                    | d
-    ln_post.weight       | post_layernorm.weight                | d
-    ln_post.bias         | post_layernorm.bias                  | d
-""")
-_TEXT = rows("""
-    token_embedding.weight | embeddings.token_embedding.weight    | v d
-    positional_embedding   | embeddings.position_embedding.weight | n d
-    ln_final.weight        | final_layer_norm.weight              | d
-    ln_final.bias          | final_layer_norm.bias                | d
-""")
-_VISION_HEAD = rows("visual.proj | visual_projection.weight | d e -> e d")
-_TEXT_HEAD = rows("text_projection | text_projection.weight | d e -> e d")
-_DENSE = rows("""
-    text_projection.weight | head.weight | e d
-    text_projection.bias   | head.bias   | e
-""")
 # Fields of both towers that change the numbers -> the values that are implemented.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "ls_init_value": (None,),
@@ -53,7 +19,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner"), (False,)),
     **dict.fromkeys(("scale_attn", "scale_fc"), (False,)),
 }
-_PLAIN_VISION = _PLAIN | {
+PLAIN_VISION = _PLAIN | {
     "attentional_pool": (False,),
     "no_ln_pre": (False,),
     "pool_type": ("tok",),
@@ -68,33 +34,33 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
     """A vision_cfg without a timm tower, with `visual.proj` behind it. Raises WeightError."""
     if isinstance(cfg.get("layers"), list):
         raise WeightError(f"{where}: its image tower is a ResNet, which is not implemented; a ViT is")
-    _refuse(where, "vision_cfg", cfg, _PLAIN_VISION)
-    width, depth = field(where, cfg, "width", 768), _depth(where, cfg)
+    refuse(where, "vision_cfg", cfg, PLAIN_VISION)
+    width, depth = field(where, cfg, "width", 768), depth_of(where, cfg)
     config = {
         "model_type": "clip_vision_model",
         "image_size": field(where, cfg, "image_size", 224, int | list),
         "patch_size": field(where, cfg, "patch_size", 16, int | list),
         "num_attention_heads": width // field(where, cfg, "head_width", 64),
-        **_common(where, cfg, width, depth, quick_gelu),
+        **common_fields(where, cfg, width, depth, quick_gelu),
     }
-    own = _VISION + under(_BLOCKS, "transformer.", "encoder.")
+    own = tables.VISION + under(tables.BLOCKS, "transformer.", "encoder.")
     part = placed(Part(config, bound(own, depth), head={"kind": "linear"}), "visual.", "vision_model.")
-    return part._replace(rows=part.rows + _VISION_HEAD)
+    return part._replace(rows=part.rows + tables.VISION_HEAD)
 
 
 def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, prefix: str) -> Part:
     """A text_cfg without a tower of transformers, whose names begin with `prefix`. Raises WeightError."""
-    _refuse(where, "text_cfg", cfg, _PLAIN_TEXT)
-    width, depth = field(where, cfg, "width", 512), _depth(where, cfg)
+    refuse(where, "text_cfg", cfg, _PLAIN_TEXT)
+    width, depth = field(where, cfg, "width", 512), depth_of(where, cfg)
     common = {
         "vocab_size": field(where, cfg, "vocab_size", 49408),
         "max_position_embeddings": field(where, cfg, "context_length", 77),
         "num_attention_heads": field(where, cfg, "heads", 8),
-        **_common(where, cfg, width, depth, quick_gelu),
+        **common_fields(where, cfg, width, depth, quick_gelu),
     }
     causal, pool = not field(where, cfg, "no_causal_mask", False), field(where, cfg, "pool_type", "argmax")
     biased, kind = field(where, cfg, "proj_bias", False), field(where, cfg, "proj_type", "linear")
-    own = bound(_TEXT + under(_BLOCKS, "transformer.", "encoder."), depth)
+    own = bound(tables.TEXT + under(tables.BLOCKS, "transformer.", "encoder."), depth)
     made: dict[str, Any] = {}
     head = {"kind": "linear"}
     if causal and pool in ("argmax", "eos"):
@@ -108,7 +74,7 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
         common |= {"model_type": "siglip_text_model", "projection_size": embed_dim}
         head = {"kind": "identity"}
         if kind != "none":
-            own += _DENSE
+            own += tables.DENSE
         else:  # The tower has a linear map there.
             made = {
                 "head.weight": partial(np.eye, width, dtype=np.float32),
@@ -126,30 +92,30 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
     if kind == "none":
         return part._replace(head={"kind": "identity"})
     if biased:
-        return part._replace(rows=part.rows + _linear_bias(prefix), head={"kind": "linear_bias"})
-    return part._replace(rows=part.rows + under(_TEXT_HEAD, prefix, ""))
+        return part._replace(
+            rows=part.rows + under(tables.TEXT_BIASED_HEAD, prefix, ""), head={"kind": "linear_bias"}
+        )
+    return part._replace(rows=part.rows + under(tables.TEXT_HEAD, prefix, ""))
 
 
-def _depth(where: str, cfg: Mapping[str, Any]) -> int:
+def depth_of(where: str, cfg: Mapping[str, Any]) -> int:
+    """The number of layers. Raises WeightError."""
     if (depth := int(field(where, cfg, "layers", 12))) > _MOST_LAYERS:
         raise WeightError(f"{where}: layers {shown(depth)} is not usable; wanted at most {_MOST_LAYERS}")
     return depth
 
 
-def _linear_bias(prefix: str) -> Rows:
-    return rows(f"""
-        {prefix}text_projection.weight | text_projection.weight | e d
-        {prefix}text_projection.bias   | text_projection.bias   | e
-    """)
-
-
-def _refuse(where: str, what: str, cfg: Mapping[str, Any], plain: Mapping[str, tuple[Any, ...]]) -> None:
+def refuse(where: str, what: str, cfg: Mapping[str, Any], plain: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raises WeightError for a field of `plain` with another value than one of those."""
     for name, values in plain.items():
         if (value := cfg.get(name, values[0])) not in values:
             raise WeightError(f"{where}: {what} has {name}={shown(value)}, which is not implemented")
 
 
-def _common(where: str, cfg: Mapping[str, Any], width: int, depth: int, quick_gelu: bool) -> dict[str, Any]:
+def common_fields(
+    where: str, cfg: Mapping[str, Any], width: int, depth: int, quick_gelu: bool
+) -> dict[str, Any]:
+    """Fields that the config.json of either tower has. Raises WeightError."""
     norm, act = (field(where, cfg, name, {}) for name in ("norm_kwargs", "act_kwargs"))
     if not norm.keys() <= {"eps"} or act not in ({}, {"approximate": "tanh"}) or (act and quick_gelu):
         raise WeightError(

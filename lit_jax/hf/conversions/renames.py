@@ -64,6 +64,17 @@ def converted(
     return Tensors({name: (file, name) for name in file.keys()})  # noqa: SIM118 - not a mapping
 
 
+def returned(rows: Rows, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The way back from `converted`: the tensors of the right-hand names of `rows` under the left-hand ones."""
+    back: dict[str, np.ndarray] = {}
+    for row in rows:
+        parts = [tensors[name] for name in row.jax_names()]
+        moved = row.to_hf(np.stack(parts) if len(parts) > 1 else parts[0])
+        names = row.hf_names()
+        back |= zip(names, moved if len(names) > 1 else [moved], strict=True)
+    return back
+
+
 class _Moved:
     """A `File` of the tensors of another mapping, as the rows say."""
 

@@ -83,8 +83,7 @@ def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[st
             f"{trunk.where}: {architecture} does not say how many heads its width of {trunk.width} is divided into; "
             "write num_heads into the model_args of its config.json"
         )
-    named = (kind for pattern, kind in _ACTIVATIONS.items() if re.fullmatch(pattern, architecture))
-    act = args.get("act_layer") or next(named, "gelu")
+    act = args.get("act_layer") or _activation(architecture)
     if act not in _HF_ACTIVATIONS:
         raise WeightError(f"{trunk.where}: {architecture} with act_layer {shown(act)} is not implemented")
     return {
@@ -98,6 +97,17 @@ def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[st
         "hidden_act": _HF_ACTIVATIONS[act],
         "layer_norm_eps": 1e-5 if "norm_pre.weight" in trunk.names else 1e-6,
     }
+
+
+def _activation(architecture: str) -> str:
+    return next(
+        (kind for pattern, kind in _ACTIVATIONS.items() if re.fullmatch(pattern, architecture)), "gelu"
+    )
+
+
+def activation_of(architecture: str) -> str:
+    """The activation of an architecture, as transformers calls it."""
+    return _HF_ACTIVATIONS[_activation(architecture)]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -65,9 +65,7 @@ def write(
         _write_router(folder, routes, reading)
         settings["lit_jax"] = {"heads": towers.HEADS}  # Anyone else who writes the folder leaves this out.
     else:
-        model_folder.write(
-            folder, hf, dual_encoder.weights(config).to_hf(params), max_shard_size=max_shard_size
-        )
+        model_folder.write(folder, hf, dual_encoder.tensors(config, params), max_shard_size=max_shard_size)
         save_processor(folder, processor)
         both = {route: f"get_{route}_features" for route in ROUTES.values()}
         _write_json(

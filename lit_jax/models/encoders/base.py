@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.kept_fields import kept
 from lit_jax.models.layers.pooling import POOLINGS
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
@@ -50,6 +51,10 @@ class Encoder:
     also: Callable[[Any], WeightMap] = lambda config: WeightMap()
     # Regex of param paths that a checkpoint may lack, all of a module or none: they start at random and are tuned.
     fresh: str = r"(?!)"
+    # Fields of config.json that Config reads and says in fields of its own: other names, older and newer forms.
+    respelled: frozenset[str] = frozenset()
+    # Tensors beside the weights that transformers 4.57 misses in a file, though it computes them: name -> array.
+    buffers: Callable[[Any], Mapping[str, np.ndarray]] = lambda config: {}
     # Poolings that the model of the type does itself besides its own, so that Hugging Face's class returns them too:
     # name -> function from a config to (config, weights) with that pooling.
     poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)
@@ -65,6 +70,10 @@ class Encoder:
             raise WeightError(
                 f"the config of a {shown(hf.get('model_type'))} is not usable: {reason}"
             ) from error
+
+    def kept(self, hf: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a config.json that Config does not read, since they change no number."""
+        return kept(hf, self.respelled.union(field.name for field in dataclasses.fields(self.Config)))
 
     def pooling_names(self, config: Any) -> list[str]:
         """What `pooled` accepts for a tower of this config; "pooler" is the type's own."""

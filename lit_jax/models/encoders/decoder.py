@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.bert import in_order
-from lit_jax.models.encoders.decoder_config import DecoderConfig
+from lit_jax.models.encoders.decoder_config import ROPES, DecoderConfig
 from lit_jax.models.encoders.layer_types import GLOBAL
 from lit_jax.models.layers import rotary
 from lit_jax.models.layers.blocks import Block, PerLayer, layer_norm, scan_layers
@@ -120,6 +120,7 @@ def weights(config: DecoderConfig) -> WeightMap:
 def encoder(config: type[DecoderConfig]) -> Encoder:
     """The type whose config this is."""
     return Encoder(
+        respelled=ROPES,
         tower="text",
         Config=config,
         Model=Model,

@@ -14,6 +14,8 @@ from lit_jax.models.layers.tokens import Tokens
 from lit_jax.utils.errors import WeightError
 
 Scaling = rotary.Linear | rotary.Llama3
+# Fields about rotary positions that `rope_of` reads, and says in `rope_theta` and `rope_scaling`.
+ROPES = frozenset(("rope_parameters", "original_max_position_embeddings", "partial_rotary_factor"))
 
 
 @dataclasses.dataclass(frozen=True)

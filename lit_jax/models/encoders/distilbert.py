@@ -142,6 +142,7 @@ def weights(config: Config) -> WeightMap:
 
 
 ENCODER = Encoder(
+    respelled=frozenset(_ALIASES),
     tower="text",
     Config=Config,
     Model=Model,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.bert import in_order
 from lit_jax.models.encoders.layer_types import GLOBAL
-from lit_jax.models.encoders.modernbert_config import Config
+from lit_jax.models.encoders.modernbert_config import RESPELLED, Config
 from lit_jax.models.layers import pooling, rotary
 from lit_jax.models.layers.attention import Attention
 from lit_jax.models.layers.blocks import Mlp, PerLayer, given_norm, layer_norm, scan_layers
@@ -168,6 +168,7 @@ def weights(config: Config) -> WeightMap:
 
 
 ENCODER = Encoder(
+    respelled=RESPELLED,
     tower="text",
     Config=Config,
     Model=Model,

@@ -11,6 +11,9 @@ from lit_jax.models.layers.spec import BlockSpec
 from lit_jax.models.layers.tokens import Tokens
 from lit_jax.utils.errors import WeightError
 
+# Fields of version 5 that are said in those of version 4.
+RESPELLED = frozenset(("rope_parameters", "rope_scaling", "sliding_window"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -30,6 +30,7 @@ _PUBLISHED = {
     "attn_pdrop": "attention_probs_dropout_prob",
     "rotary_emb_base": "rope_theta",
 }
+_ROPE = frozenset(("rope_parameters", "rope_scaling", "partial_rotary_factor"))
 # What that code can do besides -> what NomicBertModel does.
 _FIXED = {
     "activation_function": ("swiglu",),
@@ -70,8 +71,7 @@ class Config:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         hf = {field: hf[name] for name, field in _PUBLISHED.items() if name in hf} | hf
         fixed = {"embd_pdrop": (hf.get("resid_pdrop"),), **_FIXED}
-        inert = frozenset(("rope_parameters", "rope_scaling", "partial_rotary_factor"))
-        config = read_config(cls, "nomic_bert", hf | _theta(hf), inert=inert, fixed=fixed)
+        config = read_config(cls, "nomic_bert", hf | _theta(hf), inert=_ROPE, fixed=fixed)
         if config.head_width % 2 or not config.type_vocab_size:
             raise WeightError(
                 f"nomic_bert config: head_dim={config.head_width} with type_vocab_size={config.type_vocab_size} is not "
@@ -189,6 +189,7 @@ def weights(config: Config) -> WeightMap:
 
 
 ENCODER = Encoder(
+    respelled=frozenset({*_PUBLISHED, *_ROPE}),
     tower="text",
     Config=Config,
     Model=Model,

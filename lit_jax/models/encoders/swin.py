@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
@@ -19,6 +20,7 @@ from lit_jax.utils.errors import ConfigError
 
 # Fields of transformers' config that follow from others (see `check`), or belong to heads.
 DERIVED = BACKBONE | {"hidden_size", "num_layers", "encoder_stride"}
+RESPELLED = frozenset({"hidden_size", "num_layers", "num_hidden_layers", "num_attention_heads"})
 ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 
 
@@ -172,7 +174,21 @@ _OWN = table("""
     blocks.{l}.attention.self.relative_position_bias_table | layers/attn/positions | n h
 """)
 
+
+def buffers(config: Config) -> dict[str, np.ndarray]:
+    """The rows of the tables of relative positions, which transformers 4 stores for every block."""
+    side = config.window_size
+    rows = Windows(side, side, side, shift=0).relative.astype(np.int64)
+    return {
+        f"encoder.layers.{i}.blocks.{j}.attention.self.relative_position_index": rows
+        for i, depth in enumerate(config.depths)
+        for j in range(depth)
+    }
+
+
 ENCODER = Encoder(
+    respelled=RESPELLED,
+    buffers=buffers,
     tower="vision",
     Config=Config,
     Model=Model,

@@ -183,6 +183,7 @@ _OWN = table("""
 """)
 
 ENCODER = Encoder(
+    respelled=swin.RESPELLED,
     tower="vision",
     Config=Config,
     Model=Model,

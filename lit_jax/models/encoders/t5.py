@@ -234,6 +234,7 @@ def weights(config: Config) -> WeightMap:
 
 
 ENCODER = Encoder(
+    respelled=frozenset({*_ALIASES, "dense_act_fn", "is_gated_act"}),
     tower="text",
     Config=Config,
     Model=Model,

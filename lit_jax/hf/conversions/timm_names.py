@@ -1,0 +1,87 @@
+"""The vision transformers that timm has names for: open_clip says nothing of a tower of timm but its name."""
+
+import re
+from typing import Any, NamedTuple
+
+from lit_jax.hf.conversions.timm import activation_of
+
+_SIZES = {  # Of a name -> width, layers, heads, width of the MLPs.
+    "tiny": (192, 12, 3, 768),
+    "small": (384, 12, 6, 1536),
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+    "so400m": (1152, 27, 16, 4304),
+    "huge": (1280, 32, 16, 5120),
+    "giantopt": (1536, 40, 16, 6144),
+}
+_IMAGE_OF_DINOV2 = 518
+_KINDS = {  # Type of transformers -> what timm's names say of it.
+    "vit": "",
+    "clip_vision_model": "clip",
+    "siglip_vision_model": "siglip",
+    "dinov2": "dinov2",
+    "dinov2_with_registers": "reg4_dinov2",
+}
+NAMES = """
+    vit_tiny_patch16_224 vit_tiny_patch16_384 vit_small_patch32_224 vit_small_patch32_384 vit_small_patch16_224
+    vit_small_patch16_384 vit_small_patch8_224 vit_base_patch32_224 vit_base_patch32_384 vit_base_patch16_224
+    vit_base_patch16_384 vit_base_patch8_224 vit_large_patch32_224 vit_large_patch32_384 vit_large_patch16_224
+    vit_large_patch16_384 vit_large_patch14_224 vit_huge_patch14_224
+
+    vit_base_patch32_clip_224 vit_base_patch32_clip_256 vit_base_patch32_clip_384 vit_base_patch32_clip_448
+    vit_base_patch16_clip_224 vit_base_patch16_clip_384 vit_large_patch14_clip_224 vit_large_patch14_clip_336
+    vit_huge_patch14_clip_224 vit_huge_patch14_clip_336 vit_huge_patch14_clip_378
+    vit_base_patch32_clip_quickgelu_224 vit_base_patch16_clip_quickgelu_224 vit_large_patch14_clip_quickgelu_224
+    vit_large_patch14_clip_quickgelu_336 vit_huge_patch14_clip_quickgelu_224 vit_huge_patch14_clip_quickgelu_378
+
+    vit_base_patch32_siglip_256 vit_base_patch16_siglip_224 vit_base_patch16_siglip_256 vit_base_patch16_siglip_384
+    vit_base_patch16_siglip_512 vit_large_patch16_siglip_256 vit_large_patch16_siglip_384 vit_large_patch16_siglip_512
+    vit_so400m_patch14_siglip_224 vit_so400m_patch14_siglip_378 vit_so400m_patch14_siglip_384
+    vit_so400m_patch16_siglip_256 vit_so400m_patch16_siglip_384 vit_so400m_patch16_siglip_512
+    vit_giantopt_patch16_siglip_256 vit_giantopt_patch16_siglip_384
+
+    vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2
+    vit_small_patch14_reg4_dinov2 vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2
+""".split()
+_NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_?(reg4_dinov2|dinov2|clip|siglip|)(?:_quickgelu)?_?(\d*)")
+
+
+class Shape(NamedTuple):
+    """What a name stands for, beside the parts that a tower's tensors show."""
+
+    kind: str  # A value of _KINDS.
+    patch: int
+    image: int
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    act: str  # As transformers calls it.
+    eps: float
+
+
+def name_of(model_type: str, config: Any) -> str | None:
+    """The name of the tower of timm that computes what this config says; None: timm has none."""
+    hidden = getattr(config, "intermediate_size", None) or config.hidden_size * config.mlp_ratio
+    wanted = Shape(
+        _KINDS[model_type],
+        config.patch_size,
+        config.image_size,
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        hidden,
+        config.hidden_act,
+        config.layer_norm_eps,
+    )
+    return next((name for name in NAMES if shape_of(name) == wanted), None)
+
+
+def shape_of(name: str) -> Shape:
+    """What a name of NAMES stands for."""
+    match = _NAME.fullmatch(name)
+    assert match, name
+    size, patch, kind, image = match.groups()
+    eps = 1e-5 if kind == "clip" else 1e-6
+    act = activation_of(name)
+    return Shape(kind, int(patch), int(image or _IMAGE_OF_DINOV2), *_SIZES[size], act, eps)

@@ -1,0 +1,145 @@
+"""open_clip opens our folders in its layout, and gives our vectors of the same pictures and texts."""
+
+import numpy as np
+import pytest
+import torch
+
+import lit_jax
+from lit_jax.inference.embedder import Embedder, Opened
+from lit_jax.models.heads import Head
+from tests import tiny
+from tests.hf.conversions import foreign
+from tests.hf.layouts.test_open_clip import CLIP, VIT, dual, processor, with_cls
+from tests.parity.test_sentence_transformers import pictures
+
+open_clip = pytest.importorskip("open_clip")
+
+TEXTS = ["a red square", "the green circle of blue on white", "a", "red " * 60]
+ROBERTA = tiny.XLM_ROBERTA | {"type_vocab_size": 1}
+MT5 = tiny.MT5 | {"num_decoder_layers": 1}
+MODELS = {  # Towers, fields of the config, and the id of padding.
+    "clip": (CLIP, {}, 0),
+    "clip, quick gelu, narrow mlp": (
+        {
+            "vision": tiny.CLIP_VISION | {"hidden_act": "quick_gelu", "intermediate_size": 70},
+            "text": tiny.CLIP_TEXT | {"hidden_act": "quick_gelu"},
+        },
+        {"logit_bias_init_value": -3.0, "text_head": Head("linear_bias")},
+        0,
+    ),
+    "clip at the largest id": (
+        {"vision": tiny.CLIP_VISION | {"layer_norm_eps": 1e-3}, "text": tiny.CLIP_TEXT | {"eos_token_id": 2}},
+        {},
+        0,
+    ),
+    "metaclip 2": (
+        {"vision": tiny.CLIP_VISION, "text": tiny.METACLIP_2_TEXT | {"hidden_act": "gelu"}},
+        {},
+        0,
+    ),
+    "vit, bert": ({"vision": VIT}, {}, 0),
+    "vit without biases, mean": ({"vision": VIT | {"qkv_bias": False}}, {"text_pooling": "mean"}, 0),
+    "mean of a vit, cls": ({"vision": VIT}, {"vision_pooling": "mean", "text_pooling": "cls"}, 0),
+    "dinov2, xlm-r": (
+        {"vision": tiny.DINOV2 | {"image_size": 32}, "text": ROBERTA},
+        {"text_pooling": "mean", "text_head": Head("mlp", (20,))},
+        1,
+    ),
+    "mt5": ({"vision": VIT, "text": MT5}, {}, 0),
+}
+
+
+def model_of(name):
+    towers, fields, pad = MODELS[name]
+    if "vision" in towers and "hidden_act" not in towers["vision"]:
+        towers = towers | {"vision": towers["vision"] | {"hidden_act": "gelu"}}
+    if "text" in towers and towers["text"]["model_type"] == "clip_text_model":
+        towers = towers | {"text": {"hidden_act": "gelu"} | towers["text"]}
+    module, params = dual(towers, **fields)
+    params = with_cls(params) if module.config.vision_type == "vit" else params
+    if module.config.text_head.kind == "mlp":
+        for layer in params["text_projection"].values():
+            layer["bias"][:] = 0
+    own = tiny.processor(32) if pad == 0 else processor(pad)
+    return module, params, own
+
+
+def assert_same_vectors(folder, module, params, own):
+    """Whatever open_clip makes of pictures and texts is what we make of them."""
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    with torch.no_grad():
+        images = model.eval().encode_image(
+            torch.stack([preprocess(one) for one in pictures()]), normalize=True
+        )
+        texts = model.encode_text(tokenizer(TEXTS), normalize=True)
+    ours = Embedder(Opened("tiny", module, params, own))
+    np.testing.assert_allclose(ours.pictures(pictures()), images.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours.texts(TEXTS), texts.numpy(), rtol=0, atol=1e-5)
+    assert model.logit_scale.item() == params["logit_scale"]
+    if "logit_bias" in params:
+        assert model.logit_bias.item() == params["logit_bias"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_open_clip_gives_our_vectors(name, tmp_path):
+    module, params, own = model_of(name)
+    lit_jax.save(tmp_path, module, params, own, layout="open_clip")
+    assert_same_vectors(tmp_path, module, params, own)
+
+
+SMALL = {
+    "embed_dim": 64,
+    "depth": 2,
+    "num_heads": 2,
+    "img_size": 32,
+    "patch_size": 8,
+}  # For a trunk of any name.
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2", "clip_bert", "clip_mt5"])
+def test_open_clip_gives_our_vectors_of_a_trunk_of_timm(name, tmp_path, monkeypatch):
+    from open_clip import timm_model
+
+    from lit_jax.hf.layouts import open_clip_images
+
+    model = foreign.stored(name)
+    cfg = model["files"]["open_clip_config.json"]["model_cfg"]["vision_cfg"]
+    monkeypatch.setattr(open_clip_images, "name_of", lambda *_: cfg["timm_model_name"])
+    make = timm_model.timm.create_model
+    monkeypatch.setattr(
+        timm_model.timm, "create_model", lambda kind, **options: make(kind, **options | SMALL)
+    )
+    module, params = lit_jax.load(foreign.write(tmp_path / "theirs", model))
+    own = tiny.processor(32)
+    own.tokenizer.model_max_length = 12
+    if name.startswith("siglip"):
+        own.tokenizer.model_input_names = ["input_ids"]
+    lit_jax.save(tmp_path / "ours", module, params, own, layout="open_clip")
+    assert_same_vectors(tmp_path / "ours", module, params, own)
+
+
+def test_a_name_of_timm_stands_for_what_timm_makes_of_it():
+    """Of all sizes, kinds of gelu and norms that are written down in our table."""
+    timm = pytest.importorskip("timm")
+    from lit_jax.hf.conversions import timm_names
+
+    for name in timm_names.NAMES:
+        with torch.device("meta"):
+            model = timm.create_model(name)
+        shape = timm_names.shape_of(name)
+        block = model.blocks[0]
+        assert (model.embed_dim, len(model.blocks), block.attn.num_heads) == (
+            shape.width,
+            shape.depth,
+            shape.heads,
+        )
+        assert (block.mlp.fc1.out_features, block.norm1.eps) == (shape.hidden, shape.eps), name
+        assert (model.patch_embed.patch_size[0], model.patch_embed.img_size[0]) == (
+            shape.patch,
+            shape.image,
+        ), name
+        act = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu"}[
+            type(block.mlp.act).__name__
+        ]
+        assert act == shape.act, name
