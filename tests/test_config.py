@@ -110,6 +110,7 @@ def test_a_wrong_field_is_named(change, message):
         ({"optim__end_lr": 0.1}, "end_lr=0.1 lies above config.optim.peak_lr=0.001; wanted 0 <= end_lr"),
         ({"optim__end_lr": -1}, "config.optim.end_lr is -1.0; wanted 0 or more"),
         ({"optim__b2": 1.0}, "config.optim.b2 is 1.0; wanted 0 or more, and below 1"),
+        ({"optim__ema": 1.0}, "config.optim.ema is 1.0; wanted 0 or more, and below 1"),
         ({"optim__eps": 0.0}, "config.optim.eps is 0.0; wanted a finite number above 0"),
         ({"optim__clip_norm": 0.0}, "config.optim.clip_norm is 0.0; wanted a number above 0, or None"),
         ({"optim__weight_decay": float("nan")}, "config.optim.weight_decay is nan; wanted 0 or more"),

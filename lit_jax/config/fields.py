@@ -94,6 +94,8 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    # Decay of a moving average of the tuned weights, which is then what is evaluated and exported. 0: none is kept.
+    ema: float = 0.0
     lr_multipliers: tuple[
         tuple[str, float], ...
     ] = ()  # (regex over parameter paths, factor); the first match counts.

@@ -69,6 +69,7 @@ RANGES: dict[str, Range] = {
     "optim.b1": _SHARE,
     "optim.b2": _SHARE,
     "optim.eps": _ABOVE_0,
+    "optim.ema": _SHARE,
     "mesh.data": Range("at least 1, or -1 for what fsdp leaves", lambda value: value >= 1 or value == -1),
     "mesh.fsdp": _POSITIVE,
 }

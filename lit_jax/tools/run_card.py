@@ -51,6 +51,9 @@ class Results(NamedTuple):
     chance: dict[str, float] | None
 
 
+UNTESTED = Results({}, {}, None)
+
+
 def results(workdir: Workdir) -> Results:
     """The evaluations of a run, from its metrics and the ranks beside them; no source is opened."""
     tested = []
@@ -63,7 +66,7 @@ def results(workdir: Workdir) -> Results:
         if values:
             tested.append((row["step"], values))
     if not tested:
-        return Results({}, {}, None)
+        return UNTESTED
     (_, before), (last, after) = tested[0], tested[-1]
     return Results(before, after, _chance(workdir, last))
 
@@ -119,7 +122,7 @@ def card_of(
             about.data_description,
             about.data_hub_id or next(filter(None, map(_dataset, specs)), None),
         ),
-        recipe={k: v for k, v in dataclasses.asdict(run.config).items() if k != "wandb"},
+        recipe={k: v for k, v in dataclasses.asdict(run.config).items() if k != "wandb"} | _weights(run),
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,
@@ -127,6 +130,13 @@ def card_of(
         repo_id=repo_id,
     )
     return model_card(card)
+
+
+def _weights(run: TrainedModel) -> dict[str, str]:
+    """Which weights of a run that keeps their average the model has."""
+    if not run.config.optim.ema:
+        return {}
+    return {"weights": "those of the last step" if run.raw else "their moving average (optim.ema)"}
 
 
 def _tower(name: str | None, license: str, source: str, model_type: str, training: str) -> Tower:

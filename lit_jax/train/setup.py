@@ -71,7 +71,8 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
     module, pixels = load.with_compute(loaded.module, mesh=mesh), pixels_of(processor.image_processor)
     training = build_training(config, module, loaded.params, mesh, pixels, loaded.fresh)
     locks, tx, dtype, layout = training.locks, training.tx, training.locked_dtype, training.layout
-    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=config.cached)
+    average = bool(config.optim.ema)
+    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=config.cached, average=average)
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)

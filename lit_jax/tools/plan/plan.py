@@ -142,7 +142,8 @@ def _state(target: _Target) -> tuple[Training, State]:
     shapes = dual_encoder.param_shapes(target.module)
     training = build_training(target.config, target.module, shapes, target.mesh, target.pixels)
     locks, tx, dtype = training.locks, training.tx, training.locked_dtype
-    return training, abstract_state(shapes, locks, tx, target.mesh, dtype, training.layout)
+    average = bool(target.config.optim.ema)
+    return training, abstract_state(shapes, locks, tx, target.mesh, dtype, training.layout, average)
 
 
 def traced_step(target: _Target) -> Any:

@@ -46,7 +46,8 @@ def facts(config: TrainConfig, run: TrainedModel | None, test: Source | None) ->
         (
             "Optimiser",
             f"{o.name}, {o.schedule} schedule, learning rate {o.peak_lr:g} after {o.warmup_steps:,} steps, "
-            f"weight decay {o.weight_decay:g}",
+            f"weight decay {o.weight_decay:g}"
+            + (f", weights averaged with decay {o.ema:g}" if o.ema else ""),
         )
     )
     rows.append(("Seed", str(config.seed)))
