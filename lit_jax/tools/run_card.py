@@ -11,7 +11,7 @@ from lit_jax.hf import hub
 from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
 from lit_jax.train.trained import TrainedModel
 from lit_jax.utils.errors import DataError
-from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
+from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX, TRAINED
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import METRICS, RANKS
 from lit_jax.workdir.metrics import read_rows
@@ -92,7 +92,7 @@ def card_of(
 ) -> str:
     """The card of `run`; `name` is its title, and `repo_id` where it will be published, if anywhere."""
     m, d, config = run.config.model, run.config.data, run.module.config
-    vision, text = (LOCK_WORDS[letter] for letter in m.lock_towers)
+    vision, text = (TRAINED[letter] for letter in m.lock_towers)
     specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
     evaluations = []
     if tested.after:
