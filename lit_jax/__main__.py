@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "Serve a small web page: picture and labels in, probabilities out.",
     "export": "Write a checkpoint as a Hugging Face folder with a model card.",
     "convert": "Write a model of another project or layout as a new folder.",
+    "blend": "Write a model between two others, weight by weight.",
     "report": "Write one page about a run: curves, metrics, pictures, mistakes.",
     "plan": "Compute what a config costs on a TPU slice, without the slice.",
     "doctor": "Check this machine, and a workdir with its checkpoints.",

@@ -56,6 +56,7 @@ RUN = {
         "export --workdir quickstart_run --output exported"
     ),
     "convert IN OUT [--layout NAME]": "convert quickstart_run/export converted --layout lit_jax",
+    "blend A B --alpha X --output DIR": "blend quickstart_run/export exported --alpha 0.5 --output blended",
     "align VISION TEXT SOURCE --workdir DIR": "align a b c --workdir d --help",  # Run in test_align.py.
     "grid --workdir DIR": "grid --workdir grid_run --help",  # Run in tests/test_grid.py.
     "report --workdir DIR": "report --workdir quickstart_run",

@@ -92,6 +92,7 @@ RUNS = [  # A command; @ is the folder, ~ the odd name. Whether it succeeds.
     ("report --workdir @/run~", True),
     ("export --workdir @/run~ --output @/export~", True),
     ("convert @/model~ @/converted~ --layout lit_jax", True),
+    ("blend @/model~ @/model~ --alpha 0.5 --output @/blend~ --layout lit_jax", True),
     ("prepare folder:@/pairs --output @/set~ --name pairs --split train --processes 1", True),
     ("prepare folder:@/pairs --output @/set2 --name pairs~ --split train --processes 1", False),
     ("grid --workdir @/grid~ --cells ~", False),

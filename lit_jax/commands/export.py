@@ -46,8 +46,9 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
 @options.max_shard_size
 @options.also(hidden=True)
 @click.option(
-    "--step", type=click.IntRange(min=0), metavar="N", help="Step to export [default: newest whole]."
+    "--step", type=click.IntRange(min=0), metavar="N", help="Step [default: newest]; --raw: not the average."
 )
+@click.option("--raw", is_flag=True, hidden=True, help="The last weights; docs/training.md speaks of it.")
 @click.option(
     "--measured",
     multiple=True,
@@ -91,7 +92,7 @@ def main(
                 **{name: settings[name] for name in (*_LICENCES, "license_name")}, measured=results
             ),
             **written,
-            step=settings["step"],
+            which=exports.Which(settings["step"], settings["raw"]),
             place=place,
         )
         say(f"wrote {output}")
@@ -114,13 +115,20 @@ def _check(
 
     if workdir and model:
         raise ConfigError("--workdir is a run and --model a model; give one of them")
-    of_run = measured or settings["step"] is not None or any(settings[n] != "unknown" for n in _LICENCES)
+    of_run = (
+        measured
+        or settings["step"] is not None
+        or settings["raw"]
+        or any(settings[n] != "unknown" for n in _LICENCES)
+    )
     if settings["license_name"] and settings["license"] != "other":
         raise ConfigError(
             "--license-name is the name of a licence without an identifier; give --license other with it"
         )
     if model and of_run:
-        raise ConfigError("--step, --measured and the licences need a run; leave them out with --model")
+        raise ConfigError(
+            "--step, --raw, --measured and the licences need a run; leave them out with --model"
+        )
     layout = settings["layout"]
     if settings["verify"] and layout not in ("hf", "dual_encoder"):
         raise ConfigError(

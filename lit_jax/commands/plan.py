@@ -71,6 +71,8 @@ def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:
     say(f"             {costs['pairs_a_chip']} pairs per chip at a time\n")
     say(table(("memory", "GiB"), [(k, f"{v / _GIB:.2f}") for k, v in costs["memory"].items()]))
     say(f"{_peak(costs)}\n")
+    say(table(("of it", "GiB"), [(k, f"{v / _GIB:.2f}") for k, v in costs["state"].items()]))
+    say()
     kernels = costs["executed"] - sum(costs["flops"].values()) - costs["recomputed"]
     arithmetic = {**costs["flops"], "recomputed": costs["recomputed"], "padding in kernels": max(0, kernels)}
     say(table(("arithmetic", "TFLOP"), [(k, f"{v / 1e12:.2f}") for k, v in arithmetic.items()]))

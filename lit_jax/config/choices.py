@@ -29,7 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "cache_dtype": ("float32", "float16", "bfloat16"),
     "best_mode": ("max", "min"),
 }
-LETTERS = ("L", "U", "u")  # Of model.lock_towers.
+LETTERS = ("L", "U", "A", "u")  # Of model.lock_towers.
 ACTIONS: dict[str, tuple[str, ...]] = {  # What a rule over parameter paths may say.
     "model.lock_rules": ("lock", "tune"),
     "mesh.fsdp_rules": ("split", "whole"),

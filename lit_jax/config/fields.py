@@ -14,9 +14,13 @@ class ModelConfig:
 
     vision: str  # Folder or Hub id of the image tower. Empty: it is built from vision_config and starts from scratch.
     text: str  # Folder or Hub id of the text tower. Empty: likewise, from text_config.
-    lock_towers: str = (
-        "LU"  # Image tower, text tower: L locked, U tuned, u from scratch (LiT, arXiv:2111.07991).
-    )
+    # Image tower, text tower: L locked, U tuned, u from scratch (LiT, arXiv:2111.07991), A locked with tuned adapters.
+    lock_towers: str = "LU"
+    # Of adapters (LoRA, arXiv:2106.09685): their rank; alpha / rank is what their products are multiplied by; regexes
+    # over the paths of the kernels that have one. The defaults are those of peft for a BERT.
+    lora_rank: int = 8
+    lora_alpha: int = 8
+    lora_targets: tuple[str, ...] = (".*/attn/(query|value)/kernel",)
     # (regex over parameter paths, "lock" or "tune"); they are asked before the letters of lock_towers.
     lock_rules: tuple[tuple[str, str], ...] = ()
     projection_dim: int = 512
@@ -40,7 +44,7 @@ class ModelConfig:
     logit_bias_init: float | None = None  # Of the sigmoid loss. None: -10, as in SigLIP.
     max_logit_scale: float | None = None  # Upper bound of exp(logit_scale); 100 in CLIP. None: no bound.
     dtype: str = "auto"  # Of the arithmetic. "auto": bfloat16 on accelerators, float32 on CPUs.
-    # Of the locked weights in memory. A tower with the letter L, and no lock_rules, is read in it from the start.
+    # Of the locked weights in memory. A tower with the letter L or A, and no lock_rules, is read in it from the start.
     locked_dtype: str = "float32"
     # What the backward pass computes again: "none", "products", "narrow" or "full" (models/layers/spec.py).
     remat: str = "products"
@@ -94,6 +98,8 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    # Decay of a moving average of the tuned weights, which is then what is evaluated and exported. 0: none is kept.
+    ema: float = 0.0
     lr_multipliers: tuple[
         tuple[str, float], ...
     ] = ()  # (regex over parameter paths, factor); the first match counts.

@@ -48,10 +48,12 @@ RANGES: dict[str, Range] = {
         "a finite number, or None", lambda value: value is None or math.isfinite(value)
     ),
     "model.max_logit_scale": _BOUND,
+    "model.lora_rank": _POSITIVE,
+    "model.lora_alpha": Range("1 or more, and below 2**31", lambda value: 1 <= value < 2**31),
     "model.unroll": _POSITIVE,
     "model.lock_towers": Range(
-        "two letters, image tower then text tower, each L (pretrained, locked), U (pretrained, tuned) or u (from "
-        "scratch, tuned), for instance 'LU'",
+        "two letters, image tower then text tower, each L (pretrained, locked), U (pretrained, tuned), A (pretrained, "
+        "locked, with adapters that are tuned) or u (from scratch, tuned), for instance 'LU'",
         lambda value: len(value) == 2 and set(value) <= set(LETTERS),
     ),
     "data.text_length": Range("at least 2", lambda value: value >= 2),
@@ -69,6 +71,7 @@ RANGES: dict[str, Range] = {
     "optim.b1": _SHARE,
     "optim.b2": _SHARE,
     "optim.eps": _ABOVE_0,
+    "optim.ema": _SHARE,
     "mesh.data": Range("at least 1, or -1 for what fsdp leaves", lambda value: value >= 1 or value == -1),
     "mesh.fsdp": _POSITIVE,
 }
@@ -100,6 +103,8 @@ def of_field(name: str, value: Any) -> Iterator[str]:
         yield from _path_rules(
             name, value, _ABOVE_0.holds, "a factor above 0 (what shall not move is locked)"
         )
+    if name == "model.lora_targets":
+        yield from (sentence for pattern in value if (sentence := _broken(name, pattern)))
     if name in ("data.train", "data.test"):
         yield from _sources(name, value)
 
@@ -108,10 +113,16 @@ def _path_rules(name: str, rows: Any, holds: Callable[[Any], bool], wanted: str)
     for pattern, value in rows:
         if not holds(value):
             yield f"config.{name}: {pattern!r} has {value!r}; wanted {wanted}"
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            yield f"config.{name}: {pattern!r} is not a regex over parameter paths: {error}"
+        if sentence := _broken(name, pattern):
+            yield sentence
+
+
+def _broken(name: str, pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"config.{name}: {pattern!r} is not a regex over parameter paths: {error}"
+    return ""
 
 
 def _sources(name: str, value: Any) -> Iterator[str]:

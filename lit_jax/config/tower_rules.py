@@ -125,6 +125,15 @@ def _warm_start(init_from: str, letters: str, init: str) -> str:
     return ""
 
 
+def _adapters(letters: str, targets: tuple[str, ...]) -> str:
+    if "A" in letters and not targets:
+        return (
+            f"config.model.lora_targets is empty, and lock_towers={letters!r} trains adapters; name kernels, for "
+            "instance '.*/attn/(query|value)/kernel'"
+        )
+    return ""
+
+
 # (fields, what is wrong with their values together, or "").
 RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("cache", "model.lock_towers", "model.lock_rules"), _cached_tower),
@@ -145,4 +154,5 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("model.vision", "model.vision_config", "model.lock_towers", "init_from"), _from_scratch(0, "vision")),
     (("model.text", "model.text_config", "model.lock_towers", "init_from"), _from_scratch(1, "text")),
     (("init_from", "model.lock_towers", "model.init"), _warm_start),
+    (("model.lock_towers", "model.lora_targets"), _adapters),
 )

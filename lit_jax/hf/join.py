@@ -107,7 +107,7 @@ def join_towers(
 ) -> Loaded:
     """The towers of `model` under new projections, with params on the host: see `from_towers`.
 
-    A tower that is locked as a whole is read in `model.locked_dtype`, so that float32 never holds it.
+    A tower that is locked as a whole, even under adapters, is read in `model.locked_dtype`, never in float32.
     A tower with the lock letter u takes its config from its folder, if it has one, and no weights.
     The projections are new, unless both towers come from one model that has its own: see `from_towers`. With
     `any_width` they have the width of the stored ones, else 512, whatever `model.projection_dim` says.
@@ -170,5 +170,5 @@ def join_towers(
 
 def _dtype_of(model: ModelConfig, tower: str) -> DTypeLike:
     """In which a tower is read: in float32, unless all of it is locked."""
-    locked = model.lock_towers[TOWERS.index(tower)] == "L" and not model.lock_rules
+    locked = model.lock_towers[TOWERS.index(tower)] in ("L", "A") and not model.lock_rules
     return jnp.dtype(model.locked_dtype if locked else "float32")

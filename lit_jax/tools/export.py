@@ -16,8 +16,8 @@ from lit_jax.hf.facade.model import VisionTextDualEncoderModel
 from lit_jax.hf.publish import CARD, Place
 from lit_jax.models import heads
 from lit_jax.models.dual_encoder import DualEncoder
-from lit_jax.tools.run_card import NOTHING_MORE, About, card_of, results
-from lit_jax.train.trained import read_trained
+from lit_jax.tools.run_card import NOTHING_MORE, UNTESTED, About, card_of, results
+from lit_jax.train.trained import NEWEST, Which, read_trained
 from lit_jax.utils import checksums
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.atomic import replaced
@@ -36,26 +36,27 @@ def export(
     *,
     layout: str = "hf",
     max_shard_size: int | str = "5GB",
-    step: int | None = None,
+    which: Which = NEWEST,
     also: Collection[str] = (),
     place: Place | None = None,
 ) -> Path:
     """Writes a checkpoint of `workdir` (a folder, or gs://BUCKET/FOLDER) into the folder `output`; returns `output`.
 
-    `layout` is that of `lit_jax.save`. The checkpoint is the newest intact one, or that of `step`. The folder has
-    weights, configs, image processor, tokenizer, a model card with the towers, data, config and metrics of the run and
-    what `about` adds, and SHA256SUMS of all files except the card. `also` names towers in other forms to be written
+    `layout` is that of `lit_jax.save`. The checkpoint is the newest intact one, unless `which` says another. Its
+    weights are those that the run evaluates: their average, if it keeps one (`optim.ema`). The folder has weights,
+    configs, image processor, tokenizer, a model card with the towers, data, config and metrics of the run and what
+    `about` adds, and SHA256SUMS of all files except the card. `also` names towers in other forms to be written
     beside them: see `lit_jax.hf.programs.write`. The folder appears only when it is complete and, if `place` is given,
     only if it may be published there. Raises ConfigError if `output` exists and is not empty, and if a package for
     `also` is not installed; CheckpointError if there is nothing to export; WeightError if the layout is "hf" and
     transformers has no place for a tower, and for a tower that has no such form.
     """
-    output = _new_folder(output)
+    output = new_folder(output)
     programs.check(also)
     with opened(workdir) as run_place:
         pull(run_place, CONFIG, MODEL, METRICS, RANKS)
-        run = read_trained(run_place, step=step)
-        tested = results(run_place)
+        run = read_trained(run_place, step=which.step, raw=which.raw)
+        tested = UNTESTED if which.raw else results(run_place)  # Those are the average's.
     run.processor.tokenizer.model_max_length = run.config.data.text_length  # Texts are cut as in training.
 
     card = card_of(run, tested, about, output.name, layout, place.repo_id if place else None)
@@ -87,7 +88,7 @@ def convert(
     SHA256SUMS, and no model card, since nothing is known of its training. Raises ConfigError if `output` exists and is
     not empty, or a package for `also` is not installed, and WeightError as `lit_jax.load`, `lit_jax.save` and `export`.
     """
-    output = _new_folder(output)
+    output = new_folder(output)
     programs.check(also)
     folder = hub.find(model, allow_pickle=allow_pickle)
     loaded = load.read_dual(folder, load.Compute(), allow_pickle=allow_pickle)
@@ -101,8 +102,8 @@ def convert(
     return output
 
 
-def _new_folder(output: str | Path) -> Path:
-    """Raises ConfigError for a folder that exists and is not empty."""
+def new_folder(output: str | Path) -> Path:
+    """The folder `output`. Raises ConfigError if it exists and is not empty."""
     output = local_folder(output, "--output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")

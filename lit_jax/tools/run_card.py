@@ -11,7 +11,7 @@ from lit_jax.hf import hub
 from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
 from lit_jax.train.trained import TrainedModel
 from lit_jax.utils.errors import DataError
-from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX
+from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX, TRAINED
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import METRICS, RANKS
 from lit_jax.workdir.metrics import read_rows
@@ -52,6 +52,9 @@ class Results(NamedTuple):
     chance: dict[str, float] | None
 
 
+UNTESTED = Results({}, {}, None)
+
+
 def results(workdir: Workdir) -> Results:
     """The evaluations of a run, from its metrics and the ranks beside them; no source is opened."""
     tested = []
@@ -64,7 +67,7 @@ def results(workdir: Workdir) -> Results:
         if values:
             tested.append((row["step"], values))
     if not tested:
-        return Results({}, {}, None)
+        return UNTESTED
     (_, before), (last, after) = tested[0], tested[-1]
     return Results(before, after, _chance(workdir, last))
 
@@ -89,7 +92,7 @@ def card_of(
 ) -> str:
     """The card of `run`; `name` is its title, and `repo_id` where it will be published, if anywhere."""
     m, d, config = run.config.model, run.config.data, run.module.config
-    vision, text = (LOCK_WORDS[letter] for letter in m.lock_towers)
+    vision, text = (TRAINED[letter] for letter in m.lock_towers)
     specs = [d.train] if isinstance(d.train, str) else [spec for spec, _ in d.train]
     evaluations = []
     if tested.after:
@@ -119,7 +122,7 @@ def card_of(
             about.data_description,
             about.data_hub_id or next(filter(None, map(_dataset, specs)), None),
         ),
-        recipe={k: v for k, v in dataclasses.asdict(run.config).items() if k != "wandb"},
+        recipe={k: v for k, v in dataclasses.asdict(run.config).items() if k != "wandb"} | _weights(run),
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,
@@ -127,6 +130,13 @@ def card_of(
         repo_id=repo_id,
     )
     return model_card(card)
+
+
+def _weights(run: TrainedModel) -> dict[str, str]:
+    """Which weights of a run that keeps their average the model has."""
+    if not run.config.optim.ema:
+        return {}
+    return {"weights": "those of the last step" if run.raw else "their moving average (optim.ema)"}
 
 
 def _tower(name: str | None, license: str, source: str, model_type: str, training: str) -> Tower:

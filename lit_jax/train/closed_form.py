@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from lit_jax.data.pooled_texts import PooledTexts
 from lit_jax.models.heads import NAMES, STATISTICS, Head
 from lit_jax.parallel.sharding import BATCH, put
+from lit_jax.train import ema
 from lit_jax.train.state import State
 from lit_jax.utils.errors import DataError
 from lit_jax.utils.typing import Params
@@ -62,7 +63,8 @@ def aligned(state: State, config: Any, images: np.ndarray, texts: PooledTexts, m
         for tree in (tuned, locked):
             if {"kernel", "skip"} & tree.get(name, {}).keys():
                 tree[name] = _set(head, tree[name], maps[side], bias)
-    return dataclasses.replace(state, tuned=tuned, locked=locked)
+    average = ema.begun(tuned) if state.ema else {}
+    return dataclasses.replace(state, tuned=tuned, locked=locked, ema=average)
 
 
 def measured(images: np.ndarray, texts: PooledTexts, parts: Sequence[Params], mesh: Mesh) -> Moments:

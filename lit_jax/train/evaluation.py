@@ -16,7 +16,6 @@ from lit_jax.evals.retrieval import retrieve
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
 from lit_jax.inference.embed_step import Embed
 from lit_jax.parallel.distributed import is_main_process
-from lit_jax.train.partition import combine
 from lit_jax.train.setup import TrainSetup
 from lit_jax.train.state import State
 from lit_jax.utils.errors import NonFiniteError
@@ -60,7 +59,7 @@ class Evaluation:
         The ranks of every query are saved in the workdir, for the intervals of a report.
         """
         mesh, point = self.setup.mesh, self.point
-        params, rows = combine(state.tuned, state.locked), eval_batch_size(mesh.size)
+        params, rows = state.evaluated, eval_batch_size(mesh.size)
         runner = EmbedRunner(self.embed, params, mesh, rows, point)
         if self.pooled is not None:
             self._check_pooled(self.pooled)

@@ -11,6 +11,8 @@ from typing import Any
 
 from flax import traverse_util
 
+from lit_jax.train import adapters
+from lit_jax.train.adapters import lock_rows
 from lit_jax.train.layer_rows import cut, depths, joined, row_path
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
@@ -20,6 +22,7 @@ from lit_jax.utils.typing import Params
 LETTERS = {
     "L": "lock",  # Pretrained and locked.
     "U": "tune",  # Pretrained and tuned.
+    "A": "lock",  # Pretrained and locked, with adapters that are tuned.
     "u": "tune",  # From scratch and tuned: this tower's weights are not loaded.
 }
 
@@ -27,15 +30,16 @@ LETTERS = {
 def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Iterable[str] = ()) -> Rules:
     """Two letters, image tower then text tower (LiT, arXiv:2111.07991) -> rows of (regex, "lock" or "tune").
 
-    `L` is pretrained and locked, `U` pretrained and tuned, `u` from scratch and tuned; projections and
-    scalars are tuned. Rows in `first` come before everything. `fresh` names leaves that no checkpoint
-    had (a new pooler): they stay trainable inside a locked tower.
+    `L` is pretrained and locked, `U` pretrained and tuned, `A` locked with tuned adapters (`adapters`), `u` from
+    scratch and tuned; projections and scalars are tuned. Rows in `first` come before everything. `fresh` names leaves
+    that no checkpoint had (a new pooler): they stay trainable inside a locked tower.
     Raises ConfigError for other letters, an action that is neither "lock" nor "tune", and a broken regex.
     """
     if len(lock) != len(TOWERS) or not set(lock) <= LETTERS.keys():
         raise ConfigError(
             f"lock_towers={lock!r} is not a lock: wanted two letters, image tower then text tower, each L (pretrained, "
-            f"locked), U (pretrained, tuned) or u (from scratch, tuned), for instance 'LU'"
+            f"locked), U (pretrained, tuned), A (pretrained, locked, with adapters that are tuned) or u (from scratch, "
+            f"tuned), for instance 'LU'"
         )
     for pattern, action in first:
         if action not in ("lock", "tune"):
@@ -43,6 +47,12 @@ def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Itera
     rules = (
         *((pattern, action) for pattern, action in first),
         *((re.escape(path), "tune") for path in fresh),
+        *(
+            row
+            for tower, letter in zip(TOWERS, lock, strict=True)
+            if letter == adapters.LETTER
+            for row in lock_rows(tower)
+        ),
         *((f"{tower}/.*", LETTERS[letter]) for tower, letter in zip(TOWERS, lock, strict=True)),
         (r".*", "tune"),
     )
@@ -79,6 +89,6 @@ def actions_of(path: str, depth: int | None, rules: Rules) -> list[str]:
 
 
 def combine(tuned: Params, locked: Params) -> Params:
-    """The inverse of `partition`."""
+    """The inverse of `partition`; adapters are added to the kernels that they are of, in float32."""
     flat = traverse_util.flatten_dict(locked, sep="/") | traverse_util.flatten_dict(tuned, sep="/")
-    return traverse_util.unflatten_dict(joined(flat), sep="/")
+    return traverse_util.unflatten_dict(adapters.merged(joined(flat)), sep="/")

@@ -22,6 +22,7 @@ from lit_jax.models.composites import COMPOSITES
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.distributed import broadcast_int, is_main_process
 from lit_jax.train import warm_start
+from lit_jax.train.adapters import with_adapters
 from lit_jax.train.build import Training, bias_of, build_training, compute_of
 from lit_jax.train.going_on import check_steps
 from lit_jax.train.model_description import describe, described
@@ -68,10 +69,12 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
     else:
         loaded = _read_towers(config)
         processor = _make_processor(config, loaded.module.config)
+    loaded = loaded._replace(params=with_adapters(loaded.params, config.model, config.seed))
     module, pixels = load.with_compute(loaded.module, mesh=mesh), pixels_of(processor.image_processor)
     training = build_training(config, module, loaded.params, mesh, pixels, loaded.fresh)
     locks, tx, dtype, layout = training.locks, training.tx, training.locked_dtype, training.layout
-    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=config.cached)
+    average = bool(config.optim.ema)
+    state = init_state(loaded.params, locks, tx, mesh, dtype, layout, on_host=config.cached, average=average)
     data: dict[str, Any] = {}
     if resumed:
         state, data = checkpoints.restore(state, fallback=fallback)

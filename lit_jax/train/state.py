@@ -1,5 +1,6 @@
 """What a run holds on its mesh, and how it is made."""
 
+import dataclasses
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -15,7 +16,8 @@ from jaxtyping import Array
 
 from lit_jax.parallel.sharding import RULES, put, shardings
 from lit_jax.parallel.sharding import Rules as Layout
-from lit_jax.train.partition import partition
+from lit_jax.train import ema
+from lit_jax.train.partition import combine, partition
 from lit_jax.utils.path_rules import Rules
 from lit_jax.utils.typing import Params
 
@@ -28,6 +30,12 @@ class State:
     tuned: Params
     locked: Params
     opt: optax.OptState  # For the tuned weights only.
+    ema: Params = dataclasses.field(default_factory=dict)  # Average of the tuned weights, if one is kept.
+
+    @property
+    def evaluated(self) -> Params:
+        """The params that are evaluated: with the average of the tuned weights in their place, if there is one."""
+        return combine(self.ema or self.tuned, self.locked)
 
 
 def init_state(
@@ -38,13 +46,15 @@ def init_state(
     locked_dtype: DTypeLike | None = None,
     layout: Layout = RULES,
     on_host: Collection[str] = (),
+    average: bool = False,
 ) -> State:
     """The state before the first step, on `mesh`; what is placed there is a copy of `params`.
 
     The towers `on_host` stay the numpy arrays of `params`, unless they have to be cast, where they are locked whole: a
     step reads their cached outputs instead.
     Locked floating-point leaves are held in `locked_dtype` where one is given; `layout` says what lies where
-    (`sharding.fsdp_rules`). Raises ConfigError as `partition.partition` does.
+    (`sharding.fsdp_rules`); with `average` the state has that of the tuned weights (`ema`). Raises ConfigError as
+    `partition.partition` does.
     """
     tuned, locked = partition(params, rules)
     locked = _cast(locked, locked_dtype)
@@ -59,7 +69,8 @@ def init_state(
         for name, part in locked.items()
     }
     opt = jax.jit(tx.init, out_shardings=placed.opt)(tuned)
-    return State(step=_place(np.int32(0), placed.step), tuned=tuned, locked=locked, opt=opt)
+    first = ema.begun(tuned) if average else {}
+    return State(step=_place(np.int32(0), placed.step), tuned=tuned, locked=locked, opt=opt, ema=first)
 
 
 def abstract_state(
@@ -69,12 +80,14 @@ def abstract_state(
     mesh: Mesh,
     locked_dtype: DTypeLike | None = None,
     layout: Layout = RULES,
+    average: bool = False,
 ) -> State:
     """What `init_state` would make, as shapes with shardings: nothing is computed, and `mesh` need not exist here."""
     tuned, locked = partition(params, rules)
     locked = jax.eval_shape(partial(_cast, dtype=locked_dtype), locked)
     opt = jax.eval_shape(tx.init, tuned)
-    state = State(step=jax.ShapeDtypeStruct((), jnp.int32), tuned=tuned, locked=locked, opt=opt)
+    first = jax.eval_shape(ema.begun, tuned) if average else {}
+    state = State(step=jax.ShapeDtypeStruct((), jnp.int32), tuned=tuned, locked=locked, opt=opt, ema=first)
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,

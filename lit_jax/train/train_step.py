@@ -18,6 +18,7 @@ from jaxtyping import Array
 from lit_jax.config import TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.parallel.sharding import compiler_options, fsdp_rules, shardings
+from lit_jax.train import ema
 from lit_jax.train.loss_and_grad import LossAndGrad
 from lit_jax.train.monitors import monitors, now_and_then
 from lit_jax.train.partition import combine
@@ -46,9 +47,9 @@ def make_train_step(
     all devices, are in memory at once; the loss is still that of the whole batch (`grad_cache`). With
     `config.mask_duplicates`, pairs of one picture (the batch's "index") or of one text are no negatives of each other.
 
-    Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping),
-    `logit_scale` (the factor exp(logit_scale) after the step), `skipped` (1 if the loss or a gradient is not finite:
-    then weights, moments and the optimiser's count stay as they were). Nothing waits for the device. With
+    Metrics, float32 [] on the device: `loss` (nats), `grad_norm` (of all tuned leaves, before clipping), `logit_scale`
+    (the factor exp(logit_scale) after the step), `skipped` (1 if the loss or a gradient is not finite: then weights,
+    their average, moments and the optimiser's count stay as they were). Nothing waits for the device. With
     `config.monitor_every` those of `monitors` too, computed in every so many steps and NaN in the others.
     Raises ConfigError when first called for a sigmoid loss without `logit_bias` in the params or for images without
     `pixels`. A second compilation of the step is told in a warning.
@@ -69,11 +70,14 @@ def make_train_step(
             tuned = optax.apply_updates(state.tuned, updates)
             if bound is not None and "logit_scale" in tuned:
                 tuned = tuned | {"logit_scale": jnp.minimum(tuned["logit_scale"], math.log(bound))}
+            average = ema.moved(state.ema, tuned, config.optim.ema) if config.optim.ema else {}
             # The optimiser's own count of steps too, which the schedule follows; `state.step` counts the batches.
-            tuned, opt = jax.tree.map(
-                lambda old, new: jnp.where(skipped, old, new), (state.tuned, state.opt), (tuned, opt)
+            tuned, opt, average = jax.tree.map(
+                lambda old, new: jnp.where(skipped, old, new),
+                (state.tuned, state.opt, state.ema),
+                (tuned, opt, average),
             )
-            after = State(step=state.step + 1, tuned=tuned, locked=state.locked, opt=opt)
+            after = State(step=state.step + 1, tuned=tuned, locked=state.locked, opt=opt, ema=average)
             # Without this XLA may lay out the new state in another way, and the next call would compile again.
             after = lax.with_sharding_constraint(after, shardings(after, mesh, layout))
         scale = combine(tuned, state.locked)["logit_scale"]

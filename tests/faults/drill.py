@@ -181,7 +181,7 @@ EXPORTS = {
 
 def digest(state):
     sha256 = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get((state.step, state.tuned, state.opt))):
+    for leaf in jax.tree.leaves(jax.device_get((state.step, state.tuned, state.ema, state.opt))):
         sha256.update(np.asarray(leaf).tobytes())
     return sha256.hexdigest()
 
@@ -373,7 +373,7 @@ def report(result):
 
 def main(folder, steps, names):
     points = {name: POINTS[name] for name in names}
-    result = compared(folder, points, steps=steps, data__augment="crop_flip")
+    result = compared(folder, points, steps=steps, data__augment="crop_flip", optim__ema=0.9)
     report(result | {"exports": cut_exports(folder) if len(names) > 4 else []})
 
 

@@ -23,8 +23,8 @@ def read(towers, **changes):
     return join_towers(ModelConfig(*towers, text_pooling="mean", **changes)).params
 
 
-def test_a_tower_with_the_letter_l_is_read_in_locked_dtype(towers):
-    plain, half = (read(towers, lock_towers="LL", locked_dtype=name) for name in ("float32", "bfloat16"))
+def test_a_tower_with_the_letter_l_or_a_is_read_in_locked_dtype(towers):
+    plain, half = (read(towers, lock_towers="LA", locked_dtype=name) for name in ("float32", "bfloat16"))
     for tower in ("vision", "text"):
         cast = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), plain[tower])
         jax.tree.map(np.testing.assert_array_equal, half[tower], cast)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -68,8 +69,9 @@ def started(config, images, texts, devices=2):
         tuned[name] = params
         apply.append((module, name))
     place = lambda tree: jax.tree.map(lambda x: jax.device_put(x, whole), tree)  # noqa: E731
-    state = State(step=np.int32(0), tuned=place(tuned), locked=place(locked), opt=())
+    state = State(step=np.int32(0), tuned=place(tuned), locked=place(locked), opt=(), ema=place(tuned))
     state = aligned(state, config, images, texts, mesh)
+    chex.assert_trees_all_equal(state.ema, state.tuned)  # An average begins where the weights do.
 
     def embed(module, name, rows):
         params = {**state.tuned[name], **state.locked.get(name, {})}

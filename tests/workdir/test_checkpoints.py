@@ -100,9 +100,21 @@ def test_a_checkpoint_tells_the_version_that_wrote_it(tmp_path, saved):
     assert f'"lit_jax": "{lit_jax.__version__}"' in written
 
 
+def test_an_average_of_the_weights_comes_back_and_is_read(checkpoints):
+    ours, state = checkpoints(), state_of(3).replace(ema=state_of(4).tuned)
+    ours.save(2, state, {})
+    ours.wait()
+    again = checkpoints()
+    same(again.restore(abstract(state_of(0).replace(ema=state.ema)))[0], state)
+    same(again.read().ema, state.ema)
+    ill = jax.tree.map(lambda leaf: leaf * jnp.nan, state.ema)
+    with pytest.raises(NonFiniteError, match=r"ema/.* is not finite after step 4"):
+        again.save(4, state.replace(ema=ill), {})
+
+
 def test_weights_can_be_read_without_knowing_their_shapes(checkpoints, saved):
-    step, tuned, locked, data = checkpoints().read()
-    assert (step, data) == (6, {"next": 6})
+    step, tuned, locked, data, ema = checkpoints().read()
+    assert (step, data, ema) == (6, {"next": 6}, {})
     same(tuned, saved[6].tuned)
     same(locked, saved[1].locked)
     assert all(type(x) is np.ndarray for x in jax.tree.leaves((tuned, locked)))

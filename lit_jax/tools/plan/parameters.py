@@ -15,6 +15,7 @@ from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.parallel.sharding import fsdp_rules, spec
 from lit_jax.tools.plan.flops import flops_of
 from lit_jax.train import warm_start
+from lit_jax.train.adapters import adapted, with_adapters
 from lit_jax.train.build import DTYPES, bias_of, check_rules, compute_of, locks_of
 from lit_jax.train.optim import DECAY
 from lit_jax.train.partition import partition
@@ -63,11 +64,12 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
         # Both directions of the softmax look at the same products.
         "loss": 2 * rows * texts * config.width,
     }
-    tuned, _ = partition(shapes, locks_of(recipe.model))
+    tuned, _ = partition(with_adapters(shapes, recipe.model), locks_of(recipe.model))
     towers = {"image": "vision", "text": "text"}
-    # A backward pass multiplies twice, for the inputs and for the weights.
+    # A backward pass multiplies twice, for the inputs and for the weights; for adapters the second is next to nothing.
+    once = adapted(recipe.model)
     backward = {
-        f"{part} backward": 2 * n
+        f"{part} backward": (1 if towers.get(part) in once else 2) * n
         for part, n in forward.items()
         if part not in towers or towers[part] in tuned
     }
@@ -81,7 +83,7 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
     """
     recipe = read_config(config, empty=NEEDLESS)
     module = DualEncoder(config_of(recipe), compute_of(recipe.model, "tpu"))
-    shapes = dual_encoder.param_shapes(module)
+    shapes = with_adapters(dual_encoder.param_shapes(module), recipe.model)
     check_rules(recipe, shapes)
     rules = locks_of(recipe.model)
     layout = fsdp_rules(recipe.mesh.fsdp_rules)
@@ -90,6 +92,8 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
     for name, leaf in sorted((halves[0] | halves[1]).items()):
         path, locked = whole_path(name), name in halves[1]
         dtype = recipe.model.locked_dtype if locked else "float32"
+        if not np.issubdtype(leaf.dtype, np.floating):
+            dtype = str(leaf.dtype)
         lies = spec(path, leaf.shape, recipe.mesh.fsdp, layout)
         axes = [str(i) for i, name in enumerate(lies) if name is not None]
         rate = first_match(path, recipe.optim.lr_multipliers, 1.0)
@@ -103,7 +107,7 @@ def parameters(config: Any) -> list[tuple[str, ...]]:
                 "-" if locked else f"{recipe.optim.weight_decay if decay else 0:g}",
                 dtype,
                 ",".join(axes) or "-",
-                str(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize),
+                str(int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(DTYPES.get(dtype, dtype)).itemsize),
             )
         )
     return rows

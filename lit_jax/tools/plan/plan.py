@@ -6,6 +6,7 @@ and batches by their shapes.
 
 import bisect
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from lit_jax.tools.plan.flops import count
 from lit_jax.tools.plan.hlo import Program
 from lit_jax.tools.plan.parameters import arithmetic, config_of
 from lit_jax.tools.plan.topology import Chip, chip_of, devices_of
+from lit_jax.train.adapters import with_adapters
 from lit_jax.train.build import Training, build_training, compute_of, mesh_of
 from lit_jax.train.partition import combine
 from lit_jax.train.state import State, abstract_state
@@ -69,6 +71,7 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
         "pairs_a_chip": rows // mesh.size,
         "flops": model,
     }
+    planned["state"] = held(_given(target, _state(target)[1]))
     planned |= _train_step(target)
     planned["recomputed"] = planned["executed"] - _least(target)
     planned["mfu"] = sum(model.values()) / target.chip.flops / planned["seconds"][planned["binds"]]
@@ -139,20 +142,45 @@ def _least(target: _Target) -> int:
 
 def _state(target: _Target) -> tuple[Training, State]:
     """The training that a run would build, and the shapes of its state with their shardings."""
-    shapes = dual_encoder.param_shapes(target.module)
+    shapes = with_adapters(dual_encoder.param_shapes(target.module), target.config.model)
     training = build_training(target.config, target.module, shapes, target.mesh, target.pixels)
     locks, tx, dtype = training.locks, training.tx, training.locked_dtype
-    return training, abstract_state(shapes, locks, tx, target.mesh, dtype, training.layout)
+    average = bool(target.config.optim.ema)
+    return training, abstract_state(shapes, locks, tx, target.mesh, dtype, training.layout, average)
+
+
+def held(state: State) -> dict[str, int]:
+    """Bytes a chip of what a step holds all the time, and of the gradients, which lie as the tuned weights do."""
+    parts = {
+        "tuned": state.tuned,
+        "gradients": state.tuned,
+        "optimiser": state.opt,
+        "average": state.ema,
+        "locked": state.locked,
+    }
+    return {
+        name: sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(part)
+        )
+        for name, part in parts.items()
+    }
+
+
+def _given(target: _Target, state: State) -> State:
+    """What a step gets of a state: no tower whose outputs are cached. A run does the same: see `train/loop.py`."""
+    aside = cached_whole(target.config, state.tuned)
+    locked = {name: part for name, part in state.locked.items() if name not in aside}
+    return dataclasses.replace(state, locked=locked)
 
 
 def traced_step(target: _Target) -> Any:
     """The train step that a run would jit, traced for the shapes of its state and of a batch."""
     training, state = _state(target)
     step: Any = training.step
-    aside = cached_whole(target.config, state.tuned)  # A run does the same: see `train/loop.py`.
-    locked = {name: part for name, part in state.locked.items() if name not in aside}
-    state = dataclasses.replace(state, locked=locked)
-    return step.trace(state, _batch(target.config, target.module, target.mesh, target.config.batch_size))
+    return step.trace(
+        _given(target, state), _batch(target.config, target.module, target.mesh, target.config.batch_size)
+    )
 
 
 def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:

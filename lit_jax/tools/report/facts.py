@@ -11,7 +11,7 @@ from lit_jax.data.sources.base import Mixed, Source
 from lit_jax.data.sources.registry import open_source
 from lit_jax.train.trained import TrainedModel
 from lit_jax.utils.errors import LitJaxError
-from lit_jax.utils.names import LOCK_WORDS
+from lit_jax.utils.names import TRAINED
 from lit_jax.utils.redact import public
 
 Facts = Sequence[tuple[str, str]]  # (what, its value)
@@ -24,8 +24,8 @@ def facts(config: TrainConfig, run: TrainedModel | None, test: Source | None) ->
         source = open_source(config.data.train, caption=config.data.caption or None)
     vision, text = list(config.model.lock_towers)
     rows = [
-        ("Image tower", f"{_tower('vision', config, run)}, {LOCK_WORDS[vision]}"),
-        ("Text tower", f"{_tower('text', config, run)}, {LOCK_WORDS[text]}"),
+        ("Image tower", f"{_tower('vision', config, run)}, {TRAINED[vision]}"),
+        ("Text tower", f"{_tower('text', config, run)}, {TRAINED[text]}"),
     ]
     if run:
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params))
@@ -46,7 +46,8 @@ def facts(config: TrainConfig, run: TrainedModel | None, test: Source | None) ->
         (
             "Optimiser",
             f"{o.name}, {o.schedule} schedule, learning rate {o.peak_lr:g} after {o.warmup_steps:,} steps, "
-            f"weight decay {o.weight_decay:g}",
+            f"weight decay {o.weight_decay:g}"
+            + (f", weights averaged with decay {o.ema:g}" if o.ema else ""),
         )
     )
     rows.append(("Seed", str(config.seed)))

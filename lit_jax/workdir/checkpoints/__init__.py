@@ -1,7 +1,8 @@
 """The state of a run on disk, through Orbax: saved in the background, restored in full or not at all.
 
     WORKDIR/checkpoints/locked/         the locked weights, written once, before the first step
-    WORKDIR/checkpoints/step_STEP/      tuned, opt, data; metrics, if the best checkpoints are kept
+    WORKDIR/checkpoints/step_STEP/      tuned, opt, data; ema, if the run keeps an average of its weights; metrics, if
+                                        the best checkpoints are kept
 
 A folder gets its name (in a bucket its mark) only when all arrays are found in it, and it holds the sha256 of all its
 files (`checksums`); without them Orbax would restore flipped bits. Other folders there, left behind by a kill or by a
@@ -43,6 +44,7 @@ class Saved(NamedTuple):
     tuned: Params
     locked: Params
     data: dict[str, Any]
+    ema: Params  # The average of the tuned weights; {} if the run keeps none.
 
 
 class Checkpoints:
@@ -127,7 +129,7 @@ class Checkpoints:
         if not (self.due(step) or force) or step in self._manager.all_steps():
             return False
         json.dumps(data)  # An error in the background would lose the step.
-        if (path := not_finite({"tuned": state.tuned, "opt": state.opt})) is not None:
+        if (path := not_finite({"tuned": state.tuned, "ema": state.ema, "opt": state.opt})) is not None:
             raise NonFiniteError(
                 f"{path} is not finite after step {step}, which is not saved; the newest checkpoint is that of step "
                 f"{self.latest()}: lower optim.peak_lr, or set model.max_logit_scale or optim.clip_norm"
@@ -135,11 +137,12 @@ class Checkpoints:
         self._settle()
         self._write_locked(state.locked)
         self._writing = self.folder / NAMES.build_name(step)
-        tuned, opt = nested(state.tuned), nested({"step": state.step, "opt": state.opt})
-        self._arrays = {"tuned": kinds(tuned), "opt": kinds(opt)}
+        trees = {"tuned": nested(state.tuned), "opt": nested({"step": state.step, "opt": state.opt})}
+        if state.ema:
+            trees["ema"] = nested(state.ema)
+        self._arrays = {name: kinds(tree) for name, tree in trees.items()}
         items = ocp.args.Composite(
-            tuned=ocp.args.StandardSave(tuned),
-            opt=ocp.args.StandardSave(opt),
+            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
             data=ocp.args.JsonSave(with_ours(data, step)),
         )
         try:
@@ -162,7 +165,7 @@ class Checkpoints:
         """
         newest, damaged = self._whole(step, fallback)
         folder = self._alias.name() / NAMES.build_name(newest)
-        tuned = read(folder / "tuned", state.tuned)
+        tuned, ema = read(folder / "tuned", state.tuned), read(folder / "ema", state.ema)
         locked = read(folder.parent / "locked", state.locked)
         rest = read(folder / "opt", {"step": state.step, "opt": state.opt})
         if jax.process_index() == 0:
@@ -171,14 +174,15 @@ class Checkpoints:
         barrier("damaged checkpoints are set aside")
         self._continued = True
         data, _ = read_data(folder)
-        return dataclasses.replace(state, tuned=tuned, locked=locked, **rest), data
+        return dataclasses.replace(state, tuned=tuned, locked=locked, ema=ema, **rest), data
 
     def read(self, *, step: int | None = None, fallback: bool = True) -> Saved:
         """The weights of the newest intact checkpoint, or of `step`, of any shape. Raises as `restore` does."""
         newest, _ = self._whole(step, fallback)
         folder = self._alias.name() / NAMES.build_name(newest)
         locked = read(folder.parent / "locked") if (self.folder / "locked").exists() else {}
-        return Saved(newest, read(folder / "tuned"), locked, read_data(folder)[0])
+        ema = read(folder / "ema") if (self.folder / NAMES.build_name(newest) / "ema").exists() else {}
+        return Saved(newest, read(folder / "tuned"), locked, read_data(folder)[0], ema)
 
     def wait(self) -> None:
         """Waits until everything is on disk. Raises CheckpointError if the last save failed, or its files are gone."""

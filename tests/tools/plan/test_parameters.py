@@ -50,6 +50,19 @@ def test_a_locked_tower_is_whole_and_a_tuned_one_split_as_when_it_was_last_looke
     assert found == golden.read_text(), f"{golden.name} says otherwise"
 
 
+def test_adapters_are_listed_and_their_backward_pass_is_one_of_inputs():
+    model = small()["model"] | {"lock_towers": "LA", "locked_dtype": "bfloat16", "lora_rank": 4}
+    rows = {row[0]: row[1:] for row in parameters.parameters(small(model=model, optim={"weight_decay": 0.1}))}
+    path = "text/adapters/layers/attn/query"
+    assert rows[f"{path}/a/kernel"] == ("3x24x4", "tuned", "1", "0.1", "float32", "-", "1152")
+    assert rows[f"{path}/b/kernel"] == ("3x4x24", "tuned", "1", "0.1", "float32", "-", "1152")
+    assert rows["text/adapters/alpha"] == ("1", "locked", "-", "-", "int32", "-", "4")
+    assert rows["text/layers/attn/query/kernel"][1:5] == ("locked", "-", "-", "bfloat16")
+    found = recipe.read_config(small(model=model), empty=recipe.NEEDLESS)
+    flops = parameters.arithmetic(found, DualEncoder(parameters.config_of(found)))
+    assert flops["text backward"] == flops["text forward"] and "image backward" not in flops
+
+
 def test_the_arithmetic_is_that_of_the_published_sizes():
     config = small(
         batch_size=512,

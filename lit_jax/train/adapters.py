@@ -1,0 +1,133 @@
+"""Low-rank adapters of a locked tower (LoRA, arXiv:2106.09685): its kernel W is used as W + (alpha / rank) a b.
+
+The adapters are params of their tower. Beside "text/layers/attn/query/kernel" stand
+"text/adapters/layers/attn/query/a/kernel" [L, rows, rank] and ".../b/kernel" [L, rank, columns], which are tuned, and
+for all of them "text/adapters/alpha", which is locked. So locks, decay, learning rates, layouts, checkpoints and
+averages see leaves like any others, and no encoder knows of them: `partition.combine` adds the products to the
+kernels, inside of what is differentiated.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from lit_jax.config import ModelConfig
+from lit_jax.train.muon import matrix_of
+from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.names import TOWERS
+from lit_jax.utils.path_rules import Rules, check_patterns, first_match
+from lit_jax.utils.typing import Params
+
+LETTER = "A"
+_NODE, _ALPHA = "adapters", "alpha"
+_A, _B = "/a/kernel", "/b/kernel"  # The ends of the paths of a pair, in place of "/kernel".
+
+
+def adapted(model: ModelConfig) -> list[str]:
+    """The towers that have adapters."""
+    return [tower for tower, letter in zip(TOWERS, model.lock_towers, strict=True) if letter == LETTER]
+
+
+def lock_rows(tower: str) -> Rules:
+    """What comes before the lock of all of a `tower`: the adapters are tuned."""
+    return ((f"{tower}/{_NODE}/{_ALPHA}", "lock"), (f"{tower}/{_NODE}/.*", "tune"))
+
+
+def with_adapters(params: Params, model: ModelConfig, seed: int = 0) -> Params:
+    """`params` with adapters for the towers with the letter A, of the kernels that `model.lora_targets` match.
+
+    Every `a` begins in the uniform distribution of a PyTorch layer and every `b` as zero, as those of peft, so that the
+    first step is of the model as it is. A leaf depends on `seed` and its path alone. Of shapes it returns shapes.
+    Raises ConfigError for a target that matches no kernel or one that is no matrix, and for a tower without any.
+    """
+    towers, targets, rank, alpha = adapted(model), model.lora_targets, model.lora_rank, model.lora_alpha
+    flat = traverse_util.flatten_dict(params, sep="/")
+    kernels = [path for path in flat if path.partition("/")[0] in towers and path.endswith("/kernel")]
+    if towers:
+        check_patterns(targets, kernels, "model.lora_targets")
+    for tower in towers:
+        chosen = [
+            path for path in kernels if path.startswith(f"{tower}/") and first_match(path, _any(targets))
+        ]
+        if not chosen:
+            raise ConfigError(
+                f"model.lora_targets match no kernel of {tower}/, and lock_towers={model.lock_towers!r} wants adapters "
+                f"there: name some, for instance '{tower}/layers/attn/.*', or write another letter"
+            )
+        flat[f"{tower}/{_NODE}/{_ALPHA}"] = np.int32(alpha)
+        for path in chosen:
+            flat |= _pair(path, flat[path], rank, seed)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def merged(leaves: dict[str, Any]) -> dict[str, Any]:
+    """The params by their paths, without adapters: each kernel with what they add to it, in float32."""
+    rest = {path: leaf for path, leaf in leaves.items() if f"/{_NODE}/" not in path}
+    for path, kernel, a, b, alpha in _pairs(leaves):
+        rest[path] = _sum(path, kernel, a, b, alpha)
+    return rest
+
+
+def _any(patterns: tuple[str, ...]) -> Rules:
+    return tuple((pattern, True) for pattern in patterns)
+
+
+def _pair(path: str, kernel: Any, rank: int, seed: int) -> dict[str, Any]:
+    """The two leaves for one kernel."""
+    stack, rows, columns, _ = _axes(path, kernel)
+    rng = np.random.default_rng((seed, zlib.crc32(path.encode())))
+    bound = (
+        rows**-0.5
+    )  # Kaiming's uniform distribution for a slope of sqrt(5), as every torch.nn.Linear begins.
+    a = rng.uniform(-bound, bound, (*stack, rows, rank)).astype(np.float32)
+    pair: dict[str, Any] = {_A: a, _B: np.zeros((*stack, rank, columns), np.float32)}
+    if isinstance(kernel, jax.ShapeDtypeStruct):
+        pair = {end: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for end, leaf in pair.items()}
+    tower, _, inner = path.removesuffix("/kernel").partition("/")
+    return {f"{tower}/{_NODE}/{inner}{end}": leaf for end, leaf in pair.items()}
+
+
+def _pairs(leaves: dict[str, Any]) -> Iterator[tuple[str, Any, Any, Any, Any]]:
+    """(path of a kernel, the kernel, its a, its b, alpha) of all adapters."""
+    for path, a in leaves.items():
+        tower, found, inner = path.partition(f"/{_NODE}/")
+        if found and path.endswith(_A):
+            name = inner.removesuffix(_A)
+            kernel = f"{tower}/{name}/kernel"
+            b, alpha = leaves[f"{tower}/{_NODE}/{name}{_B}"], leaves[f"{tower}/{_NODE}/{_ALPHA}"]
+            yield kernel, leaves[kernel], a, b, alpha
+
+
+def _sum(path: str, kernel: Any, a: Any, b: Any, alpha: Any) -> Any:
+    """kernel + (alpha / rank) a b."""
+    if isinstance(kernel, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(kernel.shape, jnp.float32, sharding=kernel.sharding)
+    stack, _, _, order = _axes(path, kernel)
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in (kernel, a, b))
+    scale = alpha.astype(np.float32) / np.float32(a.shape[-1])
+    product = np.matmul(a, b) if on_host else jnp.matmul(a, b, precision="highest")
+    split = (*stack, *(kernel.shape[axis] for axis in order[len(stack) :]))
+    return kernel.astype(np.float32) + scale * product.reshape(split).transpose(np.argsort(order))
+
+
+def _axes(path: str, kernel: Any) -> tuple[tuple[int, ...], int, int, list[int]]:
+    """Of a kernel: the sizes of the axes that count matrices, rows and columns of a matrix, and its axes in that order.
+
+    Raises ConfigError for the kernel of a convolution.
+    """
+    axes = len(kernel.shape)
+    sides = matrix_of(path, axes) or (((-2,), (-1,)) if axes == 2 else None)
+    if sides is None:
+        raise ConfigError(
+            f"model.lora_targets match {path} of shape {list(kernel.shape)}, which is no matrix of a linear layer: "
+            "leave it out"
+        )
+    rows, columns = ([axis % axes for axis in side] for side in sides)
+    stack = [axis for axis in range(axes) if axis not in (*rows, *columns)]
+    size = [int(np.prod([kernel.shape[axis] for axis in side])) for side in (rows, columns)]
+    return tuple(kernel.shape[axis] for axis in stack), size[0], size[1], [*stack, *rows, *columns]
