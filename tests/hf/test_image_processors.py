@@ -24,6 +24,8 @@ FIELDS = {
     "CLIPImageProcessor": CROP,
     "BitImageProcessor": CROP,
     "DeiTImageProcessor": SMALLER,
+    "ConvNextImageProcessor": {"size": {"shortest_edge": 32}},
+    "ChineseCLIPImageProcessor": CROP,
 }  # Others: SQUARE.
 DINOV3 = SQUARE | {  # Spelled as facebook/dinov3-vitb16-pretrain-lvd1689m.
     "image_processor_type": "DINOv3ViTImageProcessorFast",

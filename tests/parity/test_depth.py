@@ -33,7 +33,7 @@ def smaller(theirs, hf):
 @pytest.mark.parametrize("name", [name for name in TYPES if "swin" not in name])
 def test_a_cut_tower_equals_pytorch_s_of_that_depth(name, depth, tmp_path):
     hf = TYPES[name]
-    tower = "vision" if "patch_size" in hf else "text"
+    tower = "vision" if "image_size" in hf else "text"
     theirs = torch_tower(hf, tmp_path / tower)
     other = {"vision": tiny.VIT, "text": tiny.BERT} | {tower: None}
     for of, config in other.items():

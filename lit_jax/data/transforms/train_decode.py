@@ -96,6 +96,8 @@ def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | Non
     if "shortest_edge" in size:
         left, top, right, bottom = middle(width, height)
         short = min(right - left, bottom - top)
+        if (share := getattr(image_processor, "crop_pct", None)) is not None:  # ConvNeXt's.
+            return _convnext(size["shortest_edge"], share, (left, top, right, bottom))
         scaled = [
             (right - left) / short * size["shortest_edge"],
             (bottom - top) / short * size["shortest_edge"],
@@ -111,6 +113,16 @@ def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | Non
     if max(shares) > 1:
         return None
     dx, dy = ((right - left) * (1 - shares[0]) / 2, (bottom - top) * (1 - shares[1]) / 2)
+    return left + dx, top + dy, right - dx, bottom - dy
+
+
+def _convnext(edge: int, share: float, box: Box) -> Box:
+    """Small pictures show a `share` of the shorter edge, in the middle of both; large ones are the whole, squeezed."""
+    if edge >= 384:
+        return box
+    left, top, right, bottom = box
+    side = min(right - left, bottom - top) * edge / int(edge / share)
+    dx, dy = (right - left - side) / 2, (bottom - top - side) / 2
     return left + dx, top + dy, right - dx, bottom - dy
 
 
