@@ -121,9 +121,11 @@ def _convnext(edge: int, share: float, box: Box) -> Box:
     if edge >= 384:
         return box
     left, top, right, bottom = box
-    side = min(right - left, bottom - top) * edge / int(edge / share)
-    dx, dy = (right - left - side) / 2, (bottom - top - side) / 2
-    return left + dx, top + dy, right - dx, bottom - dy
+    sides = (right - left, bottom - top)
+    sizes = [int(int(edge / share) * side / min(sides)) for side in sides]  # Of the picture before the crop.
+    width, height = (edge * side / size for side, size in zip(sides, sizes, strict=True))
+    dx, dy = ((size - edge) // 2 * side / size for side, size in zip(sides, sizes, strict=True))
+    return left + dx, top + dy, left + dx + width, top + dy + height
 
 
 def _turbo_modules() -> tuple[Any, Any]:

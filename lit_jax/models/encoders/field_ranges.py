@@ -46,6 +46,7 @@ RANGES: dict[str, Range] = {
     "embed_dim": _SIZE,
     "embedding_size": _SIZE,
     "input_embedding_size": _SIZE,
+    "entity_emb_size": _SIZE,
     "intra_bottleneck_size": _SIZE,
     "projection_size": _SIZE,
     "intermediate_size": _SIZE,
@@ -74,6 +75,7 @@ RANGES: dict[str, Range] = {
     "global_attn_every_n_layers": _SIZE,
     # Tables.
     "vocab_size": _SIZE,
+    "entity_vocab_size": _SIZE,
     "type_vocab_size": Range(0, LARGEST),
     "task_type_vocab_size": _SIZE,
     "max_position_embeddings": _SIZE,

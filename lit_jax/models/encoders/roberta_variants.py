@@ -12,15 +12,18 @@ from lit_jax.models.encoders.hf_config import read_config
 
 @dataclasses.dataclass(frozen=True)
 class LukeConfig(roberta.Config):
-    """Fields and defaults of transformers' LukeConfig, without those of entities."""
+    """Fields and defaults of transformers' LukeConfig."""
 
     vocab_size: int = 50267
+    # Of entities; kept for what is exported.
+    entity_vocab_size: int = 500000
+    entity_emb_size: int = 256
+    use_entity_aware_attention: bool = True
 
     @classmethod
     def from_hf(cls, hf: dict) -> "LukeConfig":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        entities = frozenset(("entity_vocab_size", "entity_emb_size", "use_entity_aware_attention"))
-        return read_config(cls, "luke", hf, inert=entities)
+        return read_config(cls, "luke", hf)
 
 
 @dataclasses.dataclass(frozen=True)

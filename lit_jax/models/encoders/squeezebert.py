@@ -14,6 +14,7 @@ from lit_jax.utils.errors import WeightError
 class Config(bert.Config):
     """Fields and defaults of transformers' SqueezeBertConfig."""
 
+    embedding_size: int = 768
     q_groups: int = 4
     k_groups: int = 4
     v_groups: int = 4
@@ -23,10 +24,13 @@ class Config(bert.Config):
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        width = hf.get("hidden_size", cls.hidden_size)
         # No published checkpoint has more groups behind the attention.
-        fixed = {"embedding_size": (width,), "post_attention_groups": (1,)}
-        config = read_config(cls, "squeezebert", hf, fixed=fixed)
+        config = read_config(cls, "squeezebert", hf, fixed={"post_attention_groups": (1,)})
+        if config.embedding_size != config.hidden_size:
+            raise WeightError(
+                f"squeezebert config: embedding_size={config.embedding_size} is not usable with "
+                f"hidden_size={config.hidden_size}; wanted the same"
+            )
         for name, number in config.block.groups:
             if config.hidden_size % number or config.intermediate_size % number:
                 raise WeightError(
