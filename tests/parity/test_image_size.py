@@ -22,7 +22,6 @@ TYPES = RESIZED | {
     "swin": tiny.SWIN,
     "swin with absolute positions": tiny.SWIN | {"use_absolute_embeddings": True},
     "swinv2": tiny.SWINV2,
-    "convnext": tiny.CONVNEXT,
 }
 INTERPOLATED = {*ASKED, "swin"}
 
