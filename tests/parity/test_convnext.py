@@ -54,6 +54,7 @@ def compare(theirs, module, params, images):
     assert_same_layers(layers(got, np.asarray), layers(want, tokens))
 
 
+@pytest.mark.sampled(2)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_stage(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -61,7 +62,7 @@ def test_a_tower_equals_pytorch_at_every_stage(hf, tmp_path):
     compare(theirs, module, params, pixels(32))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @every_tower
 @pytest.mark.parametrize("size", [(24, 40), (43, 50)], ids=str)
 def test_a_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
@@ -70,7 +71,7 @@ def test_a_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     compare(theirs, module, params, pixels(64)[:, : size[0], : size[1]])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     shared.test_the_gradient_of_every_leaf_equals_pytorch("vision", hf, tmp_path)

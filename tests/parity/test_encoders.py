@@ -122,6 +122,12 @@ TEXT = {
     "electra of one width": tiny.ELECTRA | {"embedding_size": 24},
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
+# Types of which every day a third is compared.
+RARE = set(
+    """vit_msn ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model data2vec-text
+    roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte
+    jina_embeddings_v3""".split()
+)
 # AIMv2 of one size takes no other.
 RESIZED = {name: hf for name, hf in VISION.items() if name != "aimv2"}
 PARTLY_READ = ("luke", "ibert")  # Without the weights of entities, or the buffers of quantisation.
@@ -135,6 +141,17 @@ TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
 }
 
 
+def cases(table):
+    """The values of a table as cases with its names; two of three of the rare types are slow."""
+    rare, found = 0, []
+    for name, value in table.items():
+        hf = value[1] if isinstance(value, tuple) else value
+        rare += (is_rare := hf["model_type"] in RARE)
+        slow = [pytest.mark.slow] if is_rare and rare % 3 else []
+        found.append(pytest.param(*(value if isinstance(value, tuple) else [value]), id=name, marks=slow))
+    return found
+
+
 def test_every_architecture_that_claims_parity_is_compared():
     compared = {hf["model_type"] for _, hf in TOWERS.values()} | APART
     claimed = {name for table in (encoders.VISION, encoders.TEXT) for name, e in table.items() if e.parity}
@@ -142,7 +159,7 @@ def test_every_architecture_that_claims_parity_is_compared():
     assert all(e.parity == 1e-5 for e in (encoders.VISION | encoders.TEXT).values())  # As assert_same_layers.
 
 
-@pytest.mark.parametrize("hf", VISION.values(), ids=VISION)
+@pytest.mark.parametrize("hf", cases(VISION))
 def test_a_vision_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     module, _, params = our_tower("vision", tmp_path)
@@ -155,7 +172,7 @@ def test_a_vision_tower_equals_pytorch_at_every_layer(hf, tmp_path):
 
 
 @pytest.mark.sampled(5)
-@pytest.mark.parametrize("hf", RESIZED.values(), ids=RESIZED)
+@pytest.mark.parametrize("hf", cases(RESIZED))
 @pytest.mark.parametrize("size", [24, 40, (48, 64)], ids=str)
 def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -172,7 +189,7 @@ def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("hf", TEXT.values(), ids=TEXT)
+@pytest.mark.parametrize("hf", cases(TEXT))
 @pytest.mark.parametrize("inputs", ["ids alone", "mask and types", "positions"])
 def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -190,7 +207,7 @@ def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
+@pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     module, _, params = our_tower(tower, tmp_path)
@@ -213,7 +230,7 @@ def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     assert_same_gradients(jax.jit(jax.grad(loss))(params), want)
 
 
-@pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
+@pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
     torch_tower(hf, tmp_path)
     _, table, params = our_tower(tower, tmp_path)
@@ -229,7 +246,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
+@pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_names_that_transformers_5_has_in_memory_are_understood(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     _, _, params = our_tower(tower, tmp_path)

@@ -166,7 +166,8 @@ class Model(nn.Module):
             )
         rates = np.linspace(0, c.drop_path_rate, sum(c.depths), dtype=np.float32)
         ends = np.cumsum(c.depths)
-        x, states = images, []
+        x: Array = images
+        states: list[Array] = []
         for i, (depth, end) in enumerate(zip(c.depths, ends, strict=True)):
             stage = Stage(c, self.compute, i, name=f"stage{i}")
             entered, x = stage(x, jnp.asarray(rates[end - depth : end]), train=train)
