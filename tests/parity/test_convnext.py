@@ -96,6 +96,7 @@ def test_remat_and_unrolling_and_bfloat16_change_nothing_but_rounding(hf, tmp_pa
     assert_rounding_alone(module, params, {"images": pixels(32)})
 
 
+@pytest.mark.slow
 def test_a_dead_channel_has_a_finite_gradient(tmp_path):
     torch_tower(CONVNEXTV2 | {"hidden_act": "relu"}, tmp_path)
     module, _, params = our_tower("vision", tmp_path)

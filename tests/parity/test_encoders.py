@@ -122,7 +122,7 @@ TEXT = {
     "electra of one width": tiny.ELECTRA | {"embedding_size": 24},
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
-# Types of which every day a third is compared.
+# Types of which every day a quarter is compared.
 RARE = set(
     """vit_msn ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model data2vec-text
     roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte
@@ -142,12 +142,12 @@ TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
 
 
 def cases(table):
-    """The values of a table as cases with its names; two of three of the rare types are slow."""
+    """The values of a table as cases with its names; three of four of the rare types are slow."""
     rare, found = 0, []
     for name, value in table.items():
         hf = value[1] if isinstance(value, tuple) else value
         rare += (is_rare := hf["model_type"] in RARE)
-        slow = [pytest.mark.slow] if is_rare and rare % 3 else []
+        slow = [pytest.mark.slow] if is_rare and rare % 4 else []
         found.append(pytest.param(*(value if isinstance(value, tuple) else [value]), id=name, marks=slow))
     return found
 
