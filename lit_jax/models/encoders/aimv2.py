@@ -96,7 +96,7 @@ class Head(nn.Module):
             return Dense(heads, use_bias=biased, dtype=dtype, kernel_init=init, name=name)(x)
 
         query = self.param("query", init, (1, 1, width)).reshape(1, 1, *heads)
-        query = jnp.broadcast_to(query, (len(x), 1, *heads)).astype(x.dtype)
+        query = jnp.broadcast_to(query, (x.shape[0], 1, *heads)).astype(x.dtype)
         # A single query does not suit a fused kernel.
         y = jax.nn.dot_product_attention(query, split("key"), split("value"), implementation="xla")
         return Dense(width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="out")(y)[:, 0]

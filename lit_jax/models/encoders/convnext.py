@@ -86,7 +86,7 @@ class Block(nn.Module):
         y = Mlp(c, self.compute, name="mlp")(y)
         if (start := c.scale) is not None:
             y = (y * self.param("scale", nn.initializers.constant(start), (width,))).astype(y.dtype)
-        y = DropPath(c.drop_path_rate)(y.reshape(len(y), -1, width), rate, train)
+        y = DropPath(c.drop_path_rate)(y.reshape(y.shape[0], -1, width), rate, train)
         return x + y.reshape(x.shape)
 
 
@@ -174,7 +174,7 @@ class Model(nn.Module):
             states += [x] if states else [entered, x]
         if c.cls:  # Its first state is the picture, with as many channels as that has.
             states[0] = images
-        states = [state.reshape(len(state), -1, state.shape[-1]) for state in states]
+        states = [state.reshape(state.shape[0], -1, state.shape[-1]) for state in states]
         last = norm(c.layer_norm_eps, self.compute, "norm")
         x = states[-1]
         pooled = x.mean(axis=1, keepdims=True)

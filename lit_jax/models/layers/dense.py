@@ -50,9 +50,9 @@ def named(y: Float[Array, "..."], inputs: int, outputs: int) -> Float[Array, "..
 
 def by_groups(x: Float[Array, "... D"], kernel: Float[Array, "_ E"], groups: int) -> Float[Array, "... E"]:
     """x @ kernel of `groups` blocks: equals a convolution of one token with so many groups."""
-    parts = x.reshape(*x.shape[:-1], groups, -1)
-    y = jnp.einsum("...gd,dge->...ge", parts, kernel.reshape(len(kernel), groups, -1))
-    return y.reshape(*x.shape[:-1], -1)
+    parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    y = jnp.einsum("...gd,dge->...ge", parts, kernel.reshape(kernel.shape[0], groups, -1))
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
