@@ -46,9 +46,22 @@ BERT = {
 ROBERTA = BERT | {"model_type": "roberta", "pad_token_id": 1}
 XLM_ROBERTA = BERT | {"model_type": "xlm-roberta", "pad_token_id": 1}
 CAMEMBERT = BERT | {"model_type": "camembert", "pad_token_id": 1}
+DATA2VEC_TEXT = BERT | {"model_type": "data2vec-text", "pad_token_id": 1}
+LUKE = ROBERTA | {"model_type": "luke", "entity_vocab_size": 20, "entity_emb_size": 8}
+IBERT = ROBERTA | {"model_type": "ibert"}
+ROBERTA_PRE_NORM = BERT | {"model_type": "roberta-prelayernorm", "pad_token_id": 1}
+XLM_ROBERTA_XL = BERT | {"model_type": "xlm-roberta-xl", "pad_token_id": 1, "type_vocab_size": 2}
+MEGATRON_BERT = BERT | {"model_type": "megatron-bert"}
+REMBERT = BERT | {"model_type": "rembert", "input_embedding_size": 16}
 BEIT = VIT | {"model_type": "beit", "use_relative_position_bias": True}
 CLIP_VISION = VIT | {"model_type": "clip_vision_model"}
 CLIPSEG_VISION = VIT | {"model_type": "clipseg_vision_model"}
+CHINESE_CLIP_VISION = VIT | {"model_type": "chinese_clip_vision_model"}
+MLCD_VISION = VIT | {"model_type": "mlcd_vision_model"}
+AIMV2_VISION = VIT | {"model_type": "aimv2_vision_model"}
+VIT_MSN = VIT | {"model_type": "vit_msn"}
+IJEPA = VIT | {"model_type": "ijepa"}
+DATA2VEC_VISION = BEIT | {"model_type": "data2vec-vision"}
 SIGLIP_VISION = VIT | {"model_type": "siglip_vision_model"}
 DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
 DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}
@@ -64,9 +77,31 @@ SWIN = {
 }
 # Wider, since a cosine of few channels magnifies rounding, in PyTorch as well.
 SWINV2 = SWIN | {"model_type": "swinv2", "embed_dim": 32}
+CONVNEXT = {
+    "model_type": "convnext",
+    "image_size": 32,
+    "patch_size": 4,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 2],
+    "num_stages": 2,
+}
+CONVNEXTV2 = CONVNEXT | {"model_type": "convnextv2"}
+DINOV3_CONVNEXT = {
+    "model_type": "dinov3_convnext",
+    "image_size": 32,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 2],
+}
 ERNIE = BERT | {"model_type": "ernie"}
 MPNET = BERT | {"model_type": "mpnet"}
 ALBERT = BERT | {"model_type": "albert", "embedding_size": 16}
+SQUEEZEBERT = BERT | {"model_type": "squeezebert", "embedding_size": 24, "q_groups": 2, "output_groups": 3}
+MOBILEBERT = BERT | {
+    "model_type": "mobilebert",
+    "embedding_size": 8,
+    "intra_bottleneck_size": 16,
+    "num_feedforward_networks": 3,
+}
 CLIP_TEXT = BERT | {"model_type": "clip_text_model", "eos_token_id": 98}
 METACLIP_2_TEXT = CLIP_TEXT | {"model_type": "metaclip_2_text_model", "eos_token_id": 2}
 CHINESE_CLIP_TEXT = BERT | {"model_type": "chinese_clip_text_model"}
@@ -196,6 +231,8 @@ T5 = {  # Heads of another width than the tower divided by their number.
 }
 MT5 = T5 | {"model_type": "mt5", "feed_forward_proj": "gated-gelu"}
 UMT5 = MT5 | {"model_type": "umt5"}
+GTE = BERT | {"model_type": "gte", "pad_token_id": 1, "type_vocab_size": 2}
+JINA = GTE | {"model_type": "jina_embeddings_v3"}
 NOMIC_BERT = BERT | {"model_type": "nomic_bert"}
 
 
@@ -232,7 +269,7 @@ def _dual(seed, kwargs):
 
 def write_tower(folder, hf, seed=0, without=r"(?!)"):
     """A tower's folder; `without` is a regex of param paths that its checkpoint lacks."""
-    tower = "vision" if "patch_size" in hf else "text"
+    tower = "vision" if "image_size" in hf else "text"
     encoder = encoder_of(tower, hf["model_type"])
     config = encoder.Config.from_hf(hf)
     _, params = dual(seed, **{tower: hf})

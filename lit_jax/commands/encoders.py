@@ -1,4 +1,4 @@
-"""lit-jax encoders [--models] [--json]"""
+"""lit-jax encoders [--models | --all] [--json]"""
 
 import json
 from typing import Any
@@ -10,8 +10,11 @@ from lit_jax.utils.shown import say
 
 @click.command()
 @click.option("--models", is_flag=True, help="List whole models of two towers instead.")
+@click.option(
+    "--all", "everything", is_flag=True, help="List every type of transformers, and why it is not read."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def main(models: bool, as_json: bool) -> None:
+def main(models: bool, everything: bool, as_json: bool) -> None:
     """List the architectures that a tower may have, or the whole models that --model opens.
 
     An exportable one fits into VisionTextDualEncoderModel of the versions of transformers in the table. The others can
@@ -22,9 +25,14 @@ def main(models: bool, as_json: bool) -> None:
     """
     from lit_jax.utils.console import table
 
-    rows = _models() if models else _encoders()
+    if models and everything:
+        raise click.UsageError("--models and --all are two lists; give one of them")
+    rows = _all() if everything else _models() if models else _encoders()
     if as_json:
         say(json.dumps(rows, indent=2))
+        return
+    if everything:
+        say(table(("type", "read"), [tuple(row.values()) for row in rows]))
         return
     if models:
         say(table(("type", "class", "image tower", "text tower"), [tuple(row.values()) for row in rows]))
@@ -63,3 +71,10 @@ def _models() -> list[dict[str, Any]]:
         }
         for name, composite in COMPOSITES.items()
     ]
+
+
+def _all() -> list[dict[str, Any]]:
+    from lit_jax.models.left_out import answers
+    from lit_jax.utils._transformers import auto_model_types
+
+    return [{"type": name, "read": answer} for name, answer in answers(auto_model_types()).items()]

@@ -58,7 +58,7 @@ COMPOSITES = {
     "siglip": Composite("SiglipModel", "siglip_vision_model", "siglip_text_model", sigmoid=True),
 }
 _MISSING = {  # Other models of two towers in transformers -> what is not implemented.
-    "aimv2": "its towers, with RMS norms and gated MLPs",
+    "aimv2": "its text tower, with RMS norms and gated MLPs",
     "align": "its image tower, an EfficientNet",
     "altclip": "the norm and the linear map that its text tower has behind XLM-R",
     "blip": "its text tower, which can attend to the picture",

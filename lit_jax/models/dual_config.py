@@ -22,6 +22,7 @@ from lit_jax.models.encoders.field_ranges import LARGEST, Range
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.heads import Head
 from lit_jax.models.kept_fields import Kept, kept
+from lit_jax.models.left_out import reason_of
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
@@ -40,8 +41,10 @@ def encoder_of(tower: str, model_type: str) -> Encoder:
     if isinstance(model_type, str) and model_type in others and model_type not in known:
         raise WeightError(f"a {model_type} is no {tower} tower but the other one: exchange the two")
     if not isinstance(model_type, str) or model_type not in known:
+        reason = reason_of(model_type) if isinstance(model_type, str) else None
+        why = f" ({reason})" if reason else ""
         raise WeightError(
-            f"{tower} tower of type {shown(model_type)} is not implemented; these are: {', '.join(known)}"
+            f"{tower} tower of type {shown(model_type)} is not implemented{why}; these are: {', '.join(known)}"
         )
     return known[model_type]
 

@@ -29,7 +29,7 @@ else:
 for _handler in logging.getLogger("transformers").handlers:  # It has its own.
     _handler.setFormatter(Formatter())
 
-__all__ = ["auto_image_processor", "transformers"]
+__all__ = ["auto_image_processor", "auto_model_types", "transformers"]
 
 
 def auto_image_processor() -> Any:
@@ -37,3 +37,10 @@ def auto_image_processor() -> Any:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     return AutoImageProcessor
+
+
+def auto_model_types() -> list[str]:
+    """The model types that AutoModel of the installed version knows."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return list(MODEL_MAPPING_NAMES)

@@ -381,6 +381,9 @@ def test_the_encoders_are_listed_as_a_table_and_as_json():
     models = {row["type"]: row for row in json.loads(cli("encoders", "--models", "--json").stdout)}
     assert models.keys() == COMPOSITES.keys()
     assert models["siglip"]["class"] == "SiglipModel" and models["hybrid-clip"]["vision"] == "any"
+    every = {row["type"]: row["read"] for row in json.loads(cli("encoders", "--all", "--json").stdout)}
+    assert every["swin"] == "yes" and every["whisper"] == "audio" and every["clip"].startswith("yes, ")
+    assert cli("encoders", "--all", "--models").returncode == 2
     lines = cli("encoders").stdout.splitlines()
     assert len(lines) == len(rows) + 2
     assert next(line for line in lines if line.startswith("distilbert")).split()[1:3] == ["text", "no"]

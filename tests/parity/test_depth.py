@@ -28,12 +28,12 @@ def smaller(theirs, hf):
     return model
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("depth", [2, 1])
 @pytest.mark.parametrize("name", [name for name in TYPES if "swin" not in name])
 def test_a_cut_tower_equals_pytorch_s_of_that_depth(name, depth, tmp_path):
     hf = TYPES[name]
-    tower = "vision" if "patch_size" in hf else "text"
+    tower = "vision" if "image_size" in hf else "text"
     theirs = torch_tower(hf, tmp_path / tower)
     other = {"vision": tiny.VIT, "text": tiny.BERT} | {tower: None}
     for of, config in other.items():

@@ -12,7 +12,7 @@ from lit_jax.hf.facade.model import VisionTextDualEncoderModel
 from lit_jax.models.encoders import VISION
 from tests import tiny
 from tests.parity.conftest import assert_same_layers, randomise
-from tests.parity.towers import in_torch, pixels, texts
+from tests.parity.towers import attentions_of, in_torch, pixels, texts
 
 # Every type that transformers' class can hold, at least once.
 PAIRS = {
@@ -26,8 +26,19 @@ PAIRS = {
     "dinov2 with registers + camembert": (tiny.DINOV2_REGISTERS, tiny.CAMEMBERT),
     "dinov3 + bert": (tiny.DINOV3, tiny.BERT),
     "vit + ernie": (tiny.VIT, tiny.ERNIE),
+    "vit + data2vec text": (tiny.VIT, tiny.DATA2VEC_TEXT),
+    "vit + roberta with the norms first": (tiny.VIT, tiny.ROBERTA_PRE_NORM),
+    "vit + xlm-roberta xl": (tiny.VIT, tiny.XLM_ROBERTA_XL),
+    "vit + megatron bert": (tiny.VIT, tiny.MEGATRON_BERT),
+    "vit + rembert": (tiny.VIT, tiny.REMBERT),
+    "vit + jina": (tiny.VIT, tiny.JINA),
+    "vit + squeezebert": (tiny.VIT, tiny.SQUEEZEBERT),
+    "vit + mobilebert": (tiny.VIT, tiny.MOBILEBERT),
     "swin + roberta": (tiny.SWIN, tiny.ROBERTA),
     "swinv2 + bert": (tiny.SWINV2, tiny.BERT),
+    "chinese clip + bert": (tiny.CHINESE_CLIP_VISION, tiny.BERT),
+    "mlcd + bert": (tiny.MLCD_VISION, tiny.BERT),
+    "aimv2 + bert": (tiny.AIMV2_VISION, tiny.BERT),
 }
 CLS = {name: pair for name, pair in PAIRS.items() if "cls" in VISION[pair[0]["model_type"]].poolings}
 
@@ -61,8 +72,8 @@ def assert_same_models(ours, theirs, size):
         found = {
             f"{tower} {kind} {i}": array
             for tower, out in towers.items()
-            for kind in ("hidden_states", "attentions")
-            for i, array in enumerate(out[kind])
+            for kind, arrays in (("hidden_states", out.hidden_states), ("attentions", attentions_of(out)))
+            for i, array in enumerate(arrays)
         }
         found |= {f"{tower} pooled": out.pooler_output for tower, out in towers.items()}
         names = ("image_embeds", "text_embeds", "logits_per_image", "logits_per_text", "loss")
@@ -82,7 +93,7 @@ def assert_same_models(ours, theirs, size):
     assert_same_layers({k: a for k, (a, _) in features.items()}, {k: b for k, (_, b) in features.items()})
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(("vision", "text"), PAIRS.values(), ids=PAIRS)
 def test_an_imported_model_equals_pytorch(vision, text, tmp_path):
     theirs = torch_dual(vision, text)
@@ -95,7 +106,7 @@ def test_an_imported_model_equals_pytorch(vision, text, tmp_path):
         assert torch.equal(back[name], tensor), name
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(("vision", "text"), PAIRS.values(), ids=PAIRS)
 def test_a_fresh_model_exported_and_reloaded_equals_pytorch(vision, text, tmp_path):
     config = lit_jax.VisionTextDualEncoderConfig(vision_config=vision, text_config=text, projection_dim=16)
@@ -107,7 +118,7 @@ def test_a_fresh_model_exported_and_reloaded_equals_pytorch(vision, text, tmp_pa
     assert_same_models(VisionTextDualEncoderModel.from_pretrained(tmp_path), theirs, vision["image_size"])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("vision", "text"), CLS.values(), ids=CLS)
 def test_a_model_of_two_towers_pooled_by_cls_exports_to_the_same_numbers(vision, text, tmp_path):
     tiny.write_tower(tmp_path / "v", vision)

@@ -15,7 +15,9 @@ from lit_jax.models.encoders.base import matched
 from tests import tiny
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import (
+    ASKED,
     assert_same_gradients,
+    how_of,
     in_torch,
     layers,
     our_tower,
@@ -67,6 +69,21 @@ VISION = {
     "clip": tiny.CLIP_VISION,
     "clip with gelu and a large epsilon": tiny.CLIP_VISION | {"hidden_act": "gelu", "layer_norm_eps": 1e-3},
     "clipseg": tiny.CLIPSEG_VISION,
+    "chinese clip": tiny.CHINESE_CLIP_VISION,
+    "mlcd": tiny.MLCD_VISION,
+    "mlcd of another base": tiny.MLCD_VISION | {"rope_theta": 50.0, "hidden_act": "quick_gelu"},
+    "aimv2": tiny.AIMV2_VISION,
+    "aimv2 of any size, with biases": tiny.AIMV2_VISION
+    | {"is_native": True, "qkv_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+    "vit msn": tiny.VIT_MSN | {"qkv_bias": False},
+    "i-jepa": tiny.IJEPA,
+    "data2vec": tiny.DATA2VEC_VISION,
+    "data2vec with a shared bias, a table and cls": tiny.DATA2VEC_VISION
+    | {
+        "use_shared_relative_position_bias": True,
+        "use_absolute_position_embeddings": True,
+        "use_mean_pooling": False,
+    },
     "siglip": tiny.SIGLIP_VISION,
 }
 TEXT = {
@@ -75,6 +92,14 @@ TEXT = {
     "roberta with another padding id": tiny.ROBERTA | {"pad_token_id": 5, "type_vocab_size": 2},
     "xlm-roberta": tiny.XLM_ROBERTA | {"layer_norm_eps": 1e-5},
     "camembert": tiny.CAMEMBERT,
+    "data2vec text": tiny.DATA2VEC_TEXT,
+    "luke": tiny.LUKE,
+    "i-bert": tiny.IBERT | {"layer_norm_eps": 1e-3},
+    "roberta with the norms first": tiny.ROBERTA_PRE_NORM,
+    "xlm-roberta xl": tiny.XLM_ROBERTA_XL,
+    "megatron bert": tiny.MEGATRON_BERT | {"layer_norm_eps": 1e-3},
+    "rembert": tiny.REMBERT,
+    "rembert of one width": tiny.REMBERT | {"input_embedding_size": 24},
     "mpnet": tiny.MPNET,
     "albert": tiny.ALBERT,
     "ernie": tiny.ERNIE,
@@ -86,15 +111,45 @@ TEXT = {
     "siglip text": tiny.SIGLIP_TEXT,
     "siglip text with a head of another width": tiny.SIGLIP_TEXT | {"projection_size": 32},
     "distilbert": tiny.DISTILBERT,
+    "gte": tiny.GTE,
+    "gte without token types, of another base": tiny.GTE | {"type_vocab_size": 0, "rope_theta": 50.0},
+    "jina embeddings v3": tiny.JINA,
+    "squeezebert": tiny.SQUEEZEBERT,
+    "mobilebert": tiny.MOBILEBERT,
+    "mobilebert of one mlp, with gelu": tiny.MOBILEBERT
+    | {"num_feedforward_networks": 1, "hidden_act": "gelu"},
     "electra": tiny.ELECTRA,
     "electra of one width": tiny.ELECTRA | {"embedding_size": 24},
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
+# Types of which every day a quarter is compared.
+RARE = set(
+    """vit_msn ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model data2vec-text
+    roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte
+    jina_embeddings_v3""".split()
+)
+# AIMv2 of one size takes no other.
+RESIZED = {name: hf for name, hf in VISION.items() if name != "aimv2"}
+PARTLY_READ = ("luke", "ibert")  # Without the weights of entities, or the buffers of quantisation.
 # In files of their own beside this one.
-APART = set("swin swinv2 deberta-v2 modernbert qwen3 llama gemma3_text t5 mt5 umt5 nomic_bert".split())
+APART = set(
+    """convnext convnextv2 dinov3_convnext
+    swin swinv2 deberta-v2 modernbert qwen3 llama gemma3_text t5 mt5 umt5 nomic_bert""".split()
+)
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
     name: ("text", hf) for name, hf in TEXT.items()
 }
+
+
+def cases(table):
+    """The values of a table as cases with its names; three of four of the rare types are slow."""
+    rare, found = 0, []
+    for name, value in table.items():
+        hf = value[1] if isinstance(value, tuple) else value
+        rare += (is_rare := hf["model_type"] in RARE)
+        slow = [pytest.mark.slow] if is_rare and rare % 4 else []
+        found.append(pytest.param(*(value if isinstance(value, tuple) else [value]), id=name, marks=slow))
+    return found
 
 
 def test_every_architecture_that_claims_parity_is_compared():
@@ -104,7 +159,7 @@ def test_every_architecture_that_claims_parity_is_compared():
     assert all(e.parity == 1e-5 for e in (encoders.VISION | encoders.TEXT).values())  # As assert_same_layers.
 
 
-@pytest.mark.parametrize("hf", VISION.values(), ids=VISION)
+@pytest.mark.parametrize("hf", cases(VISION))
 def test_a_vision_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     module, _, params = our_tower("vision", tmp_path)
@@ -113,29 +168,28 @@ def test_a_vision_tower_equals_pytorch_at_every_layer(hf, tmp_path):
         torch.from_numpy(images.transpose(0, 3, 1, 2)), output_hidden_states=True, output_attentions=True
     )
     got = module.apply({"params": params}, jnp.asarray(images), hidden_states=True, attentions=True)
-    assert_same_layers(layers(got), layers(want))
+    assert_same_layers(layers(got), layers(want, how_of(hf)))
 
 
 @pytest.mark.sampled(5)
-@pytest.mark.parametrize("hf", VISION.values(), ids=VISION)
+@pytest.mark.parametrize("hf", cases(RESIZED))
 @pytest.mark.parametrize("size", [24, 40, (48, 64)], ids=str)
 def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     module, _, params = our_tower("vision", tmp_path)
     height, width = size if isinstance(size, tuple) else (size, size)
     images = pixels(64)[:, :height, :width]
-    asked = hf["model_type"] in ("vit", "deit", "clip_vision_model", "siglip_vision_model")
-    extra = {"interpolate_pos_encoding": True} if asked else {}
+    extra = {"interpolate_pos_encoding": True} if hf["model_type"] in ASKED else {}
     want = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), **extra)
     got = module.apply({"params": params}, jnp.asarray(images), interpolate=True)
     assert_same_layers(
         {"last": got.last_hidden_state, "pooled": got.pooler_output},
-        {"last": want.last_hidden_state, "pooled": pooled(want)},
+        {"last": want.last_hidden_state, "pooled": pooled(want, how_of(hf))},
     )
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("hf", TEXT.values(), ids=TEXT)
+@pytest.mark.parametrize("hf", cases(TEXT))
 @pytest.mark.parametrize("inputs", ["ids alone", "mask and types", "positions"])
 def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -153,7 +207,7 @@ def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
+@pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     module, _, params = our_tower(tower, tmp_path)
@@ -165,9 +219,9 @@ def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
         theirs_in = in_torch(texts())
         inputs = jax.tree.map(jnp.asarray, texts())
 
-    output = theirs(**theirs_in)
-    weight = np.random.default_rng(3).normal(size=tuple(pooled(output).shape)).astype(np.float32)
-    (pooled(output) * torch.from_numpy(weight)).sum().backward()
+    output = pooled(theirs(**theirs_in), how_of(hf))
+    weight = np.random.default_rng(3).normal(size=tuple(output.shape)).astype(np.float32)
+    (output * torch.from_numpy(weight)).sum().backward()
     want = torch_gradients(theirs, tower, tmp_path / "gradients")
 
     def loss(params):
@@ -176,7 +230,7 @@ def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     assert_same_gradients(jax.jit(jax.grad(loss))(params), want)
 
 
-@pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
+@pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
     torch_tower(hf, tmp_path)
     _, table, params = our_tower(tower, tmp_path)
@@ -185,12 +239,14 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
     encoder = encoder_of(tower, hf["model_type"])
     _, names = matched(stored, encoder, encoder.Config.from_hf(hf))  # Of transformers 4, where 5 has others.
     assert written.keys() == set(names.values())
-    for name, tensor in stored.items():
+    assert names.keys() == stored.keys() or hf["model_type"] in PARTLY_READ
+    for name in names:
+        tensor = stored[name]
         np.testing.assert_array_equal(written[names[name]], tensor, err_msg=name)
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize(("tower", "hf"), TOWERS.values(), ids=TOWERS)
+@pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_names_that_transformers_5_has_in_memory_are_understood(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     _, _, params = our_tower(tower, tmp_path)

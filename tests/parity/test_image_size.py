@@ -15,15 +15,15 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
 from tests.parity.conftest import assert_same_layers
-from tests.parity.test_encoders import VISION
-from tests.parity.towers import pixels, pooled, torch_tower
+from tests.parity.test_encoders import RESIZED
+from tests.parity.towers import ASKED, how_of, pixels, pooled, torch_tower
 
-TYPES = VISION | {
+TYPES = RESIZED | {
     "swin": tiny.SWIN,
     "swin with absolute positions": tiny.SWIN | {"use_absolute_embeddings": True},
     "swinv2": tiny.SWINV2,
 }
-INTERPOLATED = ("vit", "deit", "clip_vision_model", "siglip_vision_model", "swin")  # Only if asked.
+INTERPOLATED = {*ASKED, "swin"}
 
 
 def sizes(hf):
@@ -32,7 +32,7 @@ def sizes(hf):
     return [hf["image_size"] + by * hf["patch_size"] for by in (first, 2)]
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", TYPES)
 def test_a_tower_loaded_at_another_size_equals_pytorch_s_interpolation(name, tmp_path):
     hf = TYPES[name]
@@ -52,7 +52,7 @@ def test_a_tower_loaded_at_another_size_equals_pytorch_s_interpolation(name, tmp
         got = inner(jnp.asarray(images))  # As a picture of the tower's own size: nothing is interpolated.
         assert_same_layers(
             {"last": got.last_hidden_state, "pooled": got.pooler_output},
-            {"last": want.last_hidden_state, "pooled": pooled(want)},
+            {"last": want.last_hidden_state, "pooled": pooled(want, how_of(hf))},
         )
 
 

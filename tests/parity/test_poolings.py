@@ -18,7 +18,13 @@ PICTURES = {
     "deit": (tiny.DEIT, 2),
     "beit": (tiny.BEIT, 1),
     "clip": (tiny.CLIP_VISION, 1),
+    "chinese clip": (tiny.CHINESE_CLIP_VISION, 1),
+    "mlcd": (tiny.MLCD_VISION, 1),
     "siglip": (tiny.SIGLIP_VISION, 0),
+    "aimv2": (tiny.AIMV2_VISION, 0),
+    "vit msn": (tiny.VIT_MSN, 1),
+    "i-jepa": (tiny.IJEPA, 0),
+    "data2vec": (tiny.DATA2VEC_VISION, 1),
     "dinov2": (tiny.DINOV2, 1),
     "dinov2 with registers": (tiny.DINOV2_REGISTERS, 5),
     "dinov3": (tiny.DINOV3, 5),
@@ -30,6 +36,15 @@ WORDS = {
     "roberta": tiny.ROBERTA,
     "xlm-roberta": tiny.XLM_ROBERTA,
     "camembert": tiny.CAMEMBERT,
+    "data2vec text": tiny.DATA2VEC_TEXT,
+    "luke": tiny.LUKE,
+    "i-bert": tiny.IBERT,
+    "roberta with the norms first": tiny.ROBERTA_PRE_NORM,
+    "xlm-roberta xl": tiny.XLM_ROBERTA_XL,
+    "megatron bert": tiny.MEGATRON_BERT,
+    "rembert": tiny.REMBERT,
+    "squeezebert": tiny.SQUEEZEBERT,
+    "mobilebert": tiny.MOBILEBERT,
     "mpnet": tiny.MPNET,
     "albert": tiny.ALBERT,
     "ernie": tiny.ERNIE,
@@ -43,6 +58,8 @@ WORDS = {
     "mt5": tiny.MT5,
     "umt5": tiny.UMT5,
     "nomic_bert": tiny.NOMIC_BERT,
+    "gte": tiny.GTE,
+    "jina": tiny.JINA,
     "qwen3": tiny.QWEN3,
     "llama": tiny.LLAMA,
     "gemma 3": tiny.GEMMA3_TEXT,
@@ -73,7 +90,7 @@ def assert_all(x, theirs, mask, prefix, names):
         np.testing.assert_allclose(np.asarray(got), want.numpy(), rtol=0, atol=bound, err_msg=how)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("hf", "prefix"), PICTURES.values(), ids=PICTURES)
 def test_pictures_are_pooled_without_the_tokens_before_the_patches(hf, prefix, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -93,7 +110,7 @@ def test_pictures_are_pooled_without_the_tokens_before_the_patches(hf, prefix, t
             encoder.pooled(module.config, "cls")
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("hf", WORDS.values(), ids=WORDS)
 def test_texts_are_pooled_over_the_tokens_of_the_mask(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)

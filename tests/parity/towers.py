@@ -18,6 +18,7 @@ from tests.parity.conftest import randomise
 # Types that AutoModel does not know -> how transformers makes them.
 APART = {
     "clipseg_vision_model": transformers.CLIPSegVisionModel._from_config,
+    "data2vec-vision": partial(transformers.Data2VecVisionModel._from_config, add_pooling_layer=True),
     "siglip_text_model": transformers.SiglipTextModel._from_config,
     "metaclip_2_text_model": transformers.MetaClip2TextModel._from_config,
     "chinese_clip_text_model": partial(
@@ -27,6 +28,15 @@ APART = {
     "mt5": transformers.MT5EncoderModel._from_config,
     "umt5": transformers.UMT5EncoderModel._from_config,
 }
+# Types that resize their positions only if `interpolate_pos_encoding` is set.
+ASKED = set(
+    """vit deit clip_vision_model chinese_clip_vision_model siglip_vision_model vit_msn ijepa data2vec-vision""".split()
+)
+
+
+def how_of(hf):
+    """What `pooled` does for a type that returns no pooled output itself."""
+    return "mean" if hf["model_type"] == "ijepa" else "cls"
 
 
 def torch_tower(hf, folder, seed=0):
@@ -69,10 +79,16 @@ def our_tower(tower, folder):
     return module, encoder.weights(config), jax.tree.map(jnp.asarray, params)
 
 
+def attentions_of(output):
+    """PyTorch's attention weights; SqueezeBERT hands out the scores instead, some of which are below zero."""
+    scores = any(isinstance(part, torch.Tensor) and (part < 0).any() for part in output.attentions)
+    return [part.softmax(-1) for part in output.attentions] if scores else output.attentions
+
+
 def layers(output, how="cls", mask=None):
     """Every array of an output by name; `how` and `mask` are those of `pooled`."""
     states = {f"hidden state {i}": state for i, state in enumerate(output.hidden_states)}
-    weights = {f"attention {i}": weight for i, weight in enumerate(output.attentions)}
+    weights = {f"attention {i}": weight for i, weight in enumerate(attentions_of(output))}
     return states | weights | {"last": output.last_hidden_state, "pooled": pooled(output, how, mask)}
 
 

@@ -96,6 +96,8 @@ def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | Non
     if "shortest_edge" in size:
         left, top, right, bottom = middle(width, height)
         short = min(right - left, bottom - top)
+        if (share := getattr(image_processor, "crop_pct", None)) is not None:  # ConvNeXt's.
+            return _convnext(size["shortest_edge"], share, (left, top, right, bottom))
         scaled = [
             (right - left) / short * size["shortest_edge"],
             (bottom - top) / short * size["shortest_edge"],
@@ -112,6 +114,18 @@ def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | Non
         return None
     dx, dy = ((right - left) * (1 - shares[0]) / 2, (bottom - top) * (1 - shares[1]) / 2)
     return left + dx, top + dy, right - dx, bottom - dy
+
+
+def _convnext(edge: int, share: float, box: Box) -> Box:
+    """Small pictures show a `share` of the shorter edge, in the middle of both; large ones are the whole, squeezed."""
+    if edge >= 384:
+        return box
+    left, top, right, bottom = box
+    sides = (right - left, bottom - top)
+    sizes = [int(int(edge / share) * side / min(sides)) for side in sides]  # Of the picture before the crop.
+    width, height = (edge * side / size for side, size in zip(sides, sizes, strict=True))
+    dx, dy = ((size - edge) // 2 * side / size for side, size in zip(sides, sizes, strict=True))
+    return left + dx, top + dy, left + dx + width, top + dy + height
 
 
 def _turbo_modules() -> tuple[Any, Any]:

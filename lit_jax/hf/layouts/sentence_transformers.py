@@ -34,6 +34,7 @@ CLASSES = "sentence_transformers.sentence_transformer.modules"
 PLACES = {tower: f"{route}_0_Transformer" for tower, route in ROUTES.items()}
 # Classes besides AutoModel that it takes for models of their types.
 _READERS = ("AutoModel", "T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel")
+_GRIDS = ("convnext", "convnextv2")  # Types whose last hidden state is no list of tokens in transformers.
 _PILLOW = {"backend": "pil"}  # As lit_jax reads pictures, also where torchvision is installed.
 _NORMALIZE = Layer("Normalize", {"module_input_name": OUTPUT, "module_output_name": OUTPUT}, {})
 _ELSE = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
@@ -131,7 +132,7 @@ def _pooled(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer
         raise ConfigError(
             f"its {tower} tower of type {model_type!r} is no model of AutoModel, with which a Transformer reads it"
         )
-    if how == "pooler" and encoder.exportable:
+    if how == "pooler" and (encoder.exportable or encoder.pooled_by_reader):
         return []
     further: list[Layer] = []
     if how == "pooler":
@@ -150,6 +151,10 @@ def _pooled(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer
         further, how = (
             [dense_layers.of_patches(how, width, (own.image_size // own.patch_size) ** 2)],
             "cls_mean",
+        )
+    if how not in POOLINGS or model_type in _GRIDS:
+        raise ConfigError(
+            f"its {tower} tower of type {model_type!r} pools by {how!r}, which no module of sentence-transformers does"
         )
     modes = POOLINGS[how]
     return [

@@ -31,7 +31,8 @@ def write(
     for tower, (model_type, tower_config) in config.towers.items():
         encoder, tower_params = encoder_of(tower, model_type), dict(params[tower])
         table = encoder.weights(tower_config)
-        if not encoder.exportable and "pooler" in tower_params:  # It is ours: AutoModel has no place for it.
+        # Types with a `pooling` have a pooler of ours, for which AutoModel has no place.
+        if hasattr(tower_config, "pooling") and "pooler" in tower_params:
             heads += POOLER.under(hf=f"{tower}_pooler", jax=f"{tower}")
             rest[tower] = {"pooler": tower_params.pop("pooler")}
             table = table.without("pooler/")

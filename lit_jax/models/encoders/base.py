@@ -42,6 +42,9 @@ class Encoder:
     nest: str = ""  # What transformers 4 puts before every name, where 5 puts nothing ("vision_model.").
     # The versions of transformers whose VisionTextDualEncoderModel can hold it.
     exportable: tuple[str, ...] = ("4.57", "5")
+    pooled_by_reader: bool = (
+        False  # One that it cannot hold, whose `reader` returns the pooled output nevertheless.
+    )
     reader: str = "AutoModel"  # The class of transformers that reads the tower by itself.
     # The largest difference from PyTorch, relative to max(1, largest value), that tests/parity allow at each layer.
     # None: not tested.

@@ -1,4 +1,7 @@
-"""BEiT (arXiv:2106.08254), as transformers' BeitModel with its pooler: positions are a bias of the attention."""
+"""BEiT (arXiv:2106.08254), as transformers' BeitModel with its pooler: positions are a bias of the attention.
+
+data2vec's image model (arXiv:2202.03555) is the same; AutoModel gives it no pooler, but its classifiers have one.
+"""
 
 import dataclasses
 from functools import lru_cache
@@ -19,7 +22,7 @@ from lit_jax.models.weight_map import WeightMap, table
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields and defaults of transformers' BeitConfig."""
+    """Fields and defaults of transformers' BeitConfig and Data2VecVisionConfig."""
 
     image_size: int = 224
     patch_size: int = 16
@@ -212,3 +215,4 @@ ENCODER = Encoder(
     ),
     fresh=r"pooler_norm/|mask_token",
 )
+DATA2VEC = dataclasses.replace(ENCODER, prefix="data2vec_vision.", exportable=())

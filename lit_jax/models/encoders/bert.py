@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.hf_config import read_config
-from lit_jax.models.layers.blocks import Block, scan_layers
+from lit_jax.models.layers.blocks import Block, layer_norm, scan_layers
 from lit_jax.models.layers.pooling import POOLER, tanh_pooler
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length, key_mask
@@ -107,8 +107,9 @@ def trunk(
 ) -> tuple[Array, Array | None, Array | None]:
     """Embeddings and blocks of BERT and its descendants: tokens, hidden states, attentions.
 
-    Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`. `options` are further
-    arguments of `scan_layers`. Raises ConfigError for more tokens than the position table has rows.
+    Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`, and `norm` where the
+    norms come first: then the last of the hidden states is normed. `options` are further arguments of `scan_layers`.
+    Raises ConfigError for more tokens than the position table has rows.
     """
     if position_ids is None:
         check_length(input_ids, config.longest)
@@ -118,6 +119,9 @@ def trunk(
     block = Block(config.block, compute, name="layers")
     mask = key_mask(attention_mask)
     x, states, weights = scan_layers(block, config.num_hidden_layers, x, mask, train=train, **options)
+    if config.block.norm_first:
+        x = layer_norm(config.block, compute, "norm")(x)
+        states = None if states is None else states.at[-1].set(x)
     return x, with_embeddings(embedded, states), weights
 
 

@@ -112,7 +112,7 @@ LAYERS = table("""
     encoder.layers.{l}.mlp.fc2.weight            | layers/mlp/down/kernel    | d f -> f d
     encoder.layers.{l}.mlp.fc2.bias              | layers/mlp/down/bias      | d
 """)
-_VISION = table("""
+VISION = table("""
     embeddings.class_embedding                   | embeddings/cls            | d -> 1 1 d
     embeddings.position_embedding.weight         | embeddings/pos            | n d -> 1 n d
     embeddings.patch_embedding.weight            | embeddings/patch/kernel   | d c p q -> p q c d
@@ -124,7 +124,7 @@ _VISION = table("""
 
 
 def weights(config: Config) -> WeightMap:
-    rows = (_VISION + LAYERS).inside("vision_model")
+    rows = (VISION + LAYERS).inside("vision_model")
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
 
 
@@ -155,3 +155,4 @@ class SegModel(Model):
 SEG = dataclasses.replace(
     ENCODER, Model=SegModel, exportable=(), reader="CLIPSegVisionModel", image_processor="ViTImageProcessor"
 )
+CHINESE = dataclasses.replace(ENCODER, image_processor="ChineseCLIPImageProcessor")

@@ -22,6 +22,7 @@ class Range(NamedTuple):
 
 _SIZE = Range(1, LARGEST)
 _LAYERS = Range(1, DEEPEST)
+_GROUPS = Range(1, 1 << 14)  # Of the channels of a dense layer.
 _ID = Range(0, LARGEST)
 _RATE = Range(0, 0.999)  # Of what dropout leaves out: with all of it, nothing is left.
 _EPS = Range(1e-20, 0.1)  # Zero divides by zero; a larger one outweighs the variance.
@@ -40,9 +41,13 @@ RANGES: dict[str, Range] = {
     "pos_embed_rescale": Range(1, 100),
     # Widths.
     "hidden_size": _SIZE,
+    "hidden_sizes": _SIZE,
     "dim": _SIZE,
     "embed_dim": _SIZE,
     "embedding_size": _SIZE,
+    "input_embedding_size": _SIZE,
+    "entity_emb_size": _SIZE,
+    "intra_bottleneck_size": _SIZE,
     "projection_size": _SIZE,
     "intermediate_size": _SIZE,
     "hidden_dim": _SIZE,
@@ -55,14 +60,22 @@ RANGES: dict[str, Range] = {
     "n_layers": _LAYERS,
     "num_layers": _LAYERS,
     "depths": _LAYERS,
+    "num_stages": _LAYERS,
     "num_attention_heads": Range(1, 1 << 14),
     "num_key_value_heads": Range(1, 1 << 14),
     "head_dim": Range(1, 1 << 14),
     "n_heads": Range(1, 1 << 14),
     "num_heads": Range(1, 1 << 14),
+    "num_feedforward_networks": Range(1, 1 << 10),
+    "q_groups": _GROUPS,
+    "k_groups": _GROUPS,
+    "v_groups": _GROUPS,
+    "intermediate_groups": _GROUPS,
+    "output_groups": _GROUPS,
     "global_attn_every_n_layers": _SIZE,
     # Tables.
     "vocab_size": _SIZE,
+    "entity_vocab_size": _SIZE,
     "type_vocab_size": Range(0, LARGEST),
     "task_type_vocab_size": _SIZE,
     "max_position_embeddings": _SIZE,

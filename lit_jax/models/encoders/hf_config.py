@@ -78,6 +78,22 @@ def own_names(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, An
     return fields | {field: hf[alias] for alias, field in aliases.items() if alias in hf}
 
 
+def rope_base(model_type: str, hf: Mapping[str, Any], kind: str = "default") -> dict[str, Any]:
+    """The base of the rotary positions, which transformers also reads nested. Raises WeightError for other kinds."""
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    found = rope.get("rope_type", rope.get("type", kind)) if isinstance(rope, Mapping) else None
+    if found != kind:
+        raise WeightError(
+            f"{model_type} config: rope_parameters={shown(rope)} is not implemented; the rope_type {kind!r} is"
+        )
+    theta = rope.get("rope_theta", hf.get("rope_theta"))
+    return {} if theta is None else {"rope_theta": theta}
+
+
+# What `rope_base` has read.
+ROPE = frozenset(("rope_parameters", "rope_scaling", "partial_rotary_factor"))
+
+
 def shown(value: Any) -> str:
     """A value of an untrusted config, short enough for an error message of one line."""
     text = repr(value)

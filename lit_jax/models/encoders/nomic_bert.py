@@ -1,15 +1,14 @@
 """Nomic Embed's BERT (arXiv:2402.01613), as transformers' NomicBertModel: rotary positions, gated MLPs, few biases."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from flax import linen as nn
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from lit_jax.models.encoders import bert
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
-from lit_jax.models.encoders.hf_config import read_config, shown
+from lit_jax.models.encoders.hf_config import ROPE, read_config, rope_base
 from lit_jax.models.layers import rotary
 from lit_jax.models.layers.blocks import Block, PerLayer, scan_layers
 from lit_jax.models.layers.pooling import pool_tokens
@@ -30,7 +29,6 @@ _PUBLISHED = {
     "attn_pdrop": "attention_probs_dropout_prob",
     "rotary_emb_base": "rope_theta",
 }
-_ROPE = frozenset(("rope_parameters", "rope_scaling", "partial_rotary_factor"))
 # What that code can do besides -> what NomicBertModel does.
 _FIXED = {
     "activation_function": ("swiglu",),
@@ -71,7 +69,7 @@ class Config:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         hf = {field: hf[name] for name, field in _PUBLISHED.items() if name in hf} | hf
         fixed = {"embd_pdrop": (hf.get("resid_pdrop"),), **_FIXED}
-        config = read_config(cls, "nomic_bert", hf | _theta(hf), inert=_ROPE, fixed=fixed)
+        config = read_config(cls, "nomic_bert", hf | rope_base("nomic_bert", hf), inert=ROPE, fixed=fixed)
         if config.head_width % 2 or not config.type_vocab_size:
             raise WeightError(
                 f"nomic_bert config: head_dim={config.head_width} with type_vocab_size={config.type_vocab_size} is not "
@@ -103,22 +101,10 @@ class Config:
         )
 
 
-def _theta(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The base of the rotary positions, which transformers also reads nested. Raises WeightError for other types."""
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, Mapping) else None
-    if kind != "default":
-        raise WeightError(
-            f"nomic_bert config: rope_parameters={shown(rope)} is not implemented; the rope_type 'default' is"
-        )
-    theta = rope.get("rope_theta", hf.get("rope_theta"))
-    return {} if theta is None else {"rope_theta": theta}
-
-
 class Model(nn.Module):
     """Equals transformers' NomicBertModel; the pooled output is the mean of the real tokens."""
 
-    config: Config
+    config: Any
     compute: Compute = Compute()
 
     @nn.compact
@@ -149,8 +135,12 @@ class Model(nn.Module):
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        pooled = pool_tokens("mean", x, attention_mask)
+        pooled = self.pooled(x, attention_mask)
         return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
+
+    def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B D"]:
+        """What the type pools of its last hidden state."""
+        return pool_tokens("mean", x, attention_mask)
 
 
 _ROWS = table("""
@@ -189,7 +179,7 @@ def weights(config: Config) -> WeightMap:
 
 
 ENCODER = Encoder(
-    respelled=frozenset({*_PUBLISHED, *_ROPE}),
+    respelled=frozenset({*_PUBLISHED, *ROPE}),
     tower="text",
     Config=Config,
     Model=Model,

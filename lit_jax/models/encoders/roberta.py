@@ -1,4 +1,4 @@
-"""RoBERTa (arXiv:1907.11692), XLM-R and CamemBERT: BERT with positions counted from the padding id."""
+"""RoBERTa (arXiv:1907.11692), XLM-R, CamemBERT and data2vec's text model: positions are counted from the padding id."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ class Config(bert.Config):
 
 @dataclasses.dataclass(frozen=True)
 class XlmRobertaConfig(Config):
-    """Fields and defaults of transformers' XLMRobertaConfig and CamembertConfig."""
+    """Fields and defaults of transformers' XLMRobertaConfig, CamembertConfig and Data2VecTextConfig."""
 
     vocab_size: int = 30522
 
@@ -45,3 +45,4 @@ ENCODER = dataclasses.replace(
     dropped=r"lm_head\..*|classifier\..*|qa_outputs\..*|embeddings\.(position_ids|token_type_ids)",
 )
 XLM_ROBERTA = dataclasses.replace(ENCODER, Config=XlmRobertaConfig)
+DATA2VEC = dataclasses.replace(XLM_ROBERTA, prefix="data2vec_text.")

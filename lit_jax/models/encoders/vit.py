@@ -16,10 +16,11 @@ from lit_jax.models.weight_map import WeightMap, table
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Fields and defaults of transformers' ViTConfig."""
+class Fields:
+    """Fields and defaults that ViT shares with its descendants without a pooler."""
 
     tokens: ClassVar[tuple[str, ...]] = ("cls",)  # Learned, before the patches.
+    inert: ClassVar[frozenset[str]] = frozenset({"encoder_stride"})  # Fields that do not change the numbers.
 
     image_size: int = 224
     patch_size: int = 16
@@ -33,18 +34,17 @@ class Config:
     attention_probs_dropout_prob: float = 0.0
     layer_norm_eps: float = 1e-12
     qkv_bias: bool = True
-    pooler_act: str = "tanh"
     initializer_range: float = 0.02
 
     @classmethod
-    def from_hf(cls, hf: dict) -> "Config":
+    def from_hf(cls, hf: dict) -> Any:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         width = hf.get("hidden_size", cls.hidden_size)
         return read_config(
             cls,
             hf.get("model_type", "vit"),
             hf,
-            inert=frozenset({"encoder_stride"}),
+            inert=cls.inert,
             fixed={
                 "pooler_output_size": (None, 0, width),
                 "head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),),
@@ -78,6 +78,13 @@ class Config:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Config(Fields):
+    """Fields and defaults of transformers' ViTConfig."""
+
+    pooler_act: str = "tanh"
+
+
 def trunk(
     config: Any,
     compute: Compute,
@@ -105,7 +112,7 @@ def trunk(
 class Model(nn.Module):
     """Equals transformers' ViTModel(add_pooling_layer=True), with NHWC images."""
 
-    config: Config
+    config: Any
     compute: Compute = Compute()
 
     @nn.compact
@@ -129,8 +136,12 @@ class Model(nn.Module):
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        pooled = tanh_pooler(self.compute, x, ACTIVATIONS[c.pooler_act], c.initializer_range)
-        return EncoderOutput(x, pooled, states, weights)
+        return EncoderOutput(x, self.pooled(x), states, weights)
+
+    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+        """What the type pools of its last hidden state."""
+        c = self.config
+        return tanh_pooler(self.compute, x, ACTIVATIONS[c.pooler_act], c.initializer_range)
 
 
 QKV_BIAS = table("""

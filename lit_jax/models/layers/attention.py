@@ -39,20 +39,24 @@ class Attention(nn.Module):
         *,
         bias: Float[Array, "_ H N N"] | None = None,
         rope: tuple[Array, Array] | None = None,
+        values: Float[Array, "B N _"] | None = None,
         train: bool = False,
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
+        """`values` are what the values are made of, if not `x`."""
         spec, width = self.spec, x.shape[-1]
         heads = (spec.heads, spec.head_width or width // spec.heads)  # H K
         few = (spec.kv_heads or spec.heads, heads[1])
 
         def project(name: str, kernel: tuple[int, ...], inputs: int) -> Projection:
-            biased, dtype = name[0] in spec.biases, self.compute.dtype
+            biased, dtype, groups = name[0] in spec.biases, self.compute.dtype, spec.groups_of(name)
             fan_in = {"query": width * heads[1], "out": math.prod(heads)}.get(name, width)
-            return Projection(kernel, inputs, biased, spec.std(fan_in), dtype, name=name)
+            kernel = (kernel[0] // groups, *kernel[1:])
+            return Projection(kernel, inputs, biased, spec.std(fan_in), dtype, groups, name=name)
 
         q = project("query", (width, *heads), 1)(x)  # B N HK
-        k, v = (project(name, (width, *few), 1)(x) for name in ("key", "value"))
+        y = x if values is None else values
+        k, v = (project(name, (z.shape[-1], *few), 1)(z) for name, z in (("key", x), ("value", y)))
         if rope is not None or spec.qk_norm:
             q, k = (self.turned(y, name, rope) for y, name in ((q, "query_norm"), (k, "key_norm")))
         if spec.scale is not None:  # All of the implementations divide by the root of the width.

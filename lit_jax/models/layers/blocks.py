@@ -63,16 +63,24 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "B N D"], *, train: bool = False) -> Float[Array, "B N D"]:
         spec, width = self.spec, x.shape[-1]
 
+        biased = {"down": spec.mlp_bias, "up": spec.mlp_bias if spec.up_bias is None else spec.up_bias}
+
         def dense(features: int | tuple[int, ...], inputs: int, name: str) -> Dense:
             init = nn.initializers.normal(spec.std(inputs))
             return Dense(
-                features, use_bias=spec.mlp_bias, dtype=self.compute.dtype, kernel_init=init, name=name
+                features,
+                use_bias=biased[name],
+                dtype=self.compute.dtype,
+                kernel_init=init,
+                groups=spec.groups_of(name),
+                name=name,
             )
 
         act = ACTIVATIONS[spec.act]
         if spec.gated:
-            y = dense((2, spec.hidden), width, "up")(x)  # B N 2 F: gate, up
-            y = act(y[..., 0, :]) * y[..., 1, :]
+            y = dense((2, spec.hidden), width, "up")(x)  # B N 2 F
+            gate = int(spec.gate_last)
+            y = act(y[..., gate, :]) * y[..., 1 - gate, :]
         else:
             y = act(dense(spec.hidden, width, "up")(x))
         y = nn.Dropout(spec.hidden_dropout, deterministic=not train)(y)

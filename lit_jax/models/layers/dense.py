@@ -48,6 +48,13 @@ def named(y: Float[Array, "..."], inputs: int, outputs: int) -> Float[Array, "..
     return checkpoint_name(y, "narrow product" if outputs <= inputs else "wide product")
 
 
+def by_groups(x: Float[Array, "... D"], kernel: Float[Array, "_ E"], groups: int) -> Float[Array, "... E"]:
+    """x @ kernel of `groups` blocks: equals a convolution of one token with so many groups."""
+    parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    y = jnp.einsum("...gd,dge->...ge", parts, kernel.reshape(kernel.shape[0], groups, -1))
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class Dense(nn.Module):
     """A dense layer from the axes `axis`, the last ones, to `features`; params as nn.DenseGeneral's."""
 
@@ -56,12 +63,17 @@ class Dense(nn.Module):
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    groups: int = (
+        1  # Of an axis: each part of the inputs gives a part of the outputs, and the kernel is [D / g, E].
+    )
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         axes = (self.axis,) if isinstance(self.axis, int) else self.axis
         outputs = (self.features,) if isinstance(self.features, int) else self.features
         inputs = x.shape[-len(axes) :]
+        if self.groups > 1:
+            inputs = (inputs[0] // self.groups,)
         flat = (math.prod(inputs), math.prod(outputs))
         kernel = self.param(
             "kernel",
@@ -70,7 +82,13 @@ class Dense(nn.Module):
         )
         lead = x.ndim - len(axes)
         contracted = (tuple(range(lead, x.ndim)), tuple(range(len(axes))))
-        y = lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ())))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        grouped = self.groups > 1
+        y = (
+            by_groups(x, kernel, self.groups)
+            if grouped
+            else lax.dot_general(x, kernel, (contracted, ((), ())))
+        )
         if self.use_bias:
             y = add_bias(y, self.param("bias", nn.initializers.zeros, outputs))
         return named(y, *flat)
@@ -111,12 +129,15 @@ class Projection(nn.Module):
     bias: bool
     init_std: float
     dtype: DTypeLike
+    groups: int = 1  # As in Dense.
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:
         outputs = self.shape[self.inputs :]
         kernel = self.param("kernel", nn.initializers.normal(self.init_std), self.shape)
-        y = x.astype(self.dtype) @ kernel.reshape(x.shape[-1], -1).astype(self.dtype)
+        kernel = kernel.reshape(x.shape[-1] // self.groups, -1).astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = by_groups(x, kernel, self.groups) if self.groups > 1 else x @ kernel
         if self.bias:
             y = add_bias(y, self.param("bias", nn.initializers.zeros, outputs).reshape(-1))
         return named(y, x.shape[-1], y.shape[-1])

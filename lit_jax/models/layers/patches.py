@@ -7,7 +7,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.layers.dense import Conv
-from lit_jax.models.layers.position_tables import resize_grid
+from lit_jax.models.layers.norm import RmsNorm
+from lit_jax.models.layers.position_tables import resize_grid, sinusoids
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.errors import ConfigError
 
@@ -23,7 +24,9 @@ class Patches:
     tokens: tuple[str, ...] = ("cls",)  # Learned, before the patches, with positions of their own.
     registers: int = 0  # Learned, between these and the patches, without positions.
     bias: bool = True
-    positions: bool = True
+    rms_eps: float | None = None  # Of a norm of the patches before their positions, by the root mean square.
+    positions: bool = True  # A learned table.
+    sinusoids: bool = False  # Positions that are computed instead.
     antialias: bool = False  # When the position table is resized.
     dropout: float = 0.0
     init_std: float = 0.02
@@ -73,6 +76,10 @@ class PatchEmbed(nn.Module):
         x = conv(images)
         rows, columns = x.shape[1:3]
         x = x.reshape(x.shape[0], rows * columns, -1)
+        if spec.rms_eps is not None:
+            x = RmsNorm(spec.rms_eps, self.compute.dtype, 0.0, name="norm")(x)
+        if spec.sinusoids:
+            x = (x + sinusoids(rows, columns, spec.width)).astype(x.dtype)
 
         def learned(name: str, count: int) -> Array:
             tokens = self.param(name, init, (1, count, spec.width))

@@ -64,6 +64,7 @@ class BlockSpec:
     eps: float = 1e-12
     biases: str = "qkvo"  # The projections of the attention that have a bias: query, key, value, out.
     mlp_bias: bool = True
+    up_bias: bool | None = None  # Of the first layer of the MLP, if it differs.
     norm_bias: bool = True
     rms: float | None = (
         None  # Norms by the root mean square, whose scale is this + a weight. None: layer norms.
@@ -73,7 +74,9 @@ class BlockSpec:
     head_width: int | None = None  # None: the heads divide the width among themselves.
     qk_norm: bool = False  # A norm of each query and key, by head.
     scale: float | None = None  # Of the scores; None: one over the root of a head's width.
+    groups: tuple[tuple[str, int], ...] = ()  # Of query, key, value, up and down (SqueezeBERT), where not 1.
     gated: bool = False  # act(gate) * up instead of act(up).
+    gate_last: bool = False  # The two are stored as up, gate.
     layer_scale: float | None = None  # Initial value of a learned per-channel factor on both branches.
     dropout: float = 0.0  # Of what attention and MLP add.
     mlp_dropout: float | None = None  # Of what the MLP adds, if it differs.
@@ -82,6 +85,10 @@ class BlockSpec:
     drop_path: float = 0.0  # Of every layer; of the last one if each layer is given its own rate.
     init_std: float = 0.02
     init_by_inputs: bool = False  # As T5 starts: `init_std` is divided by the root of a kernel's inputs.
+
+    def groups_of(self, name: str) -> int:
+        """The groups of the dense layer of this name."""
+        return dict(self.groups).get(name, 1)
 
     def std(self, inputs: int) -> float:
         """The standard deviation that a kernel with so many inputs starts with."""

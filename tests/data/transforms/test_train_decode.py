@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lit_jax.data.transforms.image_processor import make_decode
-from lit_jax.data.transforms.train_decode import HOW, make_train_decode
+from lit_jax.data.transforms.train_decode import HOW, make_train_decode, shown
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, DataError
 from tests.bad_pictures import BROKEN, encoded, noise
@@ -22,6 +22,9 @@ def processors(side):
         "square, cropped": transformers.DeiTImageProcessorPil(size=larger, crop_size=square),
         "short edge, cropped": transformers.CLIPImageProcessorPil(
             size={"shortest_edge": side * 9 // 8}, crop_size=square
+        ),
+        "ConvNeXt's share of the short edge": transformers.ConvNextImageProcessorPil(
+            size={"shortest_edge": side}
         ),
     }
 
@@ -50,6 +53,14 @@ def test_a_reduced_jpeg_shows_what_the_image_processor_shows(how, name):
             for options in ({}, {"progressive": True}):
                 data = encoded(scene(size, mode), "JPEG", quality=95, **options)
                 assert distance(decode(data), exact(data)) < 3, (size, mode, options)
+
+
+def test_convnext_shows_the_middle_of_small_pictures_and_the_whole_of_large_ones():
+    small, large = (
+        transformers.ConvNextImageProcessorPil(size={"shortest_edge": side}) for side in (224, 384)
+    )
+    assert shown(small, 400, 256) == (88.0, 16.0, 312.0, 240.0)  # 224 of 256 pixels.
+    assert shown(large, 400, 256) == (0.0, 0.0, 400.0, 256.0)
 
 
 @pytest.mark.parametrize("how", ["fast", "turbo"])

@@ -1,0 +1,108 @@
+"""The configs of ConvNeXt, ConvNeXt v2 and DINOv3's ConvNeXt."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from lit_jax.models.encoders.field_ranges import DEEPEST
+from lit_jax.models.encoders.hf_config import BACKBONE, own_names, read_config
+from lit_jax.models.layers.patches import Patches
+from lit_jax.utils.errors import WeightError
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What the configs of the three types share."""
+
+    model_type: ClassVar[str]
+    response: ClassVar[bool] = False  # Global response normalisation within the MLPs.
+    cls: ClassVar[bool] = False  # The mean of the tokens is a token of its own, before them.
+
+    image_size: int = 224
+    num_channels: int = 3
+    hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    hidden_act: str = "gelu"
+    drop_path_rate: float = 0.0
+    initializer_range: float = 0.02
+
+    @classmethod
+    def from_hf(cls, hf: dict) -> Any:
+        """Raises WeightError for a field that would change the numbers and is not implemented."""
+        hf = own_names(hf, {"num_hidden_layers": "num_stages"})
+        config: Any = read_config(cls, cls.model_type, hf, inert=BACKBONE)
+        stages = len(config.depths)
+        for name, number in (
+            ("hidden_sizes", len(config.hidden_sizes)),
+            ("num_stages", getattr(config, "num_stages", stages)),
+        ):
+            if number != stages:
+                raise WeightError(
+                    f"{cls.model_type} config: {name} counts {number} stages and depths {stages}; wanted one number"
+                )
+        if sum(config.depths) > DEEPEST:
+            raise WeightError(
+                f"{cls.model_type} config: depths={config.depths} is not usable; wanted at most {DEEPEST} layers"
+            )
+        return config
+
+    @property
+    def hidden_size(self) -> int:
+        """The width of the last stage and of the pooled output."""
+        return self.hidden_sizes[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigV2(Shared):
+    """Fields and defaults of transformers' ConvNextV2Config."""
+
+    model_type = "convnextv2"
+    response = True
+    inner_eps: ClassVar[float] = 1e-6  # Of the norms but the last one, whatever `layer_norm_eps` says.
+
+    patch_size: int = 4
+    num_stages: int = 4
+    layer_norm_eps: float = 1e-12
+
+    @property
+    def scale(self) -> float | None:
+        """What the factors of the channels before a residual start with; None: there are none."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ConfigV2):
+    """Fields and defaults of transformers' ConvNextConfig."""
+
+    model_type = "convnext"
+    response = False
+
+    layer_scale_init_value: float = 1e-6
+
+    @property
+    def scale(self) -> float | None:
+        return self.layer_scale_init_value if self.layer_scale_init_value > 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dinov3Config(Shared):
+    """Fields and defaults of transformers' DINOv3ConvNextConfig."""
+
+    model_type = "dinov3_convnext"
+    cls = True
+    patch_size: ClassVar[int] = 4
+
+    layer_norm_eps: float = 1e-6
+    layer_scale_init_value: float = 1e-6
+
+    @property
+    def scale(self) -> float:
+        return self.layer_scale_init_value
+
+    @property
+    def inner_eps(self) -> float:
+        return self.layer_norm_eps
+
+    @property
+    def patches(self) -> Patches:
+        """The mean of the tokens stands before them, where other towers have a CLS token."""
+        return Patches(self.image_size, self.patch_size, self.num_channels, self.hidden_size)
