@@ -185,8 +185,8 @@ def _timm_head(config: DualEncoderConfig, features: int, head: Tensors) -> tuple
         return {"timm_proj": "linear", "timm_proj_bias": biased}, returned(rows, head)
     if not plain_mlp(kind, features, 2 * own):
         raise ConfigError(
-            f"its vision_head {kind.kind!r} of hidden {list(kind.widths(features))} is not one that it has behind a tower "
-            f"of timm: linear, linear_bias, identity, or an mlp of hidden [{2 * own}] with gelu"
+            f"its vision_head {kind.kind!r} of hidden {list(kind.widths(features))} is not one that it has behind a "
+            f"tower of timm: linear, linear_bias, identity, or an mlp of hidden [{2 * own}] with gelu"
         )
     biased = bool(head["visual_projection.out.bias"].any())
     rows = tables.TIMM_MLP + (tables.TIMM_MLP_BIAS if biased else ())
