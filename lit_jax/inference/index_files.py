@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from lit_jax.utils import checksums, strict_json
-from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
+from lit_jax.utils.parts import put_first, put_last
 
 FORMATS = ("npy", "parquet")
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -113,18 +113,20 @@ def paths_of(folder: Path, format: str, number: int, shards: int) -> tuple[Path,
 
 
 def write_shard(paths: tuple[Path, ...], shard: Shard) -> None:
-    """Writes the files of a shard, each atomically."""
+    """Writes the files of a shard, each atomically; the last one, which completes it, unless another process has."""
     if len(paths) == 1:
         vectors = pa.FixedSizeListArray.from_arrays(shard.embeddings.ravel(), shard.embeddings.shape[1])
-        put(paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path))
+        put_first(
+            paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path)
+        )
         return
-    put(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
+    put_last(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
 
     def save(path: Path) -> None:
         with path.open("wb") as file:
             np.save(file, shard.embeddings)
 
-    put(paths[1], save)
+    put_first(paths[1], save)
 
 
 def read_shard(paths: tuple[Path, ...], rows: int, width: int) -> Shard:
