@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,16 +48,17 @@ def near_duplicates(
     compared with all that stay before it, so the work grows with the square of their number.
     """
     size = -(-min(block, len(numbers)) // mesh.size) * mesh.size
-    near, stays = _near(mesh, float(threshold)), np.ones(len(numbers), bool)
+    near = _near(mesh, float(threshold))
+    stays: np.ndarray = np.ones(len(numbers), bool)
     for start in range(0, len(numbers), size):
         here = slice(start, start + size)
         mine = _padded(rows.take(numbers[here]), size)
         before = numbers[:start][stays[:start]]
-        left: np.ndarray = stays[here]  # A view.
+        left: Any = stays[here]  # A view, bool [n].
         for first in range(0, len(before), size):
             others = before[first : first + size]
             found = near(mine, _placed(rows.take(others), size, mesh))
-            left &= ~np.asarray(found).any(axis=1)[: len(left)]
+            left[np.flatnonzero(np.asarray(found)[: len(left)].any(axis=1))] = False
         matrix = np.asarray(near(mine, _placed(mine[: len(left)], size, mesh)))[: len(left), : len(left)]
         for row in np.flatnonzero(np.tril(matrix, -1).any(axis=1)).tolist():
             left[row] &= not (matrix[row, :row] & left[:row]).any()
