@@ -10,33 +10,10 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from lit_jax.inference.index import Index
+from lit_jax.inference.screen import Rows
 from lit_jax.parallel.sharding import BATCH, put_batch
-from lit_jax.utils.errors import DataError
 
 _BLOCK = 8192  # Rows that are compared with as many others at once.
-
-
-class Rows:
-    """The vectors of an index by their numbers; those of a .npy stay on disk, those of parquet are in memory."""
-
-    def __init__(self, index: Index):
-        self._shards = [shard.embeddings for shard in index]
-        self._starts = np.cumsum([0, *(len(rows) for rows in self._shards)])
-        self._name = index.folder
-
-    def take(self, numbers: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n E"]:
-        """The rows with these numbers, ascending. Raises DataError for one that is not finite."""
-        cuts = np.searchsorted(numbers, self._starts)
-        rows = [
-            shard[numbers[a:b] - start]
-            for shard, start, a, b in zip(self._shards, self._starts, cuts, cuts[1:], strict=False)
-            if b > a
-        ]
-        found = np.concatenate(rows)
-        if not np.isfinite(found).all():
-            raise DataError(f"the index {self._name} has vectors that are not finite; embed again")
-        return found
 
 
 def near_duplicates(

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lit_jax.data.sources.base import Source
-from lit_jax.inference.duplicates import Rows, near_duplicates
+from lit_jax.inference.duplicates import near_duplicates
 from lit_jax.inference.index import Index
 from lit_jax.inference.scores import Scores
 from lit_jax.parallel.sharding import make_mesh
@@ -139,6 +139,6 @@ def _far_apart(
     numbers = records - np.searchsorted(skipped, records)
     stays = np.zeros(total, bool)
     if len(numbers):
-        left = near_duplicates(Rows(index), numbers, threshold, make_mesh())
+        left = near_duplicates(index.rows(), numbers, threshold, make_mesh())
         stays[records[~left]] = True
     return stays

@@ -11,13 +11,14 @@
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from lit_jax.data.reader import check_choice
 from lit_jax.data.sources.base import Source
@@ -36,9 +37,11 @@ from lit_jax.inference.index_files import (
     read_manifest,
     read_shard,
     read_sums,
+    read_vectors,
     write_shard,
 )
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
+from lit_jax.inference.screen import Rows, Screen
 from lit_jax.inference.shard_set import ShardSet
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
 from lit_jax.utils.errors import ConfigError, DataError
@@ -65,10 +68,15 @@ class Index:
     text_length: int | None = None  # Tokens of a query that are read; None: as many as the model reads.
     # The sums of its files that were not compared yet; a file is compared when it is read first.
     unchecked: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    screen: Screen | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Index":
-        """The index in `folder`. Raises DataError for a folder that is not an index, or not a complete one."""
+    def open(cls, folder: str | Path, *, screen: bool = False) -> "Index":
+        """The index in `folder`. Raises DataError for a folder that is not an index, or not a complete one.
+
+        With `screen`, all of its vectors are read now, and a copy of a byte for each number stays in memory; then
+        `search` reads few of the vectors and finds the same. It is for many searches of a large index.
+        """
         folder = Path(folder)
         if not os.path.isfile(folder / MANIFEST):
             if os.path.isfile(folder / PLAN):
@@ -77,7 +85,10 @@ class Index:
         manifest = read_manifest(folder)
         sums = read_sums(folder)
         check_sums((folder / MANIFEST,), sums)
-        return cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])}, unchecked=sums)
+        index = cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])}, unchecked=sums)
+        if not screen:
+            return index
+        return replace(index, screen=Screen.of((shard.embeddings for shard in index), index.rows()))
 
     @property
     def shards(self) -> int:
@@ -89,18 +100,42 @@ class Index:
         before = np.asarray(self.skipped, np.int64) - np.arange(len(self.skipped))
         return number + int(np.searchsorted(before, number, side="right"))
 
+    def sizes(self) -> list[int]:
+        """The number of pictures of each shard, without those that were left out."""
+        total = self.pictures + len(self.skipped)
+        numbers = np.asarray(self.skipped, np.int64) // self.shard_size
+        gaps = np.bincount(numbers, minlength=self.shards).tolist()
+        return [min(self.shard_size, total - n * self.shard_size) - gaps[n] for n in range(self.shards)]
+
+    def shard(self, number: int, rows: int) -> Shard:
+        """The shard with this number, which has `rows` pictures. Raises DataError if it is damaged."""
+        paths = paths_of(self.folder, self.format, number, self.shards)
+        shard = read_shard(paths, rows, self.width)
+        check_sums(paths, self.unchecked)
+        return shard
+
     def __iter__(self) -> Iterator[Shard]:
         """Reads the shards in order, one at a time, without empty ones. Raises DataError for one that is damaged."""
-        total = self.pictures + len(self.skipped)
-        numbers, counts = np.unique(np.asarray(self.skipped, np.int64) // self.shard_size, return_counts=True)
-        gaps = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-        for number in range(self.shards):
-            size = min(self.shard_size, total - number * self.shard_size)
-            if rows := size - gaps.get(number, 0):
-                paths = paths_of(self.folder, self.format, number, self.shards)
-                shard = read_shard(paths, rows, self.width)
-                check_sums(paths, self.unchecked)
-                yield shard
+        return (self.shard(number, rows) for number, rows in enumerate(self.sizes()) if rows)
+
+    def rows(self) -> Rows:
+        """The vectors by the numbers of their pictures."""
+        sizes = self.sizes()
+
+        def read(number: int) -> Float[np.ndarray, "n E"]:
+            paths = paths_of(self.folder, self.format, number, self.shards)
+            check_sums(paths[-1:], self.unchecked)
+            return read_vectors(paths, sizes[number], self.width)
+
+        return Rows(sizes, read, str(self.folder))
+
+    def ids(self, numbers: Sequence[int]) -> list[str]:
+        """The ids of pictures by their numbers."""
+        sizes = self.sizes()
+        starts = np.cumsum([0, *sizes])
+        places = [int(np.searchsorted(starts, number, side="right")) - 1 for number in numbers]
+        shards = {place: self.shard(place, sizes[place]).ids for place in set(places)}
+        return [shards[place][number - starts[place]] for place, number in zip(places, numbers, strict=True)]
 
     def check_model(self, model: Embedder) -> None:
         """Raises DataError unless `model` is the one that made the index."""

@@ -135,8 +135,15 @@ def read_shard(paths: tuple[Path, ...], rows: int, width: int) -> Shard:
     """What `write_shard` wrote; the vectors of a .npy stay on disk. Raises DataError for anything but `rows` rows."""
     if len(paths) == 1:
         return _judged(paths[0], _VECTORS, lambda path: _read_table(path, rows, width))
-    vectors = _judged(paths[1], _VECTORS, lambda path: _map_vectors(path, rows, width))
+    vectors = read_vectors(paths, rows, width)
     return Shard(vectors, _judged(paths[0], _IDS, lambda path: _read_ids(path, rows)))
+
+
+def read_vectors(paths: tuple[Path, ...], rows: int, width: int) -> Float[np.ndarray, "n E"]:
+    """The vectors of `read_shard` alone; those of a .npy stay on disk."""
+    if len(paths) == 1:
+        return read_shard(paths, rows, width).embeddings
+    return _judged(paths[1], _VECTORS, lambda path: _map_vectors(path, rows, width))
 
 
 def _remedy(command: str) -> str:
