@@ -5,8 +5,8 @@
 The index is made first: unit vectors around the centres of clusters, in the files that `lit-jax embed` writes (10 GB
 for the line above, removed at the end unless --folder names their place). Each query is a new member of a cluster.
 `Index.open(..., screen=True)` reads all of it once; a search is timed from the embedded query to the ids of the
-nearest. The recall is the share of the results of the plain exact search that are found. Memory is that of the process without
-files that are mapped.
+nearest. The recall is the share of the results of the plain exact search that are found. Memory is that of the
+process without files that are mapped.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from lit_jax.inference.nearest import nearest
 from lit_jax.parallel.sharding import make_mesh
 from lit_jax.utils.console import table
 
-SHARD = 65_536
+SHARD = 8_192
 ABOUT = {"model": "none", "fingerprint": "none", "source": "synthetic", "source_fingerprint": "none"}
 
 
