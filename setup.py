@@ -50,6 +50,8 @@ PEERS = [
     "sentence-transformers>=6.2",
 ]  # Tests compare with them where they are installed.
 PLOT = ["matplotlib>=3.9"]
+RAY = ["pandas>=2", "ray[data]>=2.40"]
+BEAM = ["apache-beam>=2.60"]
 SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
 STABLEHLO = ["flatbuffers>=24.3"]  # With it, jax.export writes files.
 WANDB = ["wandb>=0.19"]
@@ -80,6 +82,8 @@ setup(
         "parity": PARITY,
         "peers": PEERS,
         "plot": PLOT,
+        "ray": RAY,
+        "beam": BEAM,
         "sentencepiece": SENTENCEPIECE,
         "stablehlo": STABLEHLO,
         "turbo": TURBO,

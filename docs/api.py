@@ -21,6 +21,8 @@ MODULES = (
     "lit_jax.evals",
     "lit_jax.tools.export",
     "lit_jax.inference.index",
+    "lit_jax.inference.scores",
+    "lit_jax.inference.filtering",
     "lit_jax.tools.plan.plan",
     "lit_jax.tools.plan.parameters",
     "lit_jax.tools.doctor",

@@ -35,6 +35,8 @@ COMMANDS = {
     "doctor": "Check this machine, and a workdir with its checkpoints.",
     "encoders": "List the supported architectures.",
     "prepare": "Write any source as ArrayRecord shards that TFDS reads.",
+    "score": "Write how similar each picture of a source is to its captions.",
+    "filter": "Write the records of a source that are worth training on.",
     "inspect": "Show what is in a source: sizes, lengths, duplicates, pairs.",
 }
 # These compare with PyTorch, or run a config file that may import it; the others start faster without it.

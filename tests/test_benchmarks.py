@@ -73,3 +73,13 @@ def test_the_cost_of_checking_files_has_a_row_for_a_resume_and_for_a_cache():
     rows = [line.split() for line in run("verification.py", "--tiny").splitlines()[2:]]
     assert [row[0] for row in rows] == ["resume", "cache"]
     assert all(0 < float(row[2]) < float(row[1]) for row in rows)
+
+
+@pytest.mark.slow
+def test_a_small_search_finds_all_and_reads_few(tmp_path):
+    printed = run(
+        "search.py", "--vectors=70000", "--width=32", "--clusters=50", f"--json={tmp_path / 'found'}"
+    )
+    found = json.loads((tmp_path / "found").read_text())
+    assert "70,000 x 32" in printed and found["recall"] == 1
+    assert 10 <= found["candidates"] < 7_000 and found["seconds"] > 0

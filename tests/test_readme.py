@@ -66,6 +66,12 @@ RUN = {
     "prepare SOURCE --output DIR --name NAME --split SPLIT": (
         "prepare shapes:8/train --output set --name shapes --split train --processes 1"
     ),
+    "score SOURCE --model DIR_OR_ID --output DIR": (
+        "score shapes:8/train --model quickstart_run/export --output scores"
+    ),
+    "filter SOURCE --scores DIR --min X --output DIR": (
+        "filter shapes:8/train --scores scores --top-share .5 --output kept --processes 1"
+    ),
     "inspect SOURCE [--sheet PNG]": "inspect shapes:20/train --sheet sheet.png",
 }
 

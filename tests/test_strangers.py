@@ -95,6 +95,8 @@ RUNS = [  # A command; @ is the folder, ~ the odd name. Whether it succeeds.
     ("blend @/model~ @/model~ --alpha 0.5 --output @/blend~ --layout lit_jax", True),
     ("prepare folder:@/pairs --output @/set~ --name pairs --split train --processes 1", True),
     ("prepare folder:@/pairs --output @/set2 --name pairs~ --split train --processes 1", False),
+    ("score folder:@/pairs --model @/model~ --output @/scores~", True),
+    ("filter folder:@/pairs --scores @/scores~ --min -1 --output @/kept~ --processes 1", True),
     ("grid --workdir @/grid~ --cells ~", False),
     ("align @/none~ @/none~ folder:@/none~ --workdir @/align~", False),
     ("plan --config @/config.py --topology v5e:2x4", False),

@@ -27,6 +27,7 @@ from lit_jax.utils.shown import say
     show_default=True,
     help="Pictures a file.",
 )
+@options.shard
 @options.on_bad_record
 @options.dtype
 @options.text_length
@@ -41,7 +42,8 @@ def main(pictures: tuple[str, ...], model: str, output: str, **settings: Any) ->
     from lit_jax.parallel import distributed
     from lit_jax.utils.console import progress
 
-    distributed.start()
+    if settings["shard"] is None:  # Else each process works for itself.
+        distributed.start()
     with progress("pictures", show=distributed.is_main_process()) as report:
         index = embed(
             pictures[0] if len(pictures) == 1 else pictures,
@@ -50,7 +52,9 @@ def main(pictures: tuple[str, ...], model: str, output: str, **settings: Any) ->
             progress=report,
             **settings,
         )
-    if distributed.is_main_process():
+    if index is None:
+        say(f"part {settings['shard']} of {output} is there; other parts are missing yet")
+    elif distributed.is_main_process():
         left_out = f" ({len(index.skipped):,} broken ones left out)" if index.skipped else ""
         say(
             f"{index.pictures:,} pictures in {index.folder}{left_out}; lit-jax search {index.folder} --query TEXT"

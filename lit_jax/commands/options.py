@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.parts import Part
+
 
 def unwritable(path: Path) -> str | None:
     """Why a file cannot be written, so that this is said before the work and not after it; None if it can."""
@@ -29,6 +32,18 @@ class OutputFile(click.Path):
         if why := unwritable(path):
             self.fail(why, param, ctx)
         return path
+
+
+class PartOfWork(click.ParamType):
+    """`I/N`, the part I (from 0) of work in N parts."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return value if isinstance(value, Part) else Part.parse(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
 
 
 model = click.option(
@@ -64,6 +79,7 @@ on_bad_record = click.option(
     default="error",
     help="error (default) or skip.",
 )
+shard = click.option("--shard", metavar="I/N", type=PartOfWork(), help="Only part I of N, with I from 0.")
 layout = click.option(
     "--layout",
     type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers", "open_clip"]),

@@ -40,6 +40,7 @@ from lit_jax.utils.shown import say
     type=click.IntRange(min=1),
     help="Processes that write [default: one a core].",
 )
+@shared.shard
 def main(
     source: str,
     output: str,
@@ -66,4 +67,7 @@ def main(
             options=PrepareOptions(processes=processes or os.cpu_count() or 1, **options),
             progress=report,
         )
-    say(f"wrote {folder}; train on it as tfds:{folder}/{split}")
+    if (folder / f".unfinished-{split}").exists():
+        say(f"part {options['shard']} of {folder} is there; other parts are missing yet")
+    else:
+        say(f"wrote {folder}; train on it as tfds:{folder}/{split}")

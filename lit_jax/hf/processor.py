@@ -35,6 +35,9 @@ def processor_class() -> Any:
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, **options)
 
+        def __reduce__(self) -> tuple[Any, ...]:  # The class itself has no place where pickle could find it.
+            return _joined, (self.image_processor, self.tokenizer)
+
         def __call__(
             self, images: Any = None, text: Any = None, **options: Unpack[transformers.ProcessingKwargs]
         ) -> Any:
@@ -67,6 +70,10 @@ def processor_class() -> Any:
             return [image_processors.load(where, **options), tokenizer]
 
     return VisionTextDualEncoderProcessor
+
+
+def _joined(image_processor: Any, tokenizer: Any) -> Any:
+    return processor_class()(image_processor, tokenizer)
 
 
 def load_processor(folder: str | Path, *, image_size: int | None = None) -> Processor:

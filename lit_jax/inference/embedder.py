@@ -3,10 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Float
+from PIL import Image
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.in_memory import Picture, as_source
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 _LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens; only a few, since each one is compiled.
 
 
+_PICTURES, _TEXTS = ("image", "bytes", "path"), ("text", "caption")  # Columns that `__call__` embeds.
+
+
 class Opened(NamedTuple):
     """A model that was read already, for instance by `train.trained.read_trained`."""
 
@@ -51,7 +55,8 @@ class Embedder:
     `model` is a folder, a Hub id or Opened. `batch_size` is the largest number of rows at once. `text_length` is in
     tokens; its default is what the tokenizer states and the text tower has positions for, up to 512.
     `image_processor` receives the model's image processor and returns the one to use. `dtype` is that of the
-    arithmetic. Raises ConfigError for arguments out of range and for a folder that does not exist, and WeightError for
+    arithmetic. An Embedder can be pickled, with its weights, and called with a batch of Ray Data or Beam: see
+    `__call__`. Raises ConfigError for arguments out of range and for a folder that does not exist, and WeightError for
     a model that cannot be read.
     """
 
@@ -80,6 +85,7 @@ class Embedder:
             self.processor.image_processor = image_processor(self.processor.image_processor)
         self.mesh, self.dtype = make_mesh(), jnp.dtype(dtype)
         self.batch_size = self._rows(batch_size)
+        self._module, self._asked = model.module, batch_size
         positions = positions_of(self.config.text)
         if text_length is not None and text_length > positions:
             raise ConfigError(
@@ -95,6 +101,41 @@ class Embedder:
         self._step = make_embed_step(module, self.mesh, pixels_of(images), self.dtype)
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         self._params = jax.tree.map(lambda leaf: put(leaf, everywhere), model.params)
+
+    def __getstate__(self) -> dict[str, Any]:
+        params = jax.tree.map(fetch, self._params)
+        return {
+            "model": Opened(self.name, self._module, params, self.processor),
+            "batch_size": self._asked,
+            "text_length": self.text_length,
+            "dtype": self.dtype,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        model = state.pop("model")
+        self.__init__(model, **state)  # type: ignore[misc]  # On the devices of the process that reads it.
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch of columns of n rows -> the same columns and embeddings, float32 [n, E], for engines such as Ray.
+
+        `image_embedding` is that of the column `image`, `bytes` or `path`: files' bytes, paths, or uint8 [H W 3];
+        `text_embedding` is that of the column `text` or `caption`. Raises ConfigError if there is neither, and
+        DataError for a picture that cannot be read.
+        """
+        made: dict[str, np.ndarray] = {}
+        empty = np.zeros((0, self.config.width), np.float32)
+        if name := next((name for name in _PICTURES if name in batch), None):
+            rows = [_picture(value) for value in batch[name]]
+            made["image_embedding"] = self.pictures(rows) if rows else empty
+        if name := next((name for name in _TEXTS if name in batch), None):
+            texts = [str(text) for text in batch[name]]
+            made["text_embedding"] = self.texts(texts) if texts else empty
+        if not made:
+            raise ConfigError(
+                f"the batch has the columns {', '.join(batch)}; want {' or '.join(_PICTURES)} for pictures, or "
+                f"{' or '.join(_TEXTS)}; rename a column"
+            )
+        return {**batch, **made}
 
     def pictures(
         self,
@@ -181,6 +222,10 @@ class Embedder:
         """At least `wanted` rows, a power of two on each device, so that few sizes are compiled."""
         per_device = max(1, -(-wanted // self.mesh.size))
         return (1 << (per_device - 1).bit_length()) * self.mesh.size
+
+
+def _picture(value: Any) -> Picture:
+    return Image.fromarray(value) if isinstance(value, np.ndarray) else value
 
 
 def opened(

@@ -10,18 +10,16 @@
 | `SHA256SUMS` | the sums of the shards and of the manifest; an index of an earlier version has none |
 """
 
-import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
-from lit_jax.data import bad_records
 from lit_jax.data.reader import check_choice
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.in_memory import Picture, as_source
@@ -37,19 +35,18 @@ from lit_jax.inference.index_files import (
     check_sums,
     paths_of,
     read_manifest,
-    read_object,
     read_shard,
     read_sums,
+    read_vectors,
     write_shard,
 )
-from lit_jax.inference.left_out import LEDGER, LeftOut, is_ledger, part_of
+from lit_jax.inference.left_out import LeftOut, part_of, records_of
+from lit_jax.inference.screen import Rows, Screen
+from lit_jax.inference.shard_set import ShardSet
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
-from lit_jax.utils import checksums
-from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.parts import Part
 from lit_jax.utils.typing import Progress
-
-log = logging.getLogger(__name__)
 
 SHARD = 4096  # Pictures: at most this many are lost when a run is killed; also the tile of a search.
 
@@ -71,10 +68,15 @@ class Index:
     text_length: int | None = None  # Tokens of a query that are read; None: as many as the model reads.
     # The sums of its files that were not compared yet; a file is compared when it is read first.
     unchecked: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    screen: Screen | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Index":
-        """The index in `folder`. Raises DataError for a folder that is not an index, or not a complete one."""
+    def open(cls, folder: str | Path, *, screen: bool = False) -> "Index":
+        """The index in `folder`. Raises DataError for a folder that is not an index, or not a complete one.
+
+        With `screen`, all of its vectors are read now, and a copy of a byte for each number stays in memory; then
+        `search` reads few of the vectors and finds the same. It is for many searches of a large index.
+        """
         folder = Path(folder)
         if not os.path.isfile(folder / MANIFEST):
             if os.path.isfile(folder / PLAN):
@@ -83,7 +85,10 @@ class Index:
         manifest = read_manifest(folder)
         sums = read_sums(folder)
         check_sums((folder / MANIFEST,), sums)
-        return cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])}, unchecked=sums)
+        index = cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])}, unchecked=sums)
+        if not screen:
+            return index
+        return replace(index, screen=Screen.of((shard.embeddings for shard in index), index.rows()))
 
     @property
     def shards(self) -> int:
@@ -95,18 +100,42 @@ class Index:
         before = np.asarray(self.skipped, np.int64) - np.arange(len(self.skipped))
         return number + int(np.searchsorted(before, number, side="right"))
 
+    def sizes(self) -> list[int]:
+        """The number of pictures of each shard, without those that were left out."""
+        total = self.pictures + len(self.skipped)
+        numbers = np.asarray(self.skipped, np.int64) // self.shard_size
+        gaps = np.bincount(numbers, minlength=self.shards).tolist()
+        return [min(self.shard_size, total - n * self.shard_size) - gaps[n] for n in range(self.shards)]
+
+    def shard(self, number: int, rows: int) -> Shard:
+        """The shard with this number, which has `rows` pictures. Raises DataError if it is damaged."""
+        paths = paths_of(self.folder, self.format, number, self.shards)
+        shard = read_shard(paths, rows, self.width)
+        check_sums(paths, self.unchecked)
+        return shard
+
     def __iter__(self) -> Iterator[Shard]:
         """Reads the shards in order, one at a time, without empty ones. Raises DataError for one that is damaged."""
-        total = self.pictures + len(self.skipped)
-        numbers, counts = np.unique(np.asarray(self.skipped, np.int64) // self.shard_size, return_counts=True)
-        gaps = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-        for number in range(self.shards):
-            size = min(self.shard_size, total - number * self.shard_size)
-            if rows := size - gaps.get(number, 0):
-                paths = paths_of(self.folder, self.format, number, self.shards)
-                shard = read_shard(paths, rows, self.width)
-                check_sums(paths, self.unchecked)
-                yield shard
+        return (self.shard(number, rows) for number, rows in enumerate(self.sizes()) if rows)
+
+    def rows(self) -> Rows:
+        """The vectors by the numbers of their pictures."""
+        sizes = self.sizes()
+
+        def read(number: int) -> Float[np.ndarray, "n E"]:
+            paths = paths_of(self.folder, self.format, number, self.shards)
+            check_sums(paths[-1:], self.unchecked)
+            return read_vectors(paths, sizes[number], self.width)
+
+        return Rows(sizes, read, str(self.folder))
+
+    def ids(self, numbers: Sequence[int]) -> list[str]:
+        """The ids of pictures by their numbers."""
+        sizes = self.sizes()
+        starts = np.cumsum([0, *sizes])
+        places = [int(np.searchsorted(starts, number, side="right")) - 1 for number in numbers]
+        shards = {place: self.shard(place, sizes[place]).ids for place in set(places)}
+        return [shards[place][number - starts[place]] for place, number in zip(places, numbers, strict=True)]
 
     def check_model(self, model: Embedder) -> None:
         """Raises DataError unless `model` is the one that made the index."""
@@ -129,20 +158,24 @@ def embed(
     progress: Progress | None = None,
     on_bad_record: str = "error",
     text_length: int | None = None,
-) -> Index:
+    shard: tuple[int, int] | Part | None = None,
+) -> Index | None:
     """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
 
     `pictures` is a source or its name, a path, bytes, a Pillow image, or several of these. After a kill, the next run
     continues with the first shard that is not complete; if the index is complete, it does nothing. Several processes
     share the work; they need a common disk. A picture that cannot be read raises DataError; if `on_bad_record` is
     "skip", it is left out of the index and named in its `broken_records.jsonl`. Queries of the index are cut to
-    `text_length` tokens, as in `Embedder`. Raises ConfigError if `output` holds
-    something else or cannot be written, and DataError if all pictures are broken.
+    `text_length` tokens, as in `Embedder`.
+
+    With `shard=(i, n)` only part i of n is written, in any order and at any time beside the others; the process that
+    finds no shard missing completes the index, and the others return None. The files are the same bytes as without it.
+    Raises ConfigError if `output` holds something else or cannot be written, and DataError if all pictures are broken.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
     if format not in FORMATS or shard_size < 1:
         raise ConfigError(f"format {format!r}, shard_size {shard_size}: want npy or parquet, and 1 or more")
-    out = Path(output)
+    out, part = Path(output), None if shard is None else Part.of(shard)
     source = as_source(pictures)
     total = len(source)
     if not total:
@@ -153,53 +186,31 @@ def embed(
             f"{LARGEST_SHARD:,}"
         )
     model = opened(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length)
-    plan = {
+    plan = plan_of(model, source, shard_size) | {"format": format, "text_length": text_length}
+    shards = -(-total // shard_size)
+    files = [paths_of(out, format, number, shards) for number in range(shards)]
+    work = ShardSet(out, "an index", plan, files, part)
+    work.begin()
+    for number in work.numbers:
+        rows = range(number * shard_size, min((number + 1) * shard_size, total))
+        _embed_shard(files[number], source, rows, model, progress, on_bad_record)
+    width = model.config.width
+    if work.finish(lambda rows: {"pictures": total - len(rows), "width": width, "skipped": records_of(rows)}):
+        return Index.open(out)
+    return None
+
+
+def plan_of(model: Embedder, source: Source, shard_size: int) -> dict[str, Any]:
+    """What the plans of an index and of scores have in common."""
+    return {
         "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
         "fingerprint": model.fingerprint,
         "dtype": model.dtype.name,
         "source": source.spec,
         "source_fingerprint": source.fingerprint(),
-        "pictures": total,
+        "pictures": len(source),
         "shard_size": shard_size,
-        "format": format,
-        "text_length": text_length,
     }
-    _begin(out, plan)
-    shards = -(-total // shard_size)
-    for number in range(shards):
-        rows = range(number * shard_size, min((number + 1) * shard_size, total))
-        _embed_shard(paths_of(out, format, number, shards), source, rows, model, progress, on_bad_record)
-    if is_main_process() and not (out / MANIFEST).is_file():
-        plan |= {"width": model.config.width}
-        _complete(out, plan, [paths_of(out, format, number, shards) for number in range(shards)])
-    barrier("index")
-    if not (out / MANIFEST).is_file():
-        raise DataError(
-            f"{source.spec}: every one of its {total} pictures is broken; {out / LEDGER} says why"
-        )
-    return Index.open(out)
-
-
-def _complete(out: Path, plan: dict[str, Any], shards: Sequence[tuple[Path, ...]]) -> None:
-    """Writes the ledger, the sums and then the manifest; no manifest if no picture is left."""
-    parts = [part_of(paths[-1]) for paths in shards]
-    rows = [row for part in parts for row in left_out.read(part)]
-    left_out.write(out / LEDGER, rows)
-    if rows:
-        why = bad_records.in_words(row.reason for row in rows)
-        text = "%s: %d of %d pictures are left out (%s); %s names them"
-        log.warning(text, plan["source"], len(rows), plan["pictures"], why, out / LEDGER)
-    if len(rows) == plan["pictures"]:
-        return
-    manifest = plan | {
-        "pictures": plan["pictures"] - len(rows),
-        "skipped": [row.record for row in rows],
-    }
-    text = json.dumps(manifest, indent=2) + "\n"
-    checksums.write(out, without=[PLAN, *(part.name for part in parts)], coming={MANIFEST: text})
-    put(out / MANIFEST, lambda path: path.write_text(text, "utf-8"))
-    for part in parts:
-        part.unlink(missing_ok=True)
 
 
 def _embed_shard(
@@ -233,28 +244,3 @@ def _embed_shard(
         kept = np.flatnonzero(~broken)
         write_shard(paths, Shard(embeddings[kept], part.ids(kept.tolist())))
     barrier("shard")
-
-
-def _begin(out: Path, plan: dict[str, Any]) -> None:
-    """Checks that `out` is new, empty, or an index with the same plan, and writes the plan.
-
-    A plan without any shard does not count: it is replaced.
-    """
-    path = out / PLAN
-    names = {file.name for file in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
-    begun = any(name not in (PLAN, f"{PLAN}.part") and not is_ledger(name) for name in names)
-    if begun and PLAN in names and out.is_dir():
-        stored = read_object(path)
-        same = ("fingerprint", "source_fingerprint", "pictures", "shard_size", "format", "dtype")
-        if other := [name for name in same if stored.get(name) != plan[name]]:
-            what = {"fingerprint": "model", "source_fingerprint": "set of pictures"}.get(other[0], other[0])
-            raise ConfigError(f"{out} is an index of another {what}; give another folder, or delete it")
-    elif begun:
-        raise ConfigError(f"{out} exists and is not an index; give a new or an empty folder")
-    barrier("plan")  # No process writes before it, so that all processes have seen the same files.
-    if is_main_process() and not begun:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            put(path, lambda draft: draft.write_text(json.dumps(plan, indent=2) + "\n"))
-        except OSError as error:
-            raise ConfigError(f"{out} cannot be written: {error.strerror}; choose another place") from error

@@ -6,7 +6,7 @@ more than that is refused before memory is taken for it.
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from lit_jax.utils import checksums, strict_json
-from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
+from lit_jax.utils.parts import put_first, put_last
 
 FORMATS = ("npy", "parquet")
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -71,18 +71,20 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The fields of a complete index, all of them usable. Raises DataError."""
+def read_manifest(
+    folder: Path, fields: Sequence[str] = tuple(_FIELDS), command: str = "embed"
+) -> dict[str, Any]:
+    """The `fields` of a complete index, or of what another `command` wrote, all of them usable. Raises DataError."""
     found = {"skipped": [], "text_length": None} | read_object(folder / MANIFEST)  # Older indexes do not say.
-    wrong = [name for name, is_usable in _FIELDS.items() if not is_usable(found.get(name))]
+    wrong = [name for name in fields if not _FIELDS[name](found.get(name))]
     if not wrong and max(found["skipped"], default=0) >= found["pictures"] + len(found["skipped"]):
         wrong = ["skipped"]
     if wrong:
         raise DataError(
-            f"{folder / MANIFEST} is not a manifest that `lit-jax embed` wrote: its {wrong[0]!r} is missing or "
-            "unusable; delete the index, embed again"
+            f"{folder / MANIFEST} is not a manifest that `lit-jax {command}` wrote: its {wrong[0]!r} is missing or "
+            f"unusable; {_remedy(command)}"
         )
-    return {name: found[name] for name in _FIELDS}
+    return {name: found[name] for name in fields}
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -113,37 +115,54 @@ def paths_of(folder: Path, format: str, number: int, shards: int) -> tuple[Path,
 
 
 def write_shard(paths: tuple[Path, ...], shard: Shard) -> None:
-    """Writes the files of a shard, each atomically."""
+    """Writes the files of a shard, each atomically; the last one, which completes it, unless another process has."""
     if len(paths) == 1:
         vectors = pa.FixedSizeListArray.from_arrays(shard.embeddings.ravel(), shard.embeddings.shape[1])
-        put(paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path))
+        put_first(
+            paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path)
+        )
         return
-    put(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
+    put_last(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
 
     def save(path: Path) -> None:
         with path.open("wb") as file:
             np.save(file, shard.embeddings)
 
-    put(paths[1], save)
+    put_first(paths[1], save)
 
 
 def read_shard(paths: tuple[Path, ...], rows: int, width: int) -> Shard:
     """What `write_shard` wrote; the vectors of a .npy stay on disk. Raises DataError for anything but `rows` rows."""
     if len(paths) == 1:
         return _judged(paths[0], _VECTORS, lambda path: _read_table(path, rows, width))
-    vectors = _judged(paths[1], _VECTORS, lambda path: _map_vectors(path, rows, width))
+    vectors = read_vectors(paths, rows, width)
     return Shard(vectors, _judged(paths[0], _IDS, lambda path: _read_ids(path, rows)))
 
 
+def read_vectors(paths: tuple[Path, ...], rows: int, width: int) -> Float[np.ndarray, "n E"]:
+    """The vectors of `read_shard` alone; those of a .npy stay on disk."""
+    if len(paths) == 1:
+        return read_shard(paths, rows, width).embeddings
+    return _judged(paths[1], _VECTORS, lambda path: _map_vectors(path, rows, width))
+
+
+def _remedy(command: str) -> str:
+    return "delete the index, embed again" if command == "embed" else "delete the folder, score again"
+
+
 def _judged(path: Path, most: int, read: Callable[[Path], T]) -> T:
-    """`read(path)` of a file that may be read. Raises DataError, whatever the reader raises."""
+    return judged(path, most, "embed", read)
+
+
+def judged(path: Path, most: int, command: str, read: Callable[[Path], T]) -> T:
+    """`read(path)` of a file that may be read and `command` wrote. Raises DataError, whatever the reader raises."""
     try:
         if why := refusal(path, path.parent, most):
             raise ValueError(why)
         return read(path)
     except Exception as e:  # NumPy and Arrow raise many kinds of errors for files that are cut off.
         reason = getattr(e, "strerror", None) or first_line(e)
-        raise DataError(f"{path} cannot be read: {reason}; delete the index, embed again") from e
+        raise DataError(f"{path} cannot be read: {reason}; {_remedy(command)}") from e
 
 
 def _map_vectors(path: Path, rows: int, width: int) -> Float[np.ndarray, "n E"]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.utils import strict_json
-from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
+from lit_jax.utils.parts import put_last
 
 LEDGER = "broken_records.jsonl"
 
@@ -36,7 +36,12 @@ def write(path: Path, rows: Sequence[LeftOut]) -> None:
         path.unlink(missing_ok=True)
         return
     lines = "".join(json.dumps(row._asdict()) + "\n" for row in rows)
-    put(path, lambda draft: draft.write_text(lines, "utf-8"))
+    put_last(path, lambda draft: draft.write_text(lines, "utf-8"))
+
+
+def records_of(rows: Sequence[LeftOut]) -> list[int]:
+    """The numbers of the records of a ledger, in its order."""
+    return [row.record for row in rows]
 
 
 def read(path: Path) -> list[LeftOut]:

@@ -1,7 +1,7 @@
 """Exact nearest-neighbour search on all devices, one tile of vectors at a time."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,21 @@ from lit_jax.parallel.sharding import BATCH, put_batch
 
 
 def nearest(
-    queries: Float[np.ndarray, "Q E"], tiles: Iterable[Float[np.ndarray, "_ E"]], k: int, mesh: Mesh
+    queries: Float[np.ndarray, "Q E"],
+    tiles: Iterable[Float[np.ndarray, "_ E"]],
+    k: int,
+    mesh: Mesh,
+    *,
+    least: int = 0,
 ) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
     """The `k` largest dot products with the rows of all tiles, and the numbers of these rows; fewer if there are fewer.
 
     They are sorted by decreasing product; equal ones by increasing number. A tile that is larger than all tiles before
-    it causes another compilation.
+    it causes another compilation; each is filled up to `least` rows.
     """
     best = np.empty((len(queries), 0), np.float32)
     where = np.empty((len(queries), 0), np.int64)
-    start = size = 0
+    start, size = 0, -(-least // mesh.size) * mesh.size
     top = _top(mesh, k)
     for tile in tiles:
         size = max(size, -(-len(tile) // mesh.size) * mesh.size)
@@ -39,6 +44,7 @@ def nearest(
     return best, where
 
 
+@lru_cache(maxsize=8)
 def _top(mesh: Mesh, k: int) -> Callable[..., tuple[Array, Array]]:
     """Finds the `k` best rows of each device; their numbers count from the first row of the tile."""
     split, every = BATCH, PartitionSpec()

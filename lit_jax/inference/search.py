@@ -14,6 +14,7 @@ from lit_jax.hf import hub
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index import Index
 from lit_jax.inference.nearest import nearest
+from lit_jax.inference.screen import Screen
 from lit_jax.utils.errors import ConfigError, DataError
 
 _TILE = 1 << 26  # Numbers of the vectors that are compared at once.
@@ -70,6 +71,8 @@ def search(
 
 def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) -> list[list[Hit]]:
     """For each query its `top` nearest pictures, as `search`. Raises DataError for vectors that are not finite."""
+    if index.screen is not None:
+        return [_screened(index, index.screen, query[None], top, mesh) for query in queries]
     ids: list[str] = []
 
     def tiles() -> Iterator[np.ndarray]:
@@ -86,6 +89,16 @@ def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) 
     return [
         [Hit(ids[number], float(score), int(number)) for score, number in zip(*row, strict=True)]
         for row in zip(scores, numbers, strict=True)
+    ]
+
+
+def _screened(
+    index: Index, screen: Screen, query: Float[np.ndarray, "1 E"], top: int, mesh: Mesh
+) -> list[Hit]:
+    (scores,), (numbers,) = screen.nearest(query, top, mesh)
+    ids = index.ids(numbers.tolist())
+    return [
+        Hit(id, float(score), int(number)) for id, score, number in zip(ids, scores, numbers, strict=True)
     ]
 
 

@@ -38,6 +38,8 @@ def write(folder, kind="npy", **changes):
     """A small index without a model; its manifest may say something else."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps(MANIFEST | {"format": kind} | changes))
+    for path in (path for number in range(3) for path in paths_of(folder, kind, number, 3)):
+        path.unlink(missing_ok=True)  # One that is there is kept.
     for number, size in enumerate(SIZES):
         vectors = np.full((size, E), number, np.float32)
         write_shard(paths_of(folder, kind, number, 3), Shard(vectors, [f"{number}{i}" for i in range(size)]))

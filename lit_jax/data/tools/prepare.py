@@ -17,18 +17,20 @@ import numpy as np
 
 from lit_jax.data.reader import check_choice
 from lit_jax.data.sources.base import Source
-from lit_jax.data.sources.tfds import INFO
-from lit_jax.data.tools import set_info
+from lit_jax.data.tools import drafts, set_info
 from lit_jax.data.tools.shards import (
     Work,
     WrittenShard,
     first_of_each,
+    stored,
+    summary_of,
     write_hashes,
     write_shard,
 )
 from lit_jax.data.workers import end_with_parent
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.parts import Part, alone
 from lit_jax.utils.typing import Progress
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ class PrepareOptions:
     dedup: bool = False  # Leave out each image whose file equals that of an earlier record.
     verify: bool = False  # Decode each image to find the broken ones; `resize` decodes them as well.
     processes: int = 1  # Processes that write; more than one are spawned.
+    shard: Part | None = (
+        None  # Write only this part of the shards; the process that finds none missing finishes.
+    )
 
 
 def prepare(
@@ -73,13 +78,17 @@ def prepare(
     already holds other splits of the same set, this one is added. `progress` counts shards.
 
     Shards are written under a temporary name, and a run that was killed resumes with the shards that are not complete.
-    The file that makes the split visible is moved into place last, in one step. Raises `ConfigError` for options out
+    The file that makes the split visible is moved into place last, in one step. Processes on several machines may
+    each write a part (`options.shard`); the result is the same bytes. Raises `ConfigError` for options out
     of range and for a name that TFDS cannot use, and `DataError` if the split exists already, if `out_dir` holds
     another set or other files, and, unless `on_bad_record` is "skip", if a record is broken.
     """
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)
-    out = Path(out_dir)
+    out, draft = Path(out_dir), Path(out_dir) / f".unfinished-{split}"
+    if options.shard and drafts.is_there(out, name, split, shards, source):
+        _finish_move(draft, out)
+        return out
     existing = set_info.existing_info(out, name, split)
     work = Work(
         source,
@@ -89,28 +98,64 @@ def prepare(
         verify=options.verify,
         same=None,
     )
-    features = work.features()
-    set_info.check_features(source, existing, features)
+    set_info.check_features(source, existing, work.features())
 
-    draft = _draft(out / f".unfinished-{split}", work, shards, options.dedup)
+    drafts.begin(draft, work, shards, options.dedup, alone=options.shard is None)
     template = set_info.template(name, split, draft)
     paths = [Path(template.sharded_filepath(shard_index=i, num_shards=shards)) for i in range(shards)]
-    written = _write_shards(work, paths, options, progress)
+    _write_shards(work, paths, options, progress)
+    if options.shard is None:
+        _finish(work, paths, name, split, options)
+    else:
+        _finish_if_last(work, paths, name, split, options)
+    return out
+
+
+def _finish_if_last(
+    work: Work, paths: Sequence[Path], name: str, split: str, options: PrepareOptions
+) -> None:
+    """Finishes the split if no shard is missing, unless another process does or has done it."""
+    draft = paths[0].parent
+    try:
+        names = set(os.listdir(draft))  # One look, which asks the server of a shared disk again.
+        if not all(summary_of(path).name in names for path in paths):
+            return
+        with alone(draft / drafts.PLAN) as locked:
+            if not locked:
+                text = "the file system of %s has no locks: start this again without --shard, which completes the set"
+                _log.warning(text, draft)
+            elif draft.is_dir():
+                _finish(work, paths, name, split, options)
+    except FileNotFoundError:  # Another process has finished it, and removed the draft.
+        if draft.is_dir() or not drafts.is_there(draft.parent, name, split, len(paths), work.source):
+            raise
+
+
+def _finish_move(draft: Path, out: Path) -> None:
+    """What is left to do if the process that published a split was killed just after that."""
+    with contextlib.suppress(FileNotFoundError), alone(draft / drafts.PLAN) as locked:
+        if locked:
+            drafts.move_last(draft, out)
+
+
+def _finish(work: Work, paths: Sequence[Path], name: str, split: str, options: PrepareOptions) -> None:
+    """Makes a split of the shards, all of which are there."""
+    source, draft = work.source, paths[0].parent
+    out, final = draft.parent, draft / drafts.FINAL
+    written = [stored(summary_of(path)) for path in paths]
     if not any(shard.records for shard in written):
         shutil.rmtree(draft)
         raise DataError(f"{source.spec}: every one of its {len(source)} records is broken")
-
-    final = draft / "final"
+    existing = set_info.existing_info(out, name, split)
     shutil.rmtree(final, ignore_errors=True)  # What a killed run may have left.
     final.mkdir()
     splits = [] if existing is None else list(existing.splits.values())
-    splits.append(set_info.split_info(split, written, template.replace(data_dir=out)))
-    set_info.write_info(final, name, features, splits, _texts(source, existing, options))
+    template = set_info.template(name, split, out)
+    splits.append(set_info.split_info(split, written, template))
+    set_info.write_info(final, name, work.features(), splits, _texts(source, existing, options))
     checksums.write(final)
     _write_ledger(final / f"dropped-{split}.jsonl", source, written)
-    _publish(paths, final, out)
-    shutil.rmtree(draft)
-    return out
+    drafts.publish(paths, draft, out)
 
 
 def _check_arguments(name: str, split: str, options: PrepareOptions) -> None:
@@ -124,6 +169,10 @@ def _check_arguments(name: str, split: str, options: PrepareOptions) -> None:
             "the split is 'all', which TFDS uses for all splits together; choose another, 'train' for instance"
         )
     check_choice("on_bad_record", options.on_bad_record, ("error", "skip"))
+    if options.shard and options.dedup:
+        raise ConfigError(
+            "dedup compares all pictures, and shard writes a part of them: prepare without one of them"
+        )
     if options.processes < 1 or (options.resize is not None and options.resize < 1):
         raise ConfigError(f"processes {options.processes}, resize {options.resize}: want 1 or more")
 
@@ -140,8 +189,8 @@ def _shard_count(source: Source, shards: int | None) -> int:
 
 def _write_shards(
     work: Work, paths: Sequence[Path], options: PrepareOptions, progress: Progress | None
-) -> list[WrittenShard]:
-    """Writes each shard to its path; where duplicates are to be left out, it first hashes all images."""
+) -> None:
+    """Writes the shards of this process to their paths; where duplicates are to go, it first hashes all images."""
     source, draft, shards = work.source, paths[0].parent, len(paths)
     n = len(source)
     bounds = [(shard * n // shards, (shard + 1) * n // shards) for shard in range(shards)]
@@ -153,9 +202,8 @@ def _write_shards(
             same = draft / "same.npy"
             np.save(same, first_of_each(np.concatenate([np.load(path) for path in hashes])))
             work = replace(work, same=same)
-        return run(
-            write_shard, [(work, path, *ends) for path, ends in zip(paths, bounds, strict=True)], progress
-        )
+        mine = range(shards) if options.shard is None else options.shard.numbers(shards)
+        run(write_shard, [(work, paths[number], *bounds[number]) for number in mine], progress)
 
 
 def _texts(source: Source, existing: Any, options: PrepareOptions) -> dict[str, Any]:
@@ -170,39 +218,6 @@ def _texts(source: Source, existing: Any, options: PrepareOptions) -> dict[str, 
         or (existing and existing.as_proto.redistribution_info.license)
         or None,
     }
-
-
-def _publish(paths: Sequence[Path], final: Path, out: Path) -> None:
-    """Moves the shards and the files of `final` into the set, dataset_info.json last, and then the sums of both.
-
-    A set that is left without sums by a kill is read unchecked, as one of other software is.
-    """
-    (out / checksums.NAME).unlink(missing_ok=True)  # Those of the splits before.
-    for path in paths:
-        if path.exists():  # A run that was killed here may have moved it already.
-            os.replace(path, out / path.name)
-    for path in sorted(final.iterdir(), key=lambda p: (p.name == checksums.NAME, p.name == INFO)):
-        os.replace(path, out / path.name)
-
-
-def _draft(draft: Path, work: Work, shards: int, dedup: bool) -> Path:
-    """The directory in which the split is made; it keeps what an interrupted run of the same work left there."""
-    key = {
-        "fingerprint": work.source.fingerprint(),
-        "shards": shards,
-        "classes": work.source.class_names,
-        "work": [work.labelled, work.resize, work.verify, dedup],
-    }
-    text = json.dumps(key)
-    plan = draft / "plan.json"
-    same = plan.is_file() and plan.stat().st_size == len(text) and plan.read_text("utf-8") == text
-    if draft.exists() and not same:
-        shutil.rmtree(draft)
-    if draft.exists():
-        _log.info("resuming %s: %d shards are complete", draft, len(list(draft.glob("*-of-*.json"))))
-    draft.mkdir(parents=True, exist_ok=True)
-    plan.write_text(text, "utf-8")
-    return draft
 
 
 @contextlib.contextmanager

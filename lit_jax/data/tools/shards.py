@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.parts import put_last
 
 DIGEST = 16  # Bytes of an image's hash.
 _QUALITY = 95  # Of the JPEGs that `resize` writes.
@@ -66,20 +68,20 @@ class Work:
 
 
 def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
-    """Writes the records `start` to `stop` to `path` and a summary to `path`.json, unless an earlier run did.
+    """Writes the records `start` to `stop` to `path` and then its summary, in one step, unless an earlier run did.
 
-    The summary is written last and in one step: a shard that has one is complete. Raises `DataError` for a broken
+    Raises `DataError` for a broken
     record, unless they are skipped.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    summary = path.with_name(f"{path.name}.json")
+    summary = summary_of(path)
     if summary.is_file():
-        return _stored(summary)
+        return stored(summary)
     features = work.features()
     same = None if work.same is None else np.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     writer = ArrayRecordWriter(os.fspath(part), "group_size:1")  # 1: a record is read without its neighbours.
     for index in range(start, stop):
         if same is not None and same[index] >= 0:
@@ -99,17 +101,21 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
         size += len(example)
     writer.close()
     os.replace(part, path)
-    draft = summary.with_suffix(".draft")
-    draft.write_text(json.dumps({"records": records, "size": size, "dropped": dropped}), "utf-8")
-    os.replace(draft, summary)
+    about = json.dumps({"records": records, "size": size, "dropped": dropped})
+    put_last(summary, lambda draft: draft.write_text(about, "utf-8"))
     return WrittenShard(records, size, dropped)
 
 
-def _stored(summary: Path) -> WrittenShard:
+def summary_of(path: Path) -> Path:
+    """The file that says what is in the shard `path`; a shard that has one is complete."""
+    return path.with_name(f"{path.name}.json")
+
+
+def stored(summary: Path) -> WrittenShard:
     """What the summary of a shard says. Raises `DataError`."""
     try:
-        stored = strict_json.read_own(summary)
-        return WrittenShard(stored["records"], stored["size"], [Dropped(*pair) for pair in stored["dropped"]])
+        found = strict_json.read_own(summary)
+        return WrittenShard(found["records"], found["size"], [Dropped(*pair) for pair in found["dropped"]])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise DataError(
             f"{summary} is damaged ({first_line(e)}): remove it to have its shard written again"

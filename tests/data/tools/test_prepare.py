@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from lit_jax.data.sources.registry import open_source
+from lit_jax.data.tools import drafts, set_info
 from lit_jax.data.tools import prepare as prepare_module
-from lit_jax.data.tools import set_info
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.parts import Part
 from tests.data.conftest import RECORDS, png, row
 
 
@@ -137,6 +139,98 @@ def test_a_kill_at_work_keeps_complete_shards_and_leaves_no_worker_process(tmp_p
     assert {name: (out / name).stat().st_ino for name in whole} == whole and not draft.exists()
     source, prepared = open_source("shapes:6000/train"), open_source(f"tfds:{out}/train")
     assert len(prepared) == 6000 and all(prepared[i] == source[i] for i in range(0, 6000, 7))
+
+
+def contents(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_parts_in_any_order_give_the_bytes_of_one_process(source, out, tmp_path):
+    options = {"shards": 3, "license": "CC0", "description": "x"}
+    parts = tmp_path / "parts"
+    for index in (1, 1, 2):
+        prepare(source, parts, shard=Part(index, 3), **options)
+        with pytest.raises(DataError):
+            open_source(f"tfds:{parts}/train")
+    assert len(list((parts / ".unfinished-train").glob("*-of-00003"))) == 2
+    for index in (0, 2):  # The second of them was started again by mistake.
+        prepare(source, parts, shard=Part(index, 3), **options)
+        assert contents(parts) == contents(out)
+
+
+@pytest.mark.parametrize("at", ["metadata", "INFO", "sums", "removal"])
+def test_a_kill_while_the_parts_are_published_is_made_good(source, out, tmp_path, monkeypatch, at):
+    options = {"shards": 3, "license": "CC0", "description": "x"}
+    parts, replace = tmp_path / "parts", os.replace
+
+    def move(a, b):
+        if Path(b) == parts / {"INFO": "dataset_info.json", "sums": "SHA256SUMS"}.get(at, ""):
+            raise KeyboardInterrupt
+        replace(a, b)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    prepare(source, parts, shard=Part(0, 2), **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", move)
+        if at == "metadata":
+            patch.setattr(set_info, "write_info", killed)
+        if at == "removal":
+            patch.setattr(drafts.shutil, "rmtree", lambda path, **_: killed() if "unf" in path.name else None)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, parts, shard=Part(1, 2), **options)
+    prepare(source, parts, shard=Part(0, 2), **options)
+    assert contents(parts) == contents(out)
+
+
+def test_two_that_find_no_shard_missing_publish_the_set_once(source, out, tmp_path, monkeypatch):
+    options = {"shards": 3, "license": "CC0", "description": "x"}
+    parts, gate, finished = tmp_path / "parts", threading.Barrier(2, timeout=30), []
+    finish, lock = prepare_module._finish, prepare_module.alone
+
+    def slow(*rest):
+        finished.append(rest)
+        time.sleep(0.2)
+        finish(*rest)
+
+    def seen_by_both(path):
+        gate.wait()
+        return lock(path)
+
+    monkeypatch.setattr(prepare_module, "_finish", slow)
+    prepare(source, parts, shard=Part(0, 3), **options)
+    prepare(source, parts, shard=Part(1, 3), **options)
+    monkeypatch.setattr(prepare_module, "alone", seen_by_both)
+    failed = []
+
+    def start():
+        try:
+            prepare(source, parts, shard=Part(2, 3), **options)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and len(finished) == 1 and contents(parts) == contents(out)
+
+
+def test_parts_of_other_work_are_refused_and_nothing_is_removed(source, folder, tmp_path):
+    parts = tmp_path / "parts"
+    prepare(source, parts, shards=4, shard=Part(0, 2))
+    before = contents(parts)
+    with pytest.raises(DataError, match="is of another source, or of other options"):
+        prepare(source, parts, shards=5, shard=Part(1, 2))
+    with pytest.raises(ConfigError, match="dedup compares all pictures"):
+        prepare(source, parts, shards=4, shard=Part(1, 2), dedup=True)
+    assert contents(parts) == before
+    prepare(source, parts, shards=4)  # Without a part: it completes the set.
+    with pytest.raises(DataError, match="already has a split"):
+        prepare(source, parts, shards=5, shard=Part(1, 2))
 
 
 def test_what_another_source_left_unfinished_is_made_anew(source, folder, tmp_path, monkeypatch):

@@ -1,0 +1,84 @@
+"""A split while it is written: the folder in which its shards are made, and how they become a split of the set."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_jax.data.sources.base import Source
+from lit_jax.data.sources.tfds import INFO
+from lit_jax.data.tools.shards import Work
+from lit_jax.utils import checksums
+from lit_jax.utils.errors import DataError
+from lit_jax.utils.parts import put_first
+
+_log = logging.getLogger(__name__)
+PLAN, FINAL = "plan.json", "final"
+
+
+def begin(draft: Path, work: Work, shards: int, dedup: bool, alone: bool) -> None:
+    """Makes the folder `draft` of a split, which keeps what an interrupted run of the same work left there.
+
+    What another work left there is removed if this process is `alone`, and raises `DataError` otherwise.
+    """
+    key = {
+        "fingerprint": work.source.fingerprint(),
+        "shards": shards,
+        "classes": work.source.class_names,
+        "work": [work.labelled, work.resize, work.verify, dedup],
+    }
+    text, plan = json.dumps(key), draft / PLAN
+    if alone and draft.exists() and not _holds(plan, text):
+        shutil.rmtree(draft)
+    if draft.exists():
+        _log.info("resuming %s: %d shards are complete", draft, len(list(draft.glob("*-of-*.json"))))
+    draft.mkdir(parents=True, exist_ok=True)
+    put_first(plan, lambda part: part.write_text(text, "utf-8"))
+    if not _holds(plan, text):
+        raise DataError(
+            f"{draft} is of another source, or of other options; end what writes it, and delete it"
+        )
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.stat().st_size == len(text) and path.read_text("utf-8") == text
+
+
+def publish(paths: Sequence[Path], draft: Path, out: Path) -> None:
+    """Moves the shards and the files of `draft`/final into the set, dataset_info.json last, and then the sums of both.
+
+    A set that is left without sums by a kill is read unchecked, as one of other software is.
+    """
+    (out / checksums.NAME).unlink(missing_ok=True)  # Those of the splits before.
+    for path in paths:
+        if path.exists():  # A run that was killed here may have moved it already.
+            os.replace(path, out / path.name)
+    move_last(draft, out)
+
+
+def move_last(draft: Path, out: Path) -> None:
+    """The end of `publish`, which may have been killed in it: moves what is left, and removes `draft`."""
+    if (draft / FINAL).is_dir():
+        for path in sorted(
+            (draft / FINAL).iterdir(), key=lambda p: (p.name == checksums.NAME, p.name == INFO)
+        ):
+            os.replace(path, out / path.name)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def is_there(out: Path, name: str, split: str, shards: int, source: Source) -> bool:
+    """Whether another process has published the split already, in as many shards and of as many records."""
+    import tensorflow_datasets as tfds
+
+    if not (out / INFO).is_file():
+        return False
+    info: Any = tfds.builder_from_directory(out).info
+    if info.name != name or split not in info.splits:
+        return False
+    ledger = out / f"dropped-{split}.jsonl"
+    dropped = len(ledger.read_text("utf-8").splitlines()) if ledger.is_file() else 0
+    found = info.splits[split]
+    return len(found.shard_lengths) == shards and found.num_examples + dropped == len(source)

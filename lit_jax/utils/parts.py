@@ -1,0 +1,114 @@
+"""Work that is split among processes which do not know each other: who does what, and who finishes.
+
+Each process writes shards of its own. A shard belongs to the first process that has written it, so a task that is
+started twice does no harm; and a lock lets one process at a time finish the whole.
+"""
+
+import errno
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_jax.utils.errors import ConfigError
+
+_DRAFT = re.compile(r".+\.[0-9a-f]{8}\.part")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part `index` (from 0) of work in `count` parts."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def of(cls, pair: "tuple[int, int] | Part") -> "Part":
+        """A checked Part. Raises ConfigError unless 0 <= index < count."""
+        index, count = (pair.index, pair.count) if isinstance(pair, Part) else pair
+        if not 0 <= index < count:
+            raise ConfigError(f"shard {index}/{count}: want I/N with I from 0 to N - 1")
+        return cls(index, count)
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """`3/16` -> Part(3, 16). Raises ConfigError for anything else."""
+        if not re.fullmatch(r"[0-9]{1,9}/[0-9]{1,9}", text):
+            raise ConfigError(f"shard {text!r}: want I/N, as in 0/16, with I from 0 to N - 1")
+        index, _, count = text.partition("/")
+        return cls.of((int(index), int(count)))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def numbers(self, shards: int) -> range:
+        """The numbers of its shards, of `shards`: neighbours, so that what is read lies together."""
+        return range(self.index * shards // self.count, (self.index + 1) * shards // self.count)
+
+
+def put_first(path: Path, write: Callable[[Path], Any]) -> None:
+    """Calls `write(draft)` with a path beside `path`, and gives the file written there the name `path`.
+
+    If another process has given it to a file of its own meanwhile, that one stays.
+    """
+    with _draft(path, write) as draft:
+        try:
+            os.link(draft, path)  # Fails if there is such a file, while a rename would replace it.
+        except FileExistsError:
+            return
+        except (
+            OSError
+        ):  # A file system without hard links; or the whole was finished, and the draft swept away.
+            if not path.exists():
+                draft.replace(path)
+
+
+def put_last(path: Path, write: Callable[[Path], Any]) -> None:
+    """As `put_first`, but a file that is there is replaced."""
+    with _draft(path, write) as draft:
+        draft.replace(path)
+
+
+@contextmanager
+def _draft(path: Path, write: Callable[[Path], Any]) -> Iterator[Path]:
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        write(draft)
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file of that name was left by a kill of `put_first` or `put_last`, or they are at work on it."""
+    return _DRAFT.fullmatch(name) is not None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Waits until no other process holds the lock of the file `path`, and holds it; the file stays as it is.
+
+    The kernel releases the lock when the process ends, in whatever way. Yields False, without a lock, where the file
+    system has none. Raises FileNotFoundError if there is no such file.
+    """
+    with path.open("r+b") as file:
+        yield _locked(file.fileno())  # Closing the file releases it.
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows.
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
