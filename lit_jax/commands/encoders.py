@@ -32,7 +32,8 @@ def main(models: bool, everything: bool, as_json: bool) -> None:
         say(json.dumps(rows, indent=2))
         return
     if everything:
-        say(table(("type", "read"), [tuple(row.values()) for row in rows]))
+        widest = max(len(row["type"]) for row in rows)
+        say("\n".join(f"{row['type']:{widest}}  {row['read']}" for row in rows))
         return
     if models:
         say(table(("type", "class", "image tower", "text tower"), [tuple(row.values()) for row in rows]))
