@@ -256,6 +256,7 @@ def dinov3_weights(config: Dinov3Config) -> WeightMap:
 
 
 ENCODER = Encoder(
+    respelled=frozenset({"num_hidden_layers"}),
     tower="vision",
     Config=Config,
     Model=Model,

@@ -107,6 +107,7 @@ def weights(config: Config) -> WeightMap:
 
 
 ENCODER = Encoder(
+    respelled=ROPE,
     tower="vision",
     Config=Config,
     Model=Model,

@@ -168,6 +168,7 @@ def _bound(rows: WeightMap, config: Shared) -> WeightMap:
 
 
 GTE = Encoder(
+    respelled=ROPE,
     tower="text",
     Config=GteConfig,
     Model=Gte,
@@ -179,6 +180,7 @@ GTE = Encoder(
     exportable=(),
 )
 JINA = Encoder(
+    respelled=ROPE,
     tower="text",
     Config=JinaConfig,
     Model=Jina,
