@@ -35,7 +35,7 @@ def main(
     from lit_jax.inference.index import Index
 
     server = options.server()
-    index_to_search = Index.open(index) if index else None
+    index_to_search = Index.open(index, screen=True) if index else None
     server.serve(
         Embedder(model, allow_pickle=allow_pickle),
         index_to_search,

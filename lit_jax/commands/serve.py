@@ -39,7 +39,7 @@ def main(
     from lit_jax.inference.index import Index
 
     server = options.server()
-    index_to_search = Index.open(index) if index else None
+    index_to_search = Index.open(index, screen=True) if index else None
     embedder = Embedder(model, batch_size=batch_size, text_length=text_length, allow_pickle=allow_pickle)
     server.serve(
         embedder,

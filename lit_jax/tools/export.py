@@ -94,9 +94,7 @@ def convert(
     loaded = load.read_dual(folder, load.Compute(), allow_pickle=allow_pickle)
     module, params, processor = loaded.module, loaded.params, processing.load_processor(folder)
     with replaced(output) as draft:
-        save.save(
-            draft, module, params, processor, layout=layout, max_shard_size=max_shard_size, home=output
-        )
+        save.save(draft, module, params, processor, layout=layout, max_shard_size=max_shard_size, home=output)
         programs.write(draft, module, params, processor, also)
         checksums.write(draft)
     return output

@@ -5,6 +5,7 @@ program = export.deserialize(bytearray(open("stablehlo/text_model.stablehlo", "r
 program.call(input_ids=ids, attention_mask=mask)
 """
 
+import importlib.metadata
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax import export
 
@@ -44,7 +44,7 @@ def write(folder: Path, programs: Iterable[Program]) -> None:
     about: dict[str, Any] = {
         "format": "jax.export.Exported.serialize",
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "platforms": PLATFORMS,
         "compatibility": _PROMISE,
         "programs": {},
