@@ -39,12 +39,26 @@ COMMANDS = {
     "filter": "Write the records of a source that are worth training on.",
     "inspect": "Show what is in a source: sizes, lengths, duplicates, pairs.",
 }
+# What the list of commands says of several at once, so that it fits a screen.
+TOGETHER = {
+    ("align", "grid"): "Train heads between frozen towers; run LiT's grid of locks.",
+    ("embed", "search"): "Embed pictures into an index; find the nearest in it.",
+    ("serve", "demo"): "Answer programs in JSON; the same with a small web page.",
+    ("score", "filter"): "Measure how well pairs fit; keep some as a set that trains.",
+}
 # These compare with PyTorch, or run a config file that may import it; the others start faster without it.
 WITH_TORCH = ("quickstart", "train", "align", "grid", "export", "plan")
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
     "finite, 6 another process was lost or a step hung, 42 preempted and saved."
 )
+
+
+def listed() -> list[tuple[str, str]]:
+    """The rows of the list of commands: names, and what they do."""
+    first = {names[0]: (", ".join(names), text) for names, text in TOGETHER.items()}
+    others = {name for names in TOGETHER for name in names[1:]}
+    return [first.get(name, (name, text)) for name, text in COMMANDS.items() if name not in others]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -59,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args = [*args[1:2], "--help"]
     if not args or args[0] in ("-h", "--help"):
         say("Usage: lit-jax COMMAND [OPTIONS]; lit-jax COMMAND --help lists the options.\n")
-        say("\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items()))
+        say("\n".join(f"  {names:<14}{text}" for names, text in listed()))
         say(f"\n{EXIT_CODES}")
         sys.exit(0 if args else 2)
     handler = logging.StreamHandler()

@@ -46,7 +46,7 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
 @options.max_shard_size
 @options.also(hidden=True)
 @click.option(
-    "--step", type=click.IntRange(min=0), metavar="N", help="Step [default: newest]; --raw: not the average."
+    "--step", type=click.IntRange(min=0), metavar="N", help="Step [default: newest]; --raw: no average."
 )
 @click.option("--raw", is_flag=True, hidden=True, help="The last weights; docs/training.md speaks of it.")
 @click.option(

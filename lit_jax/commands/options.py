@@ -85,7 +85,7 @@ layout = click.option(
     type=click.Choice(["hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers", "open_clip"]),
     default="hf",
     metavar="NAME",
-    help="hf dual_encoder lit_jax towers sentence_transformers open_clip",
+    help="hf lit_jax towers sentence_transformers open_clip",
 )
 
 

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import lit_jax
-from lit_jax.__main__ import COMMANDS
+from lit_jax.__main__ import COMMANDS, listed
 from lit_jax.evals.protocol import fingerprint
 from lit_jax.models.composites import COMPOSITES
 from lit_jax.tools.export import verify
@@ -54,6 +54,8 @@ def fits_a_screen(text):
 def test_all_commands_fit_a_screen():
     done = cli()
     assert done.returncode == 2 and fits_a_screen(done.stdout)
+    names = [name for row, _ in listed() for name in row.split(", ")]
+    assert sorted(names) == sorted(COMMANDS) and all(name in done.stdout for name in names)
 
 
 def test_help_is_had_in_the_ways_that_people_ask_for_it():
