@@ -35,6 +35,7 @@ OTHERS = {  # Who parses JSON by itself, and why.
     "data/sources/tfds_folder.py": "it has to see both values of a key twice, and has looked at the size before",
     "hf/processor.py": "transformers has just written it",
     "inference/index.py": "an index",
+    "tools/blend.py": "a tokenizer has just written it",
     "inference/left_out.py": "a part of an index",
 }
 

@@ -101,7 +101,15 @@ class Index:
         return number + int(np.searchsorted(before, number, side="right"))
 
     def sizes(self) -> list[int]:
-        """The number of pictures of each shard, without those that were left out."""
+        """The number of pictures of each shard, without those that were left out.
+
+        Raises DataError for a manifest that speaks of more shards than there are files.
+        """
+        if self.shards > len(os.listdir(self.folder)) + len(self.skipped):
+            raise DataError(
+                f"the index {self.folder} cannot be read: its manifest speaks of {self.shards:,} shards, which are not "
+                "there; embed again"
+            )
         total = self.pictures + len(self.skipped)
         numbers = np.asarray(self.skipped, np.int64) // self.shard_size
         gaps = np.bincount(numbers, minlength=self.shards).tolist()

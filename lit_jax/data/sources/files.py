@@ -58,9 +58,11 @@ class Files:
             )
 
     def _place(self, where: str) -> tuple[Any, str]:
-        if why := unreachable(where):
-            raise DataError(f"{self.spec}: {why}; see to its connection, or give a copy on this machine")
         try:
+            if "://" in where:
+                fsspec.get_filesystem_class(where.partition("://")[0])  # Without it no server need be asked.
+            if why := unreachable(where):
+                raise DataError(f"{self.spec}: {why}; see to its connection, or give a copy on this machine")
             return url_to_fs(where)
         except ImportError as e:
             scheme = where.partition("://")[0]
@@ -68,6 +70,8 @@ class Files:
                 f"{self.spec}: reading {scheme}:// needs a package that is not installed ({first_line(e)}); for "
                 "gs:// it is pip install 'lit_jax[gcs]'"
             ) from e
+        except DataError:
+            raise
         except ValueError as e:
             raise DataError(
                 f"{self.spec}: {first_line(e)}; want a path or a URL such as gs://BUCKET/..."

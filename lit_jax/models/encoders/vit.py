@@ -84,6 +84,13 @@ class Config(Fields):
 
     pooler_act: str = "tanh"
 
+    def __repr__(self) -> str:
+        """With the fields in the order of old, of which indexes and caches hold the hash."""
+        names = [field.name for field in dataclasses.fields(self)]
+        names.remove("pooler_act")
+        names.insert(names.index("initializer_range"), "pooler_act")
+        return f"Config({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
 
 def trunk(
     config: Any,
