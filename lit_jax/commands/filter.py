@@ -35,6 +35,7 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
     """
     from lit_jax.data.sources.kept import Kept, write_choice
     from lit_jax.data.sources.registry import open_source
+    from lit_jax.data.tools.drafts import folder_of
     from lit_jax.data.tools.prepare import PrepareOptions, prepare
     from lit_jax.inference.filtering import choose
     from lit_jax.utils.console import progress
@@ -53,7 +54,7 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
         )
         out = prepare(kept, Path(output), name=name, split=split, options=how, progress=report)
         count = len(kept)
-    if (out / f".unfinished-{split}").exists():
+    if folder_of(out, split).exists():
         say(f"part {given['shard']} of {out} is there; other parts are missing yet")
     else:
         say(f"kept {count:,} of {len(pairs):,} records in {out}; train on it as tfds:{out}/{split}")

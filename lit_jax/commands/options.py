@@ -155,8 +155,6 @@ def server() -> Any:
     try:
         from lit_jax.tools.demo import server
     except ModuleNotFoundError as error:
-        from lit_jax.utils.errors import ConfigError
-
         raise ConfigError(
             f"this needs {error.name}, which is not installed; pip install 'lit_jax[demo]'"
         ) from error

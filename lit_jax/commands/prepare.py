@@ -55,6 +55,7 @@ def main(
     Started again after a kill, it continues. dropped-SPLIT.jsonl lists the records that were left out.
     """
     from lit_jax.data.sources.registry import open_source
+    from lit_jax.data.tools.drafts import folder_of
     from lit_jax.data.tools.prepare import PrepareOptions, prepare
     from lit_jax.utils.console import progress
 
@@ -67,7 +68,7 @@ def main(
             options=PrepareOptions(processes=processes or os.cpu_count() or 1, **options),
             progress=report,
         )
-    if (folder / f".unfinished-{split}").exists():
+    if folder_of(folder, split).exists():
         say(f"part {options['shard']} of {folder} is there; other parts are missing yet")
     else:
         say(f"wrote {folder}; train on it as tfds:{folder}/{split}")

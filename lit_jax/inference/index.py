@@ -29,14 +29,11 @@ from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index_files import (
     FORMATS,
     LARGEST_SHARD,
-    MANIFEST,
-    PLAN,
     Shard,
     check_sums,
+    open_manifest,
     paths_of,
-    read_manifest,
     read_shard,
-    read_sums,
     read_vectors,
     write_shard,
 )
@@ -78,14 +75,7 @@ class Index:
         `search` reads few of the vectors and finds the same. It is for many searches of a large index.
         """
         folder = Path(folder)
-        if not os.path.isfile(folder / MANIFEST):
-            if os.path.isfile(folder / PLAN):
-                raise DataError(f"the index {folder} is not complete; start the `embed` that wrote it again")
-            raise DataError(f"{folder} is not an index: it has no {MANIFEST}; `lit-jax embed` writes one")
-        manifest = read_manifest(folder)
-        sums = read_sums(folder)
-        check_sums((folder / MANIFEST,), sums)
-        index = cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])}, unchecked=sums)
+        index = cls(folder, **open_manifest(folder))
         if not screen:
             return index
         return replace(index, screen=Screen.of((shard.embeddings for shard in index), index.rows()))

@@ -71,10 +71,28 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def read_manifest(
+def open_manifest(
     folder: Path, fields: Sequence[str] = tuple(_FIELDS), command: str = "embed"
 ) -> dict[str, Any]:
-    """The `fields` of a complete index, or of what another `command` wrote, all of them usable. Raises DataError."""
+    """What a complete index, or what another `command` wrote, is made of: its `fields`, and its sums as `unchecked`.
+
+    Raises DataError for a folder that is neither, or not complete.
+    """
+    what = "index" if command == "embed" else f"folder of `{command}`"
+    if not os.path.isfile(folder / MANIFEST):
+        if os.path.isfile(folder / PLAN):
+            raise DataError(f"the {what} {folder} is not complete; start the `{command}` that wrote it again")
+        article = "an" if command == "embed" else "a"
+        raise DataError(
+            f"{folder} is not {article} {what}: it has no {MANIFEST}; `lit-jax {command}` writes one"
+        )
+    manifest, sums = _read_manifest(folder, fields, command), _read_sums(folder)
+    check_sums((folder / MANIFEST,), sums)
+    return manifest | {"skipped": tuple(manifest["skipped"]), "unchecked": sums}
+
+
+def _read_manifest(folder: Path, fields: Sequence[str], command: str) -> dict[str, Any]:
+    """The `fields`, all of them usable. Raises DataError."""
     found = {"skipped": [], "text_length": None} | read_object(folder / MANIFEST)  # Older indexes do not say.
     wrong = [name for name in fields if not _FIELDS[name](found.get(name))]
     if not wrong and max(found["skipped"], default=0) >= found["pictures"] + len(found["skipped"]):
@@ -93,7 +111,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_sums(folder: Path) -> dict[str, str]:
+def _read_sums(folder: Path) -> dict[str, str]:
     """The sums of an index's files by name; none of an index that an earlier version wrote. Raises DataError."""
     path = folder / checksums.NAME
     return _judged(path, _IDS, lambda _: checksums.listed(folder)) if os.path.lexists(path) else {}

@@ -7,7 +7,6 @@
 | `broken_records.jsonl`, `manifest.json`, `SHA256SUMS` | as in an index |
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from lit_jax.data.sources.subset import Subset
 from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index import SHARD, plan_of
-from lit_jax.inference.index_files import MANIFEST, PLAN, check_sums, judged, read_manifest, read_sums
+from lit_jax.inference.index_files import check_sums, judged, open_manifest
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
 from lit_jax.inference.shard_set import ShardSet
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
@@ -65,16 +64,7 @@ class Scores:
     def open(cls, folder: str | Path) -> "Scores":
         """The scores in `folder`. Raises DataError for a folder without scores, or with incomplete ones."""
         folder = Path(folder)
-        if not os.path.isfile(folder / MANIFEST):
-            if os.path.isfile(folder / PLAN):
-                raise DataError(
-                    f"the scores {folder} are not complete; start the `score` that wrote them again"
-                )
-            raise DataError(f"{folder} holds no scores: it has no {MANIFEST}; `lit-jax score` writes them")
-        manifest = read_manifest(folder, _FIELDS, "score")
-        sums = read_sums(folder)
-        check_sums((folder / MANIFEST,), sums)
-        return cls(folder, **manifest | {"skipped": tuple(manifest["skipped"])}, unchecked=sums)
+        return cls(folder, **open_manifest(folder, _FIELDS, "score"))
 
     def shards(self) -> Iterator[pa.Table]:
         """The tables of all shards, in order. Raises DataError for one that is damaged."""
@@ -135,6 +125,7 @@ class _Captioned(Subset):
 
     def __init__(self, source: Source, chosen: range):
         super().__init__(source, chosen)
+        self.whole = source.spec
         self._captions: dict[int, list[str]] = {}
 
     def __getitem__(self, index: int) -> Record:
@@ -164,8 +155,7 @@ def _score_shard(path: Path, part: _Captioned, rows: range, model: Embedder, on_
         similarities = np.einsum("ne,ne->n", images[owner], texts)
     if is_main_process():
         lost = [
-            LeftOut(part.spec.rpartition("[")[0] or part.spec, rows[i], model.why_broken(part, i))
-            for i in np.flatnonzero(broken).tolist()
+            LeftOut(part.whole, rows[i], model.why_broken(part, i)) for i in np.flatnonzero(broken).tolist()
         ]
         left_out.write(part_of(path), lost)
         columns = {

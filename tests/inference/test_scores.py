@@ -88,7 +88,7 @@ def test_the_scores_are_the_cosines_of_all_usable_captions(source, scores, wante
 def test_parts_of_the_scores_have_the_bytes_of_one_process(source, model, scores, tmp_path):
     for i in (2, 0, 0):
         assert score(source, tmp_path / "s", model, shard_size=5, on_bad_record="skip", shard=(i, 3)) is None
-    with pytest.raises(DataError, match="are not complete; start the `score`"):
+    with pytest.raises(DataError, match="is not complete; start the `score`"):
         Scores.open(tmp_path / "s")
     assert score(
         source, tmp_path / "s", model, shard_size=5, on_bad_record="skip", shard=(1, 3)

@@ -19,6 +19,11 @@ _log = logging.getLogger(__name__)
 PLAN, FINAL = "plan.json", "final"
 
 
+def folder_of(out: Path, split: str) -> Path:
+    """Where a split of the set `out` is made; it is there until the split is finished."""
+    return out / f".unfinished-{split}"
+
+
 def begin(draft: Path, work: Work, shards: int, dedup: bool, alone: bool) -> None:
     """Makes the folder `draft` of a split, which keeps what an interrupted run of the same work left there.
 

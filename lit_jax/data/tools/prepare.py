@@ -85,7 +85,7 @@ def prepare(
     """
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)
-    out, draft = Path(out_dir), Path(out_dir) / f".unfinished-{split}"
+    out, draft = Path(out_dir), drafts.folder_of(Path(out_dir), split)
     if options.shard and drafts.is_there(out, name, split, shards, source):
         _finish_move(draft, out)
         return out

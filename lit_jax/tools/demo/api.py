@@ -22,9 +22,9 @@ from lit_jax.inference.classify import check_labels, probabilities
 from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.index import Index
 from lit_jax.inference.prompts import TEMPLATES, class_embeddings, class_texts
-from lit_jax.inference.search import find
+from lit_jax.inference.search import Hit, find
 from lit_jax.tools.demo.answers import failure, html
-from lit_jax.tools.demo.api_fields import QUESTIONS, TOP, check, openapi
+from lit_jax.tools.demo.api_fields import QUESTIONS, check, openapi
 from lit_jax.tools.demo.batcher import Batcher, Call
 from lit_jax.tools.demo.guards import MOST
 from lit_jax.tools.demo.jobs import Jobs
@@ -138,12 +138,15 @@ class Api:
         if (text is None) == (image is None) or (text is not None and not text.strip()):
             raise ConfigError("give one query: a text that is not blank, or an image")
         vectors = await (self._texts([text]) if image is None else self._images([image]))
-        (hits,) = await self._batcher.run("search", vectors)
-        return {"hits": [hit._asdict() for hit in hits[: fields["top"]]]}
+        (hits,) = await self._batcher.run("search", [(vectors[0], fields["top"])])
+        return {"hits": [hit._asdict() for hit in hits]}
 
-    def _find(self, vectors: Sequence[np.ndarray]) -> Sequence[Any]:
+    def _find(self, asked: Sequence[tuple[np.ndarray, int]]) -> list[list[Hit]]:
+        """The hits of several queries, each with how many it wants."""
         assert self._index is not None
-        return find(self._index, np.stack(vectors), TOP, self._model.mesh)
+        most = max(top for _, top in asked)
+        found = find(self._index, np.stack([vector for vector, _ in asked]), most, self._model.mesh)
+        return [hits[:top] for hits, (_, top) in zip(found, asked, strict=True)]
 
     async def _texts(self, texts: Sequence[str]) -> Sequence[np.ndarray]:
         return await self._batcher.run("texts", texts) if texts else []

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,23 +28,13 @@ from lit_jax.utils.errors import CheckpointError, NonFiniteError
 from lit_jax.utils.typing import Params
 from lit_jax.workdir.checkpoints import whole
 from lit_jax.workdir.checkpoints.alias import Alias
-from lit_jax.workdir.checkpoints.data import read_data, with_ours
+from lit_jax.workdir.checkpoints.data import Saved, read_data, with_ours
 from lit_jax.workdir.checkpoints.keeping import Keeping
 from lit_jax.workdir.checkpoints.trees import check_written, kinds, nested, not_finite, read, reason
 from lit_jax.workdir.checkpoints.whole import LOCKED_SUMS, MARKS, NAMES
 
 log = logging.getLogger(__name__)
 FAILURES = 3  # After so many failed saves in a row the run ends.
-
-
-class Saved(NamedTuple):
-    """A checkpoint without its optimiser: weights as numpy arrays, and the data saved with them."""
-
-    step: int
-    tuned: Params
-    locked: Params
-    data: dict[str, Any]
-    ema: Params  # The average of the tuned weights; {} if the run keeps none.
 
 
 class Checkpoints:

@@ -1,19 +1,30 @@
-"""The JSON of a checkpoint: what a run says of its data, and beside it two keys of our own."""
+"""What a checkpoint holds, and its JSON: what a run says of its data, and beside it two keys of our own."""
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 import lit_jax
 from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.errors import CheckpointError
+from lit_jax.utils.typing import Params
 
 ITEM = "data"  # The folder in a checkpoint.
 VERSION = "lit_jax"  # The version that wrote the checkpoint.
 STEP = "lit_jax_step"  # The step that it is of, under whatever name it lies now.
 _FORMER_STEP = "next_batch"  # Where older versions have it.
+
+
+class Saved(NamedTuple):
+    """A checkpoint without its optimiser: weights as numpy arrays, and the data saved with them."""
+
+    step: int
+    tuned: Params
+    locked: Params
+    data: dict[str, Any]
+    ema: Params  # The average of the tuned weights; {} if the run keeps none.
 
 
 def with_ours(data: Mapping[str, Any], step: int) -> dict[str, Any]:
