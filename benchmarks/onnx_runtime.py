@@ -1,7 +1,7 @@
 """A model in ONNX Runtime beside JAX: recall, sizes of files, and the time that a tower takes.
 
     python benchmarks/onnx_runtime.py MODEL SOURCE
-    python benchmarks/onnx_runtime.py quickstart_run/export folder:quickstart_run/data/test --json FILE
+    python benchmarks/onnx_runtime.py quickstart_run/export tfds:quickstart_run/data/test --json FILE
 
 MODEL is written anew with its towers in float32 and with 8 bits. Every picture and text of SOURCE is embedded three
 times, from the same arrays: by `lit_jax.Embedder`, and by ONNX Runtime from either file. Hits are queries with a right

@@ -2,13 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from lit_jax.inference.embedder import Embedder
 from lit_jax.tools import pages
 from lit_jax.utils.shown import shown
+
+
+def title_of(model: Embedder) -> str:
+    """What answers call a model: the last part of its name, without the folders of this machine."""
+    return Path(model.name).name or model.name
 
 
 def html(

@@ -23,7 +23,7 @@ from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.index import Index
 from lit_jax.inference.prompts import TEMPLATES, class_embeddings, class_texts
 from lit_jax.inference.search import Hit, find
-from lit_jax.tools.demo.answers import failure, html
+from lit_jax.tools.demo.answers import failure, html, title_of
 from lit_jax.tools.demo.api_fields import QUESTIONS, check, openapi
 from lit_jax.tools.demo.batcher import Batcher, Call
 from lit_jax.tools.demo.guards import MOST
@@ -70,7 +70,7 @@ class Api:
         config, index = self._model.config, self._index
         return JSONResponse(
             {
-                "model": self._model.name,
+                "model": title_of(self._model),
                 "vision_type": config.vision_type,
                 "text_type": config.text_type,
                 "dimensions": config.width,
@@ -82,11 +82,13 @@ class Api:
 
     async def description(self, request: Request) -> Response:
         """The OpenAPI description."""
-        return JSONResponse(openapi(self._model.name, lit_jax.__version__))
+        return JSONResponse(openapi(title_of(self._model), lit_jax.__version__))
 
     async def page(self, request: Request) -> Response:
         """A page for a person that says how to ask."""
-        return html("api.html", name=self._model.name, address=str(request.base_url), questions=QUESTIONS)
+        return html(
+            "api.html", name=title_of(self._model), address=str(request.base_url), questions=QUESTIONS
+        )
 
     def _answer(
         self, path: str, ask: Callable[[Fields], Awaitable[Any]]
@@ -120,7 +122,7 @@ class Api:
             raise ConfigError("there is nothing to embed; give texts or images")
         found = await asyncio.gather(self._texts(texts or []), self._images(images or []))
         lists = [[vector.tolist() for vector in vectors] for vectors in found]
-        return {"model": self._model.name, "texts": lists[0], "images": lists[1]}
+        return {"model": title_of(self._model), "texts": lists[0], "images": lists[1]}
 
     async def _classify(self, fields: Fields) -> Any:
         labels = check_labels(fields["labels"] or [])
