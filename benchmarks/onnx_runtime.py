@@ -26,6 +26,7 @@ from lit_jax import Embedder
 from lit_jax.data.sources.contents import captions_of
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
+from lit_jax.data.transforms.image_processor import side_of
 from lit_jax.data.transforms.tokenizer import makes_mask
 from lit_jax.evals.retrieval import retrieve
 from lit_jax.hf import load
@@ -84,11 +85,11 @@ def milliseconds(call: Callable[[], Any], seconds: float) -> float:
     return statistics.median(found)
 
 
-def times(model: str, folder: Path, length: int, seconds: float) -> list[dict[str, Any]]:
+def times(model: str, folder: Path, side: int, length: int, seconds: float) -> list[dict[str, Any]]:
     """A row for each tower and batch."""
     module, params = load.load(model)
     rows = []
-    for program in towers.programs(module, params, with_mask=True, compute=module.compute):
+    for program in towers.programs(module, params, with_mask=True, compute=module.compute, side=side):
         call, held = jax.jit(program.call), jax.device_put(program.params)
         sessions = {kind: Session(folder / f"{program.name}{end}.onnx") for kind, end in FILES.items()}
         for batch in BATCHES:
@@ -125,7 +126,8 @@ def main() -> None:
             sides = [Session(folder / f"{name}{end}.onnx") for name in towers.NAMES.values()]
             vectors[kind] = (embedded(sides[0], images), embedded(sides[1], tokens))
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        timed = times(options.model, folder, options.length, options.seconds)
+        side = side_of(embedder.processor.image_processor)
+        timed = times(options.model, folder, side, options.length, options.seconds)
     results = {}
     for kind, (pictures, captions) in vectors.items():
         apart = [
@@ -136,11 +138,13 @@ def main() -> None:
     print(
         f"{len(source)} pictures, {len(texts)} texts, {cores} cores, onnxruntime {onnxruntime.__version__}\n"
     )
-    rows = [(k, *r["hits"].values(), *(f"{x:.1e}" for x in r["difference"])) for k, r in results.items()]
+    rows = [
+        (k, *map(str, r["hits"].values()), *(f"{x:.1e}" for x in r["difference"])) for k, r in results.items()
+    ]
     print(table(("", "hits of images", "hits of texts", "images apart", "texts apart"), rows))
     print(table(("file", "MB"), [(name, f"{size / 1e6:.1f}") for name, size in sizes.items()]))
     columns = ("jax_ms", "float32_ms", "int8_ms")
-    rows = [(r["tower"], r["batch"], *(f"{r[name]:.2f}" for name in columns)) for r in timed]
+    rows = [(r["tower"], str(r["batch"]), *(f"{r[name]:.2f}" for name in columns)) for r in timed]
     print(table(("tower", "batch", "JAX, ms", "float32, ms", "int8, ms"), rows))
     if options.json:
         found = {"cores": cores, "results": results, "bytes": sizes, "times": timed}

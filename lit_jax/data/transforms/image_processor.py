@@ -93,6 +93,11 @@ def resized(image_processor: ImageProcessor, image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S S -> S S C
 
 
+def side_of(image_processor: ImageProcessor) -> int:
+    """The side S, in pixels, of the square that every picture becomes."""
+    return len(resized(image_processor, Image.new("RGB", (64, 48))))
+
+
 def _resizes_floats(image_processor: ImageProcessor) -> bool:
     return getattr(image_processor, "resizes_floats", False)
 

@@ -62,11 +62,12 @@ class Program(NamedTuple):
 
 
 def programs(
-    module: DualEncoder, params: Params, *, with_mask: bool, compute: Compute
+    module: DualEncoder, params: Params, *, with_mask: bool, compute: Compute, side: int | None = None
 ) -> tuple[Program, Program]:
     """The programs of the image tower and of the text tower, in float32, computed as `compute` says.
 
-    Pictures are `pixel_values`, float32 [B C S S], as an image processor gives them. Texts are `input_ids`, int32
+    Pictures are `pixel_values`, float32 [B C S S], as an image processor gives them; S is `side`, by default that of
+    the config, from which it differs where a tower resizes its positions (DINOv2's). Texts are `input_ids`, int32
     [B N], and `attention_mask` of the same shape and type if `with_mask`.
     """
     module, config = DualEncoder(module.config, compute), module.config
@@ -80,7 +81,7 @@ def programs(
         return module.apply({"params": params}, texts=dict(inputs))[1]
 
     (batch,) = export.symbolic_shape(BATCH)
-    size, channels = config.vision.image_size, config.vision.num_channels
+    size, channels = side or config.vision.image_size, config.vision.num_channels
     pixels = {"pixel_values": jax.ShapeDtypeStruct((batch, channels, size, size), jnp.float32)}
     limit = f"{LENGTH} <= {positions_of(config.text)}"
     tokens = jax.ShapeDtypeStruct(export.symbolic_shape(f"{BATCH}, {LENGTH}", constraints=[limit]), jnp.int32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from lit_jax.hf import programs
 from lit_jax.hf.programs import onnx_files, towers
 from lit_jax.hf.programs.onnx_trace import traced
 from lit_jax.hf.programs.towers import Program
@@ -103,3 +104,13 @@ def test_both_towers_give_the_same_for_other_sizes_than_those_of_the_trace(chang
         np.testing.assert_allclose(computed(program, inputs), want, rtol=0, atol=1e-5)
         kinds = {node.op_type for node in onnx_files.model_of(program).graph.node}
         assert "LayerNormalization" in kinds and "Softmax" in kinds
+
+
+def test_pictures_have_the_size_that_the_processor_makes_and_not_that_of_the_tower(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(programs, "check", lambda forms: None)
+    monkeypatch.setattr(onnx_files, "write", lambda folder, each, *, int8: made.extend(each))
+    programs.write(tmp_path, *tiny.dual(vision=tiny.DINOV2), tiny.processor(32), ["onnx"])
+    assert made[0].inputs["pixel_values"].shape[1:] == (3, 32, 32) and tiny.DINOV2["image_size"] == 56
+    call, params = jax.jit(made[0].call), made[0].params
+    assert call(params, made[0].example()).shape == (2, 16)
