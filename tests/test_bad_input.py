@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from lit_jax.inference.index import MANIFEST
+from lit_jax.inference.index_files import MANIFEST
 from tests import tiny
 
 SENTENCES = [  # A mistake in Python, by what is called; what the error is and says. {} is the folder of `place`.
