@@ -29,6 +29,7 @@ CORE = [
     "numpy>=2.0",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.3",
+    "packaging>=24",
     "pillow>=11",
     "pyarrow>=17",
     "safetensors>=0.8",
@@ -68,7 +69,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["lit_jax", "lit_jax.*"]), "lit_jax.configs"],
     package_dir={"lit_jax.configs": "configs"},
-    package_data={"lit_jax.evals": ["*.toml"], "lit_jax.tools.pages": ["*.html", "*.css", "*.js"]},
+    package_data={
+        "lit_jax.evals": ["*.toml"],
+        "lit_jax.tools.pages": ["*.html", "*.css", "*.js"],
+        "lit_jax.tools.space": ["Dockerfile", "README.md"],
+    },
     install_requires=CORE,
     extras_require={
         "quickstart": [*QUICKSTART, *DEMO],  # The quickstart prints a `lit-jax demo` that works.

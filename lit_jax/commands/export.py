@@ -1,5 +1,7 @@
 """lit-jax export --workdir DIR | --model DIR_OR_ID --output DIR [--push-to-hub ID]"""
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,6 +47,7 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
 @options.layout
 @options.max_shard_size
 @options.also(hidden=True)
+@click.option("--space", metavar="DIR", type=click.Path(), help="Write a Hugging Face Space for it, too.")
 @click.option(
     "--step", type=click.IntRange(min=0), metavar="N", help="Step [default: newest]; --raw: no average."
 )
@@ -65,8 +68,8 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
 )
 @click.option("--push-to-hub", metavar="ID", help="Publish as owner/name on the Hub (also: --private).")
 @click.option("--private", is_flag=True, hidden=True, help="--push-to-hub mentions it.")
-@click.option("--revision", metavar="BRANCH", help="Branch of the repository [default: main].")
-@click.option("--message", metavar="TEXT", help="Commit message on the Hub.")
+@click.option("--revision", metavar="BRANCH", help="Branch there [default: main] (also: --message).")
+@click.option("--message", metavar="TEXT", hidden=True, help="--revision mentions it.")
 @click.option("--overwrite", is_flag=True, help="Replace another model on the Hub.")
 def main(
     output: str, workdir: str | None, model: str | None, measured: tuple[str, ...], **settings: Any
@@ -76,10 +79,13 @@ def main(
     from lit_jax.evals import compare
     from lit_jax.hf import publish
     from lit_jax.tools import export as exports
+    from lit_jax.tools.space import space as spaces
 
     results = [compare.read(path) for path in measured]
     if not workdir and not model:
         publish.check_folder(output)
+    if settings["space"]:
+        spaces.check_new(Path(output), Path(settings["space"]))
     place = _open_place(settings)
     written = {name: settings[name] for name in ("layout", "max_shard_size")} | {
         "also": options.forms(settings)
@@ -101,6 +107,8 @@ def main(
         say(f"wrote {output}")
     elif place:
         place.check(output)
+    if settings["space"]:
+        _space(output, settings)
     if settings["verify"]:
         _verify(output, workdir, settings["verify_data"])
     if place:
@@ -137,7 +145,7 @@ def _check(
     if settings["push_to_hub"] == "":
         raise ConfigError("--push-to-hub is empty; give an id, as owner/name, or leave it out")
     if not settings["push_to_hub"]:
-        if not workdir and not model:
+        if not workdir and not model and not settings["space"]:
             raise ConfigError("export: --workdir is missing; see lit-jax export --help")
         if any(settings[name] for name in ("private", "revision", "message", "overwrite")):
             raise ConfigError(
@@ -175,6 +183,17 @@ def _verify(output: str, workdir: str | None, verify_data: str | None) -> None:
     differences = exports.verify(output, data, caption=caption)
     rows = [(name, f"{value:.2e}") for name, value in differences.items()]
     say(table(("largest difference to PyTorch", ""), rows))
+
+
+def _space(output: str, settings: dict[str, Any]) -> None:
+    """Writes the Space of the folder, and says how it is published."""
+    from lit_jax.tools.space import space as spaces
+
+    space = spaces.write(output, settings["space"], repo_id=settings["push_to_hub"])
+    say(
+        f"wrote {space}, a Space; to publish it: hf repos create OWNER/NAME --type space --sdk docker, "
+        f"then hf upload OWNER/NAME {shlex.quote(str(space))} --type space"
+    )
 
 
 def _upload(place: "Place", output: str, repo_id: str) -> None:

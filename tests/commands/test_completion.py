@@ -79,7 +79,7 @@ def test_every_option_of_every_command_is_offered(offered, command):
         "evaluate": {"--seeds", "--ledger"},
         "export": {
             *("--model", "--allow-pickle", "--license-name", "--private"),
-            *("--onnx-int8", "--stablehlo", "--raw"),
+            *("--onnx-int8", "--stablehlo", "--raw", "--message"),
         },
     }  # In the help, too.
     assert {word for _, word in offered(f"{command} --")} == known - hidden.get(command, set()) | {"--help"}

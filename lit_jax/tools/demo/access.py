@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from lit_jax.utils.errors import ConfigError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_SPACES, _HUB = (
+    ".hf.space",
+    "https://huggingface.co",
+)  # How hosts of Spaces end, and the site that shows them.
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 
 
@@ -23,8 +27,15 @@ class Access:
     is_open: bool = False
 
     @property
+    def framed_by(self) -> tuple[str, ...]:
+        """The sites that may show the page within their own."""
+        return (_HUB,) if any(name.endswith(_SPACES) for name in self.names) else ()
+
+    @property
     def meaning(self) -> str:
         """What that means for the person at the page, in one sentence."""
+        if self.framed_by:
+            return "What is given to this page is sent to the server that it runs on."
         if self.is_open:
             return "Everyone who reaches this machine can use this page, and what is sent to it is not encrypted."
         return "Nothing leaves this machine."

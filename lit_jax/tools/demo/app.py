@@ -73,7 +73,7 @@ def make_app(
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=access.names, www_redirect=False)
     handlers = {HTTPException: refused}
     app = Starlette(routes=routes, middleware=[hosts, Middleware(OwnPageOnly)], exception_handlers=handlers)
-    return WithHeaders(Bounded(app))
+    return WithHeaders(Bounded(app), access.framed_by)
 
 
 async def asset(request: Request) -> Response:

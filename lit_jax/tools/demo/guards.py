@@ -1,6 +1,7 @@
 """What every request to the page passes: limits of bytes and time, a check of who asks, and headers on its answer."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -15,8 +16,9 @@ MOST = 20_000_000  # Bytes of a request, at most.
 GRACE, RATE = 10, 250_000  # A body may take so many seconds, and one more for so many bytes that have come.
 LINGER = 2  # Seconds in which the rest of a refused body is read, so that its sender sees the answer.
 TOO_LARGE = f"The file is larger than {MOST // 1_000_000} MB; give a smaller picture."
+_POLICY = "Content-Security-Policy"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    _POLICY: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -117,15 +119,18 @@ def _is_own(method: str, path: str, headers: Headers) -> bool:
 
 
 class WithHeaders:
-    """Sets HEADERS on every answer."""
+    """Sets HEADERS on every answer; the sites `framed_by` may show it within their own pages."""
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
+    def __init__(self, app: ASGIApp, framed_by: Sequence[str] = ()):
+        self._app, self._headers = app, dict(HEADERS)
+        if framed_by:
+            policy = f"frame-ancestors {' '.join(framed_by)}"
+            self._headers[_POLICY] = self._headers[_POLICY].replace("frame-ancestors 'none'", policy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(self._headers)
             await send(message)
 
         await self._app(scope, receive, with_headers)

@@ -60,3 +60,13 @@ def test_an_open_page_says_so_and_answers_only_to_its_names(model, caplog):
     status, _, said = asked(home, Host=f"box.local:{port}")
     assert status == 200 and "Everyone who reaches this machine" in said and "Nothing leaves" not in said
     assert [asked(home, Host=name)[0] for name in ("0.0.0.0", "evil.example", "")] == [400] * 3
+
+
+def test_only_the_hub_shows_a_page_within_its_own_and_only_that_of_a_space(model, address):
+    port = served(model, host="0.0.0.0", allow_hosts=("owner-name.hf.space",))
+    port = port.rpartition(":")[2].strip("/")
+    status, headers, said = asked(f"http://127.0.0.1:{port}/", Host="owner-name.hf.space")
+    assert status == 200 and "sent to the server that it runs on" in said and "Nothing leaves" not in said
+    policy = headers["Content-Security-Policy"]
+    assert policy.endswith("frame-ancestors https://huggingface.co") and policy.count("frame-ancestors") == 1
+    assert asked(address)[1]["Content-Security-Policy"].endswith("frame-ancestors 'none'")

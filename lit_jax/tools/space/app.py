@@ -1,0 +1,14 @@
+"""The page of `lit-jax demo` for the model in model/."""
+
+import os
+
+from lit_jax.inference.embedder import Embedder
+from lit_jax.tools.demo.server import serve
+
+if __name__ == "__main__":
+    serve(
+        Embedder("model"),
+        host="0.0.0.0",
+        port=int(os.environ.get("PORT", "7860")),
+        allow_hosts=[os.environ.get("SPACE_HOST", "localhost")],  # The Hub sets it.
+    )

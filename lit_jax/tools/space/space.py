@@ -1,0 +1,78 @@
+"""A Hugging Face Space: the page of `lit-jax demo` and a model in one folder, which the Hub builds and runs.
+
+The Space is one of Docker (https://huggingface.co/docs/hub/spaces-sdks-docker). It holds the code of this very version
+of lit_jax, and its requirements are the versions that are installed here, so that it runs what was tried.
+"""
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
+from packaging.requirements import Requirement
+
+import lit_jax
+from lit_jax.hf.publish import CARD, check_folder
+from lit_jax.utils.atomic import replaced
+from lit_jax.utils.errors import ConfigError
+
+PORT = 7860  # On which the Hub expects a page.
+MODEL, APP = "model", "app.py"  # Names in the folder.
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "configs")
+_FILES = ("Dockerfile", APP)  # Which are copied as they lie beside this file.
+HERE = Path(__file__).parent
+
+
+def write(model: str | Path, output: str | Path, *, repo_id: str | None = None) -> Path:
+    """Writes a Space for the exported folder `model` into the folder `output`; returns `output`.
+
+    `repo_id` is where the model is on the Hub, which the Space then names. The folder appears only when it is complete.
+    Raises ConfigError if `output` exists and is not empty or lies in `model`, and WeightError for a `model` that is no
+    intact model folder.
+    """
+    model, output = Path(model), Path(output)
+    check_new(model, output)
+    check_folder(model)
+    with replaced(output) as draft:
+        shutil.copytree(model, draft / MODEL)
+        shutil.copytree(Path(lit_jax.__file__).parent, draft / "lit_jax", ignore=_LEFT_OUT)
+        (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), "utf-8")
+        for name in _FILES:
+            shutil.copyfile(HERE / name, draft / name)
+        (draft / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
+        _card(model, output.name, repo_id).save(draft / CARD)
+    return output
+
+
+def check_new(model: Path, output: Path) -> None:
+    """Raises ConfigError if the Space cannot be written to `output`: it is not empty, or lies in the model's folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} exists and is not an empty folder; choose another --space")
+    if output.resolve().is_relative_to(model.resolve()):
+        raise ConfigError(f"--space {output} lies in the model's folder {model}; choose a folder beside it")
+
+
+def requirements() -> list[str]:
+    """What the page needs, in the versions that are installed here. Raises ConfigError if something is missing."""
+    lines = []
+    for text in metadata.requires("lit_jax") or ():
+        needed = Requirement(text)
+        if needed.marker and not needed.marker.evaluate({"extra": "demo"}):
+            continue
+        try:
+            lines.append(f"{needed.name}=={metadata.version(needed.name)}")
+        except metadata.PackageNotFoundError as error:
+            raise ConfigError(
+                f"a Space states the versions that run here, and {needed.name} is not installed; "
+                f"pip install 'lit_jax[demo]'"
+            ) from error
+    return sorted(lines, key=str.lower)
+
+
+def _card(model: Path, title: str, repo_id: str | None) -> SpaceCard:
+    """The Space's README; its licence is the one that the model's card states."""
+    said = ModelCard.load(model / CARD).data.to_dict() if (model / CARD).is_file() else {}
+    models = [repo_id] if repo_id else None
+    data = SpaceCardData(title=title, sdk="docker", app_port=PORT, license=said.get("license"), models=models)
+    text = (HERE / CARD).read_text("utf-8").format(title=title, version=lit_jax.__version__)
+    return SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
