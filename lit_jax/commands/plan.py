@@ -1,16 +1,20 @@
 """lit-jax plan --config FILE --topology v5e:2x4 [--slices N] [--json OUT] [--find-batch | --parameters]"""
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_jax.commands.flags import Flags
 from lit_jax.commands.options import unwritable
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.shown import say
+
+if TYPE_CHECKING:
+    from lit_jax.tools.plan.decoding import Host
 
 _GB, _GIB = 1e9, 1 << 30
 
@@ -21,6 +25,8 @@ FLAGS = Flags(
     {
         "topology": ("SLICE", "For instance v5e:2x4 [default: that of the config]."),
         "slices": ("N", "Number of slices [default: 1]."),
+        "host-cores": ("N", "Cores of each host, to say whether decoding keeps up."),
+        "decode-rate": ("N", "Pictures/s of a core: benchmarks/decode.py measures it."),
         "json": ("FILE", "Write all figures to this file."),
         "find-batch": ("", "Find the largest micro-batch that fits instead."),
         "parameters": ("", "List every parameter instead: lock, lr, decay, dtype, split, bytes."),
@@ -38,6 +44,7 @@ def main(args: Sequence[str]) -> None:
     slices = values["slices"] or "1"
     if not slices.isdecimal() or int(slices) < 1:
         raise ConfigError(f"plan: --slices is {slices!r}; wanted a number of slices")
+    host = _host(values["host-cores"], values["decode-rate"])
     if values["json"] and (why := unwritable(Path(values["json"]))):
         raise ConfigError(f"plan: --json: {why}")
     # libtpu compiles without a TPU if it does not look for one, and JAX itself stays on the CPU.
@@ -58,10 +65,26 @@ def main(args: Sequence[str]) -> None:
         say(table(("micro-batch", "peak GiB"), rows))
         say(f"the largest that fits: --config.micro_batch {best}")
         return
-    costs = planning.plan(config, topology, slices=int(slices))
+    costs = planning.plan(config, topology, slices=int(slices), host=host)
     if values["json"]:
         Path(values["json"]).write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
     _show(costs, table)
+
+
+def _host(cores: str | None, rate: str | None) -> "Host | None":
+    """The host that is described. Raises ConfigError for one option without the other, and for no positive number."""
+    if cores is None and rate is None:
+        return None
+    from lit_jax.tools.plan.decoding import Host
+
+    if cores is None or rate is None:
+        raise ConfigError(
+            "plan: --host-cores and --decode-rate belong together; give both, or leave out the other"
+        )
+    for name, value in (("host-cores", cores), ("decode-rate", rate)):
+        if not value.isdecimal() or not int(value):
+            raise ConfigError(f"plan: --{name} is {value!r}; wanted a whole number above 0")
+    return Host(int(cores), int(rate))
 
 
 def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:
@@ -84,10 +107,22 @@ def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:
     say()
     say(table(("roofline", "ms"), [(k, f"{v * 1000:.1f}") for k, v in costs["seconds"].items()]))
     say(f"{costs['binds']} binds: at most {costs['mfu']:.0%} MFU, {costs['pairs_a_second']:,.0f} pairs/s")
+    if "decoding" in costs:
+        say(_decoding(costs))
     for name, cost in costs["embed"].items():
         say(
             f"\nembedding {name}: {_peak(cost)}; at most {cost['rows_a_second']:,.0f} {name}/s ({cost['binds']} binds)"
         )
+
+
+def _decoding(costs: dict[str, Any]) -> str:
+    """The sentence on the hosts of the slice."""
+    found = costs["decoding"]
+    return (
+        f"{costs['hosts']} hosts decode {found['pictures_a_second']:,.0f} pictures/s: {found['binds']} "
+        f"{'bind' if found['binds'] == 'chips' else 'binds'}, at {found['pairs_a_second']:,.0f} pairs/s; a host needs "
+        f"{math.ceil(found['cores']):,} cores, and {found['bytes_a_second'] / 1e6:,.1f} MB/s for each kB of a picture"
+    )
 
 
 def _peak(cost: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from lit_jax.inference.embed_step import make_embed_step
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.parallel.sharding import BATCH
+from lit_jax.tools.plan.decoding import Host, decoding
 from lit_jax.tools.plan.flops import count
 from lit_jax.tools.plan.hlo import Program
 from lit_jax.tools.plan.parameters import arithmetic, config_of
@@ -49,12 +50,13 @@ class _Target(NamedTuple):
         return PixelNormalizer(self.module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3)
 
 
-def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
+def plan(config: Any, topology: str = "", *, slices: int = 1, host: Host | None = None) -> dict[str, Any]:
     """Compiles the train step and the embed steps of `config` for a slice such as "v5e:2x4": what each costs a chip.
 
     Bytes, floating-point operations and seconds, of one step. "flops" are the model's own by part; "executed" are those
     that the program runs, of which "recomputed" are due to remat and micro-batches, and the rest that is more than the
-    model's to kernels, which pad heads and compute scores twice. Raises ConfigError if the slice is unknown, libtpu
+    model's to kernels, which pad heads and compute scores twice. With `host`, "decoding" says whether such hosts keep
+    up, unless the outputs of the image tower are cached. Raises ConfigError if the slice is unknown, libtpu
     is not installed, the recipe does not go with it, or XLA finds no room for it.
     """
     target = _target(config, topology, slices)
@@ -65,6 +67,7 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
         "topology": target.topology,
         "slices": slices,
         "chips": mesh.size,
+        "hosts": len({device.process_index for device in mesh.devices.flat}),
         "mesh": dict(mesh.shape),
         "batch_size": recipe.batch_size,
         "micro_batch": rows,
@@ -76,6 +79,8 @@ def plan(config: Any, topology: str = "", *, slices: int = 1) -> dict[str, Any]:
     planned["recomputed"] = planned["executed"] - _least(target)
     planned["mfu"] = sum(model.values()) / target.chip.flops / planned["seconds"][planned["binds"]]
     planned["pairs_a_second"] = recipe.batch_size / planned["seconds"][planned["binds"]]
+    if host and "vision" not in recipe.cached:
+        planned["decoding"] = decoding(planned["pairs_a_second"], planned["hosts"], host)
     planned["embed"] = {
         name: cost | {"rows_a_second": rows / cost["seconds"][cost["binds"]]}
         for name, cost in _embed_steps(target, rows).items()
