@@ -53,6 +53,7 @@ PEERS = [
 PLOT = ["matplotlib>=3.9"]
 RAY = ["pandas>=2", "ray[data]>=2.40"]
 BEAM = ["apache-beam>=2.60"]
+FAISS = ["faiss-cpu>=1.9"]
 SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
 STABLEHLO = ["flatbuffers>=24.3"]  # With it, jax.export writes files.
 WANDB = ["wandb>=0.19"]
@@ -89,6 +90,7 @@ setup(
         "plot": PLOT,
         "ray": RAY,
         "beam": BEAM,
+        "faiss": FAISS,
         "sentencepiece": SENTENCEPIECE,
         "stablehlo": STABLEHLO,
         "turbo": TURBO,

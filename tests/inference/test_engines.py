@@ -101,3 +101,16 @@ def test_beam_embeds_what_one_process_embeds(place, paths, rows, tmp_path):
     by_path = {line["path"]: line["embedding"] for line in lines}
     assert set(by_path) == set(paths)
     np.testing.assert_allclose([by_path[path] for path in paths], rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "IVF1,Flat"])
+def test_faiss_finds_in_a_converted_index_what_a_search_finds(place, model, tmp_path, kind):
+    pytest.importorskip("faiss")
+    lit_jax.embed(f"folder:{place / 'pairs'}", tmp_path / "index", model)
+    faiss = example("search_with_faiss")
+    faiss.convert(str(tmp_path / "index"), str(tmp_path / "out"), kind)
+    query = model.texts(["a red dog"])[0]
+    got = faiss.search(str(tmp_path / "out"), query, N)
+    want = lit_jax.search(tmp_path / "index", "a red dog", model=model, top=N)
+    assert [name for name, _ in got] == [hit.id for hit in want]
+    np.testing.assert_allclose([score for _, score in got], [hit.score for hit in want], atol=1e-6)

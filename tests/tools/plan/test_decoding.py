@@ -10,7 +10,9 @@ from lit_jax.utils.errors import ConfigError
 def test_the_slower_one_of_hosts_and_chips_binds():
     slow = decoding(30_000, 2, Host(50, 200))  # 20,000 pictures a second.
     assert slow["binds"] == "decoding" and slow["pairs_a_second"] == 20_000
-    assert slow["cores"] == 75 and slow["bytes_a_second"] == 10_000_000  # Of a host, for a kB of each of 10,000.
+    assert (
+        slow["cores"] == 75 and slow["bytes_a_second"] == 10_000_000
+    )  # Of a host, for a kB of each of 10,000.
     fast = decoding(30_000, 2, Host(100, 200))
     assert fast["binds"] == "chips" and fast["pairs_a_second"] == 30_000 and fast["cores"] == 75
 
