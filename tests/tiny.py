@@ -92,6 +92,23 @@ DINOV3_CONVNEXT = {
     "hidden_sizes": [8, 16],
     "depths": [1, 2],
 }
+ESM = {  # Spelled as facebook/esm2_t6_8M_UR50D.
+    "model_type": "esm",
+    "vocab_size": 99,
+    "mask_token_id": 5,
+    "pad_token_id": 1,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "position_embedding_type": "rotary",
+    "emb_layer_norm_before": False,
+    "token_dropout": True,
+    "is_folding_model": False,
+    "esmfold_config": None,
+    "vocab_list": None,
+}
 ERNIE = BERT | {"model_type": "ernie"}
 MPNET = BERT | {"model_type": "mpnet"}
 ALBERT = BERT | {"model_type": "albert", "embedding_size": 16}

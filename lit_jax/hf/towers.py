@@ -150,6 +150,7 @@ def read_params(
     table, used = matched(names, tower.encoder, tower.whole)
     if tower.whole != tower.stored:
         all_layers, table = table.names(), table.cut(tower.encoder.weights(tower.stored))
+        table = table.without(tower.encoder.of_all_layers)
         deeper = all_layers - table.names()
         used = {name: new for name, new in used.items() if new not in deeper}
     dropped = set(tensors) - {names[name] for name in used}

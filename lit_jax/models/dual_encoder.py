@@ -181,7 +181,7 @@ def tensors(config: DualEncoderConfig, params: Params) -> dict[str, np.ndarray]:
     """
     found = weights(config).to_hf(params)
     for tower, (model_type, tower_config) in config.towers.items():
-        buffers = encoder_of(tower, model_type).buffers(tower_config)
+        buffers = encoder_of(tower, model_type).buffers(tower_config, params[tower])
         found |= {f"{tower}_model.{name}": array for name, array in buffers.items()}
     return found
 

@@ -36,7 +36,7 @@ _REASONS = {
         longformer mra nystromformer openai_privacy_filter perceiver reformer roc_bert roformer splinter
         t5gemma2_encoder tipsv2_text_model ultrabert xlm xlnet xmod yoso
     """,
-    "proteins": "esm esmc evolla",
+    "proteins (ESM-1b and ESM-2 are read)": "esmc evolla",
     "texts with their places on a page or in a table": "bros layoutlm layoutlmv2 layoutlmv3 lilt markuplm tapas udop",
     "an image tower that is not written": """
         bit cvt dinat donut-swin efficientnet focalnet glm_image_vqmodel hgnet_v2 hiera imagegpt levit mobilenet_v1

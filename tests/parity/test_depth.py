@@ -24,7 +24,9 @@ def smaller(theirs, hf):
     """PyTorch's tower of the config `hf`, with the weights that it shares with a deeper one."""
     model = type(theirs)._from_config(type(theirs.config).from_dict(hf), attn_implementation="eager").eval()
     own = model.state_dict()
-    model.load_state_dict({name: tensor for name, tensor in theirs.state_dict().items() if name in own})
+    shared = {name: tensor for name, tensor in theirs.state_dict().items() if name in own}
+    # ESM has a head with a weight for every layer.
+    model.load_state_dict({k: v for k, v in shared.items() if v.shape == own[k].shape}, strict=False)
     return model
 
 

@@ -100,6 +100,15 @@ TEXT = {
     "megatron bert": tiny.MEGATRON_BERT | {"layer_norm_eps": 1e-3},
     "rembert": tiny.REMBERT,
     "rembert of one width": tiny.REMBERT | {"input_embedding_size": 24},
+    "esm": tiny.ESM,
+    "esm with a table of positions and a norm behind it": tiny.ESM
+    | {
+        "position_embedding_type": "absolute",
+        "emb_layer_norm_before": True,
+        "token_dropout": False,
+        "layer_norm_eps": 1e-3,
+    },
+    "esm of another base, with the mask in the texts": tiny.ESM | {"rope_theta": 50.0, "mask_token_id": 98},
     "mpnet": tiny.MPNET,
     "albert": tiny.ALBERT,
     "ernie": tiny.ERNIE,
@@ -125,7 +134,7 @@ TEXT = {
 # Types of which every day a quarter is compared.
 RARE = set(
     """vit_msn ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model data2vec-text
-    roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte
+    roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
     jina_embeddings_v3""".split()
 )
 # AIMv2 of one size takes no other.

@@ -129,6 +129,8 @@ def torch_gradients(theirs, tower, folder):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        for buffer in theirs.buffers():
+            buffer.zero_()  # ESM stores some beside its weights; nothing learns them.
     theirs.save_pretrained(folder)
     return our_tower(tower, folder)[2]
 

@@ -37,7 +37,7 @@ def write(
             rest[tower] = {"pooler": tower_params.pop("pooler")}
             table = table.without("pooler/")
         own = {key: value for key, value in hf[f"{tower}_config"].items() if key != "pooling"}
-        tensors = {**table.to_hf(tower_params), **encoder.buffers(tower_config)}
+        tensors = {**table.to_hf(tower_params), **encoder.buffers(tower_config, params[tower])}
         model_folder.write(folder / places[tower], own, tensors, max_shard_size=max_shard_size)
     model_folder.write(folder / HEADS, {**hf, "model_type": dual_encoder.OWN_MODEL_TYPE}, heads.to_hf(rest))
     if processor is not None:

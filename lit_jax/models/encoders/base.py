@@ -57,7 +57,9 @@ class Encoder:
     # Fields of config.json that Config reads and says in fields of its own: other names, older and newer forms.
     respelled: frozenset[str] = frozenset()
     # Tensors beside the weights that transformers 4.57 misses in a file, though it computes them: name -> array.
-    buffers: Callable[[Any], Mapping[str, np.ndarray]] = lambda config: {}
+    buffers: Callable[[Any, Params], Mapping[str, np.ndarray]] = lambda config, params: {}
+    # Regex of param paths whose tensors are of all layers together: a tower of fewer layers has random ones.
+    of_all_layers: str = r"(?!)"
     # Poolings that the model of the type does itself besides its own, so that Hugging Face's class returns them too:
     # name -> function from a config to (config, weights) with that pooling.
     poolings: Mapping[str, Callable[[Any], tuple[Any, Params]]] = dataclasses.field(default_factory=dict)

@@ -80,6 +80,7 @@ RANGES: dict[str, Range] = {
     "task_type_vocab_size": _SIZE,
     "max_position_embeddings": _SIZE,
     "pad_token_id": _ID,
+    "mask_token_id": _ID,
     "eos_token_id": _ID,
     # Relative positions, windows of attention, convolutions.
     "local_attention": _SIZE,

@@ -63,7 +63,7 @@ class MegatronConfig(bert.Config):
         return dataclasses.replace(super().block, norm_first=True)
 
 
-def _norms(first: str, second: str, last: str) -> WeightMap:
+def norms(first: str, second: str, last: str) -> WeightMap:
     """The rows of the norms of these names: before attention and MLP of each layer, and of the whole."""
     return table(f"""
         encoder.layer.{{l}}.{first}.weight  | layers/norm1/scale | d
@@ -87,14 +87,14 @@ def _weights(norms: WeightMap) -> Callable[[Any], WeightMap]:
 ROBERTA = dataclasses.replace(
     roberta.ENCODER,
     Config=RobertaConfig,
-    weights=_weights(_norms("attention.LayerNorm", "intermediate.LayerNorm", "LayerNorm")),
+    weights=_weights(norms("attention.LayerNorm", "intermediate.LayerNorm", "LayerNorm")),
     prefix="roberta_prelayernorm.",
 )
 XLM_ROBERTA_XL = dataclasses.replace(
     roberta.ENCODER,
     Config=XlConfig,
-    weights=_weights(_norms("attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm")),
+    weights=_weights(norms("attention.self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm")),
 )
 MEGATRON = dataclasses.replace(
-    bert.ENCODER, Config=MegatronConfig, weights=_weights(_norms("attention.ln", "ln", "encoder.ln"))
+    bert.ENCODER, Config=MegatronConfig, weights=_weights(norms("attention.ln", "ln", "encoder.ln"))
 )

@@ -17,6 +17,7 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.windows import Windows, attend
 from lit_jax.models.weight_map import table
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.typing import Params
 
 # Fields of transformers' config that follow from others (see `check`), or belong to heads.
 DERIVED = BACKBONE | {"hidden_size", "num_layers", "encoder_stride"}
@@ -175,7 +176,7 @@ _OWN = table("""
 """)
 
 
-def buffers(config: Config) -> dict[str, np.ndarray]:
+def buffers(config: Config, params: Params) -> dict[str, np.ndarray]:
     """The rows of the tables of relative positions, which transformers 4 stores for every block."""
     side = config.window_size
     rows = Windows(side, side, side, shift=0).relative.astype(np.int64)

@@ -47,7 +47,7 @@ def speeds(theta: float, width: int, scaling: Linear | Llama3 | None = None) -> 
     return plain if scaling is None else scaling.scaled(plain)
 
 
-def tables(positions: Int[Array, "..."], speeds: Float[np.ndarray, "S _"]) -> tuple[Array, Array]:
+def tables(positions: Int[Array, "..."], speeds: Float[np.ndarray | Array, "S _"]) -> tuple[Array, Array]:
     """Cosines and sines of positions [... N] at S kinds of speeds [K/2], each [S ... N K]."""
     kinds = speeds.reshape(len(speeds), *(1 for _ in positions.shape), -1)
     angles = positions[..., None].astype(jnp.float32) * kinds

@@ -32,8 +32,16 @@ def of_two_files(name):
     return make
 
 
+def of_letters(folder):
+    """In the manner of ESM, which reads proteins."""
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("<cls>\n<pad>\n<eos>\n<unk>\nt\nh\ne\nc\na\n<mask>")
+    return transformers.EsmTokenizer(str(folder / "vocab.txt"))
+
+
 MAKERS = {
     "ByT5": of_bytes,
+    "ESM": of_letters,
     "PhoBERT": of_two_files("PhobertTokenizer"),
     "BERTweet": of_two_files("BertweetTokenizer"),
 }
