@@ -92,6 +92,7 @@ DINOV3_CONVNEXT = {
     "hidden_sizes": [8, 16],
     "depths": [1, 2],
 }
+LONGFORMER = ROBERTA | {"model_type": "longformer", "attention_window": [4, 12, 6]}
 ESM = {  # Spelled as facebook/esm2_t6_8M_UR50D.
     "model_type": "esm",
     "vocab_size": 99,

@@ -128,7 +128,13 @@ def stored_halves(
             **own,
             **getattr(kept, tower),
             "model_type": composite.stored_type(tower, towers[tower][0]),
-            **dataclasses.asdict(towers[tower][1]),
+            **_as_json(towers[tower][1]),
         }
         for tower in TOWERS
     }
+
+
+def _as_json(config: Any) -> dict[str, Any]:
+    """The fields of a config, with lists where it has tuples: transformers takes no others for some of them."""
+    fields = dataclasses.asdict(config).items()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}

@@ -21,6 +21,7 @@ def cut(hf: Mapping[str, Any], field: str, depth: int) -> dict[str, Any]:
     What a backbone gives is left out: it may be of other layers than these.
     """
     cut = {name: value for name, value in hf.items() if name not in BACKBONE.union(_NAMES)} | {field: depth}
-    if isinstance(kinds := cut.get("layer_types"), list | tuple):
-        cut["layer_types"] = kinds[:depth]
+    for name in ("layer_types", "attention_window"):
+        if isinstance(each := cut.get(name), list | tuple):
+            cut[name] = each[:depth]
     return cut

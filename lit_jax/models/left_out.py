@@ -33,7 +33,7 @@ _REASONS = {
     """,
     "a text encoder that is not written": """
         bert-generation big_bird canine convbert deberta dpr embedding_gemma2_text eurobert flaubert fnet funnel
-        longformer mra nystromformer openai_privacy_filter perceiver reformer roc_bert roformer splinter
+        mra nystromformer openai_privacy_filter perceiver reformer roc_bert roformer splinter
         t5gemma2_encoder tipsv2_text_model ultrabert xlm xlnet xmod yoso
     """,
     "proteins (ESM-1b and ESM-2 are read)": "esmc evolla",

@@ -35,6 +35,7 @@ PAIRS = {
     "vit + squeezebert": (tiny.VIT, tiny.SQUEEZEBERT),
     "vit + mobilebert": (tiny.VIT, tiny.MOBILEBERT),
     "vit + esm": (tiny.VIT, tiny.ESM),
+    "vit + longformer": (tiny.VIT, tiny.LONGFORMER),
     "swin + roberta": (tiny.SWIN, tiny.ROBERTA),
     "swinv2 + bert": (tiny.SWINV2, tiny.BERT),
     "chinese clip + bert": (tiny.CHINESE_CLIP_VISION, tiny.BERT),

@@ -100,6 +100,8 @@ TEXT = {
     "megatron bert": tiny.MEGATRON_BERT | {"layer_norm_eps": 1e-3},
     "rembert": tiny.REMBERT,
     "rembert of one width": tiny.REMBERT | {"input_embedding_size": 24},
+    "longformer": tiny.LONGFORMER,
+    "longformer of one window": tiny.LONGFORMER | {"attention_window": 6, "hidden_act": "gelu_new"},
     "esm": tiny.ESM,
     "esm with a table of positions and a norm behind it": tiny.ESM
     | {
@@ -135,6 +137,7 @@ TEXT = {
 RARE = set(
     """vit_msn ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model data2vec-text
     roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
+    longformer
     jina_embeddings_v3""".split()
 )
 # AIMv2 of one size takes no other.

@@ -45,6 +45,7 @@ WORDS = {
     "rembert": tiny.REMBERT,
     "squeezebert": tiny.SQUEEZEBERT,
     "mobilebert": tiny.MOBILEBERT,
+    "longformer": tiny.LONGFORMER,
     "esm": tiny.ESM,
     "mpnet": tiny.MPNET,
     "albert": tiny.ALBERT,

@@ -84,6 +84,7 @@ RANGES: dict[str, Range] = {
     "eos_token_id": _ID,
     # Relative positions, windows of attention, convolutions.
     "local_attention": _SIZE,
+    "attention_window": Range(2, LARGEST),
     "sliding_window": _SIZE,
     "sliding_window_pattern": _SIZE,
     "max_window_layers": Range(0, LARGEST),
