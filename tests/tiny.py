@@ -63,6 +63,17 @@ VIT_MSN = VIT | {"model_type": "vit_msn"}
 IJEPA = VIT | {"model_type": "ijepa"}
 DATA2VEC_VISION = BEIT | {"model_type": "data2vec-vision"}
 SIGLIP_VISION = VIT | {"model_type": "siglip_vision_model"}
+SIGLIP2_VISION = {  # Spelled as google/siglip2-base-patch16-naflex, with a field of ours.
+    "model_type": "siglip2_vision_model",
+    "image_size": 32,
+    "patch_size": 8,
+    "num_patches": 16,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vision_use_head": True,
+}
 DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
 DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}
 SWIN = {

@@ -74,8 +74,35 @@ def half_even_crop() -> Any:
     return CLIPImageProcessorPil
 
 
-# Class of transformers -> what makes ours, which has no torch in it.
-OURS: dict[str, Callable[[], Any]] = {"DINOv3ViTImageProcessor": _dinov3_vit}
+@cache
+def _siglip2() -> Any:
+    parent: Any = transformers.SiglipImageProcessorPil
+
+    class Siglip2ImageProcessorPil(parent):
+        """transformers' Siglip2ImageProcessor for a square: a picture is resized to as many patches, not cut into them.
+
+        There a picture keeps its shape and becomes a list of patches; here all of a batch have one shape.
+        """
+
+        resample = Image.Resampling.BILINEAR
+        image_mean = [0.5, 0.5, 0.5]  # noqa: RUF012
+        image_std = [0.5, 0.5, 0.5]  # noqa: RUF012
+
+        def __init__(self, **options: Any) -> None:
+            patch, most = options.pop("patch_size", None) or 16, options.pop("max_num_patches", None) or 256
+            side = int(most**0.5) * patch
+            options["size"] = options.get("size") or {"height": side, "width": side}
+            super().__init__(**options)
+            self.patch_size, self.max_num_patches = patch, most
+
+    return Siglip2ImageProcessorPil
+
+
+# Class of transformers -> what makes ours: without torch, or with pictures instead of lists of patches.
+OURS: dict[str, Callable[[], Any]] = {
+    "DINOv3ViTImageProcessor": _dinov3_vit,
+    "Siglip2ImageProcessor": _siglip2,
+}
 
 
 def load(folder_or_id: str | Path, **options: Any) -> ImageProcessor:

@@ -56,6 +56,10 @@ COMPOSITES = {
         "CLIPSegModel", "clipseg_vision_model", "clip_text_model", "clipseg", prefix="clip."
     ),
     "siglip": Composite("SiglipModel", "siglip_vision_model", "siglip_text_model", sigmoid=True),
+    # For pictures of one shape, where transformers takes a list of patches for each (NaFlex).
+    "siglip2": Composite(
+        "Siglip2Model", "siglip2_vision_model", "siglip_text_model", "siglip2", sigmoid=True
+    ),
 }
 _MISSING = {  # Other models of two towers in transformers -> what is not implemented.
     "aimv2": "its text tower, with RMS norms and gated MLPs",
@@ -67,8 +71,6 @@ _MISSING = {  # Other models of two towers in transformers -> what is not implem
     "groupvit": "its image tower, which merges tokens into groups",
     "owlv2": "its towers, which find objects",
     "owlvit": "its towers, which find objects",
-    "siglip2": "pictures of any shape, read as a list of patches (NaFlex); the SigLIP 2 models of one picture size "
-    "have the model_type 'siglip' and are read",
     "tipsv2": "its towers",
     "videoprism": "its towers, which read videos",
     "xclip": "its image tower, which reads videos",

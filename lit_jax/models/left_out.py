@@ -99,7 +99,6 @@ _REASONS = {
     "time series": """
         autoformer decision_transformer informer patchtsmixer patchtst time_series_transformer timesfm timesfm2_5
     """,
-    "pictures of any shape, read as a list of patches (NaFlex)": "siglip2_vision_model",
     "another name of mlcd_vision_model: write that in config.json": "mlcd",
 }
 _REASON_OF = {name: reason for reason, names in _REASONS.items() for name in names.split()}

@@ -130,7 +130,8 @@ def _pooled(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer
     encoder, how = encoder_of(tower, model_type), getattr(config, f"{tower}_pooling")
     if encoder.reader not in _READERS:
         raise ConfigError(
-            f"its {tower} tower of type {model_type!r} is no model of AutoModel, with which a Transformer reads it"
+            f"its {tower} tower of type {model_type!r} is no model of AutoModel for pixels or tokens alone, with "
+            "which a Transformer reads it"
         )
     if how == "pooler" and (encoder.exportable or encoder.pooled_by_reader):
         return []

@@ -33,6 +33,7 @@ RANGES: dict[str, Range] = {
     # Pictures.
     "image_size": Range(1, 1 << 14),
     "patch_size": Range(1, 1 << 12),
+    "num_patches": _SIZE,
     "num_channels": Range(1, 1 << 10),
     "window_size": Range(1, 1 << 8),
     "num_register_tokens": Range(0, 1 << 10),

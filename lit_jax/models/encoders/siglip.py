@@ -119,7 +119,7 @@ class Model(nn.Module):
         return EncoderOutput(x, AttentionPool(c.block, self.compute, name="head")(x), states, weights)
 
 
-_VISION = table("""
+ROWS = table("""
     embeddings.position_embedding.weight | embeddings/pos                  | n d -> 1 n d
     embeddings.patch_embedding.weight    | embeddings/patch/kernel         | d c p q -> p q c d
     embeddings.patch_embedding.bias      | embeddings/patch/bias           | d
@@ -141,7 +141,7 @@ _VISION = table("""
 
 
 def weights(config: Config) -> WeightMap:
-    rows = (_VISION + LAYERS).inside("vision_model")
+    rows = (ROWS + LAYERS).inside("vision_model")
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
 
 
