@@ -75,6 +75,7 @@ SIGLIP2_VISION = {  # Spelled as google/siglip2-base-patch16-naflex, with a fiel
     "vision_use_head": True,
 }
 DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
+TIPSV2_VISION = DINOV2 | {"model_type": "tipsv2_vision_model", "num_register_tokens": 2}
 DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}
 SWIN = {
     "model_type": "swin",
@@ -135,6 +136,7 @@ CLIP_TEXT = BERT | {"model_type": "clip_text_model", "eos_token_id": 98}
 METACLIP_2_TEXT = CLIP_TEXT | {"model_type": "metaclip_2_text_model", "eos_token_id": 2}
 CHINESE_CLIP_TEXT = BERT | {"model_type": "chinese_clip_text_model"}
 SIGLIP_TEXT = BERT | {"model_type": "siglip_text_model"}
+TIPSV2_TEXT = BERT | {"model_type": "tipsv2_text_model"}
 ELECTRA = BERT | {"model_type": "electra", "embedding_size": 16}
 DISTILBERT = {
     "model_type": "distilbert",

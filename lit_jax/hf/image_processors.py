@@ -98,10 +98,25 @@ def _siglip2() -> Any:
     return Siglip2ImageProcessorPil
 
 
+@cache
+def _tipsv2() -> Any:
+    parent: Any = transformers.ViTImageProcessorPil
+
+    class Tipsv2ImageProcessorPil(parent):
+        """transformers' Tipsv2ImageProcessor, which needs torchvision: pixels from 0 to 1."""
+
+        size = {"height": 448, "width": 448}  # noqa: RUF012
+        do_normalize = False
+        do_convert_rgb = True
+
+    return Tipsv2ImageProcessorPil
+
+
 # Class of transformers -> what makes ours: without torch, or with pictures instead of lists of patches.
 OURS: dict[str, Callable[[], Any]] = {
     "DINOv3ViTImageProcessor": _dinov3_vit,
     "Siglip2ImageProcessor": _siglip2,
+    "Tipsv2ImageProcessor": _tipsv2,
 }
 
 

@@ -71,7 +71,7 @@ _MISSING = {  # Other models of two towers in transformers -> what is not implem
     "groupvit": "its image tower, which merges tokens into groups",
     "owlv2": "its towers, which find objects",
     "owlvit": "its towers, which find objects",
-    "tipsv2": "its towers",
+    "tipsv2": "its temperature, by which it divides; its towers are read from folders of their own",
     "videoprism": "its towers, which read videos",
     "xclip": "its image tower, which reads videos",
 }

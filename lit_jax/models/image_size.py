@@ -49,7 +49,8 @@ def _grid(config: Any, table: Array, old: int, new: int) -> Array:
     patches = getattr(config, "patches", None)  # Swin has none, and no learned tokens.
     first = len(patches.tokens) if patches else 0
     antialias = bool(patches and patches.antialias)
-    grid = resize_grid(table[:, first:], new, new, antialias=antialias)
+    linear = bool(patches and patches.linear)
+    grid = resize_grid(table[:, first:], new, new, antialias=antialias, linear=linear)
     return jnp.concatenate([table[:, :first], grid], axis=1)
 
 

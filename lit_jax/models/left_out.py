@@ -34,14 +34,14 @@ _REASONS = {
     "a text encoder that is not written": """
         bert-generation big_bird canine convbert deberta dpr embedding_gemma2_text eurobert flaubert fnet funnel
         mra nystromformer openai_privacy_filter perceiver reformer roc_bert roformer splinter
-        t5gemma2_encoder tipsv2_text_model ultrabert xlm xlnet xmod yoso
+        t5gemma2_encoder ultrabert xlm xlnet xmod yoso
     """,
     "proteins (ESM-1b and ESM-2 are read)": "esmc evolla",
     "texts with their places on a page or in a table": "bros layoutlm layoutlmv2 layoutlmv3 lilt markuplm tapas udop",
     "an image tower that is not written": """
         bit cvt dinat donut-swin efficientnet focalnet glm_image_vqmodel hgnet_v2 hiera imagegpt levit mobilenet_v1
         mobilenet_v2 mobilevit mobilevitv2 pixio poolformer pvt pvt_v2 radio regnet resnet segformer swiftformer
-        textnet timm_backbone timm_wrapper tipsv2_vision_model vit_mae
+        textnet timm_backbone timm_wrapper vit_mae
     """,
     "the image tower of a language model, which reads pictures of any shape as patches": """
         cohere_compass_vision cosmos3_edge_vision exaone4_5_vision gemma3n_vision gemma4_vision glm4v_moe_vision

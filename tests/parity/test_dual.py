@@ -35,6 +35,7 @@ PAIRS = {
     "vit + squeezebert": (tiny.VIT, tiny.SQUEEZEBERT),
     "vit + mobilebert": (tiny.VIT, tiny.MOBILEBERT),
     "vit + esm": (tiny.VIT, tiny.ESM),
+    "tipsv2 + tipsv2 text": (tiny.TIPSV2_VISION, tiny.TIPSV2_TEXT),
     "vit + longformer": (tiny.VIT, tiny.LONGFORMER),
     "swin + roberta": (tiny.SWIN, tiny.ROBERTA),
     "swinv2 + bert": (tiny.SWINV2, tiny.BERT),

@@ -85,6 +85,9 @@ VISION = {
         "use_mean_pooling": False,
     },
     "siglip": tiny.SIGLIP_VISION,
+    "tipsv2": tiny.TIPSV2_VISION,
+    "tipsv2 with no register and swiglu": tiny.TIPSV2_VISION
+    | {"num_register_tokens": 0, "use_swiglu_ffn": True, "mlp_ratio": 2.7, "qkv_bias": False},
 }
 TEXT = {
     "bert": tiny.BERT,
@@ -121,6 +124,9 @@ TEXT = {
     "chinese clip text": tiny.CHINESE_CLIP_TEXT,
     "siglip text": tiny.SIGLIP_TEXT,
     "siglip text with a head of another width": tiny.SIGLIP_TEXT | {"projection_size": 32},
+    "tipsv2 text": tiny.TIPSV2_TEXT,
+    "tipsv2 text of an odd width, not scaled": tiny.TIPSV2_TEXT
+    | {"hidden_size": 15, "num_attention_heads": 3, "scale_sqrt_depth": False, "hidden_act": "gelu"},
     "distilbert": tiny.DISTILBERT,
     "gte": tiny.GTE,
     "gte without token types, of another base": tiny.GTE | {"type_vocab_size": 0, "rope_theta": 50.0},
@@ -137,7 +143,7 @@ TEXT = {
 RARE = set(
     """vit_msn ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model data2vec-text
     roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
-    longformer
+    longformer tipsv2_vision_model tipsv2_text_model
     jina_embeddings_v3""".split()
 )
 # AIMv2 of one size takes no other.

@@ -28,6 +28,7 @@ PICTURES = {
     "dinov2": (tiny.DINOV2, 1),
     "dinov2 with registers": (tiny.DINOV2_REGISTERS, 5),
     "dinov3": (tiny.DINOV3, 5),
+    "tipsv2": (tiny.TIPSV2_VISION, 3),
     "swin": (tiny.SWIN, 0),
     "swinv2": (tiny.SWINV2, 0),
 }
@@ -52,6 +53,7 @@ WORDS = {
     "ernie": tiny.ERNIE,
     "clip": tiny.CLIP_TEXT,
     "siglip": tiny.SIGLIP_TEXT,
+    "tipsv2": tiny.TIPSV2_TEXT,
     "distilbert": tiny.DISTILBERT,
     "electra": tiny.ELECTRA,
     "deberta-v2": tiny.DEBERTA_V2,

@@ -66,7 +66,7 @@ class Config:
 
     @property
     def block(self) -> BlockSpec:
-        hidden = self.hidden_size * self.mlp_ratio
+        hidden = int(self.hidden_size * self.mlp_ratio)
         return BlockSpec(
             heads=self.num_attention_heads,
             # SwiGLU keeps two thirds of the width, rounded up to a multiple of eight.

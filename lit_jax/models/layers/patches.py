@@ -28,6 +28,7 @@ class Patches:
     positions: bool = True  # A learned table.
     sinusoids: bool = False  # Positions that are computed instead.
     antialias: bool = False  # When the position table is resized.
+    linear: bool = False  # It is resized with a triangle filter, not a cubic one; with antialias alone.
     dropout: float = 0.0
     init_std: float = 0.02
 
@@ -90,7 +91,9 @@ class PatchEmbed(nn.Module):
         if spec.positions:
             pos = self.param("pos", init, (1, (spec.size // spec.patch) ** 2 + first, spec.width))
             if interpolate:
-                grid = resize_grid(pos[:, first:], rows, columns, antialias=spec.antialias)
+                grid = resize_grid(
+                    pos[:, first:], rows, columns, antialias=spec.antialias, linear=spec.linear
+                )
                 pos = jnp.concatenate([pos[:, :first], grid], axis=1)
             x = (x + pos).astype(x.dtype)  # The gradient of the positions is summed in float32.
         if spec.registers:

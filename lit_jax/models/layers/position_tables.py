@@ -40,18 +40,21 @@ def bilinear(source: int, target: int) -> np.ndarray:
 
 
 def resize_grid(
-    table: Float[Array, "1 n D"], height: int, width: int, *, antialias: bool = False
+    table: Float[Array, "1 n D"], height: int, width: int, *, antialias: bool = False, linear: bool = False
 ) -> Float[Array, "1 m D"]:
     """A square grid of positions, flattened row by row -> the same for `height` x `width` patches (m of them).
 
-    Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=antialias) in float32.
+    Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=antialias) in float32, or with
+    mode="bilinear" if `linear`, which is for antialias alone.
     """
     side = round(table.shape[1] ** 0.5)
     if side * side == height * width and height == width:
         return table
     grid = table.reshape(side, side, -1)
     if antialias:  # Here torch has a = -0.5, as jax.image does.
-        grid = jax.image.resize(grid.astype(jnp.float32), (height, width, grid.shape[-1]), "cubic")
+        grid = jax.image.resize(
+            grid.astype(jnp.float32), (height, width, grid.shape[-1]), "linear" if linear else "cubic"
+        )
         return grid.reshape(1, height * width, -1).astype(table.dtype)
     grid = jnp.einsum(
         "yi,xj,ijd->yxd",
