@@ -60,6 +60,7 @@ def test_speeds_that_a_checkpoint_rounded_turn_the_tokens_and_stay_as_they_are(t
     np.testing.assert_array_equal(run(module, half, batch)[0], other)
 
 
+@pytest.mark.slow
 def test_a_model_of_two_towers_has_the_speeds_of_every_layer_as_4_57_stores_them(tmp_path):
     _, rounded = in_half(tmp_path / "t")
     tiny.write_tower(tmp_path / "v", tiny.VIT)
@@ -92,6 +93,7 @@ def test_the_mask_hides_tokens_and_the_others_grow_by_the_share_of_the_real_ones
     )
 
 
+@pytest.mark.slow
 def test_a_tower_of_its_first_layers_has_a_head_of_contacts_of_their_number(tmp_path, caplog):
     tiny.write_towers(tmp_path, text=tiny.ESM)
     model = ModelConfig(str(tmp_path / "v"), str(tmp_path / "t"))
@@ -103,12 +105,14 @@ def test_a_tower_of_its_first_layers_has_a_head_of_contacts_of_their_number(tmp_
     assert "contact" not in caplog.text  # It is locked with its tower, and nothing uses it.
 
 
+@pytest.mark.slow
 def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     torch_tower(tiny.ESM, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     assert_rounding_alone(module, params, texts())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["MaskedLM", "SequenceClassification", "TokenClassification"])
 def test_checkpoints_of_task_models_are_read(kind, tmp_path):
     task = getattr(transformers, f"EsmFor{kind}")(transformers.AutoConfig.for_model(**tiny.ESM))
@@ -119,6 +123,7 @@ def test_checkpoints_of_task_models_are_read(kind, tmp_path):
     np.testing.assert_array_equal(params["text"]["layers"]["mlp"]["up"]["kernel"][2], want)
 
 
+@pytest.mark.slow
 def test_proteins_are_read_by_the_tokenizer_of_the_folder(tmp_path):
     words = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>".split()
     (tmp_path / "vocab.txt").write_text("\n".join(words))

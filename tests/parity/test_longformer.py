@@ -35,7 +35,13 @@ def long_texts(tokens):
 
 
 @pytest.mark.parametrize(
-    "tokens", [30, 32, pytest.param(7, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)]
+    "tokens",
+    [
+        30,
+        pytest.param(32, marks=pytest.mark.slow),
+        pytest.param(7, marks=pytest.mark.slow),
+        pytest.param(1, marks=pytest.mark.slow),
+    ],
 )
 def test_texts_of_many_windows_equal_pytorch_at_every_layer(tokens, tmp_path):
     theirs = torch_tower(tiny.LONGFORMER, tmp_path)
@@ -49,6 +55,7 @@ def test_texts_of_many_windows_equal_pytorch_at_every_layer(tokens, tmp_path):
         assert_same_layers({"last": run(module, params, inputs)[0]}, {"last": want.last_hidden_state})
 
 
+@pytest.mark.slow
 def test_the_gradient_of_every_leaf_equals_pytorch_over_many_windows(tmp_path):
     assert_gradients_of_real_tokens(tiny.LONGFORMER, tmp_path, long_texts(30))
 
@@ -70,12 +77,16 @@ def test_the_weights_of_global_attention_have_no_gradient_and_do_not_decay(tmp_p
     torch_tower(tiny.LONGFORMER, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     inputs = jax.tree.map(jnp.asarray, long_texts(8))
-    got = jax.grad(lambda params: module.apply({"params": params}, **inputs).pooler_output.sum())(params)
+    gradient = jax.jit(
+        jax.grad(lambda params: module.apply({"params": params}, **inputs).pooler_output.sum())
+    )
+    got = gradient(params)
     for name in ("global_weights", "global_biases"):
         assert not got["layers"][name].any() and np.asarray(params["layers"][name]).any()
         assert first_match(f"text/layers/{name}", DECAY) is False
 
 
+@pytest.mark.slow
 def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     torch_tower(tiny.LONGFORMER, tmp_path)
     module, _, params = our_tower("text", tmp_path)

@@ -47,7 +47,7 @@ def in_patches(images, patch=8):
     }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(
     "hf", [tiny.SIGLIP2_VISION, tiny.SIGLIP2_VISION | {"hidden_act": "gelu", "layer_norm_eps": 1e-3}]
@@ -82,12 +82,14 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(tmp_path):
     shared.test_weights_go_to_jax_and_back_to_the_same_bits("vision", tiny.SIGLIP2_VISION, tmp_path)
 
 
+@pytest.mark.slow
 def test_names_that_transformers_5_has_in_memory_are_understood(tmp_path):
     shared.test_names_that_transformers_5_has_in_memory_are_understood(
         "vision", tiny.SIGLIP2_VISION, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_the_pictures_may_have_another_side_than_the_positions(tmp_path):
     theirs = torch_tower(tiny.SIGLIP2_VISION, tmp_path / "v")
     tiny.write_tower(tmp_path / "t", tiny.BERT)
@@ -100,6 +102,7 @@ def test_the_pictures_may_have_another_side_than_the_positions(tmp_path):
         module.apply({"params": params}, jnp.asarray(pixels(32, 32)), method="pool_images")
 
 
+@pytest.mark.slow
 def test_it_has_no_place_in_a_dual_encoder_of_transformers_and_goes_back_as_a_tower(tmp_path):
     theirs = torch_tower(tiny.SIGLIP2_VISION, tmp_path / "v")
     tiny.write_tower(tmp_path / "t", tiny.BERT)
@@ -149,6 +152,7 @@ def test_a_config_that_cannot_be_honoured_is_refused_by_name(change, message):
         siglip2.Config.from_hf(tiny.SIGLIP2_VISION | change)
 
 
+@pytest.mark.slow
 def test_a_whole_siglip_2_equals_pytorch_for_square_pictures_and_goes_back_to_its_class(tmp_path):
     vision = {name: value for name, value in tiny.SIGLIP2_VISION.items() if name != "model_type"}
     text = {name: value for name, value in tiny.BERT.items() if name != "model_type"} | {
