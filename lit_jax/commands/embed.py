@@ -14,10 +14,10 @@ from lit_jax.utils.shown import say
 @click.option("--output", metavar="DIR", type=click.Path(), required=True, help="Folder of the index.")
 @click.option(
     "--format",
+    metavar="KIND",
     type=click.Choice(["npy", "parquet"]),
     default="npy",
-    show_default=True,
-    help="Format of the vectors.",
+    help="Format of the vectors: npy (default) or parquet.",
 )
 @click.option(
     "--shard-size",
@@ -27,6 +27,7 @@ from lit_jax.utils.shown import say
     show_default=True,
     help="Pictures a file.",
 )
+@options.dim
 @options.shard
 @options.on_bad_record
 @options.dtype

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +25,7 @@ from lit_jax.utils.shown import say
 @click.option(
     "--top", metavar="N", default=10, show_default=True, type=click.IntRange(min=1), help="Pictures shown."
 )
+@options.dim
 @options.text_length
 @options.allow_pickle
 @options.json_file("Write the result to this file.")
@@ -33,9 +35,8 @@ def main(
     picture: str | None,
     model: str | None,
     top: int,
-    text_length: int | None,
-    allow_pickle: bool,
     json_path: Path | None,
+    **opening: Any,
 ) -> None:
     """Find the pictures of an index that are nearest to a text or a picture, by exact search."""
     from lit_jax.data.transforms.image_files import is_picture
@@ -51,8 +52,7 @@ def main(
         picture=picture,
         model=model,
         top=top,
-        allow_pickle=allow_pickle,
-        text_length=text_length,
+        **opening,
     )
     say(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
     if json_path:

@@ -38,6 +38,7 @@ from lit_jax.inference.index_files import (
     write_shard,
 )
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
+from lit_jax.inference.prefix import check_dim, prefix
 from lit_jax.inference.screen import Rows, Screen
 from lit_jax.inference.shard_set import ShardSet
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
@@ -63,22 +64,38 @@ class Index:
     source_fingerprint: str
     skipped: tuple[int, ...] = ()  # The records of the source that were left out, ascending.
     text_length: int | None = None  # Tokens of a query that are read; None: as many as the model reads.
+    dim: int | None = (
+        None  # Of each vector only the first numbers are used, of unit length again; None: all of it.
+    )
     # The sums of its files that were not compared yet; a file is compared when it is read first.
     unchecked: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     screen: Screen | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def open(cls, folder: str | Path, *, screen: bool = False) -> "Index":
-        """The index in `folder`. Raises DataError for a folder that is not an index, or not a complete one.
+    def open(cls, folder: str | Path, *, screen: bool = False, dim: int | None = None) -> "Index":
+        """The index in `folder`, of the first `dim` numbers of its vectors.
 
         With `screen`, all of its vectors are read now, and a copy of a byte for each number stays in memory; then
-        `search` reads few of the vectors and finds the same. It is for many searches of a large index.
+        `search` reads few of the vectors and finds the same. It is for many searches of a large index. Raises DataError
+        for a folder that is not an index, or not a complete one, and ConfigError for a `dim` that its vectors lack.
         """
         folder = Path(folder)
-        index = cls(folder, **open_manifest(folder))
+        index = cls(folder, **open_manifest(folder)).cut(dim)
         if not screen:
             return index
         return replace(index, screen=Screen.of((shard.embeddings for shard in index), index.rows()))
+
+    def cut(self, dim: int | None) -> "Index":
+        """The same with the first `dim` numbers of its vectors, and without a screen if these are fewer."""
+        if dim in (None, self.used):
+            return self
+        check_dim(dim, self.used, f"the index {self.folder}")
+        return replace(self, dim=dim, screen=None)
+
+    @property
+    def used(self) -> int:
+        """The numbers of a vector that are used."""
+        return self.dim or self.width
 
     @property
     def shards(self) -> int:
@@ -110,7 +127,7 @@ class Index:
         paths = paths_of(self.folder, self.format, number, self.shards)
         shard = read_shard(paths, rows, self.width)
         check_sums(paths, self.unchecked)
-        return shard
+        return shard._replace(embeddings=prefix(shard.embeddings, self.dim))
 
     def __iter__(self) -> Iterator[Shard]:
         """Reads the shards in order, one at a time, without empty ones. Raises DataError for one that is damaged."""
@@ -123,7 +140,7 @@ class Index:
         def read(number: int) -> Float[np.ndarray, "n E"]:
             paths = paths_of(self.folder, self.format, number, self.shards)
             check_sums(paths[-1:], self.unchecked)
-            return read_vectors(paths, sizes[number], self.width)
+            return prefix(read_vectors(paths, sizes[number], self.width), self.dim)
 
         return Rows(sizes, read, str(self.folder))
 
@@ -157,6 +174,7 @@ def embed(
     on_bad_record: str = "error",
     text_length: int | None = None,
     shard: tuple[int, int] | Part | None = None,
+    dim: int | None = None,
 ) -> Index | None:
     """Writes the index of `pictures` into the folder `output`, with `model` on all devices, computed in `dtype`.
 
@@ -164,7 +182,7 @@ def embed(
     continues with the first shard that is not complete; if the index is complete, it does nothing. Several processes
     share the work; they need a common disk. A picture that cannot be read raises DataError; if `on_bad_record` is
     "skip", it is left out of the index and named in its `broken_records.jsonl`. Queries of the index are cut to
-    `text_length` tokens, as in `Embedder`.
+    `text_length` tokens, and vectors to their first `dim` numbers, as in `Embedder`.
 
     With `shard=(i, n)` only part i of n is written, in any order and at any time beside the others; the process that
     finds no shard missing completes the index, and the others return None. The files are the same bytes as without it.
@@ -183,7 +201,7 @@ def embed(
             f"shard_size {shard_size:,} puts {min(shard_size, total):,} pictures into one file; want at most "
             f"{LARGEST_SHARD:,}"
         )
-    model = opened(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length)
+    model = opened(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length, dim=dim)
     plan = plan_of(model, source, shard_size) | {"format": format, "text_length": text_length}
     shards = -(-total // shard_size)
     files = [paths_of(out, format, number, shards) for number in range(shards)]
@@ -192,7 +210,7 @@ def embed(
     for number in work.numbers:
         rows = range(number * shard_size, min((number + 1) * shard_size, total))
         _embed_shard(files[number], source, rows, model, progress, on_bad_record)
-    width = model.config.width
+    width = model.width
     if work.finish(lambda rows: {"pictures": total - len(rows), "width": width, "skipped": records_of(rows)}):
         return Index.open(out)
     return None
@@ -204,6 +222,7 @@ def plan_of(model: Embedder, source: Source, shard_size: int) -> dict[str, Any]:
         "model": str(Path(model.name).resolve()) if Path(model.name).is_dir() else model.name,
         "fingerprint": model.fingerprint,
         "dtype": model.dtype.name,
+        **({} if model.width == model.config.width else {"dim": model.width}),
         "source": source.spec,
         "source_fingerprint": source.fingerprint(),
         "pictures": len(source),
