@@ -27,6 +27,13 @@ from lit_jax.utils.shown import say
     show_default=True,
     help="Pictures a file.",
 )
+@click.option(
+    "--precision",
+    metavar="KIND",
+    type=click.Choice(["float32", "int8", "binary"]),
+    default="float32",
+    help="Vectors as float32 (default), int8 or binary.",
+)
 @options.dim
 @options.shard
 @options.on_bad_record

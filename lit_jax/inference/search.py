@@ -16,6 +16,7 @@ from lit_jax.inference.index import Index
 from lit_jax.inference.nearest import nearest
 from lit_jax.inference.prefix import prefix
 from lit_jax.inference.screen import Screen
+from lit_jax.inference.sign_screen import SignScreen
 from lit_jax.utils.errors import ConfigError, DataError
 
 _TILE = 1 << 26  # Numbers of the vectors that are compared at once.
@@ -101,7 +102,7 @@ def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) 
 
 
 def _screened(
-    index: Index, screen: Screen, query: Float[np.ndarray, "1 E"], top: int, mesh: Mesh
+    index: Index, screen: Screen | SignScreen, query: Float[np.ndarray, "1 E"], top: int, mesh: Mesh
 ) -> list[Hit]:
     (scores,), (numbers,) = screen.nearest(query, top, mesh)
     ids = index.ids(numbers.tolist())

@@ -32,7 +32,8 @@ _SAME = {  # Fields of a plan that must be equal -> what they stand for.
     "format": "format",
     "dtype": "dtype",
     "text_length": "text_length",
-    "dim": "dim",  # Of whole vectors no plan has it.
+    "dim": "dim",  # Of whole vectors no plan has it,
+    "precision": "precision",  # and this not of float32.
 }
 
 
