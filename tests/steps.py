@@ -32,10 +32,12 @@ OPTIM = OptimConfig(peak_lr=1e-3, warmup_steps=2, weight_decay=0.1)
 TX = make_optimizer(OPTIM, make_schedule(OPTIM, STEPS))
 
 
-def make_step(module, mesh, tx=TX, pixels=None, dropout=TOWERS, max_logit_scale=None, **fields):
+def make_step(
+    module, mesh, tx=TX, pixels=None, dropout=TOWERS, max_logit_scale=None, matryoshka=(), **fields
+):
     """A train step of a config with these `fields`; `dropout` names the towers that use it."""
     letters = "".join("U" if tower in dropout else "L" for tower in TOWERS)
-    model = ModelConfig("", "", lock_towers=letters, max_logit_scale=max_logit_scale)
+    model = ModelConfig("", "", lock_towers=letters, max_logit_scale=max_logit_scale, matryoshka=matryoshka)
     config = TrainConfig(STEPS, BATCH_SIZE, model, **({"data": DataConfig("")} | fields))
     return make_train_step(module, tx, mesh, config, pixels)
 

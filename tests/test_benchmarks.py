@@ -77,9 +77,10 @@ def test_the_cost_of_checking_files_has_a_row_for_a_resume_and_for_a_cache():
 
 @pytest.mark.slow
 def test_a_small_search_finds_all_and_reads_few(tmp_path):
-    printed = run(
-        "search.py", "--vectors=70000", "--width=32", "--clusters=50", f"--json={tmp_path / 'found'}"
-    )
+    sizes = ["--vectors=70000", "--width=32", "--clusters=50", "--precision=int8", "--precision=binary"]
+    printed = run("search.py", *sizes, f"--json={tmp_path / 'found'}")
     found = json.loads((tmp_path / "found").read_text())
-    assert "70,000 x 32" in printed and found["recall"] == 1
-    assert 10 <= found["candidates"] < 7_000 and found["seconds"] > 0
+    assert "70,000 vectors of 32" in printed and found["float32"]["recall"] == 1
+    assert 10 <= found["float32"]["candidates"] < 7_000 and found["float32"]["seconds"] > 0
+    assert found["int8"]["stored"] < 0.27 * found["float32"]["stored"] > 8 * found["binary"]["signs"]
+    assert 0 < found["binary"]["recall"] <= 1 and found["binary"]["candidates"] == 400

@@ -157,6 +157,15 @@ def test_a_wrong_field_is_named(change, message):
         ({"data__train": ()}, "config.data.train is a mixture of no sources"),
         ({"model__max_logit_scale": 0.0}, "config.model.max_logit_scale is 0.0; wanted a number above 0, or None"),
         ({"model__projection_dim": 0}, "config.model.projection_dim is 0; wanted at least 1"),
+        ({"model__matryoshka": (0, 16)}, "config.model.matryoshka is (0, 16); wanted widths of 1 or more that rise"),
+        ({"model__matryoshka": (16, 16)}, "config.model.matryoshka is (16, 16); wanted widths of 1 or more that rise"),
+        ({"model__matryoshka": (64, 513)}, "matryoshka=(64, 513) ends with 513, and config.model.projection_dim=512"),
+        ({"model__matryoshka": (64.0,)}, "config.model.matryoshka is (64.0,); wanted a list of whole numbers"),
+        ({"model__matryoshka": 64}, "config.model.matryoshka is 64; wanted a list of whole numbers"),
+        (
+            {"keep_best": 2, "data__test": "folder:x", "best_metric": "test/image_to_text_recall@1/64"},
+            "config.best_metric is 'test/image_to_text_recall@1/64'; wanted one of test/image_to_text_recall@1, ",
+        ),
         ({"model__lock_towers": "LX"}, "config.model.lock_towers is 'LX'; wanted two letters, image tower then text"),
         ({"model__dtype": "float8"}, "config.model.dtype is 'float8'; wanted one of auto, float32, bfloat16"),
         (
@@ -186,6 +195,13 @@ def test_a_mistake_is_one_sentence(changes, message):
         {"optim__clip_norm": None, "data__threads": None, "model__max_logit_scale": None},
         {"mesh__data": 4, "mesh__fsdp": 2, "micro_batch": 4},
         {"best_metric": "anything"},  # Nothing goes by it.
+        {"model__matryoshka": (64, 600), "init_from": "a/model"},  # It may be wide enough.
+        {
+            "keep_best": 2,
+            "data__test": "folder:x",
+            "best_metric": "test/image_to_text_recall@1/64",
+            "model__matryoshka": (64,),
+        },
         {"stall_limit": 0, "eval_every": 0, "monitor_every": 0, "data__threads": 0},
     ],
     ids=str,
@@ -371,6 +387,8 @@ def test_a_config_file_starts_from_all_defaults():
         ("data.train", "(x", "(x"),
         ("model.lock_rules", "(('a.*', 'lock'),)", (("a.*", "lock"),)),
         ("model.lock_rules", "()", ()),
+        ("model.matryoshka", "64,128", (64, 128)),
+        ("model.matryoshka", "[64]", [64]),
         ("model.vision_config", "{'a': None}", {"a": None}),
         ("model.vision_config", '{"a": true}', {"a": True}),
         ("model.vision_config", "a=3", "a=3"),

@@ -115,6 +115,7 @@ OTHER = {
     "model.lora_alpha": "4",
     "model.lora_targets": "['text/.*/kernel']",
     "model.projection_dim": "32",
+    "model.matryoshka": "(8,16)",
     "model.vision_pooling": "pooler",
     "model.text_pooling": {"pooler": "mean", "mean": "max"},
     "model.text_prompt": "query:",

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,6 +38,7 @@ from lit_jax.utils.shown import say
     type=click.IntRange(min=1),
     help="Labels shown for each picture.",
 )
+@options.dim
 @options.text_length
 @options.allow_pickle
 @options.json_file("Write all probabilities to this file.")
@@ -46,9 +48,8 @@ def main(
     labels: str,
     prompts: str,
     top: int,
-    text_length: int | None,
-    allow_pickle: bool,
     json_path: Path | None,
+    **opening: Any,
 ) -> None:
     """Say how well each label fits each picture, as probabilities that sum to 1."""
     from lit_jax.data.sources.base import decode_utf8
@@ -65,9 +66,7 @@ def main(
     if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as that of many labels.
         text = decode_utf8(Path(labels).read_bytes(), labels).removeprefix("\ufeff")
         names = [line for line in text_lines(text) if line.strip()]
-    shares_of_each = classify(
-        pictures, names, model, prompts=prompts, allow_pickle=allow_pickle, text_length=text_length
-    )
+    shares_of_each = classify(pictures, names, model, prompts=prompts, **opening)
     for picture, shares in zip(pictures, shares_of_each, strict=True):
         say(table((picture, ""), [(name, f"{share:.1%}") for name, share in list(shares.items())[:top]]))
     if json_path:

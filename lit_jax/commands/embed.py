@@ -14,10 +14,10 @@ from lit_jax.utils.shown import say
 @click.option("--output", metavar="DIR", type=click.Path(), required=True, help="Folder of the index.")
 @click.option(
     "--format",
+    metavar="KIND",
     type=click.Choice(["npy", "parquet"]),
     default="npy",
-    show_default=True,
-    help="Format of the vectors.",
+    help="Format of the vectors: npy (default) or parquet.",
 )
 @click.option(
     "--shard-size",
@@ -27,6 +27,14 @@ from lit_jax.utils.shown import say
     show_default=True,
     help="Pictures a file.",
 )
+@click.option(
+    "--precision",
+    metavar="KIND",
+    type=click.Choice(["float32", "int8", "binary"]),
+    default="float32",
+    help="Vectors as float32 (default), int8 or binary.",
+)
+@options.dim
 @options.shard
 @options.on_bad_record
 @options.dtype

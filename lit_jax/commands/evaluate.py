@@ -57,7 +57,17 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 )
 @click.option("--seeds", metavar="N", default=3, hidden=True, help="Draws of the shots; --shots mentions it.")
 @click.option(
-    "--features", metavar="KIND", default="embedding", help="To learn from: embedding (default) or tower."
+    "--features",
+    metavar="KIND",
+    default="embedding",
+    help="embedding (default) or tower; --dim N: cut embeddings.",
+)
+@click.option(
+    "--dim",
+    metavar="N",
+    type=click.IntRange(min=1),
+    hidden=True,  # All of the help fits a screen; --features mentions it.
+    help="Only the first N numbers of an embedding.",
 )
 @options.text_length
 @options.dtype

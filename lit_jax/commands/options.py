@@ -66,6 +66,9 @@ dtype = click.option(
 allow_pickle = click.option(
     "--allow-pickle", is_flag=True, help="Read pytorch_model.bin if there are no other weights."
 )
+dim = click.option(
+    "--dim", metavar="N", type=click.IntRange(min=1), help="Only the first N numbers of a vector."
+)
 text_length = click.option(
     "--text-length",
     metavar="N",

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +25,13 @@ from lit_jax.utils.shown import say
 @click.option(
     "--top", metavar="N", default=10, show_default=True, type=click.IntRange(min=1), help="Pictures shown."
 )
+@click.option(
+    "--rescore-multiplier",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Of a binary index: vectors read for each shown.",
+)
+@options.dim
 @options.text_length
 @options.allow_pickle
 @options.json_file("Write the result to this file.")
@@ -33,12 +41,13 @@ def main(
     picture: str | None,
     model: str | None,
     top: int,
-    text_length: int | None,
-    allow_pickle: bool,
+    rescore_multiplier: int | None,
     json_path: Path | None,
+    **opening: Any,
 ) -> None:
     """Find the pictures of an index that are nearest to a text or a picture, by exact search."""
     from lit_jax.data.transforms.image_files import is_picture
+    from lit_jax.inference.index import Index
     from lit_jax.inference.search import search
     from lit_jax.utils.console import table
     from lit_jax.utils.errors import ConfigError
@@ -46,13 +55,12 @@ def main(
     if query and is_picture(query) and not picture:
         raise ConfigError(f"--query is a text, and {query} the name of a picture; give it as --picture")
     hits = search(
-        index,
+        Index.open(index, rescore_multiplier=rescore_multiplier),
         query,
         picture=picture,
         model=model,
         top=top,
-        allow_pickle=allow_pickle,
-        text_length=text_length,
+        **opening,
     )
     say(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
     if json_path:

@@ -24,6 +24,10 @@ class ModelConfig:
     # (regex over parameter paths, "lock" or "tune"); they are asked before the letters of lock_towers.
     lock_rules: tuple[tuple[str, str], ...] = ()
     projection_dim: int = 512
+    # Widths that rise, (64, 128, 256, 512): the loss is the sum of those of the first numbers of the embeddings, each
+    # of unit length again (Matryoshka, arXiv:2205.13147), so that an embedding may be cut. What lies beyond the last
+    # width is not trained: end with projection_dim. Empty: the loss of whole embeddings.
+    matryoshka: tuple[int, ...] = ()
     # "pooler": the tower's own. "cls", "mean", "cls_mean" (both, side by side), "last", "max": of its tokens.
     vision_pooling: str = "pooler"
     text_pooling: str = "pooler"  # Also "tanh", for towers without a pooler of their own.

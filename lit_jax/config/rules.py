@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from lit_jax.config import tower_rules
@@ -43,6 +44,10 @@ RANGES: dict[str, Range] = {
     "keep_best": _NOT_NEGATIVE,
     "stall_limit": _NOT_NEGATIVE,
     "model.projection_dim": _POSITIVE,
+    "model.matryoshka": Range(
+        "widths of 1 or more that rise, such as (64, 128, 256, 512)",
+        lambda widths: all(a < b for a, b in pairwise((0, *widths))),
+    ),
     "model.logit_scale_init": _FINITE,
     "model.logit_bias_init": Range(
         "a finite number, or None", lambda value: value is None or math.isfinite(value)
@@ -207,7 +212,7 @@ def _chunk(batch: int, how: str, chunk: int) -> str:
     )
 
 
-def _best(keep_best: int, metric: str, test: str) -> str:
+def _best(keep_best: int, metric: str, test: str, widths: tuple[int, ...]) -> str:
     if not keep_best:
         return ""
     if not test:
@@ -215,9 +220,11 @@ def _best(keep_best: int, metric: str, test: str) -> str:
             f"config.keep_best={keep_best} compares evaluations, and config.data.test is empty; name a source there, "
             "or set keep_best to 0"
         )
-    if metric in METRICS:
+    whole, _, width = metric.rpartition("/")
+    if metric in METRICS or (whole in METRICS and "_recall@" in whole and width in map(str, widths)):
         return ""
-    return f"config.best_metric is {metric!r}; wanted one of {', '.join(METRICS)}"
+    behind = ", or a recall with a width of model.matryoshka behind it and a slash between" if widths else ""
+    return f"config.best_metric is {metric!r}; wanted one of {', '.join(METRICS)}{behind}"
 
 
 def _positives(positives: str, captions: int, loss: str, smoothing: float) -> str:
@@ -236,6 +243,15 @@ def _positives(positives: str, captions: int, loss: str, smoothing: float) -> st
     return ""
 
 
+def _matryoshka(widths: tuple[int, ...], width: int, init_from: str) -> str:
+    if init_from or not widths or widths[-1] <= width:
+        return ""
+    return (
+        f"config.model.matryoshka={widths} ends with {widths[-1]}, and config.model.projection_dim={width} is less: "
+        "raise that, or leave out the wider ones"
+    )
+
+
 def _train(source: Any) -> str:
     return "" if source else "config.data.train is empty; the run cannot do without it"
 
@@ -248,7 +264,8 @@ RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("batch_size", "micro_batch"), _micro_batch),
     (("batch_size", "mesh.data", "mesh.fsdp"), _mesh),
     (("batch_size", "loss_how", "loss_chunk"), _chunk),
-    (("keep_best", "best_metric", "data.test"), _best),
+    (("keep_best", "best_metric", "data.test", "model.matryoshka"), _best),
+    (("model.matryoshka", "model.projection_dim", "init_from"), _matryoshka),
     (("positives", "data.captions_per_image", "loss", "label_smoothing"), _positives),
     (("data.train",), _train),
     *tower_rules.RULES,

@@ -10,6 +10,7 @@ from lit_jax.config.fields import FIELDS
 
 BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _NOTHING = ("none", "null", "", "false")  # How a shell says None; --noconfig.NAME says false.
+_LISTS = {str: "a list of texts", int: "a list of whole numbers"}
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "None"}
 
 
@@ -18,8 +19,8 @@ def convert(hint: Any, value: Any) -> Any:
     for kind in _kinds(hint):
         origin = typing.get_origin(kind)
         if origin is tuple and isinstance(value, tuple | list):
-            if typing.get_args(kind)[0] is str:
-                return _texts(value)
+            if (item := typing.get_args(kind)[0]) in (str, int):
+                return _all_of(item, value)
             return _pairs(typing.get_args(typing.get_args(kind)[0])[1], value)
         if origin is dict and isinstance(value, dict):
             return {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
@@ -76,8 +77,8 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _described(kind: Any) -> str:
     if typing.get_origin(kind) is dict:
         return "a group of fields"
-    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is str:
-        return "a list of texts"
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in _LISTS:
+        return _LISTS[typing.get_args(kind)[0]]
     if typing.get_origin(kind) is tuple:
         second = typing.get_args(typing.get_args(kind)[0])[1]
         example = "(('text', 1.0),)" if second is float else "(('text', 'text'),)"
@@ -85,9 +86,9 @@ def _described(kind: Any) -> str:
     return _NAMES[kind]
 
 
-def _texts(value: tuple[Any, ...] | list[Any]) -> tuple[str, ...]:
-    """`value` as texts. Raises TypeError."""
-    if not all(type(item) is str for item in value):
+def _all_of(kind: type, value: tuple[Any, ...] | list[Any]) -> tuple[Any, ...]:
+    """`value` as a tuple of `kind`. Raises TypeError."""
+    if not all(type(item) is kind for item in value):
         raise TypeError
     return tuple(value)
 

@@ -49,6 +49,7 @@ def evaluate(
         model,
         batch_size=config.batch_size,
         text_length=config.text_length,
+        dim=config.dim,
         dtype=config.dtype,
         allow_pickle=config.allow_pickle,
         image_processor=request.preset.image_processor,
@@ -123,6 +124,8 @@ def _report(request: EvalRequest, embedder: Embedder, measured: Mapping[str, Tas
     }
     if jnp.dtype(config.dtype) != jnp.float32:
         common["dtype"] = str(jnp.dtype(config.dtype))
+    if embedder.width != embedder.config.width:
+        common["dim"] = embedder.width
     protocol = {name: {"task": name, **common, **task.protocol} for name, task in measured.items()}
     return {
         "model": embedder.name,

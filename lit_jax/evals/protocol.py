@@ -10,7 +10,7 @@ from lit_jax.utils.typing import ImageProcessor
 Protocol = Mapping[str, Any]  # Of JSON types.
 
 TIES = "lower index first"
-OF_THE_MODEL = ("image_processor", "text_length")  # Parts of a protocol that a model brings with it.
+OF_THE_MODEL = ("image_processor", "text_length", "dim")  # Parts of a protocol that a model brings with it.
 _FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # Of Pillow.
 
 
@@ -42,6 +42,8 @@ def in_words(
     words["image_processor"] = pixels_in_words(protocol["image_processor"])
     if "text_length" in protocol:
         words["text_length"] = f"at most {protocol['text_length']} tokens"
+    if "dim" in protocol:
+        words["dim"] = f"the first {protocol['dim']} numbers of each embedding"
     if "templates" in protocol:
         first, *others = protocol["templates"]
         words["templates"] = f"{templates}: {first!r}" + (f" and {len(others)} more" if others else "")

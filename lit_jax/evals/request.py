@@ -26,6 +26,7 @@ class EvalConfig:
     seeds: int = few_shot.SEEDS  # few_shot: draws of the shots.
     features: str = "embedding"  # few_shot, linear_probe: one of FEATURES.
     text_length: int | None = None  # Tokens; None: what the tokenizer states, at most 512.
+    dim: int | None = None  # The first numbers of an embedding that are used; None: all.
     batch_size: int = 64
     on_bad_record: str = "error"  # Or "skip": broken records are left out, of what is learnt from as well.
     dtype: DTypeLike = jnp.float32  # Of the arithmetic.

@@ -88,6 +88,7 @@ class Card:
     tags: Sequence[str] = ()
     layout: str = "hf"
     readers: tuple[str, str] = ("AutoModel", "AutoModel")  # Classes of transformers, of each tower by itself.
+    widths: Sequence[int] = ()  # To which embeddings may be cut, by training.
 
 
 def model_card(card: Card) -> str:
@@ -103,6 +104,8 @@ def model_card(card: Card) -> str:
     readers = {"READERS": ", ".join(sorted({vision, text})), "VISION": vision, "TEXT": text}
     for name, by in {"PLACE": "hf-hub:MODEL" if card.repo_id else LOCAL + "MODEL", **readers}.items():
         usage = usage.replace(name, by)
+    if card.widths:
+        usage += _WIDTHS.format(", ".join(map(str, card.widths)))
     recipe = markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(card.recipe)])
     sections = {
         "Towers": _towers(card.vision, card.text),
@@ -219,6 +222,11 @@ A dual encoder: an image tower and a text tower that embed images and sentences 
 sentence that match lie close together. It classifies images by class names that it was not trained on, and it
 finds images for texts and texts for images. It was trained by contrastive tuning in the manner of LiT
 ([arXiv:2111.07991](https://arxiv.org/abs/2111.07991)) with lit_jax. """
+
+_WIDTHS = """
+
+Its embeddings may be cut to a smaller width: it was trained so that their first numbers alone, of unit length again,
+are embeddings as well ([arXiv:2205.13147](https://arxiv.org/abs/2205.13147)). The widths of the training are {}."""
 
 _LIMITATIONS = (
     "It knows what its training data shows: for other kinds of images, or texts in another style or language, "

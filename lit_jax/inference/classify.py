@@ -20,13 +20,14 @@ def classify(
     prompts: str | Path = "name",
     allow_pickle: bool = False,
     text_length: int | None = None,
+    dim: int | None = None,
 ) -> list[dict[str, float]]:
     """Returns for each picture a dict of label -> probability, the most probable first; the sum is 1.
 
     Pictures are paths, bytes or Pillow images. The probabilities are a softmax over the labels at the temperature of
     the model, even if it was trained with the sigmoid loss. `prompts` is the name of a set of templates or a file of
     them; the embedding of a label is the average over the templates.
-    `text_length` is as in `Embedder`. Raises ConfigError for fewer than two labels and for no pictures,
+    `text_length` and `dim` are as in `Embedder`. Raises ConfigError for fewer than two labels and for no pictures,
     and DataError for a label that is blank or repeated and for a picture that cannot be read.
     """
     labels, source = check_labels(labels), InMemorySource(pictures)
@@ -34,7 +35,7 @@ def classify(
         raise ConfigError("there are no pictures to classify; give at least one")
     templates = load_templates(prompts)
     source.check_files()
-    model = opened(model, allow_pickle=allow_pickle, text_length=text_length)
+    model = opened(model, allow_pickle=allow_pickle, text_length=text_length, dim=dim)
     return probabilities(model.pictures(source), model.classes(labels, templates), labels, model.scale)
 
 

@@ -25,6 +25,7 @@ from lit_jax.hf import processor as processing
 from lit_jax.hf.text_length import PADDED, default_length, positions_of
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
 from lit_jax.inference.embed_step import make_embed_step
+from lit_jax.inference.prefix import check_dim, prefix
 from lit_jax.inference.prompts import class_embeddings, class_texts
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.parallel.distributed import fetch
@@ -55,9 +56,9 @@ class Embedder:
     `model` is a folder, a Hub id or Opened. `batch_size` is the largest number of rows at once. `text_length` is in
     tokens; its default is what the tokenizer states and the text tower has positions for, up to 512.
     `image_processor` receives the model's image processor and returns the one to use. `dtype` is that of the
-    arithmetic. An Embedder can be pickled, with its weights, and called with a batch of Ray Data or Beam: see
-    `__call__`. Raises ConfigError for arguments out of range and for a folder that does not exist, and WeightError for
-    a model that cannot be read.
+    arithmetic. With `dim`, vectors are the first `dim` numbers of the model's, of unit length again. An Embedder can be
+    pickled, with its weights, and called with a batch of Ray Data or Beam: see `__call__`. Raises ConfigError for
+    arguments out of range and for a folder that does not exist, and WeightError for a model that cannot be read.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Embedder:
         dtype: DTypeLike = jnp.float32,
         allow_pickle: bool = False,
         image_processor: Callable[[ImageProcessor], ImageProcessor] | None = None,
+        dim: int | None = None,
     ) -> None:
         for what, number in (("batch_size", batch_size), ("text_length", text_length)):
             if number is not None and number < 1:
@@ -84,6 +86,8 @@ class Embedder:
         if image_processor is not None:
             self.processor.image_processor = image_processor(self.processor.image_processor)
         self.mesh, self.dtype = make_mesh(), jnp.dtype(dtype)
+        check_dim(dim, self.config.width, self.name)
+        self.width = dim or self.config.width  # E
         self.batch_size = self._rows(batch_size)
         self._module, self._asked = model.module, batch_size
         positions = positions_of(self.config.text)
@@ -109,6 +113,7 @@ class Embedder:
             "batch_size": self._asked,
             "text_length": self.text_length,
             "dtype": self.dtype,
+            "dim": self.width,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -123,7 +128,7 @@ class Embedder:
         DataError for a picture that cannot be read.
         """
         made: dict[str, np.ndarray] = {}
-        empty = np.zeros((0, self.config.width), np.float32)
+        empty = np.zeros((0, self.width), np.float32)
         if name := next((name for name in _PICTURES if name in batch), None):
             rows = [_picture(value) for value in batch[name]]
             made["image_embedding"] = self.pictures(rows) if rows else empty
@@ -154,7 +159,8 @@ class Embedder:
         source = as_source(pictures)
         rows = batch_size or min(self.batch_size, self._rows(len(source)))
         runner = self._runner(rows, progress)
-        return embed_images(runner, source, self._decode, tower=tower, on_bad_record=on_bad_record)
+        found = embed_images(runner, source, self._decode, tower=tower, on_bad_record=on_bad_record)
+        return found if tower else prefix(found, self.width)
 
     def why_broken(self, source: Source, index: int) -> str:
         """Why the picture of a record has no embedding."""
@@ -167,7 +173,7 @@ class Embedder:
     def pooled(self, pooled: Float[np.ndarray, "N Dv"]) -> Float[np.ndarray, "N E"]:
         """Embeddings from outputs of the image tower, as `pictures` returns them or as training caches them."""
         rows = min(self.batch_size, self._rows(len(pooled)))
-        return embed_pooled(self._runner(rows), pooled)
+        return prefix(embed_pooled(self._runner(rows), pooled), self.width)
 
     def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
         """Embeddings of every text, in order, padded to the length that the longest text needs.
@@ -188,7 +194,7 @@ class Embedder:
             length = min(length, next((step for step in _LENGTHS if step >= longest), length))
         tokenize = make_tokenize(tokenizer, length, self.config.text.vocab_size)
         rows = min(self.batch_size, self._rows(len(texts)))
-        return embed_texts(self._runner(rows), texts, tokenize)
+        return prefix(embed_texts(self._runner(rows), texts, tokenize), self.width)
 
     def classes(self, labels: Sequence[str], templates: Sequence[str]) -> Float[np.ndarray, "C E"]:
         """Embeddings of every label, averaged over the templates. Raises DataError and ConfigError as `class_texts`."""
@@ -234,13 +240,19 @@ def opened(
     dtype: DTypeLike = jnp.float32,
     allow_pickle: bool = False,
     text_length: int | None = None,
+    dim: int | None = None,
 ) -> Embedder:
     """Returns an Embedder as it is, or makes one of the folder or Hub id `model`.
 
-    Raises ConfigError if an Embedder reads texts of another length than `text_length`.
+    Raises ConfigError if an Embedder reads texts of another length than `text_length`, or gives more numbers than
+    `dim`.
     """
     if not isinstance(model, Embedder):
-        return Embedder(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length)
+        return Embedder(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length, dim=dim)
+    if dim not in (None, model.width):
+        raise ConfigError(
+            f"dim is {dim}, and the Embedder gives {model.width} numbers; give dim to the Embedder"
+        )
     if text_length not in (None, model.text_length):
         raise ConfigError(
             f"text_length is {text_length}, and the Embedder reads {model.text_length} tokens of a text; "

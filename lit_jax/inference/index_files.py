@@ -7,6 +7,7 @@ more than that is refused before memory is taken for it.
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import UInt8
 
+from lit_jax.inference.precision import PRECISIONS, Vectors, arrays, decoded
 from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
@@ -36,7 +38,7 @@ T = TypeVar("T")
 class Shard(NamedTuple):
     """A part of an index."""
 
-    embeddings: Float[np.ndarray, "n E"]
+    embeddings: Vectors  # Of another precision, `np.asarray` makes an array of them.
     ids: list[str]
 
 
@@ -66,6 +68,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "width": _is_count(_WIDEST),
     "shard_size": _is_count(_MOST),
     "format": FORMATS.__contains__,
+    "precision": tuple(PRECISIONS).__contains__,
     "skipped": _is_ascending,
     "text_length": lambda value: value is None or _is_count(_MOST)(value),
 }
@@ -93,10 +96,13 @@ def open_manifest(
 
 def _read_manifest(folder: Path, fields: Sequence[str], command: str) -> dict[str, Any]:
     """The `fields`, all of them usable. Raises DataError."""
-    found = {"skipped": [], "text_length": None} | read_object(folder / MANIFEST)  # Older indexes do not say.
+    older: dict[str, Any] = {"skipped": [], "text_length": None, "precision": "float32"}  # They do not say.
+    found = older | read_object(folder / MANIFEST)
     wrong = [name for name in fields if not _FIELDS[name](found.get(name))]
     if not wrong and max(found["skipped"], default=0) >= found["pictures"] + len(found["skipped"]):
         wrong = ["skipped"]
+    if not wrong and "format" in fields and found["format"] == "parquet" and found["precision"] != "float32":
+        wrong = ["precision"]
     if wrong:
         raise DataError(
             f"{folder / MANIFEST} is not a manifest that `lit-jax {command}` wrote: its {wrong[0]!r} is missing or "
@@ -126,42 +132,68 @@ def check_sums(paths: Iterable[Path], unchecked: dict[str, str]) -> None:
         unchecked.pop(path.name, None)  # Only now: a file that differs is refused each time.
 
 
-def paths_of(folder: Path, format: str, number: int, shards: int) -> tuple[Path, ...]:
-    """The files of a shard; it is complete if the last of them exists."""
-    names = ("ids-{}.json", "embeddings-{}.npy") if format == "npy" else ("pictures-{}.parquet",)
+def paths_of(
+    folder: Path, format: str, number: int, shards: int, precision: str = "float32"
+) -> tuple[Path, ...]:
+    """The files of a shard; it is complete if the last of them exists. Only npy has other precisions than float32."""
+    names = ["pictures-{}.parquet"]
+    if format == "npy":
+        names = ["ids-{}.json", *(f"{name}-{{}}.npy" for name in PRECISIONS[precision])]
     return tuple(folder / name.format(f"{number:05}-of-{shards:05}") for name in names)
+
+
+def files_of_vectors(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Those of the files of a shard that `read_vectors` reads."""
+    return paths[-2:] if len(paths) > 2 else paths[-1:]
 
 
 def write_shard(paths: tuple[Path, ...], shard: Shard) -> None:
     """Writes the files of a shard, each atomically; the last one, which completes it, unless another process has."""
     if len(paths) == 1:
-        vectors = pa.FixedSizeListArray.from_arrays(shard.embeddings.ravel(), shard.embeddings.shape[1])
+        rows = np.asarray(shard.embeddings)
+        vectors = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
         put_first(
             paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path)
         )
         return
     put_last(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, shard.embeddings)
-
-    put_first(paths[1], save)
+    names = [path.name.partition("-")[0] for path in paths[1:]]
+    for path, array in zip(paths[1:], arrays(np.asarray(shard.embeddings), names), strict=True):
+        (put_first if path == paths[-1] else put_last)(path, partial(_save, array))
 
 
-def read_shard(paths: tuple[Path, ...], rows: int, width: int) -> Shard:
-    """What `write_shard` wrote; the vectors of a .npy stay on disk. Raises DataError for anything but `rows` rows."""
+def _save(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def read_shard(paths: tuple[Path, ...], rows: int, width: int, dim: int | None = None) -> Shard:
+    """What `write_shard` wrote, of its vectors their first `dim` numbers; those of a .npy stay on disk.
+
+    Raises DataError for anything but `rows` rows of `width` numbers.
+    """
     if len(paths) == 1:
-        return _judged(paths[0], _VECTORS, lambda path: _read_table(path, rows, width))
-    vectors = read_vectors(paths, rows, width)
+        shard = _judged(paths[0], _VECTORS, lambda path: _read_table(path, rows, width))
+        return shard._replace(embeddings=decoded(np.asarray(shard.embeddings), None, dim))
+    vectors = read_vectors(paths, rows, width, dim)
     return Shard(vectors, _judged(paths[0], _IDS, lambda path: _read_ids(path, rows)))
 
 
-def read_vectors(paths: tuple[Path, ...], rows: int, width: int) -> Float[np.ndarray, "n E"]:
-    """The vectors of `read_shard` alone; those of a .npy stay on disk."""
+def read_vectors(paths: tuple[Path, ...], rows: int, width: int, dim: int | None = None) -> Vectors:
+    """The vectors of `read_shard` alone."""
     if len(paths) == 1:
-        return read_shard(paths, rows, width).embeddings
-    return _judged(paths[1], _VECTORS, lambda path: _map_vectors(path, rows, width))
+        return read_shard(paths, rows, width, dim).embeddings
+    *before, path = files_of_vectors(paths)
+    codes = _judged(
+        path, _VECTORS, lambda path: _map_array(path, rows, width, "int8" if before else "float32")
+    )
+    ranges = [_judged(path, _VECTORS, lambda path: _map_array(path, 2, width, "float32")) for path in before]
+    return decoded(codes, ranges[0] if ranges else None, dim)
+
+
+def read_signs(paths: tuple[Path, ...], rows: int, width: int) -> UInt8[np.ndarray, "n e"]:
+    """The signs of a shard of the precision binary; they stay on disk. Raises DataError."""
+    return _judged(paths[1], _VECTORS, lambda path: _map_array(path, rows, -(-width // 8), "uint8"))
 
 
 def _remedy(command: str) -> str:
@@ -183,7 +215,7 @@ def judged(path: Path, most: int, command: str, read: Callable[[Path], T]) -> T:
         raise DataError(f"{path} cannot be read: {reason}; {_remedy(command)}") from e
 
 
-def _map_vectors(path: Path, rows: int, width: int) -> Float[np.ndarray, "n E"]:
+def _map_array(path: Path, rows: int, width: int, kind: str) -> np.ndarray:
     with path.open("rb") as file:
         if (version := np.lib.format.read_magic(file)) != (
             1,
@@ -192,11 +224,11 @@ def _map_vectors(path: Path, rows: int, width: int) -> Float[np.ndarray, "n E"]:
             raise ValueError(f"it is a .npy of version {version}")
         shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
         start = file.tell()
-    if (shape, by_column, dtype) != ((rows, width), False, np.dtype(np.float32)):
-        raise ValueError(f"it has {dtype} of shape {shape}, not {rows} vectors of {width} float32")
-    if path.stat().st_size != start + rows * width * 4:
+    if (shape, by_column, dtype) != ((rows, width), False, np.dtype(kind)):
+        raise ValueError(f"it has {dtype} of shape {shape}, not {rows} vectors of {width} {kind}")
+    if path.stat().st_size != start + rows * width * dtype.itemsize:
         raise ValueError("it is cut off, or longer than its vectors")
-    return np.memmap(path, np.float32, "r", start, (rows, width))
+    return np.memmap(path, kind, "r", start, (rows, width))
 
 
 def _read_ids(path: Path, rows: int) -> list[str]:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from lit_jax.inference.nearest import nearest
+from lit_jax.inference.precision import Vectors
 from lit_jax.utils.errors import DataError
 
 _LEVELS = 127
@@ -28,7 +29,7 @@ _MAPPED = 64  # Shards whose files stay open.
 class Rows:
     """Vectors by their numbers, read shard by shard with `read(number of the shard)`; `name` is for messages."""
 
-    def __init__(self, sizes: Sequence[int], read: Callable[[int], Float[np.ndarray, "n E"]], name: str = ""):
+    def __init__(self, sizes: Sequence[int], read: Callable[[int], Vectors], name: str = ""):
         self._starts = np.cumsum([0, *sizes])
         self._read, self._name = lru_cache(_MAPPED)(read), name
 
@@ -56,7 +57,7 @@ class Screen:
     rows: Rows
 
     @classmethod
-    def of(cls, blocks: Iterable[Float[np.ndarray, "n E"]], rows: Rows) -> "Screen":
+    def of(cls, blocks: Iterable[Vectors], rows: Rows) -> "Screen":
         """Reads all vectors once. Raises DataError for those that are not finite."""
         made = [_coded(block) for block in blocks]
         if not all(np.isfinite(slack).all() for _, _, slack in made):
@@ -67,7 +68,6 @@ class Screen:
     def candidates(self, query: Float[np.ndarray, "E"], k: int) -> Int[np.ndarray, "n"]:
         """The numbers, ascending, of all vectors that may be among the `k` with the largest products."""
         length = np.float32(np.linalg.norm(query) * (1 + 1e-6))
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         def bounds(block: int) -> tuple[np.ndarray, np.ndarray]:
             scores = _products(self.codes[block], query) * self.scales[block]
@@ -76,7 +76,7 @@ class Screen:
             best = np.partition(lower, len(lower) - k)[-k:] if len(lower) > k else lower
             return scores + slack, best
 
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads()) as pool:
             found = list(pool.map(bounds, range(len(self.codes))))
         best = np.concatenate([best for _, best in found])
         floor = np.partition(best, len(best) - k)[-k] if len(best) >= k else -np.inf
@@ -90,13 +90,24 @@ class Screen:
         self, query: Float[np.ndarray, "1 E"], k: int, mesh: Mesh
     ) -> tuple[Float[np.ndarray, "1 k"], Int[np.ndarray, "1 k"]]:
         """What `nearest` finds among all vectors."""
-        numbers = self.candidates(query[0], k)
-        tiles = (self.rows.take(numbers[start : start + _TILE]) for start in range(0, len(numbers), _TILE))
-        scores, found = nearest(query, tiles, k, mesh, least=_TILE)
-        return scores, numbers[found]
+        return nearest_of(self.rows, self.candidates(query[0], k), query, k, mesh)
 
 
-def _coded(rows: Float[np.ndarray, "n E"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def nearest_of(
+    rows: Rows, numbers: Int[np.ndarray, "n"], query: Float[np.ndarray, "1 E"], k: int, mesh: Mesh
+) -> tuple[Float[np.ndarray, "1 k"], Int[np.ndarray, "1 k"]]:
+    """What `nearest` finds among the vectors with these numbers, ascending, which are read now."""
+    tiles = (rows.take(numbers[start : start + _TILE]) for start in range(0, len(numbers), _TILE))
+    scores, found = nearest(query, tiles, k, mesh, least=_TILE)
+    return scores, numbers[found]
+
+
+def threads() -> int:
+    """As many as this process has cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _coded(rows: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scales and slack of some vectors.
 
     The slack is the length of the rest, and what float32 may lose in a sum of E products, here (with any order of

@@ -14,7 +14,9 @@ from lit_jax.hf import hub
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index import Index
 from lit_jax.inference.nearest import nearest
+from lit_jax.inference.prefix import prefix
 from lit_jax.inference.screen import Screen
+from lit_jax.inference.sign_screen import SignScreen
 from lit_jax.utils.errors import ConfigError, DataError
 
 _TILE = 1 << 26  # Numbers of the vectors that are compared at once.
@@ -37,13 +39,15 @@ def search(
     top: int = 10,
     allow_pickle: bool = False,
     text_length: int | None = None,
+    dim: int | None = None,
 ) -> list[Hit]:
     """The `top` pictures of an index that are nearest to a text or to a picture, the nearest first, by exact search.
 
     The default `model` is the one that the index names, if it is on this machine: nothing is fetched because an index
-    says so. The default `text_length`, as in `Embedder`, is the one with which the index was made. Raises ConfigError
-    unless there is exactly one query, and for a model that would be fetched, and DataError for an index that is damaged
-    or was made by another model.
+    says so. The default `text_length`, as in `Embedder`, is the one with which the index was made. With `dim`, the
+    first `dim` numbers of the query and of the vectors are compared; the default is all that the index has. Raises
+    ConfigError unless there is exactly one query, for a model that would be fetched, and for a `dim` that the index
+    lacks, and DataError for an index that is damaged or was made by another model.
     """
     if (query is None) == (picture is None) or (isinstance(query, str) and not query.strip()):
         raise ConfigError("give one query: a text that is not blank, or a picture")
@@ -53,7 +57,7 @@ def search(
         )
     if not isinstance(top, int | np.integer) or top < 1:
         raise ConfigError(f"top is {top!r}; want a whole number, 1 or more")
-    index = index if isinstance(index, Index) else Index.open(index)
+    index = (index if isinstance(index, Index) else Index.open(index)).cut(dim)
     pictures = None if picture is None else InMemorySource(picture)
     if pictures is not None:
         pictures.check_files()
@@ -70,7 +74,12 @@ def search(
 
 
 def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) -> list[list[Hit]]:
-    """For each query its `top` nearest pictures, as `search`. Raises DataError for vectors that are not finite."""
+    """For each query its `top` nearest pictures, as `search`. Raises DataError for vectors that are not finite.
+
+    Of queries and vectors of different widths the first numbers are compared, as many as both have.
+    """
+    index = index.cut(min(index.used, queries.shape[1]))
+    queries = prefix(queries, index.used)
     if index.screen is not None:
         return [_screened(index, index.screen, query[None], top, mesh) for query in queries]
     ids: list[str] = []
@@ -79,7 +88,7 @@ def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) 
         for shard in index:
             ids.extend(shard.ids)
             rows = shard.embeddings
-            for start in range(0, len(rows), most := max(1, _TILE // index.width)):
+            for start in range(0, len(rows), most := max(1, _TILE // index.used)):
                 tile = rows[start : start + most]
                 if not np.isfinite(tile).all():
                     raise DataError(f"the index {index.folder} has vectors that are not finite; embed again")
@@ -93,7 +102,7 @@ def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) 
 
 
 def _screened(
-    index: Index, screen: Screen, query: Float[np.ndarray, "1 E"], top: int, mesh: Mesh
+    index: Index, screen: Screen | SignScreen, query: Float[np.ndarray, "1 E"], top: int, mesh: Mesh
 ) -> list[Hit]:
     (scores,), (numbers,) = screen.nearest(query, top, mesh)
     ids = index.ids(numbers.tolist())

@@ -32,6 +32,8 @@ _SAME = {  # Fields of a plan that must be equal -> what they stand for.
     "format": "format",
     "dtype": "dtype",
     "text_length": "text_length",
+    "dim": "dim",  # Of whole vectors no plan has it,
+    "precision": "precision",  # and this not of float32.
 }
 
 
@@ -134,7 +136,7 @@ class ShardSet:
     def _check_plan(self) -> None:
         stored = read_object(self.folder / PLAN)
         for name, what in _SAME.items():
-            if name in self.plan and stored.get(name) != self.plan[name]:
+            if stored.get(name) != self.plan.get(name):
                 raise ConfigError(
                     f"{self.folder} is {self.what} of another {what}; give another folder, or delete it"
                 )

@@ -33,6 +33,7 @@ _HEADS = {  # Field of the heads -> its kind and its range.
     "logit_scale_init_value": (int | float, Range(-80, 80)),  # Its exponential is a float32.
     "logit_bias": (int | float, Range(-1e4, 1e4)),
 }
+_WIDTHS = "matryoshka_dimensions"  # As other projects call them in a config.json.
 
 
 def encoder_of(tower: str, model_type: str) -> Encoder:
@@ -74,7 +75,8 @@ class DualEncoderConfig:
     text_pooling: str = dataclasses.field(default="pooler", repr=False)
     vision_head: Head = dataclasses.field(default=Head(), repr=False)
     text_head: Head = dataclasses.field(default=Head(), repr=False)
-    # What changes no number makes no other model.
+    # What changes no number makes no other model: the widths to which embeddings may be cut, by training; the rest.
+    matryoshka: tuple[int, ...] = dataclasses.field(default=(), repr=False, compare=False)
     kept: Kept = dataclasses.field(default_factory=Kept, repr=False, compare=False)
 
     @classmethod
@@ -126,8 +128,12 @@ class DualEncoderConfig:
             float(scalars["logit_scale_init_value"]),
             None if bias is None else float(bias),
             of,
+            matryoshka=(widths := _widths(hf)),
             kept=Kept(
-                of, kept(hf, {*_HEADS, *own_fields.NAMES}), encoders[0].kept(vision), encoders[1].kept(text)
+                of,
+                kept(hf, {*_HEADS, *own_fields.NAMES, *((_WIDTHS,) if widths else ())}),
+                encoders[0].kept(vision),
+                encoders[1].kept(text),
             ),
         )
         return own_fields.read(config, hf) if whole == OWN_MODEL_TYPE else config
@@ -185,6 +191,15 @@ class DualEncoderConfig:
             **(self.kept.whole if self.kept.of == self.model_type else {}),
             **({"model_type": OWN_MODEL_TYPE, **self.own} if self.own else kind),
             **({} if self.composite.sigmoid else scalars),
+            **({_WIDTHS: list(self.matryoshka)} if self.matryoshka else {}),
             "torch_dtype": "float32",
             **stored_halves(self.model_type, self.towers, self.projection_dim, self.kept),
         }
+
+
+def _widths(hf: Mapping[str, Any]) -> tuple[int, ...]:
+    """The widths that a config.json names, rising; none if it names something else, which changes no number either."""
+    widths = hf.get(_WIDTHS)
+    if isinstance(widths, list) and all(type(width) is int and 0 < width <= LARGEST for width in widths):
+        return tuple(sorted(set(widths)))
+    return ()

@@ -127,6 +127,7 @@ def card_of(
         limitations=about.limitations,
         layout=layout,
         readers=(config.readers["vision"], config.readers["text"]),
+        widths=config.matryoshka,
         repo_id=repo_id,
     )
     return model_card(card)

@@ -24,6 +24,7 @@ from lit_jax.parallel.sharding import Rules as Layout
 from lit_jax.parallel.sharding import check_batch, fsdp_rules, make_mesh
 from lit_jax.train.grad_cache import check_micro_batch
 from lit_jax.train.layer_rows import all_paths
+from lit_jax.train.matryoshka import check_widths
 from lit_jax.train.optim import make_optimizer, make_schedule
 from lit_jax.train.partition import lock_rules
 from lit_jax.train.train_step import Step, make_train_step
@@ -66,9 +67,10 @@ def build_training(
     """The optimiser, the lock rules and the train step of `module`, which computes on `mesh`.
 
     `params` are asked for their paths alone, and may be shapes; `fresh` are the paths that no checkpoint gave.
-    Raises ConfigError for a pattern that matches no parameter.
+    Raises ConfigError for a pattern that matches no parameter, and for widths beyond those of the embeddings.
     """
     check_rules(config, params)
+    check_widths(config.model.matryoshka, module.config.width)
     none: dict[str, Any] = {f"{tower}{part}": {} for tower in TOWERS for part in ("_config", "_head_config")}
     towers = dataclasses.replace(config.model, vision="", text="", text_prompt="", **none)
     data = DataConfig(

@@ -15,6 +15,7 @@ from lit_jax.evals.bootstrap import estimate
 from lit_jax.evals.retrieval import retrieve
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
 from lit_jax.inference.embed_step import Embed
+from lit_jax.inference.prefix import prefix
 from lit_jax.parallel.distributed import is_main_process
 from lit_jax.train.setup import TrainSetup
 from lit_jax.train.state import State
@@ -56,7 +57,8 @@ class Evaluation:
     def __call__(self, state: State, step: int) -> dict[str, float]:
         """Recalls and ranks by name, under TEST_PREFIX, on the main process; {} on the others.
 
-        The ranks of every query are saved in the workdir, for the intervals of a report.
+        With `model.matryoshka` the recalls of each width follow, "text_to_image_recall@5/64". The ranks of every query
+        among whole embeddings are saved in the workdir, for the intervals of a report.
         """
         mesh, point = self.setup.mesh, self.point
         params, rows = state.evaluated, eval_batch_size(mesh.size)
@@ -81,7 +83,12 @@ class Evaluation:
             return {}
         result = retrieve(images, texts, owner)
         result.save(self.setup.workdir / RANKS / f"step_{step}.npz")
-        return {f"{TEST_PREFIX}{name}": value for name, value in estimate(result).items()}
+        found = estimate(result)
+        for width in self.setup.config.model.matryoshka:
+            whole = width == images.shape[1]
+            part = result if whole else retrieve(prefix(images, width), prefix(texts, width), owner)
+            found |= {f"{name}/{width}": x for name, x in estimate(part).items() if "_recall@" in name}
+        return {f"{TEST_PREFIX}{name}": value for name, value in found.items()}
 
     def _owners(self, texts: PooledTexts) -> Int[np.ndarray, " M"]:
         """The record of each caption. Raises DataError if a record had none when they were cached."""

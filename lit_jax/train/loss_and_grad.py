@@ -19,6 +19,7 @@ from lit_jax.losses.contrastive import LossConfig, Targets, contrastive_loss
 from lit_jax.models import heads
 from lit_jax.parallel.sharding import AXES, BATCH
 from lit_jax.train.grad_cache import READ_BY, Parts, accumulated, check_micro_batch
+from lit_jax.train.matryoshka import loss_of_prefixes
 from lit_jax.train.partition import combine
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
@@ -133,7 +134,7 @@ class LossAndGrad:
     def compare(
         self, groups: tuple[Array, ...], images: Array, texts: Array, tuned: Params, locked: Params
     ) -> Float[Array, ""]:
-        """The loss of the embeddings of the whole batch."""
+        """The loss of the embeddings of the whole batch, or of the prefixes that `model.matryoshka` names."""
         params = combine(tuned, locked)
         own: Any = partial(contrastive_loss, loss_config(self.config), axis=AXES)
         if self.captions > 1:
@@ -147,8 +148,11 @@ class LossAndGrad:
             out_specs=PartitionSpec(),
         )
         with jax.named_scope("loss"):
-            bias = params.get("logit_bias", jnp.float32(0))
-            return loss(images, texts, jnp.exp(params["logit_scale"]), bias, groups)
+            scale, bias = jnp.exp(params["logit_scale"]), params.get("logit_bias", jnp.float32(0))
+            return loss_of_prefixes(
+                lambda images, texts: loss(images, texts, scale, bias, groups),
+                *(images, texts, self.config.model.matryoshka),
+            )
 
     def _normalised(self, images: Array) -> Array:
         assert self.pixels is not None  # `__call__` has asked.

@@ -102,10 +102,14 @@ def _check_beside(workdir: Workdir, data: dict[str, Any], step: int) -> None:
 
 
 def _read_towers(config: TrainConfig) -> Loaded:
+    compute = compute_of(config.model)
     if config.init_from:
-        return warm_start.read(config, compute_of(config.model))
-    model = dataclasses.replace(config.model, logit_bias_init=bias_of(config))
-    return join.join_towers(model, seed=config.seed, compute=compute_of(model))
+        loaded = warm_start.read(config, compute)
+    else:
+        model = dataclasses.replace(config.model, logit_bias_init=bias_of(config))
+        loaded = join.join_towers(model, seed=config.seed, compute=compute)
+    described = dataclasses.replace(loaded.module.config, matryoshka=config.model.matryoshka)
+    return loaded._replace(module=DualEncoder(described, loaded.module.compute))
 
 
 def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any:

@@ -1,6 +1,7 @@
 """The numbers of a run on a terminal or in a log: lines of at most 100 characters, and a progress bar below them."""
 
 import io
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -117,17 +118,24 @@ def duration(seconds: float) -> str:
 
 
 def _words(values: Mapping[str, float]) -> Iterator[str]:
-    """The values in words; those of each direction of retrieval have a line of their own."""
+    """The values in words; those of each direction of retrieval, and of each width, have a line of their own."""
     rest = {name: values[name] for name in (*_COLUMNS, *values) if name in values}
-    for direction in DIRECTIONS:
+    ends = dict.fromkeys(_of_width(name) for name in values)  # "", "/64", "/128" ...
+    for direction, end in ((direction, end) for end in ends for direction in DIRECTIONS):
         prefix = f"{TEST_PREFIX}{direction}_"
-        of_it = {name.removeprefix(prefix): rest.pop(name) for name in values if name.startswith(prefix)}
+        names = [name for name in values if name.startswith(prefix) and _of_width(name) == end]
+        of_it = {name.removeprefix(prefix).removesuffix(end): rest.pop(name) for name in names}
         if of_it:
-            yield f"{TEST_PREFIX}{direction}"
+            yield f"{TEST_PREFIX}{direction}{end}"
             yield from (f"{_SHORTER.get(name, name)} {_short(value, 3)}" for name, value in of_it.items())
             if rest:
                 yield "\n"
     yield from (_word(name, value) for name, value in rest.items())
+
+
+def _of_width(name: str) -> str:
+    """What the name of a metric ends with if it is of a width of the embeddings: "/64"."""
+    return found[0] if (found := re.search(r"/\d+$", name)) else ""
 
 
 def _word(name: str, value: float) -> str:

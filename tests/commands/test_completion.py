@@ -76,7 +76,7 @@ def test_what_is_typed_is_completed(offered, line, wanted):
 def test_every_option_of_every_command_is_offered(offered, command):
     known = {name for name in options(command) if name.startswith("--")}
     hidden = {
-        "evaluate": {"--seeds", "--ledger"},
+        "evaluate": {"--seeds", "--ledger", "--dim"},
         "export": {
             *("--model", "--allow-pickle", "--license-name", "--private"),
             *("--onnx-int8", "--stablehlo", "--raw", "--message"),

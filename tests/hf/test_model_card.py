@@ -57,6 +57,11 @@ def test_the_metadata_is_what_the_hub_reads():
     assert top1.task_type == "zero-shot-image-classification"
 
 
+def test_the_card_says_to_which_widths_embeddings_may_be_cut():
+    assert "smaller width" not in model_card(Card(**GIVEN))
+    assert "The widths of the training are 64, 512.\n" in model_card(Card(**GIVEN, widths=(64, 512)))
+
+
 def test_the_card_of_another_layout_names_the_library_that_reads_it():
     text = model_card(Card(**GIVEN, layout="sentence_transformers", repo_id="owner/model"))
     assert ModelCard(text).data.library_name == "sentence-transformers"

@@ -13,7 +13,7 @@ from lit_jax.config import ModelConfig
 from lit_jax.hf import model_folder
 from lit_jax.hf.join import join_towers
 from lit_jax.models import dual_encoder
-from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.models.heads import Head
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -71,6 +71,25 @@ def test_two_towers_and_their_heads_are_saved_apart(pooling, tmp_path):
     assert heads.keys() == {"visual_projection.weight", "text_projection.weight", "logit_scale"} | own
     assert "pooling" not in json.loads((tmp_path / "out/text/config.json").read_text())
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out/text")("red").input_ids == [2, 5, 3]
+
+
+@pytest.mark.parametrize("layout", ["hf", "lit_jax", "sentence_transformers"])
+def test_the_widths_of_the_training_are_read_back_and_make_no_other_model(layout, tmp_path):
+    module, params = tiny.dual()
+    widths = DualEncoder(dataclasses.replace(module.config, matryoshka=(4, 16)))
+    lit_jax.save(tmp_path, widths, params, tiny.processor(), layout=layout)
+    again, same = lit_jax.load(tmp_path)
+    assert again.config.matryoshka == (4, 16) and again.config == module.config
+    assert repr(again.config) == repr(module.config)
+    chex.assert_trees_all_equal(same, params)
+
+
+@pytest.mark.parametrize("found", [None, "all", [], [0, 4], [4.0], {"64": 1}])
+def test_what_names_no_widths_is_kept_as_any_other_field_that_changes_no_number(found):
+    hf = tiny.dual()[0].config.to_hf() | {"matryoshka_dimensions": found}
+    config = DualEncoderConfig.from_hf(hf)
+    assert config.matryoshka == () and config.to_hf() == hf
+    assert DualEncoderConfig.from_hf(hf | {"matryoshka_dimensions": [16, 4]}).matryoshka == (4, 16)
 
 
 def test_a_model_is_written_in_shards_that_read_back(tmp_path):

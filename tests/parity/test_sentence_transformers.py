@@ -136,6 +136,17 @@ def test_sentence_transformers_gives_our_vectors(name, tmp_path):
     assert theirs.get_embedding_dimension() == want["text"].shape[1]
 
 
+@pytest.mark.parametrize("name", ["linear", "clip"])
+def test_sentence_transformers_cuts_our_vectors_as_we_do(name, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = model_of(*MODELS[name]) if name in MODELS else whole_of(name)
+    lit_jax.save(tmp_path, *model, layout="sentence_transformers")
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu", truncate_dim=6)
+    want = Embedder(tmp_path, dim=6)
+    for got, vectors in ((TEXTS, want.texts(TEXTS)), (pictures(), want.pictures(pictures()))):
+        np.testing.assert_allclose(theirs.encode(got, normalize_embeddings=True), vectors, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["linear", "distilbert tanh", "clip"])
 def test_a_model_that_sentence_transformers_saved_is_read_to_the_bit(name, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")

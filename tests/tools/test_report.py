@@ -12,7 +12,7 @@ import lit_jax
 from lit_jax.data.sources.contents import captions_of
 from lit_jax.data.sources.registry import open_source
 from lit_jax.evals.bootstrap import estimate, intervals
-from lit_jax.evals.retrieval import Retrieved
+from lit_jax.evals.retrieval import KS, Retrieved
 from lit_jax.inference.embedder import Embedder
 from lit_jax.tools.export import export
 from lit_jax.tools.report import album, charts, numbers, report
@@ -20,6 +20,7 @@ from lit_jax.tools.report.charts import Line, chart
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import CheckpointError, DataError
+from lit_jax.utils.names import DIRECTIONS
 from tests import tiny
 from tests.browser import SCHEMES, SIZES, Visit, browser, is_dark  # noqa: F401
 
@@ -203,3 +204,24 @@ def test_a_long_line_is_thinned_by_averages_and_an_empty_one_is_no_chart():
     assert len(thin.curves) == 1 and len(thin.curves[0].marks) <= charts.MOST
     assert all("0.5" in mark.says for mark in thin.curves[0].marks)
     assert chart("", [Line("", [])]) is None
+
+
+def test_the_recalls_of_each_width_are_a_table_of_their_own():
+    names = [f"test/{way}_recall@{k}" for way in DIRECTIONS for k in KS]
+    tested = {"step": 4} | {f"{name}{end}": 0.5 for name in names for end in ("", "/8", "/64")}
+    tested[f"{names[1]}/8"] = 0.25
+    found = numbers.by_width([{"step": 2}, tested])
+    assert list(found.items()) == [(8, [0.5, 0.25, 0.5, 0.5, 0.5, 0.5]), (64, [0.5] * 6)]
+    assert [row.name for row in numbers.measured([tested], {}, {})] == [name[5:] for name in names]
+    assert numbers.by_width([]) == numbers.by_width([{"step": 1, "test/image_to_text_recall@1": 0.5}]) == {}
+
+
+@pytest.mark.slow
+def test_the_page_of_a_run_with_widths_shows_them(tmp_path):
+    config = tiny.config(tmp_path, steps=3, cache=True, eval_every=3, model__matryoshka=(4, 16))
+    train(config, tmp_path / "run")
+    last = numbers.tested(numbers.rows(tmp_path / "run"))[-1]
+    assert last["test/image_to_text_recall@1/16"] == last["test/image_to_text_recall@1"]
+    row = " ".join(f"{last[f'test/{way}_recall@{k}/4']:.3f}" for way in DIRECTIONS for k in KS)
+    said = words(report(tmp_path / "run"))
+    assert "Recall by width" in said and f" 4 {row} 16 " in said

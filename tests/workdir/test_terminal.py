@@ -74,6 +74,18 @@ def test_each_direction_of_retrieval_has_a_line_and_none_is_wider_than_a_hundred
     assert len(lines) > 4 and max(map(len, lines)) <= 100
 
 
+def test_each_width_of_the_embeddings_has_lines_of_its_own():
+    stream = Pipe(tty=False)
+    names = [f"test/{way}_recall@{k}{end}" for end in ("", "/8") for way in DIRECTIONS for k in (1, 5)]
+    Terminal(160, stream=stream).scalars(80, dict.fromkeys(names, 0.5))
+    assert stream.getvalue().splitlines() == [
+        "step  80/160  test/image_to_text  recall@1 0.5  @5 0.5",
+        "              test/text_to_image  recall@1 0.5  @5 0.5",
+        "              test/image_to_text/8  recall@1 0.5  @5 0.5",
+        "              test/text_to_image/8  recall@1 0.5  @5 0.5",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(5.4, "5 s"), (89, "89 s"), (90, "2 min"), (3500, "58 min"), (3600, "1 h 0 min"), (2e5, "2 d 7 h")],

@@ -73,7 +73,7 @@ class Api:
                 "model": title_of(self._model),
                 "vision_type": config.vision_type,
                 "text_type": config.text_type,
-                "dimensions": config.width,
+                "dimensions": self._model.width,
                 "text_length": self._model.text_length,
                 "pictures": index.pictures if index else None,
                 "version": lit_jax.__version__,

@@ -62,7 +62,7 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
         if "text" in recipe.cached
         else flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
         # Both directions of the softmax look at the same products.
-        "loss": 2 * rows * texts * config.width,
+        "loss": 2 * rows * texts * sum(recipe.model.matryoshka or (config.width,)),
     }
     tuned, _ = partition(with_adapters(shapes, recipe.model), locks_of(recipe.model))
     towers = {"image": "vision", "text": "text"}

@@ -15,6 +15,7 @@ from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.evals.bootstrap import DRAWS, LEVEL
+from lit_jax.evals.retrieval import KS
 from lit_jax.tools import pages
 from lit_jax.tools.align import pairs
 from lit_jax.tools.report import facts, numbers
@@ -75,6 +76,8 @@ def _page(workdir: Workdir) -> str:
         title=_name(workdir),
         facts=facts.facts(config, run, test),
         measured=numbers.measured(tested, bounds, album.chance if album and whole else {}),
+        by_width=numbers.by_width(tested),
+        recalls=[f"{words} @{k}" for words in numbers.DIRECTION_WORDS.values() for k in KS],
         charts=numbers.charts(rows, bounds),
         album=album,
         compared=_compared(workdir, missing),

@@ -86,8 +86,17 @@ def measured(tested: Sequence[Row], bounds: Bounds, chance: Mapping[str, float])
             chance.get(name),
         )
         for name, value in values.items()
-        if value is not None
+        if value is not None and "/" not in name
     ]
+
+
+def by_width(tested: Sequence[Row]) -> dict[int, list[float | None]]:
+    """Width of a prefix -> the recalls of both directions with it, of the last evaluation; {} if none was measured."""
+    last = tested[-1] if tested else {}
+    ends = {name.rpartition("/")[2] for name in last if name.startswith(f"{TEST_PREFIX}{DIRECTIONS[0]}")}
+    widths = sorted(int(end) for end in ends if end.isascii() and end.isdecimal())
+    names = [f"{TEST_PREFIX}{way}_recall@{k}" for way in DIRECTIONS for k in KS]
+    return {width: [last.get(f"{name}/{width}") for name in names] for width in widths}
 
 
 def charts(rows: Sequence[Row], bounds: Bounds) -> list[Chart]:

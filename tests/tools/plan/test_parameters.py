@@ -89,6 +89,14 @@ def test_the_arithmetic_is_that_of_the_published_sizes():
     assert found["text backward"] == 2 * 512 * text and "image backward" not in found
 
 
+def test_the_loss_of_prefixes_multiplies_as_many_numbers_as_they_have():
+    model = small()["model"] | {"projection_dim": 16}
+    for widths, numbers in (((), 16), ((4, 16), 20), ((4, 8), 12)):
+        read = recipe.read_config(small(model=model | {"matryoshka": widths}), empty=recipe.NEEDLESS)
+        found = parameters.arithmetic(read, DualEncoder(parameters.config_of(read)))
+        assert found["loss forward"] == 2 * read.batch_size**2 * numbers
+
+
 def test_numbers_without_a_type_are_refused():
     with pytest.raises(ConfigError, match="vision_config has no model_type"):
         parameters.parameters(small(model={"vision": "", "text": "", "vision_config": {"image_size": 32}}))

@@ -1,0 +1,91 @@
+"""Vectors in fewer bytes than float32: of a byte for each number, or of a bit for each beside that.
+
+"int8": a number is one of 256 levels, from the least to the largest that its place in the vector has in the shard, as
+in sentence-transformers' `quantize_embeddings`; models often have places whose numbers are far larger than others, and
+a scale for each vector would make these the measure of all. "binary": the signs of the numbers, for a first look at
+all vectors, and int8, of which few are read to compare those that are near at the first look.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int8, UInt8
+
+from lit_jax.inference.prefix import prefix, unit
+
+# Precision -> the arrays of a shard; the last one is read where vectors are wanted, with the one before it, if any.
+PRECISIONS = {
+    "float32": ("embeddings",),
+    "int8": ("ranges", "embeddings"),
+    "binary": ("signs", "ranges", "embeddings"),
+}
+_LEVELS = 255  # Steps between the least and the largest number.
+
+
+class Decoded:
+    """Rows that become vectors, float32 [n, E] of unit length, where they are read: `decoded[rows]`, `np.asarray`."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, stored: np.ndarray, width: int, decode: Callable[[np.ndarray], np.ndarray]):
+        self.shape = (len(stored), width)
+        self._stored, self._decode = stored, decode
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """The vectors of a slice or of numbers; of one number its vector, [E]."""
+        if isinstance(rows, int | np.integer):
+            return self._decode(self._stored[np.array([rows])])[0]
+        return self._decode(self._stored[rows])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+Vectors = Float[np.ndarray, "n E"] | Decoded
+
+
+def arrays(vectors: Float[np.ndarray, "n E"], names: Sequence[str]) -> list[np.ndarray]:
+    """What a shard of these vectors stores under `names`, which are those of one of PRECISIONS."""
+    if "ranges" not in names:
+        return [vectors]
+    none = np.zeros((1, vectors.shape[1]), np.float32)  # Of a shard without vectors.
+    spread = vectors if len(vectors) else none
+    ranges = np.stack([spread.min(axis=0), spread.max(axis=0)])
+    low, step = _steps(ranges)
+    with np.errstate(
+        invalid="ignore"
+    ):  # Numbers that are not finite have ranges that are none, and a search says so.
+        codes = (np.rint((vectors - low) / np.where(step > 0, step, 1)) - 128).astype(np.int8)
+    found = {"signs": signs(vectors), "ranges": ranges, "embeddings": codes}
+    return [found[name] for name in names]
+
+
+def signs(vectors: Float[np.ndarray, "n E"]) -> UInt8[np.ndarray, "n e"]:
+    """A bit for each number, 1 where it is above 0: the first number is the highest bit of the first byte."""
+    return np.packbits(vectors > 0, axis=1)
+
+
+def decoded(stored: np.ndarray, ranges: Float[np.ndarray, "2 E"] | None, dim: int | None = None) -> Vectors:
+    """The vectors of the `embeddings` of a shard: their first `dim` numbers, of unit length; all as stored if None."""
+    width = dim or stored.shape[1]
+    if ranges is None:
+        whole = width == stored.shape[1]
+        return stored if whole else Decoded(stored, width, lambda rows: prefix(rows, width))
+    low, step = _steps(ranges[:, :width])
+    middle = low + 128 * step
+
+    def decode(codes: Int8[np.ndarray, "n E"]) -> Float[np.ndarray, "n e"]:
+        return unit(codes[:, :width] * step + middle)
+
+    return Decoded(stored, width, decode)
+
+
+def _steps(ranges: Float[np.ndarray, "2 E"]) -> tuple[np.ndarray, np.ndarray]:
+    """The least number of each place, and the distance of two levels; 0 where all numbers are the same."""
+    low, high = np.asarray(ranges, np.float32)
+    with np.errstate(invalid="ignore"):  # As above.
+        return low, (high - low) / np.float32(_LEVELS)

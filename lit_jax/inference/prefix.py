@@ -1,0 +1,30 @@
+"""The first numbers of vectors, of unit length again: embeddings of a smaller width (arXiv:2205.13147)."""
+
+import numpy as np
+from jaxtyping import Float
+
+from lit_jax.utils.errors import ConfigError
+
+
+def prefix(vectors: Float[np.ndarray, "n E"], dim: int | None) -> Float[np.ndarray, "n e"]:
+    """The first `dim` numbers of unit vectors, float32 of unit length; None and E give the vectors as they are.
+
+    A prefix of zeros stays zero, and a NaN a NaN.
+    """
+    if dim is None or dim == vectors.shape[1]:
+        return vectors
+    return unit(np.asarray(vectors[:, :dim], np.float32))
+
+
+def unit(vectors: Float[np.ndarray, "n E"]) -> Float[np.ndarray, "n E"]:
+    """Vectors of unit length; zeros stay zero."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length == 0, np.float32(1), length)
+
+
+def check_dim(dim: int | None, width: int, what: str) -> None:
+    """Raises ConfigError unless `dim` is None or from 1 to `width`, the numbers of the vectors of `what`."""
+    if dim is not None and not (isinstance(dim, int | np.integer) and 1 <= dim <= width):
+        raise ConfigError(
+            f"dim is {dim!r}, and the vectors of {what} have {width} numbers; give 1 to {width}"
+        )
