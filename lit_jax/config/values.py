@@ -20,6 +20,8 @@ def convert(hint: Any, value: Any) -> Any:
         if origin is tuple and isinstance(value, tuple | list):
             if typing.get_args(kind)[0] is str:
                 return _texts(value)
+            if typing.get_args(kind)[0] is int:
+                return _numbers(value, len(typing.get_args(kind)))
             return _pairs(typing.get_args(typing.get_args(kind)[0])[1], value)
         if origin is dict and isinstance(value, dict):
             return {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
@@ -55,7 +57,7 @@ def from_text(name: str, text: str) -> Any:
             try:
                 return kind(text)
             except ValueError:
-                return text
+                return literal(text) if tuple in map(typing.get_origin, kinds) else text
     return literal(text)
 
 
@@ -78,6 +80,8 @@ def _described(kind: Any) -> str:
         return "a group of fields"
     if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is str:
         return "a list of texts"
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is int:
+        return "two of them"
     if typing.get_origin(kind) is tuple:
         second = typing.get_args(typing.get_args(kind)[0])[1]
         example = "(('text', 1.0),)" if second is float else "(('text', 'text'),)"
@@ -88,6 +92,13 @@ def _described(kind: Any) -> str:
 def _texts(value: tuple[Any, ...] | list[Any]) -> tuple[str, ...]:
     """`value` as texts. Raises TypeError."""
     if not all(type(item) is str for item in value):
+        raise TypeError
+    return tuple(value)
+
+
+def _numbers(value: tuple[Any, ...] | list[Any], count: int) -> tuple[int, ...]:
+    """`value` as so many whole numbers. Raises TypeError."""
+    if len(value) != count or not all(type(item) is int for item in value):
         raise TypeError
     return tuple(value)
 

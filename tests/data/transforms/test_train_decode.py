@@ -17,6 +17,7 @@ from tests.bad_pictures import BROKEN, encoded, noise
 def processors(side):
     square = {"height": side, "width": side}
     larger = {"height": side * 5 // 4, "width": side * 3 // 2}
+    wide = {"height": side * 3 // 4, "width": side * 3 // 2}
     return {
         "square": transformers.ViTImageProcessorPil(size=square),
         "square, cropped": transformers.DeiTImageProcessorPil(size=larger, crop_size=square),
@@ -25,6 +26,10 @@ def processors(side):
         ),
         "ConvNeXt's share of the short edge": transformers.ConvNextImageProcessorPil(
             size={"shortest_edge": side}
+        ),
+        "wide": transformers.ViTImageProcessorPil(size=wide),
+        "wide, cropped": transformers.CLIPImageProcessorPil(
+            size={"height": side, "width": side * 2}, crop_size=wide
         ),
     }
 
