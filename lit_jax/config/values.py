@@ -57,7 +57,7 @@ def from_text(name: str, text: str) -> Any:
             try:
                 return kind(text)
             except ValueError:
-                return literal(text) if tuple in map(typing.get_origin, kinds) else text
+                return literal(text) if any(typing.get_origin(kind) is tuple for kind in kinds) else text
     return literal(text)
 
 

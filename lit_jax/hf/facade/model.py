@@ -216,8 +216,8 @@ class VisionTextDualEncoderModel:
         input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S1 S2] as the processor
         returns them, or [B S1 S2 C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E] and
         image_embeds [B E] of unit length, and both towers' outputs; with `return_loss` (which needs T == B) also CLIP's
-        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes the
-        position tables of towers that otherwise refuse images of another size. `return_dict=False` returns a tuple.
+        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes
+        the position tables of towers that otherwise refuse images of another size. `return_dict=False` returns a tuple.
         `output_attentions`, `output_hidden_states` and `return_dict` are by default those of `config`. Raises
         ConfigError.
         """
