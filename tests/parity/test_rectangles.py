@@ -16,6 +16,7 @@ from lit_jax.hf.processor import load_processor
 from lit_jax.hf.programs import onnx_files, towers
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.models.encoders import VISION
+from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils._transformers import transformers
@@ -34,35 +35,36 @@ SQUARE = {"image_size": 32, "patch_size": [8, 4]}  # Of more columns than rows.
 SQUARE_GRID = {"image_size": [32, 16], "patch_size": [8, 4]}
 PLAIN = {"use_relative_position_bias": False}
 ABSOLUTE = PLAIN | {"use_absolute_position_embeddings": True}
+# Of every day: each sixth, and fewer in what takes longer.
 TOWERS = {
-    "vit": tiny.VIT | WIDE,
     "vit with patches": tiny.VIT | PATCHES,
-    "swin": tiny.SWIN | {"image_size": [32, 48]},
+    "vit": tiny.VIT | WIDE,
     "swin with patches and absolute positions": tiny.SWIN
     | {"image_size": [32, 24], "patch_size": [4, 2], "use_absolute_embeddings": True},
-    "beit": tiny.BEIT | WIDE,
     "beit with a shared bias, tall": tiny.BEIT | TALL | PLAIN | {"use_shared_relative_position_bias": True},
     "beit with both biases and a square table": tiny.BEIT
     | {"use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True},
     "beit with patches and a table": tiny.BEIT | SQUARE | ABSOLUTE,
+    "beit": tiny.BEIT | WIDE,
     "beit with patches and no positions": tiny.BEIT | PATCHES | PLAIN | {"use_mean_pooling": False},
     "dinov2 of a square with patches": tiny.DINOV2 | SQUARE,
     "dinov2 of as many rows as columns": tiny.DINOV2 | SQUARE_GRID,
-    "dinov2 with registers, with patches": tiny.DINOV2_REGISTERS | SQUARE,
     "dinov2 with registers, of as many rows as columns": tiny.DINOV2_REGISTERS | SQUARE_GRID,
     "dinov3 with patches": tiny.DINOV3 | PATCHES,
+    "dinov2 with registers, with patches": tiny.DINOV2_REGISTERS | SQUARE,
     "swinv2": tiny.SWINV2 | {"image_size": [32, 48]},
     "swinv2 of fewer rows than a window": tiny.SWINV2 | {"image_size": [12, 48]},
     "swinv2 of fewer columns than a window, with patches": tiny.SWINV2
     | {"image_size": [48, 6], "patch_size": [4, 2]},
     "deit with patches": tiny.DEIT | PATCHES,
     "vit msn with patches": tiny.VIT_MSN | PATCHES,
+    "swin": tiny.SWIN | {"image_size": [32, 48]},
     "i-jepa with patches": tiny.IJEPA | PATCHES,
     "data2vec": tiny.DATA2VEC_VISION | TALL,
     "data2vec with patches and a table": tiny.DATA2VEC_VISION | SQUARE | ABSOLUTE,
-    "convnext with patches": tiny.CONVNEXT | PATCHES | {"patch_size": [4, 2]},
     "convnext v2 with patches": tiny.CONVNEXTV2 | PATCHES | {"patch_size": [2, 4]},
     "dinov3 convnext": tiny.DINOV3_CONVNEXT | WIDE,
+    "convnext with patches": tiny.CONVNEXT | PATCHES | {"patch_size": [4, 2]},
 }
 every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
 
@@ -71,7 +73,7 @@ def in_torch(images):
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -86,13 +88,13 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers(layers(run({"params": params}, jnp.asarray(images))), layers(want, how_of(hf)))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     shared.test_the_gradient_of_every_leaf_equals_pytorch("vision", hf, tmp_path)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(12)
 @every_tower
 def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
     shared.test_weights_go_to_jax_and_back_to_the_same_bits("vision", hf, tmp_path)
@@ -103,7 +105,7 @@ SIZES = {"swin": (48, 64), "swinv2": (48, 64)}
 SQUARES = {"clip_vision_model", "chinese_clip_vision_model", "siglip_vision_model", "aimv2_vision_model"}
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize(
     "name", [name for name in TYPES if TYPES[name]["model_type"] not in SQUARES or "any size" in name]
 )
@@ -139,12 +141,11 @@ def test_a_tower_loaded_for_a_rectangle_equals_pytorch_s_interpolation(name, tmp
 )
 def test_a_type_that_transformers_makes_for_squares_alone_is_refused_for_a_rectangle(hf, tmp_path):
     name = hf["model_type"]
-    tiny.write_tower(tmp_path / "v", hf)
-    tiny.write_tower(tmp_path / "t", tiny.BERT)
+    config = encoder_of("vision", name).Config.from_hf(hf)
     with pytest.raises(
         ConfigError, match=rf"image_size is \(24, 40\), and .* a {name} for square pictures alone"
     ):
-        lit_jax.from_towers(tmp_path / "v", tmp_path / "t", image_size=(24, 40))
+        with_image_size(name, config, (24, 40))
     for field in (WIDE, {"patch_size": [8, 4]}):
         message = rf"{name} config: {next(iter(field))}=\[\d+, \d+\] is not usable; wanted one number"
         with pytest.raises(WeightError, match=message):
@@ -213,21 +214,30 @@ def test_a_size_that_the_patches_do_not_divide_or_that_is_none_is_refused(size, 
         lit_jax.from_towers(vision, text, image_size=size)
 
 
-def test_patches_that_are_no_squares_are_named_where_they_do_not_divide(tmp_path):
-    vision, text = tiny.write_towers(tmp_path, vision=tiny.VIT | SQUARE)
+@pytest.mark.parametrize("hf", [tiny.DINOV2, tiny.BEIT, tiny.MLCD_VISION, tiny.CLIPSEG_VISION], ids=str)
+def test_a_tower_that_fits_itself_to_every_picture_keeps_what_transformers_reads(hf):
+    config = VISION[hf["model_type"]].Config.from_hf(hf)
+    assert with_image_size(hf["model_type"], config, (24, 48)) is config
+    assert with_image_size(hf["model_type"], config, (24, 24)).image_size == 24
+
+
+def test_patches_that_are_no_squares_are_named_where_they_do_not_divide():
+    config = VISION["vit"].Config.from_hf(tiny.VIT | SQUARE)
     message = r"is 30; wanted a multiple of 8x4, the patch size: \(24, 28\) or 32$"
     with pytest.raises(ConfigError, match=message):
-        lit_jax.from_towers(vision, text, image_size=30)
-    module, params = lit_jax.from_towers(vision, text, image_size=(16, 16))
-    assert module.config.vision.image_size == 16
-    # PyTorch fails here; the table is resized as its `interpolate` does.
-    _, own = lit_jax.from_towers(vision, text)
-    stored = own["vision"]["embeddings"]["pos"]
-    grid = torch.from_numpy(np.array(stored))[:, 1:].reshape(1, 4, 8, -1).permute(0, 3, 1, 2)
-    want = torch.nn.functional.interpolate(grid, size=(2, 4), mode="bicubic", align_corners=False)
-    got = params["vision"]["embeddings"]["pos"]
-    np.testing.assert_allclose(got[:, 1:], want.flatten(2).mT, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(got[:, :1], stored[:, :1])
+        with_image_size("vit", config, 30)
+
+
+def test_a_table_of_a_rectangle_is_resized_to_another_by_rows_and_by_columns():
+    """PyTorch's own models fail here: this is what they do to a square table."""
+    stored = VISION["vit"].Config.from_hf(tiny.VIT | SQUARE)
+    table = np.random.default_rng(0).normal(size=(1, 4 * 8 + 1, 5)).astype(np.float32)
+    config = with_image_size("vit", stored, (48, 20))
+    got = resized({"embeddings": {"pos": table}}, stored, config)["embeddings"]["pos"]
+    grid = torch.from_numpy(table)[:, 1:].reshape(1, 4, 8, -1).permute(0, 3, 1, 2)
+    want = torch.nn.functional.interpolate(grid, size=(6, 5), mode="bicubic", align_corners=False)
+    np.testing.assert_allclose(got[:, 1:], want.flatten(2).mT, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(got[:, :1], table[:, :1])
 
 
 PROCESSORS = {
@@ -313,11 +323,11 @@ def test_a_run_on_rectangles_is_exported_for_pictures_of_that_size(name, tmp_pat
     hf, size, own, rows = RUNS[name]
     tiny.write_towers(tmp_path, vision=hf)
     tiny.write_pairs(tmp_path / "pairs")
-    config = tiny.config(tmp_path, steps=2, data__test="", model__image_size=size, data__augment="crop")
+    config = tiny.config(tmp_path, steps=3, data__test="", model__image_size=size, data__augment="crop")
     config["model"]["lock_towers"] = "UU"
     train(config, tmp_path / "run")
     assert read_trained(tmp_path / "run").params["vision"]["embeddings"]["pos"].shape[1] == rows
-    train(config | {"steps": 3}, tmp_path / "run")  # It goes on with what the workdir says.
+    train(config | {"steps": 4}, tmp_path / "run")  # It goes on with what the workdir says.
     export(tmp_path / "run", tmp_path / "out")
     module, params = lit_jax.load(tmp_path / "out")
     assert module.config.vision.image_size == own
