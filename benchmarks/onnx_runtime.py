@@ -26,7 +26,7 @@ from lit_jax import Embedder
 from lit_jax.data.sources.contents import captions_of
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
-from lit_jax.data.transforms.image_processor import side_of
+from lit_jax.data.transforms.image_processor import size_of
 from lit_jax.data.transforms.tokenizer import makes_mask
 from lit_jax.evals.retrieval import retrieve
 from lit_jax.hf import load
@@ -85,11 +85,13 @@ def milliseconds(call: Callable[[], Any], seconds: float) -> float:
     return statistics.median(found)
 
 
-def times(model: str, folder: Path, side: int, length: int, seconds: float) -> list[dict[str, Any]]:
+def times(
+    model: str, folder: Path, size: tuple[int, int], length: int, seconds: float
+) -> list[dict[str, Any]]:
     """A row for each tower and batch."""
     module, params = load.load(model)
     rows = []
-    for program in towers.programs(module, params, with_mask=True, compute=module.compute, side=side):
+    for program in towers.programs(module, params, with_mask=True, compute=module.compute, size=size):
         call, held = jax.jit(program.call), jax.device_put(program.params)
         sessions = {kind: Session(folder / f"{program.name}{end}.onnx") for kind, end in FILES.items()}
         for batch in BATCHES:
@@ -126,8 +128,8 @@ def main() -> None:
             sides = [Session(folder / f"{name}{end}.onnx") for name in towers.NAMES.values()]
             vectors[kind] = (embedded(sides[0], images), embedded(sides[1], tokens))
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        side = side_of(embedder.processor.image_processor)
-        timed = times(options.model, folder, side, options.length, options.seconds)
+        size = size_of(embedder.processor.image_processor)
+        timed = times(options.model, folder, size, options.length, options.seconds)
     results = {}
     for kind, (pictures, captions) in vectors.items():
         apart = [

@@ -117,6 +117,9 @@ def test_a_wrong_field_is_named(change, message):
         ({"optim__lr_multipliers": (("text/.*", 0),)}, "lr_multipliers: 'text/.*' has 0.0; wanted a factor above 0"),
         ({"optim__lr_multipliers": (("text/(", 1),)}, "lr_multipliers: 'text/(' is not a regex over parameter paths"),
         ({"model__lock_rules": (("a", "freeze"),)}, "lock_rules: 'a' has 'freeze'; wanted lock or tune"),
+        ({"model__image_size": 0}, "config.model.image_size is 0; wanted at least 1, or None"),
+        ({"model__image_size": (32, 0)}, "config.model.image_size is (32, 0); wanted at least 1, or None"),
+        ({"model__image_size": (32, 48, 3)}, "is (32, 48, 3); wanted a whole number or two of them or None"),
         ({"model__lora_rank": 0}, "config.model.lora_rank is 0; wanted at least 1"),
         ({"model__lora_alpha": 0}, "config.model.lora_alpha is 0; wanted 1 or more, and below 2**31"),
         ({"model__lora_targets": ("(",)}, "lora_targets: '(' is not a regex over parameter paths"),
@@ -380,6 +383,13 @@ def test_a_config_file_starts_from_all_defaults():
         ("data.test", "(a)", "(a)"),
         ("data.threads", "None", None),
         ("data.threads", "4", 4),
+        ("data.threads", "(4, 4)", "(4, 4)"),
+        ("model.image_size", "384", 384),
+        ("model.image_size", "None", None),
+        ("model.image_size", "(224, 448)", (224, 448)),
+        ("model.image_size", "[224, 448]", [224, 448]),
+        ("model.image_size", "224,448", (224, 448)),
+        ("model.image_size", "224x448", "224x448"),
         ("optim.clip_norm", "none", None),
         ("data.train", "folder:x", "folder:x"),
         ("data.train", "(('folder:x', 1), ('wds:y', 0.5))", (("folder:x", 1), ("wds:y", 0.5))),
@@ -398,7 +408,19 @@ def test_a_shell_gives_values_as_texts(name, text, value):
     assert from_text(name, text) == value and type(from_text(name, text)) is type(value)
 
 
-@pytest.mark.parametrize(("hint", "value"), [(int, True), (float, True), (str, 3), (int | None, 1.0)])
+SIZE = int | tuple[int, int] | None
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (int, True),
+        (float, True),
+        (str, 3),
+        (int | None, 1.0),
+        *((SIZE, value) for value in ("224x448", (224,), (1, 2, 3), (224, 4.0), (224, "448"), (True, 1))),
+    ],
+)
 def test_a_value_of_another_type_is_not_converted(hint, value):
     with pytest.raises(TypeError):
         convert(hint, value)

@@ -34,8 +34,9 @@ class ModelConfig:
     text_prompt: str = (
         ""  # Put before every caption ("query: "). Empty: what the tokenizer's folder says, if anything.
     )
-    # The side of the pictures in pixels. None: the image tower's own. Otherwise its position tables are resized.
-    image_size: int | None = None
+    # The side of the pictures in pixels, or (height, width). None: the image tower's own. Otherwise its position tables
+    # are resized.
+    image_size: int | tuple[int, int] | None = None
     # "linear", "linear_bias", "mlp", "glu" or "identity", and the fields of that kind (utils/head_fields.py).
     vision_head: str = "linear"
     vision_head_config: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lit_jax.config import tower_rules
 from lit_jax.config.choices import ACTIONS, CHOICES, LETTERS, METRICS, SOURCES
+from lit_jax.utils.sides import pair
 from lit_jax.utils.suggestions import suggestion
 
 
@@ -63,7 +64,7 @@ RANGES: dict[str, Range] = {
     ),
     "data.text_length": Range("at least 2", lambda value: value >= 2),
     "data.captions_per_image": _POSITIVE,
-    "model.image_size": Range("at least 1, or None", lambda value: value is None or value >= 1),
+    "model.image_size": Range("at least 1, or None", lambda value: value is None or min(pair(value)) >= 1),
     "data.max_broken": Range("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "data.threads": Range("0 or more, or None", lambda value: value is None or value >= 0),
     "data.workers": _NOT_NEGATIVE,

@@ -19,8 +19,8 @@ def convert(hint: Any, value: Any) -> Any:
     for kind in _kinds(hint):
         origin = typing.get_origin(kind)
         if origin is tuple and isinstance(value, tuple | list):
-            if (item := typing.get_args(kind)[0]) in (str, int):
-                return _all_of(item, value)
+            if (item := typing.get_args(kind)[0]) in _LISTS:
+                return _all_of(item, value, _length(kind))
             return _pairs(typing.get_args(typing.get_args(kind)[0])[1], value)
         if origin is dict and isinstance(value, dict):
             return {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
@@ -56,7 +56,7 @@ def from_text(name: str, text: str) -> Any:
             try:
                 return kind(text)
             except ValueError:
-                return text
+                return literal(text) if any(typing.get_origin(kind) is tuple for kind in kinds) else text
     return literal(text)
 
 
@@ -77,6 +77,8 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _described(kind: Any) -> str:
     if typing.get_origin(kind) is dict:
         return "a group of fields"
+    if _length(kind) is not None:
+        return "two of them"
     if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in _LISTS:
         return _LISTS[typing.get_args(kind)[0]]
     if typing.get_origin(kind) is tuple:
@@ -86,9 +88,15 @@ def _described(kind: Any) -> str:
     return _NAMES[kind]
 
 
-def _all_of(kind: type, value: tuple[Any, ...] | list[Any]) -> tuple[Any, ...]:
-    """`value` as a tuple of `kind`. Raises TypeError."""
-    if not all(type(item) is kind for item in value):
+def _length(kind: Any) -> int | None:
+    """How many whole numbers a tuple of this kind has; None for as many as one likes, and for every other kind."""
+    args = typing.get_args(kind)
+    return len(args) if typing.get_origin(kind) is tuple and {*args} == {int} else None
+
+
+def _all_of(kind: type, value: tuple[Any, ...] | list[Any], length: int | None) -> tuple[Any, ...]:
+    """`value` as a tuple of `kind`, of so many if there is a `length`. Raises TypeError."""
+    if not all(type(item) is kind for item in value) or length not in (None, len(value)):
         raise TypeError
     return tuple(value)
 

@@ -10,6 +10,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import pair
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 PAD, CLS, SEP, UNK = "[PAD]", "[CLS]", "[SEP]", "[UNK]"
@@ -18,11 +19,11 @@ MORE = "##"  # Before a token that continues a word.
 
 
 def image_processor(config: Any) -> ImageProcessor:
-    """Resizes to the square that an image tower of this `Config` reads, and maps its pixels to -1 .. 1."""
-    side = config.image_size
+    """Resizes to the size that an image tower of this `Config` reads, and maps its pixels to -1 .. 1."""
+    height, width = pair(config.image_size)
     half = [0.5] * 3
     return transformers.ViTImageProcessorPil(
-        size={"height": side, "width": side}, image_mean=half, image_std=half
+        size={"height": height, "width": width}, image_mean=half, image_std=half
     )
 
 

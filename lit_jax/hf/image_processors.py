@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lit_jax.data.transforms.image_processor import size_of
 from lit_jax.models.encoders import VISION
 from lit_jax.utils._transformers import auto_image_processor, transformers
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, first_line
+from lit_jax.utils.sides import Sides, in_words, pair
 from lit_jax.utils.typing import ImageProcessor
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # Those that torch computes as Pillow does.
@@ -152,23 +154,43 @@ def load_pil(folder: Path, **options: Any) -> ImageProcessor:
     return found
 
 
-def set_image_size(processor: Any, size: int) -> None:
-    """Has pictures come out `size` x `size` pixels; a crop cuts off the same share as before.
+def set_image_size(processor: Any, size: Sides) -> None:
+    """Has pictures come out with the side `size`, or that (height, width); a crop cuts off the same share as before.
 
-    Raises ConfigError for a processor whose fields do not say how large its pictures are.
+    A processor that resizes the shorter edge resizes both edges if height and width differ, since it would cut off most
+    of a picture. Raises ConfigError for a processor whose fields do not say how large its pictures are, and for one
+    that cannot make them so.
     """
+    height, width = pair(size)
     edges = {name: edge for name, edge in dict(processor.size or {}).items() if edge}
     if not edges or not edges.keys() <= {"height", "width", "shortest_edge"}:
         raise ConfigError(
-            f"the pictures of a {type(processor).__name__} of size {edges} cannot be given the side {size}; "
+            f"the pictures of a {type(processor).__name__} of size {edges} cannot be given the size {in_words(size)}; "
             "wanted size with height and width, or with shortest_edge"
         )
     kind, crop = type(processor.size), getattr(processor, "crop_size", None)
     scale = 1.0
     if crop and getattr(processor, "do_center_crop", False):
         scale = max(edges.values()) / max(edge for edge in dict(crop).values() if edge)
-        processor.crop_size = kind(height=size, width=size)
-    processor.size = kind(**{name: round(size * scale) for name in edges})
+        processor.crop_size = kind(height=height, width=width)
+    names = edges if height == width else ("height", "width")
+    processor.size = kind(**{name: round((width if name == "width" else height) * scale) for name in names})
+    if height != width:
+        _check_size(processor, (height, width))
+
+
+def _check_size(processor: Any, size: tuple[int, int]) -> None:
+    """Raises ConfigError if pictures do not come out with this height and width: ConvNeXt's are always squares."""
+    made: Any
+    try:
+        made = size_of(processor)
+    except Exception as error:  # Of any kind: transformers hardly checks the fields of an image processor.
+        made = first_line(error)
+    if made != size:
+        raise ConfigError(
+            f"the pictures of a {type(processor).__name__} cannot be given the size {in_words(size)}: {made}; give its "
+            "folder an image_processor_type such as ViTImageProcessor"
+        )
 
 
 def _stored(folder_or_id: str | Path, options: dict[str, Any]) -> dict[str, Any]:

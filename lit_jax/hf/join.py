@@ -27,6 +27,7 @@ from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
+from lit_jax.utils.sides import Sides
 from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def from_towers(
     logit_scale_init_value: float = dual_encoder.LOGIT_SCALE,
     vision_pooling: str = "pooler",
     text_pooling: str = "pooler",
-    image_size: int | None = None,
+    image_size: Sides | None = None,
     seed: int = 0,
     dtype: DTypeLike = jnp.float32,
     vision_revision: str | None = None,
@@ -58,8 +59,8 @@ def from_towers(
     Poolings: "pooler" is the type's own, or what a folder of lit_jax or sentence-transformers says; "cls", "mean" (of
     real tokens, or of patches), "cls_mean" (both, side by side), "last" and "max" are of a tower's last hidden state;
     `text_pooling="tanh"` is for types without a pooled output of their own (DistilBERT).
-    `image_size` is the side of the pictures in pixels, if it is not the tower's own: its position tables are resized as
-    transformers does with `interpolate_pos_encoding` (`load_processor` takes it too).
+    `image_size` is the side of the pictures in pixels, or their height and width, if it is not the tower's own: its
+    position tables are resized as transformers does with `interpolate_pos_encoding` (`load_processor` takes it too).
     If both halves come from one checkpoint that has projections (CLIP, a dual encoder), these are kept, unless
     `projections` is "new" or `projection_dim` is another width; a warning names stored projections that are not kept.
     Otherwise they are drawn from N(0, 0.02) as in HF, by default with 512 dimensions. So are weights that a checkpoint

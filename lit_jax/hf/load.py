@@ -19,6 +19,7 @@ from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.sides import Sides
 from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def load(
     revision: str | None = None,
     token: str | None = None,
     subfolder: str = "",
-    image_size: int | None = None,
+    image_size: Sides | None = None,
     allow_pickle: bool = False,
 ) -> tuple[DualEncoder, Params]:
     """A dual encoder, as a folder or Hub id -> (module, params on the default device).
@@ -47,11 +48,11 @@ def load(
     That is a VisionTextDualEncoderModel, CLIPModel, SiglipModel, MetaClip2Model or ChineseCLIPModel of transformers, a
     hybrid CLIP of the Flax projects, a model of open_clip, an npz file of LiT or SigLIP, or what `lit_jax.save` writes;
     the module computes the same embeddings, with the model's own projections, temperature and bias. `subfolder` is
-    where in the folder or repository it is. `image_size` is the side of the pictures in pixels, if it is not the
-    model's own: see `from_towers`. `dtype` is what the module computes in; params are float32. `allow_pickle` reads
-    pytorch_model.bin (or open_clip's) if there is nothing else, without running any code in it. Raises WeightError if
-    the folder is missing, is not a dual encoder, or has tensors that disagree with its config, and ConfigError for an
-    `image_size` that its patches do not divide.
+    where in the folder or repository it is. `image_size` is the side of the pictures in pixels, or their height and
+    width, if it is not the model's own: see `from_towers`. `dtype` is what the module computes in; params are float32.
+    `allow_pickle` reads pytorch_model.bin (or open_clip's) if there is nothing else, without running any code in it.
+    Raises WeightError if the folder is missing, is not a dual encoder, or has tensors that disagree with its config,
+    and ConfigError for an `image_size` that its patches do not divide.
     """
     folder = hub.find(
         folder_or_id, revision=revision, token=token, subfolder=subfolder, allow_pickle=allow_pickle
@@ -59,9 +60,9 @@ def load(
     module, params, _ = read_dual(folder, Compute(dtype=dtype), allow_pickle=allow_pickle)
     if image_size is not None:
         stored = module.config.vision
-        config = dataclasses.replace(module.config, vision=with_image_size(stored, image_size))
-        module = DualEncoder(config, module.compute)
-        params = {**params, "vision": resized(params["vision"], stored, image_size)}
+        vision = with_image_size(module.config.vision_type, stored, image_size)
+        module = DualEncoder(dataclasses.replace(module.config, vision=vision), module.compute)
+        params = {**params, "vision": resized(params["vision"], stored, vision)}
     return module, jax.tree.map(jnp.asarray, params)
 
 

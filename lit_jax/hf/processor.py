@@ -13,6 +13,7 @@ from lit_jax.hf import conversions, folder_sums, image_processors, processor_fil
 from lit_jax.hf.pixel_checks import checked_images
 from lit_jax.utils import atomic
 from lit_jax.utils._transformers import transformers
+from lit_jax.utils.sides import Sides
 from lit_jax.utils.typing import ImageProcessor, Processor, Tokenizer
 
 
@@ -76,12 +77,13 @@ def _joined(image_processor: Any, tokenizer: Any) -> Any:
     return processor_class()(image_processor, tokenizer)
 
 
-def load_processor(folder: str | Path, *, image_size: int | None = None) -> Processor:
+def load_processor(folder: str | Path, *, image_size: Sides | None = None) -> Processor:
     """The processor of a folder on disk, in the layout of transformers 5 or of 4, or in one that is converted.
 
     Of a Hugging Face folder it reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. It
-    downloads nothing and runs no code of the folder. With `image_size` pictures come out with that side, in pixels.
-    Raises ConfigError if there is no such folder, and WeightError if it has no usable image processor or tokenizer.
+    downloads nothing and runs no code of the folder. With `image_size` pictures come out with that side in pixels, or
+    that height and width. Raises ConfigError if there is no such folder, and WeightError if it has no usable image
+    processor or tokenizer.
     """
     return join_processors(folder, folder, image_size=image_size)
 
@@ -91,7 +93,7 @@ def join_processors(
     text_folder: str | Path,
     *,
     text_prompt: str = "",
-    image_size: int | None = None,
+    image_size: Sides | None = None,
 ) -> Processor:
     """A processor made of the image processor of one folder and the tokenizer of another: see `load_processor`.
 

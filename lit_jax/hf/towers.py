@@ -21,6 +21,7 @@ from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.models.layers.pooling import POOLED_ONLY
 from lit_jax.models.weight_map import Row, WeightMap, listed
 from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.sides import Sides, pair
 from lit_jax.utils.suggestions import suggestion
 from lit_jax.utils.typing import Params
 
@@ -67,7 +68,7 @@ def read_tower(
     pooling: str = "pooler",
     config: Mapping[str, Any] = MappingProxyType({}),
     overrides: Mapping[str, Any] = MappingProxyType({}),
-    image_size: int | None = None,
+    image_size: Sides | None = None,
     allow_pickle: bool = False,
 ) -> tuple[Tower, Params]:
     """A tower's description, and the weights that its pooling fixes. `tower` is "vision" or "text".
@@ -108,7 +109,9 @@ def read_tower(
     layers, first_layers, last = _layers(encoder, raw, overrides if folder else {})
     stored, fixed = encoder.pooled(first_layers, pooling)
     whole, _ = encoder.pooled(layers, pooling)
-    ours = with_image_size(stored, image_size) if image_size is not None and tower == "vision" else stored
+    ours = stored
+    if image_size is not None and tower == "vision":
+        ours = with_image_size(raw["model_type"], stored, image_size)
     rest = encoder.rest_of(pooling)
     return Tower(
         folder, raw["model_type"], encoder, ours, stored, whole, prefix, rest, encoder.kept(last)
@@ -171,8 +174,8 @@ def read_params(
     if other_size:
         dtype = jnp.float32
         inner = tower.encoder.Model(tower.stored)
-        side, channels = tower.stored.image_size, tower.stored.num_channels
-        example = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+        size, channels = pair(tower.stored.image_size), tower.stored.num_channels
+        example = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
         shapes = jax.eval_shape(inner.init, jax.random.key(0), example)["params"]
     try:
         params = table.to_jax(
@@ -181,7 +184,7 @@ def read_params(
     except WeightError as error:
         raise WeightError(f"{tower.folder}: {error}") from error
     if other_size:
-        params = resized(params, tower.stored, tower.config.image_size)
+        params = resized(params, tower.stored, tower.config)
     if tower.pooling != "pooler":
         missing = [path for path in missing if not re.match(POOLED_ONLY, path)]
     return params, missing

@@ -26,6 +26,7 @@ from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.names import TOWERS
+from lit_jax.utils.sides import pair
 from lit_jax.utils.typing import Params
 
 __all__ = [  # These, too, belong to what a dual encoder is.
@@ -220,5 +221,5 @@ def _init(module: DualEncoder, only: frozenset[str] | None, key: Array) -> Param
 
 
 def _smallest_inputs(config: DualEncoderConfig) -> tuple[Array, dict[str, Array]]:
-    size, channels = config.vision.image_size, config.vision.num_channels
-    return jnp.zeros((1, size, size, channels)), {"input_ids": jnp.zeros((1, 1), jnp.int32)}
+    size, channels = pair(config.vision.image_size), config.vision.num_channels
+    return jnp.zeros((1, *size, channels)), {"input_ids": jnp.zeros((1, 1), jnp.int32)}

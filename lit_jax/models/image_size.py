@@ -1,6 +1,7 @@
 """An image tower for pictures of another size: its position tables, resized as the tower itself resizes them."""
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -9,61 +10,80 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array
 
+from lit_jax.models.encoders import VISION
 from lit_jax.models.layers.position_tables import resize_grid, resize_offsets
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import Sides, grid, in_words, is_sides, pair, plain
 from lit_jax.utils.typing import Params
 
+_Grid = tuple[int, int]
 
-def with_image_size(config: Any, size: int) -> Any:
-    """The config of an image tower, for pictures of `size` x `size` pixels.
 
-    Raises ConfigError unless `size` is a multiple of the tower's patch size.
+def with_image_size(model_type: str, config: Any, size: Sides) -> Any:
+    """The config of an image tower, for pictures of `size`: a side, or (height, width).
+
+    It is the same one where the tower fits its positions to every picture by itself, and transformers has none for
+    pictures that are not squares. Raises ConfigError unless the tower's patches divide `size`, and for a type that
+    takes squares alone.
     """
-    patch = config.patch_size
-    if size < patch or size % patch:
-        lower = max(size - size % patch, patch)
+    if not is_sides(size):
+        raise ConfigError(f"image_size is {size!r}; wanted a side in pixels, or (height, width)")
+    sides, patch = pair(size), pair(config.patch_size)
+    size = plain(*sides)
+    if any(side < part or side % part for side, part in zip(sides, patch, strict=True)):
+        lower = [max(side - side % part, part) for side, part in zip(sides, patch, strict=True)]
+        upper = [n if n == side else n + part for n, side, part in zip(lower, sides, patch, strict=True)]
+        of = config.patch_size if isinstance(config.patch_size, int) else in_words(config.patch_size)
         raise ConfigError(
-            f"image_size is {size}; wanted a multiple of {patch}, the patch size: {lower} or {lower + patch}"
+            f"image_size is {size}; wanted a multiple of {of}, the patch size: {plain(*lower)} or {plain(*upper)}"
         )
+    if not isinstance(size, int):
+        if VISION[model_type].any_size(config):
+            return config
+        if typing.get_type_hints(type(config))["image_size"] != Sides:
+            raise ConfigError(
+                f"image_size is {size}, and transformers makes a {model_type} for square pictures alone; wanted one "
+                "number"
+            )
     return dataclasses.replace(config, image_size=size)
 
 
-def resized(params: Params, config: Any, size: int) -> Params:
-    """The params of an image tower of `config`, for pictures of `size` x `size` pixels; arrays on the host.
+def resized(params: Params, stored: Any, config: Any) -> Params:
+    """The params of an image tower of the config `stored`, as those of one of `config`; arrays on the host.
 
-    Pictures of that size have the outputs that the tower has for them with `interpolate`. Rotary positions and
+    Pictures of the new size have the outputs that the tower has for them with `interpolate`. Rotary positions and
     relative positions within windows fit any size, and stay.
     """
-    old, new = (side // config.patch_size for side in (config.image_size, size))
+    old, new = (grid(c.image_size, c.patch_size) for c in (stored, config))
     if old == new:
         return params
     leaves = traverse_util.flatten_dict(params, sep="/")
     for path, leaf in leaves.items():
         if resize := _TABLES.get(path.split("/")[-1]):
-            leaves[path] = np.asarray(resize(config, jnp.asarray(leaf), old, new))
+            leaves[path] = np.asarray(resize(stored, jnp.asarray(leaf), old, new))
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def _grid(config: Any, table: Array, old: int, new: int) -> Array:
+def _positions(config: Any, table: Array, old: _Grid, new: _Grid) -> Array:
     """[1, n, D]: rows of learned tokens, which stay, before those of the patches."""
     patches = getattr(config, "patches", None)  # Swin has none, and no learned tokens.
     first = len(patches.tokens) if patches else 0
     antialias = bool(patches and patches.antialias)
     linear = bool(patches and patches.linear)
-    grid = resize_grid(table[:, first:], new, new, antialias=antialias, linear=linear)
+    grid = resize_grid(table[:, first:], old, new, antialias=antialias, linear=linear)
     return jnp.concatenate([table[:, :first], grid], axis=1)
 
 
-def _offsets(config: Any, table: Array, old: int, new: int) -> Array:
+def _offsets(config: Any, table: Array, old: _Grid, new: _Grid) -> Array:
     """[n, H], or [L, n, H] for all layers."""
     if table.ndim == 2:
-        return resize_offsets(table, old, new, new)
-    return jnp.stack([resize_offsets(layer, old, new, new) for layer in table])
+        return resize_offsets(table, old, new)
+    return jnp.stack([resize_offsets(layer, old, new) for layer in table])
 
 
-# The last part of a path -> how the table is resized: (config, table, patches on the old side, on the new) -> table.
-_TABLES: dict[str, Callable[[Any, Array, int, int], Array]] = {
-    "pos": _grid,
+# The last part of a path -> how the table is resized: (config, table, old rows and columns, new ones) -> table.
+_TABLES: dict[str, Callable[[Any, Array, _Grid, _Grid], Array]] = {
+    "pos": _positions,
     "relative": _offsets,
     "shared_relative": _offsets,
 }

@@ -39,7 +39,7 @@ def read(config: TrainConfig, compute: Compute) -> Loaded:
     module, params, fresh = load.read_dual(folder_of(config), compute, allow_pickle=config.model.allow_pickle)
     model, params = _fitted(module.config, config), dict(params)
     if model.vision != module.config.vision:
-        params["vision"] = resized(params["vision"], module.config.vision, model.vision.image_size)
+        params["vision"] = resized(params["vision"], module.config.vision, model.vision)
     if model.logit_bias_init_value is None:
         params.pop("logit_bias", None)
     else:
@@ -59,4 +59,6 @@ def _fitted(model: DualEncoderConfig, config: TrainConfig) -> DualEncoderConfig:
     if bias is not None and model.logit_bias_init_value is not None:
         bias = model.logit_bias_init_value
     model = dataclasses.replace(model, logit_bias_init_value=bias)
-    return model if size is None else dataclasses.replace(model, vision=with_image_size(model.vision, size))
+    if size is None:
+        return model
+    return dataclasses.replace(model, vision=with_image_size(model.vision_type, model.vision, size))

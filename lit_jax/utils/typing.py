@@ -2,7 +2,7 @@
 
 Shape letters, the same in every file:
   B batch, b rows of one device or host, N tokens, D width, H heads, K head width, F feed-forward width,
-  E shared embedding width, L layers (the leading axis of every stacked weight), S image side.
+  E shared embedding width, L layers (the leading axis of every stacked weight), S1 and S2 height and width of an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ WHOLE_BATCH = ProcessShard()  # Of a run that is one process.
 class Decode(Protocol):
     """The bytes of an image file -> RGB. Raises `DataError` for a file that is not a usable image."""
 
-    def __call__(self, data: bytes, /) -> UInt8[np.ndarray, "S S 3"]: ...
+    def __call__(self, data: bytes, /) -> UInt8[np.ndarray, "S1 S2 3"]: ...
 
 
 @runtime_checkable
 class TrainDecode(Decode, Protocol):
     """A `Decode` for training: everything that is random in the image is a function of `key`."""
 
-    def __call__(self, data: bytes, key: int = 0, /) -> UInt8[np.ndarray, "S S 3"]: ...
+    def __call__(self, data: bytes, key: int = 0, /) -> UInt8[np.ndarray, "S1 S2 3"]: ...
 
 
 @runtime_checkable

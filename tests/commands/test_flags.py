@@ -118,6 +118,8 @@ def test_a_missing_option_is_named():
         ("--config.optim.clip_norm 'NONE'", "optim.clip_norm", None),
         ("--config.optim.clip_norm=", "optim.clip_norm", None),
         ("--noconfig.optim.clip_norm", "optim.clip_norm", None),
+        ("--config.model.image_size (224,448)", "model.image_size", (224, 448)),
+        ("--config.model.image_size 224", "model.image_size", 224),
         ("--config.data.max_broken .2", "data.max_broken", 0.2),
         ("--config.optim.end_lr 0", "optim.end_lr", 0.0),
         ("--config.model.logit_bias_init -5", "model.logit_bias_init", -5.0),

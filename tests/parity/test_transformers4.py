@@ -20,6 +20,10 @@ HELD = {
     name: (vision, text)
     for name, (vision, text) in PAIRS.items()
     if "4.57" in VISION[vision["model_type"]].exportable and "4.57" in TEXT[text["model_type"]].exportable
+} | {
+    "vit, rectangles and patches": (tiny.VIT | {"image_size": [24, 20], "patch_size": [8, 4]}, tiny.BERT),
+    "beit, rectangles": (tiny.BEIT | {"image_size": [24, 40]}, tiny.BERT),
+    "swinv2, rectangles": (tiny.SWINV2 | {"image_size": [32, 48]}, tiny.BERT),
 }
 # Argument: a folder with pairs.json. Makes random models, and what they say of random inputs.
 WRITE = """
@@ -40,7 +44,8 @@ for name, (vision, text) in json.loads((root / "pairs.json").read_text()).items(
     inputs = {"input_ids": torch.randint(6, 99, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
     inputs["attention_mask"][1, 5:] = 0
     inputs["input_ids"][1, 5:] = text.get("pad_token_id", 1)
-    inputs["pixel_values"] = torch.randn(3, 3, vision["image_size"], vision["image_size"])
+    size = vision["image_size"]
+    inputs["pixel_values"] = torch.randn(3, 3, *(size if isinstance(size, list) else [size, size]))
     with torch.no_grad():
         outputs = model(**inputs)
     embeddings = {k: outputs[k].numpy() for k in ("image_embeds", "text_embeds", "logits_per_image")}

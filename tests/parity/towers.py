@@ -13,6 +13,7 @@ from lit_jax.hf import model_folder
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.models.encoders.base import matched
 from lit_jax.utils._transformers import transformers
+from lit_jax.utils.sides import pair
 from tests.parity.conftest import randomise
 
 # Types that AutoModel does not know -> how transformers makes them.
@@ -69,10 +70,8 @@ def our_tower(tower, folder):
     config = encoder.Config.from_hf(raw)
     module = encoder.Model(config)
     tensors = model_folder.Tensors.of(folder)
-    if tower == "vision":
-        example = jnp.zeros((1, config.image_size, config.image_size, 3))
-    else:
-        example = jnp.zeros((1, 1), jnp.int32)
+    images = tower == "vision"
+    example = jnp.zeros((1, *pair(config.image_size), 3)) if images else jnp.zeros((1, 1), jnp.int32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
     table, names = matched(tensors, encoder, config)
     params = table.to_jax(tensors.renamed(names), shapes)
@@ -93,7 +92,8 @@ def layers(output, how="cls", mask=None):
 
 
 def pixels(size, channels=3, batch=2):
-    return np.random.default_rng(1).normal(size=(batch, size, size, channels)).astype(np.float32)
+    """`size` is a side, or height and width."""
+    return np.random.default_rng(1).normal(size=(batch, *pair(size), channels)).astype(np.float32)
 
 
 def texts(pad=1):

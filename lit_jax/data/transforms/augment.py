@@ -28,12 +28,12 @@ class Augment:
     ops: int = 0  # Steps of RandAugment (arXiv:1909.13719).
     magnitude: float = 0.3  # Of each step, 0 to 1 of its range.
 
-    def crop(self, width: int, height: int, draw: random.Random) -> Box | None:
-        """A random part of the picture, with an aspect ratio of 3:4 to 4:3 if it fits; None for no crop."""
+    def crop(self, width: int, height: int, draw: random.Random, aspect: float = 1.0) -> Box | None:
+        """A random part of the picture, with 3:4 to 4:3 of the `aspect` ratio if it fits; None for no crop."""
         if self.area == 1:
             return None
         area = width * height * (self.area + (1 - self.area) * draw.random())
-        ratio = math.exp((2 * draw.random() - 1) * math.log(4 / 3))
+        ratio = aspect * math.exp((2 * draw.random() - 1) * math.log(4 / 3))
         w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
         left, top = (width - w) * draw.random(), (height - h) * draw.random()
         return left, top, min(left + w, float(width)), min(top + h, float(height))

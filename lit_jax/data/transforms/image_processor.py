@@ -14,6 +14,7 @@ from PIL import Image
 from lit_jax.data.transforms.image_files import middle, open_image
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.utils.errors import ConfigError, first_line
+from lit_jax.utils.sides import pair, plain
 from lit_jax.utils.typing import ImageProcessor, TrainDecode
 
 
@@ -21,7 +22,7 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
     """What `image_processor` does after resizing and cropping, as a PixelNormalizer.
 
     It processes a picture of noise in both ways, so that a step that PixelNormalizer does not have cannot go unnoticed.
-    Raises `ConfigError` if the results differ, or if resizing and cropping do not give a square of uint8 RGB.
+    Raises `ConfigError` if the results differ, or if resizing and cropping do not give uint8 RGB of one size.
     """
     name, floats = type(image_processor).__name__, _resizes_floats(image_processor)
     if floats and image_processor.resample not in (None, Image.Resampling.BILINEAR):
@@ -33,26 +34,26 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
         raise ConfigError(f"{name} is not a PIL image processor; load it with lit_jax's load_processor")
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     try:
-        pixels = resized(image_processor, Image.fromarray(noise))
+        pixels, other = (resized(image_processor, Image.fromarray(x)) for x in (noise, noise.swapaxes(0, 1)))
         theirs = np.asarray(image_processor(Image.fromarray(noise))["pixel_values"][0])
     except Exception as error:  # Of any kind: transformers hardly checks the fields of an image processor.
         raise ConfigError(f"{name} cannot process a 64x48 picture: {first_line(error)}") from error
-    side = pixels.shape[0]
-    if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
+    height, width, _ = pixels.shape
+    if pixels.dtype != np.uint8 or {pixels.shape, other.shape} != {(height, width, 3)}:
         raise ConfigError(
             f"{name} turns a 64x48 picture into {pixels.dtype} of shape {pixels.shape}; lit_jax needs uint8 of a "
-            "fixed square: set its size to height and width, or do_center_crop with a crop_size"
+            "fixed size: set its size to height and width, or do_center_crop with a crop_size"
         )
     scaled, centred = image_processor.do_rescale, image_processor.do_normalize
     normalizer = PixelNormalizer(
-        size=side,
+        size=plain(height, width),
         mean=_rgb(image_processor.image_mean) if centred else (0.0, 0.0, 0.0),
         std=_rgb(image_processor.image_std) if centred else (1.0, 1.0, 1.0),
         rescale=float(image_processor.rescale_factor) if scaled else 1.0,
     )
     ours = normalizer.normalise(pixels[None])[0]
     rounding = normalizer.rescale / 2 / min(normalizer.std) if floats else 0.0
-    same = theirs.shape == (3, side, side) and np.allclose(
+    same = theirs.shape == (3, height, width) and np.allclose(
         ours, theirs.transpose(1, 2, 0), rtol=1e-5, atol=1e-5 + rounding
     )
     if not same:
@@ -63,24 +64,24 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
 
 
 def make_decode(image_processor: ImageProcessor) -> TrainDecode:
-    """Returns `decode(bytes, key=0) -> uint8 [S, S, 3]`: the image processor without rescale and normalise, exactly.
+    """Returns `decode(bytes, key=0) -> uint8 [S1, S2, 3]`: the image processor without rescale and normalise, exactly.
 
     `open_image` first turns every kind of picture into RGB. If the image processor resizes by the shorter edge, a
     picture longer than `MAX_RATIO` times its width loses its ends before. `decode` is thread-safe, ignores the key, and
     raises `DataError` with the reason if the bytes are not a picture that it accepts.
     """
-    size = pixels_of(image_processor).size
+    size = pair(pixels_of(image_processor).size)
 
-    def decode(data: bytes, key: int = 0) -> UInt8[np.ndarray, "S S 3"]:
+    def decode(data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 3"]:
         pixels = resized(image_processor, open_image(data))
-        assert pixels.shape == (size, size, 3), pixels.shape
+        assert pixels.shape == (*size, 3), pixels.shape
         return pixels
 
     return decode
 
 
 def resized(image_processor: ImageProcessor, image: Image.Image) -> np.ndarray:
-    """[S, S, 3]: `image` after the image processor without rescale and normalise.
+    """[S1, S2, 3]: `image` after the image processor without rescale and normalise.
 
     If that resizes by the shorter edge, a picture longer than `MAX_RATIO` times its width loses its ends before.
     """
@@ -90,12 +91,13 @@ def resized(image_processor: ImageProcessor, image: Image.Image) -> np.ndarray:
     pixels = image_processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
     if _resizes_floats(image_processor):
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S S -> S S C
+    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S1 S2 -> S1 S2 C
 
 
-def side_of(image_processor: ImageProcessor) -> int:
-    """The side S, in pixels, of the square that every picture becomes."""
-    return len(resized(image_processor, Image.new("RGB", (64, 48))))
+def size_of(image_processor: ImageProcessor) -> tuple[int, int]:
+    """The height and width, in pixels, that every picture gets."""
+    height, width, _ = resized(image_processor, Image.new("RGB", (64, 48))).shape
+    return height, width
 
 
 def _resizes_floats(image_processor: ImageProcessor) -> bool:

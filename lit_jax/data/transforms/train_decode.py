@@ -19,6 +19,7 @@ from lit_jax.data.transforms.augment import Augment, Box, augment_of
 from lit_jax.data.transforms.image_files import middle, open_header, to_rgb
 from lit_jax.data.transforms.image_processor import pixels_of, resized
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import Sides, pair
 from lit_jax.utils.typing import ImageProcessor
 
 HOW = ("exact", "fast", "turbo")
@@ -26,21 +27,22 @@ HOW = ("exact", "fast", "turbo")
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """`decode(bytes, key=0) -> uint8 [S, S, 3]`; threads may share it, and processes receive a copy.
+    """`decode(bytes, key=0) -> uint8 [S1, S2, 3]`; threads may share it, and processes receive a copy.
 
     The result depends on the bytes and on `key` alone. Raises `DataError` for exactly the files for which
     `image_files.open_image` does.
     """
 
     image_processor: ImageProcessor
-    size: int
+    size: Sides
     how: str
     augment: Augment
 
-    def __call__(self, data: bytes, key: int = 0) -> UInt8[np.ndarray, "S S 3"]:
+    def __call__(self, data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 3"]:
         draw = random.Random(key)
         image = open_header(data)
-        crop = self.augment.crop(*image.size, draw)
+        height, width = pair(self.size)
+        crop = self.augment.crop(*image.size, draw, width / height)
         pixels = self._resize(image, data, crop)
         if self.augment.flip or self.augment.ops:
             pixels = np.asarray(self.augment.change(Image.fromarray(pixels), draw))
@@ -49,19 +51,20 @@ class ImageDecoder:
     def _resize(self, image: Image.Image, data: bytes, crop: Box | None) -> np.ndarray:
         box = crop or shown(self.image_processor, *image.size)
         if box is not None and (need := self._reducible(image, box)):
-            pixels = _turbo(data, image.size, box, need, self.size) if self.how == "turbo" else None
+            pixels = _turbo(data, image.size, box, need, self._width_height) if self.how == "turbo" else None
             return self._draft(image, box, need) if pixels is None else pixels
         if crop is None:
             return resized(self.image_processor, to_rgb(image))
         filter = Image.Resampling(self.image_processor.resample)
-        return np.asarray(to_rgb(image).resize((self.size, self.size), filter, crop))
+        return np.asarray(to_rgb(image).resize(self._width_height, filter, crop))
 
     def _reducible(self, image: Image.Image, box: Box) -> tuple[int, int] | None:
         """The width and height that suffice for `box`, or None if the file cannot be decoded at half its size."""
         if self.how == "exact" or image.format != "JPEG" or image.mode not in ("RGB", "L"):
             return None
         width, height = (
-            ceil(self.size * all / part) for all, part in zip(image.size, _sides(box), strict=True)
+            ceil(size * all / part)
+            for size, all, part in zip(self._width_height, image.size, _sides(box), strict=True)
         )
         return (width, height) if image.width >= 2 * width and image.height >= 2 * height else None
 
@@ -70,7 +73,13 @@ class ImageDecoder:
         image.draft(None, need)
         box = _scaled(box, whole, image.size)
         # After the reduction, bilinear is as close to the exact picture as bicubic, and faster.
-        return np.asarray(to_rgb(image).resize((self.size, self.size), Image.Resampling.BILINEAR, box))
+        return np.asarray(to_rgb(image).resize(self._width_height, Image.Resampling.BILINEAR, box))
+
+    @property
+    def _width_height(self) -> tuple[int, int]:
+        """As Pillow has them."""
+        height, width = pair(self.size)
+        return width, height
 
 
 def make_train_decode(
@@ -141,7 +150,7 @@ def _turbo_modules() -> tuple[Any, Any]:
 
 
 def _turbo(
-    data: bytes, whole: tuple[int, int], box: Box, need: tuple[int, int], size: int
+    data: bytes, whole: tuple[int, int], box: Box, need: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray | None:
     """None if simplejpeg fails: Pillow, which is more tolerant, then decides whether the picture is broken."""
     simplejpeg, cv2 = _turbo_modules()
@@ -154,8 +163,8 @@ def _turbo(
     left, top, right, bottom = map(round, _scaled(box, whole, (pixels.shape[1], pixels.shape[0])))
     part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
     # Below a factor of two, linear interpolation skips no pixel and takes a fifth of the time of area averages.
-    linear = max(part.shape[:2]) < 2 * size
-    return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
+    linear = part.shape[1] < 2 * size[0] and part.shape[0] < 2 * size[1]
+    return cv2.resize(part, size, interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
 
 
 def _sides(box: Box) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from lit_jax.utils.errors import ConfigError
 
 
 def images_of(config: Any, pixel_values: ArrayLike) -> Float[Array, "B S1 S2 C"]:
-    """[B C S S] or [B S S C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else."""
+    """[B C S1 S2] or [B S1 S2 C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else."""
     # A value that the caller's own jit closes over is judged like any other: here and now.
     with nullcontext() if isinstance(pixel_values, jax.core.Tracer) else jax.ensure_compile_time_eval():
         return _images_of(config, jnp.asarray(pixel_values))

@@ -213,11 +213,11 @@ class VisionTextDualEncoderModel:
     ) -> VisionTextDualEncoderOutput | tuple:
         """Similarities of T texts and B images.
 
-        input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S S] as the processor returns
-        them, or [B S S C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E] and image_embeds
-        [B E] of unit length, and both towers' outputs; with `return_loss` (which needs T == B) also CLIP's symmetric
-        cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes the
-        position tables of towers that otherwise refuse images of another size. `return_dict=False` returns a tuple.
+        input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S1 S2] as the processor
+        returns them, or [B S1 S2 C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E] and
+        image_embeds [B E] of unit length, and both towers' outputs; with `return_loss` (which needs T == B) also CLIP's
+        symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes
+        the position tables of towers that otherwise refuse images of another size. `return_dict=False` returns a tuple.
         `output_attentions`, `output_hidden_states` and `return_dict` are by default those of `config`. Raises
         ConfigError.
         """
@@ -280,7 +280,7 @@ class VisionTextDualEncoderModel:
         train: bool = False,
         interpolate_pos_encoding: bool = False,
     ) -> jax.Array:
-        """[B C S S] or [B S S C] pixels -> projected image features [B E], not normalised."""
+        """[B C S1 S2] or [B S1 S2 C] pixels -> projected image features [B E], not normalised."""
         images = images_of(self.module.config.vision, pixel_values)
         check_key(train, dropout_rng)
         return features(

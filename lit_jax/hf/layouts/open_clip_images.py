@@ -15,6 +15,7 @@ from lit_jax.models import heads
 from lit_jax.models.dual_encoder import DualEncoderConfig, encoder_of
 from lit_jax.models.heads import Head
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import in_words
 from lit_jax.utils.typing import Params
 
 Tensors = dict[str, np.ndarray]
@@ -92,6 +93,11 @@ def written(config: DualEncoderConfig, params: Params) -> Written:
         )
     if own.num_channels != 3:
         raise ConfigError(f"its image tower takes {own.num_channels} channels, and open_clip's three")
+    if not isinstance(own.image_size, int) or not isinstance(own.patch_size, int):
+        raise ConfigError(
+            f"its image tower cuts pictures of {in_words(own.image_size)} pixels into patches of "
+            f"{in_words(own.patch_size)}, and lit_jax writes squares alone there"
+        )
     found, head = hf_tensors("vision", config, params)
     pool = _pool(config, found)
     linear = head_of("vision", config).kind == "linear"

@@ -7,6 +7,7 @@ the config, the heads as they are, the temperature and the bias.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from lit_jax.data.transforms.image_processor import size_of
 from lit_jax.data.transforms.tokenizer import makes_mask, prompt_of
 from lit_jax.hf import model_folder
 from lit_jax.hf.conversions import dense_layers
@@ -28,6 +30,7 @@ from lit_jax.models.encoders.base import first_patch
 from lit_jax.models.heads import Head
 from lit_jax.models.layers.pooling import POOLER
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import grid
 from lit_jax.utils.typing import Params, Processor
 
 CLASSES = "sentence_transformers.sentence_transformer.modules"
@@ -61,7 +64,8 @@ def write(
     }
     reading = {"text": _text_settings(config, processor.tokenizer), "image": {"processor_kwargs": _PILLOW}}
     if config.composite.any_tower:
-        routes = {route: _route(tower, config, params) for tower, route in ROUTES.items()}
+        patches = math.prod(grid(size_of(processor.image_processor), config.vision.patch_size))
+        routes = {route: _route(tower, config, params, patches) for tower, route in ROUTES.items()}
         towers.write(folder, config, hf, params, processor, max_shard_size, PLACES)
         _write_router(folder, routes, reading)
         settings["lit_jax"] = {"heads": towers.HEADS}  # Anyone else who writes the folder leaves this out.
@@ -105,8 +109,11 @@ def _write_router(folder: Path, routes: Mapping[str, list[Layer]], reading: Mapp
     )  # Nothing but mteb reads it here: it looks for the modalities.
 
 
-def _route(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer]:
-    """What lies behind a tower: its pooling, its head and Normalize. Raises ConfigError for what no module does."""
+def _route(tower: str, config: DualEncoderConfig, params: Params, patches: int) -> list[Layer]:
+    """What lies behind a tower: its pooling, its head and Normalize. Raises ConfigError for what no module does.
+
+    `patches` are those of a picture.
+    """
     head, name = getattr(config, f"{tower}_head"), heads.NAMES[tower]
     if config.projection_dim is None or name not in params:
         own, head = {}, Head("identity")
@@ -114,7 +121,7 @@ def _route(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer]
         own = heads.weights(head, tower).to_hf({name: params[name]})
     try:
         return [
-            *_pooled(tower, config, params[tower]),
+            *_pooled(tower, config, params[tower], patches),
             *dense_layers.layers(head, {key.removeprefix(f"{name}."): array for key, array in own.items()}),
             _NORMALIZE,
         ]
@@ -124,7 +131,7 @@ def _route(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer]
         ) from error
 
 
-def _pooled(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer]:
+def _pooled(tower: str, config: DualEncoderConfig, params: Params, patches: int) -> list[Layer]:
     """A tower's last hidden state -> its pooled output; nothing where transformers' own class gives that."""
     model_type, own = config.towers[tower]
     encoder, how = encoder_of(tower, model_type), getattr(config, f"{tower}_pooling")
@@ -149,10 +156,7 @@ def _pooled(tower: str, config: DualEncoderConfig, params: Params) -> list[Layer
             raise ConfigError(
                 f"vision_pooling={how!r} leaves out the tokens before the patches, {prefix} of them, and Pooling none"
             )
-        further, how = (
-            [dense_layers.of_patches(how, width, (own.image_size // own.patch_size) ** 2)],
-            "cls_mean",
-        )
+        further, how = [dense_layers.of_patches(how, width, patches)], "cls_mean"
     if how not in POOLINGS or model_type in _GRIDS:
         raise ConfigError(
             f"its {tower} tower of type {model_type!r} pools by {how!r}, which no module of sentence-transformers does"

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from lit_jax.data.transforms.image_processor import side_of
+from lit_jax.data.transforms.image_processor import size_of
 from lit_jax.data.transforms.tokenizer import makes_mask
 from lit_jax.hf.programs import onnx_files, stablehlo, towers
 from lit_jax.models.dual_encoder import DualEncoder
@@ -48,10 +48,10 @@ def write(
     WeightError for a tower that has no such form.
     """
     check(forms)
-    with_mask, side = makes_mask(processor.tokenizer), side_of(processor.image_processor)
+    with_mask, size = makes_mask(processor.tokenizer), size_of(processor.image_processor)
 
     def made(compute: Any) -> tuple[towers.Program, towers.Program]:
-        return towers.programs(module, params, with_mask=with_mask, compute=compute, side=side)
+        return towers.programs(module, params, with_mask=with_mask, compute=compute, size=size)
 
     if "onnx" in forms or "onnx_int8" in forms:
         onnx_files.write(folder, made(onnx_files.COMPUTE), int8="onnx_int8" in forms)

@@ -13,6 +13,7 @@ from lit_jax.hf.text_length import positions_of
 from lit_jax.models import heads
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.models.layers.spec import Compute
+from lit_jax.utils.sides import Sides, pair
 from lit_jax.utils.typing import Params
 
 NAMES = {
@@ -62,11 +63,11 @@ class Program(NamedTuple):
 
 
 def programs(
-    module: DualEncoder, params: Params, *, with_mask: bool, compute: Compute, side: int | None = None
+    module: DualEncoder, params: Params, *, with_mask: bool, compute: Compute, size: Sides | None = None
 ) -> tuple[Program, Program]:
     """The programs of the image tower and of the text tower, in float32, computed as `compute` says.
 
-    Pictures are `pixel_values`, float32 [B C S S], as an image processor gives them; S is `side`, by default that of
+    Pictures are `pixel_values`, float32 [B C S1 S2], as an image processor gives them, of `size`, by default that of
     the config, from which it differs where a tower resizes its positions (DINOv2's). Texts are `input_ids`, int32
     [B N], and `attention_mask` of the same shape and type if `with_mask`.
     """
@@ -81,8 +82,8 @@ def programs(
         return module.apply({"params": params}, texts=dict(inputs))[1]
 
     (batch,) = export.symbolic_shape(BATCH)
-    size, channels = side or config.vision.image_size, config.vision.num_channels
-    pixels = {"pixel_values": jax.ShapeDtypeStruct((batch, channels, size, size), jnp.float32)}
+    sides, channels = pair(size or config.vision.image_size), config.vision.num_channels
+    pixels = {"pixel_values": jax.ShapeDtypeStruct((batch, channels, *sides), jnp.float32)}
     limit = f"{LENGTH} <= {positions_of(config.text)}"
     tokens = jax.ShapeDtypeStruct(export.symbolic_shape(f"{BATCH}, {LENGTH}", constraints=[limit]), jnp.int32)
     ids = {"input_ids": tokens} | ({"attention_mask": tokens} if with_mask else {})

@@ -183,5 +183,6 @@ ENCODER = Encoder(
     pooling="attention pooling head",
     prefix="vision_model.",
     image_processor="CLIPImageProcessor",
+    any_size=lambda config: config.is_native,
     dropped=r"embeddings\.position_ids|visual_projection\.weight",
 )

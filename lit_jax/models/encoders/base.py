@@ -50,6 +50,8 @@ class Encoder:
     # None: not tested.
     parity: float | None = 1e-5
     renames: tuple[tuple[str, str], ...] = ()  # Other spellings -> names on disk; regexes.
+    # Whether a model of this config fits its positions to every picture by itself, or has none that need it.
+    any_size: Callable[[Any], bool] = lambda config: False
     # Rows for tensors that transformers 5 names otherwise in memory; a checkpoint with these names is read too.
     also: Callable[[Any], WeightMap] = lambda config: WeightMap()
     # Regex of param paths that a checkpoint may lack, all of a module or none: they start at random and are tuned.

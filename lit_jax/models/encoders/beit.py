@@ -4,6 +4,7 @@ data2vec's image model (arXiv:2202.03555) is the same; AutoModel gives it no poo
 """
 
 import dataclasses
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -11,21 +12,23 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates
-from lit_jax.models.encoders.hf_config import BACKBONE, read_config
+from lit_jax.models.encoders.hf_config import BACKBONE, check_own_size, read_config
 from lit_jax.models.encoders.vit import OWN, OWN_RENAMES, shared_weights, trunk
 from lit_jax.models.layers.blocks import PerLayer, layer_norm
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.position_tables import resize_offsets
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.errors import WeightError
+from lit_jax.utils.sides import Sides, grid
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Fields and defaults of transformers' BeitConfig and Data2VecVisionConfig."""
 
-    image_size: int = 224
-    patch_size: int = 16
+    image_size: Sides = 224
+    patch_size: Sides = 16
     num_channels: int = 3
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -48,9 +51,10 @@ class Config:
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         width = hf.get("hidden_size", cls.hidden_size)
-        return read_config(
+        model_type = hf.get("model_type", "beit")
+        config = read_config(
             cls,
-            hf.get("model_type", "beit"),
+            model_type,
             hf,
             # Fields of the pretraining head, of segmentation and of the backbone.
             inert=BACKBONE
@@ -61,6 +65,15 @@ class Config:
             ),
             fixed={"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)},
         )
+        relative = config.use_relative_position_bias or config.use_shared_relative_position_bias
+        if relative and not isinstance(config.patch_size, int):
+            raise WeightError(
+                f"{model_type} config: patch_size={config.patch_size} is not usable with relative positions, which "
+                "transformers has for square patches alone; wanted one number"
+            )
+        if config.use_absolute_position_embeddings:
+            check_own_size(model_type, config, patches=False)
+        return config
 
     @property
     def patches(self) -> Patches:
@@ -107,11 +120,11 @@ def relative_index(rows: int, columns: int) -> np.ndarray:
 
 
 def relative_bias(
-    relative: Float[Array, "n H"], side: int, rows: int, columns: int
+    relative: Float[Array, "n H"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Array, "1 H N N"]:
-    """A table made for `side` x `side` patches -> the bias of every query and key on another grid."""
-    relative = resize_offsets(relative, side, rows, columns)
-    return relative[relative_index(rows, columns)].transpose(2, 0, 1)[None]
+    """A table made for a grid of (rows, columns) -> the bias of every query and key on another grid."""
+    relative = resize_offsets(relative, old, new)
+    return relative[relative_index(*new)].transpose(2, 0, 1)[None]
 
 
 class Model(nn.Module):
@@ -134,22 +147,21 @@ class Model(nn.Module):
         c = self.config
         if c.use_mask_token:  # Only pretraining uses it; it is kept so that an export is complete.
             self.param("mask_token", nn.initializers.zeros, (1, 1, c.hidden_size))
-        side = c.image_size // c.patch_size
-        rows, columns = (size // c.patch_size for size in images.shape[1:3])
-        shape = ((2 * side - 1) ** 2 + 3, c.num_attention_heads)
+        own, new = (grid(size, c.patch_size) for size in (c.image_size, (images.shape[1], images.shape[2])))
+        shape = (math.prod(2 * n - 1 for n in own) + 3, c.num_attention_heads)
         each = all_ = None
         if c.use_relative_position_bias:
             each = self.param("relative", nn.initializers.zeros, (c.num_hidden_layers, *shape))
         if c.use_shared_relative_position_bias:
             shared = self.param("shared_relative", nn.initializers.zeros, shape)
-            all_ = relative_bias(shared, side, rows, columns)
+            all_ = relative_bias(shared, own, new)
 
         def inputs(layer: tuple[Array, Array | None]) -> dict[str, Array | None]:
             rate, relative = layer
             bias = all_
             if relative is not None:
-                own = relative_bias(relative, side, rows, columns)
-                bias = own if all_ is None else all_ + own
+                of_layer = relative_bias(relative, own, new)
+                bias = of_layer if all_ is None else all_ + of_layer
             return {"drop_path": rate, "bias": bias}
 
         x, states, weights = trunk(
@@ -213,6 +225,7 @@ ENCODER = Encoder(
         (r"^shared_position_bias\.", "encoder.relative_position_bias."),
         *OWN_RENAMES,
     ),
+    any_size=lambda config: True,
     fresh=r"pooler_norm/|mask_token",
 )
 DATA2VEC = dataclasses.replace(ENCODER, prefix="data2vec_vision.", exportable=())

@@ -153,6 +153,11 @@ class SegModel(Model):
 
 
 SEG = dataclasses.replace(
-    ENCODER, Model=SegModel, exportable=(), reader="CLIPSegVisionModel", image_processor="ViTImageProcessor"
+    ENCODER,
+    Model=SegModel,
+    any_size=lambda config: True,
+    exportable=(),
+    reader="CLIPSegVisionModel",
+    image_processor="ViTImageProcessor",
 )
 CHINESE = dataclasses.replace(ENCODER, image_processor="ChineseCLIPImageProcessor")

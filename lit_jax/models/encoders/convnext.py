@@ -20,6 +20,7 @@ from lit_jax.models.layers.norm import LayerNorm
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import grid, pair
 
 KERNEL = 7  # The side of the convolutions within a stage.
 
@@ -107,7 +108,7 @@ class Stage(nn.Module):
     ) -> tuple[Float[Array, "B R W D"], Float[Array, "B R W D"]]:
         """What enters the first block, and what leaves the last one."""
         c, compute, first = self.config, self.compute, self.number == 0
-        side = (c.patch_size,) * 2 if first else (2, 2)
+        side = pair(c.patch_size) if first else (2, 2)
         before = norm(c.inner_eps, compute, "norm")
         conv = Conv(
             c.hidden_sizes[self.number],
@@ -159,10 +160,11 @@ class Model(nn.Module):
         c = self.config
         if images.shape[-1] != c.num_channels:
             raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
-        least = c.patch_size * 2 ** (len(c.depths) - 1)
-        if min(images.shape[1:3]) < least:
+        _, height, width, _ = images.shape
+        if min(grid((height, width), c.patch_size)) < (least := 2 ** (len(c.depths) - 1)):
+            high, wide = pair(c.patch_size)
             raise ConfigError(
-                f"images are {images.shape[1]}x{images.shape[2]}; this tower takes {least}x{least} or larger"
+                f"images are {height}x{width}; this tower takes {high * least}x{wide * least} or larger"
             )
         rates = np.linspace(0, c.drop_path_rate, sum(c.depths), dtype=np.float32)
         ends = np.cumsum(c.depths)

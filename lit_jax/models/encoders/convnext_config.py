@@ -7,6 +7,7 @@ from lit_jax.models.encoders.field_ranges import DEEPEST
 from lit_jax.models.encoders.hf_config import BACKBONE, own_names, read_config
 from lit_jax.models.layers.patches import Patches
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Shared:
     response: ClassVar[bool] = False  # Global response normalisation within the MLPs.
     cls: ClassVar[bool] = False  # The mean of the tokens is a token of its own, before them.
 
-    image_size: int = 224
+    image_size: Sides = 224
     num_channels: int = 3
     hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -59,7 +60,7 @@ class ConfigV2(Shared):
     response = True
     inner_eps: ClassVar[float] = 1e-6  # Of the norms but the last one, whatever `layer_norm_eps` says.
 
-    patch_size: int = 4
+    patch_size: Sides = 4
     num_stages: int = 4
     layer_norm_eps: float = 1e-12
 

@@ -7,11 +7,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import BACKBONE, read_config
+from lit_jax.models.encoders.hf_config import BACKBONE, check_own_size, read_config
 from lit_jax.models.encoders.vit import RENAMES, shared_weights, trunk
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Config:
     registers: ClassVar[int] = 0
     antialias: ClassVar[bool] = False
 
-    image_size: int = 224
-    patch_size: int = 14
+    image_size: Sides = 224
+    patch_size: Sides = 14
     num_channels: int = 3
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -43,13 +44,16 @@ class Config:
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         width = hf.get("hidden_size", cls.hidden_size)
-        return read_config(
+        model_type = hf.get("model_type", "dinov2")
+        config = read_config(
             cls,
-            hf.get("model_type", "dinov2"),
+            model_type,
             hf,
             inert=BACKBONE,
             fixed={"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)},
         )
+        check_own_size(model_type, config)
+        return config
 
     @property
     def patches(self) -> Patches:
@@ -158,6 +162,7 @@ ENCODER = Encoder(
     image_processor="BitImageProcessor",
     dropped=r"classifier\..*|head\..*|embeddings\.mask_token",
     renames=((r"^layers\.", "encoder.layer."), *RENAMES),
+    any_size=lambda config: True,
     also=lambda config: _SWIGLU_IN_MEMORY.bind(depth=config.num_hidden_layers),
     fresh=r"mask_token",
     poolings={"cls": lambda config: (config, {})},

@@ -4,6 +4,7 @@ import dataclasses
 
 from lit_jax.models.encoders import dinov2
 from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Config(dinov2.Config):
 
     antialias = True
 
-    patch_size: int = 16
+    patch_size: Sides = 16
     num_register_tokens: int = 4
 
     @property

@@ -17,14 +17,15 @@ from lit_jax.models.layers.blocks import PerLayer
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.sides import Sides, grid
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Fields and defaults of transformers' DINOv3ViTConfig."""
 
-    image_size: int = 224
-    patch_size: int = 16
+    image_size: Sides = 224
+    patch_size: Sides = 16
     num_channels: int = 3
     hidden_size: int = 384
     num_hidden_layers: int = 12
@@ -142,7 +143,7 @@ class Model(nn.Module):
         c = self.config
         # Only pretraining uses it; it is kept so that an export is complete.
         self.param("mask_token", nn.initializers.zeros, (1, 1, c.hidden_size))
-        at = jnp.asarray(centres(*(size // c.patch_size for size in images.shape[1:3])))
+        at = jnp.asarray(centres(*grid((images.shape[1], images.shape[2]), c.patch_size)))
         if train:
             at = moved(c, at, lambda: self.make_rng("dropout"))
         rope = rope_of(c, at)

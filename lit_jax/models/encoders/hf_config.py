@@ -9,6 +9,7 @@ from typing import Any
 from lit_jax.models.encoders.field_ranges import RANGES
 from lit_jax.models.layers.blocks import ACTIVATIONS
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.sides import Sides, grid, pair, plain
 
 # Fields of transformers' PreTrainedConfig that name, count or report, but never change an encoder's numbers.
 _INERT = frozenset(
@@ -65,11 +66,29 @@ def read_config(
             )
     for smaller, larger in (("patch_size", "image_size"), ("pad_token_id", "vocab_size")):
         few, many = getattr(config, smaller, None), getattr(config, larger, None)
-        if few is not None and many is not None and few > many - (smaller == "pad_token_id"):
+        if few is None or many is None:
+            continue
+        if min(grid(many, few)) < 1 if larger == "image_size" else few >= many:
             raise WeightError(
                 f"{model_type} config: {smaller}={few} is not usable with {larger}={many}; wanted a smaller one"
             )
     return config
+
+
+def check_own_size(model_type: str, config: Any, *, patches: bool = True) -> None:
+    """Raises WeightError for a size of pictures at which transformers fails to resize a table of positions.
+
+    It resizes tables of these types for all pictures but squares of their own size, and takes every table for a square
+    grid. `patches`: whether it can do so with patches that are not squares.
+    """
+    (height, width), (rows, columns) = pair(config.image_size), grid(config.image_size, config.patch_size)
+    if height == width or (rows == columns and (patches or isinstance(config.patch_size, int))):
+        return
+    raise WeightError(
+        f"{model_type} config: image_size={config.image_size} is not usable with patch_size={config.patch_size}, since "
+        "transformers resizes square tables of positions alone; wanted one number, and this size as "
+        "load(..., image_size=) or model.image_size"
+    )
 
 
 def own_names(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
@@ -103,12 +122,25 @@ def shown(value: Any) -> str:
 def _checked(model_type: str, name: str, value: Any, kind: Any) -> Any:
     """A field's value, brought into its `kind`: a bool, int, float or str, a tuple of them, or None where allowed."""
     parts = typing.get_args(kind)
+    if kind == Sides:
+        if not isinstance(value, list | tuple):
+            return _checked(model_type, name, value, int)
+        if len(value) == 2 and all(_good(name, part, int) for part in value):
+            return plain(*value)
+        raise WeightError(
+            f"{model_type} config: {name}={shown(value)} is not usable; wanted {_wanted(name, int)}, or two of them"
+        )
     if type(None) in parts:
         return None if value is None else _checked(model_type, name, value, parts[0])
     if parts and isinstance(value, list | tuple) and value:  # tuple[int, ...]
         return tuple(_checked(model_type, name, part, parts[0]) for part in value)
     if isinstance(value, list | tuple) and kind is int and len(set(value)) == 1:
         value = value[0]  # A square image or patch, written as a pair.
+    elif isinstance(value, list | tuple) and kind is int and name in ("image_size", "patch_size"):
+        raise WeightError(
+            f"{model_type} config: {name}={shown(value)} is not usable; wanted one number, since transformers makes "
+            f"this type for square pictures and patches alone"
+        )
     if not _good(name, value, kind):
         raise WeightError(
             f"{model_type} config: {name}={shown(value)} is not usable; wanted {_wanted(name, kind)}"

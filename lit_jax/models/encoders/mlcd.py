@@ -115,6 +115,7 @@ ENCODER = Encoder(
     pooling="norm(cls)",
     prefix="vision_model.",
     image_processor="CLIPImageProcessor",
+    any_size=lambda config: True,
     exportable=("5",),  # The class of 4.57 does not know the type by this name.
     dropped=r"embeddings\.position_ids|(vision_)?rotary_pos_emb\..*|.*inv_freq",
     poolings={"cls": lambda config: (config, {})},

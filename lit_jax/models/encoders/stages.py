@@ -1,6 +1,7 @@
 """What Swin and Swin v2 share besides the block: patches, stages of blocks, merging, checks and names."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.windows import Windows
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.sides import grid, in_words, pair
 
 EPS = 1e-5  # Of the norms outside the blocks: torch's default there, whatever the config says.
 
@@ -37,7 +39,7 @@ class Embeddings(nn.Module):
         c, (_, height, width, channels) = self.config, images.shape
         if channels != c.num_channels:
             raise ConfigError(f"images have {channels} channels; this tower takes {c.num_channels}")
-        patch = (c.patch_size, c.patch_size)
+        patch = pair(c.patch_size)
         init = nn.initializers.normal(c.initializer_range)
         conv = Conv(
             c.embed_dim,
@@ -54,14 +56,14 @@ class Embeddings(nn.Module):
         x = x.reshape(x.shape[0], rows * columns, -1)
         x = layer_norm(dataclasses.replace(c.stage(0), eps=EPS), self.compute, "norm")(x)
         if c.use_absolute_embeddings:
-            side = c.image_size // c.patch_size
-            pos = self.param("pos", nn.initializers.zeros, (1, side * side, c.embed_dim))
-            if not interpolate and (rows, columns) != (side, side):
+            own = grid(c.image_size, patch)
+            pos = self.param("pos", nn.initializers.zeros, (1, math.prod(own), c.embed_dim))
+            if not interpolate and (rows, columns) != own:
                 raise ConfigError(
-                    f"images are {height}x{width}; this tower takes {c.image_size}x{c.image_size} "
+                    f"images are {height}x{width}; this tower takes {in_words(c.image_size)} "
                     "unless its positions are interpolated"
                 )
-            x = x + resize_grid(pos, rows, columns).astype(x.dtype)
+            x = x + resize_grid(pos, own, (rows, columns)).astype(x.dtype)
         return nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(x), rows, columns
 
 

@@ -17,6 +17,7 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.windows import Windows, attend
 from lit_jax.models.weight_map import table
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import Sides
 from lit_jax.utils.typing import Params
 
 # Fields of transformers' config that follow from others (see `check`), or belong to heads.
@@ -29,8 +30,8 @@ ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"
 class Config:
     """Fields and defaults of transformers' SwinConfig."""
 
-    image_size: int = 224
-    patch_size: int = 4
+    image_size: Sides = 224
+    patch_size: Sides = 4
     num_channels: int = 3
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)

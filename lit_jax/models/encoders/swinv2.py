@@ -22,6 +22,7 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.windows import Windows, attend
 from lit_jax.models.weight_map import table
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.sides import grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Config(swin.Config):
         return dataclasses.replace(config, pretrained_window_sizes=_sizes(hf, len(config.depths)))
 
     def grid(self, i: int) -> int:
-        """Rows, and columns, of tokens in a stage, for images of the config's size."""
-        return self.image_size // self.patch_size // 2**i
+        """Rows of tokens in a stage, for images of the config's size; transformers does not ask for the columns."""
+        return grid(self.image_size, self.patch_size)[0] // 2**i
 
     def stage(self, i: int) -> BlockSpec:
         biases = "qvo" if self.qkv_bias else "o"

@@ -13,6 +13,7 @@ from lit_jax.models.layers.patches import PatchEmbed, Patches
 from lit_jax.models.layers.pooling import POOLER, tanh_pooler
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Fields:
     tokens: ClassVar[tuple[str, ...]] = ("cls",)  # Learned, before the patches.
     inert: ClassVar[frozenset[str]] = frozenset({"encoder_stride"})  # Fields that do not change the numbers.
 
-    image_size: int = 224
-    patch_size: int = 16
+    image_size: Sides = 224
+    patch_size: Sides = 16
     num_channels: int = 3
     hidden_size: int = 768
     num_hidden_layers: int = 12

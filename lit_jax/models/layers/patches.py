@@ -1,6 +1,7 @@
 """Images -> tokens: patches, learned tokens before them, positions."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,14 +12,15 @@ from lit_jax.models.layers.norm import RmsNorm
 from lit_jax.models.layers.position_tables import resize_grid, sinusoids
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import Sides, grid, in_words, pair
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
     """How a tower cuts an image into patches; every field changes the numbers or the params. Sizes are in pixels."""
 
-    size: int  # The side of the images that the position table was made for.
-    patch: int
+    size: Sides  # Of the images that the position table was made for.
+    patch: Sides
     channels: int
     width: int
     tokens: tuple[str, ...] = ("cls",)  # Learned, before the patches, with positions of their own.
@@ -37,6 +39,11 @@ class Patches:
         """Tokens before the patches."""
         return len(self.tokens) + self.registers
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns that the position table was made for."""
+        return grid(self.size, self.patch)
+
 
 class PatchEmbed(nn.Module):
     """Images -> prefix tokens and patch tokens, with the position table added."""
@@ -49,20 +56,18 @@ class PatchEmbed(nn.Module):
         self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool, train: bool
     ) -> Float[Array, "B N D"]:
         """Raises ConfigError for another number of channels, and for another size unless `interpolate`."""
-        spec = self.spec
+        spec, patch = self.spec, pair(self.spec.patch)
         if images.shape[-1] != spec.channels:
             raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {spec.channels}")
-        if not interpolate and images.shape[1:3] != (spec.size, spec.size):
+        size = (images.shape[1], images.shape[2])
+        if not interpolate and size != pair(spec.size):
             raise ConfigError(
-                f"images are {images.shape[1]}x{images.shape[2]}; this tower takes {spec.size}x{spec.size} "
+                f"images are {in_words(size)}; this tower takes {in_words(spec.size)} "
                 "unless its positions are interpolated"
             )
-        if min(images.shape[1:3]) < spec.patch:
-            raise ConfigError(
-                f"images are {images.shape[1]}x{images.shape[2]}, smaller than one patch of {spec.patch}x{spec.patch}"
-            )
+        if min(grid(size, patch)) < 1:
+            raise ConfigError(f"images are {in_words(size)}, smaller than one patch of {in_words(patch)}")
         init = nn.initializers.truncated_normal(spec.init_std)
-        patch = (spec.patch, spec.patch)
         conv = Conv(
             spec.width,
             patch,
@@ -89,12 +94,12 @@ class PatchEmbed(nn.Module):
         first = len(spec.tokens)  # The index of the first patch.
         x = jnp.concatenate([*(learned(name, 1) for name in spec.tokens), x], axis=1)
         if spec.positions:
-            pos = self.param("pos", init, (1, (spec.size // spec.patch) ** 2 + first, spec.width))
+            pos = self.param("pos", init, (1, math.prod(spec.grid) + first, spec.width))
             if interpolate:
-                grid = resize_grid(
-                    pos[:, first:], rows, columns, antialias=spec.antialias, linear=spec.linear
+                own = resize_grid(
+                    pos[:, first:], spec.grid, (rows, columns), antialias=spec.antialias, linear=spec.linear
                 )
-                pos = jnp.concatenate([pos[:, :first], grid], axis=1)
+                pos = jnp.concatenate([pos[:, :first], own], axis=1)
             x = (x + pos).astype(x.dtype)  # The gradient of the positions is summed in float32.
         if spec.registers:
             x = jnp.concatenate([x[:, :first], learned("registers", spec.registers), x[:, first:]], axis=1)

@@ -40,17 +40,22 @@ def bilinear(source: int, target: int) -> np.ndarray:
 
 
 def resize_grid(
-    table: Float[Array, "1 n D"], height: int, width: int, *, antialias: bool = False, linear: bool = False
+    table: Float[Array, "1 n D"],
+    old: tuple[int, int],
+    new: tuple[int, int],
+    *,
+    antialias: bool = False,
+    linear: bool = False,
 ) -> Float[Array, "1 m D"]:
-    """A square grid of positions, flattened row by row -> the same for `height` x `width` patches (m of them).
+    """A grid of positions, flattened row by row -> the same for other (rows, columns) of patches (m of them).
 
     Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=antialias) in float32, or with
     mode="bilinear" if `linear`, which is for antialias alone.
     """
-    side = round(table.shape[1] ** 0.5)
-    if side * side == height * width and height == width:
+    if old == new:
         return table
-    grid = table.reshape(side, side, -1)
+    height, width = new
+    grid = table.reshape(*old, -1)
     if antialias:  # Here torch has a = -0.5, as jax.image does.
         grid = jax.image.resize(
             grid.astype(jnp.float32), (height, width, grid.shape[-1]), "linear" if linear else "cubic"
@@ -58,28 +63,31 @@ def resize_grid(
         return grid.reshape(1, height * width, -1).astype(table.dtype)
     grid = jnp.einsum(
         "yi,xj,ijd->yxd",
-        bicubic(side, height),
-        bicubic(side, width),
+        bicubic(old[0], height),
+        bicubic(old[1], width),
         grid.astype(jnp.float32),
         precision=lax.Precision.HIGHEST,
     )
     return grid.reshape(1, height * width, -1).astype(table.dtype)
 
 
-def resize_offsets(table: Float[Array, "n H"], side: int, rows: int, columns: int) -> Float[Array, "m H"]:
-    """BEiT's biases by offset, made for `side` x `side` patches -> the same for `rows` x `columns`.
+def resize_offsets(
+    table: Float[Array, "n H"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Array, "m H"]:
+    """BEiT's biases by offset, made for a grid of (rows, columns) -> the same for another one.
 
     Those between patches are resized as torch.nn.functional.interpolate(mode="bilinear") does; the last three rows,
-    from and to the CLS token, stay.
+    from and to the CLS token, stay. Transformers takes the rows of a table for its columns, so that one that is not a
+    square is resized even for its own grid; the numbers here are those.
     """
-    if (rows, columns) == (side, side):
+    (wide, high), (rows, columns) = ([2 * n - 1 for n in grid] for grid in (old, new))
+    if (high, wide) == (rows, columns):
         return table
-    old = 2 * side - 1
     grid = jnp.einsum(
         "yi,xj,ijh->yxh",
-        bilinear(old, 2 * rows - 1),
-        bilinear(old, 2 * columns - 1),
-        table[:-3].reshape(old, old, -1),
+        bilinear(high, rows),
+        bilinear(wide, columns),
+        table[:-3].reshape(high, wide, -1),
         precision=lax.Precision.HIGHEST,
     )
     return jnp.concatenate([grid.reshape(-1, table.shape[1]), table[-3:]])

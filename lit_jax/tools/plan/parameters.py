@@ -20,6 +20,7 @@ from lit_jax.train.build import DTYPES, bias_of, check_rules, compute_of, locks_
 from lit_jax.train.optim import DECAY
 from lit_jax.train.partition import partition
 from lit_jax.utils.path_rules import first_match, whole_path
+from lit_jax.utils.sides import Sides, pair
 
 
 def config_of(recipe: TrainConfig) -> DualEncoderConfig:
@@ -45,13 +46,19 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
     )
 
 
+def picture_size(recipe: TrainConfig, config: DualEncoderConfig) -> Sides:
+    """That of the pictures of a run; a tower that fits its positions to every picture has its own in its config."""
+    size: Sides = recipe.model.image_size or config.vision.image_size
+    return size
+
+
 def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
     """Model FLOPs of a step over all chips, by part: what the mathematics needs, without recomputation."""
     config, rows = module.config, recipe.batch_size
     m = DualEncoder(config)  # Without kernels, whose arithmetic does not show in a jaxpr.
     shapes = dual_encoder.param_shapes(m)
-    size = config.vision.image_size
-    images = jax.ShapeDtypeStruct((rows, size, size, config.vision.num_channels), jnp.float32)
+    size = pair(picture_size(recipe, config))
+    images = jax.ShapeDtypeStruct((rows, *size, config.vision.num_channels), jnp.float32)
     texts = rows * recipe.data.captions_per_image
     ids = jax.ShapeDtypeStruct((texts, recipe.data.text_length), jnp.int32)
     forward = {

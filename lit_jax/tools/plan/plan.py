@@ -23,7 +23,7 @@ from lit_jax.parallel.sharding import BATCH
 from lit_jax.tools.plan.decoding import Host, decoding
 from lit_jax.tools.plan.flops import count
 from lit_jax.tools.plan.hlo import Program
-from lit_jax.tools.plan.parameters import arithmetic, config_of
+from lit_jax.tools.plan.parameters import arithmetic, config_of, picture_size
 from lit_jax.tools.plan.topology import Chip, chip_of, devices_of
 from lit_jax.train.adapters import with_adapters
 from lit_jax.train.build import Training, build_training, compute_of, mesh_of
@@ -31,6 +31,7 @@ from lit_jax.train.partition import combine
 from lit_jax.train.state import State, abstract_state
 from lit_jax.train.tower_cache import cached_whole
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import pair
 
 FITS = 0.95  # Of the HBM; the rest is the runtime's own.
 
@@ -47,7 +48,7 @@ class _Target(NamedTuple):
 
     @property
     def pixels(self) -> PixelNormalizer:
-        return PixelNormalizer(self.module.config.vision.image_size, (0.5,) * 3, (0.5,) * 3)
+        return PixelNormalizer(picture_size(self.config, self.module.config), (0.5,) * 3, (0.5,) * 3)
 
 
 def plan(config: Any, topology: str = "", *, slices: int = 1, host: Host | None = None) -> dict[str, Any]:
@@ -269,8 +270,8 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
     if "vision" in recipe.cached:
         width = _pooled_width(config.vision, config.vision_pooling)
         return batch | {"pooled_images": shaped((width,), jnp.float32)}
-    size = config.vision.image_size
-    return batch | {"images": shaped((size, size, config.vision.num_channels), jnp.uint8)}
+    size = pair(picture_size(recipe, config))
+    return batch | {"images": shaped((*size, config.vision.num_channels), jnp.uint8)}
 
 
 def _pooled_width(tower: Any, pooling: str) -> int:

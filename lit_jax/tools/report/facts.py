@@ -13,6 +13,7 @@ from lit_jax.train.trained import TrainedModel
 from lit_jax.utils.errors import LitJaxError
 from lit_jax.utils.names import TRAINED
 from lit_jax.utils.redact import public
+from lit_jax.utils.sides import in_words
 
 Facts = Sequence[tuple[str, str]]  # (what, its value)
 
@@ -65,8 +66,13 @@ def _tower(tower: str, config: TrainConfig, run: TrainedModel | None) -> str:
             ("hidden_size", "wide"),
             ("image_size", "pixels"),
         ):
-            if isinstance(number := getattr(encoder, field, None), int):
+            number = getattr(encoder, field, None)
+            if field == "image_size" and number is not None:
+                number = config.model.image_size or number
+            if isinstance(number, int):
                 words.append(f"{number:,} {unit}")
+            elif field == "image_size" and isinstance(number, tuple):
+                words.append(f"{in_words(number)} {unit}")
         size = sum(leaf.size for leaf in jax.tree.leaves(run.params[tower]))
         words.append(f"{size:,} parameters")
     return ", ".join(words) or "described in the config"

@@ -40,6 +40,17 @@ def test_a_crop_keeps_its_share_of_the_picture_and_stays_inside():
     assert Augment().crop(400, 300, random.Random(0)) is None
 
 
+def test_a_crop_for_wide_pictures_is_as_wide_as_they_are_for_the_same_draws():
+    seen = 0
+    for key in range(50):
+        boxes = [Augment(area=0.1).crop(2000, 1000, random.Random(key), aspect) for aspect in (1.0, 2.0)]
+        sides = [(right - left, bottom - top) for left, top, right, bottom in boxes]
+        if all(width < 2000 and height < 1000 for width, height in sides):
+            np.testing.assert_allclose(sides[1][0] / sides[1][1], 2 * sides[0][0] / sides[0][1])
+            seen += 1
+    assert seen > 20
+
+
 @pytest.mark.parametrize("op", range(len(OPS)))
 def test_every_step_of_randaugment_keeps_size_and_mode(op):
     for magnitude in (0.0, 0.3, 1.0):

@@ -11,6 +11,7 @@ from lit_jax.data.transforms.image_processor import make_decode, pixels_of
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.sides import pair
 from tests.bad_pictures import encoded, noise
 
 SQUARE = {"size": {"height": 32, "width": 32}}
@@ -23,6 +24,16 @@ PROCESSORS = {
     "SiglipImageProcessorPil": SQUARE,
     "BitImageProcessorPil": CROP,  # Used by DINOv2.
 }
+WIDE = {"size": {"height": 24, "width": 48}}
+CASES = [(name, options, 32) for name, options in PROCESSORS.items()] + [
+    ("ViTImageProcessorPil", WIDE, (24, 48)),
+    ("CLIPImageProcessorPil", {"size": {"height": 28, "width": 52}, "crop_size": WIDE["size"]}, (24, 48)),
+    (
+        "BitImageProcessorPil",
+        {"size": {"shortest_edge": 36}, "crop_size": {"height": 30, "width": 7}},
+        (30, 7),
+    ),
+]
 ODD = [  # Size, mode, format.
     ((1, 1), "RGB", "PNG"),
     ((3, 3), "RGB", "PNG"),
@@ -56,26 +67,26 @@ def odd(size, mode, kind, seed):
     return encoded(noise(size, mode, seed), kind)
 
 
-@pytest.mark.parametrize("name", PROCESSORS)
-def test_decode_equals_the_image_processor_to_the_bit(name):
+@pytest.mark.parametrize(("name", "options", "size"), CASES, ids=str)
+def test_decode_equals_the_image_processor_to_the_bit(name, options, size):
     """NumPy's rescale and normalise of our uint8 equal the float32 of the processor.
 
     `open_image` converts transparency and 16 bits to RGB on both sides; the processor itself converts any other mode.
     The result of the device differs by a rounding, since XLA multiplies by 1/std where NumPy divides.
     """
-    processor = getattr(transformers, name)(**PROCESSORS[name])
+    processor = getattr(transformers, name)(**options)
     decode, pixels = make_decode(processor), pixels_of(processor)
-    assert pixels.size == 32 and hash(pixels) == hash(pixels_of(processor))
-    for i, (size, mode, kind) in enumerate(ODD):
-        data = odd(size, mode, kind, i)
+    assert pixels.size == size and hash(pixels) == hash(pixels_of(processor))
+    for i, (whole, mode, kind) in enumerate(ODD):
+        data = odd(whole, mode, kind, i)
         ours = mode in ("RGBA", "LA", "I;16")
         image = open_image(data) if ours else Image.open(io.BytesIO(data)).convert("RGB")
         want = processor(image, return_tensors="np")["pixel_values"]
         got = decode(data)
-        assert got.shape == (32, 32, 3) and got.dtype == np.uint8
+        assert got.shape == (*pair(size), 3) and got.dtype == np.uint8
         scaled = (got * pixels.rescale).astype(np.float32)
         exact = (scaled - np.float32(pixels.mean)) / np.float32(pixels.std)
-        np.testing.assert_array_equal(exact.transpose(2, 0, 1), want[0], err_msg=f"{size} {mode}")
+        np.testing.assert_array_equal(exact.transpose(2, 0, 1), want[0], err_msg=f"{whole} {mode}")
         on_device = pixels.normalise(got[None]).transpose(0, 3, 1, 2)
         np.testing.assert_allclose(on_device, want, rtol=0, atol=5e-7)
 
@@ -114,8 +125,7 @@ def test_a_very_long_picture_loses_its_ends_before_it_is_resized():
     ("name", "options", "words"),
     [
         ("CLIPImageProcessorPil", {"do_center_crop": False, **CROP}, "turns a 64x48 picture into uint8"),
-        ("ViTImageProcessorPil", {"do_resize": False}, "lit_jax needs uint8 of a fixed square"),
-        ("ViTImageProcessorPil", {"size": {"height": 32, "width": 16}}, "fixed square"),
+        ("ViTImageProcessorPil", {"do_resize": False}, "lit_jax needs uint8 of a fixed size"),
         ("EfficientNetImageProcessorPil", SQUARE, "into float32"),
     ],
 )

@@ -17,6 +17,7 @@ from tests.bad_pictures import BROKEN, encoded, noise
 def processors(side):
     square = {"height": side, "width": side}
     larger = {"height": side * 5 // 4, "width": side * 3 // 2}
+    wide = {"height": side * 3 // 4, "width": side * 3 // 2}
     return {
         "square": transformers.ViTImageProcessorPil(size=square),
         "square, cropped": transformers.DeiTImageProcessorPil(size=larger, crop_size=square),
@@ -25,6 +26,10 @@ def processors(side):
         ),
         "ConvNeXt's share of the short edge": transformers.ConvNextImageProcessorPil(
             size={"shortest_edge": side}
+        ),
+        "wide": transformers.ViTImageProcessorPil(size=wide),
+        "wide, cropped": transformers.CLIPImageProcessorPil(
+            size={"height": side, "width": side * 2}, crop_size=wide
         ),
     }
 
@@ -42,7 +47,7 @@ def distance(pixels, others):
     return np.abs(pixels.astype(int) - others).mean()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", PROCESSORS)
 @pytest.mark.parametrize("how", ["fast", "turbo"])
 def test_a_reduced_jpeg_shows_what_the_image_processor_shows(how, name):
@@ -102,6 +107,19 @@ def test_turbo_falls_back_to_pillow_if_its_own_reader_fails():
     processor = PROCESSORS["square"]
     got, want = (make_train_decode(processor, how)(padded) for how in ("turbo", "fast"))
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("size", [(640, 480), (90, 300)], ids=str)
+def test_a_crop_for_wide_pictures_is_wide_and_shows_what_was_drawn_unsqueezed(how, size):
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    data = encoded(Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8)), "JPEG", quality=95)
+    decode = make_train_decode(PROCESSORS["wide"], how, "crop")
+    for key in range(10):
+        pixels = decode(data, key).astype(float)
+        assert pixels.shape == (24, 48, 3)
+        width, height = (np.ptp(pixels[..., c].mean(axis=c)) / 255 * size[c] for c in (0, 1))
+        assert 2 * 0.7 < width / height < 2 * 1.4 or width > 0.9 * size[0]
 
 
 @pytest.mark.parametrize("how", HOW)

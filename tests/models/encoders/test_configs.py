@@ -61,7 +61,7 @@ def test_a_config_written_and_read_again_is_the_same(tower, model_type):
         (tiny.BERT | {"is_decoder": True}, "is_decoder=True is not implemented"),
         (tiny.VIT | {"pooler_output_size": 7}, "pooler_output_size=7"),
         (tiny.VIT | {"hidden_act": "mish"}, "hidden_act='mish'.*gelu"),
-        (tiny.VIT | {"image_size": [32, 48]}, "image_size"),
+        (tiny.VIT | {"image_size": [32, 48, 3]}, "image_size"),
         (tiny.VIT | {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
         (tiny.VIT | {"hidden_size": -32}, "hidden_size=-32"),
         (tiny.VIT | {"layer_norm_eps": float("nan")}, "layer_norm_eps"),

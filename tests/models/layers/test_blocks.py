@@ -117,8 +117,8 @@ def test_the_weights_of_a_resize_sum_to_one(source, target):
 
 def test_a_table_of_the_right_size_is_returned_as_it_is():
     table = jnp.asarray(np.random.default_rng(0).normal(size=(1, 9, 4)), jnp.float32)
-    assert resize_grid(table, 3, 3) is table
-    assert resize_grid(table, 2, 5).shape == (1, 10, 4)
+    assert resize_grid(table, (3, 3), (3, 3)) is table
+    assert resize_grid(table, (3, 3), (2, 5)).shape == (1, 10, 4)
 
 
 def test_a_compute_setting_is_not_part_of_the_model():

@@ -97,6 +97,20 @@ def test_the_loss_of_prefixes_multiplies_as_many_numbers_as_they_have():
         assert found["loss forward"] == 2 * read.batch_size**2 * numbers
 
 
+@pytest.mark.parametrize("vision", [tiny.VIT, tiny.DINOV2], ids=["vit", "dinov2"])
+def test_the_arithmetic_of_a_rectangle_is_that_of_a_square_of_as_many_patches(vision):
+    found = []
+    for size in (32, (16, 64)):
+        model = small()["model"] | {"vision_config": vision, "image_size": size}
+        read = recipe.read_config(small(model=model), empty=recipe.NEEDLESS)
+        found.append(parameters.arithmetic(read, DualEncoder(parameters.config_of(read))))
+    less = found[1]["image forward"] - found[0]["image forward"]
+    assert (
+        0 <= less < 0.01 * found[0]["image forward"]
+    )  # DINOv2 resizes its positions to the rectangle in each step.
+    assert less == 0 or vision is tiny.DINOV2
+
+
 def test_numbers_without_a_type_are_refused():
     with pytest.raises(ConfigError, match="vision_config has no model_type"):
         parameters.parameters(small(model={"vision": "", "text": "", "vision_config": {"image_size": 32}}))
