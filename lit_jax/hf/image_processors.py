@@ -148,8 +148,8 @@ def load_pil(folder: Path, **options: Any) -> ImageProcessor:
     if getattr(found, "backend", None) != "pil":
         name = _class_name(_stored(folder, options), folder, options)
         raise ValueError(
-            f"{name or 'its class'} exists for torchvision alone, of which lit_jax computes "
-            f"{', '.join(OURS)} itself; give the folder an image_processor_type that `lit-jax encoders` lists"
+            f"{name or 'its class'} exists for torchvision alone; lit_jax itself computes "
+            f"{', '.join(OURS)}; give the folder an image_processor_type that `lit-jax encoders` lists"
         )
     return found
 

@@ -101,6 +101,11 @@ _REASONS = {
     """,
     "another name of mlcd_vision_model: write that in config.json": "mlcd",
 }
+# What is read of a type that is not read as a whole.
+_LIMITS = {
+    "siglip2": "yes, a model of two towers, for batches of pictures of one shape (NaFlex has several)",
+    "siglip2_vision_model": "yes, for batches of pictures of one shape (NaFlex has several)",
+}
 _REASON_OF = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 
 
@@ -113,4 +118,5 @@ def reason_of(model_type: str) -> str | None:
 def answers(types: Iterable[str]) -> dict[str, str]:
     """Each of `types`, and those that are read -> "yes", "yes, a model of two towers", or why not."""
     read = dict.fromkeys((*VISION, *TEXT), "yes") | dict.fromkeys(COMPOSITES, "yes, a model of two towers")
+    read |= _LIMITS
     return {name: read.get(name) or reason_of(name) or "not written" for name in sorted({*types, *read})}

@@ -173,8 +173,9 @@ def test_a_class_for_torchvision_alone_is_named_in_a_whole_sentence(name, tmp_pa
     with pytest.raises(WeightError) as error:
         load_image_processor(written(tmp_path, SQUARE | {"image_processor_type": name}))
     assert str(error.value).endswith(
-        f"cannot be read: {name.removesuffix('Fast')} exists for torchvision alone, of which lit_jax computes "
-        "DINOv3ViTImageProcessor itself; give the folder an image_processor_type that `lit-jax encoders` lists"
+        f"cannot be read: {name.removesuffix('Fast')} exists for torchvision alone; lit_jax itself computes "
+        "DINOv3ViTImageProcessor, Siglip2ImageProcessor, Tipsv2ImageProcessor; "
+        "give the folder an image_processor_type that `lit-jax encoders` lists"
     )
 
 

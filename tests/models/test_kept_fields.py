@@ -16,7 +16,7 @@ from lit_jax.utils.errors import WeightError
 from tests import tiny
 
 TYPES = [("vision", name) for name in VISION] + [("text", name) for name in TEXT]
-WHOLE = ["clip", "metaclip_2", "chinese_clip", "clipseg", "siglip"]
+WHOLE = ["clip", "metaclip_2", "chinese_clip", "clipseg", "siglip", "siglip2"]
 # What a file says of itself; transformers reads the last one alone from another place, and says it nowhere.
 OF_THE_FILE = {"architectures", "dtype", "model_type", "transformers_version", "name_or_path"}
 OTHERS = {  # Field -> a value that is no default of any type, where `other` has none.
@@ -37,6 +37,7 @@ OTHERS = {  # Field -> a value that is no default of any type, where `other` has
     "position_buckets": 64,
     "pos_att_type": ["c2p", "p2c"],
     "conv_kernel_size": 3,
+    "attention_window": [6] * 12,  # One number is written as that of every layer.
     "eos_token_id": 3,
     "pad_token_id": 3,
     "out_features": ["stem"],
