@@ -83,4 +83,4 @@ def test_a_small_search_finds_all_and_reads_few(tmp_path):
     assert "70,000 vectors of 32" in printed and found["float32"]["recall"] == 1
     assert 10 <= found["float32"]["candidates"] < 7_000 and found["float32"]["seconds"] > 0
     assert found["int8"]["stored"] < 0.27 * found["float32"]["stored"] > 8 * found["binary"]["signs"]
-    assert 0 < found["binary"]["recall"] <= 1 and found["binary"]["candidates"] == 400
+    assert 0 < found["binary"]["recall"] <= 1 and found["binary"]["candidates"] == 1000

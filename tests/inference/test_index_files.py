@@ -32,17 +32,21 @@ MANIFEST = {
     "skipped": [3],
 }
 SIZES = (2, 1, 1)  # Of the shards.
+FORMS = {"npy": ("npy", "float32"), "parquet": ("parquet", "float32"), "binary": ("npy", "binary")}
 
 
 def write(folder, kind="npy", **changes):
     """A small index without a model; its manifest may say something else."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps(MANIFEST | {"format": kind} | changes))
-    for path in (path for number in range(3) for path in paths_of(folder, kind, number, 3)):
+    format, precision = FORMS[kind]
+    said = {"format": format} | ({} if precision == "float32" else {"precision": precision})
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST | said | changes))
+    for path in (path for number in range(3) for path in paths_of(folder, format, number, 3, precision)):
         path.unlink(missing_ok=True)  # One that is there is kept.
     for number, size in enumerate(SIZES):
         vectors = np.full((size, E), number, np.float32)
-        write_shard(paths_of(folder, kind, number, 3), Shard(vectors, [f"{number}{i}" for i in range(size)]))
+        paths = paths_of(folder, format, number, 3, precision)
+        write_shard(paths, Shard(vectors, [f"{number}{i}" for i in range(size)]))
     return folder
 
 
@@ -62,7 +66,9 @@ def read(folder):
     """Reads an index, which ends in a DataError of one line or gives what its manifest says."""
     try:
         index = Index.open(folder)
-        shards = list(index)
+        shards = [shard._replace(embeddings=np.asarray(shard.embeddings)) for shard in index]
+        if index.screen is not None:
+            assert len(index.screen.candidates(np.ones(index.width, np.float32), 1)) == index.pictures
     except DataError as error:
         assert len(str(error).splitlines()) == 1 and len(str(error)) < 1000
         return None
@@ -257,19 +263,24 @@ values = st.recursive(
 numbers = st.integers(-1, 9) | st.sampled_from([2**31, 2**40, 10**12, 2**63, 2**64, 10**40]) | values
 changes = st.dictionaries(
     st.sampled_from(["pictures", "width", "shard_size"]), numbers, max_size=3
-) | st.dictionaries(st.sampled_from([*MANIFEST, "more"]), values | st.lists(st.integers(-1, 9)), max_size=3)
+) | st.dictionaries(
+    st.sampled_from([*MANIFEST, "precision", "more"]), values | st.lists(st.integers(-1, 9)), max_size=3
+)
 
 
 FILES = {
-    kind: ["manifest.json", *(path.name for i in range(3) for path in paths_of(Path(), kind, i, 3))]
-    for kind in ("npy", "parquet")
+    kind: [
+        "manifest.json",
+        *(path.name for i in range(3) for path in paths_of(Path(), form[0], i, 3, form[1])),
+    ]
+    for kind, form in FORMS.items()
 }
 
 
 @st.composite
 def indexes(draw):
     """A format, changes of its manifest, and for some of its files the whole content or a few changed bytes."""
-    kind = draw(st.sampled_from(["npy", "parquet"]))
+    kind = draw(st.sampled_from([*FORMS]))
     content = (
         st.binary(max_size=60)
         | values.map(lambda tree: json.dumps(tree).encode())
