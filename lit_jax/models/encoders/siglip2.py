@@ -94,13 +94,13 @@ class Model(nn.Module):
         images: Float[Array, "B S1 S2 C"],
         *,
         train: bool = False,
-        interpolate: bool = False,
+        interpolate: bool = True,
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """Raises ConfigError for an image size other than the config's, unless `interpolate`: positions fit any."""
+        """`interpolate` is for towers that refuse other sizes; here positions always fit."""
         c, compute = self.config, self.compute
-        x = PatchEmbed(c.patches, compute, name="embeddings")(images, interpolate=interpolate, train=train)
+        x = PatchEmbed(c.patches, compute, name="embeddings")(images, interpolate=True, train=train)
         init = nn.initializers.normal(c.hidden_size**-0.5)
         positions = self.param("positions", init, (c.num_patches, c.hidden_size))
         grid = (images.shape[1] // c.patch_size, images.shape[2] // c.patch_size)
@@ -150,4 +150,5 @@ ENCODER = dataclasses.replace(
     image_processor="Siglip2ImageProcessor",
     exportable=(),  # transformers' dual encoder does not hand on the shapes of pictures.
     reader="Siglip2VisionModel",
+    any_size=lambda config: True,
 )

@@ -133,6 +133,7 @@ ENCODER = Encoder(
     dropped=r"classifier\..*|head\..*",
     renames=((r"^embeddings\.register_tokens$", "register_tokens"),),  # Also where there are none.
     exportable=("5",),
+    any_size=lambda config: True,
     fresh=r"mask_token",
     poolings={"cls": lambda config: (config, {})},
 )
