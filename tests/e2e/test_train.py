@@ -48,6 +48,7 @@ def assert_same_bits(a, b):
     chex.assert_trees_all_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_retrieval_rises_while_the_locked_tower_stays(tmp_path):
     train(tiny.config(tmp_path, steps=60, log_every=10, data__test="", optim__peak_lr=3e-3), tmp_path / "run")
     course = losses(tmp_path / "run")

@@ -194,7 +194,7 @@ def composite(folder, vision, text, model_type):
     return params
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("vision", "text", "model_type"),
     [
@@ -228,7 +228,7 @@ def test_a_model_of_two_towers_whose_half_is_no_config_is_refused(tmp_path):
         lit_jax.from_towers(tmp_path / "c", tmp_path / "c")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("pooling", ["pooler", "cls", "mean", "tanh"])
 @pytest.mark.parametrize("text", [tiny.DISTILBERT, tiny.ELECTRA], ids=["distilbert", "electra"])
 def test_a_tower_without_a_pooled_output_is_pooled_as_asked(text, pooling, tmp_path, towers):

@@ -123,7 +123,7 @@ def both_sides():
     return {name: np.concatenate([right[name], left[name]]) for name in right}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -149,7 +149,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
             raise AssertionError(name) from error
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -241,7 +241,7 @@ def test_texts_are_embedded_as_qwen3_embedding_does_it(side, tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @every_type
 def test_the_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
     module, params = tiny.dual(text=hf)

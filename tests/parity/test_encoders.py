@@ -189,7 +189,7 @@ def test_a_vision_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers(layers(got), layers(want, how_of(hf)))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("hf", cases(RESIZED))
 @pytest.mark.parametrize("size", [24, 40, (48, 64)], ids=str)
 def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
@@ -224,7 +224,7 @@ def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
     assert_same_layers(layers(got), layers(want))
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -263,7 +263,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
         np.testing.assert_array_equal(written[names[name]], tensor, err_msg=name)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_names_that_transformers_5_has_in_memory_are_understood(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)

@@ -65,7 +65,7 @@ def compare(theirs, module, params, images, **options):
     assert_same_layers(layers(got), layers(want))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -83,7 +83,7 @@ def test_a_tower_equals_pytorch_at_other_sizes(name, size, tmp_path):
     compare(theirs, module, params, pictures(*size), **({"interpolate": True} if absolute else {}))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("hf", ODD.values(), ids=ODD)
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     shared.test_the_gradient_of_every_leaf_equals_pytorch("vision", hf, tmp_path)
@@ -131,7 +131,7 @@ def test_the_sharpest_cosine_attention_of_swinv2_is_that_of_pytorch(tmp_path):
     compare(theirs, module, params, pictures(32, 32))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @both
 def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(hf, tmp_path):
     torch_tower(hf, tmp_path)
@@ -168,7 +168,7 @@ def test_stochastic_depth_drops_whole_branches_of_single_images(hf, tmp_path):
     assert kinds == {"swin": 2, "swinv2": 4}[hf["model_type"]]  # Swin drops one branch of a block, v2 both.
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @both
 def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
     torch_tower(hf, tmp_path)
@@ -181,7 +181,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
         np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=0, atol=bound)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @both
 def test_new_params_are_initialised_as_by_transformers(hf):
     encoder = VISION[hf["model_type"]]

@@ -34,6 +34,7 @@ def run(place, capsys, *args):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_pair_is_tried_and_the_best_is_exported(place, capsys, monkeypatch):
     filled = []
     plain = tool.prepare
