@@ -17,7 +17,7 @@ from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError
 
 PORT = 7860  # On which the Hub expects a page.
-MODEL, APP = "model", "app.py"  # Names in the folder.
+MODELS, APP = "models", "app.py"  # Names in the folder; the model in the first has the name of the Space.
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "configs")
 _FILES = ("Dockerfile", APP)  # Which are copied as they lie beside this file.
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ def write(model: str | Path, output: str | Path, *, repo_id: str | None = None) 
     check_new(model, output)
     check_folder(model)
     with replaced(output) as draft:
-        shutil.copytree(model, draft / MODEL)
+        shutil.copytree(model, draft / MODELS / output.name)
         shutil.copytree(Path(lit_jax.__file__).parent, draft / "lit_jax", ignore=_LEFT_OUT)
         (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), "utf-8")
         for name in _FILES:

@@ -51,7 +51,7 @@ def test_the_requirements_are_what_is_installed_and_the_page_imports(place):
 
 def test_the_folder_holds_the_model_and_the_code_and_nothing_of_this_machine(place):
     files = [p for p in (place / "birds").rglob("*") if p.is_file()]
-    assert {"config.json", "model.safetensors"} <= {p.name for p in (place / "birds/model").iterdir()}
+    assert {"config.json", "model.safetensors"} <= {p.name for p in (place / "birds/models/birds").iterdir()}
     assert (place / "birds/lit_jax/tools/pages/demo.html").is_file()
     assert not any("__pycache__" in p.parts for p in files)
     ours = [p for p in files if p.parent == place / "birds"]
@@ -83,7 +83,7 @@ def test_export_writes_a_space_whose_page_runs_on_the_code_in_it(place, tmp_path
     app = subprocess.Popen([sys.executable, "app.py"], cwd=tmp_path / "page", env=environment)
     try:
         status, headers, text = answer(port, "owner-birds.hf.space")
-        assert status == 200 and "sent to the server that it runs on" in text
+        assert status == 200 and "sent to the server that it runs on" in text and "<h1>page</h1>" in text
         assert headers["Content-Security-Policy"].endswith("frame-ancestors https://huggingface.co")
         assert answer(port, "elsewhere.example")[0] == 400
         assert "/* this copy */" in answer(port, "localhost", "style.css")[2]
