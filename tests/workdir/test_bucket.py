@@ -58,6 +58,10 @@ def test_commands_that_make_files_of_their_own_want_a_folder(command):
         command({}, "gs://bucket/run")
 
 
+# gcsfs asks for an object in two ways at once; on a busy machine the slower one comes when the call has long returned.
+LATE = {"GET /storage/v1/b/bucket/o"}
+
+
 def test_what_has_changed_is_there_after_a_push_and_nothing_else_is_sent(gcs, bucket):
     with opened(Path(f"{bucket}/run")) as place:  # A Path has one slash less.
         assert isinstance(place, Bucket) and str(place) == "gs://bucket/run" and place.name == "run"
@@ -72,7 +76,7 @@ def test_what_has_changed_is_there_after_a_push_and_nothing_else_is_sent(gcs, bu
         }
         gcs.calls.clear()
         place.push()
-        assert not gcs.calls
+        assert not {*gcs.calls} - LATE
         (place / "a.txt").write_text("more")
         place.push()
         assert len(uploads(gcs)) == 1 and gcs.buckets["bucket"]["run/a.txt"].data == b"more"
@@ -81,7 +85,7 @@ def test_what_has_changed_is_there_after_a_push_and_nothing_else_is_sent(gcs, bu
         assert (place / "a.txt").read_text() == "more" and (place / "b" / "c.txt").read_text() == "two"
         gcs.calls.clear()
         place.push()
-        assert not gcs.calls
+        assert not {*gcs.calls} - LATE
 
 
 def test_a_large_file_goes_in_pieces(gcs, bucket, monkeypatch):
