@@ -20,6 +20,7 @@ MODULES = (
     "lit_jax.config",
     "lit_jax.evals",
     "lit_jax.tools.export",
+    "lit_jax.inference.write_index",
     "lit_jax.inference.index",
     "lit_jax.inference.scores",
     "lit_jax.inference.filtering",

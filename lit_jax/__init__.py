@@ -22,7 +22,7 @@ _PUBLIC = {
     "VisionTextDualEncoderProcessor": "hf.processor",
     "Embedder": "inference.embedder",
     "classify": "inference.classify",
-    "embed": "inference.index",
+    "embed": "inference.write_index",
     "search": "inference.search",
     "publish": "hf.publish",
     "LitJaxError": "utils.errors",

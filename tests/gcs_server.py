@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import re
+import socket
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -85,6 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         call = f"{self.command} {url.path}"
         with self.state.lock:
+            if not self.is_waited_for():
+                raise ConnectionAbortedError
             self.state.calls.append(f"{self.command} {unquote(url.path)}")
             for start, status in self.state.broken.items():
                 if unquote(call).startswith(start):
@@ -93,6 +96,13 @@ class _Handler(BaseHTTPRequestHandler):
                 if found := re.fullmatch(pattern, call):
                     return getattr(self, method)(*map(unquote, found.groups()))
         return self.error(404, f"no route {call}")
+
+    def is_waited_for(self):
+        """Whether who asked still holds the connection: a call that nobody waits for is not one of what comes next."""
+        try:
+            return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 

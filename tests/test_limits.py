@@ -16,7 +16,7 @@ MANY_PARAMETERS = {
     "hf/facade/model.py from_vision_text_pretrained": "the signature is that of transformers",
     "hf/facade/model.py __call__": "the signature is that of transformers",
     "hf/join.py from_towers": "public: its keywords are those of transformers' from_vision_text_pretrained and ours",
-    "inference/index.py embed": "public: its keywords are the options of the command",
+    "inference/write_index.py embed": "public: its keywords are the options of the command",
     "models/kernels/row_attention/kernels.py backward": "a Pallas kernel has one parameter for each reference",
 }
 # File and function -> why it may be longer.

@@ -46,7 +46,7 @@ def main(pictures: tuple[str, ...], model: str, output: str, **settings: Any) ->
     PICTURES are files, or one source, such as folder:DIR. Started again after a kill, it continues. With
     --on-bad-record skip, broken pictures are left out; broken_records.jsonl in the index names them.
     """
-    from lit_jax.inference.index import embed
+    from lit_jax.inference.write_index import embed
     from lit_jax.parallel import distributed
     from lit_jax.utils.console import progress
 

@@ -142,6 +142,10 @@ def _check(
         raise ConfigError(
             f"--verify compares with PyTorch, which does not read --layout {layout}; leave out one of the two"
         )
+    if settings["space"] and layout == "towers":
+        raise ConfigError(
+            "--space shows a whole model, and --layout towers writes two; leave out one of the two"
+        )
     if settings["push_to_hub"] == "":
         raise ConfigError("--push-to-hub is empty; give an id, as owner/name, or leave it out")
     if not settings["push_to_hub"]:

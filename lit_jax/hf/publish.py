@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from lit_jax.hf import model_folder
+from lit_jax.hf.conversions.sentence_modules import MODULES
 from lit_jax.hf.layouts import open_clip
 from lit_jax.hf.model_card import HERE, LOCAL
 from lit_jax.utils import checksums, strict_json
@@ -170,7 +171,7 @@ def open_place(
 def check_folder(folder: str | Path) -> None:
     """Raises WeightError if it is not a model folder, or has SHA256SUMS that its files do not match."""
     folder = Path(folder)
-    configs = model_folder.CONFIG, f"vision/{model_folder.CONFIG}", open_clip.CONFIG
+    configs = model_folder.CONFIG, f"vision/{model_folder.CONFIG}", open_clip.CONFIG, MODULES
     if not any((folder / config).is_file() for config in configs):
         raise WeightError(
             f"{folder} is not a model folder: it has no {model_folder.CONFIG}; export a model first"

@@ -60,8 +60,8 @@ def arrays(vectors: Float[np.ndarray, "n E"], names: Sequence[str]) -> list[np.n
         invalid="ignore"
     ):  # Numbers that are not finite have ranges that are none, and a search says so.
         codes = (np.rint((vectors - low) / np.where(step > 0, step, 1)) - 128).astype(np.int8)
-    found = {"signs": signs(vectors), "ranges": ranges, "embeddings": codes}
-    return [found[name] for name in names]
+    coded = [ranges, codes]
+    return [signs(vectors), *coded] if "signs" in names else coded
 
 
 def signs(vectors: Float[np.ndarray, "n E"]) -> UInt8[np.ndarray, "n e"]:

@@ -22,10 +22,10 @@ from lit_jax.data.sources.base import Record, Source, check_caption
 from lit_jax.data.sources.subset import Subset
 from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
-from lit_jax.inference.index import SHARD, plan_of
 from lit_jax.inference.index_files import check_sums, judged, open_manifest
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
 from lit_jax.inference.shard_set import ShardSet
+from lit_jax.inference.write_index import SHARD, plan_of
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.parts import Part, put_first

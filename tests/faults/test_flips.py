@@ -19,7 +19,8 @@ from lit_jax.data.tools.prepare import prepare
 from lit_jax.hf import load
 from lit_jax.hf import save as saving
 from lit_jax.hf.processor import load_processor
-from lit_jax.inference.index import Index, embed
+from lit_jax.inference.index import Index
+from lit_jax.inference.write_index import embed
 from lit_jax.tools.export import convert
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained

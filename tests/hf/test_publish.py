@@ -265,6 +265,13 @@ def test_the_command_publishes_a_folder_as_it_is_or_says_why_it_cannot(hub, fold
     assert len(hub.repositories["me/tiny"].commits) == 2
 
 
+@pytest.mark.parametrize("layout", ["hf", "lit_jax", "towers", "sentence_transformers", "open_clip"])
+def test_a_folder_of_every_layout_is_a_model_folder(layout, tmp_path):
+    module, params = tiny.dual(vision=tiny.CLIP_VISION, text=tiny.CLIP_TEXT)
+    save.save(tmp_path / "m", module, params, tiny.processor(), layout=layout)
+    publish.check_folder(tmp_path / "m")
+
+
 def test_a_folder_of_open_clip_names_its_repository_there_and_its_sums_hold(hub, tmp_path):
     module, params = tiny.dual(vision=tiny.CLIP_VISION)
     save.save(tmp_path / "m", module, params, tiny.processor(), layout="open_clip")

@@ -8,8 +8,9 @@ import pytest
 from lit_jax.hf import save as saving
 from lit_jax.inference.classify import classify
 from lit_jax.inference.embedder import Embedder
-from lit_jax.inference.index import Index, embed
+from lit_jax.inference.index import Index
 from lit_jax.inference.search import search
+from lit_jax.inference.write_index import embed
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
 

@@ -82,8 +82,8 @@ def test_the_weights_of_global_attention_have_no_gradient_and_do_not_decay(tmp_p
     )
     got = gradient(params)
     for name in ("global_weights", "global_biases"):
-        assert not got["layers"][name].any() and np.asarray(params["layers"][name]).any()
-        assert first_match(f"text/layers/{name}", DECAY) is False
+        assert not got["layers"]["attn"][name].any() and np.asarray(params["layers"]["attn"][name]).any()
+        assert first_match(f"text/layers/attn/{name}", DECAY) is False
 
 
 @pytest.mark.slow

@@ -95,6 +95,12 @@ def test_the_files_give_our_vectors_and_are_read_back_to_the_bit(towers, fields,
     assert prompt_of(load_processor(tmp_path).tokenizer) == "the red "
 
 
+def test_a_mean_is_of_as_many_patches_as_the_processor_makes(tmp_path):
+    module, params, _ = model_of({"vision": tiny.DINOV2}, {"vision_pooling": "mean"})
+    processor = tiny.processor(24)  # The tower's own pictures have 56 pixels; it resizes its positions.
+    saved_with_our_vectors(tmp_path, (module, params, processor))
+
+
 WHOLE = {
     "clip": (tiny.CLIP_VISION, tiny.CLIP_TEXT),
     "siglip": (tiny.SIGLIP_VISION, tiny.SIGLIP_TEXT),

@@ -182,8 +182,8 @@ class Model(nn.Module):
     def turning(self, input_ids: Int[Array, "B N"], position_ids: Array | None) -> PerLayer:
         """The rotation of queries and keys, by speeds that no step changes. Call it in the compact method.
 
-        Checkpoints hold the speeds; those of the largest ESM-2 were rounded to 16 bits before they were stored. Where
-        the params themselves are of 16 bits, the speeds are computed instead: rounding would turn far tokens too much.
+        Checkpoints hold the speeds, which may have been rounded to 16 bits before they were stored. Where the params
+        themselves are of 16 bits, the speeds are computed instead: rounding would turn far tokens too much.
         """
         c = self.config
         computed = rotary.speeds(c.rope_theta, c.head_width)

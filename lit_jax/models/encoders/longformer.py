@@ -10,15 +10,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from lit_jax.models.encoders import bert, roberta
 from lit_jax.models.encoders.base import EncoderOutput, with_embeddings
 from lit_jax.models.encoders.hf_config import read_config, shown
 from lit_jax.models.layers.attention import Attention
-from lit_jax.models.layers.blocks import Mlp, PerLayer, layer_norm, scan_layers
+from lit_jax.models.layers.blocks import Block, PerLayer, scan_layers
 from lit_jax.models.layers.pooling import tanh_pooler
-from lit_jax.models.layers.spec import BlockSpec, Compute
+from lit_jax.models.layers.spec import Compute
 from lit_jax.models.layers.tokens import TokenEmbed, check_length, key_mask
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
@@ -58,7 +58,10 @@ class Config(roberta.Config):
 
 
 class LocalAttention(Attention):
-    """Attention that gives nothing to a token that is not real, by the diagonal of the mask."""
+    """Attention that gives nothing to a token that is not real, by the diagonal of the mask.
+
+    It has the projections of tokens that would attend to all others, which nothing uses.
+    """
 
     def attend(
         self,
@@ -72,6 +75,9 @@ class LocalAttention(Attention):
         attentions: bool,
     ) -> tuple[Array, Float[Array, "B H N N"] | None]:
         """As the parent, but for such tokens, whose outputs and weights are zero."""
+        init, width = nn.initializers.normal(self.spec.init_std), q.shape[-1]
+        self.param("global_weights", init, (3, width, width))
+        self.param("global_biases", nn.initializers.zeros, (3, width))
         y, weights = super().attend(q, k, v, mask, bias, train=train, attentions=attentions)
         assert mask is not None  # The model gives one.
         at = jnp.arange(mask.shape[-1])
@@ -79,36 +85,6 @@ class LocalAttention(Attention):
         if weights is not None:
             weights = jnp.where(real[:, None, :, None], weights, 0)
         return jnp.where(real[..., None], y.reshape(q.shape), 0), weights
-
-
-class Layer(nn.Module):
-    """A block of BERT with such attention, and the projections of tokens that would attend to all others."""
-
-    spec: BlockSpec
-    compute: Compute
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B N D"],
-        mask: Bool[Array, "B 1 N N"],
-        *,
-        train: bool = False,
-        attentions: bool = False,
-    ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
-        spec, compute, width = self.spec, self.compute, x.shape[-1]
-        init = nn.initializers.normal(spec.init_std)
-        self.param("global_weights", init, (3, width, width))
-        self.param("global_biases", nn.initializers.zeros, (3, width))
-
-        def added(x: Array, y: Array, norm: str) -> Array:
-            y = nn.Dropout(spec.dropout, deterministic=not train)(y)
-            return layer_norm(spec, compute, norm)(x + y)
-
-        attn = LocalAttention(spec, compute, name="attn")
-        y, weights = attn(x, mask, train=train, attentions=attentions)
-        x = added(x, y, "norm1")
-        return added(x, Mlp(spec, compute, name="mlp")(x, train=train), "norm2"), weights
 
 
 class Model(nn.Module):
@@ -144,7 +120,7 @@ class Model(nn.Module):
         distance = jnp.abs(at[:, None] - at[None, :])
         sides = np.array(c.attention_window) // 2
         x, states, weights = scan_layers(
-            Layer(c.block, self.compute, name="layers"),
+            Block(c.block, self.compute, LocalAttention, name="layers"),
             c.num_hidden_layers,
             x,
             per_layer=PerLayer(sides, lambda side: {"mask": keys & (distance <= side)}),
@@ -166,8 +142,8 @@ def by_offset(weights: Float[Array, "B H N N"], side: int) -> Float[Array, "B H 
 
 
 _GLOBAL = table("""
-    {query,key,value}_global.weight | layers/global_weights | g e d -> g e d
-    {query,key,value}_global.bias   | layers/global_biases  | g e
+    {query,key,value}_global.weight | layers/attn/global_weights | g e d -> g e d
+    {query,key,value}_global.bias   | layers/attn/global_biases  | g e
 """).inside("encoder.layer.{l}.attention.self")
 
 

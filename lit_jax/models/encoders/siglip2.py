@@ -6,8 +6,6 @@ patch is real: the same numbers as there with a mask of ones and the `spatial_sh
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -17,6 +15,7 @@ from lit_jax.models.encoders.clip import LAYERS
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers.blocks import Block, layer_norm, scan_layers
 from lit_jax.models.layers.patches import PatchEmbed, Patches
+from lit_jax.models.layers.position_tables import resize_grid
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
@@ -104,7 +103,8 @@ class Model(nn.Module):
         init = nn.initializers.normal(c.hidden_size**-0.5)
         positions = self.param("positions", init, (c.num_patches, c.hidden_size))
         grid = (images.shape[1] // c.patch_size, images.shape[2] // c.patch_size)
-        x = embedded = (x + resized(positions, c.side, *grid)).astype(x.dtype)
+        positions = resize_grid(positions[None], (c.side, c.side), grid, antialias=True, linear=True)
+        x = embedded = (x + positions).astype(x.dtype)
         x, states, weights = scan_layers(
             Block(c.block, compute, name="layers"),
             c.num_hidden_layers,
@@ -116,17 +116,6 @@ class Model(nn.Module):
         x = layer_norm(c.block, compute, "norm")(x)
         pooled = siglip.AttentionPool(c.block, compute, name="head")(x)
         return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
-
-
-def resized(positions: Float[Array, "n D"], side: int, rows: int, columns: int) -> Float[Array, "m D"]:
-    """A square grid of positions -> one of `rows` x `columns`, by a triangle filter, wider where the grid shrinks.
-
-    Equals torch.nn.functional.interpolate(mode="bilinear", align_corners=False, antialias=True).
-    """
-    if (rows, columns) == (side, side):
-        return positions
-    grid = positions.reshape(side, side, -1).astype(jnp.float32)
-    return jax.image.resize(grid, (rows, columns, grid.shape[-1]), "linear").reshape(rows * columns, -1)
 
 
 _ROWS = table("""

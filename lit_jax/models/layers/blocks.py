@@ -109,6 +109,7 @@ class Block(nn.Module):
 
     spec: BlockSpec
     compute: Compute
+    attention: type[Attention] = Attention
 
     @nn.compact
     def __call__(
@@ -124,7 +125,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         """`drop_path` is the rate of this layer; None: that of the spec."""
         spec = self.spec
-        attn = Attention(spec, self.compute, name="attn")
+        attn = self.attention(spec, self.compute, name="attn")
         mlp = Mlp(spec, self.compute, name="mlp")
         norm1, norm2 = (layer_norm(spec, self.compute, name) for name in ("norm1", "norm2"))
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from lit_jax.utils.errors import ConfigError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_SPACES, _HUB = (
-    ".hf.space",
-    "https://huggingface.co",
-)  # How hosts of Spaces end, and the site that shows them.
+_SPACES = ".hf.space"  # How the hosts of Spaces end.
+_HUB = "https://huggingface.co"  # The site that shows them within its own pages.
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 
 

@@ -61,20 +61,14 @@ def _tower(tower: str, config: TrainConfig, run: TrainedModel | None) -> str:
     if run:
         encoder: Any = getattr(run.module.config, tower)
         words.append(str(getattr(run.module.config, f"{tower}_type")))
-        for field, unit in (
-            ("num_hidden_layers", "layers"),
-            ("hidden_size", "wide"),
-            ("image_size", "pixels"),
-        ):
-            number = getattr(encoder, field, None)
-            if field == "image_size" and number is not None:
-                number = config.model.image_size or number
-            if isinstance(number, int):
+        for field, unit in (("num_hidden_layers", "layers"), ("hidden_size", "wide")):
+            if isinstance(number := getattr(encoder, field, None), int):
                 words.append(f"{number:,} {unit}")
-            elif field == "image_size" and isinstance(number, tuple):
-                words.append(f"{in_words(number)} {unit}")
-        size = sum(leaf.size for leaf in jax.tree.leaves(run.params[tower]))
-        words.append(f"{size:,} parameters")
+        if tower == "vision":
+            size = config.model.image_size or encoder.image_size
+            words.append(f"{size if isinstance(size, int) else in_words(size)} pixels")
+        count = sum(leaf.size for leaf in jax.tree.leaves(run.params[tower]))
+        words.append(f"{count:,} parameters")
     return ", ".join(words) or "described in the config"
 
 

@@ -1,44 +1,47 @@
 """A Hugging Face Space: the page of `lit-jax demo` and a model in one folder, which the Hub builds and runs.
 
 The Space is one of Docker (https://huggingface.co/docs/hub/spaces-sdks-docker). It holds the code of this very version
-of lit_jax, and its requirements are the versions that are installed here, so that it runs what was tried.
+of lit_jax, and its Python and its packages are of the versions that are installed here: it runs what was tried.
 """
 
 import shutil
+import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 from packaging.requirements import Requirement
 
 import lit_jax
-from lit_jax.hf.publish import CARD, check_folder
+from lit_jax.hf import hub, kinds
+from lit_jax.hf.publish import CARD
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError
 
 PORT = 7860  # On which the Hub expects a page.
 MODELS, APP = "models", "app.py"  # Names in the folder; the model in the first has the name of the Space.
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "configs")
-_FILES = ("Dockerfile", APP)  # Which are copied as they lie beside this file.
-HERE = Path(__file__).parent
+_DOCKERFILE = "Dockerfile"
+HERE = Path(__file__).parent  # Of the files that a Space begins as.
 
 
 def write(model: str | Path, output: str | Path, *, repo_id: str | None = None) -> Path:
     """Writes a Space for the exported folder `model` into the folder `output`; returns `output`.
 
     `repo_id` is where the model is on the Hub, which the Space then names. The folder appears only when it is complete.
-    Raises ConfigError if `output` exists and is not empty or lies in `model`, and WeightError for a `model` that is no
-    intact model folder.
+    Raises ConfigError if `output` exists and is not empty or lies in `model`, and WeightError for a `model` that is
+    damaged or that `lit_jax.load` does not open, such as towers one by one.
     """
     model, output = Path(model), Path(output)
     check_new(model, output)
-    check_folder(model)
+    kinds.read_config(hub.find(model))
     with replaced(output) as draft:
         shutil.copytree(model, draft / MODELS / output.name)
         shutil.copytree(Path(lit_jax.__file__).parent, draft / "lit_jax", ignore=_LEFT_OUT)
         (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), "utf-8")
-        for name in _FILES:
-            shutil.copyfile(HERE / name, draft / name)
+        shutil.copyfile(HERE / APP, draft / APP)
+        (draft / _DOCKERFILE).write_text(_filled(_DOCKERFILE), "utf-8")
         (draft / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
         _card(model, output.name, repo_id).save(draft / CARD)
     return output
@@ -72,7 +75,14 @@ def requirements() -> list[str]:
 def _card(model: Path, title: str, repo_id: str | None) -> SpaceCard:
     """The Space's README; its licence is the one that the model's card states."""
     said = ModelCard.load(model / CARD).data.to_dict() if (model / CARD).is_file() else {}
-    models = [repo_id] if repo_id else None
-    data = SpaceCardData(title=title, sdk="docker", app_port=PORT, license=said.get("license"), models=models)
-    text = (HERE / CARD).read_text("utf-8").format(title=title, version=lit_jax.__version__)
-    return SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    more: dict[str, Any] = {name: said[name] for name in ("license", "license_name") if name in said}
+    if repo_id:
+        more["models"] = [repo_id]
+    data = SpaceCardData(title=title, sdk="docker", app_port=PORT, **more)
+    return SpaceCard(f"---\n{data.to_yaml()}\n---\n\n{_filled(CARD, title=title)}")
+
+
+def _filled(name: str, **values: str) -> str:
+    """A file that lies beside this one, with its blanks filled in."""
+    known = {"version": lit_jax.__version__, "python": "{}.{}".format(*sys.version_info)}
+    return (HERE / name).read_text("utf-8").format(**known, **values)

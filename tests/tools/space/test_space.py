@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -38,7 +39,9 @@ def test_the_card_is_one_of_a_docker_space_with_the_licence_of_the_model(place):
     assert (data.license, data.models) == ("cc-by-sa-4.0", ["owner/birds"])
     head = (place / "birds/README.md").read_text().split("---")[1]
     assert yaml.safe_load(head)["app_port"] == 7860
-    assert "EXPOSE 7860" in (place / "birds/Dockerfile").read_text()
+    docker = (place / "birds/Dockerfile").read_text()
+    assert "EXPOSE 7860" in docker
+    assert docker.startswith(f"FROM python:{sys.version_info.major}.{sys.version_info.minor}-slim\n")
 
 
 def test_the_requirements_are_what_is_installed_and_the_page_imports(place):
@@ -64,9 +67,27 @@ def test_a_space_that_cannot_be_written_is_refused_before_anything_is(place, tmp
         space.write(model, place / "birds")
     with pytest.raises(ConfigError, match=r"lies in the model's folder .*; choose a folder beside it"):
         space.write(model, model / "space")
-    with pytest.raises(WeightError, match=r"is not a model folder"):
+    with pytest.raises(WeightError, match=r"config.json|not a model"):
         space.write(tmp_path, tmp_path.parent / "new-space")
+    saving.save(tmp_path / "towers", *tiny.dual(0), tiny.processor(), layout="towers")
+    with pytest.raises(WeightError, match=r"is a model in the layout 'towers' .* joined again by"):
+        space.write(tmp_path / "towers", tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+    asked = ("--model", model, "--output", tmp_path / "o", "--space", tmp_path / "page", "--layout", "towers")
+    done = cli("export", *asked)
+    assert (
+        done.returncode == 2
+        and "--space shows a whole model" in done.stderr
+        and not (tmp_path / "o").exists()
+    )
     assert not (model / "space").exists() and not (tmp_path.parent / "new-space").exists()
+
+
+def test_a_licence_of_another_name_is_stated_with_it(place, tmp_path):
+    shutil.copytree(place / "model", tmp_path / "model")
+    (tmp_path / "model/README.md").write_text("---\nlicense: other\nlicense_name: mine\n---\n")
+    data = SpaceCard.load(space.write(tmp_path / "model", tmp_path / "page") / "README.md").data
+    assert (data.license, data.license_name) == ("other", "mine") and not data.models
 
 
 @pytest.mark.slow
