@@ -79,12 +79,13 @@ def main(
     from lit_jax.evals import compare
     from lit_jax.hf import publish
     from lit_jax.tools import export as exports
-    from lit_jax.tools.space import space as spaces
 
     results = [compare.read(path) for path in measured]
     if not workdir and not model:
         publish.check_folder(output)
     if settings["space"]:
+        from lit_jax.tools.space import space as spaces
+
         spaces.check_new(Path(output), Path(settings["space"]))
     place = _open_place(settings)
     written = {name: settings[name] for name in ("layout", "max_shard_size")} | {

@@ -118,6 +118,8 @@ def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:
 def _decoding(costs: dict[str, Any]) -> str:
     """The sentence on the hosts of the slice."""
     found = costs["decoding"]
+    if found is None:
+        return "no step decodes a picture: the outputs of the image tower are cached"
     return (
         f"{costs['hosts']} hosts decode {found['pictures_a_second']:,.0f} pictures/s: {found['binds']} "
         f"{'bind' if found['binds'] == 'chips' else 'binds'}, at {found['pairs_a_second']:,.0f} pairs/s; a host needs "

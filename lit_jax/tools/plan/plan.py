@@ -57,7 +57,7 @@ def plan(config: Any, topology: str = "", *, slices: int = 1, host: Host | None 
     Bytes, floating-point operations and seconds, of one step. "flops" are the model's own by part; "executed" are those
     that the program runs, of which "recomputed" are due to remat and micro-batches, and the rest that is more than the
     model's to kernels, which pad heads and compute scores twice. With `host`, "decoding" says whether such hosts keep
-    up, unless the outputs of the image tower are cached. Raises ConfigError if the slice is unknown, libtpu
+    up; it is None if the outputs of the image tower are cached. Raises ConfigError if the slice is unknown, libtpu
     is not installed, the recipe does not go with it, or XLA finds no room for it.
     """
     target = _target(config, topology, slices)
@@ -80,8 +80,9 @@ def plan(config: Any, topology: str = "", *, slices: int = 1, host: Host | None 
     planned["recomputed"] = planned["executed"] - _least(target)
     planned["mfu"] = sum(model.values()) / target.chip.flops / planned["seconds"][planned["binds"]]
     planned["pairs_a_second"] = recipe.batch_size / planned["seconds"][planned["binds"]]
-    if host and "vision" not in recipe.cached:
-        planned["decoding"] = decoding(planned["pairs_a_second"], planned["hosts"], host)
+    if host:
+        cached = "vision" in recipe.cached
+        planned["decoding"] = None if cached else decoding(planned["pairs_a_second"], planned["hosts"], host)
     planned["embed"] = {
         name: cost | {"rows_a_second": rows / cost["seconds"][cost["binds"]]}
         for name, cost in _embed_steps(target, rows).items()

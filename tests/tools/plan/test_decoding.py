@@ -38,3 +38,7 @@ def test_the_sentence_has_the_numbers_of_a_host():
         "2 hosts decode 20,000 pictures/s: decoding binds, at 20,000 pairs/s; a host needs 75 cores, "
         "and 10.0 MB/s for each kB of a picture"
     )
+
+
+def test_a_run_that_decodes_nothing_is_told_so():
+    assert "are cached" in command._decoding({"hosts": 2, "decoding": None})
