@@ -133,6 +133,7 @@ def test_every_keyword_that_a_message_on_models_names_exists():
             assert match[1] in known, f"{place}: {match[0]}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", REFUSED, ids=[hf["model_type"] for hf in REFUSED])
 def test_the_layouts_that_a_refused_model_is_told_are_written_and_read(text, tmp_path):
     module, params = tiny.dual(text=text)

@@ -75,6 +75,7 @@ def run(command, *args):
     return done.output
 
 
+@pytest.mark.sampled(2)
 def test_the_embeddings_are_those_of_pytorch_with_the_processor_of_the_folder(whole):
     folder, theirs, processor = whole
     embedder = Embedder(folder)
@@ -88,6 +89,7 @@ def test_the_embeddings_are_those_of_pytorch_with_the_processor_of_the_folder(wh
     np.testing.assert_allclose(embedder.texts(texts), want.text_embeds, rtol=0, atol=1e-5)
 
 
+@pytest.mark.sampled(2)
 def test_a_whole_model_is_evaluated_and_classifies(whole):
     folder, _, _ = whole
     pairs = folder.parent / "pairs"
@@ -107,6 +109,7 @@ def test_pictures_that_a_whole_model_embedded_are_searched_and_shown(whole, tmp_
     assert page.get("/").status_code == 200
 
 
+@pytest.mark.sampled(2)
 def test_a_whole_model_is_exported_and_compared_with_pytorch(whole, tmp_path):
     folder, theirs, _ = whole
     data = ("--verify", "--verify-data", f"folder:{folder.parent / 'pairs'}")

@@ -58,6 +58,7 @@ def test_a_record_beyond_the_end_is_an_index_error(forms, form):
             source[index]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_the_fingerprint_follows_the_content_and_not_the_place(forms, form, tmp_path):
     root, pairs, specs = forms

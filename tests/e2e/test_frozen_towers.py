@@ -46,6 +46,7 @@ def run(folder, name, lock="LL", **changes):
     return state, read_trained(folder / name).params, numbers(folder / name)
 
 
+@pytest.mark.slow
 def test_cached_and_uncached_towers_give_the_same_bits(place):
     _, params, metrics = run(place, "plain")
     for name, cache in (("both", True), ("vision", ("vision",)), ("text", ("text",))):
@@ -56,6 +57,7 @@ def test_cached_and_uncached_towers_give_the_same_bits(place):
     assert names == [".captions", ".npy", ".npy"]  # Train and test are the same pairs here.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_caches_of_half_the_size_give_nearly_the_same_losses(dtype, place):
     *_, whole = run(place, f"whole {dtype}", cache=True, data__test="")
@@ -168,6 +170,7 @@ def test_a_locked_text_tower_is_cached_beside_a_tuned_image_tower(cache, place):
         assert other == metrics
 
 
+@pytest.mark.slow
 def test_features_are_standardised_by_what_the_cache_holds_and_the_export_takes_it_in(place):
     changes = {
         "model__vision_head": "linear",

@@ -186,6 +186,7 @@ def test_a_run_goes_on_without_its_towers(tmp_path):
     assert int(train(config, tmp_path / "run").step) == 4
 
 
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -239,6 +240,7 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "wrong", [{"batch_size": 12}, {"loss": "triplet"}, {"model__vision": "./nowhere"}], ids=str
 )
@@ -249,7 +251,7 @@ def test_a_refused_config_leaves_the_workdir_free_for_the_mended_one(wrong, tmp_
 
 
 def test_other_data_than_at_the_start_are_refused(tmp_path):
-    config = tiny.config(tmp_path, steps=4)
+    config = tiny.config(tmp_path)
     train(config, tmp_path / "run")
     metadata = tmp_path / "pairs" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace("circle", "square"))

@@ -52,6 +52,7 @@ def model(place):
     return Opened("model", *tiny.dual(), embedder.processor)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "tasks", [("retrieval", "zero_shot"), ("zero_shot", "linear_probe", "few_shot")], ids=",".join
 )

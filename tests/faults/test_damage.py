@@ -72,7 +72,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_newest_checkpoint_is_seen_and_the_one_before_it_taken(damage, run, intact, caplog):
     step = run / "checkpoints" / "step_6"

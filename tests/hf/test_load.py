@@ -194,7 +194,7 @@ def composite(folder, vision, text, model_type):
     return params
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("vision", "text", "model_type"),
     [

@@ -23,6 +23,7 @@ def read(towers, **changes):
     return join_towers(ModelConfig(*towers, text_pooling="mean", **changes)).params
 
 
+@pytest.mark.slow
 def test_a_tower_with_the_letter_l_or_a_is_read_in_locked_dtype(towers):
     plain, half = (read(towers, lock_towers="LA", locked_dtype=name) for name in ("float32", "bfloat16"))
     for tower in ("vision", "text"):

@@ -28,7 +28,7 @@ EXTENSIONS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("text", EXTENSIONS.values(), ids=EXTENSIONS)
 def test_a_tower_that_transformers_cannot_hold_is_refused_with_the_way_out(text, tmp_path):
     module, params = tiny.dual(text=text)
@@ -41,6 +41,7 @@ def test_a_tower_that_transformers_cannot_hold_is_refused_with_the_way_out(text,
         lit_jax.VisionTextDualEncoderModel(config).save_pretrained(tmp_path / "dual")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", EXTENSIONS.values(), ids=EXTENSIONS)
 def test_the_own_layout_brings_every_tower_back(text, tmp_path):
     module, params = tiny.dual(text=text)
@@ -52,6 +53,7 @@ def test_the_own_layout_brings_every_tower_back(text, tmp_path):
         transformers.AutoConfig.from_pretrained(tmp_path)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pooling", ["cls", "tanh"])
 def test_two_towers_and_their_heads_are_saved_apart(pooling, tmp_path):
     vision, text = tiny.write_towers(tmp_path, text=tiny.DISTILBERT)

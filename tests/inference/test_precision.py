@@ -173,7 +173,7 @@ def model(place):
     return Embedder(place / "model")
 
 
-@pytest.mark.sampled(3)  # Whole vectors of int8, and prefixes of signs.
+@pytest.mark.sampled(4)  # Whole vectors of int8, and prefixes of signs.
 @pytest.mark.parametrize("precision", ["int8", "binary"])
 @pytest.mark.parametrize("dim", [None, 6])
 def test_an_embedded_index_is_searched_by_what_it_stores(place, model, tmp_path, precision, dim):

@@ -89,7 +89,7 @@ def assert_dense(positives, kind, devices, case, scale=14.0, **options):
         np.testing.assert_allclose(grad, want_grad, rtol=0, atol=5e-6 * np.abs(want_grad).max())
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("positives", ["all", "one"])
@@ -102,7 +102,7 @@ def test_the_sigmoid_loss_and_its_gradient_are_the_dense_ones(positives):
     assert_dense(positives, "sigmoid", 4, "ids and padded")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("scale", [1.0, 14.0, 100.0])
 def test_the_way_of_comparing_changes_nothing(way, scale):
@@ -110,6 +110,7 @@ def test_the_way_of_comparing_changes_nothing(way, scale):
     assert_dense("all", "softmax", 4, "ids", scale, **options.get(way, WAYS[way]))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("positives", ["all", "one"])
 def test_whatever_fills_up_a_batch_reaches_neither_value_nor_gradient(positives):
     images, texts, scale, bias = pairs()

@@ -119,7 +119,7 @@ def assert_equal(loss, mesh, args, ways, rtol=1e-6, atol=5e-6, check_vma=True, *
     return grads
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("way", WAYS)
@@ -127,6 +127,7 @@ def test_the_loss_of_shards_is_the_loss_of_the_batch(loss, mesh, way):
     assert_equal(loss, mesh, pairs(), WAYS[way])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", ["gathered", "ring"])
 @pytest.mark.parametrize("batch", [8, 1024])
@@ -134,7 +135,7 @@ def test_the_same_holds_for_one_pair_on_each_device_and_for_many(loss, batch, wa
     assert_equal(loss, "4x2", pairs(batch, width=32), WAYS[way])
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("case", [name for name in CASES if name != "plain"])
 @pytest.mark.parametrize("way", WAYS)
@@ -174,13 +175,14 @@ def test_no_gradient_reaches_the_soft_targets():
     assert not grad.any()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_the_loss_is_the_same_without_the_checks_of_shard_map(loss, way):
     assert_equal(loss, "4x2", pairs(), WAYS[way], check_vma=False, **CASES["all of these"])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", ["gathered", "ring"])
 def test_a_gradient_taken_inside_shard_map_is_that_of_the_batch(loss, way):
@@ -202,6 +204,7 @@ def test_a_shuffled_batch_has_a_higher_loss(loss):
     assert f(images, np.roll(texts, 1, axis=0), scale, bias) > f(images, texts, scale, bias) + 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", WAYS)
 def test_softmax_of_equal_rows_is_log_of_the_batch(way):
     rows = np.tile(np.eye(1, 16, dtype=np.float32), (32, 1))
@@ -217,6 +220,7 @@ def test_softmax_ignores_the_bias():
     assert jax.grad(f, argnums=3)(images, texts, scale, -10.0) == 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", ["gathered", "ring"])
 def test_the_loss_of_bfloat16_embeddings_is_float32(loss, way):
@@ -227,6 +231,7 @@ def test_the_loss_of_bfloat16_embeddings_is_float32(loss, way):
     np.testing.assert_allclose(got, dense(loss, *(x.astype(np.float32) for x in low), scale, bias), rtol=1e-6)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_logits_far_from_zero_stay_finite(loss, way):
@@ -246,6 +251,7 @@ def separated(scale, batch=B, width=64, nats=13.0):
     return (*unit, np.float32(scale), np.float32(-scale))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_at_every_scale_the_loss_is_that_of_float64_and_never_below_zero(loss, way):
@@ -265,6 +271,7 @@ def test_at_every_scale_the_loss_is_that_of_float64_and_never_below_zero(loss, w
             assert value >= 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_row_of_zeros_is_treated_like_any_other(loss, way):
@@ -292,6 +299,7 @@ def compiled(loss, batch, width, argnums=(0, 1, 2), **options):
     return jax.jit(jax.value_and_grad(f, argnums)).lower(rows, rows, scalar, scalar).compile().as_text()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize(
     ("options", "columns"),

@@ -32,7 +32,7 @@ def split(tree, mesh, *axes):
     return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec)), tree)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", TOWERS)
 def test_embeddings_are_those_of_one_device_and_lie_as_the_batch_does(name):
     vision, text = TOWERS[name]
@@ -48,6 +48,7 @@ def test_embeddings_are_those_of_one_device_and_lie_as_the_batch_does(name):
     assert jax.typeof(got[2]).sharding.spec == PartitionSpec()
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_one_device():
     module, params = tiny.dual()
     images, _ = inputs(32)
@@ -62,6 +63,7 @@ def test_gradients_are_those_of_one_device():
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1, np.abs(theirs).max()))
 
 
+@pytest.mark.slow
 def test_the_model_of_the_face_is_called_there(tmp_path):
     lit_jax.save(tmp_path, *tiny.dual())
     model = lit_jax.VisionTextDualEncoderModel.from_pretrained(tmp_path)

@@ -82,6 +82,7 @@ def test_a_head_equals_its_formula_in_pytorch(head):
     chex.assert_trees_all_equal(again.get("text_projection", {}), params)
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 def test_a_folded_head_gives_the_same_embeddings(head):
     module, params = made(head)

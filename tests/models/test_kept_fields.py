@@ -178,6 +178,7 @@ def test_a_pooling_of_ours_that_was_changed_back_is_not_kept():
     assert "vision_pooling" not in dataclasses.replace(config, vision_pooling="pooler").to_hf()
 
 
+@pytest.mark.slow
 def test_fields_go_through_files_and_with_towers_that_are_joined(tmp_path):
     labels = {"0": "cat", "1": "dog"}
     tiny.write_towers(tmp_path, vision=tiny.VIT | {"id2label": labels}, text=tiny.BERT | {"pad_token_id": 7})

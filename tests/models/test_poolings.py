@@ -34,6 +34,7 @@ def embedded(module, params):
     return module.apply({"params": jax.tree.map(jnp.asarray, params)}, IMAGES, TEXTS)[:2]
 
 
+@pytest.mark.slow
 def test_the_pooled_vectors_are_projected(tmp_path):
     module, params, _ = joined(tmp_path, vision_pooling="cls_mean", text_pooling="last")
     variables = {"params": jax.tree.map(jnp.asarray, params)}
@@ -59,6 +60,7 @@ def test_a_text_without_real_tokens_pools_to_finite_numbers():
         assert np.isfinite(pool_tokens(how, x, mask)).all()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("fields", [{"vision_pooling": "mean"}, {"text_pooling": "cls_mean"}])
 def test_the_own_layout_keeps_a_pooling_that_hf_refuses(fields, tmp_path):
     module, params, _ = joined(tmp_path, **fields)
@@ -90,6 +92,7 @@ def test_an_unusable_pooling_in_a_folder_is_named(value, tmp_path):
         lit_jax.load(tmp_path)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean", "last", "max"])
 def test_a_missing_pooler_that_is_not_used_is_neither_new_nor_tuned(pooling, tmp_path, caplog):
     tiny.write_tower(tmp_path / "v", tiny.VIT, without="pooler/")

@@ -137,6 +137,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_others_with_a_sentence(lost):
     address = f"127.0.0.1:{processes.free_port()}"

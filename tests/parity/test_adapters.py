@@ -99,6 +99,7 @@ def compare(state, modules):
             assert float(mine.abs().max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_twenty_steps_of_adapters_are_those_of_pytorch(ours):
     folder, _, params, losses, state = ours
     theirs = transformers.VisionTextDualEncoderModel.from_pretrained(folder / "before").eval()
@@ -122,6 +123,7 @@ def test_twenty_steps_of_adapters_are_those_of_pytorch(ours):
         assert np.array_equal(leaf, before[path]), path
 
 
+@pytest.mark.slow
 def test_the_merged_model_is_that_with_adapters(ours, tmp_path):
     """In PyTorch, where the adapters of the state are computed beside the layers, and the merged weights are read."""
     folder, module, _, _, state = ours

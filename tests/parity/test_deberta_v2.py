@@ -80,7 +80,7 @@ def long_texts():
     )
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -95,7 +95,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers({"last": run(module, params, batch)[0]}, {"last": want.last_hidden_state})
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.slow
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     assert_gradients_of_real_tokens(hf, tmp_path, long_texts())

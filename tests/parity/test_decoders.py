@@ -123,7 +123,7 @@ def both_sides():
     return {name: np.concatenate([right[name], left[name]]) for name in right}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -149,7 +149,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
             raise AssertionError(name) from error
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.slow
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -241,7 +241,7 @@ def test_texts_are_embedded_as_qwen3_embedding_does_it(side, tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.slow
 @every_type
 def test_the_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
     module, params = tiny.dual(text=hf)
@@ -261,6 +261,7 @@ def test_the_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(want.abs().max()))
 
 
+@pytest.mark.slow
 @every_type
 def test_half_precision_weights_are_read_into_float32_and_computed_in_it_if_asked(hf, tmp_path):
     stored = tiny.write_tower(tmp_path / "x", hf)
@@ -278,6 +279,7 @@ def test_half_precision_weights_are_read_into_float32_and_computed_in_it_if_aske
     assert output.last_hidden_state.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 @every_type
 def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
     torch_tower(hf, tmp_path)

@@ -30,7 +30,7 @@ def smaller(theirs, hf):
     return model
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("depth", [2, 1])
 @pytest.mark.parametrize("name", [name for name in TYPES if "swin" not in name])
 def test_a_cut_tower_equals_pytorch_s_of_that_depth(name, depth, tmp_path):

@@ -96,7 +96,7 @@ def assert_same_models(ours, theirs, size):
     assert_same_layers({k: a for k, (a, _) in features.items()}, {k: b for k, (_, b) in features.items()})
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(26)
 @pytest.mark.parametrize(("vision", "text"), PAIRS.values(), ids=PAIRS)
 def test_an_imported_model_equals_pytorch(vision, text, tmp_path):
     theirs = torch_dual(vision, text)
@@ -109,7 +109,7 @@ def test_an_imported_model_equals_pytorch(vision, text, tmp_path):
         assert torch.equal(back[name], tensor), name
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(26)
 @pytest.mark.parametrize(("vision", "text"), PAIRS.values(), ids=PAIRS)
 def test_a_fresh_model_exported_and_reloaded_equals_pytorch(vision, text, tmp_path):
     config = lit_jax.VisionTextDualEncoderConfig(vision_config=vision, text_config=text, projection_dim=16)
@@ -121,7 +121,7 @@ def test_a_fresh_model_exported_and_reloaded_equals_pytorch(vision, text, tmp_pa
     assert_same_models(VisionTextDualEncoderModel.from_pretrained(tmp_path), theirs, vision["image_size"])
 
 
-@pytest.mark.sampled(18)
+@pytest.mark.sampled(21)
 @pytest.mark.parametrize(("vision", "text"), CLS.values(), ids=CLS)
 def test_a_model_of_two_towers_pooled_by_cls_exports_to_the_same_numbers(vision, text, tmp_path):
     tiny.write_tower(tmp_path / "v", vision)

@@ -177,6 +177,7 @@ def test_every_architecture_that_claims_parity_is_compared():
     assert all(e.parity == 1e-5 for e in (encoders.VISION | encoders.TEXT).values())  # As assert_same_layers.
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("hf", cases(VISION))
 def test_a_vision_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -189,7 +190,7 @@ def test_a_vision_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers(layers(got), layers(want, how_of(hf)))
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(22)
 @pytest.mark.parametrize("hf", cases(RESIZED))
 @pytest.mark.parametrize("size", [24, 40, (48, 64)], ids=str)
 def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
@@ -206,7 +207,7 @@ def test_a_vision_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("hf", cases(TEXT))
 @pytest.mark.parametrize("inputs", ["ids alone", "mask and types", "positions"])
 def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
@@ -224,7 +225,7 @@ def test_a_text_tower_equals_pytorch_at_every_layer(hf, inputs, tmp_path):
     assert_same_layers(layers(got), layers(want))
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(37)
 @pytest.mark.parametrize(("tower", "hf"), cases(TOWERS))
 def test_the_gradient_of_every_leaf_equals_pytorch(tower, hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)

@@ -62,6 +62,7 @@ def read(folder, tower, hf, without):
     return params, missing, shapes
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("tower", "hf"), configs(), ids=[hf["model_type"] for _, hf in configs()])
 def test_each_module_that_a_checkpoint_lacks_is_fresh_by_itself(tower, hf, tmp_path):
     groups = groups_of(encoder_of(tower, hf["model_type"]), hf)
@@ -78,6 +79,7 @@ def test_each_module_that_a_checkpoint_lacks_is_fresh_by_itself(tower, hf, tmp_p
                 read(tmp_path, tower, hf, paths[0])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("mean", [True, False], ids=["mean", "cls"])
 def test_the_pretraining_checkpoint_of_beit_gives_the_tower_that_pytorch_gives(mean, tmp_path):
     hf = tiny.BEIT | {"use_mask_token": True, "use_mean_pooling": mean, "vocab_size": 50}

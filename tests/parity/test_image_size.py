@@ -32,7 +32,7 @@ def sizes(hf):
     return [hf["image_size"] + by * hf["patch_size"] for by in (first, 2)]
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(32)
 @pytest.mark.parametrize("name", TYPES)
 def test_a_tower_loaded_at_another_size_equals_pytorch_s_interpolation(name, tmp_path):
     hf = TYPES[name]

@@ -76,7 +76,7 @@ def batch_of(tokens=12, **more):
     return {"input_ids": ids, "attention_mask": mask} | more
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -91,7 +91,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers({"last": run(module, params, batch)[0]}, {"last": want.last_hidden_state})
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     assert_gradients_of_real_tokens(hf, tmp_path, batch_of(50))

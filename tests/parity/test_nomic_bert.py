@@ -89,6 +89,7 @@ HUB = {  # Spelled as nomic-ai/nomic-embed-text-v1.5.
 }
 
 
+@pytest.mark.sampled(3)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -105,6 +106,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers({"last": run(module, params, inputs)[0]}, {"last": want.last_hidden_state})
 
 
+@pytest.mark.slow
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     assert_gradients_of_real_tokens(hf, tmp_path, texts(pad=hf.get("pad_token_id", 0)))
@@ -148,6 +150,7 @@ def test_a_dual_encoder_keeps_every_bit_and_its_text_tower_goes_back_to_transfor
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.slow
 def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path):
     torch_tower(tiny.NOMIC_BERT, tmp_path)
     module, _, params = our_tower("text", tmp_path)

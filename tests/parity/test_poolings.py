@@ -94,7 +94,7 @@ def assert_all(x, theirs, mask, prefix, names):
         np.testing.assert_allclose(np.asarray(got), want.numpy(), rtol=0, atol=bound, err_msg=how)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize(("hf", "prefix"), PICTURES.values(), ids=PICTURES)
 def test_pictures_are_pooled_without_the_tokens_before_the_patches(hf, prefix, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -114,7 +114,7 @@ def test_pictures_are_pooled_without_the_tokens_before_the_patches(hf, prefix, t
             encoder.pooled(module.config, "cls")
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("hf", WORDS.values(), ids=WORDS)
 def test_texts_are_pooled_over_the_tokens_of_the_mask(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)

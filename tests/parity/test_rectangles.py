@@ -73,7 +73,7 @@ def in_torch(images):
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(9)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -88,7 +88,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers(layers(run({"params": params}, jnp.asarray(images))), layers(want, how_of(hf)))
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.slow
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     shared.test_the_gradient_of_every_leaf_equals_pytorch("vision", hf, tmp_path)
@@ -105,7 +105,7 @@ SIZES = {"swin": (48, 64), "swinv2": (48, 64)}
 SQUARES = {"clip_vision_model", "chinese_clip_vision_model", "siglip_vision_model", "aimv2_vision_model"}
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(28)
 @pytest.mark.parametrize(
     "name", [name for name in TYPES if TYPES[name]["model_type"] not in SQUARES or "any size" in name]
 )

@@ -84,7 +84,7 @@ def saved_with_our_vectors(folder, model):
         np.testing.assert_allclose(got, want[modality], rtol=0, atol=1e-5, err_msg=modality)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(("towers", "fields"), MODELS.values(), ids=MODELS)
 def test_the_files_give_our_vectors_and_are_read_back_to_the_bit(towers, fields, tmp_path):
     model = model_of(towers, fields)
@@ -120,7 +120,7 @@ def whole_of(model_type):
     return module, tiny.randomised(dual_encoder.init_params(module, 0)), tiny.processor()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", WHOLE)
 def test_a_model_of_both_modalities_stays_one_module(model_type, tmp_path):
     model = whole_of(model_type)

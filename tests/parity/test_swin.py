@@ -65,7 +65,7 @@ def compare(theirs, module, params, images, **options):
     assert_same_layers(layers(got), layers(want))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -73,7 +73,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     compare(theirs, module, params, pictures(hf["image_size"], hf["image_size"]))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize(("name", "size"), OTHER_SIZES, ids=str)
 def test_a_tower_equals_pytorch_at_other_sizes(name, size, tmp_path):
     hf = TOWERS[name]
@@ -83,7 +83,7 @@ def test_a_tower_equals_pytorch_at_other_sizes(name, size, tmp_path):
     compare(theirs, module, params, pictures(*size), **({"interpolate": True} if absolute else {}))
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("hf", ODD.values(), ids=ODD)
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     shared.test_the_gradient_of_every_leaf_equals_pytorch("vision", hf, tmp_path)
@@ -181,7 +181,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
         np.testing.assert_allclose(np.asarray(got, np.float32), want, rtol=0, atol=bound)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.slow
 @both
 def test_new_params_are_initialised_as_by_transformers(hf):
     encoder = VISION[hf["model_type"]]
@@ -249,6 +249,7 @@ def test_images_that_pytorch_fails_on_are_refused(changes, size, message):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, height, width, channels)))
 
 
+@pytest.mark.sampled(2)
 @both
 def test_tables_that_transformers_4_keeps_in_files_are_written_and_left_alone_by_transformers_5(hf, tmp_path):
     """Swin's rows of relative positions alone: Swin v2's are not among its files."""

@@ -73,7 +73,7 @@ def batch_of(tokens=12):
     return {"input_ids": rng.integers(2, 99, mask.shape).astype(np.int32) * mask, "attention_mask": mask}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @every_tower
 def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
@@ -87,7 +87,7 @@ def test_a_tower_equals_pytorch_at_every_layer(hf, tmp_path):
     assert_same_layers({"last": run(module, params, batch)[0]}, {"last": want.last_hidden_state})
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
     assert_gradients_of_real_tokens(hf, tmp_path, batch_of(50))
@@ -193,6 +193,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hf", [tiny.T5, tiny.UMT5 | {"initializer_factor": 0.5}], ids=["t5", "umt5"])
 def test_a_tower_from_scratch_starts_with_the_deviations_of_transformers(hf, tmp_path):
     transformers.set_seed(0)

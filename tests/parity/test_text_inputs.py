@@ -38,6 +38,7 @@ def tokenizer(hf, **options):
     )
 
 
+@pytest.mark.sampled(37)
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize(
     "model_type", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TEXT]

@@ -144,7 +144,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(folder, tmp_path):
         report(bare)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("size", SIZES)
 def test_in_a_browser_it_fits_and_asks_for_nothing(browser, page, tmp_path, size, scheme):  # noqa: F811

@@ -187,6 +187,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_begins_where_the_closed_form_ends(tmp_path):
     import json
 

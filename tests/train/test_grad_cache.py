@@ -59,6 +59,7 @@ def test_the_parts_of_a_batch_give_its_loss_and_gradient(lock, shape, micro_batc
     jax.tree.map(close, same, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positives", ["all", pytest.param("one", marks=pytest.mark.slow)])
 def test_several_captions_in_parts_are_those_of_the_batch(positives):
     data = DataConfig("", captions_per_image=2)

@@ -60,7 +60,7 @@ def assert_same(sharded, wanted, args):
         np.testing.assert_allclose(grad, want_grad, rtol=0, atol=5e-6 * np.abs(want_grad).max())
 
 
-@pytest.mark.sampled(11)  # One, two and eight devices, both kinds, three ways.
+@pytest.mark.sampled(32)  # One, two and eight devices, both kinds, three ways.
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("way", WAYS)
@@ -81,6 +81,7 @@ def test_what_lies_beyond_the_last_width_has_no_part_in_it(kind):
         assert not grad[:, 8:].any() and grad[:, :8].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positives", ["all", pytest.param("one", marks=pytest.mark.slow)])
 def test_several_captions_of_a_picture_are_cut_too(positives):
     groups = tuple(map(jnp.asarray, test_captions.CASES["ids"]["groups"]))

@@ -49,6 +49,7 @@ def close(found, want):
         np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("rows", "width", "rank"), [(64, 24, None), (16, 24, None), (64, 24, 3)], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (8, 1), (4, 2)], ids=str)
 def test_they_equal_numpy_on_every_mesh(shape, rows, width, rank):
@@ -101,7 +102,7 @@ def steps(lock, mesh, **options):
     return states, rows, step.lower(state, put_batch(batch, mesh)).as_text()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("lock", "shape", "options"),
     [("UU", (1, 1), {}), ("LU", (8, 1), {"loss_how": "ring"}), ("UU", (2, 2), {"micro_batch": 4})],

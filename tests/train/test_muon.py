@@ -72,6 +72,7 @@ def test_what_is_no_matrix_moves_as_adamw_moves_it(params, grads):
             assert not np.allclose(update, adamw[path], atol=1e-2), path
 
 
+@pytest.mark.slow
 def test_decay_and_multipliers_hold_for_muon_too(params, grads):
     plain = flat(first_update(params, grads, "muon"))
     decayed = flat(first_update(params, grads, "muon", weight_decay=0.5, lr_multipliers=(("text/.*", 0.1),)))

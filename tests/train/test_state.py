@@ -25,6 +25,7 @@ def test_a_locked_leaf_has_no_moment():
     assert not [path for path in opt if "vision/" in path]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", [(1, 1), (4, 2)])
 def test_the_params_of_the_caller_survive_the_steps(shape):
     mesh = mesh_of(*shape)

@@ -106,6 +106,7 @@ def test_a_locked_tower_has_no_dropout_whatever_is_asked():
     assert program("UU", "vision", "text") != program("UU", "text")
 
 
+@pytest.mark.slow
 def test_dropout_differs_from_step_to_step_and_with_the_seed():
     def loss(first_step, seed=0):
         return losses_of(
@@ -136,6 +137,7 @@ def test_loss_and_gradient_norm_are_those_of_the_normalised_images(params):
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_cached_outputs_of_a_locked_tower_give_the_losses_of_the_images(params):
     mesh, batches = mesh_of(8, 1), [batch_of(i) for i in range(3)]
     pool_images = make_embed_step(MODULE, mesh, PIXELS)[2]
@@ -186,6 +188,7 @@ def test_no_collective_touches_a_locked_parameter(params):
     assert not shapes(params["vision"]) & moved
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", [(1, 1), (8, 1), (4, 2), (1, 4)])
 def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
     mesh = mesh_of(*shape)
@@ -241,6 +244,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence():
         make_step(Linear(), mesh, loss="sigmoid")(state, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -258,6 +262,7 @@ def test_the_way_of_the_loss_changes_nothing_but_its_memory(options):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_texts_are_no_negatives_of_each_other_if_so_asked():
     batch = batch_of(0)
     texts = {name: value.copy() for name, value in batch["texts"].items()}

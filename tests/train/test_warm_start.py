@@ -35,6 +35,7 @@ def model(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_first_evaluation_is_that_of_the_model(model):
     state = train(config(model, steps=1, eval_every=1, optim__warmup_steps=0), model / "run")
     rows = [json.loads(line) for line in (model / "run" / "metrics.jsonl").read_text().splitlines()]

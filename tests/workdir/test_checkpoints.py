@@ -186,6 +186,7 @@ def test_a_state_may_be_given_away_as_soon_as_save_returns(checkpoints):
     same(checkpoints().restore(like)[0], kept)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape", [(4, 2), (1, 8), (2, 1), (1, 1)])
 def test_a_state_comes_back_on_another_mesh_in_the_same_bits(checkpoints, shape):
     ours, state = checkpoints(), state_of(5, make_mesh(2, 4))
@@ -202,6 +203,7 @@ def test_a_state_comes_back_on_another_mesh_in_the_same_bits(checkpoints, shape)
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_the_train_step_ends_in_the_same_bits(checkpoints):
     from lit_jax.train.partition import lock_rules
     from lit_jax.train.state import init_state
@@ -270,6 +272,7 @@ def changed(state, change):
     return state.replace(tuned=tuned)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -331,6 +334,7 @@ def test_what_cannot_be_read_though_its_sums_are_right_is_told_in_a_sentence(che
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["tuned", "opt"])
 def test_a_state_that_is_not_finite_is_never_saved(checkpoints, saved, where, bad):
@@ -345,6 +349,7 @@ def test_a_state_that_is_not_finite_is_never_saved(checkpoints, saved, where, ba
     assert checkpoints().latest() == 6
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("mode", "kept"), [("max", [2, 5, 6]), ("min", [1, 4, 6])])
 def test_the_best_are_kept_beside_the_newest_across_a_restart(checkpoints, mode, kept):
     options = {"save_every": 1, "keep": 1, "keep_best": 2, "best_metric": "recall", "best_mode": mode}

@@ -123,6 +123,7 @@ def test_every_mode_is_the_same_at_every_door(name):
         np.testing.assert_array_equal(decode(record["image"]), decode(file.getvalue()), err_msg=mode)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_embedder_and_classify_see_the_pixels_of_every_processor(name, model):
     """The other two doors: all that they give the tower goes through one `decode`, whose pixels are compared."""

@@ -67,6 +67,7 @@ def odd(size, mode, kind, seed):
     return encoded(noise(size, mode, seed), kind)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "options", "size"), CASES, ids=str)
 def test_decode_equals_the_image_processor_to_the_bit(name, options, size):
     """NumPy's rescale and normalise of our uint8 equal the float32 of the processor.

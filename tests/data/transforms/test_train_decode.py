@@ -47,7 +47,7 @@ def distance(pixels, others):
     return np.abs(pixels.astype(int) - others).mean()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", PROCESSORS)
 @pytest.mark.parametrize("how", ["fast", "turbo"])
 def test_a_reduced_jpeg_shows_what_the_image_processor_shows(how, name):

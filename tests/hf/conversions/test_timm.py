@@ -41,6 +41,7 @@ def text(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", TYPES)
 def test_an_image_tower_of_timm_gives_the_features_of_timm(name, tmp_path, text, caplog):
     model = foreign.stored(name)

@@ -39,6 +39,7 @@ def inputs(batch=2):
     )
 
 
+@pytest.mark.slow
 def test_the_configuration_example_runs(tmp_path):
     config_vision, config_text = transformers.ViTConfig(**tiny.VIT), transformers.BertConfig(**tiny.BERT)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
@@ -192,6 +193,7 @@ def test_a_config_of_another_model_is_refused(model, tmp_path):
         VisionTextDualEncoderModel.from_pretrained(tmp_path, config=other)
 
 
+@pytest.mark.slow
 def test_load_and_the_model_class_agree(model, tmp_path):
     model.save_pretrained(tmp_path)
     module, params = lit_jax.load(tmp_path)
@@ -266,6 +268,7 @@ def test_a_tower_that_is_not_named_is_asked_for(towers):
         VisionTextDualEncoderModel.from_vision_text_pretrained(towers[0] / "vit")
 
 
+@pytest.mark.slow
 def test_code_for_transformers_4_runs_unchanged(towers):
     model = join(towers[0], vision_from_pt=True, text_from_pt=True)
     model.save_pretrained(towers[0] / "dual")
@@ -322,6 +325,7 @@ def test_a_folder_says_the_type_of_its_weights(model, dtype, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == dtype
 
 
+@pytest.mark.slow
 def test_train_may_be_a_bool_for_both_towers():
     config = tiny_config()
     config.text_config.hidden_dropout_prob = config.vision_config.hidden_dropout_prob = 0.5

@@ -132,7 +132,7 @@ MODELS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_written_is_read_again_with_the_same_embeddings_and_then_to_the_same_bits(name, tmp_path):
     towers, fields = MODELS[name]
@@ -219,6 +219,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_open_clip_cannot_hold_is_refused_by_name_in_one_sentence(name, tmp_path):
     towers, fields, said = REFUSED[name]

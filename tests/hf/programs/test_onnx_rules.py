@@ -67,6 +67,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_a_function_gives_the_same_in_onnx(function):
     x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)

@@ -81,7 +81,7 @@ def check(got, x, mask=None, roundings=1, **options):
             assert np.abs(g - e).max() <= np.abs(w - e).max() + roundings * 2**-8 * largest, name
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "shape", ["1 197 128 2", "3 50 192 3", "5 17 64 2", "2 17 640 8", "16 16 256 2", "2 9 96 2"]
@@ -92,7 +92,7 @@ def test_equals_attention_in_full(shape, dtype):
     check(value_and_gradients(partial(interpreted, heads=heads), x, None), x, heads=heads)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize(
     ("kind", "causal", "with_bias", "dtype"),
     [

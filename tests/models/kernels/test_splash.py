@@ -33,7 +33,7 @@ def without_bias(attend, **options):
     return lambda q, k, v, mask, bias: attend(q, k, v, mask, **options)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("shape", "masked", "dtype"),
     [
@@ -74,6 +74,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
         splash_attention(x, x, x, heads=3)
 
 
+@pytest.mark.slow
 def test_the_module_gives_the_same_through_the_kernel():
     spec, mesh = BlockSpec(heads=2, hidden=8, norm_first=True), make_mesh()
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 20, 16)), jnp.float32)

@@ -29,7 +29,7 @@ def usual_loss_and_grad():
     return loss_and_grad_of_texts(*tiny.dual())
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -43,6 +43,7 @@ def test_a_product_of_patches_is_a_convolution(bias):
     close(product.apply(params, images), plain.apply(params, images))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_norm_for_gpus_has_the_value_and_the_gradient_of_flax_s(bias):
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ def shown(visit, form, rows):
     return place
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("size", SIZES)
 def test_the_page_says_what_classify_and_search_say_and_asks_nobody_else(
