@@ -7,11 +7,12 @@ from typing import Any
 
 from lit_jax.config.fields import FIELDS
 
-# What may differ when a run goes on: none of it changes what is learnt, beyond rounding.
+# What may differ when a run goes on: none of it changes what is learnt, beyond rounding (and, with text_rows, which
+# numbers dropout draws).
 FREE = frozenset(
     """topology stall_limit log_every wandb monitor_every eval_every save_every keep keep_best best_metric best_mode
     data.max_broken data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules model.unroll model.remat
-    model.attention""".split()
+    model.attention model.text_rows""".split()
 )
 # What may differ if the learning rate of every step done stays as it was: `train/going_on.py` judges that.
 OF_SCHEDULE = frozenset({"steps", "optim.end_lr", "optim.cooldown_steps"})

@@ -56,6 +56,9 @@ class ModelConfig:
     # "rows": our kernel for TPUs; "splash": JAX's own there; "cudnn" for GPUs; "xla". "auto": the first that fits.
     attention: str = "auto"
     unroll: int = 1  # Layers in one turn of the loop over the layers.
+    # Rows of text_length tokens for the texts of a batch, as a share of their number. Below 1 short texts share a row
+    # (token packing). `lit-jax inspect --tokenizer` says which share suffices.
+    text_rows: float = 1.0
     # Fields that replace those of the tower's own config, for instance a dropout. With a model_type they apply to
     # towers of that type alone. A tower without a folder consists of them, and `plan` reads them instead of the folder.
     # num_hidden_layers (of T5 num_layers, of DistilBERT n_layers) below the stored number keeps the first layers.

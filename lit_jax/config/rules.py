@@ -57,6 +57,7 @@ RANGES: dict[str, Range] = {
     "model.lora_rank": _POSITIVE,
     "model.lora_alpha": Range("1 or more, and below 2**31", lambda value: 1 <= value < 2**31),
     "model.unroll": _POSITIVE,
+    "model.text_rows": Range("a share above 0, and at most 1", lambda value: 0 < value <= 1),
     "model.lock_towers": Range(
         "two letters, image tower then text tower, each L (pretrained, locked), U (pretrained, tuned), A (pretrained, "
         "locked, with adapters that are tuned) or u (from scratch, tuned), for instance 'LU'",

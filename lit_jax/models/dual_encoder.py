@@ -21,6 +21,7 @@ from lit_jax.models.encoders import EncoderOutput
 from lit_jax.models.encoders.base import first_patch
 from lit_jax.models.explicit_axes import in_auto_axes
 from lit_jax.models.heads import Projection
+from lit_jax.models.layers.packing import TARGET, packing_of, shared_rows, without_packing
 from lit_jax.models.layers.pooling import pool_tokens
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap
@@ -135,8 +136,14 @@ class DualEncoder(nn.Module):
 
     @full_precision
     def pool_texts(self, texts: Mapping[str, Array], *, train: bool = False) -> Float[Array, "T Dt"]:
-        """The text tower's pooled output, before the projection."""
-        return self._pooled("text", self.text(**texts, train=train), texts.get("attention_mask"))
+        """The text tower's pooled output, before the projection. Texts that hold a packing share rows."""
+        mesh = self.compute.mesh
+        packing = packing_of(texts, 1 if mesh is None else mesh.size, self.compute.text_rows)
+        if packing is not None:
+            texts = {"attention_mask": (texts[TARGET] >= 0).astype(jnp.int32)} | without_packing(texts)
+        with shared_rows(packing):
+            output = self.text(**texts, train=train)
+        return self._pooled("text", output, texts.get("attention_mask"))
 
     def _pooled(self, tower: str, output: EncoderOutput, attention_mask: Array | None = None) -> Array:
         pooling = getattr(self.config, f"{tower}_pooling")

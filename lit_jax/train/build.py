@@ -26,6 +26,7 @@ from lit_jax.train.grad_cache import check_micro_batch
 from lit_jax.train.layer_rows import all_paths
 from lit_jax.train.matryoshka import check_widths
 from lit_jax.train.optim import make_optimizer, make_schedule
+from lit_jax.train.packing import check_shares_rows
 from lit_jax.train.partition import lock_rules
 from lit_jax.train.train_step import Step, make_train_step
 from lit_jax.utils.errors import ConfigError
@@ -67,10 +68,12 @@ def build_training(
     """The optimiser, the lock rules and the train step of `module`, which computes on `mesh`.
 
     `params` are asked for their paths alone, and may be shapes; `fresh` are the paths that no checkpoint gave.
-    Raises ConfigError for a pattern that matches no parameter, and for widths beyond those of the embeddings.
+    Raises ConfigError for a pattern that matches no parameter, for widths beyond those of the embeddings, and for a
+    text tower whose texts are to share rows and cannot.
     """
     check_rules(config, params)
     check_widths(config.model.matryoshka, module.config.width)
+    check_shares_rows(config.model.text_rows, module.config.text_type)
     none: dict[str, Any] = {f"{tower}{part}": {} for tower in TOWERS for part in ("_config", "_head_config")}
     towers = dataclasses.replace(config.model, vision="", text="", text_prompt="", **none)
     data = DataConfig(
@@ -130,7 +133,9 @@ def compute_of(model: ModelConfig, platform: str | None = None) -> Compute:
     auto = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     dtype = DTYPES[auto if model.dtype == "auto" else model.dtype]
     attention: Any = model.attention
-    return Compute(dtype=dtype, remat=model.remat, unroll=model.unroll, attention=attention)
+    return Compute(
+        dtype=dtype, remat=model.remat, unroll=model.unroll, attention=attention, text_rows=model.text_rows
+    )
 
 
 def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -23,6 +23,7 @@ from lit_jax.train.evaluation import Evaluation
 from lit_jax.train.feature_statistics import standardised
 from lit_jax.train.inputs import Cached, Inputs, open_sources, prepare
 from lit_jax.train.model_description import describe
+from lit_jax.train.packing import packer_of
 from lit_jax.train.profiler import Profiler, parse_window
 from lit_jax.train.setup import TrainSetup, open_setup
 from lit_jax.train.state import State
@@ -31,7 +32,7 @@ from lit_jax.train.tower_cache import cached_whole
 from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.checksums import FULL
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, PreemptedError
-from lit_jax.utils.typing import Params
+from lit_jax.utils.typing import Batch, Params
 from lit_jax.workdir import beside, metrics
 from lit_jax.workdir.bucket import Workdir, opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, check_no_model, claim, ledger_name, portable
@@ -176,7 +177,11 @@ class _Run:
         sync_workdir(self.workdir)
         if place.untested:
             evaluate()
-        put = partial(put_batch, mesh=self.mesh)
+        pack = packer_of(config, self.mesh)
+
+        def put(batch: Batch) -> Batch:
+            return put_batch(batch if pack is None else pack(batch), self.mesh)
+
         profiler = Profiler(self.options.window, self.workdir / TENSORBOARD, self.start)
         with (
             closing(batches),

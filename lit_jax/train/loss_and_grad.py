@@ -17,6 +17,7 @@ from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.losses.captions import captions_loss
 from lit_jax.losses.contrastive import LossConfig, Targets, contrastive_loss
 from lit_jax.models import heads
+from lit_jax.models.layers.packing import TARGET, without_packing
 from lit_jax.parallel.sharding import AXES, BATCH
 from lit_jax.train.grad_cache import READ_BY, Parts, accumulated, check_micro_batch
 from lit_jax.train.matryoshka import loss_of_prefixes
@@ -66,6 +67,17 @@ class LossAndGrad:
             texts = batch["text_groups"] if known else fingerprint(batch["texts"]["input_ids"])
             groups = (batch["index"], texts)
         compare = partial(self.compare, groups)
+        run = partial(self.run, tuned, locked, key=key, compare=compare)
+        if (fit := _fit(inputs.get("texts", {}))) is None:
+            return run(inputs)
+        return lax.cond(
+            fit, run, lambda inputs: run(inputs | {"texts": without_packing(inputs["texts"])}), inputs
+        )
+
+    def run(
+        self, tuned: Params, locked: Params, inputs: dict[str, Any], *, key: Array, compare: Any
+    ) -> tuple[Float[Array, ""], Params, Embedded]:
+        """In one piece or in micro-batches. `compare(images, texts, tuned, locked)` is the loss of embeddings."""
         rows, micro_batch = len(jax.tree.leaves(inputs)[0]), self.config.micro_batch
         if not micro_batch or micro_batch == rows:
             return self.in_one_piece(tuned, locked, inputs, key, compare)
@@ -157,6 +169,13 @@ class LossAndGrad:
     def _normalised(self, images: Array) -> Array:
         assert self.pixels is not None  # `__call__` has asked.
         return self.pixels.normalise(images, self.module.compute.dtype)
+
+
+def _fit(texts: dict[str, Array]) -> Array | None:
+    """Whether all tokens got a place in packed rows; None without rows to share, or without a mask: they did."""
+    if TARGET not in texts or "attention_mask" not in texts:
+        return None
+    return jnp.all((texts[TARGET] >= 0) == (texts["attention_mask"] != 0))
 
 
 def with_dropout(config: TrainConfig) -> list[str]:

@@ -12,7 +12,7 @@ from lit_jax.data.captions import usable_captions
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_processor import pixels_of
 from lit_jax.data.transforms.normalize import PixelNormalizer
-from lit_jax.data.transforms.tokenizer import set_prompt
+from lit_jax.data.transforms.tokenizer import makes_mask, set_prompt
 from lit_jax.hf import default_processor, hub, join, load
 from lit_jax.hf import processor as processing
 from lit_jax.hf.image_processors import set_image_size
@@ -147,6 +147,11 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
         words = processing.load_tokenizer(hub.find(text, allow_pickle=model.allow_pickle))
     else:
         words = default_processor.tokenizer(model_config.text, captions())
+    if model.text_rows < 1 and not makes_mask(words):
+        raise ConfigError(
+            f"model.text_rows={model.text_rows} lets texts share rows, and this tokenizer masks no padding, so that "
+            "every row is full: set it to 1"
+        )
     if model.text_prompt:
         if model_config.text_type in _PROMPTLESS:
             raise ConfigError(

@@ -60,6 +60,9 @@ class Encoder:
     respelled: frozenset[str] = frozenset()
     # Tensors beside the weights that transformers 4.57 misses in a file, though it computes them: name -> array.
     buffers: Callable[[Any, Params], Mapping[str, np.ndarray]] = lambda config, params: {}
+    # Whether short texts may share a row (`layers/packing.py`): masks are of keys alone, positions of the embeddings or
+    # of the distance.
+    shares_rows: bool = False
     # Regex of param paths whose tensors are of all layers together: a tower of fewer layers has random ones.
     of_all_layers: str = r"(?!)"
     # Poolings that the model of the type does itself besides its own, so that Hugging Face's class returns them too:

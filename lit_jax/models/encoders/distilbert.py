@@ -144,6 +144,7 @@ def weights(config: Config) -> WeightMap:
 ENCODER = Encoder(
     respelled=frozenset(_ALIASES),
     tower="text",
+    shares_rows=True,
     Config=Config,
     Model=Model,
     weights=weights,

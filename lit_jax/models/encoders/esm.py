@@ -232,6 +232,7 @@ def buffers(config: Config, params: Params) -> dict[str, np.ndarray]:
 
 ENCODER = Encoder(
     tower="text",
+    shares_rows=True,
     Config=Config,
     Model=Model,
     weights=weights,

@@ -153,5 +153,10 @@ def weights(config: Config) -> WeightMap:
 
 
 ENCODER = dataclasses.replace(
-    roberta.ENCODER, Config=Config, Model=Model, weights=weights, prefix="longformer."
+    roberta.ENCODER,
+    Config=Config,
+    Model=Model,
+    weights=weights,
+    prefix="longformer.",
+    shares_rows=False,
 )

@@ -134,6 +134,7 @@ def weights(config: Config) -> WeightMap:
 
 ENCODER = Encoder(
     tower="text",
+    shares_rows=True,
     Config=Config,
     Model=Model,
     weights=weights,

@@ -181,6 +181,7 @@ def weights(config: Config) -> WeightMap:
 ENCODER = Encoder(
     respelled=frozenset({*_PUBLISHED, *ROPE}),
     tower="text",
+    shares_rows=True,
     Config=Config,
     Model=Model,
     weights=weights,

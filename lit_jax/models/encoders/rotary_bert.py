@@ -170,6 +170,7 @@ def _bound(rows: WeightMap, config: Shared) -> WeightMap:
 GTE = Encoder(
     respelled=ROPE,
     tower="text",
+    shares_rows=True,
     Config=GteConfig,
     Model=Gte,
     weights=lambda config: _bound(_WORDS + bert.TYPES + _NORM + _GTE, config),
@@ -182,6 +183,7 @@ GTE = Encoder(
 JINA = Encoder(
     respelled=ROPE,
     tower="text",
+    shares_rows=True,
     Config=JinaConfig,
     Model=Jina,
     weights=lambda config: _bound(_WORDS + bert.TYPES + _JINA_NORM + _JINA + POOLER, config),

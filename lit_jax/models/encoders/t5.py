@@ -236,6 +236,7 @@ def weights(config: Config) -> WeightMap:
 ENCODER = Encoder(
     respelled=frozenset({*_ALIASES, "dense_act_fn", "is_gated_act"}),
     tower="text",
+    shares_rows=True,
     Config=Config,
     Model=Model,
     weights=weights,

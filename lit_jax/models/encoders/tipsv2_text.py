@@ -156,6 +156,7 @@ def _bound(rows: WeightMap, config: Config) -> WeightMap:
 
 ENCODER = Encoder(
     tower="text",
+    shares_rows=True,
     Config=Config,
     Model=Model,
     weights=lambda config: _bound(_ROWS + _LAYERS, config),

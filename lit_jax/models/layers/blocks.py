@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from lit_jax.models.layers import packing
 from lit_jax.models.layers.attention import Attention
 from lit_jax.models.layers.dense import Dense
 from lit_jax.models.layers.norm import LayerNorm, RmsNorm
 from lit_jax.models.layers.spec import REMAT, BlockSpec, Compute
+from lit_jax.utils.errors import ConfigError
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -181,12 +183,22 @@ def scan_layers(
 ) -> tuple[Float[Array, "B N D"], Float[Array, "L B N D"] | None, Float[Array, "L B H N N"] | None]:
     """Runs `depth` copies of `block` under `lax.scan`; their weights are stacked on axis L.
 
-    Returns the last output and, if asked for, the output and the attention weights of every layer.
+    Returns the last output and, if asked for, the output and the attention weights of every layer. While rows are
+    shared (`packing.shared_rows`), the layers run on packed rows; `mask` must be of keys alone then, and a bias a
+    function of the distance.
     """
-    compute = block.compute
+    compute, shared_rows = block.compute, packing.current()
+    if shared_rows is not None:
+        if hidden_states or attentions or (mask is not None and mask.shape[2] > 1):
+            raise ConfigError(
+                "texts that share rows have no hidden states, no attentions and masks of keys alone"
+            )
+        x, mask = shared_rows.pack(x), shared_rows.mask
 
     def body(block: nn.Module, x: Array, layer: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
         inputs = {"mask": mask} | per_layer.inputs(layer)
+        if shared_rows is not None and inputs["mask"] is not mask:
+            raise ConfigError("texts share rows, and the layers of this tower have masks of their own")
         y, weights = block(x, **inputs, train=train, attentions=attentions)
         return y, (y if hidden_states else None, weights)
 
@@ -201,4 +213,4 @@ def scan_layers(
         check_constancy_invariants=shared,  # Costs a second trace; only weights that do not vary need it.
     )
     x, (states, weights) = scan(block, x, per_layer.arrays)
-    return x, states, weights
+    return (x if shared_rows is None else shared_rows.unpack(x)), states, weights

@@ -42,6 +42,7 @@ class Compute:
     # first of them that fits. If the chosen one does not fit, XLA compiles attention. Kernels for TPUs need `mesh`.
     attention: Literal["auto", "rows", "splash", "xla", "cudnn"] = "auto"
     mesh: Mesh | None = None  # The devices, over all of which the batch is split.
+    text_rows: float = 1.0  # Rows of a batch that is packed, as a share of its texts (`layers/packing.py`).
 
     @property
     def device(self) -> jax.Device:

@@ -19,6 +19,7 @@ from lit_jax.hf import load
 from lit_jax.inference.embed_step import make_embed_step
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.layers.packing import SOURCE, TARGET
 from lit_jax.parallel.sharding import BATCH
 from lit_jax.tools.plan.decoding import Host, decoding
 from lit_jax.tools.plan.flops import count
@@ -198,7 +199,8 @@ def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
     _, state = _state(target)
     params = combine(state.tuned, state.locked)
     one = dataclasses.replace(target.config.data, captions_per_image=1)
-    config = dataclasses.replace(target.config, cache=False, data=one)
+    plain = dataclasses.replace(target.config.model, text_rows=1.0)  # Rows are shared in training alone.
+    config = dataclasses.replace(target.config, cache=False, data=one, model=plain)
     batch = _batch(config, target.module, target.mesh, rows)
     return {
         "images": _cost(embed.images.trace(params, batch["images"]), target),
@@ -267,6 +269,8 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
         batch["pooled_texts"] = shaped((*several, width), jnp.float32)
         batch["text_groups"] = shaped(several, jnp.int32)
     else:
+        if recipe.model.text_rows < 1:  # Without a mask, so that what is counted are texts that fit.
+            names = [SOURCE, TARGET, *(name for name in names if name != "attention_mask")]
         batch["texts"] = {name: shaped((*several, recipe.data.text_length), jnp.int32) for name in names}
     if "vision" in recipe.cached:
         width = _pooled_width(config.vision, config.vision_pooling)

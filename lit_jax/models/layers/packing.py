@@ -1,0 +1,103 @@
+"""Token packing: short texts share the rows of a text tower, and no token sees one of another text.
+
+A tower embeds and pools its texts one to a row, as ever; only its layers run on packed rows. `scan_layers` moves the
+tokens there and back, so that no tower knows of it. Where a token goes is decided on the host (`train/packing.py`).
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+SOURCE, TARGET = (
+    "packed_from",
+    "packed_to",
+)  # What a batch of texts holds beside its tokens, int32 [T N] each.
+
+
+def rows_for(texts: int, share: float) -> int:
+    """The rows that so many texts get; a share of 1 is a row for each."""
+    return math.ceil(share * texts)
+
+
+class Packing(NamedTuple):
+    """Where the tokens of T texts of N tokens lie in R rows of N slots, in each of G groups (the devices) by itself."""
+
+    source: Int[Array, "G RN"]  # Slot -> token, counted within its group; -1: the slot is empty.
+    target: Int[Array, "G TN"]  # Token -> slot; -1: padding, which has none.
+    length: int  # N
+
+    def pack(self, x: Float[Array, "B N D"]) -> Float[Array, "P N D"]:
+        """The tokens of texts, zero in empty slots."""
+        return self._moved(x, self.source, self.target)
+
+    def unpack(self, x: Float[Array, "P N D"]) -> Float[Array, "B N D"]:
+        """Undoes `pack`; padding is zero."""
+        return self._moved(x, self.target, self.source)
+
+    @property
+    def mask(self) -> Bool[Array, "P 1 N N"]:
+        """Which slots see each other: those of one text, and the empty ones among themselves."""
+        texts = (self.source // self.length).reshape(-1, self.length)
+        return (texts[:, :, None] == texts[:, None, :])[:, None]
+
+    def _moved(self, x: Array, to: Array, back: Array) -> Array:
+        groups, width = to.shape[0], x.shape[-1]
+        return _moved(x.reshape(groups, -1, width), to, back).reshape(-1, self.length, width)
+
+
+def packing_of(texts: Mapping[str, Array], groups: int, share: float) -> Packing | None:
+    """The packing that a batch of texts holds, if any."""
+    if SOURCE not in texts:
+        return None
+    count, length = texts[SOURCE].shape
+    rows = rows_for(count // groups, share)
+    source = texts[SOURCE].reshape(groups, -1, length)[:, :rows]
+    return Packing(source.reshape(groups, -1), texts[TARGET].reshape(groups, -1), length)
+
+
+def without_packing(texts: Mapping[str, Array]) -> dict[str, Any]:
+    """The same texts, one to a row."""
+    return {name: array for name, array in texts.items() if name not in (SOURCE, TARGET)}
+
+
+@contextmanager
+def shared_rows(packing: Packing | None) -> Iterator[None]:
+    """While it lasts, `scan_layers` packs what it is given."""
+    token = _CURRENT.set(packing)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def current() -> Packing | None:
+    """The packing of the tower that is being called."""
+    return _CURRENT.get()
+
+
+_CURRENT: ContextVar[Packing | None] = ContextVar("packing", default=None)
+
+
+@jax.custom_vjp
+def _moved(x: Float[Array, "G S D"], to: Int[Array, "G U"], back: Int[Array, "G S"]) -> Float[Array, "G U D"]:
+    """Row u is row to[u] of `x`, or zero; `back` is the inverse, so that a gradient is gathered and not scattered."""
+    take = jax.vmap(lambda x, to: jnp.where(to[:, None] >= 0, x[jnp.maximum(to, 0)], 0))
+    return take(x, to)
+
+
+def _forward(x: Array, to: Array, back: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _moved(x, to, back), (to, back)
+
+
+def _backward(indices: tuple[Array, Array], gradient: Array) -> tuple[Array, None, None]:
+    to, back = indices
+    return _moved(gradient, back, to), None, None
+
+
+_moved.defvjp(_forward, _backward)
