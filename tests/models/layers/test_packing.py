@@ -65,8 +65,9 @@ def test_embedding_and_gradient_are_those_of_a_row_for_each_text(name):
         max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)),
     )
     for path, leaf in traverse_util.flatten_dict(same, sep="/").items():
-        # The gradient of a key's bias is zero but for rounding.
-        scale = largest if path.endswith("key/bias") else float(jnp.abs(wanted[path]).max())
+        # The gradient of a key's bias is zero but for rounding; a part of it is in what several layers share.
+        own = max(float(jnp.abs(wanted[path]).max()), largest / 1000)
+        scale = largest if path.endswith("key/bias") else own
         np.testing.assert_allclose(leaf, wanted[path], rtol=0, atol=5e-6 * scale, err_msg=path)
 
 
