@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lit_jax.commands import options as shared
+from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.shown import say
 
 
@@ -32,6 +33,15 @@ from lit_jax.utils.shown import say
 @click.option(
     "--resize", metavar="N", type=click.IntRange(min=1), help="Shrink to a shorter side of N pixels."
 )
+@click.option(
+    "--decoded", metavar="TOWER", type=click.Path(), help="Store the pixels that this tower gets, as BMP."
+)
+@click.option(
+    "--image-size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Side of these pixels [default: the tower's].",
+)
 @click.option("--dedup", is_flag=True, help="Leave out repeated pictures.")
 @click.option("--verify", is_flag=True, help="Decode every picture to find broken ones.")
 @click.option(
@@ -48,6 +58,8 @@ def main(
     split: str,
     caption: str | None,
     processes: int | None,
+    decoded: str | None,
+    image_size: int | None,
     **options: Any,
 ) -> None:
     """Write any source as ArrayRecord shards, which TensorFlow Datasets reads. Needs no TensorFlow.
@@ -59,6 +71,7 @@ def main(
     from lit_jax.data.tools.prepare import PrepareOptions, prepare
     from lit_jax.utils.console import progress
 
+    options["decoded"] = _image_processor(decoded, image_size)
     with progress("shards") as report:
         folder = prepare(
             open_source(source, caption=caption),
@@ -72,3 +85,20 @@ def main(
         say(f"part {options['shard']} of {folder} is there; other parts are missing yet")
     else:
         say(f"wrote {folder}; train on it as tfds:{folder}/{split}")
+
+
+def _image_processor(tower: str | None, image_size: int | None) -> Any:
+    """The image processor of a tower, for pictures of a size; None without a tower. Raises ConfigError, WeightError."""
+    if tower is None:
+        if image_size is not None:
+            raise ConfigError(
+                f"--image-size is {image_size}, and there is no --decoded TOWER whose pixels to store"
+            )
+        return None
+    from lit_jax.hf import hub, image_processors
+    from lit_jax.hf.processor import load_image_processor
+
+    images = load_image_processor(hub.find(tower, weights=False))
+    if image_size is not None:
+        image_processors.set_image_size(images, image_size)
+    return images

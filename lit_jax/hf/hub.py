@@ -15,7 +15,8 @@ from lit_jax.utils.reachable import unreachable
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # A pickle only if allowed, and never code.
-_WANTED = ("*.json", "*.txt", "*.model", "*.codes", "*.safetensors")
+_WITHOUT_WEIGHTS = ("*.json", "*.txt", "*.model", "*.codes")
+_WANTED = (*_WITHOUT_WEIGHTS, "*.safetensors")
 # The same weights once more, in another precision or for another library; and folders of the repository.
 _UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
 # Folders of the modules of sentence-transformers; other ones hold the same model for other programs.
@@ -29,6 +30,7 @@ def find(
     token: str | None = None,
     subfolder: str = "",
     allow_pickle: bool = False,
+    weights: bool = True,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
@@ -36,10 +38,11 @@ def find(
     """A local folder (or npz file) as it is, or the cached (else downloaded) copy of a Hub repository.
 
     The copy has the first kind of weights that the repository offers: safetensors, else Flax's msgpack, else, with
-    `allow_pickle`, PyTorch's pickle. With `subfolder`, it is that folder inside the folder or repository. A path is
-    never taken for a Hub id: what is not of the form `name` or `owner/name`, or has a parent folder that exists, is a
-    path. The last three arguments are those of huggingface_hub's snapshot_download. Raises WeightError, also for a
-    folder whose files differ from its SHA256SUMS.
+    `allow_pickle`, PyTorch's pickle. Without `weights` none are downloaded, except where open_clip has a config of its
+    own beside transformers': the weights tell which one counts. With `subfolder`, it is that folder inside the folder
+    or repository. A path is never taken for a Hub id: what is not of the form `name` or `owner/name`, or has a parent
+    folder that exists, is a path. The last three arguments are those of huggingface_hub's snapshot_download. Raises
+    WeightError, also for a folder whose files differ from its SHA256SUMS.
     """
     if folder_or_id == "":  # As a path it would be the current folder.
         raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
@@ -66,15 +69,19 @@ def find(
     options |= {"local_files_only": True} if local_files_only else {}
     fresh: dict[str, Any] = {"force_download": True} if force_download else {}
     download = partial(_download, text, f"{subfolder}/" if subfolder else "")
-    copy = download(_WANTED, **options, **fresh)
+    wanted = _WANTED if weights else _WITHOUT_WEIGHTS
+    copy = download(wanted, **options, **fresh)
     if _COMMIT.fullmatch(copy.name):
         # The next downloads are of the same commit, whatever is pushed meanwhile.
         options["revision"] = copy.name
-    if (copy / subfolder / _MODULES).is_file():
-        names = (*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED
-        wanted = [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
+    if not weights and (copy / subfolder / OPEN_CLIP[0]).is_file():
+        weights, wanted = True, _WANTED
         copy = download(wanted, **options, **fresh)
-    if not has(copy / subfolder, WEIGHTS):
+    if (copy / subfolder / _MODULES).is_file():
+        names = (*wanted, "pytorch_model.bin") if allow_pickle else wanted
+        of_modules = [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
+        copy = download(of_modules, **options, **fresh)
+    if weights and not has(copy / subfolder, WEIGHTS):
         if (copy / subfolder / OPEN_CLIP[0]).is_file():
             copy = download(OPEN_CLIP[1:2], **options, **fresh)
             if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
