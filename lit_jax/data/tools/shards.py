@@ -85,7 +85,9 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
     same = None if work.same is None else np.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    writer = ArrayRecordWriter(os.fspath(part), "group_size:1")  # 1: a record is read without its neighbours.
+    # 1: a record is read without its neighbours. Compressed pixels save 2 %, and take three times as long to read.
+    form = "group_size:1" if work.decoded is None else "group_size:1,uncompressed"
+    writer = ArrayRecordWriter(os.fspath(part), form)
     for index in range(start, stop):
         if same is not None and same[index] >= 0:
             dropped.append(Dropped(index, f"the same picture as record {same[index]}"))

@@ -38,13 +38,14 @@ def read(data: bytes, size: tuple[int, int], window: Window) -> UInt8[np.ndarray
     """The pixels inside `window` of a file of which `size_of` gives `size`."""
     (height, width), (top, left, high, wide) = size, window
     rows = np.frombuffer(data, np.uint8, offset=_HEADER.size).reshape(height, _row_bytes(width))[::-1]
-    pixels = np.empty((high, wide, 3), np.uint8)
-    for channel in range(
-        3
-    ):  # Three long copies take a fifth of the time of one that reverses three bytes at a time.
-        first = 3 * left + 2 - channel
-        pixels[..., channel] = rows[top : top + high, first : first + 3 * wide : 3]
-    return pixels
+    pixels = rows[top : top + high, 3 * left : 3 * (left + wide)].copy()
+    channels = pixels.reshape(
+        -1
+    )  # One long row of blue, green, red: five times as fast as to reverse each three.
+    blue = channels[0::3].copy()
+    channels[0::3] = channels[2::3]
+    channels[2::3] = blue
+    return pixels.reshape(high, wide, 3)
 
 
 def _header(height: int, width: int) -> bytes:

@@ -17,6 +17,7 @@ from PIL import Image
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.tools import drafts, set_info
 from lit_jax.data.tools import prepare as prepare_module
+from lit_jax.data.transforms import bmp
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.data.transforms.image_processor import make_decode
 from lit_jax.utils.errors import ConfigError, DataError
@@ -314,11 +315,24 @@ def test_a_decoded_set_gives_the_pixels_of_its_source_and_keeps_the_rest(source,
         assert got == want
 
 
+def test_pixels_are_stored_as_they_are_since_to_decompress_takes_longer_than_to_read(decoded):
+    first = open_source(f"tfds:{decoded}/train")[0]["image"]
+    assert first in next(decoded.glob("*-00000-of-00003")).read_bytes()
+
+
 def test_tfds_itself_decodes_the_pictures_of_a_decoded_set(decoded):
     (example, *_) = tfds.builder_from_directory(decoded).as_data_source("train")
     image = open_image(open_source(f"tfds:{decoded}/train")[0]["image"])
     assert image.size == (41, 32)  # Of 9x7.
     np.testing.assert_array_equal(example["image"], np.asarray(image))
+
+
+def test_a_black_picture_is_stored_with_all_of_its_zeros(write_folder, tmp_path):
+    folder = write_folder([row(0)])
+    Image.new("RGB", (9, 7)).save(folder / "00.png")
+    out = prepare(open_source(str(folder)), tmp_path / "set", decoded=PROCESSORS["square"])
+    stored = open_source(f"tfds:{out}/train")[0]["image"]
+    assert bmp.size_of(stored) == (32, 32) and not any(stored[54:])
 
 
 def test_parts_write_the_bytes_of_a_decoded_set(source, decoded, tmp_path):
