@@ -58,8 +58,6 @@ def main(
     split: str,
     caption: str | None,
     processes: int | None,
-    decoded: str | None,
-    image_size: int | None,
     **options: Any,
 ) -> None:
     """Write any source as ArrayRecord shards, which TensorFlow Datasets reads. Needs no TensorFlow.
@@ -71,7 +69,7 @@ def main(
     from lit_jax.data.tools.prepare import PrepareOptions, prepare
     from lit_jax.utils.console import progress
 
-    options["decoded"] = _image_processor(decoded, image_size)
+    options["decoded"] = _image_processor(options["decoded"], options.pop("image_size"))
     with progress("shards") as report:
         folder = prepare(
             open_source(source, caption=caption),
@@ -98,7 +96,7 @@ def _image_processor(tower: str | None, image_size: int | None) -> Any:
     from lit_jax.hf import hub, image_processors
     from lit_jax.hf.processor import load_image_processor
 
-    images = load_image_processor(hub.find(tower, weights=False))
+    images = load_image_processor(hub.find_processor(tower))
     if image_size is not None:
         image_processors.set_image_size(images, image_size)
     return images

@@ -30,7 +30,6 @@ def find(
     token: str | None = None,
     subfolder: str = "",
     allow_pickle: bool = False,
-    weights: bool = True,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
@@ -38,12 +37,63 @@ def find(
     """A local folder (or npz file) as it is, or the cached (else downloaded) copy of a Hub repository.
 
     The copy has the first kind of weights that the repository offers: safetensors, else Flax's msgpack, else, with
-    `allow_pickle`, PyTorch's pickle. Without `weights` none are downloaded, except where open_clip has a config of its
-    own beside transformers': the weights tell which one counts. With `subfolder`, it is that folder inside the folder
-    or repository. A path is never taken for a Hub id: what is not of the form `name` or `owner/name`, or has a parent
-    folder that exists, is a path. The last three arguments are those of huggingface_hub's snapshot_download. Raises
-    WeightError, also for a folder whose files differ from its SHA256SUMS.
+    `allow_pickle`, PyTorch's pickle. With `subfolder`, it is that folder inside the folder or repository. A path is
+    never taken for a Hub id: what is not of the form `name` or `owner/name`, or has a parent folder that exists, is a
+    path. The last three arguments are those of huggingface_hub's snapshot_download. Raises WeightError, also for a
+    folder whose files differ from its SHA256SUMS.
     """
+    local = _local(folder_or_id, subfolder)
+    if local is not None:
+        return local
+    options: dict[str, Any] = {"revision": revision, "token": token}
+    options |= {"cache_dir": cache_dir} if cache_dir else {}
+    options |= {"local_files_only": True} if local_files_only else {}
+    fresh: dict[str, Any] = {"force_download": True} if force_download else {}
+    download = partial(_download, str(folder_or_id), f"{subfolder}/" if subfolder else "")
+    copy = download(_WANTED, **options, **fresh)
+    if _COMMIT.fullmatch(copy.name):
+        # The next downloads are of the same commit, whatever is pushed meanwhile.
+        options["revision"] = copy.name
+    if (copy / subfolder / _MODULES).is_file():
+        copy = download(
+            _of_modules((*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED), **options, **fresh
+        )
+    if not has(copy / subfolder, WEIGHTS):
+        if (copy / subfolder / OPEN_CLIP[0]).is_file():
+            copy = download(OPEN_CLIP[1:2], **options, **fresh)
+            if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
+                copy = download(OPEN_CLIP[2:], **options, **fresh)
+            return _inside(copy, subfolder)
+        copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
+        if allow_pickle and not has(copy / subfolder, FLAX):
+            copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
+    return _inside(copy, subfolder)
+
+
+def find_processor(folder_or_id: str | Path) -> Path:
+    """As `find`, for what reads no weights: of a Hub repository none are downloaded.
+
+    Except if it has a config of open_clip, perhaps beside one of transformers: the weights tell which of them counts.
+    """
+    local = _local(folder_or_id, "")
+    if local is not None:
+        return local
+    options: dict[str, Any] = {"revision": None, "token": None}
+    copy = _download(str(folder_or_id), "", _WITHOUT_WEIGHTS, **options)
+    if (copy / OPEN_CLIP[0]).is_file():
+        return find(folder_or_id)
+    if (copy / _MODULES).is_file():
+        options["revision"] = copy.name if _COMMIT.fullmatch(copy.name) else None
+        copy = _download(str(folder_or_id), "", _of_modules(_WITHOUT_WEIGHTS), **options)
+    return copy
+
+
+def _of_modules(names: Sequence[str]) -> list[str]:
+    return [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
+
+
+def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
+    """The path of what is on this machine; None for what is the id of a Hub repository. Raises WeightError."""
     if folder_or_id == "":  # As a path it would be the current folder.
         raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
     if subfolder and (Path(subfolder).is_absolute() or {"..", "."} & set(subfolder.split("/"))):
@@ -61,36 +111,9 @@ def find(
             raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass
-    text = str(folder_or_id)
-    if isinstance(folder_or_id, Path) or not is_id(text):
-        raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")
-    options: dict[str, Any] = {"revision": revision, "token": token}
-    options |= {"cache_dir": cache_dir} if cache_dir else {}
-    options |= {"local_files_only": True} if local_files_only else {}
-    fresh: dict[str, Any] = {"force_download": True} if force_download else {}
-    download = partial(_download, text, f"{subfolder}/" if subfolder else "")
-    wanted = _WANTED if weights else _WITHOUT_WEIGHTS
-    copy = download(wanted, **options, **fresh)
-    if _COMMIT.fullmatch(copy.name):
-        # The next downloads are of the same commit, whatever is pushed meanwhile.
-        options["revision"] = copy.name
-    if not weights and (copy / subfolder / OPEN_CLIP[0]).is_file():
-        weights, wanted = True, _WANTED
-        copy = download(wanted, **options, **fresh)
-    if (copy / subfolder / _MODULES).is_file():
-        names = (*wanted, "pytorch_model.bin") if allow_pickle else wanted
-        of_modules = [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
-        copy = download(of_modules, **options, **fresh)
-    if weights and not has(copy / subfolder, WEIGHTS):
-        if (copy / subfolder / OPEN_CLIP[0]).is_file():
-            copy = download(OPEN_CLIP[1:2], **options, **fresh)
-            if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
-                copy = download(OPEN_CLIP[2:], **options, **fresh)
-            return _inside(copy, subfolder)
-        copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
-        if allow_pickle and not has(copy / subfolder, FLAX):
-            copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
-    return _inside(copy, subfolder)
+    if isinstance(folder_or_id, Path) or not is_id(folder_or_id):
+        raise WeightError(f"model folder {folder_or_id} does not exist; give an existing folder or a Hub id")
+    return None
 
 
 def _inside(folder: Path, subfolder: str) -> Path:

@@ -113,7 +113,7 @@ def test_the_folders_of_the_modules_of_sentence_transformers_are_fetched_too(
 def test_weights_stay_on_the_hub_unless_they_tell_whose_config_counts(files, wanted, tmp_path, monkeypatch):
     fake = FakeHub(tmp_path, *SMALL, *files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
-    hub.find("someone/model", weights=False)
+    assert hub.find_processor("someone/model") == fake.folder
     assert fake.fetched() == sorted(SMALL + (files[wanted] if wanted else []))
 
 
