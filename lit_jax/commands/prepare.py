@@ -28,7 +28,7 @@ from lit_jax.utils.shown import say
     type=click.IntRange(min=1),
     help="Files [default: 1 per 10,000 records, or 16].",
 )
-@click.option("--caption", metavar="NAME", help="Feature, column or key of captions [default: detected].")
+@click.option("--caption", metavar="NAME", help="Name of the captions [default: detected].")
 @shared.on_bad_record
 @click.option(
     "--resize", metavar="N", type=click.IntRange(min=1), help="Shrink to a shorter side of N pixels."

@@ -17,12 +17,14 @@ from PIL import Image
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.tools import drafts, set_info
 from lit_jax.data.tools import prepare as prepare_module
+from lit_jax.data.train_batches import TrainTransforms
 from lit_jax.data.transforms import bmp
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.data.transforms.image_processor import make_decode
+from lit_jax.data.transforms.train_decode import make_train_decode
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.parts import Part
-from tests.data.conftest import RECORDS, png, row
+from tests.data.conftest import RECORDS, png, read_batches, row, tokenize
 from tests.data.decoded import PROCESSORS
 
 
@@ -313,6 +315,16 @@ def test_a_decoded_set_gives_the_pixels_of_its_source_and_keeps_the_rest(source,
         got, want = prepared[i], source[i]
         np.testing.assert_array_equal(decode(got.pop("image")), decode(want.pop("image")))
         assert got == want
+
+
+def test_training_reads_the_same_batches_from_a_decoded_set(source, decoded):
+    decode = make_train_decode(PROCESSORS["short edge"], "exact", "flip")
+    transforms = TrainTransforms(decode, tokenize)
+    batches = [read_batches(of, transforms) for of in (open_source(f"tfds:{decoded}/train"), source)]
+    for _ in range(2 * RECORDS // 8):  # Two epochs.
+        got, want = map(next, batches)
+        np.testing.assert_array_equal(got["images"], want["images"])
+        np.testing.assert_array_equal(got["texts"]["input_ids"], want["texts"]["input_ids"])
 
 
 def test_pixels_are_stored_as_they_are_since_to_decompress_takes_longer_than_to_read(decoded):
