@@ -1,12 +1,14 @@
-"""A million records: time to the first batch and memory; and the time and memory of `prepare`.
+"""A million records: time to the first batch and memory; the time and memory of `prepare`; and decoded sets.
 
     python benchmarks/sources.py open --records 1000000
     python benchmarks/sources.py prepare --records 10000
+    python benchmarks/sources.py decoded --records 2000
 
 `open` writes the same tiny pictures in each form (10,000 of them, repeated), opens each form in its own process, once
 to index it and once more, and reads shuffled batches. "heap" is memory that is not a mapped file. `prepare` rewrites
 JPEGs of 640x480 with one process and with two; its memory is the proportional set size of all processes together,
-sampled every tenth of a second.
+sampled every tenth of a second. `decoded` prepares such JPEGs as they are and with --decoded, and reads both sets in
+random order: records alone, and records whose pictures become pixels as in training; rates are of CPU time.
 """
 
 import argparse
@@ -218,22 +220,63 @@ def measure_prepare(records: int, repeats: int) -> None:
     print(table((*header, "peak MiB", "records/s"), rows))
 
 
+def measure_decoded(records: int, repeats: int) -> None:
+    from lit_jax.data.sources.registry import open_source
+    from lit_jax.data.tools.prepare import PrepareOptions, prepare
+    from lit_jax.data.transforms.train_decode import make_train_decode
+    from lit_jax.utils._transformers import transformers
+
+    processor = transformers.ViTImageProcessorPil(size={"height": 224, "width": 224}, resample=3)
+    decode, rows = make_train_decode(processor, "fast"), []
+    order = np.random.default_rng(0).permutation(records).tolist()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "photographs").mkdir()
+        write_photographs(root / "photographs", records)
+        photographs = open_source(f"folder:{root / 'photographs'}")
+        for kind, options in (
+            ("JPEG of 640x480", PrepareOptions()),
+            ("decoded to 224", PrepareOptions(decoded=processor)),
+        ):
+            out = prepare(photographs, root / kind, name="set", split="train", options=options)
+            source = open_source(f"tfds:{out}/train")
+            size = sum(file.stat().st_size for file in out.glob("*.array_record-*")) / records
+            alone, whole = [], []
+            for _ in range(repeats):
+                start = time.process_time()
+                for index in order:
+                    source[index]
+                middle = time.process_time()
+                for index in order:
+                    decode(source[index]["image"])
+                alone.append(records / (middle - start))
+                whole.append(records / (time.process_time() - middle))
+            read, decoded = statistics.median(alone), statistics.median(whole)
+            rates = (f"{rate:,.0f}" for rate in (read, read * size / 1e6, decoded, decoded * size / 1e6))
+            rows.append((kind, f"{size / 1000:.1f}", *rates))
+    print(table(("pictures", "kB each", "read/s/core", "MB/s", "read and decoded/s/core", "MB/s"), rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["open", "prepare"])
-    parser.add_argument("--records", type=int, help="default: 1,000,000 to open, 10,000 to prepare")
+    parser.add_argument("what", choices=["open", "prepare", "decoded"])
+    parser.add_argument(
+        "--records", type=int, help="default: 1,000,000 to open, 10,000 to prepare, 2,000 decoded"
+    )
     parser.add_argument(
         "--forms", nargs="+", choices=FORMS, default=list(FORMS), help="forms to open (default: all)"
     )
-    parser.add_argument("--repeats", type=int, default=1, help="runs of prepare (default: 1)")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of prepare or decoded (default: 1)")
     args = parser.parse_args()
     if args.what == "open":
         records = args.records or 1_000_000
         if records % UNIT:
             parser.error(f"--records is {records}; want a multiple of {UNIT}")
         measure_open(records, args.forms)
+    elif args.what == "decoded":
+        measure_decoded(args.records or 2_000, args.repeats)
     else:
         measure_prepare(args.records or 10_000, args.repeats)
 

@@ -15,7 +15,8 @@ from lit_jax.utils.reachable import unreachable
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # A pickle only if allowed, and never code.
-_WANTED = ("*.json", "*.txt", "*.model", "*.codes", "*.safetensors")
+_WITHOUT_WEIGHTS = ("*.json", "*.txt", "*.model", "*.codes")
+_WANTED = (*_WITHOUT_WEIGHTS, "*.safetensors")
 # The same weights once more, in another precision or for another library; and folders of the repository.
 _UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
 # Folders of the modules of sentence-transformers; other ones hold the same model for other programs.
@@ -41,6 +42,58 @@ def find(
     path. The last three arguments are those of huggingface_hub's snapshot_download. Raises WeightError, also for a
     folder whose files differ from its SHA256SUMS.
     """
+    local = _local(folder_or_id, subfolder)
+    if local is not None:
+        return local
+    options: dict[str, Any] = {"revision": revision, "token": token}
+    options |= {"cache_dir": cache_dir} if cache_dir else {}
+    options |= {"local_files_only": True} if local_files_only else {}
+    fresh: dict[str, Any] = {"force_download": True} if force_download else {}
+    download = partial(_download, str(folder_or_id), f"{subfolder}/" if subfolder else "")
+    copy = download(_WANTED, **options, **fresh)
+    if _COMMIT.fullmatch(copy.name):
+        # The next downloads are of the same commit, whatever is pushed meanwhile.
+        options["revision"] = copy.name
+    if (copy / subfolder / _MODULES).is_file():
+        copy = download(
+            _of_modules((*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED), **options, **fresh
+        )
+    if not has(copy / subfolder, WEIGHTS):
+        if (copy / subfolder / OPEN_CLIP[0]).is_file():
+            copy = download(OPEN_CLIP[1:2], **options, **fresh)
+            if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
+                copy = download(OPEN_CLIP[2:], **options, **fresh)
+            return _inside(copy, subfolder)
+        copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
+        if allow_pickle and not has(copy / subfolder, FLAX):
+            copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
+    return _inside(copy, subfolder)
+
+
+def find_processor(folder_or_id: str | Path) -> Path:
+    """As `find`, for what reads no weights: of a Hub repository none are downloaded.
+
+    Except if it has a config of open_clip, perhaps beside one of transformers: the weights tell which of them counts.
+    """
+    local = _local(folder_or_id, "")
+    if local is not None:
+        return local
+    options: dict[str, Any] = {"revision": None, "token": None}
+    copy = _download(str(folder_or_id), "", _WITHOUT_WEIGHTS, **options)
+    if (copy / OPEN_CLIP[0]).is_file():
+        return find(folder_or_id)
+    if (copy / _MODULES).is_file():
+        options["revision"] = copy.name if _COMMIT.fullmatch(copy.name) else None
+        copy = _download(str(folder_or_id), "", _of_modules(_WITHOUT_WEIGHTS), **options)
+    return copy
+
+
+def _of_modules(names: Sequence[str]) -> list[str]:
+    return [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
+
+
+def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
+    """The path of what is on this machine; None for what is the id of a Hub repository. Raises WeightError."""
     if folder_or_id == "":  # As a path it would be the current folder.
         raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
     if subfolder and (Path(subfolder).is_absolute() or {"..", "."} & set(subfolder.split("/"))):
@@ -58,32 +111,9 @@ def find(
             raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass
-    text = str(folder_or_id)
-    if isinstance(folder_or_id, Path) or not is_id(text):
-        raise WeightError(f"model folder {text} does not exist; give an existing folder or a Hub id")
-    options: dict[str, Any] = {"revision": revision, "token": token}
-    options |= {"cache_dir": cache_dir} if cache_dir else {}
-    options |= {"local_files_only": True} if local_files_only else {}
-    fresh: dict[str, Any] = {"force_download": True} if force_download else {}
-    download = partial(_download, text, f"{subfolder}/" if subfolder else "")
-    copy = download(_WANTED, **options, **fresh)
-    if _COMMIT.fullmatch(copy.name):
-        # The next downloads are of the same commit, whatever is pushed meanwhile.
-        options["revision"] = copy.name
-    if (copy / subfolder / _MODULES).is_file():
-        names = (*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED
-        wanted = [f"{folder}/{name}" for folder in _MODULE_FOLDERS for name in names]
-        copy = download(wanted, **options, **fresh)
-    if not has(copy / subfolder, WEIGHTS):
-        if (copy / subfolder / OPEN_CLIP[0]).is_file():
-            copy = download(OPEN_CLIP[1:2], **options, **fresh)
-            if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
-                copy = download(OPEN_CLIP[2:], **options, **fresh)
-            return _inside(copy, subfolder)
-        copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
-        if allow_pickle and not has(copy / subfolder, FLAX):
-            copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
-    return _inside(copy, subfolder)
+    if isinstance(folder_or_id, Path) or not is_id(folder_or_id):
+        raise WeightError(f"model folder {folder_or_id} does not exist; give an existing folder or a Hub id")
+    return None
 
 
 def _inside(folder: Path, subfolder: str) -> Path:

@@ -20,6 +20,13 @@ _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # Those that t
 _CROP, _HALF_EVEN = "crop_rounding", "half_even"  # A field of ours, and its value.
 
 
+def __getattr__(name: str) -> Any:  # Where pickle finds the classes below, which are made on first use.
+    made = {f"{ours}Pil": make for ours, make in OURS.items()} | {"CLIPImageProcessorPil": half_even_crop}
+    if name not in made:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return made[name]()
+
+
 @cache
 def _dinov3_vit() -> Any:
     parent: Any = transformers.ViTImageProcessorPil
@@ -30,6 +37,7 @@ def _dinov3_vit() -> Any:
         Equal to it within 3e-5 after normalising, for bilinear and bicubic filters: torch's weights are float32.
         """
 
+        __qualname__ = "DINOv3ViTImageProcessorPil"
         image_mean = [0.485, 0.456, 0.406]  # noqa: RUF012
         image_std = [0.229, 0.224, 0.225]  # noqa: RUF012
         resizes_floats = True  # For data.transforms, whose pictures have 8 bits.
@@ -61,6 +69,8 @@ def half_even_crop() -> Any:
     class CLIPImageProcessorPil(parent):
         """transformers' CLIPImageProcessor, but for the place of the crop."""
 
+        __qualname__ = "CLIPImageProcessorPil"
+
         def __init__(self, **options: Any) -> None:
             super().__init__(**{name: value for name, value in options.items() if name != _CROP})
             self.crop_rounding = _HALF_EVEN
@@ -86,6 +96,7 @@ def _siglip2() -> Any:
         There a picture keeps its shape and becomes a list of patches; here all of a batch have one shape.
         """
 
+        __qualname__ = "Siglip2ImageProcessorPil"
         resample = Image.Resampling.BILINEAR
         image_mean = [0.5, 0.5, 0.5]  # noqa: RUF012
         image_std = [0.5, 0.5, 0.5]  # noqa: RUF012
@@ -107,6 +118,7 @@ def _tipsv2() -> Any:
     class Tipsv2ImageProcessorPil(parent):
         """transformers' Tipsv2ImageProcessor, which needs torchvision: pixels from 0 to 1."""
 
+        __qualname__ = "Tipsv2ImageProcessorPil"
         size = {"height": 448, "width": 448}  # noqa: RUF012
         do_normalize = False
         do_convert_rgb = True

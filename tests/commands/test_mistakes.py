@@ -12,6 +12,7 @@ from tests import tiny
 
 CLASSIFY = "classify pairs/000.png --model model --labels"
 TRAIN = "train --config config.py --workdir new --config"
+PREPARE = "prepare pairs --output new3 --name x --split train --processes 1"
 MISTAKES = [  # A command in the folder of `place`; its status; what it says.
     (
         f"{CLASSIFY} nofile.txt",
@@ -163,6 +164,14 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
         "plan --config config.py --topology v5e:2x4 --json nowhere/x",
         2,
         "--json: there is no directory nowhere",
+    ),
+    (f"{PREPARE} --decoded ./absent", 4, r"\./absent does not exist; give an existing folder or a Hub id"),
+    (f"{PREPARE} --decoded conf/t", 4, "conf/t holds no image processor: none of"),
+    (f"{PREPARE} --decoded model --resize 24", 2, "resize gives another: prepare without one of them"),
+    (
+        f"{PREPARE} --image-size 24",
+        2,
+        "--image-size is 24, and there is no --decoded TOWER whose pixels to store",
     ),
 ]
 

@@ -99,6 +99,24 @@ def test_the_folders_of_the_modules_of_sentence_transformers_are_fetched_too(
     assert fake.fetched() == sorted(root + modules + ["2_Dense/pytorch_model.bin"] * allow_pickle)
 
 
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (["model.safetensors"], []),
+        (FLAX, []),
+        (["modules.json", "0_CLIPModel/preprocessor_config.json", "0_CLIPModel/model.safetensors"], slice(2)),
+        (["open_clip_config.json", "model.safetensors", "open_clip_model.safetensors"], slice(2)),
+        (["open_clip_config.json", "open_clip_model.safetensors"], slice(2)),
+    ],
+    ids=str,
+)
+def test_weights_stay_on_the_hub_unless_they_tell_whose_config_counts(files, wanted, tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path, *SMALL, *files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    assert hub.find_processor("someone/model") == fake.folder
+    assert fake.fetched() == sorted(SMALL + (files[wanted] if wanted else []))
+
+
 def test_the_error_says_which_weights_are_not_downloaded(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", FakeHub(tmp_path, *SMALL, *PICKLE))
     with pytest.raises(

@@ -1,6 +1,7 @@
 """The image processors of all vision types are read without torchvision, and equal those of transformers."""
 
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -185,3 +186,11 @@ def test_a_picture_of_floats_is_resized_as_its_bytes_are(tmp_path):
     want = images(Image.fromarray(array), return_tensors="np")["pixel_values"]
     got = images((array / 255).astype(np.float32), do_rescale=False, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("make", [*image_processors.OURS.values(), image_processors.half_even_crop])
+def test_ours_are_sent_to_other_processes(make):
+    processor = make()(do_rescale=False)
+    copy = pickle.loads(pickle.dumps(processor))
+    assert type(copy) is make() and copy.to_dict() == processor.to_dict()
+    assert not hasattr(image_processors, "SiglipImageProcessorPil")

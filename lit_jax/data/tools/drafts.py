@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.tfds import INFO
+from lit_jax.data.tools.decoded_pictures import description
 from lit_jax.data.tools.shards import Work
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import DataError
@@ -34,6 +35,7 @@ def begin(draft: Path, work: Work, shards: int, dedup: bool, alone: bool) -> Non
         "shards": shards,
         "classes": work.source.class_names,
         "work": [work.labelled, work.resize, work.verify, dedup],
+        "decoded": work.decoded and description(work.decoded),
     }
     text, plan = json.dumps(key), draft / PLAN
     if alone and draft.exists() and not _holds(plan, text):

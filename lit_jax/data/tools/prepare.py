@@ -18,6 +18,7 @@ import numpy as np
 from lit_jax.data.reader import check_choice
 from lit_jax.data.sources.base import Source
 from lit_jax.data.tools import drafts, set_info
+from lit_jax.data.tools.decoded_pictures import check_decodable
 from lit_jax.data.tools.shards import (
     Work,
     WrittenShard,
@@ -31,7 +32,7 @@ from lit_jax.data.workers import end_with_parent
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.parts import Part, alone
-from lit_jax.utils.typing import Progress
+from lit_jax.utils.typing import ImageProcessor, Progress
 
 _log = logging.getLogger(__name__)
 _RECORDS_PER_SHARD = 10_000
@@ -53,8 +54,11 @@ class PrepareOptions:
     resize: int | None = (
         None  # Pixels of the shorter side, at most; larger images are stored as smaller JPEGs.
     )
+    decoded: ImageProcessor | None = (
+        None  # Store the pixels that it makes of a picture before it crops, as uncompressed BMP files.
+    )
     dedup: bool = False  # Leave out each image whose file equals that of an earlier record.
-    verify: bool = False  # Decode each image to find the broken ones; `resize` decodes them as well.
+    verify: bool = False  # Decode each image to find broken ones; `resize` and `decoded` decode them as well.
     processes: int = 1  # Processes that write; more than one are spawned.
     shard: Part | None = (
         None  # Write only this part of the shards; the process that finds none missing finishes.
@@ -74,14 +78,15 @@ def prepare(
 
     `tfds.builder_from_directory(out_dir)` and `open_source(f"tfds:{out_dir}/{split}")` read it. Its features are
     `image`, `captions`, `id` and, if the first record has one, `label`. Records keep their order, and images that are
-    not resized keep their bytes. `dropped-SPLIT.jsonl` lists the records that were left out, with reasons. If `out_dir`
-    already holds other splits of the same set, this one is added. `progress` counts shards.
+    neither resized nor decoded keep their bytes. `dropped-SPLIT.jsonl` lists the records that were left out, with
+    reasons. If `out_dir` already holds other splits of the same set, this one is added. `progress` counts shards.
 
     Shards are written under a temporary name, and a run that was killed resumes with the shards that are not complete.
     The file that makes the split visible is moved into place last, in one step. Processes on several machines may
-    each write a part (`options.shard`); the result is the same bytes. Raises `ConfigError` for options out
-    of range and for a name that TFDS cannot use, and `DataError` if the split exists already, if `out_dir` holds
-    another set or other files, and, unless `on_bad_record` is "skip", if a record is broken.
+    each write a part (`options.shard`); the result is the same bytes. Raises `ConfigError` for options out of range,
+    for an image processor whose pixels cannot be stored and for a name that TFDS cannot use, and `DataError` if the
+    split exists already, if `out_dir` holds another set or other files, and, unless `on_bad_record` is "skip", if a
+    record is broken.
     """
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)
@@ -95,6 +100,7 @@ def prepare(
         labelled=bool(source.class_names) or _first_label(source) is not None,
         skip=options.on_bad_record == "skip",
         resize=options.resize,
+        decoded=options.decoded,
         verify=options.verify,
         same=None,
     )
@@ -173,6 +179,13 @@ def _check_arguments(name: str, split: str, options: PrepareOptions) -> None:
         raise ConfigError(
             "dedup compares all pictures, and shard writes a part of them: prepare without one of them"
         )
+    if options.decoded is not None and options.resize:
+        raise ConfigError(
+            "decoded pictures have the size of their image processor, and resize gives another: prepare without one of "
+            "them"
+        )
+    if options.decoded is not None:
+        check_decodable(options.decoded)
     if options.processes < 1 or (options.resize is not None and options.resize < 1):
         raise ConfigError(f"processes {options.processes}, resize {options.resize}: want 1 or more")
 

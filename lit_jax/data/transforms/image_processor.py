@@ -11,8 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lit_jax.data.transforms.image_files import middle, open_image
+from lit_jax.data.transforms.decoded_files import DecodedFiles
+from lit_jax.data.transforms.image_files import open_image
 from lit_jax.data.transforms.normalize import PixelNormalizer
+from lit_jax.data.transforms.resized import resized, resizes_floats
 from lit_jax.utils.errors import ConfigError, first_line
 from lit_jax.utils.sides import pair, plain
 from lit_jax.utils.typing import ImageProcessor, TrainDecode
@@ -24,7 +26,7 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
     It processes a picture of noise in both ways, so that a step that PixelNormalizer does not have cannot go unnoticed.
     Raises `ConfigError` if the results differ, or if resizing and cropping do not give uint8 RGB of one size.
     """
-    name, floats = type(image_processor).__name__, _resizes_floats(image_processor)
+    name, floats = type(image_processor).__name__, resizes_floats(image_processor)
     if floats and image_processor.resample not in (None, Image.Resampling.BILINEAR):
         raise ConfigError(
             f"{name} with resample={int(image_processor.resample)} gives values that pictures of 8 bits cannot hold; "
@@ -70,38 +72,22 @@ def make_decode(image_processor: ImageProcessor) -> TrainDecode:
     picture longer than `MAX_RATIO` times its width loses its ends before. `decode` is thread-safe, ignores the key, and
     raises `DataError` with the reason if the bytes are not a picture that it accepts.
     """
-    size = pair(pixels_of(image_processor).size)
+    size, decoded = pair(pixels_of(image_processor).size), DecodedFiles(image_processor)
 
     def decode(data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 3"]:
-        pixels = resized(image_processor, open_image(data))
+        pixels = decoded(data)
+        if pixels is None:
+            pixels = resized(image_processor, open_image(data))
         assert pixels.shape == (*size, 3), pixels.shape
         return pixels
 
     return decode
 
 
-def resized(image_processor: ImageProcessor, image: Image.Image) -> np.ndarray:
-    """[S1, S2, 3]: `image` after the image processor without rescale and normalise.
-
-    If that resizes by the shorter edge, a picture longer than `MAX_RATIO` times its width loses its ends before.
-    """
-    if image_processor.do_resize and "shortest_edge" in image_processor.size:
-        box = middle(*image.size)
-        image = image if box[2:] == image.size else image.crop(box)
-    pixels = image_processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
-    if _resizes_floats(image_processor):
-        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.moveaxis(pixels, 0, -1))  # C S1 S2 -> S1 S2 C
-
-
 def size_of(image_processor: ImageProcessor) -> tuple[int, int]:
     """The height and width, in pixels, that every picture gets."""
     height, width, _ = resized(image_processor, Image.new("RGB", (64, 48))).shape
     return height, width
-
-
-def _resizes_floats(image_processor: ImageProcessor) -> bool:
-    return getattr(image_processor, "resizes_floats", False)
 
 
 def _rgb(values: float | Sequence[float]) -> tuple[float, float, float]:

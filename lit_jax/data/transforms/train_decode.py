@@ -3,7 +3,7 @@
 Evaluation uses `make_decode`, which equals the image processor bit for bit. Training can be faster: a JPEG that is at
 least twice as large as needed is decoded at a half, a quarter or an eighth of its size, which saves most of the work.
 "fast" does so with Pillow alone, "turbo" with simplejpeg and OpenCV (the extra `turbo`); benchmarks/decode.py compares
-them.
+them. A picture that `prepare --decoded` has stored is copied.
 """
 
 import random
@@ -16,8 +16,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lit_jax.data.transforms.augment import Augment, Box, augment_of
+from lit_jax.data.transforms.decoded_files import DecodedFiles
 from lit_jax.data.transforms.image_files import middle, open_header, to_rgb
-from lit_jax.data.transforms.image_processor import pixels_of, resized
+from lit_jax.data.transforms.image_processor import pixels_of
+from lit_jax.data.transforms.resized import resized
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import Sides, pair
 from lit_jax.utils.typing import ImageProcessor
@@ -37,13 +39,16 @@ class ImageDecoder:
     size: Sides
     how: str
     augment: Augment
+    decoded: DecodedFiles
 
     def __call__(self, data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 3"]:
         draw = random.Random(key)
-        image = open_header(data)
-        height, width = pair(self.size)
-        crop = self.augment.crop(*image.size, draw, width / height)
-        pixels = self._resize(image, data, crop)
+        pixels = self.decoded(data) if self.augment.area == 1 else None
+        if pixels is None:
+            image = open_header(data)
+            height, width = pair(self.size)
+            crop = self.augment.crop(*image.size, draw, width / height)
+            pixels = self._resize(image, data, crop)
         if self.augment.flip or self.augment.ops:
             pixels = np.asarray(self.augment.change(Image.fromarray(pixels), draw))
         return pixels
@@ -94,7 +99,8 @@ def make_train_decode(
         raise ConfigError(f"decode is {how!r}; wanted one of {', '.join(HOW)}")
     if how == "turbo":
         _turbo_modules()
-    return ImageDecoder(image_processor, pixels_of(image_processor).size, how, augment_of(augment))
+    size, decoded = pixels_of(image_processor).size, DecodedFiles(image_processor)
+    return ImageDecoder(image_processor, size, how, augment_of(augment), decoded)
 
 
 def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | None:

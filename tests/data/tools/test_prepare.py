@@ -17,10 +17,15 @@ from PIL import Image
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.tools import drafts, set_info
 from lit_jax.data.tools import prepare as prepare_module
+from lit_jax.data.train_batches import TrainTransforms
+from lit_jax.data.transforms import bmp
 from lit_jax.data.transforms.image_files import open_image
+from lit_jax.data.transforms.image_processor import make_decode
+from lit_jax.data.transforms.train_decode import make_train_decode
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.parts import Part
-from tests.data.conftest import RECORDS, png, row
+from tests.data.conftest import RECORDS, png, read_batches, row, tokenize
+from tests.data.decoded import PROCESSORS
 
 
 def prepare(source, out, split="train", name="tiny", **options):
@@ -299,8 +304,97 @@ def test_larger_pictures_become_smaller_and_the_others_keep_their_bytes(write_fo
     assert np.abs(np.asarray(picture, np.int16) - np.asarray(want, np.int16)).mean() < 25  # JPEG, of noise.
 
 
-@pytest.mark.parametrize("how", [{"verify": True}, {"resize": 4}])
-def test_verify_and_resize_find_pictures_that_cannot_be_decoded(write_folder, tmp_path, how):
+@pytest.fixture
+def decoded(source, tmp_path):
+    return prepare(source, tmp_path / "decoded", shards=3, decoded=PROCESSORS["short edge"])
+
+
+def test_a_decoded_set_gives_the_pixels_of_its_source_and_keeps_the_rest(source, decoded):
+    prepared, decode = open_source(f"tfds:{decoded}/train"), make_decode(PROCESSORS["short edge"])
+    for i in range(RECORDS):
+        got, want = prepared[i], source[i]
+        np.testing.assert_array_equal(decode(got.pop("image")), decode(want.pop("image")))
+        assert got == want
+
+
+def test_training_reads_the_same_batches_from_a_decoded_set(source, decoded):
+    decode = make_train_decode(PROCESSORS["short edge"], "exact", "flip")
+    transforms = TrainTransforms(decode, tokenize)
+    batches = [read_batches(of, transforms) for of in (open_source(f"tfds:{decoded}/train"), source)]
+    for _ in range(2 * RECORDS // 8):  # Two epochs.
+        got, want = map(next, batches)
+        np.testing.assert_array_equal(got["images"], want["images"])
+        np.testing.assert_array_equal(got["texts"]["input_ids"], want["texts"]["input_ids"])
+
+
+def test_pixels_are_stored_as_they_are_since_to_decompress_takes_longer_than_to_read(decoded):
+    first = open_source(f"tfds:{decoded}/train")[0]["image"]
+    assert first in next(decoded.glob("*-00000-of-00003")).read_bytes()
+
+
+def test_tfds_itself_decodes_the_pictures_of_a_decoded_set(decoded):
+    (example, *_) = tfds.builder_from_directory(decoded).as_data_source("train")
+    image = open_image(open_source(f"tfds:{decoded}/train")[0]["image"])
+    assert image.size == (41, 32)  # Of 9x7.
+    np.testing.assert_array_equal(example["image"], np.asarray(image))
+
+
+def test_a_black_picture_is_stored_with_all_of_its_zeros(write_folder, tmp_path):
+    folder = write_folder([row(0)])
+    Image.new("RGB", (9, 7)).save(folder / "00.png")
+    out = prepare(open_source(str(folder)), tmp_path / "set", decoded=PROCESSORS["square"])
+    stored = open_source(f"tfds:{out}/train")[0]["image"]
+    assert bmp.size_of(stored) == (32, 32) and not any(stored[54:])
+
+
+def test_parts_write_the_bytes_of_a_decoded_set(source, decoded, tmp_path):
+    for index in (1, 0):
+        prepare(source, tmp_path / "set", shards=3, decoded=PROCESSORS["short edge"], shard=Part(index, 2))
+    assert contents(tmp_path / "set") == contents(decoded)
+
+
+@pytest.mark.slow
+def test_processes_write_the_bytes_of_a_decoded_set_with_a_processor_of_ours(source, tmp_path):
+    options = {"shards": 3, "decoded": PROCESSORS["odd margins, as open_clip"]}
+    one, two = (prepare(source, tmp_path / str(n), processes=n, **options) for n in (1, 2))
+    assert contents(one) == contents(two)
+
+
+@pytest.mark.parametrize("name", ["short edge", "square"])
+def test_a_draft_is_gone_on_with_only_if_it_is_of_the_same_pixels(
+    source, decoded, tmp_path, monkeypatch, name
+):
+    out, replace, written = tmp_path / "set", os.replace, []
+
+    def move(a, b):
+        if "00002-of" in Path(b).name:
+            raise KeyboardInterrupt
+        replace(a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", move)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, out, shards=3, decoded=PROCESSORS[name])
+    monkeypatch.setattr(os, "replace", lambda a, b: (written.append(Path(b).name), replace(a, b)))
+    prepare(source, out, shards=3, decoded=PROCESSORS["short edge"])
+    assert contents(out) == contents(decoded)
+    assert len([name for name in written if name.endswith("-of-00003.json")]) == (
+        3 if name == "square" else 1
+    )
+
+
+def test_pictures_are_not_both_decoded_and_resized(source, tmp_path):
+    with pytest.raises(
+        ConfigError, match="decoded pictures have the size of their image processor, and resize"
+    ):
+        prepare(source, tmp_path / "set", decoded=PROCESSORS["square"], resize=20)
+    with pytest.raises(ConfigError, match="is not a PIL image processor"):
+        prepare(source, tmp_path / "set", decoded="google/vit-base-patch16-224")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("how", [{"verify": True}, {"resize": 4}, {"decoded": PROCESSORS["square"]}])
+def test_verify_and_resize_and_decoded_find_pictures_that_cannot_be_decoded(write_folder, tmp_path, how):
     source = open_source(str(write_folder(broken=[3])))
     assert len(open_source(f"tfds:{prepare(source, tmp_path / 'all')}/train")) == RECORDS
     with pytest.raises(DataError, match="record 3: not an image"):
