@@ -11,6 +11,7 @@ import numpy as np
 
 from lit_jax.data.bad_records import frequent
 from lit_jax.data.captions import usable_captions
+from lit_jax.data.packing import share_needed
 from lit_jax.data.sources.base import Source, counted, is_number, remarks_of
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
@@ -49,10 +50,11 @@ def summarize(
     """A summary of `source`; its shares are of the records that were looked at, `limit` drawn by `seed` (None: all).
 
     Threads read and decode each of these records. With `count_tokens` (`tokenizer.make_count_tokens`), lengths are in
-    tokens and "cut" is the share of captions that `text_length` would cut; without it, lengths are in words and there
-    is no "cut". "same_picture" is the share of records whose file equals that of another one, and "remarks" are
-    sentences on what was left out, is broken or looks odd, with counts and the first place. A PNG of 16 pairs is
-    written to the path `sheet`. Raises `ConfigError` for a `limit` below 1 and `DataError` if all records are broken.
+    tokens, "cut" is the share of captions that `text_length` would cut, and "text_rows" the share of rows that they
+    need if they share them (`model.text_rows`); without it, lengths are in words, and both are missing. "same_picture"
+    is the share of records whose file equals that of another one, and "remarks" are sentences on what was left out, is
+    broken or looks odd, with counts and the first place. A PNG of 16 pairs is written to the path `sheet`. Raises
+    `ConfigError` for a `limit` below 1 and `DataError` if all records are broken.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; want 1 or more")
@@ -96,13 +98,21 @@ def summarize(
     if unusable := sum(record.unusable for record in looked):
         summary["unusable_captions"] = unusable
     if count_tokens:
-        summary["text_length"] = text_length
-        summary["cut"] = float((words > text_length).mean()) if len(words) else 0.0
+        summary |= _of_tokens(words, text_length)
     if sheet is not None:
         drawn = np.random.default_rng(seed).permutation(len(looked))
         good = [int(chosen[i]) for i in drawn if looked[i].size is not None][:SHOWN]
         contact_sheet(source, sorted(good)).save(Path(sheet), "PNG")
         summary["sheet"] = os.fspath(sheet)
+    return summary
+
+
+def _of_tokens(lengths: np.ndarray, text_length: int) -> dict[str, Any]:
+    """What a length in tokens does to texts of these `lengths`."""
+    summary = {"text_length": text_length, "cut": 0.0}
+    if len(lengths):
+        summary["cut"] = float((lengths > text_length).mean())
+        summary["text_rows"] = share_needed(lengths.tolist(), text_length)
     return summary
 
 

@@ -1,7 +1,7 @@
 """Token packing: short texts share the rows of a text tower, and no token sees one of another text.
 
 A tower embeds and pools its texts one to a row, as ever; only its layers run on packed rows. `scan_layers` moves the
-tokens there and back, so that no tower knows of it. Where a token goes is decided on the host (`train/packing.py`).
+tokens there and back, so that no tower knows of it. Where a token goes is decided on the host (`data/packing.py`).
 """
 
 import math

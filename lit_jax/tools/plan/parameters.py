@@ -12,6 +12,7 @@ from lit_jax.hf import join
 from lit_jax.hf.towers import read_tower
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from lit_jax.models.layers.packing import rows_for
 from lit_jax.parallel.sharding import fsdp_rules, spec
 from lit_jax.tools.plan.flops import flops_of
 from lit_jax.train import warm_start
@@ -60,7 +61,8 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
     size = pair(picture_size(recipe, config))
     images = jax.ShapeDtypeStruct((rows, *size, config.vision.num_channels), jnp.float32)
     texts = rows * recipe.data.captions_per_image
-    ids = jax.ShapeDtypeStruct((texts, recipe.data.text_length), jnp.int32)
+    packed = rows_for(texts, recipe.model.text_rows)  # Texts may share rows.
+    ids = jax.ShapeDtypeStruct((packed, recipe.data.text_length), jnp.int32)
     forward = {
         "image": 0
         if "vision" in recipe.cached

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from lit_jax.data.packing import place
 from lit_jax.models.dual_encoder import DualEncoder, init_params
 from lit_jax.models.encoders import TEXT
 from lit_jax.models.layers.packing import SOURCE, TARGET, rows_for
 from lit_jax.models.layers.spec import Compute
-from lit_jax.train.packing import place
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
 

@@ -120,6 +120,20 @@ def test_512_pairs_a_chip_of_lit_take_no_more_than_was_promised(libtpu):
 
 
 @pytest.mark.slow
+def test_texts_that_share_half_of_the_rows_take_half_of_the_arithmetic_and_send_nothing(libtpu):
+    found, packed = (door.plan(config_of_rows(share)) for share in (1.0, 0.5))
+    for part in ("text forward", "text backward"):
+        assert packed["flops"][part] == pytest.approx(found["flops"][part] / 2, rel=1e-3)
+    assert packed["executed"] < found["executed"] and packed["peak"] < found["peak"]
+    assert packed["collectives"] == found["collectives"]
+
+
+def config_of_rows(share):
+    config = small()
+    return config | {"model": config["model"] | {"text_rows": share}}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "topology, batch_size, micro_batch, how",
     [("v5e:2x4", 32_768, 16_384, "gathered"), ("v5e:16x16", 1_048_576, 131_072, "ring")],
