@@ -37,7 +37,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.model.vision_pooling = "cls"
     c.model.max_logit_scale = 100.0
     c.model.dtype = c.model.locked_dtype = "bfloat16"
-    c.model.remat = "narrow"
+    c.model.remat = "products"
 
     c.data.text_length = 64  # tokens
 

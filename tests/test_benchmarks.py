@@ -22,9 +22,11 @@ def run(script, *arguments):
     ).stdout
 
 
-@pytest.mark.parametrize("script", ["train_step.py", "forward.py"])
-def test_a_benchmark_says_what_it_takes(script):
-    assert "--rounds" in run(script, "--help")
+@pytest.mark.parametrize(
+    ("script", "option"), [("train_step.py", "--rounds"), ("forward.py", "--rounds"), ("plans.py", "--only")]
+)
+def test_a_benchmark_says_what_it_takes(script, option):
+    assert option in run(script, "--help")
 
 
 @pytest.mark.slow

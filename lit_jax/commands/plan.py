@@ -99,7 +99,8 @@ def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:
     kernels = costs["executed"] - sum(costs["flops"].values()) - costs["recomputed"]
     arithmetic = {**costs["flops"], "recomputed": costs["recomputed"], "padding in kernels": max(0, kernels)}
     say(table(("arithmetic", "TFLOP"), [(k, f"{v / 1e12:.2f}") for k, v in arithmetic.items()]))
-    say(f"{costs['recomputed'] / costs['executed']:.1%} of the arithmetic is recomputation\n")
+    again, loss = costs["recomputed"] / costs["executed"], costs["loss_share"]
+    say(f"{again:.1%} of the arithmetic is recomputation; the loss takes {loss:.1%} of its time\n")
     say(table(("HBM traffic", "GB"), [(k, f"{v / _GB:.1f}") for k, v in costs["traffic"].items()]))
     say()
     rows = [(k, str(c["times"]), f"{c['bytes'] / _GB:.2f}") for k, c in costs["collectives"].items()]

@@ -1,6 +1,7 @@
 """Arithmetic, counted in a jaxpr: the matrix products and convolutions, as often as they run."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,14 +29,20 @@ def flops_of(function: Callable[..., Any], *arguments: Any) -> int:
     return count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def count(jaxpr: core.Jaxpr, *, passes: bool = False) -> int:
+def count(jaxpr: core.Jaxpr, *, passes: bool = False, scope: str = "") -> int:
     """The same for a traced function, over all devices; every turn of a loop and every program of a kernel counts.
 
-    With `passes`, a product counts as often as a TPU computes it for the precision that it asks for: see PASSES.
+    With `passes`, a product counts as often as a TPU computes it for the precision that it asks for: see PASSES. With
+    `scope`, only what was traced under `jax.named_scope(scope)` counts, and the gradients of that.
     """
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
+        if scope and not _inside(equation, scope):
+            total += _times(name, params) * sum(
+                count(inner, passes=passes, scope=scope) for inner in _inner(params)
+            )
+            continue
         out = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
@@ -50,6 +57,11 @@ def count(jaxpr: core.Jaxpr, *, passes: bool = False) -> int:
         else:
             total += _times(name, params) * sum(count(inner, passes=passes) for inner in _inner(params))
     return total
+
+
+def _inside(equation: core.JaxprEqn, scope: str) -> bool:
+    """Whether a scope is in the equation's own stack of names, which writes a gradient's as transpose(jvp(scope))."""
+    return scope in re.split(r"[/()]", str(equation.source_info.name_stack))
 
 
 def _passes(equation: core.JaxprEqn) -> int:

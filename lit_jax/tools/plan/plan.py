@@ -52,14 +52,17 @@ class _Target(NamedTuple):
         return PixelNormalizer(picture_size(self.config, self.module.config), (0.5,) * 3, (0.5,) * 3)
 
 
-def plan(config: Any, topology: str = "", *, slices: int = 1, host: Host | None = None) -> dict[str, Any]:
+def plan(
+    config: Any, topology: str = "", *, slices: int = 1, host: Host | None = None, embed: bool = True
+) -> dict[str, Any]:
     """Compiles the train step and the embed steps of `config` for a slice such as "v5e:2x4": what each costs a chip.
 
     Bytes, floating-point operations and seconds, of one step. "flops" are the model's own by part; "executed" are those
     that the program runs, of which "recomputed" are due to remat and micro-batches, and the rest that is more than the
-    model's to kernels, which pad heads and compute scores twice. With `host`, "decoding" says whether such hosts keep
-    up; it is None if the outputs of the image tower are cached. Raises ConfigError if the slice is unknown, libtpu
-    is not installed, the recipe does not go with it, or XLA finds no room for it.
+    model's to kernels, which pad heads and compute scores twice. "loss_share" is the loss's part of the arithmetic's
+    time, with its gradients. With `host`, "decoding" says whether such hosts keep up; it is None if the outputs of the
+    image tower are cached. Without `embed`, the embed steps are left out. Raises ConfigError if the slice is unknown,
+    libtpu is not installed, the recipe does not go with it, or XLA finds no room for it.
     """
     target = _target(config, topology, slices)
     recipe, mesh = target.config, target.mesh
@@ -77,7 +80,9 @@ def plan(config: Any, topology: str = "", *, slices: int = 1, host: Host | None 
         "flops": model,
     }
     planned["state"] = held(_given(target, _state(target)[1]))
-    planned |= _train_step(target)
+    traced = traced_step(target)
+    planned |= _cost(traced, target)
+    planned["loss_share"] = _loss_share(traced.jaxpr.jaxpr)
     planned["recomputed"] = planned["executed"] - _least(target)
     planned["mfu"] = sum(model.values()) / target.chip.flops / planned["seconds"][planned["binds"]]
     planned["pairs_a_second"] = recipe.batch_size / planned["seconds"][planned["binds"]]
@@ -86,7 +91,7 @@ def plan(config: Any, topology: str = "", *, slices: int = 1, host: Host | None 
         planned["decoding"] = None if cached else decoding(planned["pairs_a_second"], planned["hosts"], host)
     planned["embed"] = {
         name: cost | {"rows_a_second": rows / cost["seconds"][cost["binds"]]}
-        for name, cost in _embed_steps(target, rows).items()
+        for name, cost in (_embed_steps(target, rows) if embed else {}).items()
     }
     return planned
 
@@ -138,6 +143,11 @@ def _target(config: Any, topology: str, slices: int, micro_batch: int | None = N
 
 def _train_step(target: _Target) -> dict[str, Any]:
     return _cost(traced_step(target), target)
+
+
+def _loss_share(jaxpr: Any) -> float:
+    """Of the time of a step's arithmetic, the part that its loss takes, gradients of the embeddings included."""
+    return count(jaxpr, passes=True, scope="loss") / count(jaxpr, passes=True)
 
 
 def _least(target: _Target) -> int:

@@ -49,6 +49,25 @@ def test_a_loop_counts_as_often_as_it_runs_under_any_wrapper():
     assert flops_of(layers, x, w) == 6 * 2 * 2 * 4 * 4
 
 
+def test_a_scope_counts_with_its_gradient_and_its_loops_and_nothing_else_does():
+    x, w = jnp.zeros((2, 4)), jnp.zeros((6, 4, 4))
+
+    def loss(x):
+        with jax.named_scope("loss"):
+            return jax.lax.scan(jax.checkpoint(lambda x, w: (jnp.sin(x @ w), None)), x, w)[0].sum()
+
+    def step(x, w):
+        with jax.named_scope("lossless"):
+            x = x @ w[0]
+        return loss(x)
+
+    product = 2 * 2 * 4 * 4
+    traced = jax.jit(jax.grad(step)).trace(x, w).jaxpr.jaxpr
+    assert count(traced, scope="loss") == 6 * 3 * product  # Forward, again, and one gradient.
+    assert count(traced) == 6 * 3 * product + 2 * product
+    assert count(traced, scope="los") == 0
+
+
 def test_a_gradient_costs_two_more_products():
     x, w = jnp.zeros((2, 4)), jnp.zeros((4, 3))
     assert flops_of(jax.grad(lambda x, w: ((x @ w) ** 2).sum(), argnums=(0, 1)), x, w) == 3 * 2 * 2 * 4 * 3

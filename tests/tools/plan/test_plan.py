@@ -84,7 +84,8 @@ def libtpu(monkeypatch):
 
 @pytest.mark.slow
 def test_a_step_is_compiled_for_a_slice_and_its_parts_add_up(libtpu):
-    whole, parts = door.plan(small()), door.plan(small(micro_batch=32))
+    whole, parts = door.plan(small()), door.plan(small(micro_batch=32), embed=False)
+    assert set(whole["embed"]) == {"images", "texts"} and not parts["embed"]
     assert whole["chips"] == 8 and whole["fits"] and whole["pairs_a_chip"] == 8 and parts["pairs_a_chip"] == 4
     # The loss gathers the embeddings of one tower: each device's rows of logits serve both directions.
     assert whole["collectives"]["all-gather"]["bytes"] == 64 * 512 * 4
@@ -93,6 +94,10 @@ def test_a_step_is_compiled_for_a_slice_and_its_parts_add_up(libtpu):
     assert parts["recomputed"] >= parts["flops"]["text forward"] and parts["executed"] > whole["executed"]
     assert set(whole["traffic"]) == {"vision", "text", "rest"} and min(whole["traffic"].values()) > 0
     assert whole["embed"]["images"]["executed"] >= whole["flops"]["image forward"]
+    # Three products for a similarity, computed twice, and two for the gradients; each is six of bfloat16.
+    assert whole["loss_share"] * whole["seconds"]["arithmetic"] * 197e12 * 8 == pytest.approx(
+        48 * 2 * 64 * 64 * 512
+    )
 
 
 @pytest.mark.slow
