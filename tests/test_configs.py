@@ -136,6 +136,7 @@ OTHER = {
     "model.remat": "full",
     "model.attention": "xla",
     "model.unroll": "2",
+    "model.text_rows": "0.5",
     "model.vision_config": '{"model_type":"vit","image_size":16,"patch_size":8}',
     "model.text_config": "{'model_type':'roberta'}",
     "data.train": "(('shapes:512/train',1),('shapes:99/train',0.5))",
