@@ -23,7 +23,13 @@ def run(script, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("script", "option"), [("train_step.py", "--rounds"), ("forward.py", "--rounds"), ("plans.py", "--only")]
+    ("script", "option"),
+    [
+        ("train_step.py", "--rounds"),
+        ("forward.py", "--rounds"),
+        ("plans.py", "--only"),
+        ("overhead.py", "--repeats"),
+    ],
 )
 def test_a_benchmark_says_what_it_takes(script, option):
     assert option in run(script, "--help")
