@@ -4,10 +4,10 @@
     python benchmarks/overhead.py --config configs/clip_finetune.py:smoke --json overhead.json
 
 Each repeat starts a run of the recipe in an empty folder, ends it by SIGTERM after --steps steps (status 42), and
-starts it again until its next step: as it is, and with JAX's persistent compilation cache (JAX_COMPILATION_CACHE_DIR), which a
-start before has filled. The seconds are medians over the repeats: "imports" are those of Python and its packages,
-"setup" reads the towers or the checkpoint and makes the state, "inputs" opens the data, "evaluation" is that of the
-model at the start, and "step" is the first one. "tracing" and "compiling" are JAX's own figures of all programs.
+starts it again until its next step: as it is, and with JAX's persistent compilation cache (JAX_COMPILATION_CACHE_DIR),
+which a start before has filled. The seconds are medians over the repeats: "imports" are those of Python and its
+packages, "setup" reads the towers or the checkpoint and makes the state, "inputs" opens the data, "evaluation" is that
+of the model at the start, and "step" is the first one. "tracing" and "compiling" are JAX's own figures of all programs.
 """
 
 import argparse
