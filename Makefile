@@ -8,12 +8,14 @@ WORKERS ?= 2
 quickstart: .venvs/quickstart.done
 	.venvs/quickstart/bin/lit-jax quickstart --workdir $(WORKDIR)
 
+# The types are checked beside the tests, whose processes do not keep every core busy all of the time.
 test: .venvs/test.done
 	.venvs/test/bin/ruff check .
 	.venvs/test/bin/ruff format --check .
-	.venvs/test/bin/mypy
+	.venvs/test/bin/mypy > .venvs/types.txt & types=$$!; \
 	.venvs/test/bin/python -m pytest --override-ini addopts=-q --numprocesses $(WORKERS) --dist loadfile \
-		--no-loadscope-reorder --durations 10 $(TESTS)
+		--no-loadscope-reorder --durations 10 $(TESTS); tests=$$?; \
+	wait $$types || { cat .venvs/types.txt; exit 1; }; exit $$tests
 
 # All tests. The slow ones build their own environments; they need a network and about two hours. They also compare the
 # shapes of arrays with the annotations, as pytest by itself does: a fifth of the time of the fast ones.

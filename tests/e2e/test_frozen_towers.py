@@ -121,6 +121,7 @@ def test_a_step_on_cached_outputs_gets_and_contains_no_tower(place, monkeypatch)
     assert {"vision", "text"} == whole.locked.keys()
 
 
+@pytest.mark.slow
 def test_killed_while_both_caches_are_filled_it_ends_in_the_same_bits(place, monkeypatch):
     _, params, metrics = run(place, "straight", cache=True)
     for calls in (2, 5):  # Of nine batches, three of pictures and six of captions.

@@ -171,6 +171,7 @@ def test_the_logit_bias_of_a_sigmoid_model_survives_its_export(tmp_path, towers)
     assert float(back["logit_bias"]) == -7.25
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_leaves_params_in_float32(tmp_path):
     module, params = tiny.dual()
     lit_jax.save(tmp_path, module, params)

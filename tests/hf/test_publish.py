@@ -272,6 +272,7 @@ def test_a_folder_of_every_layout_is_a_model_folder(layout, tmp_path):
     publish.check_folder(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_a_folder_of_open_clip_names_its_repository_there_and_its_sums_hold(hub, tmp_path):
     module, params = tiny.dual(vision=tiny.CLIP_VISION)
     save.save(tmp_path / "m", module, params, tiny.processor(), layout="open_clip")

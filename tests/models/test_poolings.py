@@ -60,7 +60,7 @@ def test_a_text_without_real_tokens_pools_to_finite_numbers():
         assert np.isfinite(pool_tokens(how, x, mask)).all()
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"vision_pooling": "mean"}, {"text_pooling": "cls_mean"}])
 def test_the_own_layout_keeps_a_pooling_that_hf_refuses(fields, tmp_path):
     module, params, _ = joined(tmp_path, **fields)

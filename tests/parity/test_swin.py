@@ -249,7 +249,7 @@ def test_images_that_pytorch_fails_on_are_refused(changes, size, message):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, height, width, channels)))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @both
 def test_tables_that_transformers_4_keeps_in_files_are_written_and_left_alone_by_transformers_5(hf, tmp_path):
     """Swin's rows of relative positions alone: Swin v2's are not among its files."""

@@ -111,6 +111,7 @@ def test_both_heads_are_the_canonical_directions(name):
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-4 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_a_skip_connection_carries_the_directions_and_the_rest_begins_small():
     images, texts = features()
     linear = started(Config(HEADS["linear_bias"], HEADS["linear_bias"]), images, texts)

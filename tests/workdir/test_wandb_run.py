@@ -45,6 +45,7 @@ def package(monkeypatch):
     return package
 
 
+@pytest.mark.slow
 def test_a_run_and_its_report_are_one_run_with_the_rows_of_the_metrics_file(package, tmp_path):
     config = tiny.config(tmp_path, steps=2, log_every=1, eval_every=2, optim__warmup_steps=1, wandb="emoji")
     workdir = tmp_path / "run"

@@ -22,7 +22,7 @@ def embedded(path, model):
     return module, module.apply({"params": params}, foreign.images(32), texts)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_npz_file_gives_the_embeddings_of_its_project(name, tmp_path):
     model = foreign.stored(name)

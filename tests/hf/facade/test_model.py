@@ -54,6 +54,7 @@ def test_the_configuration_example_runs(tmp_path):
     chex.assert_trees_all_equal(again.params, model.params)
 
 
+@pytest.mark.slow
 def test_the_model_example_runs(tmp_path):
     tiny.write_tower(tmp_path / "vit", tiny.VIT)
     tiny.write_tower(tmp_path / "bert", tiny.BERT)

@@ -58,6 +58,7 @@ def tensors(tokens):
     )
 
 
+@pytest.mark.slow
 def test_an_odd_number_of_tokens_is_made_even_only_for_the_backward_pass(lengths):
     qkv, y, _, _ = tensors(5)
     cudnn.flash_attention(*qkv, None, None)

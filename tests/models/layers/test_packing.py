@@ -53,7 +53,7 @@ def test_every_type_has_a_small_tower_here():
     assert set(TOWERS) == set(TEXT)
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(28)
 @pytest.mark.parametrize("name", [name for name in sorted(TOWERS) if TEXT[name].shares_rows])
 def test_embedding_and_gradient_are_those_of_a_row_for_each_text(name):
     plain, packed = texts_of(TOWERS[name])
@@ -71,6 +71,7 @@ def test_embedding_and_gradient_are_those_of_a_row_for_each_text(name):
         np.testing.assert_allclose(leaf, wanted[path], rtol=0, atol=5e-6 * scale, err_msg=path)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["modernbert", "qwen3", "clip_text_model", "longformer", "deberta-v2"])
 def test_a_tower_with_masks_of_its_own_is_refused(name):
     with pytest.raises(ConfigError, match="share rows"):
