@@ -41,7 +41,7 @@ def test_a_tower_that_cannot_keep_texts_apart_is_refused_by_name():
         """longformer clip_text_model metaclip_2_text_model siglip_text_model deberta-v2 modernbert qwen3 llama
         gemma3_text""".split()
     )
-    check_shares_rows(1, "modernbert")
+    check_shares_rows(1.0, "modernbert")
     with pytest.raises(
         ConfigError, match="rows, which the layers of a modernbert do not keep apart: set it to 1"
     ):

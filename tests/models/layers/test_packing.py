@@ -36,7 +36,7 @@ def texts_of(hf):
 
 def pooled_and_gradient(hf, texts):
     module = DualEncoder(tiny.dual_config(tiny.VIT, hf), Compute(text_rows=SHARE))
-    params = tiny.randomised(init_params(module, 0))
+    params, texts = tiny.randomised(init_params(module, 0)), jax.tree.map(jnp.asarray, texts)
 
     @jax.jit
     def both(text):
