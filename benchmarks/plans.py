@@ -12,7 +12,6 @@ new figures, name a new file. A row that fails is named with the reason at the e
 import argparse
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 import time
@@ -125,9 +124,9 @@ def planned(row: Row, minutes: float) -> dict[str, Any]:
 
 def compiled(row: Row) -> dict[str, Any]:
     """The plan of a row, without the steps of evaluations."""
-    # libtpu compiles without a TPU if it does not look for one, and JAX itself stays on the CPU.
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", JAX_PLATFORMS="cpu")
-    from lit_jax.commands.plan import FLAGS
+    from lit_jax.commands.plan import FLAGS, without_tpu
+
+    without_tpu()
     from lit_jax.tools.plan.plan import plan
 
     options = [f"--config.{option}" for option in row.options.split()]

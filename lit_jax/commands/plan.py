@@ -47,10 +47,7 @@ def main(args: Sequence[str]) -> None:
     host = _host(values["host-cores"], values["decode-rate"])
     if values["json"] and (why := unwritable(Path(values["json"]))):
         raise ConfigError(f"plan: --json: {why}")
-    # libtpu compiles without a TPU if it does not look for one, and JAX itself stays on the CPU.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    without_tpu()
     from lit_jax.tools.plan import parameters
     from lit_jax.tools.plan import plan as planning
     from lit_jax.utils.console import table
@@ -69,6 +66,13 @@ def main(args: Sequence[str]) -> None:
     if values["json"]:
         Path(values["json"]).write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
     _show(costs, table)
+
+
+def without_tpu() -> None:
+    """Before JAX is imported: libtpu compiles without a TPU if it does not look for one, and JAX stays on the CPU."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _host(cores: str | None, rate: str | None) -> "Host | None":

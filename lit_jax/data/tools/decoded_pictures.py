@@ -26,9 +26,8 @@ def decoded_file(image_processor: ImageProcessor, image: Image.Image) -> bytes |
 
 def check_decodable(image_processor: ImageProcessor) -> None:
     """Raises ConfigError unless a stored picture gives the pixels of its original, of which two of noise are tried."""
-    from lit_jax.data.transforms.image_processor import (
-        pixels_of,
-    )  # It imports jax, which a writing process never needs.
+    # Here, since it imports jax, which a writing process never needs.
+    from lit_jax.data.transforms.image_processor import pixels_of
 
     name = type(image_processor).__name__
     height, width = pair(pixels_of(image_processor).size)

@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-SOURCE, TARGET = (
-    "packed_from",
-    "packed_to",
-)  # What a batch of texts holds beside its tokens, int32 [T N] each.
+# What a batch of texts holds beside its tokens, int32 [T N] each.
+SOURCE, TARGET = "packed_from", "packed_to"
 
 
 def rows_for(texts: int, share: float) -> int:

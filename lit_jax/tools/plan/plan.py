@@ -108,9 +108,10 @@ def find_batch(config: Any, topology: str = "", *, slices: int = 1) -> tuple[int
     peaks: dict[int, int | None] = {}
 
     def fits(size: int) -> bool:
-        smaller = dataclasses.replace(target.config, micro_batch=0 if size == batch else size)
+        config = dataclasses.replace(target.config, micro_batch=0 if size == batch else size)
+        smaller = target._replace(config=config)
         try:
-            cost = _train_step(target._replace(config=smaller))
+            cost = _cost(traced_step(smaller), smaller)
         except NoRoom:
             peaks[size] = None
             return False
@@ -139,10 +140,6 @@ def _target(config: Any, topology: str, slices: int, micro_batch: int | None = N
     compute = dataclasses.replace(compute_of(recipe.model, "tpu"), mesh=mesh)
     module = DualEncoder(config_of(recipe), compute)
     return _Target(recipe, topology, slices, chip, mesh, module)
-
-
-def _train_step(target: _Target) -> dict[str, Any]:
-    return _cost(traced_step(target), target)
 
 
 def _loss_share(jaxpr: Any) -> float:
