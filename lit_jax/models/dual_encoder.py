@@ -47,8 +47,8 @@ __all__ = [  # These, too, belong to what a dual encoder is.
 MOST = 10**11  # Parameters of a model that may be initialised.
 
 
-def unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
-    """Rows of length one, in float32; a zero row stays zero, with a zero gradient, where HF gives NaN."""
+def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
+    """Vectors of length one, in float32; a zero one stays zero, with a zero gradient, where HF gives NaN."""
     x = x.astype(jnp.float32)
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     zero = squared == 0

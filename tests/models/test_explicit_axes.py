@@ -1,6 +1,7 @@
 """Under a mesh with explicit axes a model gives its usual numbers, and its outputs lie as its inputs do."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -38,6 +39,7 @@ def test_embeddings_are_those_of_one_device_and_lie_as_the_batch_does(name):
     vision, text = TOWERS[name]
     module, params = tiny.dual(vision=vision, text=text)
     images, texts = inputs(vision["image_size"])
+    params, images, texts = jax.tree.map(jnp.asarray, (params, images, texts))
     want, mesh = module.apply({"params": params}, images, texts), explicit()
     call = jax.jit(lambda params, images, texts: module.apply({"params": params}, images, texts))
     with jax.set_mesh(mesh):
@@ -51,7 +53,7 @@ def test_embeddings_are_those_of_one_device_and_lie_as_the_batch_does(name):
 @pytest.mark.slow
 def test_gradients_are_those_of_one_device():
     module, params = tiny.dual()
-    images, _ = inputs(32)
+    images = jnp.asarray(inputs(32)[0])
 
     def loss(params, images):
         return module.apply({"params": params}, images)[0][:, 0].sum()

@@ -93,7 +93,9 @@ def layers(output, how="cls", mask=None):
 
 def pixels(size, channels=3, batch=2):
     """`size` is a side, or height and width."""
-    return np.random.default_rng(1).normal(size=(batch, *pair(size), channels)).astype(np.float32)
+    return (
+        np.random.default_rng(1).normal(size=(batch, *np.broadcast_to(size, 2), channels)).astype(np.float32)
+    )
 
 
 def texts(pad=1):

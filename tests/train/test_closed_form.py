@@ -4,6 +4,7 @@ import dataclasses
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -62,7 +63,7 @@ def started(config, images, texts, devices=2):
         ("text_projection", config.text_head, texts.rows),
     ):
         module = Projection(head, "vision", config.projection_dim, Compute())
-        params = dict(module.init(jax.random.key(0), rows[:1]).get("params", {}))
+        params = dict(module.init(jax.random.key(0), jnp.asarray(rows[:1])).get("params", {}))
         if head.standardise:
             locked[name] = dict(zip(("mean", "deviation"), statistics_of(rows), strict=True))
             params = {key: value for key, value in params.items() if key not in locked[name]}
@@ -122,7 +123,7 @@ def test_a_skip_connection_carries_the_directions_and_the_rest_begins_small():
 
 def recalls(embed, images, texts):
     """How often a caption finds its picture first, and the reverse."""
-    a, b = embed[0](images), embed[1](texts.rows)
+    a, b = embed[0](jnp.asarray(images)), embed[1](jnp.asarray(texts.rows))
     a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
     scores = b @ a.T
     back = texts.owner[scores.argmax(0)]

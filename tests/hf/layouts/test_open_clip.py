@@ -5,6 +5,7 @@ import json
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -132,6 +133,10 @@ MODELS = {
 }
 
 
+def embedded(module, params, inputs):
+    return module.apply({"params": jax.tree.map(jnp.asarray, params)}, *jax.tree.map(jnp.asarray, inputs))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_written_is_read_again_with_the_same_embeddings_and_then_to_the_same_bits(name, tmp_path):
@@ -144,9 +149,7 @@ def test_what_is_written_is_read_again_with_the_same_embeddings_and_then_to_the_
     inputs[1]["attention_mask"] = (inputs[1]["input_ids"] != 0).astype(np.int32)
     lit_jax.save(tmp_path / "a", module, params, tiny.processor(size), layout="open_clip")
     first, read = lit_jax.load(tmp_path / "a")
-    for got, want in zip(
-        first.apply({"params": read}, *inputs), module.apply({"params": params}, *inputs), strict=True
-    ):
+    for got, want in zip(embedded(first, read, inputs), embedded(module, params, inputs), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
     assert ("logit_bias" in read) == ("logit_bias" in params)
     lit_jax.save(tmp_path / "b", first, read, load_processor(tmp_path / "a"), layout="open_clip")
