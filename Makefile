@@ -8,11 +8,13 @@ WORKERS ?= 2
 quickstart: .venvs/quickstart.done
 	.venvs/quickstart/bin/lit-jax quickstart --workdir $(WORKDIR)
 
-# The types are checked beside the tests, whose processes do not keep every core busy all of the time.
+# The types are checked beside the tests, while these wait for something: hence `nice`. Bytecode is kept whatever the
+# environment says, since hundreds of processes import the package.
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venvs/test.done
 	.venvs/test/bin/ruff check .
 	.venvs/test/bin/ruff format --check .
-	.venvs/test/bin/mypy > .venvs/types.txt & types=$$!; \
+	nice .venvs/test/bin/mypy > .venvs/types.txt & types=$$!; \
 	.venvs/test/bin/python -m pytest --override-ini addopts=-q --numprocesses $(WORKERS) --dist loadfile \
 		--no-loadscope-reorder --durations 10 $(TESTS); tests=$$?; \
 	wait $$types || { cat .venvs/types.txt; exit 1; }; exit $$tests

@@ -232,12 +232,19 @@ def test_a_mistake_ends_in_one_sentence(changes, error, message, tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
-    train(tiny.config(tmp_path), tmp_path / "run")
-    before = (tmp_path / "run" / "config.json").read_bytes()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run that has ended, of its pairs and of its towers."""
+    folder = tmp_path_factory.mktemp("finished")
+    train(tiny.config(folder), folder / "run")
+    return folder
+
+
+def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
+    before = (finished / "run" / "config.json").read_bytes()
     with pytest.raises(ConfigError, match=r"another config .*seed: 0, now 1"):
-        train(tiny.config(tmp_path, seed=1), tmp_path / "run")
-    assert (tmp_path / "run" / "config.json").read_bytes() == before
+        train(tiny.config(finished, seed=1), finished / "run")
+    assert (finished / "run" / "config.json").read_bytes() == before
 
 
 @pytest.mark.sampled(3)
@@ -250,13 +257,13 @@ def test_a_refused_config_leaves_the_workdir_free_for_the_mended_one(wrong, tmp_
     assert int(train(tiny.config(tmp_path), tmp_path / "run").step) == 6
 
 
-def test_other_data_than_at_the_start_are_refused(tmp_path):
-    config = tiny.config(tmp_path)
-    train(config, tmp_path / "run")
-    metadata = tmp_path / "pairs" / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("circle", "square"))
+def test_other_data_than_at_the_start_are_refused(finished):
+    config, metadata = tiny.config(finished), finished / "pairs" / "metadata.jsonl"
+    before = metadata.read_text()
+    metadata.write_text(before.replace("circle", "square"))
     with pytest.raises(CheckpointError, match="other records than when this run began"):
-        train(config, tmp_path / "run")
+        train(config, finished / "run")
+    metadata.write_text(before)
 
 
 @pytest.mark.slow

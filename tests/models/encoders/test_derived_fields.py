@@ -83,6 +83,7 @@ def test_a_derived_field_is_what_transformers_makes_of_it(hf):
     assert encoder.config_of(hf) == encoder.config_of(resolved(hf))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("tower", "model_type"), TYPES)
 def test_no_name_that_transformers_reads_changes_a_config_unseen(tower, model_type):
     encoder, hf = encoder_of(tower, model_type), TINY[model_type]
