@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8, UInt16
 
 from lit_jax.inference.precision import signs
 from lit_jax.inference.screen import Rows, nearest_of, threads
@@ -58,7 +58,7 @@ class SignScreen:
 
 def _differing(
     bits: UInt8[np.ndarray, "n e"], mine: UInt8[np.ndarray, "e"], width: int
-) -> Int[np.ndarray, "n"]:
+) -> UInt16[np.ndarray, "n"]:
     """How many of the first `width` signs of each vector differ from `mine`."""
     used = -(-width // 8)
     mask = np.full(used, 255, np.uint8)
