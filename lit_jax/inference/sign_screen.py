@@ -57,7 +57,7 @@ class SignScreen:
 
 
 def _differing(
-    bits: UInt8[np.ndarray, "n e"], mine: UInt8[np.ndarray, "e"], width: int
+    bits: UInt8[np.ndarray, "n e"], mine: UInt8[np.ndarray, "m"], width: int
 ) -> UInt16[np.ndarray, "n"]:
     """How many of the first `width` signs of each vector differ from `mine`."""
     used = -(-width // 8)
