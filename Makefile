@@ -24,6 +24,10 @@ test: .venvs/test.done
 test-all: test
 	.venvs/test/bin/python -m pytest --durations 10 -m "slow or network"
 
+# Runs the notebooks and keeps what they show: half an hour.
+notebooks: .venvs/notebooks.done
+	.venvs/notebooks/bin/python colabs/run.py
+
 docs: .venvs/docs.done
 	.venvs/docs/bin/python docs/api.py docs/_build
 
@@ -41,6 +45,13 @@ docs: .venvs/docs.done
 	.venvs/test/bin/pip install --quiet --no-deps $(TOWERS)
 	touch $@
 
+.venvs/notebooks.done: setup.py
+	$(PYTHON) -m venv .venvs/notebooks
+	.venvs/notebooks/bin/pip install --quiet torch==2.13.0
+	.venvs/notebooks/bin/pip install --quiet --editable '.[quickstart,notebooks,tpu]' nbclient ipykernel
+	.venvs/notebooks/bin/pip install --quiet --no-deps $(TOWERS)
+	touch $@
+
 .venvs/docs.done: setup.py
 	$(PYTHON) -m venv .venvs/docs
 	.venvs/docs/bin/pip install --quiet --editable '.[docs]'
@@ -49,4 +60,4 @@ docs: .venvs/docs.done
 clean:
 	rm -rf .venvs docs/_build
 
-.PHONY: quickstart test test-all docs clean
+.PHONY: quickstart test test-all notebooks docs clean

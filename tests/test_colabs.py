@@ -4,12 +4,14 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
+
+from colabs.run import LEFT_OUT, code_sum, executed, tidied
 
 ROOT = Path(__file__).parent.parent
 COLABS = sorted((ROOT / "colabs").glob("*.ipynb"))
@@ -17,15 +19,8 @@ NAMES = {"quickstart", "zero_shot", "train_on_tpu", "export_to_huggingface"}
 
 
 def run(name, folder, **parameters):
-    """What the notebook prints, as one text, run in `folder` with `parameters` after the cell tagged so."""
-    notebook = nbformat.read(ROOT / "colabs" / f"{name}.ipynb", as_version=4)
-    at = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-    known = {line.split(" = ")[0] for line in notebook.cells[at].source.splitlines()}
-    assert parameters.keys() <= known
-    lines = [f"{key} = {value!r}" for key, value in parameters.items()]
-    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(lines)))
-    NotebookClient(notebook, timeout=3600, kernel_name="python3").execute(cwd=folder)
-    return said(notebook)
+    """How many figures the notebook draws and what it prints, as one text, run in `folder`."""
+    return said(executed(name, folder, **parameters))
 
 
 def said(notebook):
@@ -56,16 +51,54 @@ def test_the_four_notebooks_are_there():
 
 
 @pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)
-def test_a_notebook_is_stored_without_outputs_and_reads_as_a_tutorial(path):
+def test_a_notebook_reads_as_a_tutorial(path):
     notebook = json.loads(path.read_text())
     nbformat.validate(notebook)
     cells = notebook["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert '"pip", "install"' in "".join(code[0]["source"])
     assert "find_spec(NAME) is None" in "".join(code[0]["source"])
     assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# ")
     assert len(cells) - len(code) >= 0.8 * len(code)  # Prose between cells.
+
+
+@pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_with_what_its_code_shows(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.get("lit_jax") == {"code": code_sum(notebook)}, "run make notebooks"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    figures, text = said(notebook)
+    assert figures >= 1 and len(text) > 500
+    assert path.stat().st_size < 1 << 20
+    everything = json.dumps([cell.outputs for cell in code])
+    assert "Traceback" not in everything and "Warning" not in everything
+    assert not re.search(
+        r"/(home|root|tmp|usr|work|Users)/", everything
+    )  # It says nothing of a machine's folders.
+
+
+def test_pictures_of_others_are_left_out_and_lines_are_as_a_terminal_shows_them():
+    def printed(name, text):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+
+    picture = nbformat.v4.new_output("display_data", {"image/png": "AAAA", "text/plain": "<Figure>"})
+    others, own = (nbformat.v4.new_code_cell("show()", outputs=[picture.copy()]) for _ in range(2))
+    others.metadata["tags"] = ["pictures-of-others"]
+    words = [printed("stdout", "1 of 2\r2 of 2\n"), printed("stdout", "end\r\n"), printed("stderr", "told\n")]
+    notebook = nbformat.v4.new_notebook(cells=[others, own, nbformat.v4.new_code_cell("go()", outputs=words)])
+    tidied(notebook)
+    assert notebook.cells[0].outputs[0].data == {"text/plain": LEFT_OUT}
+    assert notebook.cells[1].outputs[0].data["image/png"] == "AAAA"
+    assert [output.text for output in notebook.cells[2].outputs] == ["2 of 2\nend\r\n", "told\n"]
+    assert code_sum(notebook) == notebook.metadata["lit_jax"]["code"]
+    notebook.cells[1].source = "show(1)"
+    assert code_sum(notebook) != notebook.metadata["lit_jax"]["code"]
+
+
+def test_a_parameter_that_a_notebook_does_not_have_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"zero_shot.ipynb has the parameters .*'QUERY'.*\['STEP'\]"):
+        executed("zero_shot", tmp_path, STEP=3)
 
 
 def first_code(path):
