@@ -54,7 +54,7 @@ def in_theirs(folder, given):
         return model(**words, pixel_values=images, return_loss=True)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_whole_model_equals_pytorch_in_embeddings_logits_and_loss(name, tmp_path):
     given, folder = inputs(), write(tmp_path / "m", name)

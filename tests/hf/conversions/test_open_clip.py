@@ -26,7 +26,7 @@ def texts(model):
     return {"input_ids": ids} | ({"attention_mask": ids != tower["pad_token_id"]} if tower else {})
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_of_open_clip_gives_the_embeddings_of_open_clip(name, tmp_path):
     model = foreign.stored(name)
