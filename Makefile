@@ -24,7 +24,7 @@ test: .venvs/test.done
 test-all: test
 	.venvs/test/bin/python -m pytest --durations 10 -m "slow or network"
 
-# Runs the notebooks and keeps what they show: half an hour.
+# Runs the notebooks and keeps what they show: three quarters of an hour.
 notebooks: .venvs/notebooks.done
 	.venvs/notebooks/bin/python colabs/run.py
 
