@@ -7,9 +7,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import SupportsFloat
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
 
 from lit_jax.hf.model_card_layouts import LAYOUTS
 from lit_jax.utils.console import markdown
@@ -19,6 +21,9 @@ from lit_jax.utils.shown import in_line, shown
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+CARD = "README.md"
+NAME = 100  # Characters of a name that is shown.
+LARGEST = 1 << 20  # Bytes of a card that is read for it.
 HERE = "path/to/this/folder"  # In the examples of a card that has no repo_id.
 LOCAL = "local-dir:"  # How open_clip calls a folder on disk.
 
@@ -123,6 +128,17 @@ def model_card(card: Card) -> str:
         )
     )
     return shown(str(ModelCard(f"---\n{_metadata(card).to_yaml()}\n---\n\n{public(body)}\n")))
+
+
+def name_of(folder: Path) -> str | None:
+    """The model's name in the card of a folder: that of its model-index. None if its card has none or is damaged."""
+    try:
+        if (folder / CARD).stat().st_size > LARGEST:
+            return None
+        name = metadata_load(folder / CARD)["model-index"][0]["name"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError):
+        return None
+    return name if isinstance(name, str) and len(name) <= NAME else None
 
 
 def _metadata(card: Card) -> ModelCardData:

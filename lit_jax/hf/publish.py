@@ -26,11 +26,11 @@ from huggingface_hub.errors import (
 from lit_jax.hf import model_folder
 from lit_jax.hf.conversions.sentence_modules import MODULES
 from lit_jax.hf.layouts import open_clip
-from lit_jax.hf.model_card import HERE, LOCAL
+from lit_jax.hf.model_card import CARD, HERE, LOCAL
 from lit_jax.utils import checksums, strict_json
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 
-CARD, MESSAGE = "README.md", "Upload from lit_jax"
+MESSAGE = "Upload from lit_jax"
 # Files that tell one model from another: configs and weights, of any framework.
 _MODEL = re.compile(
     r"(?:.*/)?(?:(?:open_clip_)?config\.json|[^/]+\.(?:safetensors|msgpack|bin|h5|onnx|gguf|pth?|ckpt)(?:\.index\.json)?)"

@@ -13,7 +13,8 @@ from lit_jax.data.transforms.image_files import open_image
 from lit_jax.hf import hub, load, programs, save
 from lit_jax.hf import processor as processing
 from lit_jax.hf.facade.model import VisionTextDualEncoderModel
-from lit_jax.hf.publish import CARD, Place
+from lit_jax.hf.model_card import CARD
+from lit_jax.hf.publish import Place
 from lit_jax.models import heads
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.tools.run_card import NOTHING_MORE, UNTESTED, About, card_of, results

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import lit_jax
 from lit_jax.hf import processor as processing
-from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
+from lit_jax.hf.model_card import LARGEST, Card, Data, Evaluation, Tower, model_card, name_of
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.redact import public
@@ -222,6 +222,34 @@ def test_accounts_and_the_name_of_the_machine_are_refused(monkeypatch):
 def test_what_the_hub_would_refuse_is_refused(change, error, match):
     with pytest.raises(error, match=match):
         model_card(Card(**GIVEN | change))
+
+
+def test_the_name_of_a_card_is_read_back(tmp_path):
+    for name in ("LiT on emoji", "a: b # c", "猫" * 100):
+        (tmp_path / "README.md").write_text(model_card(Card(**GIVEN | {"name": name})), encoding="utf-8")
+        assert name_of(tmp_path) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# A title",
+        "---\n---\n",
+        "---\n- a\n---\n",
+        "---\nmodel-index: 3\n---\n",
+        "---\nmodel-index: []\n---\n",
+        "---\nmodel-index:\n- name: [a]\n---\n",
+        f"---\nmodel-index:\n- name: {'a' * 101}\n---\n",
+        f"---\nmodel-index:\n- name: a\n---\n{'a' * LARGEST}",
+        f"---\na: {'[' * 5000}\n---\n",
+        "---\na: {b\n---\n",
+        b"---\na: \xff\n---\n",
+    ],
+)
+def test_a_card_of_another_form_has_no_name(text, tmp_path):
+    assert name_of(tmp_path) is None
+    (tmp_path / "README.md").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert name_of(tmp_path) is None
 
 
 @pytest.fixture(scope="module")

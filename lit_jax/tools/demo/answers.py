@@ -1,5 +1,6 @@
 """Answers: a page, a part of one, or a mistake in one sentence, which a program gets as JSON."""
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +9,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from lit_jax.hf import model_card
 from lit_jax.inference.embedder import Embedder
 from lit_jax.tools import pages
-from lit_jax.utils.shown import shown
+from lit_jax.utils.shown import in_line, shown
 
 
 def title_of(model: Embedder) -> str:
-    """What answers call a model: the last part of its name, without the folders of this machine."""
-    return Path(model.name).name or model.name
+    """What answers call a model: the name in its card, or its folder's without the folders of this machine."""
+    return _title_of(model.name)
+
+
+@functools.lru_cache(maxsize=16)
+def _title_of(name: str) -> str:
+    return in_line(model_card.name_of(Path(name)) or Path(name).name or name)
 
 
 def html(

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import shlex
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -97,6 +99,7 @@ class _Page:
         self._home = html(
             "demo.html",
             name=title_of(model),
+            folder=shlex.quote(Path(model.name).name or model.name),
             about=f"A dual encoder of {config.vision_type} and {config.text_type}. {meaning}",
             most=MOST,
             too_large=TOO_LARGE,

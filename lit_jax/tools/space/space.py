@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 import lit_jax
 from lit_jax.hf import hub, kinds
-from lit_jax.hf.publish import CARD
+from lit_jax.hf.model_card import CARD
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError
 

@@ -3,12 +3,14 @@
 import base64
 import concurrent.futures
 import json
+import types
 
 import numpy as np
 import pytest
 
 import lit_jax
 from lit_jax.tools.demo import api, api_fields, guards
+from lit_jax.tools.demo.answers import title_of
 from tests.browser import Visit, browser  # noqa: F401
 from tests.tools.demo.pages import asked, served
 
@@ -55,6 +57,16 @@ def test_embed_classify_and_search_answer_as_the_functions_do(place, model, inde
         np.testing.assert_allclose(
             [hit["score"] for hit in found["hits"]], [hit.score for hit in wanted], atol=1e-6
         )
+
+
+def test_a_model_is_called_what_its_card_says_or_as_its_folder(tmp_path):
+    named, unnamed = (types.SimpleNamespace(name=str(tmp_path / name)) for name in ("export", "other"))
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "README.md").write_text(
+        "---\nmodel-index:\n- name: LiT on \u202eemoji\n---\n", "utf-8"
+    )
+    assert title_of(named) == r"LiT on \u202eemoji"
+    assert title_of(unnamed) == "other"
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
