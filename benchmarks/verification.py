@@ -101,7 +101,7 @@ def _row(name: str, clock: Clock, run: Callable[[], Any]) -> tuple[str, ...]:
     before, since = clock.seconds, time.perf_counter()
     run()
     checking, seconds = clock.seconds - before, time.perf_counter() - since
-    return name, f"{seconds:.2f}", f"{checking:.3f}", f"{checking / seconds:.1%}", f"{WANTED:.0%}"
+    return name, f"{seconds:.2f}", f"{checking:.3g}", f"{checking / seconds:.1%}", f"{WANTED:.0%}"
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | Non
     if not image_processor.do_resize:
         return None
     if "shortest_edge" in size:
-        left, top, right, bottom = middle(width, height)
+        left, top, right, bottom = map(float, middle(width, height))
         short = min(right - left, bottom - top)
         if (share := getattr(image_processor, "crop_pct", None)) is not None:  # ConvNeXt's.
             return _convnext(size["shortest_edge"], share, (left, top, right, bottom))
