@@ -19,10 +19,11 @@ test: .venvs/test.done
 		--no-loadscope-reorder --durations 10 $(TESTS); tests=$$?; \
 	wait $$types || { cat .venvs/types.txt; exit 1; }; exit $$tests
 
-# All tests. The slow ones build their own environments; they need a network and about two hours. They also compare the
-# shapes of arrays with the annotations, as pytest by itself does: a fifth of the time of the fast ones.
+# All tests. The slow ones build their own environments; they need a network and about four hours on two cores. They also
+# compare the shapes of arrays with the annotations, as pytest by itself does: a fifth of the time of the fast ones.
 test-all: test
-	.venvs/test/bin/python -m pytest --durations 10 -m "slow or network"
+	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--durations 10 -m "slow or network"
 
 # Runs the notebooks and keeps what they show: three quarters of an hour.
 notebooks: .venvs/notebooks.done

@@ -50,6 +50,14 @@ def limited():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB.
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported(tmp_path_factory):
+    """What is imported when it is first needed takes seconds, which belong to none of the inputs."""
+    tiny.write_models_and_pictures(place := tmp_path_factory.mktemp("first"))
+    make_decode(load_image_processor(place / "model"))(PICTURE)
+    make_tokenize(load_tokenizer(place / "model"), 8)(["a"])
+
+
 def places(tree, path=()):
     """The paths of all values in a tree."""
     inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()

@@ -5,7 +5,7 @@ device. Together they equal the image processor (PIL backend), which `pixels_of`
 floats (`resizes_floats`, DINOv3's) is equalled up to the rounding to 8 bits: half of a 255th, before normalising.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -90,7 +90,8 @@ def size_of(image_processor: ImageProcessor) -> tuple[int, int]:
     return height, width
 
 
-def _rgb(values: float | Sequence[float]) -> tuple[float, float, float]:
+def _rgb(values: Any) -> tuple[float, float, float]:
+    """What a file gives, as three numbers. Raises ConfigError."""
     try:
         red, green, blue = [values] * 3 if isinstance(values, int | float) else values
     except (TypeError, ValueError) as error:
