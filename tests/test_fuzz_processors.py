@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_jax.data.transforms.image_processor import make_decode
+from lit_jax.data.transforms.image_processor import make_decode, size_of
 from lit_jax.data.transforms.tokenizer import make_tokenize
 from lit_jax.hf.processor import load_image_processor, load_tokenizer
 from lit_jax.utils.errors import LitJaxError
@@ -101,8 +101,9 @@ def test_image_processors(folder, fields, nested):
     (place / "processor_config.json").write_text(json.dumps({"image_processor": fields} if nested else {}))
 
     def use():
-        pixels = make_decode(load_image_processor(place))(PICTURE)
-        assert pixels.dtype == np.uint8 and pixels.shape == (len(pixels), len(pixels), 3)
+        processor = load_image_processor(place)
+        pixels = make_decode(processor)(PICTURE)
+        assert pixels.dtype == np.uint8 and pixels.shape == (*size_of(processor), 3)
 
     ends_well(use)
 
