@@ -104,7 +104,10 @@ def _folded(equation: Any, values: Sequence[Value]) -> list[Value]:
 def _unrolled(graph: Graph, equation: Any, values: list[Value]) -> list[Value]:
     """A scan, step by step."""
     params = equation.params
-    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    inner = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+    # How many values are which is named differently by versions of JAX, but what is stacked has one axis more outside.
+    last = len(values) - _stacks(equation.invars, inner.invars)
+    first = last - len(equation.outvars) + _stacks(equation.outvars, inner.outvars)
     fixed, carry, rows = values[:first], values[first:last], values[last:]
     order = range(params["length"])
     outputs: list[list[Value]] = []
@@ -118,6 +121,10 @@ def _unrolled(graph: Graph, equation: Any, values: list[Value]) -> list[Value]:
         for variable, parts in zip(equation.outvars[len(carry) :], zip(*outputs, strict=True), strict=True)
     ]
     return [*carry, *stacked]
+
+
+def _stacks(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    return sum(out.aval.ndim > one.aval.ndim for out, one in zip(outside, inside, strict=True))
 
 
 def _stacked(graph: Graph, shape: tuple[Any, ...], parts: Sequence[Value]) -> Value:
