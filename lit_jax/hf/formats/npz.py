@@ -1,6 +1,7 @@
 """Arrays of NumPy's npz files, read one by one and without pickle."""
 
 import math
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,11 +22,12 @@ _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0
 
 
 class NpzFile:
-    """One npz file; each array is read on access. Its errors name the file."""
+    """One npz file; each array is read on access, by any thread. Its errors name the file."""
 
     def __init__(self, path: Path) -> None:
         """Raises WeightError for a damaged file, and for arrays of Python objects, which only a pickle can hold."""
         self._path = path
+        self._reading = threading.Lock()  # Two that open members at once move each other's place in the file.
         try:
             self._zip = zipfile.ZipFile(path)
             members = [info for info in self._zip.infolist() if info.filename.endswith(".npy")]
@@ -57,7 +59,7 @@ class NpzFile:
 
     def get_tensor(self, name: str) -> np.ndarray:
         try:
-            with self._zip.open(f"{name}.npy") as file:
+            with self._reading, self._zip.open(f"{name}.npy") as file:
                 array: Any = npy.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
         except _DAMAGED as error:
             raise WeightError(f"{self._path}: {name} cannot be read: {first_line(error)}") from error

@@ -6,6 +6,7 @@ the three functions of `_CALLS`, which are defined here.
 
 import pickletools
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,11 +58,12 @@ class _Tensor(NamedTuple):
 
 
 class TorchFile:
-    """The state dict in a zip file of torch >= 1.6; each tensor is read on access."""
+    """The state dict in a zip file of torch >= 1.6; each tensor is read on access, by any thread."""
 
     def __init__(self, path: Path) -> None:
         """Raises WeightError for a damaged file, another layout, and any content but tensors by name."""
         self._path = path
+        self._reading = threading.Lock()  # Two that open members at once move each other's place in the file.
         if not zipfile.is_zipfile(path):
             raise WeightError(
                 f"{path} is damaged, or in the format of torch before 1.6, which is not read; "
@@ -117,7 +119,8 @@ class TorchFile:
             raise WeightError(f"its {name} is compressed, which torch.save never does")
         if largest is not None and info.file_size > largest:
             raise WeightError(f"its {name} has {info.file_size} bytes; more than {largest} are not read")
-        data = self._zip.read(info)
+        with self._reading:
+            data = self._zip.read(info)
         if len(data) != info.file_size:
             raise WeightError(f"its {name} has {len(data)} of {info.file_size} bytes")
         return data

@@ -5,6 +5,7 @@ import os
 import pickle
 import pickletools
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -113,6 +114,18 @@ def test_a_storage_shared_by_many_views_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda self, name: reads.append(name) or read(self, name))
     np.testing.assert_array_equal([file.get_tensor(str(i)) for i in range(8)], whole.numpy())
     assert len(reads) == 1
+
+
+def test_many_threads_read_what_was_written(tmp_path):
+    torch = pytest.importorskip("torch")
+    written = {f"layer.{i}.weight": torch.full((40, i + 1), float(i)) for i in range(60)}
+    torch.save(written, tmp_path / "a.bin")
+    file = TorchFile(tmp_path / "a.bin")
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            found = dict(zip(written, pool.map(file.get_tensor, written), strict=True))
+        for name, tensor in written.items():
+            np.testing.assert_array_equal(found[name], tensor.numpy())
 
 
 class Evil:
