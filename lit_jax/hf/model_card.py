@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, metadata_load
@@ -135,7 +135,8 @@ def name_of(folder: Path) -> str | None:
     try:
         if (folder / CARD).stat().st_size > LARGEST:
             return None
-        name = metadata_load(folder / CARD)["model-index"][0]["name"]
+        found: Any = metadata_load(folder / CARD)
+        name = found["model-index"][0]["name"]
     except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError):
         return None
     return name if isinstance(name, str) and len(name) <= NAME else None

@@ -7,7 +7,7 @@ Shape letters, the same in every file:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -91,11 +91,15 @@ class Tokenizer(Protocol):
     truncation_side: str
     model_input_names: Any
 
-    @property
-    def pad_token(self) -> Any: ...
+    if (
+        TYPE_CHECKING
+    ):  # transformers' `__getattr__` finds these, and isinstance does not see them from Python 3.12 on.
 
-    @property
-    def pad_token_id(self) -> Any: ...
+        @property
+        def pad_token(self) -> Any: ...
+
+        @property
+        def pad_token_id(self) -> Any: ...
 
     @property
     def pad_token_type_id(self) -> int: ...

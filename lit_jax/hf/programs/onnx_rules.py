@@ -197,6 +197,25 @@ def split(graph: Graph, equation: Any, value: Value) -> list[Value]:
     return parts
 
 
+def unstack(graph: Graph, equation: Any, value: Value) -> list[Value]:
+    axis, shape = equation.params["axis"], equation.invars[0].aval.shape
+    x, row = graph.full(value, shape), (*shape[:axis], 1, *shape[axis + 1 :])
+    return [
+        graph.reshape(Value(graph.slice(x, axis, i, i + 1), row), part.aval.shape)
+        for i, part in enumerate(equation.outvars)
+    ]
+
+
+def stack(graph: Graph, equation: Any, *values: Value) -> Value:
+    axis, shape = equation.params["axis"], equation.outvars[0].aval.shape
+    row = (*shape[:axis], 1, *shape[axis + 1 :])
+    parts = [
+        graph.reshape(graph.full(value, x.aval.shape), row).array
+        for value, x in zip(values, equation.invars, strict=True)
+    ]
+    return Value(graph.node("Concat", *parts, axis=axis), shape)
+
+
 def reverse(graph: Graph, equation: Any, value: Value) -> Value:
     shape = equation.invars[0].aval.shape
     result = graph.full(value, shape)
@@ -245,6 +264,8 @@ RULES: dict[str, Callable[..., Value | list[Value]]] = {
     "rev": reverse,
     "slice": slices,
     "split": split,
+    "stack": stack,
     "squeeze": reshape,
     "transpose": transpose,
+    "unstack": unstack,
 }

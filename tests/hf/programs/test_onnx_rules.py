@@ -62,6 +62,7 @@ FUNCTIONS = {
     "square of a size": lambda x: (x[:, :, None] * x[:, None])[..., 0].reshape(x.shape[0], -1)[
         :, : x.shape[1] ** 2 - 1
     ],
+    "stacked and taken apart": lambda x: jnp.stack(jnp.unstack(x, axis=2)[::-1], axis=1),
     "steps backwards": lambda x: x[:, ::-1, 1::2],
     "windows": lambda x: x[:, :1] + x[:, -1:] * x[:, 1, None],
 }
