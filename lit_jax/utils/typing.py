@@ -91,9 +91,8 @@ class Tokenizer(Protocol):
     truncation_side: str
     model_input_names: Any
 
-    if (
-        TYPE_CHECKING
-    ):  # transformers' `__getattr__` finds these, and isinstance does not see them from Python 3.12 on.
+    # transformers finds these by `__getattr__`, where isinstance does not see them from Python 3.12 on.
+    if TYPE_CHECKING:
 
         @property
         def pad_token(self) -> Any: ...

@@ -93,9 +93,9 @@ def size_of(image_processor: ImageProcessor) -> tuple[int, int]:
 def _rgb(values: Any) -> tuple[float, float, float]:
     """What a file gives, as three numbers. Raises ConfigError."""
     try:
-        red, green, blue = [values] * 3 if isinstance(values, int | float) else values
-    except (TypeError, ValueError) as error:
+        red, green, blue = map(float, [values] * 3 if isinstance(values, int | float) else values)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"a mean or std is {values!r}; wanted one number, or one for each of 3 channels"
         ) from error
-    return float(red), float(green), float(blue)
+    return red, green, blue

@@ -4,7 +4,7 @@ A rule is called with the graph, the equation of the jaxpr and the values of its
 Products, convolutions and indices are in `onnx_products` and `onnx_indices`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -197,23 +197,19 @@ def split(graph: Graph, equation: Any, value: Value) -> list[Value]:
     return parts
 
 
-def unstack(graph: Graph, equation: Any, value: Value) -> list[Value]:
-    axis, shape = equation.params["axis"], equation.invars[0].aval.shape
-    x, row = graph.full(value, shape), (*shape[:axis], 1, *shape[axis + 1 :])
-    return [
-        graph.reshape(Value(graph.slice(x, axis, i, i + 1), row), part.aval.shape)
-        for i, part in enumerate(equation.outvars)
-    ]
-
-
 def stack(graph: Graph, equation: Any, *values: Value) -> Value:
-    axis, shape = equation.params["axis"], equation.outvars[0].aval.shape
-    row = (*shape[:axis], 1, *shape[axis + 1 :])
-    parts = [
-        graph.reshape(graph.full(value, x.aval.shape), row).array
-        for value, x in zip(values, equation.invars, strict=True)
-    ]
-    return Value(graph.node("Concat", *parts, axis=axis), shape)
+    return stacked(graph, values, equation.params["axis"], equation.outvars[0].aval.shape)
+
+
+def stacked(graph: Graph, parts: Sequence[Value], axis: int, shape: tuple[Any, ...]) -> Value:
+    """Parts along a new axis of the result, which has this shape."""
+    before, after = shape[:axis], shape[axis + 1 :]
+    rows = [graph.reshape(graph.full(x, (*before, *after)), (*before, 1, *after)).array for x in parts]
+    return Value(graph.node("Concat", *rows, axis=axis), shape)
+
+
+def unstack(graph: Graph, equation: Any, value: Value) -> list[Value]:
+    return [at(graph, value, i, equation.params["axis"]) for i in range(len(equation.outvars))]
 
 
 def reverse(graph: Graph, equation: Any, value: Value) -> Value:
@@ -236,12 +232,12 @@ def pad(graph: Graph, equation: Any, value: Value, filling: Value) -> Value:
     return Value(padded, equation.outvars[0].aval.shape)
 
 
-def at(graph: Graph, value: Value, index: int) -> Value:
-    """A part along the first axis."""
-    index = 0 if is_one(value.shape[0]) else index
+def at(graph: Graph, value: Value, index: int, axis: int = 0) -> Value:
+    """A part along an axis."""
+    index, shape = 0 if is_one(value.shape[axis]) else index, (*value.shape[:axis], *value.shape[axis + 1 :])
     if value.constant:
-        return Value(value.array[index], value.shape[1:])
-    return Value(graph.node("Gather", value.array, np.array(index, np.int64), axis=0), value.shape[1:])
+        return Value(value.array.take(index, axis), shape)
+    return Value(graph.node("Gather", value.array, np.array(index, np.int64), axis=axis), shape)
 
 
 RULES: dict[str, Callable[..., Value | list[Value]]] = {

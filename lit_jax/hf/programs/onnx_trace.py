@@ -44,7 +44,7 @@ def traced(
 
 
 def _run(graph: Graph, closed: ClosedJaxpr | Jaxpr, values: Sequence[Value]) -> list[Value]:
-    jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
+    jaxpr = _opened(closed)
     constants = closed.consts if isinstance(closed, ClosedJaxpr) else []
     known: dict[Any, Value] = dict(zip(jaxpr.constvars, map(Value.of, constants), strict=True))
     known |= zip(jaxpr.invars, values, strict=True)
@@ -104,7 +104,7 @@ def _folded(equation: Any, values: Sequence[Value]) -> list[Value]:
 def _unrolled(graph: Graph, equation: Any, values: list[Value]) -> list[Value]:
     """A scan, step by step."""
     params = equation.params
-    inner = getattr(params["jaxpr"], "jaxpr", params["jaxpr"])
+    inner = _opened(params["jaxpr"])
     # How many values are which is named differently by versions of JAX, but what is stacked has one axis more outside.
     last = len(values) - _stacks(equation.invars, inner.invars)
     first = last - len(equation.outvars) + _stacks(equation.outvars, inner.outvars)
@@ -117,16 +117,15 @@ def _unrolled(graph: Graph, equation: Any, values: list[Value]) -> list[Value]:
         outputs.append(found[len(carry) :])
     outputs = outputs[::-1] if params["reverse"] else outputs
     stacked = [
-        _stacked(graph, variable.aval.shape, parts)
+        rules.stacked(graph, parts, 0, variable.aval.shape)
         for variable, parts in zip(equation.outvars[len(carry) :], zip(*outputs, strict=True), strict=True)
     ]
     return [*carry, *stacked]
 
 
+def _opened(closed: ClosedJaxpr | Jaxpr) -> Jaxpr:
+    return closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
+
+
 def _stacks(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     return sum(out.aval.ndim > one.aval.ndim for out, one in zip(outside, inside, strict=True))
-
-
-def _stacked(graph: Graph, shape: tuple[Any, ...], parts: Sequence[Value]) -> Value:
-    rows = [graph.reshape(graph.full(part, shape[1:]), (1, *shape[1:])).array for part in parts]
-    return Value(graph.node("Concat", *rows, axis=0), shape)

@@ -16,13 +16,18 @@ from lit_jax.utils.shown import in_line, shown
 
 
 def title_of(model: Embedder) -> str:
-    """What answers call a model: the name in its card, or its folder's without the folders of this machine."""
+    """What answers call a model: the name in its card, or that of its folder."""
     return _title_of(model.name)
 
 
 @functools.lru_cache(maxsize=16)
 def _title_of(name: str) -> str:
-    return in_line(model_card.name_of(Path(name)) or Path(name).name or name)
+    return in_line(model_card.name_of(Path(name)) or folder_of(name))
+
+
+def folder_of(name: str) -> str:
+    """The last part of a model's name, without the folders of this machine."""
+    return Path(name).name or name
 
 
 def html(

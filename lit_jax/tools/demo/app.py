@@ -4,7 +4,6 @@ import asyncio
 import re
 import shlex
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,7 +23,7 @@ from lit_jax.inference.prompts import TEMPLATES
 from lit_jax.inference.search import search
 from lit_jax.tools import pages
 from lit_jax.tools.demo.access import LOCAL, Access
-from lit_jax.tools.demo.answers import html, mistake, refused, title_of
+from lit_jax.tools.demo.answers import folder_of, html, mistake, refused, title_of
 from lit_jax.tools.demo.api import Api
 from lit_jax.tools.demo.api_fields import LABELS, LONGEST
 from lit_jax.tools.demo.guards import MOST, TOO_LARGE, Bounded, OwnPageOnly, WithHeaders
@@ -99,7 +98,7 @@ class _Page:
         self._home = html(
             "demo.html",
             name=title_of(model),
-            folder=shlex.quote(Path(model.name).name or model.name),
+            folder=shlex.quote(folder_of(model.name)),
             about=f"A dual encoder of {config.vision_type} and {config.text_type}. {meaning}",
             most=MOST,
             too_large=TOO_LARGE,
