@@ -29,7 +29,7 @@ def traced(
 
     Raises WeightError for an operation that has no rule.
     """
-    closed = jax.make_jaxpr(call)(params, dict(inputs))
+    closed, out = jax.make_jaxpr(call, return_shape=True)(params, dict(inputs))
     symbols: dict[str, tuple[str, int]] = {}
     for name, spec in inputs.items():
         for axis, size in enumerate(spec.shape):
@@ -40,7 +40,7 @@ def traced(
     given = [Value.of(leaf) for leaf in jax.tree.leaves(params)]
     given += [Value(name, inputs[name].shape) for name in jax.tree.leaves(names)]
     (output,) = _run(graph, closed, given)
-    return graph, graph.full(output, closed.jaxpr.outvars[0].aval.shape)
+    return graph, graph.full(output, out.shape)
 
 
 def _run(graph: Graph, closed: ClosedJaxpr | Jaxpr, values: Sequence[Value]) -> list[Value]:

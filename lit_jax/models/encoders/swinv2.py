@@ -76,9 +76,9 @@ def _sizes(hf: Mapping[str, Any], stages: int) -> tuple[int, ...]:
 def coordinates(windows: Windows) -> Float[np.ndarray, "n 2"]:
     """Relative positions in rows and columns, on a logarithmic scale: near ones are further apart."""
     at = np.arange(1 - windows.side, windows.side, dtype=np.float32)
-    at = 8 * at / np.float32(max((windows.pretrained or windows.side) - 1, 1))
-    at = np.sign(at) * np.log2(np.abs(at) + 1) / np.float32(math.log2(8))
-    return np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2)
+    scaled = 8 * at / np.float32(max((windows.pretrained or windows.side) - 1, 1))
+    logarithms = np.sign(scaled) * np.log2(np.abs(scaled) + 1) / np.float32(math.log2(8))
+    return np.stack(np.meshgrid(logarithms, logarithms, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def unit(x: Float[Array, "B W M H K"]) -> Float[Array, "B W M H K"]:
