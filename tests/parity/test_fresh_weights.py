@@ -63,7 +63,7 @@ def read(folder, tower, hf, without):
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize(("tower", "hf"), configs(), ids=[hf["model_type"] for _, hf in configs()])
+@pytest.mark.parametrize(("tower", "hf"), list(configs()), ids=[hf["model_type"] for _, hf in configs()])
 def test_each_module_that_a_checkpoint_lacks_is_fresh_by_itself(tower, hf, tmp_path):
     groups = groups_of(encoder_of(tower, hf["model_type"]), hf)
     assert bool(groups) == (hf["model_type"] not in WHOLE)
