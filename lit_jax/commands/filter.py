@@ -1,6 +1,5 @@
 """lit-jax filter SOURCE --scores DIR --min X --output DIR"""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from lit_jax.commands import options
+from lit_jax.utils.cores import cores
 from lit_jax.utils.shown import say
 
 
@@ -48,7 +48,7 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
         write_choice(Path(folder), choice.records, choice.captions)
         kept = Kept(pairs, Path(folder))
         how = PrepareOptions(
-            processes=given["processes"] or os.cpu_count() or 1,
+            processes=given["processes"] or cores(),
             on_bad_record=given["on_bad_record"],
             shard=given["shard"],
         )

@@ -1,12 +1,12 @@
 """lit-jax prepare SOURCE --output DIR --name NAME --split SPLIT"""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lit_jax.commands import options as shared
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.shown import say
 
@@ -76,7 +76,7 @@ def main(
             Path(output),
             name=name,
             split=split,
-            options=PrepareOptions(processes=processes or os.cpu_count() or 1, **options),
+            options=PrepareOptions(processes=processes or cores(), **options),
             progress=report,
         )
     if folder_of(folder, split).exists():

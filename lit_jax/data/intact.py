@@ -1,7 +1,6 @@
 """The records of a source that can be used, where broken ones are to be left out before anything is measured."""
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from lit_jax.data.bad_records import in_words
 from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.sources.subset import Subset
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def broken_records(source: Source, check: Callable[[Record], object]) -> list[Br
         return ""
 
     def reasons() -> Iterator[str]:
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        with ThreadPoolExecutor(min(cores(), 16)) as pool:
             for start in range(0, len(source), _AT_ONCE):
                 yield from pool.map(reason, range(start, min(start + _AT_ONCE, len(source))))
 

@@ -1,7 +1,6 @@
 """Rows into arrays: how a thread or a process reads its part of a batch. `Batches` keeps the counts."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from lit_jax.data.captions import usable_captions
 from lit_jax.data.pooled_texts import PooledTexts
 from lit_jax.data.shuffle import draw, draws, shuffled
 from lit_jax.data.sources.base import Source
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import CountTokens, ProcessShard, Tokenize, TrainDecode
 
@@ -142,7 +142,7 @@ def read_options(threads: int | None, parts: int) -> Any:
     """grain's options for `threads` that read `parts` ahead. Raises ConfigError for negative numbers."""
     import grain
 
-    threads = min(os.cpu_count() or 1, 32) if threads is None else threads
+    threads = min(cores(), 32) if threads is None else threads
     if threads < 0 or parts < 0:
         raise ConfigError(f"threads {threads} and prefetch {parts}: want 0 or more")
     ahead = max(threads, parts) if threads else 0

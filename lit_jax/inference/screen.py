@@ -5,7 +5,6 @@ of a query q with x lies within |q| |e| of s (q c). The k-th largest of the lowe
 upper bound lies below it is not among the k nearest. The others, usually a few hundred, are read and compared exactly.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from jaxtyping import Float, Int
 
 from lit_jax.inference.nearest import nearest
 from lit_jax.inference.precision import Vectors
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import DataError
 
 _LEVELS = 127
@@ -76,7 +76,7 @@ class Screen:
             best = np.partition(lower, len(lower) - k)[-k:] if len(lower) > k else lower
             return scores + slack, best
 
-        with ThreadPoolExecutor(threads()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             found = list(pool.map(bounds, range(len(self.codes))))
         best = np.concatenate([best for _, best in found])
         floor = np.partition(best, len(best) - k)[-k] if len(best) >= k else -np.inf
@@ -100,11 +100,6 @@ def nearest_of(
     tiles = (rows.take(numbers[start : start + _TILE]) for start in range(0, len(numbers), _TILE))
     scores, found = nearest(query, tiles, k, mesh, least=_TILE)
     return scores, numbers[found]
-
-
-def threads() -> int:
-    """As many as this process has cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _coded(rows: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8, UInt16
 
 from lit_jax.inference.precision import signs
-from lit_jax.inference.screen import Rows, nearest_of, threads
+from lit_jax.inference.screen import Rows, nearest_of
+from lit_jax.utils.cores import cores
 
 RESCORED = 100  # Vectors that are read and compared for each that is wanted, unless a caller says otherwise.
 _ROWS = 1 << 15  # Whose signs are compared at once.
@@ -40,7 +41,7 @@ class SignScreen:
         """The numbers, ascending, of the vectors that agree most with the query; of equal ones the first."""
         mine = signs(query[None])[0]
         shards = [number for number, size in enumerate(self.sizes) if size]
-        with ThreadPoolExecutor(threads()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             found = list(pool.map(lambda shard: _differing(self.signs(shard), mine, self.width), shards))
         differing, most = np.concatenate(found), k * self.multiplier
         if len(differing) <= most:

@@ -8,7 +8,6 @@ not.
 """
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from einops import rearrange
 from flax import traverse_util
 from jax.typing import DTypeLike
 
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
@@ -151,7 +151,7 @@ class WeightMap:
         left over, of another shape, or not finite.
         """
         _check_names(self.names(), tensors)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Reading and copying release Python's lock.
+        with ThreadPoolExecutor(cores()) as pool:  # Reading and copying release Python's lock.
             filling = []
             for row in self.rows:
                 read: dict[

@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import CheckpointError, first_line
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class CachedRows(np.memmap):
     def compare_all(self) -> None:
         """Compares all blocks. Raises CheckpointError."""
         if self._sums is not None:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            with ThreadPoolExecutor(min(8, cores())) as pool:
                 list(pool.map(self._compare, range(len(self._sums))))
 
 

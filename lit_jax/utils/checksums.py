@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from etils import epath
 
+from lit_jax.utils.cores import cores
 from lit_jax.utils.inside import check_regular
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
     allowed = frozenset(beside)
     if out := [name for name in sums if name not in allowed and leaves(name)]:
         return f"{NAME} names {out[0]!r}, which lies outside of the folder"
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         found = pool.map(lambda row: difference(folder, *row), sums.items())
         return next((why for why in found if why), None)
 

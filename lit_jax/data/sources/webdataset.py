@@ -18,6 +18,7 @@ from lit_jax.data.sources.remarks import Remarks
 from lit_jax.data.sources.tar_members import TarDamage
 from lit_jax.data.sources.tar_samples import BOM, PARTS, WHERE, Samples, read_samples
 from lit_jax.utils import strict_json
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class WebDatasetSource:
 
     def _make_index(self) -> tuple[Columns, dict[str, Any]]:
         _log.info("indexing %s of %s, once", counted(len(self._shards), "shard", "shards"), self.spec)
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        with ThreadPoolExecutor(min(cores(), 16)) as pool:
             made = list(pool.map(self._scan, self._shards))
         columns: dict[str, Any] = {
             name: np.concatenate([samples.columns[name] for samples in made]) for name in made[0].columns

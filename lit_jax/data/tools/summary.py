@@ -16,6 +16,7 @@ from lit_jax.data.sources.base import Source, counted, is_number, remarks_of
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
+from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.typing import CountTokens, Progress
 
@@ -173,7 +174,7 @@ def _look(
             unusable=unusable,
         )
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+    with ThreadPoolExecutor(min(cores(), 16)) as pool:
         for start in range(0, len(chosen), _AT_ONCE):
             indices = chosen[start : start + _AT_ONCE]
             yield from pool.map(look, indices)

@@ -1,0 +1,49 @@
+"""How many processors this process may use, which in a container or a job are fewer than the machine has."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_ROOT = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """The processors that this process is bound to (taskset, SLURM), within the quota of its cgroup, rounded up.
+
+    A quota is what `docker run --cpus` and the CPU limit of a Kubernetes container set. Where neither is known, as on
+    macOS, these are the processors of the machine.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *map(math.ceil, _quotas())]))
+
+
+def _quotas() -> Iterator[float]:
+    """Processors that each cgroup of this process permits: its own and those around it, of version 1 and 2."""
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _ROOT / "cpu" if controllers else _ROOT
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(root) and (permitted := _quota(group, bool(controllers))) is not None:
+                yield permitted
+
+
+def _quota(group: Path, first: bool) -> float | None:
+    try:
+        if first:
+            quota, period = (
+                float((group / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+            )
+        else:
+            quota, period = map(float, (group / "cpu.max").read_text().split())
+    except (OSError, ValueError):  # "max" is no number: there is no quota.
+        return None
+    return quota / period if quota > 0 and period > 0 else None
