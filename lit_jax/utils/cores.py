@@ -22,7 +22,7 @@ def cores() -> int:
 def _quotas() -> Iterator[float]:
     """Processors that each cgroup of this process permits: its own and those around it, of version 1 and 2."""
     try:
-        lines = _MEMBERSHIP.read_text().splitlines()
+        lines = _MEMBERSHIP.read_text("utf-8", "replace").splitlines()
     except OSError:
         return
     for line in lines:
