@@ -31,6 +31,7 @@ CORE = [
     "orbax-checkpoint>=0.12.3",
     "packaging>=24",
     "pillow>=11",
+    "protobuf>=6.31.1",
     "pyarrow>=17",
     "pyyaml>=6.0.2",
     "safetensors>=0.8",
@@ -55,7 +56,7 @@ PLOT = ["matplotlib>=3.9"]
 RAY = ["pandas>=2", "ray[data]>=2.40"]
 BEAM = ["apache-beam>=2.60"]
 FAISS = ["faiss-cpu>=1.9"]
-SENTENCEPIECE = ["protobuf>=4.25", "sentencepiece>=0.2"]
+SENTENCEPIECE = ["sentencepiece>=0.2"]
 STABLEHLO = ["flatbuffers>=24.3"]  # With it, jax.export writes files.
 WANDB = ["wandb>=0.19"]
 TURBO = ["opencv-python-headless>=4.10.0.84", "simplejpeg>=1.8"]

@@ -17,6 +17,7 @@ NAMES = {
     "yaml": "pyyaml",
 }
 COMPARED = {"torch", "tensorflow"}  # Looked for where they happen to be; nothing needs them.
+FLOORS = {"protobuf"}  # tensorflow-metadata is compiled by this version, and asks for an older one.
 
 
 def imported(path):
@@ -44,4 +45,4 @@ def test_every_import_of_the_package_is_declared():
 
 def test_every_requirement_of_the_core_is_imported():
     core = SETUP.partition("CORE = [")[2].partition("]")[0]
-    assert len(declared(core)) > 15 and declared(core) <= wanted()
+    assert len(declared(core)) > 15 and declared(core) <= wanted() | FLOORS

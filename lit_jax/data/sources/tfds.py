@@ -9,6 +9,7 @@ from etils import epath
 
 from lit_jax.data.sources.base import CAPTIONS, FORMS, IDS, Record, decode_utf8, edges
 from lit_jax.data.sources.tfds_folder import FEATURES, INFO, check_folder, check_shard
+from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.sources.tfrecord import TfRecords
 from lit_jax.utils.errors import DataError, first_line
 
@@ -24,22 +25,19 @@ class TfdsSource:
     """
 
     def __init__(self, where: str, caption: str | None = None):
-        import tensorflow_datasets as tfds
-
         self.spec = f"tfds:{where}"
         self._arguments = (where, caption)
+        opened = tfds().builder_from_directory
         folder, split = _locate(self.spec, where)
         check_folder(self.spec, folder)
         try:
-            self._open(tfds.builder_from_directory(folder), split, caption)
+            self._open(opened(folder), split, caption)
         except (DataError, MemoryError):
             raise
         except Exception as e:  # TFDS checks little of what it reads, and its errors are of many kinds.
             raise DataError(f"{self.spec}: it cannot be read: {first_line(e)}; prepare the set again") from e
 
     def _open(self, builder: Any, split: str | None, caption: str | None) -> None:
-        import tensorflow_datasets as tfds
-
         self._dir = epath.Path(builder.data_dir)
         formats = {f.value for f in builder.info.available_file_formats()}
         if not formats & {"array_record", "parquet", "tfrecord"}:
@@ -74,11 +72,11 @@ class TfdsSource:
         label = features.get("label")
         self._labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
         self.class_names = None
-        if isinstance(label, tfds.features.ClassLabel) and not _are_numbers(label.names):
+        if isinstance(label, tfds().features.ClassLabel) and not _are_numbers(label.names):
             self.class_names = tuple(label.names)
         self.description: str | None = builder.info.description or None
         self.license: str | None = builder.info.as_proto.redistribution_info.license or None
-        decoders = {self._image: tfds.decode.SkipDecoding()}
+        decoders = {self._image: tfds().decode.SkipDecoding()}
         if formats & {"array_record", "parquet"}:
             records = builder.as_data_source(split, decoders=decoders)
             self._size, self._read = len(records), records.__getitem__
@@ -160,9 +158,7 @@ def _data_dir() -> str:
 
 
 def _image_feature(spec: str, features: Any) -> str:
-    import tensorflow_datasets as tfds
-
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    images = [key for key, feature in features.items() if isinstance(feature, tfds().features.Image)]
     if "image" in images:
         return "image"
     if len(images) != 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
@@ -102,10 +103,9 @@ def _named(tree: Any) -> Iterator[str]:
 @cache
 def _own() -> frozenset[str]:
     """The names of TFDS's own features."""
-    import tensorflow_datasets as tfds
-
-    base = tfds.features.FeatureConnector
-    kinds = [getattr(tfds.features, name) for name in dir(tfds.features)]
+    features = tfds().features
+    base = features.FeatureConnector
+    kinds = [getattr(features, name) for name in dir(features)]
     names = {f"{kind.__module__}.{kind.__name__}" for kind in kinds if isinstance(kind, type)}
     names |= set(getattr(base, "_registered_features", ()))  # With the names of earlier versions.
     return frozenset(name for name in names if name.startswith("tensorflow_datasets.core.features."))

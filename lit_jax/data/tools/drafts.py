@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.tfds import INFO
+from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.tools.decoded_pictures import description
 from lit_jax.data.tools.shards import Work
 from lit_jax.utils import checksums
@@ -78,11 +79,9 @@ def move_last(draft: Path, out: Path) -> None:
 
 def is_there(out: Path, name: str, split: str, shards: int, source: Source) -> bool:
     """Whether another process has published the split already, in as many shards and of as many records."""
-    import tensorflow_datasets as tfds
-
     if not (out / INFO).is_file():
         return False
-    info: Any = tfds.builder_from_directory(out).info
+    info: Any = tfds().builder_from_directory(out).info
     if info.name != name or split not in info.splits:
         return False
     ledger = out / f"dropped-{split}.jsonl"

@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.tfds import INFO
+from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.tools.shards import WrittenShard
 from lit_jax.utils.errors import DataError
 
@@ -19,18 +20,14 @@ _OURS = re.compile(  # Every file that `prepare` writes, except dataset_info.jso
 
 def template(name: str, split: str, folder: Path) -> Any:
     """What gives the shards of a split in `folder` their names."""
-    import tensorflow_datasets as tfds
-
-    return tfds.core.ShardedFileTemplate(
+    return tfds().core.ShardedFileTemplate(
         dataset_name=name, split=split, filetype_suffix="array_record", data_dir=folder, template=_TEMPLATE
     )
 
 
 def split_info(split: str, written: Sequence[WrittenShard], template: Any) -> Any:
     """The entry of a split whose shards are `written`, with names by `template`."""
-    import tensorflow_datasets as tfds
-
-    return tfds.core.SplitInfo(
+    return tfds().core.SplitInfo(
         name=split,
         shard_lengths=[shard.records for shard in written],
         num_bytes=sum(shard.size for shard in written),
@@ -40,13 +37,11 @@ def split_info(split: str, written: Sequence[WrittenShard], template: Any) -> An
 
 def existing_info(out: Path, name: str, split: str) -> Any:
     """The info of the set that `out` already holds, or None for a new one."""
-    import tensorflow_datasets as tfds
-
     if not (out / INFO).exists():
         if out.exists() and not (out.is_dir() and all(_OURS.fullmatch(p.name) for p in out.iterdir())):
             raise DataError(f"{out} exists and is not a prepared set; give a new or an empty directory")
         return None
-    info = tfds.builder_from_directory(out).info
+    info = tfds().builder_from_directory(out).info
     if info.name != name:
         raise DataError(f"{out} holds the set {info.name!r}, not {name!r}; give another directory")
     if split in info.splits:

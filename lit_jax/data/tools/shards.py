@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from lit_jax.data.sources.base import Record, Source
+from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.tools.decoded_pictures import decoded_file
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils import strict_json
@@ -55,26 +56,22 @@ class Work:
 
     def features(self) -> Any:
         """The features of the set: image, captions, id and, if labelled, label."""
-        import tensorflow_datasets as tfds
-
+        kinds = tfds().features
         features: dict[str, Any] = {
-            "image": tfds.features.Image(),
-            "captions": tfds.features.Sequence(tfds.features.Text()),
-            "id": tfds.features.Text(),
+            "image": kinds.Image(),
+            "captions": kinds.Sequence(kinds.Text()),
+            "id": kinds.Text(),
         }
         if self.labelled:
             names = self.source.class_names
-            features["label"] = (
-                tfds.features.ClassLabel(names=names) if names else tfds.features.Scalar(np.int64)
-            )
-        return tfds.features.FeaturesDict(features)
+            features["label"] = kinds.ClassLabel(names=names) if names else kinds.Scalar(np.int64)
+        return kinds.FeaturesDict(features)
 
 
 def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
     """Writes the records `start` to `stop` to `path` and then its summary, in one step, unless an earlier run did.
 
-    Raises `DataError` for a broken
-    record, unless they are skipped.
+    Raises `DataError` for a broken record, unless they are skipped.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
