@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from lit_jax.inference.nearest import nearest
-from lit_jax.inference.precision import Vectors
+from lit_jax.inference.precision import Decoded, Vectors
 from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import DataError
 
@@ -57,7 +57,7 @@ class Screen:
     rows: Rows
 
     @classmethod
-    def of(cls, blocks: Iterable[Vectors], rows: Rows) -> "Screen":
+    def of(cls, blocks: Iterable[Float[np.ndarray, "_ E"] | Decoded], rows: Rows) -> "Screen":
         """Reads all vectors once. Raises DataError for those that are not finite."""
         made = [_coded(block) for block in blocks]
         if not all(np.isfinite(slack).all() for _, _, slack in made):

@@ -143,6 +143,7 @@ def test_an_evaluation_of_a_width_says_so_and_can_be_compared_with_that_of_whole
     assert results["cut"]["metrics"] != results["whole"]["metrics"]
 
 
+@pytest.mark.usefixtures("any_types")
 @pytest.mark.parametrize("dim", [0, E + 1, 2.5])
 def test_a_width_that_the_vectors_do_not_have_is_refused(place, model, index, dim):
     wanted = rf"dim is {dim}, and the vectors of .*{{}} have 16 numbers; give 1 to 16"

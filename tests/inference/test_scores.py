@@ -17,6 +17,7 @@ from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.filtering import Rules, choose
 from lit_jax.inference.index import Index
 from lit_jax.inference.scores import Scores, score
+from lit_jax.inference.screen import Rows
 from lit_jax.parallel.sharding import make_mesh
 from lit_jax.utils.errors import ConfigError, DataError
 from tests import tiny
@@ -124,9 +125,9 @@ def test_a_choice_by_similarity_is_that_of_numpy(source, scores, wanted):
     assert kept.remarks == (f"{len(wanted) - 9} of {len(wanted)} captions are similar enough",)
     best = sorted(np.argsort(-values)[: len(wanted) // 4])
     assert pairs_of(choose(source, Rules(scores=scores, top_share=0.25))) == [wanted[i][:2] for i in best]
-    assert len(choose(source, Rules(scores=scores, top_share=1)).records) == len(wanted)
+    assert len(choose(source, Rules(scores=scores, top_share=1.0)).records) == len(wanted)
     ids = [source[i]["id"] for i in (1, 2, 9)]
-    both = choose(source, Rules(scores=scores, min=-1, ids=ids))
+    both = choose(source, Rules(scores=scores, min=-1.0, ids=ids))
     assert pairs_of(both) == [row[:2] for row in wanted if row[0] in (1, 2, 9)]
 
 
@@ -150,6 +151,7 @@ def test_a_choice_by_ids_alone_keeps_all_captions(source):
         ({"near_duplicates": 0.9}, "an index go together"),
     ],
 )
+@pytest.mark.usefixtures("any_types")
 def test_rules_that_do_not_go_together_are_refused(rules, says):
     with pytest.raises(ConfigError, match=says):
         Rules(**rules)
@@ -157,15 +159,7 @@ def test_rules_that_do_not_go_together_are_refused(rules, says):
 
 def test_scores_of_another_source_are_refused(scores):
     with pytest.raises(DataError, match="its scores are of another source"):
-        choose(open_source("shapes:12/train"), Rules(scores=scores, min=0))
-
-
-class InMemory:
-    def __init__(self, rows):
-        self.rows = rows
-
-    def take(self, numbers):
-        return self.rows[numbers]
+        choose(open_source("shapes:12/train"), Rules(scores=scores, min=0.0))
 
 
 def far_apart(rows, numbers, threshold):
@@ -183,7 +177,7 @@ def test_near_duplicates_are_those_of_the_plain_rule_in_blocks_of_any_size(block
     rows = np.repeat(rng.normal(size=(40, 8)), 3, 0)[rng.permutation(120)] + rng.normal(size=(120, 8)) * 0.2
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     numbers = np.sort(rng.permutation(120)[:101])
-    left = near_duplicates(InMemory(rows), numbers, 0.9, make_mesh(), block)
+    left = near_duplicates(Rows([len(rows)], [rows].__getitem__), numbers, 0.9, make_mesh(), block)
     stay = far_apart(rows, numbers.tolist(), 0.9)
     assert numbers[~left].tolist() == stay and 30 < len(stay) < 70
 

@@ -208,6 +208,7 @@ def test_a_size_that_is_none_is_refused_by_name(fields, message):
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("any_types")
 def test_a_size_that_the_patches_do_not_divide_or_that_is_none_is_refused(size, message, tmp_path):
     vision, text = tiny.write_towers(tmp_path)
     with pytest.raises(ConfigError, match=message):

@@ -40,7 +40,7 @@ def params_of(folder):
     return load.read_dual(folder, Compute()).params
 
 
-@pytest.mark.parametrize("alpha", [0.3, 0, 1])
+@pytest.mark.parametrize("alpha", [0.3, 0.0, 1.0])
 def test_a_blend_is_the_mean_in_numpy_and_its_ends_are_the_models(place, tmp_path, alpha):
     a, b = params_of(place / "a"), params_of(place / "b")
     a["text"]["embeddings"]["norm"]["bias"][0] = -0.0

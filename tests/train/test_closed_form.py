@@ -76,7 +76,7 @@ def started(config, images, texts, devices=2):
 
     def embed(module, name, rows):
         params = {**state.tuned[name], **state.locked.get(name, {})}
-        return np.asarray(module.apply({"params": params}, rows))
+        return np.asarray(module.apply({"params": params}, jnp.asarray(rows)))
 
     return [lambda rows, part=part: embed(*part, rows) for part in apply]
 

@@ -88,7 +88,14 @@ def test_each_width_of_the_embeddings_has_lines_of_its_own():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(5.4, "5 s"), (89, "89 s"), (90, "2 min"), (3500, "58 min"), (3600, "1 h 0 min"), (2e5, "2 d 7 h")],
+    [
+        (5.4, "5 s"),
+        (89.0, "89 s"),
+        (90.0, "2 min"),
+        (3.5e3, "58 min"),
+        (3.6e3, "1 h 0 min"),
+        (2e5, "2 d 7 h"),
+    ],
 )
 def test_durations_are_in_two_units_at_most(seconds, words):
     assert duration(seconds) == words

@@ -64,6 +64,7 @@ def test_a_picture_that_would_have_too_many_pixels_is_not_stored(monkeypatch):
     assert decoded_file(processor, noise((10, 21))) is None
 
 
+@pytest.mark.usefixtures("any_types")
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_image_processor_whose_pixels_cannot_be_stored_is_refused(case):
     processor, words = REFUSED[case]

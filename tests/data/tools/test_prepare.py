@@ -383,6 +383,7 @@ def test_a_draft_is_gone_on_with_only_if_it_is_of_the_same_pixels(
     )
 
 
+@pytest.mark.usefixtures("any_types")
 def test_pictures_are_not_both_decoded_and_resized(source, tmp_path):
     with pytest.raises(
         ConfigError, match="decoded pictures have the size of their image processor, and resize"

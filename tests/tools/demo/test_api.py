@@ -59,6 +59,7 @@ def test_embed_classify_and_search_answer_as_the_functions_do(place, model, inde
         )
 
 
+@pytest.mark.usefixtures("any_types")
 def test_a_model_is_called_what_its_card_says_or_as_its_folder(tmp_path):
     named, unnamed = (types.SimpleNamespace(name=str(tmp_path / name)) for name in ("export", "other"))
     (tmp_path / "export").mkdir()
