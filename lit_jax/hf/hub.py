@@ -145,19 +145,26 @@ def is_id(name: str) -> bool:
 def _download(repository: str, place: str, patterns: Sequence[str], **options: Any) -> Path:
     """`place` is "" or a folder of the repository, with a slash at its end."""
     import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 
+    download = partial(
+        huggingface_hub.snapshot_download,
+        repository,
+        allow_patterns=[place + pattern for pattern in patterns],
+        ignore_patterns=[
+            place + pattern for pattern in _UNWANTED if not any(fnmatch(name, pattern) for name in patterns)
+        ],
+    )
     try:
-        folder = huggingface_hub.snapshot_download(
-            repository,
-            allow_patterns=[place + pattern for pattern in patterns],
-            ignore_patterns=[
-                place + pattern
-                for pattern in _UNWANTED
-                if not any(fnmatch(name, pattern) for name in patterns)
-            ],
-            **options,
-        )
+        try:
+            folder = download(**options)
+        except (HTTPError, OSError) as error:
+            # To version 2.0, huggingface_hub asks the Hub what a commit consists of even if it cannot be asked.
+            if not _COMMIT.fullmatch(options["revision"] or ""):
+                raise
+            if not (isinstance(error, OfflineModeIsEnabled) or unreachable("hf://")):
+                raise
+            folder = download(**options | {"local_files_only": True, "force_download": False})
     except (HFValidationError, HTTPError, OSError) as error:
         why = unreachable("hf://") or first_line(error)
         raise WeightError(

@@ -146,6 +146,26 @@ def test_a_model_that_is_not_cached_is_an_error_offline(tmp_path, monkeypatch):
         hub.find("someone/absent")
 
 
+@pytest.mark.parametrize("answer", ["the server cannot be reached", None])
+def test_without_a_connection_the_files_of_a_commit_come_from_the_cache(answer, tmp_path, monkeypatch):
+    """Also where huggingface_hub, as until version 2.0, asks the Hub what the commit consists of."""
+    fake = FakeHub(tmp_path, *SMALL, *FLAX)
+
+    def download(*args, revision, local_files_only=False, force_download=False, **options):
+        if revision == COMMIT and not local_files_only:
+            raise HTTPError("no connection")
+        return fake(*args, revision=revision, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "unreachable", lambda url: answer)
+    if answer:
+        assert hub.find("someone/model", force_download=True) == fake.folder
+        assert fake.fetched() == sorted([*SMALL, *FLAX])
+    else:
+        with pytest.raises(WeightError, match=r"no connection$"):
+            hub.find("someone/model")
+
+
 @pytest.mark.parametrize("error", [HTTPError("the connection was cut\nhere"), OSError()], ids=repr)
 def test_an_interrupted_download_is_an_error_of_one_sentence(error, monkeypatch):
     def download(*args, **options):

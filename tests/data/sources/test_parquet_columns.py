@@ -9,7 +9,7 @@ import pytest
 
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
-from tests.data.conftest import png
+from tests.data.conftest import png, storable
 
 WORDS = ["a cat", "a cat", "ein Händ"]
 LISTS = [["a", "b"], ["c", "d"], ["e", "f"]]
@@ -52,6 +52,8 @@ def records(tmp_path):
 )
 @pytest.mark.parametrize("name", ["caption", "unusual"])
 def test_captions_of_every_type_are_lists_of_text(tmp_path, kind, values, captions, name):
+    if not storable(kind):
+        pytest.skip(f"this version of pyarrow writes no {kind}")
     write(tmp_path / "0.parquet", image=[png(i) for i in range(3)], **{name: pa.array(values, kind)})
     assert [record["captions"] for record in records(tmp_path)] == captions
 
@@ -71,6 +73,8 @@ PICTURES = [png(i) for i in range(3)]
     ],
 )
 def test_pictures_of_every_type_of_bytes_are_read(tmp_path, kind):
+    if not storable(kind):
+        pytest.skip(f"this version of pyarrow writes no {kind}")
     same = [data.ljust(len(png(0)), b"\0")[: len(png(0))] for data in PICTURES]
     values = [{"bytes": data} for data in same] if pa.types.is_struct(kind) else same
     write(tmp_path / "0.parquet", photo=pa.array(values, kind), caption=WORDS)
