@@ -159,10 +159,9 @@ def _download(repository: str, place: str, patterns: Sequence[str], **options: A
         try:
             folder = download(**options)
         except (HTTPError, OSError) as error:
-            # To version 2.0, huggingface_hub asks the Hub what a commit consists of even if it cannot be asked.
-            if not _COMMIT.fullmatch(options["revision"] or ""):
-                raise
-            if not (isinstance(error, OfflineModeIsEnabled) or unreachable("hf://")):
+            # Up to version 2.0, huggingface_hub asks the Hub what a commit consists of, even without a connection.
+            commit = _COMMIT.fullmatch(options["revision"] or "")
+            if not commit or not (isinstance(error, OfflineModeIsEnabled) or unreachable("hf://")):
                 raise
             folder = download(**options | {"local_files_only": True, "force_download": False})
     except (HFValidationError, HTTPError, OSError) as error:

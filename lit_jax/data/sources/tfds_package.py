@@ -12,8 +12,8 @@ from lit_jax.utils.errors import ConfigError, first_line
 def tfds() -> Any:
     """The package. Raises ConfigError with the reason if a part of it cannot be imported.
 
-    Then the package by itself logs a traceback and goes on without its parts: for example if protobuf is older than the
-    protobuf that its metadata were compiled by, which nothing that it requires of pip excludes.
+    The package itself only logs a traceback in that case, and its parts are missing. One cause is a protobuf that is
+    older than the one tensorflow-metadata was compiled with, which the requirements of that package permit.
     """
     log = logging.getLogger("absl")
     was, log.disabled = log.disabled, True
