@@ -17,7 +17,7 @@ NAMES = {
     "yaml": "pyyaml",
 }
 COMPARED = {"torch", "tensorflow"}  # Looked for where they happen to be; nothing needs them.
-FLOORS = {"protobuf"}  # tensorflow-metadata is compiled by this version, and asks for an older one.
+FLOORS = {"protobuf"}  # tensorflow-metadata is compiled by 6.31 and asks for less; 6.31 warns of grain's.
 
 
 def imported(path):

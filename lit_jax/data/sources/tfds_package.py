@@ -2,7 +2,6 @@
 
 import logging
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 from lit_jax.utils.errors import ConfigError, first_line
@@ -18,7 +17,8 @@ def tfds() -> Any:
     log = logging.getLogger("absl")
     was, log.disabled = log.disabled, True
     try:
-        import_module("tensorflow_datasets.public_api")
+        import tensorflow_datasets
+        import tensorflow_datasets.public_api
     except Exception as e:
         raise ConfigError(
             f"tensorflow_datasets cannot be imported: {first_line(e).rstrip('.')}; "
@@ -26,4 +26,4 @@ def tfds() -> Any:
         ) from e
     finally:
         log.disabled = was
-    return import_module("tensorflow_datasets")
+    return tensorflow_datasets
