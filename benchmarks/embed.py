@@ -20,6 +20,8 @@ from decode import jpeg, photograph
 from first_answer import write_processor
 from loading import CONFIG, write_model
 
+from lit_jax.utils.cores import cores
+
 DIFFERENT = 24  # Pictures; the others are the same files under other names.
 TARGET = 1.7  # Cores in use after the start, of 2.
 SMALL = {
@@ -103,7 +105,7 @@ def main() -> None:
     )
     print(f"start: {figures['start_seconds']:.1f} s, {figures['start_share']:.0%}")
     print(
-        f"after it: {figures['pictures_a_second']:.1f} pictures/s on {figures['cores']:.2f} of {os.cpu_count()} cores; "
+        f"after it: {figures['pictures_a_second']:.1f} pictures/s on {figures['cores']:.2f} of {cores()} cores; "
         f"target {TARGET} of 2"
     )
     if args.json:

@@ -10,7 +10,6 @@ answer among the first five. Times are medians of whole calls with all cores, in
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -33,6 +32,7 @@ from lit_jax.hf import load
 from lit_jax.hf.programs import towers
 from lit_jax.tools.export import convert
 from lit_jax.utils.console import table
+from lit_jax.utils.cores import cores
 
 FILES = {"float32": "", "int8": "_quantized"}
 BATCHES = (1, 32)
@@ -136,9 +136,8 @@ def main() -> None:
             float(np.abs(x - y).max()) for x, y in zip((pictures, captions), vectors["JAX"], strict=True)
         ]
         results[kind] = {"hits": hits(pictures, captions, owners), "difference": apart}
-    cores = len(os.sched_getaffinity(0))
     print(
-        f"{len(source)} pictures, {len(texts)} texts, {cores} cores, onnxruntime {onnxruntime.__version__}\n"
+        f"{len(source)} pictures, {len(texts)} texts, {cores()} cores, onnxruntime {onnxruntime.__version__}\n"
     )
     rows = [
         (k, *map(str, r["hits"].values()), *(f"{x:.1e}" for x in r["difference"])) for k, r in results.items()
@@ -149,7 +148,7 @@ def main() -> None:
     rows = [(r["tower"], str(r["batch"]), *(f"{r[name]:.2f}" for name in columns)) for r in timed]
     print(table(("tower", "batch", "JAX, ms", "float32, ms", "int8, ms"), rows))
     if options.json:
-        found = {"cores": cores, "results": results, "bytes": sizes, "times": timed}
+        found = {"cores": cores(), "results": results, "bytes": sizes, "times": timed}
         options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -9,7 +9,6 @@ chance.
 """
 
 import argparse
-import os
 import resource
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 
 from lit_jax.evals.retrieval import retrieval
 from lit_jax.utils.console import table
+from lit_jax.utils.cores import cores
 
 
 def embeddings(images: int, texts: int, width: int, noise: float | None) -> tuple[np.ndarray, ...]:
@@ -60,7 +60,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rows = [
         ("images x texts", f"{args.images:,} x {args.texts:,}"),
-        ("cores", str(len(os.sched_getaffinity(0)))),
+        ("cores", str(cores())),
         ("seconds", f"{seconds:.1f}"),
         ("seconds of CPU", f"{busy:.1f}"),
         ("peak memory, GiB", f"{peak:.2f}"),

@@ -13,7 +13,6 @@ the index, and measured against the plain search of float32.
 
 import argparse
 import json
-import os
 import re
 import tempfile
 import time
@@ -26,6 +25,7 @@ from lit_jax.inference.index_files import MANIFEST, Shard, paths_of, write_shard
 from lit_jax.inference.nearest import nearest
 from lit_jax.parallel.sharding import make_mesh
 from lit_jax.utils.console import table
+from lit_jax.utils.cores import cores
 
 SHARD = 8_192
 ABOUT = {"model": "none", "fingerprint": "none", "source": "synthetic", "source_fingerprint": "none"}
@@ -147,7 +147,7 @@ def main() -> None:
             if precision == "float32":
                 wanted, seconds = plain(here, queries, args.top)
             found[precision] = measure(here, queries, wanted)
-    print(f"{args.vectors:,} vectors of {args.width}, {len(os.sched_getaffinity(0))} cores")
+    print(f"{args.vectors:,} vectors of {args.width}, {cores()} cores")
     print(f"plain search of {args.queries} queries: {seconds:.1f} s\n")
     print(table(("search", *found), [(name, *map(form, found.values())) for name, form in ROWS.items()]))
     if args.json:

@@ -14,7 +14,6 @@ import base64
 import concurrent.futures
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from loading import CONFIG, write_model
 from PIL import Image
 
 from lit_jax.utils.console import table
+from lit_jax.utils.cores import cores
 
 SIZE = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 DEPTHS = {"vision_config": 12, "text_config": 6}
@@ -108,7 +108,7 @@ def main() -> None:
         write_processor(Path(place) / "model")
         begun = time.perf_counter()
         server = Server(Path(place) / "model", args.batch_size)
-        print(f"ready after {time.perf_counter() - begun:.1f} s; {os.cpu_count()} cores")
+        print(f"ready after {time.perf_counter() - begun:.1f} s; {cores()} cores")
         try:
             report(server, args)
         finally:

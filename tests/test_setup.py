@@ -17,7 +17,7 @@ NAMES = {
     "yaml": "pyyaml",
 }
 COMPARED = {"torch", "tensorflow"}  # Looked for where they happen to be; nothing needs them.
-FLOORS = {"protobuf"}  # tensorflow-metadata is compiled by 6.31 and asks for less; 6.31 warns of grain's.
+FLOORS = {"protobuf"}  # Imported by what we import, which asks for less than it needs.
 
 
 def imported(path):

@@ -30,14 +30,7 @@ def test_the_fast_tests_pass_with_the_lowest_version_of_every_requirement(tmp_pa
     uv("pip", "install", "--python", python, "--resolution", "lowest-direct", "-e", f"{tree}[dev,parity]")
     uv("pip", "install", "--python", python, "--no-deps", *TOWERS)
 
-    how = [
-        "--override-ini",
-        "addopts=-q",
-        "--numprocesses",
-        "2",
-        "--dist",
-        "loadfile",
-    ]  # As `make test` does.
+    how = "--override-ini addopts=-q --numprocesses 2 --dist loadfile".split()  # As `make test` does.
     command = [python, "-m", "pytest", *how, "-m", "not slow and not network"]
     env = {key: value for key, value in os.environ.items() if not key.startswith(OURS)}
     done = subprocess.run(command, cwd=tree, env=env, stdout=subprocess.PIPE, text=True)

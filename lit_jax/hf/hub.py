@@ -159,7 +159,7 @@ def _download(repository: str, place: str, patterns: Sequence[str], **options: A
         try:
             folder = download(**options)
         except (HTTPError, OSError) as error:
-            # Up to version 2.0, huggingface_hub asks the Hub what a commit consists of, even without a connection.
+            # Before 2.2, huggingface_hub asks the Hub what a commit consists of, even without a connection.
             commit = _COMMIT.fullmatch(options["revision"] or "")
             if not commit or not (isinstance(error, OfflineModeIsEnabled) or unreachable("hf://")):
                 raise

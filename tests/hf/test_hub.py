@@ -148,7 +148,7 @@ def test_a_model_that_is_not_cached_is_an_error_offline(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("answer", ["the server cannot be reached", None])
 def test_without_a_connection_the_files_of_a_commit_come_from_the_cache(answer, tmp_path, monkeypatch):
-    """Also where huggingface_hub, as up to version 2.0, asks the Hub what the commit consists of."""
+    """Also where huggingface_hub, before 2.2, asks the Hub what the commit consists of."""
     fake = FakeHub(tmp_path, *SMALL, *FLAX)
 
     def download(*args, revision, local_files_only=False, force_download=False, **options):

@@ -8,6 +8,7 @@ import chex
 import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard, constants
+from packaging.version import Version
 
 import lit_jax
 from lit_jax.__main__ import main
@@ -19,8 +20,8 @@ from tests import tiny
 from tests.hub_server import Hub
 
 pytestmark = pytest.mark.skipif(
-    huggingface_hub.__version__.startswith("1."),
-    reason="huggingface_hub 1 has cards looked at by huggingface.co itself, whatever the endpoint",
+    Version(huggingface_hub.__version__) < Version("2.2"),
+    reason="before 2.2, huggingface_hub has cards looked at by huggingface.co itself, whatever the endpoint",
 )
 CARD = {
     "name": "tiny",

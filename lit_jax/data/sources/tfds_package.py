@@ -17,7 +17,6 @@ def tfds() -> Any:
     log = logging.getLogger("absl")
     was, log.disabled = log.disabled, True
     try:
-        import tensorflow_datasets
         import tensorflow_datasets.public_api
     except Exception as e:
         raise ConfigError(

@@ -18,10 +18,11 @@ struct = pa.struct
 BYTES = [
     pa.binary(),
     pa.large_binary(),
-    *filter(storable, [pa.binary_view()]),
+    pa.binary_view(),
     pa.binary(4),
     pa.dictionary(pa.int32(), pa.binary()),
 ]
+BYTES = [*filter(storable, BYTES)]
 PICTURES = [
     *BYTES,
     struct([("bytes", pa.binary()), ("path", pa.string())]),
@@ -29,8 +30,8 @@ PICTURES = [
     struct([("bytes", pa.null()), ("path", pa.string())]),
     pa.null(),
 ]
-STRINGS = [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
-STRINGS += filter(storable, [pa.string_view()])
+STRINGS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+STRINGS = [*filter(storable, STRINGS)]
 TEXTS = [
     *STRINGS,
     pa.list_(pa.string()),

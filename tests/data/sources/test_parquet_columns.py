@@ -19,6 +19,12 @@ def write(path, **columns):
     pq.write_table(pa.table(columns), path)
 
 
+def column(values, kind):
+    if not storable(kind):
+        pytest.skip(f"this version of pyarrow writes no {kind}")
+    return pa.array(values, kind)
+
+
 def records(tmp_path):
     source = open_source(f"parquet:{tmp_path}")
     return [source[i] for i in range(len(source))]
@@ -52,9 +58,7 @@ def records(tmp_path):
 )
 @pytest.mark.parametrize("name", ["caption", "unusual"])
 def test_captions_of_every_type_are_lists_of_text(tmp_path, kind, values, captions, name):
-    if not storable(kind):
-        pytest.skip(f"this version of pyarrow writes no {kind}")
-    write(tmp_path / "0.parquet", image=[png(i) for i in range(3)], **{name: pa.array(values, kind)})
+    write(tmp_path / "0.parquet", image=[png(i) for i in range(3)], **{name: column(values, kind)})
     assert [record["captions"] for record in records(tmp_path)] == captions
 
 
@@ -73,11 +77,9 @@ PICTURES = [png(i) for i in range(3)]
     ],
 )
 def test_pictures_of_every_type_of_bytes_are_read(tmp_path, kind):
-    if not storable(kind):
-        pytest.skip(f"this version of pyarrow writes no {kind}")
     same = [data.ljust(len(png(0)), b"\0")[: len(png(0))] for data in PICTURES]
     values = [{"bytes": data} for data in same] if pa.types.is_struct(kind) else same
-    write(tmp_path / "0.parquet", photo=pa.array(values, kind), caption=WORDS)
+    write(tmp_path / "0.parquet", photo=column(values, kind), caption=WORDS)
     assert [record["image"] for record in records(tmp_path)] == same
 
 
