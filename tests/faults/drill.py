@@ -5,7 +5,7 @@
 
 Every run is a process of its own, forked from this one, which has imported everything and computed nothing. Each run
 writes down, step by step, the records of the batch and the sha256 of the whole state. With `early`, many short runs are
-killed two or three times each, at any moment of the first EARLY seconds. Prints JSON. The exit status is
+killed up to three times each, at any moment of the first EARLY seconds. Prints JSON. The exit status is
 NEVER_CALLED or NEVER_MET, and a line on standard error names the point, if a run was not killed at its point because
 the patched function was never called, or never in the way that the point describes.
 """
@@ -321,18 +321,25 @@ def numbers(workdir):
 
 
 def early(folder, count):
-    """`count` runs, each killed at two or three random moments of its first EARLY seconds and then run to its end."""
+    """`count` runs, each killed at up to three random moments of its first EARLY seconds and then run to its end."""
     forked(lambda: tiny.config(folder))
     config = tiny.config(folder, steps=8, save_every=2, eval_every=4, log_every=2, mesh__data=1)
     since = time.monotonic()
     training(config, folder / "straight", folder / "straight.jsonl")
-    longest = min(EARLY, time.monotonic() - since)
+    longest = [min(EARLY, time.monotonic() - since)] * 3  # Of a run, and after one and two kills.
     known = {key(row): row for row in rows(folder / "straight.jsonl")}
     rng, results = random.Random(0), []
     for number in range(count):
-        moments = [round(rng.uniform(0, longest), 3) for _ in range(2 + number % 2)]
-        log = folder / f"{number}.jsonl"
-        statuses = [training(config, folder / "cut", log, seconds=seconds) for seconds in [*moments, None]]
+        log, moments, statuses = folder / f"{number}.jsonl", [], []
+        for attempt in range(2 + number % 2):
+            moments.append(round(rng.uniform(0, longest[attempt]), 3))
+            since = time.monotonic()
+            statuses.append(training(config, folder / "cut", log, seconds=moments[-1]))
+            if statuses[-1] == 0:
+                # Shorter than was thought: compiled before, on an idle machine, or nearly done.
+                longest[attempt] = time.monotonic() - since
+                break
+        statuses.append(training(config, folder / "cut", log))
         result = {
             "moments": moments,
             "statuses": statuses,
