@@ -64,19 +64,20 @@ def main(args: Sequence[str]) -> None:
 def following(model: Path, workdir: str, test: str) -> list[str]:
     """Commands that go on from a quickstart, as they work in the current folder."""
     folder, index, source = (shlex.quote(str(path)) for path in (model, Path(workdir, "index"), test))
-    lines = [
-        f"lit-jax evaluate --model {folder} --data {source}",
-        f"lit-jax embed {source} --model {folder} --output {index}",
-        f"lit-jax search {index} --query 'a fast train'",
-        f"lit-jax demo --model {folder} --index {index} --pictures {source}",
-    ]
-    for folder_of_pictures, first, labels in (
-        ("emoji", "1F431", "cat face,pizza,railway car,snail"),
-        ("photographs", "food_fruit_*", "a fruit,a bird,a tool,a musical instrument"),
+    lines, query = [], "a fast train"
+    for folder_of_pictures, first, labels, what in (
+        ("emoji", "1F431", "cat face,pizza,railway car,snail", query),
+        ("photographs", "food_fruit_*", "a fruit,a bird,a tool,a musical instrument", "a musical instrument"),
     ):
         place = Path(workdir, folder_of_pictures, "test")
         if not (pictures := sorted(place.glob(f"{first}.png")) or sorted(place.glob("*.png"))):
             continue
-        picture, labels = shlex.quote(str(pictures[0])), shlex.quote(labels)
-        lines.insert(0, f"lit-jax classify {picture} --model {folder} --labels {labels}")
+        picture, labels, query = shlex.quote(str(pictures[0])), shlex.quote(labels), what
+        lines.append(f"lit-jax classify {picture} --model {folder} --labels {labels}")
+    lines += [
+        f"lit-jax evaluate --model {folder} --data {source}",
+        f"lit-jax embed {source} --model {folder} --output {index}",
+        f"lit-jax search {index} --query {shlex.quote(query)}",
+        f"lit-jax demo --model {folder} --index {index} --pictures {source}",
+    ]
     return [line.replace("lit-jax", shell.as_typed(), 1) for line in lines]
