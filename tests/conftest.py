@@ -29,7 +29,8 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-FULL = 5 << 29  # Bytes of a worker after which what JAX has compiled in it is dropped at the end of a file.
+# Bytes of a worker after which what JAX has compiled in it is dropped: at the end of a file, and of any test.
+FULL, FULLER = 10 << 28, 11 << 28
 
 # Tracing makes millions of objects that live on; to look through them takes time.
 gc.set_threshold(100_000, 50, 100)
@@ -69,7 +70,8 @@ def resident_bytes():
 
 
 def pytest_runtest_teardown(item, nextitem):
-    if (nextitem is None or nextitem.path != item.path) and resident_bytes() > FULL:
+    ends_a_file = nextitem is None or nextitem.path != item.path
+    if resident_bytes() > (FULL if ends_a_file else FULLER):
         import jax
 
         jax.clear_caches()
