@@ -19,9 +19,9 @@ test: .venvs/test.done
 		--no-loadscope-reorder --durations 10 $(TESTS); tests=$$?; \
 	wait $$types || { cat .venvs/types.txt; exit 1; }; exit $$tests
 
-# All tests. The slow ones build their own environments; they need a network and about four hours on two cores. They also
-# compare the shapes of arrays with the annotations, as pytest by itself does: a fifth of the time of the fast ones.
-test-all: test
+# All tests. The slow ones need a network and two hours on two cores. Some build their own environments; those of plans compile
+# with libtpu. They also compare the shapes of arrays with the annotations, as pytest by itself does.
+test-all: test .venvs/test-all.done
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--durations 10 -m "slow or network"
 
@@ -44,6 +44,10 @@ docs: .venvs/docs.done
 	.venvs/test/bin/pip install --quiet torch==2.13.0
 	.venvs/test/bin/pip install --quiet --editable '.[dev,parity]'
 	.venvs/test/bin/pip install --quiet --no-deps $(TOWERS)
+	touch $@
+
+.venvs/test-all.done: .venvs/test.done
+	.venvs/test/bin/pip install --quiet --editable '.[tpu]'
 	touch $@
 
 .venvs/notebooks.done: setup.py

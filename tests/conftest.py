@@ -39,8 +39,8 @@ gc.set_threshold(100_000, 50, 100)
 # Files that take the longest, first those whose slow tests do, the longest first: a worker that began one of them
 # last would work on alone.
 LONGEST = """
-    faults/test_kills tools/plan/test_plan parity/test_encoders test_versions data/sources/test_fuzz_parquet test_fuzz
-    faults/test_flips e2e/test_commands e2e/test_train train/test_train_step losses/test_contrastive
+    faults/test_kills tools/plan/test_plan parity/test_encoders test_colabs test_versions data/sources/test_fuzz_parquet
+    test_fuzz faults/test_flips e2e/test_commands e2e/test_train train/test_train_step losses/test_contrastive
     e2e/test_frozen_towers hf/facade/test_model hf/test_load parity/test_swin parity/test_dual faults/test_bucket
     workdir/test_checkpoints parity/test_decoders tools/align/test_align parity/test_image_size parity/test_t5
     parallel/test_distributed losses/test_captions test_configs test_readme test_strangers test_old_formats
