@@ -91,8 +91,8 @@ def main(args: Sequence[str] | None = None) -> None:
         warnings.showwarning = _warn
     # Pillow's warning about images that `image_files` refuses anyway.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
-    # Orbax leaves what it did not begin to write when the disk is full; Python says so at exit, after our sentence.
-    warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
+    # Of Orbax's writes that had not begun when the disk was full; Python would say it at exit, after our sentence.
+    warnings.filterwarnings("ignore", "coroutine '.*serialize.*' was never awaited", RuntimeWarning)
     if own_process and args[0] not in WITH_TORCH:
         os.environ.setdefault(
             "LIT_JAX_TORCH", "0"

@@ -29,8 +29,9 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-# Bytes of a worker after which what JAX has compiled in it is dropped: at the end of a file, and of any test.
-FULL, FULLER = 10 << 28, 11 << 28
+# Bytes of a worker after which what JAX has compiled in it is dropped, and by which it must have grown to do so again.
+FULL, GROWN = 5 << 29, 1 << 29
+LIMIT = pytest.StashKey[int]()
 
 # Tracing makes millions of objects that live on; to look through them takes time.
 gc.set_threshold(100_000, 50, 100)
@@ -69,17 +70,16 @@ def resident_bytes():
         return 0
 
 
-def pytest_runtest_teardown(item, nextitem):
-    ends_a_file = nextitem is None or nextitem.path != item.path
-    if resident_bytes() > (FULL if ends_a_file else FULLER):
+def pytest_runtest_teardown(item):
+    """What tests hold stays, so the next time is when the worker has grown above what was left."""
+    if resident_bytes() > item.config.stash.get(LIMIT, FULL):
         import jax
 
         jax.clear_caches()
         gc.collect()
-        if (
-            sys.platform == "linux"
-        ):  # Otherwise the memory stays with the process, which would be full after each file.
+        if sys.platform == "linux":  # Otherwise the memory stays with the process.
             ctypes.CDLL(None).malloc_trim(0)
+        item.config.stash[LIMIT] = max(FULL, resident_bytes() + GROWN)
 
 
 @pytest.fixture(scope="session")

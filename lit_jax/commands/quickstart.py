@@ -65,14 +65,14 @@ def following(model: Path, workdir: str, test: str) -> list[str]:
     """Commands that go on from a quickstart, as they work in the current folder."""
     folder, index, source = (shlex.quote(str(path)) for path in (model, Path(workdir, "index"), test))
     lines, query = [], "a fast train"
-    for folder_of_pictures, first, labels, what in (
-        ("emoji", "1F431", "cat face,pizza,railway car,snail", query),
+    for folder_of_pictures, first, labels, asked in (
+        ("emoji", "1F431", "cat face,pizza,railway car,snail", "a fast train"),
         ("photographs", "food_fruit_*", "a fruit,a bird,a tool,a musical instrument", "a musical instrument"),
     ):
         place = Path(workdir, folder_of_pictures, "test")
         if not (pictures := sorted(place.glob(f"{first}.png")) or sorted(place.glob("*.png"))):
             continue
-        picture, labels, query = shlex.quote(str(pictures[0])), shlex.quote(labels), what
+        picture, labels, query = shlex.quote(str(pictures[0])), shlex.quote(labels), asked
         lines.append(f"lit-jax classify {picture} --model {folder} --labels {labels}")
     lines += [
         f"lit-jax evaluate --model {folder} --data {source}",

@@ -62,3 +62,20 @@ def test_a_disk_that_is_filled_whole_ends_the_run_in_a_sentence_and_loses_nothin
     (small_disk / "filling").unlink()
     assert {"step_10", "step_20"} <= {path.name for path in (small_disk / "run" / "checkpoints").iterdir()}
     assert read_trained(small_disk / "run").step >= 20
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("async_serialize_from_host", False), ("_async_serialize_shardings", False), ("answer", True)],
+)
+def test_what_a_save_did_not_begin_to_write_adds_no_line_and_other_forgotten_coroutines_do(name, told):
+    code = f"""
+import sys
+from lit_jax.__main__ import main
+async def {name}(): pass
+left = {name}()
+sys.argv = ["lit-jax", "--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0 and ("never awaited" in done.stderr) == told and bool(done.stderr) == told
