@@ -56,7 +56,7 @@ PLOT = ["matplotlib>=3.9"]
 RAY = ["pandas>=2", "ray[data]>=2.40"]
 BEAM = ["apache-beam>=2.60"]
 FAISS = ["faiss-cpu>=1.9"]
-SENTENCEPIECE = ["sentencepiece>=0.2"]
+SENTENCEPIECE = ["sentencepiece>=0.2,!=0.2.1"]  # google/sentencepiece#1145: crashes from Python 3.12 on.
 STABLEHLO = ["flatbuffers>=24.3"]  # With it, jax.export writes files.
 WANDB = ["wandb>=0.19"]
 TURBO = ["opencv-python-headless>=4.10.0.84", "simplejpeg>=1.8"]
