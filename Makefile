@@ -20,10 +20,11 @@ test: .venvs/test.done
 	wait $$types || { cat .venvs/types.txt; exit 1; }; exit $$tests
 
 # All tests. The slow ones need a network and about two hours on two cores. Some build their own environments; those of
-# plans compile with libtpu. They also compare the shapes of arrays with the annotations, as pytest by itself does.
+# plans compile with libtpu. They also compare the shapes of arrays with the annotations, as pytest by itself does. -vv
+# names each test when it ends: the summary comes too late to begin mending.
 test-all: test .venvs/test-all.done
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
-		--durations 10 -m "slow or network"
+		--durations 10 -vv -m "slow or network"
 
 # Runs the notebooks and keeps what they show: three quarters of an hour.
 notebooks: .venvs/notebooks.done
