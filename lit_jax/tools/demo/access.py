@@ -67,7 +67,7 @@ def listen(host: str, port: int, allow_hosts: Sequence[str] = ()) -> tuple[socke
             f"cannot listen on {host}:{port} ({reason}); give another --port, or 0 for any that is free"
         ) from error
     own = () if address.is_unspecified else (f"[{host}]" if ":" in host else host,)
-    access = Access((*_LOOPBACK, *own, *names), is_open=not address.is_loopback)
+    access = Access(tuple(dict.fromkeys((*_LOOPBACK, *own, *names))), is_open=not address.is_loopback)
     return listening, access, f"http://{(*own, *names)[0]}:{listening.getsockname()[1]}/"
 
 

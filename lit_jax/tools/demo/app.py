@@ -62,7 +62,7 @@ def make_app(
     api = Api(model, index)
     routes = api.routes()
     if has_page:
-        page = _Page(model, index, pictures, access.meaning)
+        page = _Page(model, index, pictures, access)
         routes += [
             Route("/", page.home),
             Route("/classify", page.classify, methods=["POST"]),
@@ -88,7 +88,7 @@ async def asset(request: Request) -> Response:
 class _Page:
     """The answers of the page, one route a public method."""
 
-    def __init__(self, model: Embedder, index: Index | None, pictures: str | None, meaning: str):
+    def __init__(self, model: Embedder, index: Index | None, pictures: str | None, access: Access):
         self._model, self._index = model, index
         self._pictures = open_pictures(index, pictures) if index and pictures else None
         self._questions, self._thumbnails = Jobs("questions", QUESTIONS), Jobs("pictures", THUMBNAILS)
@@ -99,12 +99,13 @@ class _Page:
             "demo.html",
             name=title_of(model),
             folder=shlex.quote(folder_of(model.name)),
-            about=f"A dual encoder of {config.vision_type} and {config.text_type}. {meaning}",
+            about=f"A dual encoder of {config.vision_type} and {config.text_type}. {access.meaning}",
             most=MOST,
             too_large=TOO_LARGE,
             prompts=list(TEMPLATES.items()),
             pictures=index.pictures if index else None,
             seen=self._pictures is not None,
+            is_own=not access.is_open,
             examples=examples,
             labels="\n".join(dict.fromkeys(filter(None, captions))),
         )
