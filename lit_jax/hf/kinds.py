@@ -1,7 +1,8 @@
 """What a folder is: the one table by which those who open models decide, and what they say of the others."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,29 @@ def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     return model_folder.read_config(folder)  # Says that there is none.
 
 
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Adds to a WeightError about the tensors of `folder` where they are, and that they are quantized if they are."""
+    try:
+        yield
+    except WeightError as error:
+        message = str(error) if str(folder) in str(error) else f"{folder}: {error}"
+        if method := _quantization(folder):
+            message += (
+                f"; they are quantized ({method}), which is not read: give the model that it was made from"
+            )
+        raise WeightError(message) from error
+
+
+def _quantization(folder: Path) -> str:
+    """How the weights of a folder are quantized, which transformers writes into the config; "" for all others."""
+    try:
+        quantized = model_folder.read_config(folder).get("quantization_config")
+    except WeightError:
+        return ""
+    return str(quantized.get("quant_method", "unknown"))[:40] if isinstance(quantized, dict) else ""
+
+
 def own_pooling(tower: str, folder: Path, config: Mapping[str, Any]) -> str:
     """How a folder with this config pools a tower; "pooler" for what its type does, as every model of transformers."""
     ours = config["model_type"] == OWN_MODEL_TYPE or conversions.format_of(folder) is not None
@@ -81,7 +105,8 @@ def tensors_of(folder: Path, *, allow_pickle: bool) -> model_folder.Tensors:
         config, tensors = converted
     else:
         config = read_config(folder)
-        tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+        with explained(folder):
+            tensors = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
     model_type = config["model_type"]
     prefix = COMPOSITES[model_type].prefix if is_composite(model_type) else ""
     inner = {name: name.removeprefix(prefix) for name in tensors if prefix and name.startswith(prefix)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_
 from lit_jax.models.encoders.base import matched
 from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.models.layers.spec import Compute
-from lit_jax.models.weight_map import WeightMap
+from lit_jax.models.weight_map import WeightMap, outer_prefix
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.sides import Sides
 from lit_jax.utils.typing import Params
@@ -74,8 +74,9 @@ def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool 
         config = DualEncoderConfig.from_hf(raw)
         module = DualEncoder(config, compute)
         tensors = kinds.tensors_of(folder, allow_pickle=allow_pickle)
-        table, names = _matched(tensors, config)
-        params = table.to_jax(tensors.renamed(names), lambda: dual_encoder.param_shapes(module))
+        with kinds.explained(folder):
+            table, names = _matched(tensors, config)
+            params = table.to_jax(tensors.renamed(names), lambda: dual_encoder.param_shapes(module))
     except WeightError as error:
         message = str(error)
         raise WeightError(message if str(folder) in message else f"{folder}: {message}") from error
@@ -84,18 +85,22 @@ def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool 
     return Loaded(module, params, ())
 
 
-def _matched(names: Iterable[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
+def _matched(names: Collection[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
     """How the checkpoint of a dual encoder is read: the table, and the checkpoint's names -> those of the table."""
     table = config.heads
-    kept = {name: name for name in names if not name.startswith(("vision_model.", "text_model."))}
+    outer = outer_prefix(names, table.names()) if table.names().isdisjoint(names) else ""
+    stored = {name.removeprefix(outer): name for name in names}
+    if len(stored) < len(names):  # Some lie within the larger model and beside it.
+        stored = {name: name for name in names}
+    kept = {name: name for name in stored if not name.startswith(("vision_model.", "text_model."))}
     for tower, (model_type, tower_config) in config.towers.items():
         prefix = f"{tower}_model."
-        inner = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+        inner = {name.removeprefix(prefix): name for name in stored if name.startswith(prefix)}
         part, used = matched(inner, encoder_of(tower, model_type), tower_config)
         level = config.level_of(tower)
         table += part.under(hf=level, jax=tower)
         kept |= {inner[old]: f"{level}.{new}" if level else new for old, new in used.items()}
-    return table, kept
+    return table, {stored[old]: new for old, new in kept.items()}
 
 
 def with_compute(module: DualEncoder, **settings: Any) -> DualEncoder:

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ WRITTEN = (
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modules\.json|SHA256SUMS|"
     r"open_clip_config\.json|open_clip_(pytorch_)?model\.\w+"
 )
+# What training frameworks put into the names of a model's tensors: torch.compile, FSDP and gradient checkpointing where
+# they wrap a module, and DistributedDataParallel before all names.
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PARALLEL = "module."
 _MOST_TENSORS = 100_000  # Of a folder, in all files.
 _MOST_SHARDS = 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
@@ -66,7 +70,8 @@ class Tensors(Mapping[str, np.ndarray]):
             content = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
             raise WeightError(
                 f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {FLAX} or {PICKLE}; it has {content} "
-                "(a pickle is downloaded from the Hub only with allow_pickle=True)"
+                "(a pickle is downloaded from the Hub only with allow_pickle=True); save the model in one of these "
+                "formats, for instance with save_pretrained of transformers"
             )
         if name == PICKLE and not allow_pickle:
             raise WeightError(
@@ -84,7 +89,8 @@ class Tensors(Mapping[str, np.ndarray]):
                         f"{path} holds {tensor}, which {origin[tensor].name} in the same folder holds too"
                     )
                 where[tensor], origin[tensor] = (file, tensor), path
-        return cls(where)
+        bare = _unwrapped(where)
+        return cls({bare[tensor]: place for tensor, place in where.items()})
 
     @classmethod
     def joined(cls, *parts: "Tensors | Mapping[str, np.ndarray]") -> "Tensors":
@@ -190,6 +196,14 @@ def has(folder: Path, name: str) -> bool:
 def has_weights(folder: Path) -> bool:
     """Whether the folder has weights of any format that is read."""
     return any(has(folder, name) for name in _FORMATS)
+
+
+def _unwrapped(names: Collection[str]) -> dict[str, str]:
+    """Names -> those of the model itself, unless two would be the same."""
+    bare = {name: _WRAPPERS.sub("", name) for name in names}
+    while bare and all(name.startswith(_PARALLEL) for name in bare.values()):
+        bare = {name: inner.removeprefix(_PARALLEL) for name, inner in bare.items()}
+    return bare if len({*bare.values()}) == len(bare) else {name: name for name in names}
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,8 +19,8 @@ from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.models.encoders.base import Encoder, matched
 from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.models.layers.pooling import POOLED_ONLY
-from lit_jax.models.weight_map import Row, WeightMap, listed
-from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.models.weight_map import Row, WeightMap, listed, outer_prefix
+from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import Sides, pair
 from lit_jax.utils.suggestions import suggestion
 from lit_jax.utils.typing import Params
@@ -147,10 +147,8 @@ def read_params(
     """
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
-    names = {
-        name.removeprefix(tower.prefix): name for name in tensors if name.startswith(tower.prefix)
-    }  # All of them, unless the folder holds two towers.
-    table, used = matched(names, tower.encoder, tower.whole)
+    with kinds.explained(tower.folder):
+        table, used, names = _named(tower, tensors)
     if tower.whole != tower.stored:
         all_layers, table = table.names(), table.cut(tower.encoder.weights(tower.stored))
         table = table.without(tower.encoder.of_all_layers)
@@ -177,14 +175,27 @@ def read_params(
         size, channels = pair(tower.stored.image_size), tower.stored.num_channels
         example = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)
         shapes = jax.eval_shape(inner.init, jax.random.key(0), example)["params"]
-    try:
+    with kinds.explained(tower.folder):
         params = table.to_jax(
             tensors.renamed({names[name]: new for name, new in used.items()}), shapes, dtype
         )
-    except WeightError as error:
-        raise WeightError(f"{tower.folder}: {error}") from error
     if other_size:
         params = resized(params, tower.stored, tower.config)
     if tower.pooling != "pooler":
         missing = [path for path in missing if not re.match(POOLED_ONLY, path)]
     return params, missing
+
+
+def _named(tower: Tower, tensors: Collection[str]) -> tuple[WeightMap, dict[str, str], dict[str, str]]:
+    """`matched` of a tower in a checkpoint of `tensors`, and for each of its names the one in the file."""
+
+    def below(start: str) -> dict[str, str]:
+        return {name.removeprefix(start): name for name in tensors if name.startswith(start)}
+
+    names = below(tower.prefix)  # All of them, unless the folder holds two towers.
+    table, used = matched(names, tower.encoder, tower.whole)
+    if table.names().isdisjoint(used.values()):  # It is a part of a larger model.
+        own = {tower.prefix + name.removeprefix(tower.encoder.nest) for name in table.names()}
+        names = below(outer_prefix(tensors, own) + tower.prefix)
+        table, used = matched(names, tower.encoder, tower.whole)
+    return table, used, names

@@ -9,7 +9,7 @@ not.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -199,6 +199,24 @@ def listed(names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more if names else "none"
+
+
+def outer_prefix(names: Iterable[str], own: Collection[str]) -> str:
+    """What a larger model puts before the names of one that it holds ("model."), or "".
+
+    More than half of the inner model's `own` names lie below it. Raises WeightError if it is held several times.
+    """
+    names = set(names)
+    for anchor in sorted(own, key=len, reverse=True):
+        before = {name.removesuffix(anchor) for name in names if name.endswith(f".{anchor}")}
+        found = [prefix for prefix in before if 2 * sum(prefix + name in names for name in own) > len(own)]
+        if len(found) > 1:
+            raise WeightError(
+                f"the checkpoint holds the model several times, below {listed(found)}; keep the tensors of one"
+            )
+        if found:
+            return found[0]
+    return ""
 
 
 def _check_names(wanted: set[str], names: Iterable[str], of: str = "checkpoint") -> None:

@@ -100,6 +100,76 @@ def test_an_unknown_tensor_is_never_dropped_silently(tmp_path, towers):
         lit_jax.from_towers(towers[0], tmp_path / "t2")
 
 
+def fsdp(name):
+    return name.replace("encoder.", "encoder._fsdp_wrapped_module.", 1)
+
+
+WRAPPED = {
+    "DistributedDataParallel": "module.{}".format,
+    "torch.compile": "_orig_mod.{}".format,
+    "both": "module._orig_mod.{}".format,
+    "FSDP": fsdp,
+    "a larger model": "model.{}".format,
+    "two of them": "net.backbone.{}".format,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=[*WRAPPED])
+def test_what_training_frameworks_put_into_names_is_taken_out_again(tmp_path, towers, wrap):
+    module, params = lit_jax.from_towers(*towers[:2])
+    lit_jax.save(tmp_path / "both", module, params)
+    for folder in (*towers[:2], tmp_path / "both"):
+        config, tensors = model_folder.read_config(folder), dict(model_folder.Tensors.of(folder))
+        model_folder.write(folder, config, {wrap(name): tensor for name, tensor in tensors.items()})
+    (tmp_path / "both" / "SHA256SUMS").unlink(missing_ok=True)
+    for vision, text in (towers[:2], [tmp_path / "both"] * 2):
+        chex.assert_trees_all_equal(lit_jax.from_towers(vision, text)[1]["vision"], params["vision"])
+        chex.assert_trees_all_equal(lit_jax.from_towers(vision, text)[1]["text"], params["text"])
+    chex.assert_trees_all_equal(lit_jax.load(tmp_path / "both")[1], params)
+
+
+def test_a_tower_in_a_larger_model_is_read_and_the_rest_is_named(tmp_path, towers, caplog):
+    tensors = {f"backbone.{name}": t for name, t in model_folder.Tensors.of(towers[0]).items()}
+    model_folder.write(tmp_path / "v2", tiny.VIT, tensors | {"head.weight": np.zeros(3, np.float32)})
+    with caplog.at_level(logging.INFO, "lit_jax"):
+        _, params = lit_jax.from_towers(tmp_path / "v2", towers[1])
+    chex.assert_trees_all_equal(params["vision"], towers[2]["vision"])
+    assert "Left out, since they are not part of the vision tower: head.weight" in caplog.text
+
+
+def test_a_tower_that_is_there_twice_is_refused(tmp_path, towers):
+    tensors = model_folder.Tensors.of(towers[0]).items()
+    twice = {f"{who}.backbone.{name}": t for name, t in tensors for who in ("student", "teacher")}
+    model_folder.write(tmp_path / "v2", tiny.VIT, twice)
+    with pytest.raises(
+        WeightError, match=r"v2: .* several times, below student.backbone., teacher.backbone.; keep"
+    ):
+        lit_jax.from_towers(tmp_path / "v2", towers[1])
+
+
+def test_tensors_of_a_model_within_another_and_beside_it_are_not_mixed(tmp_path):
+    lit_jax.save(tmp_path, *tiny.dual())
+    (tmp_path / "SHA256SUMS").unlink(missing_ok=True)
+    config, tensors = model_folder.read_config(tmp_path), dict(model_folder.Tensors.of(tmp_path))
+    vision = {name: tensor for name, tensor in tensors.items() if name.startswith("vision_model.")}
+    model_folder.write(tmp_path, config, {f"model.{name}": t for name, t in tensors.items()} | vision)
+    with pytest.raises(WeightError, match=r"missing from the checkpoint: logit_scale, "):
+        lit_jax.load(tmp_path)
+
+
+def test_quantized_weights_are_refused_with_a_way_out(tmp_path, towers):
+    quantized = tiny.VIT | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    tensors = dict(model_folder.Tensors.of(towers[0]))
+    lit_jax.from_towers(towers[0], towers[1])
+    (towers[0] / "config.json").write_text(json.dumps(quantized))
+    lit_jax.from_towers(towers[0], towers[1])  # The weights are not.
+    model_folder.write(towers[0], quantized, {n: t.astype(np.int8) for n, t in tensors.items()})
+    with pytest.raises(
+        WeightError, match=r"/v: .* int8 .*; they are quantized \(gptq\), .*: give the model that"
+    ):
+        lit_jax.from_towers(towers[0], towers[1])
+
+
 def test_sharded_weights_are_read_through_their_index(tmp_path, towers):
     vision, text, written = towers
     tensors = dict(model_folder.Tensors.of(text))

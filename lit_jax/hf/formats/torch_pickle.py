@@ -152,7 +152,10 @@ def _state_dict(pickled: bytes) -> dict[str, _Tensor]:
         raise WeightError(f"it holds one {type(tensors).__name__} where tensors by name are wanted")
     for name, value in tensors.items():
         if type(value) is not _Tensor:
-            raise WeightError(f"its {name!r} is of type {type(value).__name__} where a tensor is wanted")
+            raise WeightError(
+                f"its {name!r} is of type {type(value).__name__} where a tensor is wanted; "
+                "save the state dict of the model alone"
+            )
     return tensors
 
 

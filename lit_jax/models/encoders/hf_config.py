@@ -40,15 +40,12 @@ def read_config(
     its default. Raises WeightError naming the field.
     """
     fixed = {"is_encoder_decoder": (False,), "per_layer_config": (None, {}), **fixed}
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-    values = {}
+    values = read_fields(cls, model_type, hf)
+    fields = {field.name for field in dataclasses.fields(cls)}
     for name, value in hf.items():
         if name in fields:
-            optional = type(None) in typing.get_args(fields[name])
-            if value is not None or optional:
-                values[name] = _checked(model_type, name, value, fields[name])
-        elif name in fixed:
+            continue
+        if name in fixed:
             if value not in fixed[name]:
                 wanted = " or ".join(map(repr, fixed[name]))
                 raise WeightError(
@@ -73,6 +70,17 @@ def read_config(
                 f"{model_type} config: {smaller}={few} is not usable with {larger}={many}; wanted a smaller one"
             )
     return config
+
+
+def read_fields(cls: type, model_type: str, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The values for those fields of `cls` that `hf` has. Raises WeightError naming one that cannot be used."""
+    hints = typing.get_type_hints(cls)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name in hf}
+    return {
+        name: _checked(model_type, name, hf[name], kind)
+        for name, kind in kinds.items()
+        if hf[name] is not None or type(None) in typing.get_args(kind)
+    }
 
 
 def check_own_size(model_type: str, config: Any, *, patches: bool = True) -> None:
