@@ -29,7 +29,18 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
     (f"{CLASSIFY} a,b --json pairs", 2, "--json: pairs is a directory; give a file"),
     (f"{CLASSIFY} a,b --text-length 9999", 2, "has positions for 40; give at most 40"),
     ("classify none.png --model absent --labels a,b", 3, "'none.png' cannot be read: No such file"),
-    ("classify pairs --model absent --labels a,b", 3, "'pairs' cannot be read: Is a directory"),
+    (
+        "classify pairs --model absent --labels a,b",
+        3,
+        r"'pairs' cannot be read: Is a directory; give its pictures: pairs/\*$",
+    ),
+    (
+        "classify https://x.org/a.png --model absent --labels a,b",
+        3,
+        "cannot be read: No such .*; download it, and give the file",
+    ),
+    ("inspect folder:pairs/metadata.jsonl", 3, "no such directory; it is a file, give folder:pairs$"),
+    ("inspect tfds:imagenet", 3, "'imagenet' names no split; want tfds:NAME"),
     (
         "classify pairs/000.png --model run --labels a,b",
         4,

@@ -42,7 +42,9 @@ class FolderSource:
         self._arguments = (directory, caption)
         self._files = Files(self.spec, directory, closed=True)
         if not self._files.fs.isdir(self._files.root):
-            raise DataError(f"{self.spec}: there is no such directory")
+            parent = self.spec.rpartition("/")[0] or "folder:."
+            hint = f"; it is a file, give {parent}" if self._files.fs.isfile(self._files.root) else ""
+            raise DataError(f"{self.spec}: there is no such directory{hint}")
         root = self._files.root.rstrip("/")
         self._table = next((name for name in TABLES if self._files.fs.isfile(f"{root}/{name}")), None)
         self._pictures = root

@@ -73,7 +73,15 @@ class InMemorySource:
         try:
             return Path(picture).expanduser().read_bytes()
         except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
-            raise DataError(f"{str(picture)!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
+            reason = getattr(e, "strerror", None) or e
+            raise DataError(f"{str(picture)!r} cannot be read: {reason}{_remedy(str(picture))}") from e
+
+
+def _remedy(name: str) -> str:
+    """What to do instead, where the name tells why no picture can be read from it."""
+    if "://" in name:
+        return "; download it, and give the file"
+    return f"; give its pictures: {name.rstrip('/')}/*" if os.path.isdir(name) else ""
 
 
 def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> Source:

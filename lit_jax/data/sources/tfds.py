@@ -135,6 +135,8 @@ def _locate(spec: str, where: str) -> tuple[epath.Path, str | None]:
     if (path.parent / INFO).exists():
         return path.parent, path.name
     name, _, split = where.rpartition("/")
+    if not name and not where.startswith("/"):
+        raise DataError(f"{spec}: {where!r} names no split; want {FORMS}")
     if not re.fullmatch(r"\w+(/\w+)*(:[\d.*]+)?", name) or path.parent.is_dir():
         raise DataError(
             f"{spec}: {path.parent} is not a prepared set, since it holds no {INFO}; want {FORMS}"
