@@ -16,6 +16,7 @@ from lit_jax.config.names import RENAMED, advise, current_names, former_names, n
 from lit_jax.config.read import plain
 from lit_jax.config.values import convert, from_text, literal
 from lit_jax.utils.errors import ConfigError, LitJaxError
+from lit_jax.utils.suggestions import suggestion
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,13 @@ class Override(NamedTuple):
 
 
 def shipped_config(name: str) -> Path:
-    """The file of one of lit_jax's own configs: beside the package in a checkout, inside it once installed."""
+    """The file of one of lit_jax's own configs, or their folder ("").
+
+    It lies beside the package in a checkout, and inside it once installed.
+    """
     package = Path(__file__).parent.parent
     inside = package / "configs" / name
-    return inside if inside.is_file() else package.parent / "configs" / name
+    return inside if inside.exists() else package.parent / "configs" / name
 
 
 def load(file: str) -> Any:
@@ -48,7 +52,9 @@ def load(file: str) -> Any:
     if Path(path).parts[:-1] == ("configs",) and not Path(path).exists() and shipped.is_file():
         path = str(shipped)
     if not Path(path).is_file():
-        raise ConfigError(f"config file {path} does not exist; give the path of a .py file")
+        close = suggestion(Path(path).stem, [file.stem for file in shipped_config("").glob("[!_]*.py")])
+        hint = f", or one of lit_jax's own, such as configs/{close}.py" if close else ""
+        raise ConfigError(f"config file {path} does not exist; give the path of a .py file{hint}")
     try:
         get_config = runpy.run_path(path).get("get_config")
         if get_config is None:

@@ -265,6 +265,10 @@ def test_a_shipped_config_is_found_from_anywhere_unless_a_file_of_its_name_is_th
 def test_a_file_that_is_no_config_is_refused(tmp_path):
     line = ("--workdir", "w", "--config", "nope.py")
     assert refused(line=line) == "train: config file nope.py does not exist; give the path of a .py file"
+    said = refused(line=(*line[:3], "siglit_b16"))
+    assert said.endswith(
+        "give the path of a .py file, or one of lit_jax's own, such as configs/siglit_b16.py"
+    )
     path = tmp_path / "config.py"
     path.write_text("x = (")
     assert "the config file: SyntaxError: '(' was never closed" in refused(line=(*line[:3], str(path)))
