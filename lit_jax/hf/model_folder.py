@@ -89,7 +89,7 @@ class Tensors(Mapping[str, np.ndarray]):
                         f"{path} holds {tensor}, which {origin[tensor].name} in the same folder holds too"
                     )
                 where[tensor], origin[tensor] = (file, tensor), path
-        bare = _unwrapped(where)
+        bare = unwrapped(where)
         return cls({bare[tensor]: place for tensor, place in where.items()})
 
     @classmethod
@@ -198,7 +198,7 @@ def has_weights(folder: Path) -> bool:
     return any(has(folder, name) for name in _FORMATS)
 
 
-def _unwrapped(names: Collection[str]) -> dict[str, str]:
+def unwrapped(names: Collection[str]) -> dict[str, str]:
     """Names -> those of the model itself, unless two would be the same."""
     bare = {name: _WRAPPERS.sub("", name) for name in names}
     while bare and all(name.startswith(_PARALLEL) for name in bare.values()):

@@ -306,3 +306,18 @@ def test_an_index_of_too_much_is_refused_before_its_files_are_looked_at(
     monkeypatch.setattr(model_folder, "_is_inside", lambda *_: pytest.fail("a file was looked at"))
     with pytest.raises(WeightError, match=message):
         model_folder.Tensors.of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "bare"),
+    [
+        (["module.a.b", "module.c"], ["a.b", "c"]),
+        (["module.a", "c"], ["module.a", "c"]),
+        (["_orig_mod.module.a", "module._orig_mod.b._checkpoint_wrapped_module.c"], ["a", "b.c"]),
+        (["a._orig_mod.b", "a.b"], ["a._orig_mod.b", "a.b"]),
+        (["submodule.a", "x_orig_mod.b"], ["submodule.a", "x_orig_mod.b"]),
+        ([], []),
+    ],
+)
+def test_names_lose_what_wrappers_put_into_them_unless_two_become_one(names, bare):
+    assert model_folder.unwrapped(names) == dict(zip(names, bare, strict=True))

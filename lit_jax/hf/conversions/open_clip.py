@@ -1,6 +1,5 @@
 """Folders of open_clip 3 (`open_clip_config.json`): which towers a model has, and what lies around them."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,8 +148,8 @@ def _tensors(folder: Path, allow_pickle: bool) -> model_folder.Tensors:
         )
     else:
         file = TorchFile(folder / PICKLE)
-    names = {re.sub(r"^module\.", "", name): name for name in file.keys()}  # noqa: SIM118 - not a mapping
-    return model_folder.Tensors({name: (file, stored) for name, stored in names.items()})
+    names = model_folder.unwrapped(file.keys())
+    return model_folder.Tensors({name: (file, stored) for stored, name in names.items()})
 
 
 def _image_processor(folder: Path) -> ImageProcessor:
