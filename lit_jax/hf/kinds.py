@@ -75,9 +75,7 @@ def explained(folder: Path) -> Iterator[None]:
     except WeightError as error:
         message = str(error) if str(folder) in str(error) else f"{folder}: {error}"
         if method := _quantization(folder):
-            message += (
-                f"; they are quantized ({method}), which is not read: give the model that it was made from"
-            )
+            message += f"; its weights are quantized ({method}), and such are not read: give the model before quantization"
         raise WeightError(message) from error
 
 
