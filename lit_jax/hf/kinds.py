@@ -75,7 +75,7 @@ def explained(folder: Path) -> Iterator[None]:
     except WeightError as error:
         message = str(error) if str(folder) in str(error) else f"{folder}: {error}"
         if method := _quantization(folder):
-            message += f"; its weights are quantized ({method}), and such are not read: give the model before quantization"
+            message += f"; quantized weights ({method}) are not read: give the model before quantization"
         raise WeightError(message) from error
 
 

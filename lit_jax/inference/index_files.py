@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from lit_jax.inference.precision import PRECISIONS, Vectors, arrays, decoded
-from lit_jax.utils import checksums, strict_json
+from lit_jax.utils import checksums, npy, strict_json
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
 from lit_jax.utils.parts import put_first, put_last
@@ -222,7 +222,7 @@ def _map_array(path: Path, rows: int, width: int, kind: str) -> np.ndarray:
             0,
         ):  # Another may announce a header of gigabytes.
             raise ValueError(f"it is a .npy of version {version}")
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, by_column, dtype = npy.read_header(file)
         start = file.tell()
     if (shape, by_column, dtype) != ((rows, width), False, np.dtype(kind)):
         raise ValueError(f"it has {dtype} of shape {shape}, not {rows} vectors of {width} {kind}")

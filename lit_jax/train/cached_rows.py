@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lit_jax.utils import npy
 from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import CheckpointError, first_line
 
@@ -35,7 +36,7 @@ def dtype_of(name: str) -> np.dtype:
 
 def seal(path: Path) -> None:
     """Appends the sums to the rows in `path`."""
-    rows = np.load(path, mmap_mode="r")
+    rows = npy.load(path, mmap_mode="r")
     sums = b"".join(_sum(rows, block) for block in range(_blocks(rows.shape, rows.itemsize)))
     with path.open("r+b") as file:
         head = file.read(rows.offset)
@@ -89,10 +90,10 @@ def open_rows(path: Path, count: int) -> CachedRows:
         with path.open("rb") as file:
             if (version := np.lib.format.read_magic(file)) != (1, 0):
                 raise ValueError(f"it is of version {version}")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            shape, fortran, dtype = npy.read_header(file)
             offset, size = file.tell(), dtype.itemsize
             tail = os.path.getsize(path) - offset - size * count * shape[-1]
-            known = next((dtype_of(name) for name, npy in DTYPES.items() if dtype == np.dtype(npy)), None)
+            known = next((dtype_of(name) for name, kind in DTYPES.items() if dtype == np.dtype(kind)), None)
             if len(shape) != 2 or shape[0] != count or fortran or known is None or tail < 0:
                 raise ValueError(f"it holds {dtype} {list(shape)}, or a part of it; wanted {count} rows")
             sums = _read_sums(file, offset, shape, size) if tail else None

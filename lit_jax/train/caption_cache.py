@@ -25,6 +25,7 @@ from lit_jax.parallel.sharding import put_batch
 from lit_jax.train.cache_draft import Draft
 from lit_jax.train.cached_rows import open_rows
 from lit_jax.train.tower_cache import fill, is_whole, path_of
+from lit_jax.utils import npy
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, DataError, first_line
 from lit_jax.utils.typing import Batch, Tokenize
@@ -119,7 +120,7 @@ def _read(path: Path, records: int) -> tuple[np.ndarray, np.ndarray]:
         content = path.read_bytes()
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:
             raise ValueError("it has another sha256 than was written")
-        numbers = np.load(io.BytesIO(content[:-32]))
+        numbers = npy.load(io.BytesIO(content[:-32]))
         offsets, groups = numbers[: records + 1], numbers[records + 1 :].astype(np.int32)
         if offsets[-1] != len(groups):
             raise ValueError(f"it is of another source than one of {records} records")

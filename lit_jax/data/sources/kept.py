@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lit_jax.data.sources.base import Record, Source
+from lit_jax.utils import npy
 
 _RECORDS, _STARTS, _CAPTIONS = "records.npy", "starts.npy", "captions.npy"
 
@@ -16,11 +17,11 @@ class Kept:
 
     def __init__(self, source: Source, folder: Path):
         self._source, self._folder = source, folder
-        self._records = np.load(folder / _RECORDS, mmap_mode="r")
+        self._records = npy.load(folder / _RECORDS, mmap_mode="r")
         self._captions = None
         if (folder / _CAPTIONS).is_file():
-            self._captions = np.load(folder / _CAPTIONS, mmap_mode="r")
-            self._starts = np.load(folder / _STARTS, mmap_mode="r")
+            self._captions = npy.load(folder / _CAPTIONS, mmap_mode="r")
+            self._starts = npy.load(folder / _STARTS, mmap_mode="r")
         self.spec = f"{source.spec}[{len(self._records)} records]"
         self.class_names = source.class_names
         self.description = getattr(source, "description", None)

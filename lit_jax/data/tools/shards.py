@@ -18,7 +18,7 @@ from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.tools.decoded_pictures import decoded_file
 from lit_jax.data.transforms.image_files import open_image
-from lit_jax.utils import strict_json
+from lit_jax.utils import npy, strict_json
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.parts import put_last
 from lit_jax.utils.typing import ImageProcessor
@@ -79,7 +79,7 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
     if summary.is_file():
         return stored(summary)
     features = work.features()
-    same = None if work.same is None else np.load(work.same, mmap_mode="r")
+    same = None if work.same is None else npy.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     # 1: a record is read without its neighbours. Compressed pixels save 2 %, and take three times as long to read.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from lit_jax.utils.errors import WeightError, first_line
+from lit_jax.utils.npy import read_header
 
 _MOST_ARRAYS = 100_000
 _DAMAGED = (
@@ -43,7 +44,7 @@ class NpzFile:
             version = npy.read_magic(file)  # type: ignore[no-untyped-call]
             if version not in _HEADERS:
                 raise ValueError(f"{info.filename} has version {version} of npy")
-            shape, _, dtype = _HEADERS[version](file)  # type: ignore[no-untyped-call]
+            shape, _, dtype = read_header(file, _HEADERS[version])
             if dtype.hasobject:
                 raise ValueError(f"{info.filename} holds Python objects (a pickle), which are not read")
             size = file.tell() + math.prod(shape) * dtype.itemsize
