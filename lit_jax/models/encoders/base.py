@@ -75,6 +75,8 @@ class Encoder:
         try:
             try:
                 return self.Config.from_hf(hf)
+            except WeightError:
+                raise
             except odd:
                 read_fields(
                     self.Config, str(hf.get("model_type")), hf
