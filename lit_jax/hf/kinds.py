@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lit_jax.hf import conversions, model_folder
 from lit_jax.models.composites import COMPOSITES, OWN_MODEL_TYPE, is_composite
+from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.run_folder import run_of
@@ -85,7 +86,7 @@ def _quantization(folder: Path) -> str:
         quantized = model_folder.read_config(folder).get("quantization_config")
     except WeightError:
         return ""
-    return str(quantized.get("quant_method", "unknown"))[:40] if isinstance(quantized, dict) else ""
+    return shown(quantized.get("quant_method")) if isinstance(quantized, dict) else ""
 
 
 def own_pooling(tower: str, folder: Path, config: Mapping[str, Any]) -> str:

@@ -88,7 +88,7 @@ def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool 
 def _matched(names: Collection[str], config: DualEncoderConfig) -> tuple[WeightMap, dict[str, str]]:
     """How the checkpoint of a dual encoder is read: the table, and the checkpoint's names -> those of the table."""
     table = config.heads
-    outer = outer_prefix(names, table.names()) if table.names().isdisjoint(names) else ""
+    outer = outer_prefix(names, table.names())
     stored = {name.removeprefix(outer): name for name in names}
     if len(stored) < len(names):  # Some lie within the larger model and beside it.
         stored = {name: name for name in names}

@@ -204,9 +204,12 @@ def listed(names: Iterable[str]) -> str:
 def outer_prefix(names: Iterable[str], own: Collection[str]) -> str:
     """What a larger model puts before the names of one that it holds ("model."), or "".
 
-    More than half of the inner model's `own` names lie below it. Raises WeightError if it is held several times.
+    None of the inner model's `own` names stands alone, and more than half of them lie below the prefix. Raises
+    WeightError if the model is held several times.
     """
     names = set(names)
+    if not names.isdisjoint(own):
+        return ""
     for anchor in sorted(own, key=len, reverse=True):
         before = {name.removesuffix(anchor) for name in names if name.endswith(f".{anchor}")}
         found = [prefix for prefix in before if 2 * sum(prefix + name in names for name in own) > len(own)]

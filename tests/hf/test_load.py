@@ -165,7 +165,7 @@ def test_quantized_weights_are_refused_with_a_way_out(tmp_path, towers):
     lit_jax.from_towers(towers[0], towers[1])  # The weights are not.
     model_folder.write(towers[0], quantized, {n: t.astype(np.int8) for n, t in tensors.items()})
     with pytest.raises(
-        WeightError, match=r"/v: .* int8 .*; quantized weights \(gptq\) .*: give the model before"
+        WeightError, match=r"/v: .* int8 .*; quantized weights \('gptq'\) .*: give the model before"
     ):
         lit_jax.from_towers(towers[0], towers[1])
 

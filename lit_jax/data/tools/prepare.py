@@ -29,7 +29,7 @@ from lit_jax.data.tools.shards import (
     write_shard,
 )
 from lit_jax.data.workers import end_with_parent
-from lit_jax.utils import checksums
+from lit_jax.utils import checksums, npy
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.parts import Part, alone
 from lit_jax.utils.typing import ImageProcessor, Progress
@@ -213,7 +213,7 @@ def _write_shards(
                 write_hashes, [(source, draft / f"{i}.npy", *ends) for i, ends in enumerate(bounds)], None
             )
             same = draft / "same.npy"
-            np.save(same, first_of_each(np.concatenate([np.load(path) for path in hashes])))
+            np.save(same, first_of_each(np.concatenate([npy.load(path) for path in hashes])))
             work = replace(work, same=same)
         mine = range(shards) if options.shard is None else options.shard.numbers(shards)
         run(write_shard, [(work, paths[number], *bounds[number]) for number in mine], progress)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lit_jax.models.encoders.hf_config import read_fields, shown
+from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.kept_fields import kept
 from lit_jax.models.layers.pooling import POOLINGS
 from lit_jax.models.weight_map import WeightMap
@@ -71,20 +71,11 @@ class Encoder:
 
     def config_of(self, hf: Mapping[str, Any]) -> Any:
         """`Config.from_hf` of an untrusted dict. Raises WeightError, and no other error."""
-        odd = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
         try:
-            try:
-                return self.Config.from_hf(hf)
-            except WeightError:
-                raise
-            except odd:
-                read_fields(
-                    self.Config, str(hf.get("model_type")), hf
-                )  # Names the field, if one alone is wrong.
-                raise
+            return self.Config.from_hf(hf)
         except WeightError:
             raise
-        except odd as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             reason = shown(first_line(error))
             raise WeightError(
                 f"the config of a {shown(hf.get('model_type'))} is not usable: {reason}"

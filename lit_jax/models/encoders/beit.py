@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates
-from lit_jax.models.encoders.hf_config import BACKBONE, check_own_size, read_config
+from lit_jax.models.encoders.hf_config import BACKBONE, check_own_size, even_heads, read_config
 from lit_jax.models.encoders.vit import OWN, OWN_RENAMES, shared_weights, trunk
 from lit_jax.models.layers.blocks import PerLayer, layer_norm
 from lit_jax.models.layers.patches import Patches
@@ -50,7 +50,6 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        width = hf.get("hidden_size", cls.hidden_size)
         model_type = hf.get("model_type", "beit")
         config = read_config(
             cls,
@@ -63,7 +62,7 @@ class Config:
                 auxiliary_num_convs auxiliary_concat_input semantic_loss_ignore_index add_fpn
                 segmentation_indices""".split()
             ),
-            fixed={"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)},
+            fixed={"head_dim": even_heads},
         )
         relative = config.use_relative_position_bias or config.use_shared_relative_position_bias
         if relative and not isinstance(config.patch_size, int):

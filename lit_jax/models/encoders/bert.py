@@ -44,7 +44,7 @@ class Config:
                 "is_decoder": (False,),
                 "add_cross_attention": (False,),
                 "position_embedding_type": ("absolute",),
-                "embedding_size": (hf.get("hidden_size", cls.hidden_size),),
+                "embedding_size": lambda config: (config.hidden_size,),
                 "pruned_heads": ({},),
             },
         )

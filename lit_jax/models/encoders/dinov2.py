@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import BACKBONE, check_own_size, read_config
+from lit_jax.models.encoders.hf_config import BACKBONE, check_own_size, even_heads, read_config
 from lit_jax.models.encoders.vit import RENAMES, shared_weights, trunk
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
@@ -43,14 +43,13 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        width = hf.get("hidden_size", cls.hidden_size)
         model_type = hf.get("model_type", "dinov2")
         config = read_config(
             cls,
             model_type,
             hf,
             inert=BACKBONE,
-            fixed={"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)},
+            fixed={"head_dim": even_heads},
         )
         check_own_size(model_type, config)
         return config

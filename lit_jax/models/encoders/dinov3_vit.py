@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.hf_config import BACKBONE, read_config
+from lit_jax.models.encoders.hf_config import BACKBONE, even_heads, read_config
 from lit_jax.models.encoders.vit import trunk
 from lit_jax.models.layers.blocks import PerLayer
 from lit_jax.models.layers.patches import Patches
@@ -53,13 +53,12 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        width = hf.get("hidden_size", cls.hidden_size)
         return read_config(
             cls,
             hf.get("model_type", "dinov3_vit"),
             hf,
             inert=BACKBONE | {"return_class_token"},
-            fixed={"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)},
+            fixed={"head_dim": even_heads},
         )
 
     @property

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lit_jax.models.encoders.field_ranges import RANGES
@@ -31,29 +31,36 @@ def read_config(
     hf: Mapping[str, Any],
     *,
     inert: frozenset[str] = frozenset(),
-    fixed: Mapping[str, tuple] = types.MappingProxyType({}),
+    fixed: Mapping[str, tuple | Callable[[Any], tuple]] = types.MappingProxyType({}),
 ) -> Any:
     """A dict as in config.json -> `cls`, whose field names are HF's and whose defaults are those of that type.
 
-    `inert` fields do not change the numbers; `fixed` ones are accepted with the given values only. A field that
-    transformers does not know is ignored, as it is there; one that only transformers knows is refused unless it has
-    its default. Raises WeightError naming the field.
+    `inert` fields do not change the numbers; `fixed` ones are accepted with the given values only, or with what a
+    function of the config returns. A field that transformers does not know is ignored, as it is there; one that only
+    transformers knows is refused unless it has its default. Raises WeightError naming the field.
     """
     fixed = {"is_encoder_decoder": (False,), "per_layer_config": (None, {}), **fixed}
-    values = read_fields(cls, model_type, hf)
-    fields = {field.name for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    values = {
+        name: _checked(model_type, name, value, kinds[name])
+        for name, value in hf.items()
+        if name in kinds and (value is not None or type(None) in typing.get_args(kinds[name]))
+    }
+    config = cls(**values)
     for name, value in hf.items():
-        if name in fields:
+        if name in kinds:
             continue
         if name in fixed:
-            if value not in fixed[name]:
-                wanted = " or ".join(map(repr, fixed[name]))
+            given = fixed[name]
+            allowed = given(config) if callable(given) else given
+            if value not in allowed:
+                wanted = " or ".join(map(repr, allowed))
                 raise WeightError(
                     f"{model_type} config: {name}={shown(value)} is not implemented; {wanted} is"
                 )
         elif name not in _INERT | inert and _transformers_differs(model_type, name, value):
             raise WeightError(f"{model_type} config: {name}={shown(value)} is not implemented")
-    config = cls(**values)
     for width, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
         if getattr(config, "head_dim", None) is not None:
             break  # The heads have a width of their own.
@@ -72,15 +79,9 @@ def read_config(
     return config
 
 
-def read_fields(cls: type, model_type: str, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The values for those fields of `cls` that `hf` has. Raises WeightError naming one that cannot be used."""
-    hints = typing.get_type_hints(cls)
-    kinds = {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.name in hf}
-    return {
-        name: _checked(model_type, name, hf[name], kind)
-        for name, kind in kinds.items()
-        if hf[name] is not None or type(None) in typing.get_args(kind)
-    }
+def even_heads(config: Any) -> tuple[int]:
+    """The `head_dim` of a type without such a field: the width, divided among the heads."""
+    return (config.hidden_size // config.num_attention_heads,)
 
 
 def check_own_size(model_type: str, config: Any, *, patches: bool = True) -> None:

@@ -47,7 +47,7 @@ class Config(bert.Config):
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        fixed = {**_FIXED, "true_hidden_size": (hf.get("intra_bottleneck_size", cls.intra_bottleneck_size),)}
+        fixed: dict[str, Any] = {**_FIXED, "true_hidden_size": lambda config: (config.intra_bottleneck_size,)}
         config = read_config(cls, "mobilebert", hf, fixed=fixed)
         if config.intra_bottleneck_size % config.num_attention_heads:
             raise WeightError(

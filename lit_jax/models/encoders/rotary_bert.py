@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import bert, nomic_bert
 from lit_jax.models.encoders.base import Encoder
-from lit_jax.models.encoders.hf_config import ROPE, read_config, rope_base
+from lit_jax.models.encoders.hf_config import ROPE, even_heads, read_config, rope_base
 from lit_jax.models.layers.pooling import POOLER, tanh_pooler
 from lit_jax.models.layers.spec import BlockSpec
 from lit_jax.models.layers.tokens import Tokens
@@ -32,8 +32,7 @@ class Shared(bert.Config):
     def from_hf(cls, hf: dict) -> Any:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         name = cls.model_type
-        width, heads = (hf.get(f, getattr(cls, f)) for f in ("hidden_size", "num_attention_heads"))
-        fixed = {"head_dim": (None, width // heads)}
+        fixed = {"head_dim": lambda config: (None, *even_heads(config))}
         config: Any = read_config(cls, name, hf | rope_base(name, hf), inert=ROPE, fixed=fixed)
         if config.head_width % 2:
             raise WeightError(

@@ -4,7 +4,7 @@ import dataclasses
 
 from lit_jax.models.encoders import dinov2, dinov2_with_registers
 from lit_jax.models.encoders.base import Encoder
-from lit_jax.models.encoders.hf_config import BACKBONE, read_config
+from lit_jax.models.encoders.hf_config import BACKBONE, even_heads, read_config
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.weight_map import WeightMap, table
 
@@ -22,9 +22,7 @@ class Config(dinov2_with_registers.Config):
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         hf = {name: value for name, value in hf.items() if name != "use_mask_token"}
-        width = hf.get("hidden_size", cls.hidden_size)
-        fixed = {"head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),)}
-        return read_config(cls, "tipsv2_vision_model", hf, inert=BACKBONE, fixed=fixed)
+        return read_config(cls, "tipsv2_vision_model", hf, inert=BACKBONE, fixed={"head_dim": even_heads})
 
     @property
     def patches(self) -> Patches:

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, identity_pooler, with_embeddings
-from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.hf_config import even_heads, read_config
 from lit_jax.models.layers.blocks import ACTIVATIONS, Block, layer_norm, scan_layers
 from lit_jax.models.layers.patches import PatchEmbed, Patches
 from lit_jax.models.layers.pooling import POOLER, tanh_pooler
@@ -40,15 +40,14 @@ class Fields:
     @classmethod
     def from_hf(cls, hf: dict) -> Any:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        width = hf.get("hidden_size", cls.hidden_size)
         return read_config(
             cls,
             hf.get("model_type", "vit"),
             hf,
             inert=cls.inert,
             fixed={
-                "pooler_output_size": (None, 0, width),
-                "head_dim": (width // hf.get("num_attention_heads", cls.num_attention_heads),),
+                "pooler_output_size": lambda config: (None, 0, config.hidden_size),
+                "head_dim": even_heads,
             },
         )
 

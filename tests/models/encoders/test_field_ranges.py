@@ -40,6 +40,16 @@ def test_every_number_of_a_config_outside_its_range_is_refused_by_name(model_typ
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
+def test_a_number_that_is_null_is_read_as_missing_or_refused_by_name(model_type):
+    encoder = ENCODERS[model_type]
+    for name, *_ in numbers(encoder.Config):
+        try:
+            encoder.config_of({"model_type": model_type, name: None})
+        except WeightError as error:
+            assert f"{model_type} config: {name}=None is not usable" in str(error)
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
 def test_the_ranges_hold_what_the_defaults_are(model_type):
     config = ENCODERS[model_type].Config()
     for name, _, many in numbers(type(config)):
