@@ -1,6 +1,7 @@
 """MobileBERT (arXiv:2004.02984), as transformers' MobileBertModel with its pooler: layers narrower than tokens."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
