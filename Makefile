@@ -20,8 +20,8 @@ test: .venvs/test.done
 	wait $$types || { cat .venvs/types.txt; exit 1; }; exit $$tests
 
 # All tests. The slow ones need a network and about two hours on two cores. Some build their own environments; those of
-# plans compile with libtpu. They also compare the shapes of arrays with the annotations, as pytest by itself does. -vv
-# names each test when it ends: the summary comes too late to begin mending.
+# plans compile with libtpu, others compare with Ray, Beam, FAISS and peft. They also compare the shapes of arrays with
+# the annotations, as pytest by itself does. -vv names each test when it ends: the summary comes too late.
 test-all: test .venvs/test-all.done
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--durations 10 -vv -m "slow or network"
@@ -49,6 +49,7 @@ docs: .venvs/docs.done
 
 # libtpu exists for Linux on x86_64 alone; elsewhere the tests that need it are skipped and say so.
 .venvs/test-all.done: .venvs/test.done
+	.venvs/test/bin/pip install --quiet --editable '.[ray,beam,faiss]' peft
 	.venvs/test/bin/pip install --quiet --editable '.[tpu]' || test "$$(uname -sm)" != "Linux x86_64"
 	touch $@
 

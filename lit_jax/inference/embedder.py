@@ -120,7 +120,7 @@ class Embedder:
         model = state.pop("model")
         self.__init__(model, **state)  # type: ignore[misc]  # On the devices of the process that reads it.
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: Mapping[str, np.ndarray | Sequence[Any]]) -> dict[str, Any]:
         """A batch of columns of n rows -> the same columns and embeddings, float32 [n, E], for engines such as Ray.
 
         `image_embedding` is that of the column `image`, `bytes` or `path`: files' bytes, paths, or uint8 [H W 3];
