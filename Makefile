@@ -20,9 +20,10 @@ test: .venvs/test.done
 	wait $$types || { cat .venvs/types.txt; exit 1; }; exit $$tests
 
 # All tests. The slow ones need a network and about two hours on two cores. Some build their own environments; those of
-# plans compile with libtpu, others compare with Ray, Beam, FAISS and peft. They also compare the shapes of arrays with
-# the annotations, as pytest by itself does. -vv names each test when it ends: the summary comes too late.
-test-all: test .venvs/test-all.done
+# plans compile with libtpu. They also compare the shapes of arrays with the annotations, as pytest by itself does. -vv
+# names each test when it ends: the summary comes too late to begin mending.
+test-all: test .venvs/engines.done .venvs/test-all.done
+	.venvs/engines/bin/python -m pytest tests/inference/test_engines.py tests/parity/test_adapters.py
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--durations 10 -vv -m "slow or network"
 
@@ -47,9 +48,15 @@ docs: .venvs/docs.done
 	.venvs/test/bin/pip install --quiet --no-deps $(TOWERS)
 	touch $@
 
+# Beam wants an older protobuf than sentencepiece does.
+.venvs/engines.done: setup.py Makefile
+	$(PYTHON) -m venv .venvs/engines
+	.venvs/engines/bin/pip install --quiet torch==2.13.0
+	.venvs/engines/bin/pip install --quiet --editable '.[dev,parity,ray,beam,faiss]' peft
+	touch $@
+
 # libtpu exists for Linux on x86_64 alone; elsewhere the tests that need it are skipped and say so.
 .venvs/test-all.done: .venvs/test.done
-	.venvs/test/bin/pip install --quiet --editable '.[ray,beam,faiss]' peft
 	.venvs/test/bin/pip install --quiet --editable '.[tpu]' || test "$$(uname -sm)" != "Linux x86_64"
 	touch $@
 
