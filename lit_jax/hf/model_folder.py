@@ -33,6 +33,10 @@ WRITTEN = (
 # they wrap a module, and DistributedDataParallel before all names.
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _PARALLEL = "module."
+# The suffixes of weights -> the names under which they are read.
+_OTHER_NAMES = {".safetensors": WEIGHTS, ".msgpack": FLAX} | dict.fromkeys(
+    (".bin", ".pt", ".pth", ".ckpt"), PICKLE
+)
 _MOST_TENSORS = 100_000  # Of a folder, in all files.
 _MOST_SHARDS = 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
@@ -67,12 +71,7 @@ class Tensors(Mapping[str, np.ndarray]):
         """
         name = next((name for name in _FORMATS if has(folder, name)), None)
         if name is None:
-            content = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise WeightError(
-                f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {FLAX} or {PICKLE}; it has {content} "
-                "(a pickle is downloaded from the Hub only with allow_pickle=True); save the model in one of these "
-                "formats, for instance with save_pretrained of transformers"
-            )
+            raise WeightError(_without_weights(folder))
         if name == PICKLE and not allow_pickle:
             raise WeightError(
                 f"{folder} has its weights only as a pickle ({PICKLE}), a format that can run code, so it is not read "
@@ -196,6 +195,18 @@ def has(folder: Path, name: str) -> bool:
 def has_weights(folder: Path) -> bool:
     """Whether the folder has weights of any format that is read."""
     return any(has(folder, name) for name in _FORMATS)
+
+
+def _without_weights(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    found = [(name, _OTHER_NAMES[suffix]) for name in names if (suffix := Path(name).suffix) in _OTHER_NAMES]
+    remedy = "save the model in one of these formats, for instance with save_pretrained of transformers"
+    if len(found) == 1:
+        remedy = "if {} holds its weights, rename it to {}".format(*found[0])
+    return (
+        f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {FLAX} or {PICKLE}; it has "
+        f"{', '.join(names) or 'nothing'} (a pickle is downloaded from the Hub only with allow_pickle=True); {remedy}"
+    )
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:

@@ -82,6 +82,40 @@ def test_a_pickle_of_a_model_loads_to_the_same_bits(tmp_path):
         np.testing.assert_array_equal(got[name], want[name], strict=True)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_a_training_by_several_processes_loads_to_the_same_bits(zipped, tmp_path):
+    torch = pytest.importorskip("torch")
+    tiny.write_tower(tmp_path, tiny.BERT)
+    want = load_file(tmp_path / "model.safetensors")
+    weights = {f"module.{name}": torch.from_numpy(array) for name, array in want.items()}
+    saved = {"epoch": 3, "state_dict": weights, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}
+    torch.save(saved, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    (tmp_path / "model.safetensors").unlink()
+    got = model_folder.Tensors.of(tmp_path, allow_pickle=True)
+    assert set(got) == set(want)
+    for name in want:
+        np.testing.assert_array_equal(got[name], want[name], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("epoch_3.pt", "pytorch_model.bin"),
+        ("last.ckpt", "pytorch_model.bin"),
+        ("tower.safetensors", "model.safetensors"),
+    ],
+)
+def test_weights_of_another_name_are_refused_with_the_name_that_is_read(name, right, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(
+        WeightError, match=rf"it has {name} .*; if {name} holds its weights, rename it to {right}"
+    ):
+        model_folder.Tensors.of(tmp_path)
+    (tmp_path / "other.pth").touch()
+    with pytest.raises(WeightError, match=r"; save the model in one of these formats"):
+        model_folder.Tensors.of(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_is_written_and_read_to_the_bit(dtype, tmp_path):
     want = np.random.default_rng(0).normal(size=(3, 4)).astype(dtype)

@@ -1,7 +1,11 @@
 """Torch's own files are read to the bit; no code that a pickle names is ever run."""
 
+import argparse
 import collections
+import io
+import logging
 import os
+import pathlib
 import pickle
 import pickletools
 import zipfile
@@ -10,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lit_jax.hf.formats import torch_pickle
+from lit_jax.hf.formats import pickle_machine, torch_pickle
+from lit_jax.hf.formats.pickle_machine import Machine, Tensor
 from lit_jax.hf.formats.torch_pickle import TorchFile
 from lit_jax.utils.errors import WeightError
 
@@ -177,7 +182,10 @@ ORDERED = b"ccollections\nOrderedDict\n"
         (b"(" + ORDERED + b"o.", "instruction OBJ"),
         (b"(ios\nsystem\n.", "instruction INST"),
         (b"\x82\x01.", "instruction EXT1"),
-        (b"].", "instruction EMPTY_LIST"),
+        (b"].", "one list where tensors"),
+        (b"cargparse\nNamespace\n)R.", r"one argparse\.Namespace where tensors"),
+        (b"}K\x01a.", "appended to a dict"),
+        (b"cargparse\nNamespaces\n.", r"names 'argparse\.Namespaces'.* save its state_dict"),
         (text("os") + text("system") + b"\x93.", r"names 'os\.system'"),
         (integer(1) + integer(1) + b"\x93.", "damaged"),
         (b"ctorch.serialization\nload\n.", r"names 'torch\.serialization\.load'"),
@@ -186,7 +194,9 @@ ORDERED = b"ccollections\nOrderedDict\n"
         (storage(kind="ComplexFloatStorage") + b".", "ComplexFloatStorage"),
         (storage(size=-1) + b".", "not a storage"),
         (b"}" + b")" * 200 + b"\x86" * 199 + b"K\x01s.", "a key is of type tuple"),
-        (b"}" + b"K\x01K\x02s.", "a key is of type int"),
+        (b"}" + b"K\x01K\x02s.", "its 1 is of type int where a tensor"),
+        (b"}" + b"\x8a\x07" + b"\1" * 7 + b"K\x02s.", "a key is of type int"),
+        (b"}" + b"\x88K\x02s.", "a key is of type bool"),
         (b")K\x01K\x02s.", "set in a tuple"),
         (b"h\x07.", "damaged"),
         (b"R.", "damaged"),
@@ -207,17 +217,17 @@ def test_instructions_that_a_dict_of_tensors_does_not_need_are_refused(pickled, 
 
 def test_a_refused_pickle_leaves_no_trace(tmp_path):
     before = (
-        dict(torch_pickle._CALLS),
-        torch_pickle._rebuild_tensor.__defaults__,
-        dict(vars(torch_pickle._rebuild_tensor)),
+        dict(pickle_machine._CALLS),
+        pickle_machine._rebuild_tensor.__defaults__,
+        dict(vars(pickle_machine._rebuild_tensor)),
     )
     changed = CALLS + b"(}}" + text("__defaults__") + numbers([1]) + b"stb."
     with pytest.raises(WeightError):
         TorchFile(archive(tmp_path / "a.bin", changed))
     assert before == (
-        torch_pickle._CALLS,
-        torch_pickle._rebuild_tensor.__defaults__,
-        vars(torch_pickle._rebuild_tensor),
+        pickle_machine._CALLS,
+        pickle_machine._rebuild_tensor.__defaults__,
+        vars(pickle_machine._rebuild_tensor),
     )
 
 
@@ -262,13 +272,6 @@ def test_big_endian_compressed_and_vast_pickles_are_refused(tmp_path, monkeypatc
         TorchFile(archive(tmp_path / "c.bin", good, s0=SIX.tobytes()))
 
 
-def test_the_format_before_zip_files_is_refused_in_a_sentence(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"a": torch.ones(2)}, tmp_path / "a.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(WeightError, match=r"a\.bin is damaged, or in the format of torch before 1\.6"):
-        TorchFile(tmp_path / "a.bin")
-
-
 def test_another_zip_file_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.bin", "w") as file:
         file.writestr("readme.txt", "hello")
@@ -276,11 +279,187 @@ def test_another_zip_file_is_refused(tmp_path):
         TorchFile(tmp_path / "a.bin")
 
 
-def test_any_truncation_and_any_flipped_byte_is_a_weight_error_or_the_same_tensor(tmp_path):
-    path = archive(tmp_path / "a.bin", state_dict(tensor()), s0=SIX.tobytes())
+SIX_STORED = ((6, SIX.tobytes()),)
+
+
+def legacy(path, pickled, keys=("0",), stored=SIX_STORED, *, little=True, magic=0x1950A86A20F9469CFC6C):
+    """A file as torch.save laid it out before 1.6; `stored` are the numbers of elements and the bytes."""
+    first = [pickle.dumps(tree, 2) for tree in (magic, 1001, {"little_endian": little})]
+    last = [size.to_bytes(8, "little") + data for size, data in stored]
+    path.write_bytes(b"".join([*first, pickled, pickle.dumps(list(keys), 2), *last]))
+    return path
+
+
+OLD = state_dict(tensor(stored=storage()[:-2] + b"NtQ"))
+
+
+def test_the_format_before_zip_files_is_read_without_torch(tmp_path):
+    for pickled in (OLD, state_dict(tensor())):  # With and without the place for a view.
+        file = TorchFile(legacy(tmp_path / "a.bin", pickled))
+        assert file.keys() == ["w"]
+        np.testing.assert_array_equal(file.get_tensor("w"), SIX.reshape(2, 3))
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_the_format_before_zip_files_is_as_in_torch(protocol, tmp_path):
+    torch = pytest.importorskip("torch")
+    whole = torch.arange(24.0).reshape(4, 6)
+    weights = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).state_dict()
+    weights |= {
+        "view": whole[1:, ::2],
+        "other view": whole.T,
+        "tied": weights["0.weight"],
+        "empty": torch.zeros(0),
+    }
+    weights |= {dtype: (torch.randn(3) * 3).to(getattr(torch, dtype)) for dtype in DTYPES}
+    torch.save(weights, tmp_path / "a.bin", pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    file = TorchFile(tmp_path / "a.bin")
+    assert file.keys() == list(weights)
+    for name, want in weights.items():
+        got = file.get_tensor(name)
+        assert got.shape == tuple(want.shape) and got.dtype == np.dtype(
+            str(want.dtype).removeprefix("torch.")
+        )
+        assert got.tobytes() == want.contiguous().flatten().view(torch.uint8).numpy().tobytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keys": ()}, "data/0, which does not exist"),
+        ({"keys": "00"}, "storage that it does not describe"),
+        ({"keys": "1"}, "storage that it does not describe"),
+        ({"keys": [0]}, "storage that it does not describe"),
+        ({"stored": [(7, SIX.tobytes())]}, "not all there"),
+        ({"stored": [(6, SIX.tobytes()[1:])]}, "not all there"),
+        ({"stored": []}, "not all there"),
+        ({"little": False}, "byte order"),
+        ({"magic": 0x1950A86A20F9469CFC6B}, "damaged"),
+        ({"pickled": state_dict(tensor(stored=storage()[:-2] + b")tQ"))}, "not a storage"),  # A view.
+        (
+            {"pickled": state_dict(tensor())[:-2] + text("v") + tensor(stored=storage(size=7)) + b"u."},
+            "the storage '0' in two ways",
+        ),
+        ({"pickled": state_dict(tensor(offset=1))}, "needs 28 bytes"),
+    ],
+)
+def test_a_file_of_the_format_before_zip_files_that_does_not_fit_is_refused(changes, message, tmp_path):
+    with pytest.raises(WeightError, match=rf"a\.bin: .*{message}"):
+        TorchFile(legacy(tmp_path / "a.bin", **{"pickled": OLD} | changes))
+
+
+def test_a_file_that_shrinks_after_it_was_opened_is_refused(tmp_path):
+    path = legacy(tmp_path / "a.bin", OLD)
+    file = TorchFile(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(WeightError, match="tensor w cannot be read: it has 23 of 24 bytes"):
+        file.get_tensor("w")
+
+
+WEIGHTS = ("encoder.weight", "encoder.bias")
+
+
+@pytest.fixture
+def trained():
+    """What trainers save: a model after a step, its optimizer, and things of torch, numpy and Python beside them."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(4, 3)})
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    model["encoder"](torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5])
+    return model.state_dict(), {
+        "epoch": 32,
+        "name": "ViT-B-32",
+        "best_acc1": torch.tensor(71.5),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "scaler": {"scale": 65536.0, "growth_interval": 2000, "_growth_tracker": 0},
+        "rng": [torch.get_rng_state(), (3, (1, 2), None), np.arange(3), {1, 2}],
+        "loss": np.float64(0.5),
+        "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.98), data=pathlib.PosixPath("data")),
+        "size": (torch.Size([2, 3]), torch.device("cpu"), torch.float32, torch.bfloat16),
+        "lists": collections.defaultdict(list, a=[1, b"bytes", 2**40, -(2**70)]),
+        "empty": {},
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", ["state_dict", "model", "teacher", "model.state_dict"])
+def test_the_state_dict_in_a_checkpoint_of_a_training_is_read(place, zipped, trained, tmp_path, caplog):
+    torch = pytest.importorskip("torch")
+    weights, beside = trained
+    saved = weights
+    for key in reversed(place.split(".")):
+        saved = {key: saved}
+    for protocol in (2, 4):
+        path = tmp_path / "a.bin"
+        torch.save(beside | saved, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+        with caplog.at_level(logging.INFO):
+            file = TorchFile(path)
+        assert file.keys() == [*WEIGHTS]
+        for name, want in weights.items():
+            np.testing.assert_array_equal(file.get_tensor(name), want.numpy(), strict=True)
+    where = "".join(f"[{key!r}]" for key in place.split("."))
+    assert (
+        f"the tensors of {where} are read, and not 'epoch', 'name', 'best_acc1', 'optimizer'" in caplog.text
+    )
+
+
+def test_a_checkpoint_with_two_models_is_refused_with_both_names(trained, tmp_path):
+    torch = pytest.importorskip("torch")
+    weights, beside = trained
+    torch.save(beside | {"model": weights, "model_ema": weights}, tmp_path / "a.bin")
+    with pytest.raises(
+        WeightError, match=r"2 times, at \['model'\] and \['model_ema'\].*torch.load\(IN\)\['model'\]"
+    ):
+        TorchFile(tmp_path / "a.bin")
+
+
+def test_a_checkpoint_without_a_model_is_refused_by_what_it_holds(trained, tmp_path):
+    torch = pytest.importorskip("torch")
+    for left_out, kind in (
+        ((), "'epoch' is of type int"),
+        (("epoch", "name"), "'optimizer' is of type dict"),
+    ):
+        torch.save(
+            {name: trained[1][name] for name in trained[1] if name not in left_out}, tmp_path / "a.bin"
+        )
+        with pytest.raises(WeightError, match=kind):
+            TorchFile(tmp_path / "a.bin")
+
+
+def test_a_whole_module_and_a_program_are_refused_with_the_way_out(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "a.bin")
+    with pytest.raises(
+        WeightError, match=r"Linear', which is not part of a tensor.*save its state_dict\(\) instead"
+    ):
+        TorchFile(tmp_path / "a.bin")
+    with zipfile.ZipFile(archive(tmp_path / "b.bin", state_dict(tensor()), s0=SIX.tobytes()), "a") as file:
+        file.writestr("model/constants.pkl", b"\x80\x02).")  # torch.jit.save writes it.
+    with pytest.raises(WeightError, match=r"program of TorchScript.*torch\.jit\.load\(IN\)\.state_dict\(\)"):
+        TorchFile(tmp_path / "b.bin")
+
+
+@pytest.mark.parametrize(
+    "kept", ["argparse.Namespace", "numpy.dtype", "collections.defaultdict", "pathlib.PosixPath"]
+)
+def test_what_lies_beside_the_weights_is_described_and_not_made(kept):
+    module, _, name = kept.rpartition(".")
+    for made in (b")R", b")\x81"):
+        pickled = b"\x80\x02c" + f"{module}\n{name}\n".encode() + made + b"}" + text("a") + b"K\x01sb."
+        assert Machine().run(io.BytesIO(pickled)) == pickle_machine.Other(kept)
+
+
+@pytest.mark.parametrize("layout", [archive, legacy])
+def test_any_truncation_and_any_flipped_byte_is_a_weight_error_or_the_same_tensor(layout, tmp_path):
+    numbers = {"s0": SIX.tobytes()} if layout is archive else {}
+    path = layout(tmp_path / "a.bin", state_dict(tensor()), **numbers)
     whole = path.read_bytes()
+    summed = len(whole) - (0 if numbers else 24)  # Only a zip file has a checksum of the numbers.
     damaged = [whole[:size] for size in range(0, len(whole), 7)]
-    damaged += [whole[:i] + bytes([whole[i] ^ 0x41]) + whole[i + 1 :] for i in range(len(whole))]
+    damaged += [whole[:i] + bytes([whole[i] ^ 0x41]) + whole[i + 1 :] for i in range(summed)]
     read = 0
     for content in damaged:
         path.write_bytes(content)
@@ -298,23 +477,25 @@ def test_every_prefix_and_flip_of_a_pickle_ends_in_a_weight_error_or_tensors():
     for i in range(len(whole)):
         for content in (whole[:i], whole[:i] + bytes([whole[i] ^ 0x15]) + whole[i + 1 :]):
             try:
-                tensors = torch_pickle._state_dict(content)
+                _, tensors = torch_pickle._state_dict(Machine().run(io.BytesIO(content)))
             except WeightError:
                 continue
-            assert all(type(value).__name__ == "_Tensor" for value in tensors.values())
+            assert all(type(value) is Tensor for value in tensors.values())
 
 
 def test_the_machine_knows_no_instruction_that_makes_an_object():
-    source = "NEWOBJ NEWOBJ_EX OBJ INST EXT1 EXT2 EXT4 PERSID".split()
+    source = "NEWOBJ_EX OBJ INST EXT1 EXT2 EXT4 PERSID".split()
     assert set(source) <= {code.name for code in pickletools.opcodes}
+    machine = Machine()
+    machine._stack = []
     for name in source:
         with pytest.raises(WeightError, match=f"instruction {name}"):
-            torch_pickle._Machine()._step(name, None)
+            machine._step(name, None)
 
 
 @pytest.mark.parametrize("instruction", [b"}", b"(", b"}\x94b"])
 def test_a_pickle_of_nothing_but_empty_things_is_refused_early(instruction, monkeypatch):
-    monkeypatch.setattr(torch_pickle, "MOST_STEPS", 3_000)
-    monkeypatch.setattr(torch_pickle, "MOST_WAITING", 1_000)
+    monkeypatch.setattr(pickle_machine, "MOST_STEPS", 3_000)
+    monkeypatch.setattr(pickle_machine, "MOST_WAITING", 1_000)
     with pytest.raises(WeightError, match="more instructions than a dict of tensors needs"):
-        torch_pickle._state_dict(b"\x80\x04}" + instruction * 2_000 + b".")
+        Machine().run(io.BytesIO(b"\x80\x04}" + instruction * 2_000 + b"."))
