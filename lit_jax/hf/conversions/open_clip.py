@@ -10,7 +10,7 @@ from lit_jax.hf import model_folder
 from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions import open_clip_text, open_clip_towers, open_clip_vit, timm
 from lit_jax.hf.conversions.base import Format, Model, Part, field, placed
-from lit_jax.hf.conversions.renames import Rows, converted, rows
+from lit_jax.hf.conversions.renames import Rows, converted, inner, rows
 from lit_jax.hf.formats.safetensors import SafetensorsFile
 from lit_jax.hf.formats.torch_pickle import TorchFile
 from lit_jax.models.composites import OWN_MODEL_TYPE
@@ -138,7 +138,7 @@ def _tensors(folder: Path, allow_pickle: bool) -> model_folder.Tensors:
         file: Any = SafetensorsFile(folder / WEIGHTS)
     elif not (folder / PICKLE).is_file():
         raise WeightError(
-            f"{folder} has a {CONFIG} and no weights; wanted {WEIGHTS} or {PICKLE} beside it (a "
+            f"{folder} has an {CONFIG} and no weights; wanted {WEIGHTS} or {PICKLE} beside it (a "
             "pickle is downloaded from the Hub only with allow_pickle=True)"
         )
     elif not allow_pickle:
@@ -149,7 +149,9 @@ def _tensors(folder: Path, allow_pickle: bool) -> model_folder.Tensors:
     else:
         file = TorchFile(folder / PICKLE)
     names = model_folder.unwrapped(file.keys())
-    return model_folder.Tensors({name: (file, stored) for stored, name in names.items()})
+    return inner(
+        model_folder.Tensors({name: (file, stored) for stored, name in names.items()}), ["logit_scale"]
+    )
 
 
 def _image_processor(folder: Path) -> ImageProcessor:

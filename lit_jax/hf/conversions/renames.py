@@ -5,15 +5,18 @@ and `{a,b}` for several tensors that are one on the other side, where they are t
 """
 
 import dataclasses
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from lit_jax.hf.model_folder import Tensors
-from lit_jax.models.weight_map import Row, listed, table
+from lit_jax.models.weight_map import Row, listed, outer_prefix, table
 from lit_jax.utils.errors import WeightError, first_line
+
+log = logging.getLogger(__name__)
 
 Rows = tuple[Row, ...]
 Made = Mapping[str, Callable[[], np.ndarray]]  # Tensors that are made of several others, or of none.
@@ -99,6 +102,18 @@ class _Moved:
                 f"config ({first_line(error)}); the config and the weights are of two models"
             ) from error
         return moved[i] if len(row.jax_names()) > 1 else moved
+
+
+def inner(source: Tensors, marks: Collection[str]) -> Tensors:
+    """The tensors of a model that has the names `marks`, without what a larger model that holds it puts before them.
+
+    Raises WeightError if the larger one holds several of the kind.
+    """
+    outer = outer_prefix(source, marks)
+    own = {name: name.removeprefix(outer) for name in source if name.startswith(outer)}
+    if len(own) < len(source):
+        log.info("Left out, since they do not lie below %r: %s", outer, listed(set(source) - own.keys()))
+    return source.renamed(own)
 
 
 def count(names: Iterable[str], pattern: str) -> int:

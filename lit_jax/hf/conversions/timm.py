@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_jax.hf import model_folder
 from lit_jax.hf.conversions.base import Format, Model, Part, field
-from lit_jax.hf.conversions.renames import converted
+from lit_jax.hf.conversions.renames import converted, inner
 from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
@@ -29,6 +29,7 @@ _ACTIVATIONS = {  # Of architectures; of all others it is gelu.
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip_\w+|vit_large_patch16_siglip_(gap_)?512": "gelu_tanh",
 }
 _HF_ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
+_MARKS = "patch_embed.proj.weight", "blocks.0.norm1.weight"  # Tensors of every ViT.
 # Arguments that the tensors show, or that change nothing in use.
 _SHOWN = frozenset(
     """img_size embed_dim depth num_heads patch_size act_layer init_values reg_tokens in_chans num_classes global_pool
@@ -130,7 +131,7 @@ def _is_timm(folder: Path) -> bool:
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
     config = _read_config(folder)
-    source = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+    source = inner(model_folder.Tensors.of(folder, allow_pickle=allow_pickle), _MARKS)
     pooling = field(str(folder / model_folder.CONFIG), config, "global_pool", "")
     part = tower(folder, config["architecture"], config.get("model_args", {}), source, pooling=pooling)
     if part.pooling != "pooler":
@@ -138,7 +139,7 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
             f"{folder}: {config['architecture']} pools the mean of its patches behind its last norm, which a tower "
             "of its own is not implemented to do; one that pools its CLS token is"
         )
-    dropped = rf"({part.dropped}|head\.(weight|bias))"  # The classifier.
+    dropped = rf"({part.dropped}|head\.(weight|bias)|mask_token)"  # The classifier, and what DINOv2 was trained with.
     return Model(part.config, converted(folder, source, part.rows, made=part.made, dropped=dropped))
 
 

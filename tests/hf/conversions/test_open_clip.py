@@ -93,7 +93,7 @@ def test_a_pickle_is_read_only_when_allowed(tmp_path):
     model = foreign.stored("clip")
     folder = foreign.write(tmp_path, model)
     (folder / foreign.WEIGHTS["open_clip"]).unlink()
-    with pytest.raises(WeightError, match=r"has a open_clip_config\.json and no weights"):
+    with pytest.raises(WeightError, match=r"has an open_clip_config\.json and no weights"):
         lit_jax.load(folder)
     tensors = {f"module.{key}": foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
     torch.save(
@@ -104,6 +104,25 @@ def test_a_pickle_is_read_only_when_allowed(tmp_path):
         lit_jax.load(folder)
     _, (images, _, _) = embedded(folder, model, allow_pickle=True)
     np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+
+
+def larger(model, *prefixes):
+    """The tensors of a model as a larger one stores them, below each of the prefixes, and one of its own."""
+    tensors = {key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
+    named = {prefix + key: value for prefix in prefixes for key, value in tensors.items()}
+    return {"without": model["shapes"], "probe.weight": np.ones((2, 3), np.float32), **named}
+
+
+def test_a_model_within_a_larger_one_is_found_there(tmp_path, caplog):
+    model = foreign.stored("clip")
+    with caplog.at_level("INFO"):
+        _, (images, _, _) = embedded(
+            foreign.write(tmp_path / "a", model, **larger(model, "model.clip.")), model
+        )
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+    assert "do not lie below 'model.clip.': probe.weight" in caplog.text
+    with pytest.raises(WeightError, match=r"several times, below ema\., model\.; keep the tensors of one"):
+        lit_jax.load(foreign.write(tmp_path / "b", model, **larger(model, "model.", "ema.")))
 
 
 def test_weights_of_transformers_in_the_same_folder_are_preferred(tmp_path):

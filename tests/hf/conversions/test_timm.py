@@ -88,6 +88,19 @@ def test_tensors_that_no_type_has_are_named(tmp_path, text):
             lit_jax.from_towers(foreign.write(tmp_path / name, model, without=(name,)), text)
 
 
+def test_a_tower_within_a_larger_model_is_found_there_without_its_mask_token(tmp_path, text, caplog):
+    model = foreign.stored("dinov2")
+    tensors = {key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
+    tensors["mask_token"] = np.ones((1, tensors["norm.weight"].size), np.float32)
+    stored = {f"teacher.backbone.{key}": value for key, value in tensors.items()}
+    stored["teacher.head.weight"] = np.ones((2, 3), np.float32)
+    with caplog.at_level("INFO"):
+        loaded = joined(foreign.write(tmp_path, model, without=model["shapes"], **stored), text)
+    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
+    np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
+    assert "do not lie below 'teacher.backbone.': teacher.head.weight" in caplog.text
+
+
 def test_a_single_tower_of_timm_is_no_dual_encoder(tmp_path):
     with pytest.raises(WeightError, match="is a single tower where two are wanted"):
         lit_jax.load(foreign.write(tmp_path, foreign.stored("vit")))
