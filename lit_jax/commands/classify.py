@@ -64,7 +64,7 @@ def main(
             f"the file of labels {labels} does not exist; give an existing one, or labels as in cat,dog"
         )
     if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as that of many labels.
-        text = decode_utf8(Path(labels).read_bytes(), labels).removeprefix("\ufeff")
+        text = decode_utf8(Path(labels).read_bytes(), labels)
         names = [line for line in text_lines(text) if line.strip()]
     shares_of_each = classify(pictures, names, model, prompts=prompts, **opening)
     for picture, shares in zip(pictures, shares_of_each, strict=True):

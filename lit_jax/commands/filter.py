@@ -69,7 +69,7 @@ def _rules(given: dict[str, Any]) -> Any:
 
     ids = None
     if given["ids"]:
-        text = decode_utf8(Path(given["ids"]).read_bytes(), given["ids"]).removeprefix("\ufeff")
+        text = decode_utf8(Path(given["ids"]).read_bytes(), given["ids"])
         ids = [line for line in text_lines(text) if line]
     return Rules(
         scores=Scores.open(given["scores"]) if given["scores"] else None,

@@ -20,6 +20,7 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.suggestions import suggestion
 
 VARIABLE = "_LIT_JAX_COMPLETE"
+_INPUTS = frozenset("source data dataset input image images picture pictures file files".split())
 _MEANT = {"--workdir", "--query"}  # Options whose values are often given without a name.
 
 
@@ -81,6 +82,8 @@ def _sentence(error: click.UsageError, command: click.Command) -> str:
     match error:
         case click.NoSuchOption():
             known = [option for param in command.params for option in param.opts]
+            if argument := _argument(error.option_name.lstrip("-"), command):
+                return f"no option {error.option_name}; give {argument} without it"
             close = suggestion(error.option_name, known)
             return f"no option {error.option_name}" + (f"; did you mean {close}?" if close else "")
         case click.MissingParameter():
@@ -93,6 +96,16 @@ def _sentence(error: click.UsageError, command: click.Command) -> str:
     if stray and (option := _MEANT.intersection(opt for param in command.params for opt in param.opts)):
         return f"{said}; did you mean {min(option)} {stray[1]}?"
     return said
+
+
+def _argument(name: str, command: click.Command) -> str:
+    """How the help calls the argument that an option of that name would stand for; "" if there is none."""
+    context = click.Context(command)
+    arguments = [param for param in command.params if isinstance(param, click.Argument)]
+    meant = [param for param in arguments if name in (param.name, f"{param.name}"[:-1])]
+    if name in _INPUTS and not meant:
+        meant = arguments
+    return meant[0].make_metavar(context).rstrip(".") if meant else ""
 
 
 def _name(error: click.BadParameter) -> str:

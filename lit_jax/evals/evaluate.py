@@ -20,6 +20,13 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.suggestions import suggestion
 from lit_jax.utils.typing import Progress
 
+_ONLY_FOR = {  # Settings of EvalConfig -> the tasks that use them.
+    "templates": ("zero_shot",),
+    "class_names": ("zero_shot",),
+    "train": ("few_shot", "linear_probe"),
+    "features": ("few_shot", "linear_probe"),
+}
+
 
 def evaluate(
     model: str | Path | Opened,
@@ -81,6 +88,17 @@ def _tasks(config: EvalConfig) -> tuple[str, ...]:
     return tasks
 
 
+def _check_used(config: EvalConfig, tasks: Sequence[str]) -> None:
+    """Raises ConfigError for a setting that none of the tasks uses."""
+    for name, users in _ONLY_FOR.items():
+        value = getattr(config, name)
+        if value != getattr(RETRIEVAL, name) and not set(users) & set(tasks):
+            raise ConfigError(
+                f"{name} is {value!r}, which only {' and '.join(users)} use{'s' * (len(users) == 1)}, and what is "
+                f"measured is {', '.join(tasks)}; leave it out, or give --tasks {users[0]}"
+            )
+
+
 def _resolve(data: str | None, config: EvalConfig, tasks: Sequence[str]) -> tuple[EvalRequest, list[Broken]]:
     """Opens the sources, and looks up the names in `config`. Also returns what is left out of the sources.
 
@@ -94,6 +112,7 @@ def _resolve(data: str | None, config: EvalConfig, tasks: Sequence[str]) -> tupl
     template_set = config.templates or (benchmark.templates if benchmark else preset.templates)
     named = tuple(filter(None, (config.task, data)))
     templates = load_templates(template_set, named)
+    _check_used(config, tasks)
     train = config.train or (benchmark.train if benchmark else None)
     learns = bool({"few_shot", "linear_probe"} & set(tasks))
     opened = open_sources(data, train if learns else None, config.captions, tasks, config.on_bad_record)

@@ -6,7 +6,7 @@ from typing import Any
 
 from lit_jax.data.sources.base import is_number
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
-from lit_jax.utils import inside, strict_json
+from lit_jax.utils import inside, strict_json, utf8
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.text_lines import text_lines
 
@@ -66,7 +66,7 @@ def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str
     """
     path, set_name = split_name(path)
     try:
-        text = inside.content(path, strict_json.LARGEST, "a file of names").decode("utf-8-sig")
+        text = utf8.decode(inside.content(path, strict_json.LARGEST, "a file of names"))
         lines = [line for line in text_lines(text) if line.strip()]
         names: Any = strict_json.parse(text, odd=strict_json.refuse) if path.endswith(".json") else lines
     except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
-from lit_jax.utils import inside, strict_json
+from lit_jax.utils import inside, strict_json, utf8
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.text_lines import text_lines
 
@@ -88,10 +88,10 @@ def _templates_in(file: str, set_name: str | None, sources: Sequence[str]) -> Se
     if file.endswith(".json"):
         return [text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)]
     try:
-        text = inside.content(file, strict_json.LARGEST, "a file of templates").decode("utf-8-sig")
+        text = utf8.decode(inside.content(file, strict_json.LARGEST, "a file of templates"))
         lines = [line.strip() for line in text_lines(text)]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"templates cannot be read from {file}: {first_line(error)}; want UTF-8") from error
+        raise ConfigError(f"templates cannot be read from {file}: {first_line(error)}") from error
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lit_jax.utils import utf8
 from lit_jax.utils.inside import content
 
 LARGEST = 32 << 20  # Bytes of a file.
@@ -49,7 +50,7 @@ def parse(text: bytes | str, *, odd: Odd | None = None) -> Any:
     `odd` gives the value of a number of more than 64 characters, of a NaN and of an Infinity, which JSON does not have;
     by default the last two are read as Python reads them.
     """
-    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+    text = utf8.decode(text) if isinstance(text, bytes) else text
     if (values := sum(map(text.count, ",[{"))) > _MOST_VALUES:
         raise ValueError(f"it has about {values} values; at most {_MOST_VALUES} are read")
     # A text may look like a long number too; the numbers are measured one by one only then.

@@ -71,6 +71,41 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
         "model exists and is not an index; give a new or an empty",
     ),
     ("embed pairs --model model", 2, "--output is missing; see lit-jax embed --help"),
+    ("embed --source pairs --model model --output new", 2, "no option --source; give PICTURES without it"),
+    ("classify --picture cat.png --model model", 2, "no option --picture; give PICTURES without it"),
+    ("search --index index --query red", 2, "no option --index; give INDEX without it"),
+    ("convert --source model --output new", 2, "no option --source; give IN without it"),
+    (
+        "classify pairs/*.png --labels a,b --model model",
+        3,
+        "give the pattern without quotes, so that the shell",
+    ),
+    ("classify pairs/000.png --labels utf16.txt --model model", 3, "utf16.txt is UTF-16; save it as UTF-8"),
+    (
+        "classify pairs/000.png --labels a,b --prompts utf16.txt --model model",
+        2,
+        "utf16.txt: it is UTF-16; save it as UTF-8",
+    ),
+    (
+        "evaluate --model model --data pairs --class-names one.txt",
+        2,
+        "class_names is 'one.txt', which only zero_shot uses, and what is measured is retrieval; leave it out, or give",
+    ),
+    (
+        "evaluate --model model --data pairs --templates photo",
+        2,
+        "templates is 'photo', which only zero_shot uses, .* give --tasks zero_shot",
+    ),
+    (
+        "evaluate --model model --data pairs --tasks zero_shot --train pairs",
+        2,
+        "train is 'pairs', which only few_shot and linear_probe use, .* give --tasks few_shot",
+    ),
+    (
+        "evaluate --model model --data pairs --templates utf16.txt",
+        2,
+        "utf16.txt: it is UTF-16; save it as UTF-8",
+    ),
     ("search index", 2, "give one query: a text that is not blank, or a picture"),
     ("search index red", 2, r"unexpected extra argument \(red\); did you mean --query red\?"),
     (
@@ -205,6 +240,7 @@ def place(tmp_path_factory):
     train(config, folder / "run")
     for name, text in (("one.txt", "red square\n"), ("empty.txt", "")):
         (folder / name).write_text(text)
+    (folder / "utf16.txt").write_text("a red {}\n", encoding="utf-16")
     (folder / "empty").mkdir()
     (folder / "plain").mkdir()
     for number in range(2):

@@ -25,7 +25,7 @@ def test_json_is_read_as_json_reads_it(tmp_path):
         ("[" * 10_000 + "]" * 10_000, "more than 64 levels"),
         ("[" + "{}," * 3_000_000 + "1]", "about 6000001 values"),
         ("{", "Expecting property name"),
-        (b'{"a": "\xff"}', "invalid start byte"),
+        (b'{"a": "\xff"}', "it is invalid UTF-8 at byte 7"),
     ],
 )
 def test_json_that_readers_may_take_differently_is_refused_with_the_reason(text, reason):

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
+from lit_jax.utils import utf8
 from lit_jax.utils.errors import DataError
 
 FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR/*.tar, parquet:DIR/*.parquet or shapes:N/SPLIT"
@@ -117,8 +118,8 @@ def check_utf8(caption: str) -> None:
 
 
 def decode_utf8(text: bytes, what: str) -> str:
-    """`text` decoded as UTF-8. Raises `DataError` naming `what` and the first invalid byte."""
+    """`text` decoded as UTF-8, without a byte order mark. Raises `DataError`, which names `what`, for anything else."""
     try:
-        return text.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise DataError(f"{what} is invalid UTF-8 at byte {e.start}") from e
+        return utf8.decode(text, what)
+    except ValueError as e:
+        raise DataError(str(e)) from e

@@ -146,9 +146,7 @@ class CsvTable:
         """The role of each column: "file", "caption", "id", "label", or "" for one that is not read."""
         with files.fs.open(f"{files.root.rstrip('/')}/{self._name}", "rb") as file:
             line = next(lines_of(file), b"")
-        if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise self._bad(1, "the file is UTF-16; save it as UTF-8")
-        first = decode_utf8(line, f"{self._spec}: line 1 of {self._name}").removeprefix("\ufeff")
+        first = decode_utf8(line, f"{self._spec}: line 1 of {self._name}")
         try:
             columns = [name.strip() for row in self._reader([first]) for name in row]
         except csv.Error as e:

@@ -45,7 +45,9 @@ class JsonLines:
                 self._note(row, number)
                 name, label = check_name(row.get("file_name")), check_label(row.get("label"))
             except (json.JSONDecodeError, RecursionError) as e:
-                raise DataError(f"{self._spec}: line {number} of {self._name} is not JSON: {e}") from e
+                where = f"{self._spec}: line {number} of {self._name}"
+                decode_utf8(line, where)  # Another encoding is the better reason.
+                raise DataError(f"{where} is not JSON: {e}") from e
             except DataError as e:
                 raise DataError(f"{self._spec}: line {number} of {self._name}: {e}") from e
             yield Scanned(number, start, end, name, _id(row), label)

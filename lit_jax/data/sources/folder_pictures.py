@@ -77,7 +77,7 @@ class Pictures:
         return Row(file_name=name, captions=captions, id=self._id(name), label=label)
 
     def _captions(self, beside: str) -> list[str] | None:
-        text = decode_utf8(self._files.read(f"{self._root}/{beside}"), f"{beside!r}").removeprefix("\ufeff")
+        text = decode_utf8(self._files.read(f"{self._root}/{beside}"), f"{beside!r}")
         return captions_in(text, beside, self._caption) if beside.endswith(".json") else [text.rstrip("\r\n")]
 
     def _id(self, name: str) -> str:

@@ -1,5 +1,6 @@
 """A list of pictures as a source without captions."""
 
+import glob
 import hashlib
 import io
 import os
@@ -81,7 +82,11 @@ def _remedy(name: str) -> str:
     """What to do instead, where the name tells why no picture can be read from it."""
     if "://" in name:
         return "; download it, and give the file"
-    return f"; give its pictures: {name.rstrip('/')}/*" if os.path.isdir(name) else ""
+    if os.path.isdir(name):
+        return f"; give its pictures: {name.rstrip('/')}/*"
+    if glob.has_magic(name) and glob.glob(os.path.expanduser(name)):
+        return "; give the pattern without quotes, so that the shell expands it"
+    return ""
 
 
 def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> Source:

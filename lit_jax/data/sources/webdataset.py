@@ -16,7 +16,7 @@ from lit_jax.data.sources.files import Files, reason, stamp
 from lit_jax.data.sources.record_index import Columns, open_index
 from lit_jax.data.sources.remarks import Remarks
 from lit_jax.data.sources.tar_members import TarDamage
-from lit_jax.data.sources.tar_samples import BOM, PARTS, WHERE, Samples, read_samples
+from lit_jax.data.sources.tar_samples import PARTS, WHERE, Samples, read_samples
 from lit_jax.utils import strict_json
 from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import DataError
@@ -118,7 +118,7 @@ class WebDatasetSource:
     def _captions(self, parts: dict[str, bytes]) -> list[str]:
         row = {}
         if "json" in parts:
-            text = decode_utf8(parts["json"].removeprefix(BOM), "json member")
+            text = decode_utf8(parts["json"], "json member")
             try:
                 row = strict_json.parse(text)
             except ValueError as e:
@@ -132,7 +132,7 @@ class WebDatasetSource:
         if isinstance(row.get("captions"), list):
             return texts_of(row["captions"], "captions")
         if "txt" in parts:
-            return [decode_utf8(parts["txt"].removeprefix(BOM), "txt member")]
+            return [decode_utf8(parts["txt"], "txt member")]
         key = next((key for key in CAPTIONS if row.get(key) is not None), None)
         return texts_of(row[key], key) if key else []
 
@@ -141,7 +141,7 @@ class WebDatasetSource:
         own = self._index.about["classes"]
         if not self._files.fs.exists(path):
             return tuple(own) or None, None
-        lines = decode_utf8(self._files.read(path), f"{self.spec}: {_CLASSES}").removeprefix("\ufeff")
+        lines = decode_utf8(self._files.read(path), f"{self.spec}: {_CLASSES}")
         names = tuple(line.strip() for line in lines.rstrip().split("\n"))
         if "" in names:
             raise DataError(

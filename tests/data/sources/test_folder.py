@@ -79,6 +79,15 @@ def test_a_line_that_is_not_understood_is_named(write_folder, line, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "latin-1"])
+def test_a_table_in_another_encoding_is_refused_with_the_way_out(write_folder, encoding):
+    row = '{"file_name": "00.png", "caption": "chèvre"}\n'.encode(encoding)
+    row = b"\xfe\xff" + row if encoding == "utf-16-be" else row
+    said = r"is invalid UTF-8 at byte 38" if encoding == "latin-1" else "is UTF-16"
+    with pytest.raises(DataError, match=rf"{said}; save it as UTF-8"):
+        opened(write_folder, row)[0]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

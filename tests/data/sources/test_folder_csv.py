@@ -123,7 +123,7 @@ def test_a_label_that_is_no_class_is_refused(pictures, cell, words):
         ),
         (
             "file_name,caption\n".encode("utf-16"),
-            "line 1 of captions.csv: the file is UTF-16; save it as UTF-8",
+            "line 1 of captions.csv is UTF-16; save it as UTF-8",
         ),
     ],
 )
