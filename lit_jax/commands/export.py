@@ -134,10 +134,12 @@ def _check(
         raise ConfigError(
             "--license-name is the name of a licence without an identifier; give --license other with it"
         )
-    if model and of_run:
+    if of_run and not workdir:
         raise ConfigError(
-            "--step, --raw, --measured and the licences need a run; leave them out with --model"
+            "--step, --raw, --measured and the licences are for the model of a run; give --workdir, or leave them out"
         )
+    if settings["verify_data"] and not settings["verify"]:
+        raise ConfigError("--verify-data is what --verify compares on; give --verify, too, or leave it out")
     layout = settings["layout"]
     if settings["verify"] and layout not in ("hf", "dual_encoder"):
         raise ConfigError(

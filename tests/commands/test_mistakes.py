@@ -170,6 +170,26 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
     ("export --workdir run --output new --license-name Mine", 2, "give --license other with it"),
     ("export --workdir run --output new --step 77", 4, "holds no step 77; there are 2"),
     ("export --workdir run --output model", 2, "model exists and is not an empty folder"),
+    (
+        "export --model model --output new --verify-data pairs",
+        2,
+        "--verify-data is what --verify compares on; give --verify, too, or leave it out",
+    ),
+    (
+        "export --output model --space new --license mit",
+        2,
+        "the licences are for the model of a run; give --workdir",
+    ),
+    (
+        "quickstart --workdir new --data pairs --split family",
+        2,
+        "the pairs are your own, and pictures and split choose among those of the quickstart; leave these out",
+    ),
+    (
+        "quickstart --workdir new --pictures photos --split family",
+        2,
+        "split is family, which is of the emoji, and the pictures are photos; leave it out",
+    ),
     ("export --model run --output new", 4, "run is a run and not a model"),
     ("report --workdir model", 4, "model is a model and not a run"),
     ("report --workdir empty", 4, r"empty holds no run: it has no config\.json; train there first"),

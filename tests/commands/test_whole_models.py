@@ -127,8 +127,8 @@ def test_a_whole_model_is_exported_and_compared_with_pytorch(whole, tmp_path):
     ("more", "message"),
     [
         (("--workdir", "run"), "--workdir is a run and --model a model; give one of them"),
-        (("--step", "3"), "leave them out with --model"),
-        (("--license", "mit"), "leave them out with --model"),
+        (("--step", "3"), "give --workdir, or leave them out"),
+        (("--license", "mit"), "give --workdir, or leave them out"),
         (("--verify",), "give --verify-data SOURCE"),
     ],
 )

@@ -113,6 +113,14 @@ def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
     if inputs.pictures not in PICTURES:
         raise ConfigError(f"the pictures are {inputs.pictures!r}; wanted {' or '.join(PICTURES)}")
     own = brought(config, inputs)
+    if own["data"] and (inputs.pictures, inputs.split) != (NO_INPUTS.pictures, NO_INPUTS.split):
+        raise ConfigError(
+            "the pairs are your own, and pictures and split choose among those of the quickstart; leave these out"
+        )
+    if inputs.pictures != NO_INPUTS.pictures and inputs.split != NO_INPUTS.split:
+        raise ConfigError(
+            f"split is {inputs.split}, which is of the emoji, and the pictures are {inputs.pictures}; leave it out"
+        )
     if (workdir / CONFIG).exists():
         read_run_config(workdir)  # What is no run is told before anything is written.
         if not ((workdir / _place_of(inputs)).is_dir() or own["data"]):
