@@ -16,6 +16,18 @@ FORMATS = (
     "BMP",
 )  # No format that runs a program (EPS) or stores floats (TIFF).
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp")  # Of FORMATS.
+_OTHER_FORMATS = {  # Regex of how a file of pictures begins that is not read -> its name.
+    rb"II\*\0|MM\0\*": "a TIFF file, perhaps a float image",
+    rb"....ftypavi[fs]": "an AVIF file",
+    rb"....ftyp(hei[cmsx]|hev[cx]|mif1|msf1)": "a HEIC file",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL file",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "a JPEG 2000 file",
+    rb"P[1-7]\s": "a Netpbm file",
+    rb"8BPS": "a Photoshop file",
+    rb"\0\0[\1\2]\0": "a file of icons",
+    rb".{128}DICM": "a DICOM file",
+    rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ": "a video",
+}
 HEAD = 16  # Bytes from which `starts_like_picture` recognises a file.
 _MOST_GREY = 65_535  # Of 16 bits.
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
@@ -52,8 +64,10 @@ def open_header(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as e:  # Pillow raises a dozen kinds of errors for broken files.
-        if data[:4] in (b"II*\0", b"MM\0*"):
-            raise DataError(f"a TIFF file, perhaps a float image; want one of {', '.join(FORMATS)}") from e
+        if other := next(
+            (name for start, name in _OTHER_FORMATS.items() if re.match(start, data, re.DOTALL)), None
+        ):
+            raise DataError(f"{other}; want one of {', '.join(FORMATS)}") from e
         if isinstance(e, Image.UnidentifiedImageError):
             raise DataError(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}") from e
         raise DataError(f"not a usable image: {first_line(e)}") from e

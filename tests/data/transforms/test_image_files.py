@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from lit_jax.data.transforms.image_files import open_image
+from lit_jax.utils.errors import DataError
 from tests.bad_pictures import encoded, noise
 
 
@@ -37,6 +38,30 @@ def test_the_orientation_tag_is_ignored_as_transformers_ignores_it():
     exif = Image.Exif()
     exif[0x0112] = 6
     assert open_image(encoded(image, "PNG", exif=exif)).size == (8, 4)
+
+
+OTHERS = [
+    *(
+        (kind, said)
+        for kind, said in (("TIFF", "a TIFF file"), ("PPM", "a Netpbm file"), ("ICO", "a file of icons"))
+    ),
+    (b"\0\0\0\x1cftypavif\0\0\0\0mif1", "an AVIF file"),
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1", "a HEIC file"),
+    (b"\0\0\0\x18ftypmif1\0\0\0\0heic", "a HEIC file"),
+    (b"\0\0\0\x20ftypisom\0\0\2\0isom", "a video"),
+    (b"\x1aE\xdf\xa3\1\0\0\0", "a video"),
+    (b"\xff\x0a\xfa\x1f", "a JPEG XL file"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 file"),
+    (b"8BPS\0\1", "a Photoshop file"),
+    (bytes(128) + b"DICM\2\0", "a DICOM file"),
+]
+
+
+@pytest.mark.parametrize(("data", "said"), OTHERS, ids=range(len(OTHERS)))
+def test_a_picture_in_a_format_that_is_not_read_is_refused_by_its_name(data, said):
+    data = encoded(noise(), data) if isinstance(data, str) else data
+    with pytest.raises(DataError, match=f"^{said}.*; want one of JPEG, PNG, WEBP, GIF, BMP$"):
+        open_image(data)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
