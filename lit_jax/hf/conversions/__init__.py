@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import lit_npz, open_clip, sentence_transformers, siglip_npz, timm
+from lit_jax.hf.conversions import lit_npz, open_clip, sentence_transformers, siglip_npz, timm, vit_npz
 from lit_jax.hf.conversions.base import Format, Model
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import LitJaxError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
-FORMATS = (sentence_transformers.FORMAT, open_clip.FORMAT, timm.FORMAT, lit_npz.FORMAT, siglip_npz.FORMAT)
+FORMATS = (
+    *(sentence_transformers.FORMAT, open_clip.FORMAT, timm.FORMAT),
+    *(lit_npz.FORMAT, siglip_npz.FORMAT, vit_npz.FORMAT),
+)
 
 
 def format_of(path: Path) -> Format | None:
@@ -29,7 +32,7 @@ def format_of(path: Path) -> Format | None:
     found = next((form for form in FORMATS if form.is_it(path)), None)
     if found is None and path.suffix == ".npz" and path.is_file():
         raise WeightError(
-            f"{path} holds the arrays of neither a LiT nor a SigLIP; no other npz files are read"
+            f"{path} holds the arrays of no LiT, no SigLIP and no ViT with a CLS token; no other npz files are read"
         )
     return found
 

@@ -52,6 +52,7 @@ CLIP_NAMES = {
     "DOWN": "mlp.fc2",
 }
 _NUMBERS, _OLD_NUMBERS = (0, 1, 0), (1, 2, 3)  # A, N and M; the old ones are those of Flax before Linen.
+_PARAMS = "params/"
 TEXT = rows("""
     Embed_0/embedding            | embeddings.token_embedding.weight    | v d
     pos_embedding                | embeddings.position_embedding.weight | x n d -> (x n) d
@@ -95,14 +96,18 @@ def block_rows(blocks: Blocks, names: Mapping[str, str], theirs: str, hf: str) -
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of an npz file by name, without a `params/` before it, and with the layers of a stack one by one."""
+    """The arrays of an npz file by name, with the layers of a stack one by one.
+
+    Of a checkpoint of a training they are its `params/`, without these words; `opt/` and `extra/` are left out.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self._file = path, NpzFile(path)
-        prefix = "params/" if "params/t" in self._file.keys() else ""  # noqa: SIM118 - not a mapping
+        names = [name for name in self._file.keys() if name.startswith(_PARAMS)]  # noqa: SIM118 - not a mapping
+        prefix = _PARAMS if names else ""
         self._where: dict[str, tuple[str, int | None]] = {}
         self._stacks: dict[str, np.ndarray] = {}
-        for stored in self._file.keys():  # noqa: SIM118 - not a mapping
+        for stored in names or self._file.keys():
             name, shape = stored.removeprefix(prefix), self._file.shape(stored)
             if "/encoderblock/" in name and shape:
                 for layer in range(min(shape[0], 1000)):

@@ -1,27 +1,18 @@
 """LiT's published models (arXiv:2111.07991): npz files of google-research/vision_transformer."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 
-from lit_jax.hf.conversions import jax_arrays
+from lit_jax.hf.conversions import jax_arrays, vit_npz
 from lit_jax.hf.conversions.base import Format, Model, Part
-from lit_jax.hf.conversions.jax_arrays import VIT_NAMES, Arrays, block_rows, npz_of, read_blocks, text_tower
+from lit_jax.hf.conversions.jax_arrays import Arrays, npz_of, text_tower
 from lit_jax.hf.conversions.renames import bound, converted, count, rows, under
 from lit_jax.models.composites import OWN_MODEL_TYPE
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 LENGTH = 16  # Tokens of a text.
 _SCALE = rows("t | logit_scale | 1 ->")
-_IMAGE = rows("""
-    cls                                      | embeddings.cls_token                           | x y d
-    embedding/kernel                         | embeddings.patch_embeddings.projection.weight  | p q c d -> d c p q
-    embedding/bias                           | embeddings.patch_embeddings.projection.bias    | d
-    Transformer/posembed_input/pos_embedding | embeddings.position_embeddings                 | x n d
-    Transformer/encoder_norm/scale           | layernorm.weight                               | d
-    Transformer/encoder_norm/bias            | layernorm.bias                                 | d
-""")
 _IMAGE_HEAD = rows("""
     img/head/kernel | visual_projection.weight | d e -> e d
     img/head/bias   | visual_projection.bias   | e
@@ -76,33 +67,10 @@ def _read(path: Path, allow_pickle: bool) -> Model:
 
 def _image(arrays: Arrays) -> Part:
     """A ViT that gives its CLS token, with a linear head or none."""
-    theirs = "img/Transformer/encoderblock_"
-    blocks = read_blocks(arrays, theirs)
-    width, patch = arrays.size("img/embedding/kernel", 3, 4), arrays.size("img/embedding/kernel", 0, 4)
-    patches = arrays.size("img/Transformer/posembed_input/pos_embedding", 1, 3) - 1
-    config = {
-        "model_type": "vit",
-        "image_size": math.isqrt(max(0, patches)) * patch,
-        "patch_size": patch,
-        "num_channels": arrays.size("img/embedding/kernel", 2, 4),
-        "hidden_size": width,
-        "num_hidden_layers": blocks.depth,
-        "num_attention_heads": blocks.heads,
-        "intermediate_size": blocks.hidden,
-        "hidden_act": "gelu_pytorch_tanh",
-        "layer_norm_eps": 1e-6,
-        "pooler_act": "linear",
-    }
-    own = under(_IMAGE, "img/", "vision_model.")
-    own += block_rows(blocks, VIT_NAMES, theirs + "{l}/", "vision_model.encoder.layer.{l}.")
-    own = bound(own, blocks.depth, h=blocks.heads)
-    made = {
-        "vision_model.pooler.dense.weight": lambda: np.eye(width, dtype=np.float32),
-        "vision_model.pooler.dense.bias": lambda: np.zeros(width, np.float32),
-    }
+    part = vit_npz.image_tower(arrays, "img/", "vision_model.")
     if "img/head/kernel" in arrays:
-        return Part(config, own + _IMAGE_HEAD, made, head={"kind": "linear_bias"})
-    return Part(config, own, made)
+        return part._replace(rows=part.rows + _IMAGE_HEAD, head={"kind": "linear_bias"})
+    return part
 
 
 def _transformer(arrays: Arrays) -> Part:
@@ -141,11 +109,7 @@ def _bert(arrays: Arrays) -> Part:
 
 
 def _image_processor(path: Path) -> ImageProcessor:
-    from lit_jax.hf.conversions.pictures import square_processor
-
-    arrays = Arrays(npz_of(path) or path)
-    side, half = _image(arrays).config["image_size"], [0.5] * 3
-    return square_processor(path, side=side, mode="squash", interpolation="bilinear", mean=half, std=half)
+    return vit_npz.squares(path, _image(Arrays(npz_of(path) or path)).config["image_size"])
 
 
 def _tokenizer(path: Path) -> Tokenizer:

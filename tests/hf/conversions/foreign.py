@@ -10,7 +10,7 @@ import safetensors.numpy
 
 HERE = Path(__file__).parents[2] / "fixtures" / "foreign"
 WEIGHTS = {"open_clip": "open_clip_model.safetensors", "timm": "model.safetensors"}
-NPZ = ("lit_npz", "siglip_npz")
+NPZ = ("lit_npz", "siglip_npz", "vit_npz")
 
 
 def drawn(name, shape):

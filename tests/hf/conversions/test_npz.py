@@ -77,7 +77,7 @@ def test_a_changed_byte_inside_an_array_is_told(tmp_path):
 
 def test_arrays_of_another_project_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", weights=np.zeros(3))
-    with pytest.raises(WeightError, match="holds the arrays of neither a LiT nor a SigLIP"):
+    with pytest.raises(WeightError, match="holds the arrays of no LiT, no SigLIP and no ViT"):
         lit_jax.load(tmp_path / "x.npz")
 
 
