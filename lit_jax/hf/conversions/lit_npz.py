@@ -1,4 +1,4 @@
-"""LiT's published models (arXiv:2111.07991): npz files of google-research/vision_transformer."""
+"""LiTs (arXiv:2111.07991): npz files of google-research/vision_transformer, and of big_vision."""
 
 from pathlib import Path
 
@@ -62,7 +62,8 @@ def _read(path: Path, allow_pickle: bool) -> Model:
         "text_pooling": text.pooling,
     }
     own = image.rows + text.rows + _SCALE
-    return Model(config, converted(arrays.path, arrays, own, made={**image.made, **text.made}))
+    made = {**image.made, **text.made}
+    return Model(config, converted(arrays.path, arrays, own, made=made, dropped=image.dropped))
 
 
 def _image(arrays: Arrays) -> Part:
@@ -122,7 +123,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def _is_lit(path: Path) -> bool:
-    return jax_arrays.has(path, "t", "img/Transformer/posembed_input/pos_embedding")
+    return jax_arrays.has(path, "t") and vit_npz.is_there(path, "img/")
 
 
 FORMAT = Format("a LiT of vision_transformer", _is_lit, _read, _image_processor, _tokenizer)

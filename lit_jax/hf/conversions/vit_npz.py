@@ -102,8 +102,12 @@ def _no_tokenizer(path: Path) -> Tokenizer:
     raise WeightError(f"{path} is a single image tower and has no tokenizer; take that of a text tower")
 
 
-def _is_vit(path: Path) -> bool:
-    return any(jax_arrays.has(path, _CLS, _PATCHES, table) for table in (_POSITIONS, _OWN_POSITIONS))
+def is_there(path: Path, theirs: str = "") -> bool:
+    """Whether the file has the arrays of such a tower, whose names begin with `theirs`. Raises WeightError."""
+    return any(
+        jax_arrays.has(path, *(theirs + name for name in (_CLS, _PATCHES, table)))
+        for table in (_POSITIONS, _OWN_POSITIONS)
+    )
 
 
-FORMAT = Format("a ViT of vision_transformer or big_vision", _is_vit, _read, _image_processor, _no_tokenizer)
+FORMAT = Format("a ViT of vision_transformer or big_vision", is_there, _read, _image_processor, _no_tokenizer)

@@ -32,6 +32,17 @@ def test_an_npz_file_gives_the_embeddings_of_its_project(name, tmp_path):
     assert module.config.model_type == ("siglip" if "siglip" in name else "vision-text-dual-encoder")
 
 
+@pytest.mark.parametrize("name", ["lit_bert", "lit_text_head"])
+def test_positions_of_the_patches_alone_are_read_as_big_vision_adds_them(name, tmp_path):
+    model, table = foreign.stored(name), "img/Transformer/posembed_input/pos_embedding"
+    positions, cls = (foreign.drawn(key, tuple(model["shapes"][key])) for key in (table, "img/cls"))
+    changed = {"img/pos_embedding": positions[:, 1:], "img/cls": cls + positions[:, :1]}
+    path = foreign.write(tmp_path, model, without=(table, "img/cls"), **changed)
+    _, (images, texts, _) = embedded(path, model)
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+    np.testing.assert_allclose(texts, model["text_embeds"], atol=1e-5)
+
+
 def test_the_file_alone_in_a_folder_is_read_by_the_name_of_the_folder(tmp_path):
     path = foreign.write(tmp_path, foreign.stored("lit_text"))
     assert hub.find(path) == path
