@@ -1,5 +1,6 @@
 """lit-jax COMMAND, or python -m lit_jax COMMAND: finds the command, and turns an error into one sentence."""
 
+import errno
 import gc
 import logging
 import os
@@ -48,6 +49,7 @@ TOGETHER = {
 }
 # These compare with PyTorch, or run a config file that may import it; the others start faster without it.
 WITH_TORCH = ("quickstart", "train", "align", "grid", "export", "plan")
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # What is written then, Python often does not say.
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
     "finite, 6 another process was lost or a step hung, 42 preempted and saved."
@@ -65,17 +67,16 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process with its documented status."""
     own_process = args is None
     args = list(sys.argv[1:] if args is None else args)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # Closed by whoever started the process.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     if "_LIT_JAX_COMPLETE" in os.environ:
         from lit_jax.commands import shell
 
         shell.complete(COMMANDS)
     if args[:1] == ["help"]:  # `help train`, as in other programs.
         args = [*args[1:2], "--help"]
-    if not args or args[0] in ("-h", "--help"):
-        say("Usage: lit-jax COMMAND [OPTIONS]; lit-jax COMMAND --help lists the options.\n")
-        say("\n".join(f"  {names:<14}{text}" for names, text in listed()))
-        say(f"\n{EXIT_CODES}")
-        sys.exit(0 if args else 2)
+    command = args[0] if args else ""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
@@ -93,26 +94,33 @@ def main(args: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
     # Of Orbax's writes that had not begun when the disk was full; Python would say it at exit, after our sentence.
     warnings.filterwarnings("ignore", "coroutine '.*serialize.*' was never awaited", RuntimeWarning)
-    if own_process and args[0] not in WITH_TORCH:
+    if own_process and command not in WITH_TORCH:
         os.environ.setdefault(
             "LIT_JAX_TORCH", "0"
         )  # Read by utils/_transformers.py, in worker processes as well.
     try:
-        run(args[0], args[1:])
+        run(command, args[1:])
         if own_process:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Everything is saved; the process only has to end.
     except LitJaxError as error:
         say(f"lit-jax: {error}", stream=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # The reader of our output, such as `head`, has closed it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output(own_process)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _FULL:
             raise
-        say(f"lit-jax: {error.filename}: {error.strerror}; choose another path", stream=sys.stderr)
+        place = "" if error.filename is None else f"{error.filename}: "
+        say(f"lit-jax: {place}{error.strerror}; choose another path", stream=sys.stderr)
+        _discard_output(own_process)  # If it was what could not be written, Python would try once more.
         sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _discard_output(own_process: bool) -> None:
+    if own_process:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -134,7 +142,12 @@ def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
 
 
 def run(command: str, args: Sequence[str]) -> None:
-    """Runs one command. Raises ConfigError for one that does not exist."""
+    """Runs one command; for "" lists them. Raises ConfigError for one that does not exist."""
+    if command in ("", "-h", "--help"):
+        say("Usage: lit-jax COMMAND [OPTIONS]; lit-jax COMMAND --help lists the options.\n")
+        say("\n".join(f"  {names:<14}{text}" for names, text in listed()))
+        say(f"\n{EXIT_CODES}")
+        sys.exit(0 if command else 2)
     if command in ("--version", "-V"):
         from lit_jax import __version__
 

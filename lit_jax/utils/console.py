@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from lit_jax.utils.shown import in_line, say
+from lit_jax.utils.shown import in_line, say, unseen_if_lost
 from lit_jax.utils.typing import Progress
 
 QUIET = 5.0  # Seconds between two lines in a log.
@@ -24,13 +24,18 @@ def progress(what: str, *, show: bool = True) -> Iterator[Progress]:
         return
     stream = sys.stderr
     if stream.isatty():
-        with tqdm(desc=what, file=stream, dynamic_ncols=True) as bar:
+        bar = tqdm(desc=what, file=stream, dynamic_ncols=True)
 
-            def report(done: int, total: int) -> None:
-                bar.total = total
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            with unseen_if_lost():
                 bar.update(done - bar.n)
 
+        try:
             yield report
+        finally:
+            with unseen_if_lost():
+                bar.close()
         return
     last = time.monotonic()
 
@@ -38,7 +43,8 @@ def progress(what: str, *, show: bool = True) -> Iterator[Progress]:
         nonlocal last
         if done == total or time.monotonic() - last >= QUIET:
             last = time.monotonic()
-            say(f"{what}: {done}/{total}", stream=stream)
+            with unseen_if_lost():
+                say(f"{what}: {done}/{total}", stream=stream)
 
     yield lines
 

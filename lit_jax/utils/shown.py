@@ -8,6 +8,8 @@ import io
 import logging
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 # Controls of terminals (C0, DEL, C1), ends of lines and paragraphs, marks and overrides of direction, the mark of the
@@ -31,11 +33,32 @@ def in_line(text: str) -> str:
 
 
 def say(text: object = "", *, end: str = "\n", stream: TextIO | io.TextIOBase | None = None) -> None:
-    """Prints `shown(text)`, to standard output by default. What the encoding of the stream lacks is escaped too."""
+    """Prints `shown(text)`, to standard output by default. What the encoding of the stream lacks is escaped too.
+
+    Raises OSError, which names the stream as its file.
+    """
     stream = sys.stdout if stream is None else stream
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(shown(str(text)).encode(encoding, "backslashreplace").decode(encoding) + end)
-    stream.flush()
+    try:
+        stream.write(shown(str(text)).encode(encoding, "backslashreplace").decode(encoding) + end)
+        stream.flush()
+    except OSError as error:
+        error.filename = getattr(stream, "name", "the output")
+        raise
+
+
+@contextmanager
+def unseen_if_lost() -> Iterator[None]:
+    """For what is shown while work goes on: a terminal that was closed, or a log on a full disk, does not end the work.
+
+    A pipe whose reader has ended still raises BrokenPipeError.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 class Formatter(logging.Formatter):

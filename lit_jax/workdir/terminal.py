@@ -10,7 +10,7 @@ from typing import SupportsFloat
 from tqdm import tqdm
 
 from lit_jax.utils.names import DIRECTIONS, MONITOR_PREFIX, TEST_PREFIX
-from lit_jax.utils.shown import in_line, say
+from lit_jax.utils.shown import in_line, say, unseen_if_lost
 
 Values = Mapping[str, SupportsFloat]  # Python, NumPy and JAX scalars alike.
 
@@ -65,6 +65,10 @@ class Terminal:
         if not plain:
             return
         left = [] if self._bar or "loss" not in plain else self._left(step)
+        with unseen_if_lost():
+            self._show(step, plain, left)
+
+    def _show(self, step: int, plain: Mapping[str, float], left: list[str]) -> None:
         head = f"step {step:>{len(str(self._total))}}/{self._total}"
         for line in wrapped(head, [*_words(plain), *left]):
             if self._bar:
@@ -81,7 +85,8 @@ class Terminal:
 
     def close(self) -> None:
         if self._bar:
-            self._bar.close()
+            with unseen_if_lost():
+                self._bar.close()
 
     def _left(self, step: int) -> list[str]:
         """How long the rest takes at the speed since the first call, evaluations included."""
