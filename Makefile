@@ -22,8 +22,10 @@ test: .venvs/test.done
 # All tests. The slow ones need a network and about two hours on two cores. Some build their own environments; those of
 # plans compile with libtpu. They also compare the shapes of arrays with the annotations, as pytest by itself does. -vv
 # names each test when it ends: the summary comes too late to begin mending.
-test-all: test .venvs/engines.done .venvs/test-all.done
+test-all: test .venvs/engines.done .venvs/peers.done .venvs/test-all.done
 	.venvs/engines/bin/python -m pytest tests/inference/test_engines.py tests/parity/test_adapters.py
+	.venvs/peers/bin/python -m pytest tests/peers tests/parity/test_sentence_transformers.py \
+		tests/parity/test_embedding_models.py tests/hf/conversions/test_preprocessing.py
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--durations 10 -vv -m "slow or network"
 
@@ -53,6 +55,12 @@ docs: .venvs/docs.done
 	$(PYTHON) -m venv .venvs/engines
 	.venvs/engines/bin/pip install --quiet torch==2.13.0
 	.venvs/engines/bin/pip install --quiet --editable '.[dev,parity,ray,beam,faiss]' peft
+	touch $@
+
+# torchvision, which open_clip wants, is of the torch that is named beside it.
+.venvs/peers.done: setup.py Makefile
+	$(PYTHON) -m venv .venvs/peers
+	.venvs/peers/bin/pip install --quiet torch==2.13.0 --editable '.[dev,parity,peers]'
 	touch $@
 
 # libtpu exists for Linux on x86_64 alone; elsewhere the tests that need it are skipped and say so.

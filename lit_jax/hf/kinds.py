@@ -64,7 +64,10 @@ def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
                 f"{folder} is {kind.what} and not a model of transformers" + (f": {way}" if way else "")
             )
     if config:
-        raise WeightError(f"{folder / model_folder.CONFIG} has no model_type; it is not a transformers model")
+        raise WeightError(
+            f"{folder / model_folder.CONFIG} has no model_type; if it is a model of transformers, add the one that it "
+            'is of (lit-jax encoders lists them), for instance "model_type": "bert"'
+        )
     return model_folder.read_config(folder)  # Says that there is none.
 
 

@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import lit_jax
 from lit_jax.config import ModelConfig
 from lit_jax.hf import model_folder
 from lit_jax.hf.join import join_towers
+from lit_jax.hf.processor import load_tokenizer
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -91,6 +93,27 @@ def test_task_prefix_heads_and_old_names_are_understood(tmp_path, towers):
     model_folder.write(tmp_path / "mlm", tiny.BERT, renamed)
     _, params = lit_jax.from_towers(vision, tmp_path / "mlm")
     chex.assert_trees_all_equal(params["text"], written["text"])
+
+
+def test_a_bert_in_the_files_of_2019_is_read(tmp_path, towers):
+    """A pickle from before torch 1.6, old names, and a vocabulary in a text file."""
+    torch = pytest.importorskip("torch")
+    vision, text, written = towers
+    weights = text / "model.safetensors"
+    old = {
+        f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma"): torch.from_numpy(tensor)
+        for name, tensor in load_file(weights).items()
+    }
+    weights.unlink()
+    torch.save(old, text / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    (text / "vocab.txt").write_text("\n".join([*"[PAD] [UNK] [CLS] [SEP] the cat ##s".split(), ""]))
+    _, got = lit_jax.from_towers(vision, text, allow_pickle=True)
+    chex.assert_trees_all_equal(got["text"], written["text"])
+    assert load_tokenizer(text)(["The CATS"])["input_ids"] == [[2, 4, 5, 6, 3]]
+    config = {name: value for name, value in tiny.BERT.items() if name != "model_type"}
+    (text / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightError, match="has no model_type; if it is a model of transformers, add the one"):
+        lit_jax.from_towers(vision, text, allow_pickle=True)
 
 
 def test_an_unknown_tensor_is_never_dropped_silently(tmp_path, towers):
