@@ -31,7 +31,7 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.model.lock_towers = "UU"
     c.model.projection_dim = 768
     c.model.max_logit_scale = 100.0
-    c.model.dtype = c.model.locked_dtype = "bfloat16"
+    c.model.dtype = "bfloat16"
 
     c.data.text_length = 32  # tokens
 

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lit_jax import config
-from lit_jax.config import choices, names
+from lit_jax.config import choices, names, unused
 from lit_jax.config.values import convert, from_text
 from lit_jax.data.sources.base import FORMS
 from lit_jax.data.transforms import augment, train_decode
@@ -52,8 +52,57 @@ def mistake(**changes):
 def advice(caplog):
     """What is advised from here on."""
     names.advise.cache_clear()
+    unused.warn.cache_clear()
     caplog.set_level(logging.INFO, "lit_jax")
     return caplog
+
+
+# A field that is set and changes nothing; what is said of it; and with what it counts.
+UNUSED = [
+    ({"model__lora_rank": 16}, "no letter of model.lock_towers is A", {"model__lock_towers": "AU"}),
+    ({"model__lora_alpha": 16}, "no letter of model.lock_towers is A", {"model__lock_towers": "LA"}),
+    (
+        {"model__locked_dtype": "bfloat16", "model__lock_towers": "UU"},
+        "no tower is locked",
+        {"model__lock_towers": "LU"},
+    ),
+    ({"model__logit_bias_init": -5.0}, "the loss is not 'sigmoid'", {"loss": "sigmoid"}),
+    ({"cache_dtype": "bfloat16"}, "cache is False", {"cache": True}),
+    ({"best_mode": "min"}, "keep_best is 0", {"keep_best": 1, "data__test": "folder:y"}),
+    ({"eval_every": 2}, "data.test is empty", {"data__test": "folder:y"}),
+    (
+        {"data__max_broken": 0.5, "data__on_bad_record": "error"},
+        "is not 'skip'",
+        {"data__on_bad_record": "skip"},
+    ),
+    ({"optim__end_lr": 1e-5, "optim__schedule": "rsqrt"}, "does not end there", {"optim__cooldown_steps": 2}),
+    (
+        {"optim__end_lr": 1e-5, "optim__schedule": "constant"},
+        "does not end there",
+        {"optim__schedule": "linear"},
+    ),
+    ({"optim__eps": 1e-6, "optim__name": "lion"}, "has no use for it", {"optim__name": "muon"}),
+    ({"optim__b1": 0.8, "optim__name": "adafactor"}, "has no use for it", {"optim__name": "lion"}),
+    ({"mesh__fsdp_rules": ((".*", "whole"),)}, "mesh.fsdp is 1", {"mesh__fsdp": 2}),
+]
+
+
+@pytest.mark.parametrize(("given", "why", "counts"), UNUSED, ids=[next(iter(given)) for given, *_ in UNUSED])
+def test_a_field_that_changes_nothing_is_told_and_read(given, why, counts, advice):
+    name = next(iter(given)).replace("__", ".")
+    read = config.read_config(changed(**given))
+    [line] = [record.getMessage() for record in advice.records]
+    assert (
+        line.startswith(f"config.{name}={given[name.replace('.', '__')]!r} changes nothing: ") and why in line
+    )
+    config.read_config(changed(**given))
+    assert len(advice.records) == 1  # Once.
+    assert [*unused.unused(read)] == [line]
+    assert [*unused.unused(config.read_config(changed(**given | counts)))] == []
+
+
+def test_every_optimiser_says_which_numbers_it_uses():
+    assert unused._MOMENTS.keys() == optim.OPTIMISERS.keys()
 
 
 def test_what_a_config_leaves_out_has_a_default():

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lit_jax.commands.train import FLAGS
-from lit_jax.config import FIELDS, read_config
+from lit_jax.config import FIELDS, NEEDLESS, read_config
+from lit_jax.config.unused import unused
 from lit_jax.config.values import convert, from_text
 from lit_jax.data.sources.registry import open_source
 from lit_jax.tools.plan import parameters
@@ -66,6 +67,9 @@ def test_a_smoke_run_is_its_recipe_in_small(path):
     for group, usual in (("vision_config", "vit"), ("text_config", "bert")):
         assert small.model[group].model_type == full.model[group].get("model_type", usual)
     read = read_config(small)
+    full.data.test = full.data.test or "folder:test"  # The caller names the data.
+    for config in (read, read_config(full, empty=NEEDLESS)):
+        assert [*unused(config)] == []
     frozen = {
         (f"{tower}/.*", "lock")
         for tower, letter in zip(TOWERS, full.model.lock_towers, strict=True)

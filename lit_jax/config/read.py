@@ -5,7 +5,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from lit_jax.config import rules
+from lit_jax.config import rules, unused
 from lit_jax.config.fields import FIELDS, TrainConfig
 from lit_jax.config.names import advise, current_names, former_names, unknown
 from lit_jax.config.values import convert, wanted
@@ -21,7 +21,7 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
 
     Fields in `empty` ("data.train") may be empty though a run cannot do without them. Raises ConfigError with all
     mistakes at once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other;
-    DataError if sources of an unknown kind are the only mistakes.
+    DataError if sources of an unknown kind are the only mistakes. Warns of fields that were set and change nothing.
     """
     tree = plain(config)
     if not isinstance(tree, dict):
@@ -33,7 +33,10 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
     mistakes += rules.mistakes(known)
     sources = rules.unknown_sources(known)
     refuse([*mistakes, *sources], ConfigError if mistakes else DataError)
-    return _build(TrainConfig, values)
+    read: TrainConfig = _build(TrainConfig, values)
+    for sentence in () if empty else unused.unused(read):  # With `empty`, the config is not complete yet.
+        unused.warn(sentence)
+    return read
 
 
 def read_stored(stored: dict[str, Any]) -> TrainConfig:

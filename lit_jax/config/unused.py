@@ -1,0 +1,79 @@
+"""Fields that were set and change nothing, since another field switches off what they are about."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from lit_jax.config.fields import FIELDS, TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+class Group(NamedTuple):
+    """Fields, when they count, and why they do not count otherwise."""
+
+    fields: tuple[str, ...]
+    count: Callable[[TrainConfig], bool]
+    otherwise: str
+
+
+_MOMENTS = {  # Optimiser -> which of these fields it has a use for.
+    "adamw": ("b1", "b2", "eps", "mu_dtype"),
+    "lion": ("b1", "b2", "mu_dtype"),
+    "muon": ("b1", "b2", "eps", "mu_dtype"),
+    "adafactor": (),
+}
+GROUPS = (
+    Group(
+        ("model.lora_rank", "model.lora_alpha", "model.lora_targets"),
+        lambda c: "A" in c.model.lock_towers,
+        "no letter of model.lock_towers is A (adapters)",
+    ),
+    Group(
+        ("model.locked_dtype",),
+        lambda c: not {"L", "A"}.isdisjoint(c.model.lock_towers) or bool(c.model.lock_rules),
+        "no tower is locked",
+    ),
+    Group(("model.logit_bias_init",), lambda c: c.loss == "sigmoid", "the loss is not 'sigmoid'"),
+    Group(("cache_dtype",), lambda c: bool(c.cached), "cache is False"),
+    Group(("best_metric", "best_mode"), lambda c: c.keep_best > 0, "keep_best is 0"),
+    Group(("eval_every",), lambda c: bool(c.data.test), "data.test is empty"),
+    Group(("data.max_broken",), lambda c: c.data.on_bad_record == "skip", "data.on_bad_record is not 'skip'"),
+    Group(
+        ("optim.end_lr",),
+        lambda c: c.optim.schedule in ("cosine", "linear") or c.optim.cooldown_steps > 0,
+        "optim.schedule does not end there without optim.cooldown_steps",
+    ),
+    Group(("mesh.fsdp_rules",), lambda c: c.mesh.fsdp > 1, "mesh.fsdp is 1"),
+    *(
+        Group(
+            (f"optim.{name}",),
+            lambda c, name=name: name in _MOMENTS[c.optim.name],  # type: ignore[misc]
+            "the optimiser that optim.name names has no use for it",
+        )
+        for name in ("b1", "b2", "eps", "mu_dtype")
+    ),
+)
+
+
+def unused(config: TrainConfig) -> Iterator[str]:
+    """A sentence for each field that has another value than its default and changes nothing."""
+    for fields, count, otherwise in GROUPS:
+        if count(config):
+            continue
+        for name in fields:
+            value = _value(config, name)
+            if value != FIELDS[name].default:
+                yield f"config.{name}={value!r} changes nothing: {otherwise}"
+
+
+def _value(config: TrainConfig, name: str) -> object:
+    group, _, last = name.rpartition(".")
+    return getattr(getattr(config, group) if group else config, last)
+
+
+@cache
+def warn(sentence: str) -> None:
+    """Says it once."""
+    log.warning("%s", sentence)
