@@ -1,5 +1,6 @@
 """Where a command prints may be closed, full or gone: it ends in one sentence, or goes on with its work."""
 
+import io
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_a_closed_output_is_no_fault(redirected):
     assert bool(done.stdout) == (redirected == "2>&-")
 
 
-class Gone:
+class Gone(io.TextIOBase):
     """A stream that raises `error` when it is written, as that of a terminal does that was closed meanwhile."""
 
     encoding = "utf-8"

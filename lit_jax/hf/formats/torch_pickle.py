@@ -11,7 +11,7 @@ import threading
 import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,18 +25,6 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # The first two pickles of the
 _DAMAGE = zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError
 
 
-class _Archive(Protocol):
-    """The bytes of one file: what was saved, and the storages of its tensors by key."""
-
-    saved: Any
-
-    def size(self, key: str) -> int | None:
-        """Bytes of the storage, None if there is none of that key."""
-
-    def read(self, key: str) -> bytes:
-        """Raises WeightError and any of `_DAMAGE`."""
-
-
 class TorchFile:
     """The state dict in a file of `torch.save`; each tensor is read on access, by any thread."""
 
@@ -44,7 +32,7 @@ class TorchFile:
         """Raises WeightError for a damaged file, another layout, and if tensors by name are not in it exactly once."""
         self._path = path
         try:
-            self._archive: _Archive = _opened(path)
+            self._archive = _opened(path)
             place, self._tensors = _state_dict(self._archive.saved)
             for name, tensor in self._tensors.items():
                 self._check(name, tensor)
@@ -114,10 +102,12 @@ class _Zip:
         self.saved = Machine().run(BytesIO(pickled))
 
     def size(self, key: str) -> int | None:
+        """Bytes of a storage, None if there is none of that key."""
         info = self._zip.NameToInfo.get(f"{self._root}data/{key}")
         return None if info is None else info.file_size
 
     def read(self, key: str) -> bytes:
+        """Raises WeightError and any of `_DAMAGE`, as `_Legacy.read` does."""
         return self._member(f"data/{key}")
 
     def _member(self, name: str, largest: int | None = None) -> bytes:
@@ -183,7 +173,7 @@ class _Legacy:
         return data
 
 
-def _opened(path: Path) -> _Archive:
+def _opened(path: Path) -> "_Zip | _Legacy":
     with path.open("rb") as file:
         begins = file.read(32)
     if begins.startswith(b"\x80") and _MAGIC.to_bytes(10, "little") in begins:  # A pickle of that number.
@@ -204,10 +194,9 @@ def _state_dict(saved: Any) -> tuple[tuple[str, ...], dict[str, Tensor]]:
         raise WeightError(f"it holds one {_kind(saved)} where tensors by name are wanted")
     if not saved or _is_state_dict(saved):
         return (), saved
-    inner: dict[tuple[str, ...], Any] = {(key,): value for key, value in saved.items() if type(value) is dict}
-    deeper = {(*keys, key): value for keys, outer in inner.items() for key, value in outer.items()}
+    inner = _below({(): saved})
     found = {keys: value for keys, value in inner.items() if _is_state_dict(value)}
-    found = found or {keys: value for keys, value in deeper.items() if _is_state_dict(value)}
+    found = found or {keys: value for keys, value in _below(inner).items() if _is_state_dict(value)}
     if len(found) > 1:
         names = [_indexed(keys) for keys in found]
         raise WeightError(
@@ -220,6 +209,16 @@ def _state_dict(saved: Any) -> tuple[tuple[str, ...], dict[str, Tensor]]:
             f"its {name!r} is of type {_kind(value)} where a tensor is wanted; save the state dict of the model alone"
         )
     return next(iter(found.items()))
+
+
+def _below(level: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """The dicts in the dicts of a level, by the keys that lead there: each once, however often it is named."""
+    once: dict[int, tuple[tuple[str, ...], Any]] = {}
+    for keys, outer in level.items():
+        for key, value in outer.items():
+            if type(value) is dict:
+                once.setdefault(id(value), ((*keys, key), value))
+    return dict(once.values())
 
 
 def _indexed(keys: tuple[str, ...]) -> str:

@@ -409,11 +409,23 @@ def test_the_state_dict_in_a_checkpoint_of_a_training_is_read(place, zipped, tra
 def test_a_checkpoint_with_two_models_is_refused_with_both_names(trained, tmp_path):
     torch = pytest.importorskip("torch")
     weights, beside = trained
-    torch.save(beside | {"model": weights, "model_ema": weights}, tmp_path / "a.bin")
+    torch.save(beside | {"model": weights, "model_ema": {**weights}}, tmp_path / "a.bin")
     with pytest.raises(
         WeightError, match=r"2 times, at \['model'\] and \['model_ema'\].*torch.load\(IN\)\['model'\]"
     ):
         TorchFile(tmp_path / "a.bin")
+
+
+def test_a_dict_that_is_named_a_thousand_times_is_looked_at_once(tmp_path, monkeypatch):
+    inner = b"}\x94(" + text("w") + tensor() + b"u"  # In the memo, from where all the others take it.
+    names = b"".join(text(f"{i}") + b"h\x00" for i in range(1000))
+    path = archive(
+        tmp_path / "a.bin", b"\x80\x04}(" + text("model") + inner + names + b"u.", s0=SIX.tobytes()
+    )
+    looked, real = [], torch_pickle._is_state_dict
+    monkeypatch.setattr(torch_pickle, "_is_state_dict", lambda value: looked.append(value) or real(value))
+    np.testing.assert_array_equal(TorchFile(path).get_tensor("w"), SIX.reshape(2, 3))
+    assert len(looked) == 2
 
 
 def test_a_checkpoint_without_a_model_is_refused_by_what_it_holds(trained, tmp_path):
