@@ -57,10 +57,10 @@ docs: .venvs/docs.done
 	.venvs/engines/bin/pip install --quiet --editable '.[dev,parity,ray,beam,faiss]' peft
 	touch $@
 
-# torchvision, which open_clip wants, is of the torch that is named beside it.
+# Without a number: open_clip wants torchvision, and pip finds a pair of the two that fit each other.
 .venvs/peers.done: setup.py Makefile
 	$(PYTHON) -m venv .venvs/peers
-	.venvs/peers/bin/pip install --quiet torch==2.13.0 --editable '.[dev,parity,peers]'
+	.venvs/peers/bin/pip install --quiet --editable '.[dev,parity,peers]'
 	touch $@
 
 # libtpu exists for Linux on x86_64 alone; elsewhere the tests that need it are skipped and say so.
