@@ -20,7 +20,7 @@ from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.tools.run_card import NOTHING_MORE, UNTESTED, About, card_of, results
 from lit_jax.train.trained import NEWEST, Which, read_trained
 from lit_jax.utils import checksums
-from lit_jax.utils._transformers import transformers
+from lit_jax.utils._transformers import transformers, without_bars
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.utils.typing import Params
@@ -134,7 +134,8 @@ def verify(folder: str | Path, data: str, *, caption: str | None = None, pairs: 
         raise ConfigError(
             "--verify compares with PyTorch, which is not installed; pip install 'lit_jax[parity]'"
         )
-    theirs, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    with without_bars():
+        theirs, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if wrong:
         raise WeightError(f"PyTorch does not read {folder} as it is: {wrong}; export again")

@@ -7,6 +7,8 @@ import. Commands that do not need torch set this variable (see `__main__`).
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lit_jax.utils.shown import Formatter
@@ -29,7 +31,19 @@ else:
 for _handler in logging.getLogger("transformers").handlers:  # It has its own.
     _handler.setFormatter(Formatter())
 
-__all__ = ["auto_image_processor", "auto_model_types", "transformers"]
+__all__ = ["auto_image_processor", "auto_model_types", "transformers", "without_bars"]
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Here transformers shows no bars of its own."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def auto_image_processor() -> Any:
