@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_PICKLE = 8 << 20  # Bytes without the tensors; each tensor takes about 150.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # The first two pickles of the older format.
+_Keys = tuple[str | int, ...]  # Of dicts in dicts.
 _DAMAGE = zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError
 
 
@@ -185,7 +186,7 @@ def _opened(path: Path) -> "_Zip | _Legacy":
     return _Zip(path)
 
 
-def _state_dict(saved: Any) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+def _state_dict(saved: Any) -> tuple[_Keys, dict[str, Tensor]]:
     """The tensors by name and where they lie in what was saved: () if they are all of it.
 
     Raises WeightError if there are none, or several.
@@ -204,16 +205,18 @@ def _state_dict(saved: Any) -> tuple[tuple[str, ...], dict[str, Tensor]]:
             f"alone: torch.save(torch.load(IN){names[0][:80]}, OUT)"
         )
     if not found:
-        name, value = next((name, value) for name, value in saved.items() if type(value) is not Tensor)
+        wrong = ((name, value) for name, value in saved.items() if not _is_state_dict({name: value}))
+        name, value = next(wrong)
         raise WeightError(
-            f"its {name!r} is of type {_kind(value)} where a tensor is wanted; save the state dict of the model alone"
+            f"its {name!r} is of type {_kind(value)} where a tensor by name is wanted; save the "
+            "state dict of the model alone"
         )
     return next(iter(found.items()))
 
 
-def _below(level: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+def _below(level: dict[_Keys, Any]) -> dict[_Keys, Any]:
     """The dicts in the dicts of a level, by the keys that lead there: each once, however often it is named."""
-    once: dict[int, tuple[tuple[str, ...], Any]] = {}
+    once: dict[int, tuple[_Keys, Any]] = {}
     for keys, outer in level.items():
         for key, value in outer.items():
             if type(value) is dict:
@@ -221,7 +224,7 @@ def _below(level: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
     return dict(once.values())
 
 
-def _indexed(keys: tuple[str, ...]) -> str:
+def _indexed(keys: _Keys) -> str:
     return "".join(f"[{key!r}]" for key in keys)
 
 

@@ -195,6 +195,7 @@ ORDERED = b"ccollections\nOrderedDict\n"
         (storage(size=-1) + b".", "not a storage"),
         (b"}" + b")" * 200 + b"\x86" * 199 + b"K\x01s.", "a key is of type tuple"),
         (b"}" + b"K\x01K\x02s.", "its 1 is of type int where a tensor"),
+        (b"}" + b"K\x01" + tensor() + b"s.", "its 1 is of type Tensor where a tensor by name"),
         (b"}" + b"\x8a\x07" + b"\1" * 7 + b"K\x02s.", "a key is of type int"),
         (b"}" + b"\x88K\x02s.", "a key is of type bool"),
         (b")K\x01K\x02s.", "set in a tuple"),
