@@ -34,7 +34,7 @@ _BESIDE = re.compile(
     r"argparse\.Namespace|types\.SimpleNamespace|collections\.(Counter|defaultdict|deque)|typing\.Any"
     r"|(builtins|__builtin__)\.(set|frozenset|dict|list|int|float|str|bool|complex|bytearray)|_codecs\.encode"
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))|datetime\.(datetime|timedelta)"
-    r"|pathlib\.(Pure)?(Posix|Windows)?Path|torch\.(Size|device|u?int\d+|b?float\d+|bool)"
+    r"|pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path|torch\.(Size|device|u?int\d+|b?float\d+|bool)"
     r"|omegaconf\.\w+\.\w+|(pytorch_lightning|lightning|lightning_fabric)\.[\w.]*\.AttributeDict"
 )
 

@@ -456,7 +456,7 @@ def test_a_whole_module_and_a_program_are_refused_with_the_way_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kept", ["argparse.Namespace", "numpy.dtype", "collections.defaultdict", "pathlib.PosixPath"]
+    "kept", ["argparse.Namespace", "numpy.dtype", "collections.defaultdict", "pathlib._local.PosixPath"]
 )
 def test_what_lies_beside_the_weights_is_described_and_not_made(kept):
     module, _, name = kept.rpartition(".")
