@@ -18,12 +18,6 @@ class Group(NamedTuple):
     otherwise: str
 
 
-_MOMENTS = {  # Optimiser -> which of these fields it has a use for.
-    "adamw": ("b1", "b2", "eps", "mu_dtype"),
-    "lion": ("b1", "b2", "mu_dtype"),
-    "muon": ("b1", "b2", "eps", "mu_dtype"),
-    "adafactor": (),
-}
 GROUPS = (
     Group(
         ("model.lora_rank", "model.lora_alpha", "model.lora_targets"),
@@ -46,13 +40,15 @@ GROUPS = (
         "optim.schedule does not end there without optim.cooldown_steps",
     ),
     Group(("mesh.fsdp_rules",), lambda c: c.mesh.fsdp > 1, "mesh.fsdp is 1"),
-    *(
-        Group(
-            (f"optim.{name}",),
-            lambda c, name=name: name in _MOMENTS[c.optim.name],  # type: ignore[misc]
-            "the optimiser that optim.name names has no use for it",
-        )
-        for name in ("b1", "b2", "eps", "mu_dtype")
+    Group(
+        ("optim.b1", "optim.b2", "optim.mu_dtype"),
+        lambda c: c.optim.name != "adafactor",
+        "optim.name is 'adafactor', which keeps no moments but its own",
+    ),
+    Group(
+        ("optim.eps",),
+        lambda c: c.optim.name in ("adamw", "muon"),
+        "optim.name is neither 'adamw' nor 'muon'",
     ),
 )
 
