@@ -83,7 +83,7 @@ def test_a_pickle_of_a_model_loads_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_checkpoint_of_a_training_by_several_processes_loads_to_the_same_bits(zipped, tmp_path):
+def test_a_training_checkpoint_of_several_processes_loads_to_the_same_bits(zipped, tmp_path):
     torch = pytest.importorskip("torch")
     tiny.write_tower(tmp_path, tiny.BERT)
     want = load_file(tmp_path / "model.safetensors")

@@ -98,7 +98,7 @@ def block_rows(blocks: Blocks, names: Mapping[str, str], theirs: str, hf: str) -
 class Arrays(Mapping[str, np.ndarray]):
     """The arrays of an npz file by name, with the layers of a stack one by one.
 
-    Of a checkpoint of a training they are its `params/`, without these words; `opt/` and `extra/` are left out.
+    Of a training checkpoint they are the `params/`, without this prefix; `opt/` and `extra/` are left out.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Tensors of a `torch.save` file, read without torch and without running the code that a pickle can name.
 
 The file is a zip archive, or, before torch 1.6, a sequence of pickles with the bytes of the tensors after them. It
-holds a state dict, or a checkpoint of a training with one in it.
+holds a state dict, or a training checkpoint with one in it.
 """
 
 import logging

@@ -40,7 +40,7 @@ def test_a_vit_gives_the_features_of_its_project(name, tmp_path, text):
 
 
 @pytest.mark.parametrize(("name", "read"), [("vit_npz", pooled), ("lit_bert", None), ("siglip_npz", None)])
-def test_of_a_checkpoint_of_a_training_the_params_are_read(name, read, tmp_path, text):
+def test_of_a_training_checkpoint_the_params_are_read(name, read, tmp_path, text):
     model = foreign.stored(name)
     arrays = {key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
     stored = {f"params/{key}": value for key, value in arrays.items()}

@@ -387,7 +387,7 @@ def trained():
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("place", ["state_dict", "model", "teacher", "model.state_dict"])
-def test_the_state_dict_in_a_checkpoint_of_a_training_is_read(place, zipped, trained, tmp_path, caplog):
+def test_the_state_dict_in_a_training_checkpoint_is_read(place, zipped, trained, tmp_path, caplog):
     torch = pytest.importorskip("torch")
     weights, beside = trained
     saved = weights
