@@ -67,9 +67,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process with its documented status."""
     own_process = args is None
     args = list(sys.argv[1:] if args is None else args)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # Closed by whoever started the process.
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    # They are None if they were closed by whoever started the process.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if "_LIT_JAX_COMPLETE" in os.environ:
         from lit_jax.commands import shell
 
