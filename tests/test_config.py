@@ -24,6 +24,7 @@ from lit_jax.train import build, optim, partition
 from lit_jax.train.cached_rows import DTYPES as DTYPES_OF_CACHES
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.head_fields import KINDS as KINDS_OF_HEADS
+from lit_jax.utils.log_once import log_once
 
 SMALLEST = {
     "steps": 5,
@@ -51,8 +52,7 @@ def mistake(**changes):
 @pytest.fixture
 def advice(caplog):
     """What is advised from here on."""
-    names.advise.cache_clear()
-    unused.warn.cache_clear()
+    log_once.cache_clear()
     caplog.set_level(logging.INFO, "lit_jax")
     return caplog
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from lit_jax.workdir.terminal import Terminal
 
 def run(line, redirected):
     return subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m lit_jax {line} {redirected}"],
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -m lit_jax {line} {redirected}"],
         capture_output=True,
         text=True,
         timeout=100,

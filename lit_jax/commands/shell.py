@@ -102,7 +102,7 @@ def _argument(name: str, command: click.Command) -> str:
     """How the help calls the argument that an option of that name would stand for; "" if there is none."""
     context = click.Context(command)
     arguments = [param for param in command.params if isinstance(param, click.Argument)]
-    meant = [param for param in arguments if name in (param.name, f"{param.name}"[:-1])]
+    meant = [param for param in arguments if name.rstrip("s") == str(param.name).rstrip("s")]
     if name in _INPUTS and not meant:
         meant = arguments
     return meant[0].make_metavar(context).rstrip(".") if meant else ""

@@ -2,10 +2,10 @@
 
 import logging
 from difflib import SequenceMatcher
-from functools import cache
 from typing import Any
 
 from lit_jax.config.fields import FIELDS
+from lit_jax.utils.log_once import log_once
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def former_names(tree: dict[str, Any]) -> list[tuple[str, str]]:
     return [(old, new) for old, new in RENAMED.items() if has(old) and not has(new)]
 
 
-@cache
 def advise(old: str, new: str) -> None:
     """Says once how a field is called today."""
-    log.warning("config.%s is now called config.%s; the former name is still read", old, new)
+    sentence = f"config.{old} is now called config.{new}; the former name is still read"
+    log_once(log, logging.WARNING, sentence)

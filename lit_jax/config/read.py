@@ -1,6 +1,7 @@
 """The reading of a config: all of it is judged before anything else is read."""
 
 import dataclasses
+import logging
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,9 @@ from lit_jax.config.fields import FIELDS, TrainConfig
 from lit_jax.config.names import advise, current_names, former_names, unknown
 from lit_jax.config.values import convert, wanted
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
+from lit_jax.utils.log_once import log_once
+
+log = logging.getLogger(__name__)
 
 # What the commands plan, quickstart and grid fill in by themselves or can do without.
 NEEDLESS = frozenset({"data.train", "data.test", "model.vision", "model.text"})
@@ -35,7 +39,7 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
     refuse([*mistakes, *sources], ConfigError if mistakes else DataError)
     read: TrainConfig = _build(TrainConfig, values)
     for sentence in () if empty else unused.unused(read):  # With `empty`, the config is not complete yet.
-        unused.warn(sentence)
+        log_once(log, logging.WARNING, sentence)
     return read
 
 

@@ -1,13 +1,9 @@
 """Fields that were set and change nothing, since another field switches off what they are about."""
 
-import logging
 from collections.abc import Callable, Iterator
-from functools import cache
 from typing import NamedTuple
 
 from lit_jax.config.fields import FIELDS, TrainConfig
-
-log = logging.getLogger(__name__)
 
 
 class Group(NamedTuple):
@@ -67,9 +63,3 @@ def unused(config: TrainConfig) -> Iterator[str]:
 def _value(config: TrainConfig, name: str) -> object:
     group, _, last = name.rpartition(".")
     return getattr(getattr(config, group) if group else config, last)
-
-
-@cache
-def warn(sentence: str) -> None:
-    """Says it once."""
-    log.warning("%s", sentence)

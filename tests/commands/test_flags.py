@@ -11,12 +11,13 @@ import pytest
 import lit_jax
 from lit_jax import __main__ as shell
 from lit_jax.commands import config_file, grid, plan, quickstart, train
-from lit_jax.config import default_config, names, read_config
+from lit_jax.config import default_config, read_config
 from lit_jax.hf import join
 from lit_jax.hf.towers import read_tower
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.tools.plan import parameters
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.log_once import log_once
 from tests import tiny
 
 CONFIG = Path(lit_jax.__file__).parents[1] / "configs" / "lit_b16_bert.py"
@@ -38,7 +39,7 @@ def refused(*args, flags=train.FLAGS, line=LINE):
 @pytest.fixture
 def said(caplog):
     """What is logged from here on."""
-    names.advise.cache_clear()
+    log_once.cache_clear()
     caplog.set_level(logging.INFO, "lit_jax")
     return caplog
 

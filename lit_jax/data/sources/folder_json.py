@@ -89,7 +89,7 @@ class JsonLines:
 
     def _row(self, text: str, caption: str | None) -> Row:
         try:
-            row = _object(text.removeprefix(_BOM))
+            row = _object(text)
         except RecursionError as e:
             raise DataError(f"line of {self._name} is not JSON: {e}") from e
         captions = []

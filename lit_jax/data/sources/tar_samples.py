@@ -13,6 +13,7 @@ from PIL import Image
 from lit_jax.data.sources.remarks import Remarks
 from lit_jax.data.sources.tar_members import Hashed, TarMembers
 from lit_jax.data.transforms.image_files import FORMATS
+from lit_jax.utils import utf8
 
 PARTS = ("image", "txt", "json")
 WHERE = ("at", "size")
@@ -186,8 +187,8 @@ class _Table:
     def _label(self, data: bytes, member: TarInfo) -> int:
         """The number that a cls member holds, or the index of its name in `_names`; -1 for neither."""
         try:
-            text = data.removeprefix(BOM).decode("utf-8").strip()
-        except UnicodeDecodeError:
+            text = utf8.decode(data).strip()
+        except ValueError:
             text = "\0"
         if text in ("", "-1"):  # webdataset and TFDS write -1 for "unknown".
             self.remark("Members cls that are empty or -1 give no label", member)

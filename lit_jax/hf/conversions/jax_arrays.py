@@ -1,7 +1,7 @@
 """What the npz files of Google's JAX projects have in common: their names, and those of Hugging Face."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ def text_tower(arrays: Arrays) -> tuple[dict[str, Any], Rows]:
     return config, bound(own, blocks.depth, h=blocks.heads)
 
 
-def has(path: Path, *names: str) -> bool:
-    """Whether it is an npz file, or a folder with one, that has arrays of these names. Raises WeightError."""
+def names_in(path: Path) -> Collection[str]:
+    """The names of the arrays of an npz file, or of the one in a folder; none for anything else. Raises WeightError."""
     file = npz_of(path)
-    return file is not None and set(names) <= Arrays(file).keys()
+    return () if file is None else Arrays(file).keys()

@@ -123,7 +123,8 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def _is_lit(path: Path) -> bool:
-    return jax_arrays.has(path, "t") and vit_npz.is_there(path, "img/")
+    names = jax_arrays.names_in(path)
+    return "t" in names and vit_npz.is_among(names, "img/")
 
 
 FORMAT = Format("a LiT of vision_transformer", _is_lit, _read, _image_processor, _tokenizer)

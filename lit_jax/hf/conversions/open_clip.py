@@ -149,9 +149,8 @@ def _tensors(folder: Path, allow_pickle: bool) -> model_folder.Tensors:
     else:
         file = TorchFile(folder / PICKLE)
     names = model_folder.unwrapped(file.keys())
-    return inner(
-        model_folder.Tensors({name: (file, stored) for stored, name in names.items()}), ["logit_scale"]
-    )
+    tensors = model_folder.Tensors({name: (file, stored) for stored, name in names.items()})
+    return inner(folder, tensors, ["logit_scale"])
 
 
 def _image_processor(folder: Path) -> ImageProcessor:

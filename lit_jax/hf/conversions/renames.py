@@ -15,6 +15,7 @@ import numpy as np
 from lit_jax.hf.model_folder import Tensors
 from lit_jax.models.weight_map import Row, listed, outer_prefix, table
 from lit_jax.utils.errors import WeightError, first_line
+from lit_jax.utils.log_once import log_once
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +105,17 @@ class _Moved:
         return moved[i] if len(row.jax_names()) > 1 else moved
 
 
-def inner(source: Tensors, marks: Collection[str]) -> Tensors:
+def inner(where: Path, source: Tensors, marks: Collection[str]) -> Tensors:
     """The tensors of a model that has the names `marks`, without what a larger model that holds it puts before them.
 
-    Raises WeightError if the larger one holds several of the kind.
+    What does not lie below that is left out; the log says so, and `where` it is. Raises WeightError if the larger one
+    holds several of the kind.
     """
     outer = outer_prefix(source, marks)
     own = {name: name.removeprefix(outer) for name in source if name.startswith(outer)}
     if len(own) < len(source):
-        log.info("Left out, since they do not lie below %r: %s", outer, listed(set(source) - own.keys()))
+        others = listed(set(source) - own.keys())
+        log_once(log, logging.INFO, f"{where}: left out, since they do not lie below {outer!r}: {others}")
     return source.renamed(own)
 
 

@@ -109,7 +109,7 @@ def _tokenizer(path: Path) -> Tokenizer:
 
 
 def _is_siglip(path: Path) -> bool:
-    return jax_arrays.has(path, "t", "b", "img/MAPHead_0/probe")
+    return {"t", "b", "img/MAPHead_0/probe"} <= {*jax_arrays.names_in(path)}
 
 
 FORMAT = Format("a SigLIP of big_vision", _is_siglip, _read, _image_processor, _tokenizer)

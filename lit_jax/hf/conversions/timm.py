@@ -131,7 +131,7 @@ def _is_timm(folder: Path) -> bool:
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
     config = _read_config(folder)
-    source = inner(model_folder.Tensors.of(folder, allow_pickle=allow_pickle), _MARKS)
+    source = inner(folder, model_folder.Tensors.of(folder, allow_pickle=allow_pickle), _MARKS)
     pooling = field(str(folder / model_folder.CONFIG), config, "global_pool", "")
     part = tower(folder, config["architecture"], config.get("model_args", {}), source, pooling=pooling)
     if part.pooling != "pooler":

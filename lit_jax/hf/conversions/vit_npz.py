@@ -1,6 +1,7 @@
 """Vision transformers that give their CLS token: npz files of google-research/vision_transformer and big_vision."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +103,14 @@ def _no_tokenizer(path: Path) -> Tokenizer:
     raise WeightError(f"{path} is a single image tower and has no tokenizer; take that of a text tower")
 
 
-def is_there(path: Path, theirs: str = "") -> bool:
-    """Whether the file has the arrays of such a tower, whose names begin with `theirs`. Raises WeightError."""
-    return any(
-        jax_arrays.has(path, *(theirs + name for name in (_CLS, _PATCHES, table)))
-        for table in (_POSITIONS, _OWN_POSITIONS)
-    )
+def is_among(names: Collection[str], theirs: str) -> bool:
+    """Whether an npz file with arrays of these names has such a tower, whose names begin with `theirs`."""
+    positions = theirs + _POSITIONS in names or theirs + _OWN_POSITIONS in names
+    return positions and theirs + _CLS in names and theirs + _PATCHES in names
 
 
-FORMAT = Format("a ViT of vision_transformer or big_vision", is_there, _read, _image_processor, _no_tokenizer)
+def _is_vit(path: Path) -> bool:
+    return is_among(jax_arrays.names_in(path), "")
+
+
+FORMAT = Format("a ViT of vision_transformer or big_vision", _is_vit, _read, _image_processor, _no_tokenizer)

@@ -68,6 +68,12 @@ class _Name(str):
     __slots__ = ()
 
 
+class _Beside(_Name):
+    """The name of something that lies beside the weights."""
+
+    __slots__ = ()
+
+
 def _ordered_dict() -> dict[str, Any]:
     return {}
 
@@ -217,20 +223,20 @@ class Machine:
 
 
 def _named(name: str) -> _Name:
-    if name not in _CALLS and name not in _STORAGES and not _BESIDE.fullmatch(name):
-        raise WeightError(
-            f"its pickle names {name[:80]!r}, which is not part of a tensor; it was refused, and not run; "
-            "if it is a whole module, save its state_dict() instead"
-        )
-    return _Name(name)
+    if name in _CALLS or name in _STORAGES:
+        return _Name(name)
+    if _BESIDE.fullmatch(name):
+        return _Beside(name)
+    raise WeightError(
+        f"its pickle names {name[:80]!r}, which is not part of a tensor; it was refused, and not run; "
+        "if it is a whole module, save its state_dict() instead"
+    )
 
 
 def _called(instruction: str, function: Any, arguments: Any) -> Any:
-    if type(function) is not _Name or type(arguments) is not tuple:
-        raise WeightError("its pickle calls something that is not a function")
-    if _BESIDE.fullmatch(function):
+    if type(function) is _Beside:
         return Other(str(function))
-    if function not in _CALLS:
+    if type(function) is not _Name or function not in _CALLS or type(arguments) is not tuple:
         raise WeightError("its pickle calls something that is not a function")
     if instruction != "REDUCE":
         raise WeightError(

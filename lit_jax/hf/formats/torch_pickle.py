@@ -17,6 +17,7 @@ import numpy as np
 
 from lit_jax.hf.formats.pickle_machine import Machine, Other, Tensor
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.log_once import log_once
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class TorchFile:
             raise WeightError(f"{path} cannot be read as a torch file: {error}") from error
         if place:
             others = ", ".join(repr(name) for name in self._archive.saved if name != place[0]) or "nothing"
-            log.info("%s: the tensors of %s are read, and not %s", path, _indexed(place), others[:200])
+            sentence = f"{path}: the tensors of {_indexed(place)} are read, and not {others[:200]}"
+            log_once(log, logging.INFO, sentence)
         self._last: tuple[str, bytes] = ("", b"")  # Many tensors may be views of one storage.
 
     def keys(self) -> list[str]:
