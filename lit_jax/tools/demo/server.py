@@ -1,6 +1,7 @@
 """Serving the page: listening, and connections that do not wait for ever."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ HEAD_SECONDS = 10  # For the head of a request, from its first byte or from the 
 IDLE_SECONDS = 5  # Between two requests.
 SEND_SECONDS = 30  # In which some of an answer must be taken.
 CONNECTIONS = 256  # With more, the oldest without a request is closed.
+
+_numbers = itertools.count()  # Clocks of event loops stand still while many connections are accepted.
 
 
 def serve(
@@ -68,7 +71,7 @@ class Connection(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
-    begun = 0.0
+    number = -1  # In the order in which the connections began.
 
     @property
     def is_busy(self) -> bool:
@@ -78,11 +81,12 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Called with a new connection."""
         super().connection_made(transport)
-        self.begun = self.loop.time()
+        self.number = next(_numbers)
         self._watch()
-        idle = [c for c in self.connections if isinstance(c, Connection) and not c.is_busy]
-        if len(self.connections) > CONNECTIONS:
-            min(idle, key=lambda connection: connection.begun).transport.abort()
+        there = [c for c in self.connections if isinstance(c, Connection) and not c.transport.is_closing()]
+        if len(there) > CONNECTIONS:
+            idle = [connection for connection in there if not connection.is_busy]
+            min(idle, key=lambda connection: connection.number).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called at its end."""

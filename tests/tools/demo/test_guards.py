@@ -1,9 +1,12 @@
 """What requests of other pages, endless ones and slow ones get, and what every answer says to the browser."""
 
+import asyncio
 import socket
 import time
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from lit_jax.tools.demo import guards, server
 from tests.tools.demo.pages import asked, form_of, posted
@@ -155,6 +158,38 @@ def test_a_new_connection_is_served_when_there_are_too_many_old_ones(address, mo
     assert asked(f"{address}style.css")[0] == 200
     for connection in connections:
         connection.close()
+
+
+class Transport:
+    """What a connection is told of its other side, and whether it was aborted."""
+
+    def __init__(self):
+        self.aborts = 0
+
+    def get_extra_info(self, name):
+        return None
+
+    def is_closing(self):
+        return self.aborts > 0
+
+    def abort(self):
+        self.aborts += 1
+
+
+def test_connections_that_begin_at_one_time_of_the_clock_are_closed_in_their_order(monkeypatch):
+    monkeypatch.setattr(server, "CONNECTIONS", 20)
+
+    async def aborts():
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda: 0.0)
+        settings, state = uvicorn.Config(lambda: None, log_config=None), ServerState()
+        settings.load()
+        transports = [Transport() for _ in range(60)]
+        for transport in transports:
+            server.Connection(settings, state, {}, loop).connection_made(transport)
+        return [transport.aborts for transport in transports]
+
+    assert asyncio.run(aborts()) == [1] * 40 + [0] * 20
 
 
 @pytest.mark.parametrize(
