@@ -1,6 +1,7 @@
 """What a folder is: the one table by which those who open models decide, and what they say of the others."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,14 @@ KINDS = (
 )
 
 
+_PROJECTS = {  # Names of tensors -> what a folder of them needs; the first that fits.
+    r"(^|\.)visual\.": "and its weights are those of a model of open_clip: name them open_clip_model.safetensors or "
+    "open_clip_pytorch_model.bin, and write what open_clip.get_model_config(NAME) gives to open_clip_config.json",
+    r"(^|\.)blocks\.\d+\.(\d+\.)?attn\.qkv\.": "and its weights are those of a ViT as timm names them: write one that "
+    'says which, for instance {"architecture": "vit_base_patch16_224"}',
+}
+
+
 def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
     """The config.json of a model of transformers, which has a model_type, or what a converted layout stands for.
 
@@ -68,7 +77,19 @@ def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
             f"{folder / model_folder.CONFIG} has no model_type; if it is a model of transformers, add the one that it "
             'is of (lit-jax encoders lists them), for instance "model_type": "bert"'
         )
+    if model_folder.may_have_weights(folder):
+        raise WeightError(f"{folder} has no {model_folder.CONFIG}, {_remedy(folder, allow_pickle)}")
     return model_folder.read_config(folder)  # Says that there is none.
+
+
+def _remedy(folder: Path, allow_pickle: bool) -> str:
+    """What a folder of weights without a config needs, as far as the names of its tensors tell."""
+    try:
+        names = "\n".join(model_folder.Tensors.of(folder, allow_pickle=allow_pickle))
+    except WeightError:
+        names = ""
+    found = (remedy for pattern, remedy in _PROJECTS.items() if re.search(pattern, names, re.MULTILINE))
+    return next(found, "which says what its weights are: copy that of the model that they were trained from")
 
 
 @contextmanager

@@ -197,6 +197,11 @@ def has_weights(folder: Path) -> bool:
     return any(has(folder, name) for name in _FORMATS)
 
 
+def may_have_weights(folder: Path) -> bool:
+    """Whether the folder has a file that may hold weights, under whatever name."""
+    return any(path.suffix in _OTHER_NAMES for path in folder.iterdir())
+
+
 def _without_weights(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     found = [(name, _OTHER_NAMES[suffix]) for name in names if (suffix := Path(name).suffix) in _OTHER_NAMES]

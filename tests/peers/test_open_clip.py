@@ -1,5 +1,7 @@
 """open_clip opens our folders in its layout, and gives our vectors of the same pictures and texts."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,21 @@ def test_open_clip_gives_our_vectors(name, tmp_path):
     module, params, own = model_of(name)
     lit_jax.save(tmp_path, module, params, own, layout="open_clip")
     assert_same_vectors(tmp_path, module, params, own)
+
+
+def test_a_checkpoint_of_a_training_opens_with_the_config_that_open_clip_knows(tmp_path):
+    """As docs/formats.md says."""
+    model = open_clip.create_model("ViT-S-32-alt").eval()
+    stored = {"epoch": 3, "name": "run", "state_dict": model.state_dict()}
+    torch.save(stored, tmp_path / "open_clip_pytorch_model.bin")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip.get_model_config("ViT-S-32-alt")))
+    ours = Embedder(tmp_path, allow_pickle=True)
+    preprocess = open_clip.image_transform(224, is_train=False)
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([preprocess(one) for one in pictures()]), normalize=True)
+        texts = model.encode_text(open_clip.get_tokenizer("ViT-S-32-alt")(TEXTS), normalize=True)
+    np.testing.assert_allclose(ours.pictures(pictures()), images.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours.texts(TEXTS), texts.numpy(), rtol=0, atol=1e-5)
 
 
 SMALL = {

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ _ACTIVATIONS = {  # Of architectures; of all others it is gelu.
 }
 _HF_ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
 _MARKS = "patch_embed.proj.weight", "blocks.0.norm1.weight"  # Tensors of every ViT.
+_OF_DINOV2 = {  # Names in the files of its own project -> in timm.
+    r"\bregister_tokens$": "reg_token",
+    r"\.mlp\.w12\.": ".mlp.fc1.",
+    r"\.mlp\.w3\.": ".mlp.fc2.",
+    r"\bblocks\.\d+\.(\d+)\.": r"blocks.\1.",  # Chunks of blocks, which are numbered through.
+}
 # Arguments that the tensors show, or that change nothing in use.
 _SHOWN = frozenset(
     """img_size embed_dim depth num_heads patch_size act_layer init_values reg_tokens in_chans num_classes global_pool
@@ -111,6 +117,14 @@ def activation_of(architecture: str) -> str:
     return _HF_ACTIVATIONS[_activation(architecture)]
 
 
+def _names_in_timm(names: Collection[str]) -> dict[str, str]:
+    """Names -> those of timm, unless two would be the same."""
+    found = {name: name for name in names}
+    for theirs, timms in _OF_DINOV2.items():
+        found = {name: re.sub(theirs, timms, known) for name, known in found.items()}
+    return found if len({*found.values()}) == len(found) else {name: name for name in names}
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     config = model_folder.read_config(folder)
     for name, wanted in (("architecture", str), ("pretrained_cfg", dict), ("model_args", dict)):
@@ -131,7 +145,8 @@ def _is_timm(folder: Path) -> bool:
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
     config = _read_config(folder)
-    source = inner(folder, model_folder.Tensors.of(folder, allow_pickle=allow_pickle), _MARKS)
+    stored = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
+    source = inner(folder, stored.renamed(_names_in_timm(stored)), _MARKS)
     pooling = field(str(folder / model_folder.CONFIG), config, "global_pool", "")
     part = tower(folder, config["architecture"], config.get("model_args", {}), source, pooling=pooling)
     if part.pooling != "pooler":

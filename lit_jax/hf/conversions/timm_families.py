@@ -30,12 +30,14 @@ class Trunk:
         self.hidden = self["blocks.0.mlp.fc2.weight"].shape[-1]
         self.gated = self["blocks.0.mlp.fc1.weight"].shape[0] == 2 * self.hidden
         self.registers = self["reg_token"].shape[1] if "reg_token" in self.names else 0
-        # Positions are of the patches alone, or also of the tokens before them.
-        rows, before = positions.shape[1], ("cls_token" in self.names) + self.registers
-        self.positioned = math.isqrt(rows) ** 2 != rows
-        self.side = math.isqrt(rows - before * self.positioned)
-        if self.side**2 != rows - before * self.positioned:
+        # Positions are of the patches alone, of the CLS token as well, or of the registers as well.
+        rows, first = positions.shape[1], int("cls_token" in self.names)
+        kinds = (
+            n for n in (0, first, first + self.registers) if math.isqrt(max(0, rows - n)) ** 2 == rows - n
+        )
+        if (before := next(kinds, None)) is None:
             raise WeightError(f"{where}: pos_embed has {rows} rows, which are not those of a square picture")
+        self._before, self.side = before, math.isqrt(rows - before)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.names:
@@ -46,15 +48,15 @@ class Trunk:
     def positions(self) -> np.ndarray:
         """[1, 1 + N, D]: of the CLS token and of the patches."""
         table = self["pos_embed"]
-        if not self.positioned:
+        if not self._before:
             return np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
-        return np.concatenate([table[:, :1], table[:, 1 + self.registers :]], axis=1)
+        return np.concatenate([table[:, :1], table[:, self._before :]], axis=1)
 
     @property
     def register_tokens(self) -> np.ndarray:
-        """[1, R, D], with their positions added."""
+        """[1, R, D], with their positions, if they have some, added."""
         tokens = self["reg_token"]
-        return tokens + self["pos_embed"][:, 1 : 1 + self.registers] if self.positioned else tokens
+        return tokens + self["pos_embed"][:, 1 : self._before] if self._before > 1 else tokens
 
 
 def _vit(trunk: Trunk, common: dict[str, Any]) -> Part:

@@ -106,6 +106,18 @@ def test_a_pickle_is_read_only_when_allowed(tmp_path):
     np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
 
 
+def test_the_numbers_among_the_tensors_of_openai_are_left_out(tmp_path):
+    """The weights of OpenAI's own files hold three, which open_clip leaves out as well."""
+    model = foreign.stored("clip")
+    numbers = {
+        "input_resolution": np.array(32),
+        "context_length": np.array(12),
+        "vocab_size": np.array(60),
+    }
+    _, (images, _, _) = embedded(foreign.write(tmp_path, model, **numbers), model)
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+
+
 def larger(model, *prefixes):
     """The tensors of a model as a larger one stores them, below each of the prefixes, and one of its own."""
     tensors = {key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}

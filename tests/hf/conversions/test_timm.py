@@ -1,6 +1,7 @@
 """Image towers of timm give its own features: tests/fixtures/make_foreign.py says how those were computed."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,39 @@ def test_a_tower_within_a_larger_model_is_found_there_without_its_mask_token(tmp
     pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
     np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
     assert "do not lie below 'teacher.backbone.': teacher.head.weight" in caplog.text
+
+
+def of_dinov2(tensors):
+    """The same model as the project of DINOv2 stores it: the CLS token has a position, and registers have none."""
+    found = {
+        name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): a for name, a in tensors.items()
+    }
+    if "reg_token" in found:
+        first = foreign.drawn("first", found["cls_token"].shape)
+        found["register_tokens"] = found.pop("reg_token")
+        found["cls_token"] = found["cls_token"] - first
+        found["pos_embed"] = np.concatenate([first, found["pos_embed"]], axis=1)
+    return found
+
+
+def in_chunks(tensors):
+    """The same model with a chunk for each block, as DINOv2 is trained."""
+    chunks = {name: re.sub(r"^blocks\.(\d+)", r"teacher.backbone.blocks.\1.\1", name) for name in tensors}
+    return {new if new != name else f"teacher.backbone.{name}": tensors[name] for name, new in chunks.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [("dinov2_registers", of_dinov2), ("dinov2_gated", of_dinov2), ("dinov2", in_chunks)],
+)
+def test_a_file_of_the_project_of_dinov2_gives_the_same_features(name, stored, tmp_path, text):
+    model = foreign.stored(name)
+    tensors = stored({key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()})
+    assert not set(tensors) <= set(model["shapes"])
+    loaded = joined(foreign.write(tmp_path, model, without=model["shapes"], **tensors), text)
+    assert loaded.module.config.vision_type == TYPES[name]
+    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
+    np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_single_tower_of_timm_is_no_dual_encoder(tmp_path):
