@@ -85,7 +85,8 @@ def read_tower(
         if pooling == "pooler":
             pooling = kinds.own_pooling(tower, folder, raw)
         prefix = f"{tower}_model." if is_composite(raw["model_type"]) else ""
-        raw = half(tower, config or raw)
+        # How a tower of another project is pooled, which is no field of its type.
+        raw = half(tower, config or {key: value for key, value in raw.items() if key != f"{tower}_pooling"})
         if (meant := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
             log.warning(
                 "%s is of type %r: %s_config is for type %r and is not used",

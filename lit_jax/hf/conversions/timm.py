@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,29 +18,41 @@ from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 _NAMES = r"(vit|deit|deit3|flexivit|test_vit\d?)_\w+|test_vit"
 # What has the tensors of a ViT and is none, or has others.
-_OTHERS = r"\w*(distilled|_rpn_|relpos|_r26|_r50|resnet|_mci_|_18x2|_xp_|_sam\b)\w*"
+_OTHERS = (
+    r"\w*(distilled|_rpn_|relpos|_r26|_r50|_r_s16|resnet|_mci_|_18x2|_xp_|_sam\b|pwee_|_rope_|_pe_(core|lang|spatial)_|"
+    r"_lingbot|_sapiens2|_radio_|_intern300m_|_reg\d_map_|_reg1_tipsv2)\w*"
+)
+_ROTARY = r"\w*_dinov3(_qkvb)?"
 _HEADS = {  # By width, except where the name or `model_args` say another number.
     **{64: 2, 96: 3, 192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14},
     **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 2048: 16},
 }
-_OTHER_HEADS = {r"vit_base_patch16_gap_224": 16, r"vit_giantopt_\w+": 16}
+_OTHER_HEADS = {
+    r"vit_base_patch16_gap_224": 16,
+    r"vit_giantopt_\w+": 16,
+    r"vit_huge_plus_patch16_dinov3\w*": 20,
+    r"vit_7b_patch16_dinov3": 32,
+}
 _ACTIVATIONS = {  # Of architectures; of all others it is gelu.
     r"\w*quickgelu\w*": "quick_gelu",
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip_\w+|vit_large_patch16_siglip_(gap_)?512": "gelu_tanh",
 }
 _HF_ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
 _MARKS = "patch_embed.proj.weight", "blocks.0.norm1.weight"  # Tensors of every ViT.
-_OF_DINOV2 = {  # Names in the files of its own project -> in timm.
-    r"\bregister_tokens$": "reg_token",
+_OF_DINO = {  # Names in the files of the projects of DINOv2 and DINOv3 -> in timm.
+    r"\b(register|storage)_tokens$": "reg_token",
     r"\.mlp\.w12\.": ".mlp.fc1.",
+    r"\.mlp\.w1\.": ".mlp.fc1_g.",
+    r"\.mlp\.w2\.": ".mlp.fc1_x.",
     r"\.mlp\.w3\.": ".mlp.fc2.",
     r"\bblocks\.\d+\.(\d+)\.": r"blocks.\1.",  # Chunks of blocks, which are numbered through.
 }
+_OF_DINOV3 = _OF_DINO | {r"\.ls([12])\.gamma$": r".gamma_\1"}
 # Arguments that the tensors show, or that change nothing in use.
 _SHOWN = frozenset(
     """img_size embed_dim depth num_heads patch_size act_layer init_values reg_tokens in_chans num_classes global_pool
-    class_token no_embed_class pre_norm fc_norm mlp_ratio qkv_bias dynamic_img_size weight_init fix_init drop_rate
-    pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate""".split()
+    class_token no_embed_class pre_norm fc_norm final_norm mlp_ratio qkv_bias dynamic_img_size weight_init fix_init
+    drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate""".split()
 )
 
 
@@ -52,11 +64,12 @@ def tower(
     *,
     prefix: str = "",
     pooling: str = "",
+    image_size: int = 224,
 ) -> Part:
     """The image tower of that name, whose tensors begin with `prefix`, as a type of transformers that computes it.
 
-    `args` are the arguments that its config gives beside the name; `pooling` is one of timm's, "" is the tower's own.
-    Raises WeightError for any other architecture.
+    `args` are the arguments that its config gives beside the name; `pooling` is one of timm's, "" is the tower's own;
+    `image_size` counts where no tensor shows it. Raises WeightError for any other architecture.
     """
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
@@ -66,13 +79,16 @@ def tower(
     for name, value in args.items():
         if name not in _SHOWN:
             raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-    trunk = Trunk(where, source, prefix)
+    trunk = Trunk(where, source, prefix, is_rotary=bool(re.fullmatch(_ROTARY, architecture)))
     family = next((family for family in FAMILIES if family.marks(trunk)), None)
     if family is None:
         raise WeightError(
             f"{where}: {architecture} without a CLS token is implemented with pooling by attention (map) alone"
         )
-    part = family.part(trunk, _common(trunk, architecture, args))
+    common = _common(trunk, architecture, args)
+    if trunk.is_rotary:
+        common["image_size"] = args.get("img_size", image_size)
+    part = family.part(trunk, common)
     if pooling in ("", family.pooling):
         return part
     if (pooling, family.pooling) == ("avg", "token") and family.part is not clip:
@@ -102,7 +118,7 @@ def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[st
         "num_attention_heads": heads,
         "intermediate_size": trunk.hidden,
         "hidden_act": _HF_ACTIVATIONS[act],
-        "layer_norm_eps": 1e-5 if "norm_pre.weight" in trunk.names else 1e-6,
+        "layer_norm_eps": 1e-5 if trunk.is_rotary or "norm_pre.weight" in trunk.names else 1e-6,
     }
 
 
@@ -117,10 +133,10 @@ def activation_of(architecture: str) -> str:
     return _HF_ACTIVATIONS[_activation(architecture)]
 
 
-def _names_in_timm(names: Collection[str]) -> dict[str, str]:
+def _names_in_timm(architecture: str, names: Collection[str]) -> dict[str, str]:
     """Names -> those of timm, unless two would be the same."""
     found = {name: name for name in names}
-    for theirs, timms in _OF_DINOV2.items():
+    for theirs, timms in (_OF_DINOV3 if re.fullmatch(_ROTARY, architecture) else _OF_DINO).items():
         found = {name: re.sub(theirs, timms, known) for name, known in found.items()}
     return found if len({*found.values()}) == len(found) else {name: name for name in names}
 
@@ -145,33 +161,53 @@ def _is_timm(folder: Path) -> bool:
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
     config = _read_config(folder)
+    architecture = config["architecture"]
     stored = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
-    source = inner(folder, stored.renamed(_names_in_timm(stored)), _MARKS)
-    pooling = field(str(folder / model_folder.CONFIG), config, "global_pool", "")
-    part = tower(folder, config["architecture"], config.get("model_args", {}), source, pooling=pooling)
-    if part.pooling != "pooler":
-        raise WeightError(
-            f"{folder}: {config['architecture']} pools the mean of its patches behind its last norm, which a tower "
-            "of its own is not implemented to do; one that pools its CLS token is"
-        )
-    dropped = rf"({part.dropped}|head\.(weight|bias)|mask_token)"  # The classifier, and what DINOv2 was trained with.
-    return Model(part.config, converted(folder, source, part.rows, made=part.made, dropped=dropped))
+    source = inner(folder, stored.renamed(_names_in_timm(architecture, stored)), _MARKS)
+    part = tower(
+        folder,
+        architecture,
+        config.get("model_args", {}),
+        source,
+        pooling=field(str(folder / model_folder.CONFIG), config, "global_pool", ""),
+        image_size=_pictures(folder, config).side,
+    )
+    dropped = (
+        rf"({part.dropped}|head\.(weight|bias)|mask_token)"  # The classifier, and what DINO was trained with.
+    )
+    tensors = converted(folder, source, part.rows, made=part.made, dropped=dropped)
+    return Model(part.config | {"vision_pooling": part.pooling}, tensors)
 
 
-def _image_processor(folder: Path) -> ImageProcessor:
-    from lit_jax.hf.conversions.pictures import square_processor
+class _Pictures(NamedTuple):
+    """What the config of a folder says of its pictures."""
 
-    config = _read_config(folder)
+    where: str
+    stored: Mapping[str, Any]
+    side: int
+    crop: float
+
+
+def _pictures(folder: Path, config: Mapping[str, Any]) -> _Pictures:
+    """Raises WeightError unless they are squares."""
     where = f"{folder / model_folder.CONFIG}: pretrained_cfg"
     stored = config.get("pretrained_cfg") or config  # Old folders have its fields one level up.
     size = field(where, stored, "input_size", [3, 224, 224])
-    crop, mode = field(where, stored, "crop_pct", 0.875), field(where, stored, "crop_mode", "center")
+    crop = field(where, stored, "crop_pct", 0.875)
     side = size[-1] if len(size) == 3 and size[1] == size[2] else size
     if not isinstance(side, int) or not 0 < crop <= 1:
         raise WeightError(
             f"{where}: input_size {shown(size)} with crop_pct {shown(crop)} is not implemented; a square "
             "with a crop_pct of at most 1 is"
         )
+    return _Pictures(where, stored, side, crop)
+
+
+def _image_processor(folder: Path) -> ImageProcessor:
+    from lit_jax.hf.conversions.pictures import square_processor
+
+    where, stored, side, crop = _pictures(folder, _read_config(folder))
+    mode = field(where, stored, "crop_mode", "center")
     return square_processor(
         folder,
         side=side,

@@ -17,27 +17,39 @@ from lit_jax.utils.errors import WeightError
 class Trunk:
     """The tensors of one trunk, and what they show of its shape."""
 
-    def __init__(self, where: Path, source: Mapping[str, np.ndarray], prefix: str) -> None:
+    def __init__(
+        self, where: Path, source: Mapping[str, np.ndarray], prefix: str, *, is_rotary: bool = False
+    ) -> None:
         self.where, self._source, self._prefix = where, source, prefix
+        self.is_rotary = is_rotary  # Such positions have no table and fit any picture.
         self.names = {name.removeprefix(prefix) for name in source if name.startswith(prefix)}
         self.depth = count(self.names, r"blocks\.(\d+)\.")
-        kernel, positions = self["patch_embed.proj.weight"], self["pos_embed"]
-        if kernel.ndim != 4 or positions.ndim != 3 or not self.depth:
+        kernel = self["patch_embed.proj.weight"]
+        if kernel.ndim != 4 or not self.depth:
             raise WeightError(
                 f"{where}: the tensors of the image tower are not those of a vision transformer"
             )
         self.width, self.channels, self.patch, _ = kernel.shape
         self.hidden = self["blocks.0.mlp.fc2.weight"].shape[-1]
-        self.gated = self["blocks.0.mlp.fc1.weight"].shape[0] == 2 * self.hidden
-        self.registers = self["reg_token"].shape[1] if "reg_token" in self.names else 0
-        # Positions are of the patches alone, of the CLS token as well, or of the registers as well.
-        rows, first = positions.shape[1], int("cls_token" in self.names)
-        kinds = (
-            n for n in (0, first, first + self.registers) if math.isqrt(max(0, rows - n)) ** 2 == rows - n
+        self.gated = (
+            "blocks.0.mlp.fc1_g.weight" in self.names
+            or self["blocks.0.mlp.fc1.weight"].shape[0] == 2 * self.hidden
         )
-        if (before := next(kinds, None)) is None:
-            raise WeightError(f"{where}: pos_embed has {rows} rows, which are not those of a square picture")
-        self._before, self.side = before, math.isqrt(rows - before)
+        self.registers = self["reg_token"].shape[1] if "reg_token" in self.names else 0
+        self._before, self.side = (0, 0) if is_rotary else self._positioned()
+
+    def _positioned(self) -> tuple[int, int]:
+        """How many tokens before the patches have positions, and the patches in a row. Raises WeightError."""
+        table, first = self["pos_embed"], int("cls_token" in self.names)
+        rows = table.shape[1] if table.ndim == 3 else -1
+        # Those of the patches alone, of the CLS token as well, or of the registers as well.
+        for before in (0, first, first + self.registers):
+            side = math.isqrt(max(0, rows - before))
+            if side**2 == rows - before:
+                return before, side
+        raise WeightError(
+            f"{self.where}: pos_embed has shape {table.shape}, which is not that of a square picture"
+        )
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.names:
@@ -111,6 +123,37 @@ def _dinov2(trunk: Trunk, common: dict[str, Any]) -> Part:
     )
 
 
+def _dinov3(trunk: Trunk, common: dict[str, Any]) -> Part:
+    """The last norm's CLS token, with rotary positions of the patches."""
+    width, gated = trunk.width, trunk.gated
+    # A DINOv3 that has biases of q, k and v masks those of k; one of timm has no k among them.
+    joined, own = _biased(trunk), "blocks.0.attn.q_bias" in trunk.names
+    rows = tables.DINOV3 + (tables.DINOV3_GATED if gated else tables.DINOV3_MLP)
+    made: dict[str, Any] = {"embeddings.mask_token": lambda: np.zeros((1, 1, width), np.float32)}
+
+    def bias(layer: int, i: int) -> np.ndarray:
+        return trunk[f"blocks.{layer}.attn.qkv.bias"][i * width : (i + 1) * width]
+
+    for layer in range(trunk.depth if joined else 0):
+        made |= {
+            f"layer.{layer}.attention.{part}_proj.bias": partial(bias, layer, i)
+            for part, i in (("q", 0), ("v", 2))
+        }
+    config = {
+        "model_type": "dinov3_vit",
+        "num_register_tokens": trunk.registers,
+        "use_gated_mlp": gated,
+        "query_bias": joined or own,
+        "value_bias": joined or own,
+    }
+    return Part(
+        common | config | ({"hidden_act": "silu"} if gated else {}),
+        bound(rows + (tables.DINOV3_BIASES if own else ()), trunk.depth),
+        made,
+        dropped=r"rope_embed\.periods|local_cls_norm\.\w+|blocks\.\d+\.attn\.qkv\.bias(_mask)?",
+    )
+
+
 def _beit(trunk: Trunk, common: dict[str, Any]) -> Part:
     """The norm of the mean of the patches: a BEiT, whose keys have no bias (a softmax takes no notice of one)."""
     scaled, width = "blocks.0.ls1.gamma" in trunk.names, trunk.width
@@ -172,6 +215,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = (  # The first that fits.
+    Family(lambda trunk: trunk.is_rotary, "token", _dinov3),
     Family(lambda trunk: "norm_pre.weight" in trunk.names, "token", clip),
     Family(lambda trunk: "attn_pool.latent" in trunk.names, "map", _siglip),
     Family(lambda trunk: {"fc_norm.weight", "cls_token"} <= trunk.names, "avg", _beit),

@@ -103,3 +103,36 @@ BEIT_ATTENTION = rows("""
     blocks.{l}.attn.proj.weight | encoder.layer.{l}.attention.output.dense.weight                | d e
     blocks.{l}.attn.proj.bias   | encoder.layer.{l}.attention.output.dense.bias                  | d
 """)
+DINOV3 = rows("""
+    cls_token                   | embeddings.cls_token                                  | x y d
+    reg_token                   | embeddings.register_tokens                            | x n d
+    patch_embed.proj.weight     | embeddings.patch_embeddings.weight                    | d c p q
+    patch_embed.proj.bias       | embeddings.patch_embeddings.bias                      | d
+    blocks.{l}.norm1.weight     | layer.{l}.norm1.weight                                | d
+    blocks.{l}.norm1.bias       | layer.{l}.norm1.bias                                  | d
+    blocks.{l}.attn.qkv.weight  | layer.{l}.attention.{q_proj,k_proj,v_proj}.weight     | (g d) e -> g d e
+    blocks.{l}.attn.proj.weight | layer.{l}.attention.o_proj.weight                     | d e
+    blocks.{l}.attn.proj.bias   | layer.{l}.attention.o_proj.bias                       | d
+    blocks.{l}.gamma_1          | layer.{l}.layer_scale1.lambda1                        | d
+    blocks.{l}.norm2.weight     | layer.{l}.norm2.weight                                | d
+    blocks.{l}.norm2.bias       | layer.{l}.norm2.bias                                  | d
+    blocks.{l}.mlp.fc2.weight   | layer.{l}.mlp.down_proj.weight                        | d f
+    blocks.{l}.mlp.fc2.bias     | layer.{l}.mlp.down_proj.bias                          | d
+    blocks.{l}.gamma_2          | layer.{l}.layer_scale2.lambda1                        | d
+    norm.weight                 | norm.weight                                           | d
+    norm.bias                   | norm.bias                                             | d
+""")
+DINOV3_BIASES = rows("""
+    blocks.{l}.attn.q_bias      | layer.{l}.attention.q_proj.bias                       | d
+    blocks.{l}.attn.v_bias      | layer.{l}.attention.v_proj.bias                       | d
+""")
+DINOV3_MLP = rows("""
+    blocks.{l}.mlp.fc1.weight   | layer.{l}.mlp.up_proj.weight                          | f d
+    blocks.{l}.mlp.fc1.bias     | layer.{l}.mlp.up_proj.bias                            | f
+""")
+DINOV3_GATED = rows("""
+    blocks.{l}.mlp.fc1_g.weight | layer.{l}.mlp.gate_proj.weight                        | f d
+    blocks.{l}.mlp.fc1_g.bias   | layer.{l}.mlp.gate_proj.bias                          | f
+    blocks.{l}.mlp.fc1_x.weight | layer.{l}.mlp.up_proj.weight                          | f d
+    blocks.{l}.mlp.fc1_x.bias   | layer.{l}.mlp.up_proj.bias                            | f
+""")

@@ -26,6 +26,10 @@ TYPES = {
     "dinov2": "dinov2",
     "dinov2_gated": "dinov2",
     "dinov2_registers": "dinov2_with_registers",
+    "vit_mean_of_last": "vit",
+    "dinov3": "dinov3_vit",
+    "dinov3_cls": "dinov3_vit",
+    "dinov3_gated": "dinov3_vit",
 }
 
 
@@ -62,10 +66,14 @@ CHANGES = [
     ({"architecture": "vit_base_patch16_rpn_224"}, "'vit_base_patch16_rpn_224' of timm is not implemented"),
     ({"architecture": 3}, "architecture=3 is not usable"),
     ({"global_pool": "max"}, "with the pooling 'max' is not implemented"),
-    ({"global_pool": "avg"}, "pools the mean of its patches behind its last norm"),
+    (
+        {"architecture": "vit_base_patch16_rope_ape_224"},
+        "'vit_base_patch16_rope_ape_224' of timm is not impl",
+    ),
     ({"model_args": {"qk_norm": True}}, "with qk_norm=True is not implemented"),
     ({"model_args": {"act_layer": "relu"}}, "with act_layer 'relu' is not implemented"),
     ({"model_args": {"num_heads": 7}}, "does not divide into num_attention_heads=7"),
+    ({"architecture": "vit_base_patch16_dinov3"}, "missing from the checkpoint: .*gamma_1"),
     ({"model_args": []}, r"model_args=\[\] is not usable"),
 ]
 
@@ -115,6 +123,32 @@ def of_dinov2(tensors):
     return found
 
 
+def of_dinov3(tensors):
+    """The same model as the project of DINOv3 stores it: it has biases of k, and masks them."""
+    names = {
+        "reg_token": "storage_tokens",
+        "gamma_1": "ls1.gamma",
+        "gamma_2": "ls2.gamma",
+        "fc1_g": "w1",
+        "fc1_x": "w2",
+    }
+    if "blocks.0.mlp.fc1_g.weight" in tensors:
+        names["fc2"] = "w3"
+    found = {}
+    for name, array in tensors.items():
+        for timms, theirs in names.items():
+            name = name.replace(timms, theirs)
+        if name.endswith("q_bias"):
+            start = name.removesuffix("q_bias") + "qkv.bias"
+            parts = [array, foreign.drawn(name, array.shape), tensors[name.replace("q_bias", "v_bias")]]
+            found[start] = np.concatenate(parts)
+            found[f"{start}_mask"] = np.repeat(np.array([1, 0, 1], np.float32), len(array))
+        elif not name.endswith("v_bias"):
+            found[name] = array
+    more = {"mask_token": (1, 64), "rope_embed.periods": (8,), "local_cls_norm.weight": (64,)}
+    return found | {name: foreign.drawn(name, shape) for name, shape in more.items()}
+
+
 def in_chunks(tensors):
     """The same model with a chunk for each block, as DINOv2 is trained."""
     chunks = {name: re.sub(r"^blocks\.(\d+)", r"teacher.backbone.blocks.\1.\1", name) for name in tensors}
@@ -123,9 +157,15 @@ def in_chunks(tensors):
 
 @pytest.mark.parametrize(
     ("name", "stored"),
-    [("dinov2_registers", of_dinov2), ("dinov2_gated", of_dinov2), ("dinov2", in_chunks)],
+    [
+        ("dinov2_registers", of_dinov2),
+        ("dinov2_gated", of_dinov2),
+        ("dinov2", in_chunks),
+        ("dinov3_cls", of_dinov3),
+        ("dinov3_gated", of_dinov3),
+    ],
 )
-def test_a_file_of_the_project_of_dinov2_gives_the_same_features(name, stored, tmp_path, text):
+def test_a_file_of_the_project_of_dino_gives_the_same_features(name, stored, tmp_path, text):
     model = foreign.stored(name)
     tensors = stored({key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()})
     assert not set(tensors) <= set(model["shapes"])
@@ -133,6 +173,34 @@ def test_a_file_of_the_project_of_dinov2_gives_the_same_features(name, stored, t
     assert loaded.module.config.vision_type == TYPES[name]
     pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
     np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("dinov3", "mean"), ("dinov3_cls", "pooler")])
+def test_how_it_is_pooled_is_saved_for_the_whole_model_alone(name, pooling, tmp_path, text):
+    module, params = lit_jax.from_towers(foreign.write(tmp_path / name, foreign.stored(name)), text)
+    assert module.config.vision_pooling == pooling
+    lit_jax.save(tmp_path / "saved", module, params, layout="lit_jax")
+    stored = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert (
+        stored.get("vision_pooling", "pooler") == pooling and "vision_pooling" not in stored["vision_config"]
+    )
+    again, params_again = lit_jax.load(tmp_path / "saved")
+    embeds = [
+        m.apply({"params": p}, foreign.images(32), method="pool_images")
+        for m, p in ((module, params), (again, params_again))
+    ]
+    np.testing.assert_array_equal(*embeds)
+
+
+def test_pictures_are_of_the_size_that_the_config_says_where_no_positions_say_it(tmp_path, text):
+    model = foreign.stored("dinov3")
+    config = model["files"]["config.json"]
+    del config["model_args"]["img_size"]
+    for given, size in ((config["pretrained_cfg"], 256), ({}, 224)):
+        config["pretrained_cfg"] = given
+        folder = foreign.write(tmp_path / str(size), model)
+        module, _ = lit_jax.from_towers(folder, text)
+        assert module.config.vision.image_size == size == load_image_processor(folder).crop_size["height"]
 
 
 def test_a_single_tower_of_timm_is_no_dual_encoder(tmp_path):
