@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10  # For the head of a request, from its first byte or from the beginning of the connection.
 IDLE_SECONDS = 5  # Between two requests.
+UNREAD_SECONDS = 0.05  # In which what came while the event loop was busy is read.
 SEND_SECONDS = 30  # In which some of an answer must be taken.
 CONNECTIONS = 256  # With more, the oldest without a request is closed.
 
@@ -131,6 +132,10 @@ class Connection(H11Protocol):
             self._deadline = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
+        """At the end of the time: the rest of the head may have come, and not be read yet."""
+        self._deadline = self.loop.call_later(UNREAD_SECONDS, self._close_unless_busy)
+
+    def _close_unless_busy(self) -> None:
         self._deadline = None
         if not self.is_busy:
             self.transport.close()

@@ -161,35 +161,61 @@ def test_a_new_connection_is_served_when_there_are_too_many_old_ones(address, mo
 
 
 class Transport:
-    """What a connection is told of its other side, and whether it was aborted."""
+    """What a connection is told of its other side, and what it did to it."""
 
     def __init__(self):
-        self.aborts = 0
+        self.aborts = self.closes = 0
 
     def get_extra_info(self, name):
         return None
 
     def is_closing(self):
-        return self.aborts > 0
+        return self.aborts + self.closes > 0
 
     def abort(self):
         self.aborts += 1
+
+    def close(self):
+        self.closes += 1
+
+
+async def waits(scope, receive, send):
+    await asyncio.sleep(60)
+
+
+def connected(count):
+    """So many connections of the running event loop, and their transports."""
+    settings, state = uvicorn.Config(waits, log_config=None), ServerState()
+    settings.load()
+    transports = [Transport() for _ in range(count)]
+    connections = [server.Connection(settings, state, {}, asyncio.get_running_loop()) for _ in transports]
+    for connection, transport in zip(connections, transports, strict=True):
+        connection.connection_made(transport)
+    return connections, transports
 
 
 def test_connections_that_begin_at_one_time_of_the_clock_are_closed_in_their_order(monkeypatch):
     monkeypatch.setattr(server, "CONNECTIONS", 20)
 
     async def aborts():
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "time", lambda: 0.0)
-        settings, state = uvicorn.Config(lambda: None, log_config=None), ServerState()
-        settings.load()
-        transports = [Transport() for _ in range(60)]
-        for transport in transports:
-            server.Connection(settings, state, {}, loop).connection_made(transport)
-        return [transport.aborts for transport in transports]
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 0.0)
+        return [transport.aborts for transport in connected(60)[1]]
 
     assert asyncio.run(aborts()) == [1] * 40 + [0] * 20
+
+
+@pytest.mark.parametrize(("rest", "closed"), [(b"Host: a\r\n\r\n", False), (b"Host: a\r\n", True)])
+def test_a_head_that_came_while_the_event_loop_was_busy_is_not_given_up(rest, closed, monkeypatch):
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0)
+
+    async def closes():
+        (connection,), (transport,) = connected(1)
+        # It is read only after the end of the time has been noticed.
+        asyncio.get_running_loop().call_later(0, connection.data_received, b"GET / HTTP/1.1\r\n" + rest)
+        await asyncio.sleep(2 * server.UNREAD_SECONDS)
+        return transport.closes
+
+    assert asyncio.run(closes()) == closed
 
 
 @pytest.mark.parametrize(
