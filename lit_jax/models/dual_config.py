@@ -40,7 +40,11 @@ def encoder_of(tower: str, model_type: str) -> Encoder:
     """The architecture of that name. Raises WeightError for one that is not implemented."""
     known, others = (VISION, TEXT) if tower == "vision" else (TEXT, VISION)
     if isinstance(model_type, str) and model_type in others and model_type not in known:
-        raise WeightError(f"a {model_type} is no {tower} tower but the other one: exchange the two")
+        wanted, found = ("an image", "a text") if tower == "vision" else ("a text", "an image")
+        raise WeightError(
+            f"a model of type {model_type!r} is {found} tower where {wanted} tower is wanted; give {wanted} tower as "
+            f"the {tower} tower (lit-jax encoders lists both kinds)"
+        )
     if not isinstance(model_type, str) or model_type not in known:
         reason = reason_of(model_type) if isinstance(model_type, str) else None
         why = f" ({reason})" if reason else ""

@@ -213,11 +213,11 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
     (f"{TRAIN}.optim.peek_lr 3", 2, r"config\.optim\.peek_lr does not exist; did you mean optim\.peak_lr\?"),
     (f"{TRAIN}.batch_size 7", 2, "does not divide over the 8 devices of the mesh"),
     (f"{TRAIN}.data.train floder:x", 3, r"did you mean folder:x\?"),
-    (f"{TRAIN}.model.text conf/v", 4, "a vit is no text tower but the other one: exchange the two"),
+    (f"{TRAIN}.model.text conf/v", 4, "a model of type 'vit' is an image tower where a text tower is wanted"),
     (
         "align conf/t conf/v pairs --workdir new2",
         4,
-        "a bert is no vision tower but the other one: exchange the two",
+        "a model of type 'bert' is a text tower where an image tower is wanted",
     ),
     ("quickstart --workdir model", 4, "model is a model and not a run"),
     ("quickstart --workdir run", 2, "run holds a run that began in another way; name another --workdir"),
