@@ -20,7 +20,7 @@ _NAMES = r"(vit|deit|deit3|flexivit|test_vit\d?)_\w+|test_vit"
 # What has the tensors of a ViT and is none, or has others.
 _OTHERS = (
     r"\w*(distilled|_rpn_|relpos|_r26|_r50|_r_s16|resnet|_mci_|_18x2|_xp_|_sam\b|pwee_|_rope_|_pe_(core|lang|spatial)_|"
-    r"_lingbot|_sapiens2|_radio_|_intern300m_|_reg\d_map_|_reg1_tipsv2)\w*"
+    r"_lingbot|_sapiens2|_radio_|_intern300m_|_reg\d_map_)\w*"
 )
 _ROTARY = r"\w*_dinov3(_qkvb)?"
 _HEADS = {  # By width, except where the name or `model_args` say another number.
@@ -83,7 +83,7 @@ def tower(
     family = next((family for family in FAMILIES if family.marks(trunk)), None)
     if family is None:
         raise WeightError(
-            f"{where}: {architecture} without a CLS token is implemented with pooling by attention (map) alone"
+            f"{where}: {architecture} with registers or layer scale and without a CLS token is not implemented"
         )
     common = _common(trunk, architecture, args)
     if trunk.is_rotary:

@@ -86,6 +86,12 @@ def _vit(trunk: Trunk, common: dict[str, Any]) -> Part:
     )
 
 
+def _ijepa(trunk: Trunk, common: dict[str, Any]) -> Part:
+    """The mean of the patches behind the last norm, where there is no CLS token: an I-JEPA."""
+    own = tables.PATCHES + tables.POSITIONS + _attention(trunk) + tables.VIT + tables.NORM
+    return Part({"model_type": "ijepa", "qkv_bias": _biased(trunk), **common}, bound(own, trunk.depth))
+
+
 def _dinov2(trunk: Trunk, common: dict[str, Any]) -> Part:
     """The last norm's CLS token, of layers with a scale, gated MLPs or registers."""
     kind, fields = "dinov2", {key: value for key, value in common.items() if key != "intermediate_size"}
@@ -228,6 +234,7 @@ FAMILIES = (  # The first that fits.
         _dinov2,
     ),
     Family(lambda trunk: "cls_token" in trunk.names, "token", _vit),
+    Family(lambda trunk: not trunk.registers and "blocks.0.ls1.gamma" not in trunk.names, "avg", _ijepa),
 )
 
 

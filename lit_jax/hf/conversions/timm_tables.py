@@ -2,11 +2,12 @@
 
 from lit_jax.hf.conversions.renames import rows
 
-EMBEDDINGS = rows("""
-    cls_token               | embeddings.cls_token                          | x y d
+PATCHES = rows("""
     patch_embed.proj.weight | embeddings.patch_embeddings.projection.weight | d c p q
     patch_embed.proj.bias   | embeddings.patch_embeddings.projection.bias   | d
 """)
+EMBEDDINGS = PATCHES + rows("cls_token | embeddings.cls_token | x y d")
+POSITIONS = rows("pos_embed | embeddings.position_embeddings | x n d")
 NORM = rows("""
     norm.weight | layernorm.weight | d
     norm.bias   | layernorm.bias   | d

@@ -27,6 +27,7 @@ TYPES = {
     "dinov2_gated": "dinov2",
     "dinov2_registers": "dinov2_with_registers",
     "vit_mean_of_last": "vit",
+    "vit_mean_without_cls": "ijepa",
     "dinov3": "dinov3_vit",
     "dinov3_cls": "dinov3_vit",
     "dinov3_gated": "dinov3_vit",
