@@ -2,12 +2,18 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 
+import lit_jax
 from lit_jax.hf.conversions.timm import tower
 from lit_jax.utils.errors import WeightError
+from tests import tiny
+from tests.hf.conversions import foreign
 
 timm = pytest.importorskip("timm")
 
@@ -54,3 +60,21 @@ def test_no_architecture_of_timm_is_taken_for_another(tmp_path):
         "beit"
     }
     assert sum(taken.values()) >= 127
+
+
+@pytest.mark.parametrize("architecture", ["vit_base_patch16_224", "vit_small_patch16_dinov3"])
+def test_what_the_wrapper_of_transformers_saves_gives_its_pooled_output(architecture, tmp_path):
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
+    config = transformers.TimmWrapperConfig(architecture=architecture, model_args=sizes)
+    model = transformers.TimmWrapperModel(config).eval()
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: torch.from_numpy(foreign.drawn(name, s)) for name, s in shapes.items()})
+    model.save_pretrained(tmp_path / "saved")
+    tiny.write_tower(tmp_path / "text", tiny.BERT)
+    module, params = lit_jax.from_towers(tmp_path / "saved", tmp_path / "text")
+    images = foreign.images(32)
+    params = {"params": jax.tree.map(jnp.asarray, params)}
+    ours = module.apply(params, images, method="pool_images")
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())).pooler_output
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)

@@ -27,7 +27,8 @@ def format_of(path: Path) -> Format | None:
     ):  # Its first module may be a model of transformers in the same place.
         return sentence_transformers.FORMAT
     config = path / model_folder.CONFIG
-    if config.is_file() and model_folder.has_weights(path) and "model_type" in model_folder.read_json(config):
+    stored = model_folder.read_json(config) if config.is_file() else {}
+    if stored.get("model_type", timm.WRAPPER) != timm.WRAPPER and model_folder.has_weights(path):
         return None
     found = next((form for form in FORMATS if form.is_it(path)), None)
     if found is None and path.suffix == ".npz" and path.is_file():

@@ -1,4 +1,7 @@
-"""Vision transformers of timm (`config.json` with an `architecture`), alone and as towers in a model of open_clip."""
+"""Vision transformers of timm (`config.json` with an `architecture`), alone and as towers in a model of open_clip.
+
+Alone, they are folders of timm or of transformers' TimmWrapperModel.
+"""
 
 import math
 import re
@@ -16,6 +19,7 @@ from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
+WRAPPER = "timm_wrapper"  # The model_type of TimmWrapperModel.
 _NAMES = r"(vit|deit|deit3|flexivit|test_vit\d?)_\w+|test_vit"
 # What has the tensors of a ViT and is none, or has others.
 _OTHERS = (
@@ -142,7 +146,8 @@ def _names_in_timm(architecture: str, names: Collection[str]) -> dict[str, str]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    config = model_folder.read_config(folder)
+    # TimmWrapperConfig writes null for what is not said.
+    config = {key: value for key, value in model_folder.read_config(folder).items() if value is not None}
     for name, wanted in (("architecture", str), ("pretrained_cfg", dict), ("model_args", dict)):
         if not isinstance(config.get(name, wanted()), wanted):
             raise WeightError(
@@ -156,7 +161,7 @@ def _is_timm(folder: Path) -> bool:
     if not (folder / model_folder.CONFIG).is_file():
         return False
     config = model_folder.read_json(folder / model_folder.CONFIG)
-    return "architecture" in config and "model_type" not in config
+    return "architecture" in config and config.get("model_type", WRAPPER) == WRAPPER
 
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
@@ -164,14 +169,12 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     architecture = config["architecture"]
     stored = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
     source = inner(folder, stored.renamed(_names_in_timm(architecture, stored)), _MARKS)
-    part = tower(
-        folder,
-        architecture,
-        config.get("model_args", {}),
-        source,
-        pooling=field(str(folder / model_folder.CONFIG), config, "global_pool", ""),
-        image_size=_pictures(folder, config).side,
-    )
+    args = config.get("model_args", {})
+    pooling = field(str(folder / model_folder.CONFIG), args | config, "global_pool", "")
+    if not pooling and re.fullmatch(_ROTARY, architecture):
+        pooling = "avg"  # What timm makes of the name.
+    side = _pictures(folder, config).side
+    part = tower(folder, architecture, args, source, pooling=pooling, image_size=side)
     dropped = (
         rf"({part.dropped}|head\.(weight|bias)|mask_token)"  # The classifier, and what DINO was trained with.
     )

@@ -176,6 +176,20 @@ def test_a_file_of_the_project_of_dino_gives_the_same_features(name, stored, tmp
     np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vit", "dinov3"])
+def test_a_folder_of_the_timm_wrapper_of_transformers_gives_the_same_features(name, tmp_path, text):
+    """It says nothing of the pooling, which is that of the name."""
+    model = foreign.stored(name)
+    config = model["files"]["config.json"]
+    config |= {"model_type": "timm_wrapper", "do_pooling": True, "labels": None, "pretrained_cfg": None}
+    del config["global_pool"]
+    config["model_args"].pop("global_pool", None)
+    stored = {f"timm_model.{key}": foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
+    loaded = joined(foreign.write(tmp_path, model, without=model["shapes"], **stored), text)
+    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
+    np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "pooling"), [("dinov3", "mean"), ("dinov3_cls", "pooler")])
 def test_how_it_is_pooled_is_saved_for_the_whole_model_alone(name, pooling, tmp_path, text):
     module, params = lit_jax.from_towers(foreign.write(tmp_path / name, foreign.stored(name)), text)
