@@ -95,8 +95,9 @@ def _timm(
     """An image tower of timm with its head: linear, an MLP, the classifier of timm itself, or none."""
     name, pool = cfg["timm_model_name"], field(where, cfg, "timm_pool", "avg")
     args = field(where, cfg, "timm_model_kwargs", {})
-    part = timm.tower(folder, str(name), args, source, prefix="visual.trunk.", pooling=pool)
-    side, patch = field(where, cfg, "image_size", 224, int | list), part.config["patch_size"]
+    side = field(where, cfg, "image_size", 224, int | list)
+    part = timm.tower(folder, str(name), args, source, prefix="visual.trunk.", pooling=pool, image_size=side)
+    patch = part.config["patch_size"]
     if isinstance(side, int) and side // patch == part.config["image_size"] // patch:  # A margin is cut off.
         part.config["image_size"] = side
     part = placed(part, "visual.trunk.", "vision_model.")

@@ -68,7 +68,7 @@ def tower(
     *,
     prefix: str = "",
     pooling: str = "",
-    image_size: int = 224,
+    image_size: int | list[int] = 224,
 ) -> Part:
     """The image tower of that name, whose tensors begin with `prefix`, as a type of transformers that computes it.
 
@@ -175,9 +175,8 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
         pooling = "avg"  # What timm makes of the name.
     side = _pictures(folder, config).side
     part = tower(folder, architecture, args, source, pooling=pooling, image_size=side)
-    dropped = (
-        rf"({part.dropped}|head\.(weight|bias)|mask_token)"  # The classifier, and what DINO was trained with.
-    )
+    # The classifier, and what DINO was trained with.
+    dropped = rf"({part.dropped}|head\.(weight|bias)|mask_token)"
     tensors = converted(folder, source, part.rows, made=part.made, dropped=dropped)
     return Model(part.config | {"vision_pooling": part.pooling}, tensors)
 
