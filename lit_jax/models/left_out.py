@@ -41,7 +41,7 @@ _REASONS = {
     "an image tower that is not written": """
         bit cvt dinat donut-swin efficientnet focalnet glm_image_vqmodel hgnet_v2 hiera imagegpt levit mobilenet_v1
         mobilenet_v2 mobilevit mobilevitv2 pixio poolformer pvt pvt_v2 radio regnet resnet segformer swiftformer
-        textnet timm_backbone timm_wrapper vit_mae
+        textnet timm_backbone vit_mae
     """,
     "the image tower of a language model, which reads pictures of any shape as patches": """
         cohere_compass_vision cosmos3_edge_vision exaone4_5_vision gemma3n_vision gemma4_vision glm4v_moe_vision
@@ -99,11 +99,13 @@ _REASONS = {
     "time series": """
         autoformer decision_transformer informer patchtsmixer patchtst time_series_transformer timesfm timesfm2_5
     """,
+    "an image tower that is read from a folder of its own": "timm_wrapper",
     "another name of mlcd_vision_model: write that in config.json": "mlcd",
 }
 # What is read of a type that is not read as a whole.
 _LIMITS = {
     "siglip2": "yes, a model of two towers, for batches of pictures of one shape (NaFlex has several)",
+    "timm_wrapper": "yes, of timm's vision transformers those that docs/formats.md names",
     "siglip2_vision_model": "yes, for batches of pictures of one shape (NaFlex has several)",
 }
 _REASON_OF = {name: reason for reason, names in _REASONS.items() for name in names.split()}
