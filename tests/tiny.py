@@ -60,6 +60,7 @@ CHINESE_CLIP_VISION = VIT | {"model_type": "chinese_clip_vision_model"}
 MLCD_VISION = VIT | {"model_type": "mlcd_vision_model"}
 AIMV2_VISION = VIT | {"model_type": "aimv2_vision_model"}
 VIT_MSN = VIT | {"model_type": "vit_msn"}
+VIT_MAE = VIT | {"model_type": "vit_mae", "mask_ratio": 0.0}  # For PyTorch; we never mask.
 IJEPA = VIT | {"model_type": "ijepa"}
 DATA2VEC_VISION = BEIT | {"model_type": "data2vec-vision"}
 SIGLIP_VISION = VIT | {"model_type": "siglip_vision_model"}

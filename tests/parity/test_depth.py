@@ -15,14 +15,15 @@ from lit_jax.utils.errors import WeightError
 from tests import tiny
 from tests.parity.conftest import assert_same_layers
 from tests.parity.test_poolings import PICTURES, WORDS
-from tests.parity.towers import in_torch, pixels, run, texts, torch_tower
+from tests.parity.towers import in_order, in_torch, pixels, run, texts, torch_tower
 
 TYPES = {name: hf for name, (hf, _) in PICTURES.items()} | WORDS
 
 
 def smaller(theirs, hf):
     """PyTorch's tower of the config `hf`, with the weights that it shares with a deeper one."""
-    model = type(theirs)._from_config(type(theirs.config).from_dict(hf), attn_implementation="eager").eval()
+    config = type(theirs.config).from_dict(hf)
+    model = in_order(type(theirs)._from_config(config, attn_implementation="eager").eval())
     own = model.state_dict()
     shared = {name: tensor for name, tensor in theirs.state_dict().items() if name in own}
     # ESM has a head with a weight for every layer.

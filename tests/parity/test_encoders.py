@@ -76,6 +76,7 @@ VISION = {
     "aimv2 of any size, with biases": tiny.AIMV2_VISION
     | {"is_native": True, "qkv_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
     "vit msn": tiny.VIT_MSN | {"qkv_bias": False},
+    "vit mae": tiny.VIT_MAE | {"hidden_act": "gelu_new"},
     "i-jepa": tiny.IJEPA,
     "data2vec": tiny.DATA2VEC_VISION,
     "data2vec with a shared bias, a table and cls": tiny.DATA2VEC_VISION
@@ -141,8 +142,8 @@ TEXT = {
 }
 # Types of which every day a quarter is compared.
 RARE = set(
-    """vit_msn ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model data2vec-text
-    roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
+    """vit_msn vit_mae ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model
+    data2vec-text roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
     longformer tipsv2_vision_model tipsv2_text_model
     jina_embeddings_v3""".split()
 )

@@ -23,6 +23,7 @@ PICTURES = {
     "siglip": (tiny.SIGLIP_VISION, 0),
     "aimv2": (tiny.AIMV2_VISION, 0),
     "vit msn": (tiny.VIT_MSN, 1),
+    "vit mae": (tiny.VIT_MAE, 1),
     "i-jepa": (tiny.IJEPA, 0),
     "data2vec": (tiny.DATA2VEC_VISION, 1),
     "dinov2": (tiny.DINOV2, 1),

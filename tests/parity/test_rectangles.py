@@ -27,7 +27,7 @@ from tests.parity import test_convnext
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
 from tests.parity.test_image_size import INTERPOLATED, TYPES
-from tests.parity.towers import how_of, layers, our_tower, pixels, pooled, torch_tower
+from tests.parity.towers import how_of, in_order, layers, our_tower, pixels, pooled, torch_tower
 
 WIDE, TALL = {"image_size": [24, 40]}, {"image_size": [40, 24]}
 PATCHES = {"image_size": [24, 20], "patch_size": [8, 4]}
@@ -58,6 +58,7 @@ TOWERS = {
     | {"image_size": [48, 6], "patch_size": [4, 2]},
     "deit with patches": tiny.DEIT | PATCHES,
     "vit msn with patches": tiny.VIT_MSN | PATCHES,
+    "vit mae": tiny.VIT_MAE | WIDE,
     "swin": tiny.SWIN | {"image_size": [32, 48]},
     "i-jepa with patches": tiny.IJEPA | PATCHES,
     "data2vec": tiny.DATA2VEC_VISION | TALL,
@@ -132,7 +133,7 @@ def test_a_tower_loaded_for_a_rectangle_equals_pytorch_s_interpolation(name, tmp
         written = transformers.AutoModel.from_pretrained(
             tmp_path / "out" / "vision", attn_implementation="eager"
         )
-        again = written.eval()(in_torch(images))
+        again = in_order(written.eval())(in_torch(images))
         assert_same_layers(ours, {"last": again.last_hidden_state, "pooled": pooled(again, how_of(hf))})
 
 

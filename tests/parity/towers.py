@@ -16,6 +16,18 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.sides import pair
 from tests.parity.conftest import randomise
 
+
+def in_order(model):
+    """The same model; a MAE leaves the patches in their order, and its positions have a gradient."""
+    if model.config.model_type == "vit_mae":
+        masking = model.embeddings.random_masking
+        model.embeddings.random_masking = lambda x, noise: masking(
+            x, torch.arange(x.shape[1]).float().expand(len(x), -1)
+        )
+        model.embeddings.position_embeddings.requires_grad_(True)
+    return model
+
+
 # Types that AutoModel does not know -> how transformers makes them.
 APART = {
     "clipseg_vision_model": transformers.CLIPSegVisionModel._from_config,
@@ -31,7 +43,8 @@ APART = {
 }
 # Types that resize their positions only if `interpolate_pos_encoding` is set.
 ASKED = set(
-    """vit deit clip_vision_model chinese_clip_vision_model siglip_vision_model vit_msn ijepa data2vec-vision""".split()
+    """vit deit clip_vision_model chinese_clip_vision_model siglip_vision_model vit_msn vit_mae ijepa
+    data2vec-vision""".split()
 )
 
 
@@ -43,7 +56,7 @@ def how_of(hf):
 def torch_tower(hf, folder, seed=0):
     config = transformers.AutoConfig.for_model(**hf, attn_implementation="eager")
     make = APART.get(hf["model_type"], transformers.AutoModel.from_config)
-    model = randomise(make(config, attn_implementation="eager"), seed)
+    model = randomise(in_order(make(config, attn_implementation="eager")), seed)
     model.save_pretrained(folder)
     return model
 

@@ -50,6 +50,7 @@ VISION: dict[str, Encoder] = {
     "vit": vit.ENCODER,
     "deit": deit.ENCODER,
     "vit_msn": vit_without_pooler.MSN,
+    "vit_mae": vit_without_pooler.MAE,
     "ijepa": vit_without_pooler.IJEPA,
     "beit": beit.ENCODER,
     "data2vec-vision": beit.DATA2VEC,

@@ -1,6 +1,7 @@
-"""ViTs without a pooler: MSN (arXiv:2204.07141) and I-JEPA (arXiv:2301.08243), as ViTMSNModel and IJepaModel.
+"""ViTs without a pooler: MSN (arXiv:2204.07141), MAE (arXiv:2111.06377) and I-JEPA (arXiv:2301.08243).
 
-They pool what the classifiers of transformers pool: MSN its CLS token, and I-JEPA, which has none, the mean of all.
+They are transformers' ViTMSNModel, ViTMAEModel and IJepaModel, and pool what classifiers on them pool: MSN and MAE the
+CLS token, and I-JEPA, which has none, the mean of all.
 """
 
 import dataclasses
@@ -20,6 +21,16 @@ class MsnConfig(vit.Fields):
 
 
 @dataclasses.dataclass(frozen=True)
+class MaeConfig(vit.Fields):
+    """Fields and defaults of transformers' ViTMAEConfig, without those of the pretraining."""
+
+    inert: ClassVar[frozenset[str]] = frozenset(
+        """mask_ratio norm_pix_loss decoder_hidden_size decoder_num_hidden_layers decoder_num_attention_heads
+        decoder_intermediate_size""".split()
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class IJepaConfig(vit.Fields):
     """Fields and defaults of transformers' IJepaConfig, without those of a pooler that AutoModel does not make."""
 
@@ -33,6 +44,13 @@ class Msn(vit.Model):
     def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
         """The first token."""
         return x[:, 0]
+
+
+class Mae(Msn):
+    """Equals transformers' ViTMAEModel that masks no patch and keeps their order, pooled from the CLS token.
+
+    The positions, which are fixed while it is pretrained, are tuned with the rest, as in the authors' fine-tuning.
+    """
 
 
 class IJepa(vit.Model):
@@ -57,6 +75,7 @@ MSN = dataclasses.replace(
     exportable=(),
     poolings={"cls": lambda config: (config, {})},
 )
+MAE = dataclasses.replace(MSN, Config=MaeConfig, Model=Mae)
 IJEPA = dataclasses.replace(
     vit.ENCODER,
     Config=IJepaConfig,
