@@ -36,9 +36,10 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     seen, said = cfg["vision_cfg"], cfg["text_cfg"]
     if seen.get("timm_model_name"):
         vision = _timm(folder, where, seen, source, width)
+    elif field(where, seen, "no_ln_pre", False):
+        vision = open_clip_vit.vision(where, seen, quick_gelu, source)
     else:
-        native = open_clip_vit if field(where, seen, "no_ln_pre", False) else open_clip_towers
-        vision = native.vision(where, seen, quick_gelu)
+        vision = open_clip_towers.vision(where, seen, quick_gelu)
     if said.get("hf_model_name"):
         text = open_clip_text.part(folder, where, said, source, width)
     else:
@@ -181,17 +182,23 @@ def _tokenizer(folder: Path) -> Tokenizer:
     where, cfg = str(folder / CONFIG), _config(folder)["text_cfg"]
     own, options = cfg.get("hf_tokenizer_name"), field(where, cfg, "tokenizer_kwargs", {})
     cleaning = options.get("clean", "whitespace" if own else "lower")
-    if cleaning not in texts.CLEANINGS or options.keys() - {"clean"} or cfg.get("tokenizer_mode"):
+    if (
+        cleaning not in texts.CLEANINGS
+        or options.keys() - {"clean", "strip_sep_token"}
+        or cfg.get("tokenizer_mode")
+    ):
         raise WeightError(
             f"{where}: tokenizer_kwargs {shown(options)} with tokenizer_mode {shown(cfg.get('tokenizer_mode'))} is not "
-            f"implemented; a clean of {', '.join(texts.CLEANINGS)} is"
+            f"implemented; a clean of {', '.join(texts.CLEANINGS)} and strip_sep_token are"
         )
     if own and not texts.has_tokenizer(folder):
         raise WeightError(f"{folder} holds no tokenizer; copy the tokenizer files of {shown(own)} into it")
     found = texts.of_folder(folder) if texts.has_tokenizer(folder) else texts.clip_tokenizer(folder)
     masked = bool(cfg.get("hf_model_name")) or not cfg.get("no_causal_mask")
     length = field(where, cfg, "context_length", 77)
-    return texts.finished(folder, found, cleaning=cleaning, length=length, masked=masked)
+    # With strip_sep_token, padding takes the place of [SEP], also in a text that is cut.
+    template = f"{found.cls_token} $A {found.pad_token}" if options.get("strip_sep_token") else ""
+    return texts.finished(folder, found, cleaning=cleaning, length=length, masked=masked, template=template)
 
 
 FORMAT = Format(

@@ -70,21 +70,21 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
             "model_type": "metaclip_2_text_model" if first_two else "clip_text_model",
             "eos_token_id": eos,
         }
-    elif not causal and pool == "last" and (biased or kind == "none"):
-        common |= {"model_type": "siglip_text_model", "projection_size": embed_dim}
-        head = {"kind": "identity"}
-        if kind != "none":
+    elif not causal and pool == "last":
+        dense = biased and kind != "none"  # Of such a map, the tower has one of its own.
+        common |= {"model_type": "siglip_text_model", "projection_size": embed_dim if dense else width}
+        if dense:
             own += tables.DENSE
-        else:  # The tower has a linear map there.
+            head = {"kind": "identity"}
+        else:
             made = {
                 "head.weight": partial(np.eye, width, dtype=np.float32),
                 "head.bias": partial(np.zeros, width),
             }
     else:
         raise WeightError(
-            f"{where}: a text tower {'with' if causal else 'without'} a causal mask, with pool_type {shown(pool)}, "
-            f"proj_type {shown(kind)} and proj_bias {shown(biased)} is not implemented; those of CLIP (causal, argmax "
-            "or eos) and of SigLIP (not causal, last, with a biased projection) are"
+            f"{where}: a text tower {'with' if causal else 'without'} a causal mask, with pool_type {shown(pool)} "
+            "is not implemented; those of CLIP (causal, argmax or eos) and of SigLIP (not causal, last) are"
         )
     part = placed(Part(common, own, made, head=head), prefix, "text_model.")
     if head["kind"] == "identity":

@@ -1,4 +1,4 @@
-"""ViTs in open_clip's own form: those without a norm before their blocks (`no_ln_pre`), as a ViT or DINOv2."""
+"""ViTs in open_clip's own form: those without a norm before their blocks (`no_ln_pre`), as a ViT, DINOv2 or BEiT."""
 
 import dataclasses
 import re
@@ -12,15 +12,21 @@ from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions import timm_tables
 from lit_jax.hf.conversions.base import Part, field, placed
 from lit_jax.hf.conversions.open_clip_towers import PLAIN_VISION, common_fields, depth_of, refuse
-from lit_jax.hf.conversions.renames import Rows, bound, rows
+from lit_jax.hf.conversions.renames import Rows, biases_without_keys, bound, rows
 from lit_jax.utils.errors import WeightError
 
-_OWN = rows("""
+_EMBEDDINGS = rows("""
     class_embedding      | embeddings.cls_token                          | d -> 1 1 d
     positional_embedding | embeddings.position_embeddings                | n d -> 1 n d
     conv1.weight         | embeddings.patch_embeddings.projection.weight | d c p q
+""")
+_NORM = rows("""
     ln_post.weight       | layernorm.weight                              | d
     ln_post.bias         | layernorm.bias                                | d
+""")
+_POOLED_NORM = rows("""
+    ln_post.weight       | pooler.layernorm.weight                       | d
+    ln_post.bias         | pooler.layernorm.bias                         | d
 """)
 _FROM_TIMM = {  # The blocks have timm's tensors under other names.
     r"^blocks\.": "transformer.resblocks.",
@@ -36,7 +42,7 @@ _PLAIN = {
     name: values for name, values in PLAIN_VISION.items() if name not in ("no_ln_pre", "ls_init_value")
 } | {
     "pool_type": ("tok", "avg"),
-    "final_ln_after_pool": (False,),
+    "final_ln_after_pool": (False, True),
 }
 
 
@@ -51,12 +57,14 @@ def vit_rows(depth: int, *, scaled: bool) -> Rows:
     """The table of a ViT of `depth` layers, or, if its branches are `scaled`, of a DINOv2."""
     dinov2 = timm_tables.DINOV2 + timm_tables.MLP + timm_tables.SCALES
     blocks = timm_tables.ATTENTION + (dinov2 if scaled else timm_tables.VIT)
-    return bound(_OWN + tuple(map(_named, blocks)), depth)
+    return bound(_EMBEDDINGS + _NORM + tuple(map(_named, blocks)), depth)
 
 
-def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
+def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, source: Mapping[str, np.ndarray]) -> Part:
     """A vision_cfg with `no_ln_pre`, with `visual.proj` behind it. Raises WeightError."""
     scaled = cfg.get("ls_init_value") is not None
+    # The norm of the mean, as in CLIPA (arXiv:2305.07017); that of the CLS token is the same before and after.
+    normed = cfg.get("pool_type") == "avg" and cfg.get("final_ln_after_pool", False)
     refuse(where, "vision_cfg", cfg, _PLAIN)
     width, depth = field(where, cfg, "width", 768), depth_of(where, cfg)
     config = {
@@ -75,11 +83,47 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
                 "of the width is"
             )
         config |= {"mlp_ratio": hidden // width, "use_mask_token": False}
+    elif normed:
+        return _beit(config, depth, made, source)
     else:
         config["pooler_act"] = "linear"
         made["pooler.dense.weight"] = partial(np.eye, width, dtype=np.float32)
         made["pooler.dense.bias"] = partial(np.zeros, width, np.float32)
+    if scaled and normed:
+        raise WeightError(f"{where}: final_ln_after_pool with ls_init_value is not implemented")
     pooling = "mean" if cfg.get("pool_type") == "avg" else "pooler"
     own = Part(config, vit_rows(depth, scaled=scaled), made, pooling=pooling, head={"kind": "linear"})
+    return _with_head(own)
+
+
+def _beit(config: dict[str, Any], depth: int, made: dict[str, Any], source: Mapping[str, np.ndarray]) -> Part:
+    """A BEiT, whose keys have no bias (a softmax takes no notice of one)."""
+    attention = "encoder.layer.{l}.attention.attention"
+    made |= biases_without_keys(
+        lambda layer: source[f"visual.transformer.resblocks.{layer}.attn.in_proj_bias"],
+        depth,
+        f"{attention}.query.bias",
+        f"{attention}.value.bias",
+    )
+    config |= {
+        "model_type": "beit",
+        "use_absolute_position_embeddings": True,
+        "use_mean_pooling": True,
+        "layer_scale_init_value": 0.0,
+        "drop_path_rate": 0.0,
+    }
+    blocks = tuple(map(_named, timm_tables.BEIT_ATTENTION + timm_tables.VIT))
+    return _with_head(
+        Part(
+            config,
+            bound(_EMBEDDINGS + _POOLED_NORM + blocks, depth),
+            made,
+            dropped=r"transformer\.resblocks\.\d+\.attn\.in_proj_bias",
+            head={"kind": "linear"},
+        )
+    )
+
+
+def _with_head(own: Part) -> Part:
     part = placed(own, "visual.", "vision_model.")
     return part._replace(rows=part.rows + tables.VISION_HEAD)

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,26 @@ class _Moved:
                 f"config ({first_line(error)}); the config and the weights are of two models"
             ) from error
         return moved[i] if len(row.jax_names()) > 1 else moved
+
+
+def biases_without_keys(
+    joined: Callable[[int], np.ndarray], depth: int, queries: str, values: str
+) -> dict[str, Callable[[], np.ndarray]]:
+    """The biases of queries and values, as `Made`, where `joined(layer)` [3D] has those of the keys in between.
+
+    In `queries` and `values`, names in Hugging Face's layout, `{l}` stands for a layer.
+    """
+    return {
+        name.replace("{l}", str(layer)): partial(_third, joined, layer, i)
+        for layer in range(depth)
+        for name, i in ((queries, 0), (values, 2))
+    }
+
+
+def _third(joined: Callable[[int], np.ndarray], layer: int, i: int) -> np.ndarray:
+    biases = joined(layer)
+    width = len(biases) // 3
+    return biases[i * width : (i + 1) * width]
 
 
 def inner(where: Path, source: Tensors, marks: Collection[str]) -> Tensors:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_jax.hf.conversions import timm_tables as tables
 from lit_jax.hf.conversions.base import Part
-from lit_jax.hf.conversions.renames import Rows, bound, count
+from lit_jax.hf.conversions.renames import Rows, biases_without_keys, bound, count
 from lit_jax.utils.errors import WeightError
 
 
@@ -69,6 +69,15 @@ class Trunk:
         """[1, R, D], with their positions, if they have some, added."""
         tokens = self["reg_token"]
         return tokens + self["pos_embed"][:, 1 : self._before] if self._before > 1 else tokens
+
+    def biases_without_keys(self, queries: str, values: str) -> dict[str, Callable[[], np.ndarray]]:
+        """As `renames.biases_without_keys`; zeros where there are none."""
+
+        def joined(layer: int) -> np.ndarray:
+            name = f"blocks.{layer}.attn.qkv.bias"
+            return self[name] if name in self.names else np.zeros(3 * self.width, np.float32)
+
+        return biases_without_keys(joined, self.depth, queries, values)
 
 
 def _vit(trunk: Trunk, common: dict[str, Any]) -> Part:
@@ -137,14 +146,10 @@ def _dinov3(trunk: Trunk, common: dict[str, Any]) -> Part:
     rows = tables.DINOV3 + (tables.DINOV3_GATED if gated else tables.DINOV3_MLP)
     made: dict[str, Any] = {"embeddings.mask_token": lambda: np.zeros((1, 1, width), np.float32)}
 
-    def bias(layer: int, i: int) -> np.ndarray:
-        return trunk[f"blocks.{layer}.attn.qkv.bias"][i * width : (i + 1) * width]
-
-    for layer in range(trunk.depth if joined else 0):
-        made |= {
-            f"layer.{layer}.attention.{part}_proj.bias": partial(bias, layer, i)
-            for part, i in (("q", 0), ("v", 2))
-        }
+    if joined:
+        made |= trunk.biases_without_keys(
+            "layer.{l}.attention.q_proj.bias", "layer.{l}.attention.v_proj.bias"
+        )
     config = {
         "model_type": "dinov3_vit",
         "num_register_tokens": trunk.registers,
@@ -162,20 +167,10 @@ def _dinov3(trunk: Trunk, common: dict[str, Any]) -> Part:
 
 def _beit(trunk: Trunk, common: dict[str, Any]) -> Part:
     """The norm of the mean of the patches: a BEiT, whose keys have no bias (a softmax takes no notice of one)."""
-    scaled, width = "blocks.0.ls1.gamma" in trunk.names, trunk.width
+    scaled = "blocks.0.ls1.gamma" in trunk.names
     made: dict[str, Any] = {"embeddings.position_embeddings": lambda: trunk.positions}
-    for layer in range(trunk.depth):
-        for i, part in ((0, "query"), (2, "value")):
-
-            def bias(layer: int = layer, i: int = i) -> np.ndarray:
-                name = f"blocks.{layer}.attn.qkv.bias"
-                return (
-                    trunk[name][i * width : (i + 1) * width]
-                    if name in trunk.names
-                    else np.zeros(width, np.float32)
-                )
-
-            made[f"encoder.layer.{layer}.attention.attention.{part}.bias"] = bias
+    attention = "encoder.layer.{l}.attention.attention"
+    made |= trunk.biases_without_keys(f"{attention}.query.bias", f"{attention}.value.bias")
     config = {
         "use_absolute_position_embeddings": True,
         "use_mean_pooling": True,

@@ -11,6 +11,7 @@ from lit_jax.hf.conversions import texts
 from lit_jax.hf.conversions.pictures import square_processor
 from lit_jax.hf.processor import load_image_processor, load_processor, load_tokenizer, save_processor
 from lit_jax.utils.errors import WeightError
+from tests import tiny
 from tests.hf.conversions import foreign
 
 LINES = [
@@ -82,6 +83,27 @@ def test_texts_are_cleaned_as_the_config_says(tmp_path):
     assert words("two dogs 3cats") == seen["canonicalize"][2]
 
 
+def stripped(folder):
+    """A folder of open_clip with a BERT tokenizer, texts of 12 tokens, and padding in the place of [SEP]."""
+    model = foreign.stored("clip_a")
+    text = model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]
+    text |= {"hf_tokenizer_name": "someone/bert", "tokenizer_kwargs": {"strip_sep_token": True}}
+    foreign.write(folder, model)
+    tiny.bert_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_padding_takes_the_place_of_the_separator_also_in_texts_that_are_cut(tmp_path):
+    found, plain = load_tokenizer(stripped(tmp_path)), tiny.bert_tokenizer()
+    lines = ["a red square", "a", "red " * 60]
+    options = {"padding": "max_length", "truncation": True, "max_length": 12, "return_tensors": "np"}
+    want = plain(lines, **options)["input_ids"]
+    want[want == plain.sep_token_id] = plain.pad_token_id
+    got = found(lines, **options)
+    np.testing.assert_array_equal(got["input_ids"], want)
+    assert (want[2] != plain.pad_token_id).sum() == 11 and "attention_mask" not in got
+
+
 def test_a_folder_without_a_tokenizer_says_what_is_needed(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     model = foreign.stored("clip")
@@ -134,6 +156,15 @@ def test_texts_equal_those_of_open_clip(tmp_path):
         ours = found(LINES, padding="max_length", truncation=True, return_tensors="np")
         theirs = peer.SimpleTokenizer(context_length=20, clean=cleaning)(LINES).numpy()
         np.testing.assert_array_equal(ours["input_ids"] * ours["attention_mask"], theirs)
+
+
+def test_texts_without_separators_equal_those_of_open_clip(tmp_path):
+    peer = pytest.importorskip("open_clip.tokenizer")
+    folder, lines = stripped(tmp_path), ["a red square", "A  red, square", "red " * 60]
+    found = load_tokenizer(folder)
+    ours = found(lines, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
+    theirs = peer.HFTokenizer(str(folder), context_length=12, strip_sep_token=True)(lines)
+    np.testing.assert_array_equal(ours, theirs.numpy())
 
 
 def test_pictures_equal_those_of_timm(tmp_path):
