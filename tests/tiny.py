@@ -225,6 +225,15 @@ LLAMA = {  # Spelled as meta-llama/Llama-3.2-1B.
     },
     "rope_theta": 500000.0,
 }
+EUROBERT = {
+    name: value for name, value in LLAMA.items() if name != "rope_scaling"
+} | {  # As EuroBERT/EuroBERT-210m.
+    "model_type": "eurobert",
+    "rope_theta": 250000,
+    "mask_token_id": 4,
+    "pad_token_id": 0,
+    "classifier_pooling": "late",
+}
 GEMMA3_TEXT = {  # Spelled as google/embeddinggemma-300m.
     "model_type": "gemma3_text",
     "_sliding_window_pattern": 6,

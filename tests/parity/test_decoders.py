@@ -1,4 +1,4 @@
-"""Qwen3, Llama and Gemma 3 as text towers against PyTorch: grouped queries, rotations, windows, both directions."""
+"""Qwen3, Llama, EuroBERT and Gemma 3 as text towers against PyTorch: grouped queries, rotations, windows, masks."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ from tests.parity.towers import (
     torch_gradients,
     torch_tower,
 )
-from tests.tiny import GEMMA3_TEXT, LLAMA, QWEN3
+from tests.tiny import EUROBERT, GEMMA3_TEXT, LLAMA, QWEN3
 
 FULL, LOCAL = "full_attention", "sliding_attention"
 
@@ -40,7 +40,7 @@ def without(hf, *names):
     return {name: value for name, value in hf.items() if name not in names}
 
 
-TYPES = {"llama": LLAMA, "qwen3": QWEN3, "gemma 3": GEMMA3_TEXT}
+TYPES = {"llama": LLAMA, "eurobert": EUROBERT, "qwen3": QWEN3, "gemma 3": GEMMA3_TEXT}
 TOWERS = {
     **TYPES,
     "qwen3 with windows in later layers, biases, one head of keys, another activation": QWEN3
@@ -209,7 +209,11 @@ def test_channels_turn_as_fast_as_in_pytorch(change):
 def test_checkpoints_of_models_that_write_texts_are_read(hf, tmp_path):
     transformers.set_seed(0)
     config = transformers.AutoConfig.for_model(**hf)
-    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModelForSequenceClassification):
+    kind = "MaskedLM" if hf["model_type"] == "eurobert" else "CausalLM"
+    for auto in (
+        getattr(transformers, f"AutoModelFor{kind}"),
+        transformers.AutoModelForSequenceClassification,
+    ):
         task = auto.from_config(config)
         task.save_pretrained(tmp_path)
         names = model_folder.Tensors.of(tmp_path).keys()

@@ -153,7 +153,7 @@ PARTLY_READ = ("luke", "ibert")  # Without the weights of entities, or the buffe
 # In files of their own beside this one.
 APART = set(
     """siglip2_vision_model convnext convnextv2 dinov3_convnext
-    swin swinv2 deberta-v2 modernbert qwen3 llama gemma3_text t5 mt5 umt5 nomic_bert""".split()
+    swin swinv2 deberta-v2 modernbert qwen3 llama eurobert gemma3_text t5 mt5 umt5 nomic_bert""".split()
 )
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
     name: ("text", hf) for name, hf in TEXT.items()

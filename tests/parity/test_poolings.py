@@ -67,6 +67,7 @@ WORDS = {
     "jina": tiny.JINA,
     "qwen3": tiny.QWEN3,
     "llama": tiny.LLAMA,
+    "eurobert": tiny.EUROBERT,
     "gemma 3": tiny.GEMMA3_TEXT,
 }
 

@@ -18,6 +18,7 @@ from lit_jax.models.encoders import (
     electra,
     ernie,
     esm,
+    eurobert,
     gemma3_text,
     llama,
     longformer,
@@ -107,6 +108,7 @@ TEXT: dict[str, Encoder] = {
     "jina_embeddings_v3": rotary_bert.JINA,
     "qwen3": qwen3.ENCODER,
     "llama": llama.ENCODER,
+    "eurobert": eurobert.ENCODER,
     "gemma3_text": gemma3_text.ENCODER,
 }
 

@@ -1,4 +1,4 @@
-"""Language models as text towers (Qwen3, Llama, Gemma 3): their layers without a head, pooled at the last token."""
+"""Language models, and encoders made like them, as text towers (Qwen3, Llama, EuroBERT, Gemma 3), without a head."""
 
 from typing import Any
 
@@ -20,9 +20,10 @@ from lit_jax.models.weight_map import WeightMap, table
 
 
 class Model(nn.Module):
-    """Equals transformers' Qwen3Model, LlamaModel or Gemma3TextModel, and pools as embedding models of the type do.
+    """Equals transformers' Qwen3Model, LlamaModel, EuroBertModel or Gemma3TextModel.
 
-    The pooled output is the last real token, on whichever side the padding lies, or the mean of the real tokens.
+    It pools as embedding models of the type do: the pooled output is the last real token, on whichever side the padding
+    lies, or the mean of the real tokens.
     """
 
     config: DecoderConfig
