@@ -13,6 +13,7 @@ from lit_jax.hf.conversions import timm_tables
 from lit_jax.hf.conversions.base import Part, field, placed
 from lit_jax.hf.conversions.open_clip_towers import PLAIN_VISION, common_fields, depth_of, refuse
 from lit_jax.hf.conversions.renames import Rows, biases_without_keys, bound, rows
+from lit_jax.hf.conversions.timm_families import BEIT
 from lit_jax.utils.errors import WeightError
 
 _EMBEDDINGS = rows("""
@@ -66,6 +67,8 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, source: Mapping
     # The norm of the mean, as in CLIPA (arXiv:2305.07017); that of the CLS token is the same before and after.
     normed = cfg.get("pool_type") == "avg" and cfg.get("final_ln_after_pool", False)
     refuse(where, "vision_cfg", cfg, _PLAIN)
+    if scaled and normed:
+        raise WeightError(f"{where}: final_ln_after_pool with ls_init_value is not implemented")
     width, depth = field(where, cfg, "width", 768), depth_of(where, cfg)
     config = {
         "model_type": "dinov2" if scaled else "vit",
@@ -89,8 +92,6 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, source: Mapping
         config["pooler_act"] = "linear"
         made["pooler.dense.weight"] = partial(np.eye, width, dtype=np.float32)
         made["pooler.dense.bias"] = partial(np.zeros, width, np.float32)
-    if scaled and normed:
-        raise WeightError(f"{where}: final_ln_after_pool with ls_init_value is not implemented")
     pooling = "mean" if cfg.get("pool_type") == "avg" else "pooler"
     own = Part(config, vit_rows(depth, scaled=scaled), made, pooling=pooling, head={"kind": "linear"})
     return _with_head(own)
@@ -105,17 +106,10 @@ def _beit(config: dict[str, Any], depth: int, made: dict[str, Any], source: Mapp
         f"{attention}.query.bias",
         f"{attention}.value.bias",
     )
-    config |= {
-        "model_type": "beit",
-        "use_absolute_position_embeddings": True,
-        "use_mean_pooling": True,
-        "layer_scale_init_value": 0.0,
-        "drop_path_rate": 0.0,
-    }
     blocks = tuple(map(_named, timm_tables.BEIT_ATTENTION + timm_tables.VIT))
     return _with_head(
         Part(
-            config,
+            config | BEIT,
             bound(_EMBEDDINGS + _POOLED_NORM + blocks, depth),
             made,
             dropped=r"transformer\.resblocks\.\d+\.attn\.in_proj_bias",

@@ -72,7 +72,7 @@ def tower(
 ) -> Part:
     """The image tower of that name, whose tensors begin with `prefix`, as a type of transformers that computes it.
 
-    `args` are the arguments that its config gives beside the name; `pooling` is one of timm's, "" is the tower's own;
+    `args` are the arguments that its config gives beside the name; `pooling` is one of timm's, "" is that of the name;
     `image_size` counts where no tensor shows it. Raises WeightError for any other architecture.
     """
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
@@ -83,7 +83,7 @@ def tower(
     for name, value in args.items():
         if name not in _SHOWN:
             raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-    trunk = Trunk(where, source, prefix, is_rotary=bool(re.fullmatch(_ROTARY, architecture)))
+    trunk = Trunk(where, source, prefix, is_rotary=_is_rotary(architecture))
     family = next((family for family in FAMILIES if family.marks(trunk)), None)
     if family is None:
         raise WeightError(
@@ -92,12 +92,17 @@ def tower(
     common = _common(trunk, architecture, args)
     if trunk.is_rotary:
         common["image_size"] = args.get("img_size", image_size)
+        pooling = pooling or "avg"  # Though its authors take the CLS token.
     part = family.part(trunk, common)
     if pooling in ("", family.pooling):
         return part
     if (pooling, family.pooling) == ("avg", "token") and family.part is not clip:
         return part._replace(pooling="mean")
     raise WeightError(f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented")
+
+
+def _is_rotary(architecture: str) -> bool:
+    return bool(re.fullmatch(_ROTARY, architecture))
 
 
 def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def activation_of(architecture: str) -> str:
 def _names_in_timm(architecture: str, names: Collection[str]) -> dict[str, str]:
     """Names -> those of timm, unless two would be the same."""
     found = {name: name for name in names}
-    for theirs, timms in (_OF_DINOV3 if re.fullmatch(_ROTARY, architecture) else _OF_DINO).items():
+    for theirs, timms in (_OF_DINOV3 if _is_rotary(architecture) else _OF_DINO).items():
         found = {name: re.sub(theirs, timms, known) for name, known in found.items()}
     return found if len({*found.values()}) == len(found) else {name: name for name in names}
 
@@ -171,8 +176,6 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     source = inner(folder, stored.renamed(_names_in_timm(architecture, stored)), _MARKS)
     args = config.get("model_args", {})
     pooling = field(str(folder / model_folder.CONFIG), args | config, "global_pool", "")
-    if not pooling and re.fullmatch(_ROTARY, architecture):
-        pooling = "avg"  # What timm makes of the name.
     side = _pictures(folder, config).side
     part = tower(folder, architecture, args, source, pooling=pooling, image_size=side)
     # The classifier, and what DINO was trained with.

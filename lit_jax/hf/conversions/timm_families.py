@@ -13,6 +13,14 @@ from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import Rows, biases_without_keys, bound, count
 from lit_jax.utils.errors import WeightError
 
+BEIT = {  # A BEiT that pools the norm of the mean of the patches, and has a table of positions.
+    "model_type": "beit",
+    "use_absolute_position_embeddings": True,
+    "use_mean_pooling": True,
+    "layer_scale_init_value": 0.0,
+    "drop_path_rate": 0.0,
+}
+
 
 class Trunk:
     """The tensors of one trunk, and what they show of its shape."""
@@ -145,7 +153,6 @@ def _dinov3(trunk: Trunk, common: dict[str, Any]) -> Part:
     joined, own = _biased(trunk), "blocks.0.attn.q_bias" in trunk.names
     rows = tables.DINOV3 + (tables.DINOV3_GATED if gated else tables.DINOV3_MLP)
     made: dict[str, Any] = {"embeddings.mask_token": lambda: np.zeros((1, 1, width), np.float32)}
-
     if joined:
         made |= trunk.biases_without_keys(
             "layer.{l}.attention.q_proj.bias", "layer.{l}.attention.v_proj.bias"
@@ -171,15 +178,9 @@ def _beit(trunk: Trunk, common: dict[str, Any]) -> Part:
     made: dict[str, Any] = {"embeddings.position_embeddings": lambda: trunk.positions}
     attention = "encoder.layer.{l}.attention.attention"
     made |= trunk.biases_without_keys(f"{attention}.query.bias", f"{attention}.value.bias")
-    config = {
-        "use_absolute_position_embeddings": True,
-        "use_mean_pooling": True,
-        "layer_scale_init_value": 0.1 if scaled else 0.0,
-        "drop_path_rate": 0.0,
-    }
     own = tables.BEIT_ATTENTION + tables.VIT + tables.BEIT + (tables.BEIT_SCALES if scaled else ())
     return Part(
-        {"model_type": "beit", **common, **config},
+        {**common, **BEIT, "layer_scale_init_value": 0.1 if scaled else 0.0},
         bound(tables.EMBEDDINGS + own, trunk.depth),
         made,
         dropped=r"pos_embed|blocks\.\d+\.attn\.qkv\.bias",
