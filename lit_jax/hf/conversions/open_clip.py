@@ -24,7 +24,8 @@ CONFIG, WEIGHTS, PICKLE = (
     "open_clip_pytorch_model.bin",
 )
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # OpenAI's.
-_OF_OPENAI = "input_resolution|context_length|vocab_size"  # Numbers of a model, among its tensors.
+# Among the tensors of a TorchScript program: numbers, in OpenAI's, and the mask by which no token sees later ones.
+_OF_PROGRAMS = r"input_resolution|context_length|vocab_size|(text\.)?attn_mask"
 _CLIP_TEXTS = {"clip_text_model": "clip", "metaclip_2_text_model": "metaclip_2"}  # -> The whole model's type.
 
 
@@ -51,7 +52,7 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
         source,
         vision.rows + text.rows + scalars,
         made={**vision.made, **text.made},
-        dropped="|".join((vision.dropped, text.dropped, dropped, _OF_OPENAI)),
+        dropped="|".join((vision.dropped, text.dropped, dropped, _OF_PROGRAMS)),
     )
     return Model(config, tensors)
 

@@ -106,15 +106,17 @@ def test_a_pickle_is_read_only_when_allowed(tmp_path):
     np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
 
 
-def test_the_numbers_among_the_tensors_of_openai_are_left_out(tmp_path):
-    """The weights of OpenAI's own files hold three, which open_clip leaves out as well."""
-    model = foreign.stored("clip")
-    numbers = {
+@pytest.mark.parametrize(("name", "prefix"), [("clip", ""), ("clip_custom", "text.")])
+def test_what_a_torchscript_program_has_beside_the_weights_is_left_out(name, prefix, tmp_path):
+    """Of OpenAI's own, open_clip leaves out the numbers as well; it makes the mask itself."""
+    model = foreign.stored(name)
+    beside = {
         "input_resolution": np.array(32),
         "context_length": np.array(12),
         "vocab_size": np.array(60),
+        f"{prefix}attn_mask": np.triu(np.full((12, 12), -np.inf, np.float32), 1),
     }
-    _, (images, _, _) = embedded(foreign.write(tmp_path, model, **numbers), model)
+    _, (images, _, _) = embedded(foreign.write(tmp_path, model, **beside), model)
     np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
 
 
