@@ -41,6 +41,11 @@ ROWS = (
     Row("lit_b16_bert", "v5e:2x4"),
     Row("lit_b16_bert", "v5e:2x4", "batch_size=32768 micro_batch=16384"),
     Row("lit_b16_bert", "v5e:16x16", "batch_size=1048576 micro_batch=131072 loss_how=ring"),
+    Row(
+        "lit_b16_bert",
+        "v5e:16x16",
+        "batch_size=1048576 micro_batch=131072 loss_how=ring loss_precision=bfloat16",
+    ),
     *(Row(recipe, "v5e:2x4") for recipe in RECIPES[1:]),
     *(Row(recipe, "v6e:2x4") for recipe in RECIPES),
     *(Row(recipe, "v5p:2x2x2") for recipe in RECIPES),

@@ -16,6 +16,7 @@ from lit_jax.data.transforms import augment, train_decode
 from lit_jax.evals.retrieval import retrieval
 from lit_jax.losses.captions import POSITIVES
 from lit_jax.losses.kinds import KINDS
+from lit_jax.losses.precisions import PRECISIONS
 from lit_jax.losses.ring import WAYS
 from lit_jax.models.encoders import TEXT, VISION
 from lit_jax.models.layers.spec import REMAT, Compute
@@ -515,6 +516,7 @@ def test_the_choices_are_those_of_the_modules_that_implement_them():
             "optim.schedule": optim.SCHEDULES,
             "loss": KINDS,
             "loss_how": WAYS,
+            "loss_precision": PRECISIONS,
             "positives": POSITIVES,
             "cache_dtype": DTYPES_OF_CACHES,
         }

@@ -91,6 +91,7 @@ OTHER = {
     "loss": {"softmax": "sigmoid", "sigmoid": "softmax"},
     "loss_how": {"ring": "gathered", "gathered": "ring"},
     "loss_chunk": "32",
+    "loss_precision": "bfloat16",
     "label_smoothing": "0.1",
     "mask_duplicates": "true",
     "cache": {

@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("cosine", "linear", "rsqrt", "constant"),
     "loss": ("softmax", "sigmoid"),
     "loss_how": ("gathered", "ring"),
+    "loss_precision": ("float32", "bfloat16"),
     "positives": ("one", "all"),
     "cache_dtype": ("float32", "float16", "bfloat16"),
     "best_mode": ("max", "min"),

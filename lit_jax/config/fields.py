@@ -141,6 +141,8 @@ class TrainConfig:
     loss: str = "softmax"  # Or "sigmoid".
     loss_how: str = "gathered"  # Or "ring", in which no device holds the texts of the whole batch.
     loss_chunk: int = 0  # Columns of logits at a time. 0: all.
+    # Or "bfloat16", which rounds what the loss multiplies: for batches so large that the loss is much of a step.
+    loss_precision: str = "float32"
     label_smoothing: float = 0.0
     # Of a picture with several captions in a step: "one", a loss for each caption; or "all", one loss in which all of
     # its captions are right (losses/captions.py).

@@ -29,17 +29,29 @@ class Pair(NamedTuple):
         return self.high + self.low
 
 
-def split(x: Float[Array, "*n"]) -> Pair:
+def split(x: Float[Array, "n E"]) -> Pair:
+    """The high part is a bfloat16 number as well, so that a TPU multiplies it in one pass."""
     x = x.astype(jnp.float32)
-    high = jnp.round(x * _STEPS) / _STEPS
+    high = to_bfloat16(_in_steps(x)).astype(jnp.float32)
     return Pair(high, x - high)
 
 
 def similarities(a: Pair, b: Pair) -> Pair:
-    """[n E] and [m E] -> each row of `a` with each of `b`, [n m]."""
+    """[n E] and [m E] -> each row of `a` with each of `b`, [n m], of three products of float32 numbers."""
     high = dot(a.high, b.high.T)
     low = dot(jnp.concatenate([a.low, a.high], 1), jnp.concatenate([b.rounded(), b.low], 1).T)
     return Pair(high, low)
+
+
+def similarities_of_bfloat16(a: Pair, b: Pair) -> Pair:
+    """The same of eight products of bfloat16 numbers, of which a TPU would make each of the three of float32 of six.
+
+    Each low part is the sum of two bfloat16 numbers. Of the nine products that of the smallest two does not count.
+    """
+    (a1, a2, a3), (b1, b2, b3) = (_three(x) for x in (a, b))
+    left = jnp.concatenate([a1, a1, a2, a2, a2, a3, a3], 1)
+    right = jnp.concatenate([b2, b3, b1, b2, b3, b1, b2], 1)
+    return Pair(dot_of_bfloat16(a1, b1.T), dot_of_bfloat16(left, right.T))
 
 
 def row_similarities(a: Pair, b: Pair) -> Pair:
@@ -50,11 +62,30 @@ def row_similarities(a: Pair, b: Pair) -> Pair:
 def scaled(scale: Float[Array, ""], x: Pair, bias: Float[Array, ""] | None = None) -> Array:
     """`scale * x + bias`, rounded as a whole: the product of both coarse parts is exact, and the rest is small."""
     coarse = lax.reduce_precision(scale, exponent_bits=8, mantissa_bits=11)
-    high = split(x.high)
-    rest = coarse * high.low + (scale - coarse) * x.high + scale * x.low
-    return coarse * high.high + (0 if bias is None else bias) + rest
+    high = _in_steps(x.high)
+    rest = coarse * (x.high - high) + (scale - coarse) * x.high + scale * x.low
+    return coarse * high + (0 if bias is None else bias) + rest
 
 
 def dot(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
     # By default an accelerator rounds float32 factors to bfloat16 or tf32: an error of scale x 1e-3 in a logit.
     return jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision=lax.Precision.HIGHEST)
+
+
+def dot_of_bfloat16(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
+    """Float32 sums of exact products."""
+    return jnp.matmul(to_bfloat16(a), to_bfloat16(b), preferred_element_type=jnp.float32)
+
+
+def to_bfloat16(x: Array) -> Array:
+    # Of a conversion there and back alone XLA may leave nothing.
+    return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
+
+
+def _three(x: Pair) -> tuple[Array, Array, Array]:
+    middle = to_bfloat16(x.low)
+    return to_bfloat16(x.high), middle, to_bfloat16(x.low - middle.astype(jnp.float32))
+
+
+def _in_steps(x: Array) -> Array:
+    return jnp.round(x * _STEPS) / _STEPS

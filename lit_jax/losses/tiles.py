@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lit_jax.losses.exact import Pair, row_similarities, scaled, similarities, split
+from lit_jax.losses.exact import Pair, scaled
+from lit_jax.losses.precisions import PRECISIONS, Arithmetic
 from lit_jax.losses.ring import WAYS, Axis, Visit
+from lit_jax.losses.rounded import Centres
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Plan:
     how: str
     size: int  # c, the columns of a tile.
     smoothing: float
+    precision: str
+
+    def arithmetic(self) -> Arithmetic:
+        return PRECISIONS[self.precision]
 
 
 class Notes(NamedTuple):
@@ -35,18 +41,24 @@ class Notes(NamedTuple):
 class Given(NamedTuple):
     """What a device compares: its images, and how similar each image of the batch is to its own text."""
 
-    images: Pair  # [b E]
+    images: Any  # [b E], split.
     own: Pair  # [B]
+    centres: Centres  # Of the texts.
     scale: Float[Array, ""]
     bias: Float[Array, ""] | None
     notes: Notes
 
 
 def given(plan: Plan, images: Array, texts: Array, scale: Array, bias: Array | None, notes: Notes) -> Given:
-    parts = split(images)
-    mine = row_similarities(parts, split(texts))
+    arithmetic, centres = plan.arithmetic(), centres_of(plan, texts, images)
+    parts = arithmetic.split(images, centres_of(plan, images, texts))
+    mine = arithmetic.row_similarities(parts, arithmetic.split(texts, centres))
     own = jax.tree.map(lambda x: lax.all_gather(x, plan.axis, tiled=True), mine)
-    return Given(parts, own, scale, bias, notes)
+    return Given(parts, own, centres, scale, bias, notes)
+
+
+def centres_of(plan: Plan, own: Float[Array, "b E"], other: Float[Array, "b E"]) -> Centres:
+    return Centres(*(lax.pmean(x.astype(jnp.float32).mean(0), plan.axis) for x in (own, other)))
 
 
 class Tile(NamedTuple):
@@ -67,9 +79,10 @@ class Tile(NamedTuple):
 
 
 def tile_of(plan: Plan, given: Given, keys: Float[Array, "c E"], start: int | Array) -> Tile:
-    images, own_pairs, scale, bias, notes = given
-    rows, columns = len(images.high), len(keys)
-    near = similarities(images, split(keys))
+    images, own_pairs, centres, scale, bias, notes = given
+    arithmetic, columns = plan.arithmetic(), len(keys)
+    near = arithmetic.similarities(images, arithmetic.split(keys, centres))
+    rows = len(near.high)
     logits = scaled(scale, near, bias)
     own, others = matches(plan, notes, rows, start, columns)
 

@@ -33,9 +33,16 @@ Embedded = tuple[
 ]  # Unit embeddings: of images [B E]; of texts [B E], or [B K E] with K of each image.
 
 
-def loss_config(config: TrainConfig) -> LossConfig:
-    """The part of a config that the loss itself reads."""
-    return LossConfig(config.loss, config.loss_how, config.loss_chunk or None, config.label_smoothing)
+def loss_config(config: TrainConfig, mesh: Mesh) -> LossConfig:
+    """The part of a config that the loss itself reads, for the devices of `mesh`."""
+    precision, tpu = config.loss_precision, mesh.devices.flat[0].platform == "tpu"
+    return LossConfig(
+        config.loss,
+        config.loss_how,
+        config.loss_chunk or None,
+        config.label_smoothing,
+        "split" if precision == "float32" and tpu else precision,
+    )
 
 
 @dataclass(frozen=True)
@@ -148,9 +155,11 @@ class LossAndGrad:
     ) -> Float[Array, ""]:
         """The loss of the embeddings of the whole batch, or of the prefixes that `model.matryoshka` names."""
         params = combine(tuned, locked)
-        own: Any = partial(contrastive_loss, loss_config(self.config), axis=AXES)
+        own: Any = partial(contrastive_loss, loss_config(self.config, self.mesh), axis=AXES)
         if self.captions > 1:
-            own = partial(captions_loss, loss_config(self.config), positives=self.config.positives, axis=AXES)
+            own = partial(
+                captions_loss, loss_config(self.config, self.mesh), positives=self.config.positives, axis=AXES
+            )
         loss = jax.shard_map(
             lambda images, texts, scale, bias, groups: own(
                 images, texts, scale, bias, Targets(groups=groups)

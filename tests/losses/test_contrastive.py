@@ -254,26 +254,6 @@ def separated(scale, batch=B, width=64, nats=13.0):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_at_every_scale_the_loss_is_that_of_float64_and_never_below_zero(loss, way):
-    got, want = (
-        jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2, 3)))
-        for f in (sharded(loss, 4, 2, **WAYS[way]), partial(dense, loss))
-    )
-    for scale in (1, 14, 100, 1000):
-        for args in (pairs(width=64, scale=scale), separated(scale), separated(scale, nats=20.0)):
-            value, grads = got(*args)
-            with jax.enable_x64(True):
-                exact, exact_grads = want(*(np.asarray(x, np.float64) for x in args))
-            np.testing.assert_allclose(value, exact, rtol=5e-6)
-            for grad, exact_grad in zip(grads, exact_grads, strict=True):
-                bound = 5e-6 * np.abs(exact_grad).max()
-                np.testing.assert_allclose(grad, exact_grad, rtol=0, atol=bound, err_msg=str(scale))
-            assert value >= 0
-
-
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize("loss", KINDS)
-@pytest.mark.parametrize("way", WAYS)
 def test_a_row_of_zeros_is_treated_like_any_other(loss, way):
     images, texts, *rest = pairs()
     images[9], texts[30] = 0, 0

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -13,8 +14,9 @@ import pytest
 from flax import traverse_util
 
 from lit_jax.inference.embed_step import make_embed_step
+from lit_jax.losses.contrastive import LossConfig
 from lit_jax.parallel.sharding import put_batch, shardings
-from lit_jax.train.loss_and_grad import fingerprint
+from lit_jax.train.loss_and_grad import fingerprint, loss_config
 from lit_jax.train.partition import combine, lock_rules, partition
 from lit_jax.train.state import init_state
 from lit_jax.utils.errors import ConfigError
@@ -264,6 +266,28 @@ def test_the_way_of_the_loss_changes_nothing_but_its_memory(options):
     want = losses_of(train("LU", mesh_of(4, 2), batches, **plain)[1])
     got = losses_of(train("LU", mesh_of(4, 2), batches, **options)[1])
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_a_loss_in_bfloat16_is_another_and_near_to_the_exact_one():
+    batches = [batch_of(i) for i in range(2)]
+    exact, rounded = (
+        losses_of(train("LU", mesh_of(4, 2), batches, dropout=(), loss_precision=precision)[1])
+        for precision in ("float32", "bfloat16")
+    )
+    assert exact != rounded
+    np.testing.assert_allclose(rounded, exact, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("asked", "platform", "computed"),
+    [("float32", "cpu", "float32"), ("float32", "tpu", "split"), ("bfloat16", "tpu", "bfloat16")],
+)
+def test_on_a_tpu_the_exact_loss_is_of_split_products(asked, platform, computed):
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    config = SimpleNamespace(
+        loss="softmax", loss_how="ring", loss_chunk=0, label_smoothing=0.1, loss_precision=asked
+    )
+    assert loss_config(config, mesh) == LossConfig("softmax", "ring", None, 0.1, computed)
 
 
 @pytest.mark.slow

@@ -1,0 +1,37 @@
+"""Ways to multiply unit vectors, by name."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float
+
+from lit_jax.losses import exact, rounded
+from lit_jax.losses.exact import Pair
+from lit_jax.losses.rounded import Centres
+
+
+class Arithmetic(NamedTuple):
+    split: Callable[[Array, Centres], Any]  # [n E] -> what the next two take.
+    similarities: Callable[[Any, Any], Pair]  # Of each row with each, [n m].
+    row_similarities: Callable[[Any, Any], Pair]  # Of each row with the same, [n].
+    weighted_sums: Callable[[Array, Array, Centres], Array]  # [n k] @ [k E].
+
+
+def _split(x: Float[Array, "n E"], centres: Centres) -> Pair:
+    return exact.split(x)
+
+
+def _weighted_sums(
+    weights: Float[Array, "n k"], x: Float[Array, "k E"], centres: Centres
+) -> Float[Array, "n E"]:
+    return exact.dot(weights, x)
+
+
+# "float32" and "split" have the same value. "split" has fewer products where the device multiplies bfloat16 numbers.
+PRECISIONS = {
+    "float32": Arithmetic(_split, exact.similarities, exact.row_similarities, _weighted_sums),
+    "split": Arithmetic(_split, exact.similarities_of_bfloat16, exact.row_similarities, _weighted_sums),
+    "bfloat16": Arithmetic(
+        rounded.split, rounded.similarities, rounded.row_similarities, rounded.weighted_sums
+    ),
+}
