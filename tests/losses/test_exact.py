@@ -29,7 +29,7 @@ def test_a_similarity_is_exact_to_two_billionths(way, width, cone):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_high_part_of_a_similarity_is_an_exact_sum(way):
-    a, b = exact.split(unit(64, 768, 1)), exact.split(unit(96, 768, 2))
+    a, b = (exact.split(jnp.asarray(x)) for x in (unit(64, 768, 1), unit(96, 768, 2)))
     want = np.asarray(a.high, np.float64) @ np.asarray(b.high, np.float64).T
     np.testing.assert_array_equal(jax.jit(WAYS[way])(a, b).high, want)
 
@@ -44,7 +44,7 @@ def test_both_parts_are_the_vector_and_the_high_one_is_a_bfloat16_number():
 
 
 def test_rows_have_the_similarities_of_the_matrix():
-    a, b = exact.split(unit(64, 256, 1)), exact.split(unit(64, 256, 2))
+    a, b = (exact.split(jnp.asarray(unit(64, 256, seed))) for seed in (1, 2))
     high, low = exact.row_similarities(a, b)
     for way in WAYS.values():
         np.testing.assert_array_equal(high, np.diag(way(a, b).high))

@@ -32,7 +32,7 @@ def test_the_error_of_a_similarity_is_small_beside_the_differences_also_in_a_nar
 
 def test_rows_have_the_similarities_of_the_matrix():
     images, texts, of_images, of_texts = vectors(0.1)
-    a, b = rounded.split(images, of_images), rounded.split(texts, of_texts)
+    a, b = jax.jit(rounded.split)(images, of_images), jax.jit(rounded.split)(texts, of_texts)
     want = np.diag(rounded.similarities(a, b).rounded())
     np.testing.assert_allclose(rounded.row_similarities(a, b).rounded(), want, rtol=0, atol=3e-7)
 
