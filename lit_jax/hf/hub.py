@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_jax.hf import folder_sums
 from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, WEIGHTS, has
+from lit_jax.hf.other_formats import hint_of_file
 from lit_jax.utils.errors import WeightError, first_line
 from lit_jax.utils.reachable import unreachable
 
@@ -108,6 +109,8 @@ def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
         if path.suffix == ".npz" and path.is_file() and not subfolder:
             return path
         if path.is_file():
+            if what := hint_of_file(path):
+                raise WeightError(f"{path} is {what}")
             raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_jax.hf import other_formats
 from lit_jax.hf.formats.flax_msgpack import File, InTorch, Msgpack
 from lit_jax.hf.formats.safetensors import SafetensorsFile
 from lit_jax.hf.formats.torch_pickle import TorchFile
@@ -46,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises WeightError if there is none or it is not a JSON object."""
     path = folder / CONFIG
     if not path.is_file():
-        raise WeightError(f"{folder} has no {CONFIG}; it is not a Hugging Face model folder")
+        raise WeightError(f"{folder} has no {CONFIG}; {_instead(folder)}")
     stored = read_json(path)
     for config in (stored, stored.get("vision_config"), stored.get("text_config")):
         kind = config.get("model_type", "") if isinstance(config, dict) else ""
@@ -202,11 +203,23 @@ def may_have_weights(folder: Path) -> bool:
     return any(path.suffix in _OTHER_NAMES for path in folder.iterdir())
 
 
+def _instead(folder: Path) -> str:
+    """What a folder without a config is."""
+    if models := other_formats.with_file(folder, CONFIG):
+        some = ", ".join(map(str, models[-3:]))
+        return (
+            f"{some} has one: give that folder" if len(models) == 1 else f"give one that has, such as {some}"
+        )
+    return other_formats.hint(folder) or "it is not a Hugging Face model folder"
+
+
 def _without_weights(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     found = [(name, _OTHER_NAMES[suffix]) for name in names if (suffix := Path(name).suffix) in _OTHER_NAMES]
     remedy = "save the model in one of these formats, for instance with save_pretrained of transformers"
-    if len(found) == 1:
+    if other := other_formats.hint(folder):
+        remedy = other
+    elif len(found) == 1:
         remedy = "if {} holds its weights, rename it to {}".format(*found[0])
     return (
         f"{folder} has neither {WEIGHTS} nor {INDEX}, nor the same of {FLAX} or {PICKLE}; it has "
