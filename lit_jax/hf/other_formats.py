@@ -4,16 +4,11 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+
+from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
 
 _MOST_ENTRIES = 2_000  # Of a folder that are looked at, so that "/" is answered as fast as any.
 _DEPTH = 2
-
-
-class Other(NamedTuple):
-    names: str  # A regex of the name of a file or folder that is one of these, or a part of one.
-    what: str
-    way: str
 
 
 _MADE_FROM = "give the model that it was made from, as save_pretrained of transformers writes it"
@@ -41,16 +36,14 @@ OTHERS = (
         "shards of weights without their index",
         "copy the file that ends in .index.json beside them",
     ),
-    Other(
-        r".*\.(zip|7z|rar|tar|tgz|tar\.(gz|bz2|xz|zst))", "an archive", "unpack it, and give the folder in it"
-    ),
+    ARCHIVE,
 )
 
 
 def hint(folder: Path) -> str:
     """What a folder without a config or without weights holds instead; "" if nothing is known of it."""
     for path in _inside(folder):
-        if found := _of(path.name):
+        if found := other_of(path.name, OTHERS):
             way = found.way.replace("FOLDER", str(path.parent))
             return f"it holds {found.what} ({path.relative_to(folder)}): {way}"
     return ""
@@ -58,7 +51,7 @@ def hint(folder: Path) -> str:
 
 def hint_of_file(path: Path) -> str:
     """What a file that is given as a model is; "" if nothing is known of it."""
-    found = _of(path.name)
+    found = other_of(path.name, OTHERS)
     return "" if found is None else f"{found.what} and no model folder: {found.way}"
 
 
@@ -68,10 +61,6 @@ def with_file(folder: Path, name: str) -> list[Path]:
     return sorted(
         found, key=lambda path: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", str(path))]
     )
-
-
-def _of(name: str) -> Other | None:
-    return next((other for other in OTHERS if re.fullmatch(other.names, name, re.IGNORECASE)), None)
 
 
 def _inside(folder: Path) -> Iterator[Path]:

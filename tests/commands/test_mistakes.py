@@ -132,7 +132,7 @@ MISTAKES = [  # A command in the folder of `place`; its status; what it says.
     ),
     ("inspect pairs --sheet nowhere/x.png", 2, "--sheet: there is no directory nowhere"),
     ("inspect pairs --tokenizer run", 4, "run holds no tokenizer"),
-    ("inspect run", 3, "run is a directory without metadata.jsonl"),
+    ("inspect run", 3, "run belongs to a run of `lit-jax train`, run, and is no source; want"),
     ("evaluate --model model", 2, "nothing to evaluate on; give --data SOURCE or --task NAME"),
     (
         "evaluate --model model --data pairs --task imagenet",

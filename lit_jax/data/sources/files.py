@@ -9,6 +9,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from lit_jax.data.sources.other_sources import hint
 from lit_jax.data.sources.patterns import escape, expand_braces, has_magic, is_pattern, split_list
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
@@ -98,6 +99,12 @@ class Files:
             raise DataError(f"{self.spec}: cannot be listed: {reason(e)}") from e
         return dict(sorted(files.items()))
 
+    def below(self, depth: int) -> list[str]:
+        """The names of the files in the place and in its directories, `depth` levels of them, sorted."""
+        root = self.root.rstrip("/")
+        found = self.fs.find(root, maxdepth=depth)
+        return sorted(name[len(root) + 1 :] for name in found)
+
     def _of_place(self, root: str, suffix: str) -> dict[str, Mapping[str, Any]]:
         """The files of one place. Raises `DataError` if there is none."""
         if self.fs.isdir(root):
@@ -148,10 +155,16 @@ class Files:
             if self._is_file(path, info) and (hidden or not os.path.basename(path).startswith("."))
         }
         if not files:
-            raise DataError(
-                f"{self.spec}: no file matches {shown}; want a file, a directory or a pattern of files"
-            )
+            why = hint(self._beside(pattern)) or "want a file, a directory or a pattern of files"
+            raise DataError(f"{self.spec}: no file matches {shown}; {why}")
         return files
+
+    def _beside(self, pattern: str) -> list[str]:
+        """What lies in the directory of a pattern under names of other endings; nothing if that is no directory."""
+        folder, ending = os.path.dirname(pattern), os.path.splitext(pattern)[1]
+        listed = self.fs.ls(folder, detail=False) if self.fs.isdir(folder) else []
+        names = sorted(os.path.basename(name.rstrip("/")) for name in listed)
+        return [name for name in names if not name.endswith(ending)]
 
     def _is_file(self, path: str, info: Mapping[str, Any]) -> bool:
         """Whether it is a file or a link to one, as in the cache of the Hub."""

@@ -1,6 +1,7 @@
 """`folder:DIR`: pictures in a directory, with a table or text files that describe them."""
 
 import hashlib
+import posixpath
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,6 +10,7 @@ from lit_jax.data.sources.files import Files
 from lit_jax.data.sources.folder_layouts import known_layout
 from lit_jax.data.sources.folder_pictures import Pictures
 from lit_jax.data.sources.folder_tables import TABLES, Rows
+from lit_jax.data.sources.other_sources import hint, hint_of_table
 from lit_jax.utils.errors import DataError
 
 METADATA = TABLES[0]
@@ -43,8 +45,11 @@ class FolderSource:
         self._files = Files(self.spec, directory, closed=True)
         if not self._files.fs.isdir(self._files.root):
             parent = self.spec.rpartition("/")[0] or "folder:."
-            hint = f"; it is a file, give {parent}" if self._files.fs.isfile(self._files.root) else ""
-            raise DataError(f"{self.spec}: there is no such directory{hint}")
+            why = "there is no such directory"
+            if self._files.fs.isfile(self._files.root):
+                names = [] if posixpath.basename(directory) in TABLES else [directory]
+                why = hint(names) or hint_of_table(names) or f"{why}; it is a file, give {parent}"
+            raise DataError(f"{self.spec}: {why}")
         root = self._files.root.rstrip("/")
         self._table = next((name for name in TABLES if self._files.fs.isfile(f"{root}/{name}")), None)
         self._pictures = root
@@ -58,6 +63,8 @@ class FolderSource:
             self._rows = Pictures(self._files, caption)
         if not len(self._rows):
             what = f"{self._table} has no records" if self._table else f"holds no {METADATA} and no pictures"
+            if not self._table and (why := hint(self._files.below(2))):
+                raise DataError(f"{self.spec}: {why}")
             raise DataError(f"{self.spec}: {what}; want a line with file_name and caption for each picture")
         self.remarks = self._rows.remarks
         self.class_names: tuple[str, ...] | None = self._rows.class_names or None

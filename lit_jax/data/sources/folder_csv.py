@@ -159,8 +159,9 @@ class CsvTable:
             or (chosen and chosen not in columns)
         ):
             wanted = f"file_name and {caption or 'caption'}"
+            tabs = "; a table with tabs between the columns is called captions.tsv" if "\t" in first else ""
             raise self._bad(
-                1, f"the columns are {', '.join(columns) or 'none'}; want a first line with {wanted}"
+                1, f"the columns are {', '.join(columns) or 'none'}; want a first line with {wanted}{tabs}"
             )
         roles = {"id": "id", "label": "label", chosen: "caption", file_column: "file"}
         if twice := [name for name in roles if name is not None and columns.count(name) > 1]:

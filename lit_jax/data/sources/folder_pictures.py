@@ -16,6 +16,7 @@ from lit_jax.data.sources.folder_json import captions_in
 from lit_jax.data.sources.folder_layouts import SPLITS, check_splits, check_tables, directories
 from lit_jax.data.sources.folder_rows import Row
 from lit_jax.data.sources.folder_tables import TABLES
+from lit_jax.data.sources.other_sources import hint_of_table
 from lit_jax.data.transforms.image_files import FORMATS, HEAD, is_picture, starts_like_picture
 from lit_jax.utils.errors import DataError
 
@@ -130,6 +131,8 @@ class Pictures:
                 f"{counted(len(out), 'file is', 'files are')} left out, being no {', '.join(FORMATS)} picture "
                 f"({', '.join(f'{times} {kind}' for kind, times in kinds)}; the first is {out[0]!r})"
             )
+        if not described and (table := hint_of_table(out)):
+            yield table
         if links:
             yield f"links to directories are not followed: {len(links)} (the first is {links[0]!r})"
         if described:

@@ -3,9 +3,11 @@
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from lit_jax.data.sources.base import FORMS, Mixed, Source, remarks_of
 from lit_jax.utils.errors import DataError, LitJaxError, first_line
+from lit_jax.utils.run_folder import run_of
 
 _log = logging.getLogger(__name__)
 
@@ -56,18 +58,19 @@ def _kind_of(spec: str) -> str:
     from lit_jax.data.sources.files import Files, is_url
     from lit_jax.data.sources.folder_layouts import is_img2dataset, is_layout
     from lit_jax.data.sources.folder_tables import TABLES
-    from lit_jax.data.sources.tfds import INFO
+    from lit_jax.data.sources.other_sources import hint, hint_of_table
+    from lit_jax.data.sources.tfds import INFO, is_prepared
     from lit_jax.data.transforms.image_files import is_picture
 
     path = os.path.expanduser(spec)
-    if not is_url(spec) and (
-        os.path.isfile(f"{path}/{INFO}") or os.path.isfile(f"{os.path.dirname(path)}/{INFO}")
-    ):
+    if not is_url(spec) and (is_prepared(path) or is_prepared(os.path.dirname(path))):
         return "tfds"
     if spec.endswith((".tar", ".parquet")) and ("/" in spec or os.path.exists(path)):
         return "wds" if spec.endswith(".tar") else "parquet"
     files = Files(spec, spec) if is_url(spec) or os.path.isdir(path) else None
     if files is None or not files.fs.isdir(files.root):
+        if os.path.isfile(path) and (what := hint([spec]) or hint_of_table([spec])):
+            raise DataError(what)
         raise DataError(f"no source {spec!r}: it is not a directory; want one, or {FORMS}")
     names = {os.path.basename(name) for name in files.fs.ls(files.root, detail=False)}
     if names & set(TABLES) or is_img2dataset(names):
@@ -79,7 +82,14 @@ def _kind_of(spec: str) -> str:
             return kind
     if any(map(is_picture, names)) or is_layout(names):
         return "folder"
+    if files.local and (run := run_of(Path(path))) is not None:
+        raise DataError(f"{spec} belongs to a run of `lit-jax train`, {run}, and is no source; want {FORMS}")
+    below = files.below(2)
+    pictures = any(map(is_picture, below))
+    if not pictures and (what := hint(below)):
+        raise DataError(f"{spec}: {what}")
+    table = f"; {what}" if pictures and (what := hint_of_table(below)) else ""
     raise DataError(
         f"{spec} is a directory without {', '.join(TABLES)} or pictures (a folder), {INFO} (a prepared set), *.tar "
-        f"or *.parquet; want one of them, or folder:{spec} for a directory for each class"
+        f"or *.parquet; want one of them, or folder:{spec} for a directory for each class{table}"
     )

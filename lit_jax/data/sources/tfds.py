@@ -1,6 +1,7 @@
 """`tfds:`: a set that TensorFlow Datasets has prepared, read without TensorFlow."""
 
 import hashlib
+import os
 import re
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from lit_jax.data.sources.base import CAPTIONS, FORMS, IDS, Record, decode_utf8, edges
+from lit_jax.data.sources.other_sources import STATE, hint
 from lit_jax.data.sources.tfds_folder import FEATURES, INFO, check_folder, check_shard
 from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.sources.tfrecord import TfRecords
@@ -124,12 +126,20 @@ class TfdsSource:
         return digest.hexdigest()
 
 
+def is_prepared(folder: str) -> bool:
+    """Whether this folder of this machine is a set of TensorFlow Datasets: the package datasets writes `INFO` too."""
+    return os.path.isfile(f"{folder}/{INFO}") and not os.path.isfile(f"{folder}/{STATE}")
+
+
 def _locate(spec: str, where: str) -> tuple[epath.Path, str | None]:
     """The folder and the split of `where`; the split is None if it names only a directory."""
     from tensorflow_datasets.core.read_only_builder import _find_builder_dir
     from tensorflow_datasets.core.utils.error_utils import record_error_context
 
     path = epath.Path(where).expanduser()
+    for folder in (path, path.parent):
+        if (folder / INFO).exists() and not is_prepared(str(folder)):
+            raise DataError(f"{spec}: {hint([STATE])}")
     if (path / INFO).exists():
         return path, None
     if (path.parent / INFO).exists():

@@ -1,0 +1,64 @@
+"""What else people give as a source, and the way from there to one that is read."""
+
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+
+from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
+
+STATE = "state.json"  # Beside a dataset_info.json it says that the package datasets wrote both.
+_WRITE = "write its records as tar shards or parquet (docs/data.md)"
+_TABLE = Other(
+    r".*\.(csv|tsv|jsonl|xlsx?)",
+    "a table",
+    "if it has the captions, name it metadata.csv or metadata.jsonl, with file_name and caption in each row, and give "
+    "its directory",
+)
+_OTHERS = (
+    Other(r".*\.tar", "a tar", "give tar shards as wds:DIR"),
+    Other(r".*\.parquet", "a parquet file", "give it as parquet:DIR"),
+    Other(
+        rf"dataset_dict\.json|{re.escape(STATE)}|.*\.arrow",
+        "a part of what save_to_disk of the package datasets wrote",
+        "give it as parquet, for instance by datasets.load_from_disk(DIR)[SPLIT].to_parquet(FILE)",
+    ),
+    Other(
+        r".*\.(tgz|tar\.(gz|bz2|xz|zst))", "a compressed tar", "unpack it to .tar, for instance with gunzip"
+    ),
+    ARCHIVE,
+    Other(
+        r".*\.tfrecords?(-\d+-of-\d+)?",
+        "a file of TFRecords without the dataset_info.json of TensorFlow Datasets",
+        _WRITE,
+    ),
+    Other(r".*\.mds(\.zstd)?", "a shard of MosaicML's streaming", _WRITE),
+    Other(r".*\.mdb", "a database of LMDB", _WRITE),
+    Other(r".*\.beton", "a file of FFCV", _WRITE),
+    Other(r".*\.(h5|hdf5)", "a file of HDF5", _WRITE),
+    Other(r".*\.(npy|npz)", "an array of NumPy", _WRITE),
+    Other(r".*\.(sqlite3?|db)", "a database of SQLite", _WRITE),
+    Other(r".*\.lance", "a table of Lance", _WRITE),
+    Other(
+        r".*\.(heic|heif|avif|tiff?|jxl|jp2|dng|cr2|nef|arw)",
+        "a picture of a format that is not read",
+        "write it as JPEG or PNG",
+    ),
+    Other(r".*\.(mp4|mov|avi|mkv|webm)", "a video", "write its frames as JPEG"),
+)
+
+
+def hint(names: Iterable[str]) -> str:
+    """What the first of these files is that is known and not read; "" if all are unknown."""
+    return _hint(names, _OTHERS)
+
+
+def hint_of_table(names: Iterable[str]) -> str:
+    """What is said of the first of these files that may be a table; "" without one."""
+    return _hint(names, (_TABLE,))
+
+
+def _hint(names: Iterable[str], others: Sequence[Other]) -> str:
+    for name in names:
+        if other := other_of(posixpath.basename(name), others):
+            return f"{name} is {other.what}: {other.way}"
+    return ""
