@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import folder_sums
+from lit_jax.hf.hub_names import hint
 from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, WEIGHTS, has
 from lit_jax.hf.other_formats import hint_of_file
 from lit_jax.utils.errors import WeightError, first_line
@@ -115,7 +116,8 @@ def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
     except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
         pass
     if isinstance(folder_or_id, Path) or not is_id(folder_or_id):
-        raise WeightError(f"model folder {folder_or_id} does not exist; give an existing folder or a Hub id")
+        way = hint(str(folder_or_id)) or "give an existing folder or a Hub id"
+        raise WeightError(f"model folder {folder_or_id} does not exist; {way}")
     return None
 
 
@@ -169,7 +171,8 @@ def _download(repository: str, place: str, patterns: Sequence[str], **options: A
             folder = download(**options | {"local_files_only": True, "force_download": False})
     except (HFValidationError, HTTPError, OSError) as error:
         why = unreachable("hf://") or first_line(error)
+        way = f"; {way}" if (way := hint(repository)) else ""
         raise WeightError(
-            f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {why}"
+            f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {why}{way}"
         ) from error
     return Path(folder)

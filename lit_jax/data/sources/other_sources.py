@@ -8,6 +8,9 @@ from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
 
 STATE = "state.json"  # Beside a dataset_info.json it says that the package datasets wrote both.
 _WRITE = "write its records as tar shards or parquet (docs/data.md)"
+_ON_THE_HUB = re.compile(
+    r"((https?://)?(huggingface\.co|hf\.co)/datasets/|hf:(//)?datasets/|datasets/)?(?P<id>[\w.-]+/[\w.-]+)(/(tree|viewer|blob)/.*)?/?"
+)
 _TABLE = Other(
     r".*\.(csv|tsv|jsonl|xlsx?)",
     "a table",
@@ -45,6 +48,12 @@ _OTHERS = (
     ),
     Other(r".*\.(mp4|mov|avi|mkv|webm)", "a video", "write its frames as JPEG"),
 )
+
+
+def hint_of_name(spec: str) -> str:
+    """How a set of the Hugging Face Hub is given whose address or id this is; "" for any other name."""
+    found = _ON_THE_HUB.fullmatch(spec)
+    return f"a set of the Hub is given as parquet:hf://datasets/{found['id']}" if found else ""
 
 
 def hint(names: Iterable[str]) -> str:

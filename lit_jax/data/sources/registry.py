@@ -58,10 +58,12 @@ def _kind_of(spec: str) -> str:
     from lit_jax.data.sources.files import Files, is_url
     from lit_jax.data.sources.folder_layouts import is_img2dataset, is_layout
     from lit_jax.data.sources.folder_tables import TABLES
-    from lit_jax.data.sources.other_sources import hint, hint_of_table
+    from lit_jax.data.sources.other_sources import hint, hint_of_name, hint_of_table
     from lit_jax.data.sources.tfds import INFO, is_prepared
     from lit_jax.data.transforms.image_files import is_picture
 
+    if spec.startswith(("http://", "https://")) and (way := hint_of_name(spec)):
+        raise DataError(f"{spec} is a page and not files; {way}")
     path = os.path.expanduser(spec)
     if not is_url(spec) and (is_prepared(path) or is_prepared(os.path.dirname(path))):
         return "tfds"
@@ -71,7 +73,8 @@ def _kind_of(spec: str) -> str:
     if files is None or not files.fs.isdir(files.root):
         if os.path.isfile(path) and (what := hint([spec]) or hint_of_table([spec])):
             raise DataError(what)
-        raise DataError(f"no source {spec!r}: it is not a directory; want one, or {FORMS}")
+        way = f"; {way}" if (way := hint_of_name(spec)) else ""
+        raise DataError(f"no source {spec!r}: it is not a directory; want one, or {FORMS}{way}")
     names = {os.path.basename(name) for name in files.fs.ls(files.root, detail=False)}
     if names & set(TABLES) or is_img2dataset(names):
         return "folder"

@@ -87,3 +87,24 @@ def test_a_table_with_tabs_says_the_name_for_them(put):
     put(**{"metadata.csv": b"filepath\ttitle\na.png\tx\n"})
     with pytest.raises(DataError, match=r"a table with tabs between the columns is called captions\.tsv"):
         open_source("set")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "https://huggingface.co/datasets/owner/name",
+        "https://huggingface.co/datasets/owner/name/tree/main",
+        "hf.co/datasets/owner/name",
+        "datasets/owner/name",
+        "owner/name",
+    ],
+)
+def test_a_set_of_the_hub_is_told_how_it_is_given(spec, put):
+    with pytest.raises(DataError, match=r"a set of the Hub is given as parquet:hf://datasets/owner/name$"):
+        open_source(spec)
+
+
+def test_a_path_is_not_taken_for_a_set_of_the_hub(put):
+    for spec in ("./owner/name", "/owner/name", "a/b/c", "name"):
+        with pytest.raises(DataError, match=r"it is not a directory; want one, or .*N/SPLIT$"):
+            open_source(spec)
