@@ -20,15 +20,12 @@ _OPENAI = {  # Names of OpenAI's package clip.
     "ViT-L/14": "openai/clip-vit-large-patch14",
     "ViT-L/14@336px": "openai/clip-vit-large-patch14-336",
 }
-_ELSEWHERE = {  # Names without an owner, by the project that they are of -> an id of that kind.
-    r"(ViT|EVA\d*|coca_ViT|(xlm-)?roberta-(base-|large-)?ViT|MobileCLIP\d*|ViTamin|PE-Core|nllb-clip)-\S+|RN\d+\w*|convnext_\w+": (
-        "open_clip",
-        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-    ),
-    r"(vit|deit3?|beit|eva\d*|swin\w*|resnet\w*)_\w+(\.\w+)?": (
-        "timm",
-        "timm/vit_base_patch16_224.augreg_in21k",
-    ),
+_OPEN_CLIP = "open_clip", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+_TIMM = "timm", "timm/vit_base_patch16_224.augreg_in21k"
+_ELSEWHERE = {  # Names without an owner -> the project that they are of, and an id of that kind.
+    r"(ViT|EVA\d*|coca_ViT|(xlm-)?roberta-(base-|large-)?ViT|MobileCLIP\d*|ViTamin|PE-Core|nllb-clip)-\S+": _OPEN_CLIP,
+    r"RN\d+\w*|convnext_\w+": _OPEN_CLIP,
+    r"(vit|deit3?|beit|eva\d*|swin\w*|resnet\w*)_\w+(\.\w+)?": _TIMM,
     r"dino(v2|v3)?_vit\w+": ("torch.hub", "facebook/dinov2-base"),
 }
 
