@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
+from lit_jax.utils import device_errors
 from lit_jax.utils.errors import ConfigError, LitJaxError
-from lit_jax.utils.shown import Formatter, say
+from lit_jax.utils.shown import Formatter, in_line, say
 from lit_jax.utils.suggestions import suggestion
 
 COMMANDS = {
@@ -113,6 +114,11 @@ def main(args: Sequence[str] | None = None) -> None:
         place = "" if error.filename is None else f"{error.filename}: "
         say(f"lit-jax: {place}{error.strerror}; choose another path", stream=sys.stderr)
         _discard_output(own_process)  # If it was what could not be written, Python would try once more.
+        sys.exit(ConfigError.exit_code)
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        if not (why := device_errors.sentence(error, command)):
+            raise
+        say(f"lit-jax: {in_line(why)}", stream=sys.stderr)
         sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,46 @@
+"""Errors of JAX that are no fault of ours: it finds no device, or a device has no room."""
+
+import os
+import sys
+
+from lit_jax.utils.errors import first_line
+
+_TRAINING = frozenset({"train", "quickstart", "align", "grid"})
+_NO_ROOM = "RESOURCE_EXHAUSTED"
+
+
+def sentence(error: Exception, command: str) -> str:
+    """What a user is told of `error`, which `command` did not catch; "" for any that is not of this kind."""
+    if isinstance(error, MemoryError):
+        return f"the memory of this machine is full ({first_line(error)}); {_less(command)}"
+    if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
+        return ""
+    if str(error).startswith(_NO_ROOM):
+        return f"a device has no room for this: {first_line(error)}; {_less(command)}"
+    if why := _no_device():
+        asked = os.environ.get("JAX_PLATFORMS")
+        setting = f" with JAX_PLATFORMS={asked}" if asked else ""
+        return f"JAX finds no device{setting}: {why}; JAX_PLATFORMS=cpu computes without an accelerator"
+    return ""
+
+
+def _less(command: str) -> str:
+    if command in _TRAINING:
+        return (
+            "lower config.micro_batch, which does not change the loss, set config.model.remat to 'full', or lower "
+            "config.batch_size"
+        )
+    return "give it less at once, with a lower --batch-size where the command has one"
+
+
+def _no_device() -> str:
+    """Why JAX has none; "" if it has."""
+    import jax
+
+    try:
+        jax.devices()
+    except AssertionError:
+        return "none of that kind is visible to this process"
+    except RuntimeError as error:
+        return first_line(error)
+    return ""

@@ -1,0 +1,64 @@
+"""A device that is missing or full is told in one sentence, and faults of ours are not hidden."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lit_jax import __main__
+from lit_jax.utils import device_errors
+from tests.cli import cli
+
+
+@pytest.mark.parametrize(
+    ("platforms", "why"),
+    [
+        ("cuda", "none of that kind is visible to this process"),
+        ("nothing", "Unable to initialize backend 'nothing'"),
+    ],
+)
+def test_a_command_without_a_device_ends_in_one_sentence(platforms, why):
+    ended = cli("doctor", JAX_PLATFORMS=platforms)
+    assert ended.returncode == 2 and not ended.stdout
+    assert ended.stderr.startswith(f"lit-jax: JAX finds no device with JAX_PLATFORMS={platforms}: {why}")
+    assert ended.stderr.count("\n") == 1 and "JAX_PLATFORMS=cpu computes" in ended.stderr
+
+
+def raised_by(raises, command, monkeypatch, capsys):
+    """The status and the sentence of a command that fails so."""
+    monkeypatch.setattr(__main__, "run", lambda *_: raises())
+    with pytest.raises(SystemExit) as ended:
+        __main__.main([command])
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "less"), [("train", "lower config.micro_batch"), ("embed", "--batch-size")]
+)
+def test_a_full_device_says_what_to_lower(command, less, monkeypatch, capsys):
+    status, said = raised_by(lambda: jnp.zeros((1 << 24, 1 << 24)), command, monkeypatch, capsys)
+    assert status == 2 and said.count("\n") == 1
+    assert (
+        said.startswith("lit-jax: a device has no room for this: RESOURCE_EXHAUSTED: Out of memory")
+        and less in said
+    )
+
+
+def test_a_full_machine_says_so(monkeypatch, capsys):
+    def fail():
+        raise MemoryError("Unable to allocate 8.00 GiB for an array")
+
+    status, said = raised_by(fail, "embed", monkeypatch, capsys)
+    assert status == 2 and "the memory of this machine is full (Unable to allocate 8.00 GiB" in said
+
+
+@pytest.mark.parametrize(
+    "error", [AssertionError("a fault"), RuntimeError("another"), jax.errors.JaxRuntimeError("INTERNAL: x")]
+)
+def test_every_other_error_keeps_its_traceback(error, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(__main__, "run", lambda *_: fail())
+    with pytest.raises(type(error)):
+        __main__.main(["doctor"])
+    assert device_errors.sentence(error, "doctor") == ""
