@@ -24,6 +24,9 @@ GROUPS = tuple(
     name for name, field in FIELDS.items() if isinstance(field.default, dict)
 )  # Of a tower's own fields.
 
+# Endings of what others have their configs in. Some of these files would run as Python.
+_NO_PYTHON = frozenset({".json", ".yaml", ".yml", ".toml", ".ini", ".gin", ".txt", ".ipynb"})
+
 
 class Override(NamedTuple):
     """`--config.NAME TEXT`"""
@@ -55,6 +58,10 @@ def load(file: str) -> Any:
         close = suggestion(Path(path).stem, [file.stem for file in shipped_config("").glob("[!_]*.py")])
         hint = f", or one of lit_jax's own, such as configs/{close}.py" if close else ""
         raise ConfigError(f"config file {path} does not exist; give the path of a .py file{hint}")
+    if Path(path).suffix.lower() in _NO_PYTHON:
+        raise ConfigError(
+            f"{path} is no Python file; wanted a .py file with a function get_config, such as configs/lit_b16_bert.py"
+        )
     try:
         get_config = runpy.run_path(path).get("get_config")
         if get_config is None:

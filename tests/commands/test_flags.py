@@ -277,6 +277,13 @@ def test_a_file_that_is_no_config_is_refused(tmp_path):
     assert "it has no function get_config" in refused(line=(*line[:3], str(path)))
 
 
+@pytest.mark.parametrize("name", ["recipe.yaml", "config.json", "colab.ipynb"])
+def test_a_config_in_another_language_is_told_what_a_config_is(name, tmp_path):
+    (tmp_path / name).write_text("steps: 3")  # Which is Python as well.
+    said = refused(line=("--workdir", "w", "--config", str(tmp_path / name)))
+    assert f"{name} is no Python file; wanted a .py file with a function get_config" in said
+
+
 @pytest.mark.parametrize("command", ["train", "plan", "quickstart", "grid"])
 def test_a_bad_config_is_refused_before_anything_heavy_is_imported(command, tmp_path):
     """Not even JAX: here it would end the process."""
