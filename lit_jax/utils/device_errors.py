@@ -9,13 +9,24 @@ _TRAINING = frozenset({"train", "quickstart", "align", "grid"})
 _NO_ROOM = "RESOURCE_EXHAUSTED"
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether this machine or a device had no room, which says nothing of what was being read; also as a cause."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and str(error).startswith(_NO_ROOM)
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
 def sentence(error: Exception, command: str) -> str:
     """What a user is told of `error`, which `command` did not catch; "" for any that is not of this kind."""
     if isinstance(error, MemoryError):
         return f"the memory of this machine is full ({first_line(error)}); {_less(command)}"
     if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
         return ""
-    if str(error).startswith(_NO_ROOM):
+    if is_full(error):
         return f"a device has no room for this: {first_line(error)}; {_less(command)}"
     if why := _no_device():
         asked = os.environ.get("JAX_PLATFORMS")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -332,6 +333,19 @@ def test_what_cannot_be_read_though_its_sums_are_right_is_told_in_a_sentence(che
     with pytest.raises(CheckpointError, match=r"tuned cannot be read .*put a copy of it back") as error:
         checkpoints().restore(state_of())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "full",
+    [MemoryError("Unable to allocate"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")],
+)
+def test_a_machine_without_room_is_not_taken_for_a_damaged_checkpoint(checkpoints, saved, full, monkeypatch):
+    def fail(*_, **__):
+        raise full
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", fail)
+    with pytest.raises(type(full), match=str(full)):
+        checkpoints().restore(state_of())
 
 
 @pytest.mark.sampled(3)

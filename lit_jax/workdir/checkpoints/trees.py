@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from lit_jax.utils.device_errors import is_full
 from lit_jax.utils.errors import CheckpointError
 
 
@@ -137,6 +138,8 @@ def _readable(folder: epath.Path) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # Orbax and TensorStore raise a dozen kinds, some of them a page long.
+        if is_full(error):
+            raise
         raise CheckpointError(
             f"{folder} cannot be read ({reason(error)}): "
             f"put a copy of it back, or move its step away to continue from the one before"
