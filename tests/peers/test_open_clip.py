@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,42 @@ def test_a_checkpoint_of_a_training_opens_with_the_config_that_open_clip_knows(t
         texts = model.encode_text(open_clip.get_tokenizer("ViT-S-32-alt")(TEXTS), normalize=True)
     np.testing.assert_allclose(ours.pictures(pictures()), images.numpy(), rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours.texts(TEXTS), texts.numpy(), rtol=0, atol=1e-5)
+
+
+CONVNEXTS = [
+    name
+    for name in open_clip.list_models()
+    if "convnext" in str(open_clip.get_model_config(name)["vision_cfg"])
+]
+
+
+@pytest.mark.parametrize("name", CONVNEXTS)
+def test_every_config_with_a_convnext_that_open_clip_knows_gives_its_embeddings(name, tmp_path, monkeypatch):
+    """With few blocks, channels and layers; pictures are half as large."""
+    from open_clip import timm_model
+
+    make, fewer = timm_model.timm.create_model, {"depths": [1, 2, 1, 1], "dims": [8, 16, 24, 32]}
+    monkeypatch.setattr(timm_model.timm, "create_model", lambda kind, **more: make(kind, **more | fewer))
+    cfg = open_clip.get_model_config(name)
+    cfg["embed_dim"] = 16
+    cfg["vision_cfg"]["image_size"] //= 2
+    cfg["text_cfg"] |= {"context_length": 12, "vocab_size": 60, "width": 32, "heads": 2, "layers": 2}
+    model = open_clip.CLIP(**json.loads(json.dumps(cfg))).eval()
+    tensors = {key: foreign.drawn(key, tuple(tensor.shape)) for key, tensor in model.state_dict().items()}
+    model.load_state_dict({key: torch.from_numpy(array) for key, array in tensors.items()})
+    stored = {"layout": "open_clip", "files": {"open_clip_config.json": {"model_cfg": cfg}}, "shapes": {}}
+    module, params = lit_jax.load(foreign.write(tmp_path, stored, **tensors))
+    images, ids = foreign.images(cfg["vision_cfg"]["image_size"]), foreign.ids(60, 12, 0, 59)
+    got = module.apply({"params": params}, images, {"input_ids": jnp.asarray(ids, jnp.int32)})
+    with torch.no_grad():
+        seen = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())
+        want = (
+            model.encode_image(seen, normalize=True),
+            model.encode_text(torch.from_numpy(ids), normalize=True),
+        )
+    for ours, theirs in zip(got, want, strict=False):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+    assert module.config.vision.image_size == cfg["vision_cfg"]["image_size"]
 
 
 SMALL = {

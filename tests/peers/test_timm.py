@@ -32,12 +32,12 @@ def made(name):
 def ours(name, model, tensors, folder):
     """The config that we make of it; None: it is refused, or its tensors are not those of the table."""
     try:
-        part = tower(folder, name, {}, tensors, pooling=model.global_pool)
+        part = tower(folder, name, {}, tensors, pooling=getattr(model, "global_pool", "avg"))
     except WeightError as error:
         assert str(error).startswith(str(folder))
         return None
     wanted = {stored for row in part.rows for stored in row.hf_names()}
-    known = re.compile(rf"({part.dropped})|head\.\w+|mask_token")
+    known = re.compile(rf"({part.dropped})|head\.(fc\.)?\w+|mask_token")
     left = {stored for stored in tensors if not known.fullmatch(stored)} - wanted
     return None if left or not wanted <= tensors.keys() else part.config
 
@@ -62,19 +62,93 @@ def test_no_architecture_of_timm_is_taken_for_another(tmp_path):
     assert sum(taken.values()) >= 127
 
 
-@pytest.mark.parametrize("architecture", ["vit_base_patch16_224", "vit_small_patch16_dinov3"])
-def test_what_the_wrapper_of_transformers_saves_gives_its_pooled_output(architecture, tmp_path):
-    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
-    config = transformers.TimmWrapperConfig(architecture=architecture, model_args=sizes)
-    model = transformers.TimmWrapperModel(config).eval()
+NOT_READ = {
+    *(
+        "convnext_atto_ols",
+        "convnext_femto_ols",
+        "convnext_pico_ols",
+        "convnext_nano_ols",
+    ),  # Stems that overlap.
+    *("convnext_atto_rms", "convnext_zepto_rms", "convnext_zepto_rms_ols"),  # Norms without a mean.
+    "convnext_large_mlp",  # A hidden layer behind the pooling.
+    "test_convnext3",  # Kernels of several sizes.
+}
+FEWER = {"depths": [1, 2, 1, 1], "dims": [8, 16, 24, 32]}
+
+
+def epsilons(model):
+    """Those of the norms."""
+    parts = {name: module for name, module in model.named_modules() if not name.endswith("grn")}
+    return {module.eps for module in parts.values() if hasattr(module, "eps")}
+
+
+def test_every_convnext_of_timm_is_read_as_it_is_or_refused_by_its_name(tmp_path):
+    refused = set()
+    for name in timm.list_models("*convnext*"):
+        model, tensors = made(name)
+        if (config := ours(name, model, tensors, tmp_path)) is None:
+            refused.add(name)
+            continue
+        block = model.stages[0].blocks[0]
+        assert epsilons(model) == {config["layer_norm_eps"]}, name
+        # The other types have this eps within.
+        assert config["model_type"] == "dinov3_convnext" or config["layer_norm_eps"] == 1e-6, name
+        assert config["hidden_act"] == ACTIVATIONS[type(block.mlp.act).__name__], name
+        assert config["depths"] == [len(stage.blocks) for stage in model.stages], name
+        assert config["hidden_sizes"] == [info["num_chs"] for info in model.feature_info], name
+        assert (config["model_type"] == "convnextv2") == hasattr(block.mlp, "grn"), name
+        assert (config["model_type"] == "convnextv2") == (block.gamma is None), name
+        assert block.conv_dw.kernel_size == (7, 7) and model.stem[0].kernel_size == (4, 4), name
+    assert refused == NOT_READ
+
+
+@pytest.mark.parametrize("name", sorted(NOT_READ))
+def test_a_convnext_that_is_not_read_is_named(name, tmp_path):
+    _, tensors = made(name)
+    with pytest.raises(WeightError, match=f"{name}.* not implemented") as error:
+        tower(tmp_path, name, {}, tensors)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted({*timm.list_models("*convnext*")} - NOT_READ))
+def test_every_convnext_gives_the_features_of_timm(name, tmp_path):
+    """With few blocks and channels, and the other arguments that the name stands for."""
+    model = filled(timm.create_model(name, num_classes=3, **FEWER))
+    timm.models._hub.save_for_hf(model, tmp_path / "theirs", model_args=FEWER, safe_serialization=True)
+    tiny.write_tower(tmp_path / "text", tiny.BERT)
+    module, params = lit_jax.from_towers(tmp_path / "theirs", tmp_path / "text")
+    images = foreign.images(64)
+    got = module.apply({"params": jax.tree.map(jnp.asarray, params)}, images, method="pool_images")
+    with torch.no_grad():
+        want = model.forward_head(model.forward_features(channels_first(images)), pre_logits=True)
+    np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=1e-5)
+
+
+def filled(model):
+    """Every leaf is random, also those that start at 0 or 1."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     model.load_state_dict({name: torch.from_numpy(foreign.drawn(name, s)) for name, s in shapes.items()})
+    return model.eval()
+
+
+def channels_first(images):
+    return torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())
+
+
+@pytest.mark.parametrize(
+    "architecture", ["vit_base_patch16_224", "vit_small_patch16_dinov3", "convnext_tiny"]
+)
+def test_what_the_wrapper_of_transformers_saves_gives_its_pooled_output(architecture, tmp_path):
+    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
+    sizes = FEWER if "convnext" in architecture else sizes
+    config = transformers.TimmWrapperConfig(architecture=architecture, model_args=sizes)
+    model = filled(transformers.TimmWrapperModel(config))
     model.save_pretrained(tmp_path / "saved")
     tiny.write_tower(tmp_path / "text", tiny.BERT)
     module, params = lit_jax.from_towers(tmp_path / "saved", tmp_path / "text")
-    images = foreign.images(32)
+    images = foreign.images(64 if "convnext" in architecture else 32)
     params = {"params": jax.tree.map(jnp.asarray, params)}
     ours = module.apply(params, images, method="pool_images")
     with torch.no_grad():
-        theirs = model(torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())).pooler_output
+        theirs = model(channels_first(images)).pooler_output
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)

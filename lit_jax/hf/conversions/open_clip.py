@@ -10,7 +10,7 @@ from lit_jax.hf import model_folder
 from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions import open_clip_text, open_clip_towers, open_clip_vit, timm
 from lit_jax.hf.conversions.base import Format, Model, Part, field, placed
-from lit_jax.hf.conversions.renames import Rows, converted, inner, rows
+from lit_jax.hf.conversions.renames import Rows, converted, inner, rows, under
 from lit_jax.hf.formats.safetensors import SafetensorsFile
 from lit_jax.hf.formats.torch_pickle import TorchFile
 from lit_jax.models.composites import OWN_MODEL_TYPE
@@ -98,12 +98,14 @@ def _timm(
     name, pool = cfg["timm_model_name"], field(where, cfg, "timm_pool", "avg")
     args = field(where, cfg, "timm_model_kwargs", {})
     side = field(where, cfg, "image_size", 224, int | list)
-    part = timm.tower(folder, str(name), args, source, prefix="visual.trunk.", pooling=pool, image_size=side)
-    patch = part.config["patch_size"]
-    if isinstance(side, int) and side // patch == part.config["image_size"] // patch:  # A margin is cut off.
-        part.config["image_size"] = side
-    part = placed(part, "visual.trunk.", "vision_model.")
     kind = cfg.get("timm_proj", "linear") or ""
+    if not pool and kind in ("none", ""):
+        raise WeightError(
+            f"{where}: timm_pool '' with timm_proj {shown(cfg['timm_proj'])} gives no vector for a picture; wanted a "
+            "pooling, or a projection behind that of the tower"
+        )
+    part = timm.tower(folder, str(name), args, source, prefix="visual.trunk.", pooling=pool, image_size=side)
+    part = placed(part, "visual.trunk.", "vision_model.")
     biased = field(where, cfg, "timm_proj_bias", False)
     if kind == "none":
         return part
@@ -118,7 +120,9 @@ def _timm(
             head={"kind": "mlp", "hidden": [2 * width]},
         )
     if kind == "":
-        return part._replace(rows=part.rows + tables.TIMM_CLASSIFIER, head={"kind": "linear_bias"})
+        place = "fc." if "visual.trunk.head.fc.weight" in source else ""  # That of a ConvNeXt.
+        classifier = under(tables.TIMM_CLASSIFIER, f"visual.trunk.head.{place}", "")
+        return part._replace(rows=part.rows + classifier, head={"kind": "linear_bias"})
     raise WeightError(f"{where}: timm_proj {shown(kind)} is not usable; wanted linear, mlp or none")
 
 

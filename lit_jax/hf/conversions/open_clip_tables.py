@@ -52,8 +52,8 @@ TIMM_MLP = rows("""
 """)
 TIMM_MLP_BIAS = rows("visual.head.mlp.fc2.bias | visual_projection.out.bias | e")
 TIMM_CLASSIFIER = rows("""
-    visual.trunk.head.weight | visual_projection.weight | e d
-    visual.trunk.head.bias   | visual_projection.bias   | e
+    weight | visual_projection.weight | e d
+    bias   | visual_projection.bias   | e
 """)
 HF_LINEAR = rows("text.proj.weight | text_projection.weight | e d")
 HF_MLP = rows("""

@@ -1,4 +1,4 @@
-"""Vision transformers of timm (`config.json` with an `architecture`), alone and as towers in a model of open_clip.
+"""Image towers of timm (`config.json` with an `architecture`), alone and within a model of open_clip.
 
 Alone, they are folders of timm or of transformers' TimmWrapperModel.
 """
@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.hf import model_folder
+from lit_jax.hf.conversions import timm_convnext
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
 from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
+from lit_jax.hf.conversions.timm_tables import ACTIVATIONS
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
@@ -41,7 +43,6 @@ _ACTIVATIONS = {  # Of architectures; of all others it is gelu.
     r"\w*quickgelu\w*": "quick_gelu",
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip_\w+|vit_large_patch16_siglip_(gap_)?512": "gelu_tanh",
 }
-_HF_ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
 _MARKS = "patch_embed.proj.weight", "blocks.0.norm1.weight"  # Tensors of every ViT.
 _OF_DINO = {  # Names in the files of the projects of DINOv2 and DINOv3 -> in timm.
     r"\b(register|storage)_tokens$": "reg_token",
@@ -73,12 +74,17 @@ def tower(
     """The image tower of that name, whose tensors begin with `prefix`, as a type of transformers that computes it.
 
     `args` are the arguments that its config gives beside the name; `pooling` is one of timm's, "" is that of the name;
-    `image_size` counts where no tensor shows it. Raises WeightError for any other architecture.
+    `image_size` counts where no tensor shows it, and for a margin of less than a patch, which is cut off. Raises
+    WeightError for any other architecture.
     """
+    if timm_convnext.is_convnext(architecture):
+        return timm_convnext.tower(
+            where, architecture, args, source, prefix=prefix, pooling=pooling, image_size=image_size
+        )
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks are"
+            "vit, deit and deit3 with plain blocks and convnext are"
         )
     for name, value in args.items():
         if name not in _SHOWN:
@@ -93,6 +99,8 @@ def tower(
     if trunk.is_rotary:
         common["image_size"] = args.get("img_size", image_size)
         pooling = pooling or "avg"  # Though its authors take the CLS token.
+    elif isinstance(image_size, int) and image_size // trunk.patch == trunk.side:
+        common["image_size"] = image_size
     part = family.part(trunk, common)
     if pooling in ("", family.pooling):
         return part
@@ -116,7 +124,7 @@ def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[st
             "write num_heads into the model_args of its config.json"
         )
     act = args.get("act_layer") or _activation(architecture)
-    if act not in _HF_ACTIVATIONS:
+    if act not in ACTIVATIONS:
         raise WeightError(f"{trunk.where}: {architecture} with act_layer {shown(act)} is not implemented")
     return {
         "image_size": trunk.side * trunk.patch,
@@ -126,7 +134,7 @@ def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[st
         "num_hidden_layers": trunk.depth,
         "num_attention_heads": heads,
         "intermediate_size": trunk.hidden,
-        "hidden_act": _HF_ACTIVATIONS[act],
+        "hidden_act": ACTIVATIONS[act],
         "layer_norm_eps": 1e-5 if trunk.is_rotary or "norm_pre.weight" in trunk.names else 1e-6,
     }
 
@@ -139,7 +147,7 @@ def _activation(architecture: str) -> str:
 
 def activation_of(architecture: str) -> str:
     """The activation of an architecture, as transformers calls it."""
-    return _HF_ACTIVATIONS[_activation(architecture)]
+    return ACTIVATIONS[_activation(architecture)]
 
 
 def _names_in_timm(architecture: str, names: Collection[str]) -> dict[str, str]:
@@ -173,13 +181,14 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     config = _read_config(folder)
     architecture = config["architecture"]
     stored = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
-    source = inner(folder, stored.renamed(_names_in_timm(architecture, stored)), _MARKS)
+    marks = timm_convnext.MARKS if timm_convnext.is_convnext(str(architecture)) else _MARKS
+    source = inner(folder, stored.renamed(_names_in_timm(architecture, stored)), marks)
     args = config.get("model_args", {})
     pooling = field(str(folder / model_folder.CONFIG), args | config, "global_pool", "")
     side = _pictures(folder, config).side
     part = tower(folder, architecture, args, source, pooling=pooling, image_size=side)
     # The classifier, and what DINO was trained with.
-    dropped = rf"({part.dropped}|head\.(weight|bias)|mask_token)"
+    dropped = rf"({part.dropped}|head\.(fc\.)?(weight|bias)|mask_token)"
     tensors = converted(folder, source, part.rows, made=part.made, dropped=dropped)
     return Model(part.config | {"vision_pooling": part.pooling}, tensors)
 

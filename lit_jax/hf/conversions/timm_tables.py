@@ -2,6 +2,8 @@
 
 from lit_jax.hf.conversions.renames import rows
 
+ACTIVATIONS = {"gelu_tanh": "gelu_pytorch_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
+
 PATCHES = rows("""
     patch_embed.proj.weight | embeddings.patch_embeddings.projection.weight | d c p q
     patch_embed.proj.bias   | embeddings.patch_embeddings.projection.bias   | d

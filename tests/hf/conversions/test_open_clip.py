@@ -17,7 +17,13 @@ NAMES = foreign.names("open_clip")
 
 def embedded(folder, model, **options):
     module, params = lit_jax.load(folder, **options)
-    return module, module.apply({"params": params}, foreign.images(32), texts(model))
+    return module, module.apply({"params": params}, pixels(model), texts(model))
+
+
+def pixels(model):
+    """Of the size that the config says; of others but ConvNeXts, that is 32 pixels."""
+    cfg = model["files"]["open_clip_config.json"]["model_cfg"]["vision_cfg"]
+    return foreign.images(cfg["image_size"])
 
 
 def texts(model):
@@ -41,6 +47,12 @@ def test_a_model_of_open_clip_gives_the_embeddings_of_open_clip(name, tmp_path):
         ("clip", "clip", {}),
         ("siglip2", "siglip", {}),
         ("clip_bias", "vision-text-dual-encoder", {"text_head": {"kind": "linear_bias"}}),
+        ("clip_convnext", "vision-text-dual-encoder", {}),
+        (
+            "clip_convnext_mlp",
+            "vision-text-dual-encoder",
+            {"vision_head": {"kind": "mlp", "hidden": [32]}},
+        ),
         (
             "clip_xlm_roberta",
             "vision-text-dual-encoder",
@@ -70,7 +82,8 @@ def test_a_temperature_that_is_a_list_of_one_is_read(tmp_path):
 
 
 def test_what_was_read_is_saved_and_read_again_with_the_same_embeddings(tmp_path):
-    for name, layout in (("clip", "hf"), ("siglip", "hf"), ("clip_xlm_roberta", "lit_jax")):
+    layouts = {"clip": "hf", "siglip": "hf", "clip_xlm_roberta": "lit_jax", "clip_convnext_mlp": "lit_jax"}
+    for name, layout in layouts.items():
         model = foreign.stored(name)
         module, params = lit_jax.load(foreign.write(tmp_path / name, model))
         lit_jax.save(tmp_path / f"{name}_saved", module, params, layout=layout)
@@ -152,7 +165,7 @@ CASES = {  # Field of a tower -> a value that is not implemented, and what is sa
         "layers": ([3, 4, 6, 3], "its image tower is a ResNet"),
         "pool_type": ("avg", "has pool_type='avg'"),
         "width": ("768", "width='768' is not usable"),
-        "timm_model_name": ("convnext_base", "the architecture 'convnext_base' of timm is not implemented"),
+        "timm_model_name": ("eva02_base", "the architecture 'eva02_base' of timm is not implemented"),
         "norm_kwargs": ({"bias": False}, "norm_kwargs {'bias': False}"),
         "image_size": ([32, 40], r"image_size=\[32, 40\] is not usable"),
         "head_width": (0, "head_width=0 is not usable"),
@@ -181,6 +194,14 @@ def test_a_tower_that_is_not_implemented_is_refused_by_name(tower, name, tmp_pat
     with pytest.raises(WeightError, match=said) as error:
         lit_jax.load(foreign.write(tmp_path, model))
     assert "\n" not in str(error.value)
+
+
+def test_a_tower_of_timm_that_gives_no_vector_is_refused(tmp_path):
+    model = foreign.stored("clip_convnext")
+    for kind in ("none", None):
+        model["files"]["open_clip_config.json"]["model_cfg"]["vision_cfg"]["timm_proj"] = kind
+        with pytest.raises(WeightError, match=f"timm_pool '' with timm_proj {kind!r} gives no vector"):
+            lit_jax.load(foreign.write(tmp_path / str(kind), model))
 
 
 @pytest.mark.parametrize(

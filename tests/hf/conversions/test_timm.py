@@ -31,7 +31,19 @@ TYPES = {
     "dinov3": "dinov3_vit",
     "dinov3_cls": "dinov3_vit",
     "dinov3_gated": "dinov3_vit",
+    "convnext": "convnext",
+    "convnext_convolutions": "convnext",
+    "convnext_eps": "dinov3_convnext",
+    "convnext_norm_first": "dinov3_convnext",
+    "convnext_tanh": "dinov3_convnext",
+    "convnextv2": "convnextv2",
+    "convnextv2_convolutions": "convnextv2",
 }
+
+
+def side(name):
+    """Of the pictures that timm saw, as tests/fixtures/make_foreign.py says."""
+    return 64 if "convnext" in name else 32
 
 
 def joined(folder, text):
@@ -54,7 +66,7 @@ def test_an_image_tower_of_timm_gives_the_features_of_timm(name, tmp_path, text,
     loaded = joined(foreign.write(tmp_path, model), text)
     assert loaded.module.config.vision_type == TYPES[name]
     assert [path for path in loaded.fresh if path.startswith("vision")] == []
-    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
+    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(side(name)), method="pool_images")
     np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
 
 
@@ -86,6 +98,83 @@ def test_a_tower_that_is_not_implemented_is_refused_by_name(change, said, tmp_pa
     with pytest.raises(WeightError, match=said) as error:
         lit_jax.from_towers(foreign.write(tmp_path, model), text)
     assert "\n" not in str(error.value)
+
+
+OF_CONVNEXTS = [
+    (
+        "convnext",
+        {"architecture": "convnext_atto_ols"},
+        "'convnext_atto_ols' of timm is not implemented; ConvNeXts with",
+    ),
+    ("convnext", {"architecture": "convnext_atto_rms"}, "'convnext_atto_rms' of timm is not implemented"),
+    ("convnext", {"model_args": {"kernel_sizes": 5}}, "convnext_tiny with kernel_sizes=5 is not implemented"),
+    ("convnext", {"model_args": {"stem_type": "overlap"}}, "with stem_type='overlap' is not implemented"),
+    ("convnext", {"model_args": {"act_layer": "relu"}}, "with act_layer 'relu' is not implemented"),
+    ("convnext", {"model_args": {"norm_eps": "x"}}, "norm_eps='x' is not usable"),
+    ("convnext", {"global_pool": "avgmax"}, "convnext_tiny with the pooling 'avgmax' is not implemented"),
+    (
+        "convnextv2",
+        {"model_args": {"norm_eps": 1e-5}},
+        "with a norm_eps of 1e-05 and its last norm after the pooling is not implemented; for a ConvNeXt v2",
+    ),
+    (
+        "vit",
+        {"architecture": "convnext_tiny", "model_args": {}},
+        r"missing from the checkpoint: stages\.0\.blocks\.0\.mlp\.fc1",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"), OF_CONVNEXTS, ids=[str(case[1]) for case in OF_CONVNEXTS]
+)
+def test_a_convnext_that_is_not_implemented_is_refused_by_name(name, change, said, tmp_path, text):
+    model = foreign.stored(name)
+    model["files"]["config.json"] |= change
+    with pytest.raises(WeightError, match=said) as error:
+        lit_jax.from_towers(foreign.write(tmp_path, model), text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_convnext_with_other_tensors_than_its_name_has_is_refused(tmp_path, text):
+    for i, (name, said) in enumerate(
+        {
+            "stem.0.weight": r"stem\.0\.weight has shape \(8, 3, 3, 3\); wanted a convolution of 4x4",
+            "stages.1.blocks.0.conv_dw.weight": r"stages\.1\.layers\.0\.dwconv\.weight",
+            "stages.3.blocks.0.extra": r"not in the table: stages\.3\.blocks\.0\.extra",
+        }.items()
+    ):
+        folder = foreign.write(
+            tmp_path / str(i), foreign.stored("convnext"), **{name: np.ones((8, 3, 3, 3), np.float32)}
+        )
+        with pytest.raises(WeightError, match=said):
+            lit_jax.from_towers(folder, text)
+
+
+def test_a_hidden_layer_behind_the_pooling_of_a_convnext_is_left_out_where_the_config_says_so(tmp_path, text):
+    model = foreign.stored("convnext")
+    config = model["files"]["config.json"]
+    config["architecture"] = "convnext_large_mlp"
+    hidden = {"head.pre_logits.fc.weight": (32, 32), "head.pre_logits.fc.bias": (32,)}
+    hidden = {name: foreign.drawn(name, shape) for name, shape in hidden.items()}
+    with pytest.raises(
+        WeightError, match=r'head\.pre_logits\) .* write "head_hidden_size": null into the model_args'
+    ):
+        lit_jax.from_towers(foreign.write(tmp_path / "a", model, **hidden), text)
+    config["model_args"]["head_hidden_size"] = None
+    loaded = joined(foreign.write(tmp_path / "b", model, **hidden), text)
+    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(64), method="pool_images")
+    np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("args", "eps"), [({}, 1e-5), ({"norm_eps": None}, 1e-6), ({"norm_eps": 1e-3}, 1e-3)], ids=str
+)
+def test_the_eps_of_a_convnext_is_that_of_the_name_or_of_the_arguments(args, eps, tmp_path, text):
+    model = foreign.stored("convnext_eps")
+    model["files"]["config.json"]["model_args"] |= args
+    module, _ = lit_jax.from_towers(foreign.write(tmp_path, model), text)
+    assert module.config.vision.layer_norm_eps == eps
 
 
 def test_tensors_that_no_type_has_are_named(tmp_path, text):
@@ -176,7 +265,7 @@ def test_a_file_of_the_project_of_dino_gives_the_same_features(name, stored, tmp
     np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vit", "dinov3"])
+@pytest.mark.parametrize("name", ["vit", "dinov3", "convnext"])
 def test_a_folder_of_the_timm_wrapper_of_transformers_gives_the_same_features(name, tmp_path, text):
     """It says nothing of the pooling, which is that of the name."""
     model = foreign.stored(name)
@@ -186,11 +275,20 @@ def test_a_folder_of_the_timm_wrapper_of_transformers_gives_the_same_features(na
     config["model_args"].pop("global_pool", None)
     stored = {f"timm_model.{key}": foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
     loaded = joined(foreign.write(tmp_path, model, without=model["shapes"], **stored), text)
-    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(32), method="pool_images")
+    pooled = loaded.module.apply({"params": loaded.params}, foreign.images(side(name)), method="pool_images")
     np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("dinov3", "mean"), ("dinov3_cls", "pooler")])
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [
+        ("dinov3", "mean"),
+        ("dinov3_cls", "pooler"),
+        ("convnext", "pooler"),
+        ("convnextv2_convolutions", "pooler"),
+        ("convnext_norm_first", "mean"),
+    ],
+)
 def test_how_it_is_pooled_is_saved_for_the_whole_model_alone(name, pooling, tmp_path, text):
     module, params = lit_jax.from_towers(foreign.write(tmp_path / name, foreign.stored(name)), text)
     assert module.config.vision_pooling == pooling
@@ -201,16 +299,18 @@ def test_how_it_is_pooled_is_saved_for_the_whole_model_alone(name, pooling, tmp_
     )
     again, params_again = lit_jax.load(tmp_path / "saved")
     embeds = [
-        m.apply({"params": p}, foreign.images(32), method="pool_images")
+        m.apply({"params": p}, foreign.images(side(name)), method="pool_images")
         for m, p in ((module, params), (again, params_again))
     ]
     np.testing.assert_array_equal(*embeds)
 
 
-def test_pictures_are_of_the_size_that_the_config_says_where_no_positions_say_it(tmp_path, text):
-    model = foreign.stored("dinov3")
+@pytest.mark.parametrize("name", ["dinov3", "convnext"])
+def test_pictures_are_of_the_size_that_the_config_says_where_no_positions_say_it(name, tmp_path, text):
+    model = foreign.stored(name)
     config = model["files"]["config.json"]
-    del config["model_args"]["img_size"]
+    config["model_args"].pop("img_size", None)
+    config["pretrained_cfg"]["input_size"] = [3, 256, 256]
     for given, size in ((config["pretrained_cfg"], 256), ({}, 224)):
         config["pretrained_cfg"] = given
         folder = foreign.write(tmp_path / str(size), model)
