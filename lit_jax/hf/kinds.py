@@ -50,6 +50,8 @@ _PROJECTS = {  # Names of tensors -> what a folder of them needs; the first that
     "open_clip_pytorch_model.bin, and write what open_clip.get_model_config(NAME) gives to open_clip_config.json",
     r"(^|\.)blocks\.\d+\.(\d+\.)?attn\.qkv\.": "and its weights are those of a ViT as timm names them: write one that "
     'says which, for instance {"architecture": "vit_base_patch16_224"}',
+    r"(^|\.)stages\.\d+\.blocks\.\d+\.conv_dw\.": "and its weights are those of a ConvNeXt as timm names them: write "
+    'one that says which, for instance {"architecture": "convnext_base"}',
 }
 
 

@@ -105,7 +105,7 @@ _REASONS = {
 # What is read of a type that is not read as a whole.
 _LIMITS = {
     "siglip2": "yes, a model of two towers, for batches of pictures of one shape (NaFlex has several)",
-    "timm_wrapper": "yes, of timm's vision transformers those that docs/formats.md names",
+    "timm_wrapper": "yes, of timm's image towers those that docs/formats.md names",
     "siglip2_vision_model": "yes, for batches of pictures of one shape (NaFlex has several)",
 }
 _REASON_OF = {name: reason for reason, names in _REASONS.items() for name in names.split()}

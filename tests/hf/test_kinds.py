@@ -14,6 +14,7 @@ TENSORS = {
     "open_clip": ["visual.conv1.weight", "visual.proj", "logit_scale"],
     "open_clip of timm": ["module.visual.trunk.blocks.0.attn.qkv.weight", "module.logit_scale"],
     "timm": ["cls_token", "blocks.0.attn.qkv.weight"],
+    "timm's ConvNeXt": ["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"],
     "DINOv2": ["teacher.backbone.blocks.0.0.attn.qkv.weight", "teacher.dino_head.mlp.0.weight"],
     "transformers": ["encoder.layer.0.attention.attention.query.weight"],
 }
@@ -21,6 +22,7 @@ REMEDIES = {
     "open_clip": r"a model of open_clip: .* open_clip\.get_model_config\(NAME\) gives to open_clip_config\.json",
     "open_clip of timm": r"a model of open_clip",
     "timm": r'a ViT as timm names them: .* \{"architecture": "vit_base_patch16_224"\}',
+    "timm's ConvNeXt": r'a ConvNeXt as timm names them: .* \{"architecture": "convnext_base"\}',
     "DINOv2": r"a ViT as timm names them",
     "transformers": r"copy that of the model that they were trained from",
 }

@@ -106,6 +106,7 @@ def test_a_checkpoint_of_a_training_opens_with_the_config_that_open_clip_knows(t
     np.testing.assert_allclose(ours.texts(TEXTS), texts.numpy(), rtol=0, atol=1e-5)
 
 
+FEWER = {"depths": [1, 2, 1, 1], "dims": [8, 16, 24, 32]}  # For a ConvNeXt of any name.
 CONVNEXTS = [
     name
     for name in open_clip.list_models()
@@ -118,8 +119,8 @@ def test_every_config_with_a_convnext_that_open_clip_knows_gives_its_embeddings(
     """With few blocks, channels and layers; pictures are half as large."""
     from open_clip import timm_model
 
-    make, fewer = timm_model.timm.create_model, {"depths": [1, 2, 1, 1], "dims": [8, 16, 24, 32]}
-    monkeypatch.setattr(timm_model.timm, "create_model", lambda kind, **more: make(kind, **more | fewer))
+    make = timm_model.timm.create_model
+    monkeypatch.setattr(timm_model.timm, "create_model", lambda kind, **more: make(kind, **more | FEWER))
     cfg = open_clip.get_model_config(name)
     cfg["embed_dim"] = 16
     cfg["vision_cfg"]["image_size"] //= 2
@@ -151,7 +152,10 @@ SMALL = {
 }  # For a trunk of any name.
 
 
-@pytest.mark.parametrize("name", ["siglip", "siglip2", "clip_bert", "clip_mt5"])
+TRUNKS = "siglip siglip2 clip_bert clip_mt5 clip_convnext clip_convnext_mlp clip_convnext_classifier".split()
+
+
+@pytest.mark.parametrize("name", TRUNKS)
 def test_open_clip_gives_our_vectors_of_a_trunk_of_timm(name, tmp_path, monkeypatch):
     from open_clip import timm_model
 
@@ -162,10 +166,12 @@ def test_open_clip_gives_our_vectors_of_a_trunk_of_timm(name, tmp_path, monkeypa
     monkeypatch.setattr(open_clip_images, "name_of", lambda *_: cfg["timm_model_name"])
     make = timm_model.timm.create_model
     monkeypatch.setattr(
-        timm_model.timm, "create_model", lambda kind, **options: make(kind, **options | SMALL)
+        timm_model.timm,
+        "create_model",
+        lambda kind, **options: make(kind, **options | (FEWER if "convnext" in kind else SMALL)),
     )
     module, params = lit_jax.load(foreign.write(tmp_path / "theirs", model))
-    own = tiny.processor(32)
+    own = tiny.processor(cfg["image_size"])
     own.tokenizer.model_max_length = 12
     if name.startswith("siglip"):
         own.tokenizer.model_input_names = ["input_ids"]

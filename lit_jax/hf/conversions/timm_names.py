@@ -1,8 +1,9 @@
-"""The vision transformers that timm has names for: open_clip says nothing of a tower of timm but its name."""
+"""The image towers that timm has names for: open_clip says nothing of a tower of timm but its name."""
 
 import re
 from typing import Any, NamedTuple
 
+from lit_jax.hf.conversions import timm_convnext
 from lit_jax.hf.conversions.timm import activation_of
 
 _SIZES = {  # Of a name -> width, layers, heads, width of the MLPs.
@@ -15,6 +16,7 @@ _SIZES = {  # Of a name -> width, layers, heads, width of the MLPs.
     "giantopt": (1536, 40, 16, 6144),
 }
 _IMAGE_OF_DINOV2 = 518
+CONVNEXTS = ("convnext", "convnextv2", "dinov3_convnext")  # Types of transformers.
 _KINDS = {  # Type of transformers -> what timm's names say of it.
     "vit": "",
     "clip_vision_model": "clip",
@@ -43,6 +45,19 @@ NAMES = """
     vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2
     vit_small_patch14_reg4_dinov2 vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2
 """.split()
+_CONVNEXTS = {  # Of a name -> depths, and the width of the first stage, which each later one doubles.
+    "atto": ((2, 2, 6, 2), 40),
+    "femto": ((2, 2, 6, 2), 48),
+    "pico": ((2, 2, 6, 2), 64),
+    "nano": ((2, 2, 8, 2), 80),
+    "tiny": ((3, 3, 9, 3), 96),
+    "small": ((3, 3, 27, 3), 96),
+    "base": ((3, 3, 27, 3), 128),
+    "large": ((3, 3, 27, 3), 192),
+    "xlarge": ((3, 3, 27, 3), 256),
+    "xxlarge": ((3, 4, 30, 3), 384),
+    "huge": ((3, 3, 27, 3), 352),
+}
 _NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_?(reg4_dinov2|dinov2|clip|siglip|)(?:_quickgelu)?_?(\d*)")
 
 
@@ -62,6 +77,8 @@ class Shape(NamedTuple):
 
 def name_of(model_type: str, config: Any) -> str | None:
     """The name of the tower of timm that computes what this config says; None: timm has none."""
+    if model_type in CONVNEXTS:
+        return _convnext(config)
     hidden = getattr(config, "intermediate_size", None) or config.hidden_size * config.mlp_ratio
     wanted = Shape(
         _KINDS[model_type],
@@ -85,3 +102,18 @@ def shape_of(name: str) -> Shape:
     eps = 1e-5 if kind == "clip" else 1e-6
     act = activation_of(name)
     return Shape(kind, int(patch), int(image or _IMAGE_OF_DINOV2), *_SIZES[size], act, eps)
+
+
+def _convnext(config: Any) -> str | None:
+    """The ConvNeXt whose norms all have the eps of its name."""
+    kind, first = "convnextv2" if config.response else "convnext", config.hidden_sizes[0]
+    doubled = tuple(first << i for i in range(len(config.depths)))
+    if (
+        (config.hidden_act, config.patch_size, config.hidden_sizes) != ("gelu", 4, doubled)
+        or config.layer_norm_eps != config.inner_eps
+        or (config.scale is None) != config.response
+    ):
+        return None
+    names = [f"{kind}_{size}" for size, shape in _CONVNEXTS.items() if shape == (config.depths, first)]
+    known = (name for name in names if re.fullmatch(timm_convnext.NAMES, name))
+    return next((name for name in known if timm_convnext.eps_of(name) == config.layer_norm_eps), None)

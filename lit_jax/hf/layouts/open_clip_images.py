@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.hf.conversions import open_clip_tables as tables
-from lit_jax.hf.conversions import timm_tables
+from lit_jax.hf.conversions import timm_convnext_tables, timm_tables
 from lit_jax.hf.conversions.open_clip_vit import BIAS, vit_rows
 from lit_jax.hf.conversions.renames import Rows, bound, returned, under
-from lit_jax.hf.conversions.timm_names import name_of
+from lit_jax.hf.conversions.timm_names import CONVNEXTS, name_of
 from lit_jax.models import heads
 from lit_jax.models.dual_encoder import DualEncoderConfig, encoder_of
 from lit_jax.models.heads import Head
@@ -87,9 +87,9 @@ def sizes(config: Any, hidden: int, act: str) -> dict[str, Any]:
 def written(config: DualEncoderConfig, params: Params) -> Written:
     """Raises ConfigError for a tower or head that open_clip has no place for."""
     model_type, own = config.towers["vision"]
-    if model_type not in _TRUNKS:
+    if model_type not in (known := (*_TRUNKS, *CONVNEXTS)):
         raise ConfigError(
-            f"its image tower is a {model_type}, and open_clip has {', '.join(_TRUNKS)} in a form that lit_jax writes"
+            f"its image tower is a {model_type}, and open_clip has {', '.join(known)} in a form that lit_jax writes"
         )
     if own.num_channels != 3:
         raise ConfigError(f"its image tower takes {own.num_channels} channels, and open_clip's three")
@@ -117,7 +117,10 @@ def written(config: DualEncoderConfig, params: Params) -> Written:
         )
     cfg, behind = _timm_head(config, own.hidden_size, head)
     cfg = {"timm_model_name": name, "timm_pool": pool, "image_size": own.image_size, **cfg}
-    trunk = _TRUNKS[model_type](own.num_hidden_layers, found)
+    if model_type in CONVNEXTS:
+        trunk = _convnext(name, model_type, own, found)
+    else:
+        trunk = _TRUNKS[model_type](own.num_hidden_layers, found)
     return Written(cfg, {f"visual.trunk.{key}": array for key, array in trunk.items()} | behind)
 
 
@@ -131,6 +134,8 @@ def _pool(config: DualEncoderConfig, found: Mapping[str, np.ndarray]) -> str:
         raise ConfigError(f"vision_pooling={how!r} of a {model_type} has no place there")
     if model_type == "siglip_vision_model":
         return "map"
+    if model_type in CONVNEXTS:
+        return "avg"
     if model_type == "vit":
         kernel, bias = (found[f"pooler.dense.{part}"] for part in ("weight", "bias"))
         if own.pooler_act != "linear" or bias.any() or not np.array_equal(kernel, np.eye(len(kernel))):
@@ -233,6 +238,18 @@ def _siglip(depth: int, found: Tensors) -> Tensors:
         query, rest = np.split(both, [len(both) // 3])
         trunk |= {f"attn_pool.q.{kind}": query, f"attn_pool.kv.{kind}": rest}
     return trunk
+
+
+def _convnext(name: str, model_type: str, own: Any, found: Tensors) -> Tensors:
+    """`name` is that of the architecture."""
+    table = timm_convnext_tables.rows_of(
+        timm_convnext_tables.DINOV3 if model_type == "dinov3_convnext" else timm_convnext_tables.CONVNEXT,
+        own.depths,
+        response=own.response,
+        scaled=own.scale is not None,
+        as_kernels=bool(re.fullmatch(timm_convnext_tables.WITH_KERNELS, name)),
+    )
+    return returned(table, found)
 
 
 _TRUNKS: dict[str, Callable[[int, Tensors], Tensors]] = {  # Type of transformers -> the tensors of timm's.

@@ -197,7 +197,7 @@ def test_a_tower_that_is_not_implemented_is_refused_by_name(tower, name, tmp_pat
 
 
 def test_a_tower_of_timm_that_gives_no_vector_is_refused(tmp_path):
-    model = foreign.stored("clip_convnext")
+    model = foreign.stored("clip_convnext_mlp")
     for kind in ("none", None):
         model["files"]["open_clip_config.json"]["model_cfg"]["vision_cfg"]["timm_proj"] = kind
         with pytest.raises(WeightError, match=f"timm_pool '' with timm_proj {kind!r} gives no vector"):

@@ -167,9 +167,10 @@ def test_texts_without_separators_equal_those_of_open_clip(tmp_path):
     np.testing.assert_array_equal(ours, theirs.numpy())
 
 
-def test_pictures_equal_those_of_timm(tmp_path):
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_pictures_equal_those_of_timm(name, tmp_path):
     data = pytest.importorskip("timm.data")
-    model = foreign.stored("vit")
+    model = foreign.stored(name)
     for change in (
         {},
         {"crop_pct": 1.0},

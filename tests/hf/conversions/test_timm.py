@@ -151,6 +151,14 @@ def test_a_convnext_with_other_tensors_than_its_name_has_is_refused(tmp_path, te
             lit_jax.from_towers(folder, text)
 
 
+def test_a_convnext_without_its_last_norm_is_refused(tmp_path, text):
+    norm = ("head.norm.weight", "head.norm.bias")
+    with pytest.raises(
+        WeightError, match=r"missing from the checkpoint: head\.norm\.bias, head\.norm\.weight"
+    ):
+        lit_jax.from_towers(foreign.write(tmp_path, foreign.stored("convnextv2"), without=norm), text)
+
+
 def test_a_hidden_layer_behind_the_pooling_of_a_convnext_is_left_out_where_the_config_says_so(tmp_path, text):
     model = foreign.stored("convnext")
     config = model["files"]["config.json"]

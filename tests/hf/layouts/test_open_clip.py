@@ -39,6 +39,7 @@ SAME = {
     "clip_xlm_roberta": (),
     "clip_bert": (),
     "clip_mt5": (),
+    "clip_convnext": (),
     "siglip": (),
     "siglip2": (),
 }
@@ -82,7 +83,8 @@ def test_a_model_of_open_clip_is_written_as_open_clip_wrote_it_to_the_same_bits(
     cfg = model["files"]["open_clip_config.json"]["model_cfg"]
     monkeypatch.setattr(open_clip_images, "name_of", lambda *_: cfg["vision_cfg"].get("timm_model_name"))
     module, params = lit_jax.load(foreign.write(tmp_path / "theirs", model))
-    own = processor(model["files"].get("config.json", {}).get("pad_token_id", 0), length=12)
+    pad = model["files"].get("config.json", {}).get("pad_token_id", 0)
+    own = processor(pad, cfg["vision_cfg"]["image_size"], length=12)
     if name.startswith("siglip"):
         own.tokenizer.model_input_names = ["input_ids"]
     lit_jax.save(tmp_path / "ours", module, params, own, layout="open_clip")
@@ -192,6 +194,16 @@ REFUSED = {
         {"vision": tiny.SIGLIP_VISION},
         {},
         "a siglip_vision_model of width 32 for 32 pixels",
+    ),
+    "the mean of normed tokens": (
+        {"vision": tiny.DINOV3_CONVNEXT},
+        {"vision_pooling": "mean"},
+        "vision_pooling='mean' of a dinov3_convnext",
+    ),
+    "convnext of no name": (
+        {"vision": tiny.CONVNEXT},
+        {},
+        "a convnext of width .* for 32 pixels .* which has none of these",
     ),
     "max": ({"vision": VIT}, {"text_pooling": "max"}, "text_pooling='max' has no place there: mean, cls"),
     "max of patches": ({"vision": VIT}, {"vision_pooling": "max"}, "vision_pooling='max' of a vit"),
