@@ -119,7 +119,7 @@ OF_CONVNEXTS = [
     ),
     (
         "vit",
-        {"architecture": "convnext_tiny", "model_args": {}},
+        {"architecture": "convnext_tiny", "model_args": {}, "global_pool": "avg"},
         r"missing from the checkpoint: stages\.0\.blocks\.0\.mlp\.fc1",
     ),
 ]
