@@ -84,7 +84,7 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks and convnext are"
+            "vit, deit and deit3 with plain blocks are, and convnext"
         )
     for name, value in args.items():
         if name not in _SHOWN:
