@@ -105,6 +105,13 @@ DINOV3_CONVNEXT = {
     "hidden_sizes": [8, 16],
     "depths": [1, 2],
 }
+RESNET = {
+    "model_type": "resnet",
+    "image_size": 32,  # A field of ours.
+    "embedding_size": 8,
+    "hidden_sizes": [16, 24],
+    "depths": [2, 3],
+}
 LONGFORMER = ROBERTA | {"model_type": "longformer", "attention_window": [4, 12, 6]}
 ESM = {  # Spelled as facebook/esm2_t6_8M_UR50D.
     "model_type": "esm",

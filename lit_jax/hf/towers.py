@@ -18,6 +18,7 @@ from lit_jax.models.depth import cut, depth_field
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.models.encoders.base import Encoder, matched
 from lit_jax.models.image_size import resized, with_image_size
+from lit_jax.models.layers.norm import STATISTICS
 from lit_jax.models.layers.pooling import POOLED_ONLY
 from lit_jax.models.weight_map import Row, WeightMap, listed, outer_prefix
 from lit_jax.utils.errors import ConfigError
@@ -144,7 +145,7 @@ def read_params(
 ) -> tuple[Params, list[str]]:
     """A tower's params of these `shapes`, and the used paths that the checkpoint lacks.
 
-    The params are of `dtype`, or of float32 where tables of positions are resized.
+    The params are of `dtype`, or of float32 where tables of positions are resized or batch norms have statistics.
     """
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
@@ -170,8 +171,9 @@ def read_params(
             missing += [path for row in rows for path in row.jax_names()]
             table = WeightMap(tuple(row for row in table.rows if row not in rows), table.empty)
     other_size = tower.stored != tower.config
-    if other_size:
+    if other_size or any(re.fullmatch(STATISTICS, row.jax) for row in table.rows):
         dtype = jnp.float32
+    if other_size:
         inner = tower.encoder.Model(tower.stored)
         size, channels = pair(tower.stored.image_size), tower.stored.num_channels
         example = jax.ShapeDtypeStruct((1, *size, channels), jnp.float32)

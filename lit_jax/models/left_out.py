@@ -40,8 +40,8 @@ _REASONS = {
     "texts with their places on a page or in a table": "bros layoutlm layoutlmv2 layoutlmv3 lilt markuplm tapas udop",
     "an image tower that is not written": """
         bit cvt dinat donut-swin efficientnet focalnet glm_image_vqmodel hgnet_v2 hiera imagegpt levit mobilenet_v1
-        mobilenet_v2 mobilevit mobilevitv2 pixio poolformer pvt pvt_v2 radio regnet resnet segformer swiftformer
-        textnet timm_backbone
+        mobilenet_v2 mobilevit mobilevitv2 pixio poolformer pvt pvt_v2 radio regnet segformer swiftformer textnet
+        timm_backbone
     """,
     "the image tower of a language model, which reads pictures of any shape as patches": """
         cohere_compass_vision cosmos3_edge_vision exaone4_5_vision gemma3n_vision gemma4_vision glm4v_moe_vision

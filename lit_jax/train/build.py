@@ -18,6 +18,7 @@ from lit_jax.config import DataConfig, ModelConfig, TrainConfig
 from lit_jax.data.transforms.normalize import PixelNormalizer
 from lit_jax.models import heads
 from lit_jax.models.dual_encoder import DualEncoder
+from lit_jax.models.layers import norm
 from lit_jax.models.layers.pooling import POOLED_ONLY
 from lit_jax.models.layers.spec import Compute
 from lit_jax.parallel.sharding import Rules as Layout
@@ -117,7 +118,7 @@ def check_rules(config: TrainConfig, params: Params) -> None:
 
 def locks_of(model: ModelConfig, fresh: tuple[str, ...] = ()) -> Rules:
     """What is locked and what is tuned."""
-    first = list(model.lock_rules)
+    first = [(norm.STATISTICS, "lock"), *model.lock_rules]  # Those of a batch norm, whatever the rules say.
     if model.vision_pooling == "cls":  # An identity; tuned, it would no longer give the raw token.
         first.append((r"vision/pooler(_norm)?/.*", "lock"))
     elif model.vision_pooling != "pooler":

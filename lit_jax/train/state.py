@@ -1,6 +1,7 @@
 """What a run holds on its mesh, and how it is made."""
 
 import dataclasses
+import re
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -14,11 +15,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from lit_jax.models.layers.norm import STATISTICS
 from lit_jax.parallel.sharding import RULES, put, shardings
 from lit_jax.parallel.sharding import Rules as Layout
 from lit_jax.train import ema
 from lit_jax.train.partition import combine, partition
-from lit_jax.utils.path_rules import Rules
+from lit_jax.utils.path_rules import Rules, map_with_path
 from lit_jax.utils.typing import Params
 
 
@@ -52,8 +54,8 @@ def init_state(
 
     The towers `on_host` stay the numpy arrays of `params`, unless they have to be cast, where they are locked whole: a
     step reads their cached outputs instead.
-    Locked floating-point leaves are held in `locked_dtype` where one is given; `layout` says what lies where
-    (`sharding.fsdp_rules`); with `average` the state has that of the tuned weights (`ema`). Raises ConfigError as
+    Locked floating-point leaves but statistics are held in `locked_dtype` where one is given; `layout` says what lies
+    where (`sharding.fsdp_rules`); with `average` the state has that of the tuned weights (`ema`). Raises ConfigError as
     `partition.partition` does.
     """
     tuned, locked = partition(params, rules)
@@ -98,9 +100,13 @@ def abstract_state(
 def _cast(locked: Params, dtype: DTypeLike | None) -> Params:
     if dtype is None:
         return locked
-    return jax.tree.map(
-        lambda x: x.astype(dtype, copy=False) if jnp.issubdtype(x.dtype, jnp.floating) else x, locked
-    )
+
+    def cast(path: str, x: Any) -> Any:
+        # Statistics are locked in a tuned tower too, and exported with it.
+        stays = re.fullmatch(STATISTICS, path) or not jnp.issubdtype(x.dtype, jnp.floating)
+        return x if stays else x.astype(dtype, copy=False)
+
+    return map_with_path(cast, locked)
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> Array:

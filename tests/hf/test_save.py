@@ -130,6 +130,7 @@ UNHOLDABLE = {  # Towers and fields of the config -> what is said.
         {},
         "text tower of type 'siglip_text_model' is no model of AutoModel",
     ),
+    "resnet": ({"vision": tiny.RESNET}, {}, "type 'resnet' pools by 'mean.tokens.', which no module"),
     "clipseg": ({"vision": tiny.CLIPSEG_VISION}, {}, "type 'clipseg_vision_model' is no model of AutoModel"),
 }
 

@@ -16,6 +16,10 @@ def randomise(model, seed=0):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        for name, buffer in model.named_buffers():
+            # Of batch norms, where they are 0 and 1. Variances stay positive.
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand(buffer.shape, generator=generator))
     return model.eval()
 
 

@@ -1,5 +1,7 @@
 """Muon makes matrices orthogonal, layer by layer, and leaves the rest to Adam."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +85,8 @@ def test_decay_and_multipliers_hold_for_muon_too(params, grads):
 
 
 TOWERS = [hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf]
-TOWERS = [hf for hf in TOWERS if "convnext" not in hf["model_type"]]  # They have no attention.
+CONVOLUTIONS = "convnext|resnet"  # Types without attention.
+TOWERS = [hf for hf in TOWERS if not re.search(CONVOLUTIONS, hf["model_type"])]
 
 
 @pytest.mark.sampled(3)

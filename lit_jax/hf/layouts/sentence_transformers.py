@@ -37,7 +37,8 @@ CLASSES = "sentence_transformers.sentence_transformer.modules"
 PLACES = {tower: f"{route}_0_Transformer" for tower, route in ROUTES.items()}
 # Classes besides AutoModel that it takes for models of their types.
 _READERS = ("AutoModel", "T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel")
-_GRIDS = ("convnext", "convnextv2")  # Types whose last hidden state is no list of tokens in transformers.
+# Types whose last hidden state is no list of tokens in transformers.
+_GRIDS = ("convnext", "convnextv2", "resnet")
 _PILLOW = {"backend": "pil"}  # As lit_jax reads pictures, also where torchvision is installed.
 _NORMALIZE = Layer("Normalize", {"module_input_name": OUTPUT, "module_output_name": OUTPUT}, {})
 _ELSE = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"

@@ -52,3 +52,21 @@ def convolution(graph: Graph, equation: Any, image: Value, kernel: Value) -> Val
     )
     shape = tuple(out.shape[axis] for axis in numbers.out_spec)
     return graph.transpose(Value(y, shape), np.argsort(numbers.out_spec).tolist())
+
+
+def max_pool(graph: Graph, equation: Any, image: Value) -> Value:
+    """The largest of each window of [B R W C]; the padding is never the largest."""
+    params, out = equation.params, equation.outvars[0].aval
+    window, strides, padding = (params[name] for name in ("window_dimensions", "window_strides", "padding"))
+    dilated = any(step != 1 for name in ("base_dilation", "window_dilation") for step in params[name])
+    if len(window) != 4 or dilated or any(part != 1 for part in (*window[::3], *strides[::3])):
+        raise WeightError("no rule for windows of other axes than rows and columns")
+    x = graph.transpose(graph.full(image, equation.invars[0].aval.shape), (0, 3, 1, 2))
+    y = graph.node(
+        "MaxPool",
+        x.array,
+        kernel_shape=tuple(window[1:3]),
+        strides=tuple(strides[1:3]),
+        pads=tuple(edge[side] for side in (0, 1) for edge in padding[1:3]),
+    )
+    return graph.transpose(Value(y, tuple(out.shape[axis] for axis in (0, 3, 1, 2))), (0, 2, 3, 1))

@@ -256,6 +256,7 @@ RULES: dict[str, Callable[..., Value | list[Value]]] = {
     "gather": onnx_indices.gather,
     "iota": iota,
     "pad": pad,
+    "reduce_window_max": onnx_products.max_pool,
     "reshape": reshape,
     "rev": reverse,
     "slice": slices,

@@ -30,6 +30,7 @@ from lit_jax.models.encoders import (
     pre_norm_bert,
     qwen3,
     rembert,
+    resnet,
     roberta,
     roberta_variants,
     rotary_bert,
@@ -71,6 +72,7 @@ VISION: dict[str, Encoder] = {
     "convnext": convnext.ENCODER,
     "convnextv2": convnext.V2,
     "dinov3_convnext": convnext.DINOV3,
+    "resnet": resnet.ENCODER,
 }
 TEXT: dict[str, Encoder] = {
     "bert": bert.ENCODER,

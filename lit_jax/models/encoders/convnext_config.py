@@ -3,23 +3,19 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from lit_jax.models.encoders.field_ranges import DEEPEST
-from lit_jax.models.encoders.hf_config import BACKBONE, own_names, read_config
+from lit_jax.models.encoders.hf_config import own_names
+from lit_jax.models.encoders.staged_config import Staged
 from lit_jax.models.layers.patches import Patches
-from lit_jax.utils.errors import WeightError
 from lit_jax.utils.sides import Sides
 
 
 @dataclasses.dataclass(frozen=True)
-class Shared:
+class Shared(Staged):
     """What the configs of the three types share."""
 
-    model_type: ClassVar[str]
     response: ClassVar[bool] = False  # Global response normalisation within the MLPs.
     cls: ClassVar[bool] = False  # The mean of the tokens is a token of its own, before them.
 
-    image_size: Sides = 224
-    num_channels: int = 3
     hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (3, 3, 9, 3)
     hidden_act: str = "gelu"
@@ -29,27 +25,7 @@ class Shared:
     @classmethod
     def from_hf(cls, hf: dict) -> Any:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        hf = own_names(hf, {"num_hidden_layers": "num_stages"})
-        config: Any = read_config(cls, cls.model_type, hf, inert=BACKBONE)
-        stages = len(config.depths)
-        for name, number in (
-            ("hidden_sizes", len(config.hidden_sizes)),
-            ("num_stages", getattr(config, "num_stages", stages)),
-        ):
-            if number != stages:
-                raise WeightError(
-                    f"{cls.model_type} config: {name} counts {number} stages and depths {stages}; wanted one number"
-                )
-        if sum(config.depths) > DEEPEST:
-            raise WeightError(
-                f"{cls.model_type} config: depths={config.depths} is not usable; wanted at most {DEEPEST} layers"
-            )
-        return config
-
-    @property
-    def hidden_size(self) -> int:
-        """The width of the last stage and of the pooled output."""
-        return self.hidden_sizes[-1]
+        return super().from_hf(own_names(hf, {"num_hidden_layers": "num_stages"}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,10 +151,14 @@ class Block(nn.Module):
         return (x if spec.norm_first else norm2(x)), weights
 
 
-def rematted(body: Callable[..., Any], compute: Compute) -> Callable[..., Any]:
-    """The body of a scan over layers, of which the backward pass keeps what `compute.remat` says."""
+def rematted(body: Callable[..., Any], compute: Compute, *, scanned: bool = True) -> Callable[..., Any]:
+    """The body of a scan over layers, of which the backward pass keeps what `compute.remat` says.
+
+    `scanned`: whether a scan runs it. Elsewhere XLA would find that the backward pass computes the same again, and keep
+    it.
+    """
     policy = REMAT[compute.remat]
-    return body if policy is None else nn.remat(body, prevent_cse=False, policy=policy)
+    return body if policy is None else nn.remat(body, prevent_cse=not scanned, policy=policy)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Layer norms (arXiv:1607.06450), in float32 and with PyTorch's variance; and those by the root mean square."""
+"""Norms in float32: of layers (arXiv:1607.06450) with PyTorch's variance, by the root mean square, and frozen ones."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,9 @@ from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+# Paths of the running statistics of batch norms: no step changes them, in a tuned tower either.
+STATISTICS = r"(.*/)?running_(mean|var)"
 
 
 class LayerNorm(nn.LayerNorm):
@@ -80,3 +83,22 @@ class RmsNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
         return (y * (self.centre + scale)).astype(self.dtype)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm (arXiv:1502.03167) of the last axis by its running statistics: equals PyTorch's in eval mode.
+
+    `scale` and `bias` are learned; `running_mean` and `running_var` have no gradient and are never updated.
+    """
+
+    epsilon: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        starts = {"scale": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+        scale, bias, *statistics = (
+            self.param(name, nn.initializers.constant(start), x.shape[-1:]) for name, start in starts.items()
+        )
+        mean, var = (lax.stop_gradient(statistic).astype(jnp.float32) for statistic in statistics)
+        return ((x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)

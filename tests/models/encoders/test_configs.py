@@ -79,7 +79,7 @@ def test_a_field_that_transformers_does_not_know_is_ignored():
 
 
 def test_an_unknown_type_is_refused_with_the_known_ones():
-    for name, reason in (("resnext", "; these are"), ("resnet", r" \(an image tower .*\); these are")):
+    for name, reason in (("resnext", "; these are"), ("regnet", r" \(an image tower .*\); these are")):
         with pytest.raises(WeightError, match=f"'{name}' is not implemented{reason}: .*vit"):
             DualEncoderConfig.from_hf(
                 {"model_type": "vision-text-dual-encoder", "vision_config": {"model_type": name}}

@@ -1,0 +1,231 @@
+"""ResNet (arXiv:1512.03385), as transformers' ResNetModel: residual layers of convolutions, with frozen batch norms.
+
+Shape letters: R rows and W columns of a grid of tokens; the others as everywhere.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from lit_jax.models.encoders.base import Encoder, EncoderOutput
+from lit_jax.models.encoders.staged_config import Staged
+from lit_jax.models.layers.blocks import ACTIVATIONS, rematted
+from lit_jax.models.layers.dense import Conv, named
+from lit_jax.models.layers.norm import FrozenBatchNorm
+from lit_jax.models.layers.spec import Compute
+from lit_jax.models.weight_map import WeightMap, table
+from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.typing import Params
+
+EPS = 1e-5  # Of every norm; torch's default.
+NARROWER = 4  # A bottleneck is so many times narrower than its layer.
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Staged):
+    """Fields and defaults of transformers' ResNetConfig, and the size of the pictures, a field of ours."""
+
+    model_type = "resnet"
+    patch_size: ClassVar[int] = 1  # Pictures may have any size.
+
+    hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    hidden_act: str = "relu"
+    embedding_size: int = 64
+    layer_type: str = "bottleneck"
+    downsample_in_first_stage: bool = False
+    downsample_in_bottleneck: bool = False
+
+    @classmethod
+    def from_hf(cls, hf: dict) -> "Config":
+        """Raises WeightError for a field that would change the numbers and is not implemented."""
+        config = super().from_hf(hf)
+        if config.layer_type not in ("basic", "bottleneck"):
+            raise WeightError(
+                f"resnet config: layer_type={config.layer_type!r} is not usable; wanted basic or bottleneck"
+            )
+        if config.layer_type == "bottleneck" and min(config.hidden_sizes) < NARROWER:
+            raise WeightError(
+                f"resnet config: hidden_sizes={config.hidden_sizes} is not usable; wanted {NARROWER} or more, of which "
+                f"a bottleneck has one in {NARROWER}"
+            )
+        return config
+
+    def stride(self, stage: int) -> int:
+        """Of the first layer of a stage; that of the others is 1."""
+        return 2 if stage or self.downsample_in_first_stage else 1
+
+    def has_shortcut(self, stage: int) -> bool:
+        """Whether the first layer of a stage changes the shape, so that its residual needs a convolution."""
+        widths = (self.embedding_size, *self.hidden_sizes)
+        return self.stride(stage) != 1 or widths[stage] != widths[stage + 1]
+
+    def units(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+        """The convolutions of a layer: channels, side of the kernel, stride."""
+        if self.layer_type == "basic":
+            return (width, 3, stride), (width, 3, 1)
+        narrow, early = width // NARROWER, self.downsample_in_bottleneck
+        return (narrow, 1, stride if early else 1), (narrow, 3, 1 if early else stride), (width, 1, 1)
+
+
+class ConvNorm(nn.Module):
+    """A convolution without a bias, padded as PyTorch does with half of its side, and a batch norm."""
+
+    features: int
+    side: int
+    stride: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W D"]:
+        edge = self.side // 2
+        conv = Conv(
+            self.features,
+            (self.side, self.side),
+            (self.stride, self.stride),
+            ((edge, edge), (edge, edge)),
+            use_bias=False,
+            dtype=self.compute.dtype,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # He's, as in HF.
+            name="conv",
+        )
+        y = named(conv(x), x.shape[-1], self.features)
+        return FrozenBatchNorm(EPS, self.compute.dtype, name="norm")(y)
+
+
+class Layer(nn.Module):
+    """Two convolutions, or three with a bottleneck, and a residual."""
+
+    config: Config
+    width: int
+    stride: int
+    has_shortcut: bool
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W D"]:
+        y = x
+        for i, unit in enumerate(self.config.units(self.width, self.stride)):
+            # In transformers those within a layer are always relu, whatever `hidden_act` says.
+            y = ConvNorm(*unit, self.compute, name=f"unit{i}")(jax.nn.relu(y) if i else y)
+        if self.has_shortcut:
+            x = ConvNorm(self.width, 1, self.stride, self.compute, name="shortcut")(x)
+        return ACTIVATIONS[self.config.hidden_act](x + y)
+
+
+class Stage(nn.Module):
+    """Layers of one width, the first of which has another shape than the others."""
+
+    config: Config
+    number: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W D"]:
+        c, i, compute = self.config, self.number, self.compute
+        width, others = c.hidden_sizes[i], c.depths[i] - 1
+
+        def body(layer: nn.Module, x: Array, _: None) -> tuple[Array, None]:
+            return layer(x), None
+
+        first = rematted(body, compute, scanned=False)
+        x, _ = first(Layer(c, width, c.stride(i), c.has_shortcut(i), compute, name="first"), x, None)
+        if others:
+            scan = nn.scan(
+                rematted(body, compute),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=others,
+                unroll=min(compute.unroll, others),
+                check_constancy_invariants=False,
+            )
+            x, _ = scan(Layer(c, width, 1, False, compute, name="layers"), x, None)
+        return x
+
+
+class Model(nn.Module):
+    """Equals transformers' ResNetModel in eval mode, with NHWC images of any size, tokens [B N D], and a flat mean.
+
+    Batch norms use their running statistics, also while training, and leave them as they are. As in transformers,
+    hidden states are those of stages, and there are no attentions.
+    """
+
+    config: Config
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "B S1 S2 C"],
+        *,
+        train: bool = False,
+        interpolate: bool = True,
+        hidden_states: bool = False,
+        attentions: bool = False,
+    ) -> EncoderOutput:
+        """`train` changes nothing, and `interpolate` is for towers that refuse other sizes.
+
+        Raises ConfigError for another number of channels.
+        """
+        c, compute = self.config, self.compute
+        if images.shape[-1] != c.num_channels:
+            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
+        x = ACTIVATIONS[c.hidden_act](ConvNorm(c.embedding_size, 7, 2, compute, name="stem")(images))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        states = [x]
+        for i in range(len(c.depths)):
+            states.append(Stage(c, i, compute, name=f"stage{i}")(states[-1]))
+        states = [state.reshape(state.shape[0], -1, state.shape[-1]) for state in states]
+        x = states[-1]
+        return EncoderOutput(
+            x, x.mean(axis=1), tuple(states) if hidden_states else None, () if attentions else None
+        )
+
+
+_UNIT = table("""
+    convolution.weight         | conv/kernel       | e d p q -> p q d e
+    normalization.weight       | norm/scale        | d
+    normalization.bias         | norm/bias         | d
+    normalization.running_mean | norm/running_mean | d
+    normalization.running_var  | norm/running_var  | d
+""")
+_SHORTCUT = _UNIT.under(hf="shortcut", jax="shortcut")
+
+
+def weights(config: Config) -> WeightMap:
+    rows = _UNIT.under(hf="embedder.embedder", jax="stem")
+    layer = WeightMap()
+    for i in range(len(config.units(config.hidden_size, 1))):
+        layer += _UNIT.under(hf=f"layer.{i}", jax=f"unit{i}")
+    for i, depth in enumerate(config.depths):
+        first = layer + _SHORTCUT if config.has_shortcut(i) else layer
+        stage = first.under(hf="layers.0", jax="first")
+        if depth > 1:
+            stage += layer.under(hf="layers.{l}", jax="layers").bind(depth=depth, first=1)
+        rows += stage.under(hf=f"encoder.stages.{i}", jax=f"stage{i}")
+    return rows
+
+
+def buffers(config: Config, params: Params) -> dict[str, np.ndarray]:
+    """For every norm, how many batches its statistics are updated with: none here. No result depends on the number."""
+    ends = ".running_var"
+    names = [name.removesuffix(ends) for name in weights(config).names() if name.endswith(ends)]
+    return {f"{name}.num_batches_tracked": np.zeros((), np.int64) for name in sorted(names)}
+
+
+ENCODER = Encoder(
+    tower="vision",
+    Config=Config,
+    Model=Model,
+    weights=weights,
+    buffers=buffers,
+    pooling="mean(tokens)",
+    prefix="resnet.",
+    image_processor="ConvNextImageProcessor",
+    dropped=r"classifier\..*|.*\.num_batches_tracked",
+    exportable=(),
+)
