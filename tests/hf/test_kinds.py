@@ -16,6 +16,7 @@ TENSORS = {
     "timm": ["cls_token", "blocks.0.attn.qkv.weight"],
     "timm's ConvNeXt": ["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"],
     "DINOv2": ["teacher.backbone.blocks.0.0.attn.qkv.weight", "teacher.dino_head.mlp.0.weight"],
+    "torchvision": ["conv1.weight", "layer1.0.conv1.weight"],
     "transformers": ["encoder.layer.0.attention.attention.query.weight"],
 }
 REMEDIES = {
@@ -24,6 +25,7 @@ REMEDIES = {
     "timm": r'a ViT as timm names them: .* \{"architecture": "vit_base_patch16_224"\}',
     "timm's ConvNeXt": r'a ConvNeXt as timm names them: .* \{"architecture": "convnext_base"\}',
     "DINOv2": r"a ViT as timm names them",
+    "torchvision": r'a ResNet as timm and torchvision name them: .* \{"architecture": "resnet50"\}',
     "transformers": r"copy that of the model that they were trained from",
 }
 

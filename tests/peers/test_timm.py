@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import lit_jax
+from lit_jax.hf.conversions.renames import converted
 from lit_jax.hf.conversions.timm import tower
 from lit_jax.hf.conversions.timm_names import name_of
 from lit_jax.models.encoders import VISION
@@ -33,8 +34,9 @@ def made(name):
 
 def ours(name, model, tensors, folder):
     """The config that we make of it; None: it is refused, or its tensors are not those of the table."""
+    pool = getattr(model, "global_pool", "")
     try:
-        part = tower(folder, name, {}, tensors, pooling=getattr(model, "global_pool", "avg"))
+        part = tower(folder, name, {}, tensors, pooling=getattr(pool, "pool_type", pool))
     except WeightError as error:
         assert str(error).startswith(str(folder))
         return None
@@ -141,18 +143,54 @@ def channels_first(images):
     return torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())
 
 
-@pytest.mark.parametrize(
-    "architecture", ["vit_base_patch16_224", "vit_small_patch16_dinov3", "convnext_tiny"]
-)
+OF_A_RESNET = {"layers": [1, 2, 1, 1], "channels": [8, 16, 12, 8]}
+
+
+def test_no_resnet_of_timm_is_taken_for_another(tmp_path):
+    """A name that is taken gives the features of timm."""
+    taken = []
+    for name in timm.list_models("*resnet*"):
+        model, tensors = made(name)
+        if ours(name, model, tensors, tmp_path) is None:
+            continue
+        taken.append(name)
+        model = timm.create_model(name, num_classes=0, **OF_A_RESNET)
+        filled(model)
+        stored = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+        part = tower(tmp_path, name, OF_A_RESNET, stored)
+        assert part.config["depths"] == OF_A_RESNET["layers"]
+        encoder = VISION[part.config["model_type"]]
+        config = encoder.config_of(part.config)
+        tensors = dict(converted(tmp_path, stored, part.rows, made=part.made, dropped=part.dropped))
+        images = foreign.images(64)
+        module = encoder.Model(config)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), images)["params"]
+        params = encoder.weights(config).to_jax(tensors, shapes)
+        got = jax.jit(module.apply)({"params": params}, images).pooler_output
+        with torch.no_grad():
+            want = model(channels_first(images)).numpy()
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5, err_msg=name)
+    assert taken == [f"resnet{number}" for number in (18, 26, 34, 50, 101, 152, 200)]
+
+
+OF_A_VIT = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
+WRAPPED = {
+    "vit_base_patch16_224": (OF_A_VIT, 32),
+    "vit_small_patch16_dinov3": (OF_A_VIT, 32),
+    "convnext_tiny": (FEWER, 64),
+    "resnet18": (OF_A_RESNET, 64),
+}
+
+
+@pytest.mark.parametrize("architecture", WRAPPED)
 def test_what_the_wrapper_of_transformers_saves_gives_its_pooled_output(architecture, tmp_path):
-    sizes = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
-    sizes = FEWER if "convnext" in architecture else sizes
+    sizes, side = WRAPPED[architecture]
     config = transformers.TimmWrapperConfig(architecture=architecture, model_args=sizes)
     model = filled(transformers.TimmWrapperModel(config))
     model.save_pretrained(tmp_path / "saved")
     tiny.write_tower(tmp_path / "text", tiny.BERT)
     module, params = lit_jax.from_towers(tmp_path / "saved", tmp_path / "text")
-    images = foreign.images(64 if "convnext" in architecture else 32)
+    images = foreign.images(side)
     params = {"params": jax.tree.map(jnp.asarray, params)}
     ours = module.apply(params, images, method="pool_images")
     with torch.no_grad():

@@ -5,14 +5,14 @@ Alone, they are folders of timm or of transformers' TimmWrapperModel.
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import timm_convnext
+from lit_jax.hf.conversions import timm_convnext, timm_resnet
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
 from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
@@ -77,14 +77,14 @@ def tower(
     `image_size` counts where no tensor shows it, and for a margin of less than a patch, which is cut off. Raises
     WeightError for any other architecture.
     """
-    if timm_convnext.is_convnext(architecture):
-        return timm_convnext.tower(
+    if (kind := _kind_of(architecture)) is not None:
+        return kind.tower(
             where, architecture, args, source, prefix=prefix, pooling=pooling, image_size=image_size
         )
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks are, and convnext"
+            "vit, deit and deit3 with plain blocks are, convnext and plain resnet"
         )
     for name, value in args.items():
         if name not in _SHOWN:
@@ -107,6 +107,21 @@ def tower(
     if (pooling, family.pooling) == ("avg", "token") and family.part is not clip:
         return part._replace(pooling="mean")
     raise WeightError(f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented")
+
+
+class _Kind(NamedTuple):
+    """Architectures that a file of their own judges."""
+
+    names: str  # A regex, also of those that are not implemented.
+    marks: tuple[str, str]  # Tensors of each of them.
+    tower: Callable[..., Part]
+
+
+_KINDS = tuple(_Kind(kind.KIND, kind.MARKS, kind.tower) for kind in (timm_convnext, timm_resnet))
+
+
+def _kind_of(architecture: str) -> _Kind | None:
+    return next((kind for kind in _KINDS if re.fullmatch(kind.names, architecture)), None)
 
 
 def _is_rotary(architecture: str) -> bool:
@@ -181,7 +196,8 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     config = _read_config(folder)
     architecture = config["architecture"]
     stored = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
-    marks = timm_convnext.MARKS if timm_convnext.is_convnext(str(architecture)) else _MARKS
+    kind = _kind_of(architecture)
+    marks = _MARKS if kind is None else kind.marks
     source = inner(folder, stored.renamed(_names_in_timm(architecture, stored)), marks)
     args = config.get("model_args", {})
     pooling = field(str(folder / model_folder.CONFIG), args | config, "global_pool", "")

@@ -19,6 +19,7 @@ from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
 
+KIND = r"(test_)?convnext\w*"  # Architectures that are judged here.
 MARKS = "stem.0.weight", "stages.0.blocks.0.conv_dw.weight"  # Tensors of every ConvNeXt.
 NAMES = (  # Of the architectures that are implemented.
     r"convnext_(atto|femto|pico|nano|tiny|tiny_hnf|small|base|large|large_mlp|xlarge|xxlarge)|"
@@ -34,11 +35,6 @@ _SHOWN = frozenset(
 )
 _STAGES, _PATCH = 4, 4
 _MATRIX = "mlp.fc1.weight"
-
-
-def is_convnext(architecture: str) -> bool:
-    """Whether an architecture of timm is a ConvNeXt, also one that is not implemented."""
-    return bool(re.match(r"(test_)?convnext", architecture))
 
 
 def tower(

@@ -16,6 +16,8 @@ NPZ = ("lit_npz", "siglip_npz", "vit_npz")
 def drawn(name, shape):
     """Float32 numbers that are a function of the name: every leaf is random, also those that start at 0 or 1."""
     values = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape).astype(np.float32)
+    if name.endswith("running_var"):
+        return np.exp(values + 1)  # Above zero.
     if len(shape) > 1:
         return values * np.float32(0.1)
     return np.asarray(values * np.float32(0.3) + np.float32(name.endswith(("weight", "scale", "gamma"))))

@@ -38,6 +38,8 @@ TYPES = {
     "convnext_tanh": "dinov3_convnext",
     "convnextv2": "convnextv2",
     "convnextv2_convolutions": "convnextv2",
+    "resnet18": "resnet",
+    "resnet50": "resnet",
 }
 
 
@@ -75,7 +77,7 @@ def test_every_kept_tower_of_timm_is_compared():
 
 
 CHANGES = [
-    ({"architecture": "resnet50"}, "the architecture 'resnet50' of timm is not implemented"),
+    ({"architecture": "efficientnet_b0"}, "the architecture 'efficientnet_b0' of timm is not implemented"),
     ({"architecture": "vit_base_patch16_rpn_224"}, "'vit_base_patch16_rpn_224' of timm is not implemented"),
     ({"architecture": 3}, "architecture=3 is not usable"),
     ({"global_pool": "max"}, "with the pooling 'max' is not implemented"),
