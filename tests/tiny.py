@@ -78,6 +78,7 @@ SIGLIP2_VISION = {  # Spelled as google/siglip2-base-patch16-naflex, with a fiel
 DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
 TIPSV2_VISION = DINOV2 | {"model_type": "tipsv2_vision_model", "num_register_tokens": 2}
 DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}
+EVA02 = VIT | {"model_type": "eva02", "scale_attn_inner": True, "ref_feat_shape": 6}
 SWIN = {
     "model_type": "swin",
     "image_size": 32,

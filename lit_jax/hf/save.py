@@ -18,6 +18,7 @@ from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.typing import Params, Processor
 
+_WAY = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
 LAYOUTS = ("hf", "dual_encoder", "lit_jax", "towers", "sentence_transformers", "open_clip")
 
 
@@ -41,8 +42,8 @@ def save(
     open_clip takes from transformers is named there by the place of the folder, which is `home` if it is not yet there.
     The `logit_bias` of a sigmoid loss has a tensor in SigLIP alone;
     elsewhere it becomes a field of config.json. Raises WeightError if params are not of the module's shapes, and if
-    transformers has no place for a tower in its dual encoder; ConfigError for an unknown layout, and for what
-    sentence-transformers or open_clip cannot hold.
+    transformers has no place for a tower in its dual encoder, or no class for it alone; ConfigError for an unknown
+    layout, and for what sentence-transformers or open_clip cannot hold.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
@@ -54,6 +55,8 @@ def save(
     config = model.to_hf() | {"torch_dtype": _dtype_of(params)}
     if layout in ("hf", "dual_encoder"):
         check_exportable(model)
+    elif layout == "towers":
+        check_readers(model)
     elif layout == "lit_jax":
         config["model_type"] = dual_encoder.OWN_MODEL_TYPE
         config.pop("architectures", None)
@@ -82,21 +85,29 @@ def _dtype_of(params: Params) -> str:
     return jnp.dtype(functools.reduce(jnp.promote_types, (x.dtype for x in jax.tree.leaves(params)))).name
 
 
+def check_readers(config: DualEncoderConfig) -> None:
+    """Raises WeightError for a tower of a type that transformers has no class for."""
+    for tower, reader in config.readers.items():
+        if not reader:
+            raise WeightError(
+                f"a {tower} tower of type {config.towers[tower][0]!r} has no class in transformers, by which it could "
+                f"be read; {_WAY}"
+            )
+
+
 def check_exportable(config: DualEncoderConfig) -> None:
     """Raises WeightError for a model that transformers' VisionTextDualEncoderModel cannot hold, if it is to be one."""
     for name, value in config.own.items():
         kind = repr(value) if isinstance(value, str) else " ".join(map(str, value.values()))
         raise WeightError(
             f"{name}={kind} has no place in transformers' VisionTextDualEncoderModel, which projects the pooled output "
-            "of a tower without a bias; save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
+            f"of a tower without a bias; {_WAY}"
         )
     if not config.composite.any_tower:
         return
-    readers = " and ".join(dict.fromkeys(config.readers.values()))
-    ways = (
-        "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads, or with layout='towers' "
-        f"(--layout towers), two folders that {readers} of transformers read"
-    )
+    readers, ways = " and ".join(dict.fromkeys(config.readers.values())), _WAY
+    if all(config.readers.values()):
+        ways += f", or with layout='towers' (--layout towers), two folders that {readers} of transformers read"
     for tower, (model_type, _) in config.towers.items():
         if not encoder_of(tower, model_type).exportable:
             raise WeightError(

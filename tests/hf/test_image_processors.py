@@ -76,6 +76,8 @@ def test_every_image_processor_is_the_one_that_transformers_has_for_the_type():
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as NAMES
 
     for model_type, encoder in VISION.items():
+        if not encoder.reader:
+            continue
         kind = model_type.removesuffix("_vision_model").removesuffix("_with_registers")
         names = NAMES["dinov3_vit" if kind == "dinov3_convnext" else kind]  # transformers has no row for it.
         assert names["torchvision"] == encoder.image_processor

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import timm_convnext, timm_resnet
+from lit_jax.hf.conversions import timm_convnext, timm_eva, timm_resnet
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
 from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
@@ -22,18 +22,14 @@ from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 WRAPPER = "timm_wrapper"  # The model_type of TimmWrapperModel.
-_NAMES = r"(vit|deit|deit3|flexivit|test_vit\d?)_\w+|test_vit"
+_NAMES = r"(vit|deit|deit3|flexivit|test_vit\d?)_\w+|test_vit|eva_large_patch14_\d+"
 # What has the tensors of a ViT and is none, or has others.
 _OTHERS = (
     r"\w*(distilled|_rpn_|relpos|_r26|_r50|_r_s16|resnet|_mci_|_18x2|_xp_|_sam\b|pwee_|_rope_|_pe_(core|lang|spatial)_|"
     r"_lingbot|_sapiens2|_radio_|_intern300m_|_reg\d_map_)\w*"
 )
 _ROTARY = r"\w*_dinov3(_qkvb)?"
-_HEADS = {  # By width, except where the name or `model_args` say another number.
-    **{64: 2, 96: 3, 192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14},
-    **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 2048: 16},
-}
-_OTHER_HEADS = {
+_OTHER_HEADS = {  # Than those that the width says.
     r"vit_base_patch16_gap_224": 16,
     r"vit_giantopt_\w+": 16,
     r"vit_huge_plus_patch16_dinov3\w*": 20,
@@ -84,7 +80,7 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks are, convnext and plain resnet"
+            "vit, deit and deit3 with plain blocks are, eva, convnext and plain resnet"
         )
     for name, value in args.items():
         if name not in _SHOWN:
@@ -129,15 +125,10 @@ def _is_rotary(architecture: str) -> bool:
 
 
 def _common(trunk: Trunk, architecture: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    heads = args.get("num_heads") or next(
-        (number for pattern, number in _OTHER_HEADS.items() if re.fullmatch(pattern, architecture)),
-        _HEADS.get(trunk.width),
+    other = next(
+        (number for pattern, number in _OTHER_HEADS.items() if re.fullmatch(pattern, architecture)), None
     )
-    if heads is None:
-        raise WeightError(
-            f"{trunk.where}: {architecture} does not say how many heads its width of {trunk.width} is divided into; "
-            "write num_heads into the model_args of its config.json"
-        )
+    heads = trunk.heads(architecture, args.get("num_heads") or other)
     act = args.get("act_layer") or _activation(architecture)
     if act not in ACTIVATIONS:
         raise WeightError(f"{trunk.where}: {architecture} with act_layer {shown(act)} is not implemented")

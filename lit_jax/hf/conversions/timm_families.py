@@ -21,6 +21,11 @@ BEIT = {  # A BEiT that pools the norm of the mean of the patches, and has a tab
     "drop_path_rate": 0.0,
 }
 
+_HEADS = {  # By width, except where the name or `model_args` say another number.
+    **{64: 2, 96: 3, 192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14},
+    **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1792: 16, 2048: 16},
+}
+
 
 class Trunk:
     """The tensors of one trunk, and what they show of its shape."""
@@ -63,6 +68,15 @@ class Trunk:
         if name not in self.names:
             raise WeightError(f"{self.where}: missing from the checkpoint: {self._prefix}{name}")
         return self._source[self._prefix + name]
+
+    def heads(self, architecture: str, said: int | None) -> int:
+        """How many heads are `said` to share the width; None: as many as are usual. Raises WeightError."""
+        if (heads := said or _HEADS.get(self.width)) is None:
+            raise WeightError(
+                f"{self.where}: {architecture} does not say how many heads its width of {self.width} is divided into; "
+                "write num_heads into the model_args of its config.json"
+            )
+        return heads
 
     @property
     def positions(self) -> np.ndarray:

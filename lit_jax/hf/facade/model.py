@@ -51,6 +51,7 @@ class VisionTextDualEncoderModel:
     @classmethod
     def _of(cls, module: DualEncoder, params: Params, config: Any = None) -> "VisionTextDualEncoderModel":
         model = cls.__new__(cls)
+        save.check_readers(module.config)
         stored = module.config.to_hf() | {"model_type": module.config.model_type}
         model._fill(module, params, config or transformers.AutoConfig.for_model(**stored))
         return model

@@ -45,7 +45,7 @@ class Encoder:
     pooled_by_reader: bool = (
         False  # One that it cannot hold, whose `reader` returns the pooled output nevertheless.
     )
-    reader: str = "AutoModel"  # The class of transformers that reads the tower by itself.
+    reader: str = "AutoModel"  # The class of transformers that reads the tower by itself; "": it has none.
     # The largest difference from PyTorch, relative to max(1, largest value), that tests/parity allow at each layer.
     # None: not tested.
     parity: float | None = 1e-5

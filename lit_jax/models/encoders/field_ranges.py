@@ -37,6 +37,7 @@ RANGES: dict[str, Range] = {
     "num_channels": Range(1, 1 << 10),
     "window_size": Range(1, 1 << 8),
     "num_register_tokens": Range(0, 1 << 10),
+    "ref_feat_shape": Range(1, 1 << 10),
     "pos_embed_shift": Range(0, 100),
     "pos_embed_jitter": Range(1, 100),
     "pos_embed_rescale": Range(1, 100),

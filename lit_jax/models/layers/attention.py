@@ -14,7 +14,7 @@ from lit_jax.models.kernels.row_attention import row_attention_sharded
 from lit_jax.models.kernels.row_attention.vmem import fits
 from lit_jax.models.kernels.splash import SHORTEST, splash_attention_sharded
 from lit_jax.models.layers.dense import Projection
-from lit_jax.models.layers.norm import RmsNorm
+from lit_jax.models.layers.norm import LayerNorm, RmsNorm
 from lit_jax.models.layers.rotary import rotate
 from lit_jax.models.layers.spec import BlockSpec, Compute
 
@@ -64,7 +64,10 @@ class Attention(nn.Module):
         if few != heads:
             k, v = (jnp.repeat(self.apart(y), heads[0] // few[0], axis=2).reshape(q.shape) for y in (k, v))
         y, weights = self.attend(q, k, v, mask, bias, train=train, attentions=attentions)
-        return project("out", (*heads, width), 2)(y.reshape(q.shape)), weights
+        y = y.reshape(q.shape)
+        if spec.attention_norm:
+            y = LayerNorm(spec.eps, dtype=self.compute.dtype, on_gpu=self.compute.on_gpu, name="norm")(y)
+        return project("out", (*heads, width), 2)(y), weights
 
     def apart(self, y: Float[Array, "B N E"]) -> Float[Array, "B N _ K"]:
         """The heads of queries, keys or values."""

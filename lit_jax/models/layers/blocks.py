@@ -86,6 +86,8 @@ class Mlp(nn.Module):
         else:
             y = act(dense(spec.hidden, width, "up")(x))
         y = nn.Dropout(spec.hidden_dropout, deterministic=not train)(y)
+        if spec.mlp_norm:
+            y = layer_norm(spec, self.compute, "norm")(y)
         return dense(width, spec.hidden, "down")(y)
 
 
@@ -107,7 +109,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a residual; a norm before (ViT) or after (BERT), or before and inside (Gemma)."""
+    """Attention and MLP, each with a residual; norms before them (ViT), after each sum (BERT), inside it, or both."""
 
     spec: BlockSpec
     compute: Compute
@@ -145,10 +147,10 @@ class Block(nn.Module):
             norm1(x) if spec.norm_first else x, mask, bias=bias, rope=rope, train=train, attentions=attentions
         )
         x = x + branch(y, 1, spec.dropout)
-        x = x if spec.norm_first else norm1(x)
+        x = norm1(x) if spec.norm_first is False else x
         dropout = spec.dropout if spec.mlp_dropout is None else spec.mlp_dropout
         x = x + branch(mlp(norm2(x) if spec.norm_first else x, train=train), 2, dropout)
-        return (x if spec.norm_first else norm2(x)), weights
+        return (norm2(x) if spec.norm_first is False else x), weights
 
 
 def rematted(body: Callable[..., Any], compute: Compute, *, scanned: bool = True) -> Callable[..., Any]:

@@ -60,7 +60,7 @@ class BlockSpec:
 
     heads: int
     hidden: int
-    norm_first: bool
+    norm_first: bool | None  # Before attention and MLP, or after each sum; None: neither.
     act: str = "gelu"
     eps: float = 1e-12
     biases: str = "qkvo"  # The projections of the attention that have a bias: query, key, value, out.
@@ -71,6 +71,8 @@ class BlockSpec:
         None  # Norms by the root mean square, whose scale is this + a weight. None: layer norms.
     )
     norm_after: bool = False  # A further norm of what attention and MLP add (Gemma).
+    attention_norm: bool = False  # A norm of what the heads give, before the projection (EVA-02).
+    mlp_norm: bool = False  # A norm of the hidden activations of the MLP (EVA-02).
     kv_heads: int | None = None  # Heads of keys and values, if they are fewer than those of queries.
     head_width: int | None = None  # None: the heads divide the width among themselves.
     qk_norm: bool = False  # A norm of each query and key, by head.

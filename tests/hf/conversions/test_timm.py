@@ -40,6 +40,12 @@ TYPES = {
     "convnextv2_convolutions": "convnextv2",
     "resnet18": "resnet",
     "resnet50": "resnet",
+    "eva": "beit",
+    "eva_cls": "beit",
+    "eva02": "eva02",
+    "eva02_scaled": "eva02",
+    "eva02_clip": "eva02",
+    "eva02_post_norm": "eva02",
 }
 
 

@@ -14,7 +14,8 @@ from lit_jax.utils.errors import WeightError
 from tests import tiny
 
 TINY = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf}
-TYPES = [("vision", name) for name in VISION] + [("text", name) for name in TEXT]
+# Those that transformers has a class for.
+TYPES = [("vision", name) for name in VISION if VISION[name].reader] + [("text", name) for name in TEXT]
 VALUES = (None, 0, 1, 2, 8, "full_attention", [2, 1], [2, 2], {}, {"rope_type": "default"})
 
 # What a config may hold besides the fields of its type, and what transformers makes of it.
