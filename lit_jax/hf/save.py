@@ -107,7 +107,9 @@ def check_exportable(config: DualEncoderConfig) -> None:
         return
     readers, ways = " and ".join(dict.fromkeys(config.readers.values())), _WAY
     if all(config.readers.values()):
-        ways += f", or with layout='towers' (--layout towers), two folders that {readers} of transformers read"
+        ways += (
+            f", or with layout='towers' (--layout towers), two folders that {readers} of transformers read"
+        )
     for tower, (model_type, _) in config.towers.items():
         if not encoder_of(tower, model_type).exportable:
             raise WeightError(

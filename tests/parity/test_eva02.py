@@ -144,7 +144,9 @@ def test_how_it_is_computed_changes_nothing_but_rounding():
 
 
 def test_heads_whose_channels_do_not_turn_in_pairs_are_refused():
-    with pytest.raises(WeightError, match="eva02 config: hidden_size=36 .* a width of 18; wanted a multiple of four"):
+    with pytest.raises(
+        WeightError, match=r"eva02 config: hidden_size=36 .* a width of 18; wanted a multiple of four"
+    ):
         eva02.Config.from_hf(tiny.EVA02 | {"hidden_size": 36, "num_attention_heads": 2})
 
 
@@ -168,13 +170,17 @@ def test_it_is_saved_for_lit_jax_alone_and_refused_for_transformers_by_name(tmp_
         assert not (tmp_path / layout).exists()
     with pytest.raises(WeightError, match="has no class in transformers"):
         lit_jax.VisionTextDualEncoderModel.from_pretrained(tmp_path / "own")
-    with pytest.raises(ValueError, match="eva02"):  # When a version knows the type, it has to be compared with that.
+    with pytest.raises(
+        ValueError, match="eva02"
+    ):  # When a version knows the type, it has to be compared with that.
         transformers.AutoConfig.for_model("eva02")
 
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
 def test_it_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
-    config = tiny.config(tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock)
+    config = tiny.config(
+        tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
+    )
     before = tiny.write_tower(tmp_path / "v", tiny.EVA02)
     train(config, tmp_path / "run")
     after = read_trained(tmp_path / "run").params["vision"]

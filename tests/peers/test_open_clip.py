@@ -1,13 +1,16 @@
 """open_clip opens our folders in its layout, and gives our vectors of the same pictures and texts."""
 
+import copy
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import lit_jax
+from lit_jax.hf.processor import load_image_processor
 from lit_jax.inference.embedder import Embedder, Opened
 from lit_jax.models.heads import Head
 from tests import tiny
@@ -203,3 +206,48 @@ def test_a_name_of_timm_stands_for_what_timm_makes_of_it():
             type(block.mlp.act).__name__
         ]
         assert act == shape.act, name
+
+
+EVAS = [name for name in open_clip.list_models() if name.startswith("EVA")]
+
+
+@pytest.mark.parametrize("name", EVAS)
+def test_a_model_with_an_eva_of_each_config_of_open_clip_gives_its_embeddings(name, tmp_path, monkeypatch):
+    from open_clip import timm_model
+
+    make = timm_model.timm.create_model
+    monkeypatch.setattr(
+        timm_model.timm, "create_model", lambda kind, **options: make(kind, **options | SMALL)
+    )
+    config = open_clip.get_model_config(name)
+    config["vision_cfg"]["image_size"] = 32
+    config["text_cfg"] |= {"width": 32, "heads": 2, "layers": 2, "vocab_size": 60, "context_length": 12}
+    given = {key: value for key, value in copy.deepcopy(config).items() if key != "custom_text"}
+    model = open_clip.model.CustomTextCLIP(**given).eval()
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    model.load_state_dict({key: torch.from_numpy(foreign.drawn(key, shape)) for key, shape in shapes.items()})
+    save_file(model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    module, params = lit_jax.load(tmp_path)
+    ids = foreign.ids(60, 12, 0, 59)
+    images, texts, _ = module.apply(
+        {"params": params}, foreign.images(32), {"input_ids": jnp.asarray(ids, jnp.int32)}
+    )
+    pixels = torch.from_numpy(np.array(foreign.images(32)).transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        want = (
+            model.encode_image(pixels, normalize=True),
+            model.encode_text(torch.from_numpy(ids), normalize=True),
+        )
+    np.testing.assert_allclose(images, want[0].numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(texts, want[1].numpy(), rtol=0, atol=1e-5)
+
+
+def test_pictures_for_an_eva_are_those_of_open_clip(tmp_path):
+    config = open_clip.get_model_config("EVA02-B-16")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    ours = load_image_processor(tmp_path)
+    theirs = open_clip.image_transform(224, is_train=False)
+    for picture in pictures():
+        got = ours(picture, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(got, theirs(picture).numpy(), rtol=0, atol=1e-5)

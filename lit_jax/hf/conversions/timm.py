@@ -113,7 +113,7 @@ class _Kind(NamedTuple):
     tower: Callable[..., Part]
 
 
-_KINDS = tuple(_Kind(kind.KIND, kind.MARKS, kind.tower) for kind in (timm_convnext, timm_resnet))
+_KINDS = tuple(_Kind(kind.KIND, kind.MARKS, kind.tower) for kind in (timm_convnext, timm_eva, timm_resnet))
 
 
 def _kind_of(architecture: str) -> _Kind | None:

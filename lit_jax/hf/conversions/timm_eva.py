@@ -5,7 +5,6 @@ positions of other kinds (DINOv3, Perception Encoder, RoPE-ViT) are of the same 
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import Row
 from lit_jax.utils.errors import WeightError
 
-_NAMES = (
-    r"eva_giant_patch14_(clip_)?\d+|eva02_(tiny|small|base|large)_patch\d+_(clip_)?\d+"
-    r"|eva02_enormous_patch14_clip_\d+"
+KIND = (  # Architectures that are judged here.
+    r"eva_giant_patch14_(clip_)?\d+|eva02_(tiny|small|base|large)_patch14_\d+"
+    r"|eva02_(base_patch16|large_patch14|enormous_patch14)_clip_\d+"
 )
+MARKS = "patch_embed.proj.weight", "blocks.0.norm1.weight"  # Tensors of every EVA.
 # Arguments that the tensors show, or that change nothing in use.
 _SHOWN = frozenset(
     """img_size embed_dim depth num_heads patch_size in_chans num_classes global_pool mlp_ratio qkv_fused swiglu_mlp
@@ -52,11 +52,6 @@ _NORM = rows("""
 """)
 
 
-def is_eva(architecture: str) -> bool:
-    """Whether it is the name of one of these."""
-    return bool(re.fullmatch(_NAMES, architecture))
-
-
 def tower(
     where: Path,
     architecture: str,
@@ -65,8 +60,12 @@ def tower(
     *,
     prefix: str,
     pooling: str,
+    image_size: int | list[int],
 ) -> Part:
-    """As `timm.tower`, for the architectures of `is_eva`. Raises WeightError for what is not computed exactly."""
+    """As `timm.tower`, for the architectures of `KIND`, whose positions show the size of their pictures.
+
+    Raises WeightError for what is not computed exactly.
+    """
     for name, value in args.items():
         if name not in _SHOWN:
             raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")

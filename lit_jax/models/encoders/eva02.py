@@ -4,7 +4,6 @@ The tensors have timm's names for layers with separate projections and gates. EV
 """
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +40,9 @@ class Config:
     use_gated_mlp: bool = True
     scale_mlp: bool = True  # A norm of the hidden activations of the MLP.
     scale_attn_inner: bool = False  # A norm of what the heads give, before their projection.
-    use_post_norm: bool = False  # The norms of a layer are of what attention and MLP add, not of their inputs.
+    use_post_norm: bool = (
+        False  # The norms of a layer are of what attention and MLP add, not of their inputs.
+    )
     use_rot_pos_emb: bool = True  # Rotary positions of the patches, beside the table.
     rope_theta: float = 10000.0
     ref_feat_shape: int = 16  # Rows and columns that the grid of any picture is stretched to for these.
@@ -51,7 +52,8 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that is not usable, and for heads whose channels cannot turn."""
-        config: Config = read_config(cls, "eva02", hf, inert=frozenset(hf))  # No class has others.
+        # Transformers knows no further field of it, and what it does not know is ignored.
+        config: Config = read_config(cls, "eva02", hf, inert=frozenset(hf))
         if config.head_width % 4:
             raise WeightError(
                 f"eva02 config: hidden_size={config.hidden_size} gives {config.num_attention_heads} heads a width of "

@@ -7,16 +7,7 @@ import pytest
 import lit_jax
 from lit_jax.hf.processor import load_image_processor
 from lit_jax.utils.errors import WeightError
-from tests import tiny
 from tests.hf.conversions import foreign
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    tiny.write_tower(folder, tiny.BERT)
-    return folder
-
 
 CHANGES = [
     *(

@@ -10,17 +10,9 @@ from lit_jax.hf import join
 from lit_jax.hf.processor import load_image_processor, load_tokenizer
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.errors import WeightError
-from tests import tiny
 from tests.hf.conversions import foreign
 
 NAMES = foreign.names("vit_npz")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    tiny.write_tower(folder, tiny.BERT)
-    return str(folder)
 
 
 def pooled(path, text):

@@ -1,0 +1,13 @@
+"""What the tests of the formats of others share."""
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """The folder of a small text tower."""
+    folder = tmp_path_factory.mktemp("text")
+    tiny.write_tower(folder, tiny.BERT)
+    return folder

@@ -1,0 +1,91 @@
+"""EVA towers of timm give its hidden states, features and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import lit_jax
+from tests import tiny
+from tests.hf.conversions import foreign
+from tests.parity.conftest import assert_same_layers
+from tests.parity.towers import assert_same_gradients
+from tests.peers.timm_models import (
+    channels_first,
+    filled,
+    timm,
+)
+
+
+def in_a_folder(model, folder, sizes):
+    """Folders of the model and of a text tower."""
+    (folder / "v").mkdir()
+    timm.models._hub.save_config_for_hf(model, folder / "v" / "config.json", model_args=sizes)
+    safetensors.torch.save_file(model.state_dict(), folder / "v" / "model.safetensors")
+    tiny.write_tower(folder / "t", tiny.BERT)
+    return folder / "v", folder / "t"
+
+
+OF_AN_EVA = {"embed_dim": 64, "depth": 3, "num_heads": 2, "img_size": 32, "patch_size": 8, "num_classes": 3}
+# Those that differ in more than their sizes.
+EVAS = """eva_giant_patch14_224 eva_giant_patch14_clip_224 eva_large_patch14_196 eva02_tiny_patch14_224
+    eva02_base_patch14_448 eva02_base_patch16_clip_224 eva02_enormous_patch14_clip_224""".split()
+
+
+@pytest.mark.parametrize("architecture", EVAS)
+def test_an_eva_equals_timm_s_at_every_layer(architecture, tmp_path):
+    model = filled(timm.create_model(architecture, **OF_AN_EVA))
+    module, params = lit_jax.from_towers(*in_a_folder(model, tmp_path, OF_AN_EVA))
+    got = module.bind({"params": params}).vision(foreign.images(32), hidden_states=True)
+    options = {"output_fmt": "NLC", "intermediates_only": True, "return_prefix_tokens": True}
+    with torch.no_grad():
+        layers = model.forward_intermediates(channels_first(foreign.images(32)), indices=[0, 1, 2], **options)
+        last = model.forward_features(channels_first(foreign.images(32)))
+        pooled = model.forward_head(last, pre_logits=True)
+    want = {f"layer {i}": torch.cat([cls, patches], 1) for i, (patches, cls) in enumerate(layers)}
+    ours = {f"layer {i}": state for i, state in enumerate(got.hidden_states[1:])}
+    assert_same_layers(
+        ours | {"last": got.last_hidden_state, "pooled": got.pooler_output},
+        want | {"last": last, "pooled": pooled},
+    )
+
+
+@pytest.mark.parametrize("architecture", [name for name in EVAS if name.startswith("eva02")])
+def test_an_eva02_for_another_size_equals_the_one_that_timm_resizes(architecture, tmp_path):
+    model = filled(timm.create_model(architecture, **OF_AN_EVA))
+    folders = in_a_folder(model, tmp_path, OF_AN_EVA)
+    for size in (48, (24, 40)):
+        model.set_input_size(img_size=(size, size) if isinstance(size, int) else size)
+        images = np.random.default_rng(1).normal(size=(2, *model.patch_embed.img_size, 3)).astype(np.float32)
+        module, params = lit_jax.from_towers(*folders, image_size=size)
+        got = module.bind({"params": params}).vision(jnp.asarray(images))
+        with torch.no_grad():
+            last = model.forward_features(channels_first(images))
+            pooled = model.forward_head(last, pre_logits=True)
+        ours = {"last": got.last_hidden_state, "pooled": got.pooler_output}
+        assert_same_layers(ours, {"last": last, "pooled": pooled})
+        model = filled(timm.create_model(architecture, **OF_AN_EVA))
+
+
+@pytest.mark.parametrize("architecture", EVAS)
+def test_the_gradient_of_every_leaf_of_an_eva_equals_timm_s(architecture, tmp_path):
+    model = filled(timm.create_model(architecture, **OF_AN_EVA))
+    folders = in_a_folder(model, tmp_path, OF_AN_EVA)
+    module, params = lit_jax.from_towers(*folders)
+    weight = np.random.default_rng(3).normal(size=(8, 64)).astype(np.float32)
+    features = model.forward_features(channels_first(foreign.images(32)))
+    (model.forward_head(features, pre_logits=True) * torch.from_numpy(weight)).sum().backward()
+    gradients = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()
+    }
+    safetensors.torch.save_file(gradients, tmp_path / "v" / "model.safetensors")
+    _, want = lit_jax.from_towers(*folders)
+
+    def loss(vision):
+        inner = module.bind({"params": params | {"vision": vision}}).vision
+        return (inner(foreign.images(32)).pooler_output * weight).sum()
+
+    got = jax.grad(loss)(jax.tree.map(jnp.asarray, params["vision"]))
+    assert_same_gradients(got, want["vision"])
