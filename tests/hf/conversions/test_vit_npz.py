@@ -16,7 +16,7 @@ NAMES = foreign.names("vit_npz")
 
 
 def pooled(path, text):
-    loaded = join.join_towers(join.ModelConfig(str(path), text), compute=Compute())
+    loaded = join.join_towers(join.ModelConfig(str(path), str(text)), compute=Compute())
     assert loaded.module.config.vision_type == "vit"
     assert [path for path in loaded.fresh if path.startswith("vision")] == []
     params = jax.tree.map(jnp.asarray, loaded.params)
