@@ -113,6 +113,7 @@ RESNET = {
     "hidden_sizes": [16, 24],
     "depths": [2, 3],
 }
+CLIP_RESNET = RESNET | {"model_type": "clip_resnet", "num_attention_heads": 4}
 LONGFORMER = ROBERTA | {"model_type": "longformer", "attention_window": [4, 12, 6]}
 ESM = {  # Spelled as facebook/esm2_t6_8M_UR50D.
     "model_type": "esm",

@@ -67,11 +67,7 @@ def resized(params: Params, stored: Any, config: Any) -> Params:
 def _positions(config: Any, table: Array, old: _Grid, new: _Grid) -> Array:
     """[1, n, D]: rows of learned tokens, which stay, before those of the patches."""
     patches = getattr(config, "patches", None)  # Swin has none, and no learned tokens.
-    first = len(patches.tokens) if patches else 0
-    antialias = bool(patches and patches.antialias)
-    linear = bool(patches and patches.linear)
-    grid = resize_grid(table[:, first:], old, new, antialias=antialias, linear=linear)
-    return jnp.concatenate([table[:, :first], grid], axis=1)
+    return patches.fitted(table, new) if patches else resize_grid(table, old, new)
 
 
 def _offsets(config: Any, table: Array, old: _Grid, new: _Grid) -> Array:

@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import lit_jax
 from lit_jax.models.encoders import eva02
 from lit_jax.models.image_size import resized, with_image_size
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
-from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.sides import grid
 from tests import tiny
 from tests.parity.conftest import assert_same_layers
-from tests.parity.towers import assert_rounding_alone, assert_same_gradients, pixels
+from tests.parity.towers import (
+    assert_rounding_alone,
+    assert_same_gradients,
+    assert_saved_for_lit_jax_alone,
+    pixels,
+)
 
 TOWERS = {
     "eva02": tiny.EVA02,
@@ -151,29 +154,7 @@ def test_heads_whose_channels_do_not_turn_in_pairs_are_refused():
 
 
 def test_it_is_saved_for_lit_jax_alone_and_refused_for_transformers_by_name(tmp_path):
-    tiny.write_tower(tmp_path / "v", tiny.EVA02)
-    tiny.write_tower(tmp_path / "t", tiny.BERT)
-    module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", projection_dim=16)
-    lit_jax.save(tmp_path / "own", module, params, layout="lit_jax")
-    again, same = lit_jax.load(tmp_path / "own")
-    assert again.config == module.config
-    chex.assert_trees_all_equal(same, params)
-    for layout, said in {
-        "hf": "'eva02' has no place in transformers.* layout='lit_jax'",
-        "towers": "'eva02' has no class in transformers.* layout='lit_jax'",
-        "sentence_transformers": "'eva02' is no model of AutoModel",
-        "open_clip": "its image tower is a eva02",
-    }.items():
-        with pytest.raises((WeightError, ConfigError), match=said) as error:
-            lit_jax.save(tmp_path / layout, module, params, tiny.processor(), layout=layout)
-        assert "layout='towers'" not in str(error.value) and "\n" not in str(error.value)
-        assert not (tmp_path / layout).exists()
-    with pytest.raises(WeightError, match="has no class in transformers"):
-        lit_jax.VisionTextDualEncoderModel.from_pretrained(tmp_path / "own")
-    with pytest.raises(
-        ValueError, match="eva02"
-    ):  # When a version knows the type, it has to be compared with that.
-        transformers.AutoConfig.for_model("eva02")
+    assert_saved_for_lit_jax_alone(tiny.EVA02, tmp_path)
 
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])

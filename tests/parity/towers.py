@@ -3,17 +3,22 @@
 import dataclasses
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from flax import traverse_util
 
+import lit_jax
 from lit_jax.hf import model_folder
 from lit_jax.models.dual_encoder import encoder_of
 from lit_jax.models.encoders.base import matched
 from lit_jax.utils._transformers import transformers
+from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.sides import pair
+from tests import tiny
 from tests.parity.conftest import randomise
 
 
@@ -185,6 +190,34 @@ def assert_rounding_alone(module, params, batch):
     got = run(half, params, batch)
     assert got.last_hidden_state.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(got.pooler_output, np.float32), want, rtol=0, atol=0.1)
+
+
+def assert_saved_for_lit_jax_alone(hf, tmp_path):
+    """An image tower of a type that transformers does not know is refused for it, and for others, by name."""
+    name = hf["model_type"]
+    tiny.write_tower(tmp_path / "v", hf)
+    tiny.write_tower(tmp_path / "t", tiny.BERT)
+    module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", projection_dim=16)
+    lit_jax.save(tmp_path / "own", module, params, layout="lit_jax")
+    again, same = lit_jax.load(tmp_path / "own")
+    assert again.config == module.config
+    chex.assert_trees_all_equal(same, params)
+    for layout, said in {
+        "hf": f"{name!r} has no place in transformers.* layout='lit_jax'",
+        "towers": f"{name!r} has no class in transformers.* layout='lit_jax'",
+        "sentence_transformers": f"{name!r} is no model of AutoModel",
+        "open_clip": f"its image tower is a {name}",
+    }.items():
+        with pytest.raises((WeightError, ConfigError), match=said) as error:
+            lit_jax.save(tmp_path / layout, module, params, tiny.processor(), layout=layout)
+        assert "layout='towers'" not in str(error.value) and "\n" not in str(error.value)
+        assert not (tmp_path / layout).exists()
+    with pytest.raises(WeightError, match="has no class in transformers"):
+        lit_jax.VisionTextDualEncoderModel.from_pretrained(tmp_path / "own")
+    with pytest.raises(
+        ValueError, match=name
+    ):  # When a version knows the type, it has to be compared with that.
+        transformers.AutoConfig.for_model(name)
 
 
 def assert_pools(encoder, module, params, pooling, batch):

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from safetensors.torch import save_file
 import lit_jax
 from lit_jax.hf.processor import load_image_processor
 from lit_jax.inference.embedder import Embedder, Opened
+from lit_jax.models.encoders import clip_resnet
 from lit_jax.models.heads import Head
 from tests import tiny
 from tests.hf.conversions import foreign
 from tests.hf.layouts.test_open_clip import CLIP, VIT, dual, processor, with_cls
 from tests.parity.test_sentence_transformers import pictures
+from tests.parity.towers import assert_same_gradients
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -241,6 +244,81 @@ def test_a_model_with_an_eva_of_each_config_of_open_clip_gives_its_embeddings(na
         )
     np.testing.assert_allclose(images, want[0].numpy(), rtol=0, atol=1e-5)
     np.testing.assert_allclose(texts, want[1].numpy(), rtol=0, atol=1e-5)
+
+
+RESNETS = [name for name in open_clip.list_models() if name.startswith("RN")]
+
+
+def with_a_resnet(name, folder):
+    """open_clip's model of a built-in config with few layers and channels, in a folder, and its vision_cfg.
+
+    Pictures have half of their sides, in whole tokens.
+    """
+    cfg = open_clip.get_model_config(name)
+    given = cfg["vision_cfg"]
+    assert given["image_size"] % 32 == 0 and given["width"] * 32 % 64 == 0  # As we take it.
+    given["layers"] = [min(depth, 1 + stage % 2) for stage, depth in enumerate(given["layers"])]
+    given |= {"width": given["width"] // 8, "image_size": given["image_size"] // 64 * 32}
+    cfg["embed_dim"] = 16
+    cfg["text_cfg"] |= {"context_length": 12, "vocab_size": 60, "width": 32, "heads": 2, "layers": 2}
+    model = open_clip.CLIP(**copy.deepcopy(cfg)).eval()
+    tensors = {key: foreign.drawn(key, tuple(tensor.shape)) for key, tensor in model.state_dict().items()}
+    model.load_state_dict({key: torch.from_numpy(array) for key, array in tensors.items()})
+    stored = {"layout": "open_clip", "files": {"open_clip_config.json": {"model_cfg": cfg}}, "shapes": {}}
+    return model, foreign.write(folder, stored, **tensors), given
+
+
+def in_squares(side):
+    """Pictures of 16 colours each, since those of noise are all alike to means of many pixels."""
+    return jnp.repeat(jnp.repeat(foreign.images(4), side // 4, 1), side // 4, 2)
+
+
+def seen_by_torch(images):
+    return torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy())
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_model_with_a_resnet_of_each_config_of_open_clip_gives_its_embeddings(name, tmp_path):
+    model, folder, cfg = with_a_resnet(name, tmp_path)
+    module, params = lit_jax.load(folder)
+    assert module.config.vision.hidden_size == 32 * cfg["width"]
+    images, ids = in_squares(cfg["image_size"]), foreign.ids(60, 12, 0, 59)
+    got = module.apply({"params": params}, images, {"input_ids": jnp.asarray(ids, jnp.int32)})
+    with torch.no_grad():
+        want = (
+            model.encode_image(seen_by_torch(images), normalize=True),
+            model.encode_text(torch.from_numpy(ids), normalize=True),
+        )
+    assert want[0].std(0).mean() > 1e-3  # The pictures differ, by a hundred times what is allowed.
+    for ours, theirs in zip(got, want, strict=False):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_resnet_has_the_gradients_of_open_clip(tmp_path):
+    """With running statistics, as in `eval`; those have none."""
+    model, folder, cfg = with_a_resnet("RN50", tmp_path)
+    module, params = lit_jax.load(folder)
+    images = in_squares(cfg["image_size"])
+    weight = np.random.default_rng(3).normal(size=(8, 16)).astype(np.float32)
+    (model.encode_image(seen_by_torch(images)) * torch.from_numpy(weight)).sum().backward()
+    names = dict(model.visual.named_parameters())
+    wanted = {
+        key: np.zeros(tensor.shape, np.float32) if "running" in key else names[key].grad.numpy()
+        for key, tensor in model.visual.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+
+    def loss(params):
+        embeds, _ = module.apply({"params": params}, images, method="image_features")
+        return (embeds * weight).sum()
+
+    got = jax.grad(loss)(jax.tree.map(jnp.asarray, params))
+    head = {"kernel": wanted.pop("attnpool.c_proj.weight").T, "bias": wanted.pop("attnpool.c_proj.bias")}
+    tower = clip_resnet.weights(module.config.vision).to_jax(wanted, got["vision"])
+    assert_same_gradients(
+        {name: got[name] for name in ("vision", "visual_projection")},
+        {"vision": tower, "visual_projection": head},
+    )
 
 
 def test_pictures_for_an_eva_are_those_of_open_clip(tmp_path):

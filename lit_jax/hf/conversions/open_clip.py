@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lit_jax.hf import model_folder
+from lit_jax.hf.conversions import open_clip_resnet, open_clip_text, open_clip_towers, open_clip_vit, timm
 from lit_jax.hf.conversions import open_clip_tables as tables
-from lit_jax.hf.conversions import open_clip_text, open_clip_towers, open_clip_vit, timm
 from lit_jax.hf.conversions.base import Format, Model, Part, field, placed
 from lit_jax.hf.conversions.renames import Rows, converted, inner, rows, under
 from lit_jax.hf.formats.safetensors import SafetensorsFile
@@ -37,6 +37,8 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     seen, said = cfg["vision_cfg"], cfg["text_cfg"]
     if seen.get("timm_model_name"):
         vision = _timm(folder, where, seen, source, width)
+    elif isinstance(seen.get("layers"), list):
+        vision = open_clip_resnet.vision(where, seen)
     elif field(where, seen, "no_ln_pre", False):
         vision = open_clip_vit.vision(where, seen, quick_gelu, source)
     else:
@@ -121,7 +123,7 @@ def _timm(
         )
     if kind == "":
         place = "fc." if "visual.trunk.head.fc.weight" in source else ""  # That of a ConvNeXt.
-        classifier = under(tables.TIMM_CLASSIFIER, f"visual.trunk.head.{place}", "")
+        classifier = under(tables.VISION_BIASED_HEAD, f"visual.trunk.head.{place}", "")
         return part._replace(rows=part.rows + classifier, head={"kind": "linear_bias"})
     raise WeightError(f"{where}: timm_proj {shown(kind)} is not usable; wanted linear, mlp or none")
 

@@ -32,6 +32,10 @@ TEXT = rows("""
     ln_final.bias          | final_layer_norm.bias                | d
 """)
 VISION_HEAD = rows("visual.proj | visual_projection.weight | d e -> e d")
+VISION_BIASED_HEAD = rows("""
+    weight | visual_projection.weight | e d
+    bias   | visual_projection.bias   | e
+""")
 TEXT_HEAD = rows("text_projection | text_projection.weight | d e -> e d")
 DENSE = rows("""
     text_projection.weight | head.weight | e d
@@ -51,10 +55,6 @@ TIMM_MLP = rows("""
     visual.head.mlp.fc2.weight | visual_projection.out.weight      | e f
 """)
 TIMM_MLP_BIAS = rows("visual.head.mlp.fc2.bias | visual_projection.out.bias | e")
-TIMM_CLASSIFIER = rows("""
-    weight | visual_projection.weight | e d
-    bias   | visual_projection.bias   | e
-""")
 HF_LINEAR = rows("text.proj.weight | text_projection.weight | e d")
 HF_MLP = rows("""
     text.proj.0.weight | text_projection.hidden.0.weight | f d

@@ -32,8 +32,6 @@ _EOS_IS_LARGEST = 2  # CLIP's text tower with this eos_token_id pools at the lar
 
 def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
     """A vision_cfg without a timm tower, with `visual.proj` behind it. Raises WeightError."""
-    if isinstance(cfg.get("layers"), list):
-        raise WeightError(f"{where}: its image tower is a ResNet, which is not implemented; a ViT is")
     refuse(where, "vision_cfg", cfg, PLAIN_VISION)
     width, depth = field(where, cfg, "width", 768), depth_of(where, cfg)
     config = {

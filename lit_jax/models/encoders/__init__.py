@@ -7,6 +7,7 @@ from lit_jax.models.encoders import (
     bert,
     chinese_clip_text,
     clip,
+    clip_resnet,
     clip_text,
     convnext,
     deberta_v2,
@@ -75,6 +76,7 @@ VISION: dict[str, Encoder] = {
     "convnextv2": convnext.V2,
     "dinov3_convnext": convnext.DINOV3,
     "resnet": resnet.ENCODER,
+    "clip_resnet": clip_resnet.ENCODER,
 }
 TEXT: dict[str, Encoder] = {
     "bert": bert.ENCODER,

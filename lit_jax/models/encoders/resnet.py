@@ -4,6 +4,7 @@ Shape letters: R rows and W columns of a grid of tokens; the others as everywher
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -26,16 +27,45 @@ NARROWER = 4  # A bottleneck is so many times narrower than its layer.
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Staged):
-    """Fields and defaults of transformers' ResNetConfig, and the size of the pictures, a field of ours."""
+class Fields(Staged):
+    """Fields that all ResNets share, and the shapes of their layers."""
 
-    model_type = "resnet"
-    patch_size: ClassVar[int] = 1  # Pictures may have any size.
+    pooled_strides: ClassVar[bool] = False  # A stride is an average pooling before a convolution.
 
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
     hidden_act: str = "relu"
     embedding_size: int = 64
+
+    def check_bottlenecks(self) -> None:
+        """Raises WeightError for stages that are too narrow for them."""
+        if min(self.hidden_sizes) < NARROWER:
+            raise WeightError(
+                f"{self.model_type} config: hidden_sizes={self.hidden_sizes} is not usable; wanted {NARROWER} or more, "
+                f"of which a bottleneck has one in {NARROWER}"
+            )
+
+    def stride(self, stage: int) -> int:
+        """Of the first layer of a stage; that of the others is 1."""
+        return 2 if stage else 1
+
+    def has_shortcut(self, stage: int) -> bool:
+        """Whether the first layer of a stage changes the shape, so that its residual needs a convolution."""
+        widths = (self.embedding_size, *self.hidden_sizes)
+        return self.stride(stage) != 1 or widths[stage] != widths[stage + 1]
+
+    def units(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+        """The convolutions of a layer: channels, side of the kernel, stride."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Fields):
+    """Fields and defaults of transformers' ResNetConfig, and the size of the pictures, a field of ours."""
+
+    model_type = "resnet"
+    patch_size: ClassVar[int] = 1  # Pictures may have any size.
+
     layer_type: str = "bottleneck"
     downsample_in_first_stage: bool = False
     downsample_in_bottleneck: bool = False
@@ -48,45 +78,48 @@ class Config(Staged):
             raise WeightError(
                 f"resnet config: layer_type={config.layer_type!r} is not usable; wanted basic or bottleneck"
             )
-        if config.layer_type == "bottleneck" and min(config.hidden_sizes) < NARROWER:
-            raise WeightError(
-                f"resnet config: hidden_sizes={config.hidden_sizes} is not usable; wanted {NARROWER} or more, of which "
-                f"a bottleneck has one in {NARROWER}"
-            )
+        if config.layer_type == "bottleneck":
+            config.check_bottlenecks()
         return config
 
     def stride(self, stage: int) -> int:
-        """Of the first layer of a stage; that of the others is 1."""
-        return 2 if stage or self.downsample_in_first_stage else 1
-
-    def has_shortcut(self, stage: int) -> bool:
-        """Whether the first layer of a stage changes the shape, so that its residual needs a convolution."""
-        widths = (self.embedding_size, *self.hidden_sizes)
-        return self.stride(stage) != 1 or widths[stage] != widths[stage + 1]
+        return 2 if self.downsample_in_first_stage else super().stride(stage)
 
     def units(self, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
-        """The convolutions of a layer: channels, side of the kernel, stride."""
         if self.layer_type == "basic":
             return (width, 3, stride), (width, 3, 1)
         narrow, early = width // NARROWER, self.downsample_in_bottleneck
         return (narrow, 1, stride if early else 1), (narrow, 3, 1 if early else stride), (width, 1, 1)
 
 
+def average_pool(x: Float[Array, "B _ _ C"], side: int) -> Float[Array, "B R W C"]:
+    """The means of squares, as torch's AvgPool2d(side): rows and columns that fill none are left out."""
+    rows, columns = x.shape[1] // side, x.shape[2] // side
+    x = x[:, : rows * side, : columns * side]
+    return x.reshape(x.shape[0], rows, side, columns, side, -1).mean((2, 4))
+
+
 class ConvNorm(nn.Module):
-    """A convolution without a bias, padded as PyTorch does with half of its side, and a batch norm."""
+    """A convolution without a bias, padded as PyTorch does with half of its side, and a batch norm.
+
+    If `pooled`, the stride is an average pooling before it.
+    """
 
     features: int
     side: int
     stride: int
     compute: Compute
+    pooled: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W D"]:
-        edge = self.side // 2
+        edge, stride = self.side // 2, self.stride
+        if self.pooled and stride > 1:
+            x, stride = average_pool(x, stride), 1
         conv = Conv(
             self.features,
             (self.side, self.side),
-            (self.stride, self.stride),
+            (stride, stride),
             ((edge, edge), (edge, edge)),
             use_bias=False,
             dtype=self.compute.dtype,
@@ -100,7 +133,7 @@ class ConvNorm(nn.Module):
 class Layer(nn.Module):
     """Two convolutions, or three with a bottleneck, and a residual."""
 
-    config: Config
+    config: Fields
     width: int
     stride: int
     has_shortcut: bool
@@ -108,19 +141,19 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W D"]:
-        y = x
+        y, pooled = x, self.config.pooled_strides
         for i, unit in enumerate(self.config.units(self.width, self.stride)):
             # In transformers those within a layer are always relu, whatever `hidden_act` says.
-            y = ConvNorm(*unit, self.compute, name=f"unit{i}")(jax.nn.relu(y) if i else y)
+            y = ConvNorm(*unit, self.compute, pooled, name=f"unit{i}")(jax.nn.relu(y) if i else y)
         if self.has_shortcut:
-            x = ConvNorm(self.width, 1, self.stride, self.compute, name="shortcut")(x)
+            x = ConvNorm(self.width, 1, self.stride, self.compute, pooled, name="shortcut")(x)
         return ACTIVATIONS[self.config.hidden_act](x + y)
 
 
 class Stage(nn.Module):
     """Layers of one width, the first of which has another shape than the others."""
 
-    config: Config
+    config: Fields
     number: int
     compute: Compute
 
@@ -145,6 +178,21 @@ class Stage(nn.Module):
             )
             x, _ = scan(Layer(c, width, 1, False, compute, name="layers"), x, None)
         return x
+
+
+def run_stages(
+    config: Fields, compute: Compute, x: Float[Array, "B R W D"]
+) -> tuple[Float[Array, "B _ _ _"], ...]:
+    """The output of the stem and that of every stage. Call it in a compact method, which gets the submodules."""
+    states = [x]
+    for i in range(len(config.depths)):
+        states.append(Stage(config, i, compute, name=f"stage{i}")(states[-1]))
+    return tuple(states)
+
+
+def tokens(x: Float[Array, "B R W D"]) -> Float[Array, "B N D"]:
+    """Those of a grid, row by row."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class Model(nn.Module):
@@ -176,38 +224,45 @@ class Model(nn.Module):
             raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
         x = ACTIVATIONS[c.hidden_act](ConvNorm(c.embedding_size, 7, 2, compute, name="stem")(images))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        states = [x]
-        for i in range(len(c.depths)):
-            states.append(Stage(c, i, compute, name=f"stage{i}")(states[-1]))
-        states = [state.reshape(state.shape[0], -1, state.shape[-1]) for state in states]
+        states = tuple(map(tokens, run_stages(c, compute, x)))
         x = states[-1]
-        return EncoderOutput(
-            x, x.mean(axis=1), tuple(states) if hidden_states else None, () if attentions else None
-        )
+        return EncoderOutput(x, x.mean(axis=1), states if hidden_states else None, () if attentions else None)
 
 
-_UNIT = table("""
-    convolution.weight         | conv/kernel       | e d p q -> p q d e
-    normalization.weight       | norm/scale        | d
-    normalization.bias         | norm/bias         | d
-    normalization.running_mean | norm/running_mean | d
-    normalization.running_var  | norm/running_var  | d
-""")
+def conv_norm(conv: str, norm: str) -> WeightMap:
+    """The rows of a ConvNorm, whose two parts have these names."""
+    return table(f"""
+        {conv}.weight       | conv/kernel       | e d p q -> p q d e
+        {norm}.weight       | norm/scale        | d
+        {norm}.bias         | norm/bias         | d
+        {norm}.running_mean | norm/running_mean | d
+        {norm}.running_var  | norm/running_var  | d
+    """)
+
+
+def stage_rows(
+    config: Fields, layer: WeightMap, shortcut: WeightMap, name: Callable[[int], str]
+) -> WeightMap:
+    """The rows of all stages, whose layers are numbered below `name(stage)`."""
+    rows = WeightMap()
+    for i, depth in enumerate(config.depths):
+        first = layer + shortcut if config.has_shortcut(i) else layer
+        rows += first.under(hf=f"{name(i)}.0", jax=f"stage{i}/first")
+        if depth > 1:
+            rows += layer.under(hf=f"{name(i)}.{{l}}", jax=f"stage{i}/layers").bind(depth=depth, first=1)
+    return rows
+
+
+_UNIT = conv_norm("convolution", "normalization")
 _SHORTCUT = _UNIT.under(hf="shortcut", jax="shortcut")
 
 
 def weights(config: Config) -> WeightMap:
-    rows = _UNIT.under(hf="embedder.embedder", jax="stem")
     layer = WeightMap()
     for i in range(len(config.units(config.hidden_size, 1))):
         layer += _UNIT.under(hf=f"layer.{i}", jax=f"unit{i}")
-    for i, depth in enumerate(config.depths):
-        first = layer + _SHORTCUT if config.has_shortcut(i) else layer
-        stage = first.under(hf="layers.0", jax="first")
-        if depth > 1:
-            stage += layer.under(hf="layers.{l}", jax="layers").bind(depth=depth, first=1)
-        rows += stage.under(hf=f"encoder.stages.{i}", jax=f"stage{i}")
-    return rows
+    stages = stage_rows(config, layer, _SHORTCUT, "encoder.stages.{}.layers".format)
+    return _UNIT.under(hf="embedder.embedder", jax="stem") + stages
 
 
 def buffers(config: Config, params: Params) -> dict[str, np.ndarray]:

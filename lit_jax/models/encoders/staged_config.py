@@ -14,6 +14,9 @@ class Staged:
     """The fields of all of these types, whose defaults are their own."""
 
     model_type: ClassVar[str]
+    of_transformers: ClassVar[bool] = (
+        True  # Whether transformers has the type, whose other fields then count.
+    )
 
     hidden_sizes: tuple[int, ...]
     depths: tuple[int, ...]
@@ -24,7 +27,8 @@ class Staged:
     @classmethod
     def from_hf(cls, hf: dict) -> Any:
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        config: Any = read_config(cls, cls.model_type, hf, inert=BACKBONE)
+        inert = BACKBONE if cls.of_transformers else frozenset(hf)
+        config: Any = read_config(cls, cls.model_type, hf, inert=inert)
         stages = len(config.depths)
         for name, number in (
             ("hidden_sizes", len(config.hidden_sizes)),

@@ -44,6 +44,27 @@ class Patches:
         """Rows and columns that the position table was made for."""
         return grid(self.size, self.patch)
 
+    def check(self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool) -> None:
+        """Raises ConfigError for another number of channels, and for another size unless `interpolate`."""
+        if images.shape[-1] != self.channels:
+            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {self.channels}")
+        size = (images.shape[1], images.shape[2])
+        if not interpolate and size != pair(self.size):
+            raise ConfigError(
+                f"images are {in_words(size)}; this tower takes {in_words(self.size)} "
+                "unless its positions are interpolated"
+            )
+        if min(grid(size, self.patch)) < 1:
+            raise ConfigError(
+                f"images are {in_words(size)}, smaller than one patch of {in_words(self.patch)}"
+            )
+
+    def fitted(self, table: Float[Array, "1 n D"], new: tuple[int, int]) -> Float[Array, "1 m D"]:
+        """The position table for another grid: the rows of the learned tokens stay, the others are resized."""
+        first = len(self.tokens)
+        own = resize_grid(table[:, first:], self.grid, new, antialias=self.antialias, linear=self.linear)
+        return jnp.concatenate([table[:, :first], own], axis=1)
+
 
 class PatchEmbed(nn.Module):
     """Images -> prefix tokens and patch tokens, with the position table added."""
@@ -57,16 +78,7 @@ class PatchEmbed(nn.Module):
     ) -> Float[Array, "B N D"]:
         """Raises ConfigError for another number of channels, and for another size unless `interpolate`."""
         spec, patch = self.spec, pair(self.spec.patch)
-        if images.shape[-1] != spec.channels:
-            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {spec.channels}")
-        size = (images.shape[1], images.shape[2])
-        if not interpolate and size != pair(spec.size):
-            raise ConfigError(
-                f"images are {in_words(size)}; this tower takes {in_words(spec.size)} "
-                "unless its positions are interpolated"
-            )
-        if min(grid(size, patch)) < 1:
-            raise ConfigError(f"images are {in_words(size)}, smaller than one patch of {in_words(patch)}")
+        spec.check(images, interpolate=interpolate)
         init = nn.initializers.truncated_normal(spec.init_std)
         conv = Conv(
             spec.width,
@@ -96,10 +108,7 @@ class PatchEmbed(nn.Module):
         if spec.positions:
             pos = self.param("pos", init, (1, math.prod(spec.grid) + first, spec.width))
             if interpolate:
-                own = resize_grid(
-                    pos[:, first:], spec.grid, (rows, columns), antialias=spec.antialias, linear=spec.linear
-                )
-                pos = jnp.concatenate([pos[:, :first], own], axis=1)
+                pos = spec.fitted(pos, (rows, columns))
             x = (x + pos).astype(x.dtype)  # The gradient of the positions is summed in float32.
         if spec.registers:
             x = jnp.concatenate([x[:, :first], learned("registers", spec.registers), x[:, first:]], axis=1)

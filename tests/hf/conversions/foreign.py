@@ -1,6 +1,7 @@
 """Models of other projects, as tests write them: the names and shapes are stored, the weights are drawn by name."""
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -18,6 +19,9 @@ def drawn(name, shape):
     values = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape).astype(np.float32)
     if name.endswith("running_var"):
         return np.exp(values + 1)  # Above zero.
+    if re.match(r"visual\.(layer\d|conv[23]\.)", name) and len(shape) == 4:
+        # Of CLIP's ResNets, so large that vectors are those of the pictures and not of the biases.
+        return values * np.float32(1.5 / np.prod(shape[1:]) ** 0.5)
     if len(shape) > 1:
         return values * np.float32(0.1)
     return np.asarray(values * np.float32(0.3) + np.float32(name.endswith(("weight", "scale", "gamma"))))

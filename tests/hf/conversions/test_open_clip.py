@@ -48,6 +48,7 @@ def test_a_model_of_open_clip_gives_the_embeddings_of_open_clip(name, tmp_path):
         ("siglip2", "siglip", {}),
         ("clip_bias", "vision-text-dual-encoder", {"text_head": {"kind": "linear_bias"}}),
         ("clip_convnext", "vision-text-dual-encoder", {}),
+        ("clip_resnet", "vision-text-dual-encoder", {"vision_head": {"kind": "linear_bias"}}),
         (
             "clip_convnext_mlp",
             "vision-text-dual-encoder",
@@ -82,8 +83,8 @@ def test_a_temperature_that_is_a_list_of_one_is_read(tmp_path):
 
 
 def test_what_was_read_is_saved_and_read_again_with_the_same_embeddings(tmp_path):
-    layouts = {"clip": "hf", "siglip": "hf", "clip_xlm_roberta": "lit_jax", "clip_convnext_mlp": "lit_jax"}
-    for name, layout in layouts.items():
+    own = ("clip_xlm_roberta", "clip_convnext_mlp", "clip_resnet")
+    for name, layout in ({"clip": "hf", "siglip": "hf"} | dict.fromkeys(own, "lit_jax")).items():
         model = foreign.stored(name)
         module, params = lit_jax.load(foreign.write(tmp_path / name, model))
         lit_jax.save(tmp_path / f"{name}_saved", module, params, layout=layout)
@@ -162,7 +163,10 @@ def test_weights_of_transformers_in_the_same_folder_are_preferred(tmp_path):
 CASES = {  # Field of a tower -> a value that is not implemented, and what is said.
     "vision_cfg": {
         "attentional_pool": (True, "has attentional_pool=True, which is not implemented"),
-        "layers": ([3, 4, 6, 3], "its image tower is a ResNet"),
+        "layers": (
+            [3, 4, 6],
+            r"layers=\[3, 4, 6\] is not usable; wanted a ResNet of 4 stages, or a ViT's number",
+        ),
         "pool_type": ("avg", "has pool_type='avg'"),
         "width": ("768", "width='768' is not usable"),
         "timm_model_name": ("eva02_base", "the architecture 'eva02_base' of timm is not implemented"),
@@ -194,6 +198,38 @@ def test_a_tower_that_is_not_implemented_is_refused_by_name(tower, name, tmp_pat
     with pytest.raises(WeightError, match=said) as error:
         lit_jax.load(foreign.write(tmp_path, model))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("layers", [1, 2, 0, 1], "clip_resnet config: depths=0 is not usable"),
+        ("layers", [1, 2, 1, "1"], "clip_resnet config: depths='1' is not usable"),
+        ("width", 10**30, "clip_resnet config: embedding_size=10+ is not usable"),
+        ("head_width", 40, "hidden_size=128 does not divide into num_attention_heads=3 equal heads"),
+        ("image_size", [64, 64], r"image_size=\[64, 64\] is not usable; wanted a value of type int"),
+        ("image_size", 24, "patch_size=32 is not usable with image_size=24"),
+        ("image_size", 96, "positional_embedding has shape"),
+    ],
+    ids=str,
+)
+def test_a_resnet_that_is_not_usable_is_refused_by_name(name, value, said, tmp_path):
+    model = foreign.stored("clip_resnet")
+    model["files"]["open_clip_config.json"]["model_cfg"]["vision_cfg"][name] = value
+    with pytest.raises(WeightError, match=said) as error:
+        lit_jax.load(foreign.write(tmp_path, model))
+    assert "\n" not in str(error.value)
+
+
+def test_counts_of_batches_in_a_resnet_are_left_out_and_other_tensors_are_named(tmp_path):
+    model = foreign.stored("clip_resnet")
+    counts = [name for name in model["shapes"] if name.endswith("num_batches_tracked")]
+    assert len(counts) == 22
+    _, (images, _, _) = embedded(foreign.write(tmp_path / "a", model, without=counts), model)
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+    extra = {"visual.layer5.0.conv1.weight": np.zeros((4, 4, 1, 1), np.float32)}
+    with pytest.raises(WeightError, match=r"not in the table: visual\.layer5\.0\.conv1\.weight"):
+        lit_jax.load(foreign.write(tmp_path / "b", model, **extra))
 
 
 def test_a_tower_of_timm_that_gives_no_vector_is_refused(tmp_path):

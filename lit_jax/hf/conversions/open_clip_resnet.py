@@ -1,0 +1,44 @@
+"""CLIP's ResNets in open_clip (its ModifiedResNet), as our type `clip_resnet`, which has the same names of tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_jax.hf.conversions import open_clip_tables as tables
+from lit_jax.hf.conversions.base import Part, field, placed
+from lit_jax.hf.conversions.renames import under
+from lit_jax.models.encoders import clip_resnet
+from lit_jax.models.encoders.hf_config import shown
+from lit_jax.models.weight_map import Row
+from lit_jax.utils.errors import WeightError
+
+_STAGES = 4  # open_clip takes no notice of further ones.
+
+
+def vision(where: str, cfg: Mapping[str, Any]) -> Part:
+    """A vision_cfg whose `layers` are a list; the projection of its attention pooling is the model's own.
+
+    open_clip makes this tower of four fields, and takes no notice of the others. Raises WeightError.
+    """
+    depths, width = cfg["layers"], field(where, cfg, "width", 768)
+    if len(depths) != _STAGES:
+        raise WeightError(
+            f"{where}: layers={shown(depths)} is not usable; wanted a ResNet of {_STAGES} stages, or a ViT's number"
+        )
+    hidden_sizes = [clip_resnet.NARROWER * width * 2**stage for stage in range(_STAGES)]
+    config = {
+        "model_type": "clip_resnet",
+        "image_size": field(where, cfg, "image_size", 224),
+        "embedding_size": width,
+        "hidden_sizes": hidden_sizes,
+        "depths": depths,
+        "num_attention_heads": hidden_sizes[-1] // field(where, cfg, "head_width", 64),
+    }
+    names = sorted(clip_resnet.weights(clip_resnet.ENCODER.config_of(config)).names())
+    part = Part(
+        config,
+        tuple(Row(name, name, "...") for name in names),
+        dropped=r".*\.num_batches_tracked",
+        head={"kind": "linear_bias"},
+    )
+    part = placed(part, "visual.", "vision_model.")
+    return part._replace(rows=part.rows + under(tables.VISION_BIASED_HEAD, "visual.attnpool.c_proj.", ""))
