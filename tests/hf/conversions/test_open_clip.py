@@ -165,7 +165,7 @@ CASES = {  # Field of a tower -> a value that is not implemented, and what is sa
         "attentional_pool": (True, "has attentional_pool=True, which is not implemented"),
         "layers": (
             [3, 4, 6],
-            r"layers=\[3, 4, 6\] is not usable; wanted a ResNet of 4 stages, or a ViT's number",
+            r"the layers \[3, 4, 6\] are not usable; wanted a ResNet of 4 stages, or a ViT's number",
         ),
         "pool_type": ("avg", "has pool_type='avg'"),
         "width": ("768", "width='768' is not usable"),
