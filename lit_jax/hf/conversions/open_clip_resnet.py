@@ -22,7 +22,8 @@ def vision(where: str, cfg: Mapping[str, Any]) -> Part:
     depths, width = cfg["layers"], field(where, cfg, "width", 768)
     if len(depths) != _STAGES:
         raise WeightError(
-            f"{where}: the layers {shown(depths)} are not usable; wanted a ResNet of {_STAGES} stages, or a ViT's number"
+            f"{where}: the layers {shown(depths)} are not usable; wanted a ResNet of {_STAGES} stages, or a ViT's "
+            "number"
         )
     hidden_sizes = [clip_resnet.NARROWER * width * 2**stage for stage in range(_STAGES)]
     config = {
