@@ -47,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises WeightError if there is none or it is not a JSON object."""
     path = folder / CONFIG
     if not path.is_file():
-        raise WeightError(f"{folder} has no {CONFIG}; {_instead(folder)}")
+        raise WeightError(f"{folder} has no {CONFIG}; {other_formats.instead(folder, CONFIG)}")
     stored = read_json(path)
     for config in (stored, stored.get("vision_config"), stored.get("text_config")):
         kind = config.get("model_type", "") if isinstance(config, dict) else ""
@@ -201,16 +201,6 @@ def has_weights(folder: Path) -> bool:
 def may_have_weights(folder: Path) -> bool:
     """Whether the folder has a file that may hold weights, under whatever name."""
     return any(path.suffix in _OTHER_NAMES for path in folder.iterdir())
-
-
-def _instead(folder: Path) -> str:
-    """What a folder without a config is."""
-    if models := other_formats.with_file(folder, CONFIG):
-        some = ", ".join(map(str, models[-3:]))
-        return (
-            f"{some} has one: give that folder" if len(models) == 1 else f"give one that has, such as {some}"
-        )
-    return other_formats.hint(folder) or "it is not a Hugging Face model folder"
 
 
 def _without_weights(folder: Path) -> str:

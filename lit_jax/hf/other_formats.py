@@ -9,8 +9,6 @@ from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
 
 _MOST_ENTRIES = 2_000  # Of a folder that are looked at, so that "/" is answered as fast as any.
 _DEPTH = 2
-
-
 _MADE_FROM = "give the model that it was made from, as save_pretrained of transformers writes it"
 OTHERS = (
     Other(r".*\.gguf", "a file of llama.cpp", _MADE_FROM),
@@ -55,7 +53,17 @@ def hint_of_file(path: Path) -> str:
     return "" if found is None else f"{found.what} and no model folder: {found.way}"
 
 
-def with_file(folder: Path, name: str) -> list[Path]:
+def instead(folder: Path, wanted: str) -> str:
+    """What a folder is that has no file `wanted`: one of folders that have it, of another format, or no model's."""
+    if models := _with_file(folder, wanted):
+        some = ", ".join(map(str, models[-3:]))
+        return (
+            f"{some} has one: give that folder" if len(models) == 1 else f"give one that has, such as {some}"
+        )
+    return hint(folder) or "it is not a Hugging Face model folder"
+
+
+def _with_file(folder: Path, name: str) -> list[Path]:
     """The folders within `folder` that hold a file of this name, those with the highest numbers last."""
     found = [path.parent for path in _inside(folder) if path.name == name and path.parent != folder]
     return sorted(

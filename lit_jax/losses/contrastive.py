@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int
 from lit_jax.losses.kinds import KINDS
 from lit_jax.losses.precisions import PRECISIONS
 from lit_jax.losses.ring import WAYS, Axis
-from lit_jax.losses.rounded import Centres
 from lit_jax.losses.tiles import Notes, Plan, compare, given, matches, normalised, tile_of, varying
 from lit_jax.utils.errors import ConfigError
 
@@ -191,7 +190,7 @@ def _backward(
     images, texts, scale, bias, notes, kept = residuals
     compared = given(plan, images, texts, scale, bias, notes)
     weighted_sums = plan.arithmetic().weighted_sums
-    of_texts, of_images = compared.centres, Centres(*reversed(compared.centres))
+    of_images, of_texts = compared.centres
     at_rows = at_losses[0]
     at_columns = lax.all_gather(at_losses[1], plan.axis, tiled=True)
 

@@ -7,22 +7,24 @@ from jaxtyping import Array, Float
 
 from lit_jax.losses import exact, rounded
 from lit_jax.losses.exact import Pair
-from lit_jax.losses.rounded import Centres
 
 
 class Arithmetic(NamedTuple):
-    split: Callable[[Array, Centres], Any]  # [n E] -> what the next two take.
+    """The last argument of the first and the last are Centres if `centred`, else None."""
+
+    split: Callable[[Array, Any], Any]  # [n E] -> what the next two take.
     similarities: Callable[[Any, Any], Pair]  # Of each row with each, [n m].
     row_similarities: Callable[[Any, Any], Pair]  # Of each row with the same, [n].
-    weighted_sums: Callable[[Array, Array, Centres], Array]  # [n k] @ [k E].
+    weighted_sums: Callable[[Array, Array, Any], Array]  # [n k] @ [k E].
+    centred: bool = False
 
 
-def _split(x: Float[Array, "n E"], centres: Centres) -> Pair:
+def _split(x: Float[Array, "n E"], centres: None) -> Pair:
     return exact.split(x)
 
 
 def _weighted_sums(
-    weights: Float[Array, "n k"], x: Float[Array, "k E"], centres: Centres
+    weights: Float[Array, "n k"], x: Float[Array, "k E"], centres: None
 ) -> Float[Array, "n E"]:
     return exact.dot(weights, x)
 
@@ -32,6 +34,10 @@ PRECISIONS = {
     "float32": Arithmetic(_split, exact.similarities, exact.row_similarities, _weighted_sums),
     "split": Arithmetic(_split, exact.similarities_of_bfloat16, exact.row_similarities, _weighted_sums),
     "bfloat16": Arithmetic(
-        rounded.split, rounded.similarities, rounded.row_similarities, rounded.weighted_sums
+        rounded.split,
+        rounded.similarities,
+        rounded.row_similarities,
+        rounded.weighted_sums,
+        centred=True,
     ),
 }

@@ -43,22 +43,27 @@ class Given(NamedTuple):
 
     images: Any  # [b E], split.
     own: Pair  # [B]
-    centres: Centres  # Of the texts.
+    centres: tuple[Centres, Centres] | tuple[None, None]  # Of the images, and of the texts.
     scale: Float[Array, ""]
     bias: Float[Array, ""] | None
     notes: Notes
 
 
 def given(plan: Plan, images: Array, texts: Array, scale: Array, bias: Array | None, notes: Notes) -> Given:
-    arithmetic, centres = plan.arithmetic(), centres_of(plan, texts, images)
-    parts = arithmetic.split(images, centres_of(plan, images, texts))
-    mine = arithmetic.row_similarities(parts, arithmetic.split(texts, centres))
+    arithmetic, centres = plan.arithmetic(), _centres(plan, images, texts)
+    parts, theirs = (arithmetic.split(*side) for side in zip((images, texts), centres, strict=True))
+    mine = arithmetic.row_similarities(parts, theirs)
     own = jax.tree.map(lambda x: lax.all_gather(x, plan.axis, tiled=True), mine)
     return Given(parts, own, centres, scale, bias, notes)
 
 
-def centres_of(plan: Plan, own: Float[Array, "b E"], other: Float[Array, "b E"]) -> Centres:
-    return Centres(*(lax.pmean(x.astype(jnp.float32).mean(0), plan.axis) for x in (own, other)))
+def _centres(
+    plan: Plan, images: Float[Array, "b E"], texts: Float[Array, "b E"]
+) -> tuple[Centres, Centres] | tuple[None, None]:
+    if not plan.arithmetic().centred:
+        return None, None
+    of_images, of_texts = (lax.pmean(x.astype(jnp.float32).mean(0), plan.axis) for x in (images, texts))
+    return Centres(of_images, of_texts), Centres(of_texts, of_images)
 
 
 class Tile(NamedTuple):
@@ -81,7 +86,7 @@ class Tile(NamedTuple):
 def tile_of(plan: Plan, given: Given, keys: Float[Array, "c E"], start: int | Array) -> Tile:
     images, own_pairs, centres, scale, bias, notes = given
     arithmetic, columns = plan.arithmetic(), len(keys)
-    near = arithmetic.similarities(images, arithmetic.split(keys, centres))
+    near = arithmetic.similarities(images, arithmetic.split(keys, centres[1]))
     rows = len(near.high)
     logits = scaled(scale, near, bias)
     own, others = matches(plan, notes, rows, start, columns)

@@ -33,15 +33,15 @@ Embedded = tuple[
 ]  # Unit embeddings: of images [B E]; of texts [B E], or [B K E] with K of each image.
 
 
-def loss_config(config: TrainConfig, mesh: Mesh) -> LossConfig:
-    """The part of a config that the loss itself reads, for the devices of `mesh`."""
-    precision, tpu = config.loss_precision, mesh.devices.flat[0].platform == "tpu"
+def loss_config(config: TrainConfig, platform: str) -> LossConfig:
+    """The part of a config that the loss itself reads, for devices of this kind."""
+    precision = config.loss_precision
     return LossConfig(
         config.loss,
         config.loss_how,
         config.loss_chunk or None,
         config.label_smoothing,
-        "split" if precision == "float32" and tpu else precision,
+        "split" if (precision, platform) == ("float32", "tpu") else precision,
     )
 
 
@@ -155,11 +155,10 @@ class LossAndGrad:
     ) -> Float[Array, ""]:
         """The loss of the embeddings of the whole batch, or of the prefixes that `model.matryoshka` names."""
         params = combine(tuned, locked)
-        own: Any = partial(contrastive_loss, loss_config(self.config, self.mesh), axis=AXES)
+        config = loss_config(self.config, self.mesh.devices.flat[0].platform)
+        own: Any = partial(contrastive_loss, config, axis=AXES)
         if self.captions > 1:
-            own = partial(
-                captions_loss, loss_config(self.config, self.mesh), positives=self.config.positives, axis=AXES
-            )
+            own = partial(captions_loss, config, positives=self.config.positives, axis=AXES)
         loss = jax.shard_map(
             lambda images, texts, scale, bias, groups: own(
                 images, texts, scale, bias, Targets(groups=groups)

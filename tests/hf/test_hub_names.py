@@ -17,7 +17,7 @@ NAMES = {
     f"hf-hub:{CLIP}": rf"{CLIP}$",
     f"hf_hub:{CLIP}": rf"{CLIP}$",
     f"{CLIP}@v2": rf"{CLIP} \(with revision='v2' in Python\)$",
-    "/root/.cache/huggingface/hub/models--openai--clip-vit-base-patch32": rf"{CLIP}$",
+    "./hub/models--openai--clip-vit-base-patch32": rf"{CLIP}$",
     "ViT-L/14@336px": "openai/clip-vit-large-patch14-336$",
     "gs://bucket/model": "it is a URL; copy what is there into a folder, and give that$",
     "./model": "give an existing folder or a Hub id$",

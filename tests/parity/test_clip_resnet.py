@@ -1,8 +1,8 @@
 """CLIP's ResNets, of which transformers has no class, against a plain one in PyTorch; tests/peers has open_clip's."""
 
 import re
+from functools import partial
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +21,11 @@ from lit_jax.utils.sides import grid
 from tests import tiny
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import (
+    assert_gradients_of_leaves,
     assert_rounding_alone,
-    assert_same_gradients,
+    assert_same_bits_and_back,
     assert_saved_for_lit_jax_alone,
+    leaves_of,
 )
 from tests.parity.towers import pixels as of_unit_variance
 
@@ -41,16 +43,7 @@ def pixels(size):
     return np.float32(0.1) * of_unit_variance(size)
 
 
-def made(hf):
-    """The module, its params, and its tensors by open_clip's names; all but statistics are leaves of PyTorch."""
-    config = clip_resnet.Config.from_hf(hf)
-    _, params = tiny.dual(vision=hf)
-    tensors = clip_resnet.weights(config).to_hf(params["vision"])
-    leaves = {
-        name: torch.tensor(np.array(array), requires_grad="running" not in name)
-        for name, array in tensors.items()
-    }
-    return clip_resnet.Model(config), jax.tree.map(jnp.asarray, params["vision"]), leaves
+made = partial(leaves_of, clip_resnet)
 
 
 def plain(t, c, images):
@@ -107,22 +100,12 @@ def test_a_tower_equals_the_plain_one_at_every_stage_and_in_every_gradient(hf):
     images = pixels(module.config.image_size)
     want = plain(leaves, module.config, images)
     assert_same_layers(ours(module, params, images), want)
-    weight = np.random.default_rng(3).normal(size=want["pooled"].shape).astype(np.float32)
-    (want["pooled"] * torch.from_numpy(weight)).sum().backward()
-    gradients = {
-        name: np.zeros(leaf.shape, np.float32) if leaf.grad is None else leaf.grad.numpy()
-        for name, leaf in leaves.items()
-    }
-    wanted = clip_resnet.weights(module.config).to_jax(gradients, params)
-    loss = jax.grad(lambda p: (module.apply({"params": p}, jnp.asarray(images)).pooler_output * weight).sum())
-    assert_same_gradients(loss(params), wanted)
+    assert_gradients_of_leaves(clip_resnet, module, params, leaves, images, want["pooled"])
 
 
 @every_tower
 def test_weights_go_to_jax_and_back_to_the_same_bits(hf):
-    module, params, leaves = made(hf)
-    tensors = {name: leaf.detach().numpy() for name, leaf in leaves.items()}
-    chex.assert_trees_all_equal(clip_resnet.weights(module.config).to_jax(tensors, params), params)
+    assert_same_bits_and_back(clip_resnet, *made(hf))
 
 
 @pytest.mark.parametrize("size", [48, 24, (24, 48)], ids=str)

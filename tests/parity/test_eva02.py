@@ -1,6 +1,7 @@
 """EVA-02, of which transformers has no class, against a plain one in PyTorch; tests/peers compares it with timm's."""
 
-import chex
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +18,11 @@ from lit_jax.utils.sides import grid
 from tests import tiny
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import (
+    assert_gradients_of_leaves,
     assert_rounding_alone,
-    assert_same_gradients,
+    assert_same_bits_and_back,
     assert_saved_for_lit_jax_alone,
+    leaves_of,
     pixels,
 )
 
@@ -32,15 +35,7 @@ TOWERS = {
     | {"use_post_norm": True, "use_rot_pos_emb": False, "use_gated_mlp": False, "hidden_act": "gelu"},
 }
 every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
-
-
-def made(hf):
-    """The module, its params, and its tensors by timm's names, as leaves of PyTorch."""
-    config = eva02.Config.from_hf(hf)
-    _, params = tiny.dual(vision=hf)
-    tensors = eva02.weights(config).to_hf(params["vision"])
-    leaves = {name: torch.tensor(np.array(array), requires_grad=True) for name, array in tensors.items()}
-    return eva02.Model(config), jax.tree.map(jnp.asarray, params["vision"]), leaves
+made = partial(leaves_of, eva02)
 
 
 def rotated(x, c, rows, columns):
@@ -107,19 +102,12 @@ def test_a_tower_equals_the_plain_one_at_every_layer_and_in_every_gradient(hf):
     want = plain(leaves, module.config, images)
     got = module.apply({"params": params}, jnp.asarray(images), hidden_states=True, attentions=True)
     assert_same_layers(ours(got), want)
-    weight = np.random.default_rng(3).normal(size=got.pooler_output.shape).astype(np.float32)
-    (want["pooled"] * torch.from_numpy(weight)).sum().backward()
-    gradients = {name: leaf.grad.numpy() for name, leaf in leaves.items()}
-    wanted = eva02.weights(module.config).to_jax(gradients, params)
-    loss = jax.grad(lambda p: (module.apply({"params": p}, jnp.asarray(images)).pooler_output * weight).sum())
-    assert_same_gradients(loss(params), wanted)
+    assert_gradients_of_leaves(eva02, module, params, leaves, images, want["pooled"])
 
 
 @every_tower
 def test_weights_go_to_jax_and_back_to_the_same_bits(hf):
-    module, params, leaves = made(hf)
-    tensors = {name: leaf.detach().numpy() for name, leaf in leaves.items()}
-    chex.assert_trees_all_equal(eva02.weights(module.config).to_jax(tensors, params), params)
+    assert_same_bits_and_back(eva02, *made(hf))
 
 
 @pytest.mark.parametrize("size", [48, 24, (24, 48)], ids=str)

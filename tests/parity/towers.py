@@ -164,6 +164,37 @@ def assert_same_gradients(got, want):
         np.testing.assert_allclose(got[path], gradient, rtol=0, atol=bound, err_msg=path)
 
 
+def leaves_of(encoder, hf):
+    """The module of a type that transformers has not, its params, and its tensors by their names on disk.
+
+    All tensors but statistics are leaves of PyTorch.
+    """
+    config = encoder.Config.from_hf(hf)
+    params = tiny.dual(vision=hf)[1]["vision"]
+    leaves = {
+        name: torch.tensor(np.array(array), requires_grad="running" not in name)
+        for name, array in encoder.weights(config).to_hf(params).items()
+    }
+    return encoder.Model(config), jax.tree.map(jnp.asarray, params), leaves
+
+
+def assert_gradients_of_leaves(encoder, module, params, leaves, images, pooled):
+    """Those of our pooled output are those of `pooled`, which PyTorch computes of the `leaves`."""
+    weight = np.random.default_rng(3).normal(size=pooled.shape).astype(np.float32)
+    (pooled * torch.from_numpy(weight)).sum().backward()
+    gradients = {
+        name: np.zeros(leaf.shape, np.float32) if leaf.grad is None else leaf.grad.numpy()
+        for name, leaf in leaves.items()
+    }
+    loss = jax.grad(lambda p: (module.apply({"params": p}, jnp.asarray(images)).pooler_output * weight).sum())
+    assert_same_gradients(loss(params), encoder.weights(module.config).to_jax(gradients, params))
+
+
+def assert_same_bits_and_back(encoder, module, params, leaves):
+    tensors = {name: leaf.detach().numpy() for name, leaf in leaves.items()}
+    chex.assert_trees_all_equal(encoder.weights(module.config).to_jax(tensors, params), params)
+
+
 def assert_rounding_alone(module, params, batch):
     """Remat and unrolled loops compute the same, to the bit, and bfloat16 changes nothing but rounding.
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import re
-from types import SimpleNamespace
 
 import chex
 import jax
@@ -13,6 +12,7 @@ import optax
 import pytest
 from flax import traverse_util
 
+from lit_jax.config import DataConfig, ModelConfig, TrainConfig
 from lit_jax.inference.embed_step import make_embed_step
 from lit_jax.losses.contrastive import LossConfig
 from lit_jax.parallel.sharding import put_batch, shardings
@@ -283,11 +283,10 @@ def test_a_loss_in_bfloat16_is_another_and_near_to_the_exact_one():
     [("float32", "cpu", "float32"), ("float32", "tpu", "split"), ("bfloat16", "tpu", "bfloat16")],
 )
 def test_on_a_tpu_the_exact_loss_is_of_split_products(asked, platform, computed):
-    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
-    config = SimpleNamespace(
-        loss="softmax", loss_how="ring", loss_chunk=0, label_smoothing=0.1, loss_precision=asked
-    )
-    assert loss_config(config, mesh) == LossConfig("softmax", "ring", None, 0.1, computed)
+    model = ModelConfig("", "", lock_towers="LU")
+    fields = {"loss_how": "ring", "label_smoothing": 0.1, "loss_precision": asked}
+    config = TrainConfig(1, 8, model, DataConfig(""), **fields)
+    assert loss_config(config, platform) == LossConfig("softmax", "ring", None, 0.1, computed)
 
 
 @pytest.mark.slow

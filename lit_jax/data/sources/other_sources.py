@@ -9,7 +9,8 @@ from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
 STATE = "state.json"  # Beside a dataset_info.json it says that the package datasets wrote both.
 _WRITE = "write its records as tar shards or parquet (docs/data.md)"
 _ON_THE_HUB = re.compile(
-    r"((https?://)?(huggingface\.co|hf\.co)/datasets/|hf:(//)?datasets/|datasets/)?(?P<id>[\w.-]+/[\w.-]+)(/(tree|viewer|blob)/.*)?/?"
+    r"((https?://)?(huggingface\.co|hf\.co)/datasets/|hf:(//)?datasets/|datasets/)?"
+    r"(?P<id>[\w.-]+/[\w.-]+)(/(tree|viewer|blob)/.*)?/?"
 )
 _TABLE = Other(
     r".*\.(csv|tsv|jsonl|xlsx?)",

@@ -5,10 +5,9 @@ from typing import Any
 
 from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions.base import Part, field, placed
-from lit_jax.hf.conversions.renames import under
+from lit_jax.hf.conversions.renames import same, under
 from lit_jax.models.encoders import clip_resnet
 from lit_jax.models.encoders.hf_config import shown
-from lit_jax.models.weight_map import Row
 from lit_jax.utils.errors import WeightError
 
 _STAGES = 4  # open_clip takes no notice of further ones.
@@ -34,10 +33,9 @@ def vision(where: str, cfg: Mapping[str, Any]) -> Part:
         "depths": depths,
         "num_attention_heads": hidden_sizes[-1] // field(where, cfg, "head_width", 64),
     }
-    names = sorted(clip_resnet.weights(clip_resnet.ENCODER.config_of(config)).names())
     part = Part(
         config,
-        tuple(Row(name, name, "...") for name in names),
+        same(clip_resnet.weights(clip_resnet.ENCODER.config_of(config)).names()),
         dropped=r".*\.num_batches_tracked",
         head={"kind": "linear_bias"},
     )

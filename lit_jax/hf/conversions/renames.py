@@ -29,6 +29,11 @@ def rows(text: str) -> Rows:
     return table(text).rows
 
 
+def same(names: Iterable[str]) -> Rows:
+    """Of tensors with the names and axes that they have here."""
+    return tuple(Row(name, name, "...") for name in sorted(names))
+
+
 def under(rows: Rows, theirs: str, hf: str) -> Rows:
     """The same rows, whose names begin with `theirs` there and with `hf` in Hugging Face's layout."""
     return tuple(dataclasses.replace(row, hf=theirs + row.hf, jax=hf + row.jax) for row in rows)

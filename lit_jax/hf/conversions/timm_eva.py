@@ -13,11 +13,10 @@ import numpy as np
 
 from lit_jax.hf.conversions import timm_tables as tables
 from lit_jax.hf.conversions.base import Part
-from lit_jax.hf.conversions.renames import Rows, bound, rows
+from lit_jax.hf.conversions.renames import Rows, bound, rows, same
 from lit_jax.hf.conversions.timm_families import BEIT, Trunk
 from lit_jax.models.encoders import eva02
 from lit_jax.models.encoders.hf_config import shown
-from lit_jax.models.weight_map import Row
 from lit_jax.utils.errors import WeightError
 
 KIND = (  # Architectures that are judged here.
@@ -121,8 +120,8 @@ def _eva02(trunk: Trunk, architecture: str, config: dict[str, Any], norm: str) -
     if norm == "fc_norm" and not config["use_mean_pooling"]:
         own += _of(norm, _NORM)
     known = {name for row in own for name in row.jax_names()}
-    same = sorted(eva02.weights(eva02.ENCODER.config_of(config)).names() - known)
-    return Part({"model_type": "eva02", **config}, own + tuple(Row(name, name, "...") for name in same))
+    others = eva02.weights(eva02.ENCODER.config_of(config)).names() - known
+    return Part({"model_type": "eva02", **config}, own + same(others))
 
 
 def _of(norm: str, own: Rows) -> Rows:
