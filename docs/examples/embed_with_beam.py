@@ -1,7 +1,7 @@
 """Embeds a folder of pictures with Apache Beam: python docs/examples/embed_with_beam.py MODEL PICTURES OUTPUT
 
-PICTURES is a pattern such as gs://BUCKET/web/*.jpg, and OUTPUT the beginning of the names of the text files that are
-written: one line of JSON for each picture. Options of a runner follow, such as --runner DataflowRunner.
+PICTURES is a pattern such as gs://BUCKET/web/*.jpg. OUTPUT is the prefix of the names of the text files that are
+written, with one line of JSON for each picture. Options of a runner may follow, such as --runner DataflowRunner.
 """
 
 import json
@@ -17,7 +17,7 @@ import lit_jax
 
 
 class EmbedPictures(beam.DoFn):
-    """Batches of (name, bytes of a picture) -> (name, its embedding), each a unit vector of float32."""
+    """Batches of (name, bytes of a picture) -> (name, embedding); an embedding is a unit vector in float32."""
 
     def __init__(self, model: str) -> None:
         self._name = model
@@ -27,7 +27,7 @@ class EmbedPictures(beam.DoFn):
         self._model = lit_jax.Embedder(self._name)
 
     def process(self, batch: list[tuple[str, bytes]]) -> Iterator[tuple[str, np.ndarray]]:
-        """One batch."""
+        """Embeds one batch."""
         names, files = zip(*batch, strict=True)
         embedded = self._model({"image": files})["image_embedding"]
         yield from zip(names, embedded, strict=True)

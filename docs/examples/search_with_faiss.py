@@ -1,8 +1,8 @@
-"""An index as one of FAISS, for more vectors than the memory holds: python search_with_faiss.py INDEX OUTPUT [KIND]
+"""Converts an index for FAISS, also one larger than the memory: python search_with_faiss.py INDEX OUTPUT [KIND]
 
-Writes OUTPUT/vectors.faiss and OUTPUT/ids.txt, whose line N is the id of the vector N. The index is read one shard at a
-time. KIND is what faiss.index_factory makes: "Flat" searches exactly; "IVF4096,PQ64" keeps 64 bytes of a vector and
-finds most of the nearest ones. Vectors have unit length, so that their inner products are the scores of lit_jax.
+Writes OUTPUT/vectors.faiss and OUTPUT/ids.txt, whose line N is the id of vector N. The index is read one shard at a
+time. KIND is given to faiss.index_factory: "Flat" searches exactly; "IVF4096,PQ64" keeps 64 bytes of each vector and
+finds most of the nearest ones. Vectors have unit length, so their inner products are the scores of lit_jax.
 """
 
 import itertools
@@ -14,11 +14,11 @@ import numpy as np
 
 from lit_jax.inference.index import Index
 
-LEARNT_FROM = 200_000  # Vectors, from all over the index, from which the lists and codes are learnt.
+LEARNT_FROM = 200_000  # How many vectors, from all over the index, the lists and codes are learnt from.
 
 
 def convert(index: str, output: str, kind: str = "Flat") -> None:
-    """Writes the index of `lit-jax embed` in the folder `index` for FAISS into the folder `output`."""
+    """Converts the index that `lit-jax embed` wrote into the folder `index`, and writes it to the folder `output`."""
     source, place = Index.open(index), Path(output)
     place.mkdir(parents=True, exist_ok=True)
     found = faiss.index_factory(source.width, kind, faiss.METRIC_INNER_PRODUCT)
@@ -33,7 +33,7 @@ def convert(index: str, output: str, kind: str = "Flat") -> None:
 
 
 def search(output: str, query: np.ndarray, top: int = 10) -> list[tuple[str, float]]:
-    """The ids and scores of the `top` vectors nearest to `query`, a row of what `embedder.texts` gives."""
+    """The ids and scores of the `top` vectors nearest to `query`, a row of the output of `embedder.texts`."""
     scores, numbers = faiss.read_index(str(Path(output) / "vectors.faiss")).search(query[None], top)
     wanted, names = {*numbers[0].tolist()}, {}
     with (Path(output) / "ids.txt").open(encoding="utf-8") as ids:
