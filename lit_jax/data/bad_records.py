@@ -13,16 +13,17 @@ from lit_jax.utils.atomic import clear
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
-_NAMES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")  # What differs among reasons of one kind.
-_SAMPLE = 10_000  # Rows that must have been read before their share says something about a larger source.
+# The parts in which reasons of one kind differ.
+_NAMES = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
+_SAMPLE = 10_000  # Rows of which the share is taken at least, unless the source has fewer records.
 
 
 class Ledger:
     """Counts the broken records of one reader of `source`, which has `total` records.
 
     A record is counted once, however often it is drawn. If the run resumes at row `rows`, the records that the file at
-    `path` lists already are counted and not logged again. The share is that of all `total` records, or, once more than
-    10,000 rows were read and they are fewer, that of the rows.
+    `path` already lists are counted and not logged again. The share is taken of the rows read so far, or of 10,000 if
+    they are fewer, but never of more than `total`.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class Ledger:
 
 
 def frequent(reasons: Iterable[str], most: int = 3) -> list[tuple[str, int]]:
-    """The `most` frequent kinds of `reasons`, each as its first reason and its number, the most frequent first.
+    """The `most` most frequent kinds of `reasons`, most frequent first, each as its first reason and its count.
 
-    Reasons that differ only in numbers and in quoted names are of one kind.
+    Reasons that differ only in numbers and in quoted names are of the same kind.
     """
     first: dict[str, str] = {}
     counts: Counter[str] = Counter()
@@ -76,7 +77,7 @@ def frequent(reasons: Iterable[str], most: int = 3) -> list[tuple[str, int]]:
 
 
 def in_words(reasons: Iterable[str]) -> str:
-    """The three most frequent kinds of `reasons` with their numbers, for a sentence."""
+    """The three most frequent kinds of `reasons` with their counts, for a sentence."""
     return ", ".join(f"{times} x {reason!s:.200}" for reason, times in frequent(reasons))
 
 
@@ -86,7 +87,7 @@ def _read(path: Path) -> dict[int, str]:
         lines = strict_json.lines(path)
     except ValueError as error:
         raise DataError(f"{path} cannot be read: {error}; move it away") from error
-    for line in lines[:-1]:  # The last line of a killed run may be cut.
+    for line in lines[:-1]:  # A killed run may leave its last line incomplete.
         try:
             row = strict_json.parse(line)
             broken[int(row["record"])] = str(row["reason"])

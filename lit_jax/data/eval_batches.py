@@ -33,14 +33,14 @@ def image_batches(
     max_bad_share: float = 0.01,
     first: int = 0,
 ) -> Iterator[Batch]:
-    """Every picture of `source` from record `first` on, once, in order: {"images": uint8 [b, S, S, 3],
-    "index": int32 [b], "mask": bool [b]}.
+    """Every picture of `source` from record `first` on, once, in order.
 
-    Each process gets its b = batch_size / shard.count rows of each batch, and all get the same number of batches. The
-    last one is filled up with zeros whose mask is False and whose index is -1. A broken picture raises `DataError` if
-    `on_bad_record` is "error". With "skip" zeros replace it, with its own index and a mask of False, until more than
-    `max_bad_share` of the pictures are broken, which raises `DataError`. `threads` are those of `Reading`.
-    Raises `DataError` for an empty source and `ConfigError` for arguments out of range.
+    A batch is {"images": uint8 [b, S1, S2, 3], "index": int32 [b], "mask": bool [b]}. Each process gets its
+    b = batch_size / shard.count rows of each batch, and all get the same number of batches. The last batch is filled up
+    with zeros whose mask is False and whose index is -1. A broken picture raises `DataError` if `on_bad_record` is
+    "error". With "skip", zeros with its index and a mask of False replace it, and `DataError` is raised once more than
+    `max_bad_share` of the pictures are broken. `threads` is as in `Reading`. Raises `DataError` for an empty source and
+    `ConfigError` for arguments out of range.
     """
     import grain
 
@@ -66,7 +66,7 @@ def image_batches(
 
     def collate(rows: list[_Row]) -> Batch:
         shapes = [row.image.shape for row in rows if row.image is not None]
-        shape = shapes[0] if shapes else decode(_blank()).shape  # A batch of broken pictures.
+        shape = shapes[0] if shapes else decode(_blank()).shape  # All pictures of it are broken.
         images = np.zeros((b, *shape), np.uint8)
         index, mask = np.zeros(b, np.int32), np.zeros(b, bool)
         for i, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""The records of a source that can be used, where broken ones are to be left out before anything is measured."""
+"""The usable records of a source, where broken ones must be left out before anything is measured."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ class Broken(NamedTuple):
 
 
 def broken_records(source: Source, check: Callable[[Record], object]) -> list[Broken]:
-    """The records of `source` that cannot be read or that `check` refuses with a DataError. Threads read them all."""
+    """The records of `source` that cannot be read or that `check` refuses with a DataError; threads read them."""
 
     def reason(index: int) -> str:
         try:
@@ -42,7 +42,7 @@ def broken_records(source: Source, check: Callable[[Record], object]) -> list[Br
 
 
 def tell(source: Source, broken: Sequence[Broken]) -> None:
-    """Warns of the records `broken` of `source`, if there are any. Raises DataError if there are no others."""
+    """Warns of the `broken` records of `source`, if there are any. Raises DataError if no others are left."""
     if not broken:
         return
     why = in_words(row.reason for row in broken)
@@ -54,6 +54,6 @@ def tell(source: Source, broken: Sequence[Broken]) -> None:
 
 
 def without(source: Source, broken: Sequence[Broken]) -> Source:
-    """`source` without the records `broken`."""
+    """`source` without its `broken` records."""
     numbers = {row.record for row in broken}
     return Subset(source, [i for i in range(len(source)) if i not in numbers]) if broken else source

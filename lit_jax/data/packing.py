@@ -9,9 +9,9 @@ import numpy as np
 
 
 def place(real: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """bool [T N], the real tokens of a group -> (slot -> token, token -> slot), int32 [T N] each, -1 where none is.
+    """bool [T N], the real tokens of a group -> (slot -> token, token -> slot), int32 [T N] each, -1 for none.
 
-    Slots and tokens are counted row by row; slots are those of the first `rows` rows.
+    Slots and tokens are numbered row by row; only the slots of the first `rows` rows are used.
     """
     count, length = real.shape
     lengths = real.sum(axis=1)
@@ -26,7 +26,7 @@ def place(real: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def starts_of(lengths: Sequence[int], length: int, rows: int) -> list[int]:
     """The first slot of each text in `rows` rows of `length` slots; -1 for a text that no row has room for."""
     starts = [-1] * len(lengths)
-    with_room: list[list[int]] = [[] for _ in range(length + 1)]  # Rows by their room.
+    with_room: list[list[int]] = [[] for _ in range(length + 1)]  # Room -> the rows that have it.
     with_room[length] = list(range(rows))[::-1]
     some = 1 << length if rows else 0  # Bit k: there are rows with room for k tokens.
     for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -44,7 +44,7 @@ def starts_of(lengths: Sequence[int], length: int, rows: int) -> list[int]:
 
 
 def share_needed(lengths: Sequence[int], length: int, texts: int = 512, seed: int = 0) -> float:
-    """A share of rows that suffices for random groups of so many `texts` with these lengths, with 2 % to spare."""
+    """The share of rows that suffices for random groups of `texts` texts with these lengths, with 2 % to spare."""
     rng, most = np.random.default_rng(seed), 0
     for _ in range(32):
         drawn = np.minimum(rng.choice(np.asarray(lengths), texts), length).tolist()

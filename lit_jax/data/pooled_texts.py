@@ -1,4 +1,4 @@
-"""The outputs of a locked text tower in the place of captions."""
+"""The outputs of a locked text tower in place of captions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ class PooledTexts:
     """A row for each caption of each record of a source; `rows` may be memory-mapped.
 
     The captions of record i are the rows from `offsets[i]` to `offsets[i + 1]`; a record that could not be read has
-    none. Captions of equal `groups` have the same tokens.
+    none. Captions with equal `groups` have the same tokens.
     """
 
     rows: Float[np.ndarray, "M Dt"]
@@ -23,9 +23,9 @@ class PooledTexts:
     groups: Int[np.ndarray, " M"]
 
     def drawn(self, record: int, seed: int, row: int, count: int = 1) -> dict[str, Any]:
-        """The caption of `record` that the row `row` of a run draws; [count, ...] arrays of several.
+        """The caption of `record` that row `row` of a run draws; with `count` above 1, [count, ...] arrays of several.
 
-        Raises DataError for a record without one.
+        Raises DataError for a record without captions.
         """
         first, end = (int(number) for number in self.offsets[record : record + 2])
         if first == end:

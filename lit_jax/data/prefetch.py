@@ -11,15 +11,15 @@ import jax
 from lit_jax.utils.typing import Batch
 
 _log = logging.getLogger(__name__)
-STARVING = 0.2  # Share of waiting above which it warns, once.
+STARVING = 0.2  # Share of time spent waiting above which a warning is logged, once.
 
 
 class DevicePrefetcher(Iterator[Batch]):
-    """Iterates over `put(batch)` of the first `count` of `batches`, and prepares the next one ahead.
+    """Iterates over `put(batch)` for the first `count` of `batches`, and prepares the next one ahead.
 
-    Call `running` with the outputs of every step that was started. It waits for the step before that one, so that no
-    more than two steps are under way and no more than three batches are on the devices. An error of `batches` is
-    raised in place of its batch, after all batches before it.
+    Call `running` with the outputs of every step that was started. It waits for the step before that one, so that at
+    most two steps are under way and at most three batches are on the devices. An error in `batches` is raised in place
+    of its batch, after all batches before it.
     """
 
     def __init__(self, batches: Iterator[Batch], put: Callable[[Batch], Batch], count: int):
@@ -44,17 +44,17 @@ class DevicePrefetcher(Iterator[Batch]):
         return batch
 
     def running(self, outputs: Any) -> float | None:
-        """Takes note that a step was started, whose arrays are `outputs`, and waits for the end of the step before.
+        """Notes that a step with these `outputs` was started, and waits for the end of the step before it.
 
-        Returns when that one ended (`time.perf_counter`), None if there was none.
+        Returns the time at which that one ended (`time.perf_counter`), or None if there was none.
         """
         before, self._done = self._done, self._watcher.submit(_end_of, outputs)
         return None if before is None else before.result()
 
     def waited(self) -> float:
-        """The share of the time since the last `restart` (or call of this) in which the devices waited for data.
+        """The share of the time since the last `restart` or `waited` in which the devices waited for data.
 
-        If it exceeds 20 %, one warning says so and what helps.
+        The first time it exceeds 20 %, a warning says so and names remedies.
         """
         share = self._waited / max(time.perf_counter() - self._since, 1e-9)
         if share > STARVING and not self._warned:

@@ -34,7 +34,7 @@ class Account:
 
     skipped: list[Skip]
     cut: int  # Captions that have more tokens than the text length.
-    captions: int  # That were tokenized.
+    captions: int  # Captions that were tokenized.
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Reader:
     rows: int
     part_rows: int
     on_bad_record: str
-    tries: int  # Records that are drawn for one row before the run ends; see `tries_of`.
+    tries: int  # How many records are drawn for one row before the run ends; see `tries_of`.
 
     @property
     def parts(self) -> int:
@@ -85,9 +85,8 @@ class Reader:
         if self.count_tokens is None:
             return 0
         mask = tokens.get("attention_mask", np.ones_like(tokens["input_ids"]))
-        full = [
-            text for text, row in zip(texts, mask, strict=True) if row.all()
-        ]  # Only these can have been cut.
+        # Only a text that fills its row can have been cut.
+        full = [text for text, row in zip(texts, mask, strict=True) if row.all()]
         return sum(count > mask.shape[1] for count in self.count_tokens(full))
 
     def _row(self, row: int, skipped: list[Skip]) -> dict[str, Any]:
@@ -119,7 +118,7 @@ class Reader:
         else:
             read |= self.captions.drawn(index, self.seed, row, self.captions_per_image)
         if self.pooled is None:
-            assert self.decode is not None  # `train_batches` has checked.
+            assert self.decode is not None  # `train_batches` has checked this.
             read["images"] = self.decode(record["image"], draw(1 << 62, "augment", self.seed, row))
             return read
         vector = np.asarray(self.pooled[index], np.float32)
@@ -129,9 +128,9 @@ class Reader:
 
 
 def tries_of(max_bad_share: float) -> int:
-    """How many records are drawn for one row: all are broken with a probability of 1e-40 if that share is.
+    """How many records are drawn for one row: if that share is broken, all of them are with a probability of 1e-40.
 
-    At least 20 and at most 1,000.
+    It is at least 20 and at most 1,000.
     """
     if not 0 < max_bad_share < 1:
         return _MOST if max_bad_share >= 1 else _FEWEST
@@ -139,7 +138,7 @@ def tries_of(max_bad_share: float) -> int:
 
 
 def read_options(threads: int | None, parts: int) -> Any:
-    """grain's options for `threads` that read `parts` ahead. Raises ConfigError for negative numbers."""
+    """grain's options for `threads` threads that read `parts` parts ahead. Raises ConfigError for negative numbers."""
     import grain
 
     threads = min(cores(), 32) if threads is None else threads
@@ -150,7 +149,7 @@ def read_options(threads: int | None, parts: int) -> Any:
 
 
 def rows_of_process(batch_size: int, shard: ProcessShard) -> int:
-    """How many rows of a batch of `batch_size` are those of one process. Raises ConfigError."""
+    """How many rows of a batch of `batch_size` belong to one process. Raises ConfigError."""
     if batch_size < 1 or not 0 <= shard.index < shard.count:
         raise ConfigError(
             f"batch size {batch_size}, process {shard.index} of {shard.count}: out of range; want a batch of 1 row "

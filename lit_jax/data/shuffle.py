@@ -1,4 +1,4 @@
-"""Which record a row is, and everything else that is drawn for it: by key, the same in every process and version."""
+"""Which record a row holds, and all else that is drawn for it: by key, the same in every process and version."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ def shuffled(row: int, n: int, seed: int) -> int:
     "Ciphers with Arbitrary Finite Domains", CT-RSA 2002).
     """
     epoch, x = divmod(row, n)
-    bits = max(1, ((n - 1).bit_length() + 1) // 2)  # Of each half; the domain has at most 4 n elements.
+    bits = max(1, ((n - 1).bit_length() + 1) // 2)  # In each half; the domain has at most 4 n elements.
     while True:
         left, right = divmod(x, 1 << bits)
         for turn in range(6):
@@ -21,7 +21,7 @@ def shuffled(row: int, n: int, seed: int) -> int:
 
 
 def draws(count: int, below: int, *key: str | int) -> list[int]:
-    """`count` numbers in 0 .. below - 1, different ones as far as there are: the first is `draw(below, *key)`."""
+    """`count` numbers in 0 .. below - 1, distinct as far as possible; the first is `draw(below, *key)`."""
     order = list(range(below))
     for i in range(min(count, below)):
         j = i + draw(below - i, *key, *([i] if i else []))

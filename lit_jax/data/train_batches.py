@@ -29,7 +29,7 @@ from lit_jax.utils.typing import WHOLE_BATCH, Batch, CountTokens, ProcessShard, 
 
 _log = logging.getLogger(__name__)
 _PART = 16  # Rows that a thread or a process reads at once.
-_CAPTIONS = 1_000  # After this many captions a warning tells how many of them were cut.
+_CAPTIONS = 1_000  # After this many captions, a warning says how many of them were cut.
 
 
 class Batches(Iterator[Batch]):
@@ -79,7 +79,7 @@ class TrainTransforms(NamedTuple):
 
     decode: TrainDecode | None  # None only where the images are pooled already.
     tokenize: Tokenize
-    count_tokens: CountTokens | None = None  # If given, one warning tells how many captions `tokenize` cuts.
+    count_tokens: CountTokens | None = None  # If given, one warning says how many captions `tokenize` cuts.
     captions: PooledTexts | None = None  # If given, nothing is tokenized, and no caption is read.
     captions_per_image: int = 1  # How many captions of a record are drawn for a row.
 
@@ -88,7 +88,7 @@ class TrainTransforms(NamedTuple):
 class Reading:
     """How the records are read, and what happens to broken ones."""
 
-    threads: int | None = None  # Threads that read; None: one for each core, at most 32; 0: the calling one.
+    threads: int | None = None  # Threads that read; None: one per core, at most 32; 0: the calling thread.
     workers: int = 0  # Processes that read instead of threads.
     prefetch: int = 2  # Batches that are read ahead.
     on_bad_record: str = "skip"  # Or "error".
@@ -109,7 +109,7 @@ def train_batches(
 ) -> Batches:
     """Endless shuffled batches from step `start` on: this process's b = batch_size / shard.count rows of each.
 
-    A batch is {"images": uint8 [b, S, S, 3], "texts": {...: int32 [b, N]}, "index": int32 [b]}, where index is the
+    A batch is {"images": uint8 [b, S1, S2, 3], "texts": {...: int32 [b, N]}, "index": int32 [b]}, where index is the
     record's number in `source`. With `pooled` [len(source), Dv] nothing is decoded, and "pooled_images": float32
     [b, Dv] takes the place of "images"; a row of `pooled` that is not finite means that its image was broken. With
     `transforms.captions`, "pooled_texts": float32 [b, Dt] and "text_groups": int32 [b] take the place of "texts".
@@ -118,12 +118,12 @@ def train_batches(
 
     `transforms.decode(bytes, key)` makes the image; key depends on (seed, row) alone. One of the usable captions of
     each record is drawn anew in every epoch. A record is broken if `source` or `decode` raises `DataError` for it, or
-    if it has no usable caption. It ends the run if `reading.on_bad_record` is "error"; with "skip" another record
-    replaces it, and it is logged and written to `reading.ledger_path`, until more than `reading.max_bad_share` of them
-    all are broken.
+    if it has no usable caption. It ends the run if `reading.on_bad_record` is "error". With "skip", it is logged,
+    written to `reading.ledger_path` and replaced by another record, until more than `reading.max_bad_share` of the
+    records are broken.
 
     Worker processes help where one Python process cannot keep all cores busy; a script that asks for them needs
-    `if __name__ == "__main__"`. Neither the number of threads nor that of workers changes a batch.
+    `if __name__ == "__main__"`. Neither the number of threads nor the number of workers changes a batch.
 
     Raises `DataError` if the source is empty or smaller than a batch or does not match `pooled`, and `ConfigError`
     if the processes do not divide the batch or an argument is out of range.
@@ -155,7 +155,7 @@ def _check(
     start: int,
     pooled: np.ndarray | None,
 ) -> None:
-    """Raises the errors of `train_batches`, but for those of `rows_of_process` and `read_options`."""
+    """Raises the errors of `train_batches`, except those of `rows_of_process` and `read_options`."""
     check_choice("on_bad_record", reading.on_bad_record, ("skip", "error"))
     if not 0 <= seed < 2**32 or start < 0:
         raise ConfigError(f"seed {seed} and start {start}: want 0 <= seed < 2**32 and start >= 0")
@@ -177,13 +177,13 @@ def _check(
 
 
 def _parts(reader: Reader, start: int, reading: Reading) -> Any:
-    """The parts of all batches from `start` on, as an iterable of grain's that reads ahead."""
+    """The parts of all batches from `start` on, as a grain iterable that reads ahead."""
     import grain
 
     ahead = read_options(reading.threads, reading.prefetch * reader.parts)
     parts = grain.MapDataset.range(sys.maxsize).map(reader)[start * reader.parts :]
     if not reading.workers or reader.pooled is not None or reader.captions is not None:
-        # Each worker process would get a copy of all that is pooled; pooled images need no decoding anyway.
+        # Each worker process would get a copy of everything pooled, and pooled images need no decoding anyway.
         return parts.to_iter_dataset(ahead)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads one of its own flags when it starts a process.

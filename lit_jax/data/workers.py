@@ -1,4 +1,4 @@
-"""Worker processes end when the process that started them has ended, and their own end is told in a sentence."""
+"""Worker processes end with the process that started them, and if one is lost, a sentence reports it."""
 
 import multiprocessing
 import os
@@ -10,13 +10,12 @@ from contextlib import contextmanager
 
 from lit_jax.utils.errors import LostProcessError
 
-_ENDED = re.compile(
-    r"orker process was terminated unexpectedly with exit code (-?\d+)"
-)  # In an error of grain's.
+# This is part of an error of grain.
+_ENDED = re.compile(r"orker process was terminated unexpectedly with exit code (-?\d+)")
 
 
 def end_with_parent() -> None:
-    """Watches the process that started this one, and exits when it ends; a killed parent stops nobody itself."""
+    """Watches the process that started this one, and exits when it ends; a killed parent stops no child itself."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

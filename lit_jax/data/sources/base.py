@@ -68,14 +68,14 @@ def class_order(names: Iterable[str]) -> list[str]:
 
 
 def is_number(name: str) -> bool:
-    """Whether a class name is a whole number in ASCII digits, as the names of a set without names are."""
+    """Whether a class name is a whole number in ASCII digits, as in a set that does not name its classes."""
     return _NUMBER.fullmatch(name) is not None
 
 
 def texts_of(value: Any, what: str) -> list[str]:
     """A text, or a list of texts or of `{"text": text}`, or None (no text), as a list of texts.
 
-    Raises `DataError` naming `what` for anything else.
+    Raises a `DataError` that names `what` for anything else.
     """
     values = value if isinstance(value, list) else [] if value is None else [value]
     texts = []
@@ -118,7 +118,7 @@ def check_utf8(caption: str) -> None:
 
 
 def decode_utf8(text: bytes, what: str) -> str:
-    """`text` decoded as UTF-8, without a byte order mark. Raises `DataError`, which names `what`, for anything else."""
+    """`text` decoded as UTF-8, without a byte order mark. Raises a `DataError` that names `what` for anything else."""
     try:
         return utf8.decode(text, what)
     except ValueError as e:

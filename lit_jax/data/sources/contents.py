@@ -1,4 +1,4 @@
-"""All captions of a source, and all of its labels; a record that cannot be read is named with its source."""
+"""All captions and all labels of a source; an error names the record that cannot be read, and its source."""
 
 import hashlib
 import logging
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_record(source: Source, index: int) -> Record:
-    """Record `index` of `source`. Raises DataError that names the source, the record and the reason."""
+    """Record `index` of `source`. Raises a DataError that names the source, the record and the reason."""
     try:
         return source[index]
     except DataError as e:
@@ -29,9 +29,9 @@ def named(source: Source, index: int, reason: object) -> DataError:
 def captions_of(source: Source, *, warn_of_copies: bool = False) -> tuple[list[str], Int[np.ndarray, " M"]]:
     """Every caption of `source`, in order, and the number of the record that each belongs to.
 
-    With `warn_of_copies`, a warning gives the number of records whose picture an earlier record has: in retrieval, the
-    captions of one of them count as wrong for the other. Raises DataError, which names the first record, if one cannot
-    be read, has no caption or has one that is not UTF-8.
+    With `warn_of_copies`, a warning gives the number of records that have the picture of an earlier one: in retrieval,
+    the captions of one count as wrong for the other. Raises a DataError that names the first record that cannot be
+    read, has no caption or has one that is not UTF-8.
     """
     of_record, first, copies = [], dict[bytes, int](), list[str]()
     for i in range(len(source)):

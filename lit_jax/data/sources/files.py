@@ -15,9 +15,8 @@ from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
 from lit_jax.utils.reachable import unreachable
 
-LARGEST = (
-    256_000_000  # Bytes of a file that is read as a whole: those of the largest picture, not compressed.
-)
+# Most bytes of a file that is read as a whole: as many as the largest picture has without compression.
+LARGEST = 256_000_000
 _CHANGED = ("etag", "ETag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
 # The first bytes of a file (in lower case) -> what it is, and the remedy.
 _MAGICS = (
@@ -35,11 +34,12 @@ _MAGICS = (
 
 
 class Files:
-    """The file system of one place, `fs`, and the path of that place in it, `root`.
+    """A place with files: its file system, `fs`, and its path there, `root`.
 
-    With `several`, the place may be a list, `a.tar::b.tar`, on one file system; `root` is then the first of it. May be
-    pickled and shared by threads. With `closed`, nothing outside the directory `root` is read: a link that leads out of
-    it is refused, as is what is not a regular file. Raises `DataError` for a place that fsspec cannot open.
+    With `several`, the place may be a list on one file system, `a.tar::b.tar`; `root` is then its first entry. With
+    `closed`, nothing outside the directory `root` is read: a link that leads out of it is refused, and so is anything
+    but a regular file. Threads may share it, and it may be pickled. Raises `DataError` for a place that fsspec cannot
+    open.
     """
 
     def __init__(self, spec: str, where: str, *, several: bool = False, closed: bool = False):
@@ -61,7 +61,7 @@ class Files:
     def _place(self, where: str) -> tuple[Any, str]:
         try:
             if "://" in where:
-                fsspec.get_filesystem_class(where.partition("://")[0])  # Without it no server need be asked.
+                fsspec.get_filesystem_class(where.partition("://")[0])  # Fails before a server is asked.
             if why := unreachable(where):
                 raise DataError(f"{self.spec}: {why}; see to its connection, or give a copy on this machine")
             return url_to_fs(where)
@@ -83,7 +83,7 @@ class Files:
         return isinstance(self.fs, LocalFileSystem)
 
     def glob(self, suffix: str) -> dict[str, Mapping[str, Any]]:
-        """Path -> the information that `fs` has on it, for every file that the place names, sorted by path.
+        """Path -> what `fs` says about it, for every file that the place names, sorted by path.
 
         A place is one file, a pattern with `*`, `?` or `[..]`, or a directory, which stands for its files that end in
         `suffix` and are not hidden. Braces are expanded (`{000..012}`, `{a,b}`); each name that they give must exist. A
@@ -100,7 +100,7 @@ class Files:
         return dict(sorted(files.items()))
 
     def below(self, depth: int) -> list[str]:
-        """The names of the files in the place and in its directories, `depth` levels of them, sorted."""
+        """The sorted names of the files in the first `depth` levels of directories, with the place as level 1."""
         root = self.root.rstrip("/")
         found = self.fs.find(root, maxdepth=depth)
         return sorted(name[len(root) + 1 :] for name in found)
@@ -117,9 +117,8 @@ class Files:
         if len(names) == 1:
             return self._match(escape(head) + rest, root)
         files: dict[str, Mapping[str, Any]] = {}
-        listed: dict[
-            str, dict[str, Mapping[str, Any]]
-        ] = {}  # A directory is listed once for all of its files.
+        # A directory is listed once for all of its files.
+        listed: dict[str, dict[str, Mapping[str, Any]]] = {}
         missing = []
         for name in names:
             if has_magic(name):
@@ -160,18 +159,18 @@ class Files:
         return files
 
     def _beside(self, pattern: str) -> list[str]:
-        """What lies in the directory of a pattern under names of other endings; nothing if that is no directory."""
+        """The names in the directory of a pattern that end differently; none if there is no such directory."""
         folder, ending = os.path.dirname(pattern), os.path.splitext(pattern)[1]
         listed = self.fs.ls(folder, detail=False) if self.fs.isdir(folder) else []
         names = sorted(os.path.basename(name.rstrip("/")) for name in listed)
         return [name for name in names if not name.endswith(ending)]
 
     def _is_file(self, path: str, info: Mapping[str, Any]) -> bool:
-        """Whether it is a file or a link to one, as in the cache of the Hub."""
+        """Whether `path` is a file, or a link to one as in the Hub's cache."""
         return info["type"] == "file" or bool(info.get("islink") and self.fs.isfile(path))
 
     def _literal(self, root: str) -> tuple[str, str]:
-        """`root` in two parts: the directories at its start that exist under just this name, and a pattern."""
+        """Splits `root` into the directories at its start that exist under exactly that name, and a pattern."""
         parts = root.split("/")
         head = ""
         for number, part in enumerate(parts[:-1]):
@@ -192,7 +191,7 @@ class Files:
             data = self.fs.cat_file(path, start=start, end=end)
         except DataError:
             raise
-        except Exception as e:  # Libraries for remote files raise many kinds.
+        except Exception as e:  # Libraries for remote files raise many kinds of errors.
             if self.local and not isinstance(e, OSError | ValueError):  # ValueError: a NUL in a name.
                 raise
             raise DataError(f"{os.path.basename(path)!r} cannot be read: {reason(e)}") from e
@@ -202,7 +201,7 @@ class Files:
 
 
 def stamp(files: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
-    """Name, size and time (or tag) of the last change of each file, by which an outdated index is recognised."""
+    """Name, size and time (or tag) of the last change of each file; an outdated index has another stamp."""
     return [
         [os.path.basename(path), info["size"], str(next((info[k] for k in _CHANGED if k in info), ""))]
         for path, info in files.items()
@@ -221,7 +220,7 @@ def is_url(where: str) -> bool:
 
 
 def looks_like(head: bytes) -> str | None:
-    """What a file of another kind is, by its first bytes, and what to do about it; None if that cannot be told."""
+    """What a file of the wrong kind is, judged by its first bytes, and what to do about it; None if unknown."""
     for magic, sentence in _MAGICS:
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(magic):
             return sentence

@@ -22,18 +22,18 @@ class FolderSource:
 
     - `metadata.jsonl`, with lines such as `{"file_name": ..., "caption": ...}`. The captions have one of the keys
       `caption`, `captions` and `text` (or another usual name, if no line has these), and are one string or a list; a
-      line may have none, and further keys. `id` defaults to the file name. `label` is a class index or a class name;
-      `class_names` are then the names of all lines, numbers by their value and before other names.
+      line may lack captions and may have further keys. `id` defaults to the file name. `label` is a class index or a
+      class name; `class_names` are then the names of all lines, numbers first and by value.
     - `metadata.csv`, `captions.csv` or `captions.tsv`, whose first line names the columns `file_name` and `caption`
       (or their usual synonyms), `id` and `label`; also `captions.txt` of Flickr8k and `results.csv` of Flickr30k.
     - `a.txt` beside `a.jpg`, or `a.json` with captions, also in subdirectories; the id is the path without its
-      extension, which is kept where two pictures differ in nothing else.
-    - none of them: then each subdirectory is a class, if all pictures are in one; else there are only pictures.
+      extension, which is kept where two paths differ in nothing else.
+    - none of these: if every picture is in a subdirectory, each of them is a class; otherwise there are only pictures.
 
-    The rows of one picture are one record with several captions, wherever they stand (see `Rows`). File names are
-    relative to the directory and must stay inside it, also when links are followed (the Hub's cache counts as one
-    place). A missing file or a caption of a wrong type breaks only its own record. `caption` names another key or
-    column of the captions. Raises `DataError`.
+    All rows of a picture form one record with several captions, wherever they stand (see `Rows`). File names are
+    relative to the directory and must stay inside it, even when links are followed (the Hub's cache counts as one
+    place). A missing file or a caption of the wrong type breaks only its own record. `caption` names another key or
+    column for the captions. Raises `DataError`.
     """
 
     description: str | None = None

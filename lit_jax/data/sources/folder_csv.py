@@ -10,14 +10,14 @@ from lit_jax.data.sources.folder_rows import FILE, Row, Scanned, check_name, lab
 from lit_jax.data.transforms.image_files import is_picture
 from lit_jax.utils.errors import DataError
 
-_CAPTIONS = (*CAPTIONS, "comment")  # Flickr30k's results.csv calls it so.
+_CAPTIONS = (*CAPTIONS, "comment")  # The name in Flickr30k's results.csv.
 
 
 class CsvTable:
-    """The rows of a table called `name` in the folder of `files`, with cells between the `delimiter`.
+    """The rows of the table `name` in the folder of `files`, whose cells are separated by `delimiter`.
 
-    With `quotes`, a cell may be put between quotes and then contain delimiters and line ends. `caption` names the
-    column of the captions, None: the first one with a usual name. Raises `DataError` if a column is missing.
+    With `quotes`, a cell in quotes can contain delimiters and line ends. `caption` names the column of the captions;
+    None means the first one with a usual name. Raises `DataError` if a column is missing.
     """
 
     def __init__(
@@ -29,13 +29,13 @@ class CsvTable:
             self._dialect |= {"quoting": csv.QUOTE_NONE, "skipinitialspace": True}
         self._head = self._columns(files, caption)
         self._place = {role: place for place, role in enumerate(self._head) if role}
-        self._spans: list[tuple[int, int]] = []  # First and last line of each row that has several.
+        self._spans: list[tuple[int, int]] = []  # First and last line of each row that spans several.
         self._swallowed = 0  # Lines in these rows that look like rows of their own.
-        self._open: list[int] = []  # Rows with text behind a closing quote.
+        self._open: list[int] = []  # Rows with text after a closing quote.
 
     def scan(self, file: Any) -> Iterator[Scanned]:
         lines = _Lines(file)
-        reader = self._reader(lines, strict=True)  # It tells where a quote is not where it should be.
+        reader = self._reader(lines, strict=True)  # `strict` raises an error at a misplaced quote.
         next(self._reader(lines), None)
         if lines.number > 1:
             raise self._bad(1, 'a quote (") is opened in the names of the columns and not closed; close it')
@@ -74,7 +74,7 @@ class CsvTable:
 
     def parse(self, data: bytes, about: Mapping[str, Any]) -> list[Row]:
         decode_utf8(data, f"line of {self._name}")
-        # The splitlines of a text would also split at U+2028 and other characters that are no line ends in a table.
+        # `str.splitlines` would also split at U+2028 and at other characters that do not end a line of a table.
         lines = (line.decode() for line in data.splitlines(keepends=True))
         rows = []
         for cells in self._reader(lines):
@@ -172,14 +172,14 @@ class CsvTable:
 
 
 class _Lines:
-    """The lines of a file as texts, and what was taken of them.
+    """The lines of a file as texts, and a count of what was taken.
 
     csv asks for another line within a row only while a quote is open.
     """
 
     def __init__(self, file: Any):
         self._lines = lines_of(file)
-        self.number = self.consumed = 0  # Lines and bytes.
+        self.number = self.consumed = 0  # Lines and bytes taken.
         self.pending: list[str] = []  # The lines of the current row.
         self.ended = False
 

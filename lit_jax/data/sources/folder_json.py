@@ -10,28 +10,27 @@ from lit_jax.data.sources.base import CAPTIONS, counted, decode_utf8, texts_of
 from lit_jax.data.sources.folder_rows import Row, Scanned, check_label, check_name, lines_of
 from lit_jax.utils.errors import DataError
 
-_OWN = ("caption", "captions", "text")  # A line has one of them at most.
+_OWN = ("caption", "captions", "text")  # A line has at most one of these.
 _CAPTIONS = frozenset(CAPTIONS)
 _READ = frozenset({"file_name", "id", "label", *CAPTIONS})
-_SHAPES = 1000  # Sets of keys that are remembered.
+_SHAPES = 1000  # At most this many sets of keys are remembered.
 _BOM = "\ufeff"
 
 
 class JsonLines:
-    """The lines of a file called `name` of the source `spec`; `caption` is the key of the captions, None: detected.
+    """The lines of the file `name` of the source `spec`; `caption` is the key of the captions, detected if None.
 
-    The captions are one of `caption`, `captions` and `text`; if no line has one of them, they are the first usual name
-    that a line has. Keys that are not read are accepted, unless one of them seems to be the misspelt caption.
+    The captions have the key `caption`, `captions` or `text` or, if no line has one of these, the first usual name that
+    a line has. Keys that are not read are accepted, unless one of them looks like a misspelt key of the captions.
     """
 
     def __init__(self, spec: str, name: str, caption: str | None):
         self._spec, self._name, self._caption = spec, name, caption
         self._keys: dict[str, int] = {}  # Key -> the first line that has it.
-        self._texts: dict[
-            str, int
-        ] = {}  # The same for keys of texts that are not read, in lines without a caption.
-        self._without = 0  # These lines.
-        self._usual: set[tuple[str, ...]] = set()  # The keys of lines of which nothing is to be said.
+        # The same for unread keys that hold texts, in lines without a caption.
+        self._texts: dict[str, int] = {}
+        self._without = 0  # The number of these lines.
+        self._usual: set[tuple[str, ...]] = set()  # Sets of keys that need no further check.
 
     def scan(self, file: Any) -> Iterator[Scanned]:
         end = 0
@@ -46,7 +45,7 @@ class JsonLines:
                 name, label = check_name(row.get("file_name")), check_label(row.get("label"))
             except (json.JSONDecodeError, RecursionError) as e:
                 where = f"{self._spec}: line {number} of {self._name}"
-                decode_utf8(line, where)  # Another encoding is the better reason.
+                decode_utf8(line, where)  # If it is not UTF-8, that is the better reason.
                 raise DataError(f"{where} is not JSON: {e}") from e
             except DataError as e:
                 raise DataError(f"{self._spec}: line {number} of {self._name}: {e}") from e
@@ -125,7 +124,7 @@ class JsonLines:
 def captions_in(text: str, what: str, caption: str | None = None) -> list[str] | None:
     """The captions in the JSON object of one picture, under the key `caption`, by default the first usual name.
 
-    None if it has no such key. Raises `DataError` naming `what` for a text that is no such object.
+    None if it has no such key. Raises a `DataError` that names `what` if the text is not such an object.
     """
     try:
         row = _object(text)
@@ -157,5 +156,5 @@ def _id(row: dict[str, Any]) -> str | None:
 
 @cache
 def _near(key: str) -> str | None:
-    """The key that was probably meant, if `key` is one that is not read."""
+    """The key that was probably meant by `key`, which is not read; None if no key is similar."""
     return next(iter(difflib.get_close_matches(key, (*_OWN, "label"), 1, 0.75)), None)

@@ -1,4 +1,4 @@
-"""How well-known sets lie in a folder: which of their tables are read, and what is said of the others."""
+"""How well-known sets are laid out in a folder: which of their tables are read, and what is said of the others."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ _FIRST = {
     "captions.txt": re.compile(rb'(\xef\xbb\xbf)?"?image"?\s*,\s*"?caption"?\s*'),
     "results.csv": re.compile(rb"(\xef\xbb\xbf)?image_name\s*\|\s*comment_number\s*\|\s*comment\s*"),
 }
-# Names of tables that are not read -> what they are, and the way out.
+# Names of tables that are not read -> what they are; `_WAY_OUT` says what to do.
 _OTHERS = {
     r"(captions_.*|instances_.*|person_keypoints_.*)\.json": "a file of COCO",
     r"dataset_(coco|flickr8k|flickr30k)\.json": "a file of Karpathy's splits",
@@ -35,7 +35,7 @@ _WAY_OUT = (
 
 
 class Layout(NamedTuple):
-    """A table of a well-known set, how its cells are written, and the directory that its file names begin in."""
+    """A table of a well-known set, how its cells are written, and the directory to which its file names refer."""
 
     table: str
     dialect: dict[str, Any]
@@ -59,7 +59,7 @@ def known_layout(files: Files) -> Layout | None:
 
 
 def _directory_of(files: Files, picture: str) -> str:
-    """The directory, at most two levels deep, in which a picture is, as in "Images/"; "" if it is in none."""
+    """The directory of a picture, at most two levels deep, such as "Images/"; "" if it is in none."""
     root, level = files.root.rstrip("/"), [""]
     if not picture or ".." in picture:
         return ""
@@ -96,7 +96,7 @@ def check_splits(files: Files, names: Sequence[str]) -> None:
 
 
 def check_tables(files: Files, names: Collection[str], tables: Sequence[str]) -> None:
-    """Raises `DataError` if the captions are in a table that is not read, or in one of a subdirectory."""
+    """Raises `DataError` if the captions are in a table that is not read, or in the table of a subdirectory."""
     for name in sorted(names, key=lambda name: (name.count("/"), name)):
         if (why := other_table(name)) is not None:
             raise DataError(f"{files.spec}: {why}")
@@ -109,7 +109,7 @@ def check_tables(files: Files, names: Collection[str], tables: Sequence[str]) ->
 
 
 def directories(files: Files, path: str) -> list[str]:
-    """The names of the directories in one, sorted, without the hidden ones."""
+    """The sorted names of the directories in `path`, without the hidden ones."""
     listed = files.fs.ls(path, detail=True)
     names = [info["name"].rstrip("/").rpartition("/")[2] for info in listed if info["type"] == "directory"]
     return sorted(name for name in names if not name.startswith("."))

@@ -26,7 +26,7 @@ _NO_PICTURES = (
     *(".parquet", ".arrow", ".tar", ".zip", ".gz", ".npy", ".npz", ".pt", ".mp4", ".safetensors"),
 )
 _LOOKED = 8  # .json files that are read to learn whether they hold captions.
-# Nobody expects these to be records: a readme, what a system leaves behind, what img2dataset writes of a shard.
+# Nobody expects these to be records: a readme, what a system leaves behind, what img2dataset says about a shard.
 _BESIDES = re.compile(
     r"(readme|license|citation)\b.*|thumbs\.db|desktop\.ini|\d+(\.parquet|_stats\.json)", re.I
 )
@@ -37,9 +37,9 @@ class Pictures:
 
     If no picture has such a file, the captions are those of `a.json`. If there is none either, the subdirectories are
     the classes if every picture is in one; otherwise the pictures have neither captions nor classes. `caption` is the
-    key in `a.json`; if it is given, `a.json` comes first. A file is a picture by its extension or, for any other
-    extension than that of a text, by its content. `remarks` tell what is left out. Raises `DataError` for a directory
-    that means something else: a split of a set in each subdirectory, or a table elsewhere.
+    key in `a.json`; if it is given, `a.json` comes first. A file counts as a picture by its extension or, if that is
+    not of another known kind, by its content. `remarks` say what is left out. Raises `DataError` for a directory that
+    means something else: a split of a set in each subdirectory, or a table elsewhere.
     """
 
     def __init__(self, files: Files, caption: str | None = None):
@@ -86,7 +86,7 @@ class Pictures:
         return name if self._whole or stem in self._shared else stem
 
     def _by_content(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Those of these files that begin like a picture; and those that are links to directories."""
+        """Which of these files begin like a picture, and which are links to directories."""
 
         def looked(name: str) -> bool | None:
             path = f"{self._root}/{name}"
@@ -101,7 +101,7 @@ class Pictures:
         return [name for name, yes in found if yes], [name for name, yes in found if yes is None]
 
     def _text_ending(self, names: Sequence[str], every: Collection[str]) -> str | None:
-        """The ending of the files that describe the pictures, None: there are none."""
+        """The ending of the files that describe the pictures; None if there are none."""
         if self._caption is None and any(f"{_stem(name)}.txt" in every for name in names):
             return ".txt"
         beside = (f"{_stem(name)}.json" for name in names if f"{_stem(name)}.json" in every)
@@ -181,7 +181,7 @@ def _base(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """The path without its extension; a name without an extension is its own."""
+    """The path without its extension, if it has one."""
     folder, slash, base = name.rpartition("/")
     stem, dot, _ = base.rpartition(".")
     return f"{folder}{slash}{stem if dot else base}"

@@ -1,4 +1,4 @@
-"""One row of a folder's table: what a scan notes of it, what a reader gets, and the checks of all tables."""
+"""One row of a folder's table: what a scan notes about it, what a reader gets, and the checks of all tables."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 from lit_jax.utils.errors import DataError
 
-# Names of the column of files; a jsonl file accepts only the first one.
+# Names of the column of file names; a jsonl file accepts only the first one.
 FILE = ("file_name", "filename", "filepath", "file", "image", "image_path", "image_name")
-_MOST = 2**31  # Labels are below it.
+_MOST = 2**31  # Labels are below this.
 _NUMBER = re.compile(r"(-?[0-9]+)(\.0*)?")  # pandas writes 1.0 in a column of numbers with gaps.
 
 
@@ -22,7 +22,7 @@ class Row(TypedDict):
 
 
 class Scanned(NamedTuple):
-    """What a scan notes of a row, which occupies the bytes `start` to `end` and begins in `line` (from 1)."""
+    """What a scan notes about a row, which occupies the bytes `start` to `end` and begins in `line` (from 1)."""
 
     line: int
     start: int
@@ -37,7 +37,7 @@ class Table(Protocol):
     """A table of one kind. Undecodable bytes are lone surrogates in a scan, and a `DataError` in `parse`."""
 
     def scan(self, file: Any) -> Iterator[Scanned]:
-        """The rows of a file that is open for reading bytes. Raises `DataError` for one that is not understood."""
+        """The rows of a file that is open for reading bytes. Raises `DataError` for a row that is not understood."""
         ...
 
     def settle(self) -> dict[str, Any]:
@@ -45,12 +45,12 @@ class Table(Protocol):
         ...
 
     def parse(self, data: bytes, about: Mapping[str, Any]) -> list[Row]:
-        """The rows in these bytes. Raises `DataError` for one that cannot be used."""
+        """The rows in these bytes. Raises `DataError` for a row that cannot be used."""
         ...
 
 
 def lines_of(file: Any) -> Iterator[bytes]:
-    """The lines of a file of bytes, which end with LF, CR LF or CR alone, with their ends."""
+    """The lines of a binary file with their line ends, which are LF, CR LF or CR alone."""
     for line in file:
         if b"\r" in line:
             yield from line.splitlines(keepends=True)

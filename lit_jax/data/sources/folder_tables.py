@@ -18,22 +18,21 @@ from lit_jax.data.sources.record_index import Columns, Index, build, open_index
 from lit_jax.utils.errors import DataError
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv")
-_INDEXED = (
-    4 << 20
-)  # Bytes from which on the index of a table is stored; a smaller table is read within a second.
-_CHUNK = 1 << 16  # Texts that are Python objects at the same time.
+# The index of a table of at least this many bytes is stored; a smaller table is read within a second.
+_INDEXED = 4 << 20
+_CHUNK = 1 << 16  # At most this many texts are Python objects at the same time.
 
 
 class Rows:
-    """The records of the table `name`, by the bytes of their rows; `rows[i]` parses those of record i.
+    """The records of the table `name`, by the bytes of their rows; `rows[i]` parses the rows of record i.
 
-    The rows with one file name are one record, with the id and the label of the first of them that has one. Records are
-    in the order of their first rows; but if the rows of a picture stand apart, the records are sorted by file name, so
-    that the order of the table does not matter. An id that several records have is replaced by their file names.
+    Rows with the same file name form one record; its id and its label each come from the first row that has one.
+    Records are in the order of their first rows; but if the rows of a picture stand apart, the records are sorted by
+    file name, so that the order of the table does not matter. If records share an id, their file names replace it.
 
     `class_names` are the names of all labels that are names, in `class_order`. Opening checks every row and raises
     `DataError` for the first one that cannot be understood. An error that concerns only one record is raised when that
-    is read. `dialect` are the arguments of a CsvTable.
+    record is read. `dialect` holds arguments for CsvTable.
     """
 
     def __init__(self, files: Files, name: str, caption: str | None, dialect: dict[str, Any] | None = None):
@@ -74,7 +73,7 @@ class Rows:
         )
 
     def _scan(self) -> tuple[Columns, dict[str, Any]]:
-        """The bytes of the rows, by record; the names of the classes; and what the table has to say."""
+        """The bytes of the rows by record; and the names of the classes, with what else is known of the table."""
         starts, ends, labels = (array("q") for _ in range(3))
         names, ids = _Texts(), _Texts()
         codes: dict[int | str, int] = {}
@@ -107,10 +106,10 @@ class Rows:
 
 
 class _Grouped(NamedTuple):
-    """Rows sorted by their record, and within a record as they stand in the table."""
+    """Rows sorted by record, and within a record in the order of the table."""
 
     order: np.ndarray  # The row at each place.
-    record: np.ndarray  # Its record.
+    record: np.ndarray  # The record of that row.
     first: np.ndarray  # The place of the first row of each record.
 
     @classmethod
@@ -118,7 +117,7 @@ class _Grouped(NamedTuple):
         encoded = names.dictionary_encode()
         record = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         runs = np.count_nonzero(np.diff(record)) + bool(len(record))
-        if runs > len(encoded.dictionary):  # Rows of a picture stand apart.
+        if runs > len(encoded.dictionary):  # The rows of a picture stand apart.
             rank = np.empty(len(encoded.dictionary), np.int64)
             rank[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
             record = rank[record]
@@ -173,7 +172,7 @@ def _table(files: Files, name: str, caption: str | None, dialect: dict[str, Any]
 
 
 def _key(name: str) -> str:
-    """What the spellings `./a.jpg` and `x//a.jpg` of a path have in common with `a.jpg` and `x/a.jpg`."""
+    """The same text for every spelling of a path, such as `./a.jpg` and `a.jpg`, or `x//a.jpg` and `x/a.jpg`."""
     if name.startswith("./") or "//" in name or "/./" in name:
         return "/".join(part for part in name.split("/") if part not in ("", "."))
     return name
@@ -185,7 +184,7 @@ def _codes(texts: pa.Array) -> np.ndarray:
 
 
 def _first_of(grouped: _Grouped, codes: np.ndarray, texts: pa.Array) -> pa.Array:
-    """For each record the first of its rows' texts, null if none of them has one."""
+    """The first text among the rows of each record, null if none of them has one."""
     if not len(codes) or codes.max() < 0:
         return pa.nulls(len(grouped.first), texts.type)
     place = np.where(codes[grouped.order] >= 0, np.arange(len(codes)), len(codes))
@@ -195,7 +194,7 @@ def _first_of(grouped: _Grouped, codes: np.ndarray, texts: pa.Array) -> pa.Array
 
 
 def _shared_ids(own: pa.Array, file_names: pa.Array) -> np.ndarray:
-    """Which records are called by their file name, because another one has the same id."""
+    """Which records are called by their file name because another record has the same id."""
     if own.null_count == len(own):
         return np.zeros(len(own), bool)
     codes = _codes(pc.coalesce(own, file_names))

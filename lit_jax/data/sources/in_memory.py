@@ -20,8 +20,8 @@ Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what 
 class InMemorySource:
     """`pictures` in their order. The id of a path is the path; the id of any other picture is its number.
 
-    A path that cannot be read breaks only its own record, with a `DataError`. Raises ConfigError for what is not a
-    picture.
+    A path that cannot be read breaks only its own record, with a `DataError`. Raises ConfigError for anything that is
+    not a picture.
     """
 
     spec = "pictures"
@@ -49,7 +49,7 @@ class InMemorySource:
         return str(picture) if isinstance(picture, str | Path) else str(index)
 
     def check_files(self) -> None:
-        """Raises DataError for a path that is not a file, before a model is read for nothing."""
+        """Raises DataError for a path that is not a file, so that no model is loaded in vain."""
         for index, picture in enumerate(self._pictures):
             if isinstance(picture, str | Path) and not os.path.isfile(os.path.expanduser(picture)):
                 self._bytes(index)
@@ -79,7 +79,7 @@ class InMemorySource:
 
 
 def _remedy(name: str) -> str:
-    """What to do instead, where the name tells why no picture can be read from it."""
+    """What to do instead, if the name shows why no picture can be read from it."""
     if "://" in name:
         return "; download it, and give the file"
     if os.path.isdir(name):

@@ -1,4 +1,4 @@
-"""The records of a source that were chosen, each with the captions that were chosen."""
+"""The chosen records of a source, each with its chosen captions."""
 
 import hashlib
 from pathlib import Path

@@ -14,7 +14,7 @@ _MOST = 2**31 - 1  # Batches number their records in int32.
 
 
 class MixtureSource:
-    """The mixture of `parts`, (source, weight) each: source k has the share weight_k / sum of weights of all records.
+    """A mixture of `parts`, each (source, weight): source k has the share weight_k / sum of weights of the records.
 
     It has the smallest length at which no record is left out: the source with the most records for its weight appears
     once, and the others are repeated. The records of one source are contiguous. Labels are kept if all sources have
@@ -51,7 +51,7 @@ class MixtureSource:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Those of the sources, each with the name of its source."""
+        """The remarks of the sources, each with the name of its source."""
         return tuple(f"{source.spec}: {remark}" for source in self._sources for remark in remarks_of(source))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
 
-STATE = "state.json"  # Beside a dataset_info.json it says that the package datasets wrote both.
+STATE = "state.json"  # Beside a dataset_info.json, it shows that the package datasets wrote both.
 _WRITE = "write its records as tar shards or parquet (docs/data.md)"
 _ON_THE_HUB = re.compile(
     r"((https?://)?(huggingface\.co|hf\.co)/datasets/|hf:(//)?datasets/|datasets/)?"
@@ -52,18 +52,18 @@ _OTHERS = (
 
 
 def hint_of_name(spec: str) -> str:
-    """How a set of the Hugging Face Hub is given whose address or id this is; "" for any other name."""
+    """How to give the set of the Hugging Face Hub that has this address or id; "" for any other name."""
     found = _ON_THE_HUB.fullmatch(spec)
     return f"a set of the Hub is given as parquet:hf://datasets/{found['id']}" if found else ""
 
 
 def hint(names: Iterable[str]) -> str:
-    """What the first of these files is that is known and not read; "" if all are unknown."""
+    """What the first of these files of a known kind that is not read is; "" if all are unknown."""
     return _hint(names, _OTHERS)
 
 
 def hint_of_table(names: Iterable[str]) -> str:
-    """What is said of the first of these files that may be a table; "" without one."""
+    """What is said of the first of these files that may be a table; "" if there is none."""
     return _hint(names, (_TABLE,))
 
 

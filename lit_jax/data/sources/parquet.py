@@ -16,8 +16,8 @@ from lit_jax.data.sources.parquet_rows import arrange
 from lit_jax.data.sources.record_index import build, open_index
 from lit_jax.utils.errors import DataError, first_line
 
-_RULES = 1  # The version of the rules by which rows are joined; an index by other rules is made again.
-_INDEXED = 100_000  # Rows from which on the index is stored; that of fewer is made within a second.
+_RULES = 1  # Version of the rules by which rows are joined; an index made by other rules is made again.
+_INDEXED = 100_000  # The index of at least this many rows is stored; a smaller one is made within a second.
 
 
 class ParquetSource:
@@ -28,9 +28,9 @@ class ParquetSource:
     id is the first of `id`, `key` and similar columns, else the path of the picture, else the number of the row. A
     `label` is used if it is a whole number, with the class names that `datasets` wrote into the files.
 
-    Rows of one picture, by a column of ids or by the path of the picture, are one record with all of their captions;
-    its id is that id or path. Records keep the order of their first rows, unless rows of one picture do not stand
-    together: then they are sorted by id or path. Rows that img2dataset failed to fetch are left out, with a remark.
+    Rows of one picture, recognised by a column of ids or by the path of the picture, form one record with all of their
+    captions; its id is that id or path. Records keep the order of their first rows, unless rows of one picture stand
+    apart: then they are sorted by id or path. Rows that img2dataset failed to fetch are left out, with a remark.
 
     Parquet is read in row groups, a few of which stay in memory. Raises `DataError`.
     """
@@ -57,7 +57,7 @@ class ParquetSource:
             name = f"parquet {self._files.root if '::' not in where else where} {self._chosen.caption}"
             self._index = open_index(self._files, folder, name, [_RULES, *stamp(infos)], make)
         self.remarks: tuple[str, ...] = tuple(self._index.about["remarks"])
-        # The column, and the field of it, by which rows are joined; None if they are not.
+        # The column, and its field, by which rows are joined; None if they are not.
         self._by: tuple[str, str] | None = self._index.about["by"] and tuple(self._index.about["by"])
         # Where the rows of each record start in the index; None if each row is a record.
         self._starts: np.ndarray | None = None
@@ -100,7 +100,7 @@ class ParquetSource:
         return record
 
     def fingerprint(self) -> str:
-        """The sha256 of the names, the sizes and both ends of the files, whose end holds the place of each row."""
+        """The sha256 of the names, sizes and both ends of the files; the end of a file says where each row is."""
         parts: tuple[Any, ...] = (self._chosen.read, self.class_names)
         if self._starts is not None:
             parts += (self._by, len(self))
@@ -111,12 +111,12 @@ class ParquetSource:
         return digest.hexdigest()
 
     def _captions(self, row: int, group: int, table: pa.Table, picture: bytes) -> list[str]:
-        """The captions of a row of the record whose first row is in `group`, and whose picture is `picture`."""
+        """The captions of a row; the first row of its record is in `group` and has the picture `picture`."""
         column = self._chosen.caption
         if column is None:
             return []
         of_row, at = self._groups.locate(row)
-        if of_row != group:  # Its picture is not read again.
+        if of_row != group:  # The picture of such a row is not read.
             table = self._groups.table(of_row, (column,))
         elif self._by is not None:
             other, _ = picture_of(self._value(table, self._chosen.image, at, row))
@@ -151,6 +151,6 @@ class ParquetSource:
 
 
 def _distinct(paths: list[str]) -> list[str]:
-    """The names of files, or their whole paths if names occur twice."""
+    """The names of files, or their whole paths if a name occurs twice."""
     names = [os.path.basename(path) for path in paths]
     return names if len(set(names)) == len(names) else paths

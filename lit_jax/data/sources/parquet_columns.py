@@ -13,7 +13,7 @@ from lit_jax.utils.errors import DataError
 
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
 _TEXTS = ("text", "raw", "caption", "captions", "sentence", "sentences")  # Fields of a struct.
-_STATUS = "status"  # Of img2dataset: "success", "failed_to_download" or "failed_to_resize".
+_STATUS = "status"  # img2dataset's: "success", "failed_to_download" or "failed_to_resize".
 
 Schemas = Mapping[str, pa.Schema]  # Name of a file -> its schema.
 
@@ -38,10 +38,10 @@ class Chosen:
 
 
 def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
-    """The columns of all files together; their order does not matter, and some files may have more of them.
+    """The columns of all files together; their order does not matter, and some files may have more columns.
 
-    `caption` is the name that the user gives. Raises `DataError` where the columns cannot be told, and for a file that
-    lacks one that the others have.
+    `caption` is the name that the user gives. Raises `DataError` if the columns cannot be determined, and for a file
+    that lacks one that the others have.
     """
     kinds: dict[str, pa.DataType] = {}
     for schema in schemas.values():
@@ -109,7 +109,7 @@ def texts_in(value: Any, what: str) -> list[str]:
 
 
 def picture_of(value: Any) -> tuple[bytes | None, str | None]:
-    """The bytes of a picture and its path, of a value that is bytes or `{"bytes": ..., "path": ...}`; None: missing."""
+    """The bytes and the path of a picture, from bytes or `{"bytes": ..., "path": ...}`; None for what is missing."""
     path = None
     if isinstance(value, dict):
         path, value = value.get("path"), value.get("bytes")
@@ -139,7 +139,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_null(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds nothing: a file in which every value is missing has it."""
+    """Whether a column of this type holds nothing, as in a file in which every value is missing."""
     kind = plain(kind)
     if _is_list(kind):
         return _is_null(kind.value_type)
@@ -211,7 +211,7 @@ def _lacks_bytes(kind: pa.DataType) -> bool:
 
 
 def _class_names(spec: str, schemas: Schemas) -> tuple[str, ...] | None:
-    """The class names that `datasets` wrote into the files, or None. Raises `DataError` if files name others."""
+    """The class names that `datasets` wrote into the files, or None. Raises `DataError` if the files disagree."""
     found: dict[tuple[str, ...], str] = {}
     for file, schema in schemas.items():
         try:

@@ -14,16 +14,10 @@ from lit_jax.data.sources.files import Files, looks_like, reason
 from lit_jax.utils.errors import DataError, first_line
 
 _CACHE = 128 << 20  # Bytes of row groups that stay in memory; two stay even if they are larger.
-FAILURES = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-)  # Of damaged files.
+# What damaged files raise.
+FAILURES = (pa.ArrowException, OSError, ValueError, ArithmeticError, LookupError, TypeError)
 
-_Key = tuple[int, tuple[str, ...]]  # A row group, and columns of it.
+_Key = tuple[int, tuple[str, ...]]  # A row group, and some of its columns.
 
 
 class RowGroups:
@@ -45,7 +39,7 @@ class RowGroups:
         self._group_of = np.concatenate([np.arange(len(rows)) for rows, _ in footers])
         self._lock = threading.Lock()
         self._groups: dict[_Key, Future[pa.Table]] = {}
-        self._bytes: dict[_Key, int] = {}  # Of the groups that are read, in that order.
+        self._bytes: dict[_Key, int] = {}  # The sizes of the groups in memory, in the order of reading.
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -65,9 +59,9 @@ class RowGroups:
         )
 
     def table(self, group: int, columns: tuple[str, ...]) -> pa.Table:
-        """Those `columns` of a row group that its file has.
+        """The `columns` of a row group, as far as its file has them.
 
-        The first thread that asks for it reads it, and others wait for that. Raises `DataError`.
+        The first thread that asks for it reads it, and the others wait. Raises `DataError`.
         """
         key = (group, columns)
         with self._lock:
@@ -136,7 +130,7 @@ class RowGroups:
             ) from e
 
     def _why(self, path: str, error: Exception) -> str:
-        """What is wrong with a file that has no footer, and the remedy."""
+        """What is wrong with a file whose footer cannot be read, and the remedy."""
         try:
             with self._files.fs.open(path, "rb") as file:
                 head = file.read(512)

@@ -18,11 +18,11 @@ from lit_jax.data.sources.remarks import Remarks
 
 _log = logging.getLogger(__name__)
 _UNREAD = "Files whose column {!r} cannot be read"
-_COMPARED = 32  # Pairs of rows whose pictures are compared in a row group.
+_COMPARED = 32  # Pairs of rows of a row group whose pictures are compared.
 
 
 class _Keys(NamedTuple):
-    """For each row the number of its picture, in the order of the ids or paths; rows without one have their own."""
+    """The number of each row's picture, in the order of ids or paths; a row without one has a number of its own."""
 
     code: Int[np.ndarray, " N"]
     pictures: int
@@ -32,9 +32,9 @@ def arrange(groups: RowGroups, chosen: Chosen) -> tuple[Columns, dict[str, Any]]
     """The rows of each record, for an index.
 
     Its column `row` holds the rows of all records, one record after the other, and `first` is 1 for the first row of
-    each. Both are empty if each row is a record. Its dict holds the column `by` which rows are joined, or None; how
-    many rows are left out, `left_out`; and `remarks`. Reads the columns of ids, paths and states, and a few pictures to
-    check that rows with one id have one picture.
+    each. Both are empty if each row is a record and none is left out. The dict holds `by`, the column and field by
+    which rows are joined, or None; `left_out`, the number of rows that are left out; and `remarks`. Reads the columns
+    of ids, paths and states, and a few pictures to check that rows with one id have one picture.
     """
     remarks = Remarks()
     kept = _kept(groups, chosen, remarks)
@@ -51,7 +51,7 @@ def arrange(groups: RowGroups, chosen: Chosen) -> tuple[Columns, dict[str, Any]]
             continue
         order = np.arange(len(kept))
         starts = np.flatnonzero(np.diff(keys.code, prepend=-1))
-        if len(starts) > keys.pictures:  # Rows of one picture do not stand together.
+        if len(starts) > keys.pictures:  # The rows of a picture stand apart.
             order = np.argsort(keys.code, kind="stable")
             starts = np.flatnonzero(np.diff(keys.code[order], prepend=-1))
         row, first = kept[order], np.zeros(len(kept), np.int8)
@@ -96,7 +96,7 @@ def _kept(groups: RowGroups, chosen: Chosen, remarks: Remarks) -> Int[np.ndarray
 def _keys(
     groups: RowGroups, key: tuple[str, str], kept: Int[np.ndarray, " N"], remarks: Remarks
 ) -> _Keys | None:
-    """The pictures of the rows `kept` by `key`; None if it holds nothing that names pictures."""
+    """The pictures of the rows `kept`, told apart by `key`; None if that holds nothing that names pictures."""
     column, field = key
 
     def read(file: int) -> pa.ChunkedArray | None:
@@ -117,7 +117,7 @@ def _keys(
     if len(kept) < len(values):
         values = values.take(pa.array(kept))
     values = values.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):  # combine_chunks of older versions of pyarrow.
+    if isinstance(values, pa.ChunkedArray):  # Older versions of pyarrow return chunks here.
         values = pa.concat_arrays(values.chunks)
     if not numbers:
         values = pc.if_else(pc.equal(pc.binary_length(values), 0), pa.scalar(None, values.type), values)
@@ -134,7 +134,7 @@ def _keys(
 
 
 def _as_bytes(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Ids of any type as bytes that differ where they differ; None for a type that has no such form."""
+    """Ids of any type as bytes that differ wherever the ids do; None for a type that has no such form."""
     try:
         if isinstance(values.type, pa.BaseExtensionType):
             values = pa.chunked_array([chunk.storage for chunk in values.chunks], values.type.storage_type)
@@ -160,7 +160,7 @@ def _as_bytes(values: pa.ChunkedArray) -> pa.ChunkedArray | None:
 def _agree(
     groups: RowGroups, image: str, column: str, keys: _Keys, kept: Int[np.ndarray, " N"], remarks: Remarks
 ) -> bool:
-    """Whether rows with one key have one picture, as far as a few row groups tell."""
+    """Whether rows with the same key have the same picture, judged by a few row groups."""
     order = np.argsort(keys.code, kind="stable")
     same = np.flatnonzero(np.diff(keys.code[order]) == 0)
     one, other = kept[order[same]], kept[order[same + 1]]

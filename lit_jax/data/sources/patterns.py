@@ -1,4 +1,4 @@
-"""How the files of a source are named at once: braces, and lists that `::` divides."""
+"""How one text names several files of a source: braces, and lists separated by `::`."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import fsspec
 
 from lit_jax.utils.errors import DataError
 
-_MOST = 1_000_000  # Names that one pattern may stand for.
+_MOST = 1_000_000  # The most names that one pattern may stand for.
 _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.(-?\d+))?")
 # File systems of fsspec that read through another one: there, `::` names the other one.

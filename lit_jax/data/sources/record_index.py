@@ -1,6 +1,6 @@
 """An index of a large source, made once and then memory-mapped: the position of each record.
 
-It is an Arrow file of one batch, with its sha256 and MARK behind it. It is stored beside the data or, if that place
+It is an Arrow file of one batch, followed by its sha256 and MARK. It is stored beside the data or, if that place
 cannot be written, in the user's cache. Its schema contains the stamp of the files that it was made from. It is made
 again if their stamp has changed, or if its sha256 is missing or wrong: a flipped bit in a mapped file gives another
 record, or ends the process.
@@ -103,9 +103,9 @@ def _stamp(table: pa.Table) -> Any:
 
 
 def _read(place: Path) -> pa.Table | None:
-    """The table in the file `place`, memory-mapped; None if there is none that is as it was written."""
+    """The table in the file `place`, memory-mapped; None if it is missing or not as it was written."""
     try:
-        if not place.is_file():  # Not a pipe, which would be waited for.
+        if not place.is_file():  # Opening a pipe would wait for a writer.
             return None
         size = place.stat().st_size - _TAIL
         with place.open("rb") as file:

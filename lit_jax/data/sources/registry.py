@@ -17,9 +17,9 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
 
     `spec` is `tfds:NAME[:VERSION]/SPLIT` or `tfds:DIR/SPLIT`, where SPLIT may be a slice such as `train[:80%]`;
     `folder:DIR`; `wds:` or `parquet:` with a file, a directory or a pattern; or `shapes:N/SPLIT`. `folder`, `wds` and
-    `parquet` also accept a URL of fsspec, such as `gs://BUCKET/...`. For a path without a prefix the files decide which
-    of them it is. Nothing is downloaded. `caption` names the feature, column or key of the captions; by default it is
-    detected. What the source remarks about itself (`remarks_of`) is logged, each sentence as a warning.
+    `parquet` also accept a URL of fsspec, such as `gs://BUCKET/...`. For a path without a prefix, its files decide
+    which of these it is. Nothing is downloaded. `caption` names the feature, column or key of the captions; by default
+    it is detected. What the source remarks about itself (`remarks_of`) is logged, each sentence as a warning.
 
     Raises `DataError` if the source is missing, not understood or empty.
     """
@@ -44,7 +44,7 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
         if not colon or kind not in kinds:
             kind, rest = _kind_of(spec), spec
         source = kinds[kind](rest, caption)
-    except Exception as error:  # Libraries for remote files raise many kinds.
+    except Exception as error:  # Libraries for remote files raise many kinds of errors.
         if isinstance(error, LitJaxError) or "://" not in spec:
             raise
         raise DataError(f"{spec}: cannot be read: {first_line(error)}") from error
@@ -79,7 +79,7 @@ def _kind_of(spec: str) -> str:
     if names & set(TABLES) or is_img2dataset(names):
         return "folder"
     if "metadata.parquet" in names and any(map(is_picture, names)):
-        return "folder"  # Which explains that table.
+        return "folder"  # It refuses that table with an explanation.
     for ending, kind in ((".tar", "wds"), (".parquet", "parquet")):
         if any(name.endswith(ending) for name in names):
             return kind

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from lit_jax.data.sources.base import Record
 from lit_jax.utils.errors import DataError
 
-VERSION = 1  # Of the drawings; raise it when they change.
+VERSION = 1  # The version of the drawings; raise it when they change.
 SIDE = 64  # Pixels of a picture.
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 COLOURS = {
@@ -119,7 +119,7 @@ def _draw(
 
 
 def _corners(shape: str) -> list[tuple[float, float]]:
-    """Distance, in radii, and angle of each corner from the middle."""
+    """The distance of each corner from the middle, in radii, and its angle."""
     if shape == "cross":  # Four arms, each as wide as 0.6 radii.
         edge, notch = math.asin(0.3), math.hypot(0.3, 0.3)
         arm = [(1.0, -edge), (1.0, edge), (notch, math.pi / 4)]

@@ -1,4 +1,4 @@
-"""The members of a tar file, read from end to end; nothing is passed over without a word."""
+"""The members of a tar file, read from beginning to end; nothing is skipped silently."""
 
 import hashlib
 import tarfile
@@ -14,7 +14,7 @@ _REMEDY = "the file is cut off or damaged: fetch it again, pack it anew, or leav
 
 
 class TarDamage(Exception):
-    """Something that no tar file holds: the byte at which it is, what was found, and the remedy."""
+    """Something that does not belong in a tar file: at which byte it is, what was found, and the remedy."""
 
     def __init__(self, at: int, found: str, remedy: str):
         super().__init__(f"{found}; {remedy}")
@@ -22,7 +22,7 @@ class TarDamage(Exception):
 
 
 class Hashed:
-    """A file opened by fsspec; everything that is read of it is counted and hashed."""
+    """A file opened by fsspec; everything that is read from it is counted and hashed."""
 
     def __init__(self, file: Any):
         self.digest = hashlib.sha256()
@@ -44,9 +44,9 @@ class TarMembers:
     """The members of a tar file, in order; iterating reads it once, to its end.
 
     A tar file ends with blocks of zeros. If headers follow them, as in files that were joined by `cat`, the members go
-    on, and `continued` holds the byte of each such header. `unended` is true for a file that ends without zeros,
-    and `zeros` counts the bytes of those at its end.
-    Raises `TarDamage` where a block is neither zero nor the header of a member, and where the file is cut off.
+    on, and `continued` holds the byte of each such header. `unended` is true for a file that ends without zeros, and
+    `zeros` counts the zero bytes at its end. Raises `TarDamage` where a block is neither zero nor the header of a
+    member, and where the file is cut off.
     """
 
     def __init__(self, file: Hashed):
@@ -67,7 +67,7 @@ class TarMembers:
             def fromtarfile(cls, tar: Any) -> Any:
                 return members._header(super().fromtarfile, tar)
 
-            # tarfile takes zeros in the place of a long name or of attributes for none.
+            # tarfile takes zeros in place of a long name, or of attributes, as if there were none.
             def _proc_pax(self, tar: Any) -> Any:
                 member = super()._proc_pax(tar)  # type: ignore[misc]
                 lost = self.type != tarfile.XGLTYPE and member.pax_headers == tar.pax_headers
@@ -106,12 +106,12 @@ class TarMembers:
         self.zeros = self._file.size - self._start if self._zeros else 0
 
     def start(self, member: tarfile.TarInfo, size: int) -> bytes:
-        """The first `size` bytes of the member that was read last, once."""
+        """The first `size` bytes of the member that was read last; they can be read once."""
         self._tar.fileobj.seek(member.offset_data)
         return self._tar.fileobj.read(min(size, member.size))
 
     def _header(self, read: Callable[[Any], Any], tar: Any) -> Any:
-        """The next member, by `read`. Raises the errors of tarfile that mean an end, and `TarDamage`."""
+        """The next member, from `read`. Raises the errors of tarfile that mean an end, and `TarDamage`."""
         if self._inside:  # The header after a long name; both together are one member.
             return read(tar)
         at = tar.fileobj.tell()
@@ -150,10 +150,10 @@ class TarMembers:
         return TarDamage(at, f"{after}{block} that is not the header of a member", _REMEDY)
 
     def _damage(self, name: str, error: Exception) -> TarDamage:
-        """What an error of tarfile means after the member `name`."""
+        """What an error that tarfile raises after the member `name` means."""
         if not self._file.size:
             return TarDamage(0, "it is no tar file", looks_like(b"") or "")
-        if isinstance(error, tarfile.ReadError):  # The next header lies behind the end of the file.
+        if isinstance(error, tarfile.ReadError):  # The next header lies beyond the end of the file.
             what = f"the file is cut off in {name!r}" if name else "the file is cut off"
             return TarDamage(self._file.size, what, "fetch it again")
         return TarDamage(

@@ -20,9 +20,9 @@ WHERE = ("at", "size")
 BOM = b"\xef\xbb\xbf"
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # The endings that are preferred within a sample.
 _OTHERS = ("txt", "json", "cls")
-_LABEL = 1000  # Bytes that a cls member may have.
-_PADDING = 16 << 10  # Bytes of zeros at the end of a shard that are usual.
-_LARGEST = 2**31 - 1  # Of the numbers of classes.
+_LABEL = 1000  # The most bytes that a cls member may have.
+_PADDING = 16 << 10  # Up to this many zero bytes at the end of a shard are usual.
+_LARGEST = 2**31 - 1  # The largest number of a class.
 
 
 class Samples(NamedTuple):
@@ -88,10 +88,10 @@ class _Table:
         self._shard = shard
         self._columns = {f"{part}_{what}": array("q") for part in PARTS for what in WHERE}
         self._labels = array("q")
-        self._seen = array("q")  # Bits of the endings that a sample has.
+        self._seen = array("q")  # Bits of the endings that each sample has.
         self._rows: dict[str, int] = {}  # Name of a sample -> the last row of that name.
-        self._taken: set[str] = set()  # The ids, of which each names one sample.
-        self._rare: set[int] = set()  # Rows whose picture has another ending than _PICTURES.
+        self._taken: set[str] = set()  # The ids; no two samples share one.
+        self._rare: set[int] = set()  # Rows whose picture has an ending outside _PICTURES.
         self._repeated: list[int] = []
         self._last, self._strayed = -1, False
         self._names: dict[str, int] = {}

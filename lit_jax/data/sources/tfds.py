@@ -127,7 +127,7 @@ class TfdsSource:
 
 
 def is_prepared(folder: str) -> bool:
-    """Whether this folder of this machine is a set of TensorFlow Datasets: the package datasets writes `INFO` too."""
+    """Whether this local folder is a set of TensorFlow Datasets; the package datasets also writes a file `INFO`."""
     return os.path.isfile(f"{folder}/{INFO}") and not os.path.isfile(f"{folder}/{STATE}")
 
 
@@ -181,7 +181,7 @@ def _image_feature(spec: str, features: Any) -> str:
 
 
 def _are_numbers(names: list[str]) -> bool:
-    """True for the names that TFDS makes up for a set without names: "0", "1", ..."""
+    """Whether TFDS made up these names for a set without class names: "0", "1", ..."""
     return names == [str(i) for i in range(len(names))]
 
 

@@ -1,4 +1,4 @@
-"""The descriptions of a prepared set, judged before TFDS reads them: TFDS would import the classes that they name."""
+"""Checks the descriptions of a prepared set before TFDS reads them and imports the classes that they name."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
 
 INFO, FEATURES = "dataset_info.json", "features.json"
-_LARGEST = 32 << 20  # Bytes of a description.
+_LARGEST = 32 << 20  # The most bytes that a description may have.
 _CLASSES = ("pythonClassName", "python_class_name")
 
 
 def check_folder(spec: str, folder: epath.Path) -> None:
-    """Raises `DataError` for a folder whose descriptions are damaged, lead out of it, or name a class of others.
+    """Raises `DataError` for a folder whose descriptions are damaged, lead out of it, or name a class not of TFDS.
 
-    Sets that lit_jax prepared have the sums of their descriptions; ArrayRecord has its own of what is in the shards.
+    Sets that lit_jax prepared have checksums of their descriptions; ArrayRecord has its own for what shards hold.
     """
     for name in (INFO, FEATURES):
         path = folder / name
@@ -55,7 +55,7 @@ def check_folder(spec: str, folder: epath.Path) -> None:
 
 
 def check_shard(spec: str, folder: epath.Path, shard: epath.Path) -> None:
-    """Raises `DataError` for a shard that is missing, is not named as a file of its folder, or is no regular file."""
+    """Raises `DataError` for a shard that is missing, is outside its folder, or is not a regular file."""
     if os.path.dirname(os.path.normpath(shard)) != os.path.normpath(folder):
         raise DataError(f"{spec}: its shard {shard} leads out of its folder; prepare the set again")
     if not shard.exists():
@@ -80,11 +80,11 @@ def _local(path: epath.Path) -> bool:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object of JSON with all of its entries; a dict keeps the last of those that share a name."""
+    """A JSON object with all of its entries; a dict would keep only the last of those that share a name."""
 
 
 def _named(tree: Any) -> Iterator[str]:
-    """Every name in `tree` that TFDS would take for that of a class, also in the JSON that is text in a feature."""
+    """Every text in `tree` that TFDS would take for the name of a class, also in JSON that is the text of a feature."""
     if isinstance(tree, _Pairs):
         old = "content" in [name for name, _ in tree]  # {"type": CLASS, "content": ...}, up to TFDS 4.5.
         for name, value in tree:
@@ -107,5 +107,5 @@ def _own() -> frozenset[str]:
     base = features.FeatureConnector
     kinds = [getattr(features, name) for name in dir(features)]
     names = {f"{kind.__module__}.{kind.__name__}" for kind in kinds if isinstance(kind, type)}
-    names |= set(getattr(base, "_registered_features", ()))  # With the names of earlier versions.
+    names |= set(getattr(base, "_registered_features", ()))  # These include names of earlier versions.
     return frozenset(name for name in names if name.startswith("tensorflow_datasets.core.features."))

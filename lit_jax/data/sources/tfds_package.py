@@ -12,7 +12,7 @@ def tfds() -> Any:
     """The package. Raises ConfigError with the reason if a part of it cannot be imported.
 
     The package itself only logs a traceback in that case, and its parts are missing. One cause is a protobuf that is
-    older than the one tensorflow-metadata was compiled with, which the requirements of that package permit.
+    older than the one that tensorflow-metadata was compiled with, which that package's requirements permit.
     """
     log = logging.getLogger("absl")
     was, log.disabled = log.disabled, True

@@ -11,7 +11,8 @@ from lit_jax.data.sources.files import Files, stamp
 from lit_jax.data.sources.record_index import Columns, open_index
 from lit_jax.utils.errors import DataError
 
-_HEAD = 12  # Bytes before the data of a record, a length of 8 and its checksum; 4 bytes of checksum follow.
+# Bytes before the data of a record: its length (8) and a checksum (4). Another checksum (4) follows the data.
+_HEAD = 12
 
 
 class TfRecords:

@@ -24,19 +24,19 @@ from lit_jax.utils.errors import DataError
 _log = logging.getLogger(__name__)
 _CLASSES = "classnames.txt"
 _SLACK = 16 << 10  # Bytes between the members of a record that one read may include.
-_RULES = 2  # The version of the rules by which shards are read; an index by other rules is made again.
+_RULES = 2  # Version of the rules by which shards are read; an index made by other rules is made again.
 
 
 class WebDatasetSource:
     """The samples of tar shards, sorted by shard name: a sample is the members whose names agree up to the first dot.
 
     The members of a sample may stand anywhere in its shard. A sample with a picture (jpg, png, webp, gif, bmp and their
-    synonyms) is a record; its `id` is the common name. A name that occurs once more in its shard begins another sample,
-    `NAME#2`. The captions are the list `captions` of the json member, else the text of the txt member, else `caption`
-    or `text` of the json; `caption` names another key. A `cls` member is the label, a number or the name of a class;
-    `classnames.txt` beside the shards names the classes. An empty one and -1 mean no label.
+    synonyms) is a record; its `id` is the common name. A member's name that occurs again in its shard begins another
+    sample, `NAME#2`. The captions are the list `captions` of the json member, else the text of the txt member, else
+    `caption` or `text` of the json; `caption` names another key. A `cls` member is the label, a number or the name of a
+    class, and an empty one or -1 means no label; `classnames.txt` beside the shards names the classes.
 
-    `where` is a file, a directory or a pattern, also with braces (`{000..012}.tar`), or several, `a.tar::b.tar`.
+    `where` is a file, a directory or a pattern, also with braces (`{000..012}.tar`), or a list, `a.tar::b.tar`.
 
     Opening the shards for the first time reads them completely to make an index. The index contains the position of
     each record, the sha256 of each shard and the `remarks` on what was left out; it is made again if the size or the
@@ -97,7 +97,7 @@ class WebDatasetSource:
         """The sha256 of the names and the sha256s of the shards when they were indexed."""
         names = [os.path.basename(shard) for shard in self._shards]
         parts = [names, self._index.about["sha256"], self._caption, self.class_names]
-        if changed := self._index.about["changed"]:  # Other records than before these rules were made.
+        if changed := self._index.about["changed"]:  # Earlier rules gave other records.
             parts.append(changed)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -190,9 +190,8 @@ class WebDatasetSource:
             number = {name: i for i, name in enumerate(names)}
             ends = np.cumsum(counts)
             for samples, end, count in zip(made, ends, counts, strict=True):
-                joined = np.array(
-                    [*(number[name] for name in samples.names), -1]
-                )  # Label -1 is the last one.
+                # The label -1 picks the last one.
+                joined = np.array([*(number[name] for name in samples.names), -1])
                 columns["label"][end - count : end] = joined[samples.columns["label"]]
         return names
 

@@ -11,9 +11,9 @@ from lit_jax.utils.shown import in_line
 SHOWN = 16
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _COLUMNS = 4
-_WIDTH, _HEIGHT = 300, 225  # Pixels of the box of a picture.
+_WIDTH, _HEIGHT = 300, 225  # The box of a picture, in pixels.
 _MARGIN, _GAP = 40, 28
-_LINES, _LINE = 3, 22  # Of a caption.
+_LINES, _LINE = 3, 22  # The lines of a caption, and the height of one in pixels.
 _PAPER, _FRAME, _INK, _FAINT = "#faf9f6", "#efece5", "#26241f", "#8b867a"
 
 
@@ -49,7 +49,7 @@ def contact_sheet(source: Source, records: Sequence[int]) -> Image.Image:
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """As large as its box allows; small pictures are enlarged by whole factors, so that their pixels stay square."""
+    """The picture as large as its box allows; a small one is enlarged by a whole factor, so that pixels stay square."""
     scale = min(_WIDTH / picture.width, _HEIGHT / picture.height)
     if scale >= 2:
         scale = int(scale)
@@ -59,7 +59,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, caption: str, font: _Font) -> list[str]:
-    """Up to three lines as wide as a box; a caption that does not fit ends in an ellipsis."""
+    """The caption in up to three lines as wide as a box; one that does not fit ends in an ellipsis."""
     lines, words = [""], in_line(" ".join(caption[:1000].split())).split()
     for i, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()

@@ -1,6 +1,6 @@
 """What `prepare --decoded` stores: pictures as an image processor resizes them, not yet cropped, in plain BMP files.
 
-To resize such a picture once more changes nothing, so it gives the pixels that its original gives.
+Resizing such a picture again changes nothing, so it gives the same pixels as its original.
 """
 
 import json
@@ -19,14 +19,14 @@ _INSTEAD = "give --resize N instead, which stores smaller JPEGs"
 
 
 def decoded_file(image_processor: ImageProcessor, image: Image.Image) -> bytes | None:
-    """The file that is stored for a picture; None if it would have more pixels than a picture may have."""
+    """The file that is stored for a picture; None if it would have more than `MAX_PIXELS` pixels."""
     pixels = resized(image_processor, image, crop=False)
     return bmp.write(pixels) if pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS else None
 
 
 def check_decodable(image_processor: ImageProcessor) -> None:
-    """Raises ConfigError unless a stored picture gives the pixels of its original, of which two of noise are tried."""
-    # Here, since it imports jax, which a writing process never needs.
+    """Raises ConfigError unless stored pictures give the pixels of their originals; two pictures of noise are tried."""
+    # Imported here, since it imports jax, which a writing process never needs.
     from lit_jax.data.transforms.image_processor import pixels_of
 
     name = type(image_processor).__name__

@@ -22,14 +22,14 @@ PLAN, FINAL = "plan.json", "final"
 
 
 def folder_of(out: Path, split: str) -> Path:
-    """Where a split of the set `out` is made; it is there until the split is finished."""
+    """The folder in which a split of the set `out` is made; it exists until the split is finished."""
     return out / f".unfinished-{split}"
 
 
 def begin(draft: Path, work: Work, shards: int, dedup: bool, alone: bool) -> None:
     """Makes the folder `draft` of a split, which keeps what an interrupted run of the same work left there.
 
-    What another work left there is removed if this process is `alone`, and raises `DataError` otherwise.
+    What a run of other work left there is removed if this process is `alone`, and raises `DataError` otherwise.
     """
     key = {
         "fingerprint": work.source.fingerprint(),
@@ -56,11 +56,11 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def publish(paths: Sequence[Path], draft: Path, out: Path) -> None:
-    """Moves the shards and the files of `draft`/final into the set, dataset_info.json last, and then the sums of both.
+    """Moves the shards and the files of `draft`/final into the set, dataset_info.json and then the checksums last.
 
-    A set that is left without sums by a kill is read unchecked, as one of other software is.
+    A set that a kill left without checksums is read unchecked, like a set of other software.
     """
-    (out / checksums.NAME).unlink(missing_ok=True)  # Those of the splits before.
+    (out / checksums.NAME).unlink(missing_ok=True)  # They belong to the splits so far.
     for path in paths:
         if path.exists():  # A run that was killed here may have moved it already.
             os.replace(path, out / path.name)
@@ -68,7 +68,7 @@ def publish(paths: Sequence[Path], draft: Path, out: Path) -> None:
 
 
 def move_last(draft: Path, out: Path) -> None:
-    """The end of `publish`, which may have been killed in it: moves what is left, and removes `draft`."""
+    """The end of `publish`, also for one that was killed: moves what is left, and removes `draft`."""
     if (draft / FINAL).is_dir():
         for path in sorted(
             (draft / FINAL).iterdir(), key=lambda p: (p.name == checksums.NAME, p.name == INFO)
@@ -78,7 +78,7 @@ def move_last(draft: Path, out: Path) -> None:
 
 
 def is_there(out: Path, name: str, split: str, shards: int, source: Source) -> bool:
-    """Whether another process has published the split already, in as many shards and of as many records."""
+    """Whether another process has already published the split, with as many shards and records."""
     if not (out / INFO).is_file():
         return False
     info: Any = tfds().builder_from_directory(out).info

@@ -45,24 +45,20 @@ _LOGGED = 10  # The log names this many of the records left out; the ledger name
 class PrepareOptions:
     """How `prepare` writes a split."""
 
-    shards: int | None = (
-        None  # Number of files; None: 10,000 records each, or fewer if that makes fewer than 16.
-    )
-    description: str | None = None  # Of the set; None: that of the source.
-    license: str | None = None  # Of the set; None: that of the source.
+    # Number of files; None: 10,000 records each, or fewer if that makes fewer than 16 files.
+    shards: int | None = None
+    description: str | None = None  # The description of the set; None: that of the source.
+    license: str | None = None  # The licence of the set; None: that of the source.
     on_bad_record: str = "error"  # Or "skip": leave broken records out.
-    resize: int | None = (
-        None  # Pixels of the shorter side, at most; larger images are stored as smaller JPEGs.
-    )
-    decoded: ImageProcessor | None = (
-        None  # Store the pixels that it makes of a picture before it crops, as uncompressed BMP files.
-    )
+    # Pixels of the shorter side, at most; larger images are stored as smaller JPEGs.
+    resize: int | None = None
+    # Store pictures as it makes them before it crops, as uncompressed BMP files.
+    decoded: ImageProcessor | None = None
     dedup: bool = False  # Leave out each image whose file equals that of an earlier record.
     verify: bool = False  # Decode each image to find broken ones; `resize` and `decoded` decode them as well.
     processes: int = 1  # Processes that write; more than one are spawned.
-    shard: Part | None = (
-        None  # Write only this part of the shards; the process that finds none missing finishes.
-    )
+    # Write only this part of the shards; the process that finds none missing finishes the split.
+    shard: Part | None = None
 
 
 def prepare(
@@ -123,7 +119,7 @@ def _finish_if_last(
     """Finishes the split if no shard is missing, unless another process does or has done it."""
     draft = paths[0].parent
     try:
-        names = set(os.listdir(draft))  # One look, which asks the server of a shared disk again.
+        names = set(os.listdir(draft))  # Listing once asks the server of a shared disk again.
         if not all(summary_of(path).name in names for path in paths):
             return
         with alone(draft / drafts.PLAN) as locked:
@@ -138,7 +134,7 @@ def _finish_if_last(
 
 
 def _finish_move(draft: Path, out: Path) -> None:
-    """What is left to do if the process that published a split was killed just after that."""
+    """Does what is left if the process that published a split was killed just after that."""
     with contextlib.suppress(FileNotFoundError), alone(draft / drafts.PLAN) as locked:
         if locked:
             drafts.move_last(draft, out)
@@ -203,7 +199,7 @@ def _shard_count(source: Source, shards: int | None) -> int:
 def _write_shards(
     work: Work, paths: Sequence[Path], options: PrepareOptions, progress: Progress | None
 ) -> None:
-    """Writes the shards of this process to their paths; where duplicates are to go, it first hashes all images."""
+    """Writes the shards of this process to their paths; to leave out duplicates, it first hashes all images."""
     source, draft, shards = work.source, paths[0].parent, len(paths)
     n = len(source)
     bounds = [(shard * n // shards, (shard + 1) * n // shards) for shard in range(shards)]

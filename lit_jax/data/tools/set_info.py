@@ -19,14 +19,14 @@ _OURS = re.compile(  # Every file that `prepare` writes, except dataset_info.jso
 
 
 def template(name: str, split: str, folder: Path) -> Any:
-    """What gives the shards of a split in `folder` their names."""
+    """The template that names the shards of a split in `folder`."""
     return tfds().core.ShardedFileTemplate(
         dataset_name=name, split=split, filetype_suffix="array_record", data_dir=folder, template=_TEMPLATE
     )
 
 
 def split_info(split: str, written: Sequence[WrittenShard], template: Any) -> Any:
-    """The entry of a split whose shards are `written`, with names by `template`."""
+    """The entry of a split whose shards are `written` and named by `template`."""
     return tfds().core.SplitInfo(
         name=split,
         shard_lengths=[shard.records for shard in written],
@@ -52,7 +52,7 @@ def existing_info(out: Path, name: str, split: str) -> Any:
 
 
 def check_features(source: Source, existing: Any, features: Any) -> None:
-    """Raises `DataError` if `features`, those of `source`, are not those of the set that is there."""
+    """Raises `DataError` if the `features` of `source` are not those of the existing set."""
     if existing is None:
         return
     names = [

@@ -48,13 +48,13 @@ def summarize(
     sheet: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """A summary of `source`; its shares are of the records that were looked at, `limit` drawn by `seed` (None: all).
+    """A summary of `source`, with shares of the records looked at: `limit` of them, drawn by `seed` (None: all).
 
     Threads read and decode each of these records. With `count_tokens` (`tokenizer.make_count_tokens`), lengths are in
-    tokens, "cut" is the share of captions that `text_length` would cut, and "text_rows" the share of rows that they
-    need if they share them (`model.text_rows`); without it, lengths are in words, and both are missing. "same_picture"
-    is the share of records whose file equals that of another one, and "remarks" are sentences on what was left out, is
-    broken or looks odd, with counts and the first place. A PNG of 16 pairs is written to the path `sheet`. Raises
+    tokens, "cut" is the share of captions that `text_length` would cut, and "text_rows" the share of rows that the
+    captions need if they share rows (`model.text_rows`); without it, lengths are in words, and both are missing.
+    "same_picture" is the share of records with the file of an earlier one, and "remarks" are sentences on what was left
+    out, is broken or looks odd, with counts and the first place. A PNG of 16 pairs is written to `sheet`. Raises
     `ConfigError` for a `limit` below 1 and `DataError` if all records are broken.
     """
     if limit is not None and limit < 1:
@@ -109,7 +109,7 @@ def summarize(
 
 
 def _of_tokens(lengths: np.ndarray, text_length: int) -> dict[str, Any]:
-    """What a length in tokens does to texts of these `lengths`."""
+    """What a limit of `text_length` tokens does to texts of these `lengths`."""
     summary = {"text_length": text_length, "cut": 0.0}
     if len(lengths):
         summary["cut"] = float((lengths > text_length).mean())

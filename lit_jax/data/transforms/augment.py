@@ -26,10 +26,10 @@ class Augment:
     area: float = 1.0  # The smallest share of the picture that a random crop keeps; 1 means no crop.
     flip: bool = False  # Mirror half of the pictures; a caption that says left or right is then wrong.
     ops: int = 0  # Steps of RandAugment (arXiv:1909.13719).
-    magnitude: float = 0.3  # Of each step, 0 to 1 of its range.
+    magnitude: float = 0.3  # The strength of each step, 0 to 1 of its range.
 
     def crop(self, width: int, height: int, draw: random.Random, aspect: float = 1.0) -> Box | None:
-        """A random part of the picture, with 3:4 to 4:3 of the `aspect` ratio if it fits; None for no crop."""
+        """A random part of the picture, whose aspect ratio is 3/4 to 4/3 of `aspect` if that fits; None for no crop."""
         if self.area == 1:
             return None
         area = width * height * (self.area + (1 - self.area) * draw.random())
@@ -39,7 +39,7 @@ class Augment:
         return left, top, min(left + w, float(width)), min(top + h, float(height))
 
     def change(self, image: Image.Image, draw: random.Random) -> Image.Image:
-        """The changed picture, of the same size; it is applied after resizing."""
+        """The changed picture, in the same size; call it after resizing."""
         if self.flip and draw.random() < 0.5:
             image = ImageOps.mirror(image)
         for _ in range(self.ops):
@@ -59,7 +59,7 @@ AUGMENTS = {
 
 
 def augment_of(name: str) -> Augment:
-    """The setting of that name. Raises ConfigError for an unknown name."""
+    """The augmentation called `name`. Raises ConfigError for an unknown name."""
     if name not in AUGMENTS:
         raise ConfigError(f"augment is {name!r}; wanted one of {', '.join(AUGMENTS)}")
     return AUGMENTS[name]

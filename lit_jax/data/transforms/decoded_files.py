@@ -8,14 +8,14 @@ from lit_jax.data.transforms import bmp
 from lit_jax.data.transforms.resized import resized
 from lit_jax.utils.typing import ImageProcessor
 
-_MOST_SIZES = 10_000  # Of pictures, that are remembered.
-_MOST_NUMBERS = 1 << 24  # That three bytes hold.
+_MOST_SIZES = 10_000  # At most this many sizes of pictures are remembered.
+_MOST_NUMBERS = 1 << 24  # Pixels that three bytes can number.
 
 
 class DecodedFiles:
     """`files(bytes) -> uint8 [S1, S2, 3]`: what `resized` makes of a file that it only crops; None for other files.
 
-    Threads may share it; a process receives a copy that has seen nothing.
+    Threads may share it; a process receives a copy without remembered sizes.
     """
 
     def __init__(self, image_processor: ImageProcessor) -> None:
@@ -28,7 +28,7 @@ class DecodedFiles:
 
     def __call__(self, data: bytes) -> UInt8[np.ndarray, "S1 S2 3"] | None:
         size = bmp.size_of(data)
-        if size is None or self._sides.isdisjoint(size):  # A picture of other sides is resized.
+        if size is None or self._sides.isdisjoint(size):  # Such a picture is resized.
             return None
         if size not in self._windows:
             if len(self._windows) == _MOST_SIZES:
@@ -39,7 +39,7 @@ class DecodedFiles:
 
 
 def _window(image_processor: ImageProcessor, height: int, width: int) -> bmp.Window | None:
-    """The part that is kept of pictures of this size, found by looking where it is in one; None if it is nowhere."""
+    """The part that is kept of pictures of this size, found in a picture of numbered pixels; None if it is no part."""
     if height * width > _MOST_NUMBERS:
         return None
     numbers = np.arange(height * width, dtype="<u4").reshape(height, width, 1).view(np.uint8)

@@ -8,15 +8,11 @@ from PIL import Image
 
 from lit_jax.utils.errors import DataError, first_line
 
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-)  # No format that runs a program (EPS) or stores floats (TIFF).
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp")  # Of FORMATS.
-_OTHER_FORMATS = {  # Regex of how a file of pictures begins that is not read -> its name.
+# No format that runs a program (EPS) or stores floats (TIFF).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# The endings of files in FORMATS.
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp")
+_OTHER_FORMATS = {  # Regex of the first bytes of a file that is not read -> what it is.
     rb"II\*\0|MM\0\*": "a TIFF file, perhaps a float image",
     rb"....ftypavi[fs]": "an AVIF file",
     rb"....ftyp(hei[cmsx]|hev[cx]|mif1|msf1)": "a HEIC file",
@@ -29,11 +25,11 @@ _OTHER_FORMATS = {  # Regex of how a file of pictures begins that is not read ->
     rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ": "a video",
 }
 HEAD = 16  # Bytes from which `starts_like_picture` recognises a file.
-_MOST_GREY = 65_535  # Of 16 bits.
+_MOST_GREY = 65_535  # The largest value of 16 bits.
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 _HEADS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0{4}", re.DOTALL)
-MAX_PIXELS = 64_000_000  # Of a picture, checked before it is decoded.
-MAX_RATIO = 100  # Of length to width; resizing a longer picture by its shorter edge would take gigabytes.
+MAX_PIXELS = 64_000_000  # The most that a picture may have, checked before it is decoded.
+MAX_RATIO = 100  # Length to width; resizing a longer picture by its shorter edge would take gigabytes.
 
 
 def is_picture(name: str) -> bool:
@@ -80,7 +76,7 @@ def open_header(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode, from `open_header` or of the caller's own, as `open_image` returns it.
+    """A picture of any mode, from `open_header` or the caller's own, in the form that `open_image` returns.
 
     Raises `DataError` if its file is cut off or damaged, and for a mode that has no colours (floats) or no way to RGB.
     """

@@ -1,8 +1,8 @@
 """Turns a picture into the input of an image tower, exactly as the image processor of its folder does.
 
 It has two parts: `make_decode` makes uint8 pixels on the host, and `PixelNormalizer.normalise` does the rest on the
-device. Together they equal the image processor (PIL backend), which `pixels_of` checks. An image processor that resizes
-floats (`resizes_floats`, DINOv3's) is equalled up to the rounding to 8 bits: half of a 255th, before normalising.
+device. Together they equal the image processor (PIL backend), which `pixels_of` checks. If the image processor resizes
+floats (`resizes_floats`, DINOv3's), they differ by the rounding to 8 bits: half of a 255th, before normalising.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ from lit_jax.utils.typing import ImageProcessor, TrainDecode
 def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
     """What `image_processor` does after resizing and cropping, as a PixelNormalizer.
 
-    It processes a picture of noise in both ways, so that a step that PixelNormalizer does not have cannot go unnoticed.
+    A picture of noise is processed in both ways, so that a step that PixelNormalizer lacks cannot go unnoticed.
     Raises `ConfigError` if the results differ, or if resizing and cropping do not give uint8 RGB of one size.
     """
     name, floats = type(image_processor).__name__, resizes_floats(image_processor)
@@ -38,7 +38,7 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
     try:
         pixels, other = (resized(image_processor, Image.fromarray(x)) for x in (noise, noise.swapaxes(0, 1)))
         theirs = np.asarray(image_processor(Image.fromarray(noise))["pixel_values"][0])
-    except Exception as error:  # Of any kind: transformers hardly checks the fields of an image processor.
+    except Exception as error:  # Any error: transformers hardly checks the fields of an image processor.
         raise ConfigError(f"{name} cannot process a 64x48 picture: {first_line(error)}") from error
     height, width, _ = pixels.shape
     if pixels.dtype != np.uint8 or {pixels.shape, other.shape} != {(height, width, 3)}:
@@ -69,7 +69,7 @@ def make_decode(image_processor: ImageProcessor) -> TrainDecode:
     """Returns `decode(bytes, key=0) -> uint8 [S1, S2, 3]`: the image processor without rescale and normalise, exactly.
 
     `open_image` first turns every kind of picture into RGB. If the image processor resizes by the shorter edge, a
-    picture longer than `MAX_RATIO` times its width loses its ends before. `decode` is thread-safe, ignores the key, and
+    picture longer than `MAX_RATIO` times its width first loses its ends. `decode` is thread-safe, ignores the key, and
     raises `DataError` with the reason if the bytes are not a picture that it accepts.
     """
     size, decoded = pair(pixels_of(image_processor).size), DecodedFiles(image_processor)
@@ -91,7 +91,7 @@ def size_of(image_processor: ImageProcessor) -> tuple[int, int]:
 
 
 def _rgb(values: Any) -> tuple[float, float, float]:
-    """What a file gives, as three numbers. Raises ConfigError."""
+    """The values in a file as three numbers. Raises ConfigError for others."""
     try:
         red, green, blue = map(float, [values] * 3 if isinstance(values, int | float) else values)
     except (TypeError, ValueError, OverflowError) as error:

@@ -14,7 +14,7 @@ from lit_jax.utils.sides import Sides
 class PixelNormalizer:
     """Turns uint8 pixels into the input of the image tower; hashable, so it can be a static argument of jit."""
 
-    size: Sides  # Of the pictures.
+    size: Sides  # The height and width of the pictures.
     mean: tuple[float, float, float]  # RGB, in the units after `rescale`.
     std: tuple[float, float, float]  # RGB, in the units after `rescale`.
     rescale: float = 1 / 255

@@ -26,17 +26,17 @@ class Row(NamedTuple):
 
 @dataclass
 class PythonTokenizer:
-    """What is used of `tokenizers.Tokenizer`, on a copy of a tokenizer that has none behind it.
+    """The methods of `tokenizers.Tokenizer` that are used, for a copy of a tokenizer that has none behind it.
 
     Threads may share it, and processes receive a copy.
     """
 
     tokenizer: Any
-    length: int | None = None  # To which texts are cut and padded; None: as long as they are.
+    length: int | None = None  # Texts are cut and padded to it; None: they stay as long as they are.
 
     @classmethod
     def of(cls, tokenizer: Any) -> "PythonTokenizer":
-        """Whatever is later done to `tokenizer` has no effect."""
+        """Wraps a copy: what is later done to `tokenizer` has no effect."""
         return cls(copy.copy(tokenizer))
 
     def num_special_tokens_to_add(self, pair: bool) -> int:

@@ -10,7 +10,7 @@ from lit_jax.utils.typing import ImageProcessor
 def resized(image_processor: ImageProcessor, image: Image.Image, *, crop: bool = True) -> np.ndarray:
     """[S1, S2, 3]: `image` after the image processor without rescale and normalise; without `crop`, before its crop.
 
-    If that resizes by the shorter edge, a picture longer than `MAX_RATIO` times its width loses its ends before.
+    If it resizes by the shorter edge, a picture longer than `MAX_RATIO` times its width first loses its ends.
     """
     if image_processor.do_resize and "shortest_edge" in image_processor.size:
         box = middle(*image.size)

@@ -11,11 +11,10 @@ from lit_jax.data.transforms.python_tokenizer import PythonTokenizer
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
 from lit_jax.utils.typing import Tokenizer
 
-CHARS_PER_TOKEN = (
-    128  # More than in any token (WordPiece: 100); of a text, `length` times this many are read.
-)
+# More than any token has (WordPiece: 100); no more than `length` times this many characters of a text are read.
+CHARS_PER_TOKEN = 128
 
-_PROMPT = "text_prompt"  # In tokenizer_config.json, and so in every folder that the tokenizer is saved in.
+_PROMPT = "text_prompt"  # A field of tokenizer_config.json, so it is saved with the tokenizer.
 
 
 def prompt_of(tokenizer: Tokenizer) -> str:
@@ -34,14 +33,14 @@ def set_prompt(tokenizer: Tokenizer, prompt: str) -> None:
 def make_tokenize(tokenizer: Tokenizer, length: int, vocab_size: int | None = None) -> "BatchTokenizer":
     """Returns `tokenize(texts) -> {"input_ids"[, "attention_mask"][, "token_type_ids"]}`, each int32 [n, length].
 
-    It equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)` of the texts with the
-    tokenizer's prompt before them (`prompt_of`). Its `model_input_names`
-    say what a tower is given (SigLIP's was trained without a mask), and works on a copy, so that
-    threads can share it and the padding of `tokenizer.json` has no effect. It reads only `CHARS_PER_TOKEN * length`
-    characters of a text: the first ones, or the last ones if the tokenizer truncates on the left. A text without tokens
-    keeps one padding token in its mask. Raises `ConfigError` for a tokenizer without a padding token, and for an
-    unusable `length`. `tokenize` raises `DataError` for text that is not Unicode, and `ConfigError`
-    for a token outside the tower's `vocab_size`, which XLA would silently replace by another one.
+    It equals `tokenizer(texts, padding="max_length", truncation=True, max_length=length)` for texts that begin with the
+    tokenizer's prompt (`prompt_of`). The tokenizer's `model_input_names` say what the tower is given (SigLIP's was
+    trained without a mask). It works on a copy, so threads can share it and the padding of `tokenizer.json` has no
+    effect. It reads only `CHARS_PER_TOKEN * length` characters of a text: the first ones, or the last ones if the
+    tokenizer truncates on the left. A text without tokens keeps one padding token in its mask. Raises `ConfigError` for
+    a tokenizer without a padding token, and for an unusable `length`. `tokenize` raises `DataError` for text that is
+    not Unicode, and `ConfigError` for a token outside the tower's `vocab_size`, which XLA would silently replace by
+    another one.
     """
     name = type(tokenizer).__name__
     if tokenizer.pad_token is None:
@@ -179,7 +178,7 @@ def panics_raised(kind: type[LitJaxError]) -> Iterator[None]:
 
 
 def _fast(tokenizer: Any) -> Any:
-    """A copy of the `tokenizers.Tokenizer` behind a tokenizer; one that has none is used as it is."""
+    """A copy of the `tokenizers.Tokenizer` behind a tokenizer, or a PythonTokenizer if it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return PythonTokenizer.of(tokenizer)

@@ -82,7 +82,7 @@ class ImageDecoder:
 
     @property
     def _width_height(self) -> tuple[int, int]:
-        """As Pillow has them."""
+        """The size in Pillow's order."""
         height, width = pair(self.size)
         return width, height
 
@@ -132,12 +132,12 @@ def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | Non
 
 
 def _convnext(edge: int, share: float, box: Box) -> Box:
-    """Small pictures show a `share` of the shorter edge, in the middle of both; large ones are the whole, squeezed."""
+    """Below an `edge` of 384, a central square, `share` of the shorter side; otherwise the whole picture, squeezed."""
     if edge >= 384:
         return box
     left, top, right, bottom = box
     sides = (right - left, bottom - top)
-    sizes = [int(int(edge / share) * side / min(sides)) for side in sides]  # Of the picture before the crop.
+    sizes = [int(int(edge / share) * side / min(sides)) for side in sides]  # The sides before the crop.
     width, height = (edge * side / size for side, size in zip(sides, sizes, strict=True))
     dx, dy = ((size - edge) // 2 * side / size for side, size in zip(sides, sizes, strict=True))
     return left + dx, top + dy, left + dx + width, top + dy + height
