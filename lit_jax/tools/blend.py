@@ -1,7 +1,7 @@
 """A model between two others: each weight is the mean of theirs, as in WiSE-FT (arXiv:2109.01903).
 
-Between a model and what became of it by fine-tuning there are often models that keep the robustness of the first and
-have the accuracy of the second.
+Between a model and its fine-tuned version, there are often models that keep the robustness of the first and have the
+accuracy of the second.
 """
 
 import dataclasses
@@ -41,8 +41,8 @@ def blend(
 ) -> Path:
     """Writes the model (1 - `alpha`) `first` + `alpha` `second` into the folder `output`; returns `output`.
 
-    The two are folders or Hub ids of models of one architecture, which read pictures and texts alike; the config and
-    the processor are those of `second`, with the length to which it cuts texts. `layout` is that of `lit_jax.save`. The
+    Both are folders or Hub ids of models of one architecture, which read pictures and texts alike; the config and the
+    processor are those of `second`, with the length to which it cuts texts. `layout` is as in `lit_jax.save`. The
     folder has weights, configs, processor and SHA256SUMS. Raises ConfigError for an `alpha` outside 0 to 1 and an
     `output` that exists and is not empty; WeightError for two different models, and as `lit_jax.load` and `save`.
     """
@@ -86,7 +86,7 @@ def blended(first: Params, second: Params, alpha: float) -> Params:
 
 
 def _architecture(config: DualEncoderConfig) -> dict[str, Any]:
-    """What two configs must have in common; a dropout is nothing of a finished model."""
+    """What two configs must have in common; dropout does not matter in a finished model."""
     fields = traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
     return {name: value for name, value in fields.items() if name not in _FREE and "drop" not in name}
 
@@ -96,7 +96,7 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
 
 
 def _reading(processor: Processor) -> Mapping[str, Any]:
-    """How a model reads pictures and texts, but for the length to which it cuts these."""
+    """How a model reads pictures and texts, except for the length to which it cuts texts."""
     tokenizer = processor.tokenizer
     words = make_count_tokens(tokenizer, tokenizer.model_max_length).fast.to_str()
     return {

@@ -1,4 +1,4 @@
-"""The report of `lit-jax doctor`: the machine, and a workdir with its checkpoints and where training would resume."""
+"""The report of `lit-jax doctor`: the machine, a workdir with its checkpoints, and where training would resume."""
 
 import shutil
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def workdir(folder: str | Path) -> dict[str, Any]:
     """The state of a workdir (a folder, or gs://BUCKET/FOLDER), as JSON; reads all checkpoints and changes nothing.
 
     `problems` lists, in sentences, what would stop `train` or what its user should know; it may be empty. `resumes` is
-    the step from which training would resume: 0 at the beginning, None if it could not.
+    the step from which training would resume: 0 if at the beginning, None if it could not.
     """
     with opened(folder) as place:
         pull(place, CONFIG, MODEL)
@@ -79,7 +79,7 @@ def _look(folder: Workdir) -> dict[str, Any]:
 
 
 def ill(state: Mapping[str, Any]) -> bool:
-    """Whether training could not begin in a workdir as `workdir` describes it, or not with the newest checkpoint."""
+    """Whether training could not begin in the workdir that `workdir` described, or not from the newest checkpoint."""
     steps = [checkpoint["step"] for checkpoint in state["checkpoints"]]
     return state["resumes"] != max(steps, default=0)
 
@@ -99,7 +99,7 @@ def _free(folder: Workdir) -> float | None:
 def _beside(
     folder: Workdir, config: TrainConfig, checkpoints: Checkpoints, step: int, problems: list[str]
 ) -> int | None:
-    """Adds what is wrong beside the checkpoints to `problems`; returns `step` if training still resumes from it."""
+    """Adds what is wrong outside the checkpoints to `problems`; returns `step` if training still resumes from it."""
     data, _ = read_data(checkpoints.folder / checkpoints.name(step))
     changed = beside.changed(folder, data)
     described = model_description.damage(folder) or changed.pop(beside.DESCRIPTION, None)
@@ -144,7 +144,7 @@ def _strays(
 
 
 def report(state: Mapping[str, Any]) -> str:
-    """The lines to print of `machine()` and, under "workdir", of `workdir(folder)` if there is one."""
+    """The lines to print for `machine()` and, if it has a "workdir", for `workdir(folder)`."""
     packages = ", ".join(f"{name} {number}" for name, number in state["packages"].items())
     lines = [
         f"lit_jax {state['lit_jax']}, Python {state['python']}",

@@ -43,11 +43,11 @@ def export(
 ) -> Path:
     """Writes a checkpoint of `workdir` (a folder, or gs://BUCKET/FOLDER) into the folder `output`; returns `output`.
 
-    `layout` is that of `lit_jax.save`. The checkpoint is the newest intact one, unless `which` says another. Its
-    weights are those that the run evaluates: their average, if it keeps one (`optim.ema`). The folder has weights,
-    configs, image processor, tokenizer, a model card with the towers, data, config and metrics of the run and what
-    `about` adds, and SHA256SUMS of all files except the card. `also` names towers in other forms to be written
-    beside them: see `lit_jax.hf.programs.write`. The folder appears only when it is complete and, if `place` is given,
+    `layout` is as in `lit_jax.save`. The checkpoint is the newest intact one, unless `which` names another. Its weights
+    are those that the run evaluates: their average, if it keeps one (`optim.ema`). The folder has weights, configs,
+    image processor, tokenizer, a model card with the towers, data, config and metrics of the run and what `about` adds,
+    and SHA256SUMS of all files except the card. `also` names other forms in which the towers are written beside the
+    weights: see `lit_jax.hf.programs.write`. The folder appears only when it is complete and, if `place` is given,
     only if it may be published there. Raises ConfigError if `output` exists and is not empty, and if a package for
     `also` is not installed; CheckpointError if there is nothing to export; WeightError if the layout is "hf" and
     transformers has no place for a tower, and for a tower that has no such form.
@@ -57,8 +57,8 @@ def export(
     with opened(workdir) as run_place:
         pull(run_place, CONFIG, MODEL, METRICS, RANKS)
         run = read_trained(run_place, step=which.step, raw=which.raw)
-        tested = UNTESTED if which.raw else results(run_place)  # Those are the average's.
-    run.processor.tokenizer.model_max_length = run.config.data.text_length  # Texts are cut as in training.
+        tested = UNTESTED if which.raw else results(run_place)  # The results are those of the average.
+    run.processor.tokenizer.model_max_length = run.config.data.text_length  # So texts are cut as in training.
 
     card = card_of(run, tested, about, output.name, layout, place.repo_id if place else None)
     module, params = _folded(run.module, run.params)
@@ -83,9 +83,9 @@ def convert(
     also: Collection[str] = (),
     allow_pickle: bool = False,
 ) -> Path:
-    """Writes `model` (a folder or Hub id, of a CLIP for instance) into the folder `output`; returns `output`.
+    """Writes `model` (the folder or Hub id of a CLIP, for instance) into the folder `output`; returns `output`.
 
-    `layout` is that of `lit_jax.save`, and `also` as for `export`. The folder has weights, configs, processor and
+    `layout` is as in `lit_jax.save`, and `also` as in `export`. The folder has weights, configs, processor and
     SHA256SUMS, and no model card, since nothing is known of its training. Raises ConfigError if `output` exists and is
     not empty, or a package for `also` is not installed, and WeightError as `lit_jax.load`, `lit_jax.save` and `export`.
     """
@@ -110,7 +110,7 @@ def new_folder(output: str | Path) -> Path:
 
 
 def _folded(module: DualEncoder, params: Params) -> tuple[DualEncoder, Params]:
-    """The model whose heads have taken in the standardisation of their features, where they can."""
+    """The model with the standardisation of features folded into the heads, where possible."""
     config, params = module.config, dict(params)
     for tower, name in heads.NAMES.items():
         field = f"{tower}_head"

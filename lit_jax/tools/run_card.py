@@ -1,4 +1,4 @@
-"""What the model card of a run says: its towers, data, recipe, and what it reached."""
+"""What the model card of a run says: its towers, data, recipe and results."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ TASKS = {"retrieval": "image-text retrieval", "zero_shot": "zero-shot-image-clas
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a model card says and the run does not know. Where a field is None, the card says what the config does."""
+    """What a model card says that the run does not know. If a field is None, the card says what the config says."""
 
     name: str | None = None
     license: str = UNKNOWN  # An identifier of the Hub, for the model as a whole.
@@ -45,7 +45,7 @@ NOTHING_MORE = About()
 
 
 class Results(NamedTuple):
-    """The first and the last evaluation of a run, {} if there is none, and what a random ranker reaches in the last."""
+    """The first and last evaluation of a run, {} if there is none, and what a random ranker would reach in the last."""
 
     before: dict[str, float]
     after: dict[str, float]
@@ -134,7 +134,7 @@ def card_of(
 
 
 def _weights(run: TrainedModel) -> dict[str, str]:
-    """Which weights of a run that keeps their average the model has."""
+    """Which weights the model has, if the run keeps their average; else {}."""
     if not run.config.optim.ema:
         return {}
     return {"weights": "those of the last step" if run.raw else "their moving average (optim.ema)"}

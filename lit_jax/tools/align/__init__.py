@@ -1,1 +1,1 @@
-"""Frozen towers by name: from their features to a model."""
+"""From frozen towers, given by name, to a model on their features."""

@@ -1,4 +1,4 @@
-"""The whole way for frozen towers by name: features, a start in closed form, heads, evaluation, report, export."""
+"""The whole way from frozen towers by name: features, a start in closed form, heads, evaluation, report, export."""
 
 import dataclasses
 import itertools
@@ -35,13 +35,13 @@ from lit_jax.workdir.bucket import local_folder, opened
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT = 2_000  # Records by which pairs of towers are ranked beforehand.
-CACHE, EXPORT = "cache", "export"  # In the workdir.
-_INSTEAD = "mean"  # The pooling of a tower that does not know the one of the config.
+LOOKED_AT = 2_000  # Records by which pairs of towers are ranked before training.
+CACHE, EXPORT = "cache", "export"  # Folders in the workdir.
+_INSTEAD = "mean"  # The pooling of a tower that lacks the one in the config.
 
 
 class Aligned(NamedTuple):
-    """What `align` made: all pairs, the best first; whether the rankings beforehand held; and the best model."""
+    """What `align` made: all pairs, the best first; whether the rankings before training held; and the best model."""
 
     pairs: list[Pair]
     foretold: list[Foretold]
@@ -61,12 +61,12 @@ def align(
     """Trains heads between every image tower and every text tower, and exports the best pair.
 
     `config` is a ConfigDict such as `configs/frozen_towers.py` returns. `visions` and `texts` are folders or Hub ids,
-    and `data` is a source of pairs, whose last fifth is held out; empty: data.train and data.test of the config. Each
-    tower runs over the data once, whatever the number of pairs. Pairs are ranked by their features beforehand, and the
-    most promising is trained first. `workdir` gets a run for each pair, the tables RESULTS and TABLE, and EXPORT.
-    With `layers`, each pair is cut after the two layers that are most alike on LOOKED_AT records; the config of its
-    run says which (`with_best_layers`). Called again it goes on where it stopped. Raises ConfigError for
-    repeated towers, and whatever `train` raises.
+    and `data` is a source of pairs, whose last fifth is held out; if it is empty, data.train and data.test of the
+    config are used. Each tower runs over the data once, whatever the number of pairs. Pairs are ranked by features
+    before training, and the most promising is trained first. `workdir` gets a run for each pair, the tables RESULTS and
+    TABLE, and EXPORT. With `layers`, each pair is cut after the two layers that are most alike on LOOKED_AT records;
+    the config of its run says which (`with_best_layers`). Called again, it continues where it stopped. Raises
+    ConfigError for repeated towers, and whatever `train` raises.
     """
     workdir = local_folder(workdir, "workdir")
     for what, names in (("image", visions), ("text", texts)):
@@ -75,7 +75,7 @@ def align(
     if not data and not (config.data.train and config.data.test):
         raise ConfigError("there are no pairs to align on; name a source, or set data.train and data.test")
     for name in (*visions, *texts):
-        hub.find(name)  # A missing tower is told before the long part, as is one of the other kind.
+        hub.find(name)  # A missing tower is reported before the long part.
     for tower, names in zip(TOWERS, (visions, texts), strict=True):
         for name in names:
             read_tower(tower, name, allow_pickle=config.model.allow_pickle)
@@ -115,7 +115,7 @@ def _training_data(config: TrainConfig) -> Source:
 
 
 def _fitting(base: TrainConfig, records: int) -> TrainConfig:
-    """With a batch that the data fill: the largest power of two, where they are fewer than the config wants."""
+    """`base` with a batch that the data fill: if they are too few for the config's, the largest power of two."""
     if records >= base.batch_size:
         return base
     batch = 1 << max(records.bit_length() - 1, 0)
@@ -138,7 +138,7 @@ def _of_pair(base: TrainConfig, vision: str, text: str) -> TrainConfig:
 
 
 def _features(run: TrainConfig, folder: Path, cache: Path) -> Cached:
-    """The features of the training data, which are computed if they are not in `cache`."""
+    """The features of the training data, from `cache` or computed."""
     source, test = open_sources(run)
     return _computed(run, folder, cache, RunInputs(source, test, source.fingerprint()))
 

@@ -1,4 +1,4 @@
-"""Which layers of two towers are most alike: each tower is cut after each of its layers, and tried on some records."""
+"""Which layers of two towers are most alike: each tower is cut after each of its layers and tried on some records."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ from lit_jax.utils.names import TOWERS
 
 log = logging.getLogger(__name__)
 
-MOST = 12  # Layers of a tower that are tried, its last among them.
+MOST = 12  # At most this many layers of a tower are tried, including its last.
 
 # The features of pictures and captions, row by row, with the towers of a config.
 Features = Callable[[TrainConfig], tuple[np.ndarray, np.ndarray]]
@@ -26,7 +26,7 @@ Features = Callable[[TrainConfig], tuple[np.ndarray, np.ndarray]]
 def with_best_layers(run: TrainConfig, features: Features) -> tuple[TrainConfig, Layers]:
     """`run` with the towers cut after the two layers that share most of their nearest neighbours (`mutual_knn`).
 
-    Of equally good layers the deeper ones are taken. A tower whose layers cannot be counted (Swin) is tried as it is.
+    If layers are equally good, the deeper ones win. A tower whose layers cannot be counted (Swin) is tried as it is.
     """
     found = {tower: _tower(run, tower) for tower in TOWERS}
     depths = {tower: _tried(_depth(read)) for tower, read in found.items()}

@@ -1,4 +1,4 @@
-"""Pairs of towers: how they were ranked beforehand, what they reached, and whether the ranking held."""
+"""Pairs of towers: how they were ranked before training, what they reached, and whether the ranking held."""
 
 import dataclasses
 import json
@@ -17,14 +17,14 @@ from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.names import DIRECTIONS, MODALITIES, TOWERS
 
 MEASURE = "recall@5"
-RESULTS, TABLE = "align.json", "align.md"  # In the workdir of `align`.
+RESULTS, TABLE = "align.json", "align.md"  # Files in the workdir of `align`.
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """The layers, counted from 1, after which the two towers of a pair are cut; None: they cannot be counted (Swin).
+    """The layers, counted from 1, after which the two towers of a pair are cut; None if they cannot be counted (Swin).
 
-    `vision` and `text` have for each tried layer its best `mutual_knn` with any tried layer of the other tower.
+    `vision` and `text` give each tried layer's best `mutual_knn` with any tried layer of the other tower.
     """
 
     vision_layer: int | None
@@ -35,15 +35,15 @@ class Layers:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An image tower and a text tower, and what became of them."""
+    """An image tower and a text tower, and their results."""
 
     vision: str
     text: str
-    mutual_knn: float  # Of the features, before training.
+    mutual_knn: float  # How much the features agree before training, as `cka`.
     cka: float
     start: dict[str, float]  # Metrics of the closed form.
     end: dict[str, float]
-    workdir: str  # Of its run, within that of `align`.
+    workdir: str  # The workdir of its run, within that of `align`.
     layers: Layers | None = None  # None: only the towers' own outputs were tried.
 
     @property
@@ -52,7 +52,7 @@ class Pair:
         return sum(self.end.get(f"{direction}_{MEASURE}", 0.0) for direction in DIRECTIONS) / len(DIRECTIONS)
 
 
-# What pairs are ranked by beforehand; `align` itself goes by the first.
+# What pairs are ranked by before training; `align` itself uses the first.
 RANKINGS: dict[str, Callable[[Pair], float]] = {
     "mutual kNN": lambda pair: pair.mutual_knn,
     "CKA": lambda pair: pair.cka,
@@ -60,13 +60,12 @@ RANKINGS: dict[str, Callable[[Pair], float]] = {
 
 
 class Foretold(NamedTuple):
-    """How well a ranking beforehand foretold `Pair.recall`."""
+    """How well a ranking before training predicted `Pair.recall`."""
 
     ranking: str
-    correlation: float | None  # Spearman's; None where all pairs are alike.
-    place: (
-        int  # The place, from 1, that the ranking gave the pair that came out best; of several, the foremost.
-    )
+    correlation: float | None  # Spearman's; None if all pairs are alike.
+    # The place, from 1, that the ranking gave the pair that came out best; with several, the foremost of theirs.
+    place: int
 
     @property
     def held(self) -> bool:
@@ -83,7 +82,7 @@ class Foretold(NamedTuple):
 
 
 def foretold(pairs: Sequence[Pair]) -> list[Foretold]:
-    """One for each of RANKINGS; none for a single pair, which nothing can rank."""
+    """One `Foretold` for each of RANKINGS; none for a single pair, which cannot be ranked."""
     if len(pairs) < 2:
         return []
     reached = np.array([pair.recall for pair in pairs])
@@ -116,7 +115,7 @@ def rows(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
 
 
 def remarks(pairs: Sequence[Pair]) -> list[str]:
-    """Sentences under the table: whether the rankings beforehand held, and what the layers were chosen by."""
+    """Sentences under the table: whether the rankings before training held, and how the layers were chosen."""
     tried = [
         f"Layers of the {tower} tower of {pair.workdir}, by mutual kNN: "
         + ", ".join(f"{layer} ({share:.3f})" for layer, share in getattr(pair.layers, name).items())
@@ -157,7 +156,7 @@ def read(workdir: Path) -> list[Pair]:
 
 
 def _pair(row: Any) -> Pair:
-    """Raises TypeError for what is no pair."""
+    """The pair in a row of RESULTS. Raises TypeError for anything else."""
     layers = row.get("layers")
     pair = Pair(**{**row, "layers": Layers(**layers) if layers else None})
     numbers = (pair.mutual_knn, pair.cka, *pair.start.values(), *pair.end.values())
@@ -180,7 +179,7 @@ def _names(pair: Pair) -> list[str]:
 
 
 def _both(metrics: dict[str, float]) -> str:
-    """Of both directions."""
+    """The recalls of both directions."""
     return " / ".join(
         f"{metrics.get(f'{direction}_{MEASURE}', float('nan')):.3f}" for direction in DIRECTIONS
     )

@@ -1,9 +1,9 @@
 """A small web page of a model: a picture and labels in, probabilities out; and a search in the pictures of an index.
 
 It is for the person at this machine. It listens on the loopback address unless told otherwise, answers only to host
-names that its user knows and to requests of its own page, loads nothing from elsewhere, and shows no picture that lies
-outside of what its user names. What a request may take is limited: bytes and pixels, seconds for its head, for its body
-and for opening its picture, and a place among those that wait.
+names that its user knows and to requests of its own page, loads nothing from elsewhere, and shows no picture outside
+the places that its user names. A request is limited in bytes and pixels, in the seconds for its head, for its body and
+for opening its picture, and in the places for requests that wait.
 
 | file | idea |
 | --- | --- |

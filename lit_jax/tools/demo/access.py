@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lit_jax.utils.errors import ConfigError
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_SPACES = ".hf.space"  # How the hosts of Spaces end.
+_SPACES = ".hf.space"  # The ending of the hosts of Spaces.
 _HUB = "https://huggingface.co"  # The site that shows them within its own pages.
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 class Access:
     """The host names that the page answers to, and whether other machines reach it.
 
-    A page of elsewhere can give its own name the address of this machine; the name betrays it.
+    A page from elsewhere can give its own host name the address of this machine, but that name gives it away.
     """
 
     names: tuple[str, ...] = _LOOPBACK
@@ -43,10 +43,10 @@ LOCAL = Access()
 
 
 def listen(host: str, port: int, allow_hosts: Sequence[str] = ()) -> tuple[socket.socket, Access, str]:
-    """A socket that listens, who reaches it, and the address of the page. Port 0 is any free one.
+    """A socket that listens, who reaches it, and the address of the page. Port 0 means any free one.
 
-    An address that stands for all addresses of the machine says nothing about its names, so `allow_hosts` is needed
-    then. Raises ConfigError without it, and for an address, a port or a name that cannot be used.
+    An address that stands for all addresses of the machine says nothing about its names, so it needs `allow_hosts`.
+    Raises ConfigError without them, and for an address, a port or a name that cannot be used.
     """
     names = tuple(map(_host_name, allow_hosts))
     try:
@@ -72,7 +72,7 @@ def listen(host: str, port: int, allow_hosts: Sequence[str] = ()) -> tuple[socke
 
 
 def _host_name(text: str) -> str:
-    """A host name as browsers write it: an address of IPv6 has brackets. Raises ConfigError for anything else."""
+    """A host name as browsers write it: an IPv6 address has brackets. Raises ConfigError for anything else."""
     try:
         return f"[{ipaddress.IPv6Address(text.strip('[]'))}]"
     except ValueError:

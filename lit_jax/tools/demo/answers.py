@@ -1,4 +1,4 @@
-"""Answers: a page, a part of one, or a mistake in one sentence, which a program gets as JSON."""
+"""Answers: a page, a part of one, or a mistake in one sentence, which programs get as JSON."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ from lit_jax.utils.shown import in_line, shown
 
 
 def title_of(model: Embedder) -> str:
-    """What answers call a model: the name in its card, or that of its folder."""
+    """What answers call a model: the name in its card, or the name of its folder."""
     return _title_of(model.name)
 
 
@@ -33,7 +33,7 @@ def folder_of(name: str) -> str:
 def html(
     template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: object
 ) -> Response:
-    """The template of that name as an answer; what UTF-8 cannot say, as in the names of some files, becomes `?`."""
+    """A filled-in template as an answer; what UTF-8 cannot encode, as in the names of some files, becomes `?`."""
     text = pages.render(template, **values).encode("utf-8", "replace")
     return HTMLResponse(text, status_code=status, headers=headers)
 
@@ -44,7 +44,7 @@ def mistake(sentence: str, status: int, headers: Mapping[str, str] | None = None
 
 
 def failure(path: str, sentence: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """A mistake as what asked for `path` reads it: {"error": sentence} below /api, HTML elsewhere."""
+    """A mistake in the form that suits `path`: {"error": sentence} below /api, HTML elsewhere."""
     if path.startswith("/api/"):
         return JSONResponse({"error": _sentence(sentence)}, status, headers)
     return mistake(sentence, status, headers)

@@ -41,7 +41,7 @@ Fields = dict[str, Any]
 
 
 class Api:
-    """The answers of the JSON interface. A call of the devices has at most the `batch_size` of the model."""
+    """The answers of the JSON interface. The devices get at most the model's `batch_size` of items at once."""
 
     def __init__(self, model: Embedder, index: Index | None):
         self._model, self._index = model, index
@@ -66,7 +66,7 @@ class Api:
         ]
 
     async def model(self, request: Request) -> Response:
-        """What the model is."""
+        """Describes the model."""
         config, index = self._model.config, self._index
         return JSONResponse(
             {
@@ -104,7 +104,7 @@ class Api:
 
     @asynccontextmanager
     async def _room(self, request: Request) -> AsyncIterator[None]:
-        """Counts the bytes of a body that is answered. Raises HTTPException if all bodies together have too many."""
+        """Counts the bytes of a body while it is answered. Raises HTTPException if all bodies together are too many."""
         size = int(request.headers.get("content-length", MOST))
         if self._held + size > HELD:
             raise HTTPException(
@@ -144,7 +144,7 @@ class Api:
         return {"hits": [hit._asdict() for hit in hits]}
 
     def _find(self, asked: Sequence[tuple[np.ndarray, int]]) -> list[list[Hit]]:
-        """The hits of several queries, each with how many it wants."""
+        """The hits of several (query, how many hits it wants)."""
         assert self._index is not None
         most = max(top for _, top in asked)
         found = find(self._index, np.stack([vector for vector, _ in asked]), most, self._model.mesh)
@@ -190,7 +190,7 @@ def _parsed(body: bytes) -> Any:
 
 
 def _decoded(number: int, text: str) -> bytes:
-    """The bytes of a file in base64, of which a data: URI may be the head. Raises DataError."""
+    """The bytes of a file in base64, which may follow the head of a data: URI. Raises DataError."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:

@@ -14,7 +14,7 @@ IMAGES, TEXTS, TOP = 64, 1024, 100  # The most of one request.
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a body: `schema` is its JSON schema, of which `check` knows type, items and the limits."""
+    """A field of a body; `check` uses the type, the items and the limits of its JSON `schema`."""
 
     about: str
     schema: Mapping[str, Any]
@@ -63,7 +63,7 @@ _SAID = {"string": "a text", "array": "a list", "integer": "a whole number"}
 
 
 def check(path: str, body: Any) -> dict[str, Any]:
-    """The fields of a body, defaults included; a missing one is None. Raises ConfigError for what the table lacks."""
+    """The fields of a body, with defaults; a missing one is None. Raises ConfigError for a field not in the table."""
     fields = QUESTIONS[path][1]
     if not isinstance(body, dict):
         raise ConfigError(f"the body is {_said(body)}; want an object with {', '.join(fields)}")
@@ -87,7 +87,7 @@ def _checked(name: str, value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def _within(name: str, value: Any, schema: Mapping[str, Any]) -> Any:
-    """`value`, which has the type of the schema. Raises ConfigError for what is beyond its limits."""
+    """`value`, which has the type of the schema. Raises ConfigError if it is outside the schema's limits."""
     kind = schema["type"]
     if "enum" in schema and value not in schema["enum"]:
         raise ConfigError(f"{name} is {value!r:.60}; want one of {', '.join(schema['enum'])}")

@@ -33,10 +33,10 @@ from lit_jax.tools.demo.pictures import open_pictures
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
 
 SHOWN, FOUND = 20, 12  # Labels above "more"; pictures that a search shows.
-SIDE, LARGE = 256, 1280  # Pixels of such a picture, at most, and of one that is opened.
+SIDE, LARGE = 256, 1280  # Most pixels along the longer edge of such a picture, and of one that is opened.
 EXAMPLES = 6  # Pictures of the index to click.
-QUESTIONS, THUMBNAILS = 16, 64  # That may wait.
-_FIELD = 1 << 20  # Bytes of a field of a form that is no file.
+QUESTIONS, THUMBNAILS = 16, 64  # How many of each may wait.
+_FIELD = 1 << 20  # Most bytes of a field of a form that is not a file.
 _NUMBER = re.compile("[0-9]{1,13}", re.ASCII)
 _ASSETS = {"style.css": "text/css", "demo.css": "text/css", "demo.js": "text/javascript"}
 _NOTHING = "There is nothing here."
@@ -86,7 +86,7 @@ async def asset(request: Request) -> Response:
 
 
 class _Page:
-    """The answers of the page, one route a public method."""
+    """The answers of the page; each public method is a route."""
 
     def __init__(self, model: Embedder, index: Index | None, pictures: str | None, access: Access):
         self._model, self._index = model, index
@@ -115,7 +115,7 @@ class _Page:
         return self._home
 
     def _examples(self) -> tuple[list[tuple[int, str]], list[str]]:
-        """Numbers and names of a few pictures of the index, from all over it, to be clicked, and their captions."""
+        """Numbers and names of a few pictures from all over the index, to be clicked, and their captions."""
         if self._index is None or self._pictures is None or not self._index.pictures:
             return [], []
         step = max(1, self._index.pictures // EXAMPLES)
@@ -128,7 +128,7 @@ class _Page:
         return await self._shown(request.path_params["number"], SIDE)
 
     async def large(self, request: Request) -> Response:
-        """The same, as large as a screen."""
+        """The same picture, as large as a screen."""
         return await self._shown(request.path_params["number"], LARGE)
 
     async def _shown(self, number: str, side: int) -> Response:
@@ -152,8 +152,8 @@ class _Page:
         return await self._answer(request, self._hits)
 
     async def _answer(self, request: Request, ask: Callable[[FormData], Response]) -> Response:
-        """What `ask` makes of the form and its picture; an error as one sentence."""
-        self._questions.check_room()  # Before anything is read.
+        """What `ask` makes of the form and its picture; an error becomes one sentence."""
+        self._questions.check_room()  # This comes before anything is read.
         try:
             async with request.form(max_files=1, max_fields=8, max_part_size=_FIELD) as form:
                 return await _while_there(request, self._questions.run(lambda: ask(form)))
@@ -167,7 +167,7 @@ class _Page:
             raise DataError("there is no picture yet: drop one, paste one or choose one")
         names = _split_labels(_text(form, "labels"))
         prompts = _text(form, "prompts") or "name"
-        if prompts not in TEMPLATES:  # Only the command may read a file of this machine.
+        if prompts not in TEMPLATES:  # Only the command line may name a file of this machine.
             raise ConfigError(f"prompts {prompts!r} are unknown; wanted one of {', '.join(TEMPLATES)}")
         (shares,) = classify(picture, names, self._model, prompts=prompts)
         return html("labels.html", shares=shares, shown=SHOWN)
@@ -190,12 +190,12 @@ class _Page:
         if not isinstance(file, UploadFile) or not file.size:
             return None
         content = file.file.read()
-        self._opener.check(content)  # Its errors do not name the file, which `classify` would do.
+        self._opener.check(content)  # Its errors do not name the file; those of `classify` would.
         return content
 
 
 async def _while_there(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """Returns `answer`, which is cancelled if the one who asked goes away."""
+    """The result of `answer`, which is cancelled if the client disconnects."""
     answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(_left(request))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -214,7 +214,7 @@ async def _left(request: Request) -> None:
 
 
 def _split_labels(text: str) -> list[str]:
-    """One label a line, or a single line with commas, without blank ones. Raises ConfigError for too many or long."""
+    """One label per line, or one line with commas, without blanks. Raises ConfigError for too many or too long ones."""
     parts = text.splitlines() if "\n" in text.strip() else text.split(",")
     names = [part.strip() for part in parts if part.strip()]
     if len(names) > LABELS:

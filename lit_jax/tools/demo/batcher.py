@@ -1,4 +1,4 @@
-"""Items that come together are computed together: one call for all that waited while the one before it ran."""
+"""Items that come together are computed together: one call for all that waited while the previous call ran."""
 
 import asyncio
 import threading
@@ -22,10 +22,10 @@ class _Job:
 
 
 class Batcher:
-    """Answers items in a thread of its own, those of one kind that wait in one call.
+    """Answers items in a thread of its own; waiting items of one kind share a call.
 
-    `calls` has the call of each kind. `most` is the largest number of items of a call, unless one job alone has more;
-    `waiting` is the number of items that may wait, and further jobs are refused with 503.
+    `calls` has the call of each kind. A call gets at most `most` items, unless one job alone has more; at most
+    `waiting` items may wait, and further jobs are refused with 503.
     """
 
     def __init__(self, calls: Mapping[str, Call], *, most: int, waiting: int):
@@ -56,7 +56,7 @@ class Batcher:
                 self._arrived.wait_for(lambda: self._jobs)
                 jobs = self._next_jobs()
             self._answer([job for job in jobs if job.future.set_running_or_notify_cancel()])
-            del jobs  # What was asked and answered is not kept while the thread waits.
+            del jobs  # Questions and answers are not kept in memory while the thread waits.
 
     def _next_jobs(self) -> list[_Job]:
         """Takes the oldest job, and further ones of its kind as long as they fit into one call."""
@@ -75,7 +75,7 @@ class Batcher:
             return
         try:
             results = self._calls[jobs[0].kind]([item for job in jobs for item in job.items])
-        except Exception as error:  # The one who asked is told.
+        except Exception as error:  # The client gets the error.
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
             else:

@@ -1,4 +1,4 @@
-"""What every request to the page passes: limits of bytes and time, a check of who asks, and headers on its answer."""
+"""What every request to the page passes: limits on bytes and time, a check of who asks, and headers on its answer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lit_jax.tools.demo.answers import failure
 
-MOST = 20_000_000  # Bytes of a request, at most.
-GRACE, RATE = 10, 250_000  # A body may take so many seconds, and one more for so many bytes that have come.
-LINGER = 2  # Seconds in which the rest of a refused body is read, so that its sender sees the answer.
+MOST = 20_000_000  # Most bytes of a request.
+GRACE, RATE = 10, 250_000  # A body may take GRACE seconds, and one more for every RATE bytes received.
+LINGER = 2  # Seconds for which the rest of a refused body is read, so that its sender sees the answer.
 TOO_LARGE = f"The file is larger than {MOST // 1_000_000} MB; give a smaller picture."
 _POLICY = "Content-Security-Policy"
 HEADERS = {
@@ -28,7 +28,7 @@ HEADERS = {
 
 
 class Bounded:
-    """Reads no more than MOST bytes of a request, whatever it states, and waits no longer for them than is allowed.
+    """Reads at most MOST bytes of a request, whatever length it states, and waits for them no longer than allowed.
 
     An answer that comes before the end of the request closes the connection.
     """
@@ -55,7 +55,7 @@ class _Body:
         self._read, self._begun = 0, asyncio.get_running_loop().time()
 
     async def receive(self) -> Message:
-        """The next part. Raises HTTPException for one too many and one too late."""
+        """The next part. Raises HTTPException if there are too many bytes or they come too late."""
         if self._is_whole:
             return await self._receive()
         try:
@@ -89,7 +89,7 @@ class _Body:
 
 
 class OwnPageOnly:
-    """Answers only to the page itself, so that no other page that is open in the browser can ask or look.
+    """Answers only the page itself, so that no other page open in the browser can ask or look.
 
     A browser says in Sec-Fetch-Site or in Origin which page asks; other programs need not say anything.
     """

@@ -13,7 +13,7 @@ _LATER = "5"  # Seconds.
 
 
 class Jobs:
-    """Runs calls one after another in one thread; `waiting` of them may wait, further ones are refused with 503."""
+    """Runs calls one after another in one thread; at most `waiting` may wait, and further ones are refused with 503."""
 
     def __init__(self, what: str, waiting: int):
         self._what = what

@@ -1,6 +1,6 @@
-"""A process that opens pictures of others, and is ended if one of them takes too long.
+"""A process that opens other people's pictures and is killed if one of them takes too long.
 
-A small file can keep its decoder busy for hours, and a thread cannot be ended. The module is also the script of that
+A small file can keep its decoder busy for hours, and a thread cannot be killed. This module is also the script of that
 process, which reads requests from its standard input until it ends.
 """
 
@@ -20,11 +20,11 @@ from lit_jax.data.transforms.image_files import open_image
 from lit_jax.tools import pages
 from lit_jax.utils.errors import DataError
 
-SECONDS = 10  # Of computing, for one picture.
-_CLOCK = 3.0  # Seconds of the clock for each of these, since other processes compute as well.
-_START = 60.0  # Seconds of the clock until the process reads.
+SECONDS = 10  # Seconds of CPU time for one picture.
+_CLOCK = 3.0  # Seconds of wall clock for each of these, since other processes compute as well.
+_START = 60.0  # Seconds of wall clock until the process reads.
 _HELLO = b"!"
-MEMORY = 4 << 30  # Bytes of the process.
+MEMORY = 4 << 30  # Most bytes of memory of the process.
 _REQUEST = struct.Struct("<IQ")  # The side of a thumbnail, 0 for none, and the bytes of the picture.
 _ANSWER = struct.Struct("<?Q")  # Whether it was opened, and the bytes of the thumbnail or of the reason.
 
@@ -115,7 +115,7 @@ def _main() -> None:
     with suppress(EOFError):
         while True:
             side, size = _REQUEST.unpack(_read(sys.stdin.buffer, _REQUEST.size))
-            # The limit counts all that the process has computed; its signal ends the process.
+            # The limit counts all CPU time of the process so far; its signal ends the process.
             seconds = int(time.process_time()) + SECONDS + 1
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
             content, answer, is_fine = _read(sys.stdin.buffer, size), b"", True

@@ -1,7 +1,7 @@
-"""The pictures of an index, from where the user says that they are.
+"""The pictures of an index, from the place that the user names.
 
-An index may come from anybody, and it names its pictures as it likes. So nothing is opened because an index says so:
-only what lies below a folder that the user names, or in a source that the user names and that was the one embedded.
+An index may come from anybody, and it names its pictures as it likes. So its word is not enough to open a file: only
+what lies below a folder that the user names, or in a source that the user names and that was embedded, is opened.
 """
 
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from lit_jax.inference.index import Index
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.inside import refusal
 
-MOST = 100_000_000  # Bytes of a file.
+MOST = 100_000_000  # Most bytes of a file.
 _MISSING = "this picture is not there"
 
 
 class Pictures(NamedTuple):
-    """What there is of a picture, by its number in an index."""
+    """What is known of a picture, by its number in an index."""
 
     read: Callable[[int], bytes]  # Its file; raises DataError for a picture that is not there.
-    caption: Callable[[int], str]  # Its first caption, "" without one.
+    caption: Callable[[int], str]  # Its first caption; "" if it has none.
 
 
 def open_pictures(index: Index, source: str) -> Pictures:
-    """The pictures of `index`, where `source` is what was embedded, or the folder of the files.
+    """The pictures of `index`; `source` is what was embedded, or the folder of the files.
 
-    Raises ConfigError if `source` is no such folder, and DataError if it cannot be opened or is another one than the
-    index was made from.
+    Raises ConfigError if `source` is no such folder, and DataError if it cannot be opened or is not the source from
+    which the index was made.
     """
     return _of_files(index, source) if index.source == InMemorySource.spec else _of_source(index, source)
 

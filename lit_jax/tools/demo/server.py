@@ -1,4 +1,4 @@
-"""Serving the page: listening, and connections that do not wait for ever."""
+"""Serving the page: listening, and connections that do not wait forever."""
 
 import asyncio
 import itertools
@@ -17,13 +17,13 @@ from lit_jax.tools.demo.guards import HEADERS
 
 log = logging.getLogger(__name__)
 
-HEAD_SECONDS = 10  # For the head of a request, from its first byte or from the beginning of the connection.
+HEAD_SECONDS = 10  # For the head of a request, from its first byte or from the start of the connection.
 IDLE_SECONDS = 5  # Between two requests.
-UNREAD_SECONDS = 0.05  # In which what came while the event loop was busy is read.
-SEND_SECONDS = 30  # In which some of an answer must be taken.
-CONNECTIONS = 256  # With more, the oldest without a request is closed.
+UNREAD_SECONDS = 0.05  # For reading what came while the event loop was busy.
+SEND_SECONDS = 30  # For a client to take some of an answer.
+CONNECTIONS = 256  # If there are more, the oldest without a request is closed.
 
-_numbers = itertools.count()  # Clocks of event loops stand still while many connections are accepted.
+_numbers = itertools.count()  # The event loop's clock stands still while many connections are accepted.
 
 
 def serve(
@@ -39,10 +39,9 @@ def serve(
 ) -> None:
     """Serves the page and the JSON interface until it is interrupted; `ready(address)` is called when it can be opened.
 
-    Without `has_page` it serves the interface alone.
-    `pictures` is the source that was embedded, whose pictures are then shown (see `open_pictures`). Port 0 is any free
-    one. An address of all networks (0.0.0.0) needs `allow_hosts`. Raises ConfigError for an unusable address, port or
-    name, and what `make_app` raises.
+    Without `has_page` it serves the interface alone. If `pictures` names the source that was embedded, its pictures are
+    shown (see `open_pictures`). Port 0 means any free one. The address of all networks (0.0.0.0) needs `allow_hosts`.
+    Raises ConfigError for an unusable address, port or name, and what `make_app` raises.
     """
     listening, access, address = listen(host, port, allow_hosts)
     with listening:
@@ -68,11 +67,11 @@ def serve(
 
 
 class Connection(H11Protocol):
-    """A connection of uvicorn, which ends if its request has no complete head in time or its answer is not taken."""
+    """A uvicorn connection that ends if the head of its request is not complete in time or its answer is not taken."""
 
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
-    number = -1  # In the order in which the connections began.
+    number = -1  # Connections are numbered in the order in which they began.
 
     @property
     def is_busy(self) -> bool:
@@ -90,7 +89,7 @@ class Connection(H11Protocol):
             min(idle, key=lambda connection: connection.number).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called at its end."""
+        """Called when the connection ends."""
         super().connection_lost(exc)
         for timer in filter(None, (self._deadline, self._stalled)):
             timer.cancel()
@@ -106,13 +105,13 @@ class Connection(H11Protocol):
         self._stalled = self.loop.call_later(SEND_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Called when it takes it again."""
+        """Called when the other side takes the answer again."""
         super().resume_writing()
         if self._stalled:
             self._stalled.cancel()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is not HTTP."""
+        """Answers a request that is not HTTP."""
         if not self.is_busy:
             head = {
                 "Content-Type": "text/plain",
@@ -124,7 +123,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _watch(self) -> None:
-        """Starts the time for the head of a request, unless it runs; stops it when the head is there."""
+        """Starts the timer for the head of a request, unless it is running; stops it when the head is there."""
         if self.is_busy and self._deadline:
             self._deadline.cancel()
             self._deadline = None
@@ -132,7 +131,7 @@ class Connection(H11Protocol):
             self._deadline = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """At the end of the time: the rest of the head may have come, and not be read yet."""
+        """Waits a little at the end of the time: the rest of the head may have come without being read yet."""
         self._deadline = self.loop.call_later(UNREAD_SECONDS, self._close_unless_busy)
 
     def _close_unless_busy(self) -> None:

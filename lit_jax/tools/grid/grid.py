@@ -25,10 +25,10 @@ from lit_jax.workdir.files import check_workdir
 log = logging.getLogger(__name__)
 
 CELLS = tuple(image + text for image in LOCK_WORDS for text in LOCK_WORDS)
-# Multiples of optim.peak_lr, which new projections get: a tuned tower must not lose what it knows, and one from scratch
-# has everything to learn. Rows of config.optim.lr_multipliers come first.
+# Multiples of optim.peak_lr, the rate of new projections: a tuned tower must not lose what it knows, and a tower from
+# scratch has everything to learn. Rows of config.optim.lr_multipliers come first.
 RATES = {"U": 0.1, "u": 0.3}
-RESULT = "retrieval.json"  # In the workdir of a cell: what `lit-jax evaluate --json` writes.
+RESULT = "retrieval.json"  # A file in a run's workdir, as `lit-jax evaluate --json` writes it.
 
 
 def grid(
@@ -42,12 +42,12 @@ def grid(
     """Trains every cell with every seed as the ConfigDict `config` says, and measures retrieval on the test pairs.
 
     A cell is two letters as in `model.lock_towers`. Steps, batches, data and pictures are the same in all cells; the
-    learning rate of a tower depends on its letter (RATES), and `cache` is used where the image tower is locked. Each
-    run, a cell with a seed, has an ordinary workdir, `workdir`/CELL-SEED, which also holds its RESULT. A run with a
-    result is not repeated and an interrupted run continues, so the same call continues a grid that was killed. After
-    each run the tables are written again, and the plot if matplotlib is installed (`tables.write`).
+    learning rate of a tower depends on its letter (RATES), and `cache` applies to locked towers only. Each run, a cell
+    with a seed, has an ordinary workdir, `workdir`/CELL-SEED, which also holds its RESULT. A run with a result is not
+    repeated and an interrupted run continues, so the same call continues a grid that was killed. After each run the
+    tables are written again, and the plot if matplotlib is installed (`tables.write`).
 
-    `inputs` are those of `quickstart`. Raises ConfigError for an unknown or repeated cell and where a workdir holds
+    `inputs` are those of `quickstart`. Raises ConfigError for an unknown or repeated cell and if a workdir holds
     another run, and whatever `train` raises.
     """
     workdir = local_folder(workdir, "workdir")
@@ -69,7 +69,7 @@ def grid(
 
 
 def run_config(base: TrainConfig, cell: str, seed: int) -> TrainConfig:
-    """The config of one run; the only place where runs are made to differ."""
+    """The config of one run; runs differ in nothing else."""
     rates = tuple(
         (f"{tower}/.*", RATES[letter]) for tower, letter in zip(TOWERS, cell, strict=True) if letter in RATES
     )
@@ -85,7 +85,7 @@ def run_config(base: TrainConfig, cell: str, seed: int) -> TrainConfig:
 
 
 def _cache(wanted: bool | tuple[str, ...], cell: str) -> bool | tuple[str, ...]:
-    """What a cell can cache of it: the towers with the letter L."""
+    """What a cell can cache of what is `wanted`: towers with the letter L; a bool is about the image tower."""
     if not isinstance(wanted, tuple):
         return wanted and cell[0] == "L"
     return tuple(
@@ -94,7 +94,7 @@ def _cache(wanted: bool | tuple[str, ...], cell: str) -> bool | tuple[str, ...]:
 
 
 def check_cells(cells: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raises ConfigError for an unknown cell, a seed out of range, repeated ones, and where there are none."""
+    """Raises ConfigError for unknown cells, seeds out of range, repeated ones, and if there are none."""
     if wrong := [cell for cell in cells if cell not in CELLS]:
         raise ConfigError(f"{wrong[0]!r} is not a cell of the grid; wanted some of {', '.join(CELLS)}")
     if far := [seed for seed in seeds if not 0 <= seed < 2**32]:
@@ -107,7 +107,7 @@ def check_cells(cells: Sequence[str], seeds: Sequence[int]) -> None:
 
 
 def _run(config: TrainConfig, test: str, folder: Path, cache: Path) -> dict[str, Any]:
-    """The result of one run: read if it exists, otherwise the run is trained and measured."""
+    """The result of one run, which is read if it exists; otherwise the run is trained and measured."""
     path = folder / RESULT
     if not path.is_file():
         train(dataclasses.asdict(config), folder, cache_folder=cache)

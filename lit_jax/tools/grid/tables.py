@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """All runs so far, the metrics by chance under the same keys, and the fingerprint of the common protocol."""
+    """All runs so far, the metrics at chance level under the same keys, and the fingerprint of their protocol."""
 
     rows: list[Row]
     chance: dict[str, float]
@@ -96,7 +96,7 @@ def summary(grid: Grid) -> dict[str, Any]:
 
 
 def as_csv(grid: Grid) -> str:
-    """One line a run, with every metric in full precision."""
+    """One line per run, with every metric in full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = list(grid.chance)

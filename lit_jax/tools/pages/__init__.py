@@ -16,7 +16,7 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
-    # What a macro returns has passed this already.
+    # The result of a macro has already passed through this.
     finalize=lambda value: (
         shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
     ),
@@ -25,7 +25,7 @@ _TEMPLATES.filters["count"] = lambda number: f"{number:,}"
 
 
 def render(template: str, **values: object) -> str:
-    """The template of that name, such as "report.html", filled in with `values`."""
+    """The template of this name, such as "report.html", filled in with `values`."""
     return _TEMPLATES.get_template(template).render(values)
 
 

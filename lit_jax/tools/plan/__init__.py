@@ -1,1 +1,1 @@
-"""What a config costs on TPUs that are not there."""
+"""What a config costs on TPUs, without having them."""

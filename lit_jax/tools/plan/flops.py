@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.lax import DotAlgorithmPreset, Precision
 
-# Products of bfloat16 numbers that a TPU makes of one of float32 numbers, by what the product asks for; one otherwise.
+# How many bfloat16 products a TPU computes for one float32 product, by the precision asked for; one otherwise.
 PASSES = {
     Precision.HIGHEST: 6,
     Precision.HIGH: 3,
@@ -30,10 +30,10 @@ def flops_of(function: Callable[..., Any], *arguments: Any) -> int:
 
 
 def count(jaxpr: core.Jaxpr, *, passes: bool = False, scope: str = "") -> int:
-    """The same for a traced function, over all devices; every turn of a loop and every program of a kernel counts.
+    """The same for a traced function, over all devices, with every iteration of a loop and every program of a kernel.
 
     With `passes`, a product counts as often as a TPU computes it for the precision that it asks for: see PASSES. With
-    `scope`, only what was traced under `jax.named_scope(scope)` counts, and the gradients of that.
+    `scope`, only what was traced under `jax.named_scope(scope)` and its gradients count.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -60,7 +60,7 @@ def count(jaxpr: core.Jaxpr, *, passes: bool = False, scope: str = "") -> int:
 
 
 def _inside(equation: core.JaxprEqn, scope: str) -> bool:
-    """Whether a scope is in the equation's own stack of names, which writes a gradient's as transpose(jvp(scope))."""
+    """Whether `scope` is in the equation's own name stack, where that of a gradient is transpose(jvp(scope))."""
     return scope in re.split(r"[/()]", str(equation.source_info.name_stack))
 
 
@@ -78,7 +78,7 @@ def _times(name: str, params: dict[str, Any]) -> int:
         return params["length"]
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid)
-    return params["mesh"].size if name == "shard_map" else 1  # The jaxpr inside is that of one device.
+    return params["mesh"].size if name == "shard_map" else 1  # The inner jaxpr is that of one device.
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What a compiled program moves: HBM bytes and collectives, counted in the text that XLA prints.
 
 `cost_analysis` counts the body of a loop once. Here every instruction counts as often as its loop runs it, with the
-operands that it reads and the results that it writes, as far as these lie in HBM: a buffer with a memory space in its
+operands that it reads and the results that it writes, as far as these are in HBM: a buffer with a memory space in its
 layout, `S(1)`, stays on the chip.
 """
 
@@ -12,12 +12,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
-_BITS = {
-    "pred": 8,
-    "bf16": 16,
-    "c64": 64,
-    "c128": 128,
-}  # Of the types whose name does not give the number of bits.
+# The types whose names do not give the number of bits.
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 _FREE = frozenset(
     """parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id copy-done slice-done
     async-done async-update all-gather-done all-reduce-done collective-permute-done optimization-barrier
@@ -31,7 +27,7 @@ _CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)")
 
 
 class Buffer(NamedTuple):
-    """One array of a shape."""
+    """One array in the shape of an instruction."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -60,7 +56,7 @@ class Instruction(NamedTuple):
 
     @property
     def op_name(self) -> str:
-        """The place in the Python program that it comes from."""
+        """The place in the Python program from which it comes."""
         match = re.search(r'op_name="([^"]*)"', self.rest)
         return match[1] if match else ""
 
@@ -91,7 +87,7 @@ class Program:
         return moved
 
     def collectives(self) -> dict[str, tuple[int, int]]:
-        """Kind -> (times run, bytes of the results on a device). A channel that XLA has divided counts once."""
+        """Kind -> (times run, bytes of the results on a device). A channel that XLA has split counts once."""
         seen: set[tuple[str, str]] = set()
         totals: dict[str, tuple[int, int]] = {}
         for times, name, instruction in self._runs(self.entry, 1, inside_fusions=True):
@@ -129,7 +125,7 @@ class Program:
                 yield times, name, instruction
 
     def _trips(self, condition: str) -> int:
-        """How often a loop runs: the bound with which its condition compares the counter."""
+        """How often a loop runs: the bound with which its condition compares the loop counter."""
         bounds = [
             int(match[1])
             for instruction in self.computations[condition].values()
@@ -179,7 +175,7 @@ class _Fusion:
         return users
 
     def read(self, index: int) -> int:
-        """Bytes read of operand `index`: those of its slices, if only slices of it are used."""
+        """Bytes read from operand `index`: only those of its slices, if nothing else of it is used."""
         parameter = next(
             i for i in self._body.values() if i.opcode == "parameter" and i.rest.startswith(f"{index})")
         )
@@ -194,7 +190,7 @@ class _Fusion:
                 elif user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
                     total += user.out[0].bytes
                 elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-                    continue  # Written in place: the rest is not touched.
+                    continue  # It is written in place, and the rest is not touched.
                 elif user.opcode == "fusion" and (called := user.called("calls")):
                     inner = _Fusion(self._computations, called)
                     total += sum(inner.read(i) for i, operand in enumerate(user.operands) if operand == name)

@@ -1,4 +1,4 @@
-"""What the numbers of a config say before anything is read or compiled: its model, parameters and arithmetic."""
+"""What the numbers in a config say before anything is read or compiled: its model, parameters and arithmetic."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def config_of(recipe: TrainConfig) -> DualEncoderConfig:
 
 
 def picture_size(recipe: TrainConfig, config: DualEncoderConfig) -> Sides:
-    """That of the pictures of a run; a tower that fits its positions to every picture has its own in its config."""
+    """The size of a run's pictures; a tower that fits its positions to every picture has its own size in its config."""
     size: Sides = recipe.model.image_size or config.vision.image_size
     return size
 
@@ -56,7 +56,7 @@ def picture_size(recipe: TrainConfig, config: DualEncoderConfig) -> Sides:
 def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
     """Model FLOPs of a step over all chips, by part: what the mathematics needs, without recomputation."""
     config, rows = module.config, recipe.batch_size
-    m = DualEncoder(config)  # Without kernels, whose arithmetic does not show in a jaxpr.
+    m = DualEncoder(config)  # It has no kernels, whose arithmetic does not show in a jaxpr.
     shapes = dual_encoder.param_shapes(m)
     size = pair(picture_size(recipe, config))
     images = jax.ShapeDtypeStruct((rows, *size, config.vision.num_channels), jnp.float32)
@@ -70,12 +70,12 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
         "text": 0
         if "text" in recipe.cached
         else flops_of(lambda p, x: m.apply({"params": p}, texts={"input_ids": x})[1], shapes, ids),
-        # Both directions of the softmax look at the same products.
+        # Both directions of the softmax use the same products.
         "loss": 2 * rows * texts * sum(recipe.model.matryoshka or (config.width,)),
     }
     tuned, _ = partition(with_adapters(shapes, recipe.model), locks_of(recipe.model))
     towers = {"image": "vision", "text": "text"}
-    # A backward pass multiplies twice, for the inputs and for the weights; for adapters the second is next to nothing.
+    # A backward pass multiplies twice, for inputs and for weights; with adapters the second costs next to nothing.
     once = adapted(recipe.model)
     backward = {
         f"{part} backward": (1 if towers.get(part) in once else 2) * n
@@ -88,7 +88,7 @@ def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
 def parameters(config: Any) -> list[tuple[str, ...]]:
     """A row for every parameter of a config: path, shape, locked or tuned, learning rate, decay, dtype, split, bytes.
 
-    The learning rate is a share of the schedule's; `split` is the axis that lies over fsdp. No device is asked.
+    The learning rate is a share of the schedule's; `split` is the axis that is sharded over fsdp. No device is needed.
     """
     recipe = read_config(config, empty=NEEDLESS)
     module = DualEncoder(config_of(recipe), compute_of(recipe.model, "tpu"))

@@ -1,7 +1,7 @@
-"""What a config costs on TPUs that are not there: its real train step, compiled ahead of time, and counted.
+"""What a config costs on TPUs, without having them: its real train step is compiled ahead of time and counted.
 
-libtpu compiles for any slice on any machine. No weight is read or computed: towers are given by their configs, weights
-and batches by their shapes.
+libtpu compiles for any slice on any machine. No weight is read or computed: configs stand for the towers, and shapes
+for the weights and batches.
 """
 
 import bisect
@@ -34,11 +34,11 @@ from lit_jax.train.tower_cache import cached_whole
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import pair
 
-FITS = 0.95  # Of the HBM; the rest is the runtime's own.
+FITS = 0.95  # The share of the HBM that a program may use; the runtime needs the rest.
 
 
 class _Target(NamedTuple):
-    """What is compiled, and for which devices."""
+    """What is compiled and for which devices."""
 
     config: TrainConfig
     topology: str
@@ -57,12 +57,12 @@ def plan(
 ) -> dict[str, Any]:
     """Compiles the train step and the embed steps of `config` for a slice such as "v5e:2x4": what each costs a chip.
 
-    Bytes, floating-point operations and seconds, of one step. "flops" are the model's own by part; "executed" are those
-    that the program runs, of which "recomputed" are due to remat and micro-batches, and the rest that is more than the
-    model's to kernels, which pad heads and compute scores twice. "loss_share" is the loss's part of the arithmetic's
-    time, with its gradients. With `host`, "decoding" says whether such hosts keep up; it is None if the outputs of the
-    image tower are cached. Without `embed`, the embed steps are left out. Raises ConfigError if the slice is unknown,
-    libtpu is not installed, the recipe does not go with it, or XLA finds no room for it.
+    Bytes, floating-point operations and seconds are those of one step. "flops" are the model's own, by part; "executed"
+    are those that the program runs. Of these, "recomputed" are due to remat and micro-batches; any further excess over
+    the model's is due to kernels, which pad heads and compute scores twice. "loss_share" is the share of the loss and
+    its gradients in the time of the arithmetic. With `host`, "decoding" says whether such hosts keep up; it is None if
+    the outputs of the image tower are cached. Without `embed`, the embed steps are left out. Raises ConfigError if the
+    slice is unknown or does not suit the recipe, if libtpu is not installed, or if XLA finds no room for the program.
     """
     target = _target(config, topology, slices)
     recipe, mesh = target.config, target.mesh
@@ -97,10 +97,10 @@ def plan(
 
 
 def find_batch(config: Any, topology: str = "", *, slices: int = 1) -> tuple[int, dict[int, int | None]]:
-    """The largest micro-batch of `config` whose train step fits, by halving the interval; and the peaks seen.
+    """The largest micro-batch of `config` whose train step fits, found by bisection; and the peaks seen.
 
-    The peaks are bytes a chip by micro-batch, None where XLA found no room. Raises ConfigError as `plan`, and if not
-    even the smallest micro-batch fits.
+    The peaks map a micro-batch to bytes per chip, None if XLA found no room. Raises ConfigError as `plan` does, and if
+    not even the smallest micro-batch fits.
     """
     target = _target(config, topology, slices, micro_batch=0)
     batch, chips = target.config.batch_size, target.mesh.size
@@ -143,12 +143,12 @@ def _target(config: Any, topology: str, slices: int, micro_batch: int | None = N
 
 
 def _loss_share(jaxpr: Any) -> float:
-    """Of the time of a step's arithmetic, the part that its loss takes, gradients of the embeddings included."""
+    """The loss's share of the time of a step's arithmetic, including the gradients of the embeddings."""
     return count(jaxpr, passes=True, scope="loss") / count(jaxpr, passes=True)
 
 
 def _least(target: _Target) -> int:
-    """Operations a chip of the step that computes nothing twice to save memory."""
+    """Operations per chip of the same step if it computes nothing twice to save memory."""
     whole = dataclasses.replace(target.config, micro_batch=0)
     module = load.with_compute(target.module, remat="none")
     traced = traced_step(target._replace(config=whole, module=module))
@@ -165,7 +165,7 @@ def _state(target: _Target) -> tuple[Training, State]:
 
 
 def held(state: State) -> dict[str, int]:
-    """Bytes a chip of what a step holds all the time, and of the gradients, which lie as the tuned weights do."""
+    """Bytes per chip of what a step always holds, and of the gradients, which are sharded like the tuned weights."""
     parts = {
         "tuned": state.tuned,
         "gradients": state.tuned,
@@ -183,7 +183,7 @@ def held(state: State) -> dict[str, int]:
 
 
 def _given(target: _Target, state: State) -> State:
-    """What a step gets of a state: no tower whose outputs are cached. A run does the same: see `train/loop.py`."""
+    """What a step gets of a state: no tower with cached outputs. A run does the same: see `train/loop.py`."""
     aside = cached_whole(target.config, state.tuned)
     locked = {name: part for name, part in state.locked.items() if name not in aside}
     return dataclasses.replace(state, locked=locked)
@@ -206,7 +206,7 @@ def _embed_steps(target: _Target, rows: int) -> dict[str, dict[str, Any]]:
     _, state = _state(target)
     params = combine(state.tuned, state.locked)
     one = dataclasses.replace(target.config.data, captions_per_image=1)
-    plain = dataclasses.replace(target.config.model, text_rows=1.0)  # Rows are shared in training alone.
+    plain = dataclasses.replace(target.config.model, text_rows=1.0)  # Texts share rows in training only.
     config = dataclasses.replace(target.config, cache=False, data=one, model=plain)
     batch = _batch(config, target.module, target.mesh, rows)
     return {
@@ -276,7 +276,7 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
         batch["pooled_texts"] = shaped((*several, width), jnp.float32)
         batch["text_groups"] = shaped(several, jnp.int32)
     else:
-        if recipe.model.text_rows < 1:  # Without a mask, so that what is counted are texts that fit.
+        if recipe.model.text_rows < 1:  # Without a mask, only the case that all texts fit is counted.
             names = [SOURCE, TARGET, *(name for name in names if name != "attention_mask")]
         batch["texts"] = {name: shaped((*several, recipe.data.text_length), jnp.int32) for name in names}
     if "vision" in recipe.cached:

@@ -1,4 +1,4 @@
-"""TPUs that need not be there: their makers' figures, and devices to compile for."""
+"""TPUs that need not be present: their makers' figures, and devices to compile for."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ def chip_of(topology: str) -> Chip:
 
 
 def devices_of(topology: str, slices: int = 1) -> list[Any]:
-    """The devices of `slices` slices, for libtpu to compile for. Raises ConfigError without libtpu or such a slice."""
+    """The devices of `slices` slices to compile for. Raises ConfigError if libtpu is missing or knows no such slice."""
     from jax.experimental import topologies
 
     try:
@@ -53,7 +53,7 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
             description = topologies.get_topology_desc(
                 topology_name=topology, platform="tpu", **({"num_slices": slices} if slices > 1 else {})
             )
-    except Exception as error:  # jax and libtpu raise a dozen kinds, down to RuntimeError from C++.
+    except Exception as error:  # jax and libtpu raise a dozen kinds of errors, down to RuntimeError from C++.
         reason = first_line(error)
         raise ConfigError(
             f"topology {topology!r} cannot be planned for: {reason} (libtpu compiles it; pip install 'lit_jax[tpu]')"

@@ -1,1 +1,1 @@
-"""From packages of the package index to an exported model and a page about it."""
+"""From packages on the package index to an exported model and a page about it."""

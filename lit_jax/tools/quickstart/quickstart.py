@@ -29,7 +29,7 @@ from lit_jax.workdir.files import CONFIG, MODEL, read_run_config
 log = logging.getLogger(__name__)
 
 PICTURES = ("emoji", "photos")
-HELD_OUT = 20  # Percent of a user's own records, from the end.
+HELD_OUT = 20  # Percent of the caller's own records, taken from the end.
 
 LIMITATIONS = (
     "Trained in minutes on about 1,500 drawings of emoji: a demonstration of the method, not a model of the world.",
@@ -47,12 +47,12 @@ PHOTOGRAPHS_LIMITATIONS = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """The caller's own towers and pairs. Where one is None and the config names none, the quickstart brings its own."""
+    """The caller's own towers and pairs. For what is None and not in the config, the quickstart brings its own."""
 
     vision: str | None = None  # Image tower: a folder or a Hub id.
     text: str | None = None  # Text tower: the same.
     data: str | None = None  # A source of pairs; its last HELD_OUT percent are the test data.
-    split: str = "concept"  # Of the emoji: one of `openmoji.SPLITS`.
+    split: str = "concept"  # How the emoji are split: one of `openmoji.SPLITS`.
     size: int = 224  # Pixels of the emoji, and of the input of the quickstart's own image tower.
     pictures: str = "emoji"  # The quickstart's own pairs: one of PICTURES.
 
@@ -61,23 +61,23 @@ NO_INPUTS = Inputs()
 
 
 class Outcome(NamedTuple):
-    """What a quickstart made: the exported folder, and test metrics before and after training and by chance."""
+    """What a quickstart made: the exported folder, and test metrics before and after training and at chance level."""
 
     folder: Path
     before: dict[str, float]
     after: dict[str, float]
     chance: dict[str, float]
-    differences: dict[str, float] | None  # To PyTorch, if it is installed and can read the model.
+    differences: dict[str, float] | None  # From PyTorch, if it is installed and can read the model.
     report: Path  # The page about the run.
 
 
 def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> Outcome:
     """Trains as the ConfigDict `config` says on what the package index provides, or on the caller's own `inputs`.
 
-    What `config` leaves empty of model.vision, model.text, data.train and data.test is filled in here. The test data
-    are the last fifth of the caller's pairs; of the emoji they are a fifth of the concepts or of the families (see
-    `ingredients.openmoji.split`). Called again with the same workdir, it continues where it stopped.
-    Raises LitJaxErrors; among them ConfigError where a package is missing.
+    Where `config` leaves model.vision, model.text, data.train or data.test empty, they are filled in here. The test
+    data are the last fifth of the caller's pairs; with the emoji, they are a fifth of the concepts or of the families
+    (see `ingredients.openmoji.split`). Called again with the same workdir, it continues where it stopped. Raises
+    LitJaxErrors, among them ConfigError if a package is missing.
     """
     workdir = local_folder(workdir, "workdir")
     own = gather(config, workdir, inputs)
@@ -96,7 +96,7 @@ def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> 
 
 
 def _layout(workdir: Path) -> str:
-    """That of the export: Hugging Face's, if its class holds the model of the run."""
+    """The layout of the export: Hugging Face's, if its class can hold the model of the run."""
     try:
         check_exportable(DualEncoderConfig.from_hf(read_config(workdir / MODEL)))
     except WeightError:
@@ -122,7 +122,7 @@ def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
             f"split is {inputs.split}, which is of the emoji, and the pictures are {inputs.pictures}; leave it out"
         )
     if (workdir / CONFIG).exists():
-        read_run_config(workdir)  # What is no run is told before anything is written.
+        read_run_config(workdir)  # A folder that is not a run is reported before anything is written.
         if not ((workdir / _place_of(inputs)).is_dir() or own["data"]):
             raise ConfigError(f"{workdir} holds a run that began in another way; name another --workdir")
     for folder_or_id in filter(None, (inputs.vision, inputs.text)):
@@ -137,7 +137,7 @@ def gather(config: Any, workdir: Path, inputs: Inputs) -> dict[str, bool]:
             config.model[tower] = str(_announced(what, make, workdir / "towers" / tower))
     if inputs.data:
         config.data.train, config.data.test = _own_pairs(inputs.data, config.data.caption, workdir)
-        config.data.caption = ""  # The prepared set has its captions where they are looked for.
+        config.data.caption = ""  # The prepared set has its captions where they are found by default.
     elif not own["data"] and inputs.pictures == "photos":
         config.data.train, config.data.test = _photographs(workdir, every_language=own["text"])
     elif not own["data"]:
@@ -161,7 +161,7 @@ def brought(config: Any, inputs: Inputs) -> dict[str, bool]:
 
 
 def licences(*, vision: bool, text: bool, data: bool, pictures: str = "emoji") -> list[str]:
-    """A line for each package that towers and pairs come from, without those that the caller brings (see `brought`)."""
+    """A line for each package from which towers or pairs come; the caller's own (see `brought`) have none."""
     own = (text, vision, *[data or pictures == "photos"] * 2)
     used = (i for i, is_own in zip(packages.INGREDIENTS, own, strict=True) if not is_own)
     lines = [f"{i.what} ({i.package} {i.version}, {i.licence})" for i in used]
@@ -199,7 +199,7 @@ def _emoji(workdir: Path, by: str, size: int) -> tuple[str, str]:
 
 
 def _photographs(workdir: Path, *, every_language: bool) -> tuple[str, str]:
-    """With a text tower of the caller's, which may know many languages, they are learned in all of theirs."""
+    """`every_language` is for a text tower of the caller's, which may know many languages."""
     folder = workdir / "photographs"
     if not folder.exists():
         log.info("downloading %s (160 MB) and writing its photographs to %s", photographs.PACKAGE, folder)
@@ -240,7 +240,7 @@ def _torch_is_there() -> bool:
 
 
 def about(which: str = "emoji") -> About:
-    """What the model card says of a model that was trained on the quickstart's own towers and pairs."""
+    """What the model card says about a model that was trained on the quickstart's own towers and pairs."""
     text, vision, pictures, captions = packages.INGREDIENTS
 
     def description(ingredient: packages.Ingredient) -> str:
@@ -250,7 +250,7 @@ def about(which: str = "emoji") -> About:
         return replace(
             about(),
             name="LiT on photographs of things",
-            license="gpl-2.0",  # Of the pictures and captions.
+            license="gpl-2.0",  # The licence of the pictures and captions.
             data="photographs of Tux Paint's stamps with their captions",
             data_license=photographs.LICENCE,
             data_description=f"Cut-out photographs on white ({photographs.SOURCE}), with captions in many languages.",
@@ -258,7 +258,7 @@ def about(which: str = "emoji") -> About:
         )
     return About(
         name="LiT on emoji",
-        license="cc-by-sa-4.0",  # Of the pictures, the strictest of the four.
+        license="cc-by-sa-4.0",  # The licence of the pictures, the strictest of the four.
         vision=description(vision),
         vision_license=vision.licence,
         text=description(text),

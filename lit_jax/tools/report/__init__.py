@@ -1,6 +1,6 @@
 """One page about a run: what was trained on what, its numbers over the steps, what the model sees, and the machine.
 
-The page is one file, with style, charts and pictures inside, and it forbids the browser to make requests.
+The page is one file, with style, charts and pictures inside, and it forbids the browser to make any requests.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path | epat
     """Writes the page about the run in `workdir` to `output`, by default WORKDIR/report.html, and returns its path.
 
     The workdir is a folder, or gs://BUCKET/FOLDER. The page names what is missing from it, such as a checkpoint or the
-    test pictures. It does not name folders of this machine: of a path only the last component is shown. Raises
+    test pictures. It does not name folders of this machine: only the last component of a path is shown. Raises
     CheckpointError if there is no run.
     """
     with opened(workdir) as place:
@@ -99,7 +99,7 @@ def _page(workdir: Workdir) -> str:
 
 
 def _compared(workdir: Workdir, missing: list[str]) -> dict[str, Any]:
-    """The table of the pairs of towers that `lit-jax align` has tried, if the run is one of them; else {}."""
+    """The table of the pairs of towers that `lit-jax align` tried, if the run is one of them; else {}."""
     if isinstance(workdir, Bucket):
         return {}
     folder = workdir.resolve()

@@ -19,11 +19,11 @@ from lit_jax.utils.errors import CheckpointError
 from lit_jax.workdir.bucket import Workdir, pull
 
 SHOWN, NEAREST, MISTAKES = 24, 5, 12  # Queries on the page, answers to each, and worst mistakes.
-MOST = 2000  # The first records of the test source, which are embedded.
+MOST = 2000  # At most this many of the first records of the test source are embedded.
 
 
 class Answer(NamedTuple):
-    """An answer to a query, a caption or a picture: its record, the caption, and the cosine with the query."""
+    """An answer to a query, which is a caption or a picture: its record, its caption, and its cosine with the query."""
 
     record: int
     text: str
@@ -32,13 +32,13 @@ class Answer(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A picture or a caption, its nearest answers, and the best ranked of its right answers."""
+    """A picture or a caption, its nearest answers, and the best ranked among its right answers."""
 
     record: int
     text: str
     answers: list[Answer]
     right: Answer
-    rank: int  # Of `right`, from 1.
+    rank: int  # The rank of `right`, from 1.
 
 
 class Album(NamedTuple):
@@ -125,7 +125,7 @@ def _spread(size: int) -> list[int]:
 def _embed(
     run: TrainedModel, source: Source, captions: Sequence[str], workdir: Workdir
 ) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "M E"]]:
-    """The embeddings of every picture and caption; cached outputs of the locked image tower in `workdir` are used."""
+    """The embeddings of every picture and caption; if `workdir` caches outputs of the image tower, they are used."""
     dtype, config = run.module.compute.dtype, run.module.config
     model = Embedder(
         Opened(workdir.name, run.module, run.params, run.processor),

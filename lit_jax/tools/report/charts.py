@@ -8,7 +8,7 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24  # Margins of the plot.
 LARGEST, SMALLEST = 1e30, 1e-30  # A larger number is not drawn, a smaller one is 0.
-MOST = 240  # Points of a line; if there are more, neighbours are averaged.
+MOST = 240  # Most points of a line; if there are more, neighbours are averaged.
 
 Point = tuple[float, float]
 
@@ -103,7 +103,7 @@ def short(value: float) -> str:
 def _ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers, the first not above `low` and the last not below `high`."""
     span, size = high - low, max(abs(low), abs(high))
-    if span <= 1e-6 * size or size < SMALLEST:  # A line that is flat.
+    if span <= 1e-6 * size or size < SMALLEST:  # The line is flat.
         span = abs(high) if abs(high) >= SMALLEST else 1.0
     rough = span / 4
     power = 10.0 ** math.floor(math.log10(rough))

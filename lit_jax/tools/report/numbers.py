@@ -13,13 +13,13 @@ from lit_jax.workdir.files import METRICS, RANKS
 from lit_jax.workdir.metrics import read_lines, read_rows
 from lit_jax.workdir.sessions import SESSIONS
 
-Row = Mapping[str, Any]  # Of metrics.jsonl.
+Row = Mapping[str, Any]  # A row of metrics.jsonl.
 Bounds = Mapping[int, Mapping[str, Interval]]  # step -> metric -> interval
 DIRECTION_WORDS = dict(zip(DIRECTIONS, ("picture to caption", "caption to picture"), strict=True))
 
 
 class Measured(NamedTuple):
-    """A metric at the first and at the last evaluation; `interval` is of the last."""
+    """A metric at the first and at the last evaluation; `interval` belongs to the last."""
 
     name: str
     before: float | None
@@ -31,10 +31,10 @@ class Measured(NamedTuple):
 class Cost(NamedTuple):
     """What the logged steps took; a field is None if it was not measured."""
 
-    seconds: float  # Of the steps only, without the start, evaluations and the cache.
+    seconds: float  # For the steps only, without the start, the evaluations and the cache.
     speed: float  # Pairs a second.
     waited: float  # Share of the time in which the devices waited for data.
-    skipped: int  # Steps without an update, because they were not finite.
+    skipped: int  # Steps without an update because they were not finite.
     host_gb: float | None
     device_gb: float | None
 
@@ -91,7 +91,7 @@ def measured(tested: Sequence[Row], bounds: Bounds, chance: Mapping[str, float])
 
 
 def by_width(tested: Sequence[Row]) -> dict[int, list[float | None]]:
-    """Width of a prefix -> the recalls of both directions with it, of the last evaluation; {} if none was measured."""
+    """Width of a prefix -> the recalls of both directions in the last evaluation; {} if none was measured."""
     last = tested[-1] if tested else {}
     ends = {name.rpartition("/")[2] for name in last if name.startswith(f"{TEST_PREFIX}{DIRECTIONS[0]}")}
     widths = sorted(int(end) for end in ends if end.isascii() and end.isdecimal())
@@ -155,7 +155,7 @@ def cost(rows: Sequence[Row], batch_size: int) -> Cost | None:
 
 
 def sessions(workdir: Workdir) -> list[Session]:
-    """The sessions in order; [] for a run of a version that did not record them."""
+    """The sessions in order; [] if the run is of a version that did not record them."""
 
     def number(value: Any, default: int) -> int:
         return value if type(value) is int else default

@@ -11,5 +11,5 @@ if __name__ == "__main__":
         Embedder(next(Path("models").iterdir())),
         host="0.0.0.0",
         port=int(os.environ.get("PORT", "7860")),
-        allow_hosts=[os.environ.get("SPACE_HOST", "localhost")],  # The Hub sets it.
+        allow_hosts=[os.environ.get("SPACE_HOST", "localhost")],  # The Hub sets this variable.
     )

@@ -1,7 +1,7 @@
 """A Hugging Face Space: the page of `lit-jax demo` and a model in one folder, which the Hub builds and runs.
 
-The Space is one of Docker (https://huggingface.co/docs/hub/spaces-sdks-docker). It holds the code of this very version
-of lit_jax, and its Python and its packages are of the versions that are installed here: it runs what was tried.
+It is a Docker Space (https://huggingface.co/docs/hub/spaces-sdks-docker). It holds the code of this very version of
+lit_jax, and its Python and its packages have the versions that are installed here: it runs what was tried.
 """
 
 import shutil
@@ -19,11 +19,11 @@ from lit_jax.hf.model_card import CARD
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError
 
-PORT = 7860  # On which the Hub expects a page.
+PORT = 7860  # The Hub expects a page on this port.
 MODELS, APP = "models", "app.py"  # Names in the folder; the model in the first has the name of the Space.
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "configs")
 _DOCKERFILE = "Dockerfile"
-HERE = Path(__file__).parent  # Of the files that a Space begins as.
+HERE = Path(__file__).parent  # The folder of the files from which a Space is made.
 
 
 def write(model: str | Path, output: str | Path, *, repo_id: str | None = None) -> Path:
@@ -31,7 +31,7 @@ def write(model: str | Path, output: str | Path, *, repo_id: str | None = None) 
 
     `repo_id` is where the model is on the Hub, which the Space then names. The folder appears only when it is complete.
     Raises ConfigError if `output` exists and is not empty or lies in `model`, and WeightError for a `model` that is
-    damaged or that `lit_jax.load` does not open, such as towers one by one.
+    damaged or that `lit_jax.load` does not open, such as separate towers.
     """
     model, output = Path(model), Path(output)
     check_new(model, output)

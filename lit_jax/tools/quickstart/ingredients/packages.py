@@ -22,8 +22,8 @@ class Ingredient:
     """A package: what it provides, its licence, its source, and how to install it."""
 
     what: str
-    package: str  # name on the package index
-    module: str  # name of the folder that it installs
+    package: str  # Its name on the package index.
+    module: str  # The name of the folder that it installs.
     licence: str
     source: str
     install: str = _PLAIN

