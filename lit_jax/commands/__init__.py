@@ -1,1 +1,1 @@
-"""One module a command: parse, call, print."""
+"""One module per command: parse, call, print."""

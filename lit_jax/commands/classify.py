@@ -63,7 +63,7 @@ def main(
         raise DataError(
             f"the file of labels {labels} does not exist; give an existing one, or labels as in cat,dog"
         )
-    if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as that of many labels.
+    if os.path.isfile(labels):  # Path.is_file() raises an error for a long name, such as many labels.
         text = decode_utf8(Path(labels).read_bytes(), labels)
         names = [line for line in text_lines(text) if line.strip()]
     shares_of_each = classify(pictures, names, model, prompts=prompts, **opening)

@@ -1,4 +1,4 @@
-"""Config files, and the fields that the command line sets."""
+"""Config files, and fields set on the command line."""
 
 import logging
 import re
@@ -20,11 +20,10 @@ from lit_jax.utils.suggestions import suggestion
 
 log = logging.getLogger(__name__)
 
-GROUPS = tuple(
-    name for name, field in FIELDS.items() if isinstance(field.default, dict)
-)  # Of a tower's own fields.
+# The groups of a tower's own fields.
+GROUPS = tuple(name for name, field in FIELDS.items() if isinstance(field.default, dict))
 
-# Endings of what others have their configs in. Some of these files would run as Python.
+# Endings of other kinds of config files. Some of these files would run as Python.
 _NO_PYTHON = frozenset({".json", ".yaml", ".yml", ".toml", ".ini", ".gin", ".txt", ".ipynb"})
 
 
@@ -38,7 +37,7 @@ class Override(NamedTuple):
 def shipped_config(name: str) -> Path:
     """The file of one of lit_jax's own configs, or their folder ("").
 
-    It lies beside the package in a checkout, and inside it once installed.
+    It is beside the package in a checkout, and inside it once installed.
     """
     package = Path(__file__).parent.parent
     inside = package / "configs" / name
@@ -48,7 +47,7 @@ def shipped_config(name: str) -> Path:
 def load(file: str) -> Any:
     """What get_config() of the config file FILE[:ARG] returns. Raises ConfigError.
 
-    `configs/NAME.py` is one of lit_jax's own where there is no such file, as beside an installed package.
+    If there is no file `configs/NAME.py`, as beside an installed package, that name means one of lit_jax's own.
     """
     path, colon, argument = file.partition(":")
     shipped = shipped_config(Path(path).name)
@@ -67,7 +66,7 @@ def load(file: str) -> Any:
         if get_config is None:
             raise ConfigError("it has no function get_config, which returns the config")
         config = get_config(argument) if colon else get_config()
-    except Exception as error:  # The file is anyone's Python.
+    except Exception as error:  # The file may hold any Python.
         raise ConfigError(f"the config file{_reason(error, path)}") from error
     if not hasattr(config, "items"):
         raise ConfigError(f"the config file: get_config() returned {config!r}; wanted a ConfigDict")
@@ -77,13 +76,13 @@ def load(file: str) -> Any:
 def merge(
     config: Any, overrides: Sequence[Override], towers: Mapping[str, str], *, keep_dropout: bool = True
 ) -> dict[str, Any]:
-    """The config of a file with what the command line says, as nested dicts, for `read_config` to judge.
+    """The config of a file with the changes of the command line, as nested dicts, for `read_config` to check.
 
-    `towers` ("vision" or "text" -> folder or Hub id) are those that the command line names: see `_of_named_tower`.
+    `towers` ("vision" or "text" -> folder or Hub id) are named on the command line: see `_of_named_tower`.
     """
     overrides = [Override(_current(name), text) for name, text in overrides]
     model = plain(config.get("model"))
-    swapped = []  # Towers of the file of which the command line names others.
+    swapped = []  # Towers that the command line replaces by others.
     if isinstance(model, dict):
         swapped = [tower for tower, folder in towers.items() if folder and folder != model.get(tower)]
     _update_references(config, overrides)
@@ -100,19 +99,19 @@ def merge(
         elif name.startswith(tuple(f"{group}." for group in GROUPS)):
             _put(tree, name, literal(text))
         else:
-            tree[name] = text  # With its dots: `read_config` does not know it.
+            tree[name] = text  # The name keeps its dots: `read_config` refuses it.
     return tree
 
 
 def _current(name: str) -> str:
-    """The name of today of a field."""
+    """The current name of a field."""
     if name in RENAMED:
         advise(name, RENAMED[name])
     return RENAMED.get(name, name)
 
 
 def _update_references(config: Any, overrides: Sequence[Override]) -> None:
-    """Sets fields in the ConfigDict of the file, so that those follow which it computes from them (`get_ref`)."""
+    """Sets fields in the ConfigDict of the file, so that fields that it computes from them (`get_ref`) follow."""
     for name, text in overrides:
         group, _, last = name.rpartition(".")
         fields = config.get(group) if group else config
@@ -124,11 +123,11 @@ def _update_references(config: Any, overrides: Sequence[Override]) -> None:
 
 
 def _of_named_tower(model: dict[str, Any], tower: str, own: set[str], keep_dropout: bool) -> Any:
-    """What stays of vision_config or text_config of a config file if the command line names another tower.
+    """What a config file's vision_config or text_config keeps if the command line names another tower.
 
     The named tower brings its own numbers. Only dropouts stay, together with the model_type, since `read_tower` leaves
-    them out for a tower of another type. Nothing stays if there is no model_type, if the command line sets fields of
-    the group itself (`own`), or without `keep_dropout`.
+    them out for a tower of another type. Nothing stays if there is no model_type, if the command line itself sets
+    fields of the group (`own`), or without `keep_dropout`.
     """
     group = f"model.{tower}_config"
     numbers = model.get(f"{tower}_config", {})
@@ -154,7 +153,7 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     *groups, last = name.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})
-        if not isinstance(tree, dict):  # `read_config` says so.
+        if not isinstance(tree, dict):  # `read_config` reports it.
             return
     tree[last] = value
 

@@ -29,7 +29,7 @@ def main(workdir: str | None, as_json: bool) -> None:
     report = machine()
     if workdir is not None:
         report["workdir"] = doctor.workdir(workdir)
-    # A DEL is no control character of JSON.
+    # JSON does not count DEL as a control character.
     text = json.dumps(report, indent=2).replace("\x7f", r"\u007f") if as_json else doctor.report(report)
     say(text)
     if workdir is not None and doctor.ill(report["workdir"]):

@@ -50,7 +50,7 @@ def main(pictures: tuple[str, ...], model: str, output: str, **settings: Any) ->
     from lit_jax.parallel import distributed
     from lit_jax.utils.console import progress
 
-    if settings["shard"] is None:  # Else each process works for itself.
+    if settings["shard"] is None:  # Otherwise each process works on its own.
         distributed.start()
     with progress("pictures", show=distributed.is_main_process()) as report:
         index = embed(

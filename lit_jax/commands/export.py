@@ -167,7 +167,7 @@ def _check(
 
 
 def _open_place(settings: dict[str, Any]) -> "Place | None":
-    """The place on the Hub that the folder is published to, if that is asked for."""
+    """The place on the Hub to which the folder is published, if that is asked for."""
     from lit_jax.hf import publish
 
     if not settings["push_to_hub"]:
@@ -182,7 +182,7 @@ def _open_place(settings: dict[str, Any]) -> "Place | None":
 
 
 def _verify(output: str, workdir: str | None, verify_data: str | None) -> None:
-    """Prints the differences between the folder in lit_jax and in PyTorch."""
+    """Prints how much the outputs of the folder in lit_jax and in PyTorch differ."""
     from lit_jax.tools import export as exports
     from lit_jax.utils.console import table
 

@@ -27,7 +27,7 @@ _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Flags:
-    """What follows `lit-jax COMMAND`, besides --config and --config.a.b, which all of these commands take."""
+    """What can follow `lit-jax COMMAND`, besides --config and --config.a.b, which all of these commands take."""
 
     command: str
     about: str
@@ -41,7 +41,7 @@ class Flags:
     def parse(self, args: Sequence[str]) -> tuple[ConfigDict, dict[str, Any]]:
         """`args` -> (the config of the file with the fields that `args` set, the values of the options).
 
-        All of the config is judged. `--help` prints the options and ends the process. Raises ConfigError.
+        The whole config is checked. `--help` prints the options and ends the process. Raises ConfigError.
         """
         if any(arg in ("--help", "-h", "-help") for arg in args):
             shown = self.as_click()
@@ -96,7 +96,7 @@ class Flags:
         return values, overrides
 
     def _unknown(self, name: str) -> str:
-        """The mistake of an option that does not exist."""
+        """The error message for an option that does not exist."""
         fields = [field for field in FIELDS if field.rpartition(".")[2] == name]
         fields += [ALIASES[name]] if name in ALIASES else []
         near = suggestion(name, ("config", *self.options))
@@ -147,14 +147,14 @@ def _text(word: str, text: str | None, words: deque[str]) -> str:
 
 
 def _switch(on: bool, word: str, text: str | None) -> bool:
-    """Of the option `word`, which may be followed by "=true" or "=false"."""
+    """The value of the switch `word`, which may be followed by "=true" or "=false"; alone, it is `on`."""
     if text is not None and text.lower() not in BOOLS:
         raise ConfigError(f"{word} is a switch; wanted it alone, or with =true or =false")
     return on if text is None else BOOLS[text.lower()] is on
 
 
 def _field_text(field: str, word: str, text: str | None, words: deque[str]) -> str:
-    """The value of a field; one that is true or false is true if no value follows."""
+    """The value of a field; a field that is false by default becomes true if no value follows."""
     if (
         text is None
         and field in FIELDS

@@ -11,7 +11,7 @@ from lit_jax.utils.parts import Part
 
 
 def unwritable(path: Path) -> str | None:
-    """Why a file cannot be written, so that this is said before the work and not after it; None if it can."""
+    """Why a file cannot be written, to be reported before the work and not after it; None if it can."""
     if path.is_dir():
         return f"{path} is a directory; give a file"
     if not path.parent.is_dir():

@@ -69,14 +69,14 @@ def main(args: Sequence[str]) -> None:
 
 
 def without_tpu() -> None:
-    """Before JAX is imported: libtpu compiles without a TPU if it does not look for one, and JAX stays on the CPU."""
+    """Call it before JAX is imported: libtpu then compiles without looking for a TPU, and JAX stays on the CPU."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _host(cores: str | None, rate: str | None) -> "Host | None":
-    """The host that is described. Raises ConfigError for one option without the other, and for no positive number."""
+    """The host described. Raises ConfigError for one option without the other, and if a number is not positive."""
     if cores is None and rate is None:
         return None
     from lit_jax.tools.plan.decoding import Host
@@ -121,7 +121,7 @@ def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:
 
 
 def _decoding(costs: dict[str, Any]) -> str:
-    """The sentence on the hosts of the slice."""
+    """The sentence about the hosts of the slice."""
     found = costs["decoding"]
     if found is None:
         return "no step decodes a picture: the outputs of the image tower are cached"

@@ -62,7 +62,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def following(model: Path, workdir: str, test: str) -> list[str]:
-    """Commands that go on from a quickstart, as they work in the current folder."""
+    """Commands to try after a quickstart, in the form that works in the current folder."""
     folder, index, source = (shlex.quote(str(path)) for path in (model, Path(workdir, "index"), test))
     lines, query = [], "a fast train"
     for folder_of_pictures, first, labels, asked in (

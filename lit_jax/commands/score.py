@@ -47,7 +47,7 @@ def main(
     from lit_jax.parallel import distributed
     from lit_jax.utils.console import progress
 
-    if shard is None:  # Else each process works for itself.
+    if shard is None:  # Otherwise each process works on its own.
         distributed.start()
     with progress("pictures", show=distributed.is_main_process()) as report:
         pairs = open_source(source, caption=caption)

@@ -44,7 +44,7 @@ def call(name: str, args: Sequence[str]) -> None:
 
 
 def as_typed() -> str:
-    """How `lit-jax` is typed here: by its name, by the path that it was called by, or by that of Python."""
+    """How `lit-jax` is typed here: by its name, by the path by which it was called, or through Python."""
     if shutil.which("lit-jax"):
         return "lit-jax"
     called = Path(sys.argv[0])
@@ -99,7 +99,7 @@ def _sentence(error: click.UsageError, command: click.Command) -> str:
 
 
 def _argument(name: str, command: click.Command) -> str:
-    """How the help calls the argument that an option of that name would stand for; "" if there is none."""
+    """What the help calls the argument that was meant by an option called `name`; "" if there is none."""
     context = click.Context(command)
     arguments = [param for param in command.params if isinstance(param, click.Argument)]
     meant = [param for param in arguments if name.rstrip("s") == str(param.name).rstrip("s")]
