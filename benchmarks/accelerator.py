@@ -6,8 +6,8 @@
 "locked" trains only the text tower, "unlocked" trains both, and "cached" trains with cached image outputs (lit_jax
 only); "image" and "text" embed. Each side has its own process, so that its peak memory is its own too, and the two are
 measured in turn, --rounds times. PyTorch is compiled and uses SDPA, fused AdamW and autocast. MFU is the model's
-arithmetic, counted once for both sides, relative to --peak. A process starts in 75 to
-95 s on 8 cores; --json is written after each kind, so that a call that is cut off keeps what is done.
+arithmetic, counted once for both sides, relative to --peak. A process takes 75 to 95 s to start on 8 cores; --json is
+written after each kind, so that an interrupted call keeps what is done.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from typing import Any
 from side_by_side import SIDES, configs
 
 STEPS = 20  # Per measurement.
-READY = "ready"  # Said by a process that is warmed up.
-PASSES = {  # Through the image and the text tower: a forward pass counts one, a backward pass two.
+READY = "ready"  # Printed by a process that is warmed up.
+PASSES = {  # Passes through the image and the text tower; a forward pass counts one, a backward pass two.
     "locked": (1, 3),
     "unlocked": (3, 3),
     "cached": (0, 3),
@@ -41,7 +41,7 @@ PASSES = {  # Through the image and the text tower: a forward pass counts one, a
 
 
 def arithmetic(kind: str, length: int, tiny: bool) -> float:
-    """Floating-point operations of a step per pair: those of matrix products, multiplied as in PASSES."""
+    """Floating-point operations of a step per pair: matrix products only, as often as PASSES says."""
     import jax
     import jax.numpy as jnp
 
@@ -62,7 +62,7 @@ def arithmetic(kind: str, length: int, tiny: bool) -> float:
 
 
 def work(options: argparse.Namespace) -> None:
-    """A process that measures one case, once for each line that it reads; it is warmed up before."""
+    """A process that warms up and then measures one case, once for each line that it reads."""
     how: dict[str, Any] = {"dtype": "bfloat16"}
     if options.work == "lit_jax":
         how |= {"remat": options.remat, "attention": options.attention, "unroll": options.unroll}
@@ -120,7 +120,7 @@ def profile(run: Callable[[], Any], wait: Callable[[], Any]) -> str:
 
 
 class Case:
-    """The process of one case. `runs` are its measurements; none, if it failed, for instance for lack of memory."""
+    """The process of one case. `runs` holds its measurements; none if it failed, for instance for lack of memory."""
 
     def __init__(self, side: str, kind: str, batch: int, arguments: list[str]) -> None:
         self.side, self.kind, self.batch = side, kind, batch
@@ -171,7 +171,7 @@ def measured(kind: str, batch: int, options: argparse.Namespace, arguments: list
 
 
 def machine() -> dict[str, str]:
-    """The GPU and the versions of what computes on it."""
+    """The GPU and the versions of the software that uses it."""
     asked = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     gpu = subprocess.run(asked, capture_output=True, text=True).stdout.strip() if which(asked[0]) else "none"
     return {"gpu": gpu} | {name: version(name) for name in ("jax", "torch", "transformers")}
@@ -242,7 +242,7 @@ def main() -> None:
                     f"{first:.0f}",
                 )
             )
-        if options.json:  # After each kind, in case that the next one takes too long.
+        if options.json:  # After each kind, in case the next one takes too long.
             options.json.write_text(json.dumps(found, indent=2) + "\n")
     head = ("", "pairs", "side", "ms per step", "pairs/s", "TFLOP/s", "MFU", "GiB", "s to start")
     print(table(head, rows))

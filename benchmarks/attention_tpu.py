@@ -1,9 +1,9 @@
-"""HBM traffic of attention on a TPU that is not at hand: XLA's own against the whole-row kernel, by layer.
+"""HBM traffic of attention on a TPU that need not be present: XLA's own against the whole-row kernel, by layer.
 
     python benchmarks/attention_tpu.py --topology v5e:2x4 --pairs 512
 
-This needs libtpu (pip install 'lit_jax[tpu]') but no TPU: the programs are compiled ahead of time, and the operands and
-results in HBM of every instruction are counted in the program's text (`lit_jax/tools/plan/hlo.py`). ViT-B's image
+This needs libtpu (pip install 'lit_jax[tpu]') but no TPU: the programs are compiled ahead of time, and every
+instruction's operands and results in HBM are counted in the program's text (`lit_jax/tools/plan/hlo.py`). ViT-B's image
 layers run forward, BERT's text layers forward and backward, in bfloat16.
 """
 
@@ -27,7 +27,7 @@ from lit_jax.tools.plan.hlo import Program
 from lit_jax.utils.console import table
 
 WIDTH = 768
-TOWERS = {  # Layers, tokens, block.
+TOWERS = {  # Number of layers, number of tokens, block.
     "image, forward": (2, 197, BlockSpec(heads=12, hidden=3072, norm_first=True)),
     "text, forward and backward": (2, 32, BlockSpec(heads=12, hidden=3072, norm_first=False)),
 }

@@ -1,11 +1,11 @@
-"""JPEGs to 224x224 pixels: images per second and core for each decoder of training, against plain Pillow.
+"""JPEGs to 224x224 pixels: images per second and core for each training decoder, against plain Pillow.
 
     python benchmarks/decode.py --repeats 9 --quality 75 90
 
 "pillow" decodes and resizes bicubically; the others are `train_decode.ImageDecoder` as a run calls it, including its
-checks. "decoded" reads the same pictures as `prepare --decoded` stores them, which are larger files. Every repeat runs
+checks. "decoded" reads the same pictures as stored by `prepare --decoded`, which are larger files. Every repeat runs
 all decoders in turn; the figures are medians of the CPU time of one thread. The pictures are synthetic: noise of all
-scales with the spectrum of photographs. "difference" is the mean distance to "pillow" in levels of 255.
+scales with the spectrum of photographs. "difference" is the mean distance to "pillow", in levels out of 255.
 """
 
 import argparse

@@ -22,15 +22,15 @@ from loading import CONFIG, write_model
 
 from lit_jax.utils.cores import cores
 
-DIFFERENT = 24  # Pictures; the others are the same files under other names.
-TARGET = 1.7  # Cores in use after the start, of 2.
+DIFFERENT = 24  # Different pictures; the others are the same files under other names.
+TARGET = 1.7  # Cores out of 2 that are in use after the start.
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
 }
-# Its arguments: the time at which the process was started, the folder, and the pictures per batch.
+# The child's arguments: the time at which its process was started, the folder, and the pictures per batch.
 CHILD = """
 import json, sys, time
 begun, folder, batch = float(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -61,7 +61,7 @@ def measure(folder: Path, batch: int) -> dict[str, float]:
     """The time of the process: in total, for its start, and for the pictures after the start."""
     begun = str(time.time())
     command = [sys.executable, "-c", CHILD, begun, str(folder), str(batch)]
-    settings = os.environ | {"LIT_JAX_TORCH": "0"}  # As in the command.
+    settings = os.environ | {"LIT_JAX_TORCH": "0"}  # As the command sets it.
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=settings)
     (first, early, early_cpu), (last, wall, cpu) = json.loads(done.stdout)
     if first == last:

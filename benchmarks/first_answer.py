@@ -1,10 +1,10 @@
-"""The time to the first answer of `lit-jax classify` on a ViT-B/16 + BERT-base folder, and the share of imports.
+"""The time to the first answer of `lit-jax classify` on a ViT-B/16 + BERT-base folder, and how much of it is imports.
 
     python benchmarks/first_answer.py --repeats 3
 
 The command runs as in a shell, with random weights. "imports" are those of the command, which keeps transformers from
 importing an installed torch; "imports, torch too" are those of a Python program in this environment. The figures are
-wall clock of whole processes, measured in turn.
+the wall clock time of whole processes, measured in turn.
 """
 
 import argparse

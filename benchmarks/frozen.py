@@ -3,13 +3,12 @@
     python benchmarks/frozen.py --pairs 1000000 --captions 4 --batch 32768
     python benchmarks/frozen.py --pairs 20000 --batch 2048
 
-Features are random numbers in files that are memory-mapped, as the caches of a run are: 768 of each picture and 1024 of
-each caption. Both heads are MLPs with a skip connection. Batches come from `train_batches`, as in `lit-jax train`, and
-the step is that of a config. "products" is the time that NumPy takes for the same matrix products, with as many
-threads: those of both heads forward and backward, and those of the loss, whose logits are computed twice, since they
-are not kept. Each logit is the sum of three products (`lit_jax/losses/exact.py`); "plain" is the time with only one of
-them, as a loss takes that rounds its similarities to float32. The memory is what the process has for itself, without
-the pages of the files.
+Features are random numbers in memory-mapped files, like the caches of a run: 768 per picture and 1024 per caption. Both
+heads are MLPs with a skip connection. Batches come from `train_batches`, as in `lit-jax train`, and the step is that of
+a config. "products" is the time that NumPy takes for the same matrix products, with as many threads: those of both
+heads, forward and backward, and those of the loss, whose logits are computed twice, since they are not kept. Each logit
+is the sum of three products (`lit_jax/losses/exact.py`); "plain" is the time with only one of them, as in a loss that
+rounds its similarities to float32. The memory is the process's own, without the pages of the files.
 """
 
 import argparse
@@ -41,15 +40,12 @@ from lit_jax.utils.console import table
 
 WIDTHS = {"vision": 768, "text": 1024}
 BLOCK = 1 << 14  # Rows that are made at once.
-TOWER = {
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "intermediate_size": 8,
-}  # Not used; it has to exist.
+# This tower is not used, but it has to exist.
+TOWER = {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 8}
 
 
 class Nothing:
-    """A source of so many records; what is cached is not read from it."""
+    """A source of `count` records; what is cached is not read from it."""
 
     spec = "random features"
 
@@ -180,7 +176,7 @@ def products(options: argparse.Namespace) -> tuple[float, float]:
 
 
 class Memory(threading.Thread):
-    """Watches what the process has for itself, without pages of files; `most` is in GiB."""
+    """Watches the process's own memory, without pages of files; `most` is in GiB."""
 
     most = 0.0
 

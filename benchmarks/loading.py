@@ -3,7 +3,7 @@
     python benchmarks/loading.py --repeats 7
 
 Each measurement is a separate process, and the kinds are measured in turn. Only the call is timed, never an import.
-Memory is the peak beyond that of a process that imports the same modules and reads nothing.
+Memory is the peak above that of a process that imports the same modules and reads nothing.
 """
 
 import argparse
@@ -17,11 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-VISION = {
-    "model_type": "vit",
-    "image_size": 224,
-    "patch_size": 16,
-}  # All other fields have HF's defaults, which are the base sizes.
+# All other fields have HF's defaults, which are the base sizes.
+VISION = {"model_type": "vit", "image_size": 224, "patch_size": 16}
 TEXT = {"model_type": "bert"}
 CONFIG = {
     "model_type": "vision-text-dual-encoder",
@@ -31,7 +28,7 @@ CONFIG = {
 }
 TARGETS = {"time": 1.5, "memory": 1.3}
 KINDS = ("nothing", "bytes", "read_dual")
-# Its arguments are a kind and a folder; it prints seconds of wall clock and of CPU, and its peak memory in bytes.
+# The child's arguments are a kind and a folder; it prints wall clock and CPU seconds, and its peak memory in bytes.
 CHILD = """
 import json, re, sys, time
 import safetensors.numpy
@@ -54,7 +51,7 @@ print(json.dumps([wall, cpu, peak]))
 
 
 def write_model(folder: Path) -> int:
-    """A dual encoder of random weights; returns the size of its weight file in bytes."""
+    """Writes a dual encoder with random weights; returns the size of its weight file in bytes."""
     import jax
 
     from lit_jax.hf import model_folder
@@ -72,7 +69,7 @@ def write_model(folder: Path) -> int:
 
 
 def measure(kind: str, folder: Path) -> tuple[float, float, int]:
-    """Seconds of wall clock and of CPU, and peak bytes, of one fresh process."""
+    """Wall clock and CPU seconds and peak bytes of one fresh process."""
     child = subprocess.run(
         [sys.executable, "-c", CHILD, kind, str(folder)],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},

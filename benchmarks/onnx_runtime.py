@@ -3,9 +3,9 @@
     python benchmarks/onnx_runtime.py MODEL SOURCE
     python benchmarks/onnx_runtime.py quickstart_run/export tfds:quickstart_run/data/test --json FILE
 
-MODEL is written anew with its towers in float32 and with 8 bits. Every picture and text of SOURCE is embedded three
+MODEL is written anew with its towers in float32 and in 8 bits. Every picture and text of SOURCE is embedded three
 times, from the same arrays: by `lit_jax.Embedder`, and by ONNX Runtime from either file. Hits are queries with a right
-answer among the first five. Times are medians of whole calls with all cores, in one process, in turn.
+answer among the first five. Times are medians of whole calls on all cores, measured in turn in one process.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def batches(embedder: Embedder, source: Any, texts: list[str]) -> tuple[list[Any
 
 
 def milliseconds(call: Callable[[], Any], seconds: float) -> float:
-    """The median of as many calls as take about so long, after two that are not counted."""
+    """The median time of the calls that fit into about `seconds`, after two that are not counted."""
     call(), call()
     found: list[float] = []
     end = time.perf_counter() + seconds
@@ -88,7 +88,7 @@ def milliseconds(call: Callable[[], Any], seconds: float) -> float:
 def times(
     model: str, folder: Path, size: tuple[int, int], length: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """A row for each tower and batch."""
+    """A row for each tower and batch size."""
     module, params = load.load(model)
     rows = []
     for program in towers.programs(module, params, with_mask=True, compute=module.compute, size=size):

@@ -1,13 +1,13 @@
-"""What a run spends beside its steps: its start, the first step, a restart after SIGTERM, the host's part of a step.
+"""What a run spends besides its steps: its start, the first step, a restart after SIGTERM, the host's part of a step.
 
     python benchmarks/overhead.py --repeats 3
     python benchmarks/overhead.py --config configs/clip_finetune.py:smoke --json overhead.json
 
 Each repeat starts a run of the recipe in an empty folder, ends it by SIGTERM after --steps steps (status 42), and
-starts it again until its next step: as it is, and with JAX's persistent compilation cache (JAX_COMPILATION_CACHE_DIR),
-which a start before has filled. The seconds are medians over the repeats: "imports" are those of Python and its
-packages, "setup" reads the towers or the checkpoint and makes the state, "inputs" opens the data, "evaluation" is that
-of the model at the start, and "step" is the first one. "tracing" and "compiling" are JAX's own figures of all programs.
+restarts it for as many steps: without and with JAX's persistent compilation cache (JAX_COMPILATION_CACHE_DIR), which an
+earlier start has filled. The seconds are medians over the repeats: "imports" is Python with its packages, "setup" reads
+the towers or the checkpoint and makes the state, "inputs" opens the data, "evaluation" evaluates the model at the
+start, and "step" is the first step. "tracing" and "compiling" are JAX's own figures for all programs.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PREEMPTED = 42  # The status of a run that saved and ended because it was told to.
+PREEMPTED = 42  # The exit status of a run that saved and ended because it was told to.
 PARTS = ("imports", "setup", "inputs", "evaluation", "step", "tracing", "compiling", "whole")
 JAX_EVENTS = {"/jax/core/compile/backend_compile_duration": "compiling"} | dict.fromkeys(
     ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration"), "tracing"
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measured(config: str, steps: int) -> dict[str, dict[str, float]]:
-    """A start from nothing, and restarts without and with a cache of what was compiled."""
+    """A start from nothing, and restarts without and with a compilation cache."""
     with tempfile.TemporaryDirectory() as folder:
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
         found = {"start": started(config, steps, folder)}
@@ -71,7 +71,7 @@ def measured(config: str, steps: int) -> dict[str, dict[str, float]]:
 
 
 def started(config: str, steps: int, folder: str, more: dict[str, str] | None = None) -> dict[str, float]:
-    """One process, from its start to its last step; the seconds of its parts."""
+    """Runs one process from its start to its last step; returns the seconds of its parts."""
     marks = Path(folder) / "marks.json"
     environment = os.environ | (more or {}) | {"LIT_JAX_STARTED": repr(time.time())}
     command = [sys.executable, __file__, "--config", config, "--steps", str(steps)]
@@ -85,7 +85,7 @@ def started(config: str, steps: int, folder: str, more: dict[str, str] | None = 
 
 
 def run(config: str, steps: int, workdir: Path, marks: Path) -> None:
-    """Trains in this process until so many steps are done, and notes when what began and ended."""
+    """Trains in this process until `steps` steps are done, and notes the seconds of its parts."""
     import jax
 
     from lit_jax.__main__ import main as lit_jax
@@ -144,7 +144,7 @@ def run(config: str, steps: int, workdir: Path, marks: Path) -> None:
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
-    """Markdown: seconds, and the share of the whole in parentheses."""
+    """Markdown: seconds, with the share of the whole in parentheses."""
     lines = ["| | " + " | ".join(PARTS) + " | host, ms a step |", "| --- |" + " ---: |" * (len(PARTS) + 1)]
     for name, found in medians.items():
         cells = [f"{found[part]:.1f} ({found[part] / found['whole']:.0%})" for part in PARTS[:-1]]

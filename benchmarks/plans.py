@@ -4,8 +4,8 @@
     python benchmarks/plans.py --json plans.json
     python benchmarks/plans.py --json plans.json --only lit_b16_bert --only v6e
 
-No TPU is needed: libtpu compiles for any slice, for some minutes a row. Each row is a process of its own, and is
-written to --json when it is done. Rows that the file has are not compiled again, so a run that was stopped goes on; for
+No TPU is needed: libtpu compiles for any slice, which takes some minutes per row. Each row is a process of its own, and
+is written to --json when it is done. Rows in the file are not compiled again, so a run that was stopped continues; for
 new figures, name a new file. A row that fails is named with the reason at the end, and the exit status is 1.
 """
 
@@ -24,7 +24,7 @@ START = time.perf_counter()
 
 
 class Row(NamedTuple):
-    """A config, the slice that it is planned for, and what is set beside it."""
+    """A config, the slice for which it is planned, and the fields set on top of it."""
 
     config: str
     topology: str
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The rows that are done. Those of another libtpu or JAX are not mixed with today's."""
+    """The rows that are done. Exits if another libtpu or JAX made them."""
     versions = {name: importlib.metadata.version(name) for name in ("libtpu", "jax")}
     if not path.exists():
         return {**versions, "plans": {}}
@@ -107,14 +107,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, done: dict[str, Any]) -> None:
-    """Beside the file first, so that a kill leaves the old one or the new one."""
+    """Writes beside the file first, so that a kill leaves the old file or the new one."""
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(done, indent=1) + "\n")
     beside.replace(path)
 
 
 def planned(row: Row, minutes: float) -> dict[str, Any]:
-    """What a process of its own finds. Raises RuntimeError with its last words."""
+    """The plan of a row, made by a process of its own. Raises RuntimeError with its last line of output."""
     command = [sys.executable, __file__, "--compile", row.key]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes)
@@ -128,7 +128,7 @@ def planned(row: Row, minutes: float) -> dict[str, Any]:
 
 
 def compiled(row: Row) -> dict[str, Any]:
-    """The plan of a row, without the steps of evaluations."""
+    """The plan of a row, without the embed steps."""
     from lit_jax.commands.plan import FLAGS, without_tpu
 
     without_tpu()
@@ -140,7 +140,7 @@ def compiled(row: Row) -> dict[str, Any]:
 
 
 def table(plans: list[tuple[Row, dict[str, Any]]]) -> str:
-    """Markdown, a line for each plan."""
+    """Markdown with a line for each plan."""
     lines = [" | ".join(HEADINGS), " | ".join(["---", "---"] + ["---:"] * (len(HEADINGS) - 2))]
     return "\n".join(f"| {line} |" for line in lines + [" | ".join(cells(*plan)) for plan in plans])
 

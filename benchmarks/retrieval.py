@@ -1,10 +1,10 @@
-"""Retrieval of N x M embeddings: seconds and peak memory, on random unit rows with each text near its image.
+"""Retrieval with N x M embeddings: seconds and peak memory, on random unit rows with each text near its image.
 
     python benchmarks/retrieval.py
     python benchmarks/retrieval.py --images 20000 --texts 100000 --noise 1
 
 Memory is the largest resident set of the process, including JAX and the embeddings. A text is its image row plus a
-random vector, whose length is `--noise` times that of the row; `--random` makes both sides independent, for ranks near
+random vector whose length is `--noise` times that of the row; `--random` makes both sides independent, for ranks near
 chance.
 """
 

@@ -1,10 +1,10 @@
-"""How long training waits for a save: calls of `Checkpoints.save` in a loop of real arithmetic.
+"""How long training waits for a save: calls to `Checkpoints.save` in a loop of real arithmetic.
 
     python benchmarks/saves.py
     python benchmarks/saves.py --megabytes 500 --steps 300
 
-The state has --megabytes: weights and AdamW's two moments, a third each. The script prints JSON: the seconds that each
-due save blocked, the share of the loop's time in all calls of save, and the duration of a save in the background.
+The state has --megabytes: weights and AdamW's two moments, a third each. The script prints JSON: the seconds for which
+each due save blocked, the share of the loop's time in all calls to save, and how long a save takes in the background.
 """
 
 import argparse

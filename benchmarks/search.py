@@ -1,14 +1,14 @@
-"""Search in an index of N vectors on this machine: seconds with and without the copy in memory, and the recall.
+"""Search in an index of N vectors on this machine: seconds with and without the copy in memory, and recall.
 
     python benchmarks/search.py --vectors 10000000 --width 256
     python benchmarks/search.py --vectors 100000 --precision int8 --precision binary
 
 The index is made first: unit vectors around the centres of clusters, in the files that `lit-jax embed` writes (10 GB
-for the line above, removed at the end unless --folder names their place). Each query is a new member of a cluster.
-`Index.open(..., screen=True)` reads all of it once; a search is timed from the embedded query to the ids of the
-nearest. The recall is the share of the results of the plain exact search that are found. Memory is that of the
-process without files that are mapped. With --precision the same vectors are also stored as int8 or as signs, beside
-the index, and measured against the plain search of float32.
+for the first line above, removed at the end unless --folder names their place). Each query is a new member of a
+cluster. `Index.open(..., screen=True)` reads the whole index once; a search is timed from the embedded query to the ids
+of the nearest. Recall is the share of the results of the plain exact search that are found. Memory is that of the
+process without mapped files. With --precision, the same vectors are also stored as int8 or as signs beside the index,
+and measured against the plain search in float32.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def members(centres: np.ndarray, count: int, rng: np.random.Generator, noise: float) -> np.ndarray:
-    """Unit vectors around centres that are drawn; their mean cosine to the centre is about 1 / sqrt(1 + noise^2)."""
+    """Unit vectors around randomly drawn centres; their mean cosine to these is about 1 / sqrt(1 + noise^2)."""
     rows = rng.standard_normal((count, centres.shape[1]), np.float32)
     rows *= np.float32(noise / np.sqrt(centres.shape[1]))
     rows += centres[rng.integers(len(centres), size=count)]
@@ -47,7 +47,7 @@ def members(centres: np.ndarray, count: int, rng: np.random.Generator, noise: fl
 def write_index(
     folder: Path, centres: np.ndarray, args: argparse.Namespace, precision: str = "float32"
 ) -> None:
-    """An index without sums, which are not what is measured."""
+    """Writes an index without checksums, which are not measured here."""
     vectors = args.vectors
     folder.mkdir(parents=True, exist_ok=True)
     shards = -(-vectors // SHARD)
@@ -62,26 +62,26 @@ def write_index(
 
 
 def memory() -> float:
-    """GiB of this process that are no mapped file; 0 where the system does not tell."""
+    """GiB of this process without mapped files; 0 if the system does not say."""
     status = Path("/proc/self/status")
     found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text()) if status.is_file() else None
     return int(found[1]) / 2**20 if found else 0.0
 
 
 def megabytes(folder: Path, *kinds: str) -> float:
-    """Of the files of these kinds."""
+    """Megabytes of the files of these kinds."""
     return sum(path.stat().st_size for kind in kinds for path in folder.glob(f"{kind}-*.npy")) / 1e6
 
 
 def plain(folder: Path, queries: np.ndarray, top: int) -> tuple[np.ndarray, float]:
-    """The numbers of the nearest of all queries at once, and the seconds that it took."""
+    """The numbers of the nearest vectors for all queries at once, and the seconds that it took."""
     start = time.perf_counter()
     _, found = nearest(queries, (shard.embeddings for shard in Index.open(folder)), top, make_mesh())
     return found, time.perf_counter() - start
 
 
 def measure(folder: Path, queries: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Figures of all queries, one after the other; the first one also compiles and is left out of the times."""
+    """Figures over all queries, one after the other; the first also compiles, so its time is reported apart."""
     top = wanted.shape[1]
     mesh, start = make_mesh(), time.perf_counter()
     index = Index.open(folder, screen=True)

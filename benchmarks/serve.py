@@ -1,12 +1,12 @@
-"""Requests a second of `lit-jax serve`, one at a time and many at once, and whether its memory stays flat.
+"""Requests per second of `lit-jax serve`, one at a time and many at once, and whether its memory stays flat.
 
     python benchmarks/serve.py
     python benchmarks/serve.py --tiny
 
-The model is a ViT-S/16 and a BERT of six layers and the same width, with random weights. The server is a process of
-its own, and the clients are threads of this one. Both ways of asking are timed in turn, in
---rounds rounds; printed are the medians, the 99th percentile of the latencies and the server's memory in each fifth of
---requests further ones.
+The model is a ViT-S/16 and a BERT of six layers and the same width, with random weights. The server is a process of its
+own, and the clients are threads of this one. Both ways of asking are timed in turn, in --rounds rounds. The script
+prints the medians, the 99th percentile of the latencies, and the server's memory after each fifth of --requests further
+requests.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Server:
         self.address = re.split(r"api", self._process.stdout.readline())[0]
 
     def ask(self, question: str, body: dict[str, Any]) -> float:
-        """The seconds until an answer is there."""
+        """The seconds until the answer arrives."""
         start = time.perf_counter()
         request = urllib.request.Request(f"{self.address}api/{question}", json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=600) as answer:
@@ -64,7 +64,7 @@ class Server:
         return sum(other.memory_info().rss for other in processes) / 2**20
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the server."""
         self._process.terminate()
         self._process.wait()
 
@@ -78,7 +78,7 @@ def picture(number: int) -> str:
 
 
 def timed(server: Server, question: Callable[[int], dict[str, Any]], count: int, clients: int) -> list[float]:
-    """The seconds of all requests together, then of each."""
+    """The seconds of all requests together, followed by those of each."""
     bodies = [question(number) for number in range(count)]
     start = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(clients) as threads:
@@ -123,7 +123,7 @@ def report(server: Server, args: argparse.Namespace) -> None:
     }
     rows = []
     for name, question in questions.items():
-        timed(server, question, 2 * args.batch_size, args.batch_size)  # Compiles.
+        timed(server, question, 2 * args.batch_size, args.batch_size)  # This compiles.
         single, many = [], []
         for _ in range(args.rounds):
             single.append(timed(server, question, args.count // 4, 1))

@@ -1,7 +1,7 @@
 """lit_jax and Hugging Face's PyTorch model on the same work, measured in turn. The other benchmarks import this file.
 
-Each side has its own worker process, so that neither the threads nor the allocator of one disturb the other; the side
-that is not measured sleeps on a pipe. Both see the same cores and use one thread per core. Weights are random.
+Each side has its own worker process, so that neither its threads nor its allocator disturb the other; the side that is
+not measured sleeps on a pipe. Both see the same cores and use one thread per core. Weights are random.
 """
 
 import argparse
@@ -20,12 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-TINY = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}  # For --tiny.
+# For --tiny.
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 PEAK_LR = 1e-5
 
 
@@ -34,11 +30,11 @@ class Work(NamedTuple):
 
     run: Callable[[], Any]
     wait: Callable[[], Any]
-    peak: Callable[[], int]  # bytes
+    peak: Callable[[], int]  # In bytes.
 
 
 def configs(tiny: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """ViT-B/16 and BERT-base with transformers' defaults, but without dropout, as the configs train them."""
+    """ViT-B/16 and BERT-base with transformers' defaults except for dropout, which is off as in the configs."""
     vision = {"image_size": 224, "patch_size": 16} | ({**TINY, "image_size": 32} if tiny else {})
     text = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | (TINY if tiny else {})
     return vision, text
@@ -65,7 +61,7 @@ def ours(
     attention: Any = "auto",
     unroll: int = 1,
 ) -> Work:
-    """lit_jax's own train step or embed step, by default with the settings of a config on a CPU."""
+    """lit_jax's own train step or embed step, by default with the settings that a config has on a CPU."""
     import jax
 
     from lit_jax.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
@@ -123,7 +119,7 @@ def ours(
     if kind == "cached":
         pooled = make_embed_step(module, mesh, pixels).pool(params, placed.pop("images"))
         placed["pooled_images"] = jax.block_until_ready(pooled)
-    del params  # The state has its own.
+    del params  # The state has its own copy.
 
     def run() -> Any:
         nonlocal state
@@ -143,7 +139,7 @@ def huggingface(
     dtype: str = "float32",
     compiled: bool = False,
 ) -> Work:
-    """VisionTextDualEncoderModel with SDPA and fused AdamW, which is faster than PyTorch's default.
+    """VisionTextDualEncoderModel with SDPA, and fused AdamW, which is faster than PyTorch's default.
 
     A dtype other than float32 uses autocast, and a locked tower is stored in it.
     """

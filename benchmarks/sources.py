@@ -1,14 +1,14 @@
-"""A million records: time to the first batch and memory; the time and memory of `prepare`; and decoded sets.
+"""A million records: time to the first batch, and memory; time and memory of `prepare`; and decoded sets.
 
     python benchmarks/sources.py open --records 1000000
     python benchmarks/sources.py prepare --records 10000
     python benchmarks/sources.py decoded --records 2000
 
 `open` writes the same tiny pictures in each form (10,000 of them, repeated), opens each form in its own process, once
-to index it and once more, and reads shuffled batches. "heap" is memory that is not a mapped file. `prepare` rewrites
-JPEGs of 640x480 with one process and with two; its memory is the proportional set size of all processes together,
-sampled every tenth of a second. `decoded` prepares such JPEGs as they are and with --decoded, and reads both sets in
-random order: records alone, and records whose pictures become pixels as in training; rates are of CPU time.
+to index it and once more, and reads shuffled batches. "heap" is memory without mapped files. `prepare` rewrites JPEGs
+of 640x480 with one process and with two; its memory is the proportional set size of all processes together, sampled
+every tenth of a second. `decoded` prepares such JPEGs as they are and with --decoded, and reads both sets in random
+order: records alone, and records whose pictures become pixels as in training; rates are per second of CPU time.
 """
 
 import argparse
@@ -71,7 +71,7 @@ print(json.dumps([len(source), opened, first, early - before, late - before, rat
 
 
 def write_forms(root: Path, records: int) -> dict[str, str]:
-    """Form -> the spec of a source with `records` records in that form."""
+    """Writes each form; returns form -> the spec of a source with `records` records in it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -147,7 +147,7 @@ def measure_open(records: int, forms: list[str]) -> None:
 
 
 def write_photographs(root: Path, records: int) -> None:
-    """A folder of JPEGs of 640x480, about 110 KB each: a hundred different ones, repeated."""
+    """Writes a folder of 640x480 JPEGs, about 110 KB each: a hundred different ones, repeated."""
     rng = np.random.default_rng(0)
     for i in range(min(records, 100)):
         rough = Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).resize(
@@ -167,7 +167,7 @@ class Prepared(NamedTuple):
 
     wall: float  # Seconds.
     cpu: float  # Seconds of all processes.
-    least: float  # CPU seconds of the worker with the fewest.
+    least: float  # User CPU seconds of the least busy worker.
     peak: float  # MiB of all processes together.
 
 

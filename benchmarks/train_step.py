@@ -4,12 +4,12 @@
     python benchmarks/train_step.py --only cached --length 16
     python benchmarks/train_step.py --host --tiny --batch 64
 
-"locked" trains only the text tower, "unlocked" trains both; "cached" compares lit_jax's locked step with cached image
-outputs to the same step without. Ratios are first over second: below 1, the first is faster. This needs torch.
+"locked" trains only the text tower, "unlocked" trains both; "cached" compares lit_jax's locked step with and without
+cached image outputs. Ratios are first over second: below 1, the first is faster. This needs torch.
 
 --host trains for real instead, with `lit-jax train`'s own loop on generated drawings, and prints the time that the host
-spends on a step (to start it, log and save; not to wait for data or devices) beside the devices' time. It needs no
-torch.
+spends on a step (starting it, logging and saving; not waiting for data or devices) beside the devices' time. It does
+not need torch.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PAIRS = {
 
 
 def train_config(options: argparse.Namespace) -> dict[str, Any]:
-    """A run of new towers on drawings, which saves nothing before its last step."""
+    """A run with new towers on drawings, which saves nothing before its last step."""
     vision, text = configs(options.tiny)
     return {
         "steps": options.steps,
@@ -49,7 +49,7 @@ def train_config(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def host() -> None:
-    """Prints the host's and the devices' time a step, for every `log_every` steps of a run."""
+    """Prints the host's and the devices' time per step, for every `log_every` steps of a run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""What it costs to check files before they are trusted: the share of a resume, and of an epoch from a cache.
+"""What it costs to check files before they are trusted: the share of a resume, and of an epoch with cached features.
 
     python benchmarks/verification.py
     python benchmarks/verification.py --tiny
 
-"resume" starts a run of ViT-B/16 + BERT-base (both tuned, AdamW) anew and ends after its next step: checking are the
-sums of the checkpoint, of the description of the model and of what lies beside it. "cache" is an epoch of heads on the
-cached features of two frozen towers, each block of which is compared with its sum when it is first read. Both are runs
-of `lit-jax train`'s own loop on generated drawings; wanted are at most 5 %.
+"resume" restarts a run of ViT-B/16 + BERT-base (both tuned, AdamW) and ends after its next step; it checks the sums of
+the checkpoint, of the description of the model and of the files beside it. "cache" is an epoch of heads on the cached
+features of two frozen towers, each block of which is compared with its sum when it is first read. Both are runs of
+`lit-jax train`'s own loop on generated drawings; the target is at most 5 %.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CHECKS: list[tuple[Any, str]] = [
 
 
 class Clock:
-    """Adds up the time in the functions of CHECKS, of those that call each other the outer one."""
+    """Adds up the time in the functions of CHECKS; if one calls another, only the outer one counts."""
 
     def __init__(self) -> None:
         self.seconds, self._depth = 0.0, 0
@@ -56,7 +56,7 @@ class Clock:
 
 
 def config(*, tiny: bool, steps: int, **changes: Any) -> dict[str, Any]:
-    """A run that saves every step, unless `changes` say otherwise; they go into the groups of the config."""
+    """A run that saves every step, unless `changes` say otherwise; they are merged into the groups of the config."""
     options = argparse.Namespace(tiny=tiny, steps=steps, batch=8, length=16, log_every=10, save_every=1)
     tree = train_config(options)
     for group, values in changes.items():

@@ -1,6 +1,6 @@
-"""Runs the notebooks beside this file and keeps in them what they print and draw: `make notebooks`.
+"""Runs the notebooks beside this file and stores in them what they print and draw: `make notebooks`.
 
-Pictures that others have drawn are left out, in cells with the tag `pictures-of-others`.
+Pictures by others are left out, in cells with the tag `pictures-of-others`.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from nbformat import NotebookNode
 
 HERE = Path(__file__).parent
 LEFT_OUT = "[The pictures of others are shown where this notebook runs.]"
-MINUTES = 60  # That a cell may take.
-DEVICES = {"train_on_tpu": 8}  # Virtual ones, which stand for the chips of a host; otherwise there is one.
+MINUTES = 60  # The longest that a cell may take.
+DEVICES = {"train_on_tpu": 8}  # Virtual devices, which stand for the chips of a host; others have one.
 
 
 def executed(name: str, folder: Path, **parameters: Any) -> NotebookNode:
-    """The notebook after a run in `folder`, with `parameters` in the place of those of the cell tagged so."""
+    """The notebook after a run in `folder`, with `parameters` in place of those in the cell tagged "parameters"."""
     notebook = nbformat.read(HERE / f"{name}.ipynb", as_version=4)
     if parameters:
         at = next(number for number, cell in enumerate(notebook.cells) if "parameters" in tags(cell))
@@ -42,13 +42,13 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 def code_sum(notebook: NotebookNode) -> str:
-    """The SHA-256 of all code: outputs are those of this code."""
+    """The SHA-256 of all code, which says to which code the outputs belong."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()
 
 
 def tidied(notebook: NotebookNode) -> NotebookNode:
-    """The same without the times of its cells; what is printed is one text, with lines as a terminal shows them."""
+    """The notebook without the times of its cells; printed output is one text, with lines as a terminal shows them."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -63,7 +63,7 @@ def tidied(notebook: NotebookNode) -> NotebookNode:
 
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs where neighbours of one stream are one output."""
+    """Outputs with neighbours of the same stream joined into one."""
     kept: list[NotebookNode] = []
     for output in outputs:
         if kept and output.output_type == kept[-1].output_type == "stream" and output.name == kept[-1].name:
@@ -75,9 +75,8 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def main(names: list[str]) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-    os.environ["PYTHONWARNINGS"] = (
-        "ignore:IProgress not found"  # Widgets are not kept, so they are not installed.
-    )
+    # Widgets are not kept, so they are not installed.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name in names or sorted(path.stem for path in HERE.glob("*.ipynb")):
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES.get(name, 1)}"
