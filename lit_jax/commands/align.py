@@ -9,10 +9,10 @@ from lit_jax.utils.shown import say
 
 FLAGS = Flags(
     "align",
-    "Train heads between frozen towers: features, a start in closed form, heads, evaluation, report, export. "
-    "Of several towers every pair is tried, and each tower runs over the data once.",
+    "Train heads between frozen towers: features, initialisation in closed form, heads, evaluation, report, "
+    "export. With several towers every pair is tried, and each tower runs over the data once.",
     {
-        "workdir": ("DIR", "Where everything goes; started again on it, it goes on."),
+        "workdir": ("DIR", "Where everything is written; a second start continues there."),
         "vision": ("DIR_OR_ID", "Image tower, or several with commas between them."),
         "text": ("DIR_OR_ID", "Text tower, or several."),
         "layers": ("", "Try the outputs of inner layers too, and cut each tower after the best one."),

@@ -29,9 +29,10 @@ def main(
     max_shard_size: str,
     allow_pickle: bool,
 ) -> None:
-    """Write the model (1 - X) A + X B: a model, and what training made of it.
+    """Write the model (1 - X) A + X B, between a model and its fine-tuned version.
 
-    A and B are folders or Hub ids of one architecture, which read pictures and texts alike (WiSE-FT, arXiv:2109.01903).
+    A and B are folders or Hub ids of the same architecture, with the same image processor and tokenizer (WiSE-FT,
+    arXiv:2109.01903).
     """
     from lit_jax.tools import blend
 

@@ -20,7 +20,7 @@ from lit_jax.utils.shown import say
     metavar="A,B",
     type=click.Path(),
     default="",
-    help="Labels with commas between, or a file with one a line.",
+    help="Labels separated by commas, or a file with one per line.",
 )
 @click.option(
     "--prompts",

@@ -59,7 +59,8 @@ def load(file: str) -> Any:
         raise ConfigError(f"config file {path} does not exist; give the path of a .py file{hint}")
     if Path(path).suffix.lower() in _NO_PYTHON:
         raise ConfigError(
-            f"{path} is no Python file; wanted a .py file with a function get_config, such as configs/lit_b16_bert.py"
+            f"{path} is not a Python file; wanted a .py file with a function get_config, such as "
+            "configs/lit_b16_bert.py"
         )
     try:
         get_config = runpy.run_path(path).get("get_config")

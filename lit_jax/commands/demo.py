@@ -28,8 +28,8 @@ def main(
 ) -> None:
     """Serve a small web page: drop a picture, type labels, see probabilities; search an index.
 
-    It listens only on this machine unless --host says otherwise, and makes no requests; programs ask
-    below /api, as of `lit-jax serve`. Needs pip install 'lit_jax[demo]'.
+    It listens only on this machine unless --host says otherwise, and makes no requests. Programs use
+    the JSON API of `lit-jax serve` below /api. Needs pip install 'lit_jax[demo]'.
     """
     from lit_jax.inference.embedder import Embedder
     from lit_jax.inference.index import Index

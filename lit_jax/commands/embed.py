@@ -61,7 +61,7 @@ def main(pictures: tuple[str, ...], model: str, output: str, **settings: Any) ->
             **settings,
         )
     if index is None:
-        say(f"part {settings['shard']} of {output} is there; other parts are missing yet")
+        say(f"part {settings['shard']} of {output} is complete; other parts are still missing")
     elif distributed.is_main_process():
         left_out = f" ({len(index.skipped):,} broken ones left out)" if index.skipped else ""
         say(

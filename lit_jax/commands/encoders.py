@@ -17,11 +17,11 @@ from lit_jax.utils.shown import say
 def main(models: bool, everything: bool, as_json: bool) -> None:
     """List the architectures that a tower may have, or the whole models that --model opens.
 
-    An exportable one fits into VisionTextDualEncoderModel of the versions of transformers in the table. The others can
-    be trained, saved and evaluated as well, and are exported as two towers. Parity is the largest difference to PyTorch
-    that the tests allow at any layer, relative to the largest value there (at least 1). Image processors are computed
-    with Pillow, to the same bits as transformers does; DINOv3's, which transformers has for torchvision alone, is equal
-    to it in float32, and within half of one of 255 levels in training, evaluation and embedding.
+    An exportable architecture fits into VisionTextDualEncoderModel of the versions of transformers in the table. The
+    others can be trained, saved and evaluated as well, and are exported as two towers. Parity is the largest difference
+    from PyTorch that the tests allow at any layer, relative to the largest value there (at least 1). Image processors
+    are computed with Pillow, to the same bits as in transformers. DINOv3's, which transformers has only for
+    torchvision, is equal to it in float32, and within half a level of 255 in training, evaluation and embedding.
     """
     from lit_jax.utils.console import table
 

@@ -53,7 +53,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     metavar="K,K",
     default="1,5,10",
     show_default=True,
-    help="Pictures a class; --seeds: draws.",
+    help="Pictures per class; --seeds: draws.",
 )
 @click.option("--seeds", metavar="N", default=3, hidden=True, help="Draws of the shots; --shots mentions it.")
 @click.option(

@@ -21,7 +21,7 @@ _LICENCES = ("license", "vision_license", "text_license", "data_license")
     "--workdir",
     metavar="DIR",
     type=click.Path(),
-    help="Training run (or --model DIR_OR_ID); none to publish.",
+    help="Training run (or --model DIR_OR_ID); omit to publish.",
 )
 @click.option("--model", metavar="DIR_OR_ID", type=click.Path(), hidden=True, help="--workdir mentions it.")
 @click.option(

@@ -16,16 +16,21 @@ from lit_jax.utils.shown import say
 @click.option("--scores", metavar="DIR", type=click.Path(), help="What `lit-jax score` wrote.")
 @click.option("--min", "least", metavar="X", type=float, help="Keep captions of this similarity or more.")
 @click.option("--top-share", metavar="P", type=float, help="Keep this share of the captions, the best.")
-@click.option("--ids", metavar="FILE", type=click.Path(), help="Keep these records: one id a line.")
+@click.option("--ids", metavar="FILE", type=click.Path(), help="Keep these records: one id per line.")
 @click.option(
-    "--near-duplicates", metavar="X", type=float, help="Of pictures of this cosine, keep the first."
+    "--near-duplicates", metavar="X", type=float, help="Keep the first of pictures with this cosine or more."
 )
-@click.option("--index", metavar="DIR", type=click.Path(), help="Index of the source, for these.")
+@click.option("--index", metavar="DIR", type=click.Path(), help="Index of the source, for --near-duplicates.")
 @click.option("--output", metavar="DIR", type=click.Path(), required=True, help="Folder of the data set.")
 @click.option("--name", metavar="NAME", default="filtered", help="Name of the data set.")
 @click.option("--split", metavar="NAME", default="train", help="Name of the split [default: train].")
 @click.option("--caption", metavar="NAME", help="Feature, column or key of captions.")
-@click.option("--processes", metavar="N", type=click.IntRange(min=1), help="[default: one a core]")
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Processes that write [default: one per core].",
+)
 @options.shard
 @options.on_bad_record
 def main(source: str, output: str, split: str, name: str, caption: str | None, **given: Any) -> None:
@@ -55,7 +60,7 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
         out = prepare(kept, Path(output), name=name, split=split, options=how, progress=report)
         count = len(kept)
     if folder_of(out, split).exists():
-        say(f"part {given['shard']} of {out} is there; other parts are missing yet")
+        say(f"part {given['shard']} of {out} is complete; other parts are still missing")
     else:
         say(f"kept {count:,} of {len(pairs):,} records in {out}; train on it as tfds:{out}/{split}")
 

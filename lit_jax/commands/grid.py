@@ -12,7 +12,7 @@ FLAGS = Flags(
     "grid",
     "The LiT design grid: each tower locked, tuned or from scratch, with seeds.",
     {
-        "workdir": ("DIR", "Where everything goes; started again on it, the grid continues."),
+        "workdir": ("DIR", "Where everything is written; a second start continues there."),
         "cells": (
             "LU,UU",
             "Image and text tower, each L (locked), U (tuned) or u (from scratch) [default: all 9].",

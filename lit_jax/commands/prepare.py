@@ -48,7 +48,7 @@ from lit_jax.utils.shown import say
     "--processes",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Processes that write [default: one a core].",
+    help="Processes that write [default: one per core].",
 )
 @shared.shard
 def main(
@@ -80,7 +80,7 @@ def main(
             progress=report,
         )
     if folder_of(folder, split).exists():
-        say(f"part {options['shard']} of {folder} is there; other parts are missing yet")
+        say(f"part {options['shard']} of {folder} is complete; other parts are still missing")
     else:
         say(f"wrote {folder}; train on it as tfds:{folder}/{split}")
 

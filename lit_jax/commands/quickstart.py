@@ -15,7 +15,7 @@ FLAGS = Flags(
     "From towers to a trained model and a page about it: train, evaluate before and after, export. Towers and pictures "
     "come from the package index unless you bring your own.",
     {
-        "workdir": ("DIR", "Where everything goes; started again on it, the run continues."),
+        "workdir": ("DIR", "Where everything is written; a second start continues there."),
         "vision": ("DIR_OR_ID", "Your own image tower: folder or Hub id."),
         "text": ("DIR_OR_ID", "Your own text tower: folder or Hub id."),
         "pictures": ("NAME", "Its own pairs: emoji (default), or photos, from a package of Debian."),

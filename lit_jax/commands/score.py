@@ -61,7 +61,7 @@ def main(
             shard=shard,
         )
     if scores is None:
-        say(f"part {shard} of {output} is there; other parts are missing yet")
+        say(f"part {shard} of {output} is complete; other parts are still missing")
     elif distributed.is_main_process():
         left_out = f" ({len(scores.skipped):,} broken ones left out)" if scores.skipped else ""
         say(f"scores of {scores.pictures:,} pictures in {scores.folder}{left_out}")

@@ -29,7 +29,7 @@ from lit_jax.utils.shown import say
     "--rescore-multiplier",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Of a binary index: vectors read for each shown.",
+    help="For a binary index: vectors rescored per picture shown.",
 )
 @options.dim
 @options.text_length

@@ -30,10 +30,10 @@ def main(
     text_length: int | None,
     allow_pickle: bool,
 ) -> None:
-    """Answer questions of programs in JSON: embed, classify, search.
+    """Serve a JSON API: embed, classify, search.
 
-    What comes together is computed together. /api is a page that says how to ask, /api/openapi.json
-    describes it to programs. Needs pip install 'lit_jax[demo]'.
+    Requests that arrive together are computed in one batch. /api is a page that explains the API, and
+    /api/openapi.json describes it to programs. Needs pip install 'lit_jax[demo]'.
     """
     from lit_jax.inference.embedder import Embedder
     from lit_jax.inference.index import Index

@@ -95,7 +95,7 @@ def score(
 
     Captions that cannot be used (`check_caption`) have no row. After a kill, the next run continues. A picture that
     cannot be read raises DataError; if `on_bad_record` is "skip", it is left out and named in `broken_records.jsonl`.
-    `shard=(i, n)` writes part i of n, and returns None if other parts are missing yet, as in `embed`. Raises
+    `shard=(i, n)` writes part i of n, and returns None if other parts are still missing, as in `embed`. Raises
     ConfigError if `output` holds something else, and DataError if all pictures are broken.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))

@@ -281,7 +281,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path):
 def test_a_config_in_another_language_is_told_what_a_config_is(name, tmp_path):
     (tmp_path / name).write_text("steps: 3")  # Which is Python as well.
     said = refused(line=("--workdir", "w", "--config", str(tmp_path / name)))
-    assert f"{name} is no Python file; wanted a .py file with a function get_config" in said
+    assert f"{name} is not a Python file; wanted a .py file with a function get_config" in said
 
 
 @pytest.mark.parametrize("command", ["train", "plan", "quickstart", "grid"])

@@ -19,7 +19,7 @@ from lit_jax.evals.similarity import cka, mutual_knn
 from lit_jax.hf import hub
 from lit_jax.hf.towers import read_tower
 from lit_jax.tools.align.layers import with_best_layers
-from lit_jax.tools.align.pairs import Foretold, Pair, foretold, write
+from lit_jax.tools.align.pairs import Pair, Prediction, predictions, write
 from lit_jax.tools.export import export
 from lit_jax.tools.quickstart.quickstart import Inputs, gather
 from lit_jax.tools.report import report
@@ -44,7 +44,7 @@ class Aligned(NamedTuple):
     """What `align` made: all pairs, the best first; whether the rankings before training held; and the best model."""
 
     pairs: list[Pair]
-    foretold: list[Foretold]
+    predictions: list[Prediction]
     export: Path
     report: Path
 
@@ -103,7 +103,7 @@ def align(
     folder = workdir / EXPORT
     if not folder.exists():
         export(best, folder, layout="lit_jax")
-    return Aligned(pairs, foretold(pairs), folder, Path(report(best)))
+    return Aligned(pairs, predictions(pairs), folder, Path(report(best)))
 
 
 def _short(name: str) -> str:

@@ -59,7 +59,7 @@ RANKINGS: dict[str, Callable[[Pair], float]] = {
 }
 
 
-class Foretold(NamedTuple):
+class Prediction(NamedTuple):
     """How well a ranking before training predicted `Pair.recall`."""
 
     ranking: str
@@ -74,15 +74,15 @@ class Foretold(NamedTuple):
 
     def sentence(self, pairs: int) -> str:
         """The same in words."""
-        told = "cannot be told" if self.correlation is None else f"{self.correlation:.2f}"
+        shown = "undefined" if self.correlation is None else f"{self.correlation:.2f}"
         return (
-            f"Rank correlation of {self.ranking} with the trained {MEASURE}: {told} over {pairs} pairs. The best pair "
-            f"had place {self.place} beforehand: the ranking {'held' if self.held else 'did not hold'}."
+            f"Rank correlation of {self.ranking} with the trained {MEASURE}: {shown} over {pairs} pairs. The best pair "
+            f"had place {self.place} before training: the ranking {'held' if self.held else 'did not hold'}."
         )
 
 
-def foretold(pairs: Sequence[Pair]) -> list[Foretold]:
-    """One `Foretold` for each of RANKINGS; none for a single pair, which cannot be ranked."""
+def predictions(pairs: Sequence[Pair]) -> list[Prediction]:
+    """One `Prediction` for each of RANKINGS; none for a single pair, which cannot be ranked."""
     if len(pairs) < 2:
         return []
     reached = np.array([pair.recall for pair in pairs])
@@ -91,7 +91,7 @@ def foretold(pairs: Sequence[Pair]) -> list[Foretold]:
         values = np.array([value(pair) for pair in pairs])
         correlation = rank_correlation(values, reached)
         place = 1 + int(np.sum(values > values[reached == reached.max()].max()))
-        found.append(Foretold(name, correlation if np.isfinite(correlation) else None, place))
+        found.append(Prediction(name, correlation if np.isfinite(correlation) else None, place))
     return found
 
 
@@ -123,7 +123,7 @@ def remarks(pairs: Sequence[Pair]) -> list[str]:
         if pair.layers
         for name, tower in zip(TOWERS, MODALITIES, strict=True)
     ]
-    return [one.sentence(len(pairs)) for one in foretold(pairs)] + tried
+    return [one.sentence(len(pairs)) for one in predictions(pairs)] + tried
 
 
 def as_markdown(pairs: Sequence[Pair]) -> str:
@@ -135,7 +135,7 @@ def write(workdir: Path, pairs: Sequence[Pair]) -> None:
     """Writes RESULTS and TABLE, each atomically."""
     tree = {
         "measure": MEASURE,
-        "foretold": [one._asdict() | {"held": one.held} for one in foretold(pairs)],
+        "rankings": [one._asdict() | {"held": one.held} for one in predictions(pairs)],
         "pairs": [dataclasses.asdict(pair) for pair in pairs],
     }
     for name, text in ((RESULTS, json.dumps(tree, indent=2) + "\n"), (TABLE, as_markdown(pairs))):

@@ -58,7 +58,7 @@ def test_every_pair_is_tried_and_the_best_is_exported(place, capsys, monkeypatch
         report(workdir / pair["workdir"])
         text = page.read_text("utf-8")
         assert str(place) not in text
-        for one in tables.foretold(tables.read(workdir)):
+        for one in tables.predictions(tables.read(workdir)):
             assert one.sentence(2) in text
         for other, cells in zip(pairs, tables.rows(tables.read(workdir)), strict=True):
             tag = "<b>%s</b>" if other is pair else "%s"
