@@ -1,7 +1,7 @@
 """Percentile bootstrap (Efron, 1979): how much a metric would vary over other pictures of the same kind.
 
-Pictures are drawn with replacement, each together with its captions. A draw is the number of times that each picture
-was drawn; metrics are functions of a draw, so that two models can be measured on exactly the same draws.
+Pictures are drawn with replacement, each together with its captions. A draw says how many times each picture was drawn;
+metrics are functions of a draw, so that two models can be measured on exactly the same draws.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ class Result(Protocol):
         ...
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> Mapping[str, Float[np.ndarray, " R"]]:
-        """The metrics of R draws; draw r has picture n `weight[r, n]` times."""
+        """The metrics of R draws; draw r contains picture n `weight[r, n]` times."""
         ...
 
 
@@ -39,7 +39,7 @@ def estimate(result: Result) -> dict[str, float]:
 def intervals(
     result: Result, *, draws: int = DRAWS, level: float = LEVEL, seed: int = SEED
 ) -> dict[str, Interval]:
-    """For each metric, the range of the middle share `level` of its values over `draws` draws."""
+    """For each metric, the interval that holds the middle share `level` of its values over `draws` draws."""
     chunks = [result.metrics(weight) for weight in _draws(len(result), draws, seed)]
     return {name: _middle(np.concatenate([chunk[name] for chunk in chunks]), level) for name in chunks[0]}
 
@@ -47,7 +47,7 @@ def intervals(
 def paired(
     first: Result, second: Result, *, draws: int = DRAWS, level: float = LEVEL, seed: int = SEED
 ) -> dict[str, Interval]:
-    """As `intervals`, for the metrics of `second` minus those of `first`, on the same draws of the same pictures."""
+    """Like `intervals`, for the metrics of `second` minus those of `first`, on the same draws of the same pictures."""
     differences: list[dict[str, np.ndarray]] = []
     for weight in _draws(len(first), draws, seed):
         a, b = first.metrics(weight), second.metrics(weight)
@@ -64,9 +64,9 @@ def mean(value: Shaped[np.ndarray, " N"], weight: Int[np.ndarray, "R N"]) -> Flo
 
 
 def median(value: Shaped[np.ndarray, " N"], weight: Int[np.ndarray, "R N"]) -> Float[np.ndarray, " R"]:
-    """The median of `value` in each draw; of an even number of values, the mean of the two in the middle."""
+    """The median of `value` in each draw; for an even number of values, the mean of the middle two."""
     order = np.argsort(value)
-    ends = np.cumsum(weight[:, order], axis=1)  # The number of draws up to each value.
+    ends = np.cumsum(weight[:, order], axis=1)  # How many drawn pictures come up to each value.
     total, ordered = ends[:, -1], value[order]
     low = [np.searchsorted(row, (n - 1) // 2, side="right") for row, n in zip(ends, total, strict=True)]
     high = [np.searchsorted(row, n // 2, side="right") for row, n in zip(ends, total, strict=True)]

@@ -17,7 +17,7 @@ from lit_jax.utils.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 _MOST_DRAWS = 100_000
-_SHOWN = 60  # Characters that are shown of a value in which two protocols differ.
+_SHOWN = 60  # The most characters shown of a value in which two protocols differ.
 
 
 def compare(
@@ -54,7 +54,7 @@ def compare(
 
 
 def _different(task: str, a: Mapping[str, Any], b: Mapping[str, Any], *, of_the_model: bool | None) -> str:
-    """The differences of two protocols in words, of one of both kinds or of all; "" if there are none."""
+    """The differences between two protocols, in words: of the model, of the rest, or (None) of all; "" if none."""
     rows = [
         (name, x, y)
         for name, x, y in differences(a["protocol"][task], b["protocol"][task])
@@ -65,7 +65,7 @@ def _different(task: str, a: Mapping[str, Any], b: Mapping[str, Any], *, of_the_
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What `lit-jax evaluate --json` wrote. Raises DataError for another file, and for one that was changed."""
+    """What `lit-jax evaluate --json` wrote. Raises DataError for any other file, and for one that was changed."""
     try:
         result = strict_json.read_own(path)
         _check(result, path)
@@ -79,10 +79,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _check(result: dict[str, Any], path: str | Path) -> None:
-    """Raises DataError if parts of a result contradict each other, and any other error if a part is missing or odd."""
+    """Raises DataError if parts of a result contradict each other, and another error if one is missing or malformed."""
     for task, metrics in result["metrics"].items():
         protocol = result["protocol"][task]
-        # Results of older versions have the fingerprint of all of the protocol.
+        # Results of older versions have the fingerprint of the whole protocol.
         if result["fingerprints"][task] not in (protocol_fingerprint(protocol), fingerprint(protocol)):
             raise DataError(
                 f"the protocol of {task} in {path} does not match its fingerprint; evaluate again"
@@ -149,7 +149,7 @@ def independent(x: float, x_in: Sequence[float], y: float, y_in: Sequence[float]
 def _worded(
     rows: Sequence[tuple[str, Any, Any]], first: Mapping[str, str], second: Mapping[str, str]
 ) -> list[tuple[str, str, str]]:
-    """The differences of two protocols, in the words of both if these differ as well."""
+    """The differences between two protocols, in each one's own words where these differ as well."""
     return [
         (name, first[name], second[name])
         if name in first and name in second and first[name] != second[name]

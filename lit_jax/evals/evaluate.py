@@ -1,4 +1,4 @@
-"""A model on a source: retrieval, zero-shot classification, and linear classifiers on its picture features."""
+"""Evaluates a model on a source: retrieval, zero-shot classification, linear classifiers on picture features."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,16 +35,16 @@ def evaluate(
     *,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Evaluates `model` (a folder, a Hub id, or one that was read already) on the source `data`, as `config` says.
+    """Evaluates `model` (a folder, a Hub id, or a model that was already read) on the source `data`, as `config` says.
 
-    A benchmark named by `config.task` stands in for `data`, and for the tasks, templates and training source that
-    `config` leaves empty.
+    A benchmark named by `config.task` supplies `data` if that is None, and the tasks, templates and training source
+    that `config` leaves empty.
 
-    Returns {"model", "data", "task", "bootstrap": {"draws", "level", "seed"}} and, each for every task, "protocol" (all
-    that the numbers depend on except the model), "fingerprints" (hashes of the protocols), "words" (the protocols in
-    words), "metrics", "intervals" (metric -> [low, high]), "chance" and "queries" (ranks and labels of every query as
-    text, for `compare`); and "skipped", the "source", "record" and "reason" of each record that was left out. Several
-    processes share the work, and each gets the result.
+    Returns {"model", "data", "task", "bootstrap": {"draws", "level", "seed"}} and, for every task, "protocol" (all that
+    the numbers depend on except the model), "fingerprints" (hashes of the protocols), "words" (the protocols in words),
+    "metrics", "intervals" (metric -> [low, high]), "chance" and "queries" (ranks and labels of every query as text, for
+    `compare`); and "skipped", the "source", "record" and "reason" of each record that was left out. Several processes
+    share the work, and each gets the result.
     Raises ConfigError, DataError or WeightError.
     """
     check_choice("on_bad_record", config.on_bad_record, ("error", "skip"))
@@ -67,7 +67,7 @@ def evaluate(
 
 
 def _tasks(config: EvalConfig) -> tuple[str, ...]:
-    """The tasks to be measured. Raises ConfigError for an unknown one, and for more captions than they take."""
+    """The tasks to measure. Raises ConfigError for an unknown one, and for more columns of captions than they take."""
     if config.task and config.task not in all_benchmarks() and (meant := suggestion(config.task, TASKS)):
         raise ConfigError(
             f"task is the name of a set, and there is none {config.task!r}; did you mean tasks {meant}?"

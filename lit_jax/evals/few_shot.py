@@ -1,4 +1,4 @@
-"""Linear classifiers on frozen picture features: ridge regression in closed form on k pictures a class, or on all."""
+"""Linear classifiers on frozen picture features: ridge regression in closed form on k pictures per class, or on all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +44,10 @@ class FewShot:
 def draw(
     labels: Int[np.ndarray, " N"], shots: Sequence[int], seeds: int
 ) -> list[list[Int[np.ndarray, " _"]]]:
-    """The pictures to learn from: for each of `shots` and each seed, so many of each class.
+    """The pictures to learn from: for each of `shots` and each seed, that many of each class.
 
-    The pictures of fewer shots are among those of more. Raises ConfigError for shots or seeds below 1, DataError for a
-    class with fewer pictures.
+    With the same seed, the pictures of fewer shots are a subset of those of more. Raises ConfigError for shots or seeds
+    below 1, and DataError for a class with too few pictures.
     """
     if not shots or min(shots) < 1 or seeds < 1:
         raise ConfigError(f"shots are {list(shots)} and seeds {seeds}; wanted numbers of 1 or more")
@@ -103,7 +103,7 @@ def few_shot(
     drawn: Sequence[Sequence[Int[np.ndarray, " _"]]],
     shots: Sequence[int],
 ) -> FewShot:
-    """`probe` on each selection in `drawn` (see `draw`), which holds numbers of rows of `train`."""
+    """`probe` on each selection in `drawn` (see `draw`), which holds row indices into `train`."""
     ranks = [probe(train[rows], train_labels[rows], test, labels).rank for draws in drawn for rows in draws]
     return FewShot(np.array(shots, np.int64), np.concatenate(ranks), labels)
 
@@ -111,10 +111,10 @@ def few_shot(
 def ridge(
     rows: Float[np.ndarray, "M D"], labels: Int[np.ndarray, " M"], classes: int
 ) -> tuple[Float[np.ndarray, "D C"], Float[np.ndarray, " C"]]:
-    """Weights and offset of the ridge regression from features to classes as 0 and 1, in float64.
+    """Weights and offset of the ridge regression from features to one-hot classes, in float64.
 
     The offset is not regularised. The regulariser is the one in GRID with the least squared error on pictures left out
-    one at a time, which has a closed form (PRESS, Allen 1974) and is defined even for one shot a class.
+    one at a time, which has a closed form (PRESS, Allen 1974) and is defined even for one shot per class.
 
     Raises DataError for fewer than two classes and for features that are all alike or not finite.
     """

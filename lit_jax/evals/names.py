@@ -1,4 +1,4 @@
-"""Class names: those of a set, the same as words, or those in a file of the user."""
+"""Class names: a set's own, the same turned into words, or those in the user's file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.text_lines import text_lines
 
 RULES = ("label", "words", "file")
-# Prefixes of names in sets: a WordNet id (stanford_dogs), a number (caltech_birds2011), a letter (sun397).
+# Prefixes that some sets put before their names: a WordNet id (stanford_dogs), a number (caltech_birds2011), a letter
+# (sun397).
 _BEFORE = re.compile(r"n\d{8}-|\d+\.|/\w/")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # AnnualCrop
 
@@ -22,7 +23,7 @@ def class_names(
     """The name of each class, from `file` if given, otherwise from the set's `own` names by `rule`.
 
     The rules: "label" takes the names unchanged; "words" removes a prefix, replaces `_` and `/` by spaces, and splits
-    camel case, which it puts into lower case; "file" demands a file, because the names of the set are codes. `file` and
+    camel case into lower-case words; "file" demands a file, because the names of the set are codes. `file` and
     `sources` are those of `from_file`.
     Raises ConfigError if a file is missing or does not fit, and DataError if the set has no names, or only numbers.
     """
@@ -56,13 +57,13 @@ def words(name: str) -> str:
 def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str] = ()) -> tuple[str, ...]:
     """The names in a UTF-8 file, with spaces for `_`. The file has one of these forms:
 
-    - text with a name a line, in the order of the classes; or, if every line begins with one of the set's `own` names
-      ("n01440764 tench, Tinca tinca"), with the name after it, up to a comma;
-    - JSON: a list of names, or an object from the set's own name, or from the number of a class, to a name or to a list
-      that ends with the name; or, as in CLIP_benchmark, an object from the name of a set to its list of names:
-      `FILE.json:SET` says which set, by default the one that one of `sources` names.
+    - text with one name per line, in the order of the classes; or, if every line begins with one of the set's `own`
+      names ("n01440764 tench, Tinca tinca"), with the name after it, up to a comma;
+    - JSON: a list of names; an object that maps each class, by the set's own name or by its number, to a name or to a
+      list that ends with the name; or, as in CLIP_benchmark, an object that maps the name of a set to its list of
+      names. `FILE.json:SET` says which set; the default is the one that one of `sources` names.
 
-    Raises ConfigError for a file of another form, and for a class without a name.
+    Raises ConfigError for a file in any other form, and for a class without a name.
     """
     path, set_name = split_name(path)
     try:

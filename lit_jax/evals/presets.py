@@ -26,7 +26,7 @@ class Preset:
     """What is done to prompts and pictures, and the default set of templates."""
 
     canonical: bool  # Whether prompts are put through `canonical`.
-    square875: bool  # Whether pictures become squares of side / 0.875, of which the centre is cropped.
+    square875: bool  # Whether pictures become squares of side / 0.875, whose centre is then cropped.
     templates: str = "photo"
     whole_medians: bool = False  # Whether a median rank is rounded down to an integer.
 
@@ -66,7 +66,7 @@ PLAIN = Preset(canonical=False, square875=False, templates="name")
 
 
 def find(name: str | None) -> Preset:
-    """The preset of that name; for None bare class names and the model's own image processor. Raises ConfigError."""
+    """The preset of that name; None means bare class names and the model's own image processor. Raises ConfigError."""
     if name is None:
         return PLAIN
     if name not in PRESETS:

@@ -7,15 +7,16 @@ from typing import Any
 
 from lit_jax.utils.typing import ImageProcessor
 
-Protocol = Mapping[str, Any]  # Of JSON types.
+Protocol = Mapping[str, Any]  # The values are JSON types.
 
 TIES = "lower index first"
 OF_THE_MODEL = ("image_processor", "text_length", "dim")  # Parts of a protocol that a model brings with it.
-_FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}  # Of Pillow.
+# As Pillow numbers them.
+_FILTERS = {0: "nearest", 1: "Lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "Hamming"}
 
 
 def preprocessing(image_processor: ImageProcessor) -> dict[str, Any]:
-    """The fields of an image processor that change pixels, and so without names of classes and files."""
+    """The fields of an image processor that change pixels, without the names of classes and files."""
     fields = json.loads(json.dumps(image_processor.to_dict(), default=str))
     return {
         name: value
@@ -29,7 +30,7 @@ def preprocessing(image_processor: ImageProcessor) -> dict[str, Any]:
 def in_words(
     protocol: Protocol, *, data: str, templates: str | None = None, train: str | None = None
 ) -> dict[str, str]:
-    """What each part of `protocol` means, in words, under the same names; some parts are told together.
+    """What each part of `protocol` means, in words, under the same names; some parts are described together.
 
     `data` and `train` are the sources and `templates` the prompt set as the user named them. A fingerprint does not
     depend on these names: the same content has the same fingerprint wherever it is stored.
@@ -75,7 +76,7 @@ def pixels_in_words(fields: Protocol) -> str:
 
 
 def protocol_fingerprint(protocol: Protocol) -> str:
-    """The fingerprint of what was asked of a model: of `protocol` without the parts that the model brings with it."""
+    """The fingerprint of what a model was asked: `protocol` without the parts that the model brings with it."""
     return fingerprint({name: value for name, value in protocol.items() if name not in OF_THE_MODEL})
 
 

@@ -20,16 +20,16 @@ from lit_jax.utils.errors import DataError
 from lit_jax.utils.names import MODALITIES
 
 TILE = 1024  # Rows of a side that are compared at once: at most TILE x TILE float64 scores are in memory.
-# Up to so many pairs, all of them are counted exactly, which is faster than to compile a program for the devices.
+# Up to this many pairs, all are counted exactly: that is faster than compiling a program for the devices.
 SMALL = 1 << 22
 _PAIRS = 4096  # Open pairs whose rows are in memory at once.
-_MANY = 1 / 16  # Share of open pairs from which counting all of a tile is faster.
+_MANY = 1 / 16  # If a larger share of pairs is open, counting the whole tile is faster.
 _GRID = 26
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Embeddings as integers in float64: multiples of 2**-26, up to a power of two."""
+    """Embeddings as integers in float64: multiples of 2**-26, up to a power-of-two factor."""
 
     embeds: np.ndarray
     shift: int
@@ -73,7 +73,8 @@ def ranks(
     for q in _tiles(slice(0, len(queries))):
         own[q] = np.einsum("me,me->m", key_rows(owner[q]), query_rows(q))
 
-    # The query of each key that comes first in the ranking of that key. No score is above infinity.
+    # For each key, the first of its queries in its ranking. A key without a query gets infinity, which no score
+    # exceeds.
     first, best = np.zeros(len(keys), np.int64), np.full(len(keys), np.inf)
     order = np.lexsort((-own, owner))  # Stable: among equal scores the lower index stays first.
     owners, at = np.unique(owner[order], return_index=True)
@@ -113,7 +114,7 @@ def ranks(
 
 
 def _ahead(scores: np.ndarray, score: np.ndarray, index: np.ndarray, start: int, *, axis: int) -> np.ndarray:
-    """Counts along `axis`, whose places are numbered from `start`, the candidates before (score, index)."""
+    """Counts the candidates before (score, index) along `axis`, whose positions are numbered from `start`."""
     # Several times faster than count_nonzero along an axis.
     count = (scores > score).view(np.uint8).sum(axis=axis, dtype=np.int32)
     tied = np.unravel_index(np.flatnonzero(scores == score), scores.shape)
@@ -139,7 +140,7 @@ def _on_grid(embeds: np.ndarray, name: str) -> _Rows:
     # 2**-26 * 2**-26 up to 2.
     longest = norm.max()
     shift = _GRID - math.ceil(math.log2(longest / 1.2)) if longest else 0
-    # Rounding to the grid may lengthen a row.
+    # Rounding to the grid can lengthen a row.
     return _Rows(embeds, shift, norm * 2.0 ** (shift - _GRID) + embeds.shape[1] ** 0.5 * 2.0**-_GRID)
 
 

@@ -15,21 +15,21 @@ from lit_jax.evals.presets import Preset
 class EvalConfig:
     """What `evaluate` measures, and how. The defaults measure retrieval."""
 
-    task: str | None = None  # A benchmark of benchmarks.toml; it sets what is left empty here, and the data.
+    task: str | None = None  # A benchmark of benchmarks.toml; it sets the data and what is left empty here.
     tasks: Sequence[str] = ()  # Some of TASKS; by default those of the benchmark, else retrieval.
-    captions: Sequence[str] = ()  # Columns of captions: one, or for multilingual one a language.
+    captions: Sequence[str] = ()  # Columns of captions: one, or one per language for multilingual.
     templates: str | None = None  # zero_shot: the name of a prompt set, or a file.
     class_names: str | None = None  # zero_shot: a file.
     preset: str | None = None  # A name in PRESETS; None: bare class names, the model's own image processor.
     train: str | None = None  # few_shot, linear_probe: the source to learn from.
-    shots: Sequence[int] = few_shot.SHOTS  # few_shot: pictures a class.
+    shots: Sequence[int] = few_shot.SHOTS  # few_shot: pictures per class.
     seeds: int = few_shot.SEEDS  # few_shot: draws of the shots.
     features: str = "embedding"  # few_shot, linear_probe: one of FEATURES.
     text_length: int | None = None  # Tokens; None: what the tokenizer states, at most 512.
-    dim: int | None = None  # The first numbers of an embedding that are used; None: all.
+    dim: int | None = None  # How many leading numbers of an embedding are used; None: all.
     batch_size: int = 64
-    on_bad_record: str = "error"  # Or "skip": broken records are left out, of what is learnt from as well.
-    dtype: DTypeLike = jnp.float32  # Of the arithmetic.
+    on_bad_record: str = "error"  # Or "skip": broken records are left out, also of the training source.
+    dtype: DTypeLike = jnp.float32  # Dtype of the arithmetic.
     allow_pickle: bool = False  # Whether pytorch_model.bin may be read.
 
 

@@ -14,8 +14,8 @@ from lit_jax.evals.multilingual import Multilingual
 from lit_jax.evals.retrieval import Retrieved, WholeMedians
 from lit_jax.evals.zero_shot import Classified
 
-_MOST = 50_000_000  # Pictures, texts and classes; there is a counter for each class.
-WHOLE_MEDIANS = {"median_rank": "rounded down"}  # In the protocol of retrieval with open_clip's medians.
+_MOST = 50_000_000  # The most pictures, texts and classes; each class gets a counter.
+WHOLE_MEDIANS = {"median_rank": "rounded down"}  # Part of the retrieval protocol if medians are open_clip's.
 _KINDS: dict[str, Any] = {
     "retrieval": Retrieved,
     "zero_shot": Classified,
@@ -25,7 +25,7 @@ _KINDS: dict[str, Any] = {
 
 
 def to_rows(result: Result) -> dict[str, str]:
-    """Each integer array of `result`, by its name; those of a language as `LANGUAGE/NAME`."""
+    """Each integer array of `result`, by its name; the arrays of a language are named `LANGUAGE/NAME`."""
     if isinstance(result, Multilingual):
         return {
             f"{language}/{name}": row
@@ -54,7 +54,7 @@ def from_rows(
 
 
 def _numbers(row: str) -> Int[np.ndarray, " N"]:
-    """The ranks, or the numbers of classes or pictures, in a text. Raises ValueError for what can be none of these."""
+    """The ranks, or the numbers of classes or pictures, in a text. Raises ValueError for any other numbers."""
     numbers = np.array(row.split(), np.int64)
     if not len(numbers) or not 0 <= numbers.min() <= numbers.max() <= _MOST:
         raise ValueError(f"ranks and classes are whole numbers from 0 to {_MOST}")

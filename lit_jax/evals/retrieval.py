@@ -21,7 +21,7 @@ from lit_jax.utils.errors import DataError
 from lit_jax.utils.names import DIRECTIONS
 
 KS = (1, 5, 10)
-_LARGEST = 1 << 28  # Bytes of a file of ranks, also when it is unpacked.
+_LARGEST = 1 << 28  # The most bytes of a file of ranks, packed or unpacked.
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Retrieved:
 
     @classmethod
     def load(cls, path: Path) -> "Retrieved":
-        """What `save` wrote. Raises DataError for another file."""
+        """Reads what `save` wrote. Raises DataError for any other file."""
         try:
             with np.load(io.BytesIO(inside.content(path, _LARGEST))) as stored:
                 if sum(member.file_size for member in stored.zip.infolist()) > _LARGEST:
@@ -62,11 +62,11 @@ class Retrieved:
             ):
                 raise ValueError("ranks of other pictures and texts")
             return found
-        except Exception as e:  # zipfile and NumPy raise a dozen kinds.
+        except Exception as e:  # zipfile and NumPy raise a dozen kinds of errors.
             raise DataError(f"{path} holds no ranks ({type(e).__name__}); delete it") from e
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
-        """As `retrieval`, for R draws of images with their texts; see `bootstrap`."""
+        """The metrics of `retrieval` for R draws of images with their texts; see `bootstrap`."""
         of_images, of_texts = DIRECTIONS
         return _summary(of_images, self.image_rank, weight) | _summary(
             of_texts, self.text_rank, weight[:, self.text_image]
@@ -75,10 +75,10 @@ class Retrieved:
 
 @dataclass(frozen=True)
 class WholeMedians(Retrieved):
-    """The same with median ranks that are rounded down to integers, as open_clip reports them."""
+    """`Retrieved` with median ranks rounded down to integers, as open_clip reports them."""
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
-        """As those of the parent, with whole medians."""
+        """The parent's metrics, with whole medians."""
         return whole_medians(super().metrics(weight))
 
 
@@ -99,7 +99,7 @@ def retrieve(
     """Ranks in both directions; `text_image[m]` is the image that text m belongs to.
 
     Scores are dot products, so rows should be unit vectors. Candidates are ordered by score, highest first, and equal
-    scores by index, lower first. The rank of an image is that of the first of its texts; the rank of a text is that of
+    scores by index, lower first. The rank of an image is that of its best-ranked text; the rank of a text is that of
     its image. No more than a tile of the N x M scores is in memory at once, on the host or on any of `devices`
     (default: those of this process), whose number does not change the result.
 
@@ -132,7 +132,7 @@ def retrieval(
 def chance(text_image: Int[np.ndarray, " M"], images: int) -> dict[str, float]:
     """The means of `retrieval` over all orders of the candidates, under the same keys.
 
-    Exact for any number of texts an image: if c of M texts are right, none of them is among the first k with
+    Exact for any number of texts per image: if c of M texts are right, none of them is among the first k with
     probability C(M - k, c) / C(M, c). The median rank is the median of the ranks of all queries over all orders.
 
     Raises DataError for an image without a text or a text without an image.

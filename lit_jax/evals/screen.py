@@ -1,7 +1,7 @@
 """Tiles of float32 scores on the devices: they count what is certainly ahead, and list the pairs that are too close.
 
 A float32 dot product of E numbers has an error of at most about E * 2**-24 times the lengths of its rows, in whatever
-order it is summed. A score that differs by more from the score that it is compared with is decided.
+order it is summed. If two scores differ by more than that, their order is certain.
 """
 
 import functools
@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from lit_jax.parallel.sharding import BATCH, make_mesh
 
-WORD = 32  # Pairs whose marks a device sends as one number.
-_UNDER_WAY = 2  # Blocks on the devices while the host handles the block before.
+WORD = 32  # How many pairs' marks a device packs into one number.
+_UNDER_WAY = 2  # Blocks on the devices while the host handles the previous one.
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Side:
     norm: Float[np.ndarray, " N"]
 
     def band(self, other: "Side", width: int, tpu: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Two float32 limits a row: scores above the first are certainly ahead, those below the second are not."""
+        """Two float32 limits per row: scores above the first are certainly ahead, those below the second are not."""
         # The rows were rounded to float32; a TPU computes a product in several bfloat16 passes.
         off = (1 + tpu) * 1.01 * (width + 4) * 2.0**-24 * self.norm * other.norm.max()
         up, down = np.float32(np.inf), np.float32(-np.inf)
@@ -49,7 +49,7 @@ class Block:
     queries: slice
     key_ahead: Int[np.ndarray, " k"]  # Queries ahead, for each key.
     query_ahead: Int[np.ndarray, " q"]  # Keys ahead, for each query.
-    open_keys: Int[np.ndarray, " p"]  # From the start of `keys`.
+    open_keys: Int[np.ndarray, " p"]  # Indices from the start of `keys`.
     open_queries: Int[np.ndarray, " p"]
 
 

@@ -1,4 +1,4 @@
-"""The sources of an evaluation, without their broken records where these are to be skipped."""
+"""The sources of an evaluation, without their broken records if these are skipped."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,12 +14,12 @@ CAPTIONED = ("retrieval", "multilingual")  # Tasks that need captions; the other
 
 
 class Sources(NamedTuple):
-    """What is measured, the same with the captions of each language, and what is learnt from."""
+    """The tested source, the same source with each column of captions, and the training source."""
 
     tested: Source
-    languages: dict[str, Source]  # By the columns of captions, where several are given.
+    languages: dict[str, Source]  # Keyed by the columns of captions that were given.
     train: Source | None
-    skipped: list[Broken]  # What is left out of them.
+    skipped: list[Broken]  # What was left out of the sources.
 
 
 def open_sources(
@@ -27,8 +27,8 @@ def open_sources(
 ) -> Sources:
     """Opens the source `data` of the `tasks`, once for each column of `captions`, and `train`.
 
-    If `on_bad_record` is "skip", every record is read and its picture decoded, and those are left out whose picture or
-    caption is broken, or that have no caption or label though a task needs one. Raises DataError.
+    If `on_bad_record` is "skip", every record is read and its picture decoded, and a record is left out if its picture
+    or caption is broken, or if it lacks a caption or label that a task needs. Raises DataError.
     """
     columns: list[str | None] = list(captions) or [None]
     opened = [open_source(data, caption=column) for column in columns]

@@ -31,7 +31,7 @@ FEATURES = ("embedding", "tower")
 
 
 class TaskResult(NamedTuple):
-    """The result of a task, what chance gives, and what the result depends on besides data and pictures."""
+    """The result of a task, what chance would give, and what the result depends on besides data and pictures."""
 
     result: Result
     chance: dict[str, float]
@@ -75,7 +75,7 @@ def retrieval(request: EvalRequest) -> Measure:
 
 
 def in_languages(request: EvalRequest) -> Measure:
-    """Retrieval with the captions of each language. Raises ConfigError for fewer than two columns; DataError."""
+    """Retrieval with the captions of each language. Raises ConfigError for fewer than two columns, and DataError."""
     languages = request.config.captions
     if len(languages) < 2:
         raise ConfigError(
@@ -104,7 +104,7 @@ def in_languages(request: EvalRequest) -> Measure:
 
 
 def zero_shots(request: EvalRequest) -> Measure:
-    """Zero-shot classification by class names in templates. Raises ConfigError for unusable names; DataError."""
+    """Zero-shot classification by class names in templates. Raises ConfigError for unusable names, and DataError."""
     names_file = request.config.class_names
     names = class_names(
         request.source.class_names, rule=request.name_rule, file=names_file, sources=request.named
@@ -137,7 +137,7 @@ def zero_shots(request: EvalRequest) -> Measure:
 
 
 def few_shots(request: EvalRequest) -> Measure:
-    """Linear classifiers learned from a few pictures a class. Raises ConfigError and DataError."""
+    """Linear classifiers learned from a few pictures per class. Raises ConfigError and DataError."""
     source, train_labels, labels = _training_set(request)
     shots, seeds = request.config.shots, request.config.seeds
     drawn = few_shot.draw(train_labels, shots, seeds)
@@ -178,7 +178,7 @@ TASKS: dict[str, Callable[[EvalRequest], Measure]] = {
 
 
 def _training_set(request: EvalRequest) -> tuple[Source, Int[np.ndarray, " M"], Int[np.ndarray, " N"]]:
-    """The source to learn from, its classes, and the classes of the tested pictures, in the numbers of the former."""
+    """The source to learn from, its classes, and the classes of the tested pictures, numbered as in that source."""
     config, tested = request.config, request.source
     if request.train is None:
         raise ConfigError(

@@ -22,7 +22,7 @@ class Classified:
         return len(self.rank)
 
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
-        """As `zero_shot`, for R draws of images; see `bootstrap`."""
+        """The metrics of `zero_shot` for R draws of images; see `bootstrap`."""
         right = self.rank == 1
         return {
             "top1": mean(right, weight),
@@ -65,5 +65,5 @@ def zero_shot(
 
 
 def chance(classes: int) -> dict[str, float]:
-    """The means of `zero_shot` over all orders of so many classes, under the same keys."""
+    """The means of `zero_shot` over all orders of `classes` classes, under the same keys."""
     return {"top1": 1 / classes, "top5": min(5, classes) / classes, "mean_per_class": 1 / classes}
