@@ -54,7 +54,7 @@ def probabilities(
 
 
 def check_labels(labels: Iterable[str]) -> list[str]:
-    """The labels without surrounding blanks. Raises ConfigError for no list of texts, DataError for a bad label."""
+    """The labels without surrounding blanks. Raises ConfigError unless all are texts, DataError for a bad one."""
     if isinstance(labels, str):
         raise ConfigError(f"labels is one text, {labels!r}; want a list: {labels.split(',')}")
     labels = list(labels or ())

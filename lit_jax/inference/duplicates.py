@@ -1,4 +1,4 @@
-"""Near-duplicates among embedded pictures, found exactly, on all devices, one block against another."""
+"""Near-duplicates among embedded pictures, found exactly on all devices, block against block."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +19,10 @@ _BLOCK = 8192  # Rows that are compared with as many others at once.
 def near_duplicates(
     rows: Rows, numbers: Int[np.ndarray, "n"], threshold: float, mesh: Mesh, block: int = _BLOCK
 ) -> Bool[np.ndarray, "n"]:
-    """Which of the pictures `numbers` (ascending) are left out, so that no two that stay are near.
+    """Which of the pictures `numbers` (ascending) to leave out, so that no two of the rest are near-duplicates.
 
-    They are taken in their order: one whose cosine to a picture that stays is `threshold` or more is left out. Each is
-    compared with all that stay before it, so the work grows with the square of their number.
+    They are taken in order: a picture is left out if its cosine to an earlier one that stays is `threshold` or more.
+    Each is compared with all earlier ones that stay, so the work grows with the square of their number.
     """
     size = -(-min(block, len(numbers)) // mesh.size) * mesh.size
     near = _near(mesh, float(threshold))
@@ -53,7 +53,7 @@ def _placed(rows: Float[np.ndarray, "n E"], size: int, mesh: Mesh) -> dict[str, 
 
 
 def _near(mesh: Mesh, threshold: float) -> Callable[..., Array]:
-    """Which of some rows are near to which of others, which are split over the devices."""
+    """A function that says which of `mine` are near which of `others`, whose rows are split over the devices."""
 
     @jax.jit
     @partial(

@@ -23,7 +23,7 @@ class EmbedRunner:
     step: Embed
     params: Params
     mesh: Mesh
-    batch_size: int  # Rows of all devices together; their number must divide it.
+    batch_size: int  # Rows on all devices together; the number of devices must divide it.
     progress: Progress | None = None  # Called after each batch; it may raise.
 
 
@@ -38,7 +38,8 @@ def embed_images(
     """Unit embeddings of all pictures of `source`, in order; with `tower`, the image tower's output before projection.
 
     All processes call it, and each gets all rows. Raises DataError for a picture that cannot be read, unless
-    `on_bad_record` is "skip": then its row is NaN. Raises ConfigError for a batch size that the devices do not divide.
+    `on_bad_record` is "skip": then its row is NaN. Raises ConfigError for a batch size that the number of devices does
+    not divide.
     """
     check_batch(runner.batch_size, runner.mesh)
     batches = image_batches(
@@ -56,7 +57,7 @@ def embed_images(
 def embed_pooled(
     runner: EmbedRunner, pooled: Float[np.ndarray, "N D"], tower: str = "vision"
 ) -> Float[np.ndarray, "N E"]:
-    """Unit embeddings from pooled outputs of a tower, for pictures as `embed_images` gives them with `tower`."""
+    """Unit embeddings from pooled outputs of a tower, which for pictures `embed_images` returns with `tower`."""
     batches = _pooled_batches(pooled, runner.batch_size, process_shard())
     embed = runner.step.pooled if tower == "vision" else runner.step.pooled_texts
     return _gather(runner, batches, lambda batch: embed(runner.params, batch["pooled"]), len(pooled))
@@ -66,7 +67,7 @@ def embed_texts(runner: EmbedRunner, texts: Sequence[str], tokenize: Tokenize) -
     """Unit embeddings of `texts`, in order.
 
     All processes call it, and each gets all rows. Raises DataError for no texts and for what `tokenize` refuses, and
-    ConfigError for a batch size that the devices do not divide.
+    ConfigError for a batch size that the number of devices does not divide.
     """
     check_batch(runner.batch_size, runner.mesh)
     batches = text_batches(texts, tokenize, batch_size=runner.batch_size, shard=process_shard())
@@ -77,7 +78,7 @@ def embed_texts(runner: EmbedRunner, texts: Sequence[str], tokenize: Tokenize) -
 def _pooled_batches(
     pooled: Float[np.ndarray, "N D"], batch_size: int, shard: ProcessShard
 ) -> Iterator[Batch]:
-    """{"pooled": float32 [b, D], "index": int32 [b]}; the last batch is filled up with zeros of index -1."""
+    """{"pooled": float32 [b, D], "index": int32 [b]}; the last batch is padded with zeros of index -1."""
     b = batch_size // shard.count
     for start in range(shard.index * b, -(-len(pooled) // batch_size) * batch_size, batch_size):
         rows = pooled[start : start + b]
@@ -90,7 +91,7 @@ def _pooled_batches(
 def _gather(
     runner: EmbedRunner, batches: Iterable[Batch], embed: Callable[[Batch], jax.Array], total: int
 ) -> Float[np.ndarray, "N E"]:
-    """`embed` of the batches of all processes: the row "index" of `total` rows, on every process.
+    """Embeds the batches of all processes and puts each row at its "index" among `total` rows, on every process.
 
     A row whose "mask" is False is NaN.
     """

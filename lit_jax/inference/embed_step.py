@@ -24,9 +24,8 @@ class Embed(NamedTuple):
     """Jitted functions of a model on a mesh. Rows of inputs and outputs are split over its devices; dropout is off."""
 
     images: Callable[[Params, Array], Array]  # uint8 [B S1 S2 3] -> unit embeddings [B E], float32.
-    texts: Callable[
-        [Params, Mapping[str, Array]], Array
-    ]  # int32 [B N] each -> unit embeddings [B E], float32.
+    # int32 [B N] each -> unit embeddings [B E], float32.
+    texts: Callable[[Params, Mapping[str, Array]], Array]
     pool: Callable[[Params, Array], Array]  # uint8 [B S1 S2 3] -> the image tower's pooled output [B Dv].
     pooled: Callable[[Params, Array], Array]  # The output of `pool` -> unit embeddings [B E], float32.
     # int32 [B N] each -> the text tower's pooled output [B Dt].
@@ -41,7 +40,7 @@ def make_embed_step(
 ) -> Embed:
     """The functions that embed with `module`. The number of devices in `mesh` must divide B; see `check_batch`.
 
-    For equal arguments they are the same functions, so that nothing is compiled twice in one process.
+    Equal arguments return the same functions, so that nothing is compiled twice in one process.
     """
     rows = NamedSharding(mesh, BATCH)
     jit = partial(jax.jit, compiler_options=compiler_options(mesh))

@@ -35,14 +35,15 @@ from lit_jax.utils.typing import ImageProcessor, Params, Processor, Progress
 
 log = logging.getLogger(__name__)
 
-_LENGTHS = (8, 16, 32, 64, 128, 256)  # Of texts, in tokens; only a few, since each one is compiled.
+# Padded lengths of texts, in tokens; only a few, since each one is compiled.
+_LENGTHS = (8, 16, 32, 64, 128, 256)
 
 
 _PICTURES, _TEXTS = ("image", "bytes", "path"), ("text", "caption")  # Columns that `__call__` embeds.
 
 
 class Opened(NamedTuple):
-    """A model that was read already, for instance by `train.trained.read_trained`."""
+    """A model that was already read, for instance by `train.trained.read_trained`."""
 
     name: str
     module: DualEncoder
@@ -54,11 +55,11 @@ class Embedder:
     """Pictures and texts -> unit vectors [n, E], float32, with the dual encoder `model` on all devices.
 
     `model` is a folder, a Hub id or Opened. `batch_size` is the largest number of rows at once. `text_length` is in
-    tokens; its default is what the tokenizer states and the text tower has positions for, up to 512.
-    `image_processor` receives the model's image processor and returns the one to use. `dtype` is that of the
-    arithmetic. With `dim`, vectors are the first `dim` numbers of the model's, of unit length again. An Embedder can be
-    pickled, with its weights, and called with a batch of Ray Data or Beam: see `__call__`. Raises ConfigError for
-    arguments out of range and for a folder that does not exist, and WeightError for a model that cannot be read.
+    tokens; its default is what the tokenizer states and the text tower has positions for, up to 512. `image_processor`
+    receives the model's image processor and returns the one to use. `dtype` is that of the arithmetic. With `dim`,
+    vectors are the first `dim` numbers of the model's, normalised again. An Embedder can be pickled, with its weights,
+    and called with a batch of Ray Data or Beam: see `__call__`. Raises ConfigError for arguments out of range and for a
+    folder that does not exist, and WeightError for a model that cannot be read.
     """
 
     def __init__(
@@ -123,8 +124,8 @@ class Embedder:
     def __call__(self, batch: Mapping[str, np.ndarray | Sequence[Any]]) -> dict[str, Any]:
         """A batch of columns of n rows -> the same columns and embeddings, float32 [n, E], for engines such as Ray.
 
-        `image_embedding` is that of the column `image`, `bytes` or `path`: files' bytes, paths, or uint8 [H W 3];
-        `text_embedding` is that of the column `text` or `caption`. Raises ConfigError if there is neither, and
+        `image_embedding` is computed from the column `image`, `bytes` or `path`: files' bytes, paths, or uint8 [H W 3];
+        `text_embedding` from the column `text` or `caption`. Raises ConfigError if there is no such column, and
         DataError for a picture that cannot be read.
         """
         made: dict[str, np.ndarray] = {}
@@ -242,10 +243,9 @@ def opened(
     text_length: int | None = None,
     dim: int | None = None,
 ) -> Embedder:
-    """Returns an Embedder as it is, or makes one of the folder or Hub id `model`.
+    """Returns `model` if it is an Embedder, and otherwise makes one from that folder or Hub id.
 
-    Raises ConfigError if an Embedder reads texts of another length than `text_length`, or gives more numbers than
-    `dim`.
+    Raises ConfigError if `text_length` or `dim` is given and differs from that of the Embedder.
     """
     if not isinstance(model, Embedder):
         return Embedder(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length, dim=dim)

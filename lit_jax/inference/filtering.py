@@ -16,17 +16,14 @@ from lit_jax.utils.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Rules:
-    """What is kept: what all of the rules that are given keep."""
+    """What is kept: the captions and records that every given rule keeps."""
 
     scores: Scores | None = None
-    min: float | None = None  # Of the similarity of a picture and a caption.
-    top_share: float | None = (
-        None  # Of all captions, those with the greatest similarity; of equal ones the first.
-    )
-    ids: Collection[str] | None = None  # Of records.
-    near_duplicates: float | None = (
-        None  # A cosine: of pictures that are as near as this one stays, the first.
-    )
+    min: float | None = None  # The least similarity of a picture and a caption.
+    # The share of all captions that is kept: those with the greatest similarity, and of ties the first.
+    top_share: float | None = None
+    ids: Collection[str] | None = None  # The ids of the records that are kept.
+    near_duplicates: float | None = None  # A cosine: of pictures at least this near, only the first is kept.
     index: Index | None = None
 
     def __post_init__(self) -> None:
@@ -41,13 +38,13 @@ class Rules:
             raise ConfigError("there is no rule; give min, top_share, ids or near_duplicates")
         for name, low in (("min", -1.0), ("top_share", 0.0), ("near_duplicates", -1.0)):
             value = getattr(self, name)
-            if value is not None and not (low <= value <= 1 and (value or low)):  # A share is not 0.
+            if value is not None and not (low <= value <= 1 and (value or low)):  # A share of 0 is refused.
                 raise ConfigError(f"{name} is {value}; want a number from {low:g} to 1")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What `choose` keeps: pairs of a record and a caption in ascending order; records alone if all captions stay."""
+    """What `choose` keeps: pairs of a record and a caption in ascending order; only records if all captions stay."""
 
     records: Int[np.ndarray, "n"]
     captions: Int[np.ndarray, "n"] | None
@@ -133,7 +130,7 @@ def _by_id(source: Source, rules: Rules) -> Bool[np.ndarray, "records"]:
 def _far_apart(
     records: Int[np.ndarray, "n"], total: int, index: Index, threshold: float
 ) -> Bool[np.ndarray, "records"]:
-    """Which records stay, of all; those that the index does not have do not."""
+    """Which of all `total` records stay; a record that the index lacks does not."""
     skipped = np.asarray(index.skipped, np.int64)
     records = records[~np.isin(records, skipped)]
     numbers = records - np.searchsorted(skipped, records)

@@ -4,7 +4,7 @@
 | --- | --- |
 | `plan.json` | model, fingerprints and sizes; a run with another plan is refused in the same folder |
 | `embeddings-00000-of-00012.npy` and `ids-00000-of-00012.json` | [n, E] float32 of unit length; n ids |
-| `ranges-*.npy`, `signs-*.npy` | of another precision, whose embeddings are int8: see `precision.py` |
+| `ranges-*.npy`, `signs-*.npy` | for other precisions, whose embeddings are int8: see `precision.py` |
 | or `pictures-00000-of-00012.parquet` | the same, as columns `id` and `embedding` |
 | `broken_records.jsonl` | the pictures that were left out, with reasons, if there are any |
 | `manifest.json` | the plan, E, and the numbers of what was left out; an index without it is not complete |
@@ -43,23 +43,22 @@ class Index:
 
     folder: Path
     model: str
-    fingerprint: str  # Of the model.
+    fingerprint: str  # The model's.
     pictures: int
     width: int  # E
     shard_size: int
     format: str
     source: str  # What `open_source` accepts, or "pictures" if paths were given; the paths are then the ids.
     source_fingerprint: str
-    precision: str = "float32"  # Of the stored vectors: one of PRECISIONS.
+    precision: str = "float32"  # How vectors are stored: one of PRECISIONS.
     skipped: tuple[int, ...] = ()  # The records of the source that were left out, ascending.
     text_length: int | None = None  # Tokens of a query that are read; None: as many as the model reads.
-    dim: int | None = (
-        None  # Of each vector only the first numbers are used, of unit length again; None: all of it.
-    )
-    # The sums of its files that were not compared yet; a file is compared when it is read first.
+    # How many leading numbers of each vector are used, normalised again; None: all.
+    dim: int | None = None
+    # The sums of files that have not been compared yet; a file is compared when it is first read.
     unchecked: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     screen: Screen | SignScreen | None = field(default=None, compare=False, repr=False)
-    rescore_multiplier: int = RESCORED  # Of the precision binary.
+    rescore_multiplier: int = RESCORED  # Only for the precision binary.
 
     @classmethod
     def open(
@@ -72,12 +71,12 @@ class Index:
     ) -> "Index":
         """The index in `folder`, of the first `dim` numbers of its vectors.
 
-        With `screen`, all of its vectors are read now, and a copy of a byte for each number stays in memory; then
-        `search` reads few of the vectors and finds the same. It is for many searches of a large index. Of the precision
-        binary the signs are read and stay, a bit for each number; without `screen` each search reads them. Of so many
-        vectors, `rescore_multiplier` for each that is wanted, the int8 is then read. Raises DataError for a folder that
-        is not an index, or not a complete one, and ConfigError for a `dim` that its vectors lack, and for a multiplier
-        below 1 or of another precision.
+        With `screen`, all of its vectors are read now, and a copy with one byte for each number stays in memory;
+        `search` then reads few of the vectors and finds the same. This is for many searches of a large index. With the
+        precision binary, the signs are read and kept instead, one bit for each number; without `screen` each search
+        reads them. A search then reads the int8 of `rescore_multiplier` vectors for each one that is wanted. Raises
+        DataError for a folder that is not an index or not a complete one, and ConfigError for a `dim` that its vectors
+        lack, for a multiplier below 1, and for a multiplier with another precision.
         """
         folder = Path(folder)
         index = cls(folder, **open_manifest(folder)).cut(dim)
@@ -91,7 +90,7 @@ class Index:
         return replace(index, screen=Screen.of((shard.embeddings for shard in index), index.rows()))
 
     def cut(self, dim: int | None) -> "Index":
-        """The same with the first `dim` numbers of its vectors; if these are fewer, nothing of it stays in memory."""
+        """The index with only the first `dim` numbers of its vectors; if these are fewer, nothing stays in memory."""
         if dim in (None, self.used):
             return self
         check_dim(dim, self.used, f"the index {self.folder}")
@@ -116,7 +115,7 @@ class Index:
     def sizes(self) -> list[int]:
         """The number of pictures of each shard, without those that were left out.
 
-        Raises DataError for a manifest that speaks of more shards than there are files.
+        Raises DataError for a manifest that claims more shards than there are files.
         """
         if self.shards > len(os.listdir(self.folder)) + len(self.skipped):
             raise DataError(
@@ -140,7 +139,7 @@ class Index:
         return (self.shard(number, rows) for number, rows in enumerate(self.sizes()) if rows)
 
     def rows(self) -> Rows:
-        """The vectors by the numbers of their pictures."""
+        """The vectors, to be read by the numbers of their pictures."""
         sizes = self.sizes()
 
         def read(number: int) -> Vectors:

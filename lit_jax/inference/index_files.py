@@ -1,7 +1,7 @@
-"""The files of an index: how they are written, and how they are read as if somebody else had written them.
+"""The files of an index: how they are written, and how they are read without trust in whoever wrote them.
 
-Only regular files inside the folder are read. The manifest says what each of them must hold, and a file that announces
-more than that is refused before memory is taken for it.
+Only regular files inside the folder are read. The manifest says what each of them must hold, and a file that claims
+more than that is refused before memory is allocated for it.
 """
 
 import json
@@ -25,12 +25,12 @@ from lit_jax.utils.parts import put_first, put_last
 
 FORMATS = ("npy", "parquet")
 PLAN, MANIFEST = "plan.json", "manifest.json"
-LARGEST_SHARD = 1_000_000  # Pictures of a shard that is written.
-_MOST = 1 << 40  # Pictures of an index.
-_WIDEST = 1 << 14  # Numbers of a vector.
-_IDS = 256 << 20  # Bytes of the ids of a shard.
-_VECTORS = 16 << 40  # Bytes of a file of vectors, which is mapped and not loaded.
-# Bytes of vectors for each byte of a parquet file, and those that any file may give.
+LARGEST_SHARD = 1_000_000  # The most pictures of a shard that is written.
+_MOST = 1 << 40  # The most pictures of an index.
+_WIDEST = 1 << 14  # The most numbers of a vector.
+_IDS = 256 << 20  # The most bytes of the ids of a shard.
+_VECTORS = 16 << 40  # The most bytes of a file of vectors, which is mapped and not loaded.
+# The most bytes of vectors per byte of a parquet file, on top of those that any file may hold.
 _PACKED, _AT_ONCE = 100, 64 << 20
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 class Shard(NamedTuple):
     """A part of an index."""
 
-    embeddings: Vectors  # Of another precision, `np.asarray` makes an array of them.
+    embeddings: Vectors  # In precisions other than float32, `np.asarray` decodes them.
     ids: list[str]
 
 
@@ -58,7 +58,7 @@ def _is_ascending(value: Any) -> bool:
     )
 
 
-# Of a manifest.
+# Fields of a manifest -> whether a value is usable.
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "model": _is_text,
     "fingerprint": _is_text,
@@ -77,7 +77,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 def open_manifest(
     folder: Path, fields: Sequence[str] = tuple(_FIELDS), command: str = "embed"
 ) -> dict[str, Any]:
-    """What a complete index, or what another `command` wrote, is made of: its `fields`, and its sums as `unchecked`.
+    """The `fields` of a complete index, or of what another `command` wrote, and its sums as `unchecked`.
 
     Raises DataError for a folder that is neither, or not complete.
     """
@@ -96,7 +96,8 @@ def open_manifest(
 
 def _read_manifest(folder: Path, fields: Sequence[str], command: str) -> dict[str, Any]:
     """The `fields`, all of them usable. Raises DataError."""
-    older: dict[str, Any] = {"skipped": [], "text_length": None, "precision": "float32"}  # They do not say.
+    # Absent from old manifests.
+    older: dict[str, Any] = {"skipped": [], "text_length": None, "precision": "float32"}
     found = older | read_object(folder / MANIFEST)
     wrong = [name for name in fields if not _FIELDS[name](found.get(name))]
     if not wrong and max(found["skipped"], default=0) >= found["pictures"] + len(found["skipped"]):
@@ -118,24 +119,24 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
-    """The sums of an index's files by name; none of an index that an earlier version wrote. Raises DataError."""
+    """The sums of an index's files by name; empty for an index that an earlier version wrote. Raises DataError."""
     path = folder / checksums.NAME
     return _judged(path, _IDS, lambda _: checksums.listed(folder)) if os.path.lexists(path) else {}
 
 
 def check_sums(paths: Iterable[Path], unchecked: dict[str, str]) -> None:
-    """Compares files with their sums, and takes those that agree out of `unchecked`. Raises DataError for others."""
+    """Compares files with their sums and removes those that match from `unchecked`. Raises DataError for the others."""
     for path in paths:
         digest = unchecked.get(path.name)
         if digest and (why := checksums.difference(path.parent, path.name, digest)):
             raise DataError(f"{path.parent}: {why}; delete the index, embed again")
-        unchecked.pop(path.name, None)  # Only now: a file that differs is refused each time.
+        unchecked.pop(path.name, None)  # Only now, so that a file that differs is refused each time.
 
 
 def paths_of(
     folder: Path, format: str, number: int, shards: int, precision: str = "float32"
 ) -> tuple[Path, ...]:
-    """The files of a shard; it is complete if the last of them exists. Only npy has other precisions than float32."""
+    """The files of a shard; it is complete if the last of them exists. Only npy has precisions other than float32."""
     names = ["pictures-{}.parquet"]
     if format == "npy":
         names = ["ids-{}.json", *(f"{name}-{{}}.npy" for name in PRECISIONS[precision])]
@@ -143,12 +144,12 @@ def paths_of(
 
 
 def files_of_vectors(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Those of the files of a shard that `read_vectors` reads."""
+    """The files of a shard that `read_vectors` reads."""
     return paths[-2:] if len(paths) > 2 else paths[-1:]
 
 
 def write_shard(paths: tuple[Path, ...], shard: Shard) -> None:
-    """Writes the files of a shard, each atomically; the last one, which completes it, unless another process has."""
+    """Writes the files of a shard, each atomically; the last one completes it, unless another process already has."""
     if len(paths) == 1:
         rows = np.asarray(shard.embeddings)
         vectors = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
@@ -168,7 +169,7 @@ def _save(array: np.ndarray, path: Path) -> None:
 
 
 def read_shard(paths: tuple[Path, ...], rows: int, width: int, dim: int | None = None) -> Shard:
-    """What `write_shard` wrote, of its vectors their first `dim` numbers; those of a .npy stay on disk.
+    """What `write_shard` wrote, with the first `dim` numbers of its vectors; vectors in a .npy stay on disk.
 
     Raises DataError for anything but `rows` rows of `width` numbers.
     """
@@ -180,7 +181,7 @@ def read_shard(paths: tuple[Path, ...], rows: int, width: int, dim: int | None =
 
 
 def read_vectors(paths: tuple[Path, ...], rows: int, width: int, dim: int | None = None) -> Vectors:
-    """The vectors of `read_shard` alone."""
+    """Only the vectors of `read_shard`."""
     if len(paths) == 1:
         return read_shard(paths, rows, width, dim).embeddings
     *before, path = files_of_vectors(paths)
@@ -205,7 +206,7 @@ def _judged(path: Path, most: int, read: Callable[[Path], T]) -> T:
 
 
 def judged(path: Path, most: int, command: str, read: Callable[[Path], T]) -> T:
-    """`read(path)` of a file that may be read and `command` wrote. Raises DataError, whatever the reader raises."""
+    """`read(path)` of a file that `command` wrote, if it may be read. Raises DataError, whatever the reader raises."""
     try:
         if why := refusal(path, path.parent, most):
             raise ValueError(why)
@@ -217,10 +218,8 @@ def judged(path: Path, most: int, command: str, read: Callable[[Path], T]) -> T:
 
 def _map_array(path: Path, rows: int, width: int, kind: str) -> np.ndarray:
     with path.open("rb") as file:
-        if (version := np.lib.format.read_magic(file)) != (
-            1,
-            0,
-        ):  # Another may announce a header of gigabytes.
+        # Another version may announce a header of gigabytes.
+        if (version := np.lib.format.read_magic(file)) != (1, 0):
             raise ValueError(f"it is a .npy of version {version}")
         shape, by_column, dtype = npy.read_header(file)
         start = file.tell()
@@ -259,7 +258,7 @@ def _read_table(path: Path, rows: int, width: int) -> Shard:
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:
-    """The texts of a column of codes, unless they are far longer than the file: a text is stored once."""
+    """The texts of a dictionary-encoded column; as each is stored once, all might be far longer than the file."""
     lengths = (pc.sum(pc.take(pc.binary_length(part.dictionary), part.indices)) for part in column.chunks)
     if column.type.value_type != pa.string() or sum(length.as_py() or 0 for length in lengths) > _IDS:
         raise ValueError(f"its ids are no texts, or have more than {_IDS} bytes")

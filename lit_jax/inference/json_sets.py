@@ -1,4 +1,4 @@
-"""The JSON files of CLIP_benchmark: objects from the name of a set to its list of templates or of class names."""
+"""The JSON files of CLIP_benchmark: objects that map the name of a set to its list of templates or class names."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def list_of_set(
 ) -> list[str]:
     """The list of the set `name`; without a name, that of the only set, or of the set that one of `sources` names.
 
-    Names are compared by letters and digits alone, without the group before a slash ("vtab/dtd"). Raises ConfigError
+    Names are compared only by letters and digits, without the group before a slash ("vtab/dtd"). Raises ConfigError
     if there is no such set, or none is named.
     """
     if name is not None and name in found:

@@ -1,6 +1,6 @@
 """The ledger of an index: the pictures that it leaves out, and why.
 
-While an index is written, each shard has a part of the ledger; LEDGER takes their place when all shards are there.
+While an index is written, each shard has a part of the ledger; LEDGER replaces these parts once all shards exist.
 """
 
 import json
@@ -21,7 +21,7 @@ class LeftOut(NamedTuple):
     """A picture that is not in the index."""
 
     source: str
-    record: int  # In the source.
+    record: int  # Its number in the source.
     reason: str
 
 
@@ -31,7 +31,7 @@ def part_of(shard: Path) -> Path:
 
 
 def write(path: Path, rows: Sequence[LeftOut]) -> None:
-    """Writes a ledger, one line of JSON a picture; no file if there is none."""
+    """Writes a ledger, one line of JSON per picture; no file if `rows` is empty."""
     if not rows:
         path.unlink(missing_ok=True)
         return

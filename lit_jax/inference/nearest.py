@@ -23,7 +23,7 @@ def nearest(
     """The `k` largest dot products with the rows of all tiles, and the numbers of these rows; fewer if there are fewer.
 
     They are sorted by decreasing product; equal ones by increasing number. A tile that is larger than all tiles before
-    it causes another compilation; each is filled up to `least` rows.
+    it causes another compilation; each is padded to at least `least` rows.
     """
     best = np.empty((len(queries), 0), np.float32)
     where = np.empty((len(queries), 0), np.int64)

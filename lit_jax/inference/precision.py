@@ -1,9 +1,9 @@
-"""Vectors in fewer bytes than float32: of a byte for each number, or of a bit for each beside that.
+"""Vectors in fewer bytes than float32: one byte for each number, and optionally one more bit for each.
 
-"int8": a number is one of 256 levels, from the least to the largest that its place in the vector has in the shard, as
-in sentence-transformers' `quantize_embeddings`; models often have places whose numbers are far larger than others, and
-a scale for each vector would make these the measure of all. "binary": the signs of the numbers, for a first look at
-all vectors, and int8, of which few are read to compare those that are near at the first look.
+"int8": a number is one of 256 levels, from the least to the largest value of its dimension in the shard, as in
+sentence-transformers' `quantize_embeddings`. In many models a few dimensions are far larger than the others, and would
+take up nearly the whole range of a scale per vector. "binary": the signs of the numbers, for a first look at all
+vectors, and int8, which is read only for the vectors that look near at first.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int8, UInt8
 
 from lit_jax.inference.prefix import prefix, unit
 
-# Precision -> the arrays of a shard; the last one is read where vectors are wanted, with the one before it, if any.
+# Precision -> the arrays of a shard; vectors are read from the last one and the one before it, if any.
 PRECISIONS = {
     "float32": ("embeddings",),
     "int8": ("ranges", "embeddings"),
@@ -24,7 +24,7 @@ _LEVELS = 255  # Steps between the least and the largest number.
 
 
 class Decoded:
-    """Rows that become vectors, float32 [n, E] of unit length, where they are read: `decoded[rows]`, `np.asarray`."""
+    """Rows that are decoded to vectors, float32 [n, E] of unit length, when read: `decoded[rows]`, `np.asarray`."""
 
     dtype = np.dtype(np.float32)
 
@@ -36,7 +36,7 @@ class Decoded:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """The vectors of a slice or of numbers; of one number its vector, [E]."""
+        """The vectors at a slice or at indices; at a single index its vector, [E]."""
         if isinstance(rows, int | np.integer):
             return self._decode(self._stored[np.array([rows])])[0]
         return self._decode(self._stored[rows])
@@ -49,16 +49,15 @@ Vectors = Float[np.ndarray, "n E"] | Decoded
 
 
 def arrays(vectors: Float[np.ndarray, "n E"], names: Sequence[str]) -> list[np.ndarray]:
-    """What a shard of these vectors stores under `names`, which are those of one of PRECISIONS."""
+    """What a shard of these vectors stores under `names`, one of the values of PRECISIONS."""
     if "ranges" not in names:
         return [vectors]
-    none = np.zeros((1, vectors.shape[1]), np.float32)  # Of a shard without vectors.
+    none = np.zeros((1, vectors.shape[1]), np.float32)  # Stands for a shard without vectors.
     spread = vectors if len(vectors) else none
     ranges = np.stack([spread.min(axis=0), spread.max(axis=0)])
     low, step = _steps(ranges)
-    with np.errstate(
-        invalid="ignore"
-    ):  # Numbers that are not finite have ranges that are none, and a search says so.
+    # Numbers that are not finite have unusable ranges, which a search reports.
+    with np.errstate(invalid="ignore"):
         codes = (np.rint((vectors - low) / np.where(step > 0, step, 1)) - 128).astype(np.int8)
     coded = [ranges, codes]
     return [signs(vectors), *coded] if "signs" in names else coded
@@ -70,7 +69,7 @@ def signs(vectors: Float[np.ndarray, "n E"]) -> UInt8[np.ndarray, "n e"]:
 
 
 def decoded(stored: np.ndarray, ranges: Float[np.ndarray, "2 E"] | None, dim: int | None = None) -> Vectors:
-    """The vectors of the `embeddings` of a shard: their first `dim` numbers, of unit length; all as stored if None."""
+    """The vectors that a shard has `stored`, or their first `dim` numbers normalised again."""
     width = dim or stored.shape[1]
     if ranges is None:
         whole = width == stored.shape[1]
@@ -85,7 +84,7 @@ def decoded(stored: np.ndarray, ranges: Float[np.ndarray, "2 E"] | None, dim: in
 
 
 def _steps(ranges: Float[np.ndarray, "2 E"]) -> tuple[np.ndarray, np.ndarray]:
-    """The least number of each place, and the distance of two levels; 0 where all numbers are the same."""
+    """The least number of each dimension, and the distance between two levels: 0 where all numbers are equal."""
     low, high = np.asarray(ranges, np.float32)
     with np.errstate(invalid="ignore"):  # As above.
         return low, (high - low) / np.float32(_LEVELS)

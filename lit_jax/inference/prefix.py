@@ -1,4 +1,4 @@
-"""The first numbers of vectors, of unit length again: embeddings of a smaller width (arXiv:2205.13147)."""
+"""The first numbers of vectors, normalised again: embeddings of a smaller width (arXiv:2205.13147)."""
 
 import numpy as np
 from jaxtyping import Float
@@ -7,9 +7,9 @@ from lit_jax.utils.errors import ConfigError
 
 
 def prefix(vectors: Float[np.ndarray, "n E"], dim: int | None) -> Float[np.ndarray, "n e"]:
-    """The first `dim` numbers of unit vectors, float32 of unit length; None and E give the vectors as they are.
+    """The first `dim` numbers of unit vectors, float32 of unit length; None and E return the vectors unchanged.
 
-    A prefix of zeros stays zero, and a NaN a NaN.
+    A prefix of zeros stays zero, and a NaN stays a NaN.
     """
     if dim is None or dim == vectors.shape[1]:
         return vectors
@@ -23,7 +23,7 @@ def unit(vectors: Float[np.ndarray, "n E"]) -> Float[np.ndarray, "n E"]:
 
 
 def check_dim(dim: int | None, width: int, what: str) -> None:
-    """Raises ConfigError unless `dim` is None or from 1 to `width`, the numbers of the vectors of `what`."""
+    """Raises ConfigError unless `dim` is None or from 1 to `width`, the width of the vectors of `what`."""
     if dim is not None and not (isinstance(dim, int | np.integer) and 1 <= dim <= width):
         raise ConfigError(
             f"dim is {dim!r}, and the vectors of {what} have {width} numbers; give 1 to {width}"

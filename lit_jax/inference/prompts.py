@@ -62,7 +62,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tuple[str, ...]:
-    """A set of TEMPLATES by name, or those of a UTF-8 file with one template in a line and comment lines after `#`.
+    """A set of TEMPLATES by name, or the templates in a UTF-8 file, one per line, where `#` starts a comment line.
 
     A file whose name ends in .json contains a list of templates, which may have `{c}` instead of `{}`; or, as in
     CLIP_benchmark, such a list for each of many sets. `FILE.json:SET` says which; by default it is the one that one of
@@ -120,7 +120,7 @@ def repeats(names: Sequence[str]) -> list[str]:
 
 
 def class_embeddings(text_embeds: Float[np.ndarray, "CT E"], *, templates: int) -> Float[np.ndarray, "C E"]:
-    """One unit vector for each class, float32, from the embeddings of `class_texts`, with `templates` rows a class.
+    """One unit vector for each class, float32, from the embeddings of `class_texts`, with `templates` rows per class.
 
     Each row is normalised, the rows of a class are averaged, and the mean is normalised again, as in CLIP
     (arXiv:2103.00020) and LiT (arXiv:2111.07991). Raises DataError for rows that cannot be normalised or divided into

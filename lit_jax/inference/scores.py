@@ -1,4 +1,4 @@
-"""Scores: a folder of the similarities of every picture of a source to its captions. It is written as an index is.
+"""Scores: a folder of the similarities of every picture of a source to its captions. It is written like an index.
 
 | file | content |
 | --- | --- |
@@ -32,7 +32,7 @@ from lit_jax.utils.parts import Part, put_first
 from lit_jax.utils.typing import Progress
 
 _FIELDS = ("model", "fingerprint", "source", "source_fingerprint", "pictures", "shard_size", "skipped")
-_LARGEST = 1 << 40  # Bytes of a file.
+_LARGEST = 1 << 40  # The most bytes of a file.
 _SCHEMA = pa.schema(
     {"id": pa.string(), "record": pa.int64(), "caption": pa.int32(), "similarity": pa.float32()}
 )
@@ -52,7 +52,7 @@ class Scores:
 
     folder: Path
     model: str
-    fingerprint: str  # Of the model.
+    fingerprint: str  # The model's.
     source: str
     source_fingerprint: str
     pictures: int  # Without those that were left out.
@@ -121,7 +121,7 @@ def score(
 
 
 class _Captioned(Subset):
-    """Remembers the captions as well."""
+    """A Subset that also remembers the captions of the records it has read."""
 
     def __init__(self, source: Source, chosen: range):
         super().__init__(source, chosen)
@@ -134,7 +134,7 @@ class _Captioned(Subset):
         return record
 
     def captions(self, index: int) -> Iterator[tuple[int, str]]:
-        """The numbers and texts of those captions of a record that can be used."""
+        """The numbers and texts of a record's usable captions."""
         if index not in self._captions:  # Another process has read it.
             self[index]
         for number, text in enumerate(self._captions[index]):

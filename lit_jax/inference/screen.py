@@ -1,8 +1,9 @@
-"""Exact search that reads few vectors: a copy in int8, one byte a number, tells which of them may be the nearest.
+"""Exact search that reads few vectors: an int8 copy, one byte for each number, tells which of them may be the nearest.
 
-A vector x is s c + e, with a scale s, whole numbers c of at most 127 and a rest e whose length is known. So the product
-of a query q with x lies within |q| |e| of s (q c). The k-th largest of the lower bounds is a floor: a vector whose
-upper bound lies below it is not among the k nearest. The others, usually a few hundred, are read and compared exactly.
+A vector x is s c + e, with a scale s, integers c of at most 127 in size and a remainder e whose length is known. So the
+product of a query q with x lies within |q| |e| of s (q c). The k-th largest of the lower bounds is a floor: a vector
+whose upper bound lies below it is not among the k nearest. The others, usually a few hundred, are read and compared
+exactly.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import DataError
 
 _LEVELS = 127
-_ROWS = 512  # That are turned into float32 at once: what fits into a cache.
+_ROWS = 512  # Rows that are converted to float32 at once: as many as fit into a cache.
 _TILE = 4096  # Candidates that are compared at once.
 _MAPPED = 64  # Shards whose files stay open.
 
@@ -53,7 +54,7 @@ class Screen:
 
     codes: list[np.ndarray]  # int8 [n, E] each.
     scales: list[np.ndarray]  # float32 [n] each.
-    slack: list[np.ndarray]  # float32 [n] each: how far a product with a unit query may be from the truth.
+    slack: list[np.ndarray]  # float32 [n] each: how far off a product with a unit query may be.
     rows: Rows
 
     @classmethod
@@ -105,8 +106,8 @@ def nearest_of(
 def _coded(rows: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scales and slack of some vectors.
 
-    The slack is the length of the rest, and what float32 may lose in a sum of E products, here (with any order of
-    the sum) and where the vector itself is compared.
+    The slack is the length of the remainder plus what float32 may lose in a sum of E products, here (in any order of
+    summation) and where the vector itself is compared.
     """
     width = rows.shape[1]
     codes = np.empty(rows.shape, np.int8)

@@ -19,15 +19,15 @@ from lit_jax.inference.screen import Screen
 from lit_jax.inference.sign_screen import SignScreen
 from lit_jax.utils.errors import ConfigError, DataError
 
-_TILE = 1 << 26  # Numbers of the vectors that are compared at once.
+_TILE = 1 << 26  # The most numbers (rows times width) that are compared at once.
 
 
 class Hit(NamedTuple):
-    """A picture of an index that is near to a query."""
+    """A picture of an index that is near a query."""
 
     id: str
     score: float  # Cosine similarity to the query.
-    number: int  # In the index.
+    number: int  # Its number in the index.
 
 
 def search(
@@ -43,9 +43,9 @@ def search(
 ) -> list[Hit]:
     """The `top` pictures of an index that are nearest to a text or to a picture, the nearest first, by exact search.
 
-    The default `model` is the one that the index names, if it is on this machine: nothing is fetched because an index
-    says so. The default `text_length`, as in `Embedder`, is the one with which the index was made. With `dim`, the
-    first `dim` numbers of the query and of the vectors are compared; the default is all that the index has. Raises
+    The default `model` is the one that the index names, if it is on this machine: nothing is fetched just because an
+    index names it. The default `text_length`, as in `Embedder`, is the one with which the index was made. With `dim`,
+    the first `dim` numbers of the query and of the vectors are compared; the default is all that the index has. Raises
     ConfigError unless there is exactly one query, for a model that would be fetched, and for a `dim` that the index
     lacks, and DataError for an index that is damaged or was made by another model.
     """
@@ -74,9 +74,9 @@ def search(
 
 
 def find(index: Index, queries: Float[np.ndarray, "Q E"], top: int, mesh: Mesh) -> list[list[Hit]]:
-    """For each query its `top` nearest pictures, as `search`. Raises DataError for vectors that are not finite.
+    """For each query its `top` nearest pictures, as in `search`. Raises DataError for vectors that are not finite.
 
-    Of queries and vectors of different widths the first numbers are compared, as many as both have.
+    If queries and vectors differ in width, only the leading numbers that both have are compared.
     """
     index = index.cut(min(index.used, queries.shape[1]))
     queries = prefix(queries, index.used)

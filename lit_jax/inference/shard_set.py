@@ -1,4 +1,4 @@
-"""A folder of shards that one process writes, or many that do not know each other.
+"""A folder of shards that one process writes, or several that do not know of each other.
 
 The plan comes first: what is written, and from what. A shard is written once and atomically. Then come the ledger, the
 sums and, last of all, the manifest, by whichever process finds that no shard is missing.
@@ -32,21 +32,19 @@ _SAME = {  # Fields of a plan that must be equal -> what they stand for.
     "format": "format",
     "dtype": "dtype",
     "text_length": "text_length",
-    "dim": "dim",  # Of whole vectors no plan has it,
-    "precision": "precision",  # and this not of float32.
+    "dim": "dim",  # Not in the plan of whole vectors.
+    "precision": "precision",  # Not in a plan with float32.
 }
 
 
 @dataclass(frozen=True)
 class ShardSet:
-    """What is being written into `folder`; `part` is the part of it that this process writes, None: all of it."""
+    """What is being written into `folder`; `part` is the part of it that this process writes (None: all of it)."""
 
     folder: Path
-    what: str  # In messages: "an index".
+    what: str  # The name in messages, such as "an index".
     plan: dict[str, Any]
-    shards: Sequence[
-        tuple[Path, ...]
-    ]  # The files of each shard, which is complete if the last of them exists.
+    shards: Sequence[tuple[Path, ...]]  # The files of each shard, which is complete if the last one exists.
     part: Part | None = None
 
     @property
@@ -67,7 +65,7 @@ class ShardSet:
             raise ConfigError(f"{out} exists and is not {self.what}; give a new or an empty folder")
         if planned and (begun or self.part):
             self._check_plan()
-        barrier("plan")  # No process writes before it, so that all processes have seen the same files.
+        barrier("plan")  # No process writes before this, so that all processes have seen the same files.
         if is_main_process() and not begun:
             text = json.dumps(self.plan, indent=2) + "\n"
             try:
@@ -82,8 +80,8 @@ class ShardSet:
     def finish(self, manifest: Callable[[list[LeftOut]], dict[str, Any]]) -> bool:
         """Completes the set if no shard is missing, and returns whether it is complete.
 
-        `manifest` gets what was left out and returns what the manifest says beside the plan. Raises DataError if
-        all pictures were left out; then only the ledger is written.
+        `manifest` gets what was left out and returns what the manifest says in addition to the plan. Raises DataError
+        if all pictures were left out; then only the ledger is written.
         """
         if is_main_process() and not (self.folder / MANIFEST).is_file() and not self.missing():
             with alone(self.folder / PLAN) as locked:
@@ -106,7 +104,7 @@ class ShardSet:
 
     def missing(self) -> int:
         """The number of shards that are not complete."""
-        names = set(os.listdir(self.folder))  # One look, which asks the server of a shared disk again.
+        names = set(os.listdir(self.folder))  # One listing, which asks the server of a shared disk anew.
         return sum(paths[-1].name not in names for paths in self.shards)
 
     def _complete(self, manifest: Callable[[list[LeftOut]], dict[str, Any]]) -> None:
@@ -143,5 +141,5 @@ class ShardSet:
 
 
 def _is_passing(name: str) -> bool:
-    """Whether a file is no result yet: a ledger, or the draft of a process that was killed."""
+    """Whether a file is not a result: a ledger, or the draft of a process that was killed."""
     return is_ledger(name) or is_draft(name)

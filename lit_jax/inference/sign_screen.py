@@ -1,7 +1,7 @@
-"""Search that looks at the signs of all vectors first, a bit for each number, and reads the vectors of few.
+"""Search that first compares the signs of all vectors, one bit for each number, and then reads only a few vectors.
 
-The more signs of a query and a vector agree, the nearer they are, roughly. Of the vectors that agree most, several
-times as many as are wanted, the vectors are read and compared. Some of the nearest may be missed.
+The more signs of a query and a vector agree, the nearer they are, roughly. The vectors that agree most, several times
+as many as are wanted, are read and compared. Some of the nearest may be missed.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from lit_jax.inference.screen import Rows, nearest_of
 from lit_jax.utils.cores import cores
 
 RESCORED = 100  # Vectors that are read and compared for each that is wanted, unless a caller says otherwise.
-_ROWS = 1 << 15  # Whose signs are compared at once.
+_ROWS = 1 << 15  # Vectors whose signs are compared at once.
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,19 @@ class SignScreen:
     """The signs of vectors, shard by shard, and where the vectors themselves are read."""
 
     sizes: Sequence[int]  # Vectors of each shard.
-    signs: Callable[
-        [int], UInt8[np.ndarray, "n e"]
-    ]  # Of the shard with a number, as `precision.signs` packs them.
+    # Number of a shard -> its signs, as `precision.signs` packs them.
+    signs: Callable[[int], UInt8[np.ndarray, "n e"]]
     rows: Rows
     width: int  # Numbers of a vector that are used.
     multiplier: int  # Vectors that are read and compared, for each that is wanted.
 
     def in_memory(self) -> "SignScreen":
-        """The same with all signs read now."""
+        """The same screen with all signs read now."""
         kept = {number: np.array(self.signs(number)) for number, size in enumerate(self.sizes) if size}
         return SignScreen(self.sizes, kept.__getitem__, self.rows, self.width, self.multiplier)
 
     def candidates(self, query: Float[np.ndarray, "E"], k: int) -> Int[np.ndarray, "n"]:
-        """The numbers, ascending, of the vectors that agree most with the query; of equal ones the first."""
+        """The numbers, ascending, of the vectors that agree most with the query; of ties the first."""
         mine = signs(query[None])[0]
         shards = [number for number, size in enumerate(self.sizes) if size]
         with ThreadPoolExecutor(cores()) as pool:
@@ -53,7 +52,7 @@ class SignScreen:
     def nearest(
         self, query: Float[np.ndarray, "1 E"], k: int, mesh: Mesh
     ) -> tuple[Float[np.ndarray, "1 k"], Int[np.ndarray, "1 k"]]:
-        """As `nearest.nearest` among the candidates."""
+        """What `nearest.nearest` finds among the candidates."""
         return nearest_of(self.rows, self.candidates(query[0], k), query, k, mesh)
 
 

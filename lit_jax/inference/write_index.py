@@ -1,4 +1,4 @@
-"""Writing an index: shard by shard, from any source, by any number of processes; a run that was killed goes on."""
+"""Writing an index: shard by shard, from any source, by any number of processes; a killed run can be continued."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.parts import Part
 from lit_jax.utils.typing import Progress
 
-SHARD = 4096  # Pictures: at most this many are lost when a run is killed; also the tile of a search.
+SHARD = 4096  # Pictures: at most this many are lost when a run is killed. It is also the tile of a search.
 
 
 def embed(
@@ -49,11 +49,12 @@ def embed(
     share the work; they need a common disk. A picture that cannot be read raises DataError; if `on_bad_record` is
     "skip", it is left out of the index and named in its `broken_records.jsonl`. Queries of the index are cut to
     `text_length` tokens, and vectors to their first `dim` numbers, as in `Embedder`. The `precision` is float32, int8
-    or binary, of which the latter also stores int8 (`precision.py`).
+    or binary, which stores int8 as well (`precision.py`).
 
-    With `shard=(i, n)` only part i of n is written, in any order and at any time beside the others; the process that
-    finds no shard missing completes the index, and the others return None. The files are the same bytes as without it.
-    Raises ConfigError if `output` holds something else or cannot be written, and DataError if all pictures are broken.
+    With `shard=(i, n)` only part i of n is written; parts may be written in any order and at the same time. The process
+    that finds no shard missing completes the index, and the others return None. The files are the same, byte for byte,
+    as without it. Raises ConfigError if `output` holds something else or cannot be written, and DataError if all
+    pictures are broken.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
     check_choice("precision", precision, tuple(PRECISIONS))
@@ -109,7 +110,7 @@ def _embed_shard(
     progress: Progress | None,
     on_bad_record: str,
 ) -> None:
-    """Writes the shard of the records `rows` of `source`, and before it its part of the ledger, unless it exists."""
+    """Writes the shard of the records `rows` of `source`, after its part of the ledger, unless the shard exists."""
     total = len(source)
     if broadcast_int(paths[-1].is_file()):
         if progress:
