@@ -1,4 +1,4 @@
-"""What lies beside the checkpoints of a workdir: each checkpoint says what it was, and it is compared with that."""
+"""The files beside the checkpoints of a workdir, compared with what each checkpoint says they were."""
 
 import functools
 import hashlib
@@ -17,14 +17,14 @@ from lit_jax.workdir.sessions import SESSIONS
 
 log = logging.getLogger(__name__)
 
-FILES = "files"  # The key in the data of a checkpoint.
-DESCRIPTION = f"{MODEL}/{checksums.NAME}"  # Which names the other files of the model.
+FILES = "files"  # Their key in the data of a checkpoint.
+DESCRIPTION = f"{MODEL}/{checksums.NAME}"  # It names the other files of the model.
 _PLACES = frozenset({"data.train", "data.test", "model.vision", "model.text", "init_from"})  # These may move.
 _CHUNK = 1 << 22
 
 
 def record(workdir: Workdir) -> dict[str, list[Any]]:
-    """Name -> [bytes, sha256] of each small file, to be kept in a checkpoint. The lines of later steps come after."""
+    """Name -> [bytes, sha256] of each small file, to be stored in a checkpoint. Later steps append lines."""
     folder = (workdir / CONFIG).parent
     found = {}
     for name in _names(folder):
@@ -34,16 +34,16 @@ def record(workdir: Workdir) -> dict[str, list[Any]]:
 
 
 def changed(workdir: Workdir, data: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> what is wrong with it, of the files that are not as the `data` of a checkpoint says."""
+    """Name -> what is wrong, for each file that is not as the `data` of a checkpoint says."""
     folder = (workdir / CONFIG).parent
     found = {name: _difference(folder / name, *was) for name, was in data.get(FILES, {}).items()}
-    if isinstance(workdir, Bucket):  # Not everything was brought here.
+    if isinstance(workdir, Bucket):  # Not every file was downloaded.
         found = {name: why for name, why in found.items() if (folder / name).exists()}
     return {name: why for name, why in found.items() if why}
 
 
 def check(workdir: Workdir, data: Mapping[str, Any], step: int) -> None:
-    """Warns of the files beside checkpoint `step` that are not as its `data` says.
+    """Warns about the files beside checkpoint `step` that are not as its `data` says.
 
     Raises CheckpointError if the description of the model is among them.
     """
@@ -65,8 +65,8 @@ def check_config(
 ) -> None:
     """Compares the config of a new start, or the `stored` one, with the one in the `data` of checkpoint `step`.
 
-    Raises CheckpointError for a field that differs, except where data and towers lie and what may differ when a run
-    goes on; in a stored config a warning names these fields.
+    Raises CheckpointError for a field that differs, except for the places of data and towers and for what may change
+    when a run is resumed; if a stored config differs in the latter, a warning says so.
     """
     if "config" not in data:
         return
@@ -100,7 +100,7 @@ def _difference(path: Path, size: int, digest: str) -> str | None:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _digest(path: Path, size: int, time: int) -> str:
-    """The sha256 of the first `size` bytes of a file, which is read again when its `time` changes."""
+    """The sha256 of the first `size` bytes of a file, which is read again only when its `time` changes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while size and (chunk := file.read(min(size, _CHUNK))):

@@ -26,11 +26,10 @@ from lit_jax.utils.reachable import unreachable
 log = logging.getLogger(__name__)
 
 LOCK = "lock"  # The mark of the run that took the workdir last, and so owns it.
-_ADDRESS = re.compile(
-    r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL
-)  # A Path has only one of the slashes.
+# A Path keeps only one of the slashes.
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL)
 _DRAFT = ".part"  # Suffix of files that are not complete.
-_LARGE = 1 << 26  # Bytes from which on a file is uploaded in pieces, during which it must not change.
+_LARGE = 1 << 26  # From this many bytes on, a file is uploaded in pieces and must not change meanwhile.
 
 
 class Bucket:
@@ -62,7 +61,7 @@ class Bucket:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._fs.get_file(remote, str(path))
                     self._uploaded[path] = _state(path)
-        except Exception as error:  # gcsfs and its HTTP client raise many kinds.
+        except Exception as error:  # gcsfs and its HTTP client raise many kinds of errors.
             raise CheckpointError(
                 f"{self} cannot be read ({first_line(error)}): see that this machine may read it"
             ) from error
@@ -155,8 +154,8 @@ def _mirrored(address: str) -> Iterator[Bucket]:
 def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     """A context in which a workdir is a Path or, for gs://BUCKET/FOLDER, a Bucket, from which nothing is pulled yet.
 
-    A `~` at its beginning is the user's home. Raises ConfigError for another kind of address, for a name that no folder
-    can have, and if gcsfs is not installed.
+    A leading `~` is the user's home. Raises ConfigError for any other kind of address, for a name that no folder can
+    have, and if gcsfs is not installed.
     """
     _check_name(workdir, "workdir")
     if not (match := _ADDRESS.fullmatch(str(workdir))):
@@ -175,7 +174,7 @@ def _check_name(folder: str | Path, what: str) -> None:
 
 
 def local_folder(folder: str | Path, what: str) -> Path:
-    """`folder` as a Path, with the user's home for a `~`; `what` names the setting, as in "workdir".
+    """`folder` as a Path, with `~` as the user's home; `what` names the setting, such as "workdir".
 
     Raises ConfigError for an address, and for a name that no folder can have.
     """

@@ -22,12 +22,12 @@ from lit_jax.utils.run_folder import run_of
 from lit_jax.workdir.bucket import Bucket, Workdir
 
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
-_SPEC = re.compile(r"((?:\w+:)*)(.*)", re.DOTALL)  # What a source's spec begins with, and its path.
+_SPEC = re.compile(r"((?:\w+:)*)(.*)", re.DOTALL)  # The prefixes of a source's spec, and its path.
 RANKS = "ranks"  # step_N.npz of each evaluation, from which the report computes intervals.
 
 
 def read_run_config(workdir: Workdir) -> TrainConfig:
-    """The config of the run in a workdir. Raises CheckpointError if there is none, or it is none that a run has."""
+    """The config of the run in a workdir. Raises CheckpointError if there is none, or if it is not that of a run."""
     if not (workdir / CONFIG).exists():
         raise CheckpointError(_no_run(workdir))
     try:
@@ -51,7 +51,7 @@ def ledger_name() -> str:
 
 
 def portable(config: TrainConfig) -> dict[str, Any]:
-    """A config as JSON without the folders of this machine: of a path only the last component is kept."""
+    """A config as JSON without the folders of this machine: only the last component of a path is kept."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, dict):
@@ -68,7 +68,7 @@ def portable(config: TrainConfig) -> dict[str, Any]:
 
 
 def claim(config: TrainConfig, workdir: Workdir) -> None:
-    """Writes the config. To be called once all of it has been accepted: a refused one must not occupy the workdir."""
+    """Writes the config. Call this once all of it has been accepted: a refused config must not occupy the workdir."""
     if not is_main_process():
         return
     text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -100,7 +100,7 @@ def check_no_model(workdir: Workdir) -> None:
 def check_workdir(wanted: TrainConfig, workdir: Workdir) -> None:
     """Makes the workdir, or compares the config there with `wanted`.
 
-    Raises ConfigError for another config, and for a workdir that cannot be written.
+    Raises ConfigError if the configs differ, and for a workdir that cannot be written.
     """
     if (workdir / CONFIG).exists():
         new = json.loads(json.dumps(dataclasses.asdict(wanted)))
@@ -109,7 +109,7 @@ def check_workdir(wanted: TrainConfig, workdir: Workdir) -> None:
                 f"{workdir} holds a run with another config ({'; '.join(different)}); "
                 "continue with that config or choose another workdir"
             )
-    if isinstance(workdir, Bucket):  # The mark of this run has been written there.
+    if isinstance(workdir, Bucket):  # The mark of this run was already written there.
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -18,11 +18,11 @@ _HELD, _TAKEN, _NOWHERE = range(3)
 
 @contextmanager
 def workdir_lock(workdir: Workdir) -> Iterator[None]:
-    """Locks `workdir` for this run; the kernel releases the lock when the process ends, in whatever way.
+    """Locks `workdir` for this run; the kernel releases the lock when the process ends, however it ends.
 
     The first of several processes holds the lock for all. Raises ConfigError on all of them if another run holds it, or
     if the workdir cannot be made. If the file system does not support locks, the run goes on without one. A bucket has
-    no locks: there a new run takes the workdir over, and the run before it ends at its next `sync_workdir`.
+    no locks: there a new run takes the workdir over, and the previous run ends at its next `sync_workdir`.
     """
     with _marked(workdir) if isinstance(workdir, Bucket) else _locked(workdir):
         yield
@@ -60,7 +60,7 @@ def _marked(bucket: Bucket) -> Iterator[None]:
         raise problem or ConfigError(f"workdir {bucket} cannot be written; process 0 says why")
     try:
         yield
-    finally:  # For instance the last rows of metrics, which are useful in any case.
+    finally:  # Uploads for instance the last rows of metrics, which are useful in any case.
         with suppress(LitJaxError):
             if not is_main_process():
                 bucket.push()

@@ -32,12 +32,12 @@ class Writer(Protocol):
 
 
 class Jsonl:
-    """Appends one `{"step": n, name: value, ...}` a call to a file; a kill of the process loses no row.
+    """Appends one `{"step": n, name: value, ...}` per call to a file; a kill of the process loses no row.
 
     A run resumed at `start_step` first drops the rows of later steps and an incomplete last line, and then leaves out
     values that the rows of `start_step` already have: no value of a step occurs twice. A value that is not finite is
-    written as null, since JSON has no NaN. A file that is removed under the run is begun anew, and a folder of its name
-    is set aside.
+    written as null, since JSON has no NaN. A file that is removed during the run is begun anew, and a folder of its
+    name is set aside.
 
     Raises DataError if a line of the file is not such a row.
     """
@@ -91,10 +91,10 @@ class Jsonl:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of JSON lines; [] without a file. What is none, as a line cut by a kill, is left out.
+    """The objects in a file of JSON lines; [] if there is none. Other lines (one cut by a kill, say) are left out.
 
-    A number that is not finite or has more than 64 characters is None. Raises DataError for a pipe, and for a larger
-    file than any run writes.
+    A number that is not finite or has more than 64 characters is None. Raises DataError for a pipe, and for a file
+    larger than any run writes.
     """
     try:
         lines = strict_json.lines(path) if path.exists() and not path.is_dir() else []
@@ -104,7 +104,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the file of a `Jsonl`. A value that is no finite number is None."""
+    """The rows in the file of a `Jsonl`. A value that is not a finite number is None."""
     rows = [row for row in read_lines(path) if _is_step(row.get("step"))]
     return [{name: value if _is_number(value) else None for name, value in row.items()} for row in rows]
 
@@ -116,7 +116,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The object in a line; None if it is none."""
+    """The object in a line; None if there is none."""
     try:
         row = strict_json.parse(line, odd=lambda number: None)
     except ValueError:
@@ -135,8 +135,8 @@ def _is_number(value: Any) -> bool:
 class TensorBoard:
     """An event file for TensorBoard in `folder`; earlier values of steps after `start_step` are hidden.
 
-    It is written at once, and not by the thread of tensorboardX, which a clock that is set back or a full disk ends or
-    delays, and which then holds up the run. Raises ConfigError if tensorboardX is not installed.
+    Events are written directly and not by tensorboardX's thread: a clock that is set back or a full disk ends or delays
+    that thread, which then holds up the run. Raises ConfigError if tensorboardX is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, start_step: int = 0):
@@ -149,7 +149,7 @@ class TensorBoard:
             ) from None
         self._event, self._summary, self._crc = Event, summary.scalar, record_writer.masked_crc32c
         Path(folder).mkdir(parents=True, exist_ok=True)
-        # Names differ only by seconds, so that a quick restart would overwrite.
+        # Names differ only by whole seconds: a quick restart appends, instead of overwriting the file.
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{start_step}"
         self._file = (Path(folder) / name).open("ab", buffering=0)
         session = SessionLog(status=SessionLog.START)
@@ -194,7 +194,7 @@ def writers(
 ) -> Writers:
     """The writers of a run that continues after step `start` of `steps`: all of them on the first process, else none.
 
-    `further` makes those that come to the three of every run.
+    `further` makes those that are added to the three of every run.
     """
     if not is_main_process():
         return Writers()

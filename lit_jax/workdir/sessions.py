@@ -14,7 +14,7 @@ SESSIONS = "sessions.jsonl"  # In a workdir: a line for each time that training 
 
 
 def note_session(path: Path, step: int) -> None:
-    """Appends to SESSIONS at `path` that a run starts or resumes now, after `step`, on this machine."""
+    """Records in SESSIONS at `path` that a run starts or resumes now, after `step`, on this machine."""
     clear(path, log)
     line = {"step": step, "time": datetime.now(UTC).isoformat(timespec="seconds"), **machine()}
     with path.open("a", encoding="utf-8") as file:

@@ -15,24 +15,24 @@ from lit_jax.utils.shown import in_line, say, unseen_if_lost
 Values = Mapping[str, SupportsFloat]  # Python, NumPy and JAX scalars alike.
 
 WIDTH = 100
-# What is for the files alone, and from which value on it is worth a word here.
+# Numbers that are mainly for the files -> the value from which they are shown here as well.
 _ASIDE = {
     **{name: float("inf") for name in ("host_ms", "device_ms", "host_share", "host_gb", "device_gb")},
     **{"skipped": 1, "data_wait": 0.05},
 }
-# The numbers of a step, in this order and these widths, so that they stand below each other; and their digits.
+# The numbers of a step, in this order -> width, so that they line up in columns, and significant digits.
 _COLUMNS = {"loss": (6, 4), "lr": (8, 3), "logit_scale": (5, 4), "grad_norm": (4, 3), "pairs/s": (5, 4)}
-# Metrics of retrieval behind recall@1 and median_rank, so that those of a direction fit a line.
+# Short names of retrieval metrics, so that those of one direction fit on a line.
 _SHORTER = {"recall@5": "@5", "recall@10": "@10", "mean_rank": "mean"}
 
 
 class Terminal:
-    """A line for each call, or more for what does not fit one; on a terminal also a bar with the values of SHOWN.
+    """A line for each call, or more for what does not fit on one; on a terminal also a bar with the values of SHOWN.
 
-    A log has the time that is left in each line of a step, and a terminal in its bar, which rewrites only its own line,
-    so that other output stays readable. Left out are the metrics of embeddings (MONITOR_PREFIX), and numbers of the
-    machine that are as they should be: `metrics.jsonl` has all. `stream` is standard error by default, and `clock`
-    gives seconds.
+    A log shows the time that is left in the line of each step; a terminal shows it in its bar, which rewrites only its
+    own line, so that other output stays readable. Metrics of embeddings (MONITOR_PREFIX) and unremarkable numbers of
+    the machine are left out: `metrics.jsonl` has them all. `stream` is standard error by default, and `clock` gives
+    seconds.
     """
 
     SHOWN = ("loss", "lr", "pairs/s")
@@ -47,7 +47,7 @@ class Terminal:
     ):
         self._stream = sys.stderr if stream is None else stream
         self._total, self._clock = total_steps, clock
-        self._first: tuple[int, float] | None = None  # The first step of this run that was told of, and when.
+        self._first: tuple[int, float] | None = None  # The first step of this run that was shown, and when.
         self._bar = self._stream.isatty() and tqdm(
             total=total_steps,
             initial=start_step,
@@ -77,10 +77,9 @@ class Terminal:
                 say(line, stream=self._stream)
         if self._bar:
             self._bar.n = step
+            # An evaluation has no numbers of SHOWN.
             if shown := [_word(name, plain[name]).strip() for name in self.SHOWN if name in plain]:
-                self._bar.set_postfix_str(
-                    "  ".join(shown), refresh=False
-                )  # An evaluation has none of its own.
+                self._bar.set_postfix_str("  ".join(shown), refresh=False)
             self._bar.refresh()
 
     def close(self) -> None:
@@ -123,7 +122,7 @@ def duration(seconds: float) -> str:
 
 
 def _words(values: Mapping[str, float]) -> Iterator[str]:
-    """The values in words; those of each direction of retrieval, and of each width, have a line of their own."""
+    """The values in words; each direction of retrieval, at each width, has a line of its own."""
     rest = {name: values[name] for name in (*_COLUMNS, *values) if name in values}
     ends = dict.fromkeys(_of_width(name) for name in values)  # "", "/64", "/128" ...
     for direction, end in ((direction, end) for end in ends for direction in DIRECTIONS):
@@ -139,7 +138,7 @@ def _words(values: Mapping[str, float]) -> Iterator[str]:
 
 
 def _of_width(name: str) -> str:
-    """What the name of a metric ends with if it is of a width of the embeddings: "/64"."""
+    """The suffix of a metric that is measured at a width of the embeddings, such as "/64"; "" for others."""
     return found[0] if (found := re.search(r"/\d+$", name)) else ""
 
 
@@ -149,5 +148,5 @@ def _word(name: str, value: float) -> str:
 
 
 def _short(value: float, digits: int) -> str:
-    """A readable number: so many significant digits, and no exponent for large ones."""
+    """A readable number: `digits` significant digits, and no exponent for large ones."""
     return f"{value:.0f}" if 10 ** (digits - 1) <= abs(value) < 1e9 else f"{value:.{digits}g}"

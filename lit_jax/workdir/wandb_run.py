@@ -1,6 +1,7 @@
-"""A run on Weights & Biases, beside the files of its workdir: metrics, config, names of checkpoints, the report.
+"""A run on Weights & Biases, in addition to its workdir: metrics, config, names of checkpoints, the report.
 
-The package `wandb` does the work. Its own settings hold: WANDB_MODE=offline writes files that `wandb sync` sends later.
+The package `wandb` does the work, and its own settings apply: WANDB_MODE=offline writes files that `wandb sync` sends
+later.
 """
 
 import secrets
@@ -15,14 +16,14 @@ from lit_jax.utils.errors import ConfigError, first_line
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.terminal import Values
 
-ID = "wandb/id"  # In a workdir, beside what the package writes: the id of the run.
+ID = "wandb/id"  # The id of the run, in a workdir, next to what the package writes.
 
 
 class WandbRun:
-    """Writes the metrics of a run in `workdir` to the project. A run that is resumed goes on under its id.
+    """Writes the metrics of a run in `workdir` to the project. A resumed run continues under its id.
 
-    Values of a step that was computed twice, after a kill, are in it twice; the axis of the curves is `step`.
-    Raises ConfigError without the package and where it cannot begin, for instance without a login.
+    Values of a step that was computed twice, after a kill, appear twice; the axis of the curves is `step`.
+    Raises ConfigError if the package is missing or the run cannot begin, for instance without a login.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class WandbRun:
         self._run.log({"step": step, **{name: float(value) for name, value in values.items()}})
 
     def close(self) -> None:
-        """Ends the run, as failed if an error is on its way."""
+        """Ends the run, as failed if an exception is being handled."""
         names = [f"{self._workdir}/checkpoints/{step}" for step in self._checkpoints()]
         self._run.summary["checkpoints"] = names
         self._run.finish(exit_code=int(sys.exc_info()[0] is not None))
@@ -53,7 +54,7 @@ def is_there(workdir: Workdir) -> bool:
 
 
 def add_report(project: str, workdir: Workdir, page: Path) -> None:
-    """Adds the page of `lit-jax report` to the run. Raises ConfigError as `WandbRun`."""
+    """Adds the page of `lit-jax report` to the run. Raises ConfigError as `WandbRun` does."""
     run = _begin(project, workdir, {})
     run.log({"report": _package().Html(page.read_text(encoding="utf-8"), inject=False)})
     run.finish()
@@ -70,7 +71,7 @@ def _begin(project: str, workdir: Workdir, config: Mapping[str, Any]) -> Any:
             project=project,
             id=id_file.read_text(encoding="utf-8"),
             name=workdir.name,
-            # A bucket gets whole files only, and not those that the package goes on writing.
+            # A bucket gets only whole files, not those that the package is still writing.
             dir=workdir if isinstance(workdir, Path) else tempfile.gettempdir(),
             config=dict(config),
             resume="allow",

@@ -4,9 +4,9 @@
     WORKDIR/checkpoints/step_STEP/      tuned, opt, data; ema, if the run keeps an average of its weights; metrics, if
                                         the best checkpoints are kept
 
-A folder gets its name (in a bucket its mark) only when all arrays are found in it, and it holds the sha256 of all its
-files (`checksums`); without them Orbax would restore flipped bits. Other folders there, left behind by a kill or by a
-person, are not taken for checkpoints (`whole`).
+A folder gets its name (in a bucket, its mark) only once all arrays have been found in it and it holds the sha256 of all
+its files (`checksums`); without these sums Orbax would restore flipped bits. Other folders there, left behind by a kill
+or by a person, are not taken for checkpoints (`whole`).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from lit_jax.workdir.checkpoints.trees import check_written, kinds, nested, not_
 from lit_jax.workdir.checkpoints.whole import LOCKED_SUMS, MARKS, NAMES
 
 log = logging.getLogger(__name__)
-FAILURES = 3  # After so many failed saves in a row the run ends.
+FAILURES = 3  # The run ends after this many failed saves in a row.
 
 
 class Checkpoints:
@@ -58,11 +58,11 @@ class Checkpoints:
         self._keeping = Keeping(save_every, keep, keep_best, best_metric, best_mode)
         local = "://" not in str(workdir)  # Orbax needs absolute paths; the address of a bucket is one.
         self.folder = epath.Path(os.path.abspath(workdir) if local else workdir) / "checkpoints"
-        self._alias = Alias(self.folder)  # What Orbax is told of it.
+        self._alias = Alias(self.folder)  # The name by which Orbax knows it.
         self._continued = False  # Whether saves continue the checkpoints that are there.
         self._writing = self.folder  # The folder that is written in the background.
         self._arrays: dict[str, dict[str, str]] = {}  # What is in it: item -> path -> dtype and shape.
-        self._locked = False  # Are there locked weights?
+        self._locked = False  # Whether there are locked weights.
         self._failed = 0  # Failed saves in a row.
 
     def steps(self) -> list[int]:
@@ -89,7 +89,7 @@ class Checkpoints:
         """Whether `save` would write a checkpoint without `force`; raises as `save` does."""
         if not self._continued:
             return True
-        self._alias.name()  # Which must exist before Orbax makes a folder of that name.
+        self._alias.name()  # The link must exist before Orbax makes a folder of that name.
         if not self._manager.is_saving_in_progress():
             self._settle()
         return bool(self._failed) or self._manager.should_save(step)
@@ -103,10 +103,10 @@ class Checkpoints:
         metrics: Mapping[str, float] | None = None,
         force: bool = False,
     ) -> bool:
-        """Saves if it is due, or with `force`, and returns whether it did; to be called after every step.
+        """Saves if it is due, or with `force`, and returns whether it did; call it after every step.
 
         A save is due at every `save_every`-th step, and at the step after a failed save. `data` is a JSON object
-        without the keys of `data.py`. `metrics` contains the metric by which the best checkpoints are kept. Returns
+        without the keys of `data.py`. `metrics` contains the metric by which the best checkpoints are chosen. Returns
         when the arrays are copied, so that `state` may be donated, and waits only for an earlier save. A saved step is
         not saved again.
         Raises CheckpointError if the folder has checkpoints that were not restored, and after FAILURES failed saves in
@@ -118,7 +118,7 @@ class Checkpoints:
             self._write_locked(state.locked)
         if not (self.due(step) or force) or step in self._manager.all_steps():
             return False
-        json.dumps(data)  # An error in the background would lose the step.
+        json.dumps(data)  # Fails here: in the background an error would lose the step.
         if (path := not_finite({"tuned": state.tuned, "ema": state.ema, "opt": state.opt})) is not None:
             raise NonFiniteError(
                 f"{path} is not finite after step {step}, which is not saved; the newest checkpoint is that of step "
@@ -137,7 +137,7 @@ class Checkpoints:
         )
         try:
             return self._manager.save(step, args=items, metrics=self._keeping.best(metrics), force=True)
-        except Exception as error:  # Orbax and the file systems raise many kinds.
+        except Exception as error:  # Orbax and the file systems raise many kinds of errors.
             self._count(error)
             return False
 
@@ -188,11 +188,11 @@ class Checkpoints:
         self._writing = self.folder  # Later on another run may remove it.
 
     def close(self) -> None:
-        """`wait`, and ends the threads."""
+        """Calls `wait`, and ends the threads."""
         try:
             self.wait()
         finally:
-            with suppress(Exception):  # What Orbax raises here, `wait` has raised in a sentence.
+            with suppress(Exception):  # What Orbax raises here, `wait` has already raised in one sentence.
                 if "_manager" in self.__dict__:
                     self._manager.close()
 
@@ -214,7 +214,7 @@ class Checkpoints:
     def _sum(self) -> None:
         """Writes the checksums. Orbax calls this in its thread when all files are written, before it names the folder.
 
-        Raises CheckpointError if they are not all of the files.
+        Raises CheckpointError if an array is missing.
         """
         folder = whole.draft_of(self._writing)
         for item, arrays in self._arrays.items():
@@ -236,7 +236,8 @@ class Checkpoints:
         self._failed += 1
         what, draft = f"{self._writing} could not be saved ({reason(error)})", whole.draft_of(self._writing)
         try:
-            done = draft == self._writing and whole.complete(draft)  # What failed came after the completion.
+            # It failed after the folder was complete.
+            done = draft == self._writing and whole.complete(draft)
             if jax.process_index() == 0 and draft.exists() and not done:
                 draft.rmtree()  # The next save needs its space.
         except Exception as e:
@@ -279,7 +280,7 @@ class Checkpoints:
             self._count(error)
 
     def _whole(self, step: int | None, fallback: bool) -> tuple[int, list[int]]:
-        """The newest intact step, or `step`, and the newer ones, which are damaged; the same on all processes."""
+        """The newest intact step, or `step`, on all processes; and on process 0 the newer ones, which are damaged."""
         newest, damaged, problem = -1, list[int](), None
         if jax.process_index() == 0:
             try:

@@ -1,6 +1,6 @@
 """Another name for a folder whose own name Orbax or TensorStore would misread.
 
-Orbax looks for its files with patterns that begin with the path of their folder, in which `*`, `?` and `[` then match
+Orbax looks for its files with patterns that begin with the path of their folder, in which `*`, `?` and `[` would match
 other names or none. TensorStore takes a backslash for a slash, and wants paths in UTF-8.
 """
 
@@ -19,7 +19,7 @@ _MISREAD = re.compile(r"[*?\[\]\\\ud800-\udfff]")
 
 
 class Alias:
-    """`folder`, which has a parent, under a name that Orbax reads as it is meant.
+    """`folder`, which has a parent, under a name that Orbax reads correctly.
 
     That is its own name where possible, else one below a symbolic link to the parent, in a folder of temporary files
     that is removed with this object. Raises ConfigError if temporary files have such names, too.
@@ -49,7 +49,7 @@ class Alias:
 
 
 def _remove(link: Path, owner: int) -> None:
-    if os.getpid() == owner:  # Not in a fork.
+    if os.getpid() == owner:  # Not in a forked process.
         with suppress(OSError):
             link.unlink(missing_ok=True)
             link.parent.rmdir()

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and its JSON: what a run says of its data, and beside it two keys of our own."""
+"""What a checkpoint holds, and its JSON: what a run says about its data, and two keys of our own."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -13,8 +13,8 @@ from lit_jax.utils.typing import Params
 
 ITEM = "data"  # The folder in a checkpoint.
 VERSION = "lit_jax"  # The version that wrote the checkpoint.
-STEP = "lit_jax_step"  # The step that it is of, under whatever name it lies now.
-_FORMER_STEP = "next_batch"  # Where older versions have it.
+STEP = "lit_jax_step"  # The step at which it was saved, whatever its folder is called now.
+_FORMER_STEP = "next_batch"  # The same key in older versions.
 
 
 class Saved(NamedTuple):
@@ -33,7 +33,7 @@ def with_ours(data: Mapping[str, Any], step: int) -> dict[str, Any]:
 
 
 def read_data(folder: epath.Path) -> tuple[dict[str, Any], int | None]:
-    """(`data`, the step that it was written for) of a checkpoint; None if an old version did not say.
+    """(`data`, the step that it was written for) of a checkpoint; the step is None if an old version did not record it.
 
     Raises CheckpointError.
     """

@@ -63,7 +63,7 @@ class Keeping:
         return checksums.retried(lambda: ocp.CheckpointManager(folder, options=options), folder)
 
     def best(self, metrics: Mapping[str, float] | None) -> dict[str, float] | None:
-        """The metric by which checkpoints are kept, as on the first process; None if it is missing or not needed."""
+        """The metric by which checkpoints are chosen, from the first process; None if it is missing or not needed."""
         if not self.keep_best:
             return None
         value = float((metrics or {}).get(self.best_metric, math.nan))

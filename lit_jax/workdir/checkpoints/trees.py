@@ -17,16 +17,16 @@ from lit_jax.utils.errors import CheckpointError
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """Leaf by path, the parts of which are joined by slashes."""
+    """Path -> leaf; the parts of a path are joined by slashes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def nested(tree: Any) -> dict[str, Any]:
-    """The tree as plain dicts, so that no class of optax is part of the format, to be saved.
+    """The tree to save, as plain dicts, so that no class of optax becomes part of the format.
 
-    Of an array that every device of the only process has whole, the copy of the first device: Orbax would otherwise
-    have each device cut out its own part, by a program that is compiled for every shape and device.
+    An array that is replicated on all devices of a single process is replaced by its copy on the first one: otherwise
+    Orbax would have each device cut out its own part, with a program that is compiled for every shape and device.
     """
     return traverse_util.unflatten_dict(
         {path: _one_copy(leaf) for path, leaf in named(tree).items()}, sep="/"
@@ -86,7 +86,7 @@ def not_finite(tree: Any) -> str | None:
 def reason(error: Exception) -> str:
     """An error of Orbax or TensorStore, which may be a page long, in one line: its class and the end of its message."""
     line = (str(error).strip() or "no message").splitlines()[0]
-    line = re.sub(r" \[\w+='.*", "", line)  # Where in their source it was raised.
+    line = re.sub(r" \[\w+='.*", "", line)  # Drops the place in their source where it was raised.
     return f"{type(error).__name__}: {line if len(line) < 200 else '...' + line[-150:]}"
 
 
@@ -137,7 +137,7 @@ def _readable(folder: epath.Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # Orbax and TensorStore raise a dozen kinds, some of them a page long.
+    except Exception as error:  # Orbax and TensorStore raise a dozen kinds of errors, some a page long.
         if is_full(error):
             raise
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """Which checkpoints are in a folder, which of them are whole (complete and intact), and which is the newest of those.
 
-Orbax gives a folder its name when it is complete. A bucket has no renaming: there Orbax writes COMMITTED into the
-folder last, and a folder without it is not a checkpoint.
+Orbax gives a folder its name when it is complete. Folders in a bucket cannot be renamed: there Orbax writes COMMITTED
+into the folder last, and a folder without it is not a checkpoint.
 """
 
 import logging
@@ -26,7 +26,7 @@ _DRAFT = ".orbax-checkpoint-tmp"  # Orbax appends it to the name of an incomplet
 
 
 class _Names:
-    """Orbax's names of folders, of which only those count that were complete once.
+    """Orbax's names of folders; only folders that were complete once count.
 
     Orbax itself would take an empty folder for the newest step.
     """
@@ -67,7 +67,7 @@ def steps(folder: epath.Path) -> list[int]:
     """The complete steps in the folder of all checkpoints, oldest first. Raises CheckpointError if a bucket fails."""
     try:
         return sorted(entry.step for entry in checksums.retried(lambda: list(NAMES.find_all(folder)), folder))
-    except Exception as error:  # Google's clients raise many kinds.
+    except Exception as error:  # Google's clients raise many kinds of errors.
         if not in_bucket(folder):
             raise
         raise CheckpointError(
@@ -122,7 +122,7 @@ def search(folder: epath.Path, step: int | None, fallback: bool) -> tuple[int, l
 
 
 def set_aside(folder: epath.Path, step: int) -> None:
-    """Renames a damaged step, in a bucket removes its mark, so that the run can save that step again."""
+    """Renames a damaged step, or in a bucket removes its mark, so that the run can save that step again."""
     path = folder / NAMES.build_name(step)
     if in_bucket(path):  # Renaming there would copy every file.
         (path / COMMITTED).unlink(missing_ok=True)
@@ -134,7 +134,7 @@ def set_aside(folder: epath.Path, step: int) -> None:
 
 
 def _of_another_step(path: epath.Path, step: int) -> str | None:
-    """Whether a folder that is intact is a copy of another step; None if not, or if an old version did not say."""
+    """Says if an intact folder is a copy of another step; None if not, or if an old version did not record the step."""
     try:
         _, own = read_data(path)
     except CheckpointError as error:
