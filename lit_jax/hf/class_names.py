@@ -1,4 +1,4 @@
-"""Classes that a model folder names: transformers would call `from_pretrained` of anything of its own by that name."""
+"""Checks the class names in a model folder: transformers would call `from_pretrained` of any class that they name."""
 
 import re
 from typing import Any
@@ -7,14 +7,14 @@ from lit_jax.utils._transformers import transformers
 
 _IDENTIFIER = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
 _IMAGE_PROCESSOR = re.compile(r"(?!Auto)[A-Z]\w{0,80}(ImageProcessor(Fast|Pil)?|FeatureExtractor)", re.ASCII)
-# Those of supported types without a fast form.
+# Tokenizers of supported types that have no fast form.
 SLOW = ("BertweetTokenizer", "ByT5Tokenizer", "EsmTokenizer", "PhobertTokenizer", "SiglipTokenizer")
 
 
 def is_tokenizer(name: Any) -> bool:
-    """Whether a name is of one of transformers' tokenizers that have a fast form, or of no class that it has.
+    """Whether transformers has a tokenizer of that name with a fast form or in SLOW, or no class of that name.
 
-    Some of the others start programs or read files anywhere.
+    Some of the other classes start programs or read files anywhere.
     """
     if not isinstance(name, str):
         return name is None
@@ -32,5 +32,5 @@ def is_tokenizer(name: Any) -> bool:
 
 
 def is_image_processor(name: Any) -> bool:
-    """Whether a name is formed like that of an image processor; transformers gives such names to nothing else."""
+    """Whether a name looks like that of an image processor; transformers gives no other class such a name."""
     return name is None or (isinstance(name, str) and bool(_IMAGE_PROCESSOR.fullmatch(name)))

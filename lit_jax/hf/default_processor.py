@@ -15,7 +15,7 @@ from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 PAD, CLS, SEP, UNK = "[PAD]", "[CLS]", "[SEP]", "[UNK]"
 LONGEST = 512  # Tokens of a text for a tower that states no limit (ModernBERT, T5).
-MORE = "##"  # Before a token that continues a word.
+MORE = "##"  # Prefix of a token that continues a word.
 
 
 def image_processor(config: Any) -> ImageProcessor:
@@ -28,7 +28,7 @@ def image_processor(config: Any) -> ImageProcessor:
 
 
 def tokenizer(config: Any, captions: Iterable[str]) -> Tokenizer:
-    """A WordPiece tokenizer for a text tower of this `Config`: the commonest words of `captions`, letters for the rest.
+    """A WordPiece tokenizer for a text tower of this `Config`: common words of `captions`, letters for the rest.
 
     The same config and captions give the same tokenizer. It ignores case. It keeps the ids that the tower counts
     positions from or pools at (pad_token_id, eos_token_id). Raises ConfigError if the vocabulary of the tower has no
@@ -59,7 +59,7 @@ def tokenizer(config: Any, captions: Iterable[str]) -> Tokenizer:
 
 
 def _vocabulary(words: Counter[str], config: Any) -> dict[str, int]:
-    """Token -> id: special ones, then letters, then words, the commonest first, until the tower has no more ids."""
+    """Token -> id: special ones, then letters, then words, the most common first, until the tower has no more ids."""
     pad, end = getattr(config, "pad_token_id", 1), getattr(config, "eos_token_id", 2)
     letters: Counter[str] = Counter()
     for word, times in words.items():

@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 def check(folder: Path) -> None:
     """Raises WeightError if a file of `folder` differs from its SHA256SUMS, which `lit-jax export` writes.
 
-    A folder without them passes, and so do files that are not there: others may need less of it. The same files are
-    compared once in a process.
+    A folder without sums passes, and so do files that are not there, since not every use needs all of them. Unchanged
+    files are compared only once per process.
     """
     if not (folder / checksums.NAME).is_file():
         return

@@ -21,7 +21,7 @@ _WITHOUT_WEIGHTS = ("*.json", "*.txt", "*.model", "*.codes")
 _WANTED = (*_WITHOUT_WEIGHTS, "*.safetensors")
 # The same weights once more, in another precision or for another library; and folders of the repository.
 _UNWANTED = ("model.*.safetensors", "model-*.*.safetensors", "open_clip_*.safetensors", "*/*")
-# Folders of the modules of sentence-transformers; other ones hold the same model for other programs.
+# Folders of the modules of sentence-transformers; other folders hold the same model for other programs.
 _MODULES, _MODULE_FOLDERS = "modules.json", ("[0-9]*_*", "image_*", "text_*", "heads")
 
 
@@ -73,9 +73,10 @@ def find(
 
 
 def find_processor(folder_or_id: str | Path) -> Path:
-    """As `find`, for what reads no weights: of a Hub repository none are downloaded.
+    """Like `find`, for callers that read no weights: none are downloaded from a Hub repository.
 
-    Except if it has a config of open_clip, perhaps beside one of transformers: the weights tell which of them counts.
+    The exception is a repository with a config of open_clip, perhaps beside one of transformers: the weights show which
+    of them counts.
     """
     local = _local(folder_or_id, "")
     if local is not None:
@@ -95,7 +96,7 @@ def _of_modules(names: Sequence[str]) -> list[str]:
 
 
 def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
-    """The path of what is on this machine; None for what is the id of a Hub repository. Raises WeightError."""
+    """The path of a folder or npz file on this machine; None for the id of a Hub repository. Raises WeightError."""
     if folder_or_id == "":  # As a path it would be the current folder.
         raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
     if subfolder and (Path(subfolder).is_absolute() or {"..", "."} & set(subfolder.split("/"))):
@@ -122,7 +123,7 @@ def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
 
 
 def _inside(folder: Path, subfolder: str) -> Path:
-    """Raises WeightError if there is no such subfolder."""
+    """The subfolder of `folder`. Raises WeightError if there is none of that name."""
     if not subfolder:
         return folder
     if not (folder / subfolder).is_dir():
@@ -132,7 +133,7 @@ def _inside(folder: Path, subfolder: str) -> Path:
 
 
 def cached(repository: str) -> Path | None:
-    """The copy of a Hub repository that an earlier `find` left on this machine; None without one. Asks nobody."""
+    """The copy of a Hub repository that an earlier `find` left on this machine, or None. Nothing is fetched."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -148,7 +149,7 @@ def is_id(name: str) -> bool:
 
 
 def _download(repository: str, place: str, patterns: Sequence[str], **options: Any) -> Path:
-    """`place` is "" or a folder of the repository, with a slash at its end."""
+    """Downloads files of a repository; `place` is "" or a folder in it, with a slash at its end."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 

@@ -1,4 +1,4 @@
-"""Names of models as other places write them, and the ids that they have on the Hub."""
+"""Names of models as they are written elsewhere, and their ids on the Hub."""
 
 import re
 
@@ -8,13 +8,13 @@ _WRITTEN = tuple(
     re.compile(pattern)
     for pattern in (
         rf"(https?://)?(www\.)?(huggingface\.co|hf\.co)/{_ID}(/(tree|blob|resolve|commit)/(?P<revision>[^/]+).*)?/?",
-        rf"hf[-_]hub:{_ID}{_REVISION}",  # Of open_clip and timm.
+        rf"hf[-_]hub:{_ID}{_REVISION}",  # As in open_clip and timm.
         rf"hf://{_ID}{_REVISION}",
         rf"{_ID}@(?P<revision>[\w.-]+)",
     )
 )
 _CACHED = re.compile(r"(.*/)?models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)")
-_OPENAI = {  # Names of OpenAI's package clip.
+_OPENAI = {  # Names in OpenAI's package clip.
     "ViT-B/32": "openai/clip-vit-base-patch32",
     "ViT-B/16": "openai/clip-vit-base-patch16",
     "ViT-L/14": "openai/clip-vit-large-patch14",
@@ -22,7 +22,7 @@ _OPENAI = {  # Names of OpenAI's package clip.
 }
 _OPEN_CLIP = "open_clip", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 _TIMM = "timm", "timm/vit_base_patch16_224.augreg_in21k"
-_ELSEWHERE = {  # Names without an owner -> the project that they are of, and an id of that kind.
+_ELSEWHERE = {  # Names without an owner -> the project that uses them, and an id of that kind.
     r"(ViT|EVA\d*|coca_ViT|(xlm-)?roberta-(base-|large-)?ViT|MobileCLIP\d*|ViTamin|PE-Core|nllb-clip)-\S+": _OPEN_CLIP,
     r"RN\d+\w*|convnext_\w+": _OPEN_CLIP,
     r"(vit|deit3?|beit|eva\d*|swin\w*|resnet\w*)_\w+(\.\w+)?": _TIMM,
@@ -31,7 +31,7 @@ _ELSEWHERE = {  # Names without an owner -> the project that they are of, and an
 
 
 def hint(name: str) -> str:
-    """How a name of another form is given, as the end of a sentence; "" if nothing is known of it."""
+    """How to give a name of another form, as the end of a sentence; "" if nothing is known about it."""
     if name in _OPENAI:
         return f"give its id on the Hub, {_OPENAI[name]}"
     for written in _WRITTEN:

@@ -1,4 +1,4 @@
-"""What an image processor's files may say: judged before transformers reads them, which hardly checks them."""
+"""What an image processor's files may say, checked before transformers reads them: it hardly checks them."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from lit_jax.utils import strict_json
 
 FILES = ("processor_config.json", "preprocessor_config.json")
 LARGEST_SIDE = 2_048  # A picture of this side takes 13 MB, and four times that in float32.
-LARGEST_EDGE = 1_024  # The shorter edge; the longer one may be 100 times that.
-_LARGEST = LARGEST_SIDE**2  # Of any other number, for instance of pixels.
+LARGEST_EDGE = 1_024  # The shorter edge; the longer one can be 100 times that.
+_LARGEST = LARGEST_SIDE**2  # The limit for any other number, for instance of pixels.
 _SIDES = ("height", "width", "max_height", "max_width", "longest_edge")
 
 
 def check(folder: Path) -> None:
     """Raises ValueError naming the file, the field, its value and what is wanted."""
-    for name in (*FILES, "config.json"):  # The last one is of the model, and may name the class.
+    for name in (*FILES, "config.json"):  # The last one is the model's, and may name the class.
         if not (folder / name).is_file():
             continue
         try:
@@ -82,7 +82,7 @@ def _is_triple(least: int | float, most: int | float) -> Callable[[Any], bool]:
 
 
 def _is_bounded(value: Any, most: int | float = _LARGEST) -> bool:
-    """Whether all numbers in it, at any depth, are finite and not larger."""
+    """Whether all numbers in `value`, at any depth, are at most `most` in size, and not NaN."""
     if isinstance(value, dict | list):
         return all(_is_bounded(part, most) for part in (value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int | float) or (abs(value) <= most and not math.isnan(value))

@@ -1,4 +1,4 @@
-"""The image processors of the vision towers, with Pillow alone: transformers' own, and ours where those need torch."""
+"""The image processors of the vision towers, using only Pillow: transformers' own, and ours where those need torch."""
 
 from collections.abc import Callable
 from functools import cache
@@ -49,7 +49,7 @@ def _dinov3_vit() -> Any:
                 raise ValueError(f"resample is {filter.value}; wanted 2 (bilinear) or 3 (bicubic)")
             planes = [Image.fromarray(np.asarray(plane, np.float32)) for plane in image]
             width, height = planes[0].size
-            # The parent knows the rules of sizes; one row of bytes is as tall and as wide as any other.
+            # The parent knows the rules for sizes; a plane of bytes shows which shape comes out.
             shape = (
                 super().resize(np.zeros((1, height, width), np.uint8), size, Image.Resampling.NEAREST).shape
             )
@@ -60,14 +60,14 @@ def _dinov3_vit() -> Any:
 
 @cache
 def half_even_crop() -> Any:
-    """CLIPImageProcessor with torchvision's crop: an odd margin is halved to an even number, not downwards.
+    """CLIPImageProcessor with torchvision's crop: half of an odd margin is rounded to even, not down.
 
-    The folders of open_clip and timm mean it. A field of its own says so in what is saved, which transformers ignores.
+    The folders of open_clip and timm mean this crop. When saved, a field of ours says so, which transformers ignores.
     """
     parent: Any = transformers.CLIPImageProcessorPil
 
     class CLIPImageProcessorPil(parent):
-        """transformers' CLIPImageProcessor, but for the place of the crop."""
+        """transformers' CLIPImageProcessor, except for the place of the crop."""
 
         __qualname__ = "CLIPImageProcessorPil"
 
@@ -79,7 +79,7 @@ def half_even_crop() -> Any:
             """[C, H, W] -> [C, S1, S2]."""
             margins = image.shape[1] - size.height, image.shape[2] - size.width
             top, left = (round(margin / 2) for margin in margins)
-            if min(top, left) < 0:  # A picture that is smaller gets a border.
+            if min(top, left) < 0:  # A smaller picture gets a border.
                 return super().center_crop(image, size, **options)
             return image[:, top : top + size.height, left : left + size.width]
 
@@ -91,9 +91,10 @@ def _siglip2() -> Any:
     parent: Any = transformers.SiglipImageProcessorPil
 
     class Siglip2ImageProcessorPil(parent):
-        """transformers' Siglip2ImageProcessor for a square: a picture is resized to as many patches, not cut into them.
+        """transformers' Siglip2ImageProcessor for squares: pictures are resized to that many patches.
 
-        There a picture keeps its shape and becomes a list of patches; here all of a batch have one shape.
+        There a picture keeps its shape and becomes a list of patches; here it is not cut, and all of a batch have one
+        shape.
         """
 
         __qualname__ = "Siglip2ImageProcessorPil"
@@ -150,7 +151,7 @@ def load(folder_or_id: str | Path, **options: Any) -> ImageProcessor:
 
 
 def load_pil(folder: Path, **options: Any) -> ImageProcessor:
-    """As `load`, for a folder. Raises ValueError for a class of transformers that only torchvision computes."""
+    """Like `load`, for a folder. Raises ValueError for a class of transformers that only torchvision computes."""
     found: Any = None
     try:
         found = load(folder, backend="pil", **options)
@@ -167,11 +168,11 @@ def load_pil(folder: Path, **options: Any) -> ImageProcessor:
 
 
 def set_image_size(processor: Any, size: Sides) -> None:
-    """Has pictures come out with the side `size`, or that (height, width); a crop cuts off the same share as before.
+    """Makes pictures come out with side `size`, or that (height, width); a crop cuts off the same share as before.
 
     A processor that resizes the shorter edge resizes both edges if height and width differ, since it would cut off most
     of a picture. Raises ConfigError for a processor whose fields do not say how large its pictures are, and for one
-    that cannot make them so.
+    that cannot make them that size.
     """
     height, width = pair(size)
     edges = {name: edge for name, edge in dict(processor.size or {}).items() if edge}
@@ -196,7 +197,7 @@ def _check_size(processor: Any, size: tuple[int, int]) -> None:
     made: Any
     try:
         made = size_of(processor)
-    except Exception as error:  # Of any kind: transformers hardly checks the fields of an image processor.
+    except Exception as error:  # Any kind: transformers hardly checks the fields of an image processor.
         made = first_line(error)
     if made != size:
         raise ConfigError(
@@ -206,7 +207,7 @@ def _check_size(processor: Any, size: tuple[int, int]) -> None:
 
 
 def _stored(folder_or_id: str | Path, options: dict[str, Any]) -> dict[str, Any]:
-    """The fields that a folder or Hub id has of an image processor."""
+    """The fields of the image processor in a folder or under a Hub id."""
     return transformers.ViTImageProcessorPil.get_image_processor_dict(folder_or_id, **options)[0]
 
 

@@ -1,4 +1,4 @@
-"""Two towers to one model: `from_towers`, and its parts for those who have a config."""
+"""Joins two towers into one model: `from_towers`, and its parts for callers that have a config."""
 
 import dataclasses
 import logging
@@ -57,14 +57,14 @@ def from_towers(
     Either may be a model of two towers (CLIP, SigLIP, a dual encoder); the half that is wanted is taken from it. The
     subfolders say where in a folder or repository a tower is.
     Poolings: "pooler" is the type's own, or what a folder of lit_jax or sentence-transformers says; "cls", "mean" (of
-    real tokens, or of patches), "cls_mean" (both, side by side), "last" and "max" are of a tower's last hidden state;
+    real tokens, or of patches), "cls_mean" (both, side by side), "last" and "max" pool a tower's last hidden state;
     `text_pooling="tanh"` is for types without a pooled output of their own (DistilBERT).
     `image_size` is the side of the pictures in pixels, or their height and width, if it is not the tower's own: its
     position tables are resized as transformers does with `interpolate_pos_encoding` (`load_processor` takes it too).
     If both halves come from one checkpoint that has projections (CLIP, a dual encoder), these are kept, unless
     `projections` is "new" or `projection_dim` is another width; a warning names stored projections that are not kept.
-    Otherwise they are drawn from N(0, 0.02) as in HF, by default with 512 dimensions. So are weights that a checkpoint
-    lacks (a pooler); a warning names them. The temperature is `logit_scale_init_value`. Raises WeightError or
+    Otherwise they are drawn from N(0, 0.02) as in HF, by default with 512 dimensions. Weights that a checkpoint lacks
+    (a pooler) are drawn too; a warning names them. The temperature is `logit_scale_init_value`. Raises WeightError or
     ConfigError.
     """
     find = partial(hub.find, token=token, allow_pickle=allow_pickle)
@@ -113,7 +113,7 @@ def join_towers(
     The projections are new, unless both towers come from one model that has its own: see `from_towers`. With
     `any_width` they have the width of the stored ones, else 512, whatever `model.projection_dim` says.
     `model.logit_bias_init` is the initial logit bias; None: there is none. `configs` ("vision" or "text" -> config)
-    take the place of the stored ones. Raises WeightError or ConfigError.
+    replace the stored ones. Raises WeightError or ConfigError.
     """
     vision, text = (find_tower(getattr(model, tower), None, None, model.allow_pickle) for tower in TOWERS)
     model = dataclasses.replace(model, vision=vision, text=text)
@@ -170,6 +170,6 @@ def join_towers(
 
 
 def _dtype_of(model: ModelConfig, tower: str) -> DTypeLike:
-    """In which a tower is read: in float32, unless all of it is locked."""
+    """The dtype in which a tower is read: float32, unless all of it is locked."""
     locked = model.lock_towers[TOWERS.index(tower)] in ("L", "A") and not model.lock_rules
     return jnp.dtype(model.locked_dtype if locked else "float32")

@@ -1,4 +1,4 @@
-"""What a folder is: the one table by which those who open models decide, and what they say of the others."""
+"""What a folder is: the one table by which models are recognised, and the messages for all other folders."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Kind(NamedTuple):
-    """A kind of folder that is not a model of transformers, and the way from there to one; FOLDER stands for it."""
+    """A kind of folder that is not a model of transformers, and the way from there (FOLDER) to one."""
 
     what: str
     is_it: Callable[[Path], bool]
@@ -45,7 +45,7 @@ KINDS = (
 )
 
 
-_PROJECTS = {  # Names of tensors -> what a folder of them needs; the first that fits.
+_PROJECTS = {  # Names of tensors -> what a folder of them needs; the first that fits counts.
     r"(^|\.)visual\.": "and its weights are those of a model of open_clip: name them open_clip_model.safetensors or "
     "open_clip_pytorch_model.bin, and write what open_clip.get_model_config(NAME) gives to open_clip_config.json",
     r"(^|\.)blocks\.\d+\.(\d+\.)?attn\.qkv\.": "and its weights are those of a ViT as timm names them: write one that "
@@ -58,7 +58,7 @@ _PROJECTS = {  # Names of tensors -> what a folder of them needs; the first that
 
 
 def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
-    """The config.json of a model of transformers, which has a model_type, or what a converted layout stands for.
+    """The config.json of a model of transformers, which has a model_type, or that of a converted layout.
 
     Raises WeightError for any other folder.
     """
@@ -83,7 +83,7 @@ def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
         )
     if model_folder.may_have_weights(folder):
         raise WeightError(f"{folder} has no {model_folder.CONFIG}, {_remedy(folder, allow_pickle)}")
-    return model_folder.read_config(folder)  # Says that there is none.
+    return model_folder.read_config(folder)  # This raises, since there is none.
 
 
 def _remedy(folder: Path, allow_pickle: bool) -> str:
@@ -98,7 +98,7 @@ def _remedy(folder: Path, allow_pickle: bool) -> str:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Adds to a WeightError about the tensors of `folder` where they are, and that they are quantized if they are."""
+    """Adds to a WeightError about the tensors of `folder` where they are, and whether they are quantized."""
     try:
         yield
     except WeightError as error:
@@ -118,15 +118,15 @@ def _quantization(folder: Path) -> str:
 
 
 def own_pooling(tower: str, folder: Path, config: Mapping[str, Any]) -> str:
-    """How a folder with this config pools a tower; "pooler" for what its type does, as every model of transformers."""
+    """How a folder with this config pools a tower; "pooler" for what its type does, as in transformers."""
     ours = config["model_type"] == OWN_MODEL_TYPE or conversions.format_of(folder) is not None
     return str(config.get(f"{tower}_pooling", "pooler")) if ours else "pooler"
 
 
 def tensors_of(folder: Path, *, allow_pickle: bool) -> model_folder.Tensors:
-    """The tensors of a model of transformers; of one that holds a dual encoder for another task, the dual encoder's.
+    """The tensors of a model of transformers; if it wraps a dual encoder for another task, only the dual encoder's.
 
-    Those of a converted layout have the names that they have in transformers.
+    Tensors of a converted layout have their names in transformers.
     """
     if (converted := conversions.read(folder, allow_pickle)) is not None:
         config, tensors = converted

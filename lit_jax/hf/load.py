@@ -1,4 +1,4 @@
-"""Model folders to `(module, params)`: `load`; `save` is the way back, and `join` makes a model of two towers."""
+"""Reads model folders as `(module, params)`: `load`; `save` writes them, and `join` makes a model from two towers."""
 
 import dataclasses
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Loaded(NamedTuple):
-    """A model on the host: `params` are numpy arrays; `fresh` names the paths that no checkpoint gave."""
+    """A model on the host: `params` are numpy arrays; `fresh` names the paths that no checkpoint had."""
 
     module: DualEncoder
     params: Params
@@ -45,10 +45,10 @@ def load(
 ) -> tuple[DualEncoder, Params]:
     """A dual encoder, as a folder or Hub id -> (module, params on the default device).
 
-    That is a VisionTextDualEncoderModel, CLIPModel, SiglipModel, MetaClip2Model or ChineseCLIPModel of transformers, a
-    hybrid CLIP of the Flax projects, a model of open_clip, an npz file of LiT or SigLIP, or what `lit_jax.save` writes;
-    the module computes the same embeddings, with the model's own projections, temperature and bias. `subfolder` is
-    where in the folder or repository it is. `image_size` is the side of the pictures in pixels, or their height and
+    It may be a VisionTextDualEncoderModel, CLIPModel, SiglipModel, MetaClip2Model or ChineseCLIPModel of transformers,
+    a hybrid CLIP of the Flax projects, a model of open_clip, an npz file of LiT or SigLIP, or what `lit_jax.save`
+    writes; the module computes the same embeddings, with the model's own projections, temperature and bias. `subfolder`
+    is where in the folder or repository it is. `image_size` is the side of the pictures in pixels, or their height and
     width, if it is not the model's own: see `from_towers`. `dtype` is what the module computes in; params are float32.
     `allow_pickle` reads pytorch_model.bin (or open_clip's) if there is nothing else, without running any code in it.
     Raises WeightError if the folder is missing, is not a dual encoder, or has tensors that disagree with its config,
@@ -67,7 +67,7 @@ def load(
 
 
 def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool = False) -> Loaded:
-    """As `load`, with params on the host."""
+    """Like `load`, with params on the host."""
     folder = hub.find(folder_or_id, allow_pickle=allow_pickle)
     raw = kinds.read_config(folder, allow_pickle=allow_pickle)
     try:
@@ -80,7 +80,7 @@ def read_dual(folder_or_id: str | Path, compute: Compute, *, allow_pickle: bool 
     except WeightError as error:
         message = str(error)
         raise WeightError(message if str(folder) in message else f"{folder}: {message}") from error
-    if config.logit_bias_init_value is not None:  # It is a tensor of SigLIP, and a field of our own configs.
+    if config.logit_bias_init_value is not None:  # It is a tensor in SigLIP, and a field in our own configs.
         params.setdefault("logit_bias", np.float32(config.logit_bias_init_value))
     return Loaded(module, params, ())
 
@@ -90,7 +90,7 @@ def _matched(names: Collection[str], config: DualEncoderConfig) -> tuple[WeightM
     table = config.heads
     outer = outer_prefix(names, table.names())
     stored = {name.removeprefix(outer): name for name in names}
-    if len(stored) < len(names):  # Some lie within the larger model and beside it.
+    if len(stored) < len(names):  # Some are both inside the larger model and outside it.
         stored = {name: name for name in names}
     kept = {name: name for name in stored if not name.startswith(("vision_model.", "text_model."))}
     for tower, (model_type, tower_config) in config.towers.items():

@@ -1,6 +1,6 @@
 """The model card of an exported folder: README.md with metadata that the Hugging Face Hub understands.
 
-It must not tell anything about the machine that wrote it: see `utils.redact.public`.
+It must not reveal anything about the machine that wrote it: see `utils.redact.public`.
 """
 
 import math
@@ -22,10 +22,10 @@ from lit_jax.utils.shown import in_line, shown
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 CARD = "README.md"
-NAME = 100  # Characters of a name that is shown.
-LARGEST = 1 << 20  # Bytes of a card that is read for it.
-HERE = "path/to/this/folder"  # In the examples of a card that has no repo_id.
-LOCAL = "local-dir:"  # How open_clip calls a folder on disk.
+NAME = 100  # The most characters of a name that is shown.
+LARGEST = 1 << 20  # The most bytes of a card that is read for it.
+HERE = "path/to/this/folder"  # Stands in the examples of a card that has no repo_id.
+LOCAL = "local-dir:"  # open_clip's prefix for a folder on disk.
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ class Card:
     language: Sequence[str] = ("en",)
     tags: Sequence[str] = ()
     layout: str = "hf"
-    readers: tuple[str, str] = ("AutoModel", "AutoModel")  # Classes of transformers, of each tower by itself.
-    widths: Sequence[int] = ()  # To which embeddings may be cut, by training.
+    # The class of transformers for each tower by itself.
+    readers: tuple[str, str] = ("AutoModel", "AutoModel")
+    widths: Sequence[int] = ()  # Widths to which embeddings can be cut, by training.
 
 
 def model_card(card: Card) -> str:
@@ -143,7 +144,7 @@ def name_of(folder: Path) -> str | None:
 
 
 def _metadata(card: Card) -> ModelCardData:
-    """What the Hub reads of a card. Raises ConfigError and DataError."""
+    """What the Hub reads in a card. Raises ConfigError and DataError."""
     if not _LICENSE.fullmatch(card.license) or (card.license == "other" and not card.license_name):
         raise ConfigError(
             f"license {card.license!r} is not a licence identifier of the Hugging Face Hub; give one, for instance "
@@ -175,7 +176,7 @@ def _flat(recipe: Mapping[str, object], prefix: str = "") -> list[tuple[str, str
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{key}.")
         else:
-            # A value that begins like a path is a path to its end: folders may have spaces in their names.
+            # A value that begins like a path is a path to its end: folders can have spaces in their names.
             value = str(value)
             rows.append(
                 (f"{prefix}{key}", last_part(value) if value.startswith(("/", "~", "./", "../")) else value)

@@ -1,4 +1,4 @@
-"""What a model card says of a layout of `lit_jax.save`: what the folder is, and how it is used."""
+"""What a model card says about a layout of `lit_jax.save`: what the folder is, and how it is used."""
 
 from typing import NamedTuple
 
@@ -113,7 +113,7 @@ module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
 class Layout(NamedTuple):
     """`usage` is Markdown, in which MODEL, PLACE (as open_clip writes it), READERS, VISION and TEXT are filled in.
 
-    `library` is a name of the Hub.
+    `library` is a library name on the Hub.
     """
 
     what: str

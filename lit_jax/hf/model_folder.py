@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-# The names of what `write` writes, of the list of modules by which a folder is one of sentence-transformers, and of the
-# sums of what an export wrote there before.
+# The names of files that `write` removes first: its own, the list of modules that marks a folder of
+# sentence-transformers, the files of open_clip, and the sums of an earlier export.
 WRITTEN = (
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|modules\.json|SHA256SUMS|"
     r"open_clip_config\.json|open_clip_(pytorch_)?model\.\w+"
@@ -38,7 +38,7 @@ _PARALLEL = "module."
 _OTHER_NAMES = {".safetensors": WEIGHTS, ".msgpack": FLAX} | dict.fromkeys(
     (".bin", ".pt", ".pth", ".ckpt"), PICKLE
 )
-_MOST_TENSORS = 100_000  # Of a folder, in all files.
+_MOST_TENSORS = 100_000  # The most tensors of a folder, in all files.
 _MOST_SHARDS = 1_000
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
 
@@ -103,7 +103,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return cls(where)
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """The tensors of `names` (present name -> new name), under their new names."""
+        """The tensors of `names` (current name -> new name), under their new names."""
         return Tensors({new: self._where[old] for old, new in names.items()})
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -118,7 +118,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 class _Arrays(dict[str, np.ndarray]):
-    """Arrays in memory as a file."""
+    """Arrays in memory, as a `File`."""
 
     def get_tensor(self, name: str) -> np.ndarray:
         return self[name]
@@ -154,7 +154,7 @@ def write(
         # safetensors writes the bytes in their order in memory, so a transposed view would be written wrongly.
         part = {name: np.asarray(tensors[name], order="C") for name in names}
         save_file(part, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes it readable for its owner alone.
+        (folder / file).chmod(0o644)  # safetensors makes it readable only for its owner.
     if split.is_sharded:
         count = sum(tensor.size for tensor in tensors.values())
         metadata = {"total_parameters": count, **split.metadata}
@@ -163,7 +163,7 @@ def write(
 
 
 def _open_safetensors(path: Path) -> File:
-    """Raises WeightError if the names are not of the kind that the metadata says: each has its own axes."""
+    """Opens a file. Raises WeightError if its names do not fit the format in its metadata, which decides the axes."""
     file = SafetensorsFile(path)
     said = file.metadata.get("format")
     if said not in (None, "pt", "np", "flax"):
@@ -218,7 +218,7 @@ def _without_weights(folder: Path) -> str:
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:
-    """Names -> those of the model itself, unless two would be the same."""
+    """Names -> those of the model itself; unchanged if two would be the same."""
     bare = {name: _WRAPPERS.sub("", name) for name in names}
     while bare and all(name.startswith(_PARALLEL) for name in bare.values()):
         bare = {name: inner.removeprefix(_PARALLEL) for name, inner in bare.items()}
@@ -247,7 +247,7 @@ def _weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def _is_inside(folder: Path, name: str) -> bool:
-    """Whether it is a file of that folder, and not a link to another place than the blobs of its cached repository."""
+    """Whether it is a file in that folder, and not a link, except to the blobs of its cached repository."""
     path = folder / name
     try:
         if not name or "\0" in name or Path(name).name != name or not path.is_file():
@@ -266,7 +266,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tree(path: Path) -> Any:
-    """As `read_json`, of any value."""
+    """Like `read_json`, for any value."""
     _refuse_pointer(path)
     if (size := path.stat().st_size) > strict_json.LARGEST:
         raise WeightError(f"{path} has {size} bytes; a JSON file may have at most {strict_json.LARGEST}")

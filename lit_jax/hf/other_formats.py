@@ -1,4 +1,4 @@
-"""What else people give as a model folder, and the way from there to one that is read."""
+"""What else people give as a model folder, and how to get from there to one that is read."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
 
-_MOST_ENTRIES = 2_000  # Of a folder that are looked at, so that "/" is answered as fast as any.
+# The most entries of a folder that are looked at, so that "/" is answered as fast as any other.
+_MOST_ENTRIES = 2_000
 _DEPTH = 2
 _MADE_FROM = "give the model that it was made from, as save_pretrained of transformers writes it"
 OTHERS = (
@@ -39,7 +40,7 @@ OTHERS = (
 
 
 def hint(folder: Path) -> str:
-    """What a folder without a config or without weights holds instead; "" if nothing is known of it."""
+    """What a folder without a config or without weights holds instead; "" if nothing is known about it."""
     for path in _inside(folder):
         if found := other_of(path.name, OTHERS):
             way = found.way.replace("FOLDER", str(path.parent))
@@ -48,13 +49,13 @@ def hint(folder: Path) -> str:
 
 
 def hint_of_file(path: Path) -> str:
-    """What a file that is given as a model is; "" if nothing is known of it."""
+    """What a file is that was given as a model; "" if nothing is known about it."""
     found = other_of(path.name, OTHERS)
     return "" if found is None else f"{found.what} and no model folder: {found.way}"
 
 
 def instead(folder: Path, wanted: str) -> str:
-    """What a folder is that has no file `wanted`: one of folders that have it, of another format, or no model's."""
+    """What a folder without a file `wanted` is: one whose subfolders have it, one of another format, or no model's."""
     if models := _with_file(folder, wanted):
         some = ", ".join(map(str, models[-3:]))
         return (
@@ -72,14 +73,14 @@ def _with_file(folder: Path, name: str) -> list[Path]:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """What lies in a folder and in its folders."""
+    """The entries of a folder and of its subfolders."""
     return islice(_walked(folder, _DEPTH), _MOST_ENTRIES)
 
 
 def _walked(folder: Path, depth: int) -> Iterator[Path]:
     try:
         paths = sorted(folder.iterdir())
-    except OSError:  # Perhaps somebody else's.
+    except OSError:  # Perhaps it is somebody else's.
         return
     yield from paths
     for path in paths:

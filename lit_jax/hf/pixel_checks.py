@@ -12,14 +12,14 @@ from PIL import Image
 from lit_jax.data.transforms.image_files import to_rgb
 from lit_jax.utils.errors import ConfigError
 
-MAX_VALUE = 30.0  # Of a pixel after (x - mean) / std: no processor divides by less than .03.
+MAX_VALUE = 30.0  # The largest pixel after (x - mean) / std: no processor divides by less than .03.
 
 
 def check_pixels(pixels: Float[Array, "B S1 S2 C"]) -> None:
-    """Raises ConfigError naming an image that no image processor gives: not finite, or still from 0 to 255."""
+    """Raises ConfigError naming an image that no image processor returns: not finite, or still from 0 to 255."""
     if isinstance(pixels, jax.core.Tracer):  # Inside the caller's own jit there are no values yet.
         return
-    finite = np.asarray(jnp.isfinite(pixels).all(axis=(1, 2, 3)))  # A maximum may lose a NaN.
+    finite = np.asarray(jnp.isfinite(pixels).all(axis=(1, 2, 3)))  # A maximum can lose a NaN.
     if len(bad := np.flatnonzero(~finite)):
         raise ConfigError(f"image {bad[0]} of the batch has a pixel that is NaN or infinite")
     largest = np.asarray(jnp.abs(pixels).max(axis=(1, 2, 3)), np.float32)
@@ -31,10 +31,9 @@ def check_pixels(pixels: Float[Array, "B S1 S2 C"]) -> None:
 
 
 def checked_images(images: Any, *, rescales: bool) -> Any:
-    """`images` as a processor receives them: one, or lists of them; Pillow images of any mode become RGB,
-    and JAX arrays numpy's.
+    """`images` for a processor, one or lists of them, where Pillow images become RGB, and JAX arrays numpy's.
 
-    `rescales` tells whether the processor divides by 255. Raises ConfigError naming the first array that cannot be read
+    `rescales` says whether the processor divides by 255. Raises ConfigError naming the first array that cannot be read
     as 8-bit values, and DataError for a Pillow image that cannot be read as RGB.
     """
     for i, image in enumerate(_flat(images)):

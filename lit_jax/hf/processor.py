@@ -36,13 +36,13 @@ def processor_class() -> Any:
         def __init__(self, image_processor: Any = None, tokenizer: Any = None, **options: Any) -> None:
             super().__init__(image_processor, tokenizer, **options)
 
-        def __reduce__(self) -> tuple[Any, ...]:  # The class itself has no place where pickle could find it.
+        def __reduce__(self) -> tuple[Any, ...]:  # pickle could not find the class itself.
             return _joined, (self.image_processor, self.tokenizer)
 
         def __call__(
             self, images: Any = None, text: Any = None, **options: Unpack[transformers.ProcessingKwargs]
         ) -> Any:
-            """As transformers, where `return_tensors` may also be "jax", and Pillow images may have any mode.
+            """As in transformers, but `return_tensors` may also be "jax", and Pillow images may have any mode.
 
             The prompt of the tokenizer is put before every text.
             """
@@ -65,7 +65,7 @@ def processor_class() -> Any:
         def _get_arguments_from_pretrained(
             cls, pretrained_model_name_or_path: Any, processor_dict: Any = None, **options: Any
         ) -> list[Any]:
-            """As transformers, with our image processor where its own needs torchvision."""
+            """As in transformers, with our image processor where its own needs torchvision."""
             where = pretrained_model_name_or_path
             tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", where, **options)
             return [image_processors.load(where, **options), tokenizer]
@@ -80,9 +80,9 @@ def _joined(image_processor: Any, tokenizer: Any) -> Any:
 def load_processor(folder: str | Path, *, image_size: Sides | None = None) -> Processor:
     """The processor of a folder on disk, in the layout of transformers 5 or of 4, or in one that is converted.
 
-    Of a Hugging Face folder it reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files. It
-    downloads nothing and runs no code of the folder. With `image_size` pictures come out with that side in pixels, or
-    that height and width. Raises ConfigError if there is no such folder, and WeightError if it has no usable image
+    From a Hugging Face folder it reads `processor_config.json` or `preprocessor_config.json`, and the tokenizer files.
+    It downloads nothing and runs no code from the folder. With `image_size` pictures come out with that side in pixels,
+    or that height and width. Raises ConfigError if there is no such folder, and WeightError if it has no usable image
     processor or tokenizer.
     """
     return join_processors(folder, folder, image_size=image_size)
@@ -95,7 +95,7 @@ def join_processors(
     text_prompt: str = "",
     image_size: Sides | None = None,
 ) -> Processor:
-    """A processor made of the image processor of one folder and the tokenizer of another: see `load_processor`.
+    """A processor made from the image processor of one folder and the tokenizer of another: see `load_processor`.
 
     `text_prompt` is put before every text; empty: what the tokenizer's folder says, if anything.
     """

@@ -1,4 +1,4 @@
-"""The image processor and the tokenizer of a Hugging Face folder: downloads nothing, and runs no code of the folder."""
+"""The image processor and the tokenizer of a Hugging Face folder: downloads nothing, runs no code from the folder."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
-_LONGEST = 600  # Characters of a reason: transformers lists all the types that it knows.
+_LONGEST = 600  # The most characters of a reason: transformers lists all the types that it knows.
 
 
 def image_processor(folder: str | Path) -> ImageProcessor:
@@ -27,9 +27,8 @@ def tokenizer(folder: str | Path) -> Tokenizer:
     read = transformers.AutoTokenizer.from_pretrained
     config = folder / model_folder.CONFIG
     if config.is_file() and model_folder.read_json(config).get("model_type") == OWN_MODEL_TYPE:
-        read = partial(
-            read, config=transformers.PreTrainedConfig()
-        )  # It warns of a type that it does not know.
+        # Otherwise it warns about a type that it does not know.
+        read = partial(read, config=transformers.PreTrainedConfig())
     return _read(read, folder, "tokenizer", tokenizer_rules.check)
 
 
@@ -50,5 +49,5 @@ def _read(read: Callable[..., Any], folder: Path, what: str, check: Callable[[Pa
         check(folder)
         with panics_raised(WeightError):
             return read(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as e:  # Of any kind: transformers hardly checks the JSON that it reads.
+    except Exception as e:  # Any kind: transformers hardly checks the JSON that it reads.
         raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)[:_LONGEST]}") from e

@@ -1,4 +1,4 @@
-"""The projections that a new model keeps: of two towers of one model, and the Dense layers of sentence-transformers."""
+"""The projections that a new model keeps: those of one model's towers, or Dense layers of sentence-transformers."""
 
 import dataclasses
 import logging
@@ -24,18 +24,17 @@ log = logging.getLogger(__name__)
 
 HOW = ("keep", "new")
 _NAMES = {"vision": "visual_projection.weight", "text": "text_projection.weight"}
-_WIDTH = 512  # Of a new projection, as in transformers.
+_WIDTH = 512  # The width of a new projection, as in transformers.
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """The tensors of each tower that has its own projection beside them, and why that does not fit; "" if it does."""
+    """The tensors of each tower that is stored with a projection, and why the projections do not fit; "" if they do."""
 
     own: dict[str, Tensors]
     misfit: str
-    dense: tuple[Head, dict[str, np.ndarray]] | None = (
-        None  # Of a text tower that sentence-transformers wrote.
-    )
+    # The Dense layers of a text tower that sentence-transformers wrote.
+    dense: tuple[Head, dict[str, np.ndarray]] | None = None
 
     @property
     def widths(self) -> set[int]:
@@ -51,13 +50,13 @@ class Stored:
         return widths.pop() if not self.misfit and len(widths) == 1 else _WIDTH
 
     def heads(self, model: ModelConfig) -> dict[str, Head]:
-        """The heads that `kept` has weights for, where the config of `model` does not say them."""
+        """The heads that `kept` has weights for, where the config of `model` does not set them."""
         if self.dense is None or model.projection_dim != _width_of(self.dense[1]):
             return {}
         return {"text_head": self.dense[0]}
 
     def kept(self, model: ModelConfig, shapes: Params) -> dict[str, Any]:
-        """Path -> weight of the projections that belong to the towers, of these `shapes`; none where they are new.
+        """Path -> weight of the projections that belong to the towers, with these `shapes`; none if they are new.
 
         A warning says which stored ones are replaced. Raises WeightError.
         """
@@ -106,7 +105,7 @@ def _log_dense(model: ModelConfig, reason: str) -> None:
 
 
 def _dense_of(model: ModelConfig) -> tuple[Head, dict[str, np.ndarray]] | None:
-    """The Dense layers behind a text tower, if there are any that a head can be; a warning says why they cannot."""
+    """The Dense layers behind a text tower, if they can form a head; a warning says why they cannot."""
     folder = Path(model.text)
     if not sentence_transformers.FORMAT.is_it(folder):
         return None
@@ -122,7 +121,7 @@ def _dense_of(model: ModelConfig) -> tuple[Head, dict[str, np.ndarray]] | None:
 
 
 def stored(model: ModelConfig, how: str) -> Stored:
-    """What `model`, whose towers are folders, finds beside their weights; nothing if `how`, one of HOW, is "new".
+    """The projections stored with the towers of `model`, which are folders; none if `how`, one of HOW, is "new".
 
     Raises ConfigError and WeightError.
     """

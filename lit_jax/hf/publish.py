@@ -1,4 +1,4 @@
-"""A model folder -> a repository on the Hugging Face Hub, in one commit: all of the folder or nothing.
+"""Uploads a model folder to a repository on the Hugging Face Hub, in one commit: all of it or nothing.
 
 The token, the content of the repository and the model card are checked first. The files of two models are never mixed.
 """
@@ -131,7 +131,7 @@ def open_place(
     overwrite: bool = False,
     token: str | None = None,
 ) -> Place:
-    """Reads the state of a repository without changing it. A name without an owner is one of the token's owner.
+    """Reads the state of a repository without changing it. A name without an owner belongs to the token's owner.
 
     Raises ConfigError if there is no token, if the token is refused or may only read, if there is no connection, and
     if the repository is public although `private` is set.
@@ -210,9 +210,9 @@ def _operations(folder: Path, repo_id: str, stored: Mapping[str, str]) -> list[A
 
 
 def _named(folder: Path, repo_id: str) -> dict[str, bytes]:
-    """The files that name their own place, with the id there: the card, whose examples may be older, and open_clip's.
+    """The files that name their own place, now `repo_id`: the card, whose examples may be older, and open_clip's.
 
-    The sums are of the files as they are published.
+    The sums are those of the files as published.
     """
     found: dict[str, bytes] = {}
     if (folder / CARD).is_file():
@@ -229,14 +229,12 @@ def _named(folder: Path, repo_id: str) -> dict[str, bytes]:
 
 
 def _same(path: Path, content: bytes | None, wanted: str) -> bool:
-    """Whether a file, with another `content` if that is given, has the hash that it is `wanted` to have."""
+    """Whether a file, or its new `content` if that is given, has the hash `wanted`."""
     if not path.is_file():
         return False
     size = path.stat().st_size if content is None else len(content)
-    digests = (
-        hashlib.sha256(),
-        hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False),
-    )  # As a large file, or in git.
+    # The hash of a large file, and git's.
+    digests = (hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
     with path.open("rb") if content is None else io.BytesIO(content) as file:
         while chunk := file.read(1 << 22):
             for digest in digests:

@@ -1,4 +1,4 @@
-"""A model -> a folder: for transformers, for lit_jax alone, or tower by tower."""
+"""Writes a model into a folder: for transformers, for other libraries, for lit_jax only, or tower by tower."""
 
 import dataclasses
 import functools
@@ -35,12 +35,12 @@ def save(
     """Writes a folder with the model, and with `processor` if given; a kill leaves the old folder or the new one.
 
     Layout "hf" is the class of transformers that the model was read from (a CLIPModel, a SiglipModel ...), else the
-    VisionTextDualEncoderModel that transformers 4.57 and 5 load; "dual_encoder" is the latter in any case; "lit_jax" is
-    the same for towers that this class cannot hold, and only `load` reads it; "towers" are two folders, `vision` and
+    VisionTextDualEncoderModel that transformers 4.57 and 5 load; "dual_encoder" is always the latter; "lit_jax" is the
+    same for towers that this class cannot hold, and only `load` reads it; "towers" are two folders, `vision` and
     `text`, that AutoModel loads, and a third one, `heads`, with the projections; "sentence_transformers" is what
     SentenceTransformer opens, and needs the processor; so does "open_clip", in one file of weights. A text tower that
     open_clip takes from transformers is named there by the place of the folder, which is `home` if it is not yet there.
-    The `logit_bias` of a sigmoid loss has a tensor in SigLIP alone;
+    The `logit_bias` of a sigmoid loss is a tensor only in SigLIP and for open_clip;
     elsewhere it becomes a field of config.json. Raises WeightError if params are not of the module's shapes, and if
     transformers has no place for a tower in its dual encoder, or no class for it alone; ConfigError for an unknown
     layout, and for what sentence-transformers or open_clip cannot hold.
@@ -81,7 +81,7 @@ def save(
 
 
 def _dtype_of(params: Params) -> str:
-    """The type of the params; of several, the one that holds them all."""
+    """The dtype of the params; if there are several, the one that holds them all."""
     return jnp.dtype(functools.reduce(jnp.promote_types, (x.dtype for x in jax.tree.leaves(params)))).name
 
 
@@ -96,7 +96,7 @@ def check_readers(config: DualEncoderConfig) -> None:
 
 
 def check_exportable(config: DualEncoderConfig) -> None:
-    """Raises WeightError for a model that transformers' VisionTextDualEncoderModel cannot hold, if it is to be one."""
+    """Raises WeightError for a model that transformers' VisionTextDualEncoderModel cannot hold, if it becomes one."""
     for name, value in config.own.items():
         kind = repr(value) if isinstance(value, str) else " ".join(map(str, value.values()))
         raise WeightError(
@@ -123,7 +123,7 @@ def check_exportable(config: DualEncoderConfig) -> None:
 
 
 def _check_shapes(module: DualEncoder, params: Params) -> None:
-    """Raises WeightError for a param of another shape than the module's. The weight tables check the names."""
+    """Raises WeightError for a param whose shape is not the module's. The weight tables check the names."""
     shapes = traverse_util.flatten_dict(dual_encoder.param_shapes(module), sep="/")
     for path, param in traverse_util.flatten_dict(params, sep="/").items():
         if path in shapes and np.shape(param) != shapes[path].shape:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-LONGEST = 512  # Of texts whose length nothing else limits.
+LONGEST = 512  # The length of texts that nothing else limits.
 PADDED = ("siglip_text_model",)  # Towers that pool at the last position, trained with texts of one length.
 
 
@@ -12,5 +12,5 @@ def positions_of(text: Any) -> int:
 
 
 def default_length(text: Any, tokenizer: Any) -> int:
-    """Where a text is cut unless it is said: what the tokenizer states and the tower has positions for, up to 512."""
+    """Where a text is cut by default: what the tokenizer states and the tower has positions for, up to 512."""
     return int(min(tokenizer.model_max_length, positions_of(text), LONGEST))

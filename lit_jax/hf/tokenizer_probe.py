@@ -1,4 +1,4 @@
-"""Regular expressions of a tokenizer.json: the quick ones are known by their form, others are tried in a process.
+"""Regular expressions of a tokenizer.json: quick ones are known by their form, others are tried in a process.
 
 The file is also the script of that process, which imports nothing but tokenizers and has limits of time and memory.
 """
@@ -8,17 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-SECONDS = 4  # Of computing, for a file of a few megabytes.
+SECONDS = 4  # CPU time for a file of a few megabytes.
 LARGEST_MEMORY = 2 << 30  # Bytes.
-_PER_SECOND = 8 << 20  # Bytes of a file that are read in one more second.
+_PER_SECOND = 8 << 20  # This many bytes of a file give one more second.
 _CLASS = re.compile(r"\[(?:\\.|[^\]\\\[])*\]|\\[pP]\{\^?\w+\}|\\.")
 _LOOK = re.compile(r"\(\?[=!]x\)")
 
 
 def is_quick(pattern: str) -> bool:
-    """Whether a pattern needs about as many steps as a text has characters, judged by its form alone.
+    """Whether a pattern needs about as many steps as a text has characters, judged only by its form.
 
-    It is one, or several with `|` between, of which each has no group and repeats one thing at most.
+    Such a pattern has no group and repeats at most one thing; several of them may be joined by `|`.
     """
     plain = _LOOK.sub("", _CLASS.sub("x", pattern))
     if len(pattern) > 500 or set(plain) & set("()[]\\"):
@@ -35,7 +35,7 @@ def run(path: Path) -> None:
     command = [sys.executable, "-I", __file__, str(path), str(seconds), str(LARGEST_MEMORY)]
     advice = "its patterns go back over a text again and again, or make it far longer; use simpler ones"
     try:
-        # The time of the clock is longer, since other processes may compute as well.
+        # The limit of wall-clock time is longer, since other processes may compute as well.
         done = subprocess.run(command, capture_output=True, timeout=10 * seconds, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"a short text takes more than {seconds} s; {advice}") from error
@@ -68,5 +68,5 @@ def _main(path: str, seconds: int, memory: int) -> None:
 if __name__ == "__main__":
     try:
         _main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-    except BaseException as reason:  # A panic of tokenizers is no Exception.
+    except BaseException as reason:  # A panic of tokenizers is not an Exception.
         sys.exit(" ".join((str(reason) or type(reason).__name__).split()))

@@ -1,4 +1,4 @@
-"""What a tokenizer's files may say: judged before transformers and tokenizers read them."""
+"""What a tokenizer's files may say, checked before transformers and tokenizers read them."""
 
 import base64
 from collections.abc import Iterator
@@ -13,21 +13,22 @@ from lit_jax.utils import strict_json
 LARGEST_FILE = 64 << 20  # Bytes; those of Gemma, the largest that a supported tower has, take 34 MB.
 MOST_TOKENS = 2_000_000
 MOST_ADDED = 10_000
-MOST_GROWTH = 100  # Characters for each one of a text, after the normalizer.
+MOST_GROWTH = 100  # Characters per character of a text, after the normalizer.
 _LARGEST_ID = 10_000_000
-_MOST_STEPS = 200  # Of the normalizer, the pre-tokenizer and so on, each.
+_MOST_STEPS = 200  # Each of the normalizer, the pre-tokenizer and so on.
 _LONGEST = 1_000  # Characters of a token, a prefix or a pattern.
 _JSON = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "config.json")
 _LISTS = ("vocab.txt", "merges.txt", "bpe.codes")
 _PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
-_SPELLED_OUT = ("tokenizer.json", "vocab.txt", "vocab.json")  # With one of them, pieces may be for others.
+# Next to one of these, files of pieces may be for other programs.
+_SPELLED_OUT = ("tokenizer.json", "vocab.txt", "vocab.json")
 FILES = (*_SPELLED_OUT, "tokenizer_config.json", *_PIECES)  # One of them is needed.
 
 
 def check(folder: Path) -> None:
     """Raises ValueError naming the file, what is wrong and what is wanted.
 
-    Patterns that may go back over a text again and again are tried in a process of their own.
+    Patterns that can go back over a text again and again are tried in a process of their own.
     """
     for name in (*_JSON, *_LISTS, *_PIECES, "tokenizer.json"):
         path = folder / name
@@ -88,7 +89,7 @@ def _check_pieces(path: Path) -> None:
     try:
         SentencePieceProcessor(model_file=str(path))
         model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
-    except Exception as error:  # protobuf and SentencePiece raise several kinds.
+    except Exception as error:  # protobuf and SentencePiece raise several kinds of errors.
         raise ValueError("it is not a model of SentencePiece; download the file again") from error
     if len(model.pieces) > MOST_TOKENS or any(len(piece.piece) > _LONGEST for piece in model.pieces):
         raise ValueError(
@@ -128,14 +129,14 @@ def _check_steps(part: str, tree: Any) -> None:
 
 
 def _check_growth(tree: Any) -> None:
-    """Raises ValueError if the normalizer may make a text more than `MOST_GROWTH` times as long."""
+    """Raises ValueError if the normalizer can make a text more than `MOST_GROWTH` times as long."""
     growth = 1.0
     for node in _objects(tree):
         kind, content = node.get("type"), node.get("content")
         if kind == "Replace" and isinstance(content, str):
             pattern = node.get("pattern")
             plain = pattern.get("String") if isinstance(pattern, dict) else pattern
-            # A regular expression may match nothing, before every character.
+            # A regular expression can match the empty text before every character.
             growth *= (
                 max(1, len(content) / max(1, len(plain))) if isinstance(plain, str) else 1 + len(content)
             )
@@ -144,7 +145,7 @@ def _check_growth(tree: Any) -> None:
         elif kind == "Prepend":
             growth += len(str(node.get("prepend"))) / MOST_GROWTH
         elif kind == "Precompiled" and (longest := _longest_replacement(node.get("precompiled_charsmap"))):
-            growth *= max(1, longest / 32)  # That of Unicode's longest compatibility form.
+            growth *= max(1, longest / 32)  # The length of Unicode's longest compatibility form.
     if growth > MOST_GROWTH:
         raise ValueError(
             f"normalizer makes a text up to {growth:.3g} times as long; at most {MOST_GROWTH} times is usable"
@@ -152,7 +153,7 @@ def _check_growth(tree: Any) -> None:
 
 
 def _longest_replacement(charsmap: Any) -> int:
-    """Bytes of the longest text that a table of SentencePiece puts in the place of a character."""
+    """Bytes of the longest text that a table of SentencePiece puts in place of a character."""
     if charsmap is None:
         return 0
     try:
@@ -212,9 +213,8 @@ def _check_special(tree: dict[str, Any]) -> None:
             if len(value) > MOST_ADDED:
                 raise ValueError(f"{name} has {len(value)} tokens; at most {MOST_ADDED} are read")
             values = list(value.values()) if isinstance(value, dict) else value
-        elif name.endswith("_token") and not isinstance(
-            value, bool
-        ):  # Some begin with add_, and are true or false.
+        # Some names begin with add_, and their values are true or false.
+        elif name.endswith("_token") and not isinstance(value, bool):
             values = [value]
         else:
             continue

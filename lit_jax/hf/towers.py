@@ -30,21 +30,19 @@ log = logging.getLogger(__name__)
 
 
 class Tower(NamedTuple):
-    """One tower as its folder, or its config alone, describes it."""
+    """One tower as its folder, or only its config, describes it."""
 
-    folder: Path | None  # None: it has a config alone, and no weights.
+    folder: Path | None  # None: it has only a config, and no weights.
     model_type: str
     encoder: Encoder
     config: Any
-    stored: (
-        Any  # The config of its weights on disk, if those are for pictures of another size; else the same.
-    )
-    whole: Any  # The config with all the layers on disk, if only the first ones are wanted; else that of `stored`.
-    prefix: (
-        str  # What the names of its tensors begin with: "vision_model." in a folder of two towers, else "".
-    )
+    # The config of its weights on disk, if those are for pictures of another size; else `config`.
+    stored: Any
+    whole: Any  # The config with all the layers on disk, if only the first ones are used; else `stored`.
+    # The prefix of its tensor names: "vision_model." or "text_model." in a folder of two towers, else "".
+    prefix: str
     pooling: str  # What is left of its pooling for the dual encoder to do.
-    kept: dict[str, Any]  # Of its config.json, what changes no number.
+    kept: dict[str, Any]  # The fields of its config.json that change no output.
 
 
 def find_tower(
@@ -54,7 +52,7 @@ def find_tower(
     allow_pickle: bool,
     subfolder: str = "",
 ) -> str:
-    """The folder that a tower's name stands for, as ModelConfig wants it; "" stays "". Raises WeightError."""
+    """The folder that a tower's name stands for, for ModelConfig; "" stays "". Raises WeightError."""
     if folder_or_id == "":
         return ""
     return str(
@@ -74,10 +72,10 @@ def read_tower(
 ) -> tuple[Tower, Params]:
     """A tower's description, and the weights that its pooling fixes. `tower` is "vision" or "text".
 
-    `config` takes the place of the stored config unless it is empty. `overrides` are single fields by name, over
-    those of the config, for a tower of the model_type that they name, if they name one; where `folder_or_id` is "",
-    they are the whole config. Fewer layers than are stored are the first ones (`models.depth`). An image tower is made
-    for pictures of `image_size`, if that is given. Raises WeightError or ConfigError.
+    `config` replaces the stored config unless it is empty. `overrides` are single fields by name that replace those of
+    the config; if they name a model_type, only for a tower of that type. If `folder_or_id` is "", they are the whole
+    config. If they ask for fewer layers than are stored, the first ones are used (`models.depth`). An image tower is
+    made for pictures of `image_size`, if that is given. Raises WeightError or ConfigError.
     """
     folder, prefix, raw = None, "", dict(overrides)
     if folder_or_id:
@@ -86,7 +84,7 @@ def read_tower(
         if pooling == "pooler":
             pooling = kinds.own_pooling(tower, folder, raw)
         prefix = f"{tower}_model." if is_composite(raw["model_type"]) else ""
-        # How a tower of another project is pooled, which is no field of its type.
+        # Drops how a tower of another project is pooled, which is not a field of its type.
         raw = half(tower, config or {key: value for key, value in raw.items() if key != f"{tower}_pooling"})
         if (meant := overrides.get("model_type", raw["model_type"])) != raw["model_type"]:
             log.warning(
@@ -123,9 +121,9 @@ def read_tower(
 def _layers(
     encoder: Encoder, raw: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """The config of all stored layers and of those that are wanted; the same unless `overrides` name fewer.
+    """The config of all stored layers and that of the wanted ones: the same unless `overrides` name fewer.
 
-    Third, what the latter was read from.
+    The third value is what the latter was read from.
     """
     field = depth_field(encoder.Config)
     depth = overrides.get(field) if field else None
@@ -145,7 +143,7 @@ def read_params(
 ) -> tuple[Params, list[str]]:
     """A tower's params of these `shapes`, and the used paths that the checkpoint lacks.
 
-    The params are of `dtype`, or of float32 where tables of positions are resized or batch norms have statistics.
+    The params are in `dtype`, or in float32 if position tables are resized or batch norms have statistics.
     """
     assert tower.folder is not None  # A tower without one has the lock letter u.
     tensors = kinds.tensors_of(tower.folder, allow_pickle=allow_pickle)
@@ -162,7 +160,7 @@ def read_params(
             "Left out, since they are not part of the %s tower: %s", tower.encoder.tower, listed(dropped)
         )
     missing: list[str] = []
-    groups: dict[str, list[Row]] = {}  # A checkpoint may have a mask token and lack a pooler.
+    groups: dict[str, list[Row]] = {}  # A checkpoint can have a mask token and lack a pooler.
     for row in table.rows:
         if re.match(tower.encoder.fresh, row.jax):
             groups.setdefault(row.jax.split("/")[0], []).append(row)
@@ -190,7 +188,7 @@ def read_params(
 
 
 def _named(tower: Tower, tensors: Collection[str]) -> tuple[WeightMap, dict[str, str], dict[str, str]]:
-    """`matched` of a tower in a checkpoint of `tensors`, and for each of its names the one in the file."""
+    """What `matched` returns for a tower in a checkpoint of `tensors`, and its names -> those in the file."""
 
     def below(start: str) -> dict[str, str]:
         return {name.removeprefix(start): name for name in tensors if name.startswith(start)}

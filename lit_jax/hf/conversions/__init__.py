@@ -20,11 +20,10 @@ FORMATS = (
 def format_of(path: Path) -> Format | None:
     """Which of FORMATS a folder or file is in; None for a model of transformers and for anything else.
 
-    Raises WeightError for a damaged file, and for one of another project.
+    Raises WeightError for a damaged file, and for an npz file of any other project.
     """
-    if sentence_transformers.FORMAT.is_it(
-        path
-    ):  # Its first module may be a model of transformers in the same place.
+    # Its first module may be a model of transformers in the same place.
+    if sentence_transformers.FORMAT.is_it(path):
         return sentence_transformers.FORMAT
     config = path / model_folder.CONFIG
     stored = model_folder.read_json(config) if config.is_file() else {}

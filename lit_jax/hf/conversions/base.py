@@ -21,12 +21,12 @@ class Model(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A tower with its pooling and its head, in the terms of our own layout."""
+    """A tower with its pooling and its head, in terms of our own layout."""
 
     config: dict[str, Any]  # As in config.json, with a model_type.
-    rows: Rows  # To the names of Hugging Face.
+    rows: Rows  # From the names there to Hugging Face's.
     made: Made = MappingProxyType({})
-    dropped: str = r"(?!)"  # Regex of names there.
+    dropped: str = r"(?!)"  # Regex of the names there that are left out.
     pooling: str = "pooler"
     head: Mapping[str, Any] = MappingProxyType({"kind": "identity"})
 
@@ -42,7 +42,7 @@ class Format(NamedTuple):
 
 
 def field(where: str, config: Mapping[str, Any], name: str, default: Any, kind: Any = None) -> Any:
-    """A field of an untrusted config, of the type `kind` or else of its default's; whole numbers are 1 or more.
+    """A field of an untrusted config, of type `kind` or else that of its default; integers are 1 or more.
 
     Raises WeightError.
     """
@@ -59,7 +59,7 @@ def field(where: str, config: Mapping[str, Any], name: str, default: Any, kind: 
 
 
 def placed(part: Part, theirs: str, hf: str) -> Part:
-    """The same tower inside a model, whose names begin with `theirs` there and with `hf` in Hugging Face's layout."""
+    """The same tower inside a model, where its names begin with `theirs`, and with `hf` in Hugging Face's layout."""
     return part._replace(
         rows=under(part.rows, theirs, hf),
         made={hf + name: make for name, make in part.made.items()},

@@ -1,8 +1,8 @@
-"""A head as layers of sentence-transformers, Dense and LayerNorm, one after the other; and such layers as a head.
+"""Converts a head to a sequence of sentence-transformers' layers, Dense and LayerNorm, and back.
 
 A Dense layer computes activation(linear(x)), and with `use_residual` adds residual(x), which is a linear map without a
-bias. A sum of two branches is not among the modules, so the skip of an MLP is carried along: each hidden layer gives
-its own units and, through the residual, the features beside them; the last layer reads both.
+bias. No module adds two branches, so the skip of an MLP is carried along: each hidden layer outputs its own units and,
+through the residual, the features beside them; the last layer reads both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ import numpy as np
 from lit_jax.models.heads import Head
 from lit_jax.utils.errors import ConfigError, WeightError
 
-OUTPUT = "sentence_embedding"  # What the modules behind a tower read and write.
-ACTIVATIONS = {  # Ours -> the class of PyTorch, which sentence-transformers makes without arguments.
+OUTPUT = "sentence_embedding"  # The name of what the modules behind a tower read and write.
+ACTIVATIONS = {  # Our name -> the class of PyTorch, which sentence-transformers makes without arguments.
     "linear": "torch.nn.modules.linear.Identity",
     "gelu": "torch.nn.modules.activation.GELU",
     "relu": "torch.nn.modules.activation.ReLU",
@@ -25,7 +25,7 @@ ACTIVATIONS = {  # Ours -> the class of PyTorch, which sentence-transformers mak
 
 
 class NoHeadError(WeightError):
-    """Layers that no head has."""
+    """Raised for layers that form no head of ours."""
 
 
 class Layer(NamedTuple):
@@ -79,7 +79,7 @@ def layers(head: Head, own: Mapping[str, np.ndarray]) -> list[Layer]:
     if reason := refusal(head):
         raise ConfigError(f"{reason}, which no module of sentence-transformers does")
     scaled = []
-    if head.standardise:  # An identity; the other heads took it in when they were folded.
+    if head.standardise:  # Only an identity has it; folding merges it into other heads.
         scale = 1 / np.asarray(own["deviation"], np.float64)
         scaled = [dense(np.diag(scale).astype(np.float32), (-own["mean"] * scale).astype(np.float32))]
     if head.kind == "identity":
@@ -88,7 +88,7 @@ def layers(head: Head, own: Mapping[str, np.ndarray]) -> list[Layer]:
         return [*scaled, dense(own["weight"], own.get("bias"))]
     found, count = [*scaled], len(head.hidden) or 1
     features = own["hidden.0.weight"].shape[1] if head.skip else 0
-    start, width = 0, own["hidden.0.weight"].shape[1]  # Where in the input the features are, and its width.
+    start, width = 0, own["hidden.0.weight"].shape[1]  # Where the features start in the input, and its width.
     for i in range(count):
         weight, bias = own[f"hidden.{i}.weight"], own[f"hidden.{i}.bias"]
         if head.norm:
@@ -108,9 +108,9 @@ def layers(head: Head, own: Mapping[str, np.ndarray]) -> list[Layer]:
 
 
 def _carrying(weight: np.ndarray, bias: np.ndarray, activation: str, carried: tuple[int, int, int]) -> Layer:
-    """A hidden layer that also gives the features: `carried` is their number, where they begin, the input's width.
+    """A hidden layer that also outputs the features; `carried` is their number, their start and the input's width.
 
-    It gives one zero more where it would be as wide as its input: its residual would not be a map of its own.
+    If it would be as wide as its input, it outputs one more zero: its residual would not be a map of its own.
     """
     features, start, width = carried
     units = len(weight)
@@ -122,9 +122,9 @@ def _carrying(weight: np.ndarray, bias: np.ndarray, activation: str, carried: tu
 
 
 def of_patches(pooling: str, width: int, patches: int) -> Layer:
-    """[CLS, mean of all tokens] -> "mean" of the patches, or "cls_mean", for pictures whose one other token is the CLS.
+    """[CLS, mean of all tokens] -> the "mean" of the patches, or "cls_mean", if the CLS is the only other token.
 
-    Pooling has the mean of all tokens alone; the mean of the `patches` is a linear map of the two.
+    Pooling has only the mean of all tokens; the mean of the `patches` is a linear map of CLS and that mean.
     """
     eye, zero = np.eye(width), np.zeros((width, width))
     mean = np.hstack([-eye / patches, eye * (patches + 1) / patches])
@@ -133,9 +133,9 @@ def of_patches(pooling: str, width: int, patches: int) -> Layer:
 
 
 def head_of(found: Sequence[Layer]) -> tuple[Head, dict[str, np.ndarray]]:
-    """Dense layers of anyone's -> a head and its tensors, by the names of `heads.weights` without the head's name.
+    """Anyone's Dense layers -> a head and its tensors, by the names of `heads.weights` without the head's name.
 
-    Raises NoHeadError for layers that no head has.
+    Raises NoHeadError for layers that form no head of ours.
     """
     names = {path: name for name, path in ACTIVATIONS.items() if name != "swish"}
     acts = [names.get(layer.config["activation_function"]) for layer in found]
@@ -148,7 +148,7 @@ def head_of(found: Sequence[Layer]) -> tuple[Head, dict[str, np.ndarray]]:
     parts: list[tuple[dict[str, np.ndarray], str | None]] = []
     for layer, act in zip(found, acts, strict=True):
         part = {name.removeprefix("linear."): array for name, array in layer.tensors.items()}
-        if parts and parts[-1][1] == "linear":  # Two matrices, one after the other, are one.
+        if parts and parts[-1][1] == "linear":  # Two matrices in a row are one.
             part = _product(parts.pop()[0], part)
         parts.append((part, act))
     hidden, (last, act) = parts[:-1], parts[-1]
@@ -164,7 +164,7 @@ def head_of(found: Sequence[Layer]) -> tuple[Head, dict[str, np.ndarray]]:
 
 
 def _product(first: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A linear layer behind another one, as one layer."""
+    """Two linear layers in a row, as one layer."""
     weight = np.asarray(then["weight"], np.float64)
     if first["weight"].ndim != 2 or weight.ndim != 2 or weight.shape[1] != len(first["weight"]):
         raise NoHeadError("their widths do not follow one another")

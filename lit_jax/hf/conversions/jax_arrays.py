@@ -1,4 +1,4 @@
-"""What the npz files of Google's JAX projects have in common: their names, and those of Hugging Face."""
+"""What the npz files of Google's JAX projects have in common: their names for arrays, and Hugging Face's."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -73,7 +73,7 @@ class Blocks(NamedTuple):
 
 
 def read_blocks(arrays: "Arrays", theirs: str) -> Blocks:
-    """`theirs` is what the names begin with, up to the number of the layer. Raises WeightError."""
+    """The blocks whose names begin with `theirs`, up to the number of the layer. Raises WeightError."""
     first = f"{theirs}0/"
     old = f"{first}MultiHeadDotProductAttention_{_OLD_NUMBERS[0]}/query/kernel" in arrays
     numbers = _OLD_NUMBERS if old else _NUMBERS
@@ -86,7 +86,7 @@ def read_blocks(arrays: "Arrays", theirs: str) -> Blocks:
 
 
 def block_rows(blocks: Blocks, names: Mapping[str, str], theirs: str, hf: str) -> Rows:
-    """The rows of the blocks; `theirs` and `hf` are what the names begin with, up to the layer."""
+    """The rows of the blocks; `theirs` and `hf` are the prefixes of their names, including the layer."""
     text = _BLOCK
     for letter, number in zip("ANM", blocks.numbers, strict=True):
         text = re.sub(rf"_{letter}/", f"_{number}/", text)
@@ -96,9 +96,10 @@ def block_rows(blocks: Blocks, names: Mapping[str, str], theirs: str, hf: str) -
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of an npz file by name, with the layers of a stack one by one.
+    """The arrays of an npz file by name, with stacked layers taken apart.
 
-    Of a training checkpoint they are the `params/`, without this prefix; `opt/` and `extra/` are left out.
+    From a training checkpoint, only the arrays under `params/` are taken, without this prefix; `opt/` and `extra/` are
+    left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,14 +117,14 @@ class Arrays(Mapping[str, np.ndarray]):
                 self._where[name] = stored, None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Raises WeightError if there is no such array."""
+        """The shape of an array. Raises WeightError if there is no such array."""
         if name not in self._where:
             raise WeightError(f"{self.path}: missing from the checkpoint: {name}")
         stored, layer = self._where[name]
         return self._file.shape(stored)[layer is not None :]
 
     def size(self, name: str, axis: int, axes: int) -> int:
-        """Of an array with so many `axes`. Raises WeightError."""
+        """The size of an array along `axis`. Raises WeightError unless it has `axes` axes."""
         if len(shape := self.shape(name)) != axes:
             raise WeightError(f"{self.path}: {name} has shape {shape} where {axes} axes are wanted")
         return shape[axis]
@@ -144,7 +145,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 def npz_of(path: Path) -> Path | None:
-    """The npz file that a path is, or that lies alone in a folder, which then has no config.json."""
+    """The npz file at a path: that file itself, or the only one in a folder, unless that has a config.json."""
     if path.is_file() and path.suffix == ".npz":
         return path
     of_others = (path / model_folder.CONFIG).is_file()
@@ -153,7 +154,7 @@ def npz_of(path: Path) -> Path | None:
 
 
 def text_tower(arrays: Arrays) -> tuple[dict[str, Any], Rows]:
-    """The text transformer of both projects, a SigLIP's: its config and rows."""
+    """The config and rows of the text transformer of both projects, which is that of SigLIP."""
     theirs = "txt/Encoder_0/encoderblock_"
     blocks = read_blocks(arrays, theirs)
     config = {

@@ -11,7 +11,7 @@ from lit_jax.hf.conversions.renames import bound, converted, count, rows, under
 from lit_jax.models.composites import OWN_MODEL_TYPE
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
-LENGTH = 16  # Tokens of a text.
+LENGTH = 16  # The length of a text in tokens.
 _SCALE = rows("t | logit_scale | 1 ->")
 _IMAGE_HEAD = rows("""
     img/head/kernel | visual_projection.weight | d e -> e d
@@ -67,7 +67,7 @@ def _read(path: Path, allow_pickle: bool) -> Model:
 
 
 def _image(arrays: Arrays) -> Part:
-    """A ViT that gives its CLS token, with a linear head or none."""
+    """A ViT that outputs its CLS token, with a linear head or none."""
     part = vit_npz.image_tower(arrays, "img/", "vision_model.")
     if "img/head/kernel" in arrays:
         return part._replace(rows=part.rows + _IMAGE_HEAD, head={"kind": "linear_bias"})
@@ -84,7 +84,7 @@ def _has_bert(arrays: Arrays) -> bool:
 
 
 def _bert(arrays: Arrays) -> Part:
-    """A BERT that gives its raw CLS token, with a biased linear head."""
+    """A BERT that outputs its raw CLS token, with a biased linear head."""
     base = "txt/BertEncoder_0/"
     words, first = f"{base}embedder/embedders_token_ids/embedding", base + _LAYER.replace("{l}", "0")
     depth = count(arrays, rf"{base}encoder_block/layer_sequence/layers_(\d+)/")
@@ -101,7 +101,7 @@ def _bert(arrays: Arrays) -> Part:
         "hidden_act": "gelu_pytorch_tanh",
         "layer_norm_eps": 1e-12,
     }
-    made = {  # Of BERT's own pooled output, which is not used.
+    made = {  # The weights of BERT's own pooler, which is not used.
         "text_model.pooler.dense.weight": lambda: np.zeros((width, width), np.float32),
         "text_model.pooler.dense.bias": lambda: np.zeros(width, np.float32),
     }

@@ -1,4 +1,4 @@
-"""Folders of open_clip 3 (`open_clip_config.json`): which towers a model has, and what lies around them."""
+"""Folders of open_clip 3 (`open_clip_config.json`): which towers a model has, and what is around them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +24,10 @@ CONFIG, WEIGHTS, PICKLE = (
     "open_clip_pytorch_model.bin",
 )
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]  # OpenAI's.
-# Among the tensors of a TorchScript program: numbers, in OpenAI's, and the mask by which no token sees later ones.
+# Tensors of a TorchScript program that are not weights: numbers, in OpenAI's, and the causal attention mask.
 _OF_PROGRAMS = r"input_resolution|context_length|vocab_size|(text\.)?attn_mask"
-_CLIP_TEXTS = {"clip_text_model": "clip", "metaclip_2_text_model": "metaclip_2"}  # -> The whole model's type.
+# Type of the text tower -> of the whole model.
+_CLIP_TEXTS = {"clip_text_model": "clip", "metaclip_2_text_model": "metaclip_2"}
 
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
@@ -62,15 +63,16 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
 def _whole(
     vision: Part, text: Part, width: int, source: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], Rows, str]:
-    """The config of the whole model, the rows of its scalars, and a regex of those that are in the config.
+    """The config of the whole model, the rows of its scalars, and a regex of scalars that are in the config instead.
 
-    It is a model of transformers where there is a class for its towers and heads, else one of our own layout.
+    It is a model of transformers if there is a class with its towers and heads, else one of our own layout.
     """
     kinds = vision.config["model_type"], text.config["model_type"]
     halves = {"vision_config": dict(vision.config), "text_config": dict(text.config)}
     plain = all(part.pooling == "pooler" for part in (vision, text))
     heads = {dict(part.head)["kind"] for part in (vision, text)}
-    one = next((source[name].ndim for name in ("logit_scale",) if name in source), 0)  # A list of one.
+    # 1 for an array of one number.
+    one = next((source[name].ndim for name in ("logit_scale",) if name in source), 0)
     scale = rows(f"logit_scale | logit_scale | {'1 ->' if one else ''}")
     biased = "logit_bias" in source
     if kinds == ("siglip_vision_model", "siglip_text_model") and plain and heads == {"identity"} and biased:
@@ -122,7 +124,7 @@ def _timm(
             head={"kind": "mlp", "hidden": [2 * width]},
         )
     if kind == "":
-        place = "fc." if "visual.trunk.head.fc.weight" in source else ""  # That of a ConvNeXt.
+        place = "fc." if "visual.trunk.head.fc.weight" in source else ""  # The place in a ConvNeXt.
         classifier = under(tables.VISION_BIASED_HEAD, f"visual.trunk.head.{place}", "")
         return part._replace(rows=part.rows + classifier, head={"kind": "linear_bias"})
     raise WeightError(f"{where}: timm_proj {shown(kind)} is not usable; wanted linear, mlp or none")
@@ -143,7 +145,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _tensors(folder: Path, allow_pickle: bool) -> model_folder.Tensors:
-    """Raises WeightError if there is nothing but a pickle, unless pickles are allowed."""
+    """The tensors of the folder. Raises WeightError if there are none, or only a pickle that is not allowed."""
     if (folder / WEIGHTS).is_file():
         file: Any = SafetensorsFile(folder / WEIGHTS)
     elif not (folder / PICKLE).is_file():

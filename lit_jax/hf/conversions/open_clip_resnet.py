@@ -1,4 +1,4 @@
-"""CLIP's ResNets in open_clip (its ModifiedResNet), as our type `clip_resnet`, which has the same names of tensors."""
+"""CLIP's ResNets in open_clip (its ModifiedResNet), as our type `clip_resnet`, which has the same tensor names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from lit_jax.models.encoders import clip_resnet
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
-_STAGES = 4  # open_clip takes no notice of further ones.
+_STAGES = 4  # open_clip ignores further ones.
 
 
 def vision(where: str, cfg: Mapping[str, Any]) -> Part:
-    """A vision_cfg whose `layers` are a list; the projection of its attention pooling is the model's own.
+    """The tower of a vision_cfg whose `layers` are a list; the projection in its attention pooling becomes the model's.
 
-    open_clip makes this tower of four fields, and takes no notice of the others. Raises WeightError.
+    open_clip builds this tower from four fields and ignores the others. Raises WeightError.
     """
     depths, width = cfg["layers"], field(where, cfg, "width", 768)
     if len(depths) != _STAGES:

@@ -46,7 +46,7 @@ TEXT_BIASED_HEAD = rows("""
     text_projection.bias   | text_projection.bias   | e
 """)
 
-# Behind an image tower of timm, and behind a text tower of transformers.
+# The heads behind an image tower of timm, and behind a text tower of transformers.
 TIMM_LINEAR = rows("visual.head.proj.weight | visual_projection.weight | e d")
 TIMM_LINEAR_BIAS = rows("visual.head.proj.bias | visual_projection.bias | e")
 TIMM_MLP = rows("""

@@ -16,7 +16,7 @@ from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import Row
 from lit_jax.utils.errors import WeightError
 
-# Published models, whose configs are not in the folder: what their tensors do not show.
+# For published models, whose configs are not in the folder: what their tensors do not show.
 _ROBERTA = {"layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _KNOWN: dict[str, dict[str, Any]] = {
     r"(FacebookAI/)?xlm-roberta-(base|large)": {"model_type": "xlm-roberta", **_ROBERTA},
@@ -34,11 +34,8 @@ _KNOWN: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
 }
-POOLERS = {
-    "mean_pooler": "mean",
-    "cls_last_hidden_state_pooler": "cls",
-    "cls_pooler": "pooler",
-}  # There -> here.
+# Name there -> name here.
+POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls", "cls_pooler": "pooler"}
 _POOLED = ("bert", "roberta", "xlm-roberta")  # Types whose pooler has weights.
 _T = "text.transformer."
 _BERT_SIZES = {  # Field -> a tensor and the axis that shows it.
@@ -74,7 +71,7 @@ def part(
     pooling, made = POOLERS[pooler], dict[str, Any]()
     if "text.transformer.pooler.dense.weight" not in source:
         pooling = "cls" if pooling == "pooler" else pooling
-        if config["model_type"] in _POOLED:  # Its own pooled output, which is not used.
+        if config["model_type"] in _POOLED:  # The weights of its own pooler, which is not used.
             made["text_model.pooler.dense.weight"] = lambda: np.zeros((d, d), np.float32)
             made["text_model.pooler.dense.bias"] = lambda: np.zeros(d, np.float32)
     if kind == "linear":
@@ -86,19 +83,19 @@ def part(
 
 
 def hidden_width(width: int, embed_dim: int) -> int:
-    """Of the layer between a tower of `width` and an embedding, in the projection "mlp"."""
+    """The width of the layer between a tower of `width` and an embedding, in the projection "mlp"."""
     return (width + embed_dim) // 2
 
 
 def tensor_of(name: str) -> str:
-    """The way back from `_renamed`."""
+    """open_clip's name for a tensor of the tower: the inverse of `_renamed`."""
     if name == "shared.weight":
         return f"{_T}embed_tokens.weight"
     return _T + re.sub(r"^encoder\.(?=block\.|final_layer_norm\.)", "", name)
 
 
 def _renamed(name: str) -> str:
-    """open_clip has the encoder of a T5 alone, without the level that Hugging Face puts around it."""
+    """Hugging Face's name for a tensor: open_clip stores the encoder of a T5 without the level around it."""
     name = name.removeprefix(_T)
     if name == "embed_tokens.weight":
         return "shared.weight"
@@ -108,7 +105,7 @@ def _renamed(name: str) -> str:
 def _config(
     folder: Path, where: str, cfg: Mapping[str, Any], source: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """The tower's config.json, from the folder or, for published models, from what is known and the tensors."""
+    """The tower's config.json, from the folder or, for published models, from what is known and from the tensors."""
     name = cfg["hf_model_name"]
     if (folder / model_folder.CONFIG).is_file():
         stored = model_folder.read_config(folder)

@@ -12,7 +12,7 @@ from lit_jax.hf.conversions.renames import bound, under
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
-# Fields of both towers that change the numbers -> the values that are implemented.
+# Fields of both towers that change the output -> the values that are implemented.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "ls_init_value": (None,),
     "block_type": (None, "default"),
@@ -23,7 +23,7 @@ PLAIN_VISION = _PLAIN | {
     "attentional_pool": (False,),
     "no_ln_pre": (False,),
     "pool_type": ("tok",),
-    "pos_embed_type": ("learnable", "sin_cos_2d"),  # Stored either way.
+    "pos_embed_type": ("learnable", "sin_cos_2d"),  # The positions are stored either way.
 }
 _PLAIN_TEXT = _PLAIN | {"embed_cls": (False,)}
 _MOST_LAYERS = 1_000
@@ -31,7 +31,7 @@ _EOS_IS_LARGEST = 2  # CLIP's text tower with this eos_token_id pools at the lar
 
 
 def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
-    """A vision_cfg without a timm tower, with `visual.proj` behind it. Raises WeightError."""
+    """The tower of a vision_cfg without a timm tower, with `visual.proj` behind it. Raises WeightError."""
     refuse(where, "vision_cfg", cfg, PLAIN_VISION)
     width, depth = field(where, cfg, "width", 768), depth_of(where, cfg)
     config = {
@@ -47,7 +47,7 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
 
 
 def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, prefix: str) -> Part:
-    """A text_cfg without a tower of transformers, whose names begin with `prefix`. Raises WeightError."""
+    """The tower of a text_cfg without one of transformers; its tensor names begin with `prefix`. Raises WeightError."""
     refuse(where, "text_cfg", cfg, _PLAIN_TEXT)
     width, depth = field(where, cfg, "width", 512), depth_of(where, cfg)
     common = {
@@ -69,7 +69,7 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
             "eos_token_id": eos,
         }
     elif not causal and pool == "last":
-        dense = biased and kind != "none"  # Of such a map, the tower has one of its own.
+        dense = biased and kind != "none"  # The tower has such a map of its own.
         common |= {"model_type": "siglip_text_model", "projection_size": embed_dim if dense else width}
         if dense:
             own += tables.DENSE
@@ -104,7 +104,7 @@ def depth_of(where: str, cfg: Mapping[str, Any]) -> int:
 
 
 def refuse(where: str, what: str, cfg: Mapping[str, Any], plain: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raises WeightError for a field of `plain` with another value than one of those."""
+    """Raises WeightError for a field of `plain` whose value is not one of those given there."""
     for name, values in plain.items():
         if (value := cfg.get(name, values[0])) not in values:
             raise WeightError(f"{where}: {what} has {name}={shown(value)}, which is not implemented")

@@ -38,7 +38,7 @@ _FROM_TIMM = {  # The blocks have timm's tensors under other names.
     r"mlp\.fc2": "mlp.c_proj",
     r"ls(\d)": r"ls_\1",
 }
-BIAS = "embeddings.patch_embeddings.projection.bias"  # open_clip has none there.
+BIAS = "embeddings.patch_embeddings.projection.bias"  # open_clip has no such bias.
 _PLAIN = {
     name: values for name, values in PLAIN_VISION.items() if name not in ("no_ln_pre", "ls_init_value")
 } | {
@@ -62,9 +62,10 @@ def vit_rows(depth: int, *, scaled: bool) -> Rows:
 
 
 def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, source: Mapping[str, np.ndarray]) -> Part:
-    """A vision_cfg with `no_ln_pre`, with `visual.proj` behind it. Raises WeightError."""
+    """The tower of a vision_cfg with `no_ln_pre`, with `visual.proj` behind it. Raises WeightError."""
     scaled = cfg.get("ls_init_value") is not None
-    # The norm of the mean, as in CLIPA (arXiv:2305.07017); that of the CLS token is the same before and after.
+    # Whether the norm comes after the mean, as in CLIPA (arXiv:2305.07017); for the CLS token the order does not
+    # matter.
     normed = cfg.get("pool_type") == "avg" and cfg.get("final_ln_after_pool", False)
     refuse(where, "vision_cfg", cfg, _PLAIN)
     if scaled and normed:
@@ -98,7 +99,7 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, source: Mapping
 
 
 def _beit(config: dict[str, Any], depth: int, made: dict[str, Any], source: Mapping[str, np.ndarray]) -> Part:
-    """A BEiT, whose keys have no bias (a softmax takes no notice of one)."""
+    """A BEiT, whose keys have no bias (it would cancel in the softmax)."""
     attention = "encoder.layer.{l}.attention.attention"
     made |= biases_without_keys(
         lambda layer: source[f"visual.transformer.resblocks.{layer}.attn.in_proj_bias"],

@@ -1,4 +1,4 @@
-"""Image processors that resize and cut as torchvision does, for the layouts that describe such a preprocessing."""
+"""Image processors that resize and crop as torchvision does, for the layouts that describe such preprocessing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +10,16 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import ImageProcessor
 
-_FILTERS = {"bilinear": 2, "bicubic": 3, "random": 3}  # Pillow's numbers; "random" is for training alone.
+_FILTERS = {"bilinear": 2, "bicubic": 3, "random": 3}  # Pillow's numbers; "random" is only for training.
 
 
 def square_processor(
     where: Path, *, side: Any, mode: str, interpolation: str, mean: Any, std: Any, edge: Any = None
 ) -> ImageProcessor:
-    """Pillow's image processor of transformers for squares of `side` pixels, as torchvision makes them.
+    """transformers' image processor that uses Pillow, for squares of `side` pixels as torchvision makes them.
 
-    The `mode` "shortest" resizes the shorter edge to `edge` pixels (by default `side`) and cuts out the centre;
-    "squash" resizes both. Raises WeightError.
+    The `mode` "shortest" resizes the shorter edge to `edge` pixels (by default `side`) and crops the centre; "squash"
+    resizes both. Raises WeightError.
     """
     if mode not in ("shortest", "squash") or (mode == "squash" and edge not in (None, side)):
         raise WeightError(

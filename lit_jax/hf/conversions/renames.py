@@ -1,4 +1,4 @@
-"""Tensors of another project under Hugging Face's names: tables, and what moves a tensor when it is read.
+"""Tensors of another project under Hugging Face's names: tables, and the code that converts a tensor when it is read.
 
 A row is `name there | Hugging Face's name | axes`, as in `models.weight_map`: `{l}` stands for a layer, on both sides,
 and `{a,b}` for several tensors that are one on the other side, where they are the leading axis g.
@@ -21,21 +21,21 @@ from lit_jax.utils.log_once import log_once
 log = logging.getLogger(__name__)
 
 Rows = tuple[Row, ...]
-Made = Mapping[str, Callable[[], np.ndarray]]  # Tensors that are made of several others, or of none.
+Made = Mapping[str, Callable[[], np.ndarray]]  # Tensors that are made from several others, or from none.
 
 
 def rows(text: str) -> Rows:
-    """Parses a table; empty lines separate."""
+    """Parses a table; empty lines only separate."""
     return table(text).rows
 
 
 def same(names: Iterable[str]) -> Rows:
-    """Of tensors with the names and axes that they have here."""
+    """The rows of tensors that have the same names and axes here."""
     return tuple(Row(name, name, "...") for name in sorted(names))
 
 
 def under(rows: Rows, theirs: str, hf: str) -> Rows:
-    """The same rows, whose names begin with `theirs` there and with `hf` in Hugging Face's layout."""
+    """The same rows with prefixes: `theirs` for the names there, and `hf` for Hugging Face's."""
     return tuple(dataclasses.replace(row, hf=theirs + row.hf, jax=hf + row.jax) for row in rows)
 
 
@@ -59,10 +59,10 @@ def converted(
     made: Made,
     dropped: str = r"(?!)",
 ) -> Tensors:
-    """The tensors of `source` under the right-hand names of `rows`, each moved on access.
+    """The tensors of `source` under the right-hand names of `rows`, each converted on access.
 
     `made` are those that are not in the table; names that match the regex `dropped` are left out. Raises WeightError,
-    which begins with `where`, unless every other name is in the table once.
+    whose message begins with `where`, unless the other names are exactly those in the table.
     """
     wanted = [name for row in rows for name in row.hf_names()]
     left = {name for name in source if not re.fullmatch(dropped, name)} - set(wanted)
@@ -75,7 +75,7 @@ def converted(
 
 
 def returned(rows: Rows, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The way back from `converted`: the tensors of the right-hand names of `rows` under the left-hand ones."""
+    """The inverse of `converted`: tensors with the right-hand names of `rows` under the left-hand ones."""
     back: dict[str, np.ndarray] = {}
     for row in rows:
         parts = [tensors[name] for name in row.jax_names()]
@@ -86,7 +86,7 @@ def returned(rows: Rows, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 
 class _Moved:
-    """A `File` of the tensors of another mapping, as the rows say."""
+    """A `File` of the tensors of another mapping, converted as the rows say."""
 
     def __init__(self, where: Path, source: Mapping[str, np.ndarray], rows: Rows, made: Made) -> None:
         self._where, self._source, self._made = where, source, made
@@ -102,7 +102,7 @@ class _Moved:
         parts = [self._source[there] for there in row.hf_names()]
         try:
             moved = row.to_jax(np.stack(parts) if len(parts) > 1 else parts[0])
-        except Exception as error:  # einops raises its own kind, which is no ValueError.
+        except Exception as error:  # einops raises its own kind of error, which is no ValueError.
             shapes = " and ".join(str(part.shape) for part in parts)
             raise WeightError(
                 f"{self._where}: tensor {' and '.join(row.hf_names())} has shape {shapes}, which does not fit the "
@@ -114,7 +114,7 @@ class _Moved:
 def biases_without_keys(
     joined: Callable[[int], np.ndarray], depth: int, queries: str, values: str
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """The biases of queries and values, as `Made`, where `joined(layer)` [3D] has those of the keys in between.
+    """The biases of queries and values, as `Made`, from `joined(layer)` [3D], which has those of the keys in between.
 
     In `queries` and `values`, names in Hugging Face's layout, `{l}` stands for a layer.
     """
@@ -132,10 +132,10 @@ def _third(joined: Callable[[int], np.ndarray], layer: int, i: int) -> np.ndarra
 
 
 def inner(where: Path, source: Tensors, marks: Collection[str]) -> Tensors:
-    """The tensors of a model that has the names `marks`, without what a larger model that holds it puts before them.
+    """The tensors of the model that has the names `marks`, without the prefix of a larger model around it.
 
-    What does not lie below that is left out; the log says so, and `where` it is. Raises WeightError if the larger one
-    holds several of the kind.
+    Tensors without that prefix are left out, as the log says, with `where`. Raises WeightError if the larger model
+    holds several such models.
     """
     outer = outer_prefix(source, marks)
     own = {name: name.removeprefix(outer) for name in source if name.startswith(outer)}
@@ -146,5 +146,5 @@ def inner(where: Path, source: Tensors, marks: Collection[str]) -> Tensors:
 
 
 def count(names: Iterable[str], pattern: str) -> int:
-    """How many layers there are: different numbers that the group of the regex `pattern` finds."""
+    """The number of layers: how many different numbers the group of the regex `pattern` matches."""
     return len({match[1] for name in names if (match := re.match(pattern, name))})

@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers folder (versions 2 to 6): which there are, and what lies in their files."""
+"""The modules of a sentence-transformers folder (versions 2 to 6): which ones there are, and what their files say."""
 
 import re
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from lit_jax.utils.errors import WeightError
 from lit_jax.utils.inside import leads_out
 
 MODULES, ROUTER, SETTINGS = "modules.json", "router_config.json", "config_sentence_transformers.json"
-TRANSFORMER = "sentence_bert_config.json"  # The settings of a Transformer, beside its model.
+TRANSFORMER = "sentence_bert_config.json"  # The settings of a Transformer, next to its model.
 ROUTES = {"vision": "image", "text": "text"}  # Tower -> its modality, which is also the name of its route.
-POOLINGS: dict[str, str | tuple[str, ...]] = {  # Ours -> that of the module Pooling.
+POOLINGS: dict[str, str | tuple[str, ...]] = {  # Our name -> that in the module Pooling.
     "cls": "cls",
     "mean": "mean",
     "max": "max",
@@ -36,7 +36,7 @@ _KNOWN = (
     "Normalize",
 )
 _DENSE = {"linear.weight", "linear.bias", "residual.weight"}
-_MOST = 100  # Modules of a folder.
+_MOST = 100  # The most modules of a folder.
 # Before version 5.4, a Pooling had one of these fields for each mode.
 _OLD_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -54,20 +54,20 @@ class _Module(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A tower with what lies behind it."""
+    """A tower with the modules behind it."""
 
-    folder: Path  # Of its model, in the layout of transformers.
-    settings: Mapping[str, Any]  # Of the Transformer.
-    pooling: str  # As `layers.pooling` calls it.
+    folder: Path  # The folder of its model, in the layout of transformers.
+    settings: Mapping[str, Any]  # The settings of the Transformer.
+    pooling: str  # Its name in `layers.pooling`.
     behind: tuple[_Module, ...]  # The layers between pooling and Normalize.
 
     def layers(self, *, allow_pickle: bool = False) -> list[Layer]:
-        """Reads them. Raises WeightError."""
+        """Reads the layers. Raises WeightError."""
         return [_layer(module, allow_pickle) for module in self.behind]
 
     @property
     def ends_with_tanh(self) -> bool:
-        """Whether its pooling is the first token and the first layer tanh of a square Dense."""
+        """Whether it pools the first token and its first layer is a square Dense with tanh."""
         if self.pooling != "cls" or not self.behind or self.behind[0].kind != "Dense":
             return False
         config = _layer_config(self.behind[0])
@@ -83,7 +83,7 @@ class Modules(NamedTuple):
     folder: Path
     whole: Path | None
     routes: Mapping[str, Route]
-    heads: Path | None  # Of a Router that lit_jax wrote: see layouts.sentence_transformers.
+    heads: Path | None  # If lit_jax wrote the Router: see layouts.sentence_transformers.
 
     @property
     def is_dual(self) -> bool:
@@ -101,7 +101,7 @@ class Modules(NamedTuple):
 
 
 def opened(folder: Path) -> Modules:
-    """What the folder holds. Raises WeightError for modules that are not read."""
+    """What the folder holds. Raises WeightError for modules that are not supported."""
     stored = model_folder.read_tree(folder / MODULES)
     if (
         not isinstance(stored, list)
@@ -155,7 +155,7 @@ def _routed(folder: Path, place: Path, rest: list[_Module]) -> Modules:
 
 
 def _route(modality: str, modules: list[_Module]) -> Route:
-    """Raises WeightError for modules in another order than tower, Pooling, Dense ..., Normalize."""
+    """The route. Raises WeightError unless the modules are tower, Pooling, Dense ..., Normalize, in this order."""
     first, rest = modules[0], modules[1:]
     kinds = [module.kind for module in rest if module.kind != "Dropout"]
     order = r"(Pooling )?((Dense|LayerNorm) )*(Normalize )?"
@@ -216,14 +216,14 @@ def _layer_config(module: _Module) -> dict[str, Any]:
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """Of a Transformer; old versions called the file after the tower."""
+    """The settings of a Transformer; old versions named the file after the tower."""
     places = [folder / TRANSFORMER, *sorted(folder.glob("sentence_*_config.json"))]
     place = next((path for path in places if path.is_file()), None)
     return {} if place is None else model_folder.read_json(place)
 
 
 def _module(folder: Path, file: str, kind: Any, path: Any) -> _Module:
-    """Raises WeightError for a module of somebody's own, and for a folder that is not there."""
+    """A module of the list. Raises WeightError for a custom class, and for a folder that is not there."""
     match = _CLASS.fullmatch(kind) if isinstance(kind, str) else None
     if match is None or match[1] not in _KNOWN:
         raise WeightError(

@@ -68,7 +68,7 @@ def _config(folder: Path, model: Modules) -> dict[str, Any]:
 
 
 def _tensors(model: Modules, allow_pickle: bool) -> Tensors:
-    """The tensors that belong to it, read on access."""
+    """The tensors of the model, read on access."""
     if model.whole is not None:
         return Tensors.of(model.whole, allow_pickle=allow_pickle)
     if not model.is_dual:
@@ -91,9 +91,9 @@ def _tensors(model: Modules, allow_pickle: bool) -> Tensors:
 
 
 def text_head(folder: Path, *, allow_pickle: bool) -> tuple[heads.Head, dict[str, np.ndarray]] | None:
-    """The Dense layers of a text tower as a head and its tensors; None without any. Raises WeightError.
+    """The Dense layers of a text tower as a head and its tensors; None if there are none. Raises WeightError.
 
-    Layers that are whole and no head of ours are a NoHeadError.
+    Intact layers that form no head of ours raise NoHeadError.
     """
     model = opened(folder)
     if model.is_dual or not (route := _tower(model.routes["text"]).route).behind:
@@ -102,7 +102,7 @@ def text_head(folder: Path, *, allow_pickle: bool) -> tuple[heads.Head, dict[str
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    """With the settings that lie beside it, and the prompt that stands before every text."""
+    """The tokenizer with the settings next to it, and with the prompt that goes before every text."""
     model = opened(folder)
     tokenizer, settings = processor_files.tokenizer(model.place("text")), settings_of(model.place("text"))
     longest = settings.get("max_seq_length")
@@ -139,7 +139,7 @@ class _Tower(NamedTuple):
 
 
 def _tower(route: Route) -> _Tower:
-    """LaBSE, for instance, stores BERT's tanh(dense(cls)) as Pooling and Dense."""
+    """The tower of a route; LaBSE, for instance, stores BERT's tanh(dense(cls)) as Pooling and Dense."""
     config = model_folder.read_config(route.folder)
     encoder = TEXT.get(str(config.get("model_type")))
     if encoder is None or "tanh" not in encoder.pooling or not route.ends_with_tanh:
@@ -158,7 +158,7 @@ def _tower_tensors(route: Route, allow_pickle: bool) -> Tensors:
     if not pooler:
         return tensors
     dense = route.layers(allow_pickle=allow_pickle)[0].tensors
-    ends = tuple(pooler.values())  # Before them, a task model has a prefix.
+    ends = tuple(pooler.values())  # A task model puts a prefix before them.
     kept = tensors.renamed({name: name for name in tensors if not name.endswith(ends)})
     return Tensors.joined(kept, {theirs: dense[ours] for ours, theirs in pooler.items()})
 

@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2 of one picture size (arXiv:2303.15343, 2502.14786): npz files of google-research/big_vision."""
+"""SigLIP and SigLIP 2 for one picture size (arXiv:2303.15343, 2502.14786): npz files of google-research/big_vision."""
 
 import math
 from functools import partial
@@ -78,7 +78,7 @@ def _image(arrays: Arrays) -> Part:
 
 
 def _joined(arrays: Arrays, kind: str) -> np.ndarray:
-    """The query, key and value of the pooling, as PyTorch's MultiheadAttention has them: one below the other."""
+    """The query, key and value of the pooling, stacked as in PyTorch's MultiheadAttention."""
     names = [f"{_QUERIES}/{part}/{kind}" for part in ("query", "key", "value")]
     for name in names:
         arrays.size(name, 0, 3 if kind == "kernel" else 2)

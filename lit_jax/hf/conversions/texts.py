@@ -1,4 +1,4 @@
-"""The tokenizers of other projects: how they clean a text before it, and the vocabulary of OpenAI's CLIP."""
+"""The tokenizers of other projects: how texts are cleaned first, and the vocabulary of OpenAI's CLIP."""
 
 import gzip
 import importlib.util
@@ -16,7 +16,7 @@ from lit_jax.utils.typing import Tokenizer
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"  # In the package open_clip.
-_MERGES = 49152 - 256 - 2  # Of all that the file lists.
+_MERGES = 49152 - 256 - 2  # How many of the merges in the file count.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _SPACES = (Replace(Regex(r"\s+"), " "), Strip())
 # What ftfy and html.unescape do to most texts. They also mend ligatures and wrong decodings, which is not done here.
@@ -34,7 +34,7 @@ CLEANINGS = {
     "canonicalize": (
         *_MENDED,
         Replace("_", " "),
-        Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),  # The punctuation of ASCII.
+        Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),  # ASCII punctuation.
         Lowercase(),
         *_SPACES,
     ),
@@ -55,8 +55,9 @@ def finished(
 ) -> Tokenizer:
     """A copy that cleans texts first, cuts them to `length` tokens and, if `masked`, says which are padding.
 
-    `template` replaces what the tokenizer puts around a text. It is one of transformers that its own tokenizer.json
-    describes in full, so a saved one does the same. Raises WeightError for a tokenizer that is written in Python.
+    `template` replaces what the tokenizer puts around a text. The copy is a tokenizer of transformers that its
+    tokenizer.json describes in full, so a saved one does the same. Raises WeightError for a tokenizer that is written
+    in Python.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -88,7 +89,7 @@ def finished(
 
 
 def clip_tokenizer(folder: Path) -> Any:
-    """OpenAI's tokenizer, of the vocabulary in the installed package open_clip. Raises WeightError without one."""
+    """OpenAI's tokenizer, from the vocabulary in the installed package open_clip. Raises WeightError without one."""
     spec = importlib.util.find_spec("open_clip")
     places = list(spec.submodule_search_locations or ()) if spec else []
     path = next(
@@ -104,7 +105,7 @@ def clip_tokenizer(folder: Path) -> Any:
 
 
 def byte_pairs(merges: list[tuple[str, str]]) -> Any:
-    """CLIP's tokenizer with these merges: letters, letters at the end of a word, merged ones, start and end."""
+    """CLIP's tokenizer with these merges; its tokens are letters, letters that end a word, merges, start and end."""
     letters = _letters()
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), _START, _END]
     backend = tokenizers.Tokenizer(

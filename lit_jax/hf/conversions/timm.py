@@ -23,33 +23,33 @@ from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 WRAPPER = "timm_wrapper"  # The model_type of TimmWrapperModel.
 _NAMES = r"(vit|deit|deit3|flexivit|test_vit\d?)_\w+|test_vit|eva_large_patch14_\d+"
-# What has the tensors of a ViT and is none, or has others.
+# Architectures with the tensors of a ViT that are not one, or with other tensors.
 _OTHERS = (
     r"\w*(distilled|_rpn_|relpos|_r26|_r50|_r_s16|resnet|_mci_|_18x2|_xp_|_sam\b|pwee_|_rope_|_pe_(core|lang|spatial)_|"
     r"_lingbot|_sapiens2|_radio_|_intern300m_|_reg\d_map_)\w*"
 )
 _ROTARY = r"\w*_dinov3(_qkvb)?"
-_OTHER_HEADS = {  # Than those that the width says.
+_OTHER_HEADS = {  # Architectures whose number of heads does not follow from the width.
     r"vit_base_patch16_gap_224": 16,
     r"vit_giantopt_\w+": 16,
     r"vit_huge_plus_patch16_dinov3\w*": 20,
     r"vit_7b_patch16_dinov3": 32,
 }
-_ACTIVATIONS = {  # Of architectures; of all others it is gelu.
+_ACTIVATIONS = {  # Architectures -> their activation; for all others it is gelu.
     r"\w*quickgelu\w*": "quick_gelu",
     r"vit_(base_patch32|so400m_patch16|giantopt_patch16)_siglip_\w+|vit_large_patch16_siglip_(gap_)?512": "gelu_tanh",
 }
 _MARKS = "patch_embed.proj.weight", "blocks.0.norm1.weight"  # Tensors of every ViT.
-_OF_DINO = {  # Names in the files of the projects of DINOv2 and DINOv3 -> in timm.
+_OF_DINO = {  # Names in the files of the DINOv2 and DINOv3 projects -> in timm.
     r"\b(register|storage)_tokens$": "reg_token",
     r"\.mlp\.w12\.": ".mlp.fc1.",
     r"\.mlp\.w1\.": ".mlp.fc1_g.",
     r"\.mlp\.w2\.": ".mlp.fc1_x.",
     r"\.mlp\.w3\.": ".mlp.fc2.",
-    r"\bblocks\.\d+\.(\d+)\.": r"blocks.\1.",  # Chunks of blocks, which are numbered through.
+    r"\bblocks\.\d+\.(\d+)\.": r"blocks.\1.",  # Chunks of blocks; the blocks are numbered across them.
 }
 _OF_DINOV3 = _OF_DINO | {r"\.ls([12])\.gamma$": r".gamma_\1"}
-# Arguments that the tensors show, or that change nothing in use.
+# Arguments that the tensors show, or that change nothing at inference.
 _SHOWN = frozenset(
     """img_size embed_dim depth num_heads patch_size act_layer init_values reg_tokens in_chans num_classes global_pool
     class_token no_embed_class pre_norm fc_norm final_norm mlp_ratio qkv_bias dynamic_img_size weight_init fix_init
@@ -67,10 +67,10 @@ def tower(
     pooling: str = "",
     image_size: int | list[int] = 224,
 ) -> Part:
-    """The image tower of that name, whose tensors begin with `prefix`, as a type of transformers that computes it.
+    """The image tower of that name, whose tensor names begin with `prefix`, as a type of transformers that computes it.
 
-    `args` are the arguments that its config gives beside the name; `pooling` is one of timm's, "" is that of the name;
-    `image_size` counts where no tensor shows it, and for a margin of less than a patch, which is cut off. Raises
+    `args` are the arguments in its config besides the name; `pooling` is one of timm's, "" that of the architecture;
+    `image_size` is used if no tensor shows it, and for a margin of less than a patch, which is cut off. Raises
     WeightError for any other architecture.
     """
     if (kind := _kind_of(architecture)) is not None:
@@ -106,10 +106,10 @@ def tower(
 
 
 class _Kind(NamedTuple):
-    """Architectures that a file of their own judges."""
+    """Architectures that are handled in a file of their own."""
 
-    names: str  # A regex, also of those that are not implemented.
-    marks: tuple[str, str]  # Tensors of each of them.
+    names: str  # A regex, which includes those that are not implemented.
+    marks: tuple[str, str]  # Tensors that each of them has.
     tower: Callable[..., Part]
 
 
@@ -157,7 +157,7 @@ def activation_of(architecture: str) -> str:
 
 
 def _names_in_timm(architecture: str, names: Collection[str]) -> dict[str, str]:
-    """Names -> those of timm, unless two would be the same."""
+    """Names -> those of timm; unchanged if two would be the same."""
     found = {name: name for name in names}
     for theirs, timms in (_OF_DINOV3 if _is_rotary(architecture) else _OF_DINO).items():
         found = {name: re.sub(theirs, timms, known) for name, known in found.items()}
@@ -165,7 +165,7 @@ def _names_in_timm(architecture: str, names: Collection[str]) -> dict[str, str]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    # TimmWrapperConfig writes null for what is not said.
+    # TimmWrapperConfig writes null for what is not set.
     config = {key: value for key, value in model_folder.read_config(folder).items() if value is not None}
     for name, wanted in (("architecture", str), ("pretrained_cfg", dict), ("model_args", dict)):
         if not isinstance(config.get(name, wanted()), wanted):
@@ -194,14 +194,14 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     pooling = field(str(folder / model_folder.CONFIG), args | config, "global_pool", "")
     side = _pictures(folder, config).side
     part = tower(folder, architecture, args, source, pooling=pooling, image_size=side)
-    # The classifier, and what DINO was trained with.
+    # The classifier, and what only DINO's training needs.
     dropped = rf"({part.dropped}|head\.(fc\.)?(weight|bias)|mask_token)"
     tensors = converted(folder, source, part.rows, made=part.made, dropped=dropped)
     return Model(part.config | {"vision_pooling": part.pooling}, tensors)
 
 
 class _Pictures(NamedTuple):
-    """What the config of a folder says of its pictures."""
+    """What the config of a folder says about its pictures."""
 
     where: str
     stored: Mapping[str, Any]
@@ -210,7 +210,7 @@ class _Pictures(NamedTuple):
 
 
 def _pictures(folder: Path, config: Mapping[str, Any]) -> _Pictures:
-    """Raises WeightError unless they are squares."""
+    """What the config says about pictures. Raises WeightError unless they are squares."""
     where = f"{folder / model_folder.CONFIG}: pretrained_cfg"
     stored = config.get("pretrained_cfg") or config  # Old folders have its fields one level up.
     size = field(where, stored, "input_size", [3, 224, 224])

@@ -1,7 +1,7 @@
 """ConvNeXts of timm as types of transformers that compute the same.
 
-ConvNextModel and ConvNextV2Model have 1e-6 in all norms but the last one, and pool the norm of the mean.
-DINOv3ConvNextModel has one eps for all of them, and normed tokens, whose mean is another pooling.
+ConvNextModel and ConvNextV2Model have an eps of 1e-6 in all norms but the last one, which comes after the mean.
+DINOv3ConvNextModel has one eps for all norms, and normalises the tokens; their mean is another pooling.
 """
 
 import re
@@ -19,16 +19,16 @@ from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
 
-KIND = r"(test_)?convnext\w*"  # Architectures that are judged here.
+KIND = r"(test_)?convnext\w*"  # Architectures that are handled here.
 MARKS = "stem.0.weight", "stages.0.blocks.0.conv_dw.weight"  # Tensors of every ConvNeXt.
-NAMES = (  # Of the architectures that are implemented.
+NAMES = (  # The architectures that are implemented.
     r"convnext_(atto|femto|pico|nano|tiny|tiny_hnf|small|base|large|large_mlp|xlarge|xxlarge)|"
     r"convnextv2_(atto|femto|pico|nano|tiny|small|base|large|huge)|test_convnext2?"
 )
-_LARGER_EPS = r"convnext_xxlarge|test_convnext2?"  # Architectures whose norms have 1e-5.
-_EPS = 1e-6  # Of all others.
-_ACTIVATIONS = {"test_convnext": "gelu_tanh", "test_convnext2": "gelu_tanh"}  # Of all others it is gelu.
-# Arguments that the tensors show, or that change nothing in use.
+_LARGER_EPS = r"convnext_xxlarge|test_convnext2?"  # Architectures whose norms have an eps of 1e-5.
+_EPS = 1e-6  # That of all others.
+_ACTIVATIONS = {"test_convnext": "gelu_tanh", "test_convnext2": "gelu_tanh"}  # For all others it is gelu.
+# Arguments that the tensors show, or that change nothing at inference.
 _SHOWN = frozenset(
     """in_chans num_classes global_pool depths dims ls_init_value head_init_scale head_norm_first head_hidden_size
     conv_mlp conv_bias use_grn act_layer norm_eps drop_rate drop_path_rate""".split()
@@ -47,7 +47,7 @@ def tower(
     pooling: str,
     image_size: int | list[int],
 ) -> Part:
-    """The ConvNeXt of that name, whose tensors begin with `prefix`; the arguments are those of `timm.tower`.
+    """The ConvNeXt of that name, whose tensor names begin with `prefix`; the arguments are those of `timm.tower`.
 
     Equals timm's `forward_head(forward_features(x), pre_logits=True)`. Raises WeightError.
     """
@@ -58,7 +58,7 @@ def tower(
             f"{where}: {architecture} has a hidden layer (head.pre_logits) behind its pooling, which is not "
             'implemented; to leave it out, write "head_hidden_size": null into the model_args of its config.json'
         )
-    usual = _EPS if "norm_eps" in args else eps_of(architecture)  # With a null, timm has that of a norm.
+    usual = _EPS if "norm_eps" in args else eps_of(architecture)  # For null, timm takes a norm's default.
     eps = field(str(where), args, "norm_eps", usual, float)
     common = {
         "image_size": image_size,
@@ -82,7 +82,7 @@ def tower(
 
 
 def _plain(trunk: "_Trunk") -> dict[str, Any]:
-    """The fields of a config whose norms all have 1e-6, the last of them after the pooling."""
+    """The fields of a config whose norms all have an eps of 1e-6, the last of them after the pooling."""
     if trunk.response:
         return {"model_type": "convnextv2", "patch_size": _PATCH}
     scale = 1e-6 if trunk.scaled else 0.0
@@ -90,7 +90,7 @@ def _plain(trunk: "_Trunk") -> dict[str, Any]:
 
 
 def eps_of(architecture: str) -> float:
-    """Of the norms of an architecture."""
+    """The eps of an architecture's norms."""
     return 1e-5 if re.fullmatch(_LARGER_EPS, architecture) else _EPS
 
 

@@ -14,11 +14,11 @@ class Names(NamedTuple):
     """The names of a type of transformers."""
 
     stem: Rows
-    fewer: Rows  # What every later stage begins with.
+    fewer: Rows  # The downsampling that begins every later stage.
     layer: Rows
-    scale: Rows  # Of a layer.
+    scale: Rows  # The scale of a layer.
     last: Rows
-    stage: str  # What a stage's names begin with.
+    stage: str  # The prefix of a stage's names.
 
 
 CONVNEXT = Names(
@@ -90,9 +90,9 @@ def rows_of(
     norm_first: bool = False,
     as_kernels: bool,
 ) -> Rows:
-    """Those of a whole tower: with response norms, with scales, with the last norm before the pooling.
+    """The rows of a whole tower, optionally with response norms, scales, or the last norm before the pooling.
 
-    `as_kernels` is said of the matrices of the MLPs: timm stores them as kernels of one pixel.
+    `as_kernels` says that timm stores the matrices of the MLPs as kernels of one pixel.
     """
     layer = _kernels(names.layer) if as_kernels else names.layer
     layer += (_RESPONSE if response else ()) + (names.scale if scaled else ())

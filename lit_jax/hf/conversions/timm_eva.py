@@ -1,7 +1,7 @@
 """The EVA towers of timm (its class Eva): an EVA-02 (arXiv:2303.11331) as our type `eva02`, an EVA as a BEiT.
 
-Those of EVA-CLIP (arXiv:2303.15389) are among them, within models of open_clip and alone. timm's models with rotary
-positions of other kinds (DINOv3, Perception Encoder, RoPE-ViT) are of the same class, and none of these.
+The towers of EVA-CLIP (arXiv:2303.15389) are among them, alone and within models of open_clip. timm's models with other
+kinds of rotary positions (DINOv3, Perception Encoder, RoPE-ViT) have the same class, but are not handled here.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from lit_jax.models.encoders import eva02
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
-KIND = (  # Architectures that are judged here.
+KIND = (  # Architectures that are handled here.
     r"eva_giant_patch14_(clip_)?\d+|eva02_(tiny|small|base|large)_patch14_\d+"
     r"|eva02_(base_patch16|large_patch14|enormous_patch14)_clip_\d+"
 )
 MARKS = "patch_embed.proj.weight", "blocks.0.norm1.weight"  # Tensors of every EVA.
-# Arguments that the tensors show, or that change nothing in use.
+# Arguments that the tensors show, or that change nothing at inference.
 _SHOWN = frozenset(
     """img_size embed_dim depth num_heads patch_size in_chans num_classes global_pool mlp_ratio qkv_fused swiglu_mlp
     scale_mlp scale_attn_inner dynamic_img_size head_init_scale drop_rate pos_drop_rate patch_drop_rate proj_drop_rate
     attn_drop_rate drop_path_rate""".split()
 )
 _MLP_NORM, _ATTENTION_NORM = "blocks.0.mlp.norm.weight", "blocks.0.attn.norm.weight"
-_OF_EVA02 = {_MLP_NORM, _ATTENTION_NORM, "blocks.0.attn.q_proj.weight"}  # No BEiT has such.
+_OF_EVA02 = {_MLP_NORM, _ATTENTION_NORM, "blocks.0.attn.q_proj.weight"}  # No BEiT has these.
 _FUSED_ATTENTION = rows("""
     blocks.{l}.attn.qkv.weight | blocks.{l}.attn.{q_proj,k_proj,v_proj}.weight | (g d) e -> g d e
     blocks.{l}.attn.q_bias     | blocks.{l}.attn.q_proj.bias                   | d
@@ -61,7 +61,7 @@ def tower(
     pooling: str,
     image_size: int | list[int],
 ) -> Part:
-    """As `timm.tower`, for the architectures of `KIND`, whose positions show the size of their pictures.
+    """Like `timm.tower`, for the architectures of `KIND`, whose positions show the size of their pictures.
 
     Raises WeightError for what is not computed exactly.
     """
@@ -74,7 +74,7 @@ def tower(
         raise WeightError(
             f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented; token and avg are"
         )
-    # The last norm is of all tokens, or of what is pooled; of one token that is the same.
+    # The last norm is applied to all tokens or to the pooled output; if one token is pooled, that is the same.
     norm = "fc_norm" if "fc_norm.weight" in trunk.names else "norm"
     mean = (norm, pooling) == ("fc_norm", "avg")
     config = {
@@ -95,14 +95,14 @@ def tower(
 
 
 def _beit(trunk: Trunk, config: dict[str, Any], norm: str) -> Part:
-    """An EVA: a BEiT with a table of positions, of which transformers has a class."""
+    """An EVA: a BEiT with a table of positions, for which transformers has a class."""
     last = tables.BEIT if config["use_mean_pooling"] else _of(norm, tables.NORM)
     own = tables.EMBEDDINGS + tables.POSITIONS + tables.VIT + tables.BEIT_ATTENTION + _BEIT_BIASES + last
     return Part({**BEIT, **config}, bound(own, trunk.depth))
 
 
 def _eva02(trunk: Trunk, architecture: str, config: dict[str, Any], norm: str) -> Part:
-    """An EVA-02: its tensors have our names, but for those of several layers in one."""
+    """An EVA-02: its tensors have our names, except those that hold several layers in one."""
     post_norm = architecture.startswith("eva02_enormous_")
     config |= {
         "use_gated_mlp": trunk.gated,
@@ -125,5 +125,5 @@ def _eva02(trunk: Trunk, architecture: str, config: dict[str, Any], norm: str) -
 
 
 def _of(norm: str, own: Rows) -> Rows:
-    """Rows of the tensors `norm.weight` and `norm.bias`, from those of the `norm` of that name."""
+    """The rows `own` of a norm, read from the tensors of the norm whose name is `norm`."""
     return tuple(dataclasses.replace(row, hf=row.hf.replace("norm.", f"{norm}.")) for row in own)

@@ -1,4 +1,4 @@
-"""Vision transformers of timm as types of transformers that compute the same: which is told by the tensors."""
+"""Vision transformers of timm as types of transformers that compute the same; the tensors show which."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import Rows, biases_without_keys, bound, count
 from lit_jax.utils.errors import WeightError
 
-BEIT = {  # A BEiT that pools the norm of the mean of the patches, and has a table of positions.
+BEIT = {  # A BEiT that normalises the mean of the patches, and has a table of positions.
     "model_type": "beit",
     "use_absolute_position_embeddings": True,
     "use_mean_pooling": True,
@@ -21,14 +21,14 @@ BEIT = {  # A BEiT that pools the norm of the mean of the patches, and has a tab
     "drop_path_rate": 0.0,
 }
 
-_HEADS = {  # By width, except where the name or `model_args` say another number.
+_HEADS = {  # Heads by width, except where the name or `model_args` say another number.
     **{64: 2, 96: 3, 192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14},
     **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1792: 16, 2048: 16},
 }
 
 
 class Trunk:
-    """The tensors of one trunk, and what they show of its shape."""
+    """The tensors of one trunk, and what they show about its shape."""
 
     def __init__(
         self, where: Path, source: Mapping[str, np.ndarray], prefix: str, *, is_rotary: bool = False
@@ -55,7 +55,7 @@ class Trunk:
         """How many tokens before the patches have positions, and the patches in a row. Raises WeightError."""
         table, first = self["pos_embed"], int("cls_token" in self.names)
         rows = table.shape[1] if table.ndim == 3 else -1
-        # Those of the patches alone, of the CLS token as well, or of the registers as well.
+        # Only the patches have positions, or the CLS token as well, or the registers as well.
         for before in (0, first, first + self.registers):
             side = math.isqrt(max(0, rows - before))
             if side**2 == rows - before:
@@ -70,7 +70,7 @@ class Trunk:
         return self._source[self._prefix + name]
 
     def heads(self, architecture: str, said: int | None) -> int:
-        """How many heads are `said` to share the width; None: as many as are usual. Raises WeightError."""
+        """The number of heads: as `said`, or for None the usual one for the width. Raises WeightError."""
         if (heads := said or _HEADS.get(self.width)) is None:
             raise WeightError(
                 f"{self.where}: {architecture} does not say how many heads its width of {self.width} is divided into; "
@@ -80,7 +80,7 @@ class Trunk:
 
     @property
     def positions(self) -> np.ndarray:
-        """[1, 1 + N, D]: of the CLS token and of the patches."""
+        """The positions of the CLS token and of the patches, [1, 1 + N, D]."""
         table = self["pos_embed"]
         if not self._before:
             return np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
@@ -88,12 +88,12 @@ class Trunk:
 
     @property
     def register_tokens(self) -> np.ndarray:
-        """[1, R, D], with their positions, if they have some, added."""
+        """[1, R, D], with their positions added if they have any."""
         tokens = self["reg_token"]
         return tokens + self["pos_embed"][:, 1 : self._before] if self._before > 1 else tokens
 
     def biases_without_keys(self, queries: str, values: str) -> dict[str, Callable[[], np.ndarray]]:
-        """As `renames.biases_without_keys`; zeros where there are none."""
+        """Like `renames.biases_without_keys`; zeros where there are none."""
 
         def joined(layer: int) -> np.ndarray:
             name = f"blocks.{layer}.attn.qkv.bias"
@@ -103,7 +103,7 @@ class Trunk:
 
 
 def _vit(trunk: Trunk, common: dict[str, Any]) -> Part:
-    """The last norm's CLS token: a ViT whose pooler changes nothing."""
+    """Pools the CLS token after the last norm: a ViT whose pooler changes nothing."""
     width = trunk.width
     return Part(
         {"model_type": "vit", "qkv_bias": _biased(trunk), "pooler_act": "linear", **common},
@@ -118,19 +118,19 @@ def _vit(trunk: Trunk, common: dict[str, Any]) -> Part:
 
 
 def _ijepa(trunk: Trunk, common: dict[str, Any]) -> Part:
-    """The mean of the patches behind the last norm, where there is no CLS token: an I-JEPA."""
+    """Pools the mean of the patches after the last norm, without a CLS token: an I-JEPA."""
     own = tables.PATCHES + tables.POSITIONS + _attention(trunk) + tables.VIT + tables.NORM
     return Part({"model_type": "ijepa", "qkv_bias": _biased(trunk), **common}, bound(own, trunk.depth))
 
 
 def _dinov2(trunk: Trunk, common: dict[str, Any]) -> Part:
-    """The last norm's CLS token, of layers with a scale, gated MLPs or registers."""
+    """Pools the CLS token after the last norm, with layer scale, gated MLPs or registers."""
     kind, fields = "dinov2", {key: value for key, value in common.items() if key != "intermediate_size"}
     made: dict[str, Any] = {"embeddings.position_embeddings": lambda: trunk.positions}
     if trunk.registers:
         kind, fields = f"{kind}_with_registers", fields | {"num_register_tokens": trunk.registers}
         made["embeddings.register_tokens"] = lambda: trunk.register_tokens
-    ratio = 4 if trunk.gated else trunk.hidden // trunk.width  # Of a gated one, two thirds are kept.
+    ratio = 4 if trunk.gated else trunk.hidden // trunk.width  # A gated MLP keeps two thirds of it.
     if (
         trunk.hidden != (int(4 * trunk.width * 2 / 3) + 7) // 8 * 8
         if trunk.gated
@@ -161,9 +161,9 @@ def _dinov2(trunk: Trunk, common: dict[str, Any]) -> Part:
 
 
 def _dinov3(trunk: Trunk, common: dict[str, Any]) -> Part:
-    """The last norm's CLS token, with rotary positions of the patches."""
+    """Pools the CLS token after the last norm, with rotary positions of the patches."""
     width, gated = trunk.width, trunk.gated
-    # A DINOv3 that has biases of q, k and v masks those of k; one of timm has no k among them.
+    # If a DINOv3 has one bias for q, k and v, its part for k is masked; timm stores only those of q and v.
     joined, own = _biased(trunk), "blocks.0.attn.q_bias" in trunk.names
     rows = tables.DINOV3 + (tables.DINOV3_GATED if gated else tables.DINOV3_MLP)
     made: dict[str, Any] = {"embeddings.mask_token": lambda: np.zeros((1, 1, width), np.float32)}
@@ -187,7 +187,7 @@ def _dinov3(trunk: Trunk, common: dict[str, Any]) -> Part:
 
 
 def _beit(trunk: Trunk, common: dict[str, Any]) -> Part:
-    """The norm of the mean of the patches: a BEiT, whose keys have no bias (a softmax takes no notice of one)."""
+    """Normalises the mean of the patches: a BEiT, whose keys have no bias (it would cancel in the softmax)."""
     scaled = "blocks.0.ls1.gamma" in trunk.names
     made: dict[str, Any] = {"embeddings.position_embeddings": lambda: trunk.positions}
     attention = "encoder.layer.{l}.attention.attention"
@@ -202,14 +202,14 @@ def _beit(trunk: Trunk, common: dict[str, Any]) -> Part:
 
 
 def clip(trunk: Trunk, common: dict[str, Any]) -> Part:
-    """The last norm's CLS token, with a norm before the blocks."""
+    """Pools the CLS token after the last norm, with a norm before the blocks."""
     return Part(
         {"model_type": "clip_vision_model", **common}, bound(tables.CLIP + tables.CLIP_BLOCKS, trunk.depth)
     )
 
 
 def _siglip(trunk: Trunk, common: dict[str, Any]) -> Part:
-    """A pooling by attention (`map`)."""
+    """Pools by attention (`map`)."""
 
     def joined(kind: str) -> np.ndarray:
         return np.concatenate([trunk[f"attn_pool.{part}.{kind}"] for part in ("q", "kv")])
@@ -223,14 +223,14 @@ def _siglip(trunk: Trunk, common: dict[str, Any]) -> Part:
 
 
 class Family(NamedTuple):
-    """Trunks that one type of transformers computes: what they have, and what they pool."""
+    """Trunks that one type of transformers computes: what marks them, and how they pool."""
 
     marks: Callable[[Trunk], bool]
-    pooling: str  # As timm calls it.
+    pooling: str  # timm's name for it.
     part: Callable[[Trunk, dict[str, Any]], Part]
 
 
-FAMILIES = (  # The first that fits.
+FAMILIES = (  # The first that fits is used.
     Family(lambda trunk: trunk.is_rotary, "token", _dinov3),
     Family(lambda trunk: "norm_pre.weight" in trunk.names, "token", clip),
     Family(lambda trunk: "attn_pool.latent" in trunk.names, "map", _siglip),

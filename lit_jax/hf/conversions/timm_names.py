@@ -1,4 +1,4 @@
-"""The image towers that timm has names for: open_clip says nothing of a tower of timm but its name."""
+"""The image towers that timm has names for: open_clip describes a tower of timm only by its name."""
 
 import re
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from lit_jax.hf.conversions import timm_convnext
 from lit_jax.hf.conversions.timm import activation_of
 
-_SIZES = {  # Of a name -> width, layers, heads, width of the MLPs.
+_SIZES = {  # Size in a name -> width, layers, heads, width of the MLPs.
     "tiny": (192, 12, 3, 768),
     "small": (384, 12, 6, 1536),
     "base": (768, 12, 12, 3072),
@@ -17,7 +17,7 @@ _SIZES = {  # Of a name -> width, layers, heads, width of the MLPs.
 }
 _IMAGE_OF_DINOV2 = 518
 CONVNEXTS = ("convnext", "convnextv2", "dinov3_convnext")  # Types of transformers.
-_KINDS = {  # Type of transformers -> what timm's names say of it.
+_KINDS = {  # Type of transformers -> its part in timm's names.
     "vit": "",
     "clip_vision_model": "clip",
     "siglip_vision_model": "siglip",
@@ -45,7 +45,7 @@ NAMES = """
     vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2
     vit_small_patch14_reg4_dinov2 vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2
 """.split()
-_CONVNEXTS = {  # Of a name -> depths, and the width of the first stage, which each later one doubles.
+_CONVNEXTS = {  # Size in a name -> depths, and the width of the first stage, which doubles with each stage.
     "atto": ((2, 2, 6, 2), 40),
     "femto": ((2, 2, 6, 2), 48),
     "pico": ((2, 2, 6, 2), 64),
@@ -62,7 +62,7 @@ _NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_?(reg4_dinov2|dinov2|clip|siglip
 
 
 class Shape(NamedTuple):
-    """What a name stands for, beside the parts that a tower's tensors show."""
+    """What a name stands for, besides the parts that a tower's tensors show."""
 
     kind: str  # A value of _KINDS.
     patch: int
@@ -105,7 +105,7 @@ def shape_of(name: str) -> Shape:
 
 
 def _convnext(config: Any) -> str | None:
-    """The ConvNeXt whose norms all have the eps of its name."""
+    """The name of a ConvNeXt, if all its norms have the eps that goes with that name."""
     kind, first = "convnextv2" if config.response else "convnext", config.hidden_sizes[0]
     doubled = tuple(first << i for i in range(len(config.depths)))
     if (

@@ -11,11 +11,11 @@ from lit_jax.hf.conversions.renames import Rows, count, rows
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
-KIND = r"(?!vit_)\w*resnet\w*"  # Architectures that are judged here.
+KIND = r"(?!vit_)\w*resnet\w*"  # Architectures that are handled here.
 MARKS = "conv1.weight", "layer1.0.conv1.weight"  # Tensors of every ResNet.
-# The others have another stem, another shortcut, other widths, or layers that transformers' ResNet has not.
+# The others have another stem, another shortcut, other widths, or layers that transformers' ResNet lacks.
 _NAMES = ("resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200")
-# Arguments that the tensors show, or that change nothing in use.
+# Arguments that the tensors show, or that change nothing at inference.
 _SHOWN = frozenset(
     """layers channels in_chans num_classes global_pool drop_rate drop_path_rate drop_block_rate
     zero_init_last""".split()
@@ -32,7 +32,7 @@ def tower(
     pooling: str = "",
     image_size: int | list[int] = 224,
 ) -> Part:
-    """The ResNet of that name, whose tensors begin with `prefix`; the parameters are those of `timm.tower`.
+    """The ResNet of that name, whose tensor names begin with `prefix`; the parameters are those of `timm.tower`.
 
     Raises WeightError for an architecture, an argument or a pooling that is not implemented, and for other tensors.
     """
@@ -48,7 +48,7 @@ def tower(
         raise WeightError(f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented")
 
     def shape(name: str) -> tuple[int, ...]:
-        """Of a kernel."""
+        """The shape of a kernel."""
         if (tensor := source.get(prefix + name)) is None:
             raise WeightError(f"{where}: missing from the checkpoint: {prefix}{name}")
         if tensor.ndim != 4:

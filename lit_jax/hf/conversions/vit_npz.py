@@ -1,4 +1,4 @@
-"""Vision transformers that give their CLS token: npz files of google-research/vision_transformer and big_vision."""
+"""Vision transformers that output their CLS token: npz files of google-research/vision_transformer and big_vision."""
 
 import math
 from collections.abc import Collection
@@ -14,8 +14,8 @@ from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 _CLS, _PATCHES = "cls", "embedding/kernel"
-_POSITIONS = "Transformer/posembed_input/pos_embedding"  # Of the CLS token and the patches.
-_OWN_POSITIONS = "pos_embedding"  # Of the patches alone, in big_vision.
+_POSITIONS = "Transformer/posembed_input/pos_embedding"  # Those of the CLS token and the patches.
+_OWN_POSITIONS = "pos_embedding"  # Those of only the patches, in big_vision.
 _IMAGE = rows("""
     cls                            | embeddings.cls_token                           | x y d
     embedding/kernel               | embeddings.patch_embeddings.projection.weight  | p q c d -> d c p q
@@ -33,8 +33,8 @@ _POOLER = rows("""
 def image_tower(arrays: Arrays, theirs: str, hf: str) -> Part:
     """The tower whose names begin with `theirs` in the file and with `hf` in Hugging Face's layout.
 
-    Its pooled output is the CLS token behind the last norm, or what the layer before the logits, if it has one, makes
-    of that with tanh, as in transformers' ViT. Raises WeightError.
+    Its pooled output is the CLS token after the last norm; if there is a layer before the logits, it is applied to
+    that, with tanh, as in transformers' ViT. Raises WeightError.
     """
     kernel, before = f"{theirs}{_PATCHES}", f"{theirs}Transformer/encoderblock_"
     blocks = read_blocks(arrays, before)
@@ -72,7 +72,7 @@ def image_tower(arrays: Arrays, theirs: str, hf: str) -> Part:
 
 
 def squares(path: Path, side: int) -> ImageProcessor:
-    """Pictures as these projects prepare them: resized to a square, and from -1 to 1."""
+    """The image processor of these projects, which resizes pictures to a square and maps pixels to -1 .. 1."""
     from lit_jax.hf.conversions.pictures import square_processor
 
     half = [0.5] * 3
@@ -80,7 +80,7 @@ def squares(path: Path, side: int) -> ImageProcessor:
 
 
 def _with_cls(positions: np.ndarray) -> np.ndarray:
-    """[1, 1 + N, D]: the CLS token has none."""
+    """The positions [1, 1 + N, D], with zeros for the CLS token, which has none."""
     return np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
 
 
@@ -91,7 +91,7 @@ def _read(path: Path, allow_pickle: bool) -> Model:
             f"{arrays.path} is a hybrid of a ResNet and a ViT, which is not implemented; a ViT is"
         )
     part = image_tower(arrays, "", "")
-    dropped = rf"{part.dropped}|head/(kernel|bias)"  # The classifier.
+    dropped = rf"{part.dropped}|head/(kernel|bias)"  # Drops the classifier.
     return Model(part.config, converted(arrays.path, arrays, part.rows, made=part.made, dropped=dropped))
 
 

@@ -1,4 +1,4 @@
-"""The tokenizers of Google's JAX projects, made from the vocabulary that lies beside an npz file."""
+"""The tokenizers of Google's JAX projects, made from the vocabulary next to an npz file."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import WeightError, first_line
 from lit_jax.utils.typing import Tokenizer
 
-_UNIGRAM, _BPE, _BYTE = 1, 2, 6  # In SentencePiece's own format.
-_LARGEST = 64 << 20  # Bytes of a vocabulary.
+_UNIGRAM, _BPE, _BYTE = 1, 2, 6  # Numbers of SentencePiece's format.
+_LARGEST = 64 << 20  # The most bytes of a vocabulary.
 
 
 def word_pieces(npz: Path, length: int) -> Tokenizer:
-    """BERT's tokenizer without case, with [CLS] and without [SEP]; cut to `length`. Raises WeightError."""
+    """BERT's uncased tokenizer, with [CLS] and without [SEP]; it cuts texts to `length`. Raises WeightError."""
     path = _beside(npz, f"{npz.stem}.txt", "vocab.txt")
     if path is None:
         if texts.has_tokenizer(npz.parent):
@@ -43,7 +43,7 @@ def word_pieces(npz: Path, length: int) -> Tokenizer:
 
 
 def sentence_pieces(npz: Path, length: int, *, cleaning: str, pad: str = "</s>") -> Tokenizer:
-    """SentencePiece with an end that stays when a text is cut to `length`, padded with `pad`. Raises WeightError."""
+    """SentencePiece whose end token stays when a text is cut to `length`, padded with `pad`. Raises WeightError."""
     path = _beside(npz, f"{npz.stem}.model", "spiece.model", "sentencepiece.model", "tokenizer.model")
     if path is not None:
         plain = _of_model(path, pad)
@@ -75,7 +75,7 @@ def _of_model(path: Path, pad: str) -> Any:
         end, unknown = (pieces[i][0] for i in (model.trainer_spec.eos_id, model.trainer_spec.unk_id))
     except WeightError:
         raise
-    except Exception as error:  # protobuf and tokenizers raise kinds of their own.
+    except Exception as error:  # protobuf and tokenizers raise errors of their own.
         raise WeightError(
             f"{path} cannot be read as a model of SentencePiece: {first_line(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""Params in another type."""
+"""Params in another dtype."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lit_jax.utils.typing import Params
 
 
 def cast(params: Params, dtype: DTypeLike, mask: Any) -> Params:
-    """`params` in `dtype`, as a new tree; `mask`, if given, is a tree of bools that says which. Raises ConfigError."""
+    """`params` in `dtype`, as a new tree; `mask` may be a tree of bools that selects leaves. Raises ConfigError."""
     if mask is None:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
     paths = [[path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (mask, params)]

@@ -47,13 +47,13 @@ def forward(
 
 
 def _softmax_loss(logits: jax.Array) -> jax.Array:
-    """CLIP's: each text is the class of its image, and the other way round."""
+    """CLIP's: each text is the class of its image, and vice versa."""
     xent, labels = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(logits.shape[0])
     return (xent(logits, labels).mean() + xent(logits.T, labels).mean()) / 2
 
 
 def _sigmoid_loss(logits: jax.Array) -> jax.Array:
-    """SigLIP's: whether a text and an image match is one question for each pair."""
+    """SigLIP's: each pair of a text and an image is classified as a match or not."""
     signs = 2 * jnp.eye(logits.shape[0]) - 1
     return -jax.nn.log_sigmoid(signs * logits).sum(axis=-1).mean()
 

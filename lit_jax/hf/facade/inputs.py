@@ -1,4 +1,4 @@
-"""The inputs of the Hugging Face model: pixels and tokens, checked before XLA can turn a wrong one into another."""
+"""The inputs of the Hugging Face model: pixels and tokens, checked before XLA silently turns one into another."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -15,7 +15,7 @@ from lit_jax.utils.errors import ConfigError
 
 def images_of(config: Any, pixel_values: ArrayLike) -> Float[Array, "B S1 S2 C"]:
     """[B C S1 S2] or [B S1 S2 C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else."""
-    # A value that the caller's own jit closes over is judged like any other: here and now.
+    # A value that the caller's own jit closes over is checked like any other: here and now.
     with nullcontext() if isinstance(pixel_values, jax.core.Tracer) else jax.ensure_compile_time_eval():
         return _images_of(config, jnp.asarray(pixel_values))
 

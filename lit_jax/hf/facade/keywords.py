@@ -15,7 +15,7 @@ from lit_jax.utils.names import TOWERS
 
 
 class Heads(NamedTuple):
-    """The projections: their width (None: that of those that are kept, else 512), and "keep" or "new"."""
+    """The projections: their width (None: that of the kept projections, else 512), and "keep" or "new"."""
 
     width: int | None
     how: str
@@ -31,7 +31,7 @@ def join_by_keywords(
     compute: Compute,
     token: str | None,
 ) -> Loaded:
-    """`join.join_towers` of `model`, into which the towers are put by their names or ready-made.
+    """Calls `join.join_towers` with `model`, into which the towers are put, by name or ready-made.
 
     `keywords` begin with `vision_` or `text_`: `model`, a ready-made tower instead of a name (anything with
     `save_pretrained`); `config`, a config or dict in place of the stored one; `revision`; `subfolder`; `pooling`;

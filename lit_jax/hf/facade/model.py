@@ -1,4 +1,4 @@
-"""VisionTextDualEncoderModel, with the interface of transformers: of the Flax class in 4 and the PyTorch one in 5."""
+"""VisionTextDualEncoderModel, with the interface of transformers' classes: Flax in version 4, PyTorch in version 5."""
 
 import tempfile
 from pathlib import Path
@@ -71,9 +71,9 @@ class VisionTextDualEncoderModel:
     ) -> "VisionTextDualEncoderModel":
         """The model in a folder or under a Hub id: see `lit_jax.load`. A `config`, if given, must equal the stored one.
 
-        Further keywords are those of transformers: `cache_dir`, `local_files_only` and `force_download` say how the
-        Hub is asked; `logit_scale_init_value` changes the config, and not the weights; others are taken where they mean
-        what happens anyway (`from_pt`), and refused in a sentence where they do not. Raises WeightError or ConfigError.
+        Further keywords are those of transformers: `cache_dir`, `local_files_only` and `force_download` say how the Hub
+        is asked; `logit_scale_init_value` changes the config, and not the weights; others are accepted if they ask for
+        what happens anyway (`from_pt`), and otherwise refused with a reason. Raises WeightError or ConfigError.
         """
         given = pretrained.of_from_pretrained(keywords)
         folder = hub.find(
@@ -143,7 +143,7 @@ class VisionTextDualEncoderModel:
     ) -> None:
         """Writes config.json and model.safetensors as transformers 4.57 and 5 read them.
 
-        `commit_message` is for `push_to_hub`. Other keywords of transformers are taken where they mean what happens
+        `commit_message` is for `push_to_hub`. Other keywords of transformers are accepted if they ask for what happens
         anyway (`safe_serialization=True`). Raises ConfigError for any other, and WeightError for towers that
         transformers' class cannot hold: see `lit_jax.save`.
         """
@@ -166,7 +166,7 @@ class VisionTextDualEncoderModel:
         """Uploads what `save_pretrained` writes to `owner/name` on the Hub, and returns the address.
 
         As in transformers, a repository that does not exist is created, and a model in it is replaced. Raises
-        ConfigError: see `lit_jax.publish`, and for further keywords as `save_pretrained`.
+        ConfigError: see `lit_jax.publish`, and for further keywords as `save_pretrained` does.
         """
         pretrained.check_push_to_hub(keywords)
         with tempfile.TemporaryDirectory() as folder:

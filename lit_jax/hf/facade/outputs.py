@@ -13,7 +13,7 @@ from lit_jax.utils._transformers import transformers
 
 @dataclasses.dataclass
 class _Output(transformers.utils.ModelOutput):
-    """With the `replace` of Flax's dataclasses."""
+    """A ModelOutput with the `replace` of Flax's dataclasses."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -37,7 +37,7 @@ def _named_parts(output: Any) -> tuple[tuple[tuple[Any, Any], ...], None]:
 
 
 def _joined(cls: Any, parts: Iterable[Any]) -> Any:
-    """Without the constructor, which takes a first field alone for a list of all: a part may be anything."""
+    """Bypasses the constructor, which would take a lone first field for a list of all: a part may be anything."""
     output = cls.__new__(cls)
     for field, part in zip(dataclasses.fields(cls), parts, strict=True):
         object.__setattr__(output, field.name, part)

@@ -1,4 +1,4 @@
-"""Keywords of transformers' `from_pretrained`, `save_pretrained` and `push_to_hub`: taken, or refused in a sentence."""
+"""Keywords of transformers' `from_pretrained`, `save_pretrained` and `push_to_hub`: taken, or refused with a reason."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _CONFIG = ("projection_dim", "logit_scale_init_value")
 
 
 class Agreed(NamedTuple):
-    """The values of a keyword that say what happens anyway, and what another one does or would do."""
+    """The values of a keyword that ask for what happens anyway, and what another one does or would do."""
 
     values: tuple[Any, ...]
     why: str
@@ -71,7 +71,7 @@ class Pretrained(NamedTuple):
     def config_of(self, config: DualEncoderConfig) -> DualEncoderConfig:
         """`config` with the changes, as in transformers: the weights stay those of the checkpoint.
 
-        Raises WeightError for another width than theirs, and for a scale that is no number.
+        Raises WeightError for a width other than theirs, and for a scale that is not a number.
         """
         width = self.changes.get("projection_dim", config.projection_dim)
         if width != config.projection_dim:
@@ -86,7 +86,7 @@ class Pretrained(NamedTuple):
 
 
 def of_from_pretrained(keywords: Mapping[str, Any]) -> Pretrained:
-    """Raises ConfigError for a keyword that `from_pretrained` does not have, or not with that value."""
+    """Raises ConfigError for a keyword that `from_pretrained` does not take, or not with that value."""
     own = {*_DOWNLOAD, *_CONFIG}
     _check("from_pretrained", {n: v for n, v in keywords.items() if n not in own}, _LOAD, own)
     download, changes = ({n: keywords[n] for n in names if n in keywords} for names in (_DOWNLOAD, _CONFIG))
@@ -94,12 +94,12 @@ def of_from_pretrained(keywords: Mapping[str, Any]) -> Pretrained:
 
 
 def check_save_pretrained(keywords: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a keyword that `save_pretrained` does not have, or not with that value."""
+    """Raises ConfigError for a keyword that `save_pretrained` does not take, or not with that value."""
     _check("save_pretrained", keywords, _SAVE)
 
 
 def check_push_to_hub(keywords: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a keyword that `push_to_hub` does not have, or not with that value."""
+    """Raises ConfigError for a keyword that `push_to_hub` does not take, or not with that value."""
     _check("push_to_hub", keywords, _PUSH)
 
 

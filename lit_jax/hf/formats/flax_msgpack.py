@@ -10,7 +10,7 @@ from lit_jax.utils.errors import WeightError
 
 # The last part of a param's name in Flax -> in PyTorch. Others stay as they are ("bias", "cls_token", "logit_scale").
 NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-# Number of a kernel's axes -> the places of PyTorch's axes in it. With another number of axes they are reversed.
+# Number of a kernel's axes -> the places of PyTorch's axes in it. For any other number of axes they are reversed.
 KERNEL_AXES = {4: (3, 2, 0, 1)}  # HWIO -> OIHW.
 
 
@@ -62,7 +62,7 @@ class Msgpack:
 
         try:
             tree = serialization.msgpack_restore(path.read_bytes())
-        except Exception as error:  # Of any kind that flax and msgpack raise; they run no code of the file.
+        except Exception as error:  # flax and msgpack raise any kind; they run no code from the file.
             reason = str(error).strip() or type(error).__name__
             raise WeightError(f"{path} cannot be read as msgpack: {reason}") from error
         if not isinstance(tree, dict):
@@ -81,7 +81,7 @@ class Msgpack:
 
 
 def _leaves(path: Path, tree: dict[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and leaves in the order of the tree, without recursion: a hostile file may be of any depth."""
+    """Names and leaves in the order of the tree, without recursion: a hostile file can be of any depth."""
     stack: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     while stack:
         parents, node = stack.pop()

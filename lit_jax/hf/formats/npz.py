@@ -28,7 +28,8 @@ class NpzFile:
     def __init__(self, path: Path) -> None:
         """Raises WeightError for a damaged file, and for arrays of Python objects, which only a pickle can hold."""
         self._path = path
-        self._reading = threading.Lock()  # Two that open members at once move each other's place in the file.
+        # Threads that open members at once move each other's position in the file.
+        self._reading = threading.Lock()
         try:
             self._zip = zipfile.ZipFile(path)
             members = [info for info in self._zip.infolist() if info.filename.endswith(".npy")]
@@ -64,5 +65,5 @@ class NpzFile:
                 array: Any = npy.read_array(file, allow_pickle=False)  # type: ignore[no-untyped-call]
         except _DAMAGED as error:
             raise WeightError(f"{self._path}: {name} cannot be read: {first_line(error)}") from error
-        # bfloat16 has no name in npy, and is written as two bytes of nothing.
+        # bfloat16 has no name in npy, and is written as two untyped bytes.
         return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else np.asarray(array)

@@ -1,4 +1,4 @@
-"""What a pickle of torch describes, found out without making it: nothing that a pickle names is imported or run.
+"""Finds out what a pickle of torch describes without building it: nothing that it names is imported or run.
 
 Python's unpickler is never used. `Machine` knows the few instructions that checkpoints need, and calls only the
 functions of `_CALLS`, which are defined here. The values that trainers store beside the weights become `Other`.
@@ -69,7 +69,7 @@ class _Name(str):
 
 
 class _Beside(_Name):
-    """The name of something that lies beside the weights."""
+    """The name of something that is stored beside the weights."""
 
     __slots__ = ()
 
@@ -110,7 +110,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class Machine:
-    """The stack of a pickle and its memo, and the storages that it names."""
+    """Runs a pickle, with its stack and its memo, and collects the storages that it names."""
 
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
@@ -119,7 +119,7 @@ class Machine:
         self._memo: dict[int, Any]
 
     def run(self, pickled: BytesIO) -> Any:
-        """What the pickle at the present place describes; the next one begins at the new place. Raises WeightError."""
+        """What the pickle at the current position describes; the next one begins where it ends. Raises WeightError."""
         self._stack, self._marks, self._memo = [], [], {}
         try:
             for step, (opcode, arg, _) in enumerate(pickletools.genops(pickled)):
@@ -172,7 +172,8 @@ class Machine:
         elif name in ("REDUCE", "NEWOBJ"):
             stack.append(_called(name, *self._top(2)))
         elif name == "BUILD":
-            stack.pop()  # The versions of the modules, which torch stores with a state dict, or what is not read.
+            # Module versions, which torch stores with a state dict, or something that is not read.
+            stack.pop()
         elif name not in ("PROTO", "FRAME"):
             raise WeightError(f"its pickle has the instruction {name}, which a dict of tensors does not need")
 
@@ -196,7 +197,7 @@ class Machine:
         if type(target) is not dict:
             raise TypeError(f"items are set in a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Hashing a nested tuple may take forever, and large integers may be chosen to have the same hash.
+            # Hashing a nested tuple can take forever, and large integers can be chosen to have the same hash.
             if type(key) is not str and not (type(key) is int and 0 <= key < 1 << 32):
                 raise TypeError(f"a key is of type {type(key).__name__}")
             target[key] = value

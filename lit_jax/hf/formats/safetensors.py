@@ -12,7 +12,7 @@ from lit_jax.utils import strict_json
 from lit_jax.utils.errors import WeightError
 
 _LARGEST_HEADER = 100_000_000  # Bytes, as in safetensors itself.
-_MOST_TENSORS = 100_000  # In a file.
+_MOST_TENSORS = 100_000  # The most tensors in a file.
 _KEPT = 1 << 26  # Bytes of a mapped file that stay in memory after they were read.
 _DTYPES = {  # By safetensors' own names.
     "F64": np.dtype(np.float64),
@@ -37,7 +37,8 @@ class SafetensorsFile:
         self._path = path
         header = _header(path)
         try:
-            # It checks the header. The map below reads the bytes: it copies nothing and can drop pages that were read.
+            # This checks the header. The map below reads the bytes: it copies nothing and can drop pages that were
+            # read.
             file = safe_open(path, framework="numpy", backend="pread")
         except (SafetensorError, OSError) as error:
             raise WeightError(f"{path} cannot be read as safetensors: {error}") from error
@@ -75,9 +76,9 @@ class SafetensorsFile:
 
 
 def _header(path: Path) -> Any:
-    """The JSON of a file's header, None if it is not all there; safetensors judges what it says.
+    """The JSON of a file's header, None if it is cut off; safetensors checks what it says.
 
-    Raises WeightError for one that readers may understand differently: of a key twice, safetensors takes one.
+    Raises WeightError for one that readers may understand differently: if a key occurs twice, safetensors takes one.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_PICKLE = 8 << 20  # Bytes without the tensors; each tensor takes about 150.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # The first two pickles of the older format.
-_Keys = tuple[str | int, ...]  # Of dicts in dicts.
+_Keys = tuple[str | int, ...]  # Keys of nested dicts.
 _DAMAGE = zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError
 
 
@@ -31,7 +31,7 @@ class TorchFile:
     """The state dict in a file of `torch.save`; each tensor is read on access, by any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Raises WeightError for a damaged file, another layout, and if tensors by name are not in it exactly once."""
+        """Raises WeightError for a damaged file, another layout, and unless it holds tensors by name exactly once."""
         self._path = path
         try:
             self._archive = _opened(path)
@@ -46,7 +46,7 @@ class TorchFile:
             others = ", ".join(repr(name) for name in self._archive.saved if name != place[0]) or "nothing"
             sentence = f"{path}: the tensors of {_indexed(place)} are read, and not {others[:200]}"
             log_once(log, logging.INFO, sentence)
-        self._last: tuple[str, bytes] = ("", b"")  # Many tensors may be views of one storage.
+        self._last: tuple[str, bytes] = ("", b"")  # Many tensors can be views of one storage.
 
     def keys(self) -> list[str]:
         return list(self._tensors)
@@ -55,7 +55,7 @@ class TorchFile:
         """A read-only view of the bytes in the file. Raises WeightError if they are damaged."""
         (dtype, key, _), offset, shape, strides = self._tensors[name]
         size = dtype.itemsize
-        last = self._last  # Other threads may replace it.
+        last = self._last  # Other threads can replace it.
         if last[0] != key:
             try:
                 last = self._last = key, self._archive.read(key)
@@ -86,7 +86,8 @@ class _Zip:
     """A file of torch >= 1.6."""
 
     def __init__(self, path: Path) -> None:
-        self._reading = threading.Lock()  # Two that open members at once move each other's place in the file.
+        # Threads that open members at once move each other's position in the file.
+        self._reading = threading.Lock()
         self._zip = zipfile.ZipFile(path)
         roots = [name.removesuffix("data.pkl") for name in self._zip.NameToInfo if name.endswith("/data.pkl")]
         if len(roots) != 1:
@@ -105,7 +106,7 @@ class _Zip:
         self.saved = Machine().run(BytesIO(pickled))
 
     def size(self, key: str) -> int | None:
-        """Bytes of a storage, None if there is none of that key."""
+        """The bytes of a storage, None if there is none with that key."""
         info = self._zip.NameToInfo.get(f"{self._root}data/{key}")
         return None if info is None else info.file_size
 
@@ -179,7 +180,8 @@ class _Legacy:
 def _opened(path: Path) -> "_Zip | _Legacy":
     with path.open("rb") as file:
         begins = file.read(32)
-    if begins.startswith(b"\x80") and _MAGIC.to_bytes(10, "little") in begins:  # A pickle of that number.
+    # A pickle of the magic number.
+    if begins.startswith(b"\x80") and _MAGIC.to_bytes(10, "little") in begins:
         return _Legacy(path)
     if not zipfile.is_zipfile(path):
         raise WeightError(
@@ -189,7 +191,7 @@ def _opened(path: Path) -> "_Zip | _Legacy":
 
 
 def _state_dict(saved: Any) -> tuple[_Keys, dict[str, Tensor]]:
-    """The tensors by name and where they lie in what was saved: () if they are all of it.
+    """Where the tensors by name are in what was saved, () if they are all of it, and these tensors.
 
     Raises WeightError if there are none, or several.
     """
@@ -217,7 +219,7 @@ def _state_dict(saved: Any) -> tuple[_Keys, dict[str, Tensor]]:
 
 
 def _below(level: dict[_Keys, Any]) -> dict[_Keys, Any]:
-    """The dicts in the dicts of a level, by the keys that lead there: each once, however often it is named."""
+    """The dicts in the dicts of a level, by the keys that lead there: each once, however often it is referenced."""
     once: dict[int, tuple[_Keys, Any]] = {}
     for keys, outer in level.items():
         for key, value in outer.items():

@@ -1,1 +1,1 @@
-"""Layouts of other projects that models are written in."""
+"""Layouts of other projects in which models are written."""

@@ -18,7 +18,7 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import ImageProcessor, Params, Processor
 
 CONFIG, WEIGHTS = model_folder.OPEN_CLIP[:2]
-ITSELF = "path/to/this/folder"  # The tokenizer; a folder is asked for its own, whatever name is written.
+ITSELF = "path/to/this/folder"  # For the tokenizer; a folder's own is used, whatever name is written.
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers.
 _ELSE = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
 
@@ -63,13 +63,13 @@ def write(
         _write_json(folder / model_folder.CONFIG, own)
     texts["hf_tokenizer_name"] = ITSELF
     save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable for its owner alone.
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable only for its owner.
     save_tokenizer(folder, processor.tokenizer)
     _write_json(folder / CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": pictures})
 
 
 def published(folder: Path, repo_id: str) -> bytes:
-    """The config of such a folder as it is in the repository `repo_id`, which it names as the place of its files."""
+    """The config of such a folder for the repository `repo_id`, which it names as the place of its files."""
     stored = model_folder.read_json(folder / CONFIG)
     texts = dict((stored.get("model_cfg") or {}).get("text_cfg") or {})
     if (folder / model_folder.CONFIG).is_file() and "hf_model_name" in texts:
@@ -83,7 +83,7 @@ def published(folder: Path, repo_id: str) -> bytes:
 def _model_cfg(
     config: DualEncoderConfig, vision: open_clip_images.Written, text: open_clip_images.Written
 ) -> dict[str, Any]:
-    """Raises ConfigError if one tower computes the quick gelu and the other does not: there is one word for both."""
+    """The model_cfg. Raises ConfigError if only one tower computes the quick gelu: there is one setting for both."""
     acts = {act for act in (vision.act, text.act) if act}
     if "quick_gelu" in acts and len(acts) > 1:
         raise ConfigError(
@@ -99,7 +99,7 @@ def _model_cfg(
 
 
 def _tower_config(config: DualEncoderConfig, own: Mapping[str, Any], pad: int) -> dict[str, Any]:
-    """The config.json of a text tower, of which open_clip takes the encoder and finds padding by its id."""
+    """The config.json of a text tower, from which open_clip takes the encoder and the id of padding."""
     whole = {"is_encoder_decoder": True} if config.text_type == "mt5" else {}
     return {**own, **whole, "pad_token_id": pad}
 

@@ -20,7 +20,7 @@ from lit_jax.utils.typing import Params
 
 Tensors = dict[str, np.ndarray]
 _ACTS = {"quick_gelu": None, "gelu": None, "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh"}
-_EPS = 1e-5  # Of open_clip's norms, unless it is said.
+_EPS = 1e-5  # The eps of open_clip's norms, unless another is given.
 _POS, _CLS, _REGISTERS = (
     f"embeddings.{name}" for name in ("position_embeddings", "cls_token", "register_tokens")
 )
@@ -31,9 +31,7 @@ class Written(NamedTuple):
 
     cfg: dict[str, Any]
     tensors: Tensors
-    act: str = (
-        ""  # The activation, where the whole model says whether it is the quick one; "": it has no say.
-    )
+    act: str = ""  # The activation, if the quick_gelu of the whole model applies to the tower, else "".
     custom: bool = True  # Whether the class CLIP cannot hold it.
 
 
@@ -58,7 +56,7 @@ def head_of(tower: str, config: DualEncoderConfig) -> Head:
 
 
 def plain_mlp(head: Head, features: int, hidden: int) -> bool:
-    """Whether a head is one hidden layer of that width with the exact gelu, and nothing besides."""
+    """Whether a head is one hidden layer of that width with the exact gelu, and nothing else."""
     return (
         head.kind == "mlp"
         and head.widths(features) == (hidden,)
@@ -85,7 +83,7 @@ def sizes(config: Any, hidden: int, act: str) -> dict[str, Any]:
 
 
 def written(config: DualEncoderConfig, params: Params) -> Written:
-    """Raises ConfigError for a tower or head that open_clip has no place for."""
+    """The image tower and its head. Raises ConfigError if open_clip has no place for them."""
     model_type, own = config.towers["vision"]
     if model_type not in (known := (*_TRUNKS, *CONVNEXTS)):
         raise ConfigError(
@@ -170,7 +168,7 @@ def _hidden(own: Any) -> int:
 
 
 def _unbiased(found: Tensors) -> Tensors:
-    """The same patches without a bias, which the positions take over."""
+    """The same tower with the bias of its patches moved into the positions."""
     if not (bias := found[BIAS]).any():
         return found
     positions = found[_POS].copy()
@@ -179,7 +177,7 @@ def _unbiased(found: Tensors) -> Tensors:
 
 
 def _biased(found: Tensors) -> Tensors:
-    """The same attention with a bias, of zeros, where it has none."""
+    """The same tower with biases of zeros where attention has none."""
     names = [name for name in found if re.search(r"\.attention\.(query|key|value)\.weight$", name)]
     zeros = {name.removesuffix("weight") + "bias": np.zeros(len(found[name]), np.float32) for name in names}
     return zeros | found
@@ -241,7 +239,7 @@ def _siglip(depth: int, found: Tensors) -> Tensors:
 
 
 def _convnext(name: str, model_type: str, own: Any, found: Tensors) -> Tensors:
-    """`name` is that of the architecture."""
+    """The tensors of timm's ConvNeXt; `name` is that of the architecture."""
     table = timm_convnext_tables.rows_of(
         timm_convnext_tables.DINOV3 if model_type == "dinov3_convnext" else timm_convnext_tables.CONVNEXT,
         own.depths,
@@ -252,7 +250,8 @@ def _convnext(name: str, model_type: str, own: Any, found: Tensors) -> Tensors:
     return returned(table, found)
 
 
-_TRUNKS: dict[str, Callable[[int, Tensors], Tensors]] = {  # Type of transformers -> the tensors of timm's.
+# Type of transformers -> what makes timm's tensors.
+_TRUNKS: dict[str, Callable[[int, Tensors], Tensors]] = {
     "clip_vision_model": _clip,
     "siglip_vision_model": _siglip,
     "vit": _vit,

@@ -14,11 +14,11 @@ from lit_jax.utils.typing import Params, Tokenizer
 
 _NATIVE = ("clip_text_model", "metaclip_2_text_model", "siglip_text_model")
 TRANSFORMERS = ("bert", "roberta", "xlm-roberta", "mt5")  # Types that open_clip 3 reads from transformers.
-_EOS_IS_LARGEST = 2  # Of a clip_text_model that pools at the largest id.
+_EOS_IS_LARGEST = 2  # The eos_token_id of a clip_text_model that pools at the largest id.
 
 
 def written(config: DualEncoderConfig, params: Params, tokenizer: Tokenizer) -> Written:
-    """Raises ConfigError for a tower, head or tokenizer that open_clip has no place for."""
+    """The text tower and its head. Raises ConfigError if open_clip has no place for them or for the tokenizer."""
     model_type, _ = config.towers["text"]
     if model_type in _NATIVE:
         return _native(config, params, tokenizer)
@@ -54,9 +54,8 @@ def _end(model_type: str, own: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     """Where a causal tower pools: at the largest id, or at the first id that ends a text."""
     end = own.eos_token_id
     old = model_type == "clip_text_model" and end == _EOS_IS_LARGEST
-    last = end == own.vocab_size - 1 and end == getattr(
-        tokenizer, "eos_token_id", None
-    )  # Which is in every text.
+    # The largest id is then in every text.
+    last = end == own.vocab_size - 1 and end == getattr(tokenizer, "eos_token_id", None)
     return {} if old or last else {"pool_type": "eos", "eos_id": end}
 
 
@@ -82,7 +81,7 @@ def _siglip(config: DualEncoderConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 def _head(config: DualEncoderConfig, siglip: bool) -> tuple[Rows, dict[str, Any]]:
     """The table of the head of one of open_clip's own towers, and its fields. Raises ConfigError."""
     kind = head_of("text", config).kind
-    if siglip and kind == "identity":  # It has its linear map inside.
+    if siglip and kind == "identity":  # The tower has its linear map inside.
         return (), {}
     if not siglip and kind == "identity" and config.text.hidden_size == config.width:
         return (), {"proj_type": "none"}
@@ -95,11 +94,11 @@ def _head(config: DualEncoderConfig, siglip: bool) -> tuple[Rows, dict[str, Any]
 
 
 def _of_transformers(config: DualEncoderConfig, params: Params, tokenizer: Tokenizer) -> Written:
-    """A tower that transformers computes there, whose config.json lies in the folder."""
+    """A tower that open_clip takes from transformers, by the config.json in the folder."""
     model_type, own = config.towers["text"]
     how = config.text_pooling
     if model_type == "mt5" and how == "pooler":
-        how = "mean"  # As open_clip calls what this type pools.
+        how = "mean"  # open_clip's name for the pooling of this type.
     pooler = next((there for there, here in POOLERS.items() if here == how), None)
     if pooler is None:
         raise ConfigError(f"text_pooling={how!r} has no place there: {', '.join(POOLERS.values())} have")
@@ -117,7 +116,7 @@ def _of_transformers(config: DualEncoderConfig, params: Params, tokenizer: Token
 
 
 def _projection(config: DualEncoderConfig, head: Tensors) -> tuple[str, Tensors]:
-    """linear or mlp, and its tensors. Raises ConfigError."""
+    """The kind of projection, linear or mlp, and its tensors. Raises ConfigError."""
     kind, width = head_of("text", config), config.text.hidden_size
     if kind.kind == "linear":
         return "linear", returned(tables.HF_LINEAR, head)
@@ -132,7 +131,7 @@ def _projection(config: DualEncoderConfig, head: Tensors) -> tuple[str, Tensors]
 
 
 def _check_padding(own: Any, tokenizer: Tokenizer) -> None:
-    """Raises ConfigError unless the padding token, by which open_clip knows padding, is padding alone."""
+    """Raises ConfigError unless the padding token, by which open_clip recognises padding, is used only for padding."""
     pad = tokenizer.pad_token_id
     others = {getattr(tokenizer, f"{name}_token_id", None) for name in ("eos", "sep", "cls", "bos", "unk")}
     if pad is None or not makes_mask(tokenizer) or pad in others:

@@ -1,9 +1,9 @@
-"""A folder that SentenceTransformer(FOLDER) opens: pictures and texts -> our unit vectors, with PyTorch alone.
+"""A folder that SentenceTransformer(FOLDER) opens: pictures and texts -> our unit vectors, with only PyTorch.
 
 A model of two free towers becomes a Router (sentence-transformers 5.7 or newer) with two routes, `text` and `image`:
 a Transformer, a Pooling unless transformers' class pools, Dense layers, Normalize. A CLIP or SigLIP stays one model of
-transformers, which has both modalities. The folder `heads`, as in the layout "towers", has what lit_jax reads besides:
-the config, the heads as they are, the temperature and the bias.
+transformers, which has both modalities. The folder `heads`, as in the layout "towers", has what else lit_jax reads: the
+config, the heads as they are, the temperature and the bias.
 """
 
 import json
@@ -35,11 +35,11 @@ from lit_jax.utils.typing import Params, Processor
 
 CLASSES = "sentence_transformers.sentence_transformer.modules"
 PLACES = {tower: f"{route}_0_Transformer" for tower, route in ROUTES.items()}
-# Classes besides AutoModel that it takes for models of their types.
+# AutoModel, and the classes that it uses instead for models of their types.
 _READERS = ("AutoModel", "T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel")
-# Types whose last hidden state is no list of tokens in transformers.
+# Types whose last hidden state is not a list of tokens in transformers.
 _GRIDS = ("convnext", "convnextv2", "resnet")
-_PILLOW = {"backend": "pil"}  # As lit_jax reads pictures, also where torchvision is installed.
+_PILLOW = {"backend": "pil"}  # Reads pictures as lit_jax does, even if torchvision is installed.
 _NORMALIZE = Layer("Normalize", {"module_input_name": OUTPUT, "module_output_name": OUTPUT}, {})
 _ELSE = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
 
@@ -69,7 +69,8 @@ def write(
         routes = {route: _route(tower, config, params, patches) for tower, route in ROUTES.items()}
         towers.write(folder, config, hf, params, processor, max_shard_size, PLACES)
         _write_router(folder, routes, reading)
-        settings["lit_jax"] = {"heads": towers.HEADS}  # Anyone else who writes the folder leaves this out.
+        # Any other program that writes the folder leaves this out.
+        settings["lit_jax"] = {"heads": towers.HEADS}
     else:
         model_folder.write(folder, hf, dual_encoder.tensors(config, params), max_shard_size=max_shard_size)
         save_processor(folder, processor)
@@ -83,7 +84,7 @@ def write(
 
 
 def _write_router(folder: Path, routes: Mapping[str, list[Layer]], reading: Mapping[str, Any]) -> None:
-    """The modules of every route behind its tower, which is written already, and the files that name them."""
+    """Writes the modules of every route behind its tower, which already exists, and the files that name them."""
     types: dict[str, str] = {}
     structure: dict[str, list[str]] = {}
     for tower, route in ROUTES.items():
@@ -105,15 +106,14 @@ def _write_router(folder: Path, routes: Mapping[str, list[Layer]], reading: Mapp
     _write_json(folder / ROUTER, {"types": types, "structure": structure, "parameters": parameters})
     _write_json(folder / MODULES, [_module(0, "Router", "")])
     modalities = _transformer(dict.fromkeys(structure, "forward"), "pooler_output")
-    _write_json(
-        folder / TRANSFORMER, modalities
-    )  # Nothing but mteb reads it here: it looks for the modalities.
+    # Only mteb reads it here: it looks for the modalities.
+    _write_json(folder / TRANSFORMER, modalities)
 
 
 def _route(tower: str, config: DualEncoderConfig, params: Params, patches: int) -> list[Layer]:
-    """What lies behind a tower: its pooling, its head and Normalize. Raises ConfigError for what no module does.
+    """The layers behind a tower: its pooling, its head and Normalize. Raises ConfigError for what no module does.
 
-    `patches` are those of a picture.
+    `patches` is the number of patches in a picture.
     """
     head, name = getattr(config, f"{tower}_head"), heads.NAMES[tower]
     if config.projection_dim is None or name not in params:
@@ -133,7 +133,7 @@ def _route(tower: str, config: DualEncoderConfig, params: Params, patches: int) 
 
 
 def _pooled(tower: str, config: DualEncoderConfig, params: Params, patches: int) -> list[Layer]:
-    """A tower's last hidden state -> its pooled output; nothing where transformers' own class gives that."""
+    """The layers from a tower's last hidden state to its pooled output; none if transformers' class returns that."""
     model_type, own = config.towers[tower]
     encoder, how = encoder_of(tower, model_type), getattr(config, f"{tower}_pooling")
     if encoder.reader not in _READERS:
@@ -170,7 +170,7 @@ def _pooled(tower: str, config: DualEncoderConfig, params: Params, patches: int)
 
 
 def _text_settings(config: DualEncoderConfig, tokenizer: Any) -> dict[str, Any]:
-    """How texts are cut and padded where the tokenizer does not say it."""
+    """How texts are cut and padded, if the tokenizer does not say so."""
     longest = default_length(config.text, tokenizer)
     padded = config.text_type in PADDED or not makes_mask(tokenizer)
     if not padded and tokenizer.model_max_length <= longest:
@@ -201,7 +201,7 @@ def _write_layer(folder: Path, layer: Layer) -> None:
     if layer.tensors:
         tensors = {name: np.ascontiguousarray(array) for name, array in layer.tensors.items()}
         save_file(tensors, folder / model_folder.WEIGHTS, metadata={"format": "pt"})
-        (folder / model_folder.WEIGHTS).chmod(0o644)  # safetensors makes it readable for its owner alone.
+        (folder / model_folder.WEIGHTS).chmod(0o644)  # safetensors makes it readable only for its owner.
 
 
 def _write_json(path: Path, tree: Any) -> None:

@@ -15,7 +15,7 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import Params, Processor
 
 _ONNX = ("onnx", "onnxruntime"), "pip install 'lit_jax[onnx]'"
-# Form -> the packages that write it, and how one gets them.
+# Form -> the packages that write it, and how to get them.
 FORMS = {
     "onnx": _ONNX,
     "onnx_int8": _ONNX,
@@ -43,9 +43,9 @@ def write(
 ) -> None:
     """Writes both towers with their heads into `folder`, as files that hold their weights and do not need lit_jax.
 
-    "onnx" writes onnx/vision_model.onnx and onnx/text_model.onnx; "onnx_int8" these and *_quantized.onnx; "stablehlo"
-    writes stablehlo/vision_model.stablehlo, text_model.stablehlo and programs.json. Raises ConfigError as `check`, and
-    WeightError for a tower that has no such form.
+    "onnx" writes onnx/vision_model.onnx and onnx/text_model.onnx; "onnx_int8" writes these and *_quantized.onnx;
+    "stablehlo" writes stablehlo/vision_model.stablehlo, text_model.stablehlo and programs.json. Raises ConfigError as
+    `check` does, and WeightError for a tower that has no such form.
     """
     check(forms)
     with_mask, size = makes_mask(processor.tokenizer), size_of(processor.image_processor)

@@ -10,7 +10,7 @@ from lit_jax.hf.programs.onnx_graph import Graph, Value
 
 
 def layer_norm(graph: Graph, equation: Any, body: Any, values: list[Value]) -> Value | None:
-    """`layers.norm._by_rows`, of [... D] in float32."""
+    """`layers.norm._by_rows`, on [... D] in float32."""
     eps = [
         operand.val
         for e in _equations(body)
@@ -26,7 +26,7 @@ def layer_norm(graph: Graph, equation: Any, body: Any, values: list[Value]) -> V
 
 
 def name_of(equation: Any) -> str:
-    """What the function is called that an equation calls."""
+    """The name of the function that an equation calls."""
     body = equation.params.get("call_jaxpr")
     about = getattr(getattr(body, "jaxpr", None), "debug_info", None)
     return str(equation.params.get("name") or getattr(about, "func_name", ""))

@@ -17,8 +17,8 @@ from lit_jax.utils.errors import WeightError
 
 FOLDER = "onnx"
 OPSET, IR = 20, 9  # ONNX 1.15, of 2023: ONNX Runtime, and its build for browsers, read them from 1.17 on.
-LARGEST = 1e-4  # Difference to JAX.
-_MOST = 1_900_000_000  # Bytes of constants inside of a file; protocol buffers end at 2 GiB.
+LARGEST = 1e-4  # The largest difference from JAX.
+_MOST = 1_900_000_000  # The most bytes of constants inside a file; protocol buffers end at 2 GiB.
 
 
 class ForOnnx(Compute):
@@ -26,12 +26,12 @@ class ForOnnx(Compute):
 
     @property
     def device(self) -> jax.Device:
-        """Attention is that of CPUs, on every machine."""
+        """A CPU, so that attention is that of CPUs on every machine."""
         return jax.local_devices(backend="cpu")[0]
 
     @property
     def on_gpu(self) -> bool:
-        """Norms are one function, and patches are multiplied as a matrix."""
+        """True, so that norms are one function, and patches are multiplied as a matrix."""
         return True
 
 
@@ -41,7 +41,7 @@ COMPUTE = ForOnnx()
 def write(folder: Path, programs: Iterable[Program], *, int8: bool = False) -> None:
     """Writes `folder`/onnx with a file for each program, and with `int8` a second one whose matrices have 8 bits.
 
-    Raises WeightError for a tower that ONNX cannot express, and if ONNX Runtime computes it otherwise than JAX.
+    Raises WeightError for a tower that ONNX cannot express, and if ONNX Runtime computes it differently from JAX.
     """
     place = folder / FOLDER
     place.mkdir()
@@ -68,7 +68,7 @@ def save(path: Path, program: Program) -> None:
 
 
 def model_of(program: Program) -> Any:
-    """The onnx.ModelProto of a program: int64 texts as tokenizers give them, float32 vectors. Raises WeightError."""
+    """The onnx.ModelProto of a program: int64 texts as tokenizers return them, float32 vectors. Raises WeightError."""
     from onnx import helper, numpy_helper
 
     try:
@@ -127,7 +127,7 @@ def run(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def check(path: Path, program: Program) -> float:
-    """The largest difference of a file to JAX, for random inputs. Raises WeightError if it is above LARGEST."""
+    """The largest difference between a file and JAX, for random inputs. Raises WeightError if it is above LARGEST."""
     inputs = program.example()
     got = run(path, inputs)
     want = jax.jit(program.call)(program.params, inputs)
@@ -141,12 +141,12 @@ def check(path: Path, program: Program) -> float:
 
 
 def quantise(path: Path, output: Path) -> None:
-    """The same program with matrices and token tables of 8 bits, and activations that are rounded when it runs."""
+    """Writes the same program with 8-bit matrices and token tables, and activations that are rounded at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(logging.WARNING)  # It advises to optimise the graph first, which is done already.
+    logging.disable(logging.WARNING)  # It advises optimising the graph first, which is already done.
     try:
-        # Seven bits of the weights are used, since sums of pairs of full ones overflow on CPUs without VNNI.
+        # Only seven bits of the weights are used, since sums of pairs overflow with all eight on CPUs without VNNI.
         quantize_dynamic(
             path,
             output,

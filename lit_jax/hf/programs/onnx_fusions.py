@@ -1,4 +1,4 @@
-"""Several nodes that ONNX has one operation for: softmax and GELU, as JAX writes them out."""
+"""Fuses several nodes into one operation of ONNX: softmax and GELU, as JAX writes them out."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from lit_jax.hf.programs.onnx_graph import Graph, Node
 
-_ERF = 0.5, 0.5**0.5  # Factors of x outside of and inside of erfc, which has 1 as the other term.
+_ERF = 0.5, 0.5**0.5  # Factors of x outside and inside erfc, which is 1 - erf.
 _TANH = 0.5, 1.0, (2 / np.pi) ** 0.5, 0.044715, 3.0
 
 

@@ -1,4 +1,4 @@
-"""An ONNX graph while it is made: nodes, constants, and sizes that are known only when it runs."""
+"""An ONNX graph while it is built: nodes, constants, and sizes that are known only when it runs."""
 
 import ast
 import hashlib
@@ -16,8 +16,8 @@ _FUNCTIONS = {"floordiv": "Div", "mod": "Mod", "max": "Max", "min": "Min"}  # No
 class Value(NamedTuple):
     """A constant, or the name of a node's result.
 
-    An axis of length 1 may stand for a longer one of the variable that this is the value of, as ONNX's arithmetic reads
-    it; `Graph.full` repeats it.
+    An axis of length 1 may stand for a longer axis of the variable, since ONNX's arithmetic broadcasts it; `Graph.full`
+    repeats it.
     """
 
     array: Any  # np.ndarray or str
@@ -41,18 +41,18 @@ class Node(NamedTuple):
 
 
 class Graph:
-    """The nodes so far. `symbols` are the sizes that the inputs tell: name -> (input, axis)."""
+    """The nodes so far. `symbols` are the sizes that the inputs show: name -> (input, axis)."""
 
     def __init__(self, symbols: Mapping[str, tuple[str, int]]) -> None:
         self.nodes: list[Node] = []
-        self.made: dict[str, Node] = {}  # By their results.
+        self.made: dict[str, Node] = {}  # Nodes by the names of their results.
         self.constants: dict[str, np.ndarray] = {}
         self._symbols = symbols
         self._sizes: dict[str, Any] = {}
         self._transposed: dict[str, tuple[Value, tuple[int, ...]]] = {}
 
     def node(self, kind: str, *inputs: Any, **attributes: Any) -> str:
-        """Adds a node of names and constants; returns the name of its result."""
+        """Adds a node with names and constants as inputs; returns the name of its result."""
         output = f"{kind}_{len(self.nodes)}"
         node = Node(kind, tuple(self.name(x) for x in inputs), output, attributes)
         self.nodes.append(node)
@@ -60,7 +60,7 @@ class Graph:
         return output
 
     def chain(self, name: Any, *kinds: str) -> list[Node] | None:
-        """The nodes of these kinds of which each is made from the result of the next, as its last computed input."""
+        """Nodes of these kinds, each with the result of the next as its last computed input; None if there are none."""
         found: list[Node] = []
         for kind in kinds:
             node = self.made.get(name) if isinstance(name, str) else None
@@ -71,10 +71,10 @@ class Graph:
         return found
 
     def name(self, array: Any) -> str:
-        """A name as it is, or the name of a constant; equal constants have one."""
+        """A name as it is, or the name of a constant; equal constants share one."""
         if isinstance(array, str):
             return array
-        array = np.ascontiguousarray(array).reshape(np.shape(array))  # Which makes a scalar a vector.
+        array = np.ascontiguousarray(array).reshape(np.shape(array))  # The former makes a scalar a vector.
         digest = hashlib.sha1(array.data, usedforsecurity=False).hexdigest()[:16]
         name = "_".join(["constant", array.dtype.name, *map(str, array.shape), digest])
         self.constants.setdefault(name, array)
@@ -90,7 +90,7 @@ class Graph:
         return self._sizes[text]
 
     def _computed(self, tree: ast.AST) -> Any:
-        """The polynomial that jax.export prints for a size."""
+        """Computes the polynomial that jax.export prints for a size."""
         match tree:
             case ast.Constant(int(number)):
                 return np.array([number], np.int64)
@@ -120,7 +120,7 @@ class Graph:
             return value
         if value.constant:
             return Value(value.array.reshape(shape), shape)
-        # ONNX has 0 for an axis as it is and -1 for what is left; so most sizes need not be computed.
+        # In ONNX, 0 keeps an axis and -1 takes what is left, so most sizes need not be computed.
         kept = [same(old, new) for old, new in zip(value.shape, shape, strict=False)]
         target = [0 if i < len(kept) and kept[i] else size for i, size in enumerate(shape)]
         unknown = [i for i, size in enumerate(target) if not isinstance(size, int)]
@@ -131,7 +131,7 @@ class Graph:
         return Value(self.node("Reshape", value.array, np.array(target, np.int64)), shape)
 
     def transpose(self, value: Value, axes: Sequence[int]) -> Value:
-        """Two in a row become one, or none if the second undoes the first."""
+        """Two transposes in a row become one, or none if the second undoes the first."""
         axes, shape = tuple(axes), tuple(value.shape[axis] for axis in axes)
         if value.constant:
             return Value(value.array.transpose(axes), shape)
@@ -144,7 +144,7 @@ class Graph:
         return result
 
     def full(self, value: Value, shape: Shape) -> Value:
-        """With every axis as long as it is in the variable."""
+        """The value with every axis as long as it is in the variable."""
         if value.shape == shape:
             return value
         if value.constant and all(isinstance(size, int) for size in shape):
@@ -170,7 +170,7 @@ def same(one: Size, other: Size) -> bool:
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
-    """The shape of arithmetic between arrays of these."""
+    """The shape that arithmetic between arrays of these shapes gives."""
     rank = max(map(len, shapes))
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     return tuple(next((s for s in sizes if not is_one(s)), 1) for sizes in zip(*padded, strict=True))

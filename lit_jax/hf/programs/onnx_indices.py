@@ -12,7 +12,7 @@ from lit_jax.utils.errors import WeightError
 def gather(graph: Graph, equation: Any, operand: Value, indices: Value) -> Value:
     """Rows of an array, by one index or several, for each element of a batch or for all.
 
-    Of every axis, one element is taken or all; or there is a single window. Raises WeightError for several windows.
+    One element or all of every axis are taken, or there is a single window. Raises WeightError for several windows.
     """
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     shape, places = (variable.aval.shape for variable in equation.invars)
@@ -54,7 +54,7 @@ def _arranged(graph: Graph, equation: Any, found: Value, index_axes: list[int], 
     for axis in range(len(out)):
         if axis not in of_operand:
             order.append(index_axes.index(next(of_indices)))
-        elif of_operand[axis] in rest:  # Else an axis of which one element was taken, and which stays.
+        elif of_operand[axis] in rest:  # Else one element of the axis was taken, and the axis stays.
             order.append(len(index_axes) + rest.index(of_operand[axis]))
     return graph.reshape(graph.transpose(found, order), out)
 
@@ -88,7 +88,7 @@ def _gathered_window(graph: Graph, equation: Any, operand: Value, indices: Value
 
 
 def _window(graph: Graph, value: Value, places: list[tuple[Value, Any]]) -> Value:
-    """The part from a start and of a size on each axis; JAX moves it inside of the array."""
+    """The part with this start and size on each axis, moved inside the array as JAX does."""
     for axis, (start, size) in enumerate(places):
         length = value.shape[axis]
         if same(size, length):

@@ -10,7 +10,7 @@ from lit_jax.utils.errors import WeightError
 
 
 def product(graph: Graph, equation: Any, left: Value, right: Value) -> Value:
-    """dot_general: [batch, rows, summed] times [batch, summed, columns]; without a batch, ONNX takes any rows."""
+    """dot_general: [batch, rows, summed] times [batch, summed, columns]; without a batch, rows may be several axes."""
     (summed, batch), out = equation.params["dimension_numbers"], equation.outvars[0].aval
     sides = []
     for number, value in enumerate((left, right)):
@@ -28,7 +28,7 @@ def product(graph: Graph, equation: Any, left: Value, right: Value) -> Value:
 
 
 def _merged(axes: Any, sizes: list[Size], one_axis: list[Any]) -> list[Size]:
-    """The sizes of these axes, or their product where they are to be one axis."""
+    """The sizes of these axes, or their product where they become one axis."""
     return [math.prod(sizes)] if axes in one_axis else sizes
 
 

@@ -1,4 +1,4 @@
-"""JAX's operations in terms of ONNX's: elementwise ones as a table, the others as a function each.
+"""JAX's operations in terms of ONNX's: a table for elementwise ones, and a function for each of the others.
 
 A rule is called with the graph, the equation of the jaxpr and the values of its inputs, and returns that of its output.
 Products, convolutions and indices are in `onnx_products` and `onnx_indices`.
@@ -13,7 +13,7 @@ from lit_jax.hf.programs import onnx_fusions, onnx_indices, onnx_products
 from lit_jax.hf.programs.onnx_graph import Graph, Value, broadcast, is_one, same
 from lit_jax.utils.errors import WeightError
 
-# Operations with as many inputs, of one shape, and the same meaning.
+# Operations that have the same inputs, of one shape, and the same meaning in ONNX.
 SAME = {
     "abs": "Abs",
     "add": "Add",
@@ -56,10 +56,10 @@ NOTHING = (
     "sharding_constraint",
     "stop_gradient",
 )
-# Not computed beforehand: a rule that repeats nothing, and one of sizes.
+# Never folded into constants: a rule that repeats nothing, and one for sizes.
 LATE = ("broadcast_in_dim", "dim_as_value")
 _ONE = np.float32(1)
-# Elementwise operations that are several of ONNX's.
+# Elementwise operations that take several of ONNX's.
 SEVERAL: dict[str, Callable[..., str]] = {
     "clamp": lambda graph, low, x, high: graph.node("Min", graph.node("Max", x, low), high),
     "erfc": lambda graph, x: graph.node("Sub", _ONE, graph.node("Erf", x)),
@@ -70,7 +70,7 @@ SEVERAL: dict[str, Callable[..., str]] = {
     "select_n": lambda graph, which, no, yes: graph.node("Where", which, yes, no),
     "square": lambda graph, x: graph.node("Mul", x, x),
 }
-# Operations that may be the last one of those that a single operation of ONNX stands for.
+# Operations that can end a sequence for which ONNX has a single operation.
 FUSIONS = {"div": onnx_fusions.softmax, "mul": onnx_fusions.gelu}
 ELEMENTWISE = {*SAME, *SEVERAL, "integer_pow", "convert_element_type"}
 _REDUCTIONS = {"reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_sum": "ReduceSum"}
@@ -96,7 +96,7 @@ def elementwise(graph: Graph, equation: Any, *values: Value) -> Value:
 
 
 def _choice(graph: Graph, which: Any, no: Any, yes: Any) -> str:
-    """Where, which ONNX Runtime does not have for bools."""
+    """Where for bools, which ONNX Runtime lacks."""
     return graph.node("Or", graph.node("And", which, yes), graph.node("And", graph.node("Not", which), no))
 
 
@@ -137,7 +137,7 @@ def cumulative_sum(graph: Graph, equation: Any, value: Value) -> Value:
 
 
 def broadcast_in_dim(graph: Graph, equation: Any, value: Value) -> Value:
-    """Only axes of length one are added; they stand for the longer ones."""
+    """Adds only axes of length one, which stand for the longer ones."""
     axes, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
     sizes = dict(zip(axes, value.shape, strict=True))
     return graph.reshape(value, tuple(sizes.get(axis, 1) for axis in range(len(shape))))
@@ -159,7 +159,7 @@ def size_as_number(graph: Graph, equation: Any) -> Value:
 
 
 def reshape(graph: Graph, equation: Any, value: Value) -> Value:
-    """Also squeeze and expand_dims."""
+    """Serves squeeze and expand_dims as well."""
     return graph.reshape(graph.full(value, equation.invars[0].aval.shape), equation.outvars[0].aval.shape)
 
 
@@ -202,7 +202,7 @@ def stack(graph: Graph, equation: Any, *values: Value) -> Value:
 
 
 def stacked(graph: Graph, parts: Sequence[Value], axis: int, shape: tuple[Any, ...]) -> Value:
-    """Parts along a new axis of the result, which has this shape."""
+    """Stacks parts along a new axis of the result, which has this shape."""
     before, after = shape[:axis], shape[axis + 1 :]
     rows = [graph.reshape(graph.full(x, (*before, *after)), (*before, 1, *after)).array for x in parts]
     return Value(graph.node("Concat", *rows, axis=axis), shape)
@@ -233,7 +233,7 @@ def pad(graph: Graph, equation: Any, value: Value, filling: Value) -> Value:
 
 
 def at(graph: Graph, value: Value, index: int, axis: int = 0) -> Value:
-    """A part along an axis."""
+    """The part at `index` along an axis."""
     index, shape = 0 if is_one(value.shape[axis]) else index, (*value.shape[:axis], *value.shape[axis + 1 :])
     if value.constant:
         return Value(value.array.take(index, axis), shape)

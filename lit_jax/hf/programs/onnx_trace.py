@@ -1,7 +1,7 @@
 """A function of JAX -> an ONNX graph, equation by equation of its jaxpr.
 
-What depends on constants alone is computed here, loops over layers are unrolled, and each layer's weights are constants
-of their own, as tools that quantise expect. Sizes of inputs may be symbols of jax.export's.
+What depends only on constants is computed here, loops over layers are unrolled, and each layer's weights are separate
+constants, as quantisation tools expect. Sizes of inputs may be symbols of jax.export.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from lit_jax.hf.programs.onnx_graph import Graph, Value, broadcast
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
-_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # What equations that call a function name its jaxpr.
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # How equations that call a function name its jaxpr.
 
 
 def traced(
@@ -83,7 +83,7 @@ def _result(graph: Graph, equation: Any, values: list[Value]) -> list[Value]:
 
 
 def _foldable(equation: Any, values: Sequence[Value]) -> bool:
-    """Whether all that it needs is known now."""
+    """Whether all that it needs is already known."""
     if not all(value.constant for value in values):
         return False
     if equation.primitive.name in rules.ELEMENTWISE:
@@ -105,7 +105,8 @@ def _unrolled(graph: Graph, equation: Any, values: list[Value]) -> list[Value]:
     """A scan, step by step."""
     params = equation.params
     inner = _opened(params["jaxpr"])
-    # How many values are which is named differently by versions of JAX, but what is stacked has one axis more outside.
+    # Versions of JAX name the numbers of values of each kind differently, but stacked values have one more axis
+    # outside.
     last = len(values) - _stacks(equation.invars, inner.invars)
     first = last - len(equation.outvars) + _stacks(equation.outvars, inner.outvars)
     fixed, carry, rows = values[:first], values[first:last], values[last:]

@@ -22,7 +22,7 @@ from lit_jax.utils.errors import WeightError
 
 FOLDER, ABOUT = "stablehlo", "programs.json"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_MOST = 2**31 - 2**24  # Bytes of weights: a file is a flatbuffer, whose offsets have 31 bits.
+_MOST = 2**31 - 2**24  # The most bytes of weights: a file is a flatbuffer, whose offsets have 31 bits.
 _PROMISE = (
     "jax.export promises that a program runs with a JAX that is up to 6 months newer than the one that wrote it, or up "
     "to 3 weeks older; export it again for another one"
@@ -30,12 +30,12 @@ _PROMISE = (
 
 
 def compute_on(platform: str) -> Compute:
-    """How a program computes: as this machine's embeddings are computed, but without the kernels of one platform."""
+    """How a program computes: as this machine's embeddings are computed, but without kernels for a single platform."""
     return Compute(attention="auto" if platform == "cpu" else "xla")
 
 
 def write(folder: Path, programs: Iterable[Program]) -> None:
-    """Writes `folder`/stablehlo with a file for each program, which holds its weights, and what is to be known of them.
+    """Writes `folder`/stablehlo with a file for each program, which holds its weights, and describes them in ABOUT.
 
     Raises WeightError for a tower whose weights do not fit into a file.
     """
@@ -63,7 +63,7 @@ def write(folder: Path, programs: Iterable[Program]) -> None:
 
 
 def exported_program(program: Program) -> export.Exported:
-    """A program with its weights inside, for all PLATFORMS, of inputs by name. Raises WeightError as `write`."""
+    """A program with its weights inside, for all PLATFORMS, with inputs by name. Raises WeightError as `write` does."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(program.params))
     if size > _MOST:
         raise WeightError(

@@ -16,10 +16,8 @@ from lit_jax.models.layers.spec import Compute
 from lit_jax.utils.sides import Sides, pair
 from lit_jax.utils.typing import Params
 
-NAMES = {
-    "vision": "vision_model",
-    "text": "text_model",
-}  # Tower -> its files, as optimum and transformers.js name them.
+# Tower -> its files, as optimum and transformers.js name them.
+NAMES = {"vision": "vision_model", "text": "text_model"}
 OUTPUTS = {"vision": "image_embeds", "text": "text_embeds"}
 BATCH, LENGTH = "batch", "length"  # The sizes that a program leaves open.
 
@@ -67,8 +65,8 @@ def programs(
 ) -> tuple[Program, Program]:
     """The programs of the image tower and of the text tower, in float32, computed as `compute` says.
 
-    Pictures are `pixel_values`, float32 [B C S1 S2], as an image processor gives them, of `size`, by default that of
-    the config, from which it differs where a tower resizes its positions (DINOv2's). Texts are `input_ids`, int32
+    Pictures are `pixel_values`, float32 [B C S1 S2], as an image processor returns them, of `size`: by default that of
+    the config, from which it differs if a tower resizes its positions (DINOv2's). Texts are `input_ids`, int32
     [B N], and `attention_mask` of the same shape and type if `with_mask`.
     """
     module, config = DualEncoder(module.config, compute), module.config
@@ -94,6 +92,6 @@ def programs(
 
 
 def _of(tower: str, params: Params) -> dict[str, Any]:
-    """The params that a tower's embeddings depend on; the temperature is one of every apply."""
+    """The params that a tower's embeddings depend on; every apply reads the temperature."""
     wanted = (tower, heads.NAMES[tower], "logit_scale", "logit_bias")
     return {name: params[name] for name in wanted if name in params}
