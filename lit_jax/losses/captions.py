@@ -36,14 +36,15 @@ def captions_loss(
 ) -> Float[Array, ""]:
     """The loss of B pictures with K captions each, in nats per picture; otherwise as `contrastive_loss`.
 
-    - `positives="one"`: each caption is compared apart, its picture with the captions of the same number of the other
-      pictures. The loss is the mean of K losses (SAIL, arXiv:2412.04616, which adds them up).
+    - `positives="one"`: caption k of each picture is compared with caption k of the other pictures, for each k by
+      itself. The loss is the mean of the K losses (SAIL, arXiv:2412.04616, which adds them up).
     - `positives="all"`: a picture is compared with the captions of all pictures, and all of its own are right, in equal
       parts (supervised contrastive learning, arXiv:2004.11362, equation 2). A caption is compared with all pictures.
       The sigmoid loss asks these questions anyway, and is the same as with "one".
 
-    `targets.groups` are [b], or [b, K] for ids of the captions, of which those of the same number are compared.
-    Raises ConfigError as `contrastive_loss`, for other `positives`, and for label smoothing or soft targets with "all".
+    `targets.groups` are [b], or [b, K] for ids of the captions; column k holds the ids for the k-th comparison.
+    Raises ConfigError as `contrastive_loss`, for other `positives`, and for label smoothing or soft targets of the
+    softmax loss with "all".
     """
     if positives not in POSITIVES:
         raise ConfigError(f"positives={positives!r} is unknown: wanted one of {', '.join(POSITIVES)}")
@@ -73,7 +74,8 @@ def captions_loss(
     mine = split(images)
     own = [row_similarities(mine, split(text)) for text in each]
     nearer = jnp.stack([(pair - own[0]).rounded() for pair in own]) * scale
-    # -log p of caption k among those of its number is the log of a sum over these, less its logit.
+    # The sum over all captions is the sum over k of the sums over the k-th captions; `by_image` holds -log p / 2, so
+    # that `nearer + 2 * by_image` is the log of such a sum, relative to the first caption of the picture.
     rows = jax.nn.logsumexp(nearer + 2 * by_image, axis=0) - nearer.mean(0)
     if valid is not None:
         rows = jnp.where(valid, rows, 0)

@@ -1,7 +1,7 @@
 """Contrastive losses of the whole batch, each computed from the rows that one device holds.
 
 A device compares its b images with the texts of all devices, one tile [b, c] of logits at a time, so that no array is
-B x B. The backward pass computes the tiles again: of several tiles none is kept, and of a single one XLA sees that it
+B x B. The backward pass computes the tiles again: several tiles are never kept, and XLA recognises that a single one
 is the same. The other direction, texts to images, needs no second matrix: each column is a text, and its sums are
 completed over the devices.
 """
@@ -27,12 +27,12 @@ class LossConfig:
     """Which loss is computed, and how the batch is compared.
 
     - `kind`: "softmax" asks which text is the image's and which image is the text's, and takes the mean of both
-      directions (CLIP, arXiv:2103.00020). "sigmoid" asks of every image and every text whether they match (SigLIP,
+      directions (CLIP, arXiv:2103.00020). "sigmoid" asks for every image and every text whether they match (SigLIP,
       arXiv:2303.15343), and divides the sum over all these questions by the number of pairs.
     - `how`, `chunk`: these change time and memory, not the value. "gathered" copies all texts to every device and holds
       logits [b, B]; "ring" passes the texts around and holds [b, b]; `chunk` columns at a time make it [b, chunk].
     - `label_smoothing`: the part of each row's and each column's target that is spread evenly over its negatives.
-    - `precision`: "float32" and "split" are the loss of the embeddings to 1e-6, at every scale up to 1,000; on a TPU
+    - `precision`: "float32" and "split" give the loss of the embeddings to 1e-6, at every scale up to 1,000; on a TPU
       "split" takes 28 products of bfloat16 numbers where "float32" takes 48 (`exact.py`). "bfloat16" takes 4: it rounds
       embeddings and, for the gradients, probabilities (`rounded.py`).
     """
@@ -52,7 +52,7 @@ class Targets(NamedTuple):
     - `groups`: int [b] each, such as the ids of the images and of the captions. Two pairs with an id in common are not
       negatives of each other (supervised contrastive learning would make them positives, arXiv:2004.11362; here they
       are left out). A pair always matches itself.
-    - `soft`: float [b, B], the targets of image i for all texts, at least 0, in place of the pairs'. No gradient
+    - `soft`: float [b, B], the targets of image i for all texts, at least 0, which replace the pairs. No gradient
       reaches them. The sigmoid loss takes them as probabilities. The softmax loss divides them by their sum over the
       texts for images and over the images for texts, so exp(logits of a teacher) gives its softmax in both directions;
       where a sum is 0, the pair itself is the target. What `valid` and `groups` leave out counts as 0.
@@ -82,18 +82,18 @@ def contrastive_loss(
     1 / temperature. `bias` is added to the logits of the sigmoid loss; the softmax loss does not use it, since a
     constant cancels there. All of them are converted to float32 first.
 
-    Raises ConfigError for an unknown kind or way, a chunk that does not divide the texts, smoothing outside [0, 1),
-    and soft targets that are not [b, B] or that come together with chunks, the ring or smoothing.
+    Raises ConfigError for an unknown kind, way or precision, a chunk that does not divide the texts, smoothing outside
+    [0, 1), and soft targets that are not [b, B] or that come together with chunks, the ring or smoothing.
     """
     by_image, by_text = pair_losses(config, images, texts, scale, bias, targets, axis=axis)
-    # Without the barrier XLA merges the sums into one of b x B numbers, in which float32 loses a digit.
+    # Without the barrier XLA merges the sums into a single sum of b x B numbers, in which float32 loses a digit.
     return mean_of_pairs(lax.optimization_barrier(by_image + by_text), targets.valid, axis)
 
 
 def mean_of_pairs(
     losses: Float[Array, " b"], valid: Bool[Array, " b"] | None, axis: Axis
 ) -> Float[Array, ""]:
-    """The sum of the `losses` of all devices over the number of their pairs, or of those that are `valid`."""
+    """The sum of the `losses` of all devices, divided by the number of pairs, or of `valid` pairs."""
     pairs = jnp.float32(len(losses) * lax.axis_size(axis))
     if valid is not None:
         pairs = jnp.maximum(lax.psum(valid.sum(), axis).astype(jnp.float32), 1)
@@ -112,8 +112,8 @@ def pair_losses(
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """What each pair of this device adds to the loss, in nats: as an image, and as a text. See `contrastive_loss`.
 
-    Of the softmax loss these are halves: half of -log p(text | image), with what smoothing and soft targets change, and
-    half of -log p(image | text). Of the sigmoid loss all is the image's.
+    For the softmax loss these are half of -log p(text | image), with what smoothing and soft targets change, and half
+    of -log p(image | text). For the sigmoid loss the image's part is everything, and the text's part is zero.
     """
     rows, devices = len(images), lax.axis_size(axis)
     size = _check(config, targets.soft, rows, devices)
@@ -121,7 +121,7 @@ def pair_losses(
 
     valid = targets.valid
     if valid is not None:
-        # Left in place, a NaN in such a row would reach the gradients even when it is multiplied with zero.
+        # If it stayed, a NaN in such a row would reach the gradients even when it is multiplied by zero.
         images, texts = (jnp.where(valid[:, None], x, 0) for x in (images, texts))
 
     plan = Plan(config.kind, axis, config.how, size, config.label_smoothing, config.precision)
@@ -169,9 +169,9 @@ def _check(config: LossConfig, soft: Float[Array, "_ _"] | None, rows: int, devi
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pairs(plan: Plan, *given: Any) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """See `pair_losses`, of (images, texts, scale, bias, notes).
+    """`pair_losses` with `given` = (images, texts, scale, bias, notes).
 
-    Its gradient is that of the pairs of all devices: use it under a psum.
+    Its gradient sums over the pairs of all devices: use it under a psum.
     """
     return _forward(plan, *given)[0]
 

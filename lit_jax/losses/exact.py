@@ -1,8 +1,8 @@
 """Products of unit vectors more exactly than float32 holds them, for logits that a large scale multiplies.
 
-At a scale of 1,000 the rounding of a similarity to float32 would be an error of 1e-4 in each probability. So a vector
-is the sum of a high part, whose products with others have exact sums in float32, and of a small low part; so is a
-similarity. Its differences from others are then exact as well, and a logit is rounded once.
+At a scale of 1,000, rounding a similarity to float32 would change each probability by 1e-4. So a vector is kept as the
+sum of a high part, whose products with other high parts have exact sums in float32, and a small low part, and so is a
+similarity. Differences of similarities are then exact as well, and a logit is rounded only once.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-_STEPS = (
-    2.0**11
-)  # Of a unit: products of two high parts are multiples of 2**-22, and their sums stay below 2.
+# High parts are multiples of 1 / _STEPS: their products are multiples of 2**-22, and sums of these stay below 2.
+_STEPS = 2.0**11
 
 
 class Pair(NamedTuple):
@@ -30,23 +29,24 @@ class Pair(NamedTuple):
 
 
 def split(x: Float[Array, "n E"]) -> Pair:
-    """The high part is a bfloat16 number as well, so that a TPU multiplies it in one pass."""
+    """The high and low parts of `x`; the high part is also a bfloat16 number, which a TPU multiplies in one pass."""
     x = x.astype(jnp.float32)
     high = to_bfloat16(_in_steps(x)).astype(jnp.float32)
     return Pair(high, x - high)
 
 
 def similarities(a: Pair, b: Pair) -> Pair:
-    """[n E] and [m E] -> each row of `a` with each of `b`, [n m], of three products of float32 numbers."""
+    """[n E] and [m E] -> each row of `a` with each row of `b`, [n m], by three products of float32 numbers."""
     high = dot(a.high, b.high.T)
     low = dot(jnp.concatenate([a.low, a.high], 1), jnp.concatenate([b.rounded(), b.low], 1).T)
     return Pair(high, low)
 
 
 def similarities_of_bfloat16(a: Pair, b: Pair) -> Pair:
-    """The same of eight products of bfloat16 numbers, of which a TPU would make each of the three of float32 of six.
+    """The same by eight products of bfloat16 numbers; on a TPU each of the three float32 products takes six.
 
-    Each low part is the sum of two bfloat16 numbers. Of the nine products that of the smallest two does not count.
+    Each low part is the sum of two bfloat16 numbers, so there would be nine products. The product of the two smallest
+    parts is too small to count and is left out.
     """
     (a1, a2, a3), (b1, b2, b3) = (_three(x) for x in (a, b))
     left = jnp.concatenate([a1, a1, a2, a2, a2, a3, a3], 1)
@@ -55,7 +55,7 @@ def similarities_of_bfloat16(a: Pair, b: Pair) -> Pair:
 
 
 def row_similarities(a: Pair, b: Pair) -> Pair:
-    """[n E] and [n E] -> each row of `a` with the same of `b`, [n]."""
+    """[n E] and [n E] -> each row of `a` with the same row of `b`, [n]."""
     return Pair((a.high * b.high).sum(1), (a.low * b.rounded() + a.high * b.low).sum(1))
 
 
@@ -68,17 +68,17 @@ def scaled(scale: Float[Array, ""], x: Pair, bias: Float[Array, ""] | None = Non
 
 
 def dot(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    # By default an accelerator rounds float32 factors to bfloat16 or tf32: an error of scale x 1e-3 in a logit.
+    # By default an accelerator rounds float32 factors to bfloat16 or tf32, an error of scale x 1e-3 in a logit.
     return jnp.matmul(a.astype(jnp.float32), b.astype(jnp.float32), precision=lax.Precision.HIGHEST)
 
 
 def dot_of_bfloat16(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    """Float32 sums of exact products."""
+    """`a @ b` of factors rounded to bfloat16, whose exact products are summed in float32."""
     return jnp.matmul(to_bfloat16(a), to_bfloat16(b), preferred_element_type=jnp.float32)
 
 
 def to_bfloat16(x: Array) -> Array:
-    # Of a conversion there and back alone XLA may leave nothing.
+    # XLA may remove a plain conversion to bfloat16 and back; it keeps reduce_precision.
     return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""What each loss computes of the tiles: what one device's pairs add to it, and the derivative by the logits."""
+"""What each loss computes from the tiles: what one device's pairs add to it, and its derivative by the logits."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,18 +10,18 @@ from jaxtyping import Array, Float
 
 from lit_jax.losses.tiles import Notes, Plan, Tile, compare, first_pair, varying
 
-LOWEST = float(jnp.finfo(jnp.float32).min)  # The maximum of nothing; -inf minus itself would be NaN.
+LOWEST = float(jnp.finfo(jnp.float32).min)  # The maximum of no numbers; -inf minus itself would be NaN.
 
 
-_Losses = tuple[Float[Array, " b"], Float[Array, " b"]]  # Of the pairs as images, and as texts.
-_Weights = tuple[Float[Array, "b 1"], Float[Array, " c"]]  # d loss / d what a row adds, and a column.
+_Losses = tuple[Float[Array, " b"], Float[Array, " b"]]  # What the pairs add as images, and as texts.
+_Weights = tuple[Float[Array, "b 1"], Float[Array, " c"]]  # Gradients at what each row and each column adds.
 
 
 class _Rivals(NamedTuple):
-    """The negatives of each row, or of each column: exp(how much nearer) summed, and what that makes of the loss."""
+    """The negatives of each row, or of each column: the sum of exp(`Tile.rivals`), and the loss that results."""
 
     top: Float[Array, " n"]  # The largest of `Tile.rivals`.
-    total: Float[Array, " n"]  # The sum of exp(rival - top); 0 without any.
+    total: Float[Array, " n"]  # The sum of exp(rival - top); 0 if there are no negatives.
 
     def joined(self, other: "_Rivals") -> "_Rivals":
         top = jnp.maximum(self.top, other.top)
@@ -53,7 +53,7 @@ def _rivals(rivals: Float[Array, "b c"], axis: int) -> _Rivals:
 
 
 def _softmax_losses(plan: Plan, notes: Notes, tile: Callable[..., Tile], texts: Array) -> tuple[_Losses, Any]:
-    """Those of the pairs, and the negatives of every row and column."""
+    """What the pairs add to the loss, and the negatives of every row and column."""
     rows, devices = len(texts), lax.axis_size(plan.axis)
 
     def visit(seen: Any, keys: Float[Array, "c E"], start: int | Array) -> tuple[Any, None]:
@@ -83,7 +83,7 @@ def _softmax_slope(
     by_column = jax.tree.map(lambda x: lax.dynamic_slice(x, (start,), t.own.shape[1:]), by_column)
     rows, columns = by_row.shares(t.rivals[0], 1) * at_rows, by_column.shares(t.rivals[1], 0) * at_columns
     own = by_row.wrong()[:, None] * at_rows + by_column.wrong() * at_columns
-    # Multiplied with the similarities instead, the two sides would cancel, which costs digits.
+    # With similarities in place of margins the own pair would cancel the negatives, at the cost of digits.
     at_scale = (rows * t.margins[0] + columns * t.margins[1]).sum(1)
     return rows + columns - jnp.where(t.own, own, 0), at_scale
 
@@ -106,8 +106,8 @@ def _sigmoid_slope(
     return slope, (slope * t.similarities).sum(1)
 
 
-# Kind -> what this device's pairs add to the loss, with what the derivative needs of it; its derivative by the logits
-# and by the scale, where the rows and columns have weights.
+# Kind -> two functions. The first gives what this device's pairs add to the loss, and what the derivative needs; the
+# second gives the derivative by the logits and by the scale, for given weights of the rows and columns.
 KINDS: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Array, Array]]]] = {
     "softmax": (_softmax_losses, _softmax_slope),
     "sigmoid": (_sigmoid_losses, _sigmoid_slope),

@@ -10,11 +10,11 @@ from lit_jax.losses.exact import Pair
 
 
 class Arithmetic(NamedTuple):
-    """The last argument of the first and the last are Centres if `centred`, else None."""
+    """One way to multiply. The last argument of `split` and `weighted_sums` is Centres if `centred`, else None."""
 
-    split: Callable[[Array, Any], Any]  # [n E] -> what the next two take.
-    similarities: Callable[[Any, Any], Pair]  # Of each row with each, [n m].
-    row_similarities: Callable[[Any, Any], Pair]  # Of each row with the same, [n].
+    split: Callable[[Array, Any], Any]  # [n E] -> what the next two functions take.
+    similarities: Callable[[Any, Any], Pair]  # Each row with each row of the other side, [n m].
+    row_similarities: Callable[[Any, Any], Pair]  # Each row with the same row of the other side, [n].
     weighted_sums: Callable[[Array, Array, Any], Array]  # [n k] @ [k E].
     centred: bool = False
 
@@ -29,7 +29,7 @@ def _weighted_sums(
     return exact.dot(weights, x)
 
 
-# "float32" and "split" have the same value. "split" has fewer products where the device multiplies bfloat16 numbers.
+# "float32" and "split" give the same value. "split" takes fewer products where a device multiplies bfloat16 numbers.
 PRECISIONS = {
     "float32": Arithmetic(_split, exact.similarities, exact.row_similarities, _weighted_sums),
     "split": Arithmetic(_split, exact.similarities_of_bfloat16, exact.row_similarities, _weighted_sums),

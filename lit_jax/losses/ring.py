@@ -23,7 +23,7 @@ Visit = Callable[[Any, Array, int | Array], tuple[Any, Any]]
 def gathered(
     visit: Visit, seen: Any, keys: Num[Array, "b E"], nothing: Any, *, size: int, axis: Axis
 ) -> tuple[Any, Any]:
-    """`size` divides the number of all keys. `nothing` is not used."""
+    """Visits the keys after a copy to every device. `size` divides the number of all keys; `nothing` is not used."""
     seen, added = _in_parts(visit, seen, lax.all_gather(keys, axis, tiled=True), 0, size)
     return seen, jax.tree.map(lambda x: lax.psum_scatter(x, axis, scatter_dimension=0, tiled=True), added)
 
@@ -31,14 +31,17 @@ def gathered(
 def ring_pass(
     visit: Visit, seen: Any, keys: Num[Array, "b E"], nothing: Any, *, size: int, axis: Axis
 ) -> tuple[Any, Any]:
-    """`size` divides the keys of one device. `nothing` are zeros of the shapes that `visit` adds for b keys."""
+    """Visits the keys around the ring.
+
+    `size` divides the keys of one device. `nothing` is zeros of the shapes that `visit` adds for b keys.
+    """
     devices, here = lax.axis_size(axis), lax.axis_index(axis)
     hops = [(device, (device - 1) % devices) for device in range(devices)]
 
     def step(state: tuple[Any, Array, Any], hop: Array) -> tuple[tuple[Any, Array, Any], None]:
         seen, keys, sums = state
-        # They are sent before the visit, which does not need them, so that a compiler can overlap the two. This is why
-        # the sums arrive one hop after the keys that they belong to.
+        # Keys and sums are sent before the visit, which does not need the result, so that a compiler can overlap the
+        # two. This is why the sums arrive one hop after the keys that they belong to.
         ahead, sums = lax.ppermute((keys, sums), axis, hops)
         seen, added = _in_parts(visit, seen, keys, (here + hop) % devices * len(keys), size)
         return (seen, ahead, jax.tree.map(jnp.add, sums, added)), None

@@ -1,7 +1,7 @@
-"""Products of unit vectors in bfloat16, one for a similarity, for batches so large that the loss is much of a step.
+"""Products of unit vectors in bfloat16, one for each similarity, for batches whose loss takes much of a step's time.
 
-A vector is rounded after the mean of all was subtracted from it, and what that takes from the similarities is added in
-float32. So their errors are small beside the differences between them, also where all vectors lie in a narrow cone.
+The mean of all vectors is subtracted from each before it is rounded, and what the similarities lose by that is added
+in float32. So their errors are small beside the differences between them, even if all vectors lie in a narrow cone.
 """
 
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from lit_jax.losses.exact import Pair, dot_of_bfloat16, to_bfloat16
 
 
 class Centres(NamedTuple):
-    """The means of all vectors of one kind, and of those that they are compared with."""
+    """The mean of all vectors of one side, and the mean of the vectors that they are compared with."""
 
     own: Float[Array, " E"]
     other: Float[Array, " E"]
 
 
 class Centred(NamedTuple):
-    """Vectors x as x - own, in bfloat16, and (x - own / 2) . other, which they add to each similarity."""
+    """Vectors x as x - own in bfloat16, and the number (x - own / 2) . other that each adds to its similarities."""
 
     differences: Array  # [n E]
     added: Float[Array, " n"]
@@ -32,12 +32,12 @@ def split(x: Float[Array, "n E"], centres: Centres) -> Centred:
 
 
 def similarities(a: Centred, b: Centred) -> Pair:
-    """[n E] and [m E] -> each row of `a` with each of `b`, [n m]."""
+    """[n E] and [m E] -> each row of `a` with each row of `b`, [n m]."""
     return Pair(dot_of_bfloat16(a.differences, b.differences.T), a.added[:, None] + b.added)
 
 
 def row_similarities(a: Centred, b: Centred) -> Pair:
-    """[n E] and [n E] -> each row of `a` with the same of `b`, [n]."""
+    """[n E] and [n E] -> each row of `a` with the same row of `b`, [n]."""
     products = a.differences.astype(jnp.float32) * b.differences.astype(jnp.float32)
     return Pair(products.sum(1), a.added + b.added)
 

@@ -1,4 +1,4 @@
-"""Tiles of logits: those of a device's images and some of the texts, and which of these pairs are compared."""
+"""Tiles of logits, of a device's images and some of the texts, and which of these pairs are compared."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from lit_jax.losses.rounded import Centres
 
 @dataclass(frozen=True)
 class Plan:
-    """How the batch is compared: the static part."""
+    """The static part of how the batch is compared."""
 
     kind: str
     axis: Axis
@@ -30,11 +30,11 @@ class Plan:
 
 
 class Notes(NamedTuple):
-    """What is known of the pairs of the whole batch besides their embeddings; None: nothing."""
+    """What is known about the pairs of the whole batch besides their embeddings; None: nothing."""
 
     valid: Any  # bool [B].
     groups: Any  # int [B] each.
-    share: Any = None  # float [B]: 1 / number of negatives, or 0 without any.
+    share: Any = None  # float [B]: 1 / number of negatives, or 0 if there are none.
     soft: Any = None  # float [b B]: the targets, normalised.
 
 
@@ -43,7 +43,7 @@ class Given(NamedTuple):
 
     images: Any  # [b E], split.
     own: Pair  # [B]
-    centres: tuple[Centres, Centres] | tuple[None, None]  # Of the images, and of the texts.
+    centres: tuple[Centres, Centres] | tuple[None, None]  # For the images, and for the texts.
     scale: Float[Array, ""]
     bias: Float[Array, ""] | None
     notes: Notes
@@ -73,8 +73,8 @@ class Tile(NamedTuple):
     logits: Float[Array, "b c"]
     asked: Float[Array, "b c"]  # The logits; -inf where a pair is left out.
     own: Bool[Array, "b c"]
-    # How much nearer a text is than the image's own, and an image than the text's own; and this times the scale, with
-    # -inf at the own pairs and where a pair is left out.
+    # `margins`: how much nearer a text is than the image's own text, and an image than the text's own image. `rivals`:
+    # the margins times the scale, with -inf at the own pairs and where a pair is left out.
     margins: tuple[Float[Array, "b c"], Float[Array, "b c"]]
     rivals: tuple[Float[Array, "b c"], Float[Array, "b c"]]
     lean: Float[Array, "b c"] | None  # What soft targets take from the own pair and give to others.
