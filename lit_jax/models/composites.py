@@ -1,4 +1,4 @@
-"""Whole models of two towers, by the model_type of their config.json: what their halves and their heads are."""
+"""Whole models with two towers, by the model_type in their config.json: what their halves and their heads are."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
 
 MODEL_TYPE = "vision-text-dual-encoder"
-OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, of towers that transformers' class cannot hold.
-LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as CLIP and HF.
+OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, for models that transformers' class cannot hold.
+LOGIT_SCALE = 2.6592  # ln(1 / 0.07), as in CLIP and HF.
 
 SIGMOID_HEADS = table("""
     logit_scale | logit_scale | 1 ->
@@ -22,19 +22,19 @@ SIGMOID_HEADS = table("""
 
 @dataclasses.dataclass(frozen=True)
 class Composite:
-    """A class of transformers whose halves are computed by encoders of ours."""
+    """A class of transformers whose halves our encoders compute."""
 
     architecture: str
     vision: str  # The model_type of our encoder of each half.
     text: str
-    halves: str = ""  # What the model_types of its halves begin with on disk; "": as the encoders are called.
-    any_tower: bool = False  # A half may name any other type.
-    prefix: str = ""  # What a model for another task, which holds it, puts before the names of its tensors.
-    sigmoid: bool = False  # As SigLIP: no projections, a logit bias, and the loss that belongs to it.
+    halves: str = ""  # The prefix of the halves' model_types on disk; "": they are the names of the encoders.
+    any_tower: bool = False  # A half can name any other type.
+    prefix: str = ""  # The prefix of its tensors in a model for another task that contains it.
+    sigmoid: bool = False  # As SigLIP: no projections, but a logit bias and the sigmoid loss.
 
     @property
     def logit_scale(self) -> float:
-        """Where the temperature starts, if the config does not say it."""
+        """The initial logit scale, if the config does not give one."""
         return 0.0 if self.sigmoid else LOGIT_SCALE
 
     def stored_type(self, tower: str, model_type: str) -> str:
@@ -56,12 +56,12 @@ COMPOSITES = {
         "CLIPSegModel", "clipseg_vision_model", "clip_text_model", "clipseg", prefix="clip."
     ),
     "siglip": Composite("SiglipModel", "siglip_vision_model", "siglip_text_model", sigmoid=True),
-    # For pictures of one shape, where transformers takes a list of patches for each (NaFlex).
+    # For pictures of one shape; transformers takes a list of patches for each picture (NaFlex).
     "siglip2": Composite(
         "Siglip2Model", "siglip2_vision_model", "siglip_text_model", "siglip2", sigmoid=True
     ),
 }
-_MISSING = {  # Other models of two towers in transformers -> what is not implemented.
+_MISSING = {  # Other two-tower models in transformers -> what is not implemented.
     "aimv2": "its text tower, with RMS norms and gated MLPs",
     "align": "its image tower, an EfficientNet",
     "altclip": "the norm and the linear map that its text tower has behind XLM-R",
@@ -78,20 +78,20 @@ _MISSING = {  # Other models of two towers in transformers -> what is not implem
 
 
 def is_composite(model_type: Any) -> bool:
-    """Whether it names a model of two towers that can be read."""
+    """Whether `model_type` names a two-tower model that can be read."""
     return isinstance(model_type, str) and model_type in COMPOSITES
 
 
 def missing_of(model_type: Any) -> str | None:
-    """What a model of two towers that is not implemented would need; None for any other type."""
+    """What an unsupported two-tower model would need; None for any other type."""
     return _MISSING.get(model_type) if isinstance(model_type, str) else None
 
 
 def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
-    """A tower's config as it is, or its half of the config of a model of two towers; always with a model_type.
+    """A tower's config as it is, or its half of the config of a two-tower model; always with a model_type.
 
-    The types of the halves are those of our encoders. What a half leaves out has the defaults of its type, as in
-    transformers. Raises WeightError for a half that is no config, and for a model that is not implemented.
+    The types of the halves are those of our encoders. Fields that a half leaves out have the defaults of its type, as
+    in transformers. Raises WeightError for a half that is not a config, and for a model that is not implemented.
     """
     whole = hf["model_type"]
     if (missing := missing_of(whole)) is not None:
@@ -101,12 +101,12 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
     composite = COMPOSITES[whole]
     name = f"{tower}_config"
     if not composite.any_tower and not composite.sigmoid and hf.get(f"{name}_dict") is not None:
-        name = f"{name}_dict"  # Old CLIPs have both; this one holds, with the defaults of what it leaves out.
+        name = f"{name}_dict"  # Old CLIPs have both; this one counts, with defaults for what it leaves out.
     described = {} if hf.get(name) is None else hf[name]
     if not isinstance(described, Mapping):
         raise WeightError(f"{whole} config: {name}={shown(described)} is not usable; wanted a JSON object")
     own = getattr(composite, tower)
-    # Halves of CLIP and SigLIP have one type, whatever they call themselves.
+    # The halves of CLIP and SigLIP have a fixed type, whatever their configs say.
     named = described.get("model_type", own) if composite.any_tower else own
     if not isinstance(named, str) or not named:
         raise WeightError(
@@ -119,9 +119,10 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
 def stored_halves(
     model_type: str, towers: Mapping[str, tuple[str, Any]], width: int | None, kept: Kept
 ) -> dict[str, dict[str, Any]]:
-    """The configs of both halves as config.json has them, of `towers` (name -> model_type, config).
+    """The configs of both halves as config.json stores them, from `towers` (name -> model_type, config).
 
-    `width` is that of the projections, which the halves of a CLIP name too; `kept` are fields that change no number.
+    `width` is the width of the projections, which the halves of a CLIP store too; `kept` holds fields that change no
+    number.
     """
     composite = COMPOSITES[model_type]
     own = {} if composite.any_tower or width is None else {"projection_dim": width}
@@ -137,6 +138,6 @@ def stored_halves(
 
 
 def _as_json(config: Any) -> dict[str, Any]:
-    """The fields of a config, with lists where it has tuples: transformers takes no others for some of them."""
+    """The fields of a config, with lists in place of tuples: transformers accepts only lists for some of them."""
     fields = dataclasses.asdict(config).items()
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}

@@ -1,4 +1,4 @@
-"""The config of a dual encoder: of both towers and of the heads; from and to the config.json of transformers."""
+"""The config of a dual encoder, its towers and heads, read from and written to the config.json of transformers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
 
 _SCALE = table("logit_scale | logit_scale | ").bind(depth=0)
-_HEADS = {  # Field of the heads -> its kind and its range.
+_HEADS = {  # Field of the heads -> its type and its range.
     "projection_dim": (int, Range(1, LARGEST)),
     "logit_scale_init_value": (int | float, Range(-80, 80)),  # Its exponential is a float32.
     "logit_bias": (int | float, Range(-1e4, 1e4)),
 }
-_WIDTHS = "matryoshka_dimensions"  # As other projects call them in a config.json.
+_WIDTHS = "matryoshka_dimensions"  # The name that other projects use in a config.json.
 
 
 def encoder_of(tower: str, model_type: str) -> Encoder:
@@ -58,12 +58,12 @@ def encoder_of(tower: str, model_type: str) -> Encoder:
 class DualEncoderConfig:
     """The configs of both towers and of the heads. `logit_bias_init_value` is for the sigmoid loss only.
 
-    A model without projections (SigLIP) has the `projection_dim` None. `model_type` is the class of transformers that
-    the model is saved as; it does not change the numbers, so it is not part of the repr, which names the model in an
+    A model without projections (SigLIP) has `projection_dim=None`. `model_type` is the class of transformers that the
+    model is saved as; it does not change the numbers, so it is not part of the repr, which identifies the model in an
     index.
 
-    Poolings and heads other than the defaults have no place in transformers; our own layout holds them. A pooling here
-    is one of a tower's last hidden state (`layers.pooling`); "pooler" takes what the tower itself pools.
+    Poolings and heads other than the defaults have no place in transformers, so our own layout holds them. A pooling
+    is applied to a tower's last hidden state (`layers.pooling`); "pooler" takes the tower's own pooled output.
     """
 
     vision_type: str
@@ -74,18 +74,19 @@ class DualEncoderConfig:
     logit_scale_init_value: float = LOGIT_SCALE
     logit_bias_init_value: float | None = None
     model_type: str = dataclasses.field(default=MODEL_TYPE, repr=False)
-    # Not in the repr, from which older versions made the fingerprints of indexes.
+    # The fields from here on are not in the repr, from which older versions made the fingerprints of indexes.
     vision_pooling: str = dataclasses.field(default="pooler", repr=False)
     text_pooling: str = dataclasses.field(default="pooler", repr=False)
     vision_head: Head = dataclasses.field(default=Head(), repr=False)
     text_head: Head = dataclasses.field(default=Head(), repr=False)
-    # What changes no number makes no other model: the widths to which embeddings may be cut, by training; the rest.
+    # These change no number, so they are not compared: the widths that embeddings were trained to be cut to, and the
+    # other fields of the config.json.
     matryoshka: tuple[int, ...] = dataclasses.field(default=(), repr=False, compare=False)
     kept: Kept = dataclasses.field(default_factory=Kept, repr=False, compare=False)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> "DualEncoderConfig":
-        """From the config.json of a model of two towers: one of COMPOSITES. Raises WeightError."""
+        """Reads the config.json of a two-tower model, one of COMPOSITES. Raises WeightError."""
         whole = hf.get("model_type")
         if (missing := missing_of(whole)) is not None:
             raise WeightError(f"a model of type {whole!r} is not implemented: {missing}")
@@ -99,7 +100,7 @@ class DualEncoderConfig:
                 f"model_type is {shown(whole)} where that of two towers is wanted: one of {', '.join(COMPOSITES)}"
             )
         composite = COMPOSITES[str(whole)]
-        # As transformers 4 does, this also takes a tower out of a whole CLIP.
+        # The inner `half` also takes a tower out of a whole CLIP, as transformers 4 does.
         vision, text = (half(tower, half(tower, hf)) for tower in TOWERS)
         vision_type, text_type = vision["model_type"], text["model_type"]
         scalars = {
@@ -144,12 +145,12 @@ class DualEncoderConfig:
 
     @property
     def composite(self) -> Composite:
-        """What is known of the class of transformers that the model is saved as."""
+        """What is known about the class of transformers that the model is saved as."""
         return COMPOSITES[self.model_type]
 
     @property
     def heads(self) -> WeightMap:
-        """The table of what is not in a tower; `logit_bias` is in it only where transformers has a tensor for it."""
+        """The weight table of the heads and scalars; it has `logit_bias` only if transformers has a tensor for it."""
         if self.composite.sigmoid:
             return SIGMOID_HEADS
         if self.projection_dim is None:
@@ -158,12 +159,12 @@ class DualEncoderConfig:
 
     @property
     def width(self) -> int:
-        """Of an embedding."""
+        """The width of an embedding."""
         return self.vision.hidden_size if self.projection_dim is None else self.projection_dim
 
     @property
     def own(self) -> dict[str, Any]:
-        """What transformers has no place for, as config.json holds it."""
+        """The fields that transformers has no place for, as config.json stores them."""
         return own_fields.written(self)
 
     @property
@@ -177,15 +178,16 @@ class DualEncoderConfig:
         return {tower: encoder_of(tower, model_type).reader for tower, (model_type, _) in self.towers.items()}
 
     def level_of(self, tower: str) -> str:
-        """What a whole checkpoint puts before the names of the tower's table.
+        """The prefix that a whole checkpoint puts before the names in the tower's table.
 
-        In a CLIP or SigLIP it is nothing: the level that these towers have by themselves is that of the tower there.
+        In a CLIP or SigLIP it is empty, since the names of these towers already begin with "vision_model" or
+        "text_model".
         """
         nest = encoder_of(tower, self.towers[tower][0]).nest
         return "" if nest and not self.composite.any_tower else f"{tower}_model"
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of config.json, in the form that transformers 4.57 and 5 read, or of our own type if `own`."""
+        """The content of config.json in the form that transformers 4.57 and 5 read, or of our own type if `own`."""
         scalars = {
             "projection_dim": self.projection_dim,
             "logit_scale_init_value": self.logit_scale_init_value,
@@ -202,7 +204,7 @@ class DualEncoderConfig:
 
 
 def _widths(hf: Mapping[str, Any]) -> tuple[int, ...]:
-    """The widths that a config.json names, rising; none if it names something else, which changes no number either."""
+    """The widths that a config.json names, ascending; empty if the value is not a list of widths."""
     widths = hf.get(_WIDTHS)
     if isinstance(widths, list) and all(type(width) is int and 0 < width <= LARGEST for width in widths):
         return tuple(sorted(set(widths)))

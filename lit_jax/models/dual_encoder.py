@@ -30,7 +30,7 @@ from lit_jax.utils.names import TOWERS
 from lit_jax.utils.sides import pair
 from lit_jax.utils.typing import Params
 
-__all__ = [  # These, too, belong to what a dual encoder is.
+__all__ = [  # Some are imported above, since they too belong to a dual encoder.
     "LOGIT_SCALE",
     "MODEL_TYPE",
     "OWN_MODEL_TYPE",
@@ -44,11 +44,11 @@ __all__ = [  # These, too, belong to what a dual encoder is.
     "unit",
     "weights",
 ]
-MOST = 10**11  # Parameters of a model that may be initialised.
+MOST = 10**11  # The largest number of parameters of a model that can be initialised.
 
 
 def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-    """Vectors of length one, in float32; a zero one stays zero, with a zero gradient, where HF gives NaN."""
+    """Vectors of length one, in float32; a zero vector stays zero, with a zero gradient, where HF gives NaN."""
     x = x.astype(jnp.float32)
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     zero = squared == 0
@@ -57,7 +57,7 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
 
 
 def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of DualEncoder that multiplies float32 numbers in float32, forward and backward.
+    """Wraps a method of DualEncoder so that float32 numbers are multiplied in float32, forward and backward.
 
     By default, accelerators round them to bfloat16 or tf32. Models that compute in bfloat16 are not affected.
     """
@@ -72,9 +72,9 @@ def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class DualEncoder(nn.Module):
-    """Image embeddings, text embeddings and scale; either input may be missing.
+    """Image embeddings, text embeddings and logit scale; either input may be missing.
 
-    Equals VisionTextDualEncoderModel: pooled output of each tower, a projection without bias, unit length; and
+    Equals VisionTextDualEncoderModel (the pooled output of each tower, a projection without bias, unit length) and
     SiglipModel, which has no projections. Other poolings and heads are ours. Profiles show the parts under the names
     that Flax gives them: vision, text, visual_projection, text_projection.
     """
@@ -92,7 +92,7 @@ class DualEncoder(nn.Module):
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(c.logit_bias_init_value), ())
 
     def apply(self, variables: Any, *args: Any, **options: Any) -> Any:
-        """As Linen's, also under a mesh with explicit axes: see `explicit_axes`."""
+        """Linen's `apply`, which also works under a mesh with explicit axes: see `explicit_axes`."""
         return in_auto_axes(super().apply, variables, *args, **options)
 
     def _head(self, tower: str) -> Callable[..., Array]:
@@ -112,10 +112,9 @@ class DualEncoder(nn.Module):
     ) -> tuple[Float[Array, "B E"] | None, Float[Array, "T E"] | None, Float[Array, ""]]:
         """Unit embeddings in float32, and exp(logit_scale).
 
-        `texts` has input_ids [T N] and, where wanted, attention_mask, token_type_ids and position_ids;
-        `pooled_images` and `pooled_texts` are earlier outputs of `pool_images` and `pool_texts`; `train` names the
-        towers ("vision", "text") and the heads ("visual_projection", "text_projection") whose dropout is on, or is
-        True for all of them.
+        `texts` has input_ids [T N] and optionally attention_mask, token_type_ids and position_ids. `pooled_images` and
+        `pooled_texts` are earlier outputs of `pool_images` and `pool_texts`. `train` names the towers ("vision",
+        "text") and the heads ("visual_projection", "text_projection") whose dropout is on, or is True for all of them.
         """
         train = (*TOWERS, *heads.NAMES.values()) if train is True else train or ()
         if images is not None:
@@ -136,7 +135,7 @@ class DualEncoder(nn.Module):
 
     @full_precision
     def pool_texts(self, texts: Mapping[str, Array], *, train: bool = False) -> Float[Array, "T Dt"]:
-        """The text tower's pooled output, before the projection. Texts that hold a packing share rows."""
+        """The text tower's pooled output, before the projection. If `texts` hold a packing, texts share rows."""
         mesh = self.compute.mesh
         packing = packing_of(texts, 1 if mesh is None else mesh.size, self.compute.text_rows)
         if packing is not None:
@@ -156,7 +155,7 @@ class DualEncoder(nn.Module):
     def image_features(
         self, images: Array, *, train: bool = False, **options: bool
     ) -> tuple[Float[Array, "B E"], EncoderOutput]:
-        """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
+        """The projected images, not normalised, and the tower's whole output. `options` go to the tower's call."""
         output = self.vision(images, train=train, **options)
         return self.visual_projection(self._pooled("vision", output), train=train), output
 
@@ -164,16 +163,16 @@ class DualEncoder(nn.Module):
     def text_features(
         self, texts: Mapping[str, Array], *, train: bool = False, **options: bool
     ) -> tuple[Float[Array, "B E"], EncoderOutput]:
-        """Projected, not normalised, and the tower's whole output. `options` as the tower's call."""
+        """The projected texts, not normalised, and the tower's whole output. `options` go to the tower's call."""
         output = self.text(**texts, train=train, **options)
         pooled = self._pooled("text", output, texts.get("attention_mask"))
         return self.text_projection(pooled, train=train), output
 
 
 def weights(config: DualEncoderConfig) -> WeightMap:
-    """The table of the whole model: the sum of those of the towers and of the heads.
+    """The weight table of the whole model: the tables of the towers and of the heads.
 
-    It has a row for `logit_bias` only where transformers has a tensor for it.
+    It has a row for `logit_bias` only if transformers has a tensor for it.
     """
     tables = WeightMap()
     for tower, (model_type, tower_config) in config.towers.items():
@@ -183,9 +182,9 @@ def weights(config: DualEncoderConfig) -> WeightMap:
 
 
 def tensors(config: DualEncoderConfig, params: Params) -> dict[str, np.ndarray]:
-    """What a checkpoint of transformers holds of a whole model: `params` under the names of the table, and buffers.
+    """The tensors of a transformers checkpoint of the whole model: `params` under the table's names, and buffers.
 
-    Raises WeightError if the params are of another model.
+    Raises WeightError if the params belong to another model.
     """
     found = weights(config).to_hf(params)
     for tower, (model_type, tower_config) in config.towers.items():
@@ -197,7 +196,8 @@ def tensors(config: DualEncoderConfig, params: Params) -> dict[str, np.ndarray]:
 def init_params(module: DualEncoder, seed: int, only: Iterable[str] | None = None) -> Params:
     """Random float32 params, a function of `seed`: all of them, or those at the paths `only` of `param_shapes`.
 
-    Raises WeightError, before it allocates any, for a model of more than MOST parameters.
+    Raises WeightError for a model of more than MOST parameters, before any is allocated, and ConfigError for a `seed`
+    that is not a whole number from 0 to 2**32 - 1.
     """
     param_shapes(module)
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
@@ -219,7 +219,7 @@ def param_shapes(module: DualEncoder) -> Params:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _init(module: DualEncoder, only: frozenset[str] | None, key: Array) -> Params:
-    """The params at the paths `only`; the others are not computed, since they are not returned."""
+    """The params at the paths `only`; XLA does not compute the others, since they are not returned."""
     params = module.init(key, *_smallest_inputs(module.config))["params"]
     if only is None:
         return params

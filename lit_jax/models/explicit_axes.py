@@ -1,6 +1,6 @@
 """A model under a mesh whose axes are explicit (`jax.set_mesh` with the axes that `jax.make_mesh` makes by default).
 
-There every operation has to say how its result lies, which the layers of a model do not: they leave it to XLA.
+There every operation has to say how its result is sharded. The layers of a model do not: they leave it to XLA.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from jax.sharding import AxisType, PartitionSpec
 
 
 def in_auto_axes(function: Callable[..., Any], variables: Any, *args: Any, **options: Any) -> Any:
-    """`function(variables, *args, **options)`, computed as on automatic axes if the mesh of the context has others.
+    """`function(variables, *args, **options)`, computed with automatic axes if the current mesh has explicit ones.
 
-    What it returns lies as the first array of `args` and `options` does along its first axis, where it has as many
-    rows, and is whole on every device where it has not.
+    A result with as many rows as the first array of `args` and `options` is sharded like that array along the first
+    axis; any other result is whole on every device.
     """
     mesh = jax.sharding.get_abstract_mesh()
     explicit = [

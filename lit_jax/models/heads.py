@@ -19,10 +19,10 @@ from lit_jax.utils.errors import ConfigError, LitJaxError
 from lit_jax.utils.head_fields import mistake
 from lit_jax.utils.typing import Params
 
-NAMES = {"vision": "visual_projection", "text": "text_projection"}  # Tower -> its head, in the params.
-STATISTICS = ("mean", "deviation")  # Of the features, in a head that standardises; measured, never trained.
-EPS = 1e-5  # Of the norms; torch's default.
-WIDER = 4  # A hidden layer is so many times as wide as the features, unless it is said.
+NAMES = {"vision": "visual_projection", "text": "text_projection"}  # Tower -> its head's name in the params.
+STATISTICS = ("mean", "deviation")  # Feature statistics of a standardising head; measured, never trained.
+EPS = 1e-5  # The epsilon of the norms; torch's default.
+WIDER = 4  # By default a hidden layer is this many times as wide as the features.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Head:
     `linear` is HF's projection without a bias, and `linear_bias` has one. `mlp` has dense layers of the widths
     `hidden`, each followed by a LayerNorm (with `norm`), the activation and dropout, and a last dense layer; with
     `skip` a linear map of the features is added. `glu` is down(activation(gate(x)) * up(x)) with biases
-    (arXiv:2002.05202; SAIL, arXiv:2412.04616, aligns with one). `identity` gives the features as they are (ShareLock,
-    arXiv:2410.07173, does so for pictures). With `standardise`, the features' mean is subtracted and their deviation
-    divided out first.
+    (arXiv:2002.05202; SAIL, arXiv:2412.04616, aligns with one). `identity` returns the features unchanged (ShareLock,
+    arXiv:2410.07173, does so for pictures). With `standardise`, the mean of the features is first subtracted, and the
+    result divided by their standard deviation.
     """
 
     kind: str = "linear"
-    hidden: tuple[int, ...] = ()  # Widths. Empty: one layer, four times as wide as the features.
+    hidden: tuple[int, ...] = ()  # Widths of hidden layers. Empty: one, four times as wide as the features.
     activation: str = "gelu"
     dropout: float = 0.0  # After each hidden layer.
     norm: bool = False
@@ -47,7 +47,7 @@ class Head:
 
     @classmethod
     def of(cls, what: str, kind: Any, fields: Mapping[str, Any], error: type[LitJaxError]) -> "Head":
-        """From values that were not checked. Raises `error`, whose sentence begins with `what`, for unusable ones."""
+        """A head from unchecked values. Raises `error`, with a message that begins with `what`, for unusable ones."""
         if sentence := mistake(kind, fields):
             raise error(what + sentence)
         values = dict(fields)
@@ -57,7 +57,7 @@ class Head:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What `of` takes beside the kind, as JSON holds it: the fields that differ from their defaults."""
+        """The fields that differ from their defaults, without the kind, in the JSON form that `of` takes."""
         own = dataclasses.asdict(self)
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -66,7 +66,7 @@ class Head:
         }
 
     def widths(self, features: int) -> tuple[int, ...]:
-        """Of the hidden layers."""
+        """The widths of the hidden layers."""
         return self.hidden or (WIDER * features,)
 
 
@@ -80,7 +80,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B D"], *, train: bool = False) -> Float[Array, "B E"]:
-        """`train` turns dropout on. Raises ConfigError for an identity of features of another width."""
+        """`train` turns dropout on. Raises ConfigError for an identity head whose features have another width."""
         head, features, compute = self.head, x.shape[-1], self.compute
         init = nn.initializers.normal(0.02)
         dense = partial(Dense, dtype=compute.dtype, kernel_init=init)
@@ -105,14 +105,15 @@ class Projection(nn.Module):
             y = dense(hidden, kernel_init=scaled, name=f"hidden_{i}")(y)
             if head.norm:
                 y = LayerNorm(EPS, dtype=compute.dtype, on_gpu=compute.on_gpu, name=f"norm_{i}")(y)
-            # The backward pass computes them again: of a batch of 32,768, each is as large as all features.
+            # Activations are computed again in the backward pass: for a batch of 32,768, each is as large as all
+            # features.
             y = nn.remat(lambda _, y: drop(act(y)))(self, y)
         y = dense(self.width, name="out")(y)
         return y + dense(self.width, use_bias=False, name="skip")(x) if head.skip else y
 
 
 def check_identity(tower: str, features: int, width: int) -> None:
-    """Raises ConfigError unless an identity head fits."""
+    """Raises ConfigError unless the features are as wide as the embeddings, as an identity head needs."""
     if features != width:
         raise ConfigError(
             f"{tower}_head='identity' keeps the {features} features of its tower, and projection_dim is {width}; set "
@@ -128,7 +129,7 @@ _GATES = table("up.weight | up/kernel | (u f) d -> d u f\nup.bias | up/bias | (u
 
 
 def weights(head: Head, tower: str) -> WeightMap:
-    """The table of a head; the names are those of HF's projection where it has them."""
+    """The weight table of a head, with the names of HF's projection for what that has."""
     name = NAMES[tower]
     rows = _STATISTICS if head.standardise else WeightMap()
     if head.kind in ("linear", "linear_bias"):
@@ -148,9 +149,9 @@ def weights(head: Head, tower: str) -> WeightMap:
 
 
 def folded(head: Head, params: Params) -> tuple[Head, Params]:
-    """The same head without standardisation, which its first layers take in; an identity has none and stays as it is.
+    """The same head with standardisation folded into its first layers; an identity has no layers and stays as it is.
 
-    `params` are those of the head, numpy arrays. Embeddings differ by rounding alone.
+    `params` are the head's params as numpy arrays. Embeddings differ only by rounding.
     """
     if not head.standardise or head.kind == "identity":
         return head, params

@@ -1,4 +1,4 @@
-"""An image tower for pictures of another size: its position tables, resized as the tower itself resizes them."""
+"""An image tower for another image size: its position tables, resized as the tower itself resizes them."""
 
 import dataclasses
 import typing
@@ -22,9 +22,9 @@ _Grid = tuple[int, int]
 def with_image_size(model_type: str, config: Any, size: Sides) -> Any:
     """The config of an image tower, for pictures of `size`: a side, or (height, width).
 
-    It is the same one where the tower fits its positions to every picture by itself, and transformers has none for
-    pictures that are not squares. Raises ConfigError unless the tower's patches divide `size`, and for a type that
-    takes squares alone.
+    If `size` is not a square, a tower that fits its positions to every picture keeps its config, since transformers
+    has none for such pictures. Raises ConfigError unless the tower's patches divide `size`, and for a type that takes
+    only squares.
     """
     if not is_sides(size):
         raise ConfigError(f"image_size is {size!r}; wanted a side in pixels, or (height, width)")
@@ -49,10 +49,10 @@ def with_image_size(model_type: str, config: Any, size: Sides) -> Any:
 
 
 def resized(params: Params, stored: Any, config: Any) -> Params:
-    """The params of an image tower of the config `stored`, as those of one of `config`; arrays on the host.
+    """The params of an image tower with the config `stored`, resized for `config`; arrays on the host.
 
-    Pictures of the new size have the outputs that the tower has for them with `interpolate`. Rotary positions and
-    relative positions within windows fit any size, and stay.
+    Pictures of the new size get the same outputs as from the stored tower with `interpolate`. Rotary positions and
+    relative positions within windows fit any size and stay.
     """
     old, new = (grid(c.image_size, c.patch_size) for c in (stored, config))
     if old == new:
@@ -65,19 +65,19 @@ def resized(params: Params, stored: Any, config: Any) -> Params:
 
 
 def _positions(config: Any, table: Array, old: _Grid, new: _Grid) -> Array:
-    """[1, n, D]: rows of learned tokens, which stay, before those of the patches."""
+    """Resizes [1, n, D]: the rows of learned tokens, which come first and stay, and the rows of the patches."""
     patches = getattr(config, "patches", None)  # Swin has none, and no learned tokens.
     return patches.fitted(table, new) if patches else resize_grid(table, old, new)
 
 
 def _offsets(config: Any, table: Array, old: _Grid, new: _Grid) -> Array:
-    """[n, H], or [L, n, H] for all layers."""
+    """Resizes [n, H], or [L, n, H] for all layers."""
     if table.ndim == 2:
         return resize_offsets(table, old, new)
     return jnp.stack([resize_offsets(layer, old, new) for layer in table])
 
 
-# The last part of a path -> how the table is resized: (config, table, old rows and columns, new ones) -> table.
+# The last part of a path -> how the table is resized: (config, table, old grid, new grid) -> table.
 _TABLES: dict[str, Callable[[Any, Array, _Grid, _Grid], Array]] = {
     "pos": _positions,
     "relative": _offsets,

@@ -1,10 +1,10 @@
-"""The fields of a config.json that change no number: nobody here reads them, and a saved model has them again."""
+"""The fields of a config.json that change no number: nothing here reads them, but a saved model keeps them."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# They tell who wrote a file, in which dtype and for which code; whoever writes the next file says that anew.
+# Fields that tell who wrote a file, in which dtype and for which code; the writer of the next file sets them again.
 _OF_THE_FILE = frozenset(
     """architectures attn_implementation auto_map dtype experts_implementation model_type name_or_path
     quantization_config text_config text_config_dict torch_dtype transformers_version vision_config
@@ -14,7 +14,7 @@ _OF_THE_FILE = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Such fields of a model of two towers: of itself, if it is saved as the class `of`, and of its halves."""
+    """Such fields of a two-tower model: `whole` for the model, if it is saved as the class `of`, and for each half."""
 
     of: str = ""
     whole: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -23,9 +23,9 @@ class Kept:
 
 
 def kept(hf: Mapping[str, Any], read: Collection[str]) -> dict[str, Any]:
-    """The fields of a config.json but those that are `read`, and those that belong to that file alone.
+    """The fields of a config.json without those in `read` and those that belong only to that file.
 
-    Names with an underscore before them are internal to transformers, which writes them nevertheless.
+    Names that begin with an underscore are left out too: they are internal to transformers, though it writes them.
     """
     return {
         name: value

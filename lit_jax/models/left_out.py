@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from lit_jax.models.composites import COMPOSITES, missing_of
 from lit_jax.models.encoders import TEXT, VISION
 
-# Reason -> types. A type that stands nowhere is newer than this table.
+# Reason -> types. A type that is not listed is newer than this table.
 _REASONS = {
     "a text decoder (those of Qwen3, Llama and Gemma 3 are read)": """
         afmoe apertus arcee axk1 axk2 bailing_hybrid bamba beam biogpt bitnet bloom blt codegen cohere cohere2
@@ -102,7 +102,7 @@ _REASONS = {
     "an image tower that is read from a folder of its own": "timm_wrapper",
     "another name of mlcd_vision_model: write that in config.json": "mlcd",
 }
-# What is read of a type that is not read as a whole.
+# Type -> which part of it is read, for types that are not read completely.
 _LIMITS = {
     "siglip2": "yes, a model of two towers, for batches of pictures of one shape (NaFlex has several)",
     "eva02": "yes, of timm and open_clip; transformers has no such type",
@@ -114,13 +114,13 @@ _REASON_OF = {name: reason for reason, names in _REASONS.items() for name in nam
 
 
 def reason_of(model_type: str) -> str | None:
-    """Why no tower can be of this type; None for a type that is read, and for one that is not known here."""
+    """Why a tower of this type is not read; None for a type that is read, and for one that is unknown here."""
     missing = missing_of(model_type)
     return _REASON_OF.get(model_type) if missing is None else f"a model of two towers: {missing}"
 
 
 def answers(types: Iterable[str]) -> dict[str, str]:
-    """Each of `types`, and those that are read -> "yes", "yes, a model of two towers", or why not."""
+    """Each of `types`, and each type that is read -> "yes", "yes, a model of two towers", or why not."""
     read = dict.fromkeys((*VISION, *TEXT), "yes") | dict.fromkeys(COMPOSITES, "yes, a model of two towers")
     read |= _LIMITS
     return {name: read.get(name) or reason_of(name) or "not written" for name in sorted({*types, *read})}

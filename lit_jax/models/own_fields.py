@@ -14,7 +14,7 @@ NAMES = tuple(f"{tower}_{part}" for tower in TOWERS for part in ("pooling", "hea
 
 
 def written(config: Any) -> dict[str, Any]:
-    """The poolings and heads of a DualEncoderConfig that are not the defaults, as config.json holds them."""
+    """The poolings and heads of a DualEncoderConfig that are not the defaults, as config.json stores them."""
     own: dict[str, Any] = {}
     for tower in TOWERS:
         pooling, head = getattr(config, f"{tower}_pooling"), getattr(config, f"{tower}_head")

@@ -1,10 +1,10 @@
 """Hugging Face tensors <-> params: one table for each architecture, read in both directions.
 
-A row is `hf name on disk | params path | axes`, where axes is an einops pattern from torch's order to ours, or one
-side alone if nothing moves. `{l}` in the name makes a row stacked: its tensors, one for each layer, lie on the leading
-axis of one param. `{a,b}` on either side names several tensors or params that are one array on the other side; they
-are the leading axis g of their own side. Every tensor is used exactly once, or a `WeightError` names those that are
-not.
+A row is `hf name on disk | params path | axes`, where axes is an einops pattern from torch's order to ours, or just
+one side if nothing moves. `{l}` in the name makes a row stacked: its tensors, one for each layer, lie along the
+leading axis of one param. `{a,b}` on either side names several tensors or params that are one array on the other side;
+they form the leading axis g of their own side. Every tensor is used exactly once; otherwise a `WeightError` names the
+tensors that are not.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
-_STRIP = 1 << 17  # Bytes of a copy that stay in the CPU's cache.
-_SHOWN = 10  # The most names in an error message.
+_STRIP = 1 << 17  # Bytes copied at a time, which stay in the CPU's cache.
+_SHOWN = 10  # The largest number of names in an error message.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     axes: str
     sizes: tuple[tuple[str, int], ...] = ()
     depth: int = 0
-    first: int = 0  # The layer that the stack starts with.
+    first: int = 0  # The first layer of the stack.
 
     @property
     def stacked(self) -> bool:
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def copies(self) -> int:
-        """The layers on the leading axis; 1 for a row that is not stacked."""
+        """The number of layers on the leading axis; 1 for a row that is not stacked."""
         return self.depth - self.first if self.stacked else 1
 
     def hf_names(self) -> list[str]:
@@ -67,17 +67,17 @@ class Row:
         return rearrange(array, pattern, **used)
 
     def to_jax(self, array: np.ndarray) -> np.ndarray:
-        """One tensor in torch's axes -> the same in ours (a view where einops can give one)."""
+        """One tensor in torch's axes -> the same tensor in ours (a view if einops can give one)."""
         torch_side, jax_side = self._sides
         return self._move(array, f"{torch_side} -> {jax_side}")
 
     def to_hf(self, array: np.ndarray) -> np.ndarray:
-        """One layer's param in our axes -> the same in torch's."""
+        """One layer's param in our axes -> the same param in torch's."""
         torch_side, jax_side = self._sides
         return self._move(array, f"{jax_side} -> {torch_side}")
 
     def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape on disk of params of `shape`; nothing is allocated (a view with strides of zero)."""
+        """The shape on disk of a param of `shape`; nothing is allocated (a view with zero strides)."""
         layer = shape[1:] if self.stacked else shape
         paths, names = len(self.jax_names()), len(_alternatives(self.hf))
         moved = self.to_hf(np.broadcast_to(np.float32(0), (paths, *layer) if paths > 1 else layer)).shape
@@ -86,9 +86,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class WeightMap:
-    """The rows of one model of given sizes. Bigger models are sums of smaller maps.
+    """The rows of one model of given sizes. The map of a bigger model is the sum of smaller maps.
 
-    `empty` are names and shapes of tensors without elements (no register tokens), which HF stores nevertheless.
+    `empty` holds names and shapes of tensors without elements (no register tokens), which HF stores nevertheless.
     """
 
     rows: tuple[Row, ...] = ()
@@ -98,7 +98,7 @@ class WeightMap:
         return WeightMap(self.rows + other.rows, self.empty + other.empty)
 
     def bind(self, *, depth: int, first: int = 0, **sizes: int) -> "WeightMap":
-        """Fixes the layers, `first` to `depth` - 1, and the sizes of the axes that the patterns split."""
+        """The rows for the layers `first` to `depth` - 1, with the sizes of the axes that the patterns split."""
         known = tuple(sizes.items())
         rows = tuple(dataclasses.replace(row, depth=depth, first=first, sizes=known) for row in self.rows)
         return WeightMap(rows, self.empty)
@@ -110,7 +110,7 @@ class WeightMap:
         return WeightMap(rows, inner.empty)
 
     def inside(self, prefix: str) -> "WeightMap":
-        """The same params, whose tensors have `prefix.` before their names."""
+        """The same params, with `prefix.` before the names of their tensors."""
         rows = tuple(dataclasses.replace(row, hf=f"{prefix}.{row.hf}") for row in self.rows)
         return WeightMap(rows, tuple((f"{prefix}.{name}", shape) for name, shape in self.empty))
 
@@ -119,18 +119,18 @@ class WeightMap:
         return WeightMap(tuple(row for row in self.rows if not re.match(pattern, row.jax)), self.empty)
 
     def having(self, parts: Mapping[str, bool]) -> "WeightMap":
-        """The rows but those whose path matches, from its start, a regex that `parts` maps to False."""
+        """The rows except those whose path matches, from its start, a regex that `parts` maps to False."""
         absent = "|".join(part for part, present in parts.items() if not present)
         return self.without(absent) if absent else self
 
     def cut(self, other: "WeightMap") -> "WeightMap":
-        """The rows whose params `other` has too, with as many layers as there."""
+        """The rows whose params `other` has too, with the number of layers in `other`."""
         depths = {row.jax: row.depth for row in other.rows}
         rows = (dataclasses.replace(row, depth=depths[row.jax]) for row in self.rows if row.jax in depths)
         return WeightMap(tuple(rows), self.empty)
 
     def spelled(self, other: "WeightMap", stored: set[str]) -> "WeightMap":
-        """The same params, read with rows of `other` where `stored` has all tensors of these and not of our own."""
+        """The same params; a row is taken from `other` if all its tensors are in `stored` and not all of our own."""
         instead = {row.jax: row for row in other.rows if stored.issuperset(row.hf_names())}
         rows = (row if stored.issuperset(row.hf_names()) else instead.get(row.jax, row) for row in self.rows)
         return WeightMap(tuple(rows), self.empty)
@@ -147,23 +147,21 @@ class WeightMap:
     ) -> Params:
         """HF tensors -> nested params of `dtype` and the given shapes (a tree of anything with `.shape`).
 
-        `shapes` may be a function, which runs while the tensors are read. Raises WeightError if a tensor is missing,
-        left over, of another shape, or not finite.
+        `shapes` can be a function, which runs while the tensors are read. Raises WeightError if a tensor is missing,
+        left over, of another shape, not of floating-point numbers, or not finite.
         """
         _check_names(self.names(), tensors)
-        with ThreadPoolExecutor(cores()) as pool:  # Reading and copying release Python's lock.
+        with ThreadPoolExecutor(cores()) as pool:  # Reading and copying release the GIL.
             filling = []
             for row in self.rows:
-                read: dict[
-                    str, tuple[int, ...]
-                ] = {}  # The tensors that were read, by name, with their shapes.
+                read: dict[str, tuple[int, ...]] = {}  # Name -> shape of each tensor that was read.
                 filling.append((row, read, pool.submit(_import, row, tensors, read, dtype)))
             wanted = traverse_util.flatten_dict(shapes() if callable(shapes) else shapes, sep="/")
             for name, shape in self.empty:
                 _check_shape(name, tensors[name].shape, shape)
             flat: dict[str, np.ndarray] = {}
             for row, read, filled in filling:
-                filled.exception()  # Waits. A wrong shape explains more than the error that it causes.
+                filled.exception()  # Waits. A wrong shape is reported before the error that it caused.
                 want = row.hf_shape(tuple(wanted[row.jax_names()[0]].shape))
                 for name, shape in read.items():
                     _check_shape(name, shape, want)
@@ -171,7 +169,7 @@ class WeightMap:
         return traverse_util.unflatten_dict(flat, sep="/")
 
     def to_hf(self, params: Params) -> dict[str, np.ndarray]:
-        """Nested params -> HF tensors, contiguous, dtypes kept. Raises WeightError if the trees differ."""
+        """Nested params -> contiguous HF tensors of the same dtypes. Raises WeightError if the trees differ."""
         flat = traverse_util.flatten_dict(params, sep="/")
         _check_names({path for row in self.rows for path in row.jax_names()}, flat, of="params")
         tensors = {name: np.zeros(shape, np.float32) for name, shape in self.empty}
@@ -189,23 +187,23 @@ class WeightMap:
 
 
 def table(text: str) -> WeightMap:
-    """Parses rows of `hf name | params path | axes`; empty lines separate."""
+    """Parses rows of `hf name | params path | axes`; empty lines are ignored."""
     lines = ([part.strip() for part in line.split("|")] for line in text.splitlines() if line.strip())
     return WeightMap(tuple(Row(hf, jax, axes) for hf, jax, axes in lines))
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for an error message: sorted, the first ten, and how many more."""
+    """Names for an error message: the first ten in sorted order, and how many more there are."""
     names = sorted(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more if names else "none"
 
 
 def outer_prefix(names: Iterable[str], own: Collection[str]) -> str:
-    """What a larger model puts before the names of one that it holds ("model."), or "".
+    """The prefix that a larger model puts before the names of one that it contains ("model."), or "".
 
-    None of the inner model's `own` names stands alone, and more than half of them lie below the prefix. Raises
-    WeightError if the model is held several times.
+    There is one if none of the inner model's `own` names stands alone and more than half of them follow the prefix.
+    Raises WeightError if the larger model contains it several times.
     """
     names = set(names)
     if not names.isdisjoint(own):
@@ -239,7 +237,7 @@ def _check_shape(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> 
 
 
 def _alternatives(name: str) -> list[str]:
-    """`x.{a,b}.y` -> [x.a.y, x.b.y]; a name without such braces -> itself."""
+    """`x.{a,b}.y` -> [x.a.y, x.b.y]; a name without such braces -> the name alone."""
     braces = re.search(r"\{(\w+(?:,\w+)+)\}", name)
     return [name.replace(braces[0], part) for part in braces[1].split(",")] if braces else [name]
 
@@ -247,9 +245,9 @@ def _alternatives(name: str) -> list[str]:
 def _import(
     row: Row, tensors: Mapping[str, np.ndarray], read: dict[str, tuple[int, ...]], dtype: DTypeLike
 ) -> dict[str, np.ndarray]:
-    """Fills a row's params layer by layer, so that no second copy of a stack ever exists, nor one in float32.
+    """Fills a row's params layer by layer, so that there is never a second copy of a stack, nor one in float32.
 
-    `read` gains the shape of every tensor that was read.
+    The shape of every tensor that was read is added to `read`.
     """
     out: dict[str, np.ndarray] = {}
     names = row.hf_names()
@@ -281,7 +279,7 @@ def _import(
 def _finite(tensor: np.ndarray) -> bool:
     flat = tensor.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        # One pass at the speed of memory. It overflows for huge numbers, which are then checked one by one.
+        # The product is one pass at memory speed. It overflows for huge numbers, which are then checked one by one.
         return bool(np.isfinite(flat @ flat)) or bool(np.isfinite(flat).all())
 
 

@@ -97,7 +97,7 @@ class Head(nn.Module):
 
         query = self.param("query", init, (1, 1, width)).reshape(1, 1, *heads)
         query = jnp.broadcast_to(query, (x.shape[0], 1, *heads)).astype(x.dtype)
-        # A single query does not suit a fused kernel.
+        # Fused kernels do not suit a single query.
         y = jax.nn.dot_product_attention(query, split("key"), split("value"), implementation="xla")
         return Dense(width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="out")(y)[:, 0]
 
@@ -118,7 +118,7 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """Raises ConfigError for an image size other than the config's, unless it is native or `interpolate`."""
+        """Raises ConfigError for an image size other than the config's, unless native or with `interpolate`."""
         c = self.config
         x, states, weights = trunk(
             c,

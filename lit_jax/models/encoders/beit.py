@@ -1,6 +1,6 @@
 """BEiT (arXiv:2106.08254), as transformers' BeitModel with its pooler: positions are a bias of the attention.
 
-data2vec's image model (arXiv:2202.03555) is the same; AutoModel gives it no pooler, but its classifiers have one.
+data2vec's image model (arXiv:2202.03555) is the same; AutoModel makes it without a pooler, its classifiers with one.
 """
 
 import dataclasses
@@ -105,9 +105,9 @@ class Config:
 
 @lru_cache
 def relative_index(rows: int, columns: int) -> np.ndarray:
-    """[N, N] for the CLS token and `rows` x `columns` patches: the row of the table for each query and key.
+    """The table's row for each query and key, [N, N], for the CLS token and `rows` x `columns` patches.
 
-    The table has an entry for each offset between patches, then for CLS to patch, patch to CLS and CLS to itself.
+    The table has a row for each offset between patches, then for CLS to patch, patch to CLS and CLS to itself.
     """
     y, x = (axis.ravel() for axis in np.mgrid[:rows, :columns])
     down, right = y[:, None] - y + rows - 1, x[:, None] - x + columns - 1

@@ -51,11 +51,11 @@ class Config:
 
     @property
     def longest(self) -> int:
-        """Tokens that the position table has rows for."""
+        """The number of tokens that the position table has rows for."""
         return self.max_position_embeddings
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "... N"]:
-        """Position ids where none are given."""
+        """The position ids if none are given."""
         return in_order(input_ids)
 
     @property
@@ -76,7 +76,7 @@ class Config:
 
 
 def post_norm(config: Any) -> BlockSpec:
-    """A block of BERT or of a descendant whose config has the same field names."""
+    """The block of BERT, or of a descendant whose config has the same field names."""
     return BlockSpec(
         heads=config.num_attention_heads,
         hidden=config.intermediate_size,
@@ -105,9 +105,9 @@ def trunk(
     train: bool,
     **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
-    """Embeddings and blocks of BERT and its descendants: tokens, hidden states, attentions.
+    """Embeddings and blocks of BERT and its descendants; returns tokens, hidden states and attentions.
 
-    Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`, and `norm` where the
+    Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`, and `norm` if the
     norms come first: then the last of the hidden states is normed. `options` are further arguments of `scan_layers`.
     Raises ConfigError for more tokens than the position table has rows.
     """
@@ -161,7 +161,7 @@ class Model(nn.Module):
         return EncoderOutput(x, self.pooled(x), states, weights)
 
     def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
-        """What the type pools of its last hidden state."""
+        """The pooled output of the type, from its last hidden state."""
         return tanh_pooler(self.compute, x, std=self.config.initializer_range)
 
 

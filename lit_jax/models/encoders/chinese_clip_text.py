@@ -1,4 +1,4 @@
-"""Chinese-CLIP's text tower (arXiv:2211.01335), as it is in transformers' ChineseCLIPModel: BERT without a pooler."""
+"""Chinese-CLIP's text tower (arXiv:2211.01335), as in transformers' ChineseCLIPModel: BERT without a pooler."""
 
 import dataclasses
 from typing import Any

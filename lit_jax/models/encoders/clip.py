@@ -1,4 +1,4 @@
-"""CLIP's image tower (arXiv:2103.00020), as transformers' CLIPVisionModel; also out of a whole CLIP."""
+"""CLIP's image tower (arXiv:2103.00020), as transformers' CLIPVisionModel; also taken out of a whole CLIP."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        # The first belongs to a projection that dual encoders replace, the second to the initialisation.
+        # The first field belongs to a projection that dual encoders replace, the second to the initialisation.
         inert = frozenset({"projection_dim", "initializer_factor"})
         return read_config(cls, hf.get("model_type", "clip_vision_model"), hf, inert=inert)
 
@@ -93,7 +93,7 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
 
 
-# The blocks of CLIP's and of SigLIP's towers.
+# The rows of the blocks in the towers of CLIP and SigLIP.
 LAYERS = table("""
     encoder.layers.{l}.self_attn.q_proj.weight   | layers/attn/query/kernel  | (h k) d -> d h k
     encoder.layers.{l}.self_attn.q_proj.bias     | layers/attn/query/bias    | (h k) -> h k
@@ -143,12 +143,12 @@ ENCODER = Encoder(
 
 
 class SegModel(Model):
-    """Equals transformers' CLIPSegVisionModel (arXiv:2112.10003): a CLIP that takes pictures of any size."""
+    """Equals transformers' CLIPSegVisionModel (arXiv:2112.10003): a CLIP for pictures of any size."""
 
     def __call__(
         self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool = True, **options: bool
     ) -> EncoderOutput:
-        """`options` are those of CLIP."""
+        """`options` are those of CLIP's model."""
         return super().__call__(images, interpolate=interpolate, **options)
 
 

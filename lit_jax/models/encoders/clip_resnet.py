@@ -1,7 +1,7 @@
 """The ResNets of CLIP (arXiv:2103.00020), as open_clip's ModifiedResNet; transformers has none.
 
-The tensors have the names that they have there. What it calls `attnpool.c_proj` is the projection of a whole CLIP, and
-no part of the tower.
+The tensors have open_clip's names. What it calls `attnpool.c_proj` is the projection of a whole CLIP, and not part of
+the tower.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Config(resnet.Fields):
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
-        """Raises WeightError for a field that is not usable."""
+        """Raises WeightError for a field with an unusable value."""
         config = super().from_hf(hf)
         config.check_bottlenecks()
         if config.embedding_size < 2:
@@ -46,12 +46,12 @@ class Config(resnet.Fields):
 
     @property
     def patch_size(self) -> int:
-        """Pixels of a side for each token, which the stem halves twice, and each stage but the first once."""
+        """The side of a token in pixels: the stem halves the image twice, and each stage but the first once."""
         return 2 ** (len(self.depths) + 1)
 
     @property
     def patches(self) -> Patches:
-        """The mean of the tokens stands before them, with a position of its own."""
+        """The tokens of the attention pool: the mean comes first, with a position of its own."""
         return Patches(
             size=self.image_size,
             patch=self.patch_size,
@@ -67,7 +67,7 @@ class Config(resnet.Fields):
 
 
 class AttentionPool(nn.Module):
-    """The first token, which is the mean of the others, attends to all of them with their positions."""
+    """The first token, which is the mean of the others, attends to all tokens; positions are added before."""
 
     config: Config
     compute: Compute
@@ -84,7 +84,7 @@ class AttentionPool(nn.Module):
             features = (heads, width // heads)
             return Dense(features, dtype=self.compute.dtype, kernel_init=init, name=name)(y)
 
-        # A single query does not suit a fused kernel.
+        # Fused kernels do not suit a single query.
         y = jax.nn.dot_product_attention(
             split("query", x[:, :1]), split("key", x), split("value", x), implementation="xla"
         )
@@ -94,8 +94,8 @@ class AttentionPool(nn.Module):
 class Model(nn.Module):
     """Equals open_clip's ModifiedResNet in eval mode without `c_proj`, with NHWC images.
 
-    The last hidden state is the mean of the tokens, and the tokens. Batch norms are those of a ResNet, which stay as
-    they are; hidden states are those of stages, and there are no attentions.
+    The last hidden state is the mean of the tokens, followed by the tokens. As in our ResNet, batch norms are never
+    updated, hidden states are those of the stages, and there are no attentions.
     """
 
     config: Config
@@ -113,7 +113,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`train` changes nothing.
 
-        Raises ConfigError for another number of channels, and for another image size than the config's unless
+        Raises ConfigError for another number of channels, and for an image size other than the config's unless
         `interpolate`.
         """
         c, compute = self.config, self.compute

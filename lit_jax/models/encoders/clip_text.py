@@ -15,7 +15,7 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length, key_mask
 from lit_jax.models.weight_map import WeightMap, table
 
-_OLD_EOS = 2  # In configs written before transformers 4.31, whatever the id in the tokenizer is.
+_OLD_EOS = 2  # The eos id in configs from before transformers 4.31, whatever the tokenizer's id is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Config:
         )
 
     def end(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B"]:
-        """Where each text ends: at the first eos, or, as CLIP itself does it, at the largest id."""
+        """Where each text ends: at the first eos or, as in CLIP itself, at the largest id."""
         if self.eos_token_id == _OLD_EOS:
             return input_ids.argmax(axis=1)
         return (input_ids == self.eos_token_id).argmax(axis=1)
@@ -111,7 +111,7 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
 
 
-# The embeddings and the last norm of CLIP's and of SigLIP's text towers.
+# The rows of the embeddings and the last norm in the text towers of CLIP and SigLIP.
 TEXT = table("""
     embeddings.token_embedding.weight    | embeddings/word/embedding     | v d
     embeddings.position_embedding.weight | embeddings/position/embedding | n d
@@ -134,7 +134,7 @@ ENCODER = Encoder(
     prefix="text_model.",
     nest="text_model.",
     dropped=r"embeddings\.position_ids|text_projection\.weight",
-    exportable=("5",),  # 4.57 passes token_type_ids, which it does not accept.
+    exportable=("5",),  # The dual encoder of 4.57 passes token_type_ids, which this tower does not accept.
 )
 
 

@@ -1,7 +1,7 @@
 """ConvNeXt (arXiv:2201.03545), ConvNeXt v2 (arXiv:2301.00808) and DINOv3's ConvNeXt (arXiv:2508.10104).
 
 They equal transformers' ConvNextModel, ConvNextV2Model and DINOv3ConvNextModel. Shape letters: R rows and W columns of
-a grid of tokens; the others as everywhere.
+a grid of tokens; the other letters are as everywhere.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import grid, pair
 
-KERNEL = 7  # The side of the convolutions within a stage.
+KERNEL = 7  # The side of the kernels within a stage.
 
 
 class ResponseNorm(nn.Module):
-    """Global response normalisation (ConvNeXt v2): a channel over the mean of all, by their lengths in an image."""
+    """Global response normalisation (ConvNeXt v2): each channel's norm over an image, relative to their mean."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B R W D"]) -> Float[Array, "B R W D"]:
@@ -34,14 +34,14 @@ class ResponseNorm(nn.Module):
         scale, bias = (self.param(name, nn.initializers.zeros, shape) for name in ("scale", "bias"))
         y = x.astype(jnp.float32)
         squares = jnp.square(y).sum((1, 2), keepdims=True)
-        dead = squares == 0  # Of a dead channel the root has no gradient.
+        dead = squares == 0  # The root has no gradient at the zero of a dead channel.
         lengths = jnp.where(dead, 0, jnp.sqrt(jnp.where(dead, 1, squares)))
         y = y * (lengths / (lengths.mean(-1, keepdims=True) + 1e-6))
         return (scale * y + bias + x).astype(x.dtype)
 
 
 class Mlp(nn.Module):
-    """Two dense layers of four times the width; in ConvNeXt v2 with the response norm between."""
+    """Two dense layers with four times the width between them; in ConvNeXt v2 with the response norm there."""
 
     config: Any
     compute: Compute
@@ -61,7 +61,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A convolution of each channel by itself, a norm and an MLP, with a residual."""
+    """A depthwise convolution, a norm and an MLP, with a residual."""
 
     config: Any
     compute: Compute
@@ -70,7 +70,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B R W D"], rate: Float[Array, ""], *, train: bool
     ) -> Float[Array, "B R W D"]:
-        """`rate` is that of stochastic depth."""
+        """`rate` is the rate of stochastic depth."""
         c, width = self.config, x.shape[-1]
         init = nn.initializers.normal(c.initializer_range)
         side = (KERNEL, KERNEL)
@@ -96,7 +96,7 @@ def norm(eps: float, compute: Compute, name: str) -> LayerNorm:
 
 
 class Stage(nn.Module):
-    """Blocks of one width; before them a convolution to fewer tokens, normed before, in the first stage after it."""
+    """Blocks of one width after a convolution to fewer tokens, with a norm after it in the first stage, else before."""
 
     config: Any
     compute: Compute
@@ -106,7 +106,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, "B _ _ _"], rates: Float[Array, "L"], *, train: bool
     ) -> tuple[Float[Array, "B R W D"], Float[Array, "B R W D"]]:
-        """What enters the first block, and what leaves the last one."""
+        """Returns the input of the first block and the output of the last one."""
         c, compute, first = self.config, self.compute, self.number == 0
         side = pair(c.patch_size) if first else (2, 2)
         before = norm(c.inner_eps, compute, "norm")
@@ -140,7 +140,7 @@ class Stage(nn.Module):
 class Model(nn.Module):
     """Equals transformers' model of the config's type, with NHWC images of any size and tokens [B N D].
 
-    As there, hidden states are those of stages, and there are no attentions.
+    As there, hidden states are those of the stages, and there are no attentions.
     """
 
     config: Any
@@ -156,7 +156,10 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """`interpolate` is for towers that refuse other sizes. Raises ConfigError for images that give no token."""
+        """`interpolate` changes nothing, since any size fits.
+
+        Raises ConfigError for images that are too small for one token, and for another number of channels.
+        """
         c = self.config
         if images.shape[-1] != c.num_channels:
             raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
@@ -174,7 +177,7 @@ class Model(nn.Module):
             stage = Stage(c, self.compute, i, name=f"stage{i}")
             entered, x = stage(x, jnp.asarray(rates[end - depth : end]), train=train)
             states += [x] if states else [entered, x]
-        if c.cls:  # Its first state is the picture, with as many channels as that has.
+        if c.cls:  # Its first hidden state is the picture itself, with the picture's channels.
             states[0] = images
         states = [state.reshape(state.shape[0], -1, state.shape[-1]) for state in states]
         last = norm(c.layer_norm_eps, self.compute, "norm")
@@ -217,7 +220,7 @@ _DINOV3_LAYERS = table("""
 
 
 def _fewer(conv: str, norm: str) -> WeightMap:
-    """What a stage has before its blocks, by the names of the convolution and of its norm."""
+    """The rows of a stage before its blocks; `conv` and `norm` are the names of its convolution and norm."""
     return table(f"""
         {conv}.weight | conv/kernel | e d p q -> p q d e
         {conv}.bias   | conv/bias   | e

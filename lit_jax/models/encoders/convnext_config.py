@@ -13,8 +13,8 @@ from lit_jax.utils.sides import Sides
 class Shared(Staged):
     """What the configs of the three types share."""
 
-    response: ClassVar[bool] = False  # Global response normalisation within the MLPs.
-    cls: ClassVar[bool] = False  # The mean of the tokens is a token of its own, before them.
+    response: ClassVar[bool] = False  # Whether the MLPs have global response normalisation.
+    cls: ClassVar[bool] = False  # Whether the mean of the tokens is a token of its own, before them.
 
     hidden_sizes: tuple[int, ...] = (96, 192, 384, 768)
     depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -34,7 +34,7 @@ class ConfigV2(Shared):
 
     model_type = "convnextv2"
     response = True
-    inner_eps: ClassVar[float] = 1e-6  # Of the norms but the last one, whatever `layer_norm_eps` says.
+    inner_eps: ClassVar[float] = 1e-6  # Epsilon of all norms but the last, whatever `layer_norm_eps` says.
 
     patch_size: Sides = 4
     num_stages: int = 4
@@ -42,7 +42,7 @@ class ConfigV2(Shared):
 
     @property
     def scale(self) -> float | None:
-        """What the factors of the channels before a residual start with; None: there are none."""
+        """The initial value of the layer scale; None: there is none."""
         return None
 
 
@@ -81,5 +81,5 @@ class Dinov3Config(Shared):
 
     @property
     def patches(self) -> Patches:
-        """The mean of the tokens stands before them, where other towers have a CLS token."""
+        """The tokens of the tower: their mean comes first, where other towers have a CLS token."""
         return Patches(self.image_size, self.patch_size, self.num_channels, self.hidden_size)

@@ -20,12 +20,12 @@ from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 
-_UNSET = ("position_buckets", "max_relative_positions", "conv_kernel_size")  # -1 or 0: none.
+_UNSET = ("position_buckets", "max_relative_positions", "conv_kernel_size")  # -1 or 0 means none.
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields and defaults of transformers' DebertaV2Config, fields that it reads undeclared, and how to pool."""
+    """Fields and defaults of transformers' DebertaV2Config, fields that it reads without declaring, and how to pool."""
 
     vocab_size: int = 128100
     hidden_size: int = 1536
@@ -39,13 +39,13 @@ class Config:
     type_vocab_size: int = 0
     layer_norm_eps: float = 1e-7
     initializer_range: float = 0.02
-    embedding_size: int | None = None  # If it differs from the width of the layers.
+    embedding_size: int | None = None  # The width of the word embeddings, if it differs from the layers'.
     position_biased_input: bool = True  # Positions are added to the words.
     relative_attention: bool = False
     pos_att_type: tuple[str, ...] | None = None
     max_relative_positions: int = -1
     position_buckets: int = -1
-    share_att_key: bool = False  # Relative positions go through the projections of the words.
+    share_att_key: bool = False  # Relative positions use the query and key projections of the contents.
     norm_rel_ebd: str = "none"
     conv_kernel_size: int = 0
     conv_act: str = "tanh"
@@ -86,7 +86,10 @@ class Config:
 
     @property
     def longest(self) -> int:
-        """Tokens that the position table has rows for. Relative positions have no limit: the farthest share a row."""
+        """The number of tokens that the position table has rows for.
+
+        Relative positions have no limit, since the farthest share a row.
+        """
         return self.max_position_embeddings
 
     @property
@@ -98,7 +101,7 @@ class Config:
 
     @property
     def span(self) -> int:
-        """Rows for each direction in the table of relative positions."""
+        """The number of rows for each direction in the table of relative positions."""
         return self.position_buckets if self.position_buckets > 0 else self.farthest
 
     def looks(self, kind: str) -> bool:
@@ -126,7 +129,7 @@ class Config:
 
 
 class Layer(nn.Module):
-    """A post-norm block. `conv` holds a flag for the first layer, and what this layer adds to its output."""
+    """A post-norm block. `conv` has a flag for the first layer, and what that layer adds to its output."""
 
     config: Config
     compute: Compute
@@ -173,7 +176,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`attention_mask` [B N] is nonzero where a token is real.
 
-        Raises ConfigError for more tokens than the position table, if there is one, has rows.
+        Raises ConfigError for more tokens than a position table, if there is one, has rows.
         """
         c, compute, dtype = self.config, self.compute, self.compute.dtype
         init = nn.initializers.normal(c.initializer_range)

@@ -23,7 +23,7 @@ class Model(nn.Module):
     """Equals transformers' Qwen3Model, LlamaModel, EuroBertModel or Gemma3TextModel.
 
     It pools as embedding models of the type do: the pooled output is the last real token, on whichever side the padding
-    lies, or the mean of the real tokens.
+    is, or the mean of the real tokens.
     """
 
     config: DecoderConfig
@@ -43,7 +43,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`attention_mask` [B N] is nonzero where a token is real; `token_type_ids` are accepted and ignored.
 
-        Positions are counted from the first column, also where it is padding. The last of the hidden states is normed.
+        Positions are counted from the first column, even if it is padding. The last of the hidden states is normed.
         """
         c, tokens = self.config, input_ids.shape[1]
         positions = in_order(input_ids) if position_ids is None else position_ids.reshape(-1, tokens)
@@ -119,7 +119,7 @@ def weights(config: DecoderConfig) -> WeightMap:
 
 
 def encoder(config: type[DecoderConfig]) -> Encoder:
-    """The type whose config this is."""
+    """The encoder of the type with this config."""
     return Encoder(
         respelled=ROPES,
         tower="text",

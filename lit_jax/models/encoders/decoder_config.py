@@ -1,4 +1,4 @@
-"""The config of language models that are text towers: the fields that all of them have, and how they are read."""
+"""The config of language models as text towers: the fields that all of them have, and how they are read."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from lit_jax.models.layers.tokens import Tokens
 from lit_jax.utils.errors import WeightError
 
 Scaling = rotary.Linear | rotary.Llama3
-# Fields about rotary positions that `rope_of` reads, and says in `rope_theta` and `rope_scaling`.
+# Fields about rotary positions that `rope_of` reads and turns into `rope_theta` and `rope_scaling`.
 ROPES = frozenset(("rope_parameters", "original_max_position_embeddings", "partial_rotary_factor"))
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Fields with the names of transformers; their defaults, and further ones, are those of each type.
+    """Fields named as in transformers; each type has its own defaults and further fields.
 
-    `rope_theta` and `rope_scaling` are written as by transformers 4, and read in the spelling of 5 as well.
+    `rope_theta` and `rope_scaling` are written as in transformers 4, and read in the form of 5 as well.
     """
 
     vocab_size: int = 32000
@@ -30,14 +30,14 @@ class DecoderConfig:
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
-    num_key_value_heads: int | None = None  # None: as many as of queries.
+    num_key_value_heads: int | None = None  # None: as many as heads of queries.
     head_dim: int | None = None  # None: the heads divide the width among themselves.
-    max_position_embeddings: int = 2048  # How long texts were in training; there is no table.
+    max_position_embeddings: int = 2048  # The length of texts in training; there is no position table.
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     attention_bias: bool = False
     attention_dropout: float = 0.0
-    is_causal: bool = True  # Of any config in transformers 5; False: every token sees all others.
+    is_causal: bool = True  # A field of any config in transformers 5. False: every token sees all others.
     rope_theta: float = 10_000.0
     rope_scaling: Scaling | None = None
 
@@ -73,7 +73,7 @@ class DecoderConfig:
                 "wanted one object for all layers"
             )
         context = "original_max_position_embeddings"
-        if context in hf:  # It wins over the one among the parameters, as in transformers.
+        if context in hf:  # It takes precedence over the one in the parameters, as in transformers.
             rope = {**rope, context: hf[context]}
         theta = rope.get("rope_theta", hf.get("rope_theta", cls.rope_theta))
         return {"rope_theta": theta}, scaling_of(cls.model_type, rope, hf, cls.max_position_embeddings)
@@ -103,7 +103,7 @@ class DecoderConfig:
 
     @property
     def speeds(self) -> np.ndarray:
-        """Of the rotary positions of LOCAL layers, then of GLOBAL ones, [2 K/2]."""
+        """The speeds of the rotary positions in LOCAL layers, then in GLOBAL ones, [2 K/2]."""
         same = rotary.speeds(self.rope_theta, self.head_width, self.rope_scaling)
         return np.stack([same, same])
 
@@ -138,7 +138,7 @@ class DecoderConfig:
 
 
 def _heads(config: DecoderConfig) -> dict[str, int | None]:
-    """The fields about heads in one spelling: None where the type's default is None and means the same."""
+    """The fields about heads in one form: None if the type's default is None and means the same."""
     usual = {
         "num_key_value_heads": config.num_attention_heads,
         "head_dim": config.hidden_size // config.num_attention_heads,
@@ -151,9 +151,9 @@ def _heads(config: DecoderConfig) -> dict[str, int | None]:
 
 
 def with_layer_types(config: Any, usual: tuple[str, ...]) -> Any:
-    """`config` with `layer_types` only where they differ from `usual`, those of the type's defaults.
+    """`config` with `layer_types` only if they differ from `usual`, which follow from its other fields.
 
-    Raises WeightError for kinds that are not one for each layer, and for windows without a width.
+    Raises WeightError unless there is one kind for each layer, and for windows without a width.
     """
     check_layer_types(config.model_type, config.layer_types, config.num_hidden_layers)
     if LOCAL in config.kinds and config.sliding_window is None:
@@ -168,7 +168,7 @@ def scaling_of(
 ) -> Scaling | None:
     """The scaling that an object of rotary parameters describes; None: there is none.
 
-    `longest` is the default of `max_position_embeddings`, which is the default of the original context. Raises
+    `longest` is the default of `max_position_embeddings`, which is in turn the default of the original context. Raises
     WeightError for a kind that is not implemented and for one that lacks a number.
     """
     kind = rope.get("rope_type", rope.get("type", "default"))

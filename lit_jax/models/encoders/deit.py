@@ -8,7 +8,7 @@ from lit_jax.models.layers.pooling import POOLER
 from lit_jax.models.weight_map import table
 
 
-@dataclasses.dataclass(frozen=True, repr=False)  # As ViT, in the order of old.
+@dataclasses.dataclass(frozen=True, repr=False)  # The repr is ViT's, with the former order of the fields.
 class Config(vit.Config):
     """Fields and defaults of transformers' DeiTConfig, which are ViT's."""
 

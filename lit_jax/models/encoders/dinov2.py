@@ -110,7 +110,7 @@ class Model(nn.Module):
             self.compute,
             images,
             train=train,
-            interpolate=True,  # The argument is for towers that refuse other sizes; DINOv2 always resizes.
+            interpolate=True,  # DINOv2 always resizes its positions, whatever `interpolate` is.
             hidden_states=hidden_states,
             attentions=attentions,
         )

@@ -44,7 +44,7 @@ class Config:
     mlp_bias: bool = True
     use_gated_mlp: bool = False
     num_register_tokens: int = 0
-    # Random changes of the patches' coordinates, in training only. None: no change.
+    # Random changes of the patches' coordinates, only in training. None: no change.
     pos_embed_shift: float | None = None
     pos_embed_jitter: float | None = None
     pos_embed_rescale: float | None = 2.0
@@ -93,13 +93,13 @@ class Config:
 
 
 def centres(rows: int, columns: int) -> np.ndarray:
-    """[rows * columns, 2]: y and x of the patches' centres, from -1 to 1."""
+    """The y and x of the patches' centres, from -1 to 1, [rows * columns, 2]."""
     y, x = ((np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1 for n in (rows, columns))
     return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
 def moved(config: Config, at: Array, key: Callable[[], Array]) -> Array:
-    """Coordinates in training: shifted, jittered and rescaled at random, drawn from `key()`."""
+    """Coordinates in training: shifted, jittered and rescaled at random by draws from `key()`."""
 
     def stretch(largest: float, shape: tuple[int, ...]) -> Array:
         return jnp.exp(jax.random.uniform(key(), shape, minval=-math.log(largest), maxval=math.log(largest)))
@@ -114,7 +114,7 @@ def moved(config: Config, at: Array, key: Callable[[], Array]) -> Array:
 
 
 def rope_of(config: Config, at: Float[Array, "M 2"]) -> tuple[Array, Array]:
-    """Cosines and sines [M K] of coordinates: in each half of the channels those of y, then those of x."""
+    """Cosines and sines [M K] for coordinates; each half of the channels has those of y, then those of x."""
     width = config.hidden_size // config.num_attention_heads
     speed = 1 / config.rope_theta ** np.arange(0, 1, 4 / width, dtype=np.float32)
     angles = (2 * np.float32(np.pi) * at[:, :, None] * speed).reshape(len(at), -1)
@@ -138,9 +138,9 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """`interpolate` is for towers that refuse other sizes; rotary positions fit any."""
+        """`interpolate` changes nothing, since rotary positions fit any size."""
         c = self.config
-        # Only pretraining uses it; it is kept so that an export is complete.
+        # Only pretraining uses the mask token; it is kept so that an export is complete.
         self.param("mask_token", nn.initializers.zeros, (1, 1, c.hidden_size))
         at = jnp.asarray(centres(*grid((images.shape[1], images.shape[2]), c.patch_size)))
         if train:

@@ -51,11 +51,11 @@ class Config:
 
     @property
     def longest(self) -> int:
-        """Tokens that the position table has rows for."""
+        """The number of tokens that the position table has rows for."""
         return self.max_position_embeddings
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "... N"]:
-        """Position ids where none are given."""
+        """The position ids if none are given."""
         return bert.in_order(input_ids)
 
     @property

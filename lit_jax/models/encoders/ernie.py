@@ -1,4 +1,4 @@
-"""ERNIE (arXiv:1904.09223), as transformers' ErnieModel with its pooler: BERT, in some checkpoints with task types."""
+"""ERNIE (arXiv:1904.09223), as transformers' ErnieModel with its pooler: BERT, with task types in some checkpoints."""
 
 import dataclasses
 

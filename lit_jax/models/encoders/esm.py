@@ -1,4 +1,4 @@
-"""ESM-2 and ESM-1b (10.1126/science.ade2574), as transformers' EsmModel with its pooler: towers of proteins."""
+"""ESM-2 and ESM-1b (10.1126/science.ade2574), as transformers' EsmModel with its pooler: towers for proteins."""
 
 import dataclasses
 
@@ -22,13 +22,13 @@ from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
-_HIDDEN = 0.15 * 0.8  # Of the tokens in training: the share that had the id of the mask.
+_HIDDEN = 0.15 * 0.8  # The share of the tokens in training that were replaced by the mask token.
 _POSITIONS = ("absolute", "rotary")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields and defaults of transformers' EsmConfig, which has no vocabulary by itself: this is the one of ESM-2."""
+    """Fields and defaults of transformers' EsmConfig; that has no default vocabulary, so the default is ESM-2's."""
 
     vocab_size: int = 33
     mask_token_id: int = 32
@@ -75,7 +75,7 @@ class Config:
 
     @property
     def longest(self) -> int:
-        """Tokens of a protein, for which the position table, if there is one, has rows."""
+        """The number of tokens of a protein that the position table, if there is one, has rows for."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
     @property
@@ -103,7 +103,7 @@ class Config:
 
 
 class Embed(nn.Module):
-    """Tokens, with positions if these are a table; zero where a token is not real."""
+    """Embeds tokens, and positions if they are a table; zero where a token is not real."""
 
     config: Config
     compute: Compute
@@ -119,9 +119,8 @@ class Embed(nn.Module):
         c, dtype = self.config, self.compute.dtype
         init = nn.initializers.normal(c.initializer_range)
         x = nn.Embed(c.vocab_size, c.hidden_size, embedding_init=init, name="word")(input_ids)
-        if (
-            c.token_dropout
-        ):  # Training hid some tokens and zeroed them: the others are as large here as there.
+        # Training zeroed a share of the tokens; here all others are scaled to the same size as there.
+        if c.token_dropout:
             hidden = input_ids == c.mask_token_id
             tokens = input_ids.shape[1] if real is None else real.sum(axis=1)
             share = hidden.sum(axis=1) / tokens
@@ -138,7 +137,7 @@ class Embed(nn.Module):
 
 
 class Model(nn.Module):
-    """Equals transformers' EsmModel(add_pooling_layer=True), in transformers 5 also where a token is not real."""
+    """Equals transformers' EsmModel(add_pooling_layer=True); where a token is not real, only that of transformers 5."""
 
     config: Config
     compute: Compute = Compute()
@@ -180,10 +179,10 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
 
     def turning(self, input_ids: Int[Array, "B N"], position_ids: Array | None) -> PerLayer:
-        """The rotation of queries and keys, by speeds that no step changes. Call it in the compact method.
+        """The rotation of queries and keys, with speeds that no step changes. Call it in the compact method.
 
-        Checkpoints hold the speeds, which may have been rounded to 16 bits before they were stored. Where the params
-        themselves are of 16 bits, the speeds are computed instead: rounding would turn far tokens too much.
+        Checkpoints store the speeds, which can have been rounded to 16 bits before. If the params here have 16 bits,
+        the speeds are computed instead, since with rounded speeds the angles of far tokens would be wrong.
         """
         c = self.config
         computed = rotary.speeds(c.rope_theta, c.head_width)
@@ -195,7 +194,7 @@ class Model(nn.Module):
         return PerLayer(inputs=lambda _: {"rope": (cos, sin)})
 
     def contact(self) -> None:
-        """The head that finds contacts in all attention weights: nothing uses it; it is kept for exports."""
+        """The head that predicts contacts from all attention weights; nothing uses it, but exports keep it."""
         c = self.config
         maps = c.num_hidden_layers * c.num_attention_heads
         self.param("contact_weight", nn.initializers.normal(c.initializer_range), (1, maps))
@@ -225,7 +224,7 @@ def weights(config: Config) -> WeightMap:
 
 
 def buffers(config: Config, params: Params) -> dict[str, np.ndarray]:
-    """The speeds again for each later layer, where transformers 4.57 has them."""
+    """The speeds, repeated for each later layer, where transformers 4.57 stores them."""
     layers = range(1, config.num_hidden_layers if config.rotary else 0)
     return {f"encoder.layer.{layer}.{_SPEEDS}": np.asarray(params["speeds"]) for layer in layers}
 
@@ -239,8 +238,8 @@ ENCODER = Encoder(
     pooling="tanh(dense(cls))",
     prefix="esm.",
     dropped=rf"(lm_head|classifier)\..*|embeddings\.position_ids|encoder\.layer\.\d+\.{_SPEEDS}",
-    # transformers 5 has the speeds once: under the first name in memory, and under the second, star and all, on disk,
-    # where it also calls the norms as BERT's first files did.
+    # transformers 5 has the speeds once, under the first name in memory and under the second (with the star) on disk;
+    # there it also names the norms as BERT's first files did.
     renames=(
         *bert.ENCODER.renames,
         (r"^rotary_embeddings\.inv_freq$", f"encoder.layer.0.{_SPEEDS}"),

@@ -1,4 +1,4 @@
-"""EVA-02 (arXiv:2303.11331) and the towers of EVA-CLIP (arXiv:2303.15389), as timm's class Eva; transformers has none.
+"""EVA-02 (arXiv:2303.11331) and EVA-CLIP's towers (arXiv:2303.15389), as timm's class Eva; transformers has none.
 
 The tensors have timm's names for layers with separate projections and gates. EVA (arXiv:2211.07636) itself is a BEiT.
 """
@@ -39,20 +39,18 @@ class Config:
     layer_norm_eps: float = 1e-6
     use_gated_mlp: bool = True
     scale_mlp: bool = True  # A norm of the hidden activations of the MLP.
-    scale_attn_inner: bool = False  # A norm of what the heads give, before their projection.
-    use_post_norm: bool = (
-        False  # The norms of a layer are of what attention and MLP add, not of their inputs.
-    )
-    use_rot_pos_emb: bool = True  # Rotary positions of the patches, beside the table.
+    scale_attn_inner: bool = False  # A norm of the heads' outputs, before their projection.
+    use_post_norm: bool = False  # Norms are applied to what attention and MLP add, not to their inputs.
+    use_rot_pos_emb: bool = True  # Rotary positions of the patches, in addition to the table.
     rope_theta: float = 10000.0
-    ref_feat_shape: int = 16  # Rows and columns that the grid of any picture is stretched to for these.
-    use_mean_pooling: bool = True  # The norm of the mean of the patches; or the CLS token of the last norm.
+    ref_feat_shape: int = 16  # Rotary positions stretch the grid of any picture to this side.
+    use_mean_pooling: bool = True  # True: the norm of the patches' mean. False: the normed CLS token.
     initializer_range: float = 0.02
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
-        """Raises WeightError for a field that is not usable, and for heads whose channels cannot turn."""
-        # Transformers knows no further field of it, and what it does not know is ignored.
+        """Raises WeightError for a field with an unusable value, and for heads whose width four does not divide."""
+        # transformers does not have this type, so all other fields are ignored.
         config: Config = read_config(cls, "eva02", hf, inert=frozenset(hf))
         if config.head_width % 4:
             raise WeightError(
@@ -96,9 +94,9 @@ class Config:
 
 
 def rope_of(config: Config, rows: int, columns: int) -> tuple[Array, Array]:
-    """Cosines and sines [M K] of the patches of a grid: for each half of a head, those by the row, then by the column.
+    """Cosines and sines [M K] for the patches of a grid; each half of a head has those of the row, then of the column.
 
-    timm's RotaryEmbeddingCat, whose pairs of neighbouring channels lie in the two halves here.
+    Equals timm's RotaryEmbeddingCat, except that its pairs of neighbouring channels are split over the halves here.
     """
     speeds = rotary.speeds(config.rope_theta, config.head_width // 2)
     y, x = (
@@ -161,7 +159,7 @@ _ROWS = table("""
     fc_norm.weight          | pooler_norm/scale       | d
     fc_norm.bias            | pooler_norm/bias        | d
 """)
-# Pairs of channels of queries and keys that turn together: neighbours there, the first and the second half here.
+# Channels of queries and keys that turn together are neighbours in timm, and in the first and second half here.
 _LAYERS = table("""
     attn.{q_proj,k_proj}.weight | layers/attn/{query,key}/kernel | g (h k u) d -> g d h (u k)
     attn.q_proj.bias            | layers/attn/query/bias         | (h k u) -> h (u k)

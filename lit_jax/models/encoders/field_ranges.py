@@ -1,19 +1,19 @@
-"""The range of every number in the configs of all encoders: beyond it, a file is damaged or hostile."""
+"""The range of every number in the configs of all encoders; a file with a number outside is damaged or hostile."""
 
 from typing import NamedTuple
 
 LARGEST = 10_000_000  # No size in a real config is larger.
-DEEPEST = 1_000  # Layers.
+DEEPEST = 1_000  # The largest number of layers.
 
 
 class Range(NamedTuple):
-    """The smallest and the largest value of a number that is usable."""
+    """The smallest and the largest usable value of a number."""
 
     least: int | float
     most: int | float
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is in the range; NaN is in none."""
+        """Whether a number is in the range; NaN is in no range."""
         return self.least <= value <= self.most
 
     def __str__(self) -> str:
@@ -22,12 +22,12 @@ class Range(NamedTuple):
 
 _SIZE = Range(1, LARGEST)
 _LAYERS = Range(1, DEEPEST)
-_GROUPS = Range(1, 1 << 14)  # Of the channels of a dense layer.
+_GROUPS = Range(1, 1 << 14)  # Groups of the channels of a dense layer.
 _ID = Range(0, LARGEST)
-_RATE = Range(0, 0.999)  # Of what dropout leaves out: with all of it, nothing is left.
-_EPS = Range(1e-20, 0.1)  # Zero divides by zero; a larger one outweighs the variance.
-_BASE = Range(1, 1e10)  # Of rotary positions.
-_SCALE = Range(-1, 100)  # Below zero BEiT has none.
+_RATE = Range(0, 0.999)  # Dropout rates; a rate of one would leave nothing.
+_EPS = Range(1e-20, 0.1)  # Zero would divide by zero; a larger epsilon would outweigh the variance.
+_BASE = Range(1, 1e10)  # Bases of rotary positions.
+_SCALE = Range(-1, 100)  # Layer scales; below zero, BEiT has none.
 
 RANGES: dict[str, Range] = {
     # Pictures.

@@ -33,14 +33,14 @@ class Config(DecoderConfig):
     max_position_embeddings: int = 131_072
     query_pre_attn_scalar: int = 256
     sliding_window: int | None = 4096
-    sliding_window_pattern: int = _PATTERN  # Only each sixth layer has no window.
+    sliding_window_pattern: int = _PATTERN  # Only every sixth layer has no window.
     layer_types: tuple[str, ...] | None = None  # Set only if the default pattern cannot express them.
     use_bidirectional_attention: bool = False
-    rope_theta: float = 1_000_000.0  # Of layers without windows, as is `rope_scaling`.
-    rope_local_base_freq: float = 10_000.0  # Of layers with windows.
+    rope_theta: float = 1_000_000.0  # For layers without windows, like `rope_scaling`.
+    rope_local_base_freq: float = 10_000.0  # For layers with windows.
 
     model_type: ClassVar[str] = "gemma3_text"
-    # transformers caps no score of attention (nor do the published models), and its caps of logits are not used here.
+    # transformers does not cap attention scores (nor do the published models), and nothing here uses its logit caps.
     inert: ClassVar[frozenset[str]] = frozenset(
         "attn_logit_softcapping final_logit_softcapping _sliding_window_pattern".split()
     )
@@ -52,7 +52,7 @@ class Config(DecoderConfig):
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         config: Any = super().from_hf(hf)
         if config.use_bidirectional_attention and config.sliding_window is not None:
-            even = max(config.sliding_window // 2 * 2, 1)  # All that transformers uses of it.
+            even = max(config.sliding_window // 2 * 2, 1)  # transformers does not use more of the width.
             config = dataclasses.replace(config, sliding_window=even)
         usual = dataclasses.replace(config, layer_types=None, sliding_window_pattern=_PATTERN)
         return dataclasses.replace(with_layer_types(config, usual.kinds), sliding_window_pattern=_PATTERN)
@@ -71,7 +71,7 @@ class Config(DecoderConfig):
                 f"usable; wanted an object for {GLOBAL!r} and one for {LOCAL!r}"
             )
         _, scaling, everywhere, near = parts
-        if scaling:  # It is added to the default, so that an old "type" is not read by transformers 5.
+        if scaling:  # It is added to a default rope_type, so an old "type" is ignored, as in transformers 5.
             everywhere = {"rope_type": "default", **everywhere, **scaling}
         if scaling_of("gemma3_text", near, hf, cls.max_position_embeddings) is not None:
             raise WeightError(
@@ -107,7 +107,7 @@ class Config(DecoderConfig):
 
     @property
     def speeds(self) -> np.ndarray:
-        """Of the rotary positions of LOCAL layers, then of GLOBAL ones, [2 K/2]."""
+        """The speeds of the rotary positions in LOCAL layers, then in GLOBAL ones, [2 K/2]."""
         near = rotary.speeds(self.rope_local_base_freq, self.head_dim)
         return np.stack([near, rotary.speeds(self.rope_theta, self.head_dim, self.rope_scaling)])
 

@@ -18,7 +18,7 @@ _INERT = frozenset(
     chunk_size_feed_forward bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id
     classifier_dropout""".split()
 )
-# Fields of the backbone that some vision types also have, which no dual encoder uses.
+# Fields of the backbones that some vision types also have; no dual encoder uses them.
 BACKBONE = frozenset(
     """apply_layernorm reshape_hidden_states stage_names out_features out_indices _out_features
     _out_indices""".split()
@@ -35,8 +35,8 @@ def read_config(
 ) -> Any:
     """A dict as in config.json -> `cls`, whose field names are HF's and whose defaults are those of that type.
 
-    `inert` fields do not change the numbers; `fixed` ones are accepted with the given values only, or with what a
-    function of the config returns. A field that transformers does not know is ignored, as it is there; one that only
+    `inert` fields do not change the numbers; `fixed` fields are accepted only with the given values, or with those that
+    a function of the config returns. A field that transformers does not know is ignored, as it is there; one that only
     transformers knows is refused unless it has its default. Raises WeightError naming the field.
     """
     fixed = {"is_encoder_decoder": (False,), "per_layer_config": (None, {}), **fixed}
@@ -85,10 +85,10 @@ def even_heads(config: Any) -> tuple[int]:
 
 
 def check_own_size(model_type: str, config: Any, *, patches: bool = True) -> None:
-    """Raises WeightError for a size of pictures at which transformers fails to resize a table of positions.
+    """Raises WeightError for an image size at which transformers fails to resize a position table.
 
-    It resizes tables of these types for all pictures but squares of their own size, and takes every table for a square
-    grid. `patches`: whether it can do so with patches that are not squares.
+    It resizes the tables of these types for all pictures except squares of their own size, and assumes that every table
+    is a square grid. `patches`: whether it can do so with patches that are not squares.
     """
     (height, width), (rows, columns) = pair(config.image_size), grid(config.image_size, config.patch_size)
     if height == width or (rows == columns and (patches or isinstance(config.patch_size, int))):
@@ -101,7 +101,7 @@ def check_own_size(model_type: str, config: Any, *, patches: bool = True) -> Non
 
 
 def own_names(hf: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """A config without `aliases` (other name -> field): as in transformers, an alias wins over the field itself."""
+    """A config without `aliases` (other name -> field); as in transformers, an alias overrides the field itself."""
     fields = {name: value for name, value in hf.items() if name not in aliases}
     return fields | {field: hf[alias] for alias, field in aliases.items() if alias in hf}
 
@@ -118,7 +118,7 @@ def rope_base(model_type: str, hf: Mapping[str, Any], kind: str = "default") -> 
     return {} if theta is None else {"rope_theta": theta}
 
 
-# What `rope_base` has read.
+# The fields that `rope_base` reads.
 ROPE = frozenset(("rope_parameters", "rope_scaling", "partial_rotary_factor"))
 
 
@@ -129,7 +129,7 @@ def shown(value: Any) -> str:
 
 
 def _checked(model_type: str, name: str, value: Any, kind: Any) -> Any:
-    """A field's value, brought into its `kind`: a bool, int, float or str, a tuple of them, or None where allowed."""
+    """A field's value, converted to its `kind`: a bool, int, float or str, a tuple of them, or None if allowed."""
     parts = typing.get_args(kind)
     if kind == Sides:
         if not isinstance(value, list | tuple):
@@ -165,7 +165,7 @@ def _good(name: str, value: Any, kind: Any) -> bool:
         return isinstance(value, number) and not isinstance(value, bool) and RANGES[name].holds(value)
     if kind is str:
         return isinstance(value, str) and (not name.endswith(("act", "activation")) or value in ACTIVATIONS)
-    return False  # A tuple is wanted; the value is something else, or is empty.
+    return False  # A tuple is wanted, and the value is something else or empty.
 
 
 def _wanted(name: str, kind: Any) -> str:

@@ -1,4 +1,4 @@
-"""Layers that attend to all tokens and layers that attend to near ones, as transformers' `layer_types` name them."""
+"""Layers that attend to all tokens and layers that attend to near ones, as named in transformers' `layer_types`."""
 
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError

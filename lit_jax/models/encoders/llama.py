@@ -1,4 +1,4 @@
-"""Llama (arXiv:2302.13971, 2407.21783) and embedding models made of it, as transformers' LlamaModel."""
+"""Llama (arXiv:2302.13971, 2407.21783) and embedding models made from it, as transformers' LlamaModel."""
 
 import dataclasses
 from typing import ClassVar

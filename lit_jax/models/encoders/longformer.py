@@ -1,7 +1,7 @@
 """Longformer (arXiv:2004.05150), as transformers' LongformerModel with its pooler: each token attends to near ones.
 
-In a dual encoder no token attends to all others: the weights for that are kept, and nothing uses them. Attention is
-computed of all pairs of tokens, of which most are masked: exact, and quick enough up to some 512 tokens.
+In a dual encoder no token has global attention: the weights for it are kept, but nothing uses them. Attention is
+computed for all pairs of tokens, most of which are masked: this is exact, and fast enough up to about 512 tokens.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Config(roberta.Config):
     """Fields and defaults of transformers' LongformerConfig."""
 
     vocab_size: int = 30522
-    # Tokens of a window, half of them on each side: one number for each layer, or one for all.
+    # The tokens of a window, half of them on each side: one number for each layer, or one for all.
     attention_window: tuple[int, ...] = (512,)
 
     def __post_init__(self) -> None:
@@ -58,9 +58,9 @@ class Config(roberta.Config):
 
 
 class LocalAttention(Attention):
-    """Attention that gives nothing to a token that is not real, by the diagonal of the mask.
+    """Attention with zero outputs for tokens that are not real, which are known from the diagonal of the mask.
 
-    It has the projections of tokens that would attend to all others, which nothing uses.
+    It also has the projections for global attention, which nothing uses.
     """
 
     def attend(
@@ -74,7 +74,7 @@ class LocalAttention(Attention):
         train: bool,
         attentions: bool,
     ) -> tuple[Array, Float[Array, "B H N N"] | None]:
-        """As the parent, but for such tokens, whose outputs and weights are zero."""
+        """As in the parent, but outputs and weights are zero for tokens that are not real."""
         init, width = nn.initializers.normal(self.spec.init_std), q.shape[-1]
         self.param("global_weights", init, (3, width, width))
         self.param("global_biases", nn.initializers.zeros, (3, width))
@@ -134,7 +134,7 @@ class Model(nn.Module):
 
 
 def by_offset(weights: Float[Array, "B H N N"], side: int) -> Float[Array, "B H N W"]:
-    """Weights by key -> by the key's offset from the query, from -`side` to `side`; zero where there is no such key."""
+    """Weights by key -> weights by the key's offset from the query, from -`side` to `side`; zero if there is no key."""
     tokens = weights.shape[-1]
     padded = jnp.pad(weights, ((0, 0), (0, 0), (0, 0), (side, side)))
     queries = np.arange(tokens)[:, None]

@@ -55,7 +55,7 @@ class Config(clip.Config):
 
 
 def angles(config: Config, rows: int, columns: int) -> Float[np.ndarray, "M _"]:
-    """Of each patch: those by its row, then those by its column, for half of the channels of a head."""
+    """The angles of each patch by its row, then by its column, for half of the channels of a head."""
     speeds = rotary.speeds(config.rope_theta, config.head_width // 2)
     y, x = (axis.reshape(-1, 1).astype(np.float32) for axis in np.mgrid[:rows, :columns])
     return np.concatenate([y * speeds, x * speeds], axis=1)
@@ -77,7 +77,7 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """`interpolate` is for towers that refuse other sizes; rotary positions fit any."""
+        """`interpolate` changes nothing, since rotary positions fit any size."""
         c = self.config
         x = PatchEmbed(c.patches, self.compute, name="embeddings")(images, interpolate=True, train=train)
         x = embedded = layer_norm(c.block, self.compute, "pre_norm")(x)
@@ -116,7 +116,7 @@ ENCODER = Encoder(
     prefix="vision_model.",
     image_processor="CLIPImageProcessor",
     any_size=lambda config: True,
-    exportable=("5",),  # The class of 4.57 does not know the type by this name.
+    exportable=("5",),  # transformers 4.57 does not know the type by this name.
     dropped=r"embeddings\.position_ids|(vision_)?rotary_pos_emb\..*|.*inv_freq",
     poolings={"cls": lambda config: (config, {})},
 )

@@ -19,7 +19,7 @@ from lit_jax.models.layers.tokens import check_length, key_mask
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 
-# What every published checkpoint is.
+# Fields with the values that every published checkpoint has.
 _FIXED = {
     "trigram_input": (True,),
     "use_bottleneck": (True,),
@@ -107,7 +107,7 @@ class Embed(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and several MLPs of the narrow width; queries and keys, and the residual, are narrowed apart."""
+    """Attention and several MLPs of the narrow width; queries and keys are narrowed separately from the residual."""
 
     config: Config
     compute: Compute

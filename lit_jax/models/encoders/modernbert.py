@@ -1,4 +1,4 @@
-"""ModernBERT (arXiv:2412.13663), as transformers' ModernBertModel: rotary positions, windows in most layers."""
+"""ModernBERT (arXiv:2412.13663), as transformers' ModernBertModel: rotary positions, and windows in most layers."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class Norms(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, "L D"], Float[Array, "L D"]]:
-        """The first layer gets a row that it does not use, so that all layers form one scan."""
+        """The first layer gets a row that it does not use, so that one scan runs all layers."""
         c = self.config
         shape = (c.num_hidden_layers - 1, c.hidden_size)
         unused = jnp.zeros((1, c.hidden_size))
@@ -40,7 +40,7 @@ class Norms(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-norm block that is given the scale and bias of its first norm, and whether it is the `first` layer."""
+    """A pre-norm block that receives the scale and bias of its first norm, and whether it is the `first` layer."""
 
     spec: BlockSpec
     compute: Compute

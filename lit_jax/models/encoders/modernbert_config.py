@@ -11,7 +11,7 @@ from lit_jax.models.layers.spec import BlockSpec
 from lit_jax.models.layers.tokens import Tokens
 from lit_jax.utils.errors import WeightError
 
-# Fields of version 5 that are said in those of version 4.
+# Fields of version 5 that are converted to fields of version 4.
 RESPELLED = frozenset(("rope_parameters", "rope_scaling", "sliding_window"))
 
 
@@ -101,7 +101,7 @@ class Config:
 
 
 def _window(hf: Mapping[str, Any]) -> dict[str, Any]:
-    """The width of the windows, which `sliding_window`, the half of it, would set again in transformers 5."""
+    """The width of the windows, twice `sliding_window`, which takes precedence in transformers 5."""
     half = hf.get("sliding_window")
     return {"local_attention": 2 * half} if isinstance(half, int) and not isinstance(half, bool) else {}
 
@@ -128,5 +128,5 @@ def _thetas(hf: Mapping[str, Any]) -> dict[str, Any]:
         (nested.get(kind) or {}).get("rope_theta", hf.get(name, getattr(Config, name)))
         for kind, name in ((GLOBAL, "global_rope_theta"), (LOCAL, "local_rope_theta"))
     )
-    # In transformers 4, windows need not have a base of their own.
+    # In transformers 4, the base for layers with windows can be None: then it is the same as for the others.
     return {"global_rope_theta": everywhere, "local_rope_theta": everywhere if near is None else near}

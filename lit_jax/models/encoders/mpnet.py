@@ -17,8 +17,8 @@ from lit_jax.models.layers.tokens import Tokens
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 
-_PADDING = 1  # MPNetEmbeddings counts positions from it, whatever the config's pad_token_id is.
-_BUCKETS = 32  # As MPNetEncoder, whatever the config's number of buckets is.
+_PADDING = 1  # MPNetEmbeddings counts positions from this id, whatever the config's pad_token_id is.
+_BUCKETS = 32  # The number in MPNetEncoder, whatever the config's number of buckets is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Config:
 
     @property
     def longest(self) -> int:
-        """Tokens that the position table has rows for."""
+        """The number of tokens that the position table has rows for."""
         return self.max_position_embeddings - _PADDING - 1
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B N"]:
-        """Position ids where none are given."""
+        """The position ids if none are given."""
         return counted(input_ids, _PADDING)
 
     @property

@@ -17,7 +17,7 @@ from lit_jax.models.layers.tokens import TokenEmbed, Tokens, key_mask
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 
-# Names in the config.json on the Hub, of the code beside the weights there -> fields of transformers.
+# Names in the config.json on the Hub, for the code that is published with the weights -> fields of transformers.
 _PUBLISHED = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -29,7 +29,7 @@ _PUBLISHED = {
     "attn_pdrop": "attention_probs_dropout_prob",
     "rotary_emb_base": "rope_theta",
 }
-# What that code can do besides -> what NomicBertModel does.
+# Fields of that code -> the values that NomicBertModel implements.
 _FIXED = {
     "activation_function": ("swiglu",),
     "causal": (False,),
@@ -57,7 +57,7 @@ class Config:
     hidden_act: str = "silu"
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
-    max_position_embeddings: int = 2048  # Tokens of a text; the tower itself computes longer ones too.
+    max_position_embeddings: int = 2048  # Tokens of a text; the tower also computes longer texts.
     type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
@@ -139,7 +139,7 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
 
     def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B D"]:
-        """What the type pools of its last hidden state."""
+        """The pooled output of the type, from its last hidden state."""
         return pool_tokens("mean", x, attention_mask)
 
 
@@ -159,7 +159,7 @@ _LAYERS = table("""
     norm2.weight           | layers/norm2/scale                   | d
     norm2.bias             | layers/norm2/bias                    | d
 """).inside("encoder.layers.{l}")
-# Names that transformers 5 has in memory.
+# The rows with transformers 5's names in memory.
 _IN_MEMORY = table("""
     embeddings.LayerNorm.weight                     | embeddings/norm/scale                | d
     embeddings.LayerNorm.bias                       | embeddings/norm/bias                 | d

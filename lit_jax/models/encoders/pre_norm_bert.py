@@ -64,7 +64,7 @@ class MegatronConfig(bert.Config):
 
 
 def norms(first: str, second: str, last: str) -> WeightMap:
-    """The rows of the norms of these names: before attention and MLP of each layer, and of the whole."""
+    """The rows of the norms with these names: before attention and MLP of each layer, and the last norm."""
     return table(f"""
         encoder.layer.{{l}}.{first}.weight  | layers/norm1/scale | d
         encoder.layer.{{l}}.{first}.bias    | layers/norm1/bias  | d

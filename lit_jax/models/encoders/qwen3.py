@@ -21,8 +21,8 @@ class Config(DecoderConfig):
     max_position_embeddings: int = 32768
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
-    max_window_layers: int = 28  # The first layers, which have no windows.
-    layer_types: tuple[str, ...] | None = None  # Set only if the three fields before cannot express them.
+    max_window_layers: int = 28  # The number of first layers, which have no windows.
+    layer_types: tuple[str, ...] | None = None  # Set only if the three fields above cannot express them.
 
     model_type: ClassVar[str] = "qwen3"
 
@@ -30,7 +30,7 @@ class Config(DecoderConfig):
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         config: Any = super().from_hf(hf)
-        if not config.use_sliding_window:  # Then transformers has no window, and writes none.
+        if not config.use_sliding_window:  # Then transformers has no windows, and writes no width.
             config = dataclasses.replace(config, sliding_window=None)
         config = with_layer_types(config, dataclasses.replace(config, layer_types=None).kinds)
         if config.sliding_window is None:
@@ -48,7 +48,7 @@ class Config(DecoderConfig):
 
     @property
     def reach(self) -> int:
-        """How far a token sees to each side in a LOCAL layer; without `is_causal` transformers counts one more."""
+        """How far a token sees to each side in a LOCAL layer; one farther without `is_causal`, as in transformers."""
         return (self.sliding_window or 0) - self.is_causal
 
     @property

@@ -28,7 +28,7 @@ class Config(bert.Config):
             cls,
             "rembert",
             hf,
-            inert=frozenset({"output_embedding_size", "classifier_dropout_prob"}),  # Of heads.
+            inert=frozenset({"output_embedding_size", "classifier_dropout_prob"}),  # Fields of heads.
             fixed={"is_decoder": (False,), "add_cross_attention": (False,)},
         )
 

@@ -1,6 +1,6 @@
 """ResNet (arXiv:1512.03385), as transformers' ResNetModel: residual layers of convolutions, with frozen batch norms.
 
-Shape letters: R rows and W columns of a grid of tokens; the others as everywhere.
+Shape letters: R rows and W columns of a grid of tokens; the other letters are as everywhere.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.typing import Params
 
-EPS = 1e-5  # Of every norm; torch's default.
-NARROWER = 4  # A bottleneck is so many times narrower than its layer.
+EPS = 1e-5  # The epsilon of every norm; torch's default.
+NARROWER = 4  # A bottleneck is this many times narrower than its layer.
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields(Staged):
     """Fields that all ResNets share, and the shapes of their layers."""
 
-    pooled_strides: ClassVar[bool] = False  # A stride is an average pooling before a convolution.
+    pooled_strides: ClassVar[bool] = False  # Whether average pooling before convolutions replaces strides.
 
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -38,7 +38,7 @@ class Fields(Staged):
     embedding_size: int = 64
 
     def check_bottlenecks(self) -> None:
-        """Raises WeightError for stages that are too narrow for them."""
+        """Raises WeightError for stages that are too narrow for bottlenecks."""
         if min(self.hidden_sizes) < NARROWER:
             raise WeightError(
                 f"{self.model_type} config: hidden_sizes={self.hidden_sizes} is not usable; wanted {NARROWER} or more, "
@@ -46,7 +46,7 @@ class Fields(Staged):
             )
 
     def stride(self, stage: int) -> int:
-        """Of the first layer of a stage; that of the others is 1."""
+        """The stride of a stage's first layer; the other layers have 1."""
         return 2 if stage else 1
 
     def has_shortcut(self, stage: int) -> bool:
@@ -61,7 +61,7 @@ class Fields(Staged):
 
 @dataclasses.dataclass(frozen=True)
 class Config(Fields):
-    """Fields and defaults of transformers' ResNetConfig, and the size of the pictures, a field of ours."""
+    """Fields and defaults of transformers' ResNetConfig, and our own field for the image size."""
 
     model_type = "resnet"
     patch_size: ClassVar[int] = 1  # Pictures may have any size.
@@ -93,16 +93,16 @@ class Config(Fields):
 
 
 def average_pool(x: Float[Array, "B _ _ C"], side: int) -> Float[Array, "B R W C"]:
-    """The means of squares, as torch's AvgPool2d(side): rows and columns that fill none are left out."""
+    """The means of squares, as in torch's AvgPool2d(side): rows and columns that do not fill one are left out."""
     rows, columns = x.shape[1] // side, x.shape[2] // side
     x = x[:, : rows * side, : columns * side]
     return x.reshape(x.shape[0], rows, side, columns, side, -1).mean((2, 4))
 
 
 class ConvNorm(nn.Module):
-    """A convolution without a bias, padded as PyTorch does with half of its side, and a batch norm.
+    """A convolution without a bias, with a padding of half its side as in PyTorch, and a batch norm.
 
-    If `pooled`, the stride is an average pooling before it.
+    If `pooled`, average pooling before the convolution replaces its stride.
     """
 
     features: int
@@ -143,7 +143,7 @@ class Layer(nn.Module):
     def __call__(self, x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W D"]:
         y, pooled = x, self.config.pooled_strides
         for i, unit in enumerate(self.config.units(self.width, self.stride)):
-            # In transformers those within a layer are always relu, whatever `hidden_act` says.
+            # In transformers the activations within a layer are always relu, whatever `hidden_act` says.
             y = ConvNorm(*unit, self.compute, pooled, name=f"unit{i}")(jax.nn.relu(y) if i else y)
         if self.has_shortcut:
             x = ConvNorm(self.width, 1, self.stride, self.compute, pooled, name="shortcut")(x)
@@ -151,7 +151,7 @@ class Layer(nn.Module):
 
 
 class Stage(nn.Module):
-    """Layers of one width, the first of which has another shape than the others."""
+    """Layers of one width; the first has a different shape from the others."""
 
     config: Fields
     number: int
@@ -183,7 +183,7 @@ class Stage(nn.Module):
 def run_stages(
     config: Fields, compute: Compute, x: Float[Array, "B R W D"]
 ) -> tuple[Float[Array, "B _ _ _"], ...]:
-    """The output of the stem and that of every stage. Call it in a compact method, which gets the submodules."""
+    """The outputs of the stem and of every stage. Call it in a compact method, which gets the submodules."""
     states = [x]
     for i in range(len(config.depths)):
         states.append(Stage(config, i, compute, name=f"stage{i}")(states[-1]))
@@ -191,15 +191,15 @@ def run_stages(
 
 
 def tokens(x: Float[Array, "B R W D"]) -> Float[Array, "B N D"]:
-    """Those of a grid, row by row."""
+    """The tokens of a grid, row by row."""
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class Model(nn.Module):
-    """Equals transformers' ResNetModel in eval mode, with NHWC images of any size, tokens [B N D], and a flat mean.
+    """Equals transformers' ResNetModel in eval mode, with NHWC images of any size, tokens [B N D] and a mean [B D].
 
-    Batch norms use their running statistics, also while training, and leave them as they are. As in transformers,
-    hidden states are those of stages, and there are no attentions.
+    Batch norms use their running statistics and never update them, not even in training. As in transformers, hidden
+    states are those of the stages, and there are no attentions.
     """
 
     config: Config
@@ -215,7 +215,7 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """`train` changes nothing, and `interpolate` is for towers that refuse other sizes.
+        """`train` and `interpolate` change nothing.
 
         Raises ConfigError for another number of channels.
         """
@@ -230,7 +230,7 @@ class Model(nn.Module):
 
 
 def conv_norm(conv: str, norm: str) -> WeightMap:
-    """The rows of a ConvNorm, whose two parts have these names."""
+    """The rows of a ConvNorm, whose convolution and norm have these names."""
     return table(f"""
         {conv}.weight       | conv/kernel       | e d p q -> p q d e
         {norm}.weight       | norm/scale        | d
@@ -266,7 +266,7 @@ def weights(config: Config) -> WeightMap:
 
 
 def buffers(config: Config, params: Params) -> dict[str, np.ndarray]:
-    """For every norm, how many batches its statistics are updated with: none here. No result depends on the number."""
+    """For every norm, the number of batches that updated its statistics: zero here. No result depends on it."""
     ends = ".running_var"
     names = [name.removesuffix(ends) for name in weights(config).names() if name.endswith(ends)]
     return {f"{name}.num_batches_tracked": np.zeros((), np.int64) for name in sorted(names)}

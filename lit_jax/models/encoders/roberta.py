@@ -9,7 +9,7 @@ from lit_jax.models.encoders import bert
 
 
 def counted(input_ids: Int[Array, "B N"], padding: int) -> Int[Array, "B N"]:
-    """Positions from the ids, as in PyTorch, not from the mask: `padding` for padding, and then padding + 1, + 2 ..."""
+    """Positions from the ids, not from the mask, as in PyTorch: `padding` for padding, else padding + 1, + 2 ..."""
     real = (input_ids != padding).astype(jnp.int32)
     return jnp.cumsum(real, axis=1) * real + padding
 
@@ -23,11 +23,11 @@ class Config(bert.Config):
 
     @property
     def longest(self) -> int:
-        """Tokens that the position table has rows for: the rows up to that of the padding id are not for tokens."""
+        """The number of tokens that the position table has rows for; rows up to that of the padding id do not count."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B N"]:
-        """Position ids where none are given."""
+        """The position ids if none are given."""
         return counted(input_ids, self.pad_token_id)
 
 

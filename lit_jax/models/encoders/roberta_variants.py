@@ -1,7 +1,7 @@
-"""What computes as RoBERTa does: LUKE (arXiv:2010.01057) without entities, I-BERT (arXiv:2101.01321) in floats.
+"""Types that compute as RoBERTa does: LUKE (arXiv:2010.01057) without entities, I-BERT (arXiv:2101.01321) in floats.
 
-They equal transformers' LukeModel for texts alone and IBertModel without `quant_mode`. The weights of entities and the
-buffers of quantisation are not read, and transformers makes new ones where it reads what is exported.
+They equal transformers' LukeModel for texts without entities and IBertModel without `quant_mode`. The weights of
+entities and the buffers of quantisation are not read; transformers makes new ones when it reads an export.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ class LukeConfig(roberta.Config):
     """Fields and defaults of transformers' LukeConfig."""
 
     vocab_size: int = 50267
-    # Of entities; kept for what is exported.
+    # Sizes of the entity embeddings, kept for exports.
     entity_vocab_size: int = 500000
     entity_emb_size: int = 256
     use_entity_aware_attention: bool = True
@@ -28,7 +28,7 @@ class LukeConfig(roberta.Config):
 
 @dataclasses.dataclass(frozen=True)
 class IBertConfig(roberta.XlmRobertaConfig):
-    """Fields and defaults of transformers' IBertConfig, which takes no other activation than gelu."""
+    """Fields and defaults of transformers' IBertConfig, which accepts only gelu as the activation."""
 
     @classmethod
     def from_hf(cls, hf: dict) -> "IBertConfig":

@@ -1,7 +1,7 @@
-"""BERTs with rotary positions for embeddings: GTE (arXiv:2407.19669) and Jina Embeddings v3 (arXiv:2409.10173).
+"""Embedding models with rotary BERTs: GTE (arXiv:2407.19669) and Jina Embeddings v3 (arXiv:2409.10173).
 
 They equal transformers' GteModel, which has no pooler and is pooled from its first token, and JinaEmbeddingsV3Model
-with its pooler and without the adapters that some of its checkpoints have.
+with its pooler but without the adapters that some of its checkpoints have.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ class Jina(nomic_bert.Model):
     """Equals transformers' JinaEmbeddingsV3Model(add_pooling_layer=True)."""
 
     def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B D"]:
-        """As BERT pools."""
+        """BERT's pooled output."""
         return tanh_pooler(self.compute, x, std=self.config.initializer_range)
 
 
@@ -137,7 +137,7 @@ _NORM = table("""
     embeddings.LayerNorm.weight | embeddings/norm/scale | d
     embeddings.LayerNorm.bias   | embeddings/norm/bias  | d
 """)
-# Names that transformers 5 has in memory.
+# The rows with transformers 5's names in memory.
 _IN_MEMORY = table("""
     self_attn.{q,k,v}_proj.weight    | layers/attn/{query,key,value}/kernel | g (h k) d -> g d h k
     self_attn.{q,k,v}_proj.bias      | layers/attn/{query,key,value}/bias   | g (h k) -> g h k

@@ -1,4 +1,4 @@
-"""SigLIP's image tower (arXiv:2303.15343), as transformers' SiglipVisionModel; also out of a whole SigLIP."""
+"""SigLIP's image tower (arXiv:2303.15343), as transformers' SiglipVisionModel; also taken out of a whole SigLIP."""
 
 import dataclasses
 
@@ -81,7 +81,7 @@ class AttentionPool(nn.Module):
             split("query", probe),
             split("key", x),
             split("value", x),
-            # A single query does not suit a fused kernel.
+            # Fused kernels do not suit a single query.
             implementation="xla",
         )
         y = Dense(width, axis=(-2, -1), dtype=dtype, kernel_init=init, name="out")(y)

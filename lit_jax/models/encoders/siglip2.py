@@ -1,7 +1,7 @@
 """SigLIP 2's image tower (arXiv:2502.14786), as transformers' Siglip2VisionModel for whole grids of patches.
 
-transformers gives it pictures as padded lists of patches (NaFlex). Here a batch is of one height and width, and every
-patch is real: the same numbers as there with a mask of ones and the `spatial_shapes` of this grid.
+transformers gives it pictures as padded lists of patches (NaFlex). Here all pictures of a batch have the same height
+and width, and every patch is real, as there with a mask of ones and the `spatial_shapes` of this grid.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lit_jax.utils.errors import WeightError
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields and defaults of transformers' Siglip2VisionConfig, and the side of the pictures, a field of ours."""
+    """Fields and defaults of transformers' Siglip2VisionConfig, and our own field for the image size."""
 
     num_patches: int = 256
     patch_size: int = 16
@@ -55,7 +55,7 @@ class Config:
 
     @property
     def side(self) -> int:
-        """Rows and columns of the grid of positions."""
+        """The rows, and columns, of the square grid of positions."""
         return int(self.num_patches**0.5)
 
     @property
@@ -97,7 +97,7 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """`interpolate` is for towers that refuse other sizes; here positions always fit."""
+        """`interpolate` changes nothing, since positions are always resized."""
         c, compute = self.config, self.compute
         x = PatchEmbed(c.patches, compute, name="embeddings")(images, interpolate=True, train=train)
         init = nn.initializers.normal(c.hidden_size**-0.5)
@@ -137,7 +137,7 @@ ENCODER = dataclasses.replace(
     Model=Model,
     weights=weights,
     image_processor="Siglip2ImageProcessor",
-    exportable=(),  # transformers' dual encoder does not hand on the shapes of pictures.
+    exportable=(),  # transformers' dual encoder does not pass on the shapes of the pictures.
     reader="Siglip2VisionModel",
     any_size=lambda config: True,
 )

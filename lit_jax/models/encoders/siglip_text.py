@@ -30,7 +30,7 @@ class Config:
     hidden_act: str = "gelu_pytorch_tanh"
     attention_dropout: float = 0.0
     layer_norm_eps: float = 1e-6
-    # Of the pooled output; None: as wide as the tower. Not in the repr, of which older indexes hold the hash.
+    # The width of the pooled output; None: that of the tower. Not in the repr, whose hash is in older indexes.
     projection_size: int | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
@@ -123,6 +123,6 @@ ENCODER = Encoder(
     prefix="text_model.",
     nest="text_model.",
     dropped=r"embeddings\.position_ids",
-    exportable=(),  # AutoModel makes the text towers there.
+    exportable=(),  # VisionTextDualEncoderModel makes text towers with AutoModel, which lacks this one.
     reader="SiglipTextModel",
 )

@@ -24,7 +24,7 @@ class Config(bert.Config):
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        # No published checkpoint has more groups behind the attention.
+        # No published checkpoint has more groups after the attention.
         config = read_config(cls, "squeezebert", hf, fixed={"post_attention_groups": (1,)})
         if config.embedding_size != config.hidden_size:
             raise WeightError(
@@ -48,7 +48,7 @@ class Config(bert.Config):
             "up": self.intermediate_groups,
             "down": self.output_groups,
         }
-        # The norms of the layers have this epsilon whatever the config says.
+        # The norms of the layers have this epsilon, whatever the config says.
         return dataclasses.replace(super().block, eps=1e-12, groups=tuple(groups.items()))
 
 

@@ -1,4 +1,4 @@
-"""What the configs of convolutional towers share: layers in stages, each of a width of its own."""
+"""What the configs of convolutional towers share: layers in stages, each with its own width."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -11,12 +11,10 @@ from lit_jax.utils.sides import Sides
 
 @dataclasses.dataclass(frozen=True)
 class Staged:
-    """The fields of all of these types, whose defaults are their own."""
+    """The fields that all of these types have; each type has its own defaults."""
 
     model_type: ClassVar[str]
-    of_transformers: ClassVar[bool] = (
-        True  # Whether transformers has the type, whose other fields then count.
-    )
+    of_transformers: ClassVar[bool] = True  # Whether transformers has the type, and its other fields matter.
 
     hidden_sizes: tuple[int, ...]
     depths: tuple[int, ...]

@@ -22,7 +22,7 @@ from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.sides import grid, in_words, pair
 
-EPS = 1e-5  # Of the norms outside the blocks: torch's default there, whatever the config says.
+EPS = 1e-5  # The epsilon of norms outside the blocks: torch's default, whatever the config says.
 
 
 class Embeddings(nn.Module):
@@ -35,7 +35,10 @@ class Embeddings(nn.Module):
     def __call__(
         self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool, train: bool
     ) -> tuple[Float[Array, "B N D"], int, int]:
-        """Raises ConfigError for another number of channels, and with absolute positions for another size."""
+        """Raises ConfigError for another number of channels, and, with absolute positions, for another size.
+
+        The latter is allowed with `interpolate`.
+        """
         c, (_, height, width, channels) = self.config, images.shape
         if channels != c.num_channels:
             raise ConfigError(f"images have {channels} channels; this tower takes {c.num_channels}")
@@ -68,7 +71,7 @@ class Embeddings(nn.Module):
 
 
 class Merge(nn.Module):
-    """2 x 2 tokens -> one of twice the width."""
+    """2 x 2 tokens -> one token of twice the width."""
 
     spec: BlockSpec
     windows: Windows
@@ -89,13 +92,13 @@ class Merge(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width, every second one shifted, and the merging after them."""
+    """Blocks of one width, every second one with shifted windows, and the merging after them."""
 
     Block: Any  # A Linen class of (spec, windows, compute).
     spec: BlockSpec
     windows: Windows
-    drop_path: tuple[float, ...]  # Of each block.
-    last: bool  # Nothing is merged after it.
+    drop_path: tuple[float, ...]  # The rate of stochastic depth in each block.
+    last: bool  # Whether it is the last stage, after which nothing is merged.
     compute: Compute
 
     @nn.compact
@@ -137,7 +140,7 @@ def tower(
     hidden_states: bool,
     attentions: bool,
 ) -> EncoderOutput:
-    """The whole of a model, called in its compact method: embeddings, stages, last norm, mean of the tokens.
+    """The whole model, called in its compact method: embeddings, stages, last norm, mean of the tokens.
 
     As in transformers, hidden states and attentions are those of stages, not of blocks.
     """
@@ -171,7 +174,7 @@ _EMBEDDINGS = table("""
 """)
 _POSITIONS = table("embeddings.position_embeddings | embeddings/pos | x n d")
 
-# One stage: its blocks, and the merging that follows them except in the last stage.
+# The rows of one stage: its blocks, and the merging that follows them except in the last stage.
 _BLOCKS = table("""
     blocks.{l}.attention.self.query.weight   | layers/attn/query/kernel | (h k) d -> d h k
     blocks.{l}.attention.self.query.bias     | layers/attn/query/bias   | (h k) -> h k
@@ -198,7 +201,7 @@ _MERGE = table("""
 
 
 def tower_weights(own: WeightMap, config: Any) -> WeightMap:
-    """The rows of a model; `own` are those of a block that the two architectures do not share."""
+    """The rows of a model; `own` are the rows of a block that the two architectures do not share."""
     rows = _EMBEDDINGS + (_POSITIONS if config.use_absolute_embeddings else WeightMap())
     for i, depth in enumerate(config.depths):
         stage = _BLOCKS + own + (_MERGE if i + 1 < len(config.depths) else WeightMap())
@@ -223,7 +226,7 @@ def check(config: Any, model_type: str, hf: Mapping[str, Any]) -> None:
         refuse("num_heads", f"one number for each of the {stages} stages")
     if any(config.embed_dim * 2**i % config.num_heads[i] for i in range(stages)):
         refuse("num_heads", f"divisors of embed_dim={config.embed_dim}, doubled from stage to stage")
-    # Transformers writes these derived fields, and computes them again when it reads.
+    # transformers writes these derived fields, and computes them again when it reads.
     for name, derived in (("hidden_size", config.hidden_size), ("num_layers", stages)):
         if hf.get(name, derived) != derived:
             refuse(name, f"{derived}, which follows from the other fields")

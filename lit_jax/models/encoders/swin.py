@@ -20,7 +20,7 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import Sides
 from lit_jax.utils.typing import Params
 
-# Fields of transformers' config that follow from others (see `check`), or belong to heads.
+# Fields of transformers' config that follow from other fields (see `check`), or belong to heads.
 DERIVED = BACKBONE | {"hidden_size", "num_layers", "encoder_stride"}
 RESPELLED = frozenset({"hidden_size", "num_layers", "num_hidden_layers", "num_attention_heads"})
 ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
@@ -113,7 +113,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention within windows and MLP, each with a LayerNorm before and a residual."""
+    """Attention within windows and MLP, each after a LayerNorm and with a residual."""
 
     spec: BlockSpec
     windows: Windows
@@ -137,7 +137,7 @@ class Block(nn.Module):
 
         y, weights = attn(windows.split(norm1(x), shifted), shifted, train=train)
         x = x + DropPath(spec.drop_path)(drop(windows.join(y, shifted)), drop_path, train)
-        x = x + drop(mlp(norm2(x)))  # Transformers never drops this branch.
+        x = x + drop(mlp(norm2(x)))  # transformers never drops this branch as a whole.
         return x, weights if attentions else None
 
 
@@ -157,8 +157,10 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """Raises ConfigError for images that are too small, or, with absolute positions, of another size unless
-        `interpolate`."""
+        """Raises ConfigError for images that are too small, and, with absolute positions, for another size.
+
+        The latter is allowed with `interpolate`.
+        """
         return tower(
             self.config,
             self.compute,
@@ -178,7 +180,7 @@ _OWN = table("""
 
 
 def buffers(config: Config, params: Params) -> dict[str, np.ndarray]:
-    """The rows of the tables of relative positions, which transformers 4 stores for every block."""
+    """The indices into the tables of relative positions, which transformers 4 stores for every block."""
     side = config.window_size
     rows = Windows(side, side, side, shift=0).relative.astype(np.int64)
     return {

@@ -38,7 +38,7 @@ class Config(swin.Config):
         plain = {name: value for name, value in hf.items() if name != "pretrained_window_sizes"}
         config = read_config(cls, "swinv2", plain, inert=swin.DERIVED)
         check(config, "swinv2", hf)
-        if config.use_absolute_embeddings:  # Transformers makes one position too many, and fails.
+        if config.use_absolute_embeddings:  # transformers makes one position too many, and fails.
             raise WeightError("swinv2 config: use_absolute_embeddings=True is not implemented; False is")
         if config.grid(len(config.depths) - 1) < 1:
             raise WeightError(
@@ -47,7 +47,7 @@ class Config(swin.Config):
         return dataclasses.replace(config, pretrained_window_sizes=_sizes(hf, len(config.depths)))
 
     def grid(self, i: int) -> int:
-        """Rows of tokens in a stage, for images of the config's size; transformers does not ask for the columns."""
+        """The rows of tokens in a stage, for images of the config's size; transformers ignores the columns here."""
         return grid(self.image_size, self.patch_size)[0] // 2**i
 
     def stage(self, i: int) -> BlockSpec:
@@ -55,7 +55,7 @@ class Config(swin.Config):
         return dataclasses.replace(super().stage(i), norm_first=False, biases=biases)
 
     def windows(self, i: int, rows: int, columns: int) -> Windows:
-        """The windows for the config's image size, whatever the size of the images is."""
+        """Windows with the side for the config's image size, whatever the size of the images is."""
         side, whole = min(self.window_size, self.grid(i)), self.grid(i) <= self.window_size
         shift = 0 if whole else self.window_size // 2
         return Windows(rows, columns, side, shift, self.pretrained_window_sizes[i])
@@ -74,7 +74,7 @@ def _sizes(hf: Mapping[str, Any], stages: int) -> tuple[int, ...]:
 
 
 def coordinates(windows: Windows) -> Float[np.ndarray, "n 2"]:
-    """Relative positions in rows and columns, on a logarithmic scale: near ones are further apart."""
+    """Relative positions in rows and columns on a logarithmic scale, which spreads near positions apart."""
     at = np.arange(1 - windows.side, windows.side, dtype=np.float32)
     scaled = 8 * at / np.float32(max((windows.pretrained or windows.side) - 1, 1))
     logarithms = np.sign(scaled) * np.log2(np.abs(scaled) + 1) / np.float32(math.log2(8))
@@ -82,14 +82,14 @@ def coordinates(windows: Windows) -> Float[np.ndarray, "n 2"]:
 
 
 def unit(x: Float[Array, "B W M H K"]) -> Float[Array, "B W M H K"]:
-    """Vectors of length one; the zeros that pad a grid stay zeros."""
+    """Vectors of length one; the zeros that pad a grid stay zero."""
     exact = x.astype(jnp.float32)
     squared = jnp.sum(exact * exact, axis=-1, keepdims=True)
     return (exact / jnp.sqrt(jnp.maximum(squared, 1e-24))).astype(x.dtype)
 
 
 class Attention(nn.Module):
-    """Cosine attention within windows, with a bias that an MLP makes of each relative position."""
+    """Cosine attention within windows, with a bias that an MLP computes from each relative position."""
 
     spec: BlockSpec
     windows: Windows
@@ -108,18 +108,18 @@ class Attention(nn.Module):
         )  # B W M H K
         logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(10)), (spec.heads,))
         scale = jnp.exp(jnp.minimum(logit_scale, math.log(100)))[:, None, None]
-        # Small enough to be computed in float32 always.
+        # The MLP is small enough to be always computed in float32.
         positions = nn.relu(nn.Dense(512, kernel_init=init, name="up")(coordinates(self.windows)))
         positions = nn.Dense(spec.heads, use_bias=False, kernel_init=init, name="down")(positions)
         bias = 16 * jax.nn.sigmoid(jnp.moveaxis(positions[self.windows.relative], -1, 0))
-        bias = bias + self.windows.mask(-200.0, shifted)  # Transformers adds its -100 twice.
+        bias = bias + self.windows.mask(-200.0, shifted)  # transformers adds its -100 twice.
         drop = nn.Dropout(spec.attention_dropout, deterministic=not train)
         y, weights = attend(unit(q), unit(k), v, scale, bias, drop)
         return drop(dense(width, axis=(-2, -1), name="out")(y)), weights
 
 
 class Block(nn.Module):
-    """Attention within windows and MLP, each with a LayerNorm after and a residual around both."""
+    """Attention within windows and MLP, each followed by a LayerNorm, with a residual around both."""
 
     spec: BlockSpec
     windows: Windows

@@ -40,9 +40,9 @@ class Config:
     dropout_rate: float = 0.1
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
-    feed_forward_proj: str = "relu"  # Of the hidden activations: "gelu_new" ..., or "gated-" with it.
+    feed_forward_proj: str = "relu"  # The activation of the MLP, "gelu_new" ..., if gated after "gated-".
 
-    one_table: ClassVar[bool] = True  # The layers share a table of relative positions.
+    one_table: ClassVar[bool] = True  # Whether all layers share one table of relative positions.
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
@@ -121,13 +121,13 @@ class MT5Config(Config):
 
 @dataclasses.dataclass(frozen=True)
 class UMT5Config(MT5Config):
-    """The same of transformers' UMT5Config, which has the same fields and defaults."""
+    """Fields and defaults of transformers' UMT5Config that concern the encoder; they are those of MT5Config."""
 
     one_table: ClassVar[bool] = False
 
 
 def _feed_forward(model_type: str, hf: Mapping[str, Any]) -> str:
-    """The kind of MLP in one word. In transformers, what it derives from this word may also be given, and then holds.
+    """The kind of MLP in one word, overridden by the fields that transformers derives from it if these are given.
 
     "gated-gelu" has the activation "gelu_new". Raises WeightError for a kind that is not implemented.
     """
@@ -167,7 +167,7 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`attention_mask` [B N] is nonzero where a token is real; `token_type_ids` are accepted and ignored.
 
-        Texts may have any length. The last of the hidden states is normed, as in transformers.
+        Texts can have any length. The last of the hidden states is normed, as in transformers.
         Raises ConfigError for position ids, which this tower does not have.
         """
         if position_ids is not None:
@@ -207,7 +207,7 @@ class Model(nn.Module):
 
 
 _EMBEDDINGS = table("shared.weight | embeddings/word/embedding | v d")
-# The encoder's own name for the same table, which old checkpoints have as well, and some have alone.
+# The encoder's own name for the word embeddings: old checkpoints have it as well, and some have only this one.
 _REPEATED = table("encoder.embed_tokens.weight | embeddings/word/embedding | v d")
 _RELATIVE = table("layer.0.SelfAttention.relative_attention_bias.weight | relative | n h")
 _LAYERS = table("""

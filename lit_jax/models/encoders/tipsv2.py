@@ -63,7 +63,7 @@ _SWIGLU = table("""
     w3.weight  | layers/mlp/down/kernel | d f -> f d
     w3.bias    | layers/mlp/down/bias   | d
 """).inside("blocks.{l}.mlp")
-# Names that transformers 5 has in memory.
+# The rows with transformers 5's names in memory.
 _IN_MEMORY = table("""
     embeddings.cls_token                          | embeddings/cls          | x y d
     register_tokens                               | embeddings/registers    | x n d
@@ -129,7 +129,7 @@ ENCODER = Encoder(
     prefix="vision_encoder.",
     image_processor="Tipsv2ImageProcessor",
     dropped=r"classifier\..*|head\..*",
-    renames=((r"^embeddings\.register_tokens$", "register_tokens"),),  # Also where there are none.
+    renames=((r"^embeddings\.register_tokens$", "register_tokens"),),  # Stored even if there are none.
     exportable=("5",),
     any_size=lambda config: True,
     fresh=r"mask_token",

@@ -1,4 +1,4 @@
-"""TIPSv2's text tower, as transformers' Tipsv2TextModel: computed positions, the mean of the real tokens."""
+"""TIPSv2's text tower, as transformers' Tipsv2TextModel: computed positions, pooled by the mean of the real tokens."""
 
 import dataclasses
 from functools import lru_cache
@@ -40,7 +40,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        # Added to the number of tokens, which float32 does not notice.
+        # The epsilon is added to the number of tokens, where float32 rounds it away.
         config = read_config(cls, "tipsv2_text_model", hf, fixed={"pooling_epsilon": (1e-8,)})
         if config.hidden_size < 4:
             raise WeightError(
@@ -75,7 +75,7 @@ class Config:
 
 @lru_cache
 def sinusoids(rows: int, width: int) -> Float[np.ndarray, "n D"]:
-    """Sines, then cosines, of each position at speeds from 1 to 1/10000 (tensor2tensor's); an odd `width` ends in 0."""
+    """Sines, then cosines, of each position at speeds from 1 to 1/10000 (tensor2tensor's); an odd width ends in 0."""
     half = width // 2
     speeds = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(10000) / (half - 1)))
     angles = np.arange(rows, dtype=np.float32)[:, None] * speeds
@@ -140,7 +140,7 @@ _LAYERS = table("""
     ln_2.weight          | layers/norm2/scale                   | d
     ln_2.bias            | layers/norm2/bias                    | d
 """).inside("transformer.resblocks.{l}")
-# Names that transformers 5 has in memory.
+# The rows with transformers 5's names in memory.
 _ATTENTION_IN_MEMORY = table("""
     {q,k,v}_proj.weight | layers/attn/{query,key,value}/kernel | g (h k) d -> g d h k
     {q,k,v}_proj.bias   | layers/attn/{query,key,value}/bias   | g (h k) -> g h k

@@ -20,7 +20,7 @@ from lit_jax.utils.sides import Sides
 class Fields:
     """Fields and defaults that ViT shares with its descendants without a pooler."""
 
-    tokens: ClassVar[tuple[str, ...]] = ("cls",)  # Learned, before the patches.
+    tokens: ClassVar[tuple[str, ...]] = ("cls",)  # Learned tokens before the patches.
     inert: ClassVar[frozenset[str]] = frozenset({"encoder_stride"})  # Fields that do not change the numbers.
 
     image_size: Sides = 224
@@ -85,7 +85,7 @@ class Config(Fields):
     pooler_act: str = "tanh"
 
     def __repr__(self) -> str:
-        """With the fields in the order of old, of which indexes and caches hold the hash."""
+        """The fields in their former order, since indexes and caches contain the hash of it."""
         names = [field.name for field in dataclasses.fields(self)]
         names.remove("pooler_act")
         names.insert(names.index("initializer_range"), "pooler_act")
@@ -102,7 +102,7 @@ def trunk(
     norm: bool = True,
     **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
-    """Patches, blocks and last norm of ViT and its descendants: tokens, hidden states, attentions.
+    """Patches, blocks and last norm of ViT and its descendants; returns tokens, hidden states and attentions.
 
     Call it in the compact method of a model, which gets the submodules `embeddings`, `layers` and `norm`. `options` are
     further arguments of `scan_layers`.
@@ -146,7 +146,7 @@ class Model(nn.Module):
         return EncoderOutput(x, self.pooled(x), states, weights)
 
     def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
-        """What the type pools of its last hidden state."""
+        """The pooled output of the type, from its last hidden state."""
         c = self.config
         return tanh_pooler(self.compute, x, ACTIVATIONS[c.pooler_act], c.initializer_range)
 
@@ -157,7 +157,7 @@ QKV_BIAS = table("""
     encoder.layer.{l}.attention.attention.value.bias   | layers/attn/value/bias    | (h k) -> h k
 """)
 
-# What ViT shares with its descendants: patches, positions, attention and the last norm.
+# The rows that ViT shares with its descendants: patches, positions, attention and the last norm.
 SHARED = table("""
     embeddings.cls_token                               | embeddings/cls            | x y d
     embeddings.position_embeddings                     | embeddings/pos            | x n d
@@ -193,7 +193,7 @@ def shared_weights(own: WeightMap, config: Any) -> WeightMap:
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads, u=2)
 
 
-# Names of transformers 5 in memory -> names on disk.
+# transformers 5's names in memory -> names on disk.
 RENAMES = (
     (r"\battention\.([qkv])_proj\.", r"attention.attention.\1_proj."),
     (r"attention\.attention\.q_proj\.", "attention.attention.query."),

@@ -1,7 +1,7 @@
 """ViTs without a pooler: MSN (arXiv:2204.07141), MAE (arXiv:2111.06377) and I-JEPA (arXiv:2301.08243).
 
-They are transformers' ViTMSNModel, ViTMAEModel and IJepaModel, and pool what classifiers on them pool: MSN and MAE the
-CLS token, and I-JEPA, which has none, the mean of all.
+They are transformers' ViTMSNModel, ViTMAEModel and IJepaModel, and pool as their classifiers do: MSN and MAE take the
+CLS token, and I-JEPA, which has none, takes the mean of all tokens.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class MsnConfig(vit.Fields):
 
 @dataclasses.dataclass(frozen=True)
 class MaeConfig(vit.Fields):
-    """Fields and defaults of transformers' ViTMAEConfig, without those of the pretraining."""
+    """Fields and defaults of transformers' ViTMAEConfig, without those for pretraining."""
 
     inert: ClassVar[frozenset[str]] = frozenset(
         """mask_ratio norm_pix_loss decoder_hidden_size decoder_num_hidden_layers decoder_num_attention_heads
@@ -47,9 +47,9 @@ class Msn(vit.Model):
 
 
 class Mae(Msn):
-    """Equals transformers' ViTMAEModel that masks no patch and keeps their order, pooled from the CLS token.
+    """Equals transformers' ViTMAEModel without masking or shuffling of patches, pooled from the CLS token.
 
-    The positions, which are fixed while it is pretrained, are tuned with the rest, as in the authors' fine-tuning.
+    The positions, which are fixed in pretraining, are tuned with the rest, as in the authors' fine-tuning.
     """
 
 
@@ -57,7 +57,7 @@ class IJepa(vit.Model):
     """Equals transformers' IJepaModel, pooled by the mean of the tokens."""
 
     def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
-        """The mean."""
+        """The mean of all tokens."""
         return x.mean(axis=1)
 
 

@@ -1,1 +1,1 @@
-"""Attention by kernels: ours and JAX's for TPUs, cuDNN's for GPUs."""
+"""Attention kernels: ours and JAX's for TPUs, cuDNN's for GPUs."""

@@ -1,4 +1,4 @@
-"""Attention on NVIDIA's GPUs by cuDNN's flash kernels, which keep no scores in memory."""
+"""Attention on NVIDIA GPUs with cuDNN's flash kernels, which keep no scores in memory."""
 
 from typing import Any
 
@@ -9,11 +9,12 @@ from jaxtyping import Array, Bool, Float
 
 
 def supports(device: Any, tokens: int, head: int, dtype: DTypeLike, biased: bool) -> bool:
-    """Whether cuDNN supports attention over so many tokens with heads of width `head`; `biased`: with a mask or a bias.
+    """Whether cuDNN supports attention over `tokens` with heads of width `head`; `biased`: with a mask or a bias.
 
-    It does in 16 bits from Ampere on; with a mask or a bias, its backward pass needs an even number of tokens.
+    It does in 16 bits from Ampere on, for multiples of 8 up to 128 as the width; with a mask or a bias, its backward
+    pass needs an even number of tokens.
     """
-    capability = str(getattr(device, "compute_capability", ""))  # "9.0"; from AMD "gfx942".
+    capability = str(getattr(device, "compute_capability", ""))  # "9.0" from NVIDIA, "gfx942" from AMD.
     if device.platform != "gpu" or not capability[:1].isdigit() or float(capability) < 8:
         return False
     return jnp.dtype(dtype).itemsize == 2 and head <= 128 and head % 8 == 0 and not (biased and tokens % 2)
@@ -26,7 +27,7 @@ def flash_attention(
     mask: Bool[Array, "B 1 _ N"] | None,
     bias: Float[Array, "_ H N N"] | None,
 ) -> Float[Array, "B N H K"]:
-    """`layers.attention.attend_in_full` without weights and dropout."""
+    """`layers.attention.attend_in_full` without dropout, returning no weights."""
     if mask is None and bias is None:
         return _plain(q, k, v)
     tokens = q.shape[1]
@@ -45,7 +46,7 @@ def _plain(q: Array, k: Array, v: Array) -> Array:
 
 
 def _even(q: Array, k: Array, v: Array) -> Array:
-    """The same, for an odd number of tokens with one more, masked, since the backward pass refuses odd numbers."""
+    """`_plain` with a masked token added if the number is odd, since the backward pass refuses odd numbers."""
     batch, tokens = q.shape[:2]
     if tokens % 2 == 0:
         return _cudnn(q, k, v)

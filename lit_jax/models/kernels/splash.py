@@ -1,7 +1,7 @@
-"""Attention over long sequences on TPUs by JAX's own Pallas kernel, "splash", block by block.
+"""Attention over long sequences on TPUs with JAX's own Pallas kernel, "splash", block by block.
 
-It is for sequences of which no whole row fits into VMEM (`row_attention`). Here too the scores stay on the chip, but
-heads are separated and tokens padded to blocks in HBM, which for short sequences costs more than it saves.
+It is for sequences whose rows do not fit into VMEM as a whole (`row_attention`). Here too the scores stay on the chip,
+but heads are separated and tokens padded to blocks in HBM, which costs more than it saves for short sequences.
 """
 
 from functools import partial
@@ -14,9 +14,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 LANES = 128
-BLOCK = 512  # The most tokens of a block: its scores and their gradients fit into a v4's 16 MiB.
-# The fewest tokens for which it is worth it. HBM traffic of ViT-g's attention, forward and backward, with this kernel
-# and with scores in HBM: for 257 tokens (384 with padding) 2.2 and 3.4 GB, for 384 tokens 1.8 and 6.7 GB.
+BLOCK = 512  # The largest number of tokens in a block; its scores and their gradients fit into a v4's 16 MiB.
+# The smallest number of tokens for which the kernel pays off. HBM traffic of ViT-g's attention, forward and backward,
+# with this kernel and with scores in HBM: 2.2 and 3.4 GB for 257 tokens (384 with padding), 1.8 and 6.7 GB for 384.
 SHORTEST = 384
 
 
@@ -29,9 +29,9 @@ def splash_attention(
     heads: int,
     interpret: bool = False,
 ) -> Float[Array, "B N D"]:
-    """`layers.attention.attend_in_full` of heads that lie side by side in D, without bias, weights and dropout.
+    """`layers.attention.attend_in_full` for heads side by side in D, without bias and dropout, returning no weights.
 
-    `mask` is of the keys; a text without keys gets the mean of all values. `interpret` runs on any platform, slowly.
+    `mask` is for the keys; a text without keys gets the mean of all values. `interpret` runs on any platform, slowly.
 
     Raises ValueError if `heads` does not divide D.
     """
@@ -87,7 +87,7 @@ def splash_attention_sharded(
     heads: int,
     mesh: Mesh,
 ) -> Float[Array, "B N D"]:
-    """`splash_attention` of a batch that is split over all axes of `mesh`: XLA cannot partition a kernel by itself.
+    """`splash_attention` of a batch split over all axes of `mesh`, since XLA cannot partition a kernel by itself.
 
     On CPUs the kernel is interpreted.
     """
@@ -98,12 +98,12 @@ def splash_attention_sharded(
         mesh=mesh,
         in_specs=rows,
         out_specs=rows,
-        check_vma=False,  # Kernels do not say over which axes their results vary.
+        check_vma=False,  # Kernels do not declare over which axes their results vary.
     )(q, k, v, mask)
 
 
 def blocks(tokens: int) -> tuple[int, int]:
-    """Tokens with padding, and tokens of each block: as few blocks as BLOCK allows, each as short as possible."""
+    """The tokens with padding, and the tokens of a block: as few blocks as BLOCK allows, each as short as possible."""
     count = -(-tokens // BLOCK)
     block = -(-tokens // (count * LANES)) * LANES
     return count * block, block

@@ -18,14 +18,14 @@ from lit_jax.models.layers.norm import LayerNorm, RmsNorm
 from lit_jax.models.layers.rotary import rotate
 from lit_jax.models.layers.spec import BlockSpec, Compute
 
-Shape = tuple[Any, ...]  # Integers; a batch of any size (jax.export) is a symbol.
+Shape = tuple[Any, ...]  # Integers; a batch of unknown size (jax.export) is a symbol.
 
 
 class Attention(nn.Module):
     """Multi-head self-attention over every unmasked token. Returns the output and, if asked for, the weights.
 
     `bias` is added to the scores; `rope` rotates queries and keys (see `rotary.rotate`). With fewer heads of keys and
-    values than of queries (grouped queries, arXiv:2305.13245), each serves as many queries' heads in a row.
+    values than of queries (grouped queries, arXiv:2305.13245), each serves equally many consecutive heads of queries.
     """
 
     spec: BlockSpec
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         train: bool = False,
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
-        """`values` are what the values are made of, if not `x`."""
+        """The values are made from `values` instead of `x`, if given."""
         spec, width = self.spec, x.shape[-1]
         heads = (spec.heads, spec.head_width or width // spec.heads)  # H K
         few = (spec.kv_heads or spec.heads, heads[1])
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         k, v = (project(name, (z.shape[-1], *few), 1)(z) for name, z in (("key", x), ("value", y)))
         if rope is not None or spec.qk_norm:
             q, k = (self.turned(y, name, rope) for y, name in ((q, "query_norm"), (k, "key_norm")))
-        if spec.scale is not None:  # All of the implementations divide by the root of the width.
+        if spec.scale is not None:  # All implementations divide by the root of the head's width.
             q = q * jnp.asarray(spec.scale * heads[1] ** 0.5, q.dtype)
         if few != heads:
             k, v = (jnp.repeat(self.apart(y), heads[0] // few[0], axis=2).reshape(q.shape) for y in (k, v))
@@ -70,13 +70,13 @@ class Attention(nn.Module):
         return project("out", (*heads, width), 2)(y), weights
 
     def apart(self, y: Float[Array, "B N E"]) -> Float[Array, "B N _ K"]:
-        """The heads of queries, keys or values."""
+        """Queries, keys or values, split into heads."""
         return y.reshape(*y.shape[:2], -1, self.spec.head_width or y.shape[-1] // self.spec.heads)
 
     def turned(
         self, y: Float[Array, "B N E"], norm: str, rope: tuple[Array, Array] | None
     ) -> Float[Array, "B N E"]:
-        """Queries or keys, each head normed if the spec says so, and rotated. Call it in the compact method."""
+        """Queries or keys, with each head normed if the spec says so, and rotated. Call it in the compact method."""
         spec, heads = self.spec, self.apart(y)
         if spec.qk_norm:
             heads = RmsNorm(spec.eps, self.compute.dtype, spec.rms or 0.0, name=norm)(heads)
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         train: bool,
         attentions: bool,
     ) -> tuple[Array, Float[Array, "B H N N"] | None]:
-        """Attention with as many heads of keys as of queries, [B N E] or [B N H K], and its weights if asked for."""
+        """Attention with equally many heads of keys and queries, [B N E] or [B N H K], and the weights if asked for."""
         spec, apart, shape = self.spec, self.apart, q.shape
         dropout = spec.attention_dropout if train else 0.0
         if attentions or dropout:
@@ -129,7 +129,7 @@ def use_row_kernel(compute: Compute, shape: Shape, heads: int, bias: Array | Non
 
 
 def use_splash(compute: Compute, shape: Shape, mask: Array | None, bias: Array | None) -> bool:
-    """Whether JAX's kernel does it: on a TPU, for long rows without a bias and without a mask for each query."""
+    """Whether JAX's splash kernel computes it: on a TPU, for long rows without a bias or a mask for each query."""
     batch, tokens, _ = shape
     if compute.mesh is None or compute.attention not in ("auto", "splash") or batch % compute.mesh.size:
         return False
@@ -140,12 +140,12 @@ def use_splash(compute: Compute, shape: Shape, mask: Array | None, bias: Array |
 
 
 def use_heads(compute: Compute) -> bool:
-    """Whether `attend_by_heads` does it: on a CPU, if no other implementation is asked for."""
+    """Whether `attend_by_heads` computes it: on a CPU, if no other implementation is asked for."""
     return compute.attention == "auto" and compute.device.platform == "cpu"
 
 
 def use_cudnn(compute: Compute, shape: Shape, heads: int, biased: bool) -> bool:
-    """Whether cuDNN does it: on a GPU, if it supports these sizes."""
+    """Whether cuDNN computes it: on a GPU, if cuDNN supports these sizes."""
     _, tokens, width = shape
     if compute.attention not in ("auto", "cudnn"):
         return False
@@ -159,7 +159,7 @@ def attend_by_heads(
     mask: Array | None,
     bias: Array | None,
 ) -> Float[Array, "B N H K"]:
-    """Attention for CPUs: the heads are made contiguous, and the division is of K columns instead of N.
+    """Attention for CPUs: the heads are made contiguous, and K columns are divided instead of N.
 
     For ViT-B/16 in float32 it takes a third of the time of jax.nn.dot_product_attention.
     """
@@ -177,7 +177,7 @@ def attend_by_heads(
 def attend_in_full(
     q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, drop: nn.Dropout
 ) -> tuple[Array, Float[Array, "B H N N"]]:
-    """Attention with its weights in memory, in order to return them or to drop some of them."""
+    """Attention with its weights in memory, to return them or to drop some of them."""
     scores = jnp.einsum("bqhk,bnhk->bhqn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias

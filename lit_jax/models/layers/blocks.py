@@ -19,7 +19,7 @@ from lit_jax.utils.errors import ConfigError
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """HF "gelu", the exact form. In 16 bits by erf in float32, as in PyTorch: erfc takes twice as long on a GPU."""
+    """HF "gelu", the exact form. 16-bit inputs use erf in float32, as in PyTorch: erfc takes twice as long on a GPU."""
     if x.dtype.itemsize > 2:
         return jax.nn.gelu(x, approximate=False)
     y = x.astype(jnp.float32)
@@ -40,7 +40,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> LayerNorm | RmsNorm:
-    """The norm of the spec."""
+    """The kind of norm that the spec names."""
     if spec.rms is not None:
         start = spec.init_std if spec.init_by_inputs else 1.0
         return RmsNorm(spec.eps, compute.dtype, spec.rms, start, name=name)
@@ -50,13 +50,13 @@ def layer_norm(spec: BlockSpec, compute: Compute, name: str) -> LayerNorm | RmsN
 def given_norm(
     spec: BlockSpec, x: Float[Array, "B N D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
 ) -> Float[Array, "B N D"]:
-    """A layer norm in float32 with the scale and bias of another module. Call it in a compact method."""
+    """A layer norm in float32 with a scale and bias from another module. Call it in a compact method."""
     plain = nn.LayerNorm(spec.eps, use_scale=False, use_bias=False, use_fast_variance=False, name="plain")
     return plain(x.astype(jnp.float32)) * scale + bias
 
 
 class Mlp(nn.Module):
-    """Two dense layers with an activation between, or gated by a third (SwiGLU, arXiv:2002.05202)."""
+    """Two dense layers with an activation between them, or gated by a third (SwiGLU, arXiv:2002.05202)."""
 
     spec: BlockSpec
     compute: Compute
@@ -94,13 +94,13 @@ class Mlp(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth (arXiv:1603.09382): leaves a branch out for some samples, with one draw for each sample."""
 
-    largest: float  # Zero: never.
+    largest: float  # The largest rate of all layers. 0: no branch is ever left out.
 
     @nn.compact
     def __call__(
         self, y: Float[Array, "B N D"], rate: Float[Array, ""] | None, train: bool
     ) -> Float[Array, "B N D"]:
-        """`rate` is that of this layer; None: `largest`."""
+        """`rate` is the rate of this layer; None: `largest`."""
         if not train or not self.largest:
             return y
         keep = 1 - (self.largest if rate is None else rate)
@@ -127,7 +127,7 @@ class Block(nn.Module):
         train: bool = False,
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
-        """`drop_path` is the rate of this layer; None: that of the spec."""
+        """`drop_path` is the rate of this layer; None: the rate of the spec."""
         spec = self.spec
         attn = self.attention(spec, self.compute, name="attn")
         mlp = Mlp(spec, self.compute, name="mlp")
@@ -154,10 +154,10 @@ class Block(nn.Module):
 
 
 def rematted(body: Callable[..., Any], compute: Compute, *, scanned: bool = True) -> Callable[..., Any]:
-    """The body of a scan over layers, of which the backward pass keeps what `compute.remat` says.
+    """The body of a scan over layers, for which the backward pass keeps what `compute.remat` says.
 
-    `scanned`: whether a scan runs it. Elsewhere XLA would find that the backward pass computes the same again, and keep
-    it.
+    `scanned`: whether a scan runs it. Outside of a scan, XLA would find that the backward pass repeats the forward
+    pass, and keep its results after all; that is prevented.
     """
     policy = REMAT[compute.remat]
     return body if policy is None else nn.remat(body, prevent_cse=not scanned, policy=policy)
@@ -165,12 +165,12 @@ def rematted(body: Callable[..., Any], compute: Compute, *, scanned: bool = True
 
 @dataclasses.dataclass(frozen=True)
 class PerLayer:
-    """What differs between the layers of a stack: `inputs` of a layer's slice of `arrays`, a tree of arrays [L ...]."""
+    """What differs between stacked layers: `inputs` of a layer's slice of `arrays`, a tree of arrays [L ...]."""
 
     arrays: Any = None
-    # Slice of a layer -> keyword arguments of its block; a mask among them takes the place of the common one.
+    # A layer's slice -> keyword arguments of its block; a mask among them replaces the common one.
     inputs: Callable[[Any], dict[str, Any]] = lambda layer: {}
-    shared: bool = False  # The layers have one set of weights, without the axis L (ALBERT).
+    shared: bool = False  # All layers share one set of weights, without the axis L (ALBERT).
 
 
 ALIKE = PerLayer()
@@ -190,8 +190,8 @@ def scan_layers(
     """Runs `depth` copies of `block` under `lax.scan`; their weights are stacked on axis L.
 
     Returns the last output and, if asked for, the output and the attention weights of every layer. While rows are
-    shared (`packing.shared_rows`), the layers run on packed rows; `mask` must be of keys alone then, and a bias a
-    function of the distance.
+    shared (`packing.shared_rows`), the layers run on packed rows; then `mask` must depend only on keys, and a bias
+    only on the distance. Raises ConfigError if shared rows meet other masks, hidden states or attentions.
     """
     compute, shared_rows = block.compute, packing.current()
     if shared_rows is not None:
@@ -216,7 +216,7 @@ def scan_layers(
         split_rngs={"params": not shared, "dropout": True},
         length=depth,
         unroll=min(compute.unroll, depth),
-        check_constancy_invariants=shared,  # Costs a second trace; only weights that do not vary need it.
+        check_constancy_invariants=shared,  # This costs a second trace; only shared weights need it.
     )
     x, (states, weights) = scan(block, x, per_layer.arrays)
     return (x if shared_rows is None else shared_rows.unpack(x)), states, weights

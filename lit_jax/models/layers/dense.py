@@ -1,6 +1,6 @@
 """Dense layers and convolutions. A bias is added in float32, then the sum is rounded.
 
-If the gradient of a bias were summed in bfloat16, over 4,096 rows a CPU would lose half of it.
+If the gradient of a bias were summed in bfloat16 over 4,096 rows, a CPU would lose half of it.
 """
 
 import math
@@ -16,14 +16,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-Given = Array | np.ndarray  # Params outside of jit may be numpy's.
+Given = Array | np.ndarray  # Params outside of jit can be numpy arrays.
 
 
 @jax.custom_vjp
 def add_bias(y: Float[Array, "..."], bias: Float[Given, "..."]) -> Float[Array, "..."]:
-    """y + bias in y's type, for a bias of the last axes; its gradient is summed in float32.
+    """y + bias in y's dtype, for a bias over the last axes; its gradient is summed in float32.
 
-    On a GPU the bias is rounded first: only then does cuBLASLt add it, to the float32 sums of a product.
+    On a GPU the bias is rounded first, since only then cuBLASLt adds it to the float32 sums of a product.
     """
     if y.dtype == bias.dtype:
         return y + bias
@@ -44,28 +44,26 @@ add_bias.defvjp(lambda y, bias: (add_bias(y, bias), bias), _at_bias)
 
 
 def named(y: Float[Array, "..."], inputs: int, outputs: int) -> Float[Array, "..."]:
-    """The output of a dense layer, with the name that `spec.REMAT` knows it by."""
+    """The output of a dense layer, under the name that `spec.REMAT` uses for it."""
     return checkpoint_name(y, "narrow product" if outputs <= inputs else "wide product")
 
 
 def by_groups(x: Float[Array, "... D"], kernel: Float[Array, "_ E"], groups: int) -> Float[Array, "... E"]:
-    """x @ kernel of `groups` blocks: equals a convolution of one token with so many groups."""
+    """x @ kernel for a kernel of `groups` blocks: equals a convolution over one token with `groups` groups."""
     parts = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     y = jnp.einsum("...gd,dge->...ge", parts, kernel.reshape(kernel.shape[0], groups, -1))
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
-    """A dense layer from the axes `axis`, the last ones, to `features`; params as nn.DenseGeneral's."""
+    """A dense layer from the last axes, `axis`, to `features`; the params are those of nn.DenseGeneral."""
 
     features: int | tuple[int, ...]
     axis: int | tuple[int, ...] = -1
     use_bias: bool = True
     dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    groups: int = (
-        1  # Of an axis: each part of the inputs gives a part of the outputs, and the kernel is [D / g, E].
-    )
+    groups: int = 1  # Each part of the inputs gives one part of the outputs; the kernel is [D / groups, E].
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -102,7 +100,7 @@ class Conv(nn.Conv):
     """nn.Conv, whose `dtype` must be given."""
 
     promote_dtype: Any = staticmethod(_bias_as_it_is)
-    # The strides are the kernel's sides, without padding: multiply patches. cuDNN takes 14 times as long on 3 channels.
+    # Multiply patches, for strides equal to the kernel's sides and no padding. On 3 channels cuDNN is 14 times slower.
     as_product: bool = False
 
     @nn.compact
@@ -124,8 +122,8 @@ class Projection(nn.Module):
     With [B N H K], XLA would make the batch the minor axis, and copy queries, keys and values for the kernel.
     """
 
-    shape: tuple[int, ...]  # Of the kernel.
-    inputs: int  # How many of its axes are summed over.
+    shape: tuple[int, ...]  # The shape of the kernel.
+    inputs: int  # How many of the kernel's axes are summed over.
     bias: bool
     init_std: float
     dtype: DTypeLike

@@ -15,10 +15,10 @@ from lit_jax.models.layers.spec import Compute
 
 
 def row_of(config: Any, distance: np.ndarray) -> np.ndarray:
-    """The rows of the table of relative positions for query minus key: exact if near, logarithmic if far."""
+    """The rows in the table of relative positions for query minus key: exact if near, logarithmic if far."""
     if config.position_buckets > 0:
         middle = config.position_buckets // 2
-        # All in single precision, as in PyTorch: rounding decides where a bucket ends.
+        # Everything is in single precision, as in PyTorch, since rounding decides where a bucket ends.
         off = np.maximum(np.abs(distance), 1).astype(np.float32) / np.float32(middle)
         scale = np.log(np.float32((config.farthest - 1) / middle))
         log = np.ceil(np.log(off) / scale * np.float32(middle - 1)).astype(np.int64) + middle
@@ -27,7 +27,7 @@ def row_of(config: Any, distance: np.ndarray) -> np.ndarray:
 
 
 def rows_of(config: Any, tokens: Any, sign: int) -> Int[Array | np.ndarray, "M"]:
-    """The rows for `sign` times the offsets 1 - N to N of `aligned`; N, `tokens`, may be a symbol (jax.export)."""
+    """The rows for `sign` times the offsets 1 - N to N of `aligned`; N = `tokens` can be a symbol (jax.export)."""
     if isinstance(tokens, int):
         return row_of(config, sign * np.arange(1 - tokens, tokens + 1))
     most = config.longest
@@ -35,9 +35,9 @@ def rows_of(config: Any, tokens: Any, sign: int) -> Int[Array | np.ndarray, "M"]
 
 
 def aligned(x: Float[Array, "B H N M"]) -> Float[Array, "B H N N"]:
-    """y[i, j] = x[i, N - 1 - i + j]: from columns for the offsets 1 - N to N of j from i to columns j. M is 2 N.
+    """y[i, j] = x[i, N - 1 - i + j]: from columns for the offsets j - i, 1 - N to N, to columns j; M = 2 N.
 
-    That is a shift of each row, which a reshape does for all rows at once (Transformer-XL, arXiv:1901.02860).
+    Each row is shifted, and a reshape does this for all rows at once (Transformer-XL, arXiv:1901.02860).
     """
     *batch, n, columns = x.shape
     flat = x.reshape(*batch, n * columns)[..., n - 1 : n - 1 + n * (columns - 1)]
@@ -45,7 +45,7 @@ def aligned(x: Float[Array, "B H N M"]) -> Float[Array, "B H N N"]:
 
 
 class Attention(nn.Module):
-    """Self-attention whose scores include those of contents and relative positions, in both directions."""
+    """Self-attention with additional scores between contents and relative positions, in both directions."""
 
     config: Any  # deberta_v2.Config
     compute: Compute
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         dense = partial(Dense, dtype=compute.dtype, kernel_init=init)
         split = partial(dense, (c.num_attention_heads, width // c.num_attention_heads))
         query, key, value = (split(name=name) for name in ("query", "key", "value"))
-        # Attention divides by the root of K; each additional kind of score increases the variance of the sum.
+        # Attention divides by the root of K; each additional kind of score increases the variance of the sum further.
         scale = (1 + c.looks("c2p") + c.looks("p2c")) ** -0.5
         q, k, v = query(x) * scale, key(x), value(x)  # B N H K
 

@@ -1,4 +1,4 @@
-"""Norms in float32: of layers (arXiv:1607.06450) with PyTorch's variance, by the root mean square, and frozen ones."""
+"""Norms in float32: layer norms (arXiv:1607.06450) with PyTorch's variance, RMS norms, and frozen batch norms."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,18 +10,18 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-# Paths of the running statistics of batch norms: no step changes them, in a tuned tower either.
+# Paths of the running statistics of batch norms: no step changes them, not even in a tuned tower.
 STATISTICS = r"(.*/)?running_(mean|var)"
 
 
 class LayerNorm(nn.LayerNorm):
-    """nn.LayerNorm of the last axis, whose `dtype` must be given.
+    """nn.LayerNorm over the last axis, whose `dtype` must be given.
 
-    The fast variance, E[x^2] - E[x]^2, loses digits where the mean is large; PyTorch does not use it.
+    The fast variance, E[x^2] - E[x]^2, loses digits if the mean is large; PyTorch does not use it.
     """
 
     use_fast_variance: bool = False
-    on_gpu: bool = False  # Computes the same in the forms that XLA compiles well for a GPU.
+    on_gpu: bool = False  # Computes the same in a form that XLA compiles well for a GPU.
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:  # type: ignore[override]
@@ -48,14 +48,14 @@ def _norm(
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _by_rows(x: Array, scale: Array, bias: Array, eps: float, dtype: DTypeLike) -> Array:
-    """One kernel. Of [B N D] XLA makes tiles over B, whose rows are far apart: 2.5 times as long as of [B N, D]."""
+    """One kernel over [B N, D]; for [B N D] XLA makes tiles over B, whose rows are far apart, 2.5 times as slow."""
     return _norm(x.reshape(-1, x.shape[-1]), scale, bias, eps, dtype).reshape(x.shape)
 
 
 def _gradient(eps: float, dtype: DTypeLike, kept: tuple[Array, Array, Array], dy: Array) -> tuple[Array, ...]:
     x, scale, bias = kept
     rows = (-1, x.shape[-1])
-    # The barriers keep XLA from fusing the reductions into one kernel, which is slower here.
+    # The barriers keep XLA from fusing the reductions into one kernel, which would be slower here.
     norm = partial(_norm, eps=eps, dtype=dtype, hold=lax.optimization_barrier)
     dx, *others = jax.vjp(norm, x.reshape(rows), scale, bias)[1](dy.reshape(rows))
     return dx.reshape(x.shape), *others
@@ -75,7 +75,7 @@ class RmsNorm(nn.Module):
     epsilon: float
     dtype: DTypeLike
     centre: float
-    start: float = 1.0  # The factor before training.
+    start: float = 1.0  # The initial factor, `centre` + scale.
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -86,7 +86,7 @@ class RmsNorm(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm (arXiv:1502.03167) of the last axis by its running statistics: equals PyTorch's in eval mode.
+    """Batch norm (arXiv:1502.03167) over the last axis with its running statistics: equals PyTorch's in eval mode.
 
     `scale` and `bias` are learned; `running_mean` and `running_var` have no gradient and are never updated.
     """

@@ -1,7 +1,7 @@
-"""Token packing: short texts share the rows of a text tower, and no token sees one of another text.
+"""Token packing: short texts share the rows of a text tower, and no token attends to one of another text.
 
-A tower embeds and pools its texts one to a row, as ever; only its layers run on packed rows. `scan_layers` moves the
-tokens there and back, so that no tower knows of it. Where a token goes is decided on the host (`data/packing.py`).
+A tower embeds and pools its texts one to a row, as usual; only its layers run on packed rows. `scan_layers` moves the
+tokens there and back, so towers need no code for it. The host decides where each token goes (`data/packing.py`).
 """
 
 import math
@@ -14,24 +14,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# What a batch of texts holds beside its tokens, int32 [T N] each.
+# The keys of a packing in a batch of texts, int32 [T N] each.
 SOURCE, TARGET = "packed_from", "packed_to"
 
 
 def rows_for(texts: int, share: float) -> int:
-    """The rows that so many texts get; a share of 1 is a row for each."""
+    """The number of rows for `texts` texts; a share of 1 is one row for each."""
     return math.ceil(share * texts)
 
 
 class Packing(NamedTuple):
-    """Where the tokens of T texts of N tokens lie in R rows of N slots, in each of G groups (the devices) by itself."""
+    """The places of the tokens of T texts of N tokens in R rows of N slots, separately in G groups (the devices)."""
 
     source: Int[Array, "G RN"]  # Slot -> token, counted within its group; -1: the slot is empty.
     target: Int[Array, "G TN"]  # Token -> slot; -1: padding, which has none.
     length: int  # N
 
     def pack(self, x: Float[Array, "B N D"]) -> Float[Array, "P N D"]:
-        """The tokens of texts, zero in empty slots."""
+        """Moves tokens from their texts to the packed rows; empty slots are zero."""
         return self._moved(x, self.source, self.target)
 
     def unpack(self, x: Float[Array, "P N D"]) -> Float[Array, "B N D"]:
@@ -40,7 +40,7 @@ class Packing(NamedTuple):
 
     @property
     def mask(self) -> Bool[Array, "P 1 N N"]:
-        """Which slots see each other: those of one text, and the empty ones among themselves."""
+        """Which slots attend to each other: those of the same text, and empty slots among themselves."""
         texts = (self.source // self.length).reshape(-1, self.length)
         return (texts[:, :, None] == texts[:, None, :])[:, None]
 
@@ -50,7 +50,7 @@ class Packing(NamedTuple):
 
 
 def packing_of(texts: Mapping[str, Array], groups: int, share: float) -> Packing | None:
-    """The packing that a batch of texts holds, if any."""
+    """The packing in a batch of texts, if there is one."""
     if SOURCE not in texts:
         return None
     count, length = texts[SOURCE].shape
@@ -60,13 +60,13 @@ def packing_of(texts: Mapping[str, Array], groups: int, share: float) -> Packing
 
 
 def without_packing(texts: Mapping[str, Array]) -> dict[str, Any]:
-    """The same texts, one to a row."""
+    """The same texts without their packing, one to a row."""
     return {name: array for name, array in texts.items() if name not in (SOURCE, TARGET)}
 
 
 @contextmanager
 def shared_rows(packing: Packing | None) -> Iterator[None]:
-    """While it lasts, `scan_layers` packs what it is given."""
+    """A context in which `scan_layers` packs its inputs."""
     token = _CURRENT.set(packing)
     try:
         yield
@@ -84,7 +84,7 @@ _CURRENT: ContextVar[Packing | None] = ContextVar("packing", default=None)
 
 @jax.custom_vjp
 def _moved(x: Float[Array, "G S D"], to: Int[Array, "G U"], back: Int[Array, "G S"]) -> Float[Array, "G U D"]:
-    """Row u is row to[u] of `x`, or zero; `back` is the inverse, so that a gradient is gathered and not scattered."""
+    """Row u is row to[u] of `x`, or zero; `back` is the inverse, so that gradients are gathered, not scattered."""
     take = jax.vmap(lambda x, to: jnp.where(to[:, None] >= 0, x[jnp.maximum(to, 0)], 0))
     return take(x, to)
 

@@ -19,29 +19,29 @@ from lit_jax.utils.sides import Sides, grid, in_words, pair
 class Patches:
     """How a tower cuts an image into patches; every field changes the numbers or the params. Sizes are in pixels."""
 
-    size: Sides  # Of the images that the position table was made for.
+    size: Sides  # The image size that the position table was made for.
     patch: Sides
     channels: int
     width: int
-    tokens: tuple[str, ...] = ("cls",)  # Learned, before the patches, with positions of their own.
-    registers: int = 0  # Learned, between these and the patches, without positions.
+    tokens: tuple[str, ...] = ("cls",)  # Learned tokens before the patches, with positions of their own.
+    registers: int = 0  # Learned tokens between `tokens` and the patches, without positions.
     bias: bool = True
-    rms_eps: float | None = None  # Of a norm of the patches before their positions, by the root mean square.
-    positions: bool = True  # A learned table.
-    sinusoids: bool = False  # Positions that are computed instead.
-    antialias: bool = False  # When the position table is resized.
-    linear: bool = False  # It is resized with a triangle filter, not a cubic one; with antialias alone.
+    rms_eps: float | None = None  # Epsilon of an RMS norm of the patches before positions. None: no norm.
+    positions: bool = True  # Whether there is a learned position table.
+    sinusoids: bool = False  # Whether computed positions are added instead.
+    antialias: bool = False  # Whether the position table is resized with antialias.
+    linear: bool = False  # Whether the filter is a triangle instead of cubic; only with antialias.
     dropout: float = 0.0
     init_std: float = 0.02
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches."""
+        """The number of tokens before the patches."""
         return len(self.tokens) + self.registers
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns that the position table was made for."""
+        """The rows and columns of patches that the position table was made for."""
         return grid(self.size, self.patch)
 
     def check(self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool) -> None:

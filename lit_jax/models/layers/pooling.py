@@ -1,4 +1,4 @@
-"""The tokens of a tower -> one vector: what any tower can do, and what types without a pooled output do themselves."""
+"""The tokens of a tower -> one vector: poolings for any tower, and for types without a pooled output of their own."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
-# Of any tower, from its last hidden state.
+# Poolings of the last hidden state, which suit any tower.
 POOLINGS = ("cls", "mean", "cls_mean", "last", "max")
-# A field `pooling` of the configs of types whose Hugging Face class returns none (DistilBERT, ELECTRA ...); ours.
+# Values of our config field `pooling`, for types whose Hugging Face class pools nothing (DistilBERT, ELECTRA ...).
 NAMES = ("cls", "mean", "tanh")
-# Of a tower's params, those that only its own pooled output needs.
+# Paths of the params that only a tower's own pooled output needs.
 POOLED_ONLY = r"(pooler|pooler_norm|post_norm|head)/.*"
 
 
@@ -28,9 +28,9 @@ def pool_tokens(
     """Pools a last hidden state by one of POOLINGS, as sentence-transformers' Pooling does.
 
     `attention_mask` [B N] is nonzero where a token is real; None: all of them are. "cls" is the first real token,
-    "last" the last one, on whichever side the padding lies; "mean" and "max" are over the real tokens without the first
-    `prefix` ones (the CLS, distillation and register tokens before the patches of a picture); "cls_mean" is [B 2D], one
-    beside the other, and the others are [B D].
+    "last" the last one, on whichever side the padding is; "mean" and "max" are over the real tokens without the first
+    `prefix` tokens (the CLS, distillation and register tokens before the patches of a picture); "cls_mean" is [B 2D],
+    the two side by side, and the others are [B D].
     """
     real = jnp.ones(x.shape[:2], bool) if attention_mask is None else attention_mask != 0
     if how == "cls_mean":
@@ -47,7 +47,7 @@ def pool_tokens(
 
 
 def mean_of_real(x: Float[Array, "B N D"], real: Bool[Array, "B N"]) -> Float[Array, "B D"]:
-    """The mean of the real tokens, summed in float32; zero where there are none."""
+    """The mean of the real tokens, summed in float32; zero if there are none."""
     weights = real.astype(jnp.float32)[:, :, None]
     mean = (x.astype(jnp.float32) * weights).sum(axis=1) / jnp.maximum(weights.sum(axis=1), 1)
     return mean.astype(x.dtype)
@@ -82,7 +82,7 @@ def checked(model_type: str, config: Any) -> Any:
 
 
 def choices() -> Mapping[str, Callable[[Any], tuple[Any, Params]]]:
-    """`Encoder.poolings` of these types."""
+    """The `Encoder.poolings` of these types."""
 
     def choose(name: str) -> Callable[[Any], tuple[Any, Params]]:
         return lambda config: (dataclasses.replace(config, pooling=name), {})

@@ -11,14 +11,14 @@ from jaxtyping import Array, Float
 
 @lru_cache
 def bicubic(source: int, target: int) -> np.ndarray:
-    """[target, source] weights of torch's bicubic without antialias (a = -0.75, half-pixel centres).
+    """The weights [target, source] of torch's bicubic without antialias (a = -0.75, half-pixel centres).
 
     `jax.image.resize` uses a = -0.5 and cannot give these numbers.
     """
     a = -0.75
     at = (np.arange(target) + 0.5) * (source / target) - 0.5
     low = np.floor(at)
-    t = np.abs(at[:, None] - (low[:, None] + np.arange(-1, 3)))  # Distance to each of the four taps.
+    t = np.abs(at[:, None] - (low[:, None] + np.arange(-1, 3)))  # The distance to each of the four taps.
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
     taps = np.where(t <= 1, near, far)
@@ -30,7 +30,7 @@ def bicubic(source: int, target: int) -> np.ndarray:
 
 @lru_cache
 def bilinear(source: int, target: int) -> np.ndarray:
-    """[target, source] weights of torch's bilinear without antialias (half-pixel centres)."""
+    """The weights [target, source] of torch's bilinear without antialias (half-pixel centres)."""
     at = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
     low = np.floor(at).astype(int)
     weights = np.zeros((target, source))
@@ -47,16 +47,16 @@ def resize_grid(
     antialias: bool = False,
     linear: bool = False,
 ) -> Float[Array, "1 m D"]:
-    """A grid of positions, flattened row by row -> the same for other (rows, columns) of patches (m of them).
+    """A grid of positions, flattened row by row -> the same resized to `new` (rows, columns), m in all.
 
     Equals torch.nn.functional.interpolate(mode="bicubic", align_corners=False, antialias=antialias) in float32, or with
-    mode="bilinear" if `linear`, which is for antialias alone.
+    mode="bilinear" if `linear`, which works only with antialias.
     """
     if old == new:
         return table
     height, width = new
     grid = table.reshape(*old, -1)
-    if antialias:  # Here torch has a = -0.5, as jax.image does.
+    if antialias:  # With antialias torch uses a = -0.5, as jax.image does.
         grid = jax.image.resize(
             grid.astype(jnp.float32), (height, width, grid.shape[-1]), "linear" if linear else "cubic"
         )
@@ -76,9 +76,9 @@ def resize_offsets(
 ) -> Float[Array, "m H"]:
     """BEiT's biases by offset, made for a grid of (rows, columns) -> the same for another one.
 
-    Those between patches are resized as torch.nn.functional.interpolate(mode="bilinear") does; the last three rows,
-    from and to the CLS token, stay. Transformers takes the rows of a table for its columns, so that one that is not a
-    square is resized even for its own grid; the numbers here are those.
+    The biases between patches are resized as torch.nn.functional.interpolate(mode="bilinear") does; the last three
+    rows, from and to the CLS token, stay. Transformers confuses the rows of a table with its columns, so that a table
+    that is not square is resized even for its own grid; the numbers here equal those.
     """
     (wide, high), (rows, columns) = ([2 * n - 1 for n in grid] for grid in (old, new))
     if (high, wide) == (rows, columns):
@@ -95,7 +95,7 @@ def resize_offsets(
 
 @lru_cache
 def sinusoids(rows: int, columns: int, width: int) -> Float[np.ndarray, "m D"]:
-    """Sines and cosines of each patch's column, then of its row, each with a quarter of the `width` (as AIMv2's)."""
+    """Sines and cosines of each patch's column, then of its row, each a quarter of the `width` (as in AIMv2)."""
     speeds = 1 / 10000 ** (np.arange(width // 4) / (width // 4))
     y, x = (axis.reshape(-1, 1) * speeds for axis in np.mgrid[:rows, :columns])
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)

@@ -8,10 +8,10 @@ from jaxtyping import Array, Int
 
 
 def buckets(tokens: Any, count: int = 32, farthest: int = 128) -> Int[Array | np.ndarray, "N N"]:
-    """The bucket, 0 to `count` - 1, of each query and key among `tokens`; equals T5Attention's in both directions.
+    """The bucket, 0 to `count` - 1, of each query and key among `tokens`; equals T5Attention's bidirectional one.
 
-    Half of the `count` (at least 4) is for keys ahead. All distances from `farthest` on, which must be more than
-    `count` // 4, share a bucket. `tokens` may be a symbol (jax.export).
+    Half of the `count` buckets (at least 4) are for keys ahead. All distances from `farthest` on share a bucket;
+    `farthest` must be more than `count` // 4. `tokens` can be a symbol (jax.export).
     """
     if isinstance(tokens, int):
         at = np.arange(tokens)
@@ -22,10 +22,10 @@ def buckets(tokens: Any, count: int = 32, farthest: int = 128) -> Int[Array | np
 
 
 def _buckets(ahead: Int[np.ndarray, "..."], count: int, farthest: int) -> Int[np.ndarray, "..."]:
-    """Those of keys that are so many tokens ahead of a query."""
+    """The buckets of keys that are `ahead` tokens ahead of a query."""
     half = count // 2
     near, distance = half // 2, np.abs(ahead)
-    with np.errstate(divide="ignore"):  # The logarithm of zero, which is near and not used.
+    with np.errstate(divide="ignore"):  # The logarithm of a zero distance, which is near, is not used.
         log = np.log(distance.astype(np.float32) / np.float32(near)) / np.float32(np.log(farthest / near))
     far = near + np.maximum(log * np.float32(half - near), 0).astype(np.int32)
     return np.where(ahead > 0, half, 0) + np.where(distance < near, distance, np.minimum(far, half - 1))

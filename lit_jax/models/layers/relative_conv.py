@@ -1,4 +1,4 @@
-"""DeBERTa's convolution over neighbouring tokens (deberta-v2-xlarge), whose output the first layer adds to its own."""
+"""DeBERTa's convolution over neighbouring tokens (deberta-v2-xlarge), which the first layer adds to its output."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lit_jax.models.layers.spec import BlockSpec, Compute
 
 
 class Conv(nn.Module):
-    """The convolution, and the scale and bias of the norm of its sum with the layer's output."""
+    """The convolution, and the scale and bias for the norm of its sum with the layer's output."""
 
     config: Any  # deberta_v2.Config
     compute: Compute
@@ -44,6 +44,6 @@ def with_neighbours(
     bias: Float[Array, "D"],
     real: Bool[Array, "B N 1"],
 ) -> Float[Array, "B N D"]:
-    """A layer's output `x`; in the `first` layer the norm of `x` + `neighbours`, and zeros for masked tokens."""
+    """A layer's output `x`; in the `first` layer, the norm of `x` + `neighbours`, with zeros for masked tokens."""
     y = given_norm(spec, x + neighbours, scale, bias) * real
     return jnp.where(first, y.astype(x.dtype), x)

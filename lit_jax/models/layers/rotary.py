@@ -10,19 +10,19 @@ from jaxtyping import Array, Float, Int
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """Positions that are `factor` times as close; the fields are those of transformers' `rope_scaling`."""
+    """Positions divided by `factor`; the fields are those of transformers' `rope_scaling`."""
 
     rope_type: str
     factor: float
 
     def scaled(self, speeds: np.ndarray) -> np.ndarray:
-        """Radians per position, of the channels."""
+        """Radians per position of each channel."""
         return speeds / np.float32(self.factor)
 
 
 @dataclasses.dataclass(frozen=True)
 class Llama3:
-    """Llama 3.1's ("llama3"): slow channels turn `factor` times slower, and fast ones as before."""
+    """Llama 3.1's scaling ("llama3"): slow channels turn `factor` times slower, and fast ones as before."""
 
     rope_type: str
     factor: float
@@ -31,7 +31,7 @@ class Llama3:
     original_max_position_embeddings: int
 
     def scaled(self, speeds: np.ndarray) -> np.ndarray:
-        """Radians per position; a channel is fast from `high_freq_factor` turns in the original context on."""
+        """Radians per position; a channel is fast if it turns at least `high_freq_factor` times in the old context."""
         low, high = self.low_freq_factor, self.high_freq_factor
         turns = self.original_max_position_embeddings * speeds / (2 * math.pi)
         fast = np.clip((turns - low) / (high - low), 0, 1)
@@ -42,7 +42,7 @@ SCALINGS: dict[str, type[Linear | Llama3]] = {"linear": Linear, "llama3": Llama3
 
 
 def speeds(theta: float, width: int, scaling: Linear | Llama3 | None = None) -> np.ndarray:
-    """Radians per position of each pair of the `width` channels of a head, [K/2] in float32."""
+    """Radians per position of each pair among the `width` channels of a head, [K/2] in float32."""
     plain = 1 / np.float32(theta) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
     return plain if scaling is None else scaling.scaled(plain)
 
@@ -58,7 +58,7 @@ def tables(positions: Int[Array, "..."], speeds: Float[np.ndarray | Array, "S _"
 def rotate(x: Float[Array, "B N H K"], rope: tuple[Array, Array]) -> Float[Array, "B N H K"]:
     """Rotates the last M tokens of x; `rope` is cos and sin, each [M K], or [B M K] if texts have their own positions.
 
-    Channel i is rotated with channel i + K/2, as by `rotate_half` of transformers.
+    Channel i is rotated together with channel i + K/2, as in transformers' `rotate_half`.
     """
     cos, sin = (table[..., None, :].astype(x.dtype) for table in rope)
     first = x.shape[1] - cos.shape[-3]  # Prefix tokens stay as they are.

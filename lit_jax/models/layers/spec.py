@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 
 def keeping(*names: str) -> Callable[..., bool]:
-    """A policy of jax.checkpoint: keeps what `dense.named` gave these names, and what cuDNN's attention returns."""
+    """A policy of jax.checkpoint that keeps outputs named so by `dense.named`, and what cuDNN's attention returns."""
 
     def keep(primitive: Any, *_: Any, **params: Any) -> bool:
         if primitive.name == "name":
@@ -21,11 +21,11 @@ def keeping(*names: str) -> Callable[..., bool]:
     return keep
 
 
-# What the backward pass keeps of a block; it computes the rest again.
+# What is kept of a block for the backward pass, which computes the rest again.
 REMAT: dict[str, Callable[..., Any] | None] = {
-    "none": None,  # Everything that it needs.
-    "products": keeping("narrow product", "wide product"),  # Outputs of dense layers.
-    # These except those wider than their input: the MLP's hidden one is as large as the others together.
+    "none": None,  # Everything is kept, and nothing is computed again.
+    "products": keeping("narrow product", "wide product"),  # The outputs of dense layers.
+    # The outputs that are no wider than their input: the MLP's hidden one is as large as all others together.
     "narrow": keeping("narrow product"),
     "full": jax.checkpoint_policies.nothing_saveable,  # Only the block's input.
 }
@@ -33,20 +33,20 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How to compute, not what: no field changes the params, or the result beyond rounding."""
+    """How to compute, not what to compute: no field changes the params, or the result beyond rounding."""
 
     dtype: DTypeLike = jnp.float32
-    remat: str = "none"  # What the backward pass keeps of a block: see REMAT.
+    remat: str = "none"  # What is kept of a block for the backward pass: see REMAT.
     unroll: int = 1  # Blocks in each step of the scan.
     # "rows": our kernel for TPUs. "splash": JAX's kernel for long sequences on TPUs. "cudnn": for GPUs. "auto": the
     # first of them that fits. If the chosen one does not fit, XLA compiles attention. Kernels for TPUs need `mesh`.
     attention: Literal["auto", "rows", "splash", "xla", "cudnn"] = "auto"
     mesh: Mesh | None = None  # The devices, over all of which the batch is split.
-    text_rows: float = 1.0  # Rows of a batch that is packed, as a share of its texts (`layers/packing.py`).
+    text_rows: float = 1.0  # The rows of a packed batch, as a share of its texts (`layers/packing.py`).
 
     @property
     def device(self) -> jax.Device:
-        """One of the devices that compute; the others are of its kind."""
+        """One of the devices that compute; the others are of the same kind."""
         return self.mesh.devices.flat[0] if self.mesh else jax.devices()[0]
 
     @property
@@ -60,39 +60,37 @@ class BlockSpec:
 
     heads: int
     hidden: int
-    norm_first: bool | None  # Before attention and MLP, or after each sum; None: neither.
+    norm_first: bool | None  # True: norms before attention and MLP. False: after each sum. None: neither.
     act: str = "gelu"
     eps: float = 1e-12
-    biases: str = "qkvo"  # The projections of the attention that have a bias: query, key, value, out.
+    biases: str = "qkvo"  # The attention projections that have a bias: query, key, value, out.
     mlp_bias: bool = True
-    up_bias: bool | None = None  # Of the first layer of the MLP, if it differs.
+    up_bias: bool | None = None  # Whether the first layer of the MLP has a bias. None: as `mlp_bias`.
     norm_bias: bool = True
-    rms: float | None = (
-        None  # Norms by the root mean square, whose scale is this + a weight. None: layer norms.
-    )
+    rms: float | None = None  # RMS norms, whose scale is this number + a weight. None: layer norms.
     norm_after: bool = False  # A further norm of what attention and MLP add (Gemma).
-    attention_norm: bool = False  # A norm of what the heads give, before the projection (EVA-02).
+    attention_norm: bool = False  # A norm of the heads' outputs, before the projection (EVA-02).
     mlp_norm: bool = False  # A norm of the hidden activations of the MLP (EVA-02).
-    kv_heads: int | None = None  # Heads of keys and values, if they are fewer than those of queries.
+    kv_heads: int | None = None  # Heads of keys and values, if there are fewer than heads of queries.
     head_width: int | None = None  # None: the heads divide the width among themselves.
     qk_norm: bool = False  # A norm of each query and key, by head.
-    scale: float | None = None  # Of the scores; None: one over the root of a head's width.
-    groups: tuple[tuple[str, int], ...] = ()  # Of query, key, value, up and down (SqueezeBERT), where not 1.
+    scale: float | None = None  # The factor of the scores. None: one over the root of a head's width.
+    groups: tuple[tuple[str, int], ...] = ()  # For query, key, value, up and down if not 1 (SqueezeBERT).
     gated: bool = False  # act(gate) * up instead of act(up).
-    gate_last: bool = False  # The two are stored as up, gate.
+    gate_last: bool = False  # The two are stored in the order up, gate.
     layer_scale: float | None = None  # Initial value of a learned per-channel factor on both branches.
-    dropout: float = 0.0  # Of what attention and MLP add.
-    mlp_dropout: float | None = None  # Of what the MLP adds, if it differs.
-    hidden_dropout: float = 0.0  # Of the hidden activations of the MLP.
+    dropout: float = 0.0  # Dropout of what attention and MLP add.
+    mlp_dropout: float | None = None  # Dropout of what the MLP adds. None: as `dropout`.
+    hidden_dropout: float = 0.0  # Dropout of the hidden activations of the MLP.
     attention_dropout: float = 0.0
-    drop_path: float = 0.0  # Of every layer; of the last one if each layer is given its own rate.
+    drop_path: float = 0.0  # The rate of every layer, or of the last one if each layer has its own rate.
     init_std: float = 0.02
-    init_by_inputs: bool = False  # As T5 starts: `init_std` is divided by the root of a kernel's inputs.
+    init_by_inputs: bool = False  # As in T5, `init_std` is divided by the root of a kernel's inputs.
 
     def groups_of(self, name: str) -> int:
-        """The groups of the dense layer of this name."""
+        """The number of groups of the dense layer `name`."""
         return dict(self.groups).get(name, 1)
 
     def std(self, inputs: int) -> float:
-        """The standard deviation that a kernel with so many inputs starts with."""
+        """The initial standard deviation of a kernel with this number of inputs."""
         return self.init_std * inputs**-0.5 if self.init_by_inputs else self.init_std

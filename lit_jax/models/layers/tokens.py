@@ -17,15 +17,15 @@ class Tokens:
     """How a tower embeds tokens; every field changes the numbers or the params."""
 
     words: int
-    positions: int  # Rows of the table; 0 for towers that rotate instead.
+    positions: int  # Rows of the position table; 0 for towers without one (rotary or relative positions).
     width: int
     types: int = 0
-    scale: float = 1.0  # A factor of the words.
-    tasks: int = 0  # Task types (ERNIE); dual encoders have only one task, the first.
+    scale: float = 1.0  # A factor of the word embeddings.
+    tasks: int = 0  # Task types (ERNIE); dual encoders use only the first.
     norm: bool = True
     norm_bias: bool = True
     eps: float = 1e-12
-    project: int | None = None  # The width of the layers if it differs (ALBERT, ELECTRA).
+    project: int | None = None  # The width of the layers if it differs from `width` (ALBERT, ELECTRA).
     dropout: float = 0.0
     init_std: float = 0.02
 
@@ -45,7 +45,7 @@ class TokenEmbed(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "B N D"]:
-        """`token_type_ids` None: all are 0. Towers without token types ignore them."""
+        """`token_type_ids=None` means all 0. Towers without token types ignore them."""
         spec, dtype = self.spec, self.compute.dtype
         init = nn.initializers.normal(spec.init_std)
 
@@ -62,7 +62,7 @@ class TokenEmbed(nn.Module):
             x = x + embed(spec.tasks, "task_type", jnp.zeros_like(input_ids))
         if spec.positions:
             x = x + embed(spec.positions, "position", position_ids)
-        # Only now: the sum of a row's gradients over all of its tokens would lose most digits in bfloat16.
+        # Cast only here: in bfloat16 the sum of a row's gradients over all its tokens would lose most digits.
         x = x.astype(dtype)
         if spec.norm:
             on_gpu = self.compute.on_gpu

@@ -21,7 +21,7 @@ class Windows:
     rows: int
     columns: int
     side: int
-    shift: int  # Of every second block; zero if there is only one window.
+    shift: int  # The shift in every second block; zero if there is only one window.
     pretrained: int = 0  # Swin v2: the side for which positions were learned, if it differs.
 
     @property
@@ -49,7 +49,7 @@ class Windows:
 
     @cached_property
     def strangers(self) -> Bool[np.ndarray, "W M M"]:
-        """Pairs of tokens that only the shift has brought into one window, from opposite ends of the grid."""
+        """Pairs of tokens from opposite ends of the grid that only the shift has brought into one window."""
 
         def region(padding: int, size: int) -> np.ndarray:
             end = size + padding
@@ -62,14 +62,14 @@ class Windows:
         return regions[:, :, None] != regions[:, None, :]
 
     def mask(self, value: float, shifted: Bool[Array, ""]) -> Float[Array, "W 1 M M"] | Float[Array, ""]:
-        """`value` between strangers, to be added to the scores: transformers adds a value too, and excludes nothing."""
+        """`value` for pairs of strangers, to add to the scores: transformers also adds a value and excludes nothing."""
         if not self.shift:
             return jnp.float32(0)
         return jnp.where(shifted, value * self.strangers[:, None].astype(np.float32), 0)
 
     @cached_property
     def relative(self) -> Int[np.ndarray, "M M"]:
-        """The row of a table of relative positions, (2 side - 1)^2 of them, for each query and key."""
+        """For each query and key, the row in a table of (2 side - 1)^2 relative positions."""
         at = np.arange(self.side)
         offset = at[:, None] - at + self.side - 1
         rows = (2 * self.side - 1) * offset[:, None, :, None] + offset[None, :, None, :]
@@ -84,7 +84,7 @@ def attend(
     bias: Float[Array, "... H M M"],
     drop: nn.Dropout,
 ) -> tuple[Float[Array, "B W M H K"], Float[Array, "B W H M M"]]:
-    """Attention within windows. They are too small for a fused kernel to help."""
+    """Attention within windows, which are too small for a fused kernel to help."""
     scores = jnp.einsum("bwqhk,bwnhk->bwhqn", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores * scale + bias, axis=-1).astype(v.dtype)
     return jnp.einsum("bwhqn,bwnhk->bwqhk", drop(weights), v), weights

@@ -2,8 +2,8 @@
 
 The sequences of these towers are short: queries, keys and values of all heads of an image, or of a few texts, fit into
 VMEM together. So nothing is blocked along the tokens, and each [B N D] is in HBM once: there is no [B H N N], and no
-transposed or padded copy. The backward kernel computes the weights again, and needs nothing but the inputs.
-`vmem.fits` says whether that is possible.
+transposed or padded copy. The backward kernel computes the weights again and needs only the inputs. `vmem.fits` says
+whether this is possible.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,10 @@ def row_attention(
     causal: bool = False,
     interpret: bool = False,
 ) -> Float[Array, "B N D"]:
-    """`layers.attention.attend_in_full` of heads that lie side by side in D, without weights and dropout.
+    """`layers.attention.attend_in_full` for heads side by side in D, without dropout, returning no weights.
 
-    `mask` [B N] is of the keys, [B N N] of each query's keys. `bias` is added to the scores; its gradient is the sum
-    over the batch. A query without keys gets the mean of all values. `interpret` runs on any platform, slowly.
+    `mask` is [B N] for the keys, or [B N N] for the keys of each query. `bias` is added to the scores; its gradient is
+    the sum over the batch. A query without keys gets the mean of all values. `interpret` runs on any platform, slowly.
 
     Raises ValueError if `heads` does not divide D.
     """
@@ -60,7 +60,7 @@ def row_attention_sharded(
     mesh: Mesh,
     causal: bool = False,
 ) -> Float[Array, "B N D"]:
-    """`row_attention` of a batch that is split over all axes of `mesh`: XLA cannot partition a kernel by itself.
+    """`row_attention` of a batch that is split over all axes of `mesh`, since XLA cannot partition a kernel by itself.
 
     Every device holds the whole bias; the transpose of shard_map sums its gradient. On CPUs the kernel is interpreted.
     """
@@ -71,7 +71,7 @@ def row_attention_sharded(
         mesh=mesh,
         in_specs=(rows, rows, rows, rows, whole),
         out_specs=rows,
-        check_vma=False,  # Kernels do not say over which axes their results vary.
+        check_vma=False,  # Kernels do not declare over which axes their results vary.
     )(q, k, v, mask, bias)
 
 
@@ -98,7 +98,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _call(
     kernel: Callable[..., None], s: Settings, inputs: dict[str, Any], like: dict[str, Any]
 ) -> dict[str, Array]:
-    """Runs `kernel` over the batch; its results have the shapes and dtypes of `like`. Whatever is None is left out."""
+    """Runs `kernel` over the batch; its results have the shapes and dtypes of `like`. Entries of None are left out."""
     inputs, like = ({name: x for name, x in d.items() if x is not None} for d in (inputs, like))
     batch, tokens, width = inputs["q"].shape
     most = max(1, TOGETHER // up(tokens, 16))
@@ -121,7 +121,7 @@ def _call(
         out_specs=[spec(*item) for item in like.items()],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like.values()],
         compiler_params=pltpu.CompilerParams(
-            # The gradient of the bias is summed over the programs: they must run in one core, one after the other.
+            # The gradient of the bias is summed over the programs, so they must run on one core, one after another.
             dimension_semantics=("arbitrary" if "dbias" in like else "parallel",),
             vmem_limit_bytes=max(DEFAULT_LIMIT, need),
         ),

@@ -1,7 +1,7 @@
 """The kernels, forward and backward: what a program does with the rows that it has in VMEM.
 
-A head is cut out by zeroing its neighbours within columns that begin and end at multiples of 128 lanes: no data moves
-across lanes, and the systolic array multiplies 128 columns in the time of 64. According to the schedule that the
+A head is cut out by zeroing its neighbours within columns that begin and end at multiples of 128 lanes. So no data
+moves across lanes, and the systolic array multiplies 128 columns in the time of 64. According to the schedule that the
 compiler prints for v5e, this takes 30 % fewer cycles than slices of 64.
 """
 
@@ -30,7 +30,7 @@ class Settings:
 def forward(s: Settings, q: Any, k: Any, v: Any, y: Any, mask: Any = None, bias: Any = None) -> None:
     def head(r: Array, at: Any, inside: Array, h: Array, allowed: Array | None) -> None:
         e = _exponents(s, _only(inside, q[r, :, at]), k[r, :, at], allowed, bias, h)
-        # The division is of K columns instead of N.
+        # After the product only K columns are divided, not N.
         new = _dot(e.astype(v.dtype), v[r, :, at], (1, 0)) / e.sum(-1, keepdims=True)
         y[r, :, at] = jnp.where(inside, new.astype(y.dtype), y[r, :, at])
 
@@ -62,7 +62,7 @@ def backward(
         w = e / e.sum(-1, keepdims=True)
         dw = _dot(dy_h, v[r, :, at], (1, 1))
         ds = w * (dw - (w * dw).sum(-1, keepdims=True))
-        if allowed is not None:  # The weights of a query without keys are not zero.
+        if allowed is not None:  # A query without keys has weights that are not zero.
             ds = jnp.where(allowed, ds, 0)
         if dbias is not None:
             dbias[h] += ds
@@ -110,7 +110,7 @@ def _exponents(
     bias: Any,
     h: Array,
 ) -> Float[Array, "N N"]:
-    """The weights of head `h` before they are divided by their sums; the largest of each query is one."""
+    """The weights of head `h` before they are divided by their sums; the largest weight of each query is one."""
     scores = _dot(q, k, (1, 1)) * s.scale
     if bias is not None:
         scores += bias[h].astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""How much of a TPU's VMEM a kernel takes, and so how many heads and rows it can have there at once."""
+"""How much of a TPU's VMEM a kernel takes, and how many heads and rows it can therefore hold there at once."""
 
 import math
 
@@ -7,18 +7,18 @@ from jax.typing import DTypeLike
 
 LANES = 128
 MiB = 2**20
-TOGETHER = 256  # Tokens of one program: as many short texts as need no more VMEM than one image.
-DEFAULT_LIMIT = 16 * MiB  # What a kernel gets unless it asks for more.
-# Bytes of VMEM of one core, by `jax.Device.device_kind`.
+TOGETHER = 256  # Tokens of one program that holds several short texts; they need no more VMEM than one image.
+DEFAULT_LIMIT = 16 * MiB  # The VMEM that a kernel gets unless it asks for more.
+# Bytes of VMEM in one core, by `jax.Device.device_kind`.
 VMEM = {"TPU v4": 16 * MiB, "TPU v5 lite": 128 * MiB, "TPU v5": 64 * MiB, "TPU v6 lite": 128 * MiB}
 
 
 def fits(
     tokens: int, width: int, heads: int, dtype: DTypeLike, bias: bool = False, *, kind: str = "TPU v4"
 ) -> bool:
-    """Whether forward and backward fit into the VMEM of a device of this kind; v4's, the smallest, if it is unknown.
+    """Whether forward and backward fit into the VMEM of a device of this kind; an unknown kind counts as a v4.
 
-    The most tokens in bfloat16, without and with a bias, of heads of 64 (of 80 in the last column):
+    A v4 has the least. The most tokens in bfloat16, without and with a bias, for heads of 64 (80 in the last column):
 
         width                 384         768        1024        1280
         v4, 16 MiB        640, 384    512, 256    416, 240    304, 168
@@ -32,7 +32,7 @@ def fits(
 def vmem_bytes(
     tokens: int, width: int, heads: int, dtype: DTypeLike, bias: bool = False, *, backward: bool
 ) -> int:
-    """VMEM of one program of a kernel: an upper bound that grows with `tokens`. ViT-B/16 at 224: 6.7 and 6.4 MiB.
+    """An upper bound of one program's VMEM, which grows with `tokens`; 6.7 and 6.4 MiB for ViT-B/16 at 224.
 
     Two buffers for each of [N D], of which the forward kernel has 4 and the backward kernel 7; one float32 [H N N]
     for the bias and one for its gradient; a mask; the float32 scores [N N] of the heads that are computed together.
@@ -47,13 +47,13 @@ def vmem_bytes(
 
 
 def period_of(width: int, heads: int) -> int:
-    """Columns after which a head begins at a multiple of 128 lanes again: one step of the loop over heads."""
+    """Columns until a head begins at a multiple of 128 lanes again: one step of the loop over heads."""
     period = math.lcm(width // heads, LANES)
     return period if width % period == 0 else width
 
 
 def unrolled(tokens: int, width: int, heads: int, backward: bool) -> int:
-    """Steps of that loop that are computed together."""
+    """The number of steps of the loop over heads that are computed together."""
     period = period_of(width, heads)
     steps = width // period
     most = max(1, scores_at_once(backward) // (period * heads // width * _scores(tokens)))
@@ -61,7 +61,7 @@ def unrolled(tokens: int, width: int, heads: int, backward: bool) -> int:
 
 
 def scores_at_once(backward: bool) -> int:
-    """Bytes of scores up to which heads are computed together; the backward kernel gains only where they are tiny.
+    """Bytes of scores up to which heads are computed together; the backward kernel gains only if scores are tiny.
 
     Cycles of a program in v5e's schedule for 197 tokens and 12 heads: forward 5700 with two heads at a time and 3700
     with all at once; backward 11200 and 11000.
@@ -75,5 +75,5 @@ def _scores(tokens: int) -> int:
 
 
 def up(n: int, multiple: int) -> int:
-    """The least multiple of `multiple` that is no less than `n`."""
+    """`n` rounded up to a multiple of `multiple`."""
     return -(-n // multiple) * multiple
