@@ -1,1 +1,1 @@
-"""The mesh, several processes, preemption."""
+"""The mesh, runs of several processes, and preemption."""

@@ -42,9 +42,9 @@ def start(
 ) -> bool:
     """Joins the other processes of this run and returns whether there are any. Call it before JAX computes anything.
 
-    The three arguments (the address HOST:PORT of process 0, the number of processes, the number of this one) name
+    The three arguments (the address HOST:PORT of process 0, the number of processes, the number of this one) identify
     them; without arguments, the environment of a Cloud TPU or of a SLURM step does. `heartbeat` and `timeout` are in
-    seconds; `timeout` is for all processes to connect. If they do not, or if one is lost later, this process prints a
+    seconds. If the processes do not all connect within `timeout`, or if one is lost later, this process prints a
     sentence and exits with status 2 or 6. Raises ConfigError for arguments that do not go together.
     """
     given = (coordinator, num_processes, process_id)
@@ -79,7 +79,7 @@ def start(
 
 
 def count_processes(environ: Mapping[str, str]) -> int:
-    """The number of processes that a SLURM step or a Cloud TPU states in the environment; 1 elsewhere."""
+    """The number of processes according to the environment of a SLURM step or a Cloud TPU; 1 elsewhere."""
     if all(name in environ for name in _SLURM):
         return int(environ["SLURM_NTASKS"])
     if not on_google_tpu(environ):
@@ -122,7 +122,7 @@ def process_shard() -> ProcessShard:
 
 
 def broadcast_int(number: int) -> int:
-    """The `number` of process 0, on all processes: a shared disk may look different to each of them for a while."""
+    """The `number` of process 0, on all processes: they can see different states of a shared disk for a while."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
@@ -155,7 +155,7 @@ def fetch(array: Any) -> np.ndarray:
 
 
 def wait_for(path: Path) -> None:
-    """Returns when this process sees the file that process 0 has written. Raises ConfigError after a minute."""
+    """Waits until this process sees the file that process 0 has written. Raises ConfigError after a minute."""
     end = time.monotonic() + _VISIBLE
     while not path.is_file():
         if time.monotonic() > end:
@@ -168,7 +168,7 @@ def wait_for(path: Path) -> None:
 
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
-_handlers: list[Any] = []  # Keeps them alive, since C calls them.
+_handlers: list[Any] = []  # Keeps the handlers alive, since C calls them.
 
 
 def _explain_aborts(sentence: str, status: int) -> None:
@@ -184,10 +184,10 @@ def _explain_aborts(sentence: str, status: int) -> None:
 
 @contextlib.contextmanager
 def _aborts_end_with(sentence: str, status: int) -> Iterator[None]:
-    """While JAX starts, an abort ends with `sentence`; a process that is lost later causes an abort without a stack.
+    """While JAX starts, an abort ends with `sentence`; a process lost later causes an abort without a stack trace.
 
-    jax.distributed.initialize has no argument for this callback. In jaxlib 0.10 the call of a Python callback fails,
-    which is an abort as well.
+    jax.distributed.initialize has no argument for this callback. In jaxlib 0.10 calling a Python callback fails, which
+    aborts as well.
     """
     from jax._src.lib import _jax
 
@@ -218,7 +218,7 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
 
 
 def _slices_of(tpu_env: str) -> int:
-    """From lines such as `MEGASCALE_NUM_SLICES: '2'`."""
+    """The number of slices, from lines such as `MEGASCALE_NUM_SLICES: '2'`."""
     pairs = (line.partition(":")[::2] for line in tpu_env.splitlines())
     values = {name.strip(): value.strip().strip("'") for name, value in pairs}
     return int(values.get("MEGASCALE_NUM_SLICES") or 1)

@@ -1,6 +1,6 @@
 """The notice that this machine will be taken away: SIGTERM, or a maintenance event of a Google machine.
 
-Every process of a run asks at the same points, and all get the same answer, whichever of them received the notice.
+Every process of a run asks at the same points, and all get the same answer, whichever process received the notice.
 """
 
 import logging
@@ -17,13 +17,13 @@ from lit_jax.parallel.distributed import metadata, on_google_tpu
 
 log = logging.getLogger(__name__)
 
-POLL = 5.0  # Seconds between questions to the metadata server.
+POLL = 5.0  # Seconds between requests to the metadata server.
 
 
 class PreemptionNotice:
-    """A context in which SIGTERM does not end this process: `reached` reports it instead.
+    """A context in which SIGTERM does not end this process; `reached` reports it instead.
 
-    Several processes (`distributed.start`) leave the signal to JAX, which tells the others and finds the next point
+    With several processes (`distributed.start`), JAX handles the signal: it tells the others and finds the next point
     that none of them has passed.
     """
 
@@ -34,7 +34,7 @@ class PreemptionNotice:
         self._previous: Any = None
 
     def __enter__(self) -> "PreemptionNotice":
-        # Only the main thread may set a handler; in another one, such as a notebook's, SIGTERM keeps its effect.
+        # Only the main thread can set a handler; in another one, such as a notebook's, SIGTERM keeps its effect.
         self._handles_signal = (
             jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
         )
@@ -50,7 +50,7 @@ class PreemptionNotice:
             signal.signal(signal.SIGTERM, self._previous)
 
     def reached(self) -> bool:
-        """Whether to stop here. All processes call it at the same points, in the same order."""
+        """Whether to stop here. All processes must call it at the same points, in the same order."""
         self._points += 1
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(self._points)

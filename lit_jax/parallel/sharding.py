@@ -1,4 +1,4 @@
-"""Where every array lies: one mesh, and one table from parameter paths to the axis that is split."""
+"""How every array is sharded: one mesh, and one table from parameter paths to the axis that is split."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from lit_jax.utils.path_rules import compile_patterns, first_match, map_with_pat
 from lit_jax.utils.typing import Batch
 
 AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the parameters as well.
-BATCH = PartitionSpec(AXES)  # Rows over all devices.
+BATCH = PartitionSpec(AXES)  # Rows are split over all devices.
 
-# The first axis of a leaf that may be split over fsdp, or None where every device holds the whole leaf. Among the
-# axes from there on, the largest that fsdp divides is split. A row matches the end of a path, so that a moment of the
-# optimiser lies where its parameter lies.
+# Regex -> the first axis of a leaf that can be split over fsdp, or None if every device holds the whole leaf. Among
+# the axes from there on, the largest that fsdp divides is split. A row matches the end of a path, so that a moment of
+# the optimiser is sharded like its parameter.
 Rules = tuple[tuple[str, int | None], ...]
 RULES: Rules = (
-    (r"(.*/)?layers/.*/kernel", 1),  # Axis 0 counts the layers: the scan takes them one by one.
+    (r"(.*/)?layers/.*/kernel", 1),  # Axis 0 is the layers, which the scan takes one by one.
     (r"(.*/)?(kernel|embedding)", 0),
     (r".*", None),  # Biases, norms, scalars: too small to be worth a collective.
 )
@@ -29,9 +29,8 @@ RULES: Rules = (
 def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """The `data` x `fsdp` mesh over `devices` (default: all of them); `data=-1` takes what fsdp leaves.
 
-    Devices of several slices are split over them along `data`: only the gradients cross the slow network between
-    slices, and parameters are gathered inside one.
-    Raises ConfigError if the sizes are not those of a mesh over exactly these devices.
+    Several slices are arranged along `data`: only the gradients cross the slow network between slices, and parameters
+    are gathered within a slice. Raises ConfigError unless the sizes give a mesh over exactly these devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
@@ -53,24 +52,24 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = Non
             )
         grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
         return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
-    # jax.make_mesh would make Explicit axes, where plain jit code fails in odd places.
+    # By default jax.make_mesh makes Explicit axes, with which plain jit code fails in odd places.
     return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any] | None:
-    """For jax.jit of a program that runs on `mesh`.
+    """The compiler options of jax.jit for a program that runs on `mesh`.
 
-    On a GPU, cuBLASLt multiplies and adds biases and residuals while it does; XLA's choice between it and Triton,
-    product by product, leaves them to kernels of their own.
+    On a GPU, all products use cuBLASLt, which also adds biases and residuals. If XLA chose between it and Triton for
+    each product, these would be added by separate kernels.
     """
     return {"xla_gpu_enable_triton_gemm": False} if mesh.devices.flat[0].platform == "gpu" else None
 
 
 def fsdp_rules(first: Sequence[tuple[str, str]]) -> Rules:
-    """Rows of (regex over params paths, "split" or "whole"), put before RULES.
+    """The rules for rows of (regex over params paths, "split" or "whole"), followed by RULES.
 
-    A leaf that is "whole" lies on every device, for instance all of a locked tower; one that is "split" lies over fsdp
-    whatever its name is. Raises ConfigError for another word and for a broken regex.
+    A "whole" leaf, for instance of a locked tower, is on every device; a "split" leaf is split over fsdp whatever its
+    name is. Raises ConfigError for another word and for a broken regex.
     """
     rows: list[tuple[str, int | None]] = []
     for pattern, action in first:
@@ -79,7 +78,7 @@ def fsdp_rules(first: Sequence[tuple[str, str]]) -> Rules:
         compile_patterns([pattern])
         if action == "whole":
             rows.append((f"(.*/)?(?:{pattern})", None))
-        else:  # Within layers axis 0 counts them, here as in RULES.
+        else:  # Axis 0 of stacked leaves is the layers, here as in RULES.
             rows += [(f"(?=.*layers/)(.*/)?(?:{pattern})", 1), (f"(.*/)?(?:{pattern})", 0)]
     return (*rows, *RULES)
 
@@ -87,8 +86,8 @@ def fsdp_rules(first: Sequence[tuple[str, str]]) -> Rules:
 def shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """The sharding of every leaf of `tree` by its path ("text/layers/mlp/up/kernel"), as a tree of the same kind.
 
-    Leaves need only a shape: arrays, tracers or `jax.ShapeDtypeStruct`. A leaf that no axis of `fsdp`
-    divides is held whole by every device.
+    Leaves need only a shape: arrays, tracers or `jax.ShapeDtypeStruct`. Every device holds the whole of a leaf without
+    an axis that `fsdp` divides.
     """
 
     def place(path: str, leaf: Any) -> NamedSharding:
@@ -109,7 +108,7 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """This process's rows (numpy, [b, ...]) -> arrays of all processes' rows [B, ...], split over all devices.
+    """The rows of this process (numpy, [b, ...]) -> arrays of all rows [B, ...], split over all devices.
 
     Does not wait for the transfer. Raises ConfigError if the leaves have different numbers of rows or the
     devices of this process cannot share them evenly.
@@ -128,17 +127,17 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def put(leaf: Any, sharding: Sharding) -> jax.Array:
-    """An array that every process holds whole -> one that lies as `sharding` says."""
+    """An array that every process holds whole -> a JAX array with `sharding`."""
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
-    whole = np.asarray(leaf)  # device_put would compare the processes' copies, leaf by leaf.
+    whole = np.asarray(leaf)  # device_put would compare the copies of all processes, leaf by leaf.
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def spec(path: str, shape: tuple[int, ...], fsdp: int, rules: Rules = RULES) -> PartitionSpec:
-    """Which axis of a leaf lies over `fsdp` devices, by its path."""
+    """Which axis of a leaf is split over `fsdp` devices, by its path."""
     first = first_match(path, rules)
-    if first is None or fsdp == 1:  # An axis of size 1 splits nothing, and XLA would hand it back without.
+    if first is None or fsdp == 1:  # A mesh axis of size 1 splits nothing, and XLA would drop it in results.
         return PartitionSpec()
     free = [axis for axis in range(first, len(shape)) if shape[axis] % fsdp == 0]
     if not free:
