@@ -1,10 +1,10 @@
 """Low-rank adapters of a locked tower (LoRA, arXiv:2106.09685): its kernel W is used as W + (alpha / rank) a b.
 
-The adapters are params of their tower. Beside "text/layers/attn/query/kernel" stand
+The adapters are params of their tower. Beside "text/layers/attn/query/kernel" there are
 "text/adapters/layers/attn/query/a/kernel" [L, rows, rank] and ".../b/kernel" [L, rank, columns], which are tuned, and
-for all of them "text/adapters/alpha", which is locked. So locks, decay, learning rates, layouts, checkpoints and
-averages see leaves like any others, and no encoder knows of them: `partition.combine` adds the products to the
-kernels, inside of what is differentiated.
+one "text/adapters/alpha" for all of them, which is locked. So locks, decay, learning rates, layouts, checkpoints and
+averages treat them like any other leaves, and encoders need no code for them: `partition.combine` adds the products to
+the kernels, within the function that is differentiated.
 """
 
 import zlib
@@ -25,7 +25,7 @@ from lit_jax.utils.typing import Params
 
 LETTER = "A"
 _NODE, _ALPHA = "adapters", "alpha"
-_A, _B = "/a/kernel", "/b/kernel"  # The ends of the paths of a pair, in place of "/kernel".
+_A, _B = "/a/kernel", "/b/kernel"  # The path endings of a pair, in place of "/kernel".
 
 
 def adapted(model: ModelConfig) -> list[str]:
@@ -34,16 +34,17 @@ def adapted(model: ModelConfig) -> list[str]:
 
 
 def lock_rows(tower: str) -> Rules:
-    """What comes before the lock of all of a `tower`: the adapters are tuned."""
+    """The rules that tune the adapters; they come before the rule that locks the whole `tower`."""
     return ((f"{tower}/{_NODE}/{_ALPHA}", "lock"), (f"{tower}/{_NODE}/.*", "tune"))
 
 
 def with_adapters(params: Params, model: ModelConfig, seed: int = 0) -> Params:
-    """`params` with adapters for the towers with the letter A, of the kernels that `model.lora_targets` match.
+    """`params` with adapters in the towers with the letter A, for the kernels that `model.lora_targets` match.
 
-    Every `a` begins in the uniform distribution of a PyTorch layer and every `b` as zero, as those of peft, so that the
-    first step is of the model as it is. A leaf depends on `seed` and its path alone. Of shapes it returns shapes.
-    Raises ConfigError for a target that matches no kernel or one that is no matrix, and for a tower without any.
+    As in peft, every `a` is drawn from the uniform distribution of a PyTorch layer and every `b` is zero, so that
+    training starts from the unchanged model. A leaf depends only on `seed` and its path. If `params` are shapes, so is
+    the result. Raises ConfigError for a target that matches no kernel or one that is not a matrix, and for a tower in
+    which no kernel matches.
     """
     towers, targets, rank, alpha = adapted(model), model.lora_targets, model.lora_rank, model.lora_alpha
     flat = traverse_util.flatten_dict(params, sep="/")
@@ -66,7 +67,7 @@ def with_adapters(params: Params, model: ModelConfig, seed: int = 0) -> Params:
 
 
 def merged(leaves: dict[str, Any]) -> dict[str, Any]:
-    """The params by their paths, without adapters: each kernel with what they add to it, in float32."""
+    """The params by their paths, without adapters: what these add is in the kernels, summed in float32."""
     rest = {path: leaf for path, leaf in leaves.items() if f"/{_NODE}/" not in path}
     for path, kernel, a, b, alpha in _pairs(leaves):
         rest[path] = _sum(path, kernel, a, b, alpha)
@@ -78,12 +79,11 @@ def _any(patterns: tuple[str, ...]) -> Rules:
 
 
 def _pair(path: str, kernel: Any, rank: int, seed: int) -> dict[str, Any]:
-    """The two leaves for one kernel."""
+    """The two leaves, a and b, for one kernel."""
     stack, rows, columns, _ = _axes(path, kernel)
     rng = np.random.default_rng((seed, zlib.crc32(path.encode())))
-    bound = (
-        rows**-0.5
-    )  # Kaiming's uniform distribution for a slope of sqrt(5), as every torch.nn.Linear begins.
+    # Kaiming's uniform distribution for a slope of sqrt(5), as in the initialisation of torch.nn.Linear.
+    bound = rows**-0.5
     a = rng.uniform(-bound, bound, (*stack, rows, rank)).astype(np.float32)
     pair: dict[str, Any] = {_A: a, _B: np.zeros((*stack, rank, columns), np.float32)}
     if isinstance(kernel, jax.ShapeDtypeStruct):
@@ -93,7 +93,7 @@ def _pair(path: str, kernel: Any, rank: int, seed: int) -> dict[str, Any]:
 
 
 def _pairs(leaves: dict[str, Any]) -> Iterator[tuple[str, Any, Any, Any, Any]]:
-    """(path of a kernel, the kernel, its a, its b, alpha) of all adapters."""
+    """(path of a kernel, the kernel, its a, its b, alpha) for every adapter."""
     for path, a in leaves.items():
         tower, found, inner = path.partition(f"/{_NODE}/")
         if found and path.endswith(_A):
@@ -116,7 +116,7 @@ def _sum(path: str, kernel: Any, a: Any, b: Any, alpha: Any) -> Any:
 
 
 def _axes(path: str, kernel: Any) -> tuple[tuple[int, ...], int, int, list[int]]:
-    """Of a kernel: the sizes of the axes that count matrices, rows and columns of a matrix, and its axes in that order.
+    """The sizes of a kernel's stacked axes, its rows and its columns, and all of its axes in this order.
 
     Raises ConfigError for the kernel of a convolution.
     """

@@ -1,5 +1,7 @@
-"""From a config to what trains: mesh, arithmetic, locks, optimiser, layout and the step. `loop` and `tools/plan` both
-call `build_training`, so that a plan counts what a run runs."""
+"""From a config to the parts of training: mesh, arithmetic, locks, optimiser, layout and the step.
+
+`loop` and `tools/plan` both call `build_training`, so that a plan counts exactly what a run computes.
+"""
 
 import dataclasses
 import functools
@@ -37,9 +39,9 @@ from lit_jax.utils.typing import Params
 
 log = logging.getLogger(__name__)
 
-KEPT = 4  # Steps that stay compiled.
+KEPT = 4  # The number of compiled steps that are kept.
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-PLATFORMS = {  # Of attention by a kernel; the others run everywhere. On a CPU, kernels are interpreted.
+PLATFORMS = {  # Where attention kernels run; other values run everywhere. CPUs interpret the kernels.
     "cudnn": ("gpu",),
     "rows": ("tpu", "cpu"),
     "splash": ("tpu", "cpu"),
@@ -68,9 +70,9 @@ def build_training(
 ) -> Training:
     """The optimiser, the lock rules and the train step of `module`, which computes on `mesh`.
 
-    `params` are asked for their paths alone, and may be shapes; `fresh` are the paths that no checkpoint gave.
-    Raises ConfigError for a pattern that matches no parameter, for widths beyond those of the embeddings, and for a
-    text tower whose texts are to share rows and cannot.
+    Only the paths of `params` are used, so they can be shapes; `fresh` are the paths that were in no checkpoint.
+    Raises ConfigError for a pattern that matches no parameter, for Matryoshka widths larger than the embeddings', and
+    if texts are configured to share rows of a text tower that does not support it.
     """
     check_rules(config, params)
     check_widths(config.model.matryoshka, module.config.width)
@@ -96,9 +98,9 @@ def build_training(
 def step_of(
     module: DualEncoder, mesh: Mesh, config: TrainConfig, pixels: PixelNormalizer | None
 ) -> tuple[optax.Schedule, optax.GradientTransformation, Step]:
-    """For equal arguments the same step, so that a run that goes on in one process compiles it once.
+    """Returns the same step for equal arguments, so that a run resumed in the same process compiles it only once.
 
-    `config` names no folders: they do not change the step.
+    `config` names no folders, since they do not change the step.
     """
     schedule = make_schedule(config.optim, config.steps)
     tx = make_optimizer(config.optim, schedule)
@@ -117,9 +119,9 @@ def check_rules(config: TrainConfig, params: Params) -> None:
 
 
 def locks_of(model: ModelConfig, fresh: tuple[str, ...] = ()) -> Rules:
-    """What is locked and what is tuned."""
-    first = [(norm.STATISTICS, "lock"), *model.lock_rules]  # Those of a batch norm, whatever the rules say.
-    if model.vision_pooling == "cls":  # An identity; tuned, it would no longer give the raw token.
+    """The rules for what is locked and what is tuned."""
+    first = [(norm.STATISTICS, "lock"), *model.lock_rules]  # Batch norm statistics are always locked.
+    if model.vision_pooling == "cls":  # The pooler is an identity; tuned, it would change the token.
         first.append((r"vision/pooler(_norm)?/.*", "lock"))
     elif model.vision_pooling != "pooler":
         first.append((f"vision/{POOLED_ONLY}", "lock"))
@@ -130,7 +132,7 @@ def locks_of(model: ModelConfig, fresh: tuple[str, ...] = ()) -> Rules:
 
 
 def compute_of(model: ModelConfig, platform: str | None = None) -> Compute:
-    """How a config's model is computed, on this machine's platform if no other is named."""
+    """How a config's model is computed, on this machine's platform unless another is named."""
     auto = "float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"
     dtype = DTYPES[auto if model.dtype == "auto" else model.dtype]
     attention: Any = model.attention
@@ -159,6 +161,6 @@ def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def bias_of(config: TrainConfig) -> float | None:
-    """Where the bias of the sigmoid loss starts; the softmax loss has none."""
+    """The initial logit bias of the sigmoid loss; None for the softmax loss."""
     given = config.model.logit_bias_init
     return (SIGLIP_BIAS if given is None else given) if config.loss == "sigmoid" else None

@@ -1,7 +1,7 @@
-"""A file of cached rows while it is written: chunk by chunk, so that a run that is killed loses one of them at most.
+"""A file of cached rows while it is written, chunk by chunk, so that a run that is killed loses at most one chunk.
 
-The rows lie in NAME.part, as in the finished file (`cached_rows`), and what is known of each chunk in a line of
-NAME.log.part: the number of records and rows after it, the sha256 of its rows, and what belongs to them.
+The rows are in NAME.part, as in the finished file (`cached_rows`). NAME.log.part has a line for each chunk: the number
+of records and rows after it, their width, the sha256 of its rows, and the numbers that belong to them.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from lit_jax.utils.errors import ConfigError
 
 try:
     import fcntl
-except ImportError:  # Not on Windows: two runs that fill one cache write two drafts there.
+except ImportError:  # Windows has no fcntl, so two runs that fill one cache write two drafts there.
     fcntl = None  # type: ignore[assignment]
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def tidy(final: Path) -> None:
-    """Removes the log of a draft whose process was killed after the rows had got their name."""
+    """Removes the log of a draft whose process was killed after the rows had got their final name."""
     if not final.with_suffix(".part").exists():
         _log_of(final.with_suffix(".part")).unlink(missing_ok=True)
 
@@ -38,9 +38,9 @@ def _log_of(path: Path) -> Path:
 
 
 class Draft:
-    """The rows so far; `records` are done. Another process that writes the same file has a draft of its own.
+    """The rows so far, of `records` records. Another process that writes the same file has its own draft.
 
-    `about` holds, by name, the numbers that each chunk brought along. `dtype` is a name of `cached_rows.DTYPES`.
+    `about` has, by name, the numbers that came with each chunk. `dtype` is a name in `cached_rows.DTYPES`.
     """
 
     def __init__(self, final: Path, dtype: str = "float32") -> None:
@@ -60,7 +60,7 @@ class Draft:
 
     @staticmethod
     def _opened(path: Path) -> Any:
-        """The shared draft, which may hold rows already; None if another process has it."""
+        """The shared draft, which can already hold rows; None if another process has it."""
         if fcntl is None:
             return None
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
@@ -96,7 +96,7 @@ class Draft:
         self._log.flush()
 
     def finish(self) -> None:
-        """Gives the rows their sums and their name."""
+        """Appends the checksums to the rows and gives the file its final name."""
         self._file.seek(0)
         self._file.write(self._header())
         self._file.flush()
@@ -104,7 +104,7 @@ class Draft:
         self._path.replace(self._final)
 
     def close(self) -> None:
-        """Keeps what another start can go on from, and nothing else."""
+        """Closes the files, and removes them unless another start can continue from them."""
         self._log.close()
         if not self._path.exists() or not self.records or self._path.name != f"{self._final.stem}.part":
             self._log_path.unlink(missing_ok=True)
@@ -118,15 +118,15 @@ class Draft:
         self.close()
 
     def _header(self) -> bytes:
-        """That of .npy; it has room for any number of rows."""
+        """The header of the .npy file, with room for any number of rows."""
         header = io.BytesIO()
         shape = {"descr": DTYPES[self._name], "fortran_order": False, "shape": (self.rows, self._width)}
         np.lib.format.write_array_header_1_0(header, shape)
         return header.getvalue()
 
     def _read_back(self) -> None:
-        """Takes up the chunks that are whole, and cuts off what follows them."""
-        end, lines = 0, 0  # Bytes of both files that count.
+        """Reads the complete chunks from an earlier start, and cuts off what follows them."""
+        end, lines = 0, 0  # The number of valid bytes in the two files.
         self._log.seek(0)
         with contextlib.suppress(ValueError, KeyError, TypeError):
             for line in self._log:

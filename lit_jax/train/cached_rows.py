@@ -1,7 +1,7 @@
-"""The file of a cache: rows of floats as .npy, and behind them, where other readers do not look, sums of its blocks.
+"""The file of a cache: rows of floats as .npy, followed by checksums of its blocks, which other readers ignore.
 
-These are the sha256 of each block of rows, that of the header and of those sums, and MARK. A block is compared with its
-sum when it is read first, and all of them when a file of moderate size is opened. Files of old versions have no sums.
+These are the sha256 of each block of rows, the sha256 of the header and those checksums, and MARK. A block is checked
+when it is first read, and a file of moderate size is checked as a whole when it is opened. Old files have no checksums.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ from lit_jax.utils.errors import CheckpointError, first_line
 log = logging.getLogger(__name__)
 
 MARK = b"lit_jax1"
-BLOCK = 1 << 16  # Bytes, or one row if that is more.
-MODERATE = 1 << 28  # Bytes of a file that is compared as a whole.
+BLOCK = 1 << 16  # Bytes of a block; a block has at least one row.
+MODERATE = 1 << 28  # The largest file, in bytes, that is checked as a whole.
 _SUM = 32  # Bytes of a sha256.
-# Config name -> how .npy names it. NumPy has no name for bfloat16, and writes it as two bytes.
+# Name in a config -> name in .npy. NumPy has no name for bfloat16, and writes it as two bytes.
 DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<V2"}
 
 
 def dtype_of(name: str) -> np.dtype:
-    """The dtype with that name of DTYPES."""
+    """The dtype with this name in DTYPES."""
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def seal(path: Path) -> None:
-    """Appends the sums to the rows in `path`."""
+    """Appends the checksums to the rows in `path`."""
     rows = npy.load(path, mmap_mode="r")
     sums = b"".join(_sum(rows, block) for block in range(_blocks(rows.shape, rows.itemsize)))
     with path.open("r+b") as file:
@@ -45,12 +45,12 @@ def seal(path: Path) -> None:
 
 
 class CachedRows(np.memmap):
-    """The rows of a file, read-only. What `rows[...]` reads first is compared with its sum.
+    """The rows of a file, read-only; `rows[...]` checks each block when it is first read.
 
-    Raises CheckpointError there if it differs; the file is then renamed, so that the next start computes it again.
+    It raises CheckpointError for a damaged block and renames the file, so that the next start computes it again.
     """
 
-    _sums: np.ndarray | None = None  # uint8 [blocks, _SUM]; None for a part of the rows, and for an old file.
+    _sums: np.ndarray | None = None  # uint8 [blocks, _SUM]; None for a part of the rows and for an old file.
     _seen: np.ndarray  # bool [blocks]
 
     def __getitem__(self, which: Any) -> Any:
@@ -78,14 +78,14 @@ class CachedRows(np.memmap):
         self._seen[block] = True
 
     def compare_all(self) -> None:
-        """Compares all blocks. Raises CheckpointError."""
+        """Checks all blocks. Raises CheckpointError."""
         if self._sums is not None:
             with ThreadPoolExecutor(min(8, cores())) as pool:
                 list(pool.map(self._compare, range(len(self._sums))))
 
 
 def open_rows(path: Path, count: int) -> CachedRows:
-    """The `count` rows in `path`. Raises CheckpointError with the reason if the file is not what was written."""
+    """The `count` rows in `path`. Raises CheckpointError with the reason if the file is damaged."""
     try:
         with path.open("rb") as file:
             if (version := np.lib.format.read_magic(file)) != (1, 0):
@@ -97,7 +97,7 @@ def open_rows(path: Path, count: int) -> CachedRows:
             if len(shape) != 2 or shape[0] != count or fortran or known is None or tail < 0:
                 raise ValueError(f"it holds {dtype} {list(shape)}, or a part of it; wanted {count} rows")
             sums = _read_sums(file, offset, shape, size) if tail else None
-    except Exception as error:  # NumPy raises a dozen kinds for a damaged header.
+    except Exception as error:  # NumPy raises a dozen kinds of errors for a damaged header.
         raise CheckpointError(f"{path} is damaged ({first_line(error)})") from error
     rows: Any = np.memmap.__new__(CachedRows, path, known, "r", offset, shape)
     if sums is None:

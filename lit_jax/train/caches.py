@@ -1,4 +1,4 @@
-"""The caches of a run: of each locked tower, for one source after another."""
+"""The caches of a run: one for each locked tower, for one source after another."""
 
 import json
 from collections.abc import Callable
@@ -32,9 +32,9 @@ from lit_jax.utils.typing import Batch, Decode, Params, Progress, Tokenize
 
 @dataclass(frozen=True)
 class Caches:
-    """Where a run keeps what its locked towers give. `point` is called after each batch, and may raise.
+    """Where a run keeps the outputs of its locked towers. `point` is called after each batch, and can raise.
 
-    The weights of a tower lie on the devices only while something is computed with them.
+    The weights of a tower are on the devices only while something is computed with them.
     """
 
     setup: TrainSetup
@@ -45,7 +45,7 @@ class Caches:
     def of(
         self, source: Source, data: str, decode: Decode, tokenize: Tokenize
     ) -> tuple[np.ndarray | None, PooledTexts | None]:
-        """The outputs for the pictures and the captions of `source`, whose fingerprint is `data`."""
+        """The outputs for the pictures and captions of `source`, whose fingerprint is `data`; None if not cached."""
         setup = self.setup
         towers = cached_whole(setup.config, setup.state.tuned)
         images = texts = None
@@ -88,9 +88,10 @@ class Caches:
 
 
 def rows_at_once(config: TrainConfig, devices: int) -> int:
-    """Rows of a batch of the cache: on each device as many as a step would have without it, at most BATCH_SIZE.
+    """The rows in a batch of the cache: on each device as many as in a step without the cache, at most BATCH_SIZE.
 
-    A product of few rows is rounded otherwise than one of many, and a cached run gives the bits of one that is not.
+    Products of few rows are rounded differently from products of many, and a cached run must give the same bits as one
+    without a cache.
     """
     return min(BATCH_SIZE, (config.micro_batch or config.batch_size) // devices) * devices
 
@@ -99,7 +100,7 @@ _groups = jax.jit(fingerprint)
 
 
 def described(config: DualEncoderConfig, tower: str) -> tuple[Any, ...]:
-    """All of a model's config that the pooled output of a tower depends on."""
+    """The parts of a model's config that the pooled output of a tower depends on."""
     pooling = getattr(config, f"{tower}_pooling")
     return (
         getattr(config, f"{tower}_type"),
@@ -110,7 +111,7 @@ def described(config: DualEncoderConfig, tower: str) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class _Tower:
-    """Computes with one tower, whose weights are brought to the devices at the first call."""
+    """Computes with one tower, whose weights are moved to the devices at the first call."""
 
     setup: TrainSetup
     name: str

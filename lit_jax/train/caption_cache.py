@@ -1,6 +1,6 @@
 """The outputs of a locked text tower for every caption of every record, computed once and kept on disk.
 
-KEY.npy holds a row for each caption (`cached_rows`), and KEY.captions where the captions of each record begin and which
+KEY.npy has a row for each caption (`cached_rows`); KEY.captions says where the captions of each record begin and which
 captions have the same tokens.
 """
 
@@ -31,13 +31,13 @@ from lit_jax.utils.errors import CheckpointError, DataError, first_line
 from lit_jax.utils.typing import Batch, Tokenize
 from lit_jax.workdir.bucket import Workdir
 
-_CHUNK = 16  # Batches whose number of records is read and kept at once.
+_CHUNK = 16  # A chunk has as many records as this number of batches.
 _THREADS = 8
 
 
 @dataclass(frozen=True)
 class CaptionCache:
-    """Where a run keeps the outputs of its locked text tower, and how it computes those that are missing.
+    """Where a run keeps the outputs of its locked text tower, and how it computes missing ones.
 
     `pool` maps a batch of tokens on `mesh` to the tower's outputs [B Dt] and to numbers [B] that are equal for equal
     tokens. The other fields are those of `TowerCache`.
@@ -56,8 +56,8 @@ class CaptionCache:
     ) -> PooledTexts:
         """The outputs for every usable caption of `source`, in order, memory-mapped from the file named by `key`.
 
-        They are computed if they are not there or damaged. A record that cannot be read has none. All processes read
-        all captions, each embeds its part of every batch, and the main one writes.
+        They are computed if the file is missing or damaged. A record that cannot be read has none. All processes read
+        all captions, each embeds its part of every batch, and the main process writes.
         """
         rows = path_of(self.folder, key)
         about = rows.with_suffix(".captions")
@@ -103,19 +103,19 @@ class CaptionCache:
 def _captions(source: Source, index: int) -> list[str]:
     try:
         return usable_captions(source[index]["captions"])
-    except DataError:  # Of a broken record, which the training batches report.
+    except DataError:  # The training batches report broken records.
         return []
 
 
 def _written(counts: np.ndarray, groups: np.ndarray) -> bytes:
-    """Offsets and groups as .npy, and their sha256 behind them, where other readers do not look."""
+    """Offsets and groups as .npy, followed by their sha256, which other readers ignore."""
     file = io.BytesIO()
     np.save(file, np.concatenate([[0], np.cumsum(counts), groups]).astype(np.int64))
     return file.getvalue() + hashlib.sha256(file.getvalue()).digest()
 
 
 def _read(path: Path, records: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets [R + 1] and groups [M]. Raises CheckpointError with the reason if the file is not what was written."""
+    """Offsets [R + 1] and groups [M]. Raises CheckpointError with the reason if the file is damaged."""
     try:
         content = path.read_bytes()
         if hashlib.sha256(content[:-32]).digest() != content[-32:]:

@@ -1,8 +1,8 @@
 """A start in closed form for two cached towers: heads that align the features before the first step.
 
 The linear parts of both heads become the canonical directions of the cached pairs (regularised canonical correlation
-analysis), each as large as the root of its correlation, so that a cosine weighs them by their correlations (CSA,
-arXiv:2410.07610). Beside an identity head the other one becomes the ridge regression onto its features.
+analysis), each scaled by the root of its correlation, so that a cosine weights them by their correlations (CSA,
+arXiv:2410.07610). If one head is an identity, the other becomes the ridge regression onto its features.
 """
 
 import dataclasses
@@ -25,17 +25,18 @@ from lit_jax.train.state import State
 from lit_jax.utils.errors import DataError
 from lit_jax.utils.typing import Params
 
-RIDGE = 0.5  # Times features / pairs: what is added to each variance, as a share of the mean variance of the features.
-REST = 0.1  # By how much smaller than usual the part of a head begins that is not set here.
+# RIDGE * features / pairs, times the mean variance of the features, is added to each variance.
+RIDGE = 0.5
+REST = 0.1  # The factor of the usual initial weights in the part of a head that is not set here.
 _ROWS = 1 << 13  # Pairs that are multiplied at once.
 
 Matrix = Float[np.ndarray, "_ _"]
 
 
 class Moments(NamedTuple):
-    """Of pairs of features x [D] and y [K]: means, and covariances about them (about 0 for a side without a bias)."""
+    """The means of pairs of features x [D] and y [K], and their covariances (about 0 for a side without a bias)."""
 
-    pairs: float  # How many.
+    pairs: float  # The number of pairs.
     x: Float[np.ndarray, " D"]
     y: Float[np.ndarray, " K"]
     xx: Float[np.ndarray, "D D"]
@@ -44,14 +45,14 @@ class Moments(NamedTuple):
 
 
 def aligned(state: State, config: Any, images: np.ndarray, texts: PooledTexts, mesh: Mesh) -> State:
-    """`state` with heads in closed form, of the cached `images` [R, Dv] and `texts`; see the module.
+    """`state` with heads in closed form from the cached `images` [R, Dv] and `texts`; see the module.
 
-    The heads standardise with the statistics that `state` has. The sums are computed on the mesh, part by part, so that
-    the features are never in memory whole. Raises DataError if no pair of features is finite.
+    The heads standardise with the statistics in `state`. The sums are computed on the mesh, part by part, so that the
+    features are never in memory as a whole. Raises DataError if no pair of features is finite.
     """
     made: list[Head] = [getattr(config, f"{tower}_head") for tower in NAMES]
     parts = [_statistics(state, name) for name in NAMES.values()]
-    # An identity cannot subtract a mean, but beside it the mean belongs to the bias of the other head.
+    # An identity cannot subtract its mean, but the bias of the other head can take it in.
     kept = [head.kind == "identity" for head in made]
     biased = [head.kind in ("linear_bias", "mlp") for head in made]
     centred = [any(biased) if identity else bias for identity, bias in zip(kept, biased, strict=True)]
@@ -68,7 +69,7 @@ def aligned(state: State, config: Any, images: np.ndarray, texts: PooledTexts, m
 
 
 def measured(images: np.ndarray, texts: PooledTexts, parts: Sequence[Params], mesh: Mesh) -> Moments:
-    """The plain moments of all pairs of an image and one of its captions, whose features are finite.
+    """The moments about 0 of all pairs of an image and one of its captions with finite features.
 
     `parts` are the statistics of both heads, if they have any. Raises DataError if there is no such pair.
     """
@@ -91,13 +92,13 @@ def measured(images: np.ndarray, texts: PooledTexts, parts: Sequence[Params], me
 
 
 def _features(block: np.ndarray, head: Params) -> np.ndarray:
-    """What the linear part of a head sees."""
+    """The inputs of the linear part of a head."""
     x = np.asarray(block, np.float32)
     return (x - head["mean"]) / head["deviation"] if "mean" in head else x
 
 
 def _statistics(state: State, name: str) -> Params:
-    """Those of a head, on the host, if it has any."""
+    """The statistics of a head, on the host, if it has any."""
     head = state.locked.get(name, {})
     return {key: np.asarray(jax.device_get(head[key])) for key in STATISTICS if key in head}
 
@@ -108,7 +109,7 @@ def _padded(block: np.ndarray, size: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=0)
 def _sums(mesh: Mesh, x: Array, y: Array, counted: Array) -> tuple[Array, ...]:
-    """How many pairs count, the sums of x and y, and those of their products."""
+    """The number of pairs that count, the sums of x and y, and the sums of their products."""
     product = partial(jnp.einsum, "nd,nk->dk", precision=lax.Precision.HIGHEST)
     sums = counted.sum(), x.sum(0), y.sum(0), product(x, x), product(y, y), product(x, y)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -116,7 +117,7 @@ def _sums(mesh: Mesh, x: Array, y: Array, counted: Array) -> tuple[Array, ...]:
 
 
 def _about(plain: Moments, centre_x: bool, centre_y: bool) -> Moments:
-    """About the means of the sides that have a bias; if only one has, the products need no more than its mean."""
+    """The moments about the means of the sides with a bias; for the products, the mean of one such side suffices."""
     x, y = plain.x * centre_x, plain.y * centre_y
     return Moments(
         plain.pairs,
@@ -129,7 +130,7 @@ def _about(plain: Moments, centre_x: bool, centre_y: bool) -> Moments:
 
 
 def _maps(moments: Moments, kept: Sequence[bool], width: int) -> tuple[Matrix, Matrix]:
-    """The linear maps of both sides, [D, k] and [K, k], where k is at most `width`; `kept` are identities."""
+    """The linear maps of both sides, [D, k] and [K, k], with k at most `width`; sides in `kept` are identities."""
     xx, yy = (_ridged(covariance, moments.pairs) for covariance in (moments.xx, moments.yy))
     if kept[0]:
         return np.eye(len(xx)), np.linalg.solve(yy, moments.xy.T)

@@ -1,8 +1,8 @@
-"""The moving average of the tuned weights: what a run with `optim.ema` evaluates and exports.
+"""The moving average of the tuned weights, which a run with `optim.ema` evaluates and exports.
 
-Averages over the steps generalise better than the last weights, and forgive a learning rate that is still high (Polyak
-and Juditsky, 1992; arXiv:1803.05407). The average is in float32, begins as the weights themselves, and is not corrected
-for that: it holds decay**n of the first weights after n steps.
+Averages over steps generalise better than the last weights, and tolerate a learning rate that is still high (Polyak and
+Juditsky, 1992; arXiv:1803.05407). The average is in float32 and starts as the initial weights, which is not corrected:
+after n steps, decay**n of it are the initial weights.
 """
 
 import jax
@@ -12,7 +12,7 @@ from lit_jax.utils.typing import Params
 
 
 def begun(tuned: Params) -> Params:
-    """The average before the first step: a copy of `tuned` in float32, which lies where they lie."""
+    """The average before the first step: a float32 copy of `tuned` with the same sharding."""
     return jax.tree.map(lambda x: jnp.copy(x.astype(jnp.float32)), tuned)
 
 

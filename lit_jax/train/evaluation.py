@@ -1,4 +1,4 @@
-"""Retrieval on the test source, before, while and after a model is trained."""
+"""Retrieval on the test source, before, during and after training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from lit_jax.utils.errors import NonFiniteError
 from lit_jax.utils.names import TEST_PREFIX
 from lit_jax.workdir.files import RANKS
 
-BATCH_SIZE = 64  # Rows, or as many as there are devices.
+BATCH_SIZE = 64  # Rows of a batch, before rounding up to a multiple of the devices.
 
 
 def eval_batch_size(devices: int) -> int:
-    """The least multiple of `devices` that is at least BATCH_SIZE."""
+    """BATCH_SIZE, rounded up to a multiple of `devices`."""
     return -(-BATCH_SIZE // devices) * devices
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measures a state on all of `source`. All processes call it; `point` is called after each batch and may raise.
+    """Measures a state on all of `source`. All processes call it; `point` is called after each batch and can raise.
 
     With `pooled`, the cached outputs of a locked image tower, no picture is decoded; with `pooled_texts`, those of a
-    text tower, no caption is read. Raises DataError for a picture that is broken, and for a record without a caption;
+    text tower, no caption is read. Raises DataError for a broken picture and for a record without a caption, and
     NonFiniteError for embeddings that are not finite.
     """
 
@@ -51,14 +51,14 @@ class Evaluation:
 
     @cached_property
     def captions(self) -> tuple[list[str], Int[np.ndarray, " M"]]:
-        """What `captions_of` returns; the records are read for it once, not in each evaluation."""
+        """What `captions_of` returns; the records are read once for it, not in each evaluation."""
         return captions_of(self.source)
 
     def __call__(self, state: State, step: int) -> dict[str, float]:
         """Recalls and ranks by name, under TEST_PREFIX, on the main process; {} on the others.
 
         With `model.matryoshka` the recalls of each width follow, "text_to_image_recall@5/64". The ranks of every query
-        among whole embeddings are saved in the workdir, for the intervals of a report.
+        with whole embeddings are saved in the workdir, for the intervals in a report.
         """
         mesh, point = self.setup.mesh, self.point
         params, rows = state.evaluated, eval_batch_size(mesh.size)
@@ -91,7 +91,7 @@ class Evaluation:
         return {f"{TEST_PREFIX}{name}": value for name, value in found.items()}
 
     def _owners(self, texts: PooledTexts) -> Int[np.ndarray, " M"]:
-        """The record of each caption. Raises DataError if a record had none when they were cached."""
+        """The record of each caption. Raises DataError if a record had no caption when they were cached."""
         if len(bad := np.flatnonzero(np.diff(texts.offsets) == 0)):
             count = f"{len(bad)} of {len(texts.offsets) - 1}"
             raise named(

@@ -12,7 +12,7 @@ from lit_jax.train.state import State
 from lit_jax.utils.errors import DataError
 
 _BLOCK = 1 << 16  # Rows that are in memory at once.
-_LEAST = 1e-6  # Of a deviation: a feature that hardly varies is only moved.
+_LEAST = 1e-6  # The smallest deviation: a feature that varies less is only shifted, not scaled.
 
 
 def measured(rows: Float[np.ndarray, "R D"]) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, " D"]]:
@@ -28,7 +28,7 @@ def measured(rows: Float[np.ndarray, "R D"]) -> tuple[Float[np.ndarray, " D"], F
             continue
         own = block.mean(axis=0)
         total = count + len(block)
-        # Chan, Golub and LeVeque (1979): the sums of squares of two sets of rows, each around its own mean.
+        # Chan, Golub and LeVeque (1979): combines the sums of squares of two sets of rows, each about its own mean.
         squares += ((block - own) ** 2).sum(axis=0) + (own - mean) ** 2 * (count * len(block) / total)
         mean += (own - mean) * (len(block) / total)
         count = total
@@ -39,7 +39,7 @@ def measured(rows: Float[np.ndarray, "R D"]) -> tuple[Float[np.ndarray, " D"], F
 
 
 def standardised(state: State, config: Any, rows: dict[str, np.ndarray | None]) -> State:
-    """`state` with the statistics of the cached `rows` of each tower ("vision", "text"), where its head wants them."""
+    """`state` with the statistics of the cached `rows` of each tower ("vision", "text") whose head standardises."""
     locked = dict(state.locked)
     for tower, features in rows.items():
         name = heads.NAMES[tower]

@@ -1,4 +1,4 @@
-"""Whether a run may go on with another number of steps: it may if that leaves every step done as it was."""
+"""Whether a run can be resumed with another number of steps: only if the steps already done would be the same."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from lit_jax.utils.errors import ConfigError
 
 
 def check_steps(before: TrainConfig, now: TrainConfig, done: int, workdir: Any) -> None:
-    """Raises ConfigError unless a run of `before` that has done so many steps may go on as `now`.
+    """Raises ConfigError unless a run with the config `before` can be resumed with `now` after `done` steps.
 
-    The two may differ in the fields `config.OF_SCHEDULE`. The run then ends in the bits of one that had `now` from its
-    beginning, since the learning rate of every step done is the same in both.
+    The two may differ in the fields `config.OF_SCHEDULE`. The run then ends in the same bits as one that began with
+    `now`, since the learning rate of every step done is the same in both.
     """
     if now.steps < done:
         raise ConfigError(

@@ -1,8 +1,8 @@
 """The gradient of a batch larger than memory, with every negative kept.
 
-Each pair is compared with all others, so the loss of a batch is not a sum over its parts. The parts are embedded first,
-without keeping what a backward pass needs; the loss of all embeddings gives the gradient at each of them; and from
-there the parts are embedded once more, with their backward pass (GradCache, arXiv:2101.06983).
+Each pair is compared with all others, so the loss of a batch is not a sum over its parts. First the parts are embedded
+without keeping what a backward pass needs. The loss of all embeddings then gives the gradient at each embedding, and
+with it the parts are embedded once more, now with their backward pass (GradCache, arXiv:2101.06983).
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from lit_jax.parallel.sharding import AXES, BATCH
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import Params
 
-READ_BY = {"images": "vision", "texts": "text"}  # Inputs of the model -> the tower that reads them.
-PARTS = PartitionSpec(None, AXES)  # Parts on the first axis, on every device; their rows over all devices.
+READ_BY = {"images": "vision", "texts": "text"}  # Input of the model -> the tower that reads it.
+PARTS = PartitionSpec(None, AXES)  # The first axis, the parts, is not split; rows are split over all devices.
 
 
 class Parts(NamedTuple):
     """How many parts a batch has, and what is done with them.
 
-    `embed(tuned, locked, inputs, key)` gives unit embeddings of images and texts, `compare(images, texts, tuned,
-    locked)` their loss, and `pool(tuned, locked, name, inputs)` the outputs of a tower without a tuned weight, which
-    runs once, for the inputs of that name in READ_BY.
+    `embed(tuned, locked, inputs, key)` returns unit embeddings of images and texts, and `compare(images, texts, tuned,
+    locked)` their loss. `pool(tuned, locked, name, inputs)` returns the outputs of a tower without tuned weights, which
+    runs only once, for the inputs called `name` in READ_BY.
     """
 
     number: int
@@ -42,7 +42,7 @@ def accumulated(
 ) -> tuple[Float[Array, ""], Params, tuple[Array, Array]]:
     """The loss of the whole batch, its gradient at `tuned` and its embeddings, one part after another.
 
-    A part's dropout is a function of `key` and the part, the same in both passes.
+    The dropout of a part depends on `key` and the part, and is the same in both passes.
     """
     inputs = _split(inputs, parts.number, mesh)
     keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(parts.number))
@@ -73,7 +73,7 @@ def accumulated(
 
 
 def check_micro_batch(micro_batch: int, batch_size: int, mesh: Mesh) -> None:
-    """Raises ConfigError unless micro-batches of that size fill the batch, with equal rows on every device."""
+    """Raises ConfigError unless micro-batches of this size fill the batch, with equally many rows on every device."""
     if micro_batch < 1 or batch_size % micro_batch or micro_batch % mesh.size:
         good = [n for n in range(mesh.size, batch_size + 1, mesh.size) if batch_size % n == 0]
         raise ConfigError(
@@ -83,7 +83,7 @@ def check_micro_batch(micro_batch: int, batch_size: int, mesh: Mesh) -> None:
 
 
 def _split(tree: Any, parts: int, mesh: Mesh) -> Any:
-    """Rows [B ...] -> [parts, B / parts ...], cut on each device by itself, so that nothing is sent."""
+    """Rows [B ...] -> [parts, B / parts ...]; each device cuts its own rows, so that nothing is sent."""
     cut = jax.shard_map(
         lambda tree: jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree),
         mesh=mesh,

@@ -24,15 +24,15 @@ from lit_jax.train.setup import TrainSetup
 from lit_jax.utils.errors import DataError
 from lit_jax.workdir.files import ledger_name
 
-_LOOKED_AT = 20  # Records in which a source shows that it has captions.
+_LOOKED_AT = 20  # The number of records in which captions are looked for.
 
 
 class Inputs(NamedTuple):
     """What a run reads."""
 
-    source: Source  # What it is trained on.
+    source: Source  # What the run is trained on.
     test: Source | None
-    fingerprint: str  # Of `source`: it may read all of the data, and so it is computed once.
+    fingerprint: str  # The fingerprint of `source`, computed once since it can read all of the data.
 
 
 def open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
@@ -50,7 +50,7 @@ def open_sources(config: TrainConfig) -> tuple[Source, Source | None]:
 
 
 def _check_captions(source: Source, wanted: int = 1) -> None:
-    """Raises DataError if no record of some that are spread over the source has as many captions as `wanted`."""
+    """Raises DataError if none of several records spread over the source has `wanted` captions."""
     looked = sorted({i * len(source) // _LOOKED_AT for i in range(_LOOKED_AT)})
     broken = most = 0
     for index in looked if len(source) else ():
@@ -80,7 +80,7 @@ class Cached(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What a run is measured on, if on anything; what it is trained on; and the cached outputs of the latter."""
+    """The evaluation of a run, if there is one, its training batches, and the cached outputs for the latter."""
 
     evaluation: Evaluation | None
     batches: Batches

@@ -1,7 +1,7 @@
-"""Stacked layers, seen layer by layer: a leaf that a scan reads is cut into rows and joined again.
+"""Stacked layers, layer by layer: a leaf that a scan reads is cut into rows and joined again.
 
 A tower keeps the weights of its layers stacked: "text/layers/mlp/up/kernel" has a row for each layer. The path of a row
-says its number: "text/layers/3/mlp/up/kernel". A leaf that holds some of the rows says which in the name of the node:
+contains its number: "text/layers/3/mlp/up/kernel". A leaf with only some of the rows names them in its path:
 "text/layers@0-8+11/mlp/up/kernel", which `path_rules` reads as "text/layers/mlp/up/kernel".
 """
 
@@ -18,7 +18,7 @@ _NODE = "layers"
 
 
 def depths(leaves: Mapping[str, Any]) -> dict[str, int]:
-    """Path of a leaf of stacked layers -> how many; a node "layers" whose leaves differ in size is one shared layer."""
+    """Path of a stacked leaf -> its layers; a node "layers" with leaves of different sizes is one shared layer."""
     nodes: dict[str, list[str]] = {}
     for path in leaves:
         parts = path.split("/")
@@ -56,9 +56,9 @@ def cut(path: str, leaf: Any, rows: Sequence[int]) -> tuple[str, Any]:
 
 
 def joined(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves with their cut ones made whole again: the inverse of `cut`."""
+    """The leaves, with those that were cut joined again: the inverse of `cut`."""
     whole: dict[str, Any] = {}
-    parts: dict[str, dict[int, Any]] = {}  # Path -> first row -> these rows.
+    parts: dict[str, dict[int, Any]] = {}  # Path -> number of the first row -> rows from there on.
     for path, leaf in leaves.items():
         if not (named := ROWS.search(path)):
             whole[path] = leaf
@@ -76,7 +76,7 @@ def joined(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runs(rows: Iterable[int]) -> list[list[int]]:
-    """Neighbouring rows together."""
+    """Groups of consecutive rows."""
     runs: list[list[int]] = []
     for row in rows:
         if runs and row == runs[-1][-1] + 1:
@@ -91,7 +91,7 @@ def _struct(leaf: jax.ShapeDtypeStruct, rows: int) -> jax.ShapeDtypeStruct:
 
 
 def _concatenated(pieces: Sequence[Any]) -> Any:
-    """In the widest type of the pieces: locked rows may be kept in bfloat16."""
+    """The pieces joined in their widest dtype: locked rows can be in bfloat16."""
     if len(pieces) == 1:
         return pieces[0]
     if isinstance(pieces[0], jax.ShapeDtypeStruct):

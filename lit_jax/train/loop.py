@@ -42,13 +42,13 @@ from lit_jax.workdir.wandb_run import ID, WandbRun
 
 log = logging.getLogger(__name__)
 
-TENSORBOARD = "tensorboard"  # In a workdir: events, and traces of the profiler.
+TENSORBOARD = "tensorboard"  # The folder in a workdir for events and traces of the profiler.
 _UNTESTED = "untested"  # A key in the data of a checkpoint: see _Place.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """What `train` is told beside the config. None of it changes a number."""
+    """The arguments of `train` besides the config. None of them changes a number."""
 
     fallback: bool
     cache_folder: Path | None
@@ -57,7 +57,7 @@ class _Options:
 
 @dataclasses.dataclass
 class _Place:
-    """Where a run is."""
+    """How far a run has come."""
 
     state: State
     step: int  # Steps done.
@@ -78,13 +78,13 @@ def train(
 ) -> State:
     """Trains as `config` says (a ConfigDict or dict; fields: `lit_jax.config`) and returns the last state.
 
-    Called again with the same workdir it goes on after the newest checkpoint there, and ends in the same bits as
-    a run that was never stopped. A checkpoint that is damaged is passed over for the one before it, unless `fallback`
-    is False. `cache_folder` is where outputs of a locked image tower are kept, by default in the workdir; runs may
-    share one. `profile`, "FIRST:LAST", writes a trace of these steps into the workdir's tensorboard/. If there are
-    several processes (`distributed.start`), each calls it alike, with a workdir that all of them see: a folder on a
-    shared disk, or gs://BUCKET/FOLDER.
-    Raises a LitJaxError of the kind that says what is wrong; every mistake of the config before anything is read.
+    Called again with the same workdir, it resumes from the newest checkpoint there, and ends in the same bits as a run
+    that was never stopped. A damaged checkpoint is skipped in favour of the one before it, unless `fallback` is False.
+    `cache_folder` is where the outputs of locked towers are kept, by default in the workdir; runs can share one.
+    `profile`, "FIRST:LAST", writes a trace of these steps into the workdir's tensorboard/. If there are several
+    processes (`distributed.start`), each makes the same call, with a workdir that all of them see: a folder on a shared
+    disk, or gs://BUCKET/FOLDER.
+    Raises a LitJaxError whose class says what is wrong; all mistakes of the config come before anything is read.
     """
     recipe = read_config(config)
     options = _Options(fallback, cache_folder, parse_window(profile))
@@ -95,7 +95,7 @@ def train(
 def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
     mesh = mesh_of(config)
     source, test = open_sources(config)
-    fingerprint = source.fingerprint()  # Once: it may read all of the data.
+    fingerprint = source.fingerprint()  # Computed once, since it can read all of the data.
     check_same(json.dumps(dataclasses.asdict(config)), "the config", ConfigError)
     check_same(fingerprint, source.spec, DataError)
     check_no_model(workdir)
@@ -118,18 +118,19 @@ class _Run:
     ):
         self.setup, self.inputs, self.options, self.notice = setup, inputs, options, notice
         self.config, self.workdir, self.mesh = setup.config, setup.workdir, setup.mesh
+        # What every checkpoint says about the run.
         self.about = {
             "config": portable(setup.config),
             "fingerprint": inputs.fingerprint,
-        }  # Of every checkpoint.
+        }
         self.start = int(setup.state.step)
         untested = self.start == 0 or setup.data.get(_UNTESTED, False)
         self.place = _Place(setup.state, self.start, untested)
-        self.aside: Params = {}  # Locked towers that no step needs, since their outputs are cached: on the host.
+        self.aside: Params = {}  # Locked towers on the host that no step needs, as their outputs are cached.
         self.watchdog: Watchdog | None = None
 
     def train(self) -> State:
-        """Runs the loop; however it ends, what was learnt is on disk. Raises LitJaxErrors."""
+        """Runs the loop; if it is told to end early, it saves what was learnt. Raises LitJaxErrors."""
         checkpoints, place = self.setup.checkpoints, self.place
         if self.setup.data and self.setup.data["fingerprint"] != self.inputs.fingerprint:
             raise CheckpointError(
@@ -190,7 +191,7 @@ class _Run:
         ):
             step_log = StepLog(config, self.setup.training.schedule, writers, feed)
             timer = step_log.timer
-            if self.start < config.steps:  # What a start waits for longest.
+            if self.start < config.steps:  # The longest wait of a start.
                 log.info(
                     "compiling the step, which takes seconds for small models and minutes for large ones"
                 )
@@ -199,7 +200,7 @@ class _Run:
                 with profiler.step(step):
                     batch = next(feed)
                     timer.resume()
-                    with jax.transfer_guard("disallow"):  # Nothing moves between host and devices unasked.
+                    with jax.transfer_guard("disallow"):  # No implicit transfers between host and devices.
                         place.state, outputs = self.setup.training.step(place.state, batch)
                     place.step, started = step, time.perf_counter()
                 timer.pause()
@@ -225,14 +226,14 @@ class _Run:
         return [WandbRun(project, self.workdir, portable(self.config), steps)] if project else []
 
     def lay_aside(self, cached: Cached) -> None:
-        """Takes the cached towers out of the state that a step gets, and measures what standardises their outputs."""
+        """Sets the heads that are computed from the caches, then takes the cached towers out of the steps' state."""
         place = self.place
         if not self.start and not self.config.init_from:
             texts = None if cached.texts is None else cached.texts.rows
             rows = {"vision": cached.images, "text": texts}
             place.state = standardised(place.state, self.setup.module.config, rows)
             if self.config.model.init == "cca":
-                assert cached.images is not None and cached.texts is not None  # The rules of a config say so.
+                assert cached.images is not None and cached.texts is not None  # The config rules ensure it.
                 place.state = aligned(
                     place.state, self.setup.module.config, cached.images, cached.texts, self.mesh
                 )
@@ -242,19 +243,19 @@ class _Run:
         place.state = dataclasses.replace(place.state, locked=rest)
 
     def whole(self) -> State:
-        """The state with the towers that were laid aside, as a checkpoint holds it."""
+        """The state including the towers that were laid aside, as a checkpoint stores it."""
         state = self.place.state
         return dataclasses.replace(state, locked={**state.locked, **self.aside})
 
     def point(self, *_: int) -> None:
-        """A place that all processes pass in the same order, with a whole state. Raises _Stop."""
+        """A point that all processes pass in the same order, with a consistent state. Raises _Stop to end the run."""
         if self.watchdog is not None:
             self.watchdog.beat()
         if self.notice.reached():
             raise _Stop
 
     def evaluate(self, evaluation: Evaluation | None, writers: metrics.Writers) -> dict[str, float]:
-        """Measures the state, if there is something to test on, and marks it as tested."""
+        """Measures the state, if there is a test source, and marks it as tested."""
         self.place.untested = evaluation is not None
         values = evaluation(self.place.state, self.place.step) if evaluation is not None else {}
         self.place.untested = False
@@ -263,7 +264,7 @@ class _Run:
         return values
 
     def keep_described(self) -> None:
-        """Writes again what a run cannot be resumed without, if something has removed it."""
+        """Writes the files again that a run cannot be resumed without, if something has removed them."""
         if not is_main_process():
             return
         if not (self.workdir / CONFIG).is_file():
@@ -275,12 +276,12 @@ class _Run:
             describe(self.workdir, setup.module.config, setup.fresh, setup.processor)
 
     def save(self, *, force: bool, metrics: Mapping[str, float] | None = None) -> None:
-        """A checkpoint, if one is due or with `force`."""
+        """Saves a checkpoint if one is due, or with `force`."""
         checkpoints, place = self.setup.checkpoints, self.place
         if not force and not checkpoints.due(place.step):
             return
         self.keep_described()
-        sync_workdir(self.workdir)  # First, so that no row of a saved step can be missing.
+        sync_workdir(self.workdir)  # Before saving, so that no metrics of a saved step can be missing.
         data = self.about | {"next_batch": place.step, _UNTESTED: place.untested}
         if is_main_process():
             data |= {beside.FILES: beside.record(self.workdir)}

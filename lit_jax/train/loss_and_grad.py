@@ -26,15 +26,14 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.typing import Batch, Params
 
-_TEXTS = ("texts", "pooled_texts")  # Of which an image with several captions has several.
-_INPUTS = (*_TEXTS, "images", "pooled_images")  # Of the model, in a batch.
-Embedded = tuple[
-    Array, Array
-]  # Unit embeddings: of images [B E]; of texts [B E], or [B K E] with K of each image.
+_TEXTS = ("texts", "pooled_texts")  # The inputs with several rows for an image with several captions.
+_INPUTS = (*_TEXTS, "images", "pooled_images")  # The inputs of the model in a batch.
+# Unit embeddings of images [B E] and of texts [B E], or [B K E] with K texts for each image.
+Embedded = tuple[Array, Array]
 
 
 def loss_config(config: TrainConfig, platform: str) -> LossConfig:
-    """The part of a config that the loss itself reads, for devices of this kind."""
+    """The part of a config that the loss itself reads, for devices of this platform."""
     precision = config.loss_precision
     return LossConfig(
         config.loss,
@@ -49,8 +48,8 @@ def loss_config(config: TrainConfig, platform: str) -> LossConfig:
 class LossAndGrad:
     """`(tuned, locked, batch, key) -> (loss, gradient at `tuned`, embeddings)`, to be called inside jit.
 
-    Only the tuned subtree is differentiated, so a locked tower runs forward and nothing else, and without dropout.
-    Raises ConfigError as `make_train_step` says.
+    Only the tuned subtree is differentiated, so a locked tower runs only forward, and without dropout. Raises
+    ConfigError as `make_train_step` says.
     """
 
     module: nn.Module
@@ -70,7 +69,7 @@ class LossAndGrad:
             )
         groups: tuple[Array, ...] = ()
         if self.config.mask_duplicates:
-            known = "text_groups" in batch  # A cache knows them.
+            known = "text_groups" in batch  # They come with cached texts.
             texts = batch["text_groups"] if known else fingerprint(batch["texts"]["input_ids"])
             groups = (batch["index"], texts)
         compare = partial(self.compare, groups)
@@ -84,7 +83,7 @@ class LossAndGrad:
     def run(
         self, tuned: Params, locked: Params, inputs: dict[str, Any], *, key: Array, compare: Any
     ) -> tuple[Float[Array, ""], Params, Embedded]:
-        """In one piece or in micro-batches. `compare(images, texts, tuned, locked)` is the loss of embeddings."""
+        """Runs in one piece or in micro-batches. `compare(images, texts, tuned, locked)` is the loss of embeddings."""
         rows, micro_batch = len(jax.tree.leaves(inputs)[0]), self.config.micro_batch
         if not micro_batch or micro_batch == rows:
             return self.in_one_piece(tuned, locked, inputs, key, compare)
@@ -94,19 +93,20 @@ class LossAndGrad:
 
     @property
     def captions(self) -> int:
-        """K, the captions of an image in a batch. The arrays of texts are [B K ...] if there are several."""
+        """K, the captions of each image in a batch. If K > 1, arrays of texts are [B K ...]."""
         return self.config.data.captions_per_image
 
     def in_one_piece(
         self, tuned: Params, locked: Params, inputs: dict[str, Any], key: Array, compare: Any
     ) -> tuple[Float[Array, ""], Params, Embedded]:
-        """The whole batch at once. `compare(images, texts, tuned, locked)` is the loss of its embeddings."""
+        """Runs the whole batch at once. `compare(images, texts, tuned, locked)` is the loss of its embeddings."""
         inputs = dict(inputs)
         ready = [name for name, tower in READ_BY.items() if name in inputs and tower not in tuned]
         for name in ready:
             inputs[f"pooled_{name}"] = self.pool(tuned, locked, name, inputs.pop(name))
         if ready:
-            # Without this XLA may run the locked tower between the text tower's passes, on top of all that they keep.
+            # Without the barrier XLA can run the locked tower between the two passes of the other tower, when memory
+            # also holds everything that the backward pass needs.
             inputs = lax.optimization_barrier(inputs)
 
         def loss(tuned: Params) -> tuple[Float[Array, ""], Embedded]:
@@ -117,7 +117,7 @@ class LossAndGrad:
         return value, grads, embedded
 
     def embed(self, tuned: Params, locked: Params, inputs: dict[str, Any], key: Array) -> Embedded:
-        """Unit embeddings of both sides; towers that are tuned, and were not read locked, use dropout."""
+        """Unit embeddings of both sides; the parts `with_dropout` use dropout if they have tuned weights."""
         if "images" in inputs:
             inputs = inputs | {"images": self._normalised(inputs["images"])}
         inputs = {name: self._in_rows(name, x) for name, x in inputs.items()}
@@ -131,7 +131,7 @@ class LossAndGrad:
         return images, self._by_image("texts", texts)
 
     def pool(self, tuned: Params, locked: Params, name: str, given: Any) -> Array:
-        """What a tower gives before the projection, [B D], for the "images" or "texts" that are `given`."""
+        """The pooled outputs of a tower, [B D], for the `given` "images" or "texts"."""
         if name == "images":
             given = self._normalised(given)
         params = {"params": combine(tuned, locked)}
@@ -139,13 +139,13 @@ class LossAndGrad:
         return self._by_image(name, pooled)
 
     def _in_rows(self, name: str, given: Any) -> Any:
-        """Arrays of texts [B K ...] as the towers want them, [B*K ...]; all others as they are."""
+        """Reshapes arrays of texts [B K ...] for the towers, [B*K ...]; other inputs stay as they are."""
         if self.captions == 1 or name not in _TEXTS:
             return given
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), given)
 
     def _by_image(self, name: str, rows: Array) -> Array:
-        """Undoes `_in_rows` for what a tower makes of them."""
+        """Undoes `_in_rows` for the outputs of a tower."""
         if self.captions == 1 or name not in _TEXTS:
             return rows
         return rows.reshape(-1, self.captions, *rows.shape[1:])
@@ -175,25 +175,25 @@ class LossAndGrad:
             )
 
     def _normalised(self, images: Array) -> Array:
-        assert self.pixels is not None  # `__call__` has asked.
+        assert self.pixels is not None  # `__call__` has checked it.
         return self.pixels.normalise(images, self.module.compute.dtype)
 
 
 def _fit(texts: dict[str, Array]) -> Array | None:
-    """Whether all tokens got a place in packed rows; None without rows to share, or without a mask: they did."""
+    """Whether all tokens got a place in packed rows; None without packing, or without a mask: then they all did."""
     if TARGET not in texts or "attention_mask" not in texts:
         return None
     return jnp.all((texts[TARGET] >= 0) == (texts["attention_mask"] != 0))
 
 
 def with_dropout(config: TrainConfig) -> list[str]:
-    """What uses dropout: heads, and towers but for one with the letter L, even where a new pooler of it is trained."""
+    """The parts with dropout: heads, and towers except with the letter L, even if a new pooler is trained in them."""
     towers = [tower for tower, letter in zip(TOWERS, config.model.lock_towers, strict=True) if letter != "L"]
     return [*towers, *heads.NAMES.values()]
 
 
 def fingerprint(ids: Int[Array, "*B N"]) -> Int[Array, "*B"]:
-    """A number for each row, equal for equal rows and, except for one pair in 2^32, for no others."""
+    """A number for each row, equal for equal rows and different for all others, except for one pair in 2^32."""
     weights = np.random.default_rng(0).integers(1 << 32, size=ids.shape[-1], dtype=np.uint32) | 1
     mixed = (ids.astype(jnp.uint32) + 1) * np.uint32(2_654_435_761)  # Knuth's multiplier, then a shift.
     return ((mixed ^ (mixed >> 15)) * weights).sum(axis=-1, dtype=jnp.uint32).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""The loss of the first numbers of embeddings beside that of whole ones (Matryoshka learning, arXiv:2205.13147)."""
+"""The losses of prefixes of the embeddings, besides that of whole ones (Matryoshka learning, arXiv:2205.13147)."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -16,11 +16,11 @@ Loss = Callable[[Array, Array], Float[Array, ""]]
 def loss_of_prefixes(
     loss: Loss, images: Float[Array, "B E"], texts: Float[Array, "*B E"], widths: Sequence[int]
 ) -> Float[Array, ""]:
-    """The sum, over `widths`, of the `loss` of the first numbers of both sides, which are of unit length again.
+    """The sum over `widths` of the `loss` of the first numbers of both sides, normalised to unit length again.
 
-    Each width has the weight 1, as by default in sentence-transformers. Without `widths` it is the loss of whole
-    embeddings; with some, these count only if their width is among them. `images` and `texts` are unit vectors, and
-    [B K E] with K texts of each image.
+    Each width has weight 1, as by default in sentence-transformers. Without `widths` it is the loss of whole
+    embeddings; otherwise these count only if their width is in `widths`. `images` and `texts` are unit vectors; `texts`
+    are [B K E] with K texts for each image.
     """
     if not widths:
         return loss(images, texts)
@@ -32,12 +32,12 @@ def loss_of_prefixes(
 
 
 def first(embeddings: Float[Array, "*B E"], width: int) -> Float[Array, "*B e"]:
-    """The first `width` numbers of unit vectors, of unit length again; vectors of that width as they are."""
+    """The first `width` numbers of unit vectors, normalised again; vectors of this width stay as they are."""
     return embeddings if width == embeddings.shape[-1] else unit(embeddings[..., :width])
 
 
 def check_widths(widths: Sequence[int], width: int) -> None:
-    """Raises ConfigError if embeddings of `width` numbers have no prefix of one of `widths`, which rise."""
+    """Raises ConfigError if one of the ascending `widths` is larger than the `width` of the embeddings."""
     if widths and widths[-1] > width:
         raise ConfigError(
             f"config.model.matryoshka={tuple(widths)} ends with {widths[-1]}, and the embeddings of this model have "

@@ -1,4 +1,4 @@
-"""model/ in a workdir: a run can be opened again where the folders of its towers are gone."""
+"""model/ in a workdir, from which a run can be opened again after the folders of its towers are gone."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from lit_jax.utils.errors import CheckpointError, first_line
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import MODEL
 
-_FRESH = "fresh.json"  # Beside the model's config: paths that no tower's checkpoint gave.
+_FRESH = "fresh.json"  # Beside the model's config: the paths that were in no tower's checkpoint.
 _REMEDY = "put a copy of it back"
 
 
 def describe(workdir: Workdir, config: DualEncoderConfig, fresh: Sequence[str], processor: Any) -> None:
-    """Keeps what the weights alone do not say: the model's config, its processor, which leaves were new; and sums."""
+    """Writes what the weights do not say, the model's config, its processor and the new leaves, with checksums."""
     if not is_main_process():
         return
     folder = workdir / MODEL
@@ -39,9 +39,9 @@ def describe(workdir: Workdir, config: DualEncoderConfig, fresh: Sequence[str], 
 
 
 def described(workdir: Workdir, compute: Compute) -> tuple[Loaded, Any]:
-    """The way back from `describe`, with params of zeros: the checkpoint has the real ones.
+    """Reads what `describe` wrote, with zeros as params: the checkpoint has the real ones.
 
-    Raises CheckpointError if a file is not what its sum says; an old version has written no sums.
+    Raises CheckpointError if a file does not match its checksum; old versions wrote no checksums.
     """
     folder = workdir / MODEL
     if (why := damage(workdir)) is not None:
@@ -52,7 +52,7 @@ def described(workdir: Workdir, compute: Compute) -> tuple[Loaded, Any]:
 
 
 def damage(workdir: Workdir) -> str | None:
-    """What is wrong with the description, in a few words; None if it is as it was written, or if nothing says so."""
+    """What is wrong with the description, in a few words; None if it is intact, or if there are no checksums."""
     folder = workdir / MODEL
     return checksums.damage(folder) if (folder / checksums.NAME).exists() else None
 

@@ -1,4 +1,4 @@
-"""How the embeddings of a training batch lie: their rank, alignment, uniformity and margin, over all devices."""
+"""How the embeddings of a training batch are spread: their rank, alignment, uniformity and margin, over all devices."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ from lit_jax.parallel.sharding import AXES, BATCH
 from lit_jax.utils.names import MODALITIES, MONITOR_PREFIX
 from lit_jax.utils.typing import Params
 
-_EPS = 1e-7  # Of RankMe, added to each share.
+_EPS = 1e-7  # The epsilon of RankMe, added to each share.
 
 Monitors = dict[str, Float[Array, ""]]
 
@@ -28,16 +28,16 @@ def monitors(
     grads: Params,
     mesh: Mesh,
 ) -> Monitors:
-    """Values of one step, float32, each under MONITOR_PREFIX; rows of `images` and `texts` are unit vectors and pairs.
+    """Values of one step, float32, each under MONITOR_PREFIX; rows of `images` and `texts` are pairs of unit vectors.
 
     - `image_rank`, `text_rank`: effective rank, from 1 to min(B, E) (RankMe, arXiv:2210.02885): exp of the entropy of
       the singular values of the embeddings, not centred.
-    - `alignment`: mean squared distance of the two of a pair, from 0 to 4; `image_uniformity`, `text_uniformity`: log
-      of the mean of exp(-2 d^2) over all pairs of different rows, d their distance, from -8 to 0 and lower the more
-      evenly they are spread (arXiv:2005.10242). B = 1 has no such pairs, and NaN.
-    - `margin`: mean cosine of the pairs less that of all other combinations of an image and a text.
+    - `alignment`: mean squared distance within a pair, from 0 to 4; `image_uniformity`, `text_uniformity`: log of the
+      mean of exp(-2 d^2) over all pairs of different rows, d their distance, from -8 to 0 and lower the more evenly
+      they are spread (arXiv:2005.10242). With B = 1 there are no such pairs, and the value is NaN.
+    - `margin`: mean cosine of the pairs minus that of all other combinations of an image and a text.
     - `temperature`: 1 / `scale`.
-    - `grad_norm/NAME` for each entry NAME of `grads`, a tower or a projection. Squared they sum to the whole's.
+    - `grad_norm/NAME` for each entry NAME of `grads`, a tower or a projection. Their squares sum to that of the whole.
 
     The batch is split over `mesh`; no device holds more than [b, b] similarities, b = B / devices.
     """
@@ -51,7 +51,7 @@ def monitors(
 
 
 def now_and_then(now: Bool[Array, ""], compute: Callable[[], Monitors]) -> Monitors:
-    """`compute()` where `now`, else NaN in its place, for which nothing is computed."""
+    """`compute()` if `now`; otherwise NaN for every value, without computing anything."""
     nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(compute))
     return lax.cond(now, compute, lambda: nothing)
 
@@ -60,7 +60,7 @@ def _of_batch(images: Float[Array, "b E"], texts: Float[Array, "b E"], *, axis: 
     pairs = len(images) * lax.axis_size(axis)
     all_of = partial(lax.psum, axis_name=axis)
     cosine = all_of((images * texts).sum()) / pairs
-    everything = (all_of(images.sum(0)) * all_of(texts.sum(0))).sum()  # The sum of all B x B cosines.
+    everything = (all_of(images.sum(0)) * all_of(texts.sum(0))).sum()  # Equals the sum of all B x B cosines.
     values = {
         "alignment": all_of(((images - texts) ** 2).sum()) / pairs,
         "margin": cosine - (everything - cosine * pairs) / (pairs * (pairs - 1)),
@@ -72,7 +72,7 @@ def _of_batch(images: Float[Array, "b E"], texts: Float[Array, "b E"], *, axis: 
 
 
 def _rank(rows: Float[Array, "b E"], axis: Axis) -> Float[Array, ""]:
-    # A triangle has the singular values of what it is of. Those of a Gram matrix would lose half of their digits.
+    # The R of a QR decomposition has the singular values of its matrix; a Gram matrix would lose half of the digits.
     triangles = lax.all_gather(_triangle(rows), axis, tiled=True)
     sizes = jnp.linalg.svd(_triangle(triangles), compute_uv=False)
     shares = sizes / sizes.sum() + _EPS

@@ -9,15 +9,15 @@ from optax.contrib import scale_by_muon as orthogonal_momentum
 
 from lit_jax.utils.path_rules import Rules, first_match, map_with_path
 
-# Which axes of a kernel are its matrix's rows and columns, counted from the last; those in front count the layers.
-# Embeddings, projections and poolers begin or end a tower, and are left to Adam as in Muon's own recipes.
+# Which axes of a kernel are the rows and columns of its matrix, counted from the last; axes before them are layers.
+# Embeddings, projections and poolers are at the ends of a tower, and are left to Adam as in Muon's own recipes.
 MATRICES: Rules = (
     (r"(.*/)?layers/attn/(query|key|value)/kernel", ((-3,), (-2, -1))),  # D | H K
     (r"(.*/)?layers/attn/out/kernel", ((-3, -2), (-1,))),  # H K | D
     (r"(.*/)?layers/mlp/(up|down)/kernel", ((-2,), (-1,))),  # D | F
 )
-GATED = ((-3,), (-1,))  # D (2) F: two matrices side by side.
-RMS = 0.2  # Of an update: about that of AdamW, so that one learning rate serves both (arXiv:2502.16982).
+GATED = ((-3,), (-1,))  # D (2) F: two matrices, for gate and up.
+RMS = 0.2  # RMS of an update, about that of AdamW, so that one learning rate suits both (arXiv:2502.16982).
 
 
 def matrix_of(path: str, axes: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -27,7 +27,7 @@ def matrix_of(path: str, axes: int) -> tuple[tuple[int, ...], tuple[int, ...]] |
 
 
 def scale_by_muon(b1: float, b2: float, eps: float, mu_dtype: str) -> optax.GradientTransformation:
-    """Directions by Muon (Jordan et al., 2024; optax.contrib) for every kernel within the layers, by Adam elsewhere.
+    """Directions by Muon (Jordan et al., 2024; optax.contrib) for every kernel within the layers, else by Adam.
 
     `b1` is the momentum of both.
     """
@@ -46,7 +46,7 @@ def scale_by_muon(b1: float, b2: float, eps: float, mu_dtype: str) -> optax.Grad
         return map_with_path(number, tree)
 
     def level(path: str, update: Any) -> Any:
-        """Scales to RMS: an orthogonal matrix of r rows and c columns has an RMS of max(r, c)^-1/2."""
+        """Scales an update to RMS: an orthogonal matrix of r rows and c columns has an RMS of max(r, c)^-1/2."""
         rows, columns = matrix_of(path, update.ndim) or ((), ())
         sides = [math.prod(update.shape[axis] for axis in side) for side in (rows, columns)]
         return update * (RMS * max(sides) ** 0.5)

@@ -20,7 +20,7 @@ class NonFiniteGuard:
         self._window: deque[bool] = deque(maxlen=WINDOW)
 
     def add(self, step: int, skipped: bool) -> None:
-        """Takes note of a step. Raises NonFiniteError after 10 skipped ones in a row, or more than 10 of 1,000."""
+        """Counts a step. Raises NonFiniteError after 10 skipped steps in a row, or for more than 10 of 1,000."""
         self._window.append(skipped)
         self._row = self._row + 1 if skipped else 0
         if skipped:

@@ -1,4 +1,4 @@
-"""Learning rate schedules and optimisers. `lit_jax.config` judges their numbers; here they are used."""
+"""Learning rate schedules and optimisers. `lit_jax.config` checks their numbers; here they are only used."""
 
 from collections.abc import Callable
 
@@ -16,9 +16,9 @@ DECAY: Rules = (
     (r"(.*/)?(kernel|embedding)", True),
     (r".*", False),
 )
-TIMESCALE = 10_000  # Steps, of the rsqrt schedule.
+TIMESCALE = 10_000  # The time scale of the rsqrt schedule, in steps.
 
-# What follows the warm-up: (config, steps from there to the end) -> schedule of the steps since the warm-up.
+# The schedules after the warm-up: (config, steps from there to the end) -> schedule of the steps since the warm-up.
 SCHEDULES: dict[str, Callable[[OptimConfig, int], optax.Schedule]] = {
     "cosine": lambda c, steps: optax.cosine_decay_schedule(c.peak_lr, steps, alpha=c.end_lr / c.peak_lr),
     "linear": lambda c, steps: optax.linear_schedule(c.peak_lr, c.end_lr, steps),
@@ -26,11 +26,11 @@ SCHEDULES: dict[str, Callable[[OptimConfig, int], optax.Schedule]] = {
     "constant": lambda c, steps: optax.constant_schedule(c.peak_lr),
 }
 
-# What turns a gradient into a direction.
+# The transformations of a gradient into a direction.
 OPTIMISERS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
     "adamw": lambda c: optax.scale_by_adam(c.b1, c.b2, c.eps, mu_dtype=c.mu_dtype),
     "lion": lambda c: optax.scale_by_lion(c.b1, c.b2, mu_dtype=c.mu_dtype),
-    # Second moments by rows and columns, and no first moment: 0 bytes a weight instead of 8 (arXiv:1804.04235).
+    # Second moments by rows and columns, no first moment: about 0 bytes per weight instead of 8 (arXiv:1804.04235).
     "adafactor": lambda c: optax.scale_by_factored_rms(decay_rate=0.8),
     "muon": lambda c: scale_by_muon(c.b1, c.b2, c.eps, c.mu_dtype),
 }
@@ -41,8 +41,8 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate by step: from 0 to `peak_lr` over `warmup_steps`, then by `config.schedule` until `steps`.
 
     "cosine" and "linear" end at `end_lr` after `steps`; "rsqrt" falls with the inverse square root of the steps since
-    the warm-up, in units of TIMESCALE, and has no end; "constant" stays. The last `cooldown_steps` lead in a line to
-    `end_lr`; before them the rate does not depend on `steps` for "rsqrt" and "constant".
+    the warm-up, in units of TIMESCALE, and has no end; "constant" stays. The last `cooldown_steps` fall linearly to
+    `end_lr`; before them, "rsqrt" and "constant" do not depend on `steps`.
     """
     warmup, cooldown = config.warmup_steps, config.cooldown_steps
     schedule = SCHEDULES[config.schedule](config, steps - warmup)
@@ -57,12 +57,12 @@ def make_schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """`config.name` on the tuned parameters, after their gradient is clipped to a global norm.
+    """The optimiser `config.name` for the tuned parameters, after clipping the global norm of their gradient.
 
     "adamw" is arXiv:1711.05101; Lion (arXiv:2302.06675) has one moment, Adafactor hardly any, and Muon
-    (`muon.scale_by_muon`) one moment for matrices; `mu_dtype` is the first moment's. As in PyTorch the decay is
-    decoupled and multiplied by the learning rate. A row of `lr_multipliers` scales the whole update of its leaves,
-    decay included; `clip_norm=None` does not clip.
+    (`muon.scale_by_muon`) one moment for matrices; `mu_dtype` is the dtype of the first moment. As in PyTorch, the
+    decay is decoupled and multiplied by the learning rate. A row of `lr_multipliers` scales the whole update of its
+    leaves, including the decay; `clip_norm=None` does not clip.
     """
     clip = config.clip_norm
     return optax.chain(

@@ -1,4 +1,4 @@
-"""Token packing in training: which batches have texts that share rows, and what a config must fulfil for it."""
+"""Token packing in training: which batches have texts that share rows, and what a config needs for it."""
 
 import dataclasses
 import logging
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Packer:
-    """`pack(batch) -> batch` with the places of its texts' tokens, in groups of so many `texts`.
+    """`pack(batch) -> batch` with the places of its texts' tokens, in groups of `texts` texts.
 
     If a batch does not fit into the rows, some tokens get no place, and the step computes it with a row for each text;
-    one warning says so.
+    the first such batch gives a warning.
     """
 
     texts: int
@@ -45,16 +45,16 @@ class Packer:
 
 
 def packer_of(config: TrainConfig, mesh: Mesh) -> Packer | None:
-    """For the batches of a process; None if `config` gives each text a row, or no texts to the step."""
+    """The packer for the batches of a process; None if `config` gives each text a row, or the step no texts."""
     share = config.model.text_rows
     if share == 1 or "text" in config.cached:
         return None
-    pairs = (config.micro_batch or config.batch_size) // mesh.size  # Of a device, at a time.
+    pairs = (config.micro_batch or config.batch_size) // mesh.size  # Pairs on a device at a time.
     return Packer(pairs * config.data.captions_per_image, share)
 
 
 def check_shares_rows(share: float, text_type: str) -> None:
-    """Raises ConfigError if texts are to share rows of a tower of a type that cannot keep them apart."""
+    """Raises ConfigError if texts are configured to share rows of a type of tower that cannot keep them apart."""
     if share < 1 and not encoder_of("text", text_type).shares_rows:
         raise ConfigError(
             f"config.model.text_rows={share} lets texts share rows, which the layers of a {text_type} do not keep "

@@ -1,8 +1,8 @@
-"""What is trained and what is locked: lock letters and rules, params in two parts and back.
+"""What is tuned and what is locked: lock letters and rules, and params split into two parts and combined again.
 
-The rules are rows of (regex over parameter paths, "lock" or "tune"): see `utils.path_rules`. A regex may also match the
-path of a single layer, "text/layers/3/mlp/up/kernel": then the rows of a stacked leaf are locked one by one, and those
-that are locked have no gradient and no moments.
+The rules are rows of (regex over parameter paths, "lock" or "tune"): see `utils.path_rules`. A regex can also match the
+path of a single layer, "text/layers/3/mlp/up/kernel": then the rows of a stacked leaf are locked one by one, and locked
+rows have no gradient and no moments.
 """
 
 import re
@@ -31,8 +31,8 @@ def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Itera
     """Two letters, image tower then text tower (LiT, arXiv:2111.07991) -> rows of (regex, "lock" or "tune").
 
     `L` is pretrained and locked, `U` pretrained and tuned, `A` locked with tuned adapters (`adapters`), `u` from
-    scratch and tuned; projections and scalars are tuned. Rows in `first` come before everything. `fresh` names leaves
-    that no checkpoint had (a new pooler): they stay trainable inside a locked tower.
+    scratch and tuned; projections and scalars are tuned. Rows in `first` come before all others. `fresh` names leaves
+    that were in no checkpoint (a new pooler): they stay tuned inside a locked tower.
     Raises ConfigError for other letters, an action that is neither "lock" nor "tune", and a broken regex.
     """
     if len(lock) != len(TOWERS) or not set(lock) <= LETTERS.keys():
@@ -61,9 +61,9 @@ def lock_rules(lock: str, *, first: Sequence[tuple[str, str]] = (), fresh: Itera
 
 
 def partition(params: Params, rules: Rules) -> tuple[Params, Params]:
-    """`params` -> (tuned, locked) by `rules`; a leaf without a rule is tuned. `combine` is the way back.
+    """`params` -> (tuned, locked) by `rules`; a leaf without a rule is tuned. `combine` is the inverse.
 
-    A stacked leaf of which some layers are locked is cut in two (`layer_rows`). Raises ConfigError if no leaf would be
+    A stacked leaf with only some layers locked is cut in two (`layer_rows`). Raises ConfigError if no leaf would be
     tuned.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
@@ -82,13 +82,13 @@ def partition(params: Params, rules: Rules) -> tuple[Params, Params]:
 
 
 def actions_of(path: str, depth: int | None, rules: Rules) -> list[str]:
-    """What `rules` say of a leaf, "lock" or "tune"; of a stacked one of `depth` layers, what they say of each."""
+    """What `rules` say about a leaf, "lock" or "tune"; for a stacked leaf of `depth` layers, about each layer."""
     if not depth:
         return [first_match(path, rules, "tune")]
     return [first_match((path, row_path(path, row)), rules, "tune") for row in range(depth)]
 
 
 def combine(tuned: Params, locked: Params) -> Params:
-    """The inverse of `partition`; adapters are added to the kernels that they are of, in float32."""
+    """The inverse of `partition`; adapters are added to their kernels, in float32."""
     flat = traverse_util.flatten_dict(locked, sep="/") | traverse_util.flatten_dict(tuned, sep="/")
     return traverse_util.unflatten_dict(adapters.merged(joined(flat)), sep="/")

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run, which TensorBoard's profiler and XProf open."""
+"""A trace of some steps of a run, for TensorBoard's profiler and XProf."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ def parse_window(text: str) -> tuple[int, int] | None:
 class Profiler:
     """Traces the steps of `window` into `folder`, as plugins/profile/TIME/HOST.xplane.pb.
 
-    Named scopes show in it: the towers, the loss, the update. Every step is an event "train" with its number.
+    It shows the named scopes: the towers, the loss, the update. Every step is an event "train" with its number.
     """
 
     def __init__(self, window: tuple[int, int] | None, folder: Path, start: int):
@@ -34,20 +34,20 @@ class Profiler:
             log.warning("steps %d to %d are not profiled: the run goes on after step %d", *window, start)
 
     def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
-        """The context in which step `number` is started."""
+        """The context in which step `number` must be started."""
         if self._window and not self._running and self._window[0] <= number <= self._window[1]:
             self._running = True
             jax.profiler.start_trace(str(self._folder))
         return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
     def done(self, number: int, outputs: Any) -> None:
-        """Ends the trace after the last step of the window, when that has been computed."""
+        """Ends the trace after the last step of the window, once that has been computed."""
         if self._running and self._window and number >= self._window[1]:
             jax.block_until_ready(outputs)
             self.close()
 
     def close(self) -> None:
-        """Writes what was traced so far."""
+        """Writes what has been traced so far."""
         if self._running:
             self._running, self._window = False, None
             jax.profiler.stop_trace()

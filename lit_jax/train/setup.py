@@ -1,4 +1,4 @@
-"""A run put together from its config: towers, locks, optimiser, state; new, or from its workdir."""
+"""A run assembled from its config: towers, locks, optimiser, state; new, or from its workdir."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -36,11 +36,11 @@ from lit_jax.workdir.files import check_workdir, read_run_config
 
 # Text towers of whole models, which were trained on plain captions.
 _PROMPTLESS = {composite.text for composite in COMPOSITES.values() if not composite.any_tower}
-TOKENIZER_RECORDS = 10_000  # A tokenizer is made of the captions of so many records.
+TOKENIZER_RECORDS = 10_000  # A tokenizer is made from the captions of this number of records.
 
 
 class TrainSetup(NamedTuple):
-    """Everything that training needs. `data` is what the checkpoint says of the data, {} at the start."""
+    """Everything that training needs. `data` is the data stored beside the checkpoint's state, {} at the start."""
 
     config: TrainConfig
     workdir: Workdir
@@ -52,14 +52,14 @@ class TrainSetup(NamedTuple):
     state: State
     data: dict[str, Any]
     checkpoints: Checkpoints
-    fresh: tuple[str, ...]  # Paths of leaves that no tower's checkpoint gave.
+    fresh: tuple[str, ...]  # Paths of leaves that were in no tower's checkpoint.
 
 
 def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: bool = True) -> TrainSetup:
-    """A new run, or the one that `workdir` holds, at its newest checkpoint that is whole.
+    """A new run, or the run in `workdir` at its newest intact checkpoint.
 
-    Raises ConfigError if the workdir holds a run of another config or one that cannot go on with this number of steps,
-    and as the parts do; CheckpointError without `fallback` if the newest checkpoint is damaged.
+    Raises ConfigError if the workdir has a run with another config, or one that cannot be resumed with this number of
+    steps, and as the parts do; CheckpointError without `fallback` if the newest checkpoint is damaged.
     """
     check_workdir(config, workdir)
     checkpoints = checkpoints_of(config, workdir)
@@ -90,7 +90,7 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
 
 
 def _check_beside(workdir: Workdir, data: dict[str, Any], step: int) -> None:
-    """Does `beside.check` once, and raises its error on all processes."""
+    """Runs `beside.check` once, and raises its error on all processes."""
     problem = None
     if is_main_process():
         try:
@@ -113,7 +113,7 @@ def _read_towers(config: TrainConfig) -> Loaded:
 
 
 def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any:
-    """The processors of the towers' folders; for a tower without a folder, one made of its numbers and the captions."""
+    """The processors from the towers' folders; without a folder, from the tower's config and the captions."""
     model, length, positions = config.model, config.data.text_length, positions_of(model_config.text)
     if length > positions:
         raise ConfigError(

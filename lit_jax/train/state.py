@@ -1,4 +1,4 @@
-"""What a run holds on its mesh, and how it is made."""
+"""The state of a run on its mesh, and how it is made."""
 
 import dataclasses
 import re
@@ -26,17 +26,17 @@ from lit_jax.utils.typing import Params
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
 class State:
-    """All that a checkpoint holds. The optimiser never sees the locked weights."""
+    """The state that a checkpoint stores. The optimiser never sees the locked weights."""
 
-    step: Any  # int32 []: steps done.
+    step: Any  # int32 []: the number of steps done.
     tuned: Params
     locked: Params
     opt: optax.OptState  # For the tuned weights only.
-    ema: Params = dataclasses.field(default_factory=dict)  # Average of the tuned weights, if one is kept.
+    ema: Params = dataclasses.field(default_factory=dict)  # The average of the tuned weights, if it is kept.
 
     @property
     def evaluated(self) -> Params:
-        """The params that are evaluated: with the average of the tuned weights in their place, if there is one."""
+        """The params to evaluate, with the average of the tuned weights in their place if there is one."""
         return combine(self.ema or self.tuned, self.locked)
 
 
@@ -50,13 +50,12 @@ def init_state(
     on_host: Collection[str] = (),
     average: bool = False,
 ) -> State:
-    """The state before the first step, on `mesh`; what is placed there is a copy of `params`.
+    """The state before the first step, on `mesh`, where it is a copy of `params`.
 
-    The towers `on_host` stay the numpy arrays of `params`, unless they have to be cast, where they are locked whole: a
-    step reads their cached outputs instead.
-    Locked floating-point leaves but statistics are held in `locked_dtype` where one is given; `layout` says what lies
-    where (`sharding.fsdp_rules`); with `average` the state has that of the tuned weights (`ema`). Raises ConfigError as
-    `partition.partition` does.
+    The towers `on_host` stay numpy arrays if they are completely locked, since a step reads their cached outputs
+    instead. Locked floating-point leaves except statistics are cast to `locked_dtype`, if given; `layout` is the
+    sharding (`sharding.fsdp_rules`); with `average` the state has an average of the tuned weights (`ema`). Raises
+    ConfigError as `partition.partition` does.
     """
     tuned, locked = partition(params, rules)
     locked = _cast(locked, locked_dtype)
@@ -84,7 +83,7 @@ def abstract_state(
     layout: Layout = RULES,
     average: bool = False,
 ) -> State:
-    """What `init_state` would make, as shapes with shardings: nothing is computed, and `mesh` need not exist here."""
+    """The result of `init_state` as shapes with shardings: nothing is computed, and `mesh` need not exist here."""
     tuned, locked = partition(params, rules)
     locked = jax.eval_shape(partial(_cast, dtype=locked_dtype), locked)
     opt = jax.eval_shape(tx.init, tuned)
@@ -102,7 +101,7 @@ def _cast(locked: Params, dtype: DTypeLike | None) -> Params:
         return locked
 
     def cast(path: str, x: Any) -> Any:
-        # Statistics are locked in a tuned tower too, and exported with it.
+        # Statistics are locked even in a tuned tower, and exported with it.
         stays = re.fullmatch(STATISTICS, path) or not jnp.issubdtype(x.dtype, jnp.floating)
         return x if stays else x.astype(dtype, copy=False)
 
@@ -110,6 +109,6 @@ def _cast(locked: Params, dtype: DTypeLike | None) -> Params:
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> Array:
-    # A step gives its state's buffers away, and device_put shares those that already lie in the right place, even
-    # with may_alias=False (jax 0.10). Leaf by leaf, so that no second set of parameters is ever held.
+    # A step donates the buffers of its state, and device_put shares buffers that are already in the right place, even
+    # with may_alias=False (jax 0.10). This copies leaf by leaf, so that there is never a second set of parameters.
     return jnp.copy(put(leaf, sharding))

@@ -16,7 +16,7 @@ from lit_jax.workdir.metrics import Writers
 
 
 class StepLog:
-    """Takes the outputs of every step, counts those that were skipped, and writes the numbers of some.
+    """Takes the outputs of every step, counts skipped steps, and writes the numbers of some steps.
 
     Every `log_every` steps and after the last one: the step's own metrics, `lr`, `pairs/s`, `data_wait` (the share of
     the time in which the devices waited for data), `host_ms`, `device_ms` and `host_share` (`StepTimer`), and the peak
@@ -32,7 +32,10 @@ class StepLog:
         self._pairs, self._since = 0, time.perf_counter()
 
     def step(self, number: int, outputs: dict[str, Any]) -> None:
-        """After step `number` was started and the one before it has ended. Raises NonFiniteError as NonFiniteGuard."""
+        """Takes the outputs of step `number`, when that has started and the one before it has ended.
+
+        Raises NonFiniteError as NonFiniteGuard does.
+        """
         self._count(number - 1)
         self._skipped_before = outputs["skipped"]
         self._pairs += self._config.batch_size
@@ -41,9 +44,8 @@ class StepLog:
         if not show and not watched:
             return
         self.timer.pause()
-        values = {
-            name: float(value) for name, value in jax.device_get(outputs).items()
-        }  # Waits for the device.
+        # This waits for the device.
+        values = {name: float(value) for name, value in jax.device_get(outputs).items()}
         self.timer.resume()
         monitored = {name: values.pop(name) for name in list(values) if name.startswith(MONITOR_PREFIX)}
         values["skipped"] += self._guard.total
@@ -56,7 +58,7 @@ class StepLog:
             self.timer.resume()
 
     def restart(self) -> None:
-        """Begins to measure anew: an evaluation is not training time."""
+        """Restarts the measurement, since an evaluation is not training time."""
         self._pairs, self._since = 0, time.perf_counter()
         self._feed.restart()
         self.timer.restart()

@@ -4,19 +4,19 @@ import time
 
 
 class StepTimer:
-    """Means of the host's and the devices' time a step since the last `read`.
+    """The mean time per step on the host and on the devices since the last `read`.
 
-    The host's time is what `host` covers: starting a step, logging, saving; not waiting for data or devices. A device
-    is busy from when its step was started, or from the end of the step before where that is later.
+    The host's time is between `resume` and `pause`: starting a step, logging, saving; not waiting for data or devices.
+    A device is busy from the start of its step, or from the end of the step before if that is later.
     """
 
     def __init__(self) -> None:
-        self._started: float | None = None  # The step whose end is still to come.
-        self._ended = 0.0  # The last end.
+        self._started: float | None = None  # When the step that has not ended yet was started.
+        self._ended = 0.0  # When the last finished step ended.
         self.restart()
 
     def restart(self) -> None:
-        """Begins to measure anew, for instance after an evaluation."""
+        """Restarts the measurement, for instance after an evaluation."""
         self._host, self._device, self._hosts, self._devices = 0.0, 0.0, 0, 0
         self._mark: float | None = None
 
@@ -40,8 +40,7 @@ class StepTimer:
         self._started = started
 
     def read(self) -> dict[str, float]:
-        """`host_ms` and `device_ms` of a step, and `host_share`, the first divided by the second; {} before there are
-        any."""
+        """`host_ms` and `device_ms` of a step, and `host_share`, their ratio; {} before any step has ended."""
         host, device = self._host / max(self._hosts, 1), self._device / max(self._devices, 1)
         measured = bool(self._devices)
         self.restart()

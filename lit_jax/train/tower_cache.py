@@ -1,7 +1,7 @@
 """The outputs of a locked image tower, computed once and kept on disk; `caption_cache` does so for texts.
 
 LiT locks the image tower (arXiv:2111.07991), so without augmentation a picture gives the same vector in every epoch.
-The outputs lie in one .npy file (`cached_rows`), whose name is a hash of everything that could change them.
+The outputs are in one .npy file (`cached_rows`), whose name is a hash of everything that could change them.
 """
 
 import hashlib
@@ -38,20 +38,20 @@ from lit_jax.workdir.bucket import Bucket, Workdir, pull, push
 
 log = logging.getLogger(__name__)
 
-FOLDER = "cache"  # In a workdir.
+FOLDER = "cache"  # The folder of the caches in a workdir.
 
 
 def cached_whole(config: TrainConfig, tuned: Params) -> tuple[str, ...]:
-    """The towers whose outputs are cached and which no step needs, for these tuned weights."""
+    """The towers whose outputs are cached and that no step needs, since none of their weights are `tuned`."""
     return tuple(tower for tower in config.cached if tower not in tuned)
 
 
 def check_cacheable(
     tuned: Params, augment: str, towers: Collection[str] = ("vision",), named: bool = False
 ) -> None:
-    """Raises ConfigError with the reason if the outputs of these towers cannot be computed once and for all.
+    """Raises ConfigError with the reason if the outputs of these towers cannot be cached.
 
-    A text tower may have tuned weights unless the config has `named` it: then it is not cached.
+    A text tower with tuned weights is simply not cached, unless the config has `named` it.
     """
     for tower, what, pooling in (("vision", "an image", "cls"), ("text", "a text", "mean")):
         if tower not in towers or tower not in tuned or (tower == "text" and not named):
@@ -81,7 +81,7 @@ def fingerprint(config: Any, weights: Params, image_processor: Any, data: str, d
 
 
 def fingerprint_of(weights: Params, *parts: str) -> str:
-    """A hash of weights and of all else that decides what comes out, in words."""
+    """A hash of weights and of `parts`, which describe everything else that the outputs depend on."""
     digest = hashlib.sha256()
     digest.update("\0".join(parts).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
@@ -91,17 +91,17 @@ def fingerprint_of(weights: Params, *parts: str) -> str:
 
 
 def path_of(folder: Path, key: str) -> Path:
-    """The file of the outputs with that fingerprint; it may be missing."""
+    """The path of the file of outputs with the fingerprint `key`, which need not exist."""
     return folder / f"{key[:32]}.npy"
 
 
 @dataclass(frozen=True)
 class TowerCache:
-    """Where a run keeps the outputs of its locked image tower, and how it computes those that are missing.
+    """Where a run keeps the outputs of its locked image tower, and how it computes missing ones.
 
-    `pool` maps uint8 images on `mesh` to the tower's outputs [B Dv]. If `folder` lies in a workdir in a bucket, that is
-    `workdir`: the files are kept there and brought here for each start. `progress(done, total)` is called after each
-    batch, and may raise.
+    `pool` maps uint8 images on `mesh` to the tower's outputs [B Dv]. If `folder` is in a workdir in a bucket, `workdir`
+    is that workdir: the files are kept there and copied here at each start. `progress(done, total)` is called after
+    each batch, and can raise.
     """
 
     folder: Path
@@ -112,15 +112,15 @@ class TowerCache:
     on_bad_record: str = "skip"
     max_broken: float = 0.01
     workdir: Workdir | None = None
-    dtype: str = "float32"  # Of the file: a name of `cached_rows.DTYPES`.
+    dtype: str = "float32"  # The dtype of the file, a name in `cached_rows.DTYPES`.
 
     def pooled(
         self, key: str, source: Source, progress: Callable[[int, int], None] | None = None
     ) -> Float[np.ndarray, "R Dv"]:
         """The outputs for every picture of `source`, in order, memory-mapped from the file named by `key`.
 
-        They are computed if the file is not there or damaged; it appears only when it is complete. A picture that
-        cannot be read has a row of NaN. Several processes each read their part of the pictures, and the main process
+        They are computed if the file is missing or damaged; it gets its name only when it is complete. A picture that
+        cannot be read has a row of NaN. Each of several processes reads its part of the pictures, and the main process
         writes.
         """
         path = path_of(self.folder, key)
@@ -155,7 +155,7 @@ class TowerCache:
             )
             count = int(np.count_nonzero(index >= 0))
             done += count
-            if draft is not None:  # The rows of a batch are in order, and those that fill it up are the last.
+            if draft is not None:  # The rows of a batch are in order, with padding rows last.
                 draft.append(np.where(mask[:, None], rows, np.float32(np.nan))[index >= 0], count)
             if progress:
                 progress(done, len(source))
@@ -168,10 +168,10 @@ def fill(
     compute: Callable[[Draft | None, int], None],
     dtype: str = "float32",
 ) -> None:
-    """Sees to it that the files `paths` of a cache are there and whole; the first one is that of the rows.
+    """Ensures that the files `paths` of a cache exist and are intact; the first file holds the rows.
 
-    `compute(draft, first)` appends the rows from record `first` on, in all processes; the main one has the draft, which
-    another start goes on with if this one is ended.
+    `compute(draft, first)` appends the rows from record `first` on, in all processes; the main process has the draft,
+    which the next start continues if this one is stopped.
     """
 
     def bring() -> None:
@@ -186,7 +186,7 @@ def fill(
     else:
         for path in paths:
             if isinstance(workdir, Bucket):
-                path.unlink(missing_ok=True)  # A copy of what is damaged.
+                path.unlink(missing_ok=True)  # Removes a damaged local copy.
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         with Draft(paths[0], dtype) if is_main_process() else nullcontext() as draft:
             compute(draft, broadcast_int(0 if draft is None else draft.records))
@@ -201,7 +201,7 @@ def fill(
 
 
 def is_whole(path: Path, opened: Callable[[], CachedRows]) -> bool:
-    """Whether a file is there and, as far as that is looked at now, what was written. `opened` opens its rows."""
+    """Whether a file exists and is intact, as far as that is checked now. `opened` opens its rows."""
     if not path.exists():
         return False
     try:

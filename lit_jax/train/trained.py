@@ -1,4 +1,4 @@
-"""The model that a workdir has come to."""
+"""The trained model in a workdir."""
 
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -20,19 +20,19 @@ from lit_jax.workdir.files import read_run_config
 
 
 class Which(NamedTuple):
-    """Which weights of a run: of its newest checkpoint that is whole, or of `step`; the last ones, or their average."""
+    """Which weights of a run: of its newest intact checkpoint or of `step`, and the last ones or their average."""
 
     step: int | None = None
-    raw: bool = False  # The last ones, though the run keeps their average.
+    raw: bool = False  # Whether to take the last weights, though the run keeps their average.
 
 
 NEWEST = Which()
 
 
 class TrainedModel(NamedTuple):
-    """What a run has come to: its model at the newest checkpoint, params as float32 numpy arrays.
+    """The result of a run: its model at a checkpoint, with params as float32 numpy arrays.
 
-    With `optim.ema` the tuned ones are their average, unless the last ones were asked for.
+    With `optim.ema`, tuned params are replaced by their average unless the last ones were asked for.
     """
 
     config: TrainConfig
@@ -40,7 +40,7 @@ class TrainedModel(NamedTuple):
     processor: Any
     params: Params
     step: int
-    tuned: int  # Of all parameters, those that training moves.
+    tuned: int  # The number of parameters that training changes.
     raw: bool = False  # Whether the params are the last ones of a run that keeps their average.
 
 
@@ -57,7 +57,7 @@ def checkpoints_of(config: TrainConfig, workdir: Workdir) -> Checkpoints:
 
 
 def read_trained(workdir: Workdir, *, step: int | None = None, raw: bool = False) -> TrainedModel:
-    """The newest checkpoint of `workdir` that is whole, or that of `step`; with `raw` the weights of its last step.
+    """The newest intact checkpoint in `workdir`, or the one of `step`; with `raw`, the last weights, not their average.
 
     Raises CheckpointError, and ConfigError for `raw` if the run keeps no average of its weights.
     """

@@ -1,4 +1,4 @@
-"""A run that starts from all weights of a dual encoder: towers, heads, temperature and bias (`config.init_from`)."""
+"""A run that starts from all weights of a dual encoder: towers, heads, logit scale and bias (`config.init_from`)."""
 
 import dataclasses
 import logging
@@ -17,7 +17,7 @@ from lit_jax.train.build import bias_of
 
 log = logging.getLogger(__name__)
 
-# What a recipe says of a model, and here the model says itself.
+# Fields of a config that describe a model; they are not used here, since the model comes with its own.
 _UNUSED = (
     *("vision", "text", "vision_config", "text_config", "projection_dim", "logit_scale_init"),
     *("vision_pooling", "text_pooling", "vision_head", "vision_head_config", "text_head", "text_head_config"),
@@ -30,9 +30,9 @@ def folder_of(config: TrainConfig) -> Path:
 
 
 def read(config: TrainConfig, compute: Compute) -> Loaded:
-    """The model that the run starts from, with params on the host. Raises WeightError and ConfigError as `load`.
+    """The model that the run starts from, with params on the host. Raises WeightError and ConfigError as `load` does.
 
-    For the sigmoid loss a model without a bias gets that of the recipe; for the softmax loss it loses its bias.
+    For the sigmoid loss, a model without a logit bias gets the config's; for the softmax loss, it loses its bias.
     """
     if unused := [name for name in _UNUSED if getattr(config.model, name) != FIELDS[f"model.{name}"].default]:
         log.info("config.init_from brings the whole model; not used are model.%s", ", model.".join(unused))
@@ -48,13 +48,13 @@ def read(config: TrainConfig, compute: Compute) -> Loaded:
 
 
 def model_config(config: TrainConfig) -> DualEncoderConfig:
-    """The config of the model that `read` gives; no weight is read."""
+    """The config of the model that `read` returns; no weights are read."""
     raw = kinds.read_config(folder_of(config), allow_pickle=config.model.allow_pickle)
     return _fitted(DualEncoderConfig.from_hf(raw), config)
 
 
 def _fitted(model: DualEncoderConfig, config: TrainConfig) -> DualEncoderConfig:
-    """For the loss and the size of pictures of the run."""
+    """The model's config, adapted to the loss and the image size of the run."""
     size, bias = config.model.image_size, bias_of(config)
     if bias is not None and model.logit_bias_init_value is not None:
         bias = model.logit_bias_init_value

@@ -1,4 +1,4 @@
-"""A watch over the steps of a run: where one hangs is shown, and one that hangs too long ends the run."""
+"""A watchdog for the steps of a run: it shows where a step hangs, and ends the run if it hangs too long."""
 
 import faulthandler
 import logging
@@ -15,16 +15,17 @@ from lit_jax.utils.shown import say
 
 log = logging.getLogger(__name__)
 
-SLOW = 10.0  # Times the median of the steps before it.
-PATIENCE = 60.0  # Seconds that any step may take.
+SLOW = 10.0  # A step is slow if it takes this many times the median of the steps before it.
+PATIENCE = 60.0  # Seconds that any step may take without being slow.
 
 
 class Watchdog:
     """Expects `beat` at every step. `close` ends the watch.
 
-    A step that takes more than `patience` seconds and ten times as long as its predecessors has the stacks of all
-    threads written to standard error, once. After `limit` seconds (0: never) without a beat the process ends with
-    status 6: what hangs in a device cannot be interrupted. Raises ConfigError for another limit.
+    If a step takes more than `patience` seconds and more than ten times the median of those before it, it logs a
+    warning and writes the stacks of all threads to standard error, once. After `limit` seconds (0: never) without a
+    beat, the process exits with status 6, since a hang in a device cannot be interrupted. Raises ConfigError for an
+    invalid limit.
     """
 
     def __init__(self, limit: float, *, patience: float = PATIENCE):
@@ -37,7 +38,7 @@ class Watchdog:
         threading.Thread(target=self._watch, name="lit_jax-watchdog", daemon=True).start()
 
     def beat(self) -> None:
-        """Something was done."""
+        """Reports progress."""
         now = time.monotonic()
         self._took.append(now - self._last)
         self._last, self._shown = now, False
