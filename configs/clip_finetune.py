@@ -1,4 +1,4 @@
-"""Both towers tuned, from pretrained ones: ViT-B/16 and BERT-base, the image tower gently.
+"""Both towers pretrained and tuned: ViT-B/16 and BERT-base, the image tower at a lower learning rate.
 
 lit-jax plan --config configs/clip_finetune.py
 lit-jax train --config configs/clip_finetune.py:smoke --workdir DIR
@@ -22,7 +22,7 @@ def get_config(arg: str = "full") -> ConfigDict:
 
     c.model.vision = "google/vit-base-patch16-224-in21k"
     c.model.text = "google-bert/bert-base-uncased"
-    c.model.vision_config = {"model_type": "vit", "image_size": 224, "patch_size": 16}  # The base sizes.
+    c.model.vision_config = {"model_type": "vit", "image_size": 224, "patch_size": 16}  # ViT-B's sizes.
     c.model.text_config = {
         "model_type": "bert",
         "hidden_dropout_prob": 0.0,
@@ -52,10 +52,8 @@ def _small(c: ConfigDict) -> ConfigDict:
     c.model.vision = c.model.text = ""
     c.model.vision_config.update(size, image_size=32, patch_size=8)
     c.model.text_config.update(size, vocab_size=256, max_position_embeddings=64)
-    c.model.lock_towers, c.model.vision_pooling = (
-        "uu",
-        "cls",
-    )  # A pooler's tanh is slow to learn from scratch.
+    # From scratch, the tanh of a pooler learns slowly.
+    c.model.lock_towers, c.model.vision_pooling = "uu", "cls"
     c.model.projection_dim, c.model.dtype = 64, "auto"
     c.data.train, c.data.test, c.data.text_length = "shapes:512/train", "shapes:128/test", 16
     c.optim.peak_lr, c.optim.warmup_steps = 1e-3, 10

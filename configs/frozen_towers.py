@@ -13,7 +13,7 @@ from lit_jax.config import default_config
 def get_config(arg: str = "full") -> ConfigDict:
     """`arg` is "full", with data from the command line, or "smoke": seconds on a CPU, without weights or files.
 
-    Or "align": what `lit-jax align` starts from, which names the towers and the data.
+    With "align" it is the config that `lit-jax align` starts from, which fills in the towers and the data.
     """
     if arg not in ("full", "smoke", "align"):
         raise ValueError(f"there is no argument {arg!r}; wanted full or smoke, or align")
@@ -48,7 +48,7 @@ def get_config(arg: str = "full") -> ConfigDict:
 
 
 def _align(c: ConfigDict) -> ConfigDict:
-    """Any towers: a start in closed form, standardised features, and steps that suit a few hundred thousand pairs."""
+    """For any towers: a start in closed form, standardised features, and steps for a few hundred thousand pairs."""
     c.steps, c.batch_size = 1_000, 4_096
     c.cache = True
     c.model.vision = c.model.text = c.model.text_prompt = ""
@@ -61,7 +61,7 @@ def _align(c: ConfigDict) -> ConfigDict:
 
 
 def _small(c: ConfigDict) -> ConfigDict:
-    """The same run on drawings, with small towers that stay as they were drawn."""
+    """The same run on drawings, with small random towers that are locked as they are."""
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     c.steps, c.batch_size, c.loss_chunk = 400, 64, 16
     c.model.vision = c.model.text = ""

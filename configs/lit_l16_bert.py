@@ -52,7 +52,7 @@ def get_config(arg: str = "full") -> ConfigDict:
 
 
 def _small(c: ConfigDict) -> ConfigDict:
-    """The same run on drawings, with small towers from scratch; the image tower stays as it was drawn."""
+    """The same run on drawings, with small random towers; the image tower is locked as it is."""
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     c.steps, c.batch_size, c.micro_batch = 100, 64, 32
     c.model.vision = c.model.text = ""

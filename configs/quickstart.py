@@ -1,4 +1,4 @@
-"""LiT on emoji: a DINOv2-shaped ViT-S/14 locked, MiniLM tuned. Minutes on two cores.
+"""LiT on emoji: a locked DINOv2-shaped ViT-S/14 and a tuned MiniLM. It takes minutes on two cores.
 
 lit-jax quickstart --workdir DIR
 lit-jax quickstart --workdir DIR --config.seed 1
@@ -15,7 +15,7 @@ from lit_jax.config import default_config
 def get_config(arg: str = "full") -> ConfigDict:
     """`arg` is "full", for which the quickstart fills in towers and data, or "smoke": seconds, without packages.
 
-    Or "grid": what each run of `lit-jax grid` gets. Or "frozen": both towers locked, and an MLP on each.
+    With "grid" it is the config for each run of `lit-jax grid`; with "frozen" both towers are locked under an MLP.
     """
     if arg not in ("full", "smoke", "grid", "frozen"):
         raise ValueError(f"there is no argument {arg!r}; wanted full or smoke, or grid or frozen")
@@ -25,9 +25,8 @@ def get_config(arg: str = "full") -> ConfigDict:
     c.cache = True  # The image tower is locked: each picture goes through it once.
 
     c.model.lock_towers = "LU"  # image tower locked, text tower pretrained and tuned
-    c.model.lock_rules = (
-        ("text/embeddings/.*", "lock"),
-    )  # Half of MiniLM; 1,500 captions cannot improve it.
+    # These are half of MiniLM; 1,500 captions cannot improve them.
+    c.model.lock_rules = (("text/embeddings/.*", "lock"),)
     c.model.logit_scale_init = 2.0794  # ln 8
     c.model.max_logit_scale = 100.0
 
@@ -43,7 +42,7 @@ def get_config(arg: str = "full") -> ConfigDict:
 
 
 def _frozen(c: ConfigDict) -> ConfigDict:
-    """Both towers locked and cached: docs/frozen_towers.md has what comes of it."""
+    """Both towers locked and cached; docs/frozen_towers.md has the results."""
     c.steps, c.batch_size = 200, 512
     c.model.lock_towers, c.model.lock_rules = "LL", ()
     c.model.vision_pooling, c.model.text_pooling = "cls_mean", "mean"
@@ -57,17 +56,17 @@ def _frozen(c: ConfigDict) -> ConfigDict:
 
 
 def _grid(c: ConfigDict) -> ConfigDict:
-    """A budget that lets a cell with a tuned image tower end in minutes; `grid` sets lock_towers, seed and rates."""
+    """A budget with which a cell with a tuned image tower takes minutes; `grid` sets lock_towers, seed and rates."""
     c.steps, c.batch_size = 32, 64
     c.model.lock_rules = ()  # The letters alone say what is tuned.
-    c.data.text_length = 12  # 95 % of the held-out captions are no longer.
+    c.data.text_length = 12  # 95 % of the held-out captions are not longer.
     c.optim.warmup_steps, c.optim.lr_multipliers = 4, ()
     c.log_every, c.eval_every, c.save_every, c.keep = 8, 0, 16, 1
     return c
 
 
 def _small(c: ConfigDict) -> ConfigDict:
-    """The same run on drawings, with small towers from scratch; the image tower stays as it was drawn."""
+    """The same run on drawings, with small random towers; the image tower is locked as it is."""
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     c.steps, c.batch_size = 100, 64
     c.model.vision_config = {"model_type": "vit", "image_size": 32, "patch_size": 8, **size}

@@ -23,7 +23,7 @@ def get_config(arg: str = "full") -> ConfigDict:
 
     c.model.vision = "google/vit-base-patch16-224-in21k"
     c.model.text = "google-bert/bert-base-uncased"
-    c.model.vision_config = {"model_type": "vit", "image_size": 224, "patch_size": 16}  # The base sizes.
+    c.model.vision_config = {"model_type": "vit", "image_size": 224, "patch_size": 16}  # ViT-B's sizes.
     c.model.text_config = {
         "model_type": "bert",
         "hidden_dropout_prob": 0.0,
@@ -48,7 +48,7 @@ def get_config(arg: str = "full") -> ConfigDict:
 
 
 def _small(c: ConfigDict) -> ConfigDict:
-    """The same run on drawings, with small towers from scratch; the image tower stays as it was drawn."""
+    """The same run on drawings, with small random towers; the image tower is locked as it is."""
     size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     c.steps, c.batch_size, c.micro_batch = 100, 64, 32
     c.model.vision = c.model.text = ""

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(LastResort())
 
-# Public name -> the module that defines it; loaded when first asked for, so that the import stays quick.
+# Public name -> the module that defines it, which is loaded at first use, so that importing lit_jax stays fast.
 _PUBLIC = {
     "DualEncoder": "models.dual_encoder",
     "DualEncoderConfig": "models.dual_encoder",

@@ -41,16 +41,16 @@ COMMANDS = {
     "filter": "Write the records of a source that are worth training on.",
     "inspect": "Show what is in a source: sizes, lengths, duplicates, pairs.",
 }
-# What the list of commands says of several at once, so that it fits a screen.
+# Entries for several commands at once, so that the list of commands fits on a screen.
 TOGETHER = {
     ("align", "grid"): "Train heads between frozen towers; run LiT's grid of locks.",
     ("embed", "search"): "Embed pictures into an index; find the nearest in it.",
     ("serve", "demo"): "Answer programs in JSON; the same with a small web page.",
     ("score", "filter"): "Measure how well pairs fit; keep some as a set that trains.",
 }
-# These compare with PyTorch, or run a config file that may import it; the others start faster without it.
+# These commands compare with PyTorch, or run a config file that can import it; the others start faster without it.
 WITH_TORCH = ("quickstart", "train", "align", "grid", "export", "plan")
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # What is written then, Python often does not say.
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # Errors for which Python often does not name the file.
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
     "finite, 6 another process was lost or a step hung, 42 preempted and saved."
@@ -58,7 +58,7 @@ EXIT_CODES = (
 
 
 def listed() -> list[tuple[str, str]]:
-    """The rows of the list of commands: names, and what they do."""
+    """The rows of the list of commands: their names, and what they do."""
     first = {names[0]: (", ".join(names), text) for names, text in TOGETHER.items()}
     others = {name for names in TOGETHER for name in names[1:]}
     return [first.get(name, (name, text)) for name, text in COMMANDS.items() if name not in others]
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process with its documented status."""
     own_process = args is None
     args = list(sys.argv[1:] if args is None else args)
-    # They are None if they were closed by whoever started the process.
+    # A standard stream is None if the parent process closed it.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if "_LIT_JAX_COMPLETE" in os.environ:
@@ -87,18 +87,18 @@ def main(args: Sequence[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     if own_process:
-        # Tracing makes millions of objects that stay: to look through them is a fifth of the time to the first step.
+        # Tracing makes millions of objects that stay alive; collecting among them takes a fifth of the time to the
+        # first step.
         gc.set_threshold(100_000, 50, 100)
         sys.excepthook = _uncaught
         warnings.showwarning = _warn
     # Pillow's warning about images that `image_files` refuses anyway.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
-    # Of Orbax's writes that had not begun when the disk was full; Python would say it at exit, after our sentence.
+    # Python's warning, at exit and after our message, about Orbax's writes that had not begun when the disk was full.
     warnings.filterwarnings("ignore", "coroutine '.*serialize.*' was never awaited", RuntimeWarning)
     if own_process and command not in WITH_TORCH:
-        os.environ.setdefault(
-            "LIT_JAX_TORCH", "0"
-        )  # Read by utils/_transformers.py, in worker processes as well.
+        # utils/_transformers.py reads it, in worker processes as well.
+        os.environ.setdefault("LIT_JAX_TORCH", "0")
     try:
         run(command, args[1:])
         if own_process:
@@ -113,7 +113,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         place = "" if error.filename is None else f"{error.filename}: "
         say(f"lit-jax: {place}{error.strerror}; choose another path", stream=sys.stderr)
-        _discard_output(own_process)  # If it was what could not be written, Python would try once more.
+        _discard_output(own_process)  # At exit Python would try again to write the rest of the output.
         sys.exit(ConfigError.exit_code)
     except (RuntimeError, AssertionError, MemoryError) as error:
         if not (why := device_errors.sentence(error, command)):
@@ -130,25 +130,25 @@ def _discard_output(own_process: bool) -> None:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Prints the traceback of a fault of lit_jax, in which names of others may stand."""
+    """Prints the traceback of a bug in lit_jax through `say`, since it can contain names from untrusted files."""
     say("".join(traceback.format_exception(kind, error, trace)), end="", stream=sys.stderr)
 
 
 def _warn(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
 ) -> None:
-    """Prints a warning of a library as Python does."""
+    """Prints a library's warning in Python's format, through `say`."""
     say(warnings.formatwarning(message, category, filename, lineno), end="", stream=sys.stderr)
 
 
 def _unraisable(problem: "sys.UnraisableHookArgs") -> None:
-    """Reports an error in a callback, as Python does, but none of TensorStore's after a save has failed."""
+    """Reports errors in callbacks as Python does, except those of TensorStore after a failed save."""
     if str(problem.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(problem)
 
 
 def run(command: str, args: Sequence[str]) -> None:
-    """Runs one command; for "" lists them. Raises ConfigError for one that does not exist."""
+    """Runs one command; for "" lists them. Raises ConfigError for a command that does not exist."""
     if command in ("", "-h", "--help"):
         say("Usage: lit-jax COMMAND [OPTIONS]; lit-jax COMMAND --help lists the options.\n")
         say("\n".join(f"  {names:<14}{text}" for names, text in listed()))

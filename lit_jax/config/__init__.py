@@ -1,4 +1,4 @@
-"""The config of a run: every field with its type and default, and the reading of one. Imports neither JAX nor data."""
+"""The config of a run: every field with its type and default, and how it is read. Imports neither JAX nor data."""
 
 from lit_jax.config.choices import CHOICES
 from lit_jax.config.default import as_config_dict, default_config

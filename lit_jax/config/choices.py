@@ -1,13 +1,13 @@
-"""The values that a field may have, as data: to judge a config neither JAX nor the modules of the choices are imported.
+"""The values that fields can have, as data: checking a config imports neither JAX nor the modules that implement them.
 
-tests/test_config.py compares each table with that of the module that implements it.
+tests/test_config.py compares each table with the one in the module that implements it.
 """
 
 from lit_jax.utils.head_fields import KINDS
 from lit_jax.utils.names import DIRECTIONS, TEST_PREFIX
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    # Of all types together; a type may have fewer.
+    # The poolings of all types together; a single type can have fewer.
     "model.vision_pooling": ("pooler", "cls", "mean", "cls_mean", "last", "max"),
     "model.text_pooling": ("pooler", "cls", "mean", "tanh", "cls_mean", "last", "max"),
     "model.vision_head": tuple(KINDS),
@@ -30,13 +30,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "cache_dtype": ("float32", "float16", "bfloat16"),
     "best_mode": ("max", "min"),
 }
-LETTERS = ("L", "U", "A", "u")  # Of model.lock_towers.
-ACTIONS: dict[str, tuple[str, ...]] = {  # What a rule over parameter paths may say.
+LETTERS = ("L", "U", "A", "u")  # The letters of model.lock_towers.
+ACTIONS: dict[str, tuple[str, ...]] = {  # Field -> the actions of its rules over parameter paths.
     "model.lock_rules": ("lock", "tune"),
     "mesh.fsdp_rules": ("split", "whole"),
 }
-SOURCES = ("tfds", "folder", "wds", "parquet", "shapes")  # What a source spec begins with, before a colon.
-# What an evaluation of data.test measures, for best_metric.
+SOURCES = ("tfds", "folder", "wds", "parquet", "shapes")  # How a source spec begins, before a colon.
+# The metrics of an evaluation on data.test, for best_metric.
 METRICS = tuple(
     f"{TEST_PREFIX}{direction}_{measure}"
     for direction in DIRECTIONS

@@ -1,4 +1,4 @@
-"""What a config file starts from."""
+"""The config that a config file starts from."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def default_config() -> "ConfigDict":
-    """Every field with its default; those that a run cannot do without are empty.
+    """Every field with its default; required fields are empty.
 
-    Fields that do not exist are refused with an AttributeError. A field takes a value of any type, since `read_config`
-    judges the types.
+    Setting a field that does not exist raises an AttributeError. A field takes a value of any type, since `read_config`
+    checks the types.
     """
     tree: dict[str, Any] = {}
     for name, field in FIELDS.items():
@@ -23,7 +23,7 @@ def default_config() -> "ConfigDict":
 
 
 def as_config_dict(config: TrainConfig) -> "ConfigDict":
-    """A config as one that a file makes."""
+    """A config in the form that a config file returns."""
     return _locked(dataclasses.asdict(config))
 
 
@@ -32,7 +32,7 @@ def _locked(tree: dict[str, Any]) -> "ConfigDict":
 
     config = ConfigDict(tree, type_safe=False).lock()
     for name, field in FIELDS.items():
-        if isinstance(field.default, dict):  # Its fields are those of a tower, whichever they are.
+        if isinstance(field.default, dict):  # It takes the fields of any tower or head.
             group, _, last = name.rpartition(".")
             config[group][last].unlock()
     return config

@@ -1,4 +1,4 @@
-"""What differs between the config of a run and that with which it is started again."""
+"""The differences between the config of a run and the one that it is started again with."""
 
 import dataclasses
 import json
@@ -7,14 +7,14 @@ from typing import Any
 
 from lit_jax.config.fields import FIELDS
 
-# What may differ when a run goes on: none of it changes what is learnt, beyond rounding (and, with text_rows, which
-# numbers dropout draws).
+# Fields that can differ when a run is resumed: none of them changes what is learnt, beyond rounding (and, with
+# text_rows, the random numbers of dropout).
 FREE = frozenset(
     """topology stall_limit log_every wandb monitor_every eval_every save_every keep keep_best best_metric best_mode
     data.max_broken data.threads data.workers mesh.data mesh.fsdp mesh.fsdp_rules model.unroll model.remat
     model.attention model.text_rows""".split()
 )
-# What may differ if the learning rate of every step done stays as it was: `train/going_on.py` judges that.
+# Fields that can differ if the learning rate of every step done stays the same: `train/going_on.py` checks that.
 OF_SCHEDULE = frozenset({"steps", "optim.end_lr", "optim.cooldown_steps"})
 
 
@@ -23,7 +23,7 @@ def differences(
 ) -> list[str]:
     """`field: old, now new` for every field that differs, except those in `without`.
 
-    A field that did not exist when `old` was written had its default of today.
+    A field that did not exist when `old` was written counts with its current default.
     """
     after = _flat(new)
     before = {name: FIELDS[name].default for name in after.keys() & FIELDS.keys() if _has_default(name)}
@@ -41,9 +41,9 @@ def _has_default(name: str) -> bool:
 
 
 def _of_folders(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
-    """Numbers of a tower that the first start spelt out, and that this one leaves to the tower's folder.
+    """Fields of a tower's config that the first start set, and that this one leaves to the tower's folder.
 
-    They change nothing: the run keeps the model that its workdir describes. A dropout is no such number.
+    They change nothing, since the run keeps the model that its workdir describes. Dropouts are not among them.
     """
     return {
         name

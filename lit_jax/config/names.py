@@ -1,4 +1,4 @@
-"""Names of fields: former ones, and the one that was meant by a name that does not exist."""
+"""Names of fields: former names, and the field that was meant by a name that does not exist."""
 
 import logging
 from difflib import SequenceMatcher
@@ -9,8 +9,8 @@ from lit_jax.utils.log_once import log_once
 
 log = logging.getLogger(__name__)
 
-RENAMED = {"model.lock": "model.lock_towers"}  # Former name -> name. The former ones are still read.
-# What other programs call a field, where no letters in common would lead there.
+RENAMED = {"model.lock": "model.lock_towers"}  # Former name -> name. Former names are still read.
+# Names of fields in other programs that are too different from ours to be found by their letters.
 ALIASES = {
     "lr": "optim.peak_lr",
     "learning_rate": "optim.peak_lr",
@@ -33,7 +33,7 @@ ALIASES = {
 
 
 def nearest(name: str) -> str:
-    """The field that is most likely meant by `name`, which does not exist."""
+    """The field that was most likely meant by `name`, which does not exist."""
     group, _, last = name.rpartition(".")
     if last in ALIASES:
         return ALIASES[last]
@@ -47,12 +47,12 @@ def nearest(name: str) -> str:
 
 
 def unknown(name: str) -> str:
-    """The mistake of a field that does not exist, in one sentence."""
+    """The error message for a field that does not exist, in one sentence."""
     return f"config.{name} does not exist; did you mean {nearest(name)}?"
 
 
 def current_names(tree: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a config, as nested dicts, in which fields have their names of today."""
+    """A copy of a config, as nested dicts, in which fields have their current names."""
     copy = {name: dict(value) if isinstance(value, dict) else value for name, value in tree.items()}
     for old, new in former_names(tree):
         group, _, last = old.rpartition(".")
@@ -61,7 +61,7 @@ def current_names(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def former_names(tree: dict[str, Any]) -> list[tuple[str, str]]:
-    """(former name, name) of every field that `tree` has under its former name alone."""
+    """(former name, name) of every field that `tree` has only under its former name."""
 
     def has(name: str) -> bool:
         group, _, last = name.rpartition(".")
@@ -72,6 +72,6 @@ def former_names(tree: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def advise(old: str, new: str) -> None:
-    """Says once how a field is called today."""
+    """Logs once what a field is now called."""
     sentence = f"config.{old} is now called config.{new}; the former name is still read"
     log_once(log, logging.WARNING, sentence)

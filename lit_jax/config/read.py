@@ -1,4 +1,4 @@
-"""The reading of a config: all of it is judged before anything else is read."""
+"""Reads a config, all of which is checked before anything else is read."""
 
 import dataclasses
 import logging
@@ -15,7 +15,7 @@ from lit_jax.utils.log_once import log_once
 
 log = logging.getLogger(__name__)
 
-# What the commands plan, quickstart and grid fill in by themselves or can do without.
+# The fields that the commands plan, quickstart and grid fill in themselves or do not need.
 NEEDLESS = frozenset({"data.train", "data.test", "model.vision", "model.text"})
 _GROUPS = {name.partition(".")[0] for name in FIELDS if "." in name}
 
@@ -23,9 +23,9 @@ _GROUPS = {name.partition(".")[0] for name in FIELDS if "." in name}
 def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainConfig:
     """A ConfigDict or dict -> TrainConfig.
 
-    Fields in `empty` ("data.train") may be empty though a run cannot do without them. Raises ConfigError with all
-    mistakes at once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other;
-    DataError if sources of an unknown kind are the only mistakes. Warns of fields that were set and change nothing.
+    Fields in `empty` ("data.train") can be empty although a run requires them. Raises ConfigError with all mistakes at
+    once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other; DataError if
+    sources of an unknown kind are the only mistakes. Warns about fields that were set but change nothing.
     """
     tree = plain(config)
     if not isinstance(tree, dict):
@@ -44,7 +44,7 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
 
 
 def read_stored(stored: dict[str, Any]) -> TrainConfig:
-    """The config that a workdir holds, perhaps one of an older version: as a whole it was judged when the run began.
+    """The config in a workdir, perhaps of an older version; its fields together were checked when the run began.
 
     Raises ConfigError for fields that are unknown, missing, of a wrong type or out of range.
     """
@@ -54,7 +54,7 @@ def read_stored(stored: dict[str, Any]) -> TrainConfig:
 
 
 def refuse(mistakes: Iterable[str], error: type[LitJaxError] = ConfigError) -> None:
-    """Raises `error`, which lists `mistakes`, if there are any."""
+    """Raises `error` with a list of the `mistakes`, if there are any."""
     sentences = list(mistakes)
     if len(sentences) > 1:
         listed = "; ".join(sentence.replace("; ", ", ") for sentence in sentences)
@@ -64,14 +64,14 @@ def refuse(mistakes: Iterable[str], error: type[LitJaxError] = ConfigError) -> N
 
 
 def plain(config: Any) -> Any:
-    """A ConfigDict or dict, with all groups in it, as dicts."""
+    """A ConfigDict or dict, and all groups in it, as plain dicts."""
     if not hasattr(config, "items"):
         return config
     return {str(name): plain(value) for name, value in config.items()}
 
 
 def _typed(tree: dict[str, Any], empty: frozenset[str]) -> tuple[dict[str, Any], list[str]]:
-    """(name -> value of all fields that are of the right type, what is wrong with the others)."""
+    """Returns name -> value for all fields of the right type, and what is wrong with the others."""
     given: dict[str, Any] = {}
     mistakes: list[str] = []
     skipped = set()

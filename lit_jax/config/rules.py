@@ -1,6 +1,6 @@
-"""What a config must fulfil beyond types: choices, ranges, and rules over several fields.
+"""What a config must satisfy beyond types: choices, ranges, and rules over several fields.
 
-Judged is what is certain before a folder, a source or a device is looked at.
+Only mistakes that are certain before a folder, a source or a device is read are found here.
 """
 
 import math
@@ -17,7 +17,7 @@ from lit_jax.utils.suggestions import suggestion
 
 
 class Range(NamedTuple):
-    """What a value must be: in words, and as a test of it."""
+    """What a value must be, in words and as a test."""
 
     wanted: str
     holds: Callable[[Any], bool]
@@ -85,13 +85,13 @@ RANGES: dict[str, Range] = {
 
 
 def mistakes(values: Mapping[str, Any]) -> Iterator[str]:
-    """Each in one sentence. `values` holds the fields, by name, that are there and of the right type."""
+    """Each mistake in one sentence. `values` has the fields, by name, that are present and of the right type."""
     sound = dict(values)
     for name, value in values.items():
         for sentence in of_field(name, value):
             sound.pop(name, None)
             yield sentence
-    for names, rule in RULES:  # A rule over a field that is wrong by itself would only repeat that.
+    for names, rule in RULES:  # A rule over a field that is already wrong would only repeat that.
         if all(name in sound for name in names) and (sentence := rule(*(sound[name] for name in names))):
             yield sentence
 
@@ -143,7 +143,7 @@ def _sources(name: str, value: Any) -> Iterator[str]:
 
 
 def unknown_sources(values: Mapping[str, Any]) -> Iterator[str]:
-    """Each source of an unknown kind, in one sentence: a mistake about data, as in commands without a config."""
+    """Each source of an unknown kind, in one sentence; it is a mistake of the data, as in commands without a config."""
     for name in ("data.train", "data.test"):
         value = values.get(name, "")
         for spec in [spec for spec, _ in value] if isinstance(value, tuple) else [value]:

@@ -1,4 +1,4 @@
-"""What a config must fulfil about its towers: what they are, their heads, and whether their outputs can be cached."""
+"""What a config must satisfy for its towers: what they are, their heads, and whether their outputs can be cached."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from lit_jax.utils.names import TOWERS
 
 
 def _described(name: str) -> Callable[..., str]:
-    """Of a tower: something must say what it is."""
+    """The rule that something must say what a tower is."""
 
     def rule(folder: str, numbers: Mapping[str, Any], init_from: str) -> str:
         if folder or numbers or init_from:
@@ -20,7 +20,7 @@ def _described(name: str) -> Callable[..., str]:
 
 
 def _from_scratch(position: int, name: str) -> Callable[..., str]:
-    """Of a tower without a folder: it cannot be pretrained, and its numbers must have a type."""
+    """The rule that a tower without a folder cannot be pretrained, and that its config must have a model_type."""
 
     def rule(folder: str, numbers: Mapping[str, Any], letters: str, init_from: str) -> str:
         if folder or not numbers or init_from:
@@ -64,7 +64,7 @@ def _cached_pictures(cache: bool | tuple[str, ...], letters: str, augment: str) 
 
 
 def _standardised(tower: str) -> Callable[..., str]:
-    """Of a head that standardises: the mean and the deviation are those of the cache."""
+    """The rule that a head which standardises needs a cached tower, for the mean and the deviation."""
 
     def rule(fields: Mapping[str, Any], cache: bool | tuple[str, ...], letters: str) -> str:
         if fields.get("standardise") is not True or caches(tower, cache, letters):
@@ -78,7 +78,7 @@ def _standardised(tower: str) -> Callable[..., str]:
 
 
 def _head(name: str) -> Callable[..., str]:
-    """Of a head: its fields must be those of its kind."""
+    """The rule that the fields of a head must be those of its kind."""
 
     def rule(kind: str, fields: Mapping[str, Any]) -> str:
         sentence = mistake(kind, fields)
@@ -96,7 +96,7 @@ def _closed_form(
     cache: bool | tuple[str, ...],
     letters: str,
 ) -> str:
-    """Of a start in closed form: both towers are cached, and a head has a linear part that it can set."""
+    """A start in closed form needs both towers cached, and a head with a linear part that it can set."""
     if init != "cca":
         return ""
     for tower in TOWERS:
@@ -117,7 +117,7 @@ def _closed_form(
 
 
 def _warm_start(init_from: str, letters: str, init: str) -> str:
-    """Of a start from a whole model: nothing of it is made anew."""
+    """With a start from a whole model, no part of it can be from scratch."""
     if init_from and "u" in letters:
         return f"config.init_from brings weights, and lock_towers={letters!r} starts a tower without: write L or U"
     if init_from and init != "random":

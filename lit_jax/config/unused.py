@@ -1,4 +1,4 @@
-"""Fields that were set and change nothing, since another field switches off what they are about."""
+"""Fields that were set but change nothing, since another field turns off what they configure."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from lit_jax.config.fields import FIELDS, TrainConfig
 
 
 class Group(NamedTuple):
-    """Fields, when they count, and why they do not count otherwise."""
+    """Fields, when they have an effect, and why they have none otherwise."""
 
     fields: tuple[str, ...]
     count: Callable[[TrainConfig], bool]
@@ -50,7 +50,7 @@ GROUPS = (
 
 
 def unused(config: TrainConfig) -> Iterator[str]:
-    """A sentence for each field that has another value than its default and changes nothing."""
+    """A sentence for each field whose value is not its default but changes nothing."""
     for fields, count, otherwise in GROUPS:
         if count(config):
             continue

@@ -1,4 +1,4 @@
-"""Values of fields: of the right type, also where a shell gives them as texts."""
+"""Values of fields: conversion to the right type, also from the texts that a shell gives."""
 
 import ast
 import json
@@ -9,13 +9,13 @@ from typing import Any
 from lit_jax.config.fields import FIELDS
 
 BOOLS = {"true": True, "1": True, "false": False, "0": False}
-_NOTHING = ("none", "null", "", "false")  # How a shell says None; --noconfig.NAME says false.
+_NOTHING = ("none", "null", "", "false")  # Texts that mean None; --noconfig.NAME gives "false".
 _LISTS = {str: "a list of texts", int: "a list of whole numbers"}
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "None"}
 
 
 def convert(hint: Any, value: Any) -> Any:
-    """`value` as the type `hint`: a whole number is a float too, lists are tuples. Raises TypeError."""
+    """`value` as the type `hint`: whole numbers become floats if needed, lists become tuples. Raises TypeError."""
     for kind in _kinds(hint):
         origin = typing.get_origin(kind)
         if origin is tuple and isinstance(value, tuple | list):
@@ -39,13 +39,13 @@ def wanted(hint: Any) -> str:
 def from_text(name: str, text: str) -> Any:
     """The value of the field `name` that a shell gives as `text`.
 
-    Tuples and dicts are Python literals or JSON. Of a text that is no such value the text itself is returned, which
-    `convert` then refuses.
+    Tuples and dicts are Python literals or JSON. A text that is neither is returned as it is, and `convert` then
+    refuses it.
     """
     kinds = _kinds(FIELDS[name].hint)
     if type(None) in kinds and text.strip().strip("'\"").lower() in _NOTHING:
         return None
-    if str in kinds:  # data.train: a source, or a literal of several.
+    if str in kinds:  # data.train is a source, or a literal of several sources.
         value = literal(text) if len(kinds) > 1 and text.lstrip()[:1] in ("(", "[") else text
         return value if isinstance(value, tuple | list) else text
     if bool in kinds:
@@ -61,7 +61,7 @@ def from_text(name: str, text: str) -> Any:
 
 
 def literal(text: str) -> Any:
-    """What `text` says as a Python literal or as JSON; else `text` itself."""
+    """The value of `text` as a Python literal or as JSON; otherwise `text` itself."""
     for read in (ast.literal_eval, json.loads):
         try:
             return read(text)
@@ -89,13 +89,13 @@ def _described(kind: Any) -> str:
 
 
 def _length(kind: Any) -> int | None:
-    """How many whole numbers a tuple of this kind has; None for as many as one likes, and for every other kind."""
+    """The number of whole numbers in a tuple of this kind; None for any number, and for every other kind."""
     args = typing.get_args(kind)
     return len(args) if typing.get_origin(kind) is tuple and {*args} == {int} else None
 
 
 def _all_of(kind: type, value: tuple[Any, ...] | list[Any], length: int | None) -> tuple[Any, ...]:
-    """`value` as a tuple of `kind`, of so many if there is a `length`. Raises TypeError."""
+    """`value` as a tuple of `kind`, with `length` items unless that is None. Raises TypeError."""
     if not all(type(item) is kind for item in value) or length not in (None, len(value)):
         raise TypeError
     return tuple(value)

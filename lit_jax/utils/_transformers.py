@@ -1,7 +1,7 @@
-"""The only module that imports `transformers`: without its advice to install torch, which lit_jax does not need.
+"""The only module that imports `transformers`, without its advice to install torch, which lit_jax does not need.
 
-With LIT_JAX_TORCH=0 in the environment transformers considers torch not installed, which saves the seconds of its
-import. Commands that do not need torch set this variable (see `__main__`).
+With LIT_JAX_TORCH=0 in the environment, transformers behaves as if torch were not installed, which saves the seconds
+that its import takes. Commands that do not need torch set this variable (see `__main__`).
 """
 
 import logging
@@ -13,12 +13,12 @@ from typing import Any
 
 from lit_jax.utils.shown import Formatter
 
-# Read at every import of a part of it. To see the advice, set the variable to the empty string.
+# transformers reads this at every import of one of its parts. To see the advice, set it to the empty string.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 if os.environ.get("LIT_JAX_TORCH") == "0" and not {"torch", "transformers"} & sys.modules.keys():
     modules: dict[str, Any] = sys.modules
-    modules["torch"] = None  # Hidden while transformers looks for it; the result is cached there.
+    modules["torch"] = None  # Hides torch while transformers looks for it; transformers caches the result.
     try:
         import transformers
 
@@ -28,7 +28,7 @@ if os.environ.get("LIT_JAX_TORCH") == "0" and not {"torch", "transformers"} & sy
 else:
     import transformers
 
-for _handler in logging.getLogger("transformers").handlers:  # It has its own.
+for _handler in logging.getLogger("transformers").handlers:  # transformers has handlers of its own.
     _handler.setFormatter(Formatter())
 
 __all__ = ["auto_image_processor", "auto_model_types", "transformers", "without_bars"]
@@ -36,7 +36,7 @@ __all__ = ["auto_image_processor", "auto_model_types", "transformers", "without_
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Here transformers shows no bars of its own."""
+    """A context in which transformers shows no progress bars."""
     shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -47,7 +47,7 @@ def without_bars() -> Iterator[None]:
 
 
 def auto_image_processor() -> Any:
-    """The class AutoImageProcessor; up to 5.17 its name in `transformers` needs torchvision, but the class does not."""
+    """The class AutoImageProcessor, without torchvision, which `transformers.AutoImageProcessor` needs up to 5.17."""
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     return AutoImageProcessor

@@ -1,4 +1,4 @@
-"""Files and folders that are replaced atomically: a kill at any moment leaves the old one or the new one."""
+"""Files and folders that are replaced atomically: a kill at any moment leaves either the old or the new one."""
 
 import ctypes
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 
 KEY = "config.json"  # A folder without it is not a model.
 _HERE = -100  # AT_FDCWD: paths are relative to the working directory.
-_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2), Linux.
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2) on Linux.
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
@@ -24,7 +24,7 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file or folder so that another can take its name; returns the name that it has now."""
+    """Renames a damaged file or folder so that another can take its name; returns its new path."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}.damaged{number if number > 1 else ''}")):
         number += 1
@@ -32,7 +32,7 @@ def set_aside(path: Path) -> Path:
 
 
 def clear(path: Path, log: logging.Logger) -> None:
-    """Sets aside what has the name of a file and is none, as a folder or a pipe; `log` is told."""
+    """Sets aside what is at `path` if it is not a regular file, such as a folder or a pipe; warns through `log`."""
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no regular file"
         log.warning("%s is %s; it is now %s", path, what, set_aside(path).name)
@@ -42,16 +42,16 @@ def clear(path: Path, log: logging.Logger) -> None:
 def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
     """Yields an empty draft folder beside `folder`, which replaces it when the block ends without an error.
 
-    Files of `folder` that the draft does not have are kept, except those whose names match the regex `stale` if the
-    draft has files of such names. If the file system cannot exchange two folders atomically (NFS), or the process works
-    inside `folder`, the files are moved one by one; then a kill may leave a folder without KEY.
+    Files of `folder` that the draft does not have are kept, except those whose names match the regex `stale` if names
+    in the draft match it too. If the file system cannot exchange two folders atomically (NFS), or the working directory
+    is inside `folder`, the files are moved one by one; then a kill can leave a folder without KEY.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    target = folder.resolve()  # If `folder` is a link, what it points to.
+    target = folder.resolve()  # If `folder` is a link, this is what it points to.
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o755)  # mkdtemp makes it private.
+        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o755)  # mkdtemp made it private.
         yield draft
         if not target.exists() or not any(target.iterdir()):
             draft.replace(target)
@@ -60,11 +60,11 @@ def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
         if inside or not _exchanged(draft, target, stale):
             _move_in(draft, target, stale)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)  # An incomplete draft, or the old folder.
+        shutil.rmtree(draft, ignore_errors=True)  # This is an incomplete draft, or the old folder.
 
 
 def _exchanged(draft: Path, target: Path, stale: str) -> bool:
-    """Exchanges the two folders atomically; False where the system cannot."""
+    """Exchanges the two folders atomically; returns False if the system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False

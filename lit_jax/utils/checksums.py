@@ -1,4 +1,4 @@
-"""SHA256SUMS: the digests of a folder's files, in the format of `sha256sum -c`, and folders checked against them."""
+"""SHA256SUMS: the digests of a folder's files, in the format of `sha256sum -c`, and checks of folders against them."""
 
 import hashlib
 import logging
@@ -25,14 +25,14 @@ TRIES = 4  # Attempts at a call that may fail in a busy bucket or on a lost moun
 _WAIT = 0.5  # Seconds before the second attempt; the wait doubles before each further one.
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK = 1 << 22  # Bytes.
-_LARGEST = 64 << 20  # Bytes of the sums, and of other small files.
+_LARGEST = 64 << 20  # The largest size in bytes of SHA256SUMS and of other small files.
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
-FULL = frozenset({ENOSPC, EDQUOT, EROFS, EFBIG})  # Errors of a disk that cannot be written any more.
+FULL = frozenset({ENOSPC, EDQUOT, EROFS, EFBIG})  # Errors of a disk that can no longer be written.
 T = TypeVar("T")
 
 
 def retried(call: Callable[[], T], what: object) -> T:
-    """Returns `call()`, after at most TRIES attempts. Raises the last OSError, and at once one that will not pass."""
+    """Returns `call()`, after at most TRIES attempts. Raises the last OSError, or at once one that is permanent."""
     for attempt in range(1, TRIES + 1):
         try:
             return call()
@@ -53,7 +53,7 @@ def write(
 ) -> None:
     """Writes the digests of the files below `folder`, except `without`, and of the relative paths `beside`.
 
-    `coming` are texts that will be written after it: names -> contents in UTF-8.
+    `coming` has texts that will be written afterwards: names -> contents in UTF-8.
     """
     folder, left_out = epath.Path(folder), {NAME, *without}
     names = [*(name for name in sorted(_files(folder)) if name not in left_out), *beside]
@@ -65,7 +65,7 @@ def write(
 def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
     """The first difference between `folder` and its digests, in a few words; None if it is intact.
 
-    Files that were added later are ignored. `beside` are the paths outside of the folder that may be read.
+    Files that were added later are ignored. `beside` lists the paths outside the folder that may be read.
     """
     folder = epath.Path(folder)
     try:
@@ -83,11 +83,11 @@ def damage(folder: epath.PathLike, beside: Iterable[str] = ()) -> str | None:
 
 
 class NotSums(ValueError):
-    """A file of sums that is not one, in a few words."""
+    """The reason, in a few words, why a file is not a valid SHA256SUMS."""
 
 
 def listed(folder: epath.PathLike) -> dict[str, str]:
-    """The sums of `folder`: names of files -> sha256. Raises NotSums, and OSError and ValueError as `read` does."""
+    """The digests of `folder`: name of a file -> sha256. Raises NotSums, and OSError and ValueError as `read` does."""
     path = epath.Path(folder) / NAME
     text = retried(lambda: read(path), path)
     rows = [_LINE.fullmatch(line) for line in text.splitlines()]
@@ -97,7 +97,7 @@ def listed(folder: epath.PathLike) -> dict[str, str]:
 
 
 def difference(folder: epath.PathLike, name: str, digest: str) -> str | None:
-    """How a file of `folder` differs from its sum, in a few words; None if it does not."""
+    """How a file of `folder` differs from its digest, in a few words; None if it does not."""
     try:
         same = _digest(epath.Path(folder), name) == digest
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def _why(error: OSError | ValueError) -> str:
 
 
 def read(path: epath.Path) -> str:
-    """A small file, which may be in a bucket. Raises OSError, and ValueError as `inside.content` does."""
+    """The text of a small file, perhaps in a bucket. Raises OSError, and ValueError as `inside.content` does."""
     if _local(path):
         check_regular(os.fspath(path), _LARGEST)
     return path.read_text()
@@ -137,12 +137,12 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
 
 def _digest(folder: epath.Path, name: str) -> str:
     path = folder
-    for part in name.split("/"):  # A bucket has no "..".
+    for part in name.split("/"):  # Buckets do not know "..".
         path = path.parent if part == ".." else path / part
 
     def summed() -> str:
         digest = hashlib.sha256()
-        if _local(path):  # A pipe would be waited for.
+        if _local(path):  # Opening a pipe would wait.
             check_regular(os.fspath(path), sys.maxsize)
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):

@@ -15,7 +15,7 @@ QUIET = 5.0  # Seconds between two lines in a log.
 
 @contextmanager
 def progress(what: str, *, show: bool = True) -> Iterator[Progress]:
-    """Yields `report(done, total)`: a bar on a terminal, otherwise a line every few seconds, on standard error.
+    """Yields `report(done, total)`, which prints to standard error: a bar on a terminal, else a line every few seconds.
 
     With `show=False`, as in all processes of a run except the first, it prints nothing.
     """

@@ -1,4 +1,4 @@
-"""How many processors this process may use, which in a container or a job are fewer than the machine has."""
+"""How many processors this process may use, which are fewer than the machine's in a container or a job."""
 
 import math
 import os
@@ -12,15 +12,15 @@ _ROOT = Path("/sys/fs/cgroup")
 def cores() -> int:
     """The processors that this process is bound to (taskset, SLURM), within the quota of its cgroup, rounded up.
 
-    A quota is what `docker run --cpus` and the CPU limit of a Kubernetes container set. Where neither is known, as on
-    macOS, these are the processors of the machine.
+    `docker run --cpus` and the CPU limit of a Kubernetes container set such a quota. If neither is known, as on macOS,
+    all processors of the machine count.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *map(math.ceil, _quotas())]))
 
 
 def _quotas() -> Iterator[float]:
-    """Processors that each cgroup of this process permits: its own and those around it, of version 1 and 2."""
+    """The processors that each cgroup of this process permits: its own and its ancestors, of versions 1 and 2."""
     try:
         lines = _MEMBERSHIP.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -44,6 +44,6 @@ def _quota(group: Path, first: bool) -> float | None:
             )
         else:
             quota, period = map(float, (group / "cpu.max").read_text().split())
-    except (OSError, ValueError):  # "max" is no number: there is no quota.
+    except (OSError, ValueError):  # The word "max" in place of a number means no quota.
         return None
     return quota / period if quota > 0 and period > 0 else None

@@ -1,4 +1,4 @@
-"""Errors of JAX that are no fault of ours: it finds no device, or a device has no room."""
+"""Errors of JAX that are not our fault: it finds no device, or a device is out of memory."""
 
 import os
 import sys
@@ -10,7 +10,10 @@ _NO_ROOM = "RESOURCE_EXHAUSTED"
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether this machine or a device had no room, which says nothing of what was being read; also as a cause."""
+    """Whether `error`, or one of its causes, is that this machine or a device ran out of memory.
+
+    Such an error does not mean that the data being read is broken.
+    """
     while error is not None:
         if isinstance(error, MemoryError) or (
             isinstance(error, RuntimeError) and str(error).startswith(_NO_ROOM)
@@ -21,7 +24,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def sentence(error: Exception, command: str) -> str:
-    """What a user is told of `error`, which `command` did not catch; "" for any that is not of this kind."""
+    """The message for an `error` that `command` did not catch; "" if it is not of this kind."""
     if isinstance(error, MemoryError):
         return f"the memory of this machine is full ({first_line(error)}); {_less(command)}"
     if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
@@ -45,7 +48,7 @@ def _less(command: str) -> str:
 
 
 def _no_device() -> str:
-    """Why JAX has none; "" if it has."""
+    """Why JAX has no device; "" if it has one."""
     import jax
 
     try:

@@ -25,7 +25,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Versions, and the devices of JAX, which this process holds from now on, as in training."""
+    """Versions, and the devices of JAX, which this process occupies from now on, as in training."""
     versions = {name: _version(name) for name in PACKAGES}
     devices = jax.devices()
     return {
@@ -38,9 +38,9 @@ def machine() -> dict[str, Any]:
 
 
 def peak_memory() -> dict[str, float]:
-    """Peak memory in GB: `host_gb` of this process, `device_gb` of its fullest device; unknown ones are left out."""
+    """Peak memory in GB: `host_gb` of this process, `device_gb` of its fullest device; unknown values are left out."""
     memory = {}
-    with suppress(OSError, TypeError):  # Linux; getrusage would include the parent process.
+    with suppress(OSError, TypeError):  # Linux only; getrusage would include the parent process.
         status = Path("/proc/self/status").read_text()
         memory["host_gb"] = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e9  # type: ignore[index]
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]

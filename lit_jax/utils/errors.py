@@ -1,4 +1,4 @@
-"""The errors of a user, one class for each kind, with the exit status of the command."""
+"""The errors that a user can cause, one class for each kind, with the exit status of the command."""
 
 from lit_jax.utils.shown import in_line
 
@@ -8,7 +8,7 @@ STALLED = 6  # Exit status of a run that ended because another process or a devi
 class LitJaxError(ValueError):
     """A mistake explained in one sentence: what it concerns, what was found, what is wanted, the remedy.
 
-    Names of others that stand in the sentence are shown as `in_line` does: it stays one line whatever they hold.
+    The sentence passes `in_line`, so that it stays on one line whatever untrusted names it contains.
     """
 
     exit_code = 1

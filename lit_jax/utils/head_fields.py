@@ -1,4 +1,4 @@
-"""What may be said of a head, as data: configs and model folders are judged by the same tables."""
+"""The fields of heads, as data: configs and model folders are checked against the same tables."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "glu": ("hidden", "activation", "dropout", "standardise"),
     "identity": ("standardise",),
 }
-# tests/models/test_heads.py compares them with those of models/layers/blocks.py.
+# tests/models/test_heads.py compares these with those of models/layers/blocks.py.
 ACTIVATIONS = (
     "gelu",
     "gelu_new",
@@ -40,7 +40,7 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not _is_bool(value) and 0 <= value < 1
 
 
-# Field -> what it must be, in words and as a test of it.
+# Field -> what it must be, in words and as a test.
 FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden": (f"a list of up to {_MOST_LAYERS} widths, each from 1 to {_WIDEST}", _are_widths),
     "activation": (
@@ -55,7 +55,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def mistake(kind: Any, fields: Mapping[str, Any]) -> str:
-    """What is wrong with a head of this kind and with these fields, as the end of a sentence; "" if nothing is."""
+    """What is wrong with a head of this kind with these fields, as the end of a sentence; "" if nothing is."""
     if not isinstance(kind, str) or kind not in KINDS:
         return f" is {str(kind)[:80]!r}; wanted one of {', '.join(KINDS)}"
     for name, value in fields.items():

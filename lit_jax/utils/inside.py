@@ -1,4 +1,4 @@
-"""Whether a path stays inside its folder, and whether it may be read: regular files alone, and no more than so many."""
+"""Whether a path stays inside its folder, and whether it may be read: only regular files of limited size."""
 
 import os
 import stat
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def leads_out(path: str | Path, folder: str | Path) -> bool:
-    """Whether `path` is not below `folder` when every link is followed.
+    """Whether `path` is outside `folder` after following all links.
 
     In a snapshot of the Hub's cache, whose files are links, the blobs of the same repository count as inside.
     """
@@ -16,12 +16,12 @@ def leads_out(path: str | Path, folder: str | Path) -> bool:
 
 
 def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
-    """Why a file of a stranger's folder is not opened, None if it may be.
+    """Why a file of an untrusted folder is not opened; None if it may be.
 
-    A pipe or a device would keep its reader waiting or fill the memory. Raises OSError if there is no such file.
+    A pipe or a device would make its reader wait or fill the memory. Raises OSError if there is no such file.
     """
     if stat.S_ISDIR(os.stat(path).st_mode):
-        return None  # Opening it says so.
+        return None  # The error of opening a folder is clear enough.
     if leads_out(path, folder):
         return "it is a link that leads out of its folder; copy the file into it"
     try:
@@ -34,11 +34,11 @@ def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
 def content(path: str | Path, most: int, what: str = "it") -> bytes:
     """The bytes of a regular file. Raises ValueError, in a few words, for anything else and for more than `most` bytes.
 
-    A pipe is not waited for, and a file of holes does not fill the memory. Raises OSError if there is no such file.
+    A pipe does not make it wait, and a sparse file does not fill the memory. Raises OSError if there is no such file.
     """
     check_regular(path, most, what)
     with open(path, "rb") as file:
-        # No more than there is, since Python takes the room for all that is asked.
+        # Not more than the size of the file, since Python allocates everything that is asked for.
         return file.read(min(most, os.fstat(file.fileno()).st_size))
 
 

@@ -1,4 +1,4 @@
-"""Sentences of a log that are said once, though what they are about is read several times."""
+"""Log messages that are written only once, though what they are about is read several times."""
 
 import logging
 from functools import cache
@@ -6,5 +6,5 @@ from functools import cache
 
 @cache
 def log_once(log: logging.Logger, level: int, sentence: str) -> None:
-    """Logs `sentence` unless it was logged in this process before."""
+    """Logs `sentence` unless this process has logged it before."""
     log.log(level, "%s", sentence)

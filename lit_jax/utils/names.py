@@ -1,11 +1,10 @@
 """Names that several folders share: towers, lock letters in words, directions of retrieval, prefixes of metrics."""
 
-TOWERS = ("vision", "text")  # In the order of the lock letters and of the parameters.
-MODALITIES = ("image", "text")  # What each of the towers embeds, in the order of TOWERS.
+TOWERS = ("vision", "text")  # The towers, in the order of the lock letters and of the parameters.
+MODALITIES = ("image", "text")  # What each tower embeds, in the order of TOWERS.
 LOCK_WORDS = {"L": "locked", "U": "tuned", "u": "from scratch"}  # Lock letter -> how a tower was trained.
-TRAINED = LOCK_WORDS | {
-    "A": "locked, with tuned adapters (LoRA)"
-}  # The same with the letter that no grid has.
-DIRECTIONS = ("image_to_text", "text_to_image")  # Of retrieval; the metrics of each begin with its name.
-TEST_PREFIX = "test/"  # Of the metrics of an evaluation: "test/text_to_image_recall@1".
-MONITOR_PREFIX = "monitor/"  # Of the metrics of the embeddings of a training batch; they are not printed.
+# LOCK_WORDS with the letter that grids do not use.
+TRAINED = LOCK_WORDS | {"A": "locked, with tuned adapters (LoRA)"}
+DIRECTIONS = ("image_to_text", "text_to_image")  # Of retrieval; the names of its metrics begin with these.
+TEST_PREFIX = "test/"  # The prefix of the metrics of an evaluation: "test/text_to_image_recall@1".
+MONITOR_PREFIX = "monitor/"  # The prefix of metrics of a training batch's embeddings, which are not printed.

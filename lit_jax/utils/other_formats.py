@@ -1,4 +1,4 @@
-"""Files of formats that are not read, known by their names, and the way from there to one that is read."""
+"""Files of unsupported formats, recognised by their names, and how to get from them to one that is supported."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Other(NamedTuple):
-    names: str  # A regex of the name of a file or folder that is one of these, or a part of one.
+    names: str  # Regex of the names of files or folders of this format, or of parts of one.
     what: str
     way: str
 
@@ -17,5 +17,5 @@ ARCHIVE = Other(
 
 
 def other_of(name: str, others: Sequence[Other]) -> Other | None:
-    """The first of `others` that a file or folder of this name is."""
+    """The first of `others` that matches a file or folder of this name; None if there is none."""
     return next((other for other in others if re.fullmatch(other.names, name, re.IGNORECASE)), None)

@@ -1,7 +1,7 @@
-"""Work that is split among processes which do not know each other: who does what, and who finishes.
+"""Work that is split among processes that do not know each other: who does what, and who finishes.
 
-Each process writes shards of its own. A shard belongs to the first process that has written it, so a task that is
-started twice does no harm; and a lock lets one process at a time finish the whole.
+Each process writes its own shards. A shard belongs to the first process that has written it, so starting a task twice
+does no harm; and a lock lets one process at a time finish the whole.
 """
 
 import errno
@@ -47,29 +47,28 @@ class Part:
         return f"{self.index}/{self.count}"
 
     def numbers(self, shards: int) -> range:
-        """The numbers of its shards, of `shards`: neighbours, so that what is read lies together."""
+        """The numbers of this part's shards, out of `shards`: consecutive, so that they are read together."""
         return range(self.index * shards // self.count, (self.index + 1) * shards // self.count)
 
 
 def put_first(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(draft)` with a path beside `path`, and gives the file written there the name `path`.
 
-    If another process has given it to a file of its own meanwhile, that one stays.
+    If another process has meanwhile given this name to its own file, that file stays.
     """
     with _draft(path, write) as draft:
         try:
             os.link(draft, path)  # Fails if there is such a file, while a rename would replace it.
         except FileExistsError:
             return
-        except (
-            OSError
-        ):  # A file system without hard links; or the whole was finished, and the draft swept away.
+        # The file system has no hard links, or another process has finished the whole and removed the draft.
+        except OSError:
             if not path.exists():
                 draft.replace(path)
 
 
 def put_last(path: Path, write: Callable[[Path], Any]) -> None:
-    """As `put_first`, but a file that is there is replaced."""
+    """As `put_first`, but an existing file is replaced."""
     with _draft(path, write) as draft:
         draft.replace(path)
 
@@ -85,16 +84,16 @@ def _draft(path: Path, write: Callable[[Path], Any]) -> Iterator[Path]:
 
 
 def is_draft(name: str) -> bool:
-    """Whether a file of that name was left by a kill of `put_first` or `put_last`, or they are at work on it."""
+    """Whether a file of this name is a draft of `put_first` or `put_last`, still being written or left by a kill."""
     return _DRAFT.fullmatch(name) is not None
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[bool]:
-    """Waits until no other process holds the lock of the file `path`, and holds it; the file stays as it is.
+    """Waits until no other process holds the lock of the file `path`, then holds it; the file is not changed.
 
-    The kernel releases the lock when the process ends, in whatever way. Yields False, without a lock, where the file
-    system has none. Raises FileNotFoundError if there is no such file.
+    The kernel releases the lock when the process ends, in whatever way. Yields False, without a lock, if the file
+    system has no locks. Raises FileNotFoundError if there is no such file.
     """
     with path.open("r+b") as file:
         yield _locked(file.fileno())  # Closing the file releases it.
@@ -103,7 +102,7 @@ def alone(path: Path) -> Iterator[bool]:
 def _locked(descriptor: int) -> bool:
     try:
         import fcntl
-    except ImportError:  # Windows.
+    except ImportError:  # Windows has no fcntl.
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

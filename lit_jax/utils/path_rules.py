@@ -14,12 +14,12 @@ import jax
 from lit_jax.utils.errors import ConfigError
 
 Rules = Sequence[tuple[str, Any]]
-# In the name of a leaf that holds some rows of stacked layers: see `train.layer_rows`.
+# Marks the rows in the path of a leaf with only some rows of stacked layers: see `train.layer_rows`.
 ROWS = re.compile(r"@[0-9+-]+")
 
 
 def first_match(path: str | tuple[str, ...], rules: Rules, default: Any = None) -> Any:
-    """The value of the first row whose regex matches all of `path`, or of one of several names, else `default`."""
+    """The value of the first row whose regex matches the whole `path`, or one of several paths; else `default`."""
     names = (path,) if isinstance(path, str) else path
     return next(
         (value for pattern, value in rules if any(re.fullmatch(pattern, name) for name in names)), default
@@ -27,17 +27,17 @@ def first_match(path: str | tuple[str, ...], rules: Rules, default: Any = None) 
 
 
 def whole_path(path: str) -> str:
-    """The path of the leaf that a leaf of some of its rows was cut from; of any other leaf its own."""
+    """The path of the leaf that the leaf at `path` was cut from; for any other leaf, `path` itself."""
     return ROWS.sub("", path)
 
 
 def by_path(tree: Any, rules: Rules, default: Any = None) -> Any:
-    """A tree like `tree` that holds, in place of each leaf, the value that `rules` give to its path."""
+    """A tree like `tree`, with the value that `rules` give for its path in place of each leaf."""
     return map_with_path(lambda path, _: first_match(path, rules, default), tree)
 
 
 def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """`function(path, leaf)` of every leaf, as a tree like `tree`; the path is the `whole_path`."""
+    """`function(path, leaf)` for every leaf, as a tree like `tree`; the path is the `whole_path`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: function(whole_path(jax.tree_util.keystr(path, simple=True, separator="/")), leaf),
         tree,
@@ -45,7 +45,7 @@ def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
 
 
 def check_patterns(patterns: Iterable[str], paths: Sequence[str], what: str) -> None:
-    """Raises ConfigError for a broken regex, and for one that matches none of the `paths`, such as a typo.
+    """Raises ConfigError for a broken regex, and for one that matches none of the `paths`, for instance with a typo.
 
     `what` names the setting in the message, for instance "optim.lr_multipliers".
     """
@@ -59,7 +59,7 @@ def check_patterns(patterns: Iterable[str], paths: Sequence[str], what: str) -> 
 
 
 def compile_patterns(patterns: Iterable[str]) -> list[tuple[str, re.Pattern]]:
-    """(pattern, compiled regex) of each. Raises ConfigError for one that is no regex."""
+    """(pattern, compiled regex) for each pattern. Raises ConfigError for one that is not a regex."""
     compiled = []
     for pattern in patterns:
         try:

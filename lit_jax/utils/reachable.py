@@ -1,4 +1,4 @@
-"""Whether the server behind a URL answers, asked before libraries try it again and again for a minute."""
+"""Whether the server behind a URL answers, checked before libraries retry for a minute."""
 
 import os
 import socket
@@ -6,7 +6,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 _SECONDS = 5
-_SERVERS = {  # Scheme -> the variable that names another server, and the usual one.
+_SERVERS = {  # Scheme -> the variable that names another server, and the default server.
     "gs": ("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com"),
     "gcs": ("STORAGE_EMULATOR_HOST", "https://storage.googleapis.com"),
     "hf": ("HF_ENDPOINT", "https://huggingface.co"),
@@ -14,10 +14,9 @@ _SERVERS = {  # Scheme -> the variable that names another server, and the usual 
 
 
 def unreachable(url: str) -> str | None:
-    """Why the server of `url` cannot be reached, in words; None if it can be, or if this cannot be told here.
+    """Why the server of `url` cannot be reached, in words; None if it can be, or if this cannot be checked.
 
-    It cannot be told for schemes other than gs and hf, behind a proxy, and where the Hub's library is told to be
-    offline.
+    It cannot be checked for schemes other than gs and hf, behind a proxy, and if the Hub's library is set to offline.
     """
     scheme = url.partition("://")[0]
     if scheme not in _SERVERS or urllib.request.getproxies() or (scheme == "hf" and _is_offline()):

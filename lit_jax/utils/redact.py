@@ -1,4 +1,4 @@
-"""Removes from texts that are published what they tell about the machine."""
+"""Removes from published texts what identifies the machine."""
 
 import re
 import socket
@@ -17,9 +17,9 @@ _LOCAL = re.compile(
 
 
 def public(text: str) -> str:
-    """`text` without what identifies a machine: of local paths and bucket addresses only the last component is kept.
+    """`text` without what identifies a machine: only the last component of local paths and bucket addresses is kept.
 
-    Web addresses of public hosts are kept, without a password, and so are relative names such as "owner/name".
+    Addresses of public web hosts are kept, without a password, and so are relative names such as "owner/name".
     Raises ConfigError for an account `user@host` and for the name of this machine.
     """
 
@@ -40,7 +40,7 @@ def public(text: str) -> str:
 
     text = _LOCAL.sub(redacted, text)
     machine = socket.gethostname()
-    # A name such as "data" is also an ordinary word, which identifies nothing.
+    # A machine name such as "data" is also an ordinary word, which identifies nothing.
     if re.search(r"[\d.-]", machine) and re.search(rf"(?<![\w.-]){re.escape(machine)}(?![\w-])", text):
         raise ConfigError(f"the card would name this machine, {machine!r}; leave it out")
     return text

@@ -1,7 +1,7 @@
-"""How a text of others is shown: nothing in it moves a cursor, names a window or turns the order of letters.
+"""How untrusted text is shown: nothing in it moves the cursor, names a window or reverses the order of letters.
 
-Whatever the program prints or logs passes `say` or `Formatter`; pages pass `shown` (`tools/pages`), and the message of
-an error passes `in_line` where it becomes a text (`LitJaxError`). JSON is data and escapes by itself.
+Everything that the program prints or logs passes `say` or `Formatter`; pages pass `shown` (`tools/pages`), and the
+message of an error passes `in_line` when it becomes a text (`LitJaxError`). JSON is data and does its own escaping.
 """
 
 import io
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-# Controls of terminals (C0, DEL, C1), ends of lines and paragraphs, marks and overrides of direction, the mark of the
-# order of bytes, annotations, halves of surrogate pairs, and tags. The joiners stay: emoji and many scripts have them.
+# Terminal controls (C0, DEL, C1), line and paragraph separators, direction marks and overrides, the byte order mark,
+# annotations, lone surrogates, and tags. Joiners stay: emoji and many scripts use them.
 _HIDDEN = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     r"\U000e0000-\U000e007f"
@@ -28,14 +28,14 @@ def shown(text: str) -> str:
 
 
 def in_line(text: str) -> str:
-    r"""The same for what stands in one line, such as a cell: line feeds and tabs become `\n` and `\t`."""
+    r"""The same for text that must stay on one line, such as a cell: line feeds and tabs become `\n` and `\t`."""
     return _OF_LINE.sub(_escape, text)
 
 
 def say(text: object = "", *, end: str = "\n", stream: TextIO | io.TextIOBase | None = None) -> None:
-    """Prints `shown(text)`, to standard output by default. What the encoding of the stream lacks is escaped too.
+    """Prints `shown(text)`, to standard output by default. Characters that the stream cannot encode are escaped too.
 
-    Raises OSError, which names the stream as its file.
+    Raises OSError with the name of the stream as its filename.
     """
     stream = sys.stdout if stream is None else stream
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -49,7 +49,7 @@ def say(text: object = "", *, end: str = "\n", stream: TextIO | io.TextIOBase | 
 
 @contextmanager
 def unseen_if_lost() -> Iterator[None]:
-    """For what is shown while work goes on: a terminal that was closed, or a log on a full disk, does not end the work.
+    """A context for progress output, in which a closed terminal, or a log on a full disk, does not end the work.
 
     A pipe whose reader has ended still raises BrokenPipeError.
     """
@@ -62,7 +62,7 @@ def unseen_if_lost() -> Iterator[None]:
 
 
 class Formatter(logging.Formatter):
-    """A formatter of log records: their texts are `shown`, and a message of this package stays in one line."""
+    """A formatter of log records: their texts are `shown`, and messages of this package stay on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         if record.name.startswith("lit_jax"):
@@ -72,7 +72,7 @@ class Formatter(logging.Formatter):
 
 
 class LastResort(logging.StreamHandler[TextIO]):
-    """Prints the warnings of this package, as Python does, in a program that has set up no logging."""
+    """Prints the warnings of this package in a program that has not set up logging, as Python does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class LastResort(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
-            self.stream = sys.stderr  # It may have been replaced since.
+            self.stream = sys.stderr  # It can have been replaced since.
             super().emit(record)
 
 

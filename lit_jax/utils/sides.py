@@ -11,12 +11,12 @@ def pair(sides: Sides) -> tuple[int, int]:
 
 
 def plain(height: int, width: int) -> Sides:
-    """One number where both are the same, as in every config of squares."""
+    """One number if both are the same, as in configs for squares; else (height, width)."""
     return height if height == width else (height, width)
 
 
 def is_sides(value: Any) -> bool:
-    """Whether it is one whole number, or two of them."""
+    """Whether `value` is one whole number, or two of them."""
     several = isinstance(value, tuple | list)
     numbers = value if several else (value,)
     return all(type(number) is int for number in numbers) and (not several or len(numbers) == 2)
@@ -29,5 +29,5 @@ def grid(image: Sides, patch: Sides) -> tuple[int, int]:
 
 
 def in_words(sides: Sides) -> str:
-    """Height x width, for a message."""
+    """Height x width, for messages."""
     return "x".join(map(str, pair(sides)))

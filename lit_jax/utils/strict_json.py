@@ -1,4 +1,4 @@
-"""JSON that somebody else may have written: read within limits, and refused where readers would disagree on it."""
+"""JSON that somebody else may have written: read within limits, and refused if readers would disagree about it."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from typing import Any
 from lit_jax.utils import utf8
 from lit_jax.utils.inside import content
 
-LARGEST = 32 << 20  # Bytes of a file.
-LARGEST_LOG = 1 << 30  # Of one with an object in each line, which grows with a run.
-DEEPEST = 64  # Levels; the parser of tokenizers ends at 128, Python's at about 1,000.
-_MOST_VALUES = 5_000_000  # Each takes up to 100 bytes of memory.
-_LONGEST_NUMBER = 64  # Characters; the longest in a published file is a model_max_length of 31.
+LARGEST = 32 << 20  # The largest size of a file, in bytes.
+LARGEST_LOG = 1 << 30  # The largest size of a file of JSON lines, which grows with a run.
+DEEPEST = 64  # The most levels; the parser of tokenizers allows 128, Python's about 1,000.
+_MOST_VALUES = 5_000_000  # Each value takes up to 100 bytes of memory.
+_LONGEST_NUMBER = 64  # Characters; the longest in a published file is a model_max_length of 31 characters.
 _LONG = re.compile(r"[-+.0-9eE]{65}")
 
 
@@ -22,7 +22,7 @@ Odd = Callable[[str], Any]
 
 
 def read(path: str | Path, largest: int = LARGEST, *, odd: Odd | None = None) -> Any:
-    """The tree in a file. Raises ValueError, with the reason in a few words, as `parse` does, and OSError."""
+    """The JSON value in a file. Raises OSError, and ValueError with the reason in a few words, as `parse` does."""
     return parse(content(path, largest, "a JSON file"), odd=odd)
 
 
@@ -35,25 +35,25 @@ def read_own(path: str | Path) -> dict[str, Any]:
 
 
 def lines(path: str | Path) -> list[bytes]:
-    """The lines of a file with an object in each; the last one is empty, or was cut by a kill. Raises as `read` does.
+    """The lines of a file with an object in each, for `parse`. Raises as `read` does.
 
-    A line is for `parse`.
+    The last line is empty, or was cut off by a kill.
     """
     return content(path, LARGEST_LOG, "a file of JSON lines").split(b"\n")
 
 
 def parse(text: bytes | str, *, odd: Odd | None = None) -> Any:
-    """The tree in a text. Raises ValueError, with the reason in a few words.
+    """The JSON value in a text. Raises ValueError, with the reason in a few words.
 
-    Refused are a text that is not JSON in UTF-8, a key that an object has twice (of which some readers take the first
-    value and others the last), a number of more than 64 characters, more than 64 levels and millions of values.
-    `odd` gives the value of a number of more than 64 characters, of a NaN and of an Infinity, which JSON does not have;
-    by default the last two are read as Python reads them.
+    It refuses text that is not JSON in UTF-8, an object with the same key twice (some readers take the first value and
+    others the last), numbers of more than 64 characters, more than 64 levels and millions of values. `odd` returns the
+    value for numbers of more than 64 characters, and for NaN and Infinity, which JSON does not have; by default these
+    two are read as Python reads them.
     """
     text = utf8.decode(text) if isinstance(text, bytes) else text
     if (values := sum(map(text.count, ",[{"))) > _MOST_VALUES:
         raise ValueError(f"it has about {values} values; at most {_MOST_VALUES} are read")
-    # A text may look like a long number too; the numbers are measured one by one only then.
+    # A string can look like a long number too; only then are numbers measured one by one.
     hooks: dict[str, Any] = {"parse_constant": odd} if odd else {}
     if _LONG.search(text):
         hooks |= {"parse_int": _short(int, odd or refuse), "parse_float": _short(float, odd or refuse)}
@@ -74,7 +74,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse(number: str) -> Any:
-    """An `odd` that raises ValueError."""
+    """An `odd` that always raises ValueError."""
     if len(number) > _LONGEST_NUMBER:
         raise ValueError(f"it has a number of {len(number)} characters; at most {_LONGEST_NUMBER} are read")
     raise ValueError(f"it has {number}, which is no number of JSON")

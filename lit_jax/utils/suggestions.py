@@ -6,10 +6,10 @@ from difflib import get_close_matches
 
 
 def suggestion(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that `name` most likely stands for; None if none is near.
+    """The one of `names` that `name` most likely stands for; None if none is close.
 
-    First those that are the same but for case and punctuation, then the shortest that goes on from `name` with
-    what is no letter (imagenet, imagenet2012), then the most similar.
+    First come names that differ only in case and punctuation, then the shortest that continues `name` with anything
+    but a letter (imagenet, imagenet2012), then the most similar.
     """
     known = list(names)
     plain = {_plain(other): other for other in reversed(known)}

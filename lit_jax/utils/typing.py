@@ -1,4 +1,4 @@
-"""Names for what is passed around, and the alphabet of shapes.
+"""Types that many modules share, and the letters of shapes.
 
 Shape letters, the same in every file:
   B batch, b rows of one device or host, N tokens, D width, H heads, K head width, F feed-forward width,
@@ -24,7 +24,7 @@ class ProcessShard:
     count: int = 1
 
 
-WHOLE_BATCH = ProcessShard()  # Of a run that is one process.
+WHOLE_BATCH = ProcessShard()  # The shard of a run with one process.
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Decode(Protocol):
 
 @runtime_checkable
 class TrainDecode(Decode, Protocol):
-    """A `Decode` for training: everything that is random in the image is a function of `key`."""
+    """A `Decode` for training: everything random about the image is a function of `key`."""
 
     def __call__(self, data: bytes, key: int = 0, /) -> UInt8[np.ndarray, "S1 S2 3"]: ...
 
@@ -50,21 +50,21 @@ class Tokenize(Protocol):
 
 @runtime_checkable
 class CountTokens(Protocol):
-    """Texts -> the number of tokens of each one before it is cut."""
+    """Texts -> the number of tokens of each text before it is truncated."""
 
     def __call__(self, texts: Sequence[str], /) -> list[int]: ...
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Called after each batch or part with how much is done, and of how much."""
+    """Called after each batch or part with how much is done, and out of how much."""
 
     def __call__(self, done: int, total: int, /) -> object: ...
 
 
 @runtime_checkable
 class ImageProcessor(Protocol):
-    """What is used of an image processor of transformers with the PIL backend."""
+    """The parts that are used of a transformers image processor with the PIL backend."""
 
     do_resize: Any
     do_rescale: Any
@@ -84,7 +84,7 @@ class ImageProcessor(Protocol):
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What is used of a tokenizer of transformers; a fast one also has a `backend_tokenizer`."""
+    """The parts that are used of a transformers tokenizer; a fast one also has a `backend_tokenizer`."""
 
     model_max_length: int
     padding_side: str
@@ -108,7 +108,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Processor(Protocol):
-    """What is used of `transformers.VisionTextDualEncoderProcessor`, whose import is too slow for an annotation."""
+    """The parts that are used of `transformers.VisionTextDualEncoderProcessor`, which is slow to import."""
 
     image_processor: ImageProcessor
     tokenizer: Tokenizer

@@ -4,8 +4,8 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def decode(text: bytes, what: str = "it") -> str:
-    """Without a byte order mark. Raises ValueError for anything but UTF-8, which names `what` and the remedy."""
-    if text.startswith(_UTF_16):  # What "Unicode" means in some editors, and `>` in older PowerShells.
+    """`text` decoded, without a byte order mark. Raises ValueError naming `what` and the remedy if it is not UTF-8."""
+    if text.startswith(_UTF_16):  # Some editors call UTF-16 "Unicode"; older PowerShells write it with `>`.
         raise ValueError(f"{what} is UTF-16; save it as UTF-8")
     try:
         return text.decode("utf-8-sig")
