@@ -47,7 +47,7 @@ class LossConfig:
 class Targets(NamedTuple):
     """Which pairs of the batch match, where this is more than "image i and text i".
 
-    - `valid`: bool [b], False for rows that only fill up the batch. They are nobody's positive or negative, whatever
+    - `valid`: bool [b], False for rows that only fill up the batch. They are never positives or negatives, whatever
       they contain, and the mean is over the other pairs.
     - `groups`: int [b] each, such as the ids of the images and of the captions. Two pairs with an id in common are not
       negatives of each other (supervised contrastive learning would make them positives, arXiv:2004.11362; here they

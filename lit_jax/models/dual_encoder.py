@@ -52,7 +52,7 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
     x = x.astype(jnp.float32)
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     zero = squared == 0
-    # Both branches must be differentiable at zero, hence the inner `where`.
+    # The inner `where` makes both branches differentiable at zero.
     return jnp.where(zero, 0.0, x / jnp.sqrt(jnp.where(zero, 1.0, squared)))
 
 

@@ -57,7 +57,7 @@ class PreemptionNotice:
         return self._notified
 
     def watch(self, environ: Mapping[str, str], poll: float = POLL) -> None:
-        """Asks the metadata server every `poll` seconds until the context is left; a notice becomes a SIGTERM."""
+        """Asks the metadata server every `poll` seconds while in the context; a notice is turned into a SIGTERM."""
         while not self._left.wait(poll):
             preempted = metadata("preempted", environ) == "TRUE"
             event = metadata("maintenance-event", environ)

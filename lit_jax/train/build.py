@@ -50,7 +50,7 @@ SIGLIP_BIAS = -10.0  # arXiv:2303.15343
 
 
 class Training(NamedTuple):
-    """What a config makes of a model on a mesh."""
+    """The parts of training that follow from a config, a model and a mesh."""
 
     schedule: optax.Schedule
     tx: optax.GradientTransformation

@@ -28,7 +28,7 @@ _LOOKED_AT = 20  # The number of records in which captions are looked for.
 
 
 class Inputs(NamedTuple):
-    """What a run reads."""
+    """The sources of a run."""
 
     source: Source  # What the run is trained on.
     test: Source | None

@@ -107,7 +107,7 @@ def _start(config: TrainConfig, workdir: Workdir, options: _Options) -> State:
 
 
 class _Run:
-    """One run in its workdir, from where it stands to its last step."""
+    """One run in its workdir, from its current step to the last one."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Run:
             ) from error
 
     def loop(self, writers: metrics.Writers) -> None:
-        """Next batch, step, log, evaluate, save, until the last step."""
+        """Repeats up to the last step: next batch, step, log, evaluate, save."""
         config, place = self.config, self.place
         evaluation, batches, cached = prepare(
             self.setup, self.inputs, self.start, self.options.cache_folder, self.point

@@ -34,7 +34,7 @@ class Profiler:
             log.warning("steps %d to %d are not profiled: the run goes on after step %d", *window, start)
 
     def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
-        """The context in which step `number` must be started."""
+        """The context in which step `number` is started."""
         if self._window and not self._running and self._window[0] <= number <= self._window[1]:
             self._running = True
             jax.profiler.start_trace(str(self._folder))

@@ -21,7 +21,7 @@ from lit_jax.utils.inside import check_regular
 log = logging.getLogger(__name__)
 
 NAME = "SHA256SUMS"
-TRIES = 4  # Attempts at a call that may fail in a busy bucket or on a lost mount; they take 3.5 seconds.
+TRIES = 4  # Attempts at a call that can fail in a busy bucket or on a lost mount; the waits add up to 3.5 s.
 _WAIT = 0.5  # Seconds before the second attempt; the wait doubles before each further one.
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _CHUNK = 1 << 22  # Bytes.

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 def suggestion(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that `name` most likely stands for; None if none is close.
 
-    First come names that differ only in case and punctuation, then the shortest that continues `name` with anything
-    but a letter (imagenet, imagenet2012), then the most similar.
+    First come names that differ only in case and punctuation, then the shortest that continues `name` without letters
+    (imagenet, imagenet2012), then the most similar.
     """
     known = list(names)
     plain = {_plain(other): other for other in reversed(known)}

@@ -119,7 +119,7 @@ class Model(nn.Module):
         hidden_states: bool = False,
         attentions: bool = False,
     ) -> EncoderOutput:
-        """`attention_mask` [B N] is nonzero where a token is real; positions may differ between texts."""
+        """`attention_mask` [B N] is nonzero where a token is real; positions can differ between texts."""
         c, tokens = self.config, input_ids.shape[1]
         positions = bert.in_order(input_ids) if position_ids is None else position_ids.reshape(-1, tokens)
         [cos], [sin] = rotary.tables(positions, rotary.speeds(c.rope_theta, c.head_width)[None])

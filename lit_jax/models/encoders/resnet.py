@@ -64,7 +64,7 @@ class Config(Fields):
     """Fields and defaults of transformers' ResNetConfig, and our own field for the image size."""
 
     model_type = "resnet"
-    patch_size: ClassVar[int] = 1  # Pictures may have any size.
+    patch_size: ClassVar[int] = 1  # Pictures can have any size.
 
     layer_type: str = "bottleneck"
     downsample_in_first_stage: bool = False

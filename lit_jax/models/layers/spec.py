@@ -41,7 +41,7 @@ class Compute:
     # "rows": our kernel for TPUs. "splash": JAX's kernel for long sequences on TPUs. "cudnn": for GPUs. "auto": the
     # first of them that fits. If the chosen one does not fit, XLA compiles attention. Kernels for TPUs need `mesh`.
     attention: Literal["auto", "rows", "splash", "xla", "cudnn"] = "auto"
-    mesh: Mesh | None = None  # The devices, over all of which the batch is split.
+    mesh: Mesh | None = None  # The devices; the batch is split over all of them.
     text_rows: float = 1.0  # The rows of a packed batch, as a share of its texts (`layers/packing.py`).
 
     @property

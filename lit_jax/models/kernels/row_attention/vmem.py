@@ -34,8 +34,8 @@ def vmem_bytes(
 ) -> int:
     """An upper bound of one program's VMEM, which grows with `tokens`; 6.7 and 6.4 MiB for ViT-B/16 at 224.
 
-    Two buffers for each of [N D], of which the forward kernel has 4 and the backward kernel 7; one float32 [H N N]
-    for the bias and one for its gradient; a mask; the float32 scores [N N] of the heads that are computed together.
+    It counts two buffers for each [N D] (4 in the forward kernel, 7 in the backward kernel), one float32 [H N N] for
+    the bias and one for its gradient, a mask, and the float32 scores [N N] of heads that are computed together.
     """
     size = jnp.dtype(dtype).itemsize
     block = max(up(tokens, 32 // size), TOGETHER) * up(width, LANES) * size
