@@ -1,4 +1,4 @@
-"""What a press of the tab key gives: commands, options, names, and where the shell's own paths come."""
+"""What the tab key completes: commands, options, names, and the places where the shell offers its paths."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ CONFIG = Path(lit_jax.__file__).parents[1] / "configs" / "lit_b16_bert.py"
 
 @pytest.fixture
 def offered(monkeypatch, capsys):
-    """The (kind, word) pairs offered for the last of the words of a line."""
+    """The (kind, word) pairs offered for the last word of a line."""
 
     def ask(line):
         words = ["lit-jax", *line.split(" ")]
@@ -35,7 +35,7 @@ def plain(*words):
     return [("plain", word) for word in words]
 
 
-FILE, FOLDER = [("file", "")], [("dir", "")]  # The shell offers its own.
+FILE, FOLDER = [("file", "")], [("dir", "")]  # The shell offers its own paths.
 
 
 @pytest.mark.parametrize(
@@ -75,25 +75,26 @@ def test_what_is_typed_is_completed(offered, line, wanted):
 @pytest.mark.parametrize("command", shell.COMMANDS)
 def test_every_option_of_every_command_is_offered(offered, command):
     known = {name for name in options(command) if name.startswith("--")}
+    # Also hidden in the help.
     hidden = {
         "evaluate": {"--seeds", "--ledger", "--dim"},
         "export": {
             *("--model", "--allow-pickle", "--license-name", "--private"),
             *("--onnx-int8", "--stablehlo", "--raw", "--message"),
         },
-    }  # In the help, too.
+    }
     assert {word for _, word in offered(f"{command} --")} == known - hidden.get(command, set()) | {"--help"}
 
 
 @pytest.mark.parametrize("name", ["model", "workdir", "output", "config", "index", "picture", "json", "data"])
-def test_every_place_is_completed_as_a_path(offered, name):
+def test_every_option_that_takes_a_path_is_completed_as_a_path(offered, name):
     having = [command for command in shell.COMMANDS if f"--{name}" in options(command)]
     having = [each for each in having if (each, name) not in {("doctor", "json"), ("encoders", "json")}]
     assert having and all(offered(f"{command} --{name} ") in (FILE, FOLDER) for command in having)
 
 
-def test_bash_takes_the_script_and_asks_without_jax(tmp_path):
-    """As a user has it: the script is read by bash, which calls lit-jax; a JAX that is imported would end it."""
+def test_bash_reads_the_script_and_completes_without_jax(tmp_path):
+    """As for a user: bash reads the script, which calls lit-jax; importing JAX would end it."""
     (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')")
     program = tmp_path / "lit-jax"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m lit_jax "$@"\n')

@@ -1,4 +1,4 @@
-"""The options of the commands that take a config: what they set, what they refuse, and what they do not look at."""
+"""The options of the commands that take a config: what they set, what they refuse, and what they ignore."""
 
 import logging
 import subprocess
@@ -26,7 +26,7 @@ LINE = ("--config", SMOKE, "--workdir", "w")
 
 
 def set_by(*args):
-    """The config that `train` gets."""
+    """The config that `train` receives."""
     return train.FLAGS.parse([*LINE, *args])[0]
 
 
@@ -38,14 +38,14 @@ def refused(*args, flags=train.FLAGS, line=LINE):
 
 @pytest.fixture
 def said(caplog):
-    """What is logged from here on."""
+    """The log from here on."""
     log_once.cache_clear()
     caplog.set_level(logging.INFO, "lit_jax")
     return caplog
 
 
 def write(folder, body, head=""):
-    """A config file whose get_config has this body."""
+    """Writes a config file whose get_config has this body."""
     path = folder / "config.py"
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     path.write_text(f"from ml_collections import ConfigDict\n{head}\n\ndef get_config():\n{lines}")
@@ -141,7 +141,7 @@ def test_a_field_is_set(args, field, value):
     assert tree == value and type(tree) is type(value)
 
 
-def test_single_fields_of_a_tower_go_over_those_of_the_file():
+def test_single_fields_of_a_tower_override_those_of_the_file():
     config = set_by("--config.model.text_config.vocab_size", "512")
     assert config.model.text_config.model_type == "bert" and config.model.text_config.hidden_size == 64
 
@@ -170,7 +170,7 @@ def test_single_fields_of_a_tower_go_over_those_of_the_file():
         ("--config.loss x --config.seed -1", "2 mistakes: config.seed is -1, wanted 0 or more, and below 2**32; "),
     ],
 )  # fmt: skip
-def test_a_wrong_value_says_what_was_found_and_wanted(args, message):
+def test_the_error_for_a_wrong_value_says_what_was_found_and_wanted(args, message):
     args = args.split()
     if "--config.mesh.foozle" in args:
         args.append("3")
@@ -263,7 +263,7 @@ def test_a_shipped_config_is_found_from_anywhere_unless_a_file_of_its_name_is_th
     assert config_file.load("configs/lit_b16_bert.py").to_dict() != shipped.to_dict()
 
 
-def test_a_file_that_is_no_config_is_refused(tmp_path):
+def test_a_file_that_is_not_a_config_is_refused(tmp_path):
     line = ("--workdir", "w", "--config", "nope.py")
     assert refused(line=line) == "train: config file nope.py does not exist; give the path of a .py file"
     said = refused(line=(*line[:3], "siglit_b16"))
@@ -278,15 +278,15 @@ def test_a_file_that_is_no_config_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "config.json", "colab.ipynb"])
-def test_a_config_in_another_language_is_told_what_a_config_is(name, tmp_path):
-    (tmp_path / name).write_text("steps: 3")  # Which is Python as well.
+def test_the_error_for_a_config_in_another_language_says_what_a_config_is(name, tmp_path):
+    (tmp_path / name).write_text("steps: 3")  # This is also valid Python.
     said = refused(line=("--workdir", "w", "--config", str(tmp_path / name)))
     assert f"{name} is not a Python file; wanted a .py file with a function get_config" in said
 
 
 @pytest.mark.parametrize("command", ["train", "plan", "quickstart", "grid"])
 def test_a_bad_config_is_refused_before_anything_heavy_is_imported(command, tmp_path):
-    """Not even JAX: here it would end the process."""
+    """Not even JAX is imported: here it would end the process."""
     (tmp_path / "jax.py").write_text("raise SystemExit('jax was imported')")
     args = [command, "--config", f"{CONFIG.with_name('quickstart.py')}:smoke", "--config.loss", "triplet"]
     args += [] if command == "plan" else ["--workdir", str(tmp_path / "run")]
@@ -302,7 +302,7 @@ def test_a_bad_config_is_refused_before_anything_heavy_is_imported(command, tmp_
     assert done.returncode == 2 and not (tmp_path / "run").exists() and time.monotonic() - start < 30
 
 
-def test_the_status_of_a_bad_config_is_that_of_usage(capsys):
+def test_the_status_of_a_bad_config_is_that_of_a_usage_error(capsys):
     with pytest.raises(SystemExit) as ended:
         shell.main(["train", *LINE, "--config.steps", "0"])
     assert ended.value.code == 2
@@ -326,12 +326,13 @@ def swapped(towers, text, *args, flags=train.FLAGS):
     return flags.parse([*line, *folders, *args])[0]
 
 
-def test_a_tower_of_another_type_is_swapped_in_by_its_name(towers, said):
+def test_a_tower_of_another_type_is_swapped_in_by_name(towers, said):
     model = read_config(swapped(towers, "xlm-roberta")).model
     config = join.join_towers(model).module.config
     assert (config.vision_type, config.text_type) == ("vit", "xlm-roberta")
     assert config.text.hidden_size == 24 and config.vision.patch_size == 8 and config.vision.image_size == 32
-    assert config.text.hidden_dropout_prob == 0.1  # Its own: what the file says is for a BERT.
+    # The tower's own value, since that of the file is for a BERT.
+    assert config.text.hidden_dropout_prob == 0.1
     aside = [line for line in said.messages if "not used" in line]
     assert aside == [
         "model.vision is named on the command line, so these fields of config.model.vision_config in the config file "
@@ -352,7 +353,7 @@ def test_a_tower_of_the_same_type_keeps_the_dropout_of_the_file(towers, said):
     assert not any("text" in line for line in said.messages)
 
 
-def test_what_the_shell_says_of_a_named_tower_stands_alone(towers):
+def test_only_the_shell_sets_fields_of_a_tower_that_it_names(towers):
     for text in ("bert", "xlm-roberta"):
         model = read_config(
             swapped(towers, text, "--config.model.text_config.hidden_dropout_prob", "0.3")
@@ -380,13 +381,13 @@ def test_a_small_tower_of_a_smoke_run_gives_way_to_a_named_one(towers):
     assert option.model.vision_config.to_dict() == {} and option.model.text_config.hidden_size == 64
 
 
-def test_a_plan_is_of_the_named_tower(towers):
+def test_a_plan_is_for_the_named_tower(towers):
     config = swapped(towers, "xlm-roberta", flags=plan.FLAGS)
     assert config.model.text_config.to_dict() == config.model.vision_config.to_dict() == {}
     module = DualEncoder(parameters.config_of(read_config(config, empty=plan.FLAGS.empty)))
     assert module.config.text_type == "xlm-roberta" and module.config.text.hidden_size == 24
 
 
-def test_a_path_with_a_group_that_is_no_group_is_left_to_the_reader():
+def test_a_field_inside_a_value_that_is_not_a_group_is_left_to_the_reader():
     tree = config_file.merge({"optim": 3}, [config_file.Override("optim.b2", "0.5")], {})
     assert tree == {"optim": 3}

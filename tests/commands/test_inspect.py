@@ -1,4 +1,4 @@
-"""What lit-jax inspect tells of broken sources, written by json, tarfile and pyarrow: counts and first places."""
+"""What lit-jax inspect reports of broken sources, written by json, tarfile and pyarrow: counts and first places."""
 
 import io
 import json
@@ -50,7 +50,7 @@ def tar(parts, change=lambda content: content):
 
 
 def over(member, content):
-    """Writes `content` over the header of a member and what follows it."""
+    """A change that writes `content` over the header of a member and what follows it."""
     at = offset(member)
     return lambda data: data[:at] + content + data[at + len(content) :]
 
@@ -68,7 +68,7 @@ def offset(member):
     return sum(512 + -(-len(content) // 512) * 512 for _, content in SIX[:member])
 
 
-# What is broken -> how it is written, and what is told: a remark, or the error if it begins with "!".
+# What is broken -> how to write it, and what is reported: a remark, or an error if it begins with "!".
 BROKEN = {
     "a quote that is never closed": (
         table('file_name,caption\n0.png,a\n1.png,"b\n2.png,c\n'),
@@ -178,7 +178,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("write", "told"), BROKEN.values(), ids=BROKEN)
-def test_inspect_tells_what_is_broken_with_counts_and_the_first_place(write, told, tmp_path):
+def test_inspect_reports_what_is_broken_with_counts_and_the_first_place(write, told, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     spec = write(folder)

@@ -13,7 +13,7 @@ from tests import tiny
 CLASSIFY = "classify pairs/000.png --model model --labels"
 TRAIN = "train --config config.py --workdir new --config"
 PREPARE = "prepare pairs --output new3 --name x --split train --processes 1"
-MISTAKES = [  # A command in the folder of `place`; its status; what it says.
+MISTAKES = [  # A command, run in the folder of `place`; its exit status; what it says.
     (
         f"{CLASSIFY} nofile.txt",
         3,
@@ -269,7 +269,7 @@ def place(tmp_path_factory):
 
 
 def listed(folder):
-    """All files and folders but those that a start of training leaves, which failed and may be repeated."""
+    """All files and folders, except those left by a failed start of training, which can be repeated."""
     paths = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     return sorted(paths - {"new", "new/lock"})
 
@@ -288,7 +288,7 @@ def test_a_mistake_ends_in_one_sentence_and_writes_nothing(place, monkeypatch, c
     assert listed(place) == before
 
 
-def test_a_run_is_exported_from_another_folder_with_what_chance_gives(place, tmp_path, monkeypatch):
+def test_a_run_is_exported_from_another_folder_with_the_chance_level(place, tmp_path, monkeypatch):
     config = json.loads((place / "run" / "config.json").read_text())
     near = place / "near"
     near.mkdir()
@@ -302,4 +302,4 @@ def test_a_run_is_exported_from_another_folder_with_what_chance_gives(place, tmp
     assert ended.value.code == 0
     card = (tmp_path / "out" / "README.md").read_text()
     (row,) = [line for line in card.splitlines() if line.startswith("| text to image recall@1 ")]
-    assert row.endswith("| 0.042 |")  # One of 24.
+    assert row.endswith("| 0.042 |")  # One in 24.

@@ -1,4 +1,4 @@
-"""lit-jax prepare --decoded: a set for a tower, in the size of its pictures or in another."""
+"""lit-jax prepare --decoded: a data set for a tower, at the tower's image size or at another."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a quickstart prints at its end."""
+"""What quickstart prints at the end."""
 
 import shlex
 
@@ -15,7 +15,7 @@ from lit_jax.commands.quickstart import following
         ("data", ["evaluate", "embed", "search", "demo"], "a fast train"),
     ],
 )
-def test_the_commands_that_are_printed_suit_the_pictures(tmp_path, pictures, commands, query):
+def test_the_printed_commands_suit_the_pictures(tmp_path, pictures, commands, query):
     (tmp_path / pictures / "test").mkdir(parents=True)
     (tmp_path / pictures / "test" / "a.png").touch()
     lines = [shlex.split(line) for line in following(tmp_path / "export", str(tmp_path), "folder:test")]

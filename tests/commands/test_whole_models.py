@@ -1,4 +1,4 @@
-"""The commands with the folder of a CLIP or a SigLIP: it is read as the dual encoder that it is."""
+"""The commands with the folder of a CLIP or a SigLIP, which is read as a dual encoder."""
 
 import json
 import string
@@ -25,7 +25,7 @@ END = 2 * 26 + 1
 
 
 def clip(folder):
-    """With the processor and the tokenizer of a CLIP: a crop, and texts that end at their end of text."""
+    """A model with the processor and tokenizer of CLIP: a crop, and texts that end at their end-of-text token."""
     letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
     words = {word: i for i, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
     processor = transformers.CLIPProcessor(
@@ -39,7 +39,7 @@ def clip(folder):
 
 
 def siglip(folder):
-    """With the processor and a tokenizer as those of a SigLIP: no mask, and all texts of one length."""
+    """A model with a processor and tokenizer like those of SigLIP: no mask, and all texts of one length."""
     words = tiny.tokenizer().backend_tokenizer
     names = {"pad_token": "[PAD]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -63,7 +63,7 @@ MODELS = {"clip": clip, "siglip": siglip}
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
 def whole(request, tmp_path_factory):
-    """The folder of a model, the model in PyTorch, and its processor; `pairs` are beside it."""
+    """The folder of a model, the model in PyTorch, and its processor; `pairs` is beside the folder."""
     place = tmp_path_factory.mktemp("whole")
     tiny.write_pairs(place / "pairs", labels=True)
     return place / "model", *request.param(place / "model")
