@@ -27,7 +27,7 @@ def png(seed, size=(9, 7)):
 
 
 def storable(kind):
-    """Whether this version of pyarrow makes columns of the type and writes them: old ones lack the views."""
+    """Whether this version of pyarrow makes and writes columns of the type: old ones lack the view types."""
     try:
         pq.write_table(pa.table({"x": pa.array([], kind)}), io.BytesIO())
     except pa.ArrowNotImplementedError:
@@ -46,7 +46,7 @@ def row(i):
 
 @pytest.fixture
 def write_folder(tmp_path):
-    """`write_folder(rows, broken=(...))`: a directory whose metadata are `rows`; broken pictures hold no image."""
+    """`write_folder(rows, broken=(...))`: a directory with `rows` as its metadata; broken pictures hold no image."""
 
     def write(rows=None, broken=(), name="pictures"):
         folder = tmp_path / name
@@ -111,7 +111,7 @@ TRANSFORMS = TrainTransforms(decode, tokenize)
 
 
 def read_batches(source, transforms=TRANSFORMS, **options):
-    """`train_batches`; `options` are its own arguments or fields of TrainTransforms and of Reading."""
+    """Calls `train_batches`; `options` are its own arguments or fields of TrainTransforms and Reading."""
     given = {"batch_size": 8, "seed": 3, "threads": 0} | options
     made = {name: given.pop(name) for name in TrainTransforms._fields if name in given}
     read = {field.name: given.pop(field.name) for field in dataclasses.fields(Reading) if field.name in given}
@@ -132,7 +132,7 @@ def write_tar(path, members):
 
 
 def write_forms(root, pairs, shards=3):
-    """The same (id, image, captions) in every form: name of the form -> spec of the source."""
+    """Writes the same (id, image, captions) in every form and returns {name of the form: spec of the source}."""
     folder, wds, hub = (root / name for name in ("folder", "wds", "hub"))
     for directory in (folder, wds, hub):
         directory.mkdir()
@@ -173,5 +173,5 @@ def write_forms(root, pairs, shards=3):
 
 
 def pairs_of(n):
-    """`n` pairs with one to three captions each; ids sort as they are numbered."""
+    """`n` pairs with one to three captions each; their ids sort in numerical order."""
     return [(f"{i:06}", png(i), [f"{i} caption {j} é" for j in range(1 + i % 3)]) for i in range(n)]

@@ -1,7 +1,7 @@
-"""Fifty ways in which data are bad, by number: pictures, captions, arrays, token ids and whole sets.
+"""Fifty ways in which data can be bad, by number: pictures, captions, arrays, token ids and whole sets.
 
-A picture or caption that cannot be used costs its record, by name, in training, and ends an evaluation; one that is
-only odd is used. tests/data/transforms/test_image_files.py checks the pixels of 12, 13 to 20, 23 to 25 and 33.
+The record of a picture or caption that cannot be used is skipped by name in training, and ends an evaluation; one that
+is only odd is used. tests/data/transforms/test_image_files.py checks the pixels of 12, 13 to 20, 23 to 25 and 33.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ CAPTIONS = {
 
 @pytest.fixture
 def source_with(tmp_path):
-    """`source_with(picture, caption)`: forty records; record BAD has that picture and that caption."""
+    """`source_with(picture, caption)`: forty records, of which BAD has this picture and this caption."""
 
     def write(picture=None, caption="a red square"):
         for i in range(RECORDS):
@@ -123,7 +123,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(data, monkeypatch):
     try:
         with pytest.raises(DataError):
             open_image(data)
-        assert tracemalloc.get_traced_memory()[1] < 20e6  # Bytes; the text has 200 million.
+        assert tracemalloc.get_traced_memory()[1] < 20e6  # In bytes; the text would take 200 million.
     finally:
         tracemalloc.stop()
 

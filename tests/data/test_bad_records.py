@@ -6,7 +6,7 @@ from lit_jax.data.bad_records import Ledger, frequent
 from lit_jax.utils.errors import DataError
 
 
-def test_reasons_that_differ_in_names_and_numbers_are_of_one_kind():
+def test_reasons_that_differ_only_in_names_and_numbers_are_of_one_kind():
     reasons = ["'a.jpg' cannot be read", "not an image: 6 bytes", "'b c.jpg' cannot be read"]
     reasons += ["not an image: 17 bytes", '"it\'s.jpg" cannot be read', "caption is empty"]
     assert frequent(reasons) == [
@@ -17,7 +17,7 @@ def test_reasons_that_differ_in_names_and_numbers_are_of_one_kind():
     assert frequent(reasons, 1) == [("'a.jpg' cannot be read", 3)]
 
 
-def test_too_many_broken_records_are_told_with_the_three_most_frequent_reasons():
+def test_too_many_broken_records_are_reported_with_the_three_most_frequent_reasons():
     ledger = Ledger("folder:x", 100, 0.09)
     for record, reason in enumerate(["empty"] * 3 + ["'y.jpg' is gone"] * 4 + ["odd", "cut"]):
         ledger.add(record, reason)

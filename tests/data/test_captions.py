@@ -64,7 +64,7 @@ def test_captions_that_are_all_usable_are_drawn_by_their_number_in_the_record(wr
             assert text == f"{index} {number}"
 
 
-def test_the_usable_captions_of_a_record_are_drawn_alike(write_folder):
+def test_the_usable_captions_of_a_record_are_drawn_equally_often(write_folder):
     rows = [{"file_name": f"{i:02}.png", "captions": ["", "a", "", "b", "c"]} for i in range(RECORDS)]
     batches = read_batches(open_source(f"folder:{write_folder(rows)}"))
     drawn = [text for _ in range(100) for text in texts_of(next(batches))]
@@ -86,7 +86,7 @@ def words(batch):
     return [[bytes(line[line > 0].tolist()).decode() for line in lines] for lines in ids]
 
 
-def test_several_captions_are_different_ones_and_the_first_is_that_of_one(folder):
+def test_several_captions_are_distinct_and_the_first_is_the_one_drawn_alone(folder):
     source = open_source(f"folder:{folder}")
     for batch, single in zip(several(source, 2, 5), several(source, 1, 5), strict=True):
         assert batch["texts"]["input_ids"].shape == (8, 2, 16)
@@ -96,22 +96,22 @@ def test_several_captions_are_different_ones_and_the_first_is_that_of_one(folder
             assert set(pair) == {f"{index} one", f"{index} zwei é"}
 
 
-def test_of_fewer_captions_than_are_wanted_each_is_drawn_again(folder):
+def test_captions_that_are_too_few_are_drawn_repeatedly(folder):
     (batch,) = several(open_source(f"folder:{folder}"), 5)
     for texts in words(batch):
         assert sorted(map(texts.count, set(texts))) == [2, 3]
 
 
-def test_numbers_that_are_drawn_together_are_different_and_depend_on_the_key():
+def test_numbers_that_are_drawn_together_are_distinct_and_depend_on_the_key():
     for count, below in ((3, 7), (7, 7), (1, 1), (4, 3)):
         numbers = draws(count, below, "key", 1)
         assert len(numbers) == count and len(set(numbers)) == min(count, below)
         assert numbers[0] == draw(below, "key", 1) and max(numbers) < below
     seen = {tuple(draws(2, 3, "key", row)) for row in range(200)}
-    assert len(seen) == 6  # Every ordered pair.
+    assert len(seen) == 6  # Every ordered pair occurs.
 
 
-def test_cached_captions_are_drawn_as_captions_are(folder):
+def test_cached_captions_are_drawn_like_captions(folder):
     source = open_source(f"folder:{folder}")
     captions = [caption for i in range(RECORDS) for caption in source[i]["captions"]]
     rows = np.arange(len(captions), dtype=np.float32)[:, None]

@@ -1,4 +1,4 @@
-"""Where the tokens of short texts go that share the rows of a tower."""
+"""Where the tokens of short texts are placed when texts share the rows of a tower."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from lit_jax.data.packing import place, share_needed, starts_of
 
 
 def lengths_of(seed, count=64, length=64):
-    """Those of captions: most are short, a few are cut."""
+    """Lengths like those of captions: most are short, a few are cut."""
     return np.random.default_rng(seed).lognormal(3.0, 0.6, count).clip(2, length).astype(int)
 
 
@@ -16,7 +16,7 @@ def mask_of(lengths, length):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_token_has_a_slot_of_its_own_and_a_text_lies_in_one_row_in_its_order(seed):
+def test_every_token_has_its_own_slot_and_a_text_is_in_one_row_in_order(seed):
     real = mask_of(lengths_of(seed), 64)
     source, target = place(real, 40)
     assert ((target >= 0) == real).all()
@@ -42,14 +42,14 @@ def test_padding_on_the_left_and_in_the_middle_is_left_out_too():
     np.testing.assert_array_equal(source, [[2, 3, 4, 6], [-1, -1, -1, -1]])
 
 
-def test_a_text_that_no_row_has_room_for_gets_no_slot_and_the_others_do():
+def test_a_text_for_which_no_row_has_room_gets_no_slot_and_the_others_do():
     assert starts_of([4, 3, 2], 4, 2) == [0, 4, -1]
     assert starts_of([4, 4], 4, 0) == [-1, -1]
 
 
-def test_the_share_that_is_advised_suffices_for_texts_of_these_lengths():
+def test_the_advised_share_suffices_for_texts_of_these_lengths():
     share = share_needed(lengths_of(0, 10_000).tolist(), 64)
-    assert 0.3 < share < 0.45  # Twenty-four tokens of sixty-four, on average.
+    assert 0.3 < share < 0.45  # Texts have 24 of 64 tokens on average.
     for seed in range(1, 20):
         starts = starts_of(lengths_of(seed, 512).tolist(), 64, int(512 * share))
         assert min(starts) >= 0

@@ -39,7 +39,7 @@ def rows_of(pairs):
 
 
 def shuffled(pairs):
-    """The rows in an order in which those of a picture stand apart; its captions keep their order."""
+    """The rows shuffled, so that those of a picture are apart; its captions keep their order."""
     left = {f"{name}.png": iter(captions) for name, _, captions in pairs}
     files = np.random.default_rng(0).permutation(np.repeat(list(left), CAPTIONS)).tolist()
     return [(file, next(left[file])) for file in files]
@@ -70,7 +70,7 @@ def table(name, rows, delimiter=","):
 
 
 def tar_lists(folder, pairs):
-    """Shards of 100 samples, each of `a.png` and `a.json` with a list of captions."""
+    """Shards of 100 samples, each with `a.png` and with `a.json`, a list of captions."""
     folder.mkdir()
     for start in range(0, PICTURES, 100):
         with tarfile.open(folder / f"{start // 100:05}.tar", "w") as tar:
@@ -137,20 +137,20 @@ def reference(pairs, tmp_path_factory):
 
 
 def vector(content):
-    """Some unit vector [SIZE], float32, the same for equal bytes."""
+    """A unit vector [SIZE], float32, the same for equal bytes."""
     drawn = np.random.default_rng(list(hashlib.sha256(content).digest())).normal(size=SIZE)
     return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
 
 def embeddings(pairs):
-    """Of pictures [N, E] and of captions [3 N, E], each near that of its picture."""
+    """Embeddings of pictures [N, E], and of captions [3 N, E], each near that of its picture."""
     images = np.stack([vector(image) for _, image, _ in pairs])
     texts = np.stack([vector(caption.encode()) for _, _, captions in pairs for caption in captions])
     return images, np.repeat(images, CAPTIONS, axis=0) + 0.3 * texts
 
 
 def recall_at_1(pairs):
-    """(image to text, text to image) in numpy: the share of queries whose nearest neighbour belongs to them."""
+    """(image to text, text to image) recall@1 in numpy: the share of queries whose nearest neighbour is a match."""
     images, texts = embeddings(pairs)
     scores = images.astype(np.float64) @ texts.astype(np.float64).T
     owner = np.repeat(np.arange(PICTURES), CAPTIONS)
@@ -158,7 +158,7 @@ def recall_at_1(pairs):
 
 
 def digest_of_batches(source):
-    """The sha256 of the training batches of an epoch, and of two more."""
+    """The sha256 of the training batches of an epoch and of two further batches."""
     digest = hashlib.sha256()
     batches = read_batches(source, batch_size=100, seed=7, threads=2)
     for _ in range(12):
@@ -182,7 +182,7 @@ def test_every_form_gives_the_same_batches(source, reference):
 
 
 @pytest.mark.sampled(8)
-def test_every_form_gives_the_metrics_that_numpy_gives(source, pairs):
+def test_every_form_gives_the_metrics_of_numpy(source, pairs):
     images = [source[i]["image"] for i in range(len(source))]
     texts, owner = captions_of(source)
     records = [("", image, []) for image in images]
@@ -190,5 +190,5 @@ def test_every_form_gives_the_metrics_that_numpy_gives(source, pairs):
         records[picture][2].append(text)
     metrics = estimate(retrieve(*embeddings(records), owner))
     want = recall_at_1(pairs)
-    assert 0.1 < want[0] < 0.99  # A form that parts the captions of a picture would have another value.
+    assert 0.1 < want[0] < 0.99  # A form that separates the captions of a picture would have another value.
     assert (metrics["image_to_text_recall@1"], metrics["text_to_image_recall@1"]) == want

@@ -1,4 +1,4 @@
-"""Batches are fetched one ahead, in order, and the time without a batch is measured."""
+"""Batches are prefetched in order, one ahead, and the time spent waiting for them is measured."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ from lit_jax.utils.errors import DataError
 
 
 class Step:
-    """Stands for the arrays of a step, which are ready when `ended` is set."""
+    """Stands in for the arrays of a step, which are ready when `ended` is set."""
 
     def __init__(self):
         self.ended = threading.Event()
@@ -51,12 +51,12 @@ def test_the_next_batch_is_put_by_another_thread_while_the_step_runs():
         next(feed)
         step = Step()
         feed.running(step)
-        assert second.wait(60) and not step.ended.is_set()  # Nobody asked for the second batch.
+        assert second.wait(60) and not step.ended.is_set()  # Nobody has asked for the second batch.
         assert threading.get_ident() not in put
         step.ended.set()
 
 
-def test_an_error_of_the_data_comes_in_the_place_of_its_batch():
+def test_an_error_in_the_data_comes_in_place_of_its_batch():
     def broken():
         yield {"index": np.array([0])}
         raise DataError("record 1 is broken")
@@ -75,7 +75,7 @@ class Simulation:
         self.load, self.step = load, step
 
     def executor(self, *_):
-        """An executor of one thread: it runs a task at once, at the simulated time at which the thread would run it."""
+        """An executor of one thread; each task runs at once, at the simulated time when the thread would run it."""
         simulation, free = self, 0.0
 
         class Executor:
@@ -108,7 +108,7 @@ class Simulation:
             yield batch
 
     def started_step(self):
-        """The arrays of a step that begins now, or when the device is free."""
+        """The arrays of a step that begins now, or as soon as the device is free."""
         self.free = end = max(self.now, self.free) + self.step
 
         def wait():
@@ -142,18 +142,18 @@ def test_no_more_than_two_steps_are_under_way(simulate):
     simulation = simulate(step=10)
     feed = simulation.feed(3)
     assert feed.running(simulation.started_step()) is None and simulation.now == 0
-    assert feed.running(simulation.started_step()) == 10 == simulation.now  # The end of the first.
+    assert feed.running(simulation.started_step()) == 10 == simulation.now  # The end of the first step.
     assert feed.running(simulation.started_step()) == 20 == simulation.now
 
 
-def test_devices_that_are_kept_busy_wait_for_nothing(simulate):
+def test_devices_that_are_kept_busy_do_not_wait(simulate):
     assert simulate(load=20, step=80).run(steps=6).waited() == 0
 
 
-def test_the_share_of_waiting_is_the_time_in_which_no_step_ran(simulate, caplog):
+def test_the_share_of_waiting_is_the_time_during_which_no_step_ran(simulate, caplog):
     feed = simulate(load=100, step=30).run(steps=10)
     with caplog.at_level(logging.WARNING):
-        assert feed.waited() == pytest.approx(9 * 70 / 1000)  # All but the first batch came 70 late.
+        assert feed.waited() == pytest.approx(9 * 70 / 1000)  # Every batch but the first came 70 late.
         (message,) = caplog.messages
         assert "the devices wait for data 63 %" in message
         assert "raise data.threads or data.workers" in message
@@ -161,7 +161,7 @@ def test_the_share_of_waiting_is_the_time_in_which_no_step_ran(simulate, caplog)
         assert feed.waited() > 1 and len(caplog.messages) == 1  # It warns once.
 
 
-def test_what_was_waited_for_before_a_restart_does_not_count(simulate):
+def test_waiting_before_a_restart_does_not_count(simulate):
     feed = simulate(load=50).run(steps=3)
     feed.restart()
     assert feed.waited() == 0

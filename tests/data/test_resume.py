@@ -1,4 +1,4 @@
-"""A run that was cut in the middle of an epoch resumes with the same batches, however they are read."""
+"""A run that was cut off in the middle of an epoch resumes with the same batches, however they are read."""
 
 import itertools
 import json
@@ -20,11 +20,9 @@ from lit_jax.utils.errors import DataError
 from tests import tiny
 from tests.data.conftest import RECORDS, read_batches
 
-B, SEED, CUT, END = 8, 3, 7, 15  # Batches; an epoch has five.
-BROKEN = (
-    1,
-    31,
-)  # The first is drawn before the cut, the other for the first time after it; a test checks this.
+B, SEED, CUT, END = 8, 3, 7, 15  # CUT and END count batches; an epoch has fifteen.
+# Broken, as are their copies: some are drawn before the cut and others only after it, which a test checks.
+BROKEN = (1, 31)
 
 
 def bad(write_folder, name="pictures"):
@@ -33,7 +31,8 @@ def bad(write_folder, name="pictures"):
         for i in range(RECORDS * 3)
     ]
     folder = write_folder(rows, broken=BROKEN, name=name)
-    for i, row in enumerate(rows[RECORDS:]):  # Copies, since the rows of one file would be one record.
+    # Copies, since rows that name the same file would be one record.
+    for i, row in enumerate(rows[RECORDS:]):
         copy = (folder / rows[i % RECORDS]["file_name"]).read_bytes()
         (folder / row["file_name"]).write_bytes(copy)
     return open_source(f"folder:{folder}")
@@ -108,7 +107,8 @@ def resumes(straight, before, after, tmp_path):
     assert resumed.ledger.broken == reading.ledger.broken
     assert resumed.ledger.rows == reading.ledger.rows
     records = [json.loads(line)["record"] for line in path.read_text().splitlines()]
-    assert sorted(records) == sorted(reading.ledger.broken)  # Each once, although both runs drew it.
+    # Each is listed once, although both runs drew it.
+    assert sorted(records) == sorted(reading.ledger.broken)
 
 
 def test_the_counts_follow_the_batches_and_not_what_was_read_ahead(write_folder):
@@ -119,14 +119,14 @@ def test_the_counts_follow_the_batches_and_not_what_was_read_ahead(write_folder)
         assert set(reading.ledger.broken) == set(batches(source, 0, CUT, threads=0)[1].ledger.broken)
 
 
-def test_a_ledger_whose_last_line_was_cut_by_a_kill_is_read_up_to_it(tmp_path):
+def test_a_ledger_whose_last_line_was_cut_by_a_kill_is_read_up_to_that_line(tmp_path):
     path = tmp_path / "broken.jsonl"
     path.write_text('{"record": 5, "reason": "not an image"}\n{"record": 7, "rea')
     assert Ledger("a", 40, 0.1, path, rows=8).broken == {5: "not an image"}
     assert Ledger("a", 40, 0.1, path).broken == {}
 
 
-def test_the_share_of_a_large_source_is_that_of_the_rows_read():
+def test_the_broken_share_of_a_large_source_is_that_of_the_rows_read():
     ledger = Ledger("a", 1_000_000, 0.01, rows=20_000)
     for record in range(200):
         ledger.add(record, "broken")
@@ -144,7 +144,7 @@ def test_an_error_in_a_process_reads_like_one_in_a_thread(write_folder):
         batches(source, on_bad_record="error", threads=1)
 
 
-def test_processes_end_when_the_one_that_they_read_for_is_killed(folder):
+def test_processes_end_when_the_process_for_which_they_read_is_killed(folder):
     code = """
 import sys
 from lit_jax.data.sources.registry import open_source
@@ -177,7 +177,7 @@ def test_captions_that_are_cut_are_counted_and_one_warning_says_so(write_folder,
             _, reading = batches(source, 0, 5, threads=threads, count_tokens=make_count_tokens(tokenizer, 12))
             assert (reading.captions, reading.cut) == (40, 10)
     told = [line for line in caplog.messages if "are longer than the text length" in line]
-    assert len(told) == 2  # One of each reading.
+    assert len(told) == 2  # One from each reading.
     assert "10 of the first 40 captions (25.0 %) are longer" in told[0]
 
 
@@ -189,7 +189,7 @@ def test_a_process_that_decodes_a_million_records_holds_no_list_of_them(tmp_path
         folder = tmp_path / str(records)
         tiny.write_pairs(folder, 8)
         for i in range(1000):
-            (folder / f"d{i}").symlink_to(".")  # So that a million paths lead to one picture.
+            (folder / f"d{i}").symlink_to(".")  # A million paths then lead to one picture.
         line = '{"file_name": "d%d/d%d/000.png", "caption": "a red square"}\n'
         lines = "".join(line % divmod(i, 1000) for i in range(records))
         (folder / "metadata.jsonl").write_text(lines)
@@ -204,6 +204,5 @@ def test_a_process_that_decodes_a_million_records_holds_no_list_of_them(tmp_path
         children = psutil.Process(os.getpid()).children(recursive=True)
         sizes.append(max(child.memory_info().rss for child in children))
         reading.close()
-    assert sizes[1] - sizes[0] < 40e6, (
-        sizes
-    )  # 8 bytes a record, once or twice; a list of strings has 100 and more.
+    # 8 bytes per record, once or twice; a list of strings takes 100 or more.
+    assert sizes[1] - sizes[0] < 40e6, sizes

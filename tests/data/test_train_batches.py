@@ -1,4 +1,4 @@
-"""Training batches: their position is the step, however they are read; and evaluation batches."""
+"""Training batches, whose position is the step, however they are read; and evaluation batches."""
 
 import itertools
 import json
@@ -63,7 +63,7 @@ def test_all_captions_of_a_record_are_drawn_over_the_epochs(source):
 
 
 def test_the_order_of_a_seed_never_changes(source):
-    """The expected order is fixed: no new version of anything may change the data of a run that is resumed."""
+    """The expected order is fixed: no new version of anything may change the data of a resumed run."""
     (batch,) = some(source, 1)
     assert batch["index"].tolist() == [1, 7, 37, 11, 13, 6, 38, 39]
     captions = [row(index)["captions"] for index in batch["index"]]
@@ -90,7 +90,7 @@ def test_resuming_at_a_step_with_any_number_of_threads_gives_the_same_batches(so
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
-def test_the_processes_together_read_the_rows_that_one_process_reads(write_folder, processes):
+def test_the_processes_together_read_the_rows_of_one_process(write_folder, processes):
     source = open_source(f"folder:{write_folder(broken={5})}")
     whole = some(source, 6, max_bad_share=0.1)
     parts = [some(source, 6, shard=ProcessShard(p, processes), max_bad_share=0.1) for p in range(processes)]
@@ -111,7 +111,7 @@ def test_a_process_resumes_at_the_step_that_all_have_reached(source):
         same(batch, want)
 
 
-def test_a_broken_record_is_replaced_named_and_counted_and_the_other_rows_stay(
+def test_a_broken_record_is_replaced_named_and_counted_and_the_other_rows_stay_the_same(
     write_folder, tmp_path, caplog
 ):
     sound = open_source(f"folder:{write_folder(name='sound')}")
@@ -248,7 +248,7 @@ def test_text_batches_give_every_text_once_in_order():
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_processes_share_the_rows_of_every_batch_and_have_as_many_batches(source, count):
+def test_processes_share_the_rows_of_every_batch_and_have_equally_many_batches(source, count):
     texts = [str(i) for i in range(RECORDS)]
     for make in (
         lambda **who: image_batches(source, decode, batch_size=18, threads=2, **who),
