@@ -48,17 +48,17 @@ def trained(tmp_path_factory):
 
 def fits_a_screen(text):
     lines = text.splitlines()
-    return len(lines) < 24 and max(map(len, lines)) <= 80  # One line is the prompt's.
+    return len(lines) < 24 and max(map(len, lines)) <= 80  # One line is left for the prompt.
 
 
-def test_all_commands_fit_a_screen():
+def test_all_commands_fit_on_a_screen():
     done = cli()
     assert done.returncode == 2 and fits_a_screen(done.stdout)
     names = [name for row, _ in listed() for name in row.split(", ")]
     assert sorted(names) == sorted(COMMANDS) and all(name in done.stdout for name in names)
 
 
-def test_help_is_had_in_the_ways_that_people_ask_for_it():
+def test_help_is_given_in_the_ways_that_people_ask_for_it():
     asked = (["help", "train"], ["train", "-h"]), (["help", "embed"], ["embed", "-h"]), (["help"], ["--help"])
     for words, others in asked:
         first, second = cli(*words), cli(*others)
@@ -151,9 +151,8 @@ def test_without_fallback_a_damaged_newest_checkpoint_ends_train_with_status_4(t
 
     shutil.copytree(trained / "run", tmp_path / "run")
     data = (tmp_path / "run/checkpoints/step_4/data/metadata").read_text()
-    assert (
-        '"config"' in data and str(trained) not in data
-    )  # What wrote it, without the folders of the machine.
+    # It says what wrote it, without the folders of the machine.
+    assert '"config"' in data and str(trained) not in data
     flip(arrays(tmp_path / "run" / "checkpoints" / "step_4"))
     path = config_file(trained, steps=4, mesh__data=-1)
     done = cli("train", "--config", path, "--workdir", tmp_path / "run", "--no-fallback")
@@ -168,7 +167,8 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
         "export", "--workdir", trained / "run", "--output", tmp_path / "out", "--license", "mit", "--verify"
     )
     assert done.returncode == 0, done.stderr
-    assert "image_embeds" in done.stdout and "Loading weights" not in done.stderr  # A bar of transformers.
+    # No progress bar of transformers.
+    assert "image_embeds" in done.stdout and "Loading weights" not in done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {
         "config.json",
@@ -190,9 +190,8 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert set(result["metrics"]) == {"retrieval", "zero_shot"}
-    assert (
-        result["protocol"]["retrieval"]["text_length"] == 12
-    )  # What the model was trained at travels with it.
+    # The text length of training travels with the model.
+    assert result["protocol"]["retrieval"]["text_length"] == 12
     assert 0 <= result["metrics"]["zero_shot"]["top1"] <= 1
     assert "zero_shot" in done.stdout and "chance" in done.stdout
     assert f"protocol {result['fingerprints']['zero_shot']}" in done.stdout and "95%" in done.stdout
@@ -219,7 +218,7 @@ def test_export_and_evaluate_through_the_shell(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_and_published_with_its_measures_in_one_command(trained, tmp_path):
+def test_a_run_is_exported_and_published_with_its_metrics_in_one_command(trained, tmp_path):
     result = {
         "data": "parquet:hf://datasets/org/pets/test",
         "bootstrap": {"draws": 1000, "level": 0.95, "seed": 0},
@@ -245,11 +244,11 @@ def test_a_run_is_exported_and_published_with_its_measures_in_one_command(traine
     card = ModelCard(files["README.md"].decode())
     (top1,) = [entry for entry in card.data.eval_results if entry.metric_type == "top1"]
     assert (top1.dataset_type, top1.metric_value) == ("org/pets", 0.5)
-    assert len(card.data.eval_results) > 1  # The run's own, too.
+    assert len(card.data.eval_results) > 1  # Those of the run are there, too.
     assert card.data.license == "mit" and 'from_pretrained("me/tiny")' in card.text
 
 
-def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path):
+def test_a_folder_that_pytorch_reads_differently_is_not_verified(trained, tmp_path):
     pytest.importorskip("torch", reason="--verify compares with PyTorch")
     from lit_jax.tools.export import export
 
@@ -261,7 +260,7 @@ def test_a_folder_that_pytorch_reads_otherwise_is_not_verified(trained, tmp_path
         verify(tmp_path / "out", f"folder:{trained / 'pairs'}")
 
 
-def test_the_captions_compared_on_are_those_that_the_run_was_tested_with(trained, tmp_path):
+def test_verification_uses_the_captions_with_which_the_run_was_tested(trained, tmp_path):
     pytest.importorskip("torch", reason="--verify compares with PyTorch")
     from lit_jax.tools.export import export, test_data
 
@@ -320,7 +319,7 @@ def test_the_quickstart_runs_on_ones_own_towers_and_pairs(tmp_path):
     assert model["vision_config"]["hidden_size"] == 32 and model["projection_dim"] == 512
     following = done.stdout.partition("What to try next:\n")[2].splitlines()
     assert [shlex.split(line)[-1] for line in following[:1]] == [f"tfds:{tmp_path}/run/data/train[80%:]"]
-    for line in following[:3]:  # The last serves a page until it is told to end.
+    for line in following[:3]:  # The last serves a page until it is stopped.
         words = shlex.split(line)
         tried = cli(*words[words.index("lit_jax" if "lit_jax" in words else "lit-jax") + 1 :])
         assert tried.returncode == 0, tried.stderr
@@ -360,7 +359,7 @@ def test_towers_that_transformers_cannot_hold_are_trained_exported_and_evaluated
         np.testing.assert_array_equal(got, want)
 
 
-def test_a_run_given_as_a_model_is_exported_by_the_command_that_is_told(trained, tmp_path):
+def test_a_run_given_as_a_model_is_exported_by_the_suggested_command(trained, tmp_path):
     out = tmp_path / "out"
     done = cli("evaluate", "--model", trained / "run", "--data", f"folder:{trained / 'pairs'}")
     assert done.returncode == 4 and f"{trained / 'run'} is a run and not a model" in done.stderr
@@ -392,7 +391,7 @@ def test_the_encoders_are_listed_as_a_table_and_as_json():
 
 
 @pytest.mark.slow
-def test_a_train_command_that_is_told_to_end_saves_and_exits_with_status_42(tmp_path):
+def test_a_train_command_that_gets_sigterm_saves_and_exits_with_status_42(tmp_path):
     args = ["--config", f"{CONFIG}:smoke", "--config.steps", "100000", "--workdir", tmp_path / "run"]
     run = subprocess.Popen(
         [sys.executable, "-m", "lit_jax", "train", *map(str, args)], stderr=subprocess.PIPE, text=True

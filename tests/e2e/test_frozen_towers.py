@@ -1,4 +1,4 @@
-"""Two locked towers: their outputs are cached, and training is that of the heads alone."""
+"""Two locked towers: their outputs are cached, and only the heads are trained."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_cached_and_uncached_towers_give_the_same_bits(place):
         chex.assert_trees_all_equal(same, params)
         assert others == metrics, name
     names = sorted(path.suffix for path in (place / "both" / "cache").iterdir())
-    assert names == [".captions", ".npy", ".npy"]  # Train and test are the same pairs here.
+    assert names == [".captions", ".npy", ".npy"]  # The train and test pairs are the same here.
 
 
 @pytest.mark.slow
@@ -116,15 +116,15 @@ def test_a_step_on_cached_outputs_gets_and_contains_no_tower(place, monkeypatch)
     ((state, batch, program),) = seen
     assert state.locked == {} and not {"vision", "text"} & state.tuned.keys()
     assert batch.keys() == {"index", "pooled_images", "pooled_texts", "text_groups"}
-    widths = {99, 48, 3 * 24}  # Of BERT's vocabulary and layers: nothing in the program has them.
+    widths = {99, 48, 3 * 24}  # Sizes of BERT's vocabulary and layers: nothing in the program has them.
     assert not any(f"tensor<{n}x" in program or f"x{n}x" in program for n in widths)
     assert {"vision", "text"} == whole.locked.keys()
 
 
 @pytest.mark.slow
-def test_killed_while_both_caches_are_filled_it_ends_in_the_same_bits(place, monkeypatch):
+def test_a_run_killed_while_both_caches_are_filled_ends_in_the_same_bits(place, monkeypatch):
     _, params, metrics = run(place, "straight", cache=True)
-    for calls in (2, 5):  # Of nine batches, three of pictures and six of captions.
+    for calls in (2, 5):  # There are nine batches, three of pictures and six of captions.
         left = [calls]
 
         def put_batch(*args, plain=loop.put_batch, left=left, **options):
@@ -164,7 +164,7 @@ def test_a_locked_text_tower_is_cached_beside_a_tuned_image_tower(cache, place):
     }
     _, params, metrics = run(place, f"UL {cache}", "UL", cache=cache, data__augment="flip", **changes)
     before = tiny.dual(1, text=tiny.BERT)[1]["text"]
-    chex.assert_trees_all_equal(params["text"], before)  # Text embeddings keep their bits.
+    chex.assert_trees_all_equal(params["text"], before)  # The text tower keeps its bits.
     if cache is True:
         _, same, other = run(place, "UL plain", "UL", data__augment="flip", **changes)
         chex.assert_trees_all_equal(same, params)
@@ -172,7 +172,7 @@ def test_a_locked_text_tower_is_cached_beside_a_tuned_image_tower(cache, place):
 
 
 @pytest.mark.slow
-def test_features_are_standardised_by_what_the_cache_holds_and_the_export_takes_it_in(place):
+def test_features_are_standardised_by_the_cache_and_the_export_folds_this_in(place):
     changes = {
         "model__vision_head": "linear",
         "model__vision_head_config": {"standardise": True},
@@ -198,7 +198,7 @@ def test_features_are_standardised_by_what_the_cache_holds_and_the_export_takes_
 
 
 @pytest.mark.slow
-def test_parts_of_a_batch_draw_their_own_dropout(place):
+def test_micro_batches_draw_their_own_dropout(place):
     changes = {"batch_size": 16, "data__test": "", "cache": True, "micro_batch": 8}
     _, params, metrics = run(place, "parts", **changes)
     _, same, _ = run(place, "parts again", **changes)
@@ -251,7 +251,7 @@ def test_parts_of_a_batch_draw_their_own_dropout(place):
         ("LL", {"model__vision_head": "identity", "model__vision_head_config": {}}, "keeps the 64 features"),
     ],
 )
-def test_what_does_not_go_together_is_one_sentence(lock, changes, message, place):
+def test_options_that_do_not_go_together_are_refused_in_one_sentence(lock, changes, message, place):
     with pytest.raises(ConfigError) as raised:
         run(place, "wrong", lock, **changes)
     assert message in str(raised.value) and "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Several real processes train as one does."""
+"""Several real processes train as a single one does."""
 
 import hashlib
 import json
@@ -74,7 +74,7 @@ def single(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def double(single):
-    """The same by two processes on 4 devices each, stopped after step 3 and started again."""
+    """The same run in two processes with 4 devices each, stopped after step 3 and started again."""
     folder, config = single
     said = processes.train(config, 2, folder / "two", code=CUT)
     return folder / "two", said
@@ -87,23 +87,23 @@ def test_two_processes_stopped_and_resumed_have_the_losses_of_one(single, double
     assert metrics(double[0]) == metrics(folder / "run") and len(metrics(double[0])) == 2
 
 
-def test_one_process_reads_to_the_last_bit_what_two_have_written(single, double):
+def test_one_process_reads_bit_for_bit_what_two_have_written(single, double):
     folder, _ = single
     a, b = (read_trained(run).params["text_projection"]["kernel"] for run in (folder / "run", double[0]))
     np.testing.assert_allclose(b, a, atol=1e-5)
     assert all(f"projection {hashlib.sha256(b.tobytes()).hexdigest()}" in text for text in double[1])
 
 
-def test_only_the_first_process_speaks_and_writes(double):
+def test_only_the_first_process_logs_and_writes(double):
     workdir, (first, second) = double
     assert "step 4/4" in first and "image tower on" in first
     assert "step" not in second and "image tower" not in second
     assert not list(workdir.glob("**/*.part")) and len(list((workdir / "cache").iterdir())) == 1
 
 
-def test_the_locked_tower_runs_once_for_each_picture_in_all(single, double):
+def test_the_locked_tower_runs_once_for_each_picture_over_all_processes(single, double):
     folder, _ = single
-    # Of 24 pictures, trained on and tested on, in two runs.
+    # Each process decodes half of the 24 pictures, although they are trained and tested on, in two runs.
     assert all("decoded 12\n" in text for text in double[1])
     (cached,) = (double[0] / "cache").iterdir()
     (alone,) = (folder / "run" / "cache").iterdir()

@@ -1,4 +1,4 @@
-"""Training from towers and pictures on disk: what is learnt, and that a stop changes nothing."""
+"""Training from towers and pictures on disk: it learns, and stopping it changes nothing."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def losses(workdir):
 
 
 def kill_after(process, workdir, rows):
-    """Kills a training process when it has written so many rows of metrics."""
+    """Kills a training process once it has written `rows` rows of metrics."""
     metrics = workdir / "metrics.jsonl"
     while process.poll() is None and not (
         metrics.is_file() and len(metrics.read_text().splitlines()) >= rows
@@ -71,7 +71,7 @@ def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
     by_devices = {}
     for data, fsdp in ((8, 1), (4, 2)):
         config["mesh"] = {"data": data, "fsdp": fsdp}
-        if loss == "sigmoid":  # The locked tower whole on every device, the tuned one split.
+        if loss == "sigmoid":  # The locked tower is whole on every device, the tuned one is split.
             config["mesh"]["fsdp_rules"] = (("vision/.*", "whole"),)
         train(config, tmp_path / f"{data}x{fsdp}")
         by_devices[data] = losses(tmp_path / f"{data}x{fsdp}")
@@ -85,8 +85,8 @@ def test_twenty_steps_give_the_same_losses_on_any_mesh(loss, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_gives_the_losses_of_the_whole(tmp_path):
-    # Dropout is drawn part by part, hence otherwise than for a whole batch.
+def test_micro_batches_give_the_losses_of_the_whole_batch(tmp_path):
+    # Dropout is off, since it is drawn part by part and so differs from that of a whole batch.
     tiny.write_towers(
         tmp_path, text=tiny.BERT | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     )
@@ -112,13 +112,12 @@ def test_the_cached_run_gives_the_losses_of_the_uncached_one(tmp_path):
         for name in ("plain", "cached")
     ]
     assert tests[0] == tests[1] and len(tests[0]) == 2
-    assert (
-        len(list((tmp_path / "cached" / "cache").iterdir())) == 1
-    )  # Train and test are the same pictures here.
+    # The train and test pictures are the same here.
+    assert len(list((tmp_path / "cached" / "cache").iterdir())) == 1
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_and_started_again_it_ends_in_the_same_bits(tmp_path):
+def test_a_run_killed_in_the_middle_and_started_again_ends_in_the_same_bits(tmp_path):
     config = tiny.config(tmp_path, steps=40, save_every=5, data__test="", cache=True)
     command = [sys.executable, "-c", TRAIN, json.dumps(config)]
     subprocess.run([*command, str(tmp_path / "straight")], check=True, capture_output=True)
@@ -134,7 +133,7 @@ def test_killed_in_the_middle_and_started_again_it_ends_in_the_same_bits(tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_with_processes_and_resumed_with_threads_it_ends_in_the_same_bits(tmp_path):
+def test_a_run_killed_with_processes_and_resumed_with_threads_ends_in_the_same_bits(tmp_path):
     tiny.write_towers(tmp_path)
     tiny.write_pairs(tmp_path / "pairs", 240)
     for broken in ("007.png", "133.png"):
@@ -234,7 +233,7 @@ def test_a_mistake_ends_in_one_sentence(changes, error, message, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a run that has ended, of its pairs and of its towers."""
+    """The folder of a finished run, its pairs and its towers."""
     folder = tmp_path_factory.mktemp("finished")
     train(tiny.config(folder), folder / "run")
     return folder
@@ -251,13 +250,13 @@ def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
 @pytest.mark.parametrize(
     "wrong", [{"batch_size": 12}, {"loss": "triplet"}, {"model__vision": "./nowhere"}], ids=str
 )
-def test_a_refused_config_leaves_the_workdir_free_for_the_mended_one(wrong, tmp_path):
+def test_a_refused_config_leaves_the_workdir_free_for_the_corrected_one(wrong, tmp_path):
     with pytest.raises(ValueError):
         train(tiny.config(tmp_path, **wrong), tmp_path / "run")
     assert int(train(tiny.config(tmp_path), tmp_path / "run").step) == 6
 
 
-def test_other_data_than_at_the_start_are_refused(finished):
+def test_data_other_than_at_the_start_are_refused(finished):
     config, metadata = tiny.config(finished), finished / "pairs" / "metadata.jsonl"
     before = metadata.read_text()
     metadata.write_text(before.replace("circle", "square"))
@@ -267,7 +266,7 @@ def test_other_data_than_at_the_start_are_refused(finished):
 
 
 @pytest.mark.slow
-def test_towers_from_scratch_do_not_read_their_weights(tmp_path):
+def test_the_weights_of_towers_from_scratch_are_not_read(tmp_path):
     tiny.config(tmp_path)
     (tmp_path / "t" / "model.safetensors").unlink()
     train(tiny.config(tmp_path, model__lock_towers="Lu", steps=4), tmp_path / "run")
@@ -318,7 +317,7 @@ def test_bfloat16_arithmetic_trains_float32_weights_about_as_well(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path):
+def test_a_run_that_is_no_longer_finite_ends_and_keeps_its_last_good_weights(tmp_path):
     config = tiny.config(tmp_path, steps=20, save_every=2, keep=20, data__test="", cache=True)
     plain = build.make_train_step
 
@@ -327,9 +326,8 @@ def test_a_run_that_is_no_longer_finite_ends_and_keeps_what_was(tmp_path):
 
         def called(state, batch):
             if int(jax.device_get(state.step)) >= 4:
-                with jax.transfer_guard(
-                    "allow"
-                ):  # The loop moves nothing to the devices unasked; this test does.
+                # The loop forbids implicit transfers to the devices, which this test makes.
+                with jax.transfer_guard("allow"):
                     batch = batch | {"pooled_images": batch["pooled_images"] * np.nan}
             return step(state, batch)
 

@@ -1,4 +1,4 @@
-"""The wheel, installed alone, is all of lit_jax: commands, shipped configs, pages and notebooks, in an empty folder."""
+"""The installed wheel alone is all of lit_jax: its commands, configs, pages and notebooks run in an empty folder."""
 
 import os
 import re
@@ -23,7 +23,7 @@ NotebookClient(notebook, timeout=3600, kernel_name="python3").execute()
 
 
 def settings():
-    """The environment of a user: nothing of this process's tests."""
+    """The environment of a user, without what the tests set in this process."""
     ours = ("PYTHON", "XLA_", "JAX_", "LIT_JAX", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
@@ -38,7 +38,7 @@ def run(folder, *command):
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     names = ("lit_jax", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-    for name in names:  # A build leaves files beside what it builds.
+    for name in names:  # Copied first, since a build leaves files beside what it builds.
         if (ROOT / name).is_dir():
             shutil.copytree(
                 ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__")
@@ -53,7 +53,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """The folder of the programs of an environment that has the wheel, and nothing of this checkout."""
+    """The programs folder of an environment that has the wheel and nothing from this checkout."""
     folder = tmp_path_factory.mktemp("installed")
     run(folder, sys.executable, "-m", "venv", folder / "env")
     programs = folder / "env" / "bin"
@@ -71,7 +71,7 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def home(installed, tmp_path_factory):
-    """An empty folder in which a small quickstart has run, and what it printed."""
+    """A folder in which only a small quickstart has run, and what it printed."""
     folder = tmp_path_factory.mktemp("home")
     line = "quickstart --workdir quickstart_run --config configs/quickstart.py:smoke --config.steps 12"
     return folder, run(folder, installed / "lit-jax", *line.split())
@@ -88,7 +88,7 @@ def test_the_wheel_has_every_file_of_the_package_and_the_configs(wheel):
     assert {f"lit_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")} <= names
 
 
-def test_the_commands_that_a_quickstart_prints_work_as_they_are_printed(installed, home):
+def test_the_commands_that_a_quickstart_prints_work_as_printed(installed, home):
     folder, said = home
     lines = re.findall(r"^  (.*lit-jax \S.*|.*lit_jax \S.*)$", said.partition("What to try next:")[2], re.M)
     assert len(lines) >= 4
