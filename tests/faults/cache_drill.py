@@ -1,4 +1,4 @@
-"""The drill of `drill` on two locked towers: killed while both caches are filled, and while heads are trained on them.
+"""`drill` with two locked towers: a run killed while both caches are filled, and while heads are trained on them.
 
 python -m tests.faults.cache_drill FOLDER STEPS [POINT ...]
 """
@@ -11,7 +11,7 @@ from lit_jax.train import cache_draft, caption_cache, loop, tower_cache
 from tests import tiny
 from tests.faults.drill import Log, Point, compared, die, ends, forked, into_second_save, nth, of_step, report
 
-# The config: every step in which something is computed from the caches is there.
+# The config, with everything that is computed from the caches.
 CHANGES = {
     "cache": True,
     "model__lock_towers": "LL",
@@ -23,11 +23,11 @@ CHANGES = {
     "model__text_head_config": {"standardise": True},
     "model__init": "cca",
 }
-RECORDS, TESTED = 160, 48  # Two chunks of captions for training and one for the test, at 8 rows a batch.
+RECORDS, TESTED = 160, 48  # Two chunks of captions for training and one for testing, at 8 rows per batch.
 
 
 def half_a_chunk(args):
-    """Writes the first bytes of the rows of a chunk, as a process does that is killed within the write."""
+    """Writes the first bytes of a chunk's rows and dies, like a process that is killed during the write."""
     draft, rows = args[:2]
     draft._file.write(rows.tobytes()[:100])
     draft._file.flush()
@@ -35,13 +35,13 @@ def half_a_chunk(args):
 
 
 def half_a_line(args):
-    """Writes the chunk and half of its line in the log, and dies."""
+    """Writes half of the chunk's line in the log and dies; the chunk itself is written."""
     args[0]._log.write(b'{"records": 8, "rows')
     args[0]._log.flush()
     die()
 
 
-# In an order in which one run can meet them: the test data are cached first, of each source the pictures.
+# In an order in which one run can reach them: the test data are cached first, and of each source, first the pictures.
 POINTS = {
     "first batch of pictures": Point(tower_cache, "put_batch", before=nth(1)),
     "half a chunk": Point(cache_draft.Draft, "append", before=half_a_chunk),
@@ -62,7 +62,7 @@ POINTS = {
 
 
 def files(workdir):
-    """The files of the caches and their contents; the leftovers of a draft among them."""
+    """The files of the caches and their contents, including leftovers of a draft."""
     return {path.name: path.read_bytes() for path in (workdir / "cache").iterdir() if path.is_file()}
 
 

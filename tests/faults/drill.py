@@ -4,10 +4,10 @@
     python -m tests.faults.drill FOLDER early RUNS
 
 Every run is a process of its own, forked from this one, which has imported everything and computed nothing. Each run
-writes down, step by step, the records of the batch and the sha256 of the whole state. With `early`, many short runs are
-killed up to three times each, at any moment of the first EARLY seconds. Prints JSON. The exit status is
-NEVER_CALLED or NEVER_MET, and a line on standard error names the point, if a run was not killed at its point because
-the patched function was never called, or never in the way that the point describes.
+logs, step by step, the records of the batch and the sha256 of the whole state. With `early`, many short runs are
+killed up to three times each, at any moment of the first EARLY seconds. Prints JSON. If a run was not killed at its
+point, a line on standard error names the point, and the exit status is NEVER_CALLED if the patched function was never
+called, or NEVER_MET if it was never called in the way that the point describes.
 """
 
 import hashlib
@@ -35,22 +35,15 @@ from lit_jax.workdir import checkpoints, metrics
 from tests import tiny
 
 SAVE_EVERY = 4
-ALL = 240  # Steps in which a run can meet every point.
-EARLY = 20.0  # Seconds of a run, after it has begun, in which `early` kills it.
-NEVER_CALLED, NEVER_MET = 70, 71  # Exit statuses of a process that was to be killed and was not.
-TIMES = (
-    "pairs/s",
-    "data_wait",
-    "host_ms",
-    "device_ms",
-    "host_share",
-    "host_gb",
-    "device_gb",
-)  # Of the machine.
+ALL = 240  # Steps within which a run can reach every point.
+EARLY = 20.0  # `early` kills a run within this many seconds of its start.
+NEVER_CALLED, NEVER_MET = 70, 71  # Exit statuses of a process that should have been killed and was not.
+# Metrics that depend on the machine.
+TIMES = ("pairs/s", "data_wait", "host_ms", "device_ms", "host_share", "host_gb", "device_gb")
 
 
 class Point(NamedTuple):
-    """A call of `owner.name` in which a process dies: `before` and `after` get the arguments of every call."""
+    """A call of `owner.name` at which a process dies: `before` and `after` get the arguments of every call."""
 
     owner: Any
     name: str
@@ -79,7 +72,7 @@ class Point(NamedTuple):
 
 
 class Log:
-    """What a run saw, a line a step, on disk at once."""
+    """What a run saw, written to disk at once, one line per batch and step."""
 
     def __init__(self, path):
         self.file = path.open("a")
@@ -110,12 +103,12 @@ def ends(text):
 
 
 def of_step(args):
-    """Renaming to the name of a whole step."""
+    """Whether the call renames a folder to the name of a complete step."""
     return Path(args[1]).name.startswith("step_") and "tmp" not in Path(args[1]).name
 
 
 def into_second_save(seconds):
-    """Dies so long after the second save began, wherever the threads are by then."""
+    """Dies `seconds` after the second save began, wherever the threads are by then."""
     left = [2]
 
     def start(args):
@@ -133,11 +126,11 @@ def half_a_row(args):
 
 
 def in_background(args):
-    """In another thread than training's, which removes an old step."""
+    """Whether the call is in a thread other than that of training, as when an old step is removed."""
     return threading.current_thread() is not threading.main_thread()
 
 
-# The points of training, in an order in which one run can meet them.
+# The points of training, in an order in which one run can reach them.
 POINTS = {
     "describing the model": Point(Path, "write_text", before=nth(1, lambda a: a[0].name == "config.json")),
     "before the recipe is there": Point(Path, "replace", before=nth(1, ends("config.json"))),
@@ -187,7 +180,7 @@ def digest(state):
 
 
 def observe(log):
-    """Has every batch and every step of training written down."""
+    """Makes training log every batch and every step."""
     make_train_step, train_batches = build.make_train_step, inputs.train_batches
 
     def making(*args, **options):
@@ -240,13 +233,13 @@ def forked(work, point=None):
 
 
 def missed(name, point, status):
-    """A line that says why a process was not killed at its point; None if it was."""
+    """A line that says why a process was not killed at its point, or None if it was."""
     reasons = {NEVER_CALLED: "was never called", NEVER_MET: "was never called as the point wants it"}
     return f"{name}: patched {point.target} {reasons[status]}" if status in reasons else None
 
 
 def training(config, workdir, log, point=None, seconds=None):
-    """A run in a process of its own, killed at `point`, or after so many `seconds`, unless it has ended by then."""
+    """A run in a process of its own, killed at `point` or after `seconds`, unless it has ended by then."""
 
     def work():
         if seconds is not None:
@@ -270,7 +263,7 @@ def key(row):
 
 
 def cut(config, folder, points, known):
-    """Trains in folder/cut, killed at each of the points and at last to the end; what became of each run."""
+    """Trains in folder/cut, killed at each point in turn, and then to the end; returns how each run went."""
     kills, before = [], 0
     for name, point in [*points.items(), ("to the end", None)]:
         since = time.monotonic()
@@ -294,7 +287,7 @@ def cut(config, folder, points, known):
 
 
 def cut_exports(folder):
-    """Exports folder/cut, killed at each of the points and then once more; what became of each."""
+    """Exports folder/cut, killed at each point in turn, and then once more; returns how each export went."""
     results = []
     for name, point in EXPORTS.items():
         output = folder / "exports" / name / "out"
@@ -311,7 +304,7 @@ def cut_exports(folder):
 
 
 def numbers(workdir):
-    """All that a run has measured, without what depends on the machine."""
+    """All that a run has measured, except what depends on the machine."""
     return {
         (row["step"], name, value)
         for row in rows(workdir / "metrics.jsonl")
@@ -321,12 +314,13 @@ def numbers(workdir):
 
 
 def early(folder, count):
-    """`count` runs, each killed at up to three random moments of its first EARLY seconds and then run to its end."""
+    """Makes `count` runs, each killed up to three times, at random within the first EARLY seconds, then finished."""
     forked(lambda: tiny.config(folder))
     config = tiny.config(folder, steps=8, save_every=2, eval_every=4, log_every=2, mesh__data=1)
     since = time.monotonic()
     training(config, folder / "straight", folder / "straight.jsonl")
-    longest = [min(EARLY, time.monotonic() - since)] * 3  # Of a run, and after one and two kills.
+    # Seconds of a run from the start, after one kill, and after two.
+    longest = [min(EARLY, time.monotonic() - since)] * 3
     known = {key(row): row for row in rows(folder / "straight.jsonl")}
     rng, results = random.Random(0), []
     for number in range(count):
@@ -336,7 +330,7 @@ def early(folder, count):
             since = time.monotonic()
             statuses.append(training(config, folder / "cut", log, seconds=moments[-1]))
             if statuses[-1] == 0:
-                # Shorter than was thought: compiled before, on an idle machine, or nearly done.
+                # Shorter than expected: already compiled, on an idle machine, or nearly done.
                 longest[attempt] = time.monotonic() - since
                 break
         statuses.append(training(config, folder / "cut", log))
@@ -354,8 +348,9 @@ def early(folder, count):
 
 
 def compared(folder, points, **changes):
-    """Trains in folder/straight without a stop and in folder/cut with all these kills; what became of both."""
-    forked(lambda: tiny.config(folder))  # In a child: it computes, after which there is no forking.
+    """Trains in folder/straight without a stop and in folder/cut with all these kills; returns how both went."""
+    # In a child process: it computes, and then forking is no longer safe.
+    forked(lambda: tiny.config(folder))
     saving = {"save_every": SAVE_EVERY, "keep": 2, "eval_every": SAVE_EVERY * 2, "log_every": 2}
     config = tiny.config(folder, mesh__data=1, **saving, **changes)
     straight = training(config, folder / "straight", folder / "straight.jsonl")
@@ -371,7 +366,7 @@ def compared(folder, points, **changes):
 
 
 def report(result):
-    """Prints it, and ends with the status of the first process that was not killed at its point."""
+    """Prints the result, and exits with the status of the first process that was not killed at its point."""
     print(json.dumps(result))
     if failed := [kill for kill in (*result["kills"], *result.get("exports", ())) if kill["missed"]]:
         print("\n".join(kill["missed"] for kill in failed), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What lies beside the checkpoints is what it was when they were saved, or the run does not go on in silence."""
+"""The files beside the checkpoints are as they were at the save, or the run does not go on silently."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ def opened(config, workdir):
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory):
-    """A workdir as it is after two steps, though no step was computed."""
+    """A workdir as after two steps, although no step was computed."""
     folder = tmp_path_factory.mktemp("beside")
     config, workdir = read_config(tiny.config(folder, data__test="")), folder / "run"
     setup = opened(config, workdir)
@@ -48,7 +48,7 @@ def run(intact, tmp_path):
     return intact[0], tmp_path / "run"
 
 
-def test_what_is_intact_is_resumed_and_read_without_a_word(run, caplog):
+def test_what_is_intact_is_resumed_and_read_silently(run, caplog):
     with caplog.at_level(logging.INFO, "lit_jax"):
         assert int(opened(*run).state.step) == read_trained(run[1]).step == 2
     assert caplog.text == ""
@@ -59,7 +59,7 @@ MODEL_FILES = ["config.json", "fresh.json", "preprocessor_config.json", "tokeniz
 
 
 @pytest.mark.parametrize("name", MODEL_FILES)
-def test_a_bit_of_the_description_of_the_model_ends_the_start(name, run):
+def test_a_flipped_bit_in_the_description_of_the_model_ends_the_start(name, run):
     flip(run[1] / MODEL / name)
     for read in (lambda: opened(*run), lambda: read_trained(run[1])):
         with pytest.raises(CheckpointError, match=r"run/model.* put a copy of (it|model/) back"):
@@ -67,7 +67,7 @@ def test_a_bit_of_the_description_of_the_model_ends_the_start(name, run):
     assert any("model is damaged" in problem for problem in doctor.workdir(run[1])["problems"])
 
 
-def test_a_description_and_sums_of_another_model_are_not_taken_for_this_ones(run):
+def test_a_description_and_sums_of_another_model_are_refused(run):
     path = run[1] / MODEL / "config.json"
     path.write_text(path.read_text().replace("1e-12", "1e-02"))
     beside.checksums.write(run[1] / MODEL)
@@ -78,7 +78,7 @@ def test_a_description_and_sums_of_another_model_are_not_taken_for_this_ones(run
             read()
 
 
-def test_sums_that_are_gone_are_missed(run):
+def test_missing_sums_are_noticed(run):
     (run[1] / MODEL / "SHA256SUMS").unlink()
     with pytest.raises(
         CheckpointError, match=r"model/SHA256SUMS is not there as it was when step 2 was saved"
@@ -90,7 +90,7 @@ def test_sums_that_are_gone_are_missed(run):
     "content", [None, b"", b"[]", b'{"fresh": "a"}', b'{"fresh": [1]}', b"\xff{}", b"[" * 10_000]
 )
 def test_a_damaged_list_of_new_leaves_of_an_old_workdir_ends_in_one_sentence(content, run):
-    (run[1] / MODEL / "SHA256SUMS").unlink()  # Which old versions did not write.
+    (run[1] / MODEL / "SHA256SUMS").unlink()  # Old versions did not write it.
     path = run[1] / MODEL / "fresh.json"
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(LitJaxError, match=r"fresh.json is damaged \(.*put a copy of it back") as error:
@@ -98,12 +98,12 @@ def test_a_damaged_list_of_new_leaves_of_an_old_workdir_ends_in_one_sentence(con
     assert "\n" not in str(error.value)
 
 
-def test_an_old_workdir_is_read_with_one_line(run, caplog):
+def test_an_old_workdir_is_read_with_one_line_of_log(run, caplog):
     config, workdir = run
     setup = opened(config, workdir)
     shutil.rmtree(workdir / "checkpoints")
     (workdir / MODEL / "SHA256SUMS").unlink()
-    again = open_setup(config, workdir.with_name("other"), mesh_of(config))  # Whose folder has no checkpoint.
+    again = open_setup(config, workdir.with_name("other"), mesh_of(config))  # This one has no checkpoint yet.
     with again.checkpoints as checkpoints:
         checkpoints.save(2, setup.state, {"fingerprint": ""})
     shutil.move(workdir.with_name("other") / "checkpoints", workdir / "checkpoints")
@@ -115,7 +115,7 @@ def test_an_old_workdir_is_read_with_one_line(run, caplog):
 
 
 @pytest.mark.parametrize("field, value", [("seed", 1), ("vision_pooling", "cls"), ("text_length", 13)])
-def test_a_stored_config_that_is_not_that_of_the_checkpoint_is_not_exported(field, value, run):
+def test_a_run_whose_stored_config_is_not_that_of_the_checkpoint_is_not_exported(field, value, run):
     path = run[1] / CONFIG
     stored = json.loads(path.read_text())
     group = next(part for part in (stored, stored["model"], stored["data"]) if field in part)
@@ -126,7 +126,7 @@ def test_a_stored_config_that_is_not_that_of_the_checkpoint_is_not_exported(fiel
     assert any(field in problem for problem in doctor.workdir(run[1])["problems"])
 
 
-def test_a_step_of_another_run_is_not_taken_for_this_ones(run):
+def test_a_step_of_another_run_is_refused(run):
     config, workdir = run
     with pytest.raises(CheckpointError, match=r"another config \(seed: 0, now 7\)"):
         other = dataclasses.replace(config, seed=7)
@@ -145,7 +145,7 @@ def test_numbers_that_changed_since_the_save_are_named(run, caplog):
     assert "sessions.jsonl is not there as it was when step 2 was saved" in said[1]
 
 
-def test_rows_of_later_steps_are_no_change(run, caplog):
+def test_rows_of_later_steps_do_not_count_as_a_change(run, caplog):
     with (run[1] / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3}\n')
     assert int(opened(*run).state.step) == 2

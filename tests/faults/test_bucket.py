@@ -1,4 +1,4 @@
-"""A run whose workdir is in a bucket: what a kill leaves there is enough for the next start."""
+"""A run whose workdir is in a bucket: whatever a kill leaves there is enough for the next start."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def params(workdir):
 
 
 def numbers(text):
-    """What was learnt and measured at every step, but not how fast; each once."""
+    """What was learnt and measured at every step, each once, without the speed."""
     values = [
         (row["step"], name, value)
         for row in map(json.loads, text.splitlines())
@@ -57,7 +57,7 @@ def numbers(text):
 
 @pytest.fixture(scope="module")
 def straight(gcs, tmp_path_factory):
-    """A run on a disk, and the same in a bucket with all that was there at one moment after the other."""
+    """A run on a disk, and the same run in a bucket, with what the bucket held after each change."""
     folder = tmp_path_factory.mktemp("straight")
     config = tiny.config(folder, steps=8, save_every=4, keep=1, eval_every=4, cache=True)
     train(config, folder / "run")
@@ -69,7 +69,7 @@ def straight(gcs, tmp_path_factory):
 
 @pytest.fixture
 def finished(straight, bucket, gcs):
-    """The bucket as that run has left it."""
+    """The bucket as that run left it."""
     gcs.buckets["bucket"] = dict(straight[2][-1][1])
     return straight
 
@@ -81,7 +81,7 @@ def as_on_disk(folder, gcs):
 
 
 @pytest.mark.slow
-def test_it_ends_in_the_bits_of_a_run_on_a_disk_and_keeps_the_same_files(finished, gcs):
+def test_a_run_ends_in_the_bits_of_one_on_a_disk_and_keeps_the_same_files(finished, gcs):
     folder = finished[0]
     assert as_on_disk(folder, gcs)
 
@@ -89,7 +89,7 @@ def test_it_ends_in_the_bits_of_a_run_on_a_disk_and_keeps_the_same_files(finishe
         return {re.sub(r"tfevents.*", "tfevents", name) for name in names if "checkpoints/" not in name}
 
     on_disk = [p.relative_to(folder).as_posix() for p in (folder / "run").rglob("*") if p.is_file()]
-    assert kept(gcs.buckets["bucket"]) == kept(on_disk) - {"run/lock"}  # Let go of, it is gone.
+    assert kept(gcs.buckets["bucket"]) == kept(on_disk) - {"run/lock"}  # A released lock is gone.
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_it_ends_in_the_bits_of_a_run_on_a_disk_and_keeps_the_same_files(finishe
         pytest.param("checkpoints/step_8/commit_success.txt", marks=pytest.mark.slow),
     ],
 )
-def test_killed_where_an_object_was_written_it_ends_in_the_same_bits(where, straight, bucket, gcs):
+def test_a_run_killed_after_writing_an_object_ends_in_the_same_bits(where, straight, bucket, gcs):
     folder, config, seen = straight
     gcs.buckets["bucket"] = next(dict(there) for name, there in seen if name.startswith(f"run/{where}"))
     train(config, RUN)
@@ -111,7 +111,7 @@ def test_killed_where_an_object_was_written_it_ends_in_the_same_bits(where, stra
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_in_the_same_bits(straight, bucket, gcs):
+def test_a_run_killed_at_any_moment_ends_in_the_same_bits(straight, bucket, gcs):
     folder, config, seen = straight
     for _, there in seen[:: len(seen) // 24]:
         gcs.buckets["bucket"] = dict(there)
@@ -120,7 +120,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(straight, bucket, gcs):
 
 
 @pytest.mark.slow
-def test_told_to_end_it_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
+def test_a_run_that_gets_sigterm_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
     folder, config, _ = straight
     save, left = loop._Run.save, [3]
 
@@ -140,7 +140,7 @@ def test_told_to_end_it_saves_and_goes_on(straight, bucket, gcs, monkeypatch):
 
 
 @pytest.mark.slow
-def test_doctor_report_and_export_read_it(finished, gcs, tmp_path):
+def test_doctor_report_and_export_read_the_run(finished, gcs, tmp_path):
     folder = finished[0]
     state = doctor.workdir(RUN)
     assert state["checkpoints"] == [{"step": 8, "damage": None}] and state["steps"] == state["resumes"] == 8
@@ -161,7 +161,7 @@ def test_doctor_report_and_export_read_it(finished, gcs, tmp_path):
 
 
 @pytest.mark.slow
-def test_damage_is_seen_and_passed_over_and_the_run_comes_by_there_again(bucket, gcs):
+def test_a_damaged_step_is_seen_and_skipped_and_the_run_saves_it_again(bucket, gcs):
     there = gcs.buckets["bucket"]
     ours = Checkpoints(RUN, save_every=2, keep=2)
     for step in (2, 4):
@@ -191,7 +191,7 @@ def test_damage_is_seen_and_passed_over_and_the_run_comes_by_there_again(bucket,
     same(again.read().tuned, jax.tree.map(np.asarray, state_of(5).tuned))
 
 
-def test_a_save_that_the_bucket_refuses_is_made_good_by_a_later_one(bucket, gcs):
+def test_a_save_that_the_bucket_refuses_is_made_up_for_by_a_later_one(bucket, gcs):
     ours = Checkpoints(RUN, save_every=2)
     ours.save(2, state_of(2), {})
     ours.wait()
@@ -200,14 +200,13 @@ def test_a_save_that_the_bucket_refuses_is_made_good_by_a_later_one(bucket, gcs)
     while ours._manager.is_saving_in_progress():
         time.sleep(0.01)
     gcs.broken.clear()
-    done = [
-        step for step in (5, 6) if ours.save(step, state_of(step), {})
-    ]  # Orbax may fail once more over it.
+    # Orbax may fail once more because of it.
+    done = [step for step in (5, 6) if ours.save(step, state_of(step), {})]
     ours.close()
     assert done and ours.steps() == [2, *done]
 
 
-def test_a_bucket_that_may_not_be_listed_is_told_in_a_sentence(bucket, gcs):
+def test_a_bucket_that_may_not_be_listed_is_reported_in_a_sentence(bucket, gcs):
     gcs.broken["GET /storage/v1/b/bucket"] = 403
     with pytest.raises(
         CheckpointError, match=r"gs://bucket/run/checkpoints cannot be listed .*may read"
@@ -217,7 +216,7 @@ def test_a_bucket_that_may_not_be_listed_is_told_in_a_sentence(bucket, gcs):
 
 
 @pytest.mark.slow
-def test_the_command_killed_in_the_middle_and_typed_again_ends_as_if_it_had_not_been(bucket, gcs, tmp_path):
+def test_a_command_killed_in_the_middle_and_repeated_ends_as_if_never_killed(bucket, gcs, tmp_path):
     there = gcs.buckets["bucket"]
     command = [sys.executable, "-m", "lit_jax", "train", "--config", "configs/lit_b16_bert.py:smoke"]
     command += ["--config.steps=12", "--config.save_every=2", "--config.log_every=1", "--workdir"]
@@ -237,7 +236,7 @@ def test_two_processes_stopped_and_resumed_have_the_losses_of_one(straight, buck
     config = tiny.config(folder, steps=4, cache=True, mesh__data=-1)
     train(config, folder / "one")
     first, second = processes.train(config, 2, RUN, code=CUT)
-    assert "decoded 12\n" in first and "decoded 12\n" in second  # What was cached came from the bucket.
+    assert "decoded 12\n" in first and "decoded 12\n" in second  # The cached rows came from the bucket.
     losses = [
         [row["loss"] for row in map(json.loads, text.splitlines()) if "loss" in row]
         for text in (

@@ -1,4 +1,4 @@
-"""Eight kinds of damage to the newest checkpoint: each is seen, and the run goes on from the one before."""
+"""Ten kinds of damage to the newest checkpoint: each is seen, and the run goes on from the one before it."""
 
 import logging
 import shutil
@@ -63,7 +63,7 @@ DAMAGES = {
         r"commit_success\.txt is missing",
     ),
     "an item missing": (lambda step: shutil.rmtree(step / "data"), "data is missing"),
-    # Beyond Orbax's own files:
+    # Damage to files that are not Orbax's:
     "no sums": (lambda step: (step / "SHA256SUMS").unlink(), "SHA256SUMS is missing"),
     "half of the sums": (
         lambda step: (step / "SHA256SUMS").write_bytes((step / "SHA256SUMS").read_bytes()[:700]),
@@ -74,7 +74,7 @@ DAMAGES = {
 
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_newest_checkpoint_is_seen_and_the_one_before_it_taken(damage, run, intact, caplog):
+def test_a_damaged_newest_checkpoint_is_seen_and_the_previous_one_is_taken(damage, run, intact, caplog):
     step = run / "checkpoints" / "step_6"
     do, reason = DAMAGES[damage]
     do(step)
@@ -85,7 +85,7 @@ def test_a_damaged_newest_checkpoint_is_seen_and_the_one_before_it_taken(damage,
         ours.restore(state_of(), step=6)
     with pytest.raises(CheckpointError, match=rf"step_6 is damaged \({reason}"):
         ours.read(step=6)
-    assert ours.read().step == 4 and step.exists()  # Who only reads changes nothing.
+    assert ours.read().step == 4 and step.exists()  # Reading alone changes nothing.
     caplog.clear()
 
     with caplog.at_level(logging.WARNING, "lit_jax"):
@@ -95,7 +95,7 @@ def test_a_damaged_newest_checkpoint_is_seen_and_the_one_before_it_taken(damage,
     (record,) = caplog.records
     assert "step_6 is damaged" in record.getMessage() and "taking step_4 instead" in record.getMessage()
 
-    assert ours.save(6, state, {"next": 6})  # The run comes by there again.
+    assert ours.save(6, state, {"next": 6})  # The run reaches that step again.
     ours.close()
     again, _ = Checkpoints(run, save_every=2).restore(state_of(), fallback=False)
     same(again, state)
@@ -110,14 +110,14 @@ def test_a_stray_empty_step_is_not_taken_for_the_newest(run):
     assert ours.restore(state_of(), fallback=False)[1] == {"next": 6}
 
 
-def test_several_damaged_ones_are_passed_over(run, caplog):
+def test_several_damaged_checkpoints_are_skipped(run, caplog):
     for number in (4, 6):
         flip(arrays(run / "checkpoints" / f"step_{number}"))
     assert Checkpoints(run, save_every=2).restore(state_of())[1] == {"next": 2}
     assert "step_6 is damaged" in caplog.text and "step_4 is damaged" in caplog.text
 
 
-def test_where_all_are_damaged_nothing_is_restored_and_nothing_moved(run):
+def test_if_all_checkpoints_are_damaged_nothing_is_restored_or_moved(run):
     for number in (2, 4, 6):
         flip(arrays(run / "checkpoints" / f"step_{number}"))
     before = sorted(path.name for path in (run / "checkpoints").iterdir())
@@ -128,7 +128,7 @@ def test_where_all_are_damaged_nothing_is_restored_and_nothing_moved(run):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == before
 
 
-def test_damaged_locked_weights_are_seen_and_end_every_attempt(run):
+def test_damaged_locked_weights_are_seen_and_end_the_attempt(run):
     file = max((run / "checkpoints" / "locked").rglob("d/*"), key=lambda path: path.stat().st_size)
     flip(file)
     with pytest.raises(
@@ -137,7 +137,7 @@ def test_damaged_locked_weights_are_seen_and_end_every_attempt(run):
         Checkpoints(run, save_every=2).restore(state_of())
 
 
-def test_the_locked_weights_of_another_run_are_not_taken_for_this_ones(run, tmp_path):
+def test_the_locked_weights_of_another_run_are_refused(run, tmp_path):
     ours = Checkpoints(tmp_path / "other", save_every=1)
     ours.save(1, state_of(9), {})
     ours.close()
@@ -155,8 +155,8 @@ def test_sums_that_lead_out_of_their_folder_are_not_followed(name, run):
         Checkpoints(run, save_every=2).restore(state_of(), step=6)
 
 
-def test_every_value_that_a_checkpoint_holds_is_under_a_sum(run):
-    """A flip of any byte of any file that Orbax reads values from is seen."""
+def test_every_value_in_a_checkpoint_is_covered_by_a_sum(run):
+    """A flipped bit in the middle of any file that Orbax reads values from is seen."""
     step = run / "checkpoints" / "step_6"
     files = [path for path in step.rglob("*") if path.is_file() and path.parent != step]
     assert len(files) > 10

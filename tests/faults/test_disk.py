@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone: what was saved stays, and the run says what happened."""
+"""A disk that is full, read-only or gone: what was saved stays, and the run reports what happened."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ from tests.workdir.test_checkpoints import same, state_of
 
 @contextmanager
 def full_disk(size=60_000):
-    """No file may grow beyond `size` bytes."""
+    """Within the block, no file can grow beyond `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -36,12 +36,12 @@ def large(seed):
 
 
 def written(ours):
-    """Waits, as training would, for the save that is under way."""
+    """Waits for the save in progress, as training would."""
     while ours._manager.is_saving_in_progress():
         time.sleep(0.01)
 
 
-def test_a_save_that_fails_is_made_good_at_the_next_step(tmp_path, caplog):
+def test_a_save_that_fails_is_made_up_for_at_the_next_step(tmp_path, caplog):
     ours = Checkpoints(tmp_path, save_every=2)
     ours.save(2, large(2), {})
     ours.wait()
@@ -56,11 +56,11 @@ def test_a_save_that_fails_is_made_good_at_the_next_step(tmp_path, caplog):
     assert not ours.save(7, large(7), {})
     ours.close()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["locked", "step_2", "step_6"]  # What half a save takes up is given back.
+    assert names == ["locked", "step_2", "step_6"]  # The space of a half-written save is freed.
     same(Checkpoints(tmp_path, save_every=2).restore(large(0), fallback=False)[0].tuned, large(6).tuned)
 
 
-def test_three_failed_saves_in_a_row_end_the_run_and_the_last_good_one_is_there(tmp_path):
+def test_three_failed_saves_in_a_row_end_the_run_and_the_last_good_one_remains(tmp_path):
     ours = Checkpoints(tmp_path, save_every=2)
     ours.save(2, large(2), {"next": 2})
     ours.wait()
@@ -77,7 +77,7 @@ def test_three_failed_saves_in_a_row_end_the_run_and_the_last_good_one_is_there(
     same(state.tuned, large(2).tuned)
 
 
-def test_a_disk_that_is_full_at_the_end_is_told(tmp_path):
+def test_a_disk_that_is_full_at_the_end_is_reported(tmp_path):
     ours = Checkpoints(tmp_path, save_every=2)
     ours.save(2, large(2), {})
     ours.wait()
@@ -106,7 +106,7 @@ def test_locked_weights_that_do_not_fit_end_the_run(tmp_path):
     assert Checkpoints(tmp_path, save_every=1).latest() is None
 
 
-def test_a_folder_that_is_removed_under_a_run_is_made_anew(tmp_path):
+def test_a_folder_that_is_removed_during_a_run_is_made_anew(tmp_path):
     ours = Checkpoints(tmp_path, save_every=2)
     ours.save(2, large(2), {})
     ours.wait()
@@ -137,7 +137,7 @@ def test_training_on_a_full_disk_ends_with_status_4_and_goes_on_when_there_is_ro
 
 @pytest.mark.parametrize("existing", [True, False])
 def test_a_workdir_that_cannot_be_written_is_refused_at_once(existing, tmp_path):
-    kernel = Path("/sys/kernel")  # Which nobody can write, root neither.
+    kernel = Path("/sys/kernel")  # Nobody can write there, not even root.
     if not kernel.exists():
         pytest.skip("no /sys on this machine")
     place = kernel if existing else kernel / "run"

@@ -1,4 +1,4 @@
-"""A bit that flips anywhere in what lit_jax wrote changes no number without a word."""
+"""A bit that flips anywhere in what lit_jax wrote changes no number silently."""
 
 import dataclasses
 import hashlib
@@ -41,7 +41,7 @@ def digest(tree):
 
 
 def outcome(config, workdir):
-    """All numbers of a run that is started again, and of what it is read as afterwards."""
+    """All numbers of a run that is started again, and of the trained model that is read from it."""
     state = train(config, workdir)
     rows = [
         {name: value for name, value in row.items() if name not in TIMES}
@@ -53,7 +53,7 @@ def outcome(config, workdir):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A run of which two steps are missing, its config, the folder of its tar, and its numbers without a flip."""
+    """The folder of a run that lacks its last checkpoint and of its tar, its config, and its numbers without a flip."""
     folder = tmp_path_factory.mktemp("flips")
     tiny.config(folder)
     pairs = json.loads("[" + ",".join((folder / "pairs" / "metadata.jsonl").read_text().splitlines()) + "]")
@@ -109,7 +109,7 @@ def written(tmp_path_factory):
 
 
 def flip_a_bit(rng, files):
-    """Flips a bit of one of the files, and says where."""
+    """Flips a bit in one of the files, and returns where."""
     path = rng.choice(sorted(path for path in files if path.is_file() and path.stat().st_size))
     content = path.read_bytes()
     place, bit = rng.randrange(len(content)), rng.randrange(8)
@@ -118,7 +118,7 @@ def flip_a_bit(rng, files):
 
 
 def is_told(flip, read, wanted, caplog):
-    """Whether a flip was told, by an error of one line or by a warning; if not, `read` must give what is wanted."""
+    """Whether a flip was reported, by an error of one line or a warning; if not, `read` must return `wanted`."""
     caplog.clear()
     try:
         found = read()
@@ -126,7 +126,7 @@ def is_told(flip, read, wanted, caplog):
         assert "\n" not in str(error), flip
         return True
     except OSError as error:
-        assert error.filename, flip  # Of which the command makes a sentence.
+        assert error.filename, flip  # The command turns it into a sentence.
         return True
     except Exception as error:
         raise AssertionError(flip) from error
@@ -136,13 +136,15 @@ def is_told(flip, read, wanted, caplog):
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_flipped_bit_of_what_is_read_changes_no_number(written, kind, tmp_path, caplog):
+def test_a_flipped_bit_in_what_is_read_changes_no_number_silently(written, kind, tmp_path, caplog):
     check_flips(written / kind, READERS[kind], tmp_path, caplog, 6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
-def test_no_flip_of_a_bit_in_a_set_an_index_or_a_model_changes_a_number(written, kind, tmp_path, caplog):
+def test_no_flip_of_a_bit_in_a_set_an_index_or_a_model_changes_a_number_silently(
+    written, kind, tmp_path, caplog
+):
     check_flips(written / kind, READERS[kind], tmp_path, caplog, FLIPS)
 
 
@@ -159,7 +161,7 @@ def check_flips(whole, reader, tmp_path, caplog, flips):
 
 
 @pytest.mark.slow
-def test_no_flip_of_a_bit_changes_a_number_without_a_word_or_ends_in_a_traceback(stopped, caplog):
+def test_no_flip_of_a_bit_changes_a_number_silently_or_ends_in_a_traceback(stopped, caplog):
     folder, config, wanted = stopped
     rng = random.Random(0)
     told = 0

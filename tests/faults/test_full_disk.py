@@ -1,4 +1,4 @@
-"""A disk that is filled whole in the middle of a run: one sentence, status 4, and nothing that was saved is lost."""
+"""A disk that fills up in the middle of a run: one sentence, status 4, and nothing that was saved is lost."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.processes import environment
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 48 MiB in memory."""
+    """An in-memory file system of 48 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(place)]
@@ -35,7 +35,7 @@ def fill(path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_filled_whole_ends_the_run_in_a_sentence_and_loses_nothing(small_disk, tmp_path):
+def test_a_disk_that_fills_up_ends_the_run_in_a_sentence_and_loses_nothing(small_disk, tmp_path):
     tree = tiny.config(tmp_path, steps=2_000, data__test="", log_every=10, save_every=10)
     lines = [
         "import json",
@@ -68,7 +68,7 @@ def test_a_disk_that_is_filled_whole_ends_the_run_in_a_sentence_and_loses_nothin
     ("name", "told"),
     [("async_serialize_from_host", False), ("_async_serialize_shardings", False), ("answer", True)],
 )
-def test_what_a_save_did_not_begin_to_write_adds_no_line_and_other_forgotten_coroutines_do(name, told):
+def test_coroutines_of_an_unwritten_save_add_no_line_and_other_forgotten_ones_do(name, told):
     code = f"""
 import sys
 from lit_jax.__main__ import main

@@ -34,18 +34,18 @@ def drill(folder, steps, *points, module="drill"):
 
 
 def check(result, steps, points):
-    assert result["straight"] == 0 and result["observed"] >= 2 * steps  # Every batch and every step.
+    assert result["straight"] == 0 and result["observed"] >= 2 * steps  # It saw every batch and every step.
     assert [kill["point"] for kill in result["kills"]] == list(points)
     for kill in result["kills"]:
         assert kill["missed"] is None
-        assert kill["status"] == -9, kill  # It did die, and there.
+        assert kill["status"] == -9, kill  # It died at its point.
     for kill in [*result["kills"], result["end"]]:
-        # Records and state of every step, as in the run that was not stopped.
+        # The records and state of every step are those of the run that was not stopped.
         assert kill["differing"] == [], kill
         assert kill["lost"] is None or kill["lost"] <= 2 * SAVE_EVERY, kill
     assert result["end"]["status"] == 0
     assert result["end"]["resumed_at"] + result["end"]["steps"] == steps
-    assert result["metrics"]  # Every number of every step once, and the same.
+    assert result["metrics"]  # Every number of every step is there once, and is the same.
 
 
 @pytest.mark.parametrize("points", [POINTS, EXPORTS, cache_drill.POINTS])
@@ -62,7 +62,7 @@ CALLS = (
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_die_at_its_point_is_told_by_name():
+def test_a_process_that_does_not_die_at_its_point_is_reported_by_name():
     code = f"""
 import json
 from tests.faults.drill import Point, forked, missed, nth
@@ -91,11 +91,10 @@ def test_kills_at_every_point_cost_nothing_but_the_steps_since_the_last_save(tmp
     for export in result["exports"]:
         assert export["missed"] is None
         assert export["status"] == -9, export
-        assert (
-            export["there"] == export["whole"] == export["point"].startswith("after")
-        )  # Nothing, or all of it.
+        # Nothing is there, or all of it.
+        assert export["there"] == export["whole"] == export["point"].startswith("after")
         assert export["again"] in (0, "there")
-    assert len({export["sums"] for export in result["exports"]}) == 1  # And always the same files.
+    assert len({export["sums"] for export in result["exports"]}) == 1  # The files are always the same.
 
 
 @pytest.mark.slow
@@ -104,7 +103,8 @@ def test_kills_while_two_caches_are_filled_and_trained_on_cost_no_bit(tmp_path):
     result = drill(tmp_path, steps, module="cache_drill")
     assert len(cache_drill.POINTS) >= 10
     check(result, steps, cache_drill.POINTS)
-    assert len(result["caches"]) == 6 and result["same caches"]  # For each source .npy twice, and .captions.
+    # For each source, .npy twice and .captions once.
+    assert len(result["caches"]) == 6 and result["same caches"]
 
 
 @pytest.mark.slow
@@ -115,4 +115,4 @@ def test_up_to_three_kills_in_the_first_seconds_cost_nothing(tmp_path):
         assert set(result["statuses"][:-1]) <= {-9, 0} and result["statuses"][-1] == 0, result
         assert result["differing"] == [] and result["complete"] and result["metrics"], result
     kills = sum(status == -9 for result in results for status in result["statuses"])
-    assert kills > RUNS * 1.5  # Of 2.5 a run; the others would have come after its end.
+    assert kills > RUNS * 1.5  # Out of 2.5 per run; the others would have come after its end.

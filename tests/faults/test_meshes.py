@@ -1,4 +1,4 @@
-"""A run goes on where there are fewer devices: the same bits at first, the same losses for a while."""
+"""A run goes on with fewer devices: from the same bits, and with close losses."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ train(config, workdir)
 
 
 def go_on(config, workdir, devices):
-    """Step and digest of what is restored on so many devices; trains to the end."""
+    """Restores on `devices` devices and trains to the end; the step and digest restored, and all losses."""
     done = subprocess.run(
         [sys.executable, "-c", GO_ON, json.dumps(config), str(workdir)],
         cwd=Path(lit_jax.__file__).parents[1],

@@ -1,4 +1,4 @@
-"""SIGTERM at any moment: what was learnt is saved, and the run goes on as if nothing had been."""
+"""SIGTERM at any moment: what was learnt is saved, and the run goes on as if nothing had happened."""
 
 import http.server
 import json
@@ -26,7 +26,7 @@ def rows(workdir):
 
 
 def numbers(workdir):
-    """What was learnt and measured at every step, but not how fast."""
+    """What was learnt and measured at every step, without the speed."""
     return {
         (row["step"], name): value
         for row in rows(workdir)
@@ -49,7 +49,7 @@ def straight(tmp_path_factory):
 
 
 def told(owner, name, count):
-    """`owner.name`, which at its `count`-th call has this process told to end."""
+    """A patch of `owner.name`, which sends this process SIGTERM at its `count`-th call."""
     plain, left = getattr(owner, name), [count]
 
     def called(*args, **options):
@@ -77,7 +77,7 @@ MOMENTS = {
     "moment",
     [pytest.param(moment, marks=() if moment == "a step" else pytest.mark.slow) for moment in MOMENTS],
 )
-def test_a_run_told_to_end_saves_and_goes_on_to_the_same_bits(moment, straight, monkeypatch):
+def test_a_run_that_gets_sigterm_saves_and_goes_on_to_the_same_bits(moment, straight, monkeypatch):
     folder, config = straight
     workdir = folder / moment.replace(" ", "_")
     make, saved = MOMENTS[moment]
@@ -94,7 +94,7 @@ def test_a_run_told_to_end_saves_and_goes_on_to_the_same_bits(moment, straight, 
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_machine_that_is_to_be_taken_away_is_as_good_as_a_signal():
+def test_a_notice_of_preemption_has_the_effect_of_a_signal():
     answers = {"preempted": "FALSE", "maintenance-event": "NONE"}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -151,7 +151,7 @@ except PreemptedError as error:
 
 
 @pytest.mark.slow
-def test_of_two_processes_one_is_told_and_both_save_the_same_step(tmp_path):
+def test_two_processes_save_the_same_step_if_one_of_them_gets_sigterm(tmp_path):
     config = tiny.config(tmp_path, steps=60, save_every=1000, log_every=1, data__test="", mesh__data=-1)
     address = f"127.0.0.1:{processes.free_port()}"
     args = (json.dumps(config), str(tmp_path / "two"))

@@ -1,4 +1,4 @@
-"""A process that reads data and is lost ends the run in one sentence."""
+"""Losing a process that reads data ends the run in one sentence."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests import tiny
 @pytest.mark.parametrize(
     "code, how", [(-9, "was ended by SIGKILL"), (-99, "by signal 99"), (3, "ended with status 3")]
 )
-def test_the_end_of_a_process_is_told(code, how):
+def test_the_end_of_a_process_is_reported(code, how):
     with (
         pytest.raises(LostProcessError, match=f"a process that reads data .*{how}.*start again") as error,
         told_if_lost(),
@@ -28,7 +28,7 @@ def test_the_end_of_a_process_is_told(code, how):
     assert error.value.exit_code == STALLED
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_are_raised_unchanged():
     with pytest.raises(RuntimeError, match="out of memory"), told_if_lost():
         raise RuntimeError("out of memory")
 
@@ -42,7 +42,7 @@ def readers():
 
 
 @pytest.mark.slow
-def test_a_killed_reader_ends_the_run_and_the_saved_steps_stay(tmp_path, monkeypatch):
+def test_a_killed_reader_ends_the_run_and_the_saved_steps_remain(tmp_path, monkeypatch):
     if not Path("/proc/self/task").exists():
         pytest.skip("the processes are found in /proc")
     plain = step_log.StepLog.step
