@@ -1,4 +1,4 @@
-"""A model between two others: its weights are theirs in numpy, and two that do not belong together are refused."""
+"""A model between two others: its weights equal a mean in numpy, and models that do not match are refused."""
 
 import chex
 import jax
@@ -19,7 +19,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Models `a` and `b` of one architecture, `norm` and `bias` of others, `large` and `words` that read otherwise."""
+    """Models `a`, `b` of one architecture; `norm`, `bias` of others; `large`, `words` with other processors."""
     folder = tmp_path_factory.mktemp("blend")
     processor = tiny.processor()
     processor.tokenizer.model_max_length = 20
@@ -41,7 +41,7 @@ def params_of(folder):
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.0, 1.0])
-def test_a_blend_is_the_mean_in_numpy_and_its_ends_are_the_models(place, tmp_path, alpha):
+def test_a_blend_equals_the_mean_in_numpy_and_its_ends_are_the_models(place, tmp_path, alpha):
     a, b = params_of(place / "a"), params_of(place / "b")
     a["text"]["embeddings"]["norm"]["bias"][0] = -0.0
     lit_jax.save(tmp_path / "a", DualEncoder(tiny.dual_config()), a, tiny.processor())
@@ -51,7 +51,7 @@ def test_a_blend_is_the_mean_in_numpy_and_its_ends_are_the_models(place, tmp_pat
     want = {0: a, 1: b}[alpha] if alpha in (0, 1) else mean(a, b, alpha)
     chex.assert_trees_all_equal(got, want)
     first = [params["text"]["embeddings"]["norm"]["bias"][0] for params in (got, want)]
-    assert np.signbit(first[0]) == np.signbit(first[1])  # Of a zero, too.
+    assert np.signbit(first[0]) == np.signbit(first[1])  # Also the sign of a zero.
     assert load_processor(tmp_path / "between").tokenizer.model_max_length == 20
 
 
@@ -61,7 +61,7 @@ def mean(a, b, alpha):
     )
 
 
-def test_the_sums_are_not_those_of_float32():
+def test_blended_weights_are_not_summed_in_float32():
     a, b = {"x": np.float32([1e8, 3])}, {"x": np.float32([-1e8 + 8, 1e-9])}
     assert blended(a, b, 0.5)["x"].tolist() == [4.0, 1.5]
     assert blended(a, b, 0.5)["x"].dtype == np.float32
@@ -83,6 +83,6 @@ def test_two_models_that_do_not_belong_together_are_refused_in_a_sentence(place,
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
-def test_a_share_outside_0_to_1_is_refused(place, tmp_path, alpha):
+def test_an_alpha_outside_0_to_1_is_refused(place, tmp_path, alpha):
     with pytest.raises(ConfigError, match=r"alpha is .*; wanted 0 \(all of the first model\) to 1"):
         blend(place / "a", place / "b", tmp_path / "out", alpha=alpha)

@@ -1,4 +1,4 @@
-"""What doctor says of a workdir: which checkpoints are whole, what lies about, what would be resumed."""
+"""What doctor says of a workdir: which checkpoints are whole, which files are stray, where it would resume."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.workdir.test_checkpoints import state_of
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory):
-    """A workdir with the recipe of six steps and the checkpoints of steps 2 and 4."""
+    """A workdir with a recipe of six steps and the checkpoints of steps 2 and 4."""
     folder = tmp_path_factory.mktemp("doctor")
     ours = Checkpoints(folder / "run", save_every=2)
     for step in (2, 4):
@@ -33,7 +33,7 @@ def run(intact, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_machine_is_told_by_its_versions_and_devices():
+def test_a_machine_is_described_by_its_versions_and_devices():
     report = machine()
     assert report["packages"]["jax"] and report["devices"] == "8 x cpu (cpu)" and report["processes"] == 1
 
@@ -46,14 +46,14 @@ def test_a_healthy_workdir_goes_on_from_its_newest_step(run):
     assert "training would resume from step 4 of 6" in doctor.report(machine() | {"workdir": state})
 
 
-def test_what_the_quickstart_and_its_notebook_leave_is_no_stray(run):
+def test_what_the_quickstart_and_its_notebook_leave_is_not_a_stray(run):
     for name in ("towers", "emoji", "data", "export", "index"):
         (run / name).mkdir()
     (run / "report.html").write_text("")
     assert doctor.workdir(run)["strays"] == []
 
 
-def test_damage_and_strays_are_told_and_nothing_is_changed(run):
+def test_damage_and_strays_are_reported_and_nothing_is_changed(run):
     inside = run / "checkpoints"
     flip(arrays(inside / "step_4"))
     for name in ("step_9", "step_6.orbax-checkpoint-tmp", "step_3.damaged", "notes"):
@@ -84,12 +84,12 @@ def test_damaged_locked_weights_leave_nothing_to_resume(run):
     assert any(problem.startswith("the locked weights are damaged (d/") for problem in state["problems"])
 
 
-def test_a_damaged_recipe_is_told(run):
+def test_a_damaged_recipe_is_reported(run):
     (run / "config.json").write_text("{")
     assert any("config.json is damaged" in problem for problem in doctor.workdir(run)["problems"])
 
 
-def test_a_workdir_that_is_not_there_yet_is_no_problem(tmp_path):
+def test_a_workdir_that_does_not_exist_yet_is_not_a_problem(tmp_path):
     done = CliRunner().invoke(main, ["--workdir", str(tmp_path / "a" / "b")])
     assert done.exit_code == 0 and "does not exist yet" in done.output and not (tmp_path / "a").exists()
     assert "training would begin at step 0" in done.output

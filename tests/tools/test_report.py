@@ -1,4 +1,4 @@
-"""The page about a run: what stands on it, that nothing leaves the machine, and how it looks in a browser."""
+"""The page about a run: what it shows, that nothing leaves the machine, and how it looks in a browser."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def words(page):
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", page.read_text("utf-8"))).split())
 
 
-def test_the_page_holds_what_the_run_wrote(folder, page):
+def test_the_page_shows_what_the_run_wrote(folder, page):
     said, run = words(page), read_trained(folder / "run")
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if "test/text_to_image_recall@1" in row][-1]
@@ -102,7 +102,7 @@ def test_the_answers_on_the_page_are_those_of_a_dense_sort_with_the_exported_mod
             [answer.cosine for answer in query.answers], scores[i, order[:5]], atol=1e-5
         )
         right = scores[i, owner == i].max()
-        others = scores[i, owner != i]  # Of 48 captions 12 are different, and rounding orders the same ones.
+        others = scores[i, owner != i]  # 12 of the 48 captions are distinct, and rounding orders equal ones.
         above, near = ((others > right + margin).sum() for margin in (1e-6, -1e-6))
         assert 1 + above <= query.rank <= 1 + near and near - above < 12
         assert query.right.right and [answer.right for answer in query.answers].count(True) <= 2
@@ -147,7 +147,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(folder, tmp_path):
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("size", SIZES)
-def test_in_a_browser_it_fits_and_asks_for_nothing(browser, page, tmp_path, size, scheme):  # noqa: F811
+def test_in_a_browser_the_page_fits_and_requests_nothing(browser, page, tmp_path, size, scheme):  # noqa: F811
     with Visit(browser, page.as_uri(), size, scheme) as visit:
         assert {url.partition(":")[0] for url in visit.asked} <= {"file", "data"} and visit.said == []
         assert visit.asked.count(page.as_uri()) == 1 == len([u for u in visit.asked if u[:4] == "file"])
@@ -158,7 +158,7 @@ def test_in_a_browser_it_fits_and_asks_for_nothing(browser, page, tmp_path, size
         assert visit.page.locator(".asked article").count() == 24
         visit.page.evaluate("fetch('https://example.com/').catch(e => console.log('refused'))")
         visit.page.wait_for_timeout(50)
-        assert not [url for url in visit.asked if url.startswith("http")]  # Its own policy forbids it.
+        assert not [url for url in visit.asked if url.startswith("http")]  # The page's own policy forbids it.
 
 
 TEXTS = """{"step": 1, "loss": "low", "pairs/s": "fast", "test/median_rank": "x", "host_gb": [1], "data_wait": {}}
@@ -191,14 +191,14 @@ def test_metrics_that_hold_text_are_left_out(tmp_path):
         ([-2.0, 14000.0], ["-5,000", "0", "5,000", "10k", "15k"]),
     ],
 )
-def test_ticks_are_round_and_hold_all_values(values, ticks):
+def test_ticks_are_round_and_enclose_all_values(values, ticks):
     drawn = chart("", [Line("", [(float(i), value) for i, value in enumerate(values)])])
     assert [text for _, text in drawn.y_ticks] == ticks
     ys = [mark.y for mark in drawn.curves[0].marks]
     assert drawn.y_ticks[-1][0] <= min(ys) and max(ys) <= drawn.y_ticks[0][0]
 
 
-def test_a_long_line_is_thinned_by_averages_and_an_empty_one_is_no_chart():
+def test_a_long_line_is_thinned_by_averages_and_an_empty_one_has_no_chart():
     points = [(float(i), float(i % 2)) for i in range(10_000)]
     thin = chart("", [Line("", points), Line("gone", [])])
     assert len(thin.curves) == 1 and len(thin.curves[0].marks) <= charts.MOST
@@ -206,7 +206,7 @@ def test_a_long_line_is_thinned_by_averages_and_an_empty_one_is_no_chart():
     assert chart("", [Line("", [])]) is None
 
 
-def test_the_recalls_of_each_width_are_a_table_of_their_own():
+def test_the_recalls_of_each_width_have_a_table_of_their_own():
     names = [f"test/{way}_recall@{k}" for way in DIRECTIONS for k in KS]
     tested = {"step": 4} | {f"{name}{end}": 0.5 for name in names for end in ("", "/8", "/64")}
     tested[f"{names[1]}/8"] = 0.25
