@@ -1,4 +1,4 @@
-"""Adapters of a locked tower: what they add, what is tuned and kept of them, and what cannot have any."""
+"""Adapters of a locked tower: what they add, what of them is tuned and saved, and what cannot have any."""
 
 import shutil
 
@@ -23,7 +23,7 @@ from tests import tiny
 from tests.steps import MODULE, PIXELS, TX, batch_of, make_step, mesh_of, params_of_module
 
 RANK, ALPHA = 4, 6
-KERNELS = {  # Path -> shape; einsum of a and b to it; shapes of a and of b.
+KERNELS = {  # Path -> shape of the kernel; einsum from a and b to it; shapes of a and of b.
     "text/layers/attn/query/kernel": ((2, 6, 3, 5), "ldr,lrx->ldx", (2, 6, RANK), (2, RANK, 15)),
     "text/layers/attn/out/kernel": ((2, 3, 5, 6), "lxr,lrd->lxd", (2, 15, RANK), (2, RANK, 6)),
     "text/layers/mlp/up/kernel": ((2, 6, 2, 7), "lgdr,lgrf->ldgf", (2, 2, 6, RANK), (2, 2, RANK, 7)),
@@ -46,7 +46,7 @@ def flat(tree):
 
 
 @pytest.mark.parametrize("path", KERNELS)
-def test_a_kernel_is_used_with_the_product_of_its_adapter(path):
+def test_the_product_of_its_adapter_is_added_to_a_kernel(path):
     shape, product, of_a, of_b = KERNELS[path]
     kernel = drawn(*shape)
     params = flat(
@@ -54,9 +54,8 @@ def test_a_kernel_is_used_with_the_product_of_its_adapter(path):
     )
     name = path.removesuffix("/kernel").replace("text/", "text/adapters/")
     assert (params[f"{name}/a/kernel"].shape, params[f"{name}/b/kernel"].shape) == (of_a, of_b)
-    assert merged(params).keys() == {path} and np.array_equal(
-        merged(params)[path], kernel
-    )  # b begins as zero.
+    # b begins as zero.
+    assert merged(params).keys() == {path} and np.array_equal(merged(params)[path], kernel)
     a, b = drawn(*of_a), drawn(*of_b)
     params |= {f"{name}/a/kernel": a, f"{name}/b/kernel": b}
     want = kernel + ALPHA / RANK * np.einsum(product, a, b, dtype=np.float64).reshape(shape)
@@ -68,7 +67,7 @@ def test_a_kernel_is_used_with_the_product_of_its_adapter(path):
     assert (shapes[path].shape, shapes[path].dtype) == (shape, np.float32)
 
 
-def test_an_adapter_begins_as_one_of_peft_and_depends_on_the_seed_and_its_path_alone():
+def test_an_adapter_begins_as_in_peft_and_depends_only_on_the_seed_and_its_path():
     params = {"text": {"layers": {"attn": {n: {"kernel": drawn(2, 64, 4, 8)} for n in ("query", "value")}}}}
     first, again, other = (flat(with_adapters(params, model(), seed=seed)) for seed in (0, 0, 1))
     a = {name: first[f"text/adapters/layers/attn/{name}/a/kernel"] for name in ("query", "value")}
@@ -100,7 +99,7 @@ def test_targets_that_cannot_have_adapters_are_refused_in_a_sentence(letters, ta
     assert "\n" not in str(raised.value)
 
 
-def test_adapters_alone_are_tuned_and_have_moments():
+def test_only_adapters_are_tuned_in_the_towers_and_have_moments():
     config = model()
     params = with_adapters(params_of_module(), config)
     tuned, locked = partition(params, locks_of(config))
@@ -115,7 +114,7 @@ def test_adapters_alone_are_tuned_and_have_moments():
     size = 4 * sum(x.size for x in jax.tree.leaves(tuned))
     bytes_of = held(state)
     assert bytes_of["tuned"] == bytes_of["gradients"] == bytes_of["average"] == size
-    assert 2 * size <= bytes_of["optimiser"] <= 2 * size + 16  # And a count or two.
+    assert 2 * size <= bytes_of["optimiser"] <= 2 * size + 16  # Plus a count or two.
     assert bytes_of["locked"] == 4 + 4 * sum(
         np.size(x) for name in ("vision", "text") for x in jax.tree.leaves(before[name])
     )
@@ -124,7 +123,7 @@ def test_adapters_alone_are_tuned_and_have_moments():
 
 
 @pytest.mark.slow
-def test_a_run_of_adapters_keeps_them_alone_and_exports_the_merged_model(tmp_path):
+def test_a_run_with_adapters_saves_them_alone_and_exports_the_merged_model(tmp_path):
     options = {
         "steps": 4,
         "data__test": "",
@@ -161,7 +160,7 @@ def test_a_run_of_adapters_keeps_them_alone_and_exports_the_merged_model(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 8}], ids=str)
-def test_steps_move_adapters_alike_on_every_mesh_and_keep_the_tower(options):
+def test_steps_change_adapters_equally_on_every_mesh_and_the_tower_stays(options):
     config = model("AA")
     params = with_adapters(params_of_module(), config)
     losses = []

@@ -1,4 +1,4 @@
-"""A plan counts the step that a run runs, and what a mesh cannot do is refused before anything is read."""
+"""A plan lowers the same step as a run, and what a mesh cannot do is refused before anything is read."""
 
 import jax
 import pytest
@@ -20,7 +20,7 @@ class Lowered(Exception):
 
 
 def on_this_machine(monkeypatch):
-    """Plans for the devices that are there."""
+    """Makes plans use the devices of this machine."""
     monkeypatch.setattr(plan, "devices_of", lambda topology, slices: jax.devices())
 
 
@@ -65,7 +65,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_before_a_tower_is_rea
 
 
 @pytest.mark.slow
-def test_equal_configs_on_other_folders_share_one_compiled_step(tmp_path, caplog):
+def test_equal_configs_in_different_folders_share_one_compiled_step(tmp_path, caplog):
     made = []
 
     def making(*args):

@@ -1,4 +1,4 @@
-"""Rows that were cached come back in every bit, or the file is known to be damaged."""
+"""Cached rows come back bit for bit, or the file is reported as damaged."""
 
 import hashlib
 import logging
@@ -40,7 +40,7 @@ def test_numpy_reads_the_file_as_if_it_had_no_sums(path):
 @pytest.mark.parametrize(
     "which", [3, -1, slice(1, 5), slice(None), np.array([6, 0]), (2, slice(0, 3)), ROWS > 0]
 )
-def test_any_part_is_what_was_written(which, path):
+def test_any_part_of_the_rows_is_what_was_written(which, path):
     found = open_rows(path, 7)[which]
     assert type(found) in (np.ndarray, np.float32)
     np.testing.assert_array_equal(found, ROWS[which])
@@ -56,7 +56,7 @@ def test_a_flip_of_any_bit_is_found_where_it_is_read(path):
         path.write_bytes(content)
 
 
-def test_only_what_is_read_is_compared_and_a_damaged_file_is_set_aside(path):
+def test_only_what_is_read_is_checked_and_a_damaged_file_is_set_aside(path):
     flip(path, 128 + 3 * ROWS[0].nbytes)
     rows = open_rows(path, 7)
     np.testing.assert_array_equal(rows[:2], ROWS[:2])
@@ -70,7 +70,7 @@ def test_only_what_is_read_is_compared_and_a_damaged_file_is_set_aside(path):
     "content",
     [b"", bytes(900), b"\x93NUMPY\x01\x00\xff\xff", b"\x93NUMPY\x03\x00" + bytes(200), b"no array" * 20],
 )
-def test_what_is_no_such_file_is_refused_in_one_sentence(content, path):
+def test_what_is_not_such_a_file_is_refused_in_one_sentence(content, path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"rows\.npy is damaged"):
         open_rows(path, 7)
@@ -83,9 +83,10 @@ def test_rows_of_another_kind_are_refused(other, path):
         open_rows(path, 7)
 
 
-def test_a_file_that_was_cut_anywhere_is_refused(path):
+def test_a_file_that_was_cut_off_anywhere_is_refused(path):
     whole = path.read_bytes()
-    for size in {*range(0, len(whole), 3)} - {128 + ROWS.nbytes}:  # Of that size it is one of an old version.
+    # Of that size, it is a file of an old version.
+    for size in {*range(0, len(whole), 3)} - {128 + ROWS.nbytes}:
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match="is damaged"):
             open_rows(path, 7)
@@ -105,7 +106,7 @@ def test_a_file_of_any_precision_comes_back_rounded_once(name, tmp_path):
     rounded = ROWS.astype(getattr(ml_dtypes, name, name))
     with Draft(tmp_path / "rows.npy", name) as draft:
         draft.append(ROWS[:3], 3)
-    with Draft(tmp_path / "rows.npy", name) as draft:  # Another start goes on.
+    with Draft(tmp_path / "rows.npy", name) as draft:  # Another start continues.
         assert draft.records == 3
         draft.append(ROWS[3:], 4)
         draft.finish()

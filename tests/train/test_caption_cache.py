@@ -48,9 +48,8 @@ def pooled(folder, source, calls, chunk=1):
 
 
 def wanted(source):
-    return [
-        [[j, 10 * i] for j in range(len(source[i]["captions"]))] for i in range(len(source))
-    ]  # Of each record.
+    """The rows of each record."""
+    return [[[j, 10 * i] for j in range(len(source[i]["captions"]))] for i in range(len(source))]
 
 
 def test_every_caption_has_its_own_row_and_is_computed_once(tmp_path, source):
@@ -81,7 +80,7 @@ def test_a_file_that_is_damaged_or_gone_is_computed_again(tmp_path, source, capl
             assert damage is None or "is damaged" in caplog.text
 
 
-def test_a_run_that_is_ended_goes_on_after_the_last_whole_chunk(tmp_path, source, monkeypatch):
+def test_an_interrupted_run_goes_on_after_the_last_complete_chunk(tmp_path, source, monkeypatch):
     straight = pooled(tmp_path / "straight", source, [])
 
     class Ended(Exception):
@@ -126,7 +125,7 @@ def test_a_record_that_cannot_be_read_has_no_row_and_is_replaced(tmp_path, sourc
 
 
 @pytest.mark.parametrize("both", [True, False], ids=["of both", "of texts"])
-def test_the_captions_drawn_are_those_that_are_drawn_without_a_cache(both, tmp_path, source):
+def test_the_captions_drawn_are_those_drawn_without_a_cache(both, tmp_path, source):
     found = pooled(tmp_path / "cache", source, [])
     pictures = np.zeros((10, 3), np.float32) if both else None
 
@@ -150,7 +149,7 @@ def chunks(draft, numbers):
         draft.append(np.full((2, 3), n, np.float32), 1, counts=[2])
 
 
-def test_what_a_draft_cannot_vouch_for_is_cut_off(tmp_path):
+def test_the_damaged_end_of_a_draft_is_cut_off(tmp_path):
     path = tmp_path / "k.npy"
     for spoil in ("rows", "log", "tail of the log", "nothing"):
         with Draft(path) as draft:

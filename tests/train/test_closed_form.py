@@ -1,4 +1,4 @@
-"""A start in closed form equals the definitions of scikit-like references in numpy, and retrieves before any step."""
+"""A start in closed form equals its definition in numpy, and retrieves before any training step."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ HEADS = {
 
 
 def features(seed=0):
-    """Pictures with one to three captions each, which share SHARED directions; and the record of each caption."""
+    """Features of pictures and of one to three captions for each, which have SHARED directions in common."""
     rng = np.random.default_rng(seed)
     hidden = rng.normal(size=(RECORDS, SHARED))
     counts = rng.integers(1, 4, RECORDS)
@@ -54,7 +54,7 @@ class Config:
 
 
 def started(config, images, texts, devices=2):
-    """The heads of both sides in closed form: functions of features to embeddings, in float32."""
+    """The heads of both sides in closed form, as functions from features to embeddings in float32."""
     mesh = mesh_of(devices)
     whole = NamedSharding(mesh, PartitionSpec())
     tuned, locked, apply = {}, {}, []
@@ -72,7 +72,7 @@ def started(config, images, texts, devices=2):
     place = lambda tree: jax.tree.map(lambda x: jax.device_put(x, whole), tree)  # noqa: E731
     state = State(step=np.int32(0), tuned=place(tuned), locked=place(locked), opt=(), ema=place(tuned))
     state = aligned(state, config, images, texts, mesh)
-    chex.assert_trees_all_equal(state.ema, state.tuned)  # An average begins where the weights do.
+    chex.assert_trees_all_equal(state.ema, state.tuned)  # The average begins where the weights do.
 
     def embed(module, name, rows):
         params = {**state.tuned[name], **state.locked.get(name, {})}
@@ -82,7 +82,7 @@ def started(config, images, texts, devices=2):
 
 
 def cca(x, y, width):
-    """Regularised canonical correlation by a generalised eigenproblem, in float64, of rows that are pairs."""
+    """Regularised canonical correlation of paired rows, by a generalised eigenproblem in float64."""
     xx, yy, xy = x.T @ x / len(x), y.T @ y / len(y), x.T @ y / len(x)
     xx += RIDGE / len(x) * np.trace(xx) * np.eye(len(xx))
     yy += RIDGE / len(x) * np.trace(yy) * np.eye(len(yy))
@@ -106,7 +106,7 @@ def test_both_heads_are_the_canonical_directions(name):
         (a, b), (c, d) = statistics_of(images), statistics_of(texts.rows)
         x, y = (x - a) / b, (y - c) / d
     left, right = cca(x, y, 6)
-    # A direction may be turned round on both sides at once: their products tell no such difference.
+    # A direction may be flipped on both sides at once, which leaves the products the same.
     got = embed_images(images[texts.owner]) @ embed_texts(texts.rows[:50]).T
     want = (x @ left) @ (y[:50] @ right).T
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-4 * np.abs(want).max())
@@ -122,7 +122,7 @@ def test_a_skip_connection_carries_the_directions_and_the_rest_begins_small():
 
 
 def recalls(embed, images, texts):
-    """How often a caption finds its picture first, and the reverse."""
+    """How often a caption finds its picture first, and a picture one of its captions."""
     a, b = embed[0](jnp.asarray(images)), embed[1](jnp.asarray(texts.rows))
     a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (a, b))
     scores = b @ a.T
@@ -130,7 +130,7 @@ def recalls(embed, images, texts):
     return (scores.argmax(1) == texts.owner).mean(), (back == np.arange(RECORDS)).mean()
 
 
-def test_unseen_pairs_are_found():
+def test_pairs_are_found_without_training():
     images, texts = features()
     embed = started(Config(HEADS["linear_bias"], HEADS["linear_bias"], 4), images, texts)
     assert min(recalls(embed, images, texts)) > 20 / RECORDS
@@ -144,7 +144,7 @@ def test_the_mesh_changes_nothing_but_rounding():
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max())
 
 
-def test_pairs_that_are_not_finite_do_not_count():
+def test_pairs_that_are_not_finite_are_left_out():
     images, texts = features()
     config = Config(HEADS["linear"], HEADS["linear"], 4)
     broken = images.copy()
@@ -161,7 +161,7 @@ def test_pairs_that_are_not_finite_do_not_count():
 
 
 @pytest.mark.parametrize("side", ["vision", "text"])
-def test_beside_an_identity_the_other_head_is_a_ridge_regression(side):
+def test_if_one_head_is_an_identity_the_other_is_a_ridge_regression(side):
     images, texts = features()
     heads = {"vision_head": HEADS["linear_bias"], "text_head": HEADS["linear_bias"]}
     heads[f"{side}_head"] = Head("identity")
@@ -201,7 +201,7 @@ def test_a_run_begins_where_the_closed_form_ends(tmp_path):
     aligned_start, random_start = first("cca"), first("random", model__init="random")
     assert aligned_start["step"] == random_start["step"] == 0
     rank = "test/text_to_image_mean_rank"
-    assert aligned_start[rank] < random_start[rank] - 2  # Of 24 pictures of six kinds.
+    assert aligned_start[rank] < random_start[rank] - 2  # Ranks among 24 pictures of six kinds.
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_run_begins_where_the_closed_form_ends(tmp_path):
         ({"model__init": "pca"}, "config.model.init is 'pca'; wanted one of random, cca"),
     ],
 )
-def test_what_it_cannot_start_is_refused_in_one_sentence(changes, message, tmp_path):
+def test_what_a_closed_form_cannot_start_is_refused_in_one_sentence(changes, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as raised:
         read_config(tiny.config(tmp_path, **{**OPTIONS, **changes}))
     assert "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""The moving average of the tuned weights: what it is, that a stop changes nothing of it, and where it is used."""
+"""The moving average of the tuned weights: what it is, that stopping does not change it, and where it is used."""
 
 import dataclasses
 import shutil
@@ -30,7 +30,7 @@ def on_host(tree):
     return jax.tree.map(np.array, tree)
 
 
-def test_the_average_is_that_of_numpy_and_passes_over_a_step_that_is_not_finite():
+def test_the_average_is_that_of_numpy_and_skips_a_step_that_is_not_finite():
     mesh = mesh_of(4, 2)
     params, batch = linear(mesh)
     ill = put_batch(jax.tree.map(lambda x: np.asarray(x) * np.nan, batch), mesh)
@@ -61,7 +61,7 @@ def test_without_a_decay_there_is_no_average():
     assert state.ema == {} and state.evaluated["text"]["kernel"] is state.tuned["text"]["kernel"]
 
 
-def test_an_evaluation_is_of_the_average(monkeypatch):
+def test_an_evaluation_uses_the_average(monkeypatch):
     seen = []
 
     class Seen(Exception):
@@ -103,7 +103,7 @@ def test_a_run_goes_on_with_its_average_and_exports_it_or_the_last_weights(tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_cannot_begin_to_average_in_the_middle_and_has_no_other_weights_then(tmp_path):
+def test_a_run_without_an_average_cannot_begin_one_and_has_no_raw_weights(tmp_path):
     train(tiny.config(tmp_path, steps=2, data__test="", optim__warmup_steps=1), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"another config \(optim.ema: 0.0, now 0.9\)"):
         more = {"steps": 2, "data__test": "", "optim__warmup_steps": 1, "optim__ema": DECAY}

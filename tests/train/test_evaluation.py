@@ -1,4 +1,4 @@
-"""An evaluation of a model that is no longer finite."""
+"""Evaluations at several widths, and of a model that is no longer finite."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ def unit(x):
 
 @pytest.fixture
 def evaluated(tmp_path, monkeypatch):
-    """What an evaluation after step 7 makes of embeddings, with or without widths of prefixes."""
+    """The metrics of embeddings in an evaluation after step 7, with or without widths of prefixes."""
 
     def call(images, texts, widths=()):
         monkeypatch.setattr(evaluation, "EmbedRunner", lambda *_: None)
@@ -56,7 +56,7 @@ def test_the_recalls_of_a_width_are_those_of_embeddings_that_are_cut(evaluated):
 
 
 @pytest.mark.parametrize("images, texts", [(GOOD + np.inf, GOOD), (GOOD, np.where(GOOD, np.nan, GOOD))])
-def test_embeddings_that_are_not_finite_are_no_bad_data(images, texts, tmp_path, evaluated):
+def test_embeddings_that_are_not_finite_are_not_reported_as_bad_data(images, texts, tmp_path, evaluated):
     with pytest.raises(
         NonFiniteError, match=r"embeddings after step 7 are not finite.*lower optim.peak_lr"
     ) as error:

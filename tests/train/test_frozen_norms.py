@@ -1,4 +1,4 @@
-"""The statistics of batch norms stay as they are, whatever is tuned."""
+"""The statistics of batch norms never change, whatever is tuned."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,9 +46,8 @@ def test_statistics_are_locked_whatever_letters_and_rules_say(letters, rules, sh
     model = ModelConfig("", "", lock_towers=letters, lock_rules=rules)
     tuned, locked = partition(shapes, locks_of(model, tuple(flat(shapes))))
     assert flat(locked).keys() == statistics(shapes).keys()
-    assert len(statistics(shapes)) == 2 * (
-        1 + 2 * 4 + 2 * 3
-    )  # Stem, first layers with shortcuts, other layers.
+    # The stem, first layers with shortcuts, and other layers.
+    assert len(statistics(shapes)) == 2 * (1 + 2 * 4 + 2 * 3)
     assert not statistics(tuned) and "vision/stem/norm/scale" in flat(tuned)
 
 
@@ -73,7 +72,7 @@ def test_a_run_keeps_the_statistics_and_tunes_the_rest_of_a_tuned_tower(letters,
     train(config, tmp_path / "run")
     params = read_trained(tmp_path / "run").params["vision"]
     loaded = join_towers(ModelConfig(str(tmp_path / "v"), str(tmp_path / "t")))
-    if letters == "uU":  # From scratch they are those of no batch.
+    if letters == "uU":  # From scratch, they keep their initial values.
         starts = dict(zip(STATISTICS, (0, 1), strict=True))
         assert all((leaf == starts[path.split("/")[-1]]).all() for path, leaf in statistics(params).items())
         return

@@ -1,4 +1,4 @@
-"""A run goes on with more steps where that changes none of the steps done, and says why not elsewhere."""
+"""A run goes on with more steps if that changes none of the steps done; otherwise it says why not."""
 
 import chex
 import pytest
@@ -53,14 +53,14 @@ CONSTANT = {"schedule": "constant", "warmup_steps": 2, "peak_lr": 1e-2}
         (2, (4, {"warmup_steps": 2}), (9, {"warmup_steps": 2})),
     ],
 )
-def test_a_run_goes_on_if_the_rates_of_its_steps_stay(done, before, now):
+def test_a_run_goes_on_if_the_learning_rates_of_its_steps_stay(done, before, now):
     check(done, before, now)
 
 
 @pytest.mark.parametrize(
     ("done", "before", "now", "why"),
     [
-        # Step 4 is the second of two after the warm-up: half way down; of seven, one seventh of the way.
+        # Step 4 is the second of two after the warm-up, half way down; of seven, it is one seventh of the way down.
         (
             4,
             (4, CONSTANT | {"schedule": "linear"}),
@@ -78,7 +78,7 @@ def test_a_run_goes_on_if_the_rates_of_its_steps_stay(done, before, now):
         (4, (9, CONSTANT), (3, CONSTANT), "w has done 4 steps, and config.steps is 3; want 4 or more"),
     ],
 )
-def test_where_the_rate_of_a_step_done_would_be_another_it_says_why(done, before, now, why):
+def test_a_run_whose_past_learning_rates_would_change_is_refused_with_the_reason(done, before, now, why):
     with pytest.raises(ConfigError) as raised:
         check(done, before, now)
     assert why in str(raised.value) and "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""A batch in parts is the batch: the same loss, with every negative, and the same gradient."""
+"""Micro-batches equal the whole batch: the same loss, with every negative, and the same gradient."""
 
 import chex
 import jax
@@ -13,12 +13,12 @@ from lit_jax.train.state import init_state
 from lit_jax.utils.errors import ConfigError
 from tests.steps import BATCH_SIZE, MODULE, PIXELS, batch_of, make_step, mesh_of, params_of_module
 
-# Adam would make noise of the gradient of a key's bias, which is zero but for rounding.
+# Adam would amplify the gradient of a key's bias, which is zero except for rounding.
 TX = optax.sgd(0.01)  # At 0.1 the losses grow, and the third step magnifies rounding a hundredfold.
 
 
 def run(lock, mesh, steps=3, cached=False, **options):
-    """Losses, and params, after a few steps; dropout is off unless asked for."""
+    """The losses and gradient norms of a few steps, and the params after them; dropout is off by default."""
     options = {"dropout": ()} | options
     state = init_state(params_of_module(), lock_rules(lock), TX, mesh)
     step = make_step(MODULE, mesh, TX, pixels=PIXELS, **options)
@@ -47,7 +47,7 @@ def run(lock, mesh, steps=3, cached=False, **options):
     ],
     ids=str,
 )
-def test_the_parts_of_a_batch_give_its_loss_and_gradient(lock, shape, micro_batch, options):
+def test_micro_batches_give_the_loss_and_gradient_of_the_batch(lock, shape, micro_batch, options):
     mesh = mesh_of(*shape)
     want, params = run(lock, mesh, **options)
     got, same = run(lock, mesh, micro_batch=micro_batch, **options)
@@ -61,7 +61,7 @@ def test_the_parts_of_a_batch_give_its_loss_and_gradient(lock, shape, micro_batc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("positives", ["all", pytest.param("one", marks=pytest.mark.slow)])
-def test_several_captions_in_parts_are_those_of_the_batch(positives):
+def test_several_captions_in_micro_batches_give_the_loss_of_the_batch(positives):
     data = DataConfig("", captions_per_image=2)
     losses = {}
     for micro_batch in (0, 4):
@@ -88,7 +88,7 @@ def test_the_mean_over_micro_batches_would_be_another_loss():
 
 
 @pytest.mark.slow
-def test_dropout_in_parts_follows_the_seed_and_the_step():
+def test_dropout_in_micro_batches_depends_on_the_seed():
     options = dict(micro_batch=4, dropout=("vision", "text"))
     one, params = run("UU", mesh_of(1, 1), **options)
     again, same = run("UU", mesh_of(1, 1), **options)
@@ -101,7 +101,7 @@ def test_dropout_in_parts_follows_the_seed_and_the_step():
 
 
 @pytest.mark.parametrize("micro_batch", [3, 5, 12, 32])
-def test_parts_that_are_not_equal_are_refused(micro_batch):
+def test_micro_batches_that_do_not_divide_the_batch_are_refused(micro_batch):
     with pytest.raises(
         ConfigError, match=rf"micro_batch={micro_batch} .*{BATCH_SIZE} pairs on 2 devices.*2, 4, 8, 16"
     ):

@@ -1,4 +1,4 @@
-"""What a run reads is looked at before anything else is made."""
+"""The inputs of a run are checked before anything else is made."""
 
 import json
 
@@ -17,7 +17,7 @@ def opened(folder, **changes):
     return lambda: open_sources(read_config(tree | changes))[0]
 
 
-def test_pictures_alone_cannot_be_trained_on_and_the_way_out_is_told(tmp_path):
+def test_pictures_alone_cannot_be_trained_on_and_the_error_says_what_to_do(tmp_path):
     with pytest.raises(
         DataError, match=r"pairs: none of 20 records has a caption; .* or write metadata.jsonl or"
     ):

@@ -49,13 +49,13 @@ def test_the_halves_hold_the_rows_that_their_names_say(pattern, tuned, locked, p
     chex.assert_trees_all_equal(combine(*halves), params)
 
 
-def test_a_half_holds_the_very_rows(params):
+def test_a_half_holds_exactly_its_rows(params):
     name, rows = cut(PATH, flat(params)[PATH], [0, 3, 4])
     assert name == "text/layers@0+3-4/mlp/up/kernel" and whole_path(name) == PATH
     np.testing.assert_array_equal(rows, flat(params)[PATH][[0, 3, 4]])
 
 
-def test_shapes_and_traced_arrays_are_cut_and_joined_alike(params):
+def test_shapes_and_traced_arrays_are_cut_and_joined_like_arrays(params):
     rules = lock_rules("UU", first=(("text/layers/(0|2)/.*", "lock"),))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     halves = partition(shapes, rules)

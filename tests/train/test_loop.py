@@ -1,4 +1,4 @@
-"""What the loop of a run does beside the steps."""
+"""What the loop of a run does besides the steps."""
 
 import dataclasses
 from collections import Counter
@@ -53,6 +53,6 @@ def test_a_step_does_nothing_to_a_source_but_read_its_records(tmp_path, monkeypa
     train(config, tmp_path / "run")
 
     assert calls["fingerprint"] == 1
-    # The fingerprint reads every record, one is looked at for captions, and the rest are those of the batches.
+    # The fingerprint reads every record, the check for captions reads one, and the batches read the rest.
     assert calls["__getitem__"] == 24 + 1 + STEPS * BATCH
     assert (of_step[-1] - of_step[0]).keys() == {"__getitem__", "cat_file", "_open"}

@@ -1,4 +1,4 @@
-"""The loss of prefixes is the sum of the dense losses of embeddings that are cut and of unit length again."""
+"""The loss of prefixes is the sum of the dense losses of embeddings that are cut and normalised again."""
 
 import dataclasses
 
@@ -23,11 +23,11 @@ from tests.losses import test_captions, test_contrastive
 from tests.losses.test_contrastive import WAYS, with_gradients
 from tests.steps import MODULE, PIXELS, batch_of, make_step, mesh_of, params_of_module
 
-WIDTHS = (3, 8, 16)  # Of the 16 numbers of an embedding.
+WIDTHS = (3, 8, 16)  # An embedding has 16 numbers.
 
 
 def compared(widths, devices, groups=(), **fields):
-    """What a run of a config with these `fields` computes of its embeddings, scale and bias."""
+    """The loss of a config with these `fields`, as a function of embeddings, scale and bias."""
     data = DataConfig("", captions_per_image=fields.pop("captions", 1))
     config = TrainConfig(5, 64, ModelConfig("", "", matryoshka=widths), data, **fields)
     loss = LossAndGrad(MODULE, mesh_of(devices, 1), config, None)
@@ -40,7 +40,7 @@ def compared(widths, devices, groups=(), **fields):
 
 
 def dense(widths, of_whole):
-    """The sum of `of_whole` over the widths, with embeddings cut and divided by their lengths; unit vectors stay."""
+    """The sum of `of_whole` over the widths, with embeddings cut and normalised; whole ones stay as they are."""
 
     def cut(x, width):
         return x if width == 16 else x[..., :width] / jnp.sqrt((x[..., :width] ** 2).sum(-1, keepdims=True))
@@ -60,7 +60,7 @@ def assert_same(sharded, wanted, args):
         np.testing.assert_allclose(grad, want_grad, rtol=0, atol=5e-6 * np.abs(want_grad).max())
 
 
-@pytest.mark.sampled(32)  # One, two and eight devices, both kinds, three ways.
+@pytest.mark.sampled(32)  # The fast cases have one, two and eight devices, both kinds and three ways.
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("way", WAYS)
@@ -72,7 +72,7 @@ def test_the_loss_is_the_sum_of_the_dense_losses_of_the_prefixes(kind, devices, 
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", pytest.param("softmax", marks=pytest.mark.slow)])
-def test_what_lies_beyond_the_last_width_has_no_part_in_it(kind):
+def test_numbers_beyond_the_last_width_do_not_affect_the_loss(kind):
     args = test_contrastive.pairs()
     sharded = compared(WIDTHS[:2], 2, loss=kind)
     assert_same(sharded, dense(WIDTHS[:2], lambda *args: test_contrastive.dense(kind, *args)), args)
@@ -91,7 +91,7 @@ def test_several_captions_of_a_picture_are_cut_too(positives):
     assert_same(sharded, wanted, test_captions.pairs())
 
 
-def test_the_width_of_whole_embeddings_alone_is_the_loss_without_any():
+def test_the_full_width_alone_gives_the_loss_without_widths():
     args = test_contrastive.pairs()
     whole = with_gradients(compared((), 2), args)
     jax.tree.map(np.testing.assert_array_equal, with_gradients(compared((16,), 2), args), whole)
@@ -105,7 +105,7 @@ def test_a_prefix_of_zeros_has_a_gradient_of_zeros():
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_is_the_batch():
+def test_micro_batches_give_the_loss_of_the_batch():
     losses = {}
     for micro_batch in (0, 4):
         tx = optax.sgd(0.01)

@@ -1,4 +1,4 @@
-"""What the monitors say of a batch is what NumPy says of it, on any mesh, and however the step is cut."""
+"""The monitors of a batch equal those in NumPy, on any mesh, and however the step is divided."""
 
 import json
 
@@ -28,7 +28,7 @@ def unit(rng, rows, width, rank=None):
 
 
 def reference(images, texts):
-    """In float64, each by its own definition."""
+    """The monitors in float64, each by its own definition."""
     found = {}
     x, y = images.astype(np.float64), texts.astype(np.float64)
     others = ~np.eye(len(x), dtype=bool)
@@ -52,7 +52,7 @@ def close(found, want):
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("rows", "width", "rank"), [(64, 24, None), (16, 24, None), (64, 24, 3)], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (8, 1), (4, 2)], ids=str)
-def test_they_equal_numpy_on_every_mesh(shape, rows, width, rank):
+def test_monitors_equal_numpy_on_every_mesh(shape, rows, width, rank):
     rng = np.random.default_rng(rows)
     images, texts = unit(rng, rows, width, rank), unit(rng, rows, width)
     mesh = mesh_of(*shape)
@@ -72,7 +72,7 @@ def test_they_equal_numpy_on_every_mesh(shape, rows, width, rank):
 
 
 class Unit(nn.Module):
-    """Two towers of a matrix each, with unit rows."""
+    """Two towers of one matrix each, with unit rows."""
 
     compute: Compute = Compute()
 
@@ -91,7 +91,7 @@ BATCHES = [
 
 
 def steps(lock, mesh, **options):
-    """The states before and after each of two batches, and the metrics of each."""
+    """The states before and after each of two batches, the metrics of each, and the lowered step as text."""
     state = init_state(Unit().init(jax.random.key(0), **BATCHES[0])["params"], lock_rules(lock), TX, mesh)
     step = make_step(Unit(), mesh, TX, **options)
     states, rows = [jax.device_get(state)], []
@@ -108,7 +108,7 @@ def steps(lock, mesh, **options):
     [("UU", (1, 1), {}), ("LU", (8, 1), {"loss_how": "ring"}), ("UU", (2, 2), {"micro_batch": 4})],
     ids=str,
 )
-def test_a_step_monitors_its_own_batch_and_learns_the_same(lock, shape, options):
+def test_a_step_monitors_its_own_batch_and_still_learns_the_same(lock, shape, options):
     mesh = mesh_of(*shape)
     plain, without, text = steps(lock, mesh, **options)
     watched, rows, with_them = steps(lock, mesh, monitor_every=2, **options)
@@ -117,7 +117,7 @@ def test_a_step_monitors_its_own_batch_and_learns_the_same(lock, shape, options)
     assert "stablehlo.case" in with_them
     assert all(np.isnan(value) for name, value in rows[0].items() if name not in PLAIN)
 
-    before = plain[1]  # The state that the second batch met.
+    before = plain[1]  # The state before the second batch.
     params = {"params": combine(before.tuned, before.locked)}
     images, texts, scale = Unit().apply(params, **BATCHES[1])
     close(rows[1], reference(np.asarray(images), np.asarray(texts)))
@@ -128,7 +128,7 @@ def test_a_step_monitors_its_own_batch_and_learns_the_same(lock, shape, options)
 
 
 @pytest.mark.slow
-def test_a_run_writes_them_every_so_many_steps_into_its_files_and_not_on_the_screen(tmp_path, capsys):
+def test_a_run_writes_monitors_at_their_interval_to_its_files_and_not_to_the_screen(tmp_path, capsys):
     config = tiny.config(tmp_path, steps=4, log_every=4, data__test="", monitor_every=2)
     train(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -24,7 +24,7 @@ def flat(tree):
 
 @pytest.fixture(scope="module")
 def params():
-    return tiny.dual(vision=tiny.VIT, text=tiny.MODERNBERT)[1]  # A gated MLP.
+    return tiny.dual(vision=tiny.VIT, text=tiny.MODERNBERT)[1]  # Its MLP is gated.
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def first_update(params, grads, name, **options):
 
 
 def matrices(path, x):
-    """The matrices of a stacked kernel, as the table of the architecture has them: torch's weights, transposed."""
+    """The matrices of a stacked kernel, as in the weight table of its architecture: torch's weights, transposed."""
     x = np.asarray(x, np.float64)
     if "/mlp/" in path:
         return np.moveaxis(x, 2, 1).reshape(-1, x.shape[1], x.shape[-1]) if x.ndim == 4 else x
@@ -58,14 +58,13 @@ def test_a_kernel_moves_along_its_singular_vectors_by_steps_of_one_size(params, 
             u, s, vt = np.linalg.svd(g, full_matrices=False)
             size = -np.diag(u.T @ update @ vt.T) / (RMS * np.sqrt(max(g.shape)))
             np.testing.assert_allclose(u.T @ update @ vt.T, np.diag(np.diag(u.T @ update @ vt.T)), atol=2e-4)
-            assert size.max() < 1.25 and size[s > s.max() / 5].min() > 0.6, (
-                path
-            )  # Its iteration aims at about one.
+            # Muon's iteration aims at about one.
+            assert size.max() < 1.25 and size[s > s.max() / 5].min() > 0.6, path
             seen += 1
     assert seen == 3 * 6 + 4 * 7
 
 
-def test_what_is_no_matrix_moves_as_adamw_moves_it(params, grads):
+def test_what_is_not_a_matrix_moves_as_under_adamw(params, grads):
     muon, adamw = (flat(first_update(params, grads, name)) for name in ("muon", "adamw"))
     for path, update in muon.items():
         if matrix_of(path, update.ndim) is None:

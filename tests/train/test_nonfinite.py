@@ -22,7 +22,7 @@ def test_ten_in_a_row_end_the_run_and_nine_do_not():
 def test_more_than_one_percent_of_the_last_thousand_end_the_run():
     skips = NonFiniteGuard()
     for step in range(1, 3001):
-        skips.add(step, step % 101 == 0)  # 9 or 10 of each thousand.
+        skips.add(step, step % 101 == 0)  # 9 or 10 in each thousand.
     skips = NonFiniteGuard()
     with pytest.raises(NonFiniteError, match="step 990: 11 of the last 990 steps"):
         for step in range(1, 2000):

@@ -26,7 +26,7 @@ def mask_of(lengths, length):
     return np.arange(length) < np.asarray(lengths)[:, None]
 
 
-def test_a_batch_that_does_not_fit_is_told_once(caplog):
+def test_a_batch_that_does_not_fit_is_reported_once(caplog):
     pack = Packer(texts=4, share=0.5)
     for lengths in ([3, 3, 1, 1], [4, 4, 4, 1], [4, 4, 4, 4]):
         with caplog.at_level(logging.WARNING):
@@ -91,7 +91,7 @@ CASES = {
 def test_losses_and_weights_are_those_of_texts_with_a_row_each(lock, shape, share, options):
     captions = options["data"].captions_per_image if "data" in options else 1
     batches = [short(step, captions) for step in range(3)]
-    full = [batch_of(9)] if captions == 1 else []  # Does not fit, and is computed with a row for each text.
+    full = [batch_of(9)] if captions == 1 else []  # Does not fit, so each text gets a row of its own.
     mesh = mesh_of(*shape)
     want, params, _ = run(lock, mesh, batches + full, **options)
     got, same, warned = run(lock, mesh, batches + full, share, **options)

@@ -10,7 +10,7 @@ from lit_jax.utils.errors import ConfigError
 from tests import tiny
 
 
-def test_a_window_is_two_steps_in_order():
+def test_a_window_is_given_by_two_steps_in_order():
     assert parse_window("") is None
     assert parse_window("3:3") == (3, 3) and parse_window("10:20") == (10, 20)
     for text in ("3", "0:4", "5:4", "a:b", "1:2:3", "-1:2"):
@@ -30,7 +30,7 @@ def test_a_run_writes_a_trace_of_its_steps_and_scopes(tmp_path):
     assert timed and all(row["device_ms"] > 0 and row["host_share"] > 0 for row in timed)
 
 
-def test_steps_that_are_done_already_are_said_not_to_be_profiled(tmp_path, caplog):
+def test_steps_that_are_already_done_are_reported_as_not_profiled(tmp_path, caplog):
     profiler = Profiler((2, 3), tmp_path, start=5)
     with profiler.step(6):
         profiler.done(6, {})

@@ -1,4 +1,4 @@
-"""The state of a run holds what is tuned, what is locked, and an optimiser of the first alone."""
+"""The state of a run holds what is tuned, what is locked, and the optimiser state of the tuned part only."""
 
 import chex
 import jax

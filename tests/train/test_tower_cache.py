@@ -78,7 +78,7 @@ def test_a_broken_picture_has_a_row_of_nan(tmp_path):
     assert np.isnan(found[3]).all() and np.isfinite(np.delete(found, 3, axis=0)).all()
 
 
-def test_what_fails_leaves_no_half_of_a_file(tmp_path, source):
+def test_a_failure_leaves_no_half_written_file(tmp_path, source):
     def pool(images):
         raise RuntimeError("out of memory")
 
@@ -88,10 +88,11 @@ def test_what_fails_leaves_no_half_of_a_file(tmp_path, source):
     assert list(tmp_path.glob("*.npy")) == list(tmp_path.glob("*.part")) == []
 
 
-def test_what_a_kill_left_of_a_draft_is_removed_once_the_rows_have_their_name(tmp_path, source):
+def test_what_a_kill_leaves_of_a_draft_is_removed_once_the_rows_have_their_name(tmp_path, source):
     first = np.array(pooled(tmp_path / "cache", source, []))
     (path,) = (tmp_path / "cache").iterdir()
-    path.with_suffix(".log.part").write_text('{"records": 8}\n')  # Between the name and the end of the draft.
+    # As after a kill between naming the rows and removing the draft.
+    path.with_suffix(".log.part").write_text('{"records": 8}\n')
     np.testing.assert_array_equal(pooled(tmp_path / "cache", source, calls := []), first)
     assert list((tmp_path / "cache").iterdir()) == [path] and not calls
 

@@ -1,4 +1,4 @@
-"""A step moves what is tuned and nothing else, on every mesh alike."""
+"""A step changes what is tuned and nothing else, equally on every mesh."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ def lowered(lock, mesh, **options):
     return step.lower(state, put_batch(batch_of(0), mesh))
 
 
-@functools.cache  # Compiled once for all tests; it refuses a state that lies otherwise than the first one.
+@functools.cache  # Compiled once for all tests; it refuses a state with other shardings than the first.
 def compiled(lock, mesh, **options):
     return lowered(lock, mesh, **options).compile()
 
@@ -101,10 +101,11 @@ def test_a_locked_leaf_never_changes_and_every_tuned_leaf_does(params):
     same(state.locked, {"vision": params["vision"]})
     before = traverse_util.flatten_dict(partition(params, lock_rules("LU"))[0], sep="/")
     after = traverse_util.flatten_dict(state.tuned, sep="/")
-    assert {path for path in after if np.array_equal(before[path], after[path])} == {"logit_bias"}  # Softmax.
+    # The softmax loss does not use it.
+    assert {path for path in after if np.array_equal(before[path], after[path])} == {"logit_bias"}
 
 
-def test_a_locked_tower_has_no_dropout_whatever_is_asked():
+def test_a_locked_tower_has_no_dropout_whatever_is_requested():
     def program(lock, *towers):
         return lowered(lock, mesh_of(1, 1), dropout=towers).as_text()
 
@@ -139,7 +140,7 @@ def test_loss_and_gradient_norm_are_those_of_the_normalised_images(params):
     loss, grads = dense(partition(params, lock_rules("LU"))[0])
     _, [metrics] = train("LU", mesh_of(4, 2), [batch], dropout=())
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
-    assert optax.tree.norm(grads) > 1  # More than is left by the clipping, which the metric comes before.
+    assert optax.tree.norm(grads) > 1  # More than clipping leaves: the metric is taken before clipping.
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
 
 
@@ -158,7 +159,7 @@ def test_cached_outputs_of_a_locked_tower_give_the_losses_of_the_images(params):
 
 
 def vision_products(program):
-    """How many matrix products and convolutions of a StableHLO text touch an array of the image tower."""
+    """How many matrix products and convolutions in a StableHLO text touch an array of the image tower."""
     products = re.findall(r"stablehlo\.(?:dot_general|convolution).*", program)
     sizes = [{int(n) for n in re.findall(r"(\d+)x", line.rsplit(" : ")[-1])} for line in products]
     return sum(bool(size & VISION_SIZES) for size in sizes)
@@ -168,9 +169,10 @@ def test_a_locked_tower_has_no_backward_pass(params):
     mesh = mesh_of(1, 1)
     pool_images = make_embed_step(MODULE, mesh, PIXELS)[2]
     forward = vision_products(pool_images.lower(params, batch_of(0)["images"]).as_text())
-    # Patches, then in the loop over the layers q, k, v, scores, values, out, up and down, then the pooler.
+    # Patches; in the loop over the layers q, k, v, scores, values, out, up and down; then the pooler.
     assert forward == 1 + 8 + 1
-    assert vision_products(lowered("LU", mesh).as_text()) == forward + 2  # The projection and its gradient.
+    # Plus the projection and its gradient.
+    assert vision_products(lowered("LU", mesh).as_text()) == forward + 2
     assert vision_products(lowered("UU", mesh).as_text()) > 2 * forward
 
 
@@ -182,7 +184,7 @@ def test_no_collective_touches_a_locked_parameter(params):
     lines = [line for line in text.splitlines() if collective.search(line)]
     moved = {shape for line in lines for shape in re.findall(r"\[([\d,]+)\]", line)}
 
-    def shapes(tree):  # Whole, and as the loop over the layers takes them.
+    def shapes(tree):  # Whole, and as the loop over the layers slices them.
         return {
             ",".join(map(str, x.shape[axis:]))
             for x in jax.tree.leaves(tree)
@@ -204,13 +206,13 @@ def test_a_step_compiles_once_and_the_state_stays_where_the_rules_put_it(shape):
     want = shardings(state, mesh)
     for _ in range(3):
         state, metrics = step(state, batch)
-    assert all(isinstance(value, jax.Array) for value in metrics.values())  # Fetched by nobody yet.
+    assert all(isinstance(value, jax.Array) for value in metrics.values())  # Not fetched yet.
     for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(want), strict=True):
         assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
     assert step._cache_size() == 1
 
 
-def test_a_step_that_is_compiled_again_is_told(caplog):
+def test_a_step_that_is_compiled_again_is_reported(caplog):
     mesh = mesh_of(1, 1)
     params, batch = linear(mesh)
     step, state = make_step(Linear(), mesh), init_state(params, lock_rules("UL"), TX, mesh)
@@ -228,7 +230,7 @@ def test_the_logit_scale_is_bounded_after_the_update_and_can_come_back():
     state, metrics = step(init_state(params, lock_rules("LU"), tx, mesh), batch)
     np.testing.assert_allclose(metrics["logit_scale"], 50, rtol=1e-6)
     np.testing.assert_allclose(np.exp(state.tuned["logit_scale"]), 50, rtol=1e-6)
-    # Wrong pairs want less: at the bound there is a gradient, and it leads away from it.
+    # Wrong pairs want a lower scale: there is a gradient at the bound, and it leads away from it.
     assert step(state, batch)[1]["logit_scale"] < 49.9
 
 
@@ -260,7 +262,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence():
     ],
     ids=str,
 )
-def test_the_way_of_the_loss_changes_nothing_but_its_memory(options):
+def test_the_way_to_compute_the_loss_does_not_change_it(options):
     batches = [batch_of(i) for i in range(3)]
     plain = {name: value for name, value in options.items() if name == "loss"}
     want = losses_of(train("LU", mesh_of(4, 2), batches, **plain)[1])
@@ -268,7 +270,7 @@ def test_the_way_of_the_loss_changes_nothing_but_its_memory(options):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_a_loss_in_bfloat16_is_another_and_near_to_the_exact_one():
+def test_a_loss_in_bfloat16_differs_from_the_exact_one_and_is_near_it():
     batches = [batch_of(i) for i in range(2)]
     exact, rounded = (
         losses_of(train("LU", mesh_of(4, 2), batches, dropout=(), loss_precision=precision)[1])
@@ -282,7 +284,7 @@ def test_a_loss_in_bfloat16_is_another_and_near_to_the_exact_one():
     ("asked", "platform", "computed"),
     [("float32", "cpu", "float32"), ("float32", "tpu", "split"), ("bfloat16", "tpu", "bfloat16")],
 )
-def test_on_a_tpu_the_exact_loss_is_of_split_products(asked, platform, computed):
+def test_on_a_tpu_the_exact_loss_uses_split_products(asked, platform, computed):
     model = ModelConfig("", "", lock_towers="LU")
     fields = {"loss_how": "ring", "label_smoothing": 0.1, "loss_precision": asked}
     config = TrainConfig(1, 8, model, DataConfig(""), **fields)
@@ -290,7 +292,7 @@ def test_on_a_tpu_the_exact_loss_is_of_split_products(asked, platform, computed)
 
 
 @pytest.mark.slow
-def test_equal_texts_are_no_negatives_of_each_other_if_so_asked():
+def test_equal_texts_and_pictures_are_not_negatives_of_each_other_if_requested():
     batch = batch_of(0)
     texts = {name: value.copy() for name, value in batch["texts"].items()}
     texts["input_ids"][1] = texts["input_ids"][0]
@@ -308,7 +310,7 @@ def test_equal_texts_are_no_negatives_of_each_other_if_so_asked():
     assert masked[0] < plain[0] - 1e-3
 
 
-def test_the_fingerprint_of_a_row_is_its_own():
+def test_rows_have_equal_fingerprints_only_if_they_are_equal():
     ids = np.random.default_rng(0).integers(0, 30_000, (4096, 16), dtype=np.int32)
     ids[1] = ids[0]
     ids[3] = ids[2][::-1]
@@ -316,7 +318,7 @@ def test_the_fingerprint_of_a_row_is_its_own():
     assert found[0] == found[1] and len(set(found.tolist())) == 4095
 
 
-def test_a_step_whose_loss_is_not_finite_changes_nothing_but_its_number(params):
+def test_a_step_whose_loss_is_not_finite_changes_only_the_step_number(params):
     mesh = mesh_of(4, 2)
     step = compiled("LU", mesh, dropout=())
     state = init_state(params, lock_rules("LU"), TX, mesh)

@@ -1,4 +1,4 @@
-"""`config.init_from`: a run begins with all weights of a dual encoder, and with the numbers that they give."""
+"""`config.init_from`: a run begins with all weights of a dual encoder, and with the metrics that they give."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from tests import tiny
 
 
 def config(folder, **changes):
-    """Of a run that starts from `folder`/model, and whose recipe describes other towers and heads."""
+    """The config of a run that starts from `folder`/model but describes other towers and heads."""
     changes = {"model__lock_towers": "UU", "init_from": str(folder / "model")} | changes
     return tiny.config(folder, **changes)
 
@@ -46,7 +46,7 @@ def test_the_first_evaluation_is_that_of_the_model(model):
     assert set(state.tuned) == {"vision", "text", "visual_projection", "text_projection", "logit_scale"}
 
 
-def test_every_weight_comes_from_the_model_and_what_is_not_used_is_told(model, caplog):
+def test_every_weight_comes_from_the_model_and_what_is_not_used_is_reported(model, caplog):
     recipe = read_config(config(model, model__vision_pooling="mean", model__projection_dim=99))
     with caplog.at_level(logging.INFO):
         loaded = warm_start.read(recipe, Compute())
@@ -61,7 +61,7 @@ def test_every_weight_comes_from_the_model_and_what_is_not_used_is_told(model, c
     assert "not used are model.vision, model.text, model.projection_dim, model.vision_pooling" in caplog.text
 
 
-def test_heads_and_poolings_that_only_lit_jax_holds_are_kept(tmp_path):
+def test_heads_and_poolings_that_only_lit_jax_knows_are_kept(tmp_path):
     module, params = from_towers(*tiny.write_towers(tmp_path), vision_pooling="cls_mean", text_pooling="mean")
     saving.save(tmp_path / "model", module, params, tiny.processor(), layout="lit_jax")
     loaded = warm_start.read(read_config(config(tmp_path)), Compute())
@@ -84,13 +84,13 @@ def test_the_sigmoid_loss_adds_a_bias_and_the_softmax_loss_drops_it(tmp_path, bi
     assert "logit_bias" not in loaded.params and loaded.module.config.logit_bias_init_value is None
 
 
-def test_pictures_may_be_of_another_size(model):
+def test_pictures_can_have_another_size(model):
     recipe = read_config(config(model, model__image_size=64))
     loaded, whole = warm_start.read(recipe, Compute()), load.load(model / "model", image_size=64)
     assert loaded.module.config == whole[0].config == warm_start.model_config(recipe)
     assert jax.tree.all(jax.tree.map(np.array_equal, loaded.params, whole[1]))
 
 
-def test_a_start_in_closed_form_is_refused_beside_heads_that_are_there(model):
+def test_a_start_in_closed_form_is_refused_if_the_model_brings_heads(model):
     with pytest.raises(ConfigError, match=r"init_from brings heads, and model.init='cca' computes them anew"):
         read_config(config(model, model__init="cca", model__lock_towers="LL", cache=True))

@@ -27,7 +27,7 @@ def run(limit):
     )
 
 
-def test_a_step_that_takes_far_longer_than_those_before_has_all_stacks_shown_once():
+def test_all_stacks_are_shown_once_if_a_step_takes_far_longer_than_before():
     done = run(limit=0)
     assert done.returncode == 0 and done.stdout == "went on\n"
     assert done.stderr.count("in stuck_in_a_step") == 1
