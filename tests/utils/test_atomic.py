@@ -31,7 +31,7 @@ def way(request, monkeypatch, tmp_path):
     return request.param
 
 
-def test_what_is_written_anew_replaces_and_the_rest_stays(tmp_path, way):
+def test_what_is_written_replaces_the_old_and_the_rest_stays(tmp_path, way):
     folder = tmp_path / "m"
     write(folder, config_json="old", model1_st="old", model2_st="old", README="mine", onnx__model_st="mine")
     os.symlink("README", folder / "link")
@@ -68,7 +68,7 @@ def test_a_new_folder_is_made_with_its_parents_and_readable_by_all(tmp_path):
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_link_to_a_folder_stays_one(tmp_path):
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
     write(tmp_path / "real", config_json="old")
     (tmp_path / "link").symlink_to("real")
     with replaced(tmp_path / "link") as draft:
@@ -76,7 +76,7 @@ def test_a_link_to_a_folder_stays_one(tmp_path):
     assert (tmp_path / "link").is_symlink() and content(tmp_path / "real") == {"config.json": "new"}
 
 
-def test_files_that_move_in_one_by_one_are_no_model_until_the_last(tmp_path, monkeypatch):
+def test_files_that_move_in_one_by_one_are_not_a_model_until_the_last(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
     folder, replace, seen = tmp_path / "m", os.replace, []
     write(folder, config_json="old", model_st="old", z_json="old")

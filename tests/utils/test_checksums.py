@@ -1,4 +1,4 @@
-"""The digests of a folder, and calls that are tried anew."""
+"""The digests of a folder, and calls that are retried."""
 
 import errno
 import shutil
@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum on this machine")
-def test_sha256sum_reads_them(folder):
+def test_sha256sum_reads_the_digests(folder):
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines() == ["a: OK", "deep/with space: OK"]
 
@@ -41,7 +41,7 @@ def test_a_folder_is_whole_until_something_in_it_changes(folder):
 
 
 class Flaky:
-    """Fails `times` times with `error`, then gives 7."""
+    """Fails `times` times with `error`, then returns 7."""
 
     def __init__(self, times, error):
         self.left, self.error, self.calls = times, error, 0
@@ -54,7 +54,7 @@ class Flaky:
         return 7
 
 
-def test_an_error_that_may_pass_is_tried_anew_with_a_limit(caplog):
+def test_a_call_with_a_transient_error_is_retried_up_to_a_limit(caplog):
     busy = OSError(errno.EIO, "bucket is busy")
     for times in (0, 1, 3):
         call = Flaky(times, busy)
@@ -69,14 +69,14 @@ def test_an_error_that_may_pass_is_tried_anew_with_a_limit(caplog):
 @pytest.mark.parametrize(
     "error", [FileNotFoundError(), PermissionError(), OSError(errno.ENOSPC, "full")], ids=str
 )
-def test_an_error_that_stays_is_raised_at_once(error):
+def test_a_permanent_error_is_raised_at_once(error):
     call = Flaky(9, error)
     with pytest.raises(type(error)):
         checksums.retried(call, "x")
     assert call.calls == 1
 
 
-def test_a_bucket_that_fails_twice_is_read_all_the_same(folder, monkeypatch):
+def test_a_bucket_that_fails_twice_is_still_read(folder, monkeypatch):
     left = [2]
     plain = type(epath.Path(folder)).read_text
 

@@ -1,4 +1,4 @@
-"""How many processors a process may use, with the files that Linux writes."""
+"""How many processors a process can use, according to the files of Linux."""
 
 import os
 
@@ -10,7 +10,7 @@ from lit_jax.utils.cores import cores
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """Writes what a process of a machine with 64 processors finds in /proc and /sys."""
+    """Writes what a process finds in /proc and /sys on a machine with 64 processors."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     monkeypatch.setattr(module, "_MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(module, "_ROOT", tmp_path / "cgroup")
@@ -44,18 +44,18 @@ def files(tmp_path, monkeypatch):
         ("3:cpuset:/\n", {"cpu/cpu.cfs_quota_us": "600000", "cpu/cpu.cfs_period_us": "100000"}, 64),
     ],
 )
-def test_a_quota_is_obeyed_whoever_set_it(membership, quotas, found, files):
+def test_a_quota_is_respected_whatever_set_it(membership, quotas, found, files):
     files(membership, **quotas)
     assert cores() == found
 
 
-def test_a_bound_process_has_the_processors_that_it_is_bound_to(files, monkeypatch):
+def test_a_bound_process_has_the_processors_to_which_it_is_bound(files, monkeypatch):
     files("0::/\n", **{"cpu.max": "800000 100000\n"})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
     assert cores() == 2
 
 
-def test_without_linux_they_are_those_of_the_machine(files, monkeypatch):
+def test_without_linux_all_processors_of_the_machine_count(files, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     assert cores() == 10

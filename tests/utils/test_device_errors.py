@@ -1,4 +1,4 @@
-"""A device that is missing or full is told in one sentence, and faults of ours are not hidden."""
+"""A missing or full device is reported in one sentence, and our own faults are not hidden."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_a_command_without_a_device_ends_in_one_sentence(platforms, why):
 
 
 def raised_by(raises, command, monkeypatch, capsys):
-    """The status and the sentence of a command that fails so."""
+    """The exit status and the sentence of a command in which `raises` fails."""
     monkeypatch.setattr(__main__, "run", lambda *_: raises())
     with pytest.raises(SystemExit) as ended:
         __main__.main([command])
@@ -34,7 +34,7 @@ def raised_by(raises, command, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("command", "less"), [("train", "lower config.micro_batch"), ("embed", "--batch-size")]
 )
-def test_a_full_device_says_what_to_lower(command, less, monkeypatch, capsys):
+def test_the_error_for_a_full_device_says_what_to_lower(command, less, monkeypatch, capsys):
     status, said = raised_by(lambda: jnp.zeros((1 << 24, 1 << 24)), command, monkeypatch, capsys)
     assert status == 2 and said.count("\n") == 1
     assert (
@@ -43,7 +43,7 @@ def test_a_full_device_says_what_to_lower(command, less, monkeypatch, capsys):
     )
 
 
-def test_a_full_machine_says_so(monkeypatch, capsys):
+def test_a_machine_whose_memory_is_full_is_reported(monkeypatch, capsys):
     def fail():
         raise MemoryError("Unable to allocate 8.00 GiB for an array")
 

@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["1.txt", "1.png"])
-def test_a_link_that_leaves_the_folder_breaks_its_record_alone(folder, name):
+def test_a_link_that_leaves_the_folder_breaks_only_its_record(folder, name):
     (folder / name).unlink()
     (folder / name).symlink_to("../secret")
     source = open_source(f"folder:{folder}")
@@ -43,7 +43,7 @@ def test_a_pipe_in_the_place_of_a_picture_does_not_hang(folder):
         open_source(f"folder:{folder}")[1]
 
 
-def test_the_files_of_the_hubs_cache_count_as_one_place(tmp_path):
+def test_files_in_the_cache_of_the_hub_count_as_inside(tmp_path):
     snapshot, blobs = tmp_path / "repo" / "snapshots" / "1", tmp_path / "repo" / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

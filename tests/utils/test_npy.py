@@ -1,4 +1,4 @@
-"""Headers of .npy files are read by one thread at a time, whichever file they are of."""
+"""Headers of .npy files are read by one thread at a time, whichever files they belong to."""
 
 import ast
 import io
@@ -20,7 +20,7 @@ def stored(array):
     return file
 
 
-def test_a_header_and_an_array_are_read_as_numpy_does():
+def test_a_header_and_an_array_are_read_as_by_numpy():
     array = np.arange(6, dtype=np.int16).reshape(2, 3)
     np.testing.assert_array_equal(npy.load(stored(array)), array)
     file = stored(array)

@@ -1,4 +1,4 @@
-"""Work in parts: every shard has one owner, the first writer's file stays, and one process at a time finishes."""
+"""Work in parts: every shard has one owner, the first writer's file stays, and one worker at a time finishes."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ def test_each_shard_is_in_one_part(shards, count):
     assert max(map(len, numbers)) - min(map(len, numbers)) <= 1
 
 
-def test_a_part_is_read_from_its_text_and_no_other():
+def test_a_part_is_read_from_its_text_and_from_no_other():
     assert Part.parse("3/16") == Part(3, 16) == Part.of((3, 16))
     for text in ("16/16", "1", "-1/4", "a/b", "1/0", "1/2/3", "٣/16", "1/16 "):
         with pytest.raises(ConfigError, match=r"^shard .*: want I/N"):
@@ -26,7 +26,7 @@ def test_a_part_is_read_from_its_text_and_no_other():
         Part.of((4, 4))
 
 
-def test_of_two_writers_the_first_stays_and_no_draft_is_left(tmp_path):
+def test_the_file_of_the_first_of_two_writers_stays_and_no_draft_is_left(tmp_path):
     path = tmp_path / "a"
 
     def slow(draft):
@@ -47,7 +47,7 @@ def test_without_hard_links_a_file_is_still_written(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_text() == "x"
 
 
-def test_a_draft_that_the_finisher_swept_away_is_no_error_if_the_file_is_there(tmp_path):
+def test_a_draft_that_the_finisher_swept_away_is_not_an_error_if_the_file_is_there(tmp_path):
     def swept(draft):
         (tmp_path / "a").write_text("done")
 

@@ -1,4 +1,4 @@
-"""Servers that do not answer are told of at once; whatever cannot be told here is left to the libraries."""
+"""Servers that do not answer are reported at once; what cannot be decided here is left to the libraries."""
 
 import socket
 
@@ -9,7 +9,7 @@ from lit_jax.utils.reachable import unreachable
 
 @pytest.fixture
 def hub(monkeypatch):
-    """Sets the address of the Hub, where the Hub's library is not offline."""
+    """Sets the address of the Hub, with the Hub's library not in offline mode."""
     from huggingface_hub import constants
 
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -20,7 +20,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def port():
-    """A port of this machine at which somebody listens."""
+    """A port of this machine that something listens on."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -42,7 +42,7 @@ def test_a_closed_port_and_an_unknown_host_are_named(hub, port, monkeypatch):
     assert unreachable("gs://bucket/run").startswith("nowhere.invalid cannot be reached from this machine (")
 
 
-def test_what_cannot_be_told_here_is_left_to_the_libraries(hub, monkeypatch):
+def test_what_cannot_be_decided_here_is_left_to_the_libraries(hub, monkeypatch):
     hub("http://127.0.0.1:1")
     assert unreachable("s3://bucket") is unreachable("memory://x") is unreachable("a/folder") is None
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""What is hidden in a text of others can be seen where it is shown, and what people write stays as it is."""
+"""Hidden characters in texts of others become visible where they are shown; ordinary text stays as it is."""
 
 import io
 import logging
@@ -12,7 +12,7 @@ from lit_jax.utils.console import markdown, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.shown import Formatter, in_line, say, shown
 
-KEPT = "\n\t\u200c\u200d\u00ad\u200b"  # Joiners, and where a word may be broken.
+KEPT = "\n\t\u200c\u200d\u00ad\u200b"  # Includes joiners, and points where a word can be broken.
 
 
 def test_every_control_override_surrogate_and_tag_is_escaped_and_nothing_else():
@@ -47,7 +47,7 @@ def test_texts_of_every_language_are_shown_as_they_are(text):
     assert shown(text) == text
 
 
-def test_what_is_hidden_is_written_as_in_a_program():
+def test_hidden_characters_are_escaped_as_in_python():
     assert shown("\x1b]0;owned\x07 \u202egnp.exe \x9b31m \udcff \U000e0041\r\n") == (
         "\\x1b]0;owned\\x07 \\u202egnp.exe \\x9b31m \\udcff \\U000e0041\\r\n"
     )
@@ -61,14 +61,14 @@ def test_a_cell_of_a_table_is_one_line_without_controls():
         assert not set("\x1b\x07\u202e") & set(text)
 
 
-def test_the_sentence_of_an_error_and_a_log_line_are_shown():
-    assert str(WeightError("file \x1b[2J\nx")) == "file \\x1b[2J\\nx"  # One line, whatever a name holds.
+def test_the_sentence_of_an_error_and_a_log_line_are_escaped():
+    assert str(WeightError("file \x1b[2J\nx")) == "file \\x1b[2J\\nx"  # One line, whatever the name contains.
     record = logging.LogRecord("lit_jax.hf", logging.WARNING, "", 0, "%s is odd", ("a\n\x1bWARNING b",), None)
     assert Formatter("%(levelname)s %(message)s").format(record) == "WARNING a\\n\\x1bWARNING b is odd"
     assert record.args == ("a\n\x1bWARNING b",)  # Other handlers see it as it was.
 
 
-def test_a_stream_that_lacks_a_letter_gets_it_escaped():
+def test_a_letter_that_a_stream_cannot_encode_is_escaped():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     say("赤い \x1b", stream=stream)

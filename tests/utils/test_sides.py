@@ -20,5 +20,5 @@ def test_a_grid_has_the_rows_and_columns_of_whole_patches():
     [(32, True), ((24, 40), True), ([24, 40], True), ((24,), False), ((1, 2, 3), False), (True, False)]
     + [(value, False) for value in (24.0, "24", (24, 4.0), (24, True), None)],
 )
-def test_whole_numbers_alone_are_sizes(value, good):
+def test_only_whole_numbers_are_sizes(value, good):
     assert is_sides(value) is good

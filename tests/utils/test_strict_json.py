@@ -1,4 +1,4 @@
-"""JSON of others is read as Python's own reader reads it, or refused in a few words."""
+"""JSON from others is read as Python's own reader reads it, or refused in a few words."""
 
 import json
 
@@ -9,7 +9,7 @@ from lit_jax.utils import strict_json
 TREE = {"a": [1, -2.5, None, True, 'text "{[,'], "b": {"a": {}}, "c": 10**30, "ü": 1e-12}
 
 
-def test_json_is_read_as_json_reads_it(tmp_path):
+def test_json_is_read_as_by_the_json_module(tmp_path):
     (tmp_path / "x.json").write_text("\ufeff" + json.dumps(TREE), encoding="utf-8")
     assert strict_json.read(tmp_path / "x.json") == TREE
     assert strict_json.parse("[" * 64 + "]" * 64)
@@ -28,7 +28,7 @@ def test_json_is_read_as_json_reads_it(tmp_path):
         (b'{"a": "\xff"}', "it is invalid UTF-8 at byte 7"),
     ],
 )
-def test_json_that_readers_may_take_differently_is_refused_with_the_reason(text, reason):
+def test_json_that_is_too_large_invalid_or_ambiguous_is_refused_with_the_reason(text, reason):
     with pytest.raises(ValueError, match=reason) as error:
         strict_json.parse(text)
     assert "\n" not in str(error.value)

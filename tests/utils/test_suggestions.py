@@ -20,5 +20,5 @@ SETS = ["imagenet_a", "imagenet_r", "imagenette", "imagenet2012", "eurosat", "ci
         ("--modle", ["--labels", "--model"], "--model"),
     ],
 )
-def test_the_nearest_name_is_suggested_or_none(name, names, meant):
+def test_the_nearest_name_or_none_is_suggested(name, names, meant):
     assert suggestion(name, names) == meant

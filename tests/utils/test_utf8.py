@@ -6,7 +6,7 @@ from lit_jax.utils import utf8
 
 
 @pytest.mark.parametrize("mark", ["utf-8", "utf-8-sig"])
-def test_a_byte_order_mark_is_no_part_of_the_text(mark):
+def test_a_byte_order_mark_is_not_part_of_the_text(mark):
     assert utf8.decode("chèvre\ufeff".encode(mark)) == "chèvre\ufeff"
 
 
