@@ -1,4 +1,4 @@
-"""A workdir in a bucket: what goes there when, whose it is, and what is refused."""
+"""A workdir in a bucket: what is sent there and when, who owns it, and what is refused."""
 
 import json
 import socket
@@ -39,7 +39,7 @@ def test_another_address_is_refused_before_anything_is_read(address):
 
 
 @pytest.mark.parametrize("where", ["run", "/tmp/run", "~/run", "a:b/run", "run/gs:"])
-def test_a_folder_stays_a_folder_and_the_home_of_a_user_is_known(where, monkeypatch):
+def test_a_folder_stays_a_folder_and_a_tilde_is_the_home_of_the_user(where, monkeypatch):
     monkeypatch.setenv("HOME", "/home/user")
     with opened(where) as place:
         assert str(place) == where.replace("~", "/home/user")
@@ -47,21 +47,20 @@ def test_a_folder_stays_a_folder_and_the_home_of_a_user_is_known(where, monkeypa
 
 def test_without_its_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    monkeypatch.delitem(
-        sys.modules["fsspec.registry"]._registry, "gs", raising=False
-    )  # Known once it was used.
+    # It is registered once it has been used.
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "gs", raising=False)
     with pytest.raises(ConfigError, match=r"gcsfs is not installed: pip install 'lit_jax\[gcs\]'"):
         train(CONFIG, "gs://bucket/run")
 
 
 @pytest.mark.parametrize("command", [quickstart, grid])
-def test_commands_that_make_files_of_their_own_want_a_folder(command):
+def test_commands_that_write_files_of_their_own_require_a_folder(command):
     with pytest.raises(ConfigError, match="workdir gs://bucket/run is an address; wanted a folder of this"):
         command({}, "gs://bucket/run")
 
 
-def test_what_has_changed_is_there_after_a_push_and_nothing_else_is_sent(gcs, bucket):
-    with opened(Path(f"{bucket}/run")) as place:  # A Path has one slash less.
+def test_a_push_sends_what_has_changed_and_nothing_else(gcs, bucket):
+    with opened(Path(f"{bucket}/run")) as place:  # A Path drops one of the two slashes.
         assert isinstance(place, Bucket) and str(place) == "gs://bucket/run" and place.name == "run"
         (place / "a.txt").write_text("one")
         (place / "b").mkdir()
@@ -86,7 +85,7 @@ def test_what_has_changed_is_there_after_a_push_and_nothing_else_is_sent(gcs, bu
         assert not gcs.calls
 
 
-def test_a_question_that_nobody_waits_for_is_no_call(gcs):
+def test_a_request_that_nobody_waits_for_is_not_a_call(gcs):
     with gcs.lock:
         with socket.create_connection(("127.0.0.1", int(gcs.url.rpartition(":")[2]))) as asking:
             asking.sendall(b"GET /storage/v1/b/bucket/o HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -95,7 +94,7 @@ def test_a_question_that_nobody_waits_for_is_no_call(gcs):
     assert gcs.calls == []
 
 
-def test_a_large_file_goes_in_pieces(gcs, bucket, monkeypatch):
+def test_a_large_file_is_sent_in_pieces(gcs, bucket, monkeypatch):
     monkeypatch.setattr(bucket_module, "_LARGE", 1000)
     with opened(f"{bucket}/run") as place:
         (place / "large").write_bytes(bytes(5000))
@@ -103,7 +102,7 @@ def test_a_large_file_goes_in_pieces(gcs, bucket, monkeypatch):
     assert gcs.buckets["bucket"]["run/large"].data == bytes(5000)
 
 
-def test_the_run_that_came_last_has_the_workdir_and_the_one_before_ends(gcs, bucket, caplog):
+def test_the_latest_run_owns_the_workdir_and_the_previous_one_ends(gcs, bucket, caplog):
     with opened(f"{bucket}/run") as old, opened(f"{bucket}/run") as new:
         with lock.workdir_lock(old):
             (old / "metrics.jsonl").write_text("old")
@@ -117,18 +116,19 @@ def test_the_run_that_came_last_has_the_workdir_and_the_one_before_ends(gcs, buc
                     lock.sync_workdir(old)
                 (new / "config.json").write_text("{}")
                 lock.sync_workdir(new)
-        assert gcs.buckets["bucket"]["run/metrics.jsonl"].data == b"old"  # Not even at its end.
+        # Not sent even at the end of the run.
+        assert gcs.buckets["bucket"]["run/metrics.jsonl"].data == b"old"
     assert set(gcs.buckets["bucket"]) == {"run/metrics.jsonl", "run/config.json"}
 
 
-def test_what_is_left_is_brought_at_the_end_of_a_run_that_fails(gcs, bucket):
+def test_a_run_that_fails_sends_what_is_left_at_its_end(gcs, bucket):
     with pytest.raises(ZeroDivisionError), opened(f"{bucket}/run") as place, lock.workdir_lock(place):
         (place / "metrics.jsonl").write_text("last words")
         raise ZeroDivisionError
     assert set(gcs.buckets["bucket"]) == {"run/metrics.jsonl"}
 
 
-def test_a_bucket_that_is_not_there_or_says_no_is_told_in_a_sentence(gcs, bucket):
+def test_a_bucket_that_is_missing_or_refuses_is_reported_in_a_sentence(gcs, bucket):
     with opened("gs://nowhere/run") as place:
         with (
             pytest.raises(ConfigError, match="cannot be written: there is no such bucket"),
@@ -152,7 +152,7 @@ def test_a_bucket_that_is_not_there_or_says_no_is_told_in_a_sentence(gcs, bucket
             place.pull("a.txt")
 
 
-def test_the_mark_is_json_and_a_broken_one_is_no_ones(gcs, bucket):
+def test_the_lock_is_json_and_a_broken_one_belongs_to_nobody(gcs, bucket):
     with opened(f"{bucket}/run") as place:
         place.take()
         assert set(json.loads(gcs.buckets["bucket"]["run/lock"].data)) == {"run", "since"}

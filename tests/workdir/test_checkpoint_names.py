@@ -1,4 +1,4 @@
-"""Whatever the workdir is called, what was saved there comes back; what is not there does not count as saved."""
+"""Whatever the workdir is called, what was saved there comes back; what is missing does not count as saved."""
 
 import os
 import shutil
@@ -17,8 +17,8 @@ NAMES = ["lr[1e-3]", "a*", "a**", "b?\n", "a\\b", "a\udcff", "a b %20#'\"$HOME{}
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_in_a_folder_of_any_name_comes_back(name, tmp_path):
-    if name == "a*":  # Which a pattern would take for it.
+def test_a_run_in_a_folder_of_any_name_is_restored(name, tmp_path):
+    if name == "a*":  # As a glob pattern, the name would match this folder.
         (tmp_path / "ab" / "checkpoints").mkdir(parents=True)
     ours = Checkpoints(tmp_path / name, save_every=1)
     ours.save(1, state_of(1), {"next": 1})
@@ -40,7 +40,7 @@ def test_a_run_whose_temporary_folder_is_cleared_goes_on_saving(tmp_path):
     ours.save(2, state_of(2), {})
     ours.close()
     assert ours.steps() == [1, 2]
-    link.unlink()  # As at the end of the process.
+    link.unlink()  # As happens at the end of the process.
     link.parent.rmdir()
 
 
@@ -52,9 +52,9 @@ def test_a_folder_that_has_no_other_name_is_refused_before_anything_is_written(t
     assert os.listdir(tmp_path / "t[1]") == [] and not (tmp_path / "run[1]").exists()
 
 
-def test_a_save_whose_arrays_are_not_all_there_does_not_count(tmp_path):
+def test_a_save_with_missing_arrays_does_not_count(tmp_path):
     ours = Checkpoints(tmp_path / "[1]", save_every=1)
-    ours._alias._plain = True  # Orbax then loses the arrays, and says so only in its log.
+    ours._alias._plain = True  # Orbax then loses the arrays, which it reports only in its log.
     state = state_of(1).replace(locked={})
     with pytest.raises(
         CheckpointError, match=r"step_3 could not be saved .*arrays of tuned cannot be read back"
@@ -78,7 +78,7 @@ def test_a_copy_of_a_step_under_another_name_is_not_taken_for_that_step(tmp_path
     assert int(state.step) == 2 and (tmp_path / "checkpoints" / "step_99.damaged").is_dir()
 
 
-def test_locked_weights_that_are_removed_under_a_run_are_written_again(tmp_path, caplog):
+def test_locked_weights_that_are_removed_during_a_run_are_written_again(tmp_path, caplog):
     ours = Checkpoints(tmp_path, save_every=1)
     ours.save(1, state_of(1), {})
     ours.wait()
@@ -99,7 +99,7 @@ def test_a_run_does_not_end_well_if_what_it_saved_is_gone(gone, tmp_path):
         ours.close()
 
 
-def test_an_error_of_the_run_is_not_hidden_by_one_of_its_last_save(tmp_path, caplog):
+def test_an_error_in_the_run_is_not_hidden_by_one_in_its_last_save(tmp_path, caplog):
     with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path, save_every=1) as ours:
         ours.save(1, state_of(1), {})
         ours._manager.wait_until_finished()
@@ -116,11 +116,11 @@ def test_a_workdir_that_names_no_folder_is_refused(name):
         local_folder(name, "--output")
 
 
-def test_a_tilde_is_the_home_for_all_files_of_a_workdir_or_for_none(monkeypatch, tmp_path):
+def test_a_tilde_means_the_home_for_all_files_of_a_workdir_or_for_none(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with opened("~/run") as place:
         assert place == tmp_path / "run" == local_folder("~/run", "--output")
-    with opened("./~") as place:  # A folder may be called so.
+    with opened("./~") as place:  # A folder can have that name.
         assert not isinstance(place, Bucket) and place == Path("~")
         assert Checkpoints(str(place), save_every=1).folder == tmp_path / "~" / "checkpoints"

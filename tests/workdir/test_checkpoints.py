@@ -1,4 +1,4 @@
-"""What was saved comes back to the last bit, wherever the process was killed; everything else is refused."""
+"""What was saved comes back bit for bit, wherever the process was killed; everything else is refused."""
 
 import hashlib
 import os
@@ -85,18 +85,17 @@ def saved(checkpoints):
     return states
 
 
-def test_the_newest_state_comes_back_in_every_bit_with_its_data(checkpoints, saved):
+def test_the_newest_state_comes_back_bit_for_bit_with_its_data(checkpoints, saved):
     ours = checkpoints()
     assert ours.latest() == 6
     for like in (state_of(0), abstract(state_of(0))):
         state, data = ours.restore(like)
-        same(
-            state, saved[6].replace(locked=saved[1].locked)
-        )  # Written before the first step, and then no more.
+        # Locked weights are written only once, before the first save.
+        same(state, saved[6].replace(locked=saved[1].locked))
         assert data == {"next": 6}
 
 
-def test_a_checkpoint_tells_the_version_that_wrote_it(tmp_path, saved):
+def test_a_checkpoint_names_the_version_that_wrote_it(tmp_path, saved):
     written = (tmp_path / "checkpoints" / "step_6" / "data" / "metadata").read_text()
     assert f'"lit_jax": "{lit_jax.__version__}"' in written
 
@@ -132,7 +131,7 @@ def test_a_step_is_saved_when_due_or_forced_and_never_twice(checkpoints):
     assert checkpoints().latest() == 5
 
 
-def test_the_newest_are_kept(checkpoints, tmp_path):
+def test_the_newest_steps_are_kept(checkpoints, tmp_path):
     ours, state = checkpoints(save_every=1, keep=2), state_of()
     for step in range(1, 6):
         ours.save(step, state, {})
@@ -158,7 +157,7 @@ def test_locked_weights_are_written_once(checkpoints, tmp_path):
 
 def test_a_state_without_locked_weights_is_saved_and_restored(checkpoints, tmp_path):
     leftover = tmp_path / "checkpoints" / "locked"
-    leftover.mkdir(parents=True)  # Of a run that was killed before its first checkpoint.
+    leftover.mkdir(parents=True)  # Left by a run that was killed before its first checkpoint.
     ours, state = checkpoints(), state_of().replace(locked={})
     ours.save(2, state, {})
     ours.wait()
@@ -166,7 +165,7 @@ def test_a_state_without_locked_weights_is_saved_and_restored(checkpoints, tmp_p
     assert checkpoints().read().locked == {}
 
 
-def test_bfloat16_weights_come_back_as_such(checkpoints):
+def test_bfloat16_weights_come_back_as_bfloat16(checkpoints):
     ours, state = checkpoints(), state_of(locked_dtype=jnp.bfloat16)
     ours.save(2, state, {})
     ours.wait()
@@ -174,12 +173,12 @@ def test_bfloat16_weights_come_back_as_such(checkpoints):
     assert checkpoints().read().locked["vision"]["patch"]["kernel"].dtype == jnp.bfloat16
 
 
-def test_a_state_may_be_given_away_as_soon_as_save_returns(checkpoints):
+def test_a_state_can_be_donated_as_soon_as_save_returns(checkpoints):
     tuned = {"large": jnp.arange(2.0**20)}
     ours, state = checkpoints(), state_of().replace(tuned=tuned, opt=TX.init(tuned))
     like, kept = abstract(state), jax.device_get(state)
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
-    overwrite(jax.tree.map(jnp.copy, state))  # Compiled before, so as to come at once.
+    overwrite(jax.tree.map(jnp.copy, state))  # Compiled first, so that the next call runs at once.
     ours.save(1, state, {})
     ours.save(2, state, {})
     overwrite(state)
@@ -247,12 +246,12 @@ def test_foreign_folders_are_not_taken_for_checkpoints(checkpoints, saved, tmp_p
     assert ours.latest() == 8 and folder.exists()
 
 
-def test_nothing_to_restore_is_said(checkpoints, tmp_path):
+def test_it_is_an_error_if_there_is_nothing_to_restore(checkpoints, tmp_path):
     assert checkpoints().latest() is None
     for attempt in (lambda: checkpoints().restore(state_of()), lambda: checkpoints().read()):
         with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
             attempt()
-    assert os.listdir(tmp_path) == []  # Looking leaves no trace.
+    assert os.listdir(tmp_path) == []  # Reading leaves no trace.
 
 
 def test_a_run_does_not_begin_among_the_checkpoints_of_another(checkpoints, saved):
@@ -324,7 +323,9 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(checkpoints, saved, tmp_p
     assert "\n" not in str(error.value)
 
 
-def test_what_cannot_be_read_though_its_sums_are_right_is_told_in_a_sentence(checkpoints, saved, tmp_path):
+def test_what_cannot_be_read_although_its_sums_are_right_is_reported_in_a_sentence(
+    checkpoints, saved, tmp_path
+):
     step = tmp_path / "checkpoints" / "step_6"
     (step / "tuned" / "manifest.ocdbt").write_bytes(b"")
     checksums.write(
@@ -339,7 +340,9 @@ def test_what_cannot_be_read_though_its_sums_are_right_is_told_in_a_sentence(che
     "full",
     [MemoryError("Unable to allocate"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")],
 )
-def test_a_machine_without_room_is_not_taken_for_a_damaged_checkpoint(checkpoints, saved, full, monkeypatch):
+def test_a_machine_without_memory_is_not_taken_for_a_damaged_checkpoint(
+    checkpoints, saved, full, monkeypatch
+):
     def fail(*_, **__):
         raise full
 
@@ -365,7 +368,7 @@ def test_a_state_that_is_not_finite_is_never_saved(checkpoints, saved, where, ba
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("mode", "kept"), [("max", [2, 5, 6]), ("min", [1, 4, 6])])
-def test_the_best_are_kept_beside_the_newest_across_a_restart(checkpoints, mode, kept):
+def test_the_best_steps_are_kept_beside_the_newest_across_a_restart(checkpoints, mode, kept):
     options = {"save_every": 1, "keep": 1, "keep_best": 2, "best_metric": "recall", "best_mode": mode}
     scores = {1: 0.1, 2: 0.9, 3: float("nan"), 4: 0.2, 5: 0.8}
     ours, state = checkpoints(**options), state_of()
@@ -379,7 +382,7 @@ def test_the_best_are_kept_beside_the_newest_across_a_restart(checkpoints, mode,
     assert again.steps() == kept
 
 
-def test_a_step_can_be_asked_for(checkpoints, saved):
+def test_a_given_step_can_be_restored(checkpoints, saved):
     state, data = checkpoints().restore(state_of(), step=4)
     same(state.tuned, saved[4].tuned)
     assert data == {"next": 4} and checkpoints().read(step=2).step == 2
@@ -402,19 +405,19 @@ def test_data_that_is_not_json_is_refused_at_once(checkpoints):
         {"keep_best": 1, "best_mode": "most"},
     ],
 )
-def test_numbers_and_modes_that_are_none_are_refused(tmp_path, wrong):
+def test_invalid_numbers_and_modes_are_refused(tmp_path, wrong):
     with pytest.raises(ConfigError, match="wanted"):
         Checkpoints(tmp_path, **{"save_every": 1} | wrong)
 
 
-# Where a run is killed, and the newest step that is then complete. Each run goes on where the one before was killed.
+# Where a run is killed, at which save, and the newest step that is then complete. Each run resumes the one before it.
 KILLS = [
     ("writing locked", 2, None),
     ("save returned", 2, None),
     ("before rename", 4, 2),
     ("after rename", 4, 4),
     ("deleting", 8, 8),
-    ("a moment later", 10, None),  # Before or after the rename, as the moment falls.
+    ("a moment later", 10, None),  # Before or after the rename, depending on timing.
 ]
 LAST = 14
 
@@ -467,7 +470,7 @@ def child(workdir, point="", at=0):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_in_the_bits_of_one_that_is_not(tmp_path):
+def test_a_run_that_is_killed_repeatedly_ends_in_the_bits_of_one_that_is_not(tmp_path):
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     for point, at, newest in KILLS:
         before = Checkpoints(killed, save_every=2).latest()
@@ -476,7 +479,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_bits_of_one_that_is_no
         after = Checkpoints(killed, save_every=2).latest()
         assert after == newest if newest or before is None else after >= before, (point, after)
     left = [name for name in os.listdir(killed / "checkpoints") if name.startswith("step")]
-    assert len(left) > 2  # The kills did leave something behind.
+    assert len(left) > 2  # The kills left something behind.
     for name in (killed, straight):
         result = child(name)
         assert result.returncode == 0, result.stderr

@@ -30,7 +30,7 @@ def test_a_second_run_is_refused_at_once_and_a_killed_one_leaves_nothing_behind(
         other.communicate()
     with lock.workdir_lock(tmp_path):
         pass
-    with lock.workdir_lock(tmp_path):  # And one that ended lets go.
+    with lock.workdir_lock(tmp_path):  # A run that has ended releases it.
         pass
 
 

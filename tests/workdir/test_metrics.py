@@ -32,7 +32,7 @@ def test_each_call_is_one_row_that_survives_a_kill(tmp_path):
     assert path.read_text().splitlines()[1] == '{"step": 2, "loss": null, "lr": null}'
 
 
-def test_no_step_stands_twice_after_a_resume(tmp_path):
+def test_no_step_is_there_twice_after_a_resume(tmp_path):
     path = tmp_path / "metrics.jsonl"
 
     def run(steps, start):
@@ -49,7 +49,7 @@ def test_no_step_stands_twice_after_a_resume(tmp_path):
         file.write('{"step": 13, "lo')  # Killed while writing.
     run(range(9, 13), start=8)
     assert path.read_text() == whole
-    run(range(8, 13), start=8)  # A run that logs the step it starts from once more.
+    run(range(8, 13), start=8)  # A run that logs its start step again.
     assert path.read_text() == whole
     run(range(1, 13), start=0)
     assert path.read_text() == whole
@@ -68,7 +68,7 @@ def test_a_row_of_the_start_step_may_still_be_added(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["not json", '{"loss": 1.0}', "[1]", '{"step": null}'])
-def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path, line):
+def test_a_file_with_something_else_is_refused_and_left_alone(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 9}}\n')
     before = path.read_text()
@@ -78,11 +78,12 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path, line):
 
 
 def events(folder):
-    """(step, {tag: value}, is a restart) of each event, out of the TFRecord files."""
+    """(step, {tag: value}, whether it is a restart) of each event in the TFRecord files."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason="tensorboardX is not installed")
     for path in sorted(folder.glob("events.out.tfevents.*")):
         data = path.read_bytes()
-        while len(data) >= 8 and len(data) >= 16 + struct.unpack("<Q", data[:8])[0]:  # Not one half written.
+        # Stops at an event that is half written.
+        while len(data) >= 8 and len(data) >= 16 + struct.unpack("<Q", data[:8])[0]:
             (length,) = struct.unpack("<Q", data[:8])
             event = event_pb2.Event.FromString(data[12 : 12 + length])
             values = {value.tag: value.simple_value for value in event.summary.value}
@@ -103,9 +104,9 @@ def test_tensorboard_files_hold_each_value_soon(tmp_path):
     assert (3, {"pairs/s": 7.0}, False) in written
 
 
-def test_tensorboard_hides_what_came_after_the_resumed_step(tmp_path):
+def test_tensorboard_hides_what_came_after_the_step_of_a_resume(tmp_path):
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
-    for start in (0, 8):  # Within one second.
+    for start in (0, 8):  # Both within one second.
         board = TensorBoard(tmp_path, start_step=start)
         board.scalars(start + 3, {"loss": 0.5})
         board.close()
@@ -122,7 +123,7 @@ def test_tensorboard_is_imported_only_when_used(monkeypatch, tmp_path):
         TensorBoard(tmp_path)
 
 
-def test_a_writer_that_fails_keeps_nothing_from_the_others(tmp_path):
+def test_a_writer_that_fails_does_not_affect_the_others(tmp_path):
     class Full:
         def scalars(self, step, values):
             raise OSError("disk full")
@@ -155,7 +156,7 @@ def test_a_damaged_line_is_refused_in_one_sentence(line, tmp_path):
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-def test_a_whole_row_whose_line_end_is_lost_is_kept(tmp_path):
+def test_a_complete_row_without_its_line_end_is_kept(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}')
     Jsonl(path, start_step=2).close()
@@ -173,7 +174,7 @@ def test_a_folder_in_place_of_the_rows_is_set_aside(tmp_path, caplog):
     ]
 
 
-def test_rows_that_are_removed_under_a_run_are_begun_anew(tmp_path, caplog):
+def test_rows_that_are_removed_during_a_run_are_begun_anew(tmp_path, caplog):
     jsonl = Jsonl(tmp_path / "run" / "metrics.jsonl")
     jsonl.scalars(1, {"loss": 1.0})
     shutil.rmtree(tmp_path / "run")
@@ -183,7 +184,7 @@ def test_rows_that_are_removed_under_a_run_are_begun_anew(tmp_path, caplog):
     assert len(caplog.records) == 1 and "begun anew with step 2" in caplog.text
 
 
-def test_rows_are_read_without_what_is_no_finite_number(tmp_path):
+def test_rows_are_read_without_what_is_not_a_finite_number(tmp_path):
     path = tmp_path / "metrics.jsonl"
     values = '"a": "text", "b": 1e999, "c": NaN, "d": [1], "e": true, "f": 2, "g": null, "h": 1' + "0" * 400
     lines = [
@@ -200,12 +201,12 @@ def test_rows_are_read_without_what_is_no_finite_number(tmp_path):
     assert read_rows(tmp_path) == read_rows(tmp_path / "none") == []
 
 
-def test_tensorboard_files_are_written_on_with_a_clock_that_is_set_back(tmp_path, monkeypatch):
+def test_tensorboard_files_are_still_written_after_the_clock_is_set_back(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
     board, now = TensorBoard(tmp_path), time.time()
     monkeypatch.setattr(time, "time", lambda: now - 40 * 86_400)
     threads = threading.active_count()
-    for step in range(1, 40):  # More than a queue would take.
+    for step in range(1, 40):  # More than a queue would hold.
         board.scalars(step, {"loss": 1 / step})
         assert [at for at, values, _ in events(tmp_path) if values] == list(range(1, step + 1))
     assert threading.active_count() == threads

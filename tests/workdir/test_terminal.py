@@ -1,4 +1,4 @@
-"""What a run tells on a terminal and in a log."""
+"""What a run shows on a terminal and in a log."""
 
 import io
 import os
@@ -28,7 +28,7 @@ class Pipe(io.StringIO):
 VALUES = {"loss": 3.21, "lr": 5e-5, "pairs/s": 12345.6, "grad_norm": jnp.float32(0.5)}
 
 
-def test_a_log_gets_lines_that_stand_below_each_other_with_the_time_left():
+def test_a_log_gets_aligned_lines_with_the_time_left():
     stream, times = Pipe(tty=False), iter([100.0, 130.0, 190.0])
     terminal = Terminal(160, stream=stream, clock=lambda: next(times))
     terminal.scalars(20, VALUES)
@@ -44,7 +44,7 @@ def test_a_log_gets_lines_that_stand_below_each_other_with_the_time_left():
     ]
 
 
-def test_numbers_of_the_machine_are_told_only_if_they_matter():
+def test_numbers_of_the_machine_are_shown_only_if_they_matter():
     stream, machine = (
         Pipe(tty=False),
         {"host_ms": 1.2, "device_ms": 1234.5, "host_share": 0.001, "host_gb": 2.0},
@@ -58,7 +58,7 @@ def test_numbers_of_the_machine_are_told_only_if_they_matter():
     assert together == [*alone, "skipped", "2", "data_wait", "0.35"]
 
 
-def test_each_direction_of_retrieval_has_a_line_and_none_is_wider_than_a_hundred():
+def test_each_direction_of_retrieval_has_a_line_of_at_most_a_hundred_characters():
     values = {f"recall@{k}": 0.123456 for k in (1, 5, 10)} | {"median_rank": 10.5, "mean_rank": 130.54}
     stream = Pipe(tty=False)
     named = {f"test/{way}_{name}": value for way in DIRECTIONS for name, value in values.items()}
@@ -113,14 +113,13 @@ def test_a_terminal_gets_the_same_lines_above_a_bar():
     frames = [frame for frame in text.split("\r") if "%|" in frame]
     assert " 10/160 " in frames[0]
     assert " 40/160 " in frames[-1]
-    assert (
-        "loss 3.21  lr 5e-05  pairs/s 12346]" in frames[-1]
-    )  # Kept, since the evaluation has none of its own.
+    # Kept, since the evaluation has no such values of its own.
+    assert "loss 3.21  lr 5e-05  pairs/s 12346]" in frames[-1]
     assert "grad_norm" not in frames[-1]
 
 
 def test_what_others_print_beside_the_bar_stays():
-    """A terminal is played: only a carriage return goes back, and what it rewrites is the bar's own line."""
+    """A simulated terminal: only a carriage return goes back, and what it rewrites is the bar's own line."""
     stream = Pipe(tty=True)
     terminal = Terminal(160, stream=stream)
     terminal.scalars(20, {"loss": 1.0})
@@ -128,7 +127,7 @@ def test_what_others_print_beside_the_bar_stays():
     terminal.scalars(40, {"loss": 0.5})
     terminal.close()
     text = stream.getvalue()
-    assert "\x1b[A" not in text  # Never up.
+    assert "\x1b[A" not in text  # The cursor never moves up.
     screen = []
     for line in text.split("\n"):
         shown = ""

@@ -14,7 +14,7 @@ from tests import tiny
 
 
 class Package:
-    """Notes what a run asks of the package wandb."""
+    """Stands in for the wandb package and records what a run asks of it."""
 
     class errors:
         class Error(Exception): ...
@@ -46,7 +46,7 @@ def package(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_and_its_report_are_one_run_with_the_rows_of_the_metrics_file(package, tmp_path):
+def test_a_run_and_its_report_share_one_id_and_the_rows_of_the_metrics_file(package, tmp_path):
     config = tiny.config(tmp_path, steps=2, log_every=1, eval_every=2, optim__warmup_steps=1, wandb="emoji")
     workdir = tmp_path / "run"
     train(config, workdir)
@@ -73,7 +73,7 @@ def test_a_run_that_fails_is_marked_as_failed(package, tmp_path):
     assert package.runs[0].ends == [1]
 
 
-def test_what_cannot_begin_says_what_to_do(package, monkeypatch, tmp_path):
+def test_the_error_of_a_run_that_cannot_begin_says_what_to_do(package, monkeypatch, tmp_path):
     package.fails = True
     with pytest.raises(
         ConfigError, match=r"\(no API key\); log in with `wandb login`, set WANDB_MODE=offline"
