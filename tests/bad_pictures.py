@@ -1,4 +1,4 @@
-"""Files that are no usable picture, by name, each with words of the reason; and how such files are made."""
+"""Files that are not usable pictures, by name, each with words of the error; and the helpers that make them."""
 
 import io
 import struct

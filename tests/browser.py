@@ -1,4 +1,4 @@
-"""A real browser without a window: Debian's Chromium, which notes all that a page asks for."""
+"""A real headless browser: Debian's Chromium, which records every request that a page makes."""
 
 import io
 import os
@@ -21,7 +21,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        # As root, as in most containers, Chromium has no sandbox; /dev/shm is small there.
+        # Chromium has no sandbox when run as root, as in most containers; /dev/shm is small there.
         chromium = driver.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
@@ -30,7 +30,7 @@ def browser():
 
 
 class Visit:
-    """One page at one size and colour scheme. `asked` holds every address that was asked for, `said` its console."""
+    """One page at one size and colour scheme. `asked` holds every address requested, `said` the console output."""
 
     def __init__(self, browser, url, size="wide", scheme="light"):
         width, height = SIZES[size]
@@ -51,11 +51,11 @@ class Visit:
         self._context.close()
 
     def fits(self):
-        """Whether nothing hangs out to the right."""
+        """Whether nothing extends beyond the right edge."""
         return self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
     def shot(self, path):
-        """A picture of the whole page, written to `path`, as RGB."""
+        """A screenshot of the whole page as an RGB array, also written to `path`."""
         return np.asarray(
             Image.open(io.BytesIO(self.page.screenshot(path=path, full_page=True))).convert("RGB")
         )

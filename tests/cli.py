@@ -1,6 +1,6 @@
-"""`lit-jax` in a process of its own, as a shell runs it.
+"""Runs `lit-jax` in a process of its own, as a shell does.
 
-Each is forked from a process that has imported what every command imports, which takes longer than most commands.
+It is forked from a process that has imported what every command needs: the imports take longer than most commands.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ _SERVER.set_forkserver_preload(PRELOADED)
 
 
 def cli(*args, cwd=None, **settings):
-    """What `subprocess.run` gives. `settings` are environment variables, which some modules read on import."""
+    """Returns what `subprocess.run` does. `settings` are environment variables; with any, the process starts afresh."""
     args = [str(arg) for arg in args]
     if settings:
         command = [sys.executable, "-m", "lit_jax", *args]

@@ -1,4 +1,4 @@
-"""What the commands take, as their parsers know it."""
+"""The options that the commands take, according to their parsers."""
 
 import contextlib
 import importlib
@@ -9,7 +9,7 @@ from functools import cache
 
 @cache
 def options(command):
-    """The options of a command: of click's as they were declared, of a config command's as its help lists them."""
+    """The options of a command: as click declares them, or as the help of a config command lists them."""
     main = importlib.import_module(f"lit_jax.commands.{command}").main
     if hasattr(main, "params"):
         return frozenset(name for param in main.params for name in (*param.opts, *param.secondary_opts))

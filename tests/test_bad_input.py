@@ -1,6 +1,6 @@
-"""What people give wrongly from Python: each is a ValueError of one sentence, also where a type is wrong.
+"""Mistakes in calls from Python: each is a ValueError of one sentence, even where a type is wrong.
 
-All of it is asked in one process of its own, as users have it: in this one jaxtyping looks at every argument first.
+All calls run in a process of their own, as with users: in this one, jaxtyping checks every argument first.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytest
 from lit_jax.inference.index_files import MANIFEST
 from tests import tiny
 
-SENTENCES = [  # A mistake in Python, by what is called; what the error is and says. {} is the folder of `place`.
+SENTENCES = [  # A call with a mistake; the error's type and words. {} is the folder that `said` makes.
     (
         "classify('{}/notes.txt', LABELS, model)",
         "DataError",
@@ -161,7 +161,7 @@ for call in calls:
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
-    """call -> [name of the error, whether it is a ValueError, what it says]"""
+    """Call -> [name of the error, whether it is a ValueError, what it says]."""
     place = tmp_path_factory.mktemp("bad_input")
     tiny.write_models_and_pictures(place)
     whole = (place / "pairs" / "000.png").read_bytes()

@@ -1,4 +1,4 @@
-"""The benchmarks that compare with PyTorch, and that of embedding, run; their figures are not judged here."""
+"""The benchmarks run at tiny sizes; their figures are not judged here."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def run(script, *arguments):
         check=True,
         capture_output=True,
         text=True,
-        env=environment(),  # One device, as a machine has it, and not eight virtual ones.
+        env=environment(),  # One device, as on a real machine, not eight virtual ones.
     ).stdout
 
 
@@ -31,12 +31,12 @@ def run(script, *arguments):
         ("overhead.py", "--repeats"),
     ],
 )
-def test_a_benchmark_says_what_it_takes(script, option):
+def test_the_help_of_a_benchmark_lists_its_options(script, option):
     assert option in run(script, "--help")
 
 
 @pytest.mark.slow
-def test_a_tiny_embedding_says_how_many_cores_were_at_work(tmp_path):
+def test_a_tiny_embedding_benchmark_reports_how_many_cores_were_busy(tmp_path):
     printed = run("embed.py", "--tiny", "--pictures=20", "--batch=8", f"--json={tmp_path / 'found'}")
     found = json.loads((tmp_path / "found").read_text())
     assert "20 pictures: " in printed and f"{found['cores']:.2f} of " in printed
@@ -84,7 +84,7 @@ def test_the_cost_of_checking_files_has_a_row_for_a_resume_and_for_a_cache():
 
 
 @pytest.mark.slow
-def test_a_small_search_finds_all_and_reads_few(tmp_path):
+def test_a_small_search_finds_every_neighbour_and_reads_few_vectors(tmp_path):
     sizes = ["--vectors=70000", "--width=32", "--clusters=50", "--precision=int8", "--precision=binary"]
     printed = run("search.py", *sizes, f"--json={tmp_path / 'found'}")
     found = json.loads((tmp_path / "found").read_text())

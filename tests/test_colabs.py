@@ -1,4 +1,4 @@
-"""The notebooks, run from top to bottom in small, offline."""
+"""The notebooks, run from top to bottom at small sizes, offline."""
 
 import importlib.metadata
 import importlib.util
@@ -19,7 +19,7 @@ NAMES = {"quickstart", "zero_shot", "train_on_tpu", "export_to_huggingface"}
 
 
 def run(name, folder, **parameters):
-    """How many figures the notebook draws and what it prints, as one text, run in `folder`."""
+    """Runs the notebook in `folder`; returns how many figures it draws, and what it prints as one text."""
     return said(executed(name, folder, **parameters))
 
 
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
     return folder, run("quickstart", folder, SIZE="smoke", STEPS=30, QUERY="a red circle")
 
 
-def test_the_four_notebooks_are_there():
+def test_there_are_four_notebooks():
     assert {path.stem for path in COLABS} == NAMES
 
 
@@ -59,11 +59,11 @@ def test_a_notebook_reads_as_a_tutorial(path):
     assert '"pip", "install"' in "".join(code[0]["source"])
     assert "find_spec(NAME) is None" in "".join(code[0]["source"])
     assert cells[0]["cell_type"] == "markdown" and cells[0]["source"][0].startswith("# ")
-    assert len(cells) - len(code) >= 0.8 * len(code)  # Prose between cells.
+    assert len(cells) - len(code) >= 0.8 * len(code)  # There is prose between the code cells.
 
 
 @pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)
-def test_a_notebook_is_stored_with_what_its_code_shows(path):
+def test_a_notebook_is_stored_with_the_output_of_its_code(path):
     notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata.get("lit_jax") == {"code": code_sum(notebook)}, "run make notebooks"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -73,12 +73,11 @@ def test_a_notebook_is_stored_with_what_its_code_shows(path):
     assert path.stat().st_size < 1 << 20
     everything = json.dumps([cell.outputs for cell in code])
     assert "Traceback" not in everything and "Warning" not in everything
-    assert not re.search(
-        r"/(home|root|tmp|usr|opt|Users|site-packages)/", everything
-    )  # Folders of a machine.
+    # No folders of the machine that ran it.
+    assert not re.search(r"/(home|root|tmp|usr|opt|Users|site-packages)/", everything)
 
 
-def test_pictures_of_others_are_left_out_and_lines_are_as_a_terminal_shows_them():
+def test_pictures_by_others_are_left_out_and_lines_are_as_a_terminal_shows_them():
     def printed(name, text):
         return nbformat.v4.new_output("stream", name=name, text=text)
 
@@ -107,7 +106,7 @@ def first_code(path):
 
 
 class Pip:
-    """Stands for subprocess: notes what is installed, and what nvidia-smi says."""
+    """Stands in for subprocess: records what is installed, and answers for nvidia-smi."""
 
     def __init__(self, driver="", fails=False):
         self.driver, self.fails, self.asked = driver, fails, []
@@ -120,7 +119,7 @@ class Pip:
 
 
 def run_first(monkeypatch, folder, path, pip, parts=()):
-    """Runs the first cell in `folder` of a machine without lit_jax; `parts` are the packages that it has."""
+    """Runs the first cell in `folder`, as on a machine without lit_jax; `parts` are the packages installed there."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     names = [SimpleNamespace(name=name) for name in parts]
@@ -132,7 +131,9 @@ def run_first(monkeypatch, folder, path, pip, parts=()):
 
 
 @pytest.mark.parametrize("path", COLABS, ids=lambda path: path.stem)
-def test_the_first_cell_installs_what_is_there_with_the_accelerators_own_part(path, monkeypatch, tmp_path):
+def test_the_first_cell_installs_the_local_package_with_the_extra_of_the_accelerator(
+    path, monkeypatch, tmp_path
+):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     with monkeypatch.context() as patch:
@@ -170,7 +171,7 @@ def test_quickstart_runs_from_towers_to_pytorch(trained):
 
 
 @pytest.mark.slow
-def test_zero_shot_classifies_and_searches_pictures_of_ones_own(trained):
+def test_zero_shot_classifies_and_searches_ones_own_pictures(trained):
     folder, _ = trained
     figures, text = run("zero_shot", folder, MODEL="quickstart_run/export")
     assert figures >= 5 and "48 pictures in zero_shot_run/pictures" in text
@@ -179,7 +180,7 @@ def test_zero_shot_classifies_and_searches_pictures_of_ones_own(trained):
 
 
 @pytest.mark.slow
-def test_train_on_tpu_is_taken_away_and_goes_on(tmp_path):
+def test_train_on_tpu_is_preempted_and_resumes(tmp_path):
     figures, text = run("train_on_tpu", tmp_path, STEPS=40, FSDP=2, PLAN="smoke")
     assert figures >= 1 and "8 cpu device(s)" in text and "{'data': 4, 'fsdp': 2}" in text
     assert "told to end (SIGTERM)" in text and "done at step 40" in text
@@ -203,9 +204,8 @@ def test_export_to_huggingface_loads_in_both_frameworks_and_uploads_nothing(trai
 
 @pytest.mark.slow
 def test_the_real_quickstart_notebook_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "XLA_FLAGS", ""
-    )  # One device and all that XLA can do, as users have it: here it is minutes.
+    # One device and all of XLA's optimisations, as users have them: these steps take minutes.
+    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
     figures, text = run("quickstart", tmp_path)
     assert figures >= 5 and "step 160/160" in text

@@ -1,4 +1,4 @@
-"""Configs: what each field may be, that all mistakes are told at once, and that former names are still read."""
+"""Configs: what each field may be; all mistakes are reported at once; former names are still read."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ SMALLEST = {
 
 
 def changed(**changes):
-    """SMALLEST with other fields: group__field=value."""
+    """SMALLEST with these fields changed: group__field=value."""
     tree = {name: dict(value) if isinstance(value, dict) else value for name, value in SMALLEST.items()}
     for path, value in changes.items():
         group, _, name = path.rpartition("__")
@@ -52,13 +52,13 @@ def mistake(**changes):
 
 @pytest.fixture
 def advice(caplog):
-    """What is advised from here on."""
+    """The advice that is logged from here on."""
     log_once.cache_clear()
     caplog.set_level(logging.INFO, "lit_jax")
     return caplog
 
 
-# A field that is set and changes nothing; what is said of it; and with what it counts.
+# A field that is set but changes nothing; the reason that is logged; and the fields with which it does count.
 UNUSED = [
     ({"model__lora_rank": 16}, "no letter of model.lock_towers is A", {"model__lock_towers": "AU"}),
     ({"model__lora_alpha": 16}, "no letter of model.lock_towers is A", {"model__lock_towers": "LA"}),
@@ -89,7 +89,7 @@ UNUSED = [
 
 
 @pytest.mark.parametrize(("given", "why", "counts"), UNUSED, ids=[next(iter(given)) for given, *_ in UNUSED])
-def test_a_field_that_changes_nothing_is_told_and_read(given, why, counts, advice):
+def test_a_field_that_changes_nothing_is_reported_and_read(given, why, counts, advice):
     name = next(iter(given)).replace("__", ".")
     read = config.read_config(changed(**given))
     [line] = [record.getMessage() for record in advice.records]
@@ -97,14 +97,14 @@ def test_a_field_that_changes_nothing_is_told_and_read(given, why, counts, advic
         line.startswith(f"config.{name}={given[name.replace('.', '__')]!r} changes nothing: ") and why in line
     )
     config.read_config(changed(**given))
-    assert len(advice.records) == 1  # Once.
+    assert len(advice.records) == 1  # Logged only once.
     assert [*unused.unused(read)] == [line]
     assert [*unused.unused(config.read_config(changed(**given | counts)))] == []
 
 
 @pytest.mark.parametrize("name", optim.OPTIMISERS)
-def test_an_optimiser_uses_the_numbers_of_which_nothing_is_told(name):
-    """Steps with another b1, b2 or eps are other steps, unless the field is said to change nothing."""
+def test_an_optimiser_uses_every_number_that_is_not_reported_as_unused(name):
+    """Steps with another b1, b2 or eps differ, unless the field is reported to change nothing."""
 
     def steps(**changes):
         tx = optim.make_optimizer(
@@ -127,7 +127,7 @@ def test_what_a_config_leaves_out_has_a_default():
     assert (read.steps, read.model.lock_towers, read.optim.schedule) == (5, "LU", "cosine")
 
 
-def test_no_field_bears_the_name_of_an_attribute_of_a_config_dict():
+def test_no_field_has_the_name_of_an_attribute_of_config_dict():
     groups = {name.partition(".")[0] for name in config.FIELDS if "." in name}
     taken = set(dir(ConfigDict()))
     assert [name for name in (*config.FIELDS, *groups) if name.rpartition(".")[2] in taken] == []
@@ -255,16 +255,17 @@ def test_a_mistake_is_one_sentence(changes, message):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss_chunk": 100},  # More than there are texts: all of them.
-        {"loss_chunk": 3, "loss_how": "ring"},  # Of the texts of a device, of which nothing is known here.
+        {"loss_chunk": 100},  # More than there are texts: takes all of them.
+        # Refers to the texts of one device, whose number is not known here.
+        {"loss_chunk": 3, "loss_how": "ring"},
         {"cache": True, "model__lock_towers": "UU", "model__lock_rules": (("vision/.*", "lock"),)},
         {"data__train": "gs://bucket/pairs"},
         {"data__train": "pairs"},
         {"data__train": (("folder:x", 1), ("wds:gs://b/*.tar", 0.5))},
         {"optim__clip_norm": None, "data__threads": None, "model__max_logit_scale": None},
         {"mesh__data": 4, "mesh__fsdp": 2, "micro_batch": 4},
-        {"best_metric": "anything"},  # Nothing goes by it.
-        {"model__matryoshka": (64, 600), "init_from": "a/model"},  # It may be wide enough.
+        {"best_metric": "anything"},  # Nothing uses it.
+        {"model__matryoshka": (64, 600), "init_from": "a/model"},  # The model may be wide enough.
         {
             "keep_best": 2,
             "data__test": "folder:x",
@@ -279,7 +280,7 @@ def test_what_may_be_right_is_accepted(changes):
     config.read_config(changed(**changes))
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     found = mistake(
         **{
             "stepz": 1,
@@ -300,7 +301,7 @@ def test_all_mistakes_are_told_at_once():
     )
 
 
-def test_a_field_that_is_wrong_by_itself_is_told_once():
+def test_a_field_that_is_wrong_by_itself_is_reported_once():
     assert mistake(steps=0, optim__warmup_steps=5) == "config.steps is 0; wanted at least 1"
 
 
@@ -322,12 +323,12 @@ def test_the_nearest_field_is_suggested(name, field):
     assert names.nearest(name) == field
 
 
-def test_what_is_no_config_is_refused():
+def test_what_is_not_a_config_is_refused():
     with pytest.raises(ConfigError, match="the config is 3; wanted a ConfigDict or a dict"):
         config.read_config(3)
 
 
-def test_a_tower_of_numbers_needs_no_folder():
+def test_a_tower_described_by_numbers_needs_no_folder():
     model = {"vision": "", "text": "t", "vision_config": {"model_type": "vit"}, "lock_towers": "uU"}
     assert config.read_config(SMALLEST | {"model": model}).model.vision == ""
     del model["vision"]
@@ -354,13 +355,13 @@ def test_a_config_survives_json():
     assert after == before
 
 
-def test_only_what_changes_the_numbers_counts_as_a_difference():
+def test_only_what_changes_the_results_counts_as_a_difference():
     old = dataclasses.asdict(config.read_config(SMALLEST))
     new = dataclasses.asdict(config.read_config(SMALLEST | {"log_every": 3, "seed": 4, "mesh": {"fsdp": 2}}))
     assert config.differences(old, new) == ["seed: 0, now 4"]
 
 
-def test_numbers_that_a_named_towers_folder_states_as_well_are_no_difference():
+def test_numbers_that_the_folder_of_a_named_tower_also_states_are_no_difference():
     old = dataclasses.asdict(config.read_config(SMALLEST))
     new = dataclasses.asdict(config.read_config(SMALLEST))
     old["model"]["vision_config"] = {"model_type": "vit", "hidden_size": 768, "hidden_dropout_prob": 0.1}
@@ -369,7 +370,7 @@ def test_numbers_that_a_named_towers_folder_states_as_well_are_no_difference():
     assert config.differences(old, new) == ["model.vision_config.hidden_size: 768, now 384"]
 
 
-def test_sources_of_an_unknown_kind_alone_are_a_mistake_of_data():
+def test_mistakes_are_a_data_error_if_all_are_unknown_kinds_of_sources():
     wrong = {"data": {"train": "floder:x", "test": "mnist:x"}}
     with pytest.raises(DataError, match=r"2 mistakes: .*'floder'.*'mnist'"):
         config.read_config(ConfigDict(SMALLEST | wrong))
@@ -379,7 +380,7 @@ def test_sources_of_an_unknown_kind_alone_are_a_mistake_of_data():
 
 def test_the_former_name_of_a_field_is_read_with_one_line_of_advice(advice):
     c = ConfigDict(SMALLEST)
-    c.model.lock = "UU"  # Beside the method of that name.
+    c.model.lock = "UU"  # A ConfigDict also has a method of that name.
     for tree in (c, changed(model__lock="UU"), c):
         assert config.read_config(tree).model.lock_towers == "UU"
     assert advice.messages == [
@@ -402,7 +403,7 @@ def test_the_config_of_an_older_workdir_is_read_and_compared_without_advice(advi
     assert advice.messages == []
 
 
-def test_the_config_of_a_workdir_is_not_judged_again():
+def test_the_config_of_a_workdir_is_not_validated_again():
     assert config.read_stored(changed(keep_best=3)).keep_best == 3
     with pytest.raises(ConfigError, match=r"config\.stepz does not exist"):
         config.read_stored(changed(stepz=3))
@@ -470,7 +471,7 @@ def test_a_config_file_starts_from_all_defaults():
         ("model.vision_config", "a=3", "a=3"),
     ],
 )
-def test_a_shell_gives_values_as_texts(name, text, value):
+def test_a_value_is_read_from_the_text_of_a_shell(name, text, value):
     assert from_text(name, text) == value and type(from_text(name, text)) is type(value)
 
 
@@ -516,7 +517,7 @@ def test_the_choices_are_those_of_the_modules_that_implement_them():
             "optim.schedule": optim.SCHEDULES,
             "loss": KINDS,
             "loss_how": WAYS,
-            "loss_precision": PRECISIONS.keys() - {"split"},  # What a TPU makes of "float32".
+            "loss_precision": PRECISIONS.keys() - {"split"},  # How a TPU computes "float32".
             "positives": POSITIVES,
             "cache_dtype": DTYPES_OF_CACHES,
         }
@@ -529,7 +530,7 @@ def test_the_choices_are_those_of_the_modules_that_implement_them():
     assert set(choices.LETTERS) == set(partition.LETTERS)
 
 
-def test_actions_metrics_and_sources_are_those_of_the_modules_of_them():
+def test_actions_metrics_and_sources_are_those_of_their_modules():
     for action in choices.ACTIONS["mesh.fsdp_rules"]:
         fsdp_rules((("a", action),))
     for action in choices.ACTIONS["model.lock_rules"]:

@@ -34,7 +34,7 @@ def rows(workdir, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_smoke_run_learns_to_tell_drawings_that_it_has_not_seen(path, tmp_path):
+def test_a_smoke_run_learns_to_tell_unseen_drawings_apart(path, tmp_path):
     train(config_of(path, "smoke"), tmp_path)
     losses = [row["loss"] for row in rows(tmp_path, "loss")]
     assert losses[-1] < losses[0] - 1
@@ -45,7 +45,7 @@ def test_a_smoke_run_learns_to_tell_drawings_that_it_has_not_seen(path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_smoke_run_runs_offline_and_the_first_of_them_learns(path, tmp_path):
+def test_every_smoke_config_trains_offline_and_one_of_them_learns(path, tmp_path):
     config = config_of(path, "smoke")
     learn = path.stem == "lit_b16_bert"
     config.steps, config.log_every, config.data.test = 24 if learn else 2, 1, ""
@@ -59,7 +59,7 @@ def test_every_smoke_run_runs_offline_and_the_first_of_them_learns(path, tmp_pat
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_smoke_run_is_its_recipe_in_small(path):
+def test_a_smoke_config_is_its_recipe_at_a_small_size(path):
     small = config_of(path, "smoke")
     full = config_of(path, "full")
     for name in ("loss", "cache", "topology"):
@@ -81,7 +81,7 @@ def test_a_smoke_run_is_its_recipe_in_small(path):
     assert len(open_source(read.data.train)) >= read.batch_size
 
 
-# Another valid value for every field, as a shell gives it; with what has to be set beside it in a smoke run.
+# Another valid value for every field, as typed in a shell, with whatever else must be set for it in a smoke run.
 OTHER = {
     "steps": "123",
     "batch_size": "256",
@@ -176,13 +176,13 @@ OTHER = {
 
 
 def parsed(*args):
-    """Name -> value of every field, as a command gets it."""
+    """{name: value} of every field, as a command receives it."""
     tree = FLAGS.parse(args)[0].to_dict()
     return {name: functools.reduce(dict.__getitem__, name.split("."), tree) for name in FIELDS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_field_is_set_from_the_shell(path):
+def test_every_field_can_be_set_from_the_shell(path):
     assert set(OTHER) == set(FIELDS)
     line = ("--config", f"{path}:smoke", "--workdir", "w")
     before = parsed(*line)
@@ -203,7 +203,7 @@ def test_an_unknown_argument_is_refused(path):
 
 
 @pytest.mark.slow
-def test_the_whole_way_needs_neither_network_nor_package_nor_file(tmp_path):
+def test_the_smoke_quickstart_needs_no_network_package_or_file(tmp_path):
     pytest.importorskip("torch", reason="the export is compared with PyTorch")
     path = CONFIGS[0].parent / "quickstart.py"
     command = [sys.executable, "-m", "lit_jax", "quickstart", "--config", f"{path}:smoke", "--workdir", "run"]

@@ -1,4 +1,4 @@
-"""What the pages say: links that lead somewhere, commands that exist, names that are explained."""
+"""The pages: their links lead somewhere, their commands exist, and public names are explained."""
 
 import inspect
 import json
@@ -24,7 +24,7 @@ COMMAND = re.compile(r"(?<![\w/.-])lit-jax ([a-z]+(?!\w)[^\n`]*)")
 
 
 def prose(page):
-    """The text of a page; of a notebook, that between its code."""
+    """The text of a page; for a notebook, the text between its code cells."""
     text = page.read_text(encoding="utf-8")
     if page.suffix != ".ipynb":
         return text
@@ -33,13 +33,13 @@ def prose(page):
 
 
 def commands(page):
-    """Every `lit-jax COMMAND ...` of a page, as words; a line that ends in a backslash goes on."""
+    """Every `lit-jax COMMAND ...` on a page, as words; a line that ends in a backslash continues."""
     text = re.sub(r"\\\n\s*", " ", prose(page))
     return [found.split() for found in COMMAND.findall(text)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_and_every_file_that_a_page_names_is_there(page):
+def test_every_link_and_every_file_that_a_page_names_exists(page):
     text = prose(page)
     away = ("http://", "https://", "#")
     links = [link.partition("#")[0] for link in LINK.findall(text) if not link.startswith(away)]
@@ -59,7 +59,7 @@ def test_every_command_that_a_page_names_exists_and_takes_its_options(page):
         assert not unknown, f"{page.name}: lit-jax {name} takes no {', '.join(sorted(unknown))}"
 
 
-def test_every_page_of_docs_stands_in_the_index():
+def test_every_page_of_docs_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text()
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages == {link for link in LINK.findall(index) if "/" not in link}
@@ -69,7 +69,7 @@ def test_every_page_of_docs_stands_in_the_index():
 
 
 @pytest.mark.parametrize("name", [name for name in lit_jax.__all__ if name != "__version__"])
-def test_a_public_name_and_what_one_calls_of_it_are_explained(name):
+def test_a_public_name_and_its_methods_are_explained(name):
     found = getattr(lit_jax, name)
     assert inspect.getdoc(found)
     if inspect.isclass(found):
@@ -91,7 +91,7 @@ def test_the_reference_is_made_from_the_docstrings_without_a_warning(tmp_path):
     assert {name for name in pages if name.count("/") == 1} <= reached
     assert {"lit_jax/train/loop.html", "lit_jax/config.html", "lit_jax/evals.html"} <= reached
     config = (tmp_path / "site" / "lit_jax" / "config.html").read_text()
-    # The comment beside its field.
+    # The comment beside the field.
     assert "Image tower, text tower: L locked, U tuned, u from scratch" in config
     every = [(tmp_path / "site" / name).read_text() for name in pages]
     assert not any(
@@ -105,7 +105,7 @@ def test_the_citation_names_this_version():
     assert f"\n## {lit_jax.__version__} " in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_jobset_trains_a_config_that_is_one_and_ends_with_the_status_of_a_mistake():
+def test_the_jobset_trains_a_valid_config_and_fails_on_the_status_of_a_mistake():
     yaml = pytest.importorskip("yaml")
     text = (ROOT / "docs" / "examples" / "jobset.yaml").read_text().replace("BUCKET", "bucket")
     spec = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]

@@ -1,4 +1,4 @@
-"""Imports only go downwards, and what is optional is imported only where the design says so."""
+"""Imports only go downwards, and optional packages are imported only where the design allows it."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import lit_jax
 
 PACKAGE = Path(lit_jax.__file__).parent
-# A folder (or file) of the package imports from those in the lines above its own, and from itself.
+# A folder (or file) of the package may import from itself and from the lines above its own.
 ORDER = (
     ("utils",),
     ("config", "models", "losses", "data", "parallel"),
@@ -29,7 +29,7 @@ ONLY = {
     "tensorflow": (),
     "orbax": ("workdir/checkpoints",),
     "ml_collections": ("commands", "config"),
-    "absl": ("data",),  # grain asks for one of absl's flags, parsed or not.
+    "absl": ("data",),  # grain reads one of absl's flags, parsed or not.
     "click": ("commands",),
     "jinja2": ("tools/pages",),
     "onnx": ("hf/programs", "tools/quickstart/ingredients"),
@@ -42,7 +42,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "configs" not in p.parts and 
 
 
 def dotted(path):
-    """Path of a file of the package -> the name under which it is imported."""
+    """The name under which a file of the package is imported."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -51,7 +51,7 @@ MODULES = {dotted(path): path for path in FILES}
 
 
 def imports(path):
-    """(line, dotted name) of all that a file imports, anywhere in it; of a module's contents the module."""
+    """(line, dotted name) of every import in a file, at any depth; for a name inside a module, the module."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -67,7 +67,7 @@ def folder(name):
 
 
 def circle(edges):
-    """The modules of a circle among `edges` {module: modules}, or []."""
+    """The modules of a circle in `edges` {module: modules}, or []."""
     finished, path = set(), []
 
     def visit(name):
@@ -106,7 +106,7 @@ def test_a_module_imports_only_from_lower_folders(path):
             )
 
 
-def test_no_circle_of_imports_ties_two_files():
+def test_no_files_import_each_other_in_a_circle():
     edges = {name: sorted({there for _, there in imports(path)}) for name, path in MODULES.items()}
     assert not circle(edges), f"a circle: {' -> '.join(circle(edges))}"
 

@@ -1,4 +1,4 @@
-"""Ten thousand inputs a target, made to hurt: each is read, or ends in a documented error. Run with -m slow."""
+"""Ten thousand hostile inputs per target: each is read, or ends in a documented error. Run with -m slow."""
 
 import json
 import struct
@@ -130,7 +130,7 @@ entries = st.fixed_dictionaries(
 
 @st.composite
 def safetensors(draw):
-    """A header that is nearly one, of a length that is nearly its own, and a body."""
+    """A nearly valid header, a length that may be wrong, and a body."""
     header = draw(
         st.dictionaries(st.text(max_size=6) | st.just("__metadata__"), entries | values, max_size=4)
     )

@@ -1,4 +1,4 @@
-"""Ten thousand image processors and tokenizers each, made to hurt: read and used, or one sentence. Run with -m slow."""
+"""Ten thousand hostile image processors and as many tokenizers: used, or refused in a sentence. Run with -m slow."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ PARTS = [
 
 @pytest.fixture(autouse=True)
 def limited():
-    """At most 1 GiB more than before, whatever the inputs are."""
+    """Memory grows by at most 1 GiB, whatever the inputs are."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB.
@@ -52,7 +52,7 @@ def limited():
 
 @pytest.fixture(scope="module", autouse=True)
 def imported(tmp_path_factory):
-    """What is imported when it is first needed takes seconds, which belong to none of the inputs."""
+    """Loads what is imported on first use: that takes seconds, which must not count against any input."""
     tiny.write_models_and_pictures(place := tmp_path_factory.mktemp("first"))
     make_decode(load_image_processor(place / "model"))(PICTURE)
     make_tokenize(load_tokenizer(place / "model"), 8)(["a"])
@@ -75,12 +75,12 @@ def changed(draw, trees):
         node = tree
         for key in parents:
             node = node[key]
-        node[last] = copy.deepcopy(draw(wild))  # A list of `wild` must not come to hold itself.
+        node[last] = copy.deepcopy(draw(wild))  # A copy, so that a list of `wild` cannot come to hold itself.
     return tree
 
 
 def ends_well(use):
-    """Whether `use` works; if it does not, it ends in one sentence, and soon in any case."""
+    """Whether `use` works; if it does not, it must fail with one sentence, and in any case it must end soon."""
     start = time.process_time()
     try:
         use()

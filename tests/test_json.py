@@ -1,4 +1,4 @@
-"""Every JSON file is read strictly: what is none ends in one sentence with its name, whatever lies there."""
+"""Every JSON file is read strictly: anything else in its place ends in one sentence with its name."""
 
 import ast
 import json
@@ -28,7 +28,7 @@ from tests import tiny
 
 PACKAGE = Path(lit_jax.__file__).parent
 MANY = int(os.environ.get("FUZZ", "300"))  # Inputs for each reader.
-OTHERS = {  # Who parses JSON by itself, and why.
+OTHERS = {  # The files that parse JSON by themselves, and why.
     "utils/strict_json.py": "it is the strict reader",
     "config/values.py": "a text of the command line, of which what is no JSON is a text",
     "data/sources/folder_json.py": "a line of a table, where a key twice is no damage, and the errors name the line",
@@ -47,7 +47,7 @@ def test_no_file_is_parsed_as_json_elsewhere():
             if not isinstance(node, ast.Attribute) or ast.unparse(node) not in ("json.loads", "json.load"):
                 continue
             line = path.read_text().splitlines()[node.lineno - 1]
-            if "json.loads(json.dumps(" not in line:  # A copy of what is in memory.
+            if "json.loads(json.dumps(" not in line:  # That only copies what is in memory.
                 found.add(str(path.relative_to(PACKAGE)))
     assert found <= OTHERS.keys() and len(found) >= len(OTHERS) - 2
 
@@ -60,7 +60,7 @@ def metrics_of(path):
     Jsonl(path, start_step=1).close()
 
 
-# A file, who reads it, and the statuses that it may end with. A report and a ledger leave out lines that are none.
+# A file, what reads it, and the exit statuses allowed. A report and a ledger skip lines that are not valid.
 READERS = {
     "config.json": (lambda path: read_run_config(path.parent), {4}),
     "fresh.json": (_fresh, {4}),
@@ -90,7 +90,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("what", [*DAMAGED, "a folder", "a pipe", "a file of holes", "a device"])
-def test_whatever_lies_there_ends_in_one_sentence(name, what, tmp_path):
+def test_whatever_is_in_the_place_of_a_file_is_read_or_refused_in_one_sentence(name, what, tmp_path):
     path, (read, statuses) = tmp_path / name, READERS[name]
     if what in DAMAGED:
         path.write_bytes(DAMAGED[what])
@@ -112,7 +112,7 @@ def test_whatever_lies_there_ends_in_one_sentence(name, what, tmp_path):
         assert name.endswith((".jsonl", ".txt")) or name == "names.json"
 
 
-def test_a_pipe_in_the_place_of_a_file_that_grows_is_set_aside(tmp_path, caplog):
+def test_a_pipe_in_the_place_of_a_growing_file_is_set_aside(tmp_path, caplog):
     for name, write in (
         ("metrics.jsonl", metrics_of),
         ("sessions.jsonl", lambda path: note_session(path, 1)),
@@ -136,7 +136,7 @@ def test_a_pipe_among_the_files_of_a_checkpoint_is_damage(tmp_path):
     assert checksums.damage(tmp_path) == "SHA256SUMS cannot be read: it is not a regular file"
 
 
-def test_doctor_says_what_is_wrong_with_a_config_of_a_stranger(tmp_path):
+def test_doctor_says_what_is_wrong_with_the_config_of_a_stranger(tmp_path):
     for content in (b"[" * 10_000, b'{"steps": -1}', b"\xff"):
         (tmp_path / "config.json").write_bytes(content)
         (problem,) = doctor.workdir(tmp_path)["problems"]

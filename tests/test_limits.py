@@ -32,7 +32,7 @@ def functions():
 
 
 def parameters(node):
-    """How many a caller may hand in; *args and **options count as one each."""
+    """How many parameters a caller can pass; *args and **options count as one each."""
     named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     own = bool(named) and named[0].arg in ("self", "cls")
     return len(named) - own + bool(node.args.vararg) + bool(node.args.kwarg)
@@ -47,7 +47,7 @@ def length(node):
     [(parameters, PARAMETERS, MANY_PARAMETERS), (length, LINES, MANY_LINES)],
     ids=["parameters", "lines"],
 )
-def test_no_function_goes_beyond_the_limit_but_the_named_ones(measure, limit, exceptions):
+def test_only_the_named_functions_exceed_the_limit(measure, limit, exceptions):
     beyond = {name: measure(node) for name, node in functions() if measure(node) > limit}
     assert beyond.keys() == exceptions.keys(), f"limit {limit}: {beyond}"
 
@@ -58,7 +58,7 @@ def test_parameters_and_lines_are_counted():
 
 
 def test_every_name_is_defined():
-    """The linter's rule is off, since it takes the axes in an annotation of a shape for names; these are in strings."""
+    """The linter's rule is off, since it takes the axes in shape annotations for names; those are inside strings."""
     command = ["ruff", "check", "--isolated", "--select", "F821", "--output-format", "json", "--exit-zero"]
     found = subprocess.run(
         [sys.executable, "-m", *command, "lit_jax", "tests", "benchmarks", "configs", "docs"],

@@ -1,4 +1,4 @@
-"""Odd names of models and odd seeds end in one sentence at every door."""
+"""Odd model names and odd seeds end in one sentence, wherever they come in."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests import tiny
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "//", "a/..", "../..", "~", "a//b", " "])
-def test_a_name_that_is_of_no_model_ends_in_one_sentence(name, tmp_path, monkeypatch):
+def test_a_name_of_no_model_ends_in_one_sentence(name, tmp_path, monkeypatch):
     (tmp_path / "b").mkdir()
     monkeypatch.chdir(tmp_path / "b")
     monkeypatch.setenv("HOME", str(tmp_path))

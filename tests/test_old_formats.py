@@ -18,7 +18,7 @@ STOPPED = EXPECTED["stopped"]
 
 
 def command(*args):
-    """A command in this process, which must end well and leave the process as it was."""
+    """Runs a command in this process; it must succeed and leave the process as it was."""
     levels = {name: logging.getLogger(name).level for name in ("lit_jax", "absl")}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -42,7 +42,7 @@ def files_in(folder):
 
 
 def compare(model, expected):
-    """What a model makes of the old pictures and texts, and what it made of them then."""
+    """Compares the embeddings of the old pictures and texts now with those of then."""
     model = lit_jax.Embedder(model)
     pictures = model.pictures(sorted((OLD / "pictures").iterdir()))
     np.testing.assert_allclose(pictures, expected["pictures"], atol=1e-5)
@@ -51,7 +51,7 @@ def compare(model, expected):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A copy of all that was kept, with the times of its files, as the current folder."""
+    """A copy of all old files, with their times, as the current folder."""
     shutil.copytree(OLD, tmp_path / "old")
     monkeypatch.chdir(tmp_path / "old")
     return tmp_path / "old"
@@ -59,7 +59,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """The old workdir after the rest of its steps, and what its cache and its rows of metrics were before."""
+    """The old workdir after its remaining steps, and its cache files and metrics rows from before."""
     folder = tmp_path_factory.mktemp("resumed") / "old"
     shutil.copytree(OLD, folder)
     workdir = folder / "workdir"
@@ -68,7 +68,7 @@ def resumed(tmp_path_factory):
     return workdir, *before
 
 
-def test_an_old_workdir_goes_on_where_it_stopped_and_ends_with_the_same_losses(resumed):
+def test_an_old_workdir_resumes_where_it_stopped_and_ends_with_the_same_losses(resumed):
     workdir, _, before = resumed
     sessions, rows = rows_of(workdir / "sessions.jsonl"), rows_of(workdir / "metrics.jsonl")
     assert [session["step"] for session in sessions] == [0, STOPPED]
@@ -82,7 +82,7 @@ def test_an_old_workdir_goes_on_where_it_stopped_and_ends_with_the_same_losses(r
         assert loss == pytest.approx(EXPECTED["losses"][step], rel=1e-5)
 
 
-def test_an_old_cache_is_found_again_and_nothing_is_computed_into_it(resumed):
+def test_an_old_cache_is_found_again_and_not_changed(resumed):
     workdir, before, _ = resumed
     assert files_in(workdir / "cache") == before
     assert sorted(path.name for path in before) == EXPECTED["cache"]
@@ -115,7 +115,7 @@ def test_an_old_export_gives_the_old_embeddings(place):
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
-def test_an_old_index_is_searched_with_the_old_hits(place, kind):
+def test_a_search_in_an_old_index_gives_the_old_hits(place, kind):
     queries = {"text": {"query": EXPECTED["texts"][0]}, "picture": {"picture": "pictures/0.png"}}
     hits = lit_jax.search("index", **queries[kind], top=4)  # With the model that the index names.
     wanted = EXPECTED["search"][kind]
@@ -123,7 +123,7 @@ def test_an_old_index_is_searched_with_the_old_hits(place, kind):
     np.testing.assert_allclose([hit.score for hit in hits], [score for _, score, _ in wanted], atol=1e-5)
 
 
-def test_an_old_index_is_taken_for_complete_and_not_written_again(place):
+def test_an_old_index_counts_as_complete_and_is_not_written_again(place):
     before = files_in(place / "index")
     command("embed", "shapes:10/test", "--model", "export", "--output", "index", "--shard-size", 4)
     assert files_in(place / "index") == before

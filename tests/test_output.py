@@ -1,4 +1,4 @@
-"""Where a command prints may be closed, full or gone: it ends in one sentence, or goes on with its work."""
+"""A command whose output is closed, full or gone ends in one sentence, or goes on with its work."""
 
 import io
 import os
@@ -30,14 +30,14 @@ def test_a_full_output_ends_in_one_sentence(line):
 
 
 @pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_closed_output_is_no_fault(redirected):
+def test_a_closed_output_is_not_an_error(redirected):
     done = run("encoders", redirected)
     assert (done.returncode, done.stderr) == (0, "")
     assert bool(done.stdout) == (redirected == "2>&-")
 
 
 class Gone(io.TextIOBase):
-    """A stream that raises `error` when it is written, as that of a terminal does that was closed meanwhile."""
+    """A stream that raises `error` when written to, like that of a terminal that has been closed."""
 
     encoding = "utf-8"
 
@@ -67,7 +67,7 @@ def test_work_goes_on_when_its_progress_cannot_be_shown(terminal, monkeypatch):
     shown.close()
 
 
-def test_the_end_of_a_reader_ends_the_work(monkeypatch):
+def test_work_ends_when_the_reader_of_its_progress_is_gone(monkeypatch):
     gone = Gone(BrokenPipeError(32, "Broken pipe"), False)
     gone.is_there = False
     with pytest.raises(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""README.md and docs/, done as they say: every Python block, every command; what they download stands here already."""
+"""README.md and docs/ work as written: every Python block, every command; nothing is downloaded."""
 
 import inspect
 import io
@@ -28,7 +28,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 TARGETS = re.compile(r"^make (\w+)", re.M)
 ROW = re.compile(r"^\| `lit-jax ([^`]+)` \|", re.M)
 
-# What stands in the table of commands -> what is run for it, in this order, in one folder. Nothing else is put in.
+# A row of the table of commands -> what is run for it, in this order, in one folder. Nothing else goes into it.
 CONFIG = ROOT / "configs" / "quickstart.py"
 RUN = {
     "quickstart --workdir DIR": f"quickstart --workdir quickstart_run --config {CONFIG}:smoke --config.steps 12",
@@ -47,7 +47,7 @@ RUN = {
         "embed folder:quickstart_run/emoji/test --model quickstart_run/export --output index"
     ),
     'search INDEX --query "..."': 'search index --query "a red circle"',
-    # Served in tests/tools/demo; an option that there is not is refused before the help.
+    # Served in tests/tools/demo; an unknown option is refused before the help is shown.
     "demo --model DIR_OR_ID [--index INDEX --pictures SOURCE]": (
         "demo --model quickstart_run/export --index index --pictures folder:quickstart_run/emoji/test --help"
     ),
@@ -58,7 +58,7 @@ RUN = {
     "convert IN OUT [--layout NAME]": "convert quickstart_run/export converted --layout lit_jax",
     "blend A B --alpha X --output DIR": "blend quickstart_run/export exported --alpha 0.5 --output blended",
     "align VISION TEXT SOURCE --workdir DIR": "align a b c --workdir d --help",  # Run in test_align.py.
-    "grid --workdir DIR": "grid --workdir grid_run --help",  # Run in tests/test_grid.py.
+    "grid --workdir DIR": "grid --workdir grid_run --help",  # Run in tests/tools/grid/test_grid.py.
     "report --workdir DIR": "report --workdir quickstart_run",
     "plan --config FILE [--topology v5e:2x4]": f"plan --config {CONFIG.parent / 'lit_b16_bert.py'} --parameters",
     "doctor [--workdir DIR]": "doctor --workdir quickstart_run",
@@ -81,7 +81,7 @@ def blocks(name, language):
 
 
 def lit_jax_says(line):
-    """Runs a command in this process; what it prints. Any status but 0 fails."""
+    """Runs a command in this process and returns what it prints. Any status but 0 fails."""
     text = io.StringIO()
     handler = signal.getsignal(signal.SIGTERM)
     with redirect_stdout(text), pytest.MonkeyPatch.context() as patch:
@@ -91,15 +91,14 @@ def lit_jax_says(line):
         except SystemExit as ended:
             assert not ended.code, line
         finally:
-            signal.signal(
-                signal.SIGTERM, handler
-            )  # A process of its own ignores it when its command has ended.
+            # A process of its own ignores the signal once its command has ended.
+            signal.signal(signal.SIGTERM, handler)
     return text.getvalue()
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with `quickstart_run` in it, of two steps; its pictures are drawings under the names of emoji."""
+    """A folder with a `quickstart_run` of a few steps; its pictures are drawings with the file names of emoji."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -117,7 +116,7 @@ def home(tmp_path_factory):
 
 
 def run_blocks(sources, home, **names):
-    """Every source after the other, in one namespace; a Hub id that they name is a tower of the stand-in."""
+    """Runs one source after another in one namespace; Hub ids in them are replaced by the towers in `home`."""
     for source in sources:
         for id, tower in (
             ("google/vit-base-patch16-224-in21k", "vision"),
@@ -128,7 +127,7 @@ def run_blocks(sources, home, **names):
     return names
 
 
-def test_the_readme_is_one_front_door():
+def test_the_readme_is_short_and_names_two_make_targets():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
     targets = {name for block in blocks("README.md", "sh") for name in TARGETS.findall(block)}
@@ -137,7 +136,7 @@ def test_the_readme_is_one_front_door():
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
 
 
-def test_every_command_stands_in_the_readme_and_runs_as_it_says(home, monkeypatch):
+def test_every_command_is_in_the_readme_and_runs_as_written(home, monkeypatch):
     rows = ROW.findall((ROOT / "README.md").read_text())
     assert {row.split()[0] for row in rows} == set(shell.COMMANDS)
     assert set(rows) == set(RUN), "the table of RUN is not that of the README"
@@ -148,7 +147,7 @@ def test_every_command_stands_in_the_readme_and_runs_as_it_says(home, monkeypatc
     assert Path("sheet.png").is_file() and Path("exported/model.safetensors").is_file()
 
 
-def test_the_python_of_the_readme_runs_as_it_stands(home, monkeypatch):
+def test_the_python_of_the_readme_runs_as_written(home, monkeypatch):
     monkeypatch.chdir(home)
     first, second, third = blocks("README.md", "python")
     assert len(first.splitlines()) <= 20
@@ -166,7 +165,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(home, monkeypatch):
     assert names["image_embeds"].shape == (3, 512) and names["text_embeds"].shape == (6, 512)
 
 
-def test_the_python_of_transformers4_runs_as_it_stands(home, monkeypatch, tmp_path):
+def test_the_python_of_transformers4_runs_as_written(home, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     old = tmp_path / "old-flax-model"
     new = lit_jax.load(home / "quickstart_run" / "export")
@@ -189,7 +188,7 @@ def test_the_python_of_transformers4_runs_as_it_stands(home, monkeypatch, tmp_pa
     chex.assert_trees_all_equal(names["params"], new[1])
 
 
-def test_the_table_of_transformers4_names_methods_and_arguments_that_there_are(home):
+def test_the_table_of_transformers4_names_methods_and_arguments_that_exist(home):
     cells = re.findall(r"^\| (`.+?`(?:, `.+?`)*) \|", (ROOT / "docs/transformers4.md").read_text(), re.M)
     calls = [call for cell in cells for call in re.findall(r"`([^`]+)`", cell)]
     assert len(calls) >= 12

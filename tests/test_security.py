@@ -1,7 +1,7 @@
-"""The rules S1-S9: files of strangers run nothing, lead nowhere and cost little; ours tell nothing of the machine.
+"""The rules S1-S9: strangers' files run nothing, lead nowhere and cost little; ours reveal nothing of the machine.
 
-S1 also in hf/test_hub, hf/test_model_folder and hf/formats/test_torch_pickle, S4 in hf/test_load, S5 in
-hf/test_model_folder and data/sources/test_folder, S8 in hf/test_model_card.
+S1 is also tested in hf/test_hub, hf/test_model_folder and hf/formats/test_torch_pickle, S4 in hf/test_load, S5 in
+hf/test_model_folder and data/sources/test_folder, and S8 in hf/test_model_card.
 """
 
 import ast
@@ -29,12 +29,13 @@ from tests import tiny
 
 PACKAGE = Path(lit_jax.__file__).parent
 MODULES = frozenset({"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"})
-BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})  # As names alone: step.compile() is harmless.
+# As bare names only: step.compile() is harmless.
+BUILTINS = frozenset({"eval", "exec", "compile", "__import__"})
 METHODS = frozenset({"extractall", "unpack_archive", "system", "popen"})
 
 
 def forbidden_in(tree):
-    """What of a module's source rules S2, S3 and S6 forbid."""
+    """What rules S2, S3 and S6 forbid in a module's source."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
@@ -74,7 +75,7 @@ def test_s2_s3_s6_no_module_runs_unpickles_or_unpacks_what_it_reads(path):
         "os.system(c)",
     ],
 )
-def test_s2_the_scan_sees_what_it_is_for(code):
+def test_s2_the_scan_finds_forbidden_code(code):
     assert list(forbidden_in(ast.parse(code)))
 
 
@@ -94,7 +95,7 @@ def test_s2_the_scan_passes_harmless_calls_of_similar_names(code):
     assert not list(forbidden_in(ast.parse(code)))
 
 
-# What looks up a module or an attribute by a name that is not written there: where, and what the name is.
+# Files that look up a module or an attribute by a name that is not a literal, and what the name is.
 BY_NAME = {
     "__init__.py": "a public name, of a table",
     "commands/shell.py": "a command, of a table",
@@ -104,7 +105,7 @@ BY_NAME = {
 
 
 def test_s3_no_module_or_attribute_is_looked_up_by_a_name_from_a_file():
-    """An attribute by a variable is allowed of our own objects alone: their classes are dataclasses or processors."""
+    """Only our own objects may have an attribute looked up by a variable: they are dataclasses or processors."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -127,7 +128,7 @@ def test_s3_no_module_or_attribute_is_looked_up_by_a_name_from_a_file():
     assert found == BY_NAME.keys()
 
 
-def test_s3_code_in_a_model_folder_is_neither_read_nor_run_and_said_so(tmp_path, caplog):
+def test_s3_code_in_a_model_folder_is_reported_and_neither_read_nor_run(tmp_path, caplog):
     module, params = tiny.dual()
     lit_jax.save(tmp_path / "m", module, params, tiny.processor())
     marker = tmp_path / "ran"
@@ -209,7 +210,7 @@ def test_s7_a_header_of_100_000_tensors_is_read_in_seconds_and_a_longer_one_refu
 
 
 @pytest.mark.parametrize("size", [100_000_001, 2**40, 2**63, 2**64 - 1])
-def test_s7_a_header_that_says_it_is_vast_costs_no_memory(size, tmp_path):
+def test_s7_a_header_that_claims_to_be_vast_costs_no_memory(size, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", size) + b"{}")
     with pytest.raises(WeightError, match="cannot be read as safetensors"):
         model_folder.Tensors.of(tmp_path)
@@ -217,7 +218,7 @@ def test_s7_a_header_that_says_it_is_vast_costs_no_memory(size, tmp_path):
 
 def test_s7_json_beyond_any_model_is_not_parsed(tmp_path):
     with (tmp_path / "config.json").open("wb") as file:
-        file.truncate(33 << 20)  # A file of holes.
+        file.truncate(33 << 20)  # A sparse file.
     with pytest.raises(
         WeightError,
         match=r"config\.json has 34603008 bytes; a JSON file may have at most",
@@ -225,7 +226,7 @@ def test_s7_json_beyond_any_model_is_not_parsed(tmp_path):
         model_folder.read_config(tmp_path)
 
 
-def test_s8_a_saved_model_tells_nothing_of_where_it_was_made(tmp_path):
+def test_s8_a_saved_model_reveals_nothing_about_where_it_was_made(tmp_path):
     vision, text = tiny.write_towers(tmp_path)
     module, params = lit_jax.from_towers(vision, text, projection_dim=16)
     lit_jax.save(tmp_path / "out", module, params, processor.join_processors(vision, text))
@@ -264,11 +265,11 @@ def test_s9_an_export_carries_the_sha256_of_its_files(tmp_path):
     assert checksums.damage(tmp_path / "m") == "model.safetensors has another sha256 than when it was written"
 
 
-# Cases 51 to 56 of weights and configs. 51 to 53 and the NaN of 54 are in hf/test_model_folder and hf/test_load.
+# Cases 51 to 56: bad weights and configs. 51 to 53 and the NaN of 54 are in hf/test_model_folder and hf/test_load.
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_])
-def test_case_54_weights_that_are_no_floating_point_numbers_are_refused(dtype, tmp_path):
+def test_case_54_weights_that_are_not_floating_point_numbers_are_refused(dtype, tmp_path):
     module, params = tiny.dual()
     tensors = dual_encoder.weights(module.config).to_hf(params)
     name = "vision_model.layernorm.weight"
@@ -314,7 +315,7 @@ def test_case_56_a_config_that_describes_no_model_is_refused_before_anything_is_
     assert error.value.exit_code == 4 and "\n" not in str(error.value) and len(str(error.value)) < 700
 
 
-def test_case_56_a_model_of_fine_sizes_that_is_vast_as_a_whole_is_not_made():
+def test_case_56_a_model_that_is_vast_though_each_size_is_valid_is_not_made():
     wide = {
         "hidden_size": 10**6,
         "intermediate_size": 10**7,
@@ -329,7 +330,7 @@ def test_case_56_a_model_of_fine_sizes_that_is_vast_as_a_whole_is_not_made():
 @pytest.mark.parametrize(
     "content", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a": NaN', b"[1]", b"\xff\xfe", b""]
 )
-def test_case_56_a_config_that_is_no_json_object_is_refused(content, tmp_path):
+def test_case_56_a_config_that_is_not_a_json_object_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(WeightError, match=r"config\.json (is not valid JSON|holds a list)"):
         model_folder.read_config(tmp_path)

@@ -16,8 +16,8 @@ NAMES = {
     "orbax": "orbax-checkpoint",
     "yaml": "pyyaml",
 }
-COMPARED = {"torch", "tensorflow"}  # Looked for where they happen to be; nothing needs them.
-FLOORS = {"protobuf"}  # Imported by what we import, which asks for less than it needs.
+COMPARED = {"torch", "tensorflow"}  # Used if they happen to be installed; nothing needs them.
+FLOORS = {"protobuf"}  # Imported by a dependency of ours that declares a lower version than it needs.
 
 
 def imported(path):

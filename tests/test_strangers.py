@@ -1,4 +1,4 @@
-"""No control character of a name that others chose reaches a terminal or a page, whichever command prints it."""
+"""No control character in a name chosen by others reaches a terminal or a page, whichever command prints it."""
 
 import ast
 import html
@@ -26,7 +26,7 @@ from tests.evals.test_compare import write as write_result
 
 PACKAGE = Path(lit_jax.__file__).parent
 ODD = "\x1b]0;owned\x07\u202egnp.exe\x9b31m\x7f\u2028\r"
-SEEN = r"\x1b]0;owned\x07\u202egnp.exe\x9b31m\x7f"  # What is left where a text is stripped.
+SEEN = r"\x1b]0;owned\x07\u202egnp.exe\x9b31m\x7f"  # How ODD is shown, without the whitespace at its end.
 KEPT = "\n\t\u200c\u200d\u00ad\u200b"
 
 
@@ -37,7 +37,7 @@ def hidden(text):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A run of two steps, a model, pictures, an index and results, all of whose names are odd."""
+    """A run of two steps, a model, pictures, and results to compare, all with odd names."""
     folder = tmp_path_factory.mktemp("strangers") / f"a{ODD}"
     config = tiny.config(folder, steps=2, eval_every=2, optim__warmup_steps=1)
     pairs = folder / "pairs"
@@ -74,7 +74,7 @@ def place(tmp_path_factory):
     return folder
 
 
-RUNS = [  # A command; @ is the folder, ~ the odd name. Whether it succeeds.
+RUNS = [  # A command, where @ is the folder and ~ the odd name; and whether it succeeds.
     ("embed folder:@/pairs --model @/model~ --output @/index~", True),
     ("search @/index~ --query red~ --model @/model~", True),
     ("classify @/pairs/~000.png --model @/model~ --labels @/labels~", True),
@@ -109,8 +109,8 @@ RUNS = [  # A command; @ is the folder, ~ the odd name. Whether it succeeds.
 
 
 @pytest.mark.parametrize(("words", "succeeds"), RUNS, ids=[words.partition("@")[0] for words, _ in RUNS])
-def test_no_control_character_of_others_reaches_the_terminal(words, succeeds, place, capsys, monkeypatch):
-    monkeypatch.setattr(logging.root, "handlers", [])  # Those of pytest; the command makes its own.
+def test_no_control_character_from_others_reaches_the_terminal(words, succeeds, place, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # Removes those of pytest; the command makes its own.
     with pytest.raises(SystemExit) as end:
         main([word.replace("@", str(place)).replace("~", ODD) for word in words.split()])
         raise SystemExit(0)
@@ -157,7 +157,7 @@ def test_the_parts_of_the_demo_page_hide_no_character(template):
     assert SEEN in html.unescape(page) and not hidden(html.unescape(page))
 
 
-def test_a_contact_sheet_draws_what_is_hidden(place, monkeypatch):
+def test_a_contact_sheet_draws_hidden_characters_escaped(place, monkeypatch):
     drawn = []
     draw = contact_sheet.ImageDraw.ImageDraw.text
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ def test_names_of_tensors_and_values_of_configs_are_shown_in_errors(tmp_path):
     shutil.rmtree(tmp_path / "m")
 
 
-def test_nothing_of_the_package_prints_by_itself():
+def test_nothing_in_the_package_prints_directly():
     found = []
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""What setup.py permits: the lowest version of each requirement is tried, and the core asks for little."""
+"""What setup.py permits: the lowest version of each requirement is tried, and the core requires little."""
 
 import os
 import re
@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TOWERS = re.search(r"^TOWERS = (.+)", (ROOT / "Makefile").read_text(), re.M)[1].split()
-# A later Python than the oldest has no wheels of some lowest versions, which cannot be built for it either: of these
-# packages the lowest version with a wheel is tried. `promise`, of TFDS, has none for any Python.
+# On later Pythons, some lowest versions have no wheels and cannot be built either: for these packages, the lowest
+# version with a wheel is tried. `promise`, which TFDS needs, has no wheel for any Python.
 WHEELS = () if sys.version_info < (3, 12) else ("--only-binary", ":all:", "--no-binary", "promise")
-OURS = ("JAX_", "XLA_", "PYTEST_", "PYTHON")  # What these tests say in the environment to themselves.
+OURS = ("JAX_", "XLA_", "PYTEST_", "PYTHON")  # Environment variables that these tests set for themselves.
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -41,7 +41,7 @@ def test_the_fast_tests_pass_with_the_lowest_version_of_every_requirement(tmp_pa
     assert done.returncode == 0, done.stdout[-20_000:]
 
 
-def test_the_core_asks_for_few_packages_and_for_no_other_framework():
+def test_the_core_requires_few_packages_and_no_other_framework():
     lines = uv("pip", "compile", "--quiet", "--no-header", "--no-annotate", ROOT / "setup.py").splitlines()
     names = {line.partition("==")[0] for line in lines}
     assert {"flax", "jax", "transformers"} < names

@@ -64,7 +64,7 @@ VIT_MAE = VIT | {"model_type": "vit_mae", "mask_ratio": 0.0}  # For PyTorch; we 
 IJEPA = VIT | {"model_type": "ijepa"}
 DATA2VEC_VISION = BEIT | {"model_type": "data2vec-vision"}
 SIGLIP_VISION = VIT | {"model_type": "siglip_vision_model"}
-SIGLIP2_VISION = {  # Spelled as google/siglip2-base-patch16-naflex, with a field of ours.
+SIGLIP2_VISION = {  # Fields as in google/siglip2-base-patch16-naflex, and one of ours.
     "model_type": "siglip2_vision_model",
     "image_size": 32,
     "patch_size": 8,
@@ -89,7 +89,7 @@ SWIN = {
     "window_size": 4,
     "mlp_ratio": 2.0,
 }
-# Wider, since a cosine of few channels magnifies rounding, in PyTorch as well.
+# Wider, since cosines over few channels magnify rounding, also in PyTorch.
 SWINV2 = SWIN | {"model_type": "swinv2", "embed_dim": 32}
 CONVNEXT = {
     "model_type": "convnext",
@@ -115,7 +115,7 @@ RESNET = {
 }
 CLIP_RESNET = RESNET | {"model_type": "clip_resnet", "num_attention_heads": 4}
 LONGFORMER = ROBERTA | {"model_type": "longformer", "attention_window": [4, 12, 6]}
-ESM = {  # Spelled as facebook/esm2_t6_8M_UR50D.
+ESM = {  # Fields as in facebook/esm2_t6_8M_UR50D.
     "model_type": "esm",
     "vocab_size": 99,
     "mask_token_id": 5,
@@ -158,7 +158,7 @@ DISTILBERT = {
     "max_position_embeddings": 40,
 }
 
-DEBERTA_V2 = {  # Spelled as microsoft/deberta-v3-base.
+DEBERTA_V2 = {  # Fields as in microsoft/deberta-v3-base.
     "model_type": "deberta-v2",
     "vocab_size": 99,
     "hidden_size": 24,
@@ -175,7 +175,7 @@ DEBERTA_V2 = {  # Spelled as microsoft/deberta-v3-base.
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
-MODERNBERT = {  # Spelled as answerdotai/ModernBERT-base.
+MODERNBERT = {  # Fields as in answerdotai/ModernBERT-base.
     "model_type": "modernbert",
     "vocab_size": 99,
     "hidden_size": 24,
@@ -193,7 +193,7 @@ MODERNBERT = {  # Spelled as answerdotai/ModernBERT-base.
     "global_rope_theta": 160000.0,
     "local_rope_theta": 10000.0,
 }
-QWEN3 = {  # Spelled as Qwen/Qwen3-Embedding-0.6B.
+QWEN3 = {  # Fields as in Qwen/Qwen3-Embedding-0.6B.
     "model_type": "qwen3",
     "vocab_size": 99,
     "hidden_size": 24,
@@ -211,7 +211,7 @@ QWEN3 = {  # Spelled as Qwen/Qwen3-Embedding-0.6B.
     "use_sliding_window": False,
     "max_window_layers": 3,
 }
-LLAMA = {  # Spelled as meta-llama/Llama-3.2-1B.
+LLAMA = {  # Fields as in meta-llama/Llama-3.2-1B.
     "model_type": "llama",
     "vocab_size": 99,
     "hidden_size": 24,
@@ -234,16 +234,15 @@ LLAMA = {  # Spelled as meta-llama/Llama-3.2-1B.
     },
     "rope_theta": 500000.0,
 }
-EUROBERT = {
-    name: value for name, value in LLAMA.items() if name != "rope_scaling"
-} | {  # As EuroBERT/EuroBERT-210m.
+# Fields as in EuroBERT/EuroBERT-210m.
+EUROBERT = {name: value for name, value in LLAMA.items() if name != "rope_scaling"} | {
     "model_type": "eurobert",
     "rope_theta": 250000,
     "mask_token_id": 4,
     "pad_token_id": 0,
     "classifier_pooling": "late",
 }
-GEMMA3_TEXT = {  # Spelled as google/embeddinggemma-300m.
+GEMMA3_TEXT = {  # Fields as in google/embeddinggemma-300m.
     "model_type": "gemma3_text",
     "_sliding_window_pattern": 6,
     "attn_logit_softcapping": None,
@@ -268,7 +267,7 @@ GEMMA3_TEXT = {  # Spelled as google/embeddinggemma-300m.
     "use_bidirectional_attention": True,
 }
 
-T5 = {  # Heads of another width than the tower divided by their number.
+T5 = {  # The head width is not the tower's width divided by the number of heads.
     "model_type": "t5",
     "vocab_size": 99,
     "d_model": 24,
@@ -298,7 +297,7 @@ def dual_config(vision=VIT, text=BERT, projection_dim=16):
 
 
 def randomised(params, seed=0):
-    """Every leaf away from zeros and ones, so that a lost bias or scale cannot pass."""
+    """Moves every leaf away from zeros and ones, so that a lost bias or scale is noticed."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: (np.asarray(leaf) + rng.normal(0, 0.1, leaf.shape)).astype(np.float32), params
@@ -306,19 +305,19 @@ def randomised(params, seed=0):
 
 
 def dual(seed=0, **kwargs):
-    """A module and randomised params, which are the caller's own."""
+    """A module and randomised params, which the caller may change."""
     module, params = _dual(seed, json.dumps(kwargs))
     return module, jax.tree.map(np.copy, params)
 
 
-@functools.cache  # Hundreds of tests want the same few.
+@functools.cache  # Hundreds of tests use the same few models.
 def _dual(seed, kwargs):
     module = DualEncoder(dual_config(**json.loads(kwargs)))
     return module, randomised(dual_encoder.init_params(module, seed), seed)
 
 
 def write_tower(folder, hf, seed=0, without=r"(?!)"):
-    """A tower's folder; `without` is a regex of param paths that its checkpoint lacks."""
+    """Writes a tower's folder; `without` is a regex of param paths that its checkpoint lacks."""
     tower = "vision" if "image_size" in hf else "text"
     encoder = encoder_of(tower, hf["model_type"])
     config = encoder.Config.from_hf(hf)
@@ -336,7 +335,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 
 
 def tokenizer():
-    """A tokenizer of a few words, in the manner of BERT."""
+    """A tokenizer of a few words, like that of BERT."""
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(
@@ -347,7 +346,7 @@ def tokenizer():
 
 
 def bert_tokenizer(**options):
-    """One that cuts words into pieces."""
+    """A BERT tokenizer, which splits words into pieces."""
     words = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c the cat dog ##s ##at red . ,".split()
     return transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}, **options)
 
@@ -361,7 +360,7 @@ def processor(size=32):
 
 
 def write_towers(folder, vision=VIT, text=BERT):
-    """Two towers with all that training wants of them: `folder`/v and `folder`/t."""
+    """Writes two towers with all that training needs: `folder`/v and `folder`/t."""
     write_tower(folder / "v", vision)
     write_tower(folder / "t", text, seed=1)
     save = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
@@ -371,7 +370,7 @@ def write_towers(folder, vision=VIT, text=BERT):
 
 
 def write_pairs(folder, n=24, labels=False):
-    """A folder source of `n` small pictures, each a coloured square or circle, and what it shows."""
+    """Writes a folder source of `n` small pictures, each a coloured square or circle, with captions."""
     folder.mkdir(parents=True)
     rows = []
     rng = np.random.default_rng(0)
@@ -391,7 +390,7 @@ def write_pairs(folder, n=24, labels=False):
 
 
 def write_models_and_pictures(folder):
-    """Two dual encoders, `model` and `other`, `pairs`, and what is no picture or too large a one."""
+    """Writes dual encoders `model` and `other`, `pairs`, a file that is not a picture, and a picture too large."""
     for name, seed in (("model", 0), ("other", 1)):
         saving.save(folder / name, *dual(seed), processor())
     write_pairs(folder / "pairs")
@@ -400,7 +399,7 @@ def write_models_and_pictures(folder):
 
 
 def config(folder, **changes):
-    """A config of a few steps on tiny towers and pairs, made in `folder` if they are not there."""
+    """A config of a few steps on tiny towers and pairs, which are made in `folder` if missing."""
     if not (folder / "pairs").exists():
         write_towers(folder)
         write_pairs(folder / "pairs")

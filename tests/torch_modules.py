@@ -1,4 +1,4 @@
-"""Follows the files of a sentence-transformers folder with PyTorch and transformers alone."""
+"""Runs a sentence-transformers folder as its files say, with PyTorch and transformers alone."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ def modules_of(folder, modality):
 
 
 def encode(folder, inputs, modality):
-    """`inputs` are all texts, or all pictures of Pillow."""
+    """The embeddings of `inputs`, which are all texts or all Pillow images."""
     (kind, place), *rest = modules_of(folder, modality)
     assert kind == "Transformer"
     settings = read(place / "sentence_bert_config.json")
@@ -76,7 +76,7 @@ def dense(config, place, x, mask):
     module, _, name = config["activation_function"].rpartition(".")
     y = getattr(importlib.import_module(module), name)()(layer(x))
     if config.get("use_residual"):
-        assert config["in_features"] != config["out_features"]  # Else the residual is the input itself.
+        assert config["in_features"] != config["out_features"]  # Otherwise the residual is the input itself.
         y = y + x @ tensors["residual.weight"].T
     return y
 
