@@ -1,4 +1,4 @@
-"""A class that a model folder names is one that reads pictures or texts; nothing else of transformers is called."""
+"""A class that a model folder names must read pictures or texts; nothing else of transformers is called."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_names_of_other_classes_are_refused(name):
     "BertTokenizer BertTokenizerFast RobertaTokenizer XLMRobertaTokenizer CLIPTokenizer SiglipTokenizer "
     "PreTrainedTokenizerFast DebertaV2Tokenizer AlbertTokenizerFast MPNetTokenizer SomethingOfTheirOwn".split(),
 )
-def test_names_of_fast_tokenizers_and_of_no_class_are_accepted(name):
+def test_names_of_fast_tokenizers_and_names_of_no_class_are_accepted(name):
     assert is_tokenizer(name)
 
 
@@ -50,7 +50,7 @@ def test_names_of_image_processors_are_accepted():
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
 @pytest.mark.parametrize("name", OTHERS[1:6])
-def test_transformers_is_not_asked_for_another_class_of_a_tokenizer(file, name, tmp_path, monkeypatch):
+def test_transformers_is_not_asked_for_a_class_that_is_not_a_tokenizer(file, name, tmp_path, monkeypatch):
     tiny.tokenizer().save_pretrained(tmp_path)
     path = tmp_path / file
     stored = json.loads(path.read_text()) if path.exists() else {"model_type": "bert"}
@@ -63,7 +63,7 @@ def test_transformers_is_not_asked_for_another_class_of_a_tokenizer(file, name, 
 
 
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "config.json"])
-def test_transformers_is_not_asked_for_another_class_of_an_image_processor(file, tmp_path):
+def test_transformers_is_not_asked_for_a_class_that_is_not_an_image_processor(file, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{}")
     (tmp_path / file).write_text(json.dumps({"image_processor_type": "AutoModel", "model_type": "vit"}))
     with pytest.raises(WeightError, match=rf"{file}: image_processor_type='AutoModel' is not usable"):

@@ -1,4 +1,4 @@
-"""Processors of towers without a folder."""
+"""Processors for towers that have no folder."""
 
 import numpy as np
 import pytest
@@ -27,9 +27,8 @@ def test_every_caption_has_its_words_and_nothing_is_unknown():
     tokenizer = made()
     assert tokenizer.tokenize("A small RED circle") == ["a", "small", "red", "circle"]
     assert tokenizer.tokenize("cirl") == ["c", "##i", "##r", "##l"]
-    assert tokenizer.tokenize("naive") == list(
-        tokenizer.tokenize("naïve")
-    )  # As BERT, without case and accents.
+    # Case and accents are dropped, as in BERT.
+    assert tokenizer.tokenize("naive") == list(tokenizer.tokenize("naïve"))
     assert tokenizer.unk_token_id not in tokenizer(CAPTIONS, padding=True)["input_ids"][-1]
     assert tokenizer.tokenize("z") == ["[UNK]"]
 
@@ -44,7 +43,7 @@ def test_a_tokenizer_is_a_function_of_the_captions_and_not_of_their_order():
     [tiny.BERT, tiny.XLM_ROBERTA, tiny.CLIP_TEXT, tiny.MPNET, tiny.ALBERT, tiny.DISTILBERT, tiny.QWEN3],
     ids=lambda hf: hf["model_type"],
 )
-def test_the_ids_are_those_that_the_tower_counts_from_and_pools_at(hf):
+def test_the_special_ids_are_those_that_the_tower_counts_positions_from_and_pools_at(hf):
     config = TEXT[hf["model_type"]].Config.from_hf(hf)
     tokenizer = made(hf)
     assert tokenizer.pad_token_id == getattr(config, "pad_token_id", 1)

@@ -1,4 +1,4 @@
-"""A model folder with sums is read only if its files are those that were written."""
+"""A model folder with checksums is read only if its files are those that were written."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def exported(tmp_path):
         ("tokenizer.json", load_processor),
     ],
 )
-def test_a_changed_file_is_told_with_the_way_out(exported, name, read):
+def test_a_changed_file_is_reported_with_the_way_out(exported, name, read):
     content = (exported / name).read_bytes()
     (exported / name).write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
     with pytest.raises(
@@ -36,7 +36,7 @@ def test_a_changed_file_is_told_with_the_way_out(exported, name, read):
     read(exported)
 
 
-def test_a_folder_that_is_written_anew_has_no_old_sums(exported):
+def test_a_folder_that_is_rewritten_has_no_old_checksums(exported):
     saving.save(exported, *tiny.dual(1), tiny.processor())
     assert not (exported / "SHA256SUMS").exists()
     load.load(exported)
@@ -47,13 +47,13 @@ def test_files_that_were_left_out_of_a_copy_are_not_asked_for(exported):
     assert hub.find(exported) == exported
 
 
-def test_sums_that_cannot_be_read_are_warned_of(exported, caplog):
+def test_checksums_that_cannot_be_read_cause_a_warning(exported, caplog):
     (exported / "SHA256SUMS").write_text("MD5 (model) = 0\n")
     load.load(exported)
     assert "SHA256SUMS is cut off or damaged; the files are read unchecked" in caplog.text
 
 
-def test_a_subfolder_has_sums_of_its_own(exported):
+def test_a_subfolder_has_checksums_of_its_own(exported):
     (exported / "config.json").write_text((exported / "config.json").read_text() + "\n")
     with pytest.raises(WeightError, match=r"config\.json has another sha256"):
         hub.find(exported.parent, subfolder=exported.name)

@@ -74,7 +74,7 @@ def test_only_the_first_kind_of_weights_is_fetched(
     folder = hub.find("someone/model", revision="v1", token="secret", allow_pickle=allow_pickle)
     assert folder == fake.folder
     assert fake.fetched() == sorted(SMALL + (wanted_with_pickle if allow_pickle else wanted))
-    # All later downloads are of the commit of the first.
+    # All later downloads use the commit of the first one.
     assert fake.calls[0] == ("someone/model", "v1", "secret")
     assert all(call == ("someone/model", COMMIT, "secret") for call in fake.calls[1:])
     assert len(fake.calls) == 1 or not any(name.startswith("model.") for name in weights)
@@ -110,7 +110,7 @@ def test_the_folders_of_the_modules_of_sentence_transformers_are_fetched_too(
     ],
     ids=str,
 )
-def test_weights_stay_on_the_hub_unless_they_tell_whose_config_counts(files, wanted, tmp_path, monkeypatch):
+def test_weights_stay_on_the_hub_unless_they_decide_which_config_counts(files, wanted, tmp_path, monkeypatch):
     fake = FakeHub(tmp_path, *SMALL, *files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     assert hub.find_processor("someone/model") == fake.folder
@@ -148,7 +148,7 @@ def test_a_model_that_is_not_cached_is_an_error_offline(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("answer", ["the server cannot be reached", None])
 def test_without_a_connection_the_files_of_a_commit_come_from_the_cache(answer, tmp_path, monkeypatch):
-    """Also where huggingface_hub, before 2.2, asks the Hub what the commit consists of."""
+    """Also where huggingface_hub, before 2.2, asks the Hub for the list of files of the commit."""
     fake = FakeHub(tmp_path, *SMALL, *FLAX)
 
     def download(*args, revision, local_files_only=False, force_download=False, **options):
@@ -206,7 +206,7 @@ OTHER_WEIGHTS = [
         PICKLE,
     ],
 )
-def test_of_the_same_weights_in_several_files_one_is_fetched(weights, tmp_path, monkeypatch):
+def test_only_one_of_several_files_with_the_same_weights_is_fetched(weights, tmp_path, monkeypatch):
     fake = FakeHub(tmp_path, *SMALL, *weights, *OTHER_WEIGHTS)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     hub.find("someone/model", allow_pickle=True)
@@ -226,7 +226,7 @@ OPEN_CLIP = ["open_clip_config.json", "open_clip_model.safetensors", "open_clip_
         ([OPEN_CLIP[1], *PICKLE], True, OPEN_CLIP[1:2]),
     ],
 )
-def test_of_open_clip_the_first_weights_are_fetched(weights, pickles, wanted, tmp_path, monkeypatch):
+def test_only_the_first_weights_of_open_clip_are_fetched(weights, pickles, wanted, tmp_path, monkeypatch):
     fake = FakeHub(tmp_path, *SMALL, OPEN_CLIP[0], *weights)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     hub.find("someone/model", allow_pickle=pickles)
@@ -235,7 +235,7 @@ def test_of_open_clip_the_first_weights_are_fetched(weights, pickles, wanted, tm
 
 @pytest.mark.parametrize("subfolder", ["text", "towers/text"])
 @pytest.mark.parametrize("weights", [["model.safetensors"], FLAX, PICKLE])
-def test_of_a_repository_its_subfolder_alone_is_fetched(subfolder, weights, tmp_path, monkeypatch):
+def test_only_the_subfolder_of_a_repository_is_fetched(subfolder, weights, tmp_path, monkeypatch):
     names = [*SMALL, *weights, "model.fp16.safetensors", "more/config.json"]
     fake = FakeHub(tmp_path, *CODE, *names, *(f"{subfolder}/{name}" for name in names))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
@@ -244,7 +244,7 @@ def test_of_a_repository_its_subfolder_alone_is_fetched(subfolder, weights, tmp_
     assert fake.fetched() == sorted(f"{subfolder}/{name}" for name in [*SMALL, *weights])
 
 
-def test_a_subfolder_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+def test_a_subfolder_that_does_not_exist_is_refused_with_those_that_do(tmp_path):
     (tmp_path / "m/text").mkdir(parents=True)
     assert hub.find(tmp_path / "m", subfolder="text") == tmp_path / "m/text"
     with pytest.raises(WeightError, match="has no subfolder vision; its folders are: text"):
@@ -252,7 +252,7 @@ def test_a_subfolder_that_is_not_there_is_refused_with_those_that_are(tmp_path):
 
 
 @pytest.mark.parametrize("subfolder", ["..", "text/../..", "/etc", "./text"])
-def test_a_subfolder_lies_inside_its_folder(subfolder, tmp_path):
+def test_a_subfolder_outside_its_folder_is_refused(subfolder, tmp_path):
     with pytest.raises(WeightError, match="wanted the path of a folder inside"):
         hub.find(tmp_path, subfolder=subfolder)
 

@@ -1,4 +1,4 @@
-"""A name that another place writes is told the id that it has on the Hub."""
+"""A name in the form of another library or site is refused with its id on the Hub."""
 
 import pytest
 
@@ -25,7 +25,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_of_another_form_is_told_its_id(name):
+def test_a_name_of_another_form_is_refused_with_its_id(name):
     with pytest.raises(WeightError, match=rf"model folder \S+ does not exist; .*{NAMES[name]}"):
         lit_jax.load(name)
 
@@ -41,12 +41,12 @@ def test_a_name_of_another_form_is_told_its_id(name):
         ("dinov2_vits14_reg", r"a name of torch\.hub; .* such as facebook/"),
     ],
 )
-def test_a_name_without_an_owner_is_told_where_it_is_from(name, says, monkeypatch):
+def test_a_name_without_an_owner_is_refused_with_where_it_comes_from(name, says, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(WeightError, match=rf"nor available on the Hugging Face Hub: .*; .*{says}"):
         lit_jax.load(name)
 
 
 @pytest.mark.parametrize("name", [CLIP, "bert-base-uncased", "roberta-base", "owner/vit_base", "gpt2"])
-def test_nothing_is_said_of_an_id(name):
+def test_an_id_gets_no_hint(name):
     assert hub.is_id(name) and hub_names.hint(name) == ""

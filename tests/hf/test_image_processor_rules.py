@@ -1,4 +1,4 @@
-"""An image processor that a file describes wrongly ends in a sentence; those of the supported types are read."""
+"""Image processors that a file describes wrongly are refused in one sentence; those of supported types are read."""
 
 import json
 
@@ -121,7 +121,7 @@ def test_a_field_that_cannot_be_used_is_named_before_it_is_read(field, value, ne
         {"rescale_factor": None},
     ],
 )
-def test_a_step_without_what_it_needs_ends_in_a_sentence(fields, tmp_path):
+def test_a_step_without_what_it_needs_is_refused_in_one_sentence(fields, tmp_path):
     with pytest.raises((WeightError, ConfigError)) as error:
         pixels_of(load_image_processor(written(tmp_path, SQUARE | fields)))
     assert isinstance(error.value, LitJaxError) and "\n" not in str(error.value)

@@ -21,13 +21,14 @@ from tests.bad_pictures import encoded, noise
 SQUARE = {"size": {"height": 32, "width": 32}}
 CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True}
 SMALLER = {"size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}}
+# All other classes have the fields of SQUARE.
 FIELDS = {
     "CLIPImageProcessor": CROP,
     "BitImageProcessor": CROP,
     "DeiTImageProcessor": SMALLER,
     "ConvNextImageProcessor": {"size": {"shortest_edge": 32}},
     "ChineseCLIPImageProcessor": CROP,
-}  # Others: SQUARE.
+}
 DINOV3 = SQUARE | {  # Spelled as facebook/dinov3-vitb16-pretrain-lvd1689m.
     "image_processor_type": "DINOv3ViTImageProcessorFast",
     **dict.fromkeys(("crop_size", "do_center_crop", "do_convert_rgb", "device", "disable_grouping")),
@@ -82,9 +83,8 @@ def test_every_image_processor_is_the_one_that_transformers_has_for_the_type():
         names = NAMES["dinov3_vit" if kind == "dinov3_convnext" else kind]  # transformers has no row for it.
         assert names["torchvision"] == encoder.image_processor
         ours = encoder.image_processor in image_processors.OURS
-        assert ("pil" in names) == (
-            not ours or model_type == "siglip2_vision_model"
-        )  # Theirs makes no picture.
+        # The Pillow class of SigLIP 2 in transformers makes no picture, so ours is used.
+        assert ("pil" in names) == (not ours or model_type == "siglip2_vision_model")
 
 
 def triangles(length, side):
@@ -137,7 +137,7 @@ def test_every_image_processor_is_near_its_torchvision_class(model_type, tmp_pat
             np.asarray(one(noise(size), return_tensors="np")["pixel_values"]) for one in (ours, theirs)
         )
         levels = np.abs(got - want) * np.reshape(ours.image_std, (3, 1, 1)) * 255
-        # Between its two passes Pillow rounds, which bicubic weights magnify at a few pixels of noise.
+        # Pillow rounds between its two passes, which bicubic weights magnify at a few pixels of noise.
         assert levels.mean() <= 0.5 and (ours.resample == 3 or levels.max() <= 1.01), levels.max()
 
 
@@ -165,14 +165,14 @@ def test_a_folder_without_a_class_goes_by_the_type_of_its_model(tmp_path):
         (0, "resample=0 gives values"),
     ],
 )
-def test_a_filter_that_dinov3_cannot_train_with_is_refused_in_a_sentence(resample, message, tmp_path):
+def test_a_filter_that_dinov3_cannot_train_with_is_refused_in_one_sentence(resample, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as error:
         pixels_of(load_image_processor(written(tmp_path, DINOV3 | {"resample": resample})))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["Sam3ImageProcessor", "Lfm2VlImageProcessor", "VivitImageProcessorFast"])
-def test_a_class_for_torchvision_alone_is_named_in_a_whole_sentence(name, tmp_path):
+def test_a_class_that_exists_only_for_torchvision_is_named_in_a_whole_sentence(name, tmp_path):
     with pytest.raises(WeightError) as error:
         load_image_processor(written(tmp_path, SQUARE | {"image_processor_type": name}))
     assert str(error.value).endswith(
@@ -182,7 +182,7 @@ def test_a_class_for_torchvision_alone_is_named_in_a_whole_sentence(name, tmp_pa
     )
 
 
-def test_a_picture_of_floats_is_resized_as_its_bytes_are(tmp_path):
+def test_a_picture_of_floats_is_resized_like_its_bytes(tmp_path):
     images = load_image_processor(written(tmp_path, DINOV3))
     array = np.asarray(noise((40, 50)))
     want = images(Image.fromarray(array), return_tensors="np")["pixel_values"]
@@ -191,7 +191,7 @@ def test_a_picture_of_floats_is_resized_as_its_bytes_are(tmp_path):
 
 
 @pytest.mark.parametrize("make", [*image_processors.OURS.values(), image_processors.half_even_crop])
-def test_ours_are_sent_to_other_processes(make):
+def test_our_image_processors_can_be_sent_to_other_processes(make):
     processor = make()(do_rescale=False)
     copy = pickle.loads(pickle.dumps(processor))
     assert type(copy) is make() and copy.to_dict() == processor.to_dict()

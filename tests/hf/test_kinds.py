@@ -1,4 +1,4 @@
-"""A folder that is no model says what it is and what it needs."""
+"""A folder that is not a model is refused with what it is and what it needs."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_weights_without_a_config_say_which_config_they_need(name, tmp_path):
         )
 
 
-def test_names_in_a_pickle_tell_only_where_pickles_are_allowed(tmp_path):
+def test_names_in_a_pickle_are_used_only_where_pickles_are_allowed(tmp_path):
     torch.save({key: torch.ones(2, 2) for key in TENSORS["timm"]}, tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightError, match="copy that of the model"):
         kinds.read_config(tmp_path)
@@ -51,7 +51,7 @@ def test_names_in_a_pickle_tell_only_where_pickles_are_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["epoch_3.pt", "dinov2_vits14_pretrain.pth", "last.ckpt"])
-def test_weights_of_another_name_without_a_config_are_not_said_to_be_no_model(name, tmp_path):
+def test_weights_of_another_name_without_a_config_are_still_called_weights(name, tmp_path):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(WeightError, match=r"has no config\.json, which says what its weights are"):
         kinds.read_config(tmp_path)

@@ -138,7 +138,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=[*WRAPPED])
-def test_what_training_frameworks_put_into_names_is_taken_out_again(tmp_path, towers, wrap):
+def test_what_training_frameworks_add_to_names_is_removed(tmp_path, towers, wrap):
     module, params = lit_jax.from_towers(*towers[:2])
     lit_jax.save(tmp_path / "both", module, params)
     for folder in (*towers[:2], tmp_path / "both"):
@@ -160,7 +160,7 @@ def test_a_tower_in_a_larger_model_is_read_and_the_rest_is_named(tmp_path, tower
     assert "Left out, since they are not part of the vision tower: head.weight" in caplog.text
 
 
-def test_a_tower_that_is_there_twice_is_refused(tmp_path, towers):
+def test_a_tower_that_is_stored_twice_is_refused(tmp_path, towers):
     tensors = model_folder.Tensors.of(towers[0]).items()
     twice = {f"{who}.backbone.{name}": t for name, t in tensors for who in ("student", "teacher")}
     model_folder.write(tmp_path / "v2", tiny.VIT, twice)
@@ -185,7 +185,7 @@ def test_quantized_weights_are_refused_with_a_way_out(tmp_path, towers):
     tensors = dict(model_folder.Tensors.of(towers[0]))
     lit_jax.from_towers(towers[0], towers[1])
     (towers[0] / "config.json").write_text(json.dumps(quantized))
-    lit_jax.from_towers(towers[0], towers[1])  # The weights are not.
+    lit_jax.from_towers(towers[0], towers[1])  # The weights are not quantized.
     model_folder.write(towers[0], quantized, {n: t.astype(np.int8) for n, t in tensors.items()})
     with pytest.raises(
         WeightError, match=r"/v: .* int8 .*; quantized weights \('gptq'\) .*: give the model before"
@@ -316,7 +316,7 @@ def test_a_tower_is_taken_out_of_a_model_of_two(vision, text, model_type, tmp_pa
     assert float(params["logit_scale"]) == pytest.approx(2.6592)  # The heads are new.
 
 
-def test_a_model_of_two_towers_whose_half_is_no_config_is_refused(tmp_path):
+def test_a_model_of_two_towers_with_a_half_that_is_not_a_config_is_refused(tmp_path):
     model_folder.write(tmp_path / "c", {"model_type": "clip", "text_config": 3}, {})
     with pytest.raises(WeightError, match="text_config=3 is not usable; wanted a JSON object"):
         lit_jax.from_towers(tmp_path / "c", tmp_path / "c")
@@ -346,7 +346,7 @@ def test_a_tower_without_a_pooled_output_is_pooled_as_asked(text, pooling, tmp_p
     np.testing.assert_allclose(output.pooler_output, want, rtol=1e-5, atol=1e-6)
 
 
-def test_a_pooling_in_a_config_that_does_not_exist_is_refused(tmp_path, towers):
+def test_an_unknown_pooling_in_a_config_is_refused(tmp_path, towers):
     tiny.write_tower(tmp_path / "x", tiny.DISTILBERT)
     with pytest.raises(ConfigError, match=r"text_pooling is 'median'; wanted one of pooler, cls, mean, tanh"):
         lit_jax.from_towers(towers[0], tmp_path / "x", text_pooling="median")

@@ -1,4 +1,4 @@
-"""A tower that is locked as a whole is read in the dtype that it is held in; the bits are those of a later cast."""
+"""A tower that is wholly locked is read in its locked dtype, with the same bits as a later cast."""
 
 import tracemalloc
 
@@ -30,7 +30,7 @@ def test_a_tower_with_the_letter_l_or_a_is_read_in_locked_dtype(towers):
         cast = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), plain[tower])
         jax.tree.map(np.testing.assert_array_equal, half[tower], cast)
         assert {leaf.dtype for leaf in jax.tree.leaves(half[tower])} == {jnp.dtype("bfloat16")}
-    assert half["text_projection"]["kernel"].dtype == np.float32  # It is tuned.
+    assert half["text_projection"]["kernel"].dtype == np.float32  # The projection is tuned.
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,8 @@ def test_a_tower_with_the_letter_l_or_a_is_read_in_locked_dtype(towers):
     [
         ({"lock_towers": "LU"}, "text"),
         ({"lock_towers": "LL", "lock_rules": (("text/embeddings/.*", "tune"),)}, "text"),
-        (
-            {"lock_towers": "LL", "image_size": 48},
-            "vision",
-        ),  # Its positions are resized, and rounded afterwards.
+        # The positions are resized first, and rounded afterwards.
+        ({"lock_towers": "LL", "image_size": 48}, "vision"),
     ],
 )
 def test_what_is_tuned_or_resized_is_read_in_float32(changes, tower, towers):
@@ -49,12 +47,12 @@ def test_what_is_tuned_or_resized_is_read_in_float32(changes, tower, towers):
     assert {leaf.dtype for leaf in jax.tree.leaves(params[tower])} == {np.dtype("float32")}
 
 
-def test_no_copy_in_float32_is_made_of_a_tower_that_is_read_in_bfloat16(towers):
+def test_a_tower_that_is_read_in_bfloat16_is_not_copied_in_float32(towers):
     peaks = []
     for name in ("float32", "bfloat16"):
-        read(towers, lock_towers="LL", locked_dtype=name)  # What is compiled and imported is there.
+        read(towers, lock_towers="LL", locked_dtype=name)  # This compiles and imports everything first.
         tracemalloc.start()
         params = read(towers, lock_towers="LL", locked_dtype=name)
         peaks.append(tracemalloc.get_traced_memory()[1] - sum(x.nbytes for x in jax.tree.leaves(params)))
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 100_000  # Nothing beside the params that float32 does not need either.
+    assert peaks[1] < peaks[0] + 100_000  # Beside the params, bfloat16 needs no more than float32.

@@ -57,7 +57,7 @@ def test_the_metadata_is_what_the_hub_reads():
     assert top1.task_type == "zero-shot-image-classification"
 
 
-def test_the_card_says_to_which_widths_embeddings_may_be_cut():
+def test_the_card_says_to_which_widths_embeddings_can_be_cut():
     assert "smaller width" not in model_card(Card(**GIVEN))
     assert "The widths of the training are 64, 512.\n" in model_card(Card(**GIVEN, widths=(64, 512)))
 
@@ -200,7 +200,7 @@ def test_accounts_and_the_name_of_the_machine_are_refused(monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "tpu-vm-3")
     with pytest.raises(ConfigError, match="tpu-vm-3"):
         model_card(Card(**GIVEN | {"limitations": ["Trained on tpu-vm-3."]}))
-    monkeypatch.setattr(socket, "gethostname", lambda: "data")  # A word, and no secret.
+    monkeypatch.setattr(socket, "gethostname", lambda: "data")  # An ordinary word is not a secret.
     model_card(Card(**GIVEN))
 
 

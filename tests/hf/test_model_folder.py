@@ -18,7 +18,7 @@ INDEXED = ["model.safetensors", "flax_model.msgpack", "pytorch_model.bin"]
 
 
 def put(folder, name, value):
-    """One weight file of one tensor `a` of `value`, in the format of its name."""
+    """Writes a weight file with one tensor `a` of `value`, in the format of its name."""
     array = np.full(3, value, np.float32)
     if name.endswith(".safetensors"):
         save_file({"a": array}, folder / name)
@@ -196,7 +196,7 @@ def some_tensors(n=5, size=100):
 
 def test_shards_are_written_as_transformers_names_them_and_read_back(tmp_path):
     tensors = some_tensors()
-    model_folder.write(tmp_path, {"x": 1}, tensors, max_shard_size=800)  # Two tensors a shard.
+    model_folder.write(tmp_path, {"x": 1}, tensors, max_shard_size=800)  # Two tensors per shard.
     shards = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["config.json", "model.safetensors.index.json", *shards]
@@ -274,7 +274,7 @@ def test_weight_files_are_readable_by_all_and_say_pt(tmp_path):
     ("text", "shards"),
     [("0.4KB", 5), ("0.8 kb", 3), ("1MB", 1), ("5GB", 1), ("1TB", 1), ("9" * 400 + "KB", 1)],
 )
-def test_a_shard_size_may_be_a_text(text, shards, tmp_path):
+def test_a_shard_size_can_be_a_string(text, shards, tmp_path):
     model_folder.write(tmp_path, {}, some_tensors(), max_shard_size=text)
     assert len(list(tmp_path.glob("*.safetensors"))) == shards
 
@@ -297,7 +297,7 @@ def with_header(path, header):
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + body)
 
 
-def test_a_safetensors_header_with_a_key_twice_is_refused(tmp_path):
+def test_a_safetensors_header_with_a_repeated_key_is_refused(tmp_path):
     first, second = (
         f'"a": {{"dtype": "F32", "shape": [4], "data_offsets": [{start}, {start + 16}]}}' for start in (0, 16)
     )
@@ -311,7 +311,7 @@ def test_a_safetensors_header_with_a_key_twice_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("said", "message"), [("flax", "tensor 'a.weight', which PyTorch"), ("pu", "format 'pu'")]
 )
-def test_a_format_that_is_not_that_of_the_names_is_refused(said, message, tmp_path):
+def test_a_format_that_does_not_fit_the_names_is_refused(said, message, tmp_path):
     from safetensors.numpy import save_file
 
     save_file(
@@ -321,7 +321,7 @@ def test_a_format_that_is_not_that_of_the_names_is_refused(said, message, tmp_pa
         model_folder.Tensors.of(tmp_path)
 
 
-def test_a_config_with_a_key_twice_is_refused(tmp_path):
+def test_a_config_with_a_repeated_key_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit", "hidden_size": 32, "hidden_size": 64}')
     with pytest.raises(
         WeightError, match=r"config\.json is not valid JSON: it has the key 'hidden_size' twice"
@@ -332,7 +332,7 @@ def test_a_config_with_a_key_twice_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("files", "tensors", "message"), [(1, 100_001, "100001 tensors"), (1_001, 1_001, "1001 files")]
 )
-def test_an_index_of_too_much_is_refused_before_its_files_are_looked_at(
+def test_an_index_of_too_many_tensors_or_files_is_refused_before_its_files_are_looked_at(
     files, tensors, message, tmp_path, monkeypatch
 ):
     shards = {f"t{i}": f"s{i % files}.safetensors" for i in range(tensors)}
@@ -353,5 +353,5 @@ def test_an_index_of_too_much_is_refused_before_its_files_are_looked_at(
         ([], []),
     ],
 )
-def test_names_lose_what_wrappers_put_into_them_unless_two_become_one(names, bare):
+def test_names_lose_what_wrappers_add_to_them_unless_two_become_one(names, bare):
     assert model_folder.unwrapped(names) == dict(zip(names, bare, strict=True))

@@ -1,4 +1,4 @@
-"""What is no model folder says what it is, and how one is made of it."""
+"""What is not a model folder is refused with what it is and how to make one of it."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_the_same_is_said_where_there_is_no_config_either(name, tmp_path):
     ],
     ids=["a cached repository", "a run of the Trainer"],
 )
-def test_a_folder_of_models_names_those_within(folders, message, tmp_path):
+def test_a_folder_of_models_is_refused_with_the_models_in_it(folders, message, tmp_path):
     put(tmp_path / "m", *(f"{folder}/config.json" for folder in folders))
     with pytest.raises(WeightError, match=message):
         lit_jax.load(tmp_path / "m")
@@ -83,7 +83,7 @@ def test_a_file_in_place_of_a_folder_says_what_it_is(name, message, tmp_path):
         lit_jax.load(tmp_path / name)
 
 
-def test_a_large_folder_is_answered_from_its_first_entries(tmp_path, monkeypatch):
+def test_a_large_folder_is_judged_by_its_first_entries(tmp_path, monkeypatch):
     monkeypatch.setattr(other_formats, "_MOST_ENTRIES", 3)
     put(tmp_path, *(f"{n}.txt" for n in range(3)), "x.gguf")
     assert other_formats.hint(tmp_path) == ""

@@ -191,7 +191,7 @@ def test_an_interrupted_upload_leaves_nothing_and_can_be_repeated(hub, folders, 
     assert "config.json" in hub.repositories["me/tiny"].files()
 
 
-def test_a_commit_of_somebody_else_in_the_meantime_is_not_overwritten(hub, folders):
+def test_a_commit_that_somebody_else_makes_in_the_meantime_is_not_overwritten(hub, folders):
     lit_jax.publish(folders / "model", "me/tiny")
     place = publish.open_place("me/tiny", overwrite=True)
     repository = hub.repositories["me/tiny"]
@@ -274,7 +274,7 @@ def test_a_folder_of_every_layout_is_a_model_folder(layout, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_open_clip_names_its_repository_there_and_its_sums_hold(hub, tmp_path):
+def test_a_published_open_clip_folder_names_its_repository_and_its_checksums_hold(hub, tmp_path):
     module, params = tiny.dual(vision=tiny.CLIP_VISION)
     save.save(tmp_path / "m", module, params, tiny.processor(), layout="open_clip")
     (tmp_path / "m" / "README.md").write_text(model_card(Card(**CARD, layout="open_clip")))
@@ -285,7 +285,7 @@ def test_a_folder_of_open_clip_names_its_repository_there_and_its_sums_hold(hub,
     assert (texts["hf_model_name"], texts["hf_tokenizer_name"]) == ("me/clip", "me/clip")
     assert str(tmp_path).encode() not in b"".join(there.values())
     assert b'open_clip.get_tokenizer("hf-hub:me/clip")' in there["README.md"]
-    _, read = lit_jax.load("me/clip", revision="main")  # Whose sums are compared.
+    _, read = lit_jax.load("me/clip", revision="main")  # Loading compares the checksums.
     assert read["logit_scale"] == params["logit_scale"]
-    lit_jax.publish(tmp_path / "m", "me/clip")  # It is no other model.
+    lit_jax.publish(tmp_path / "m", "me/clip")  # It is still the same model.
     assert len(hub.repositories["me/clip"].commits) <= 3

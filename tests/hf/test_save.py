@@ -43,7 +43,7 @@ def test_a_tower_that_transformers_cannot_hold_is_refused_with_the_way_out(text,
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("text", EXTENSIONS.values(), ids=EXTENSIONS)
-def test_the_own_layout_brings_every_tower_back(text, tmp_path):
+def test_our_own_layout_brings_every_tower_back(text, tmp_path):
     module, params = tiny.dual(text=text)
     lit_jax.save(tmp_path, module, params, layout="lit_jax")
     again, same = lit_jax.load(tmp_path)
@@ -76,7 +76,7 @@ def test_two_towers_and_their_heads_are_saved_apart(pooling, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["hf", "lit_jax", "sentence_transformers"])
-def test_the_widths_of_the_training_are_read_back_and_make_no_other_model(layout, tmp_path):
+def test_the_widths_of_the_training_are_read_back_and_do_not_change_the_model(layout, tmp_path):
     module, params = tiny.dual()
     widths = DualEncoder(dataclasses.replace(module.config, matryoshka=(4, 16)))
     lit_jax.save(tmp_path, widths, params, tiny.processor(), layout=layout)
@@ -87,7 +87,7 @@ def test_the_widths_of_the_training_are_read_back_and_make_no_other_model(layout
 
 
 @pytest.mark.parametrize("found", [None, "all", [], [0, 4], [4.0], {"64": 1}])
-def test_what_names_no_widths_is_kept_as_any_other_field_that_changes_no_number(found):
+def test_a_value_that_names_no_widths_is_kept_like_any_other_unused_field(found):
     hf = tiny.dual()[0].config.to_hf() | {"matryoshka_dimensions": found}
     config = DualEncoderConfig.from_hf(hf)
     assert config.matryoshka == () and config.to_hf() == hf
@@ -111,7 +111,7 @@ def test_params_of_another_shape_are_refused_by_name(layout, tmp_path):
     assert not (tmp_path / "dual").exists()
 
 
-UNHOLDABLE = {  # Towers and fields of the config -> what is said.
+UNHOLDABLE = {  # Case -> (towers, fields of the config, the message).
     "glu": ({}, {"text_head": Head("glu")}, "a head of the kind glu multiplies two layers"),
     "gelu": (
         {},

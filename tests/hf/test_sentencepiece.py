@@ -1,4 +1,4 @@
-"""Tokenizers whose folder has a model of SentencePiece alone are read as AutoTokenizer reads them."""
+"""Tokenizers whose folder has only a model of SentencePiece are read as AutoTokenizer reads them."""
 
 import io
 import json
@@ -29,7 +29,7 @@ KINDS = {
         {"pad_id": 0, "bos_id": -1, "eos_id": -1, "unk_id": 1, "control_symbols": "[CLS],[SEP],[MASK]"},
     ),
 }
-# The same name as ALBERT's.
+# Its file has the same name as ALBERT's.
 T5 = ("T5Tokenizer", "t5", {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1})
 
 
@@ -59,7 +59,7 @@ def written(folder, name, kind=None):
 @pytest.mark.parametrize(
     ("name", "kind"), [*((name, None) for name in KINDS), ("spiece.model", T5)], ids=[*KINDS, "t5"]
 )
-def test_a_folder_of_pieces_alone_gives_the_ids_of_auto_tokenizer(name, kind, tmp_path):
+def test_a_folder_with_only_a_model_of_pieces_gives_the_ids_of_auto_tokenizer(name, kind, tmp_path):
     folder = written(tmp_path, name, kind)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16)["input_ids"]
@@ -91,7 +91,7 @@ def test_without_sentencepiece_the_message_names_the_extra(name, tmp_path, monke
 
 
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\0" * 99])
-def test_a_file_that_is_no_model_of_pieces_is_refused_in_a_sentence(content, tmp_path):
+def test_a_file_that_is_not_a_model_of_pieces_is_refused_in_one_sentence(content, tmp_path):
     pytest.importorskip("sentencepiece")
     (tmp_path / "spm.model").write_bytes(content)
     with pytest.raises(
@@ -101,7 +101,7 @@ def test_a_file_that_is_no_model_of_pieces_is_refused_in_a_sentence(content, tmp
     assert "\n" not in str(error.value)
 
 
-def test_pieces_that_make_a_text_far_longer_are_refused(tmp_path):
+def test_a_normalizer_that_makes_texts_far_longer_is_refused(tmp_path):
     pytest.importorskip("sentencepiece")
     from sentencepiece import sentencepiece_model_pb2
 

@@ -1,4 +1,4 @@
-"""A tokenizer that its files describe wrongly ends in a sentence, in little time; those of the supported types work."""
+"""Tokenizers that their files describe wrongly are refused quickly in one sentence; those of supported types work."""
 
 import base64
 import json
@@ -108,7 +108,7 @@ def test_a_field_of_a_tokenizer_config_that_cannot_be_used_is_named(field, value
 
 
 @pytest.mark.parametrize("length", [40, 512.0, 10**30, 1e30, None])
-def test_a_longest_text_as_published_folders_write_it_is_read(length, tmp_path):
+def test_a_maximum_length_as_published_folders_write_it_is_read(length, tmp_path):
     tokenizer = load_tokenizer(changed(tmp_path, config={"model_max_length": length}))
     assert make_tokenize(tokenizer, 6)(["a red square"])["input_ids"].tolist() == [[2, 4, 5, 8, 3, 0]]
 
@@ -144,7 +144,7 @@ def test_other_patterns_are_tried(pattern):
     assert not tokenizer_probe.is_quick(pattern)
 
 
-def test_a_trial_that_takes_too_long_or_too_much_memory_ends_in_a_sentence(tmp_path, monkeypatch):
+def test_a_trial_that_takes_too_long_or_too_much_memory_ends_in_one_sentence(tmp_path, monkeypatch):
     path = changed(tmp_path, split("(a|b)+")) / "tokenizer.json"
     tokenizer_probe.run(path)
     monkeypatch.setattr(tokenizer_probe, "LARGEST_MEMORY", 1 << 24)
@@ -163,7 +163,7 @@ def raised(ended):
 
 
 def unigram():
-    """In the manner of XLM-R and SigLIP."""
+    """A Unigram tokenizer like those of XLM-R and SigLIP."""
     pieces = [
         ("<s>", 0.0),
         ("<pad>", 0.0),
@@ -183,7 +183,7 @@ def unigram():
 
 
 def bytes_of_pairs():
-    """In the manner of RoBERTa, CLIP and ModernBERT."""
+    """A byte-level BPE tokenizer like those of RoBERTa, CLIP and ModernBERT."""
     tokens = ["<s>", "<pad>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "re", "red"]
     words = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, [("r", "e"), ("re", "d")]))
     words.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

@@ -1,4 +1,4 @@
-"""What the tests of the formats of others share."""
+"""Fixtures of the tests of other projects' formats."""
 
 import pytest
 

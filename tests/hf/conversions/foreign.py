@@ -1,4 +1,4 @@
-"""Models of other projects, as tests write them: the names and shapes are stored, the weights are drawn by name."""
+"""Models of other projects for tests: names and shapes are stored, weights are random and seeded by the name."""
 
 import json
 import re
@@ -15,12 +15,12 @@ NPZ = ("lit_npz", "siglip_npz", "vit_npz")
 
 
 def drawn(name, shape):
-    """Float32 numbers that are a function of the name: every leaf is random, also those that start at 0 or 1."""
+    """Random float32 numbers, seeded by the name, also for leaves that start at 0 or 1."""
     values = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape).astype(np.float32)
     if name.endswith("running_var"):
-        return np.exp(values + 1)  # Above zero.
+        return np.exp(values + 1)  # Variances are above zero.
     if re.match(r"visual\.(layer\d|conv[23]\.)", name) and len(shape) == 4:
-        # Of CLIP's ResNets, so large that vectors are those of the pictures and not of the biases.
+        # Kernels of CLIP's ResNets, large enough that the pictures decide the vectors and not the biases.
         return values * np.float32(1.5 / np.prod(shape[1:]) ** 0.5)
     if len(shape) > 1:
         return values * np.float32(0.1)
@@ -52,7 +52,7 @@ def names(layout):
 
 
 def write(folder, model, *, without=(), **other):
-    """A folder, or npz file, of the layout; `without` and `other` (name -> array) change its tensors."""
+    """Writes a model as a folder or an npz file; `without` and `other` (name -> array) change its tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in model["files"].items():
         (folder / name).write_text(json.dumps(content))

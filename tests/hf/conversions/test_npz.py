@@ -43,7 +43,7 @@ def test_positions_of_the_patches_alone_are_read_as_big_vision_adds_them(name, t
     np.testing.assert_allclose(texts, model["text_embeds"], atol=1e-5)
 
 
-def test_the_file_alone_in_a_folder_is_read_by_the_name_of_the_folder(tmp_path):
+def test_the_only_npz_file_of_a_folder_is_read_by_the_name_of_the_folder(tmp_path):
     path = foreign.write(tmp_path, foreign.stored("lit_text"))
     assert hub.find(path) == path
     assert hub.find(str(path)) == path
@@ -76,7 +76,7 @@ def test_damaged_files_and_pickles_are_refused_in_one_sentence(tmp_path):
         lit_jax.load(path)
 
 
-def test_a_changed_byte_inside_an_array_is_told(tmp_path):
+def test_a_changed_byte_inside_an_array_is_reported(tmp_path):
     path = foreign.write(tmp_path, foreign.stored("lit_text"))
     content = bytearray(path.read_bytes())
     place = content.index(b"img/embedding/kernel.npy") + 2_000
@@ -92,7 +92,7 @@ def test_arrays_of_another_project_are_refused(tmp_path):
         lit_jax.load(tmp_path / "x.npz")
 
 
-def test_pictures_of_any_shape_are_refused_by_name(tmp_path):
+def test_a_model_for_pictures_of_any_shape_is_refused_by_name(tmp_path):
     model = foreign.stored("siglip_npz")
     model["shapes"]["img/embedding/kernel"] = [192, 64]
     with pytest.raises(WeightError, match=r"for pictures of any shape \(NaFlex\), which is not implemented"):
@@ -127,7 +127,7 @@ def test_texts_of_a_bert_have_cls_and_no_sep_and_16_tokens(tmp_path):
     np.testing.assert_allclose(embedder.texts(["a cat"]), embedder.texts(["a cat", "a " * 40])[:1], atol=1e-6)
 
 
-def test_pictures_are_resized_to_a_square_from_minus_one_to_one(tmp_path):
+def test_pictures_are_resized_to_a_square_and_scaled_to_minus_one_to_one(tmp_path):
     for name in ("lit_bert", "siglip_npz"):
         found = load_image_processor(foreign.write(tmp_path / name, foreign.stored(name)))
         assert (dict(found.size), found.resample) == ({"height": 32, "width": 32}, 2)
@@ -135,7 +135,7 @@ def test_pictures_are_resized_to_a_square_from_minus_one_to_one(tmp_path):
         np.testing.assert_allclose(found(white)["pixel_values"][0], np.ones((3, 32, 32)), atol=1e-6)
 
 
-def test_a_file_without_a_vocabulary_says_which_is_wanted(tmp_path):
+def test_a_file_without_a_vocabulary_is_refused_with_the_one_it_needs(tmp_path):
     for name, wanted in (
         ("lit_bert", r"wanted model\.txt"),
         ("siglip_npz", r"as model\.model or spiece\.model"),
@@ -154,7 +154,7 @@ TEXTS = ["a photo of a cat", "Two dogs, 3_cats!", "naïve  café", "word " * 40,
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_sentencepiece_texts_end_and_are_padded_with_the_end(kind, tmp_path):
+def test_sentencepiece_texts_end_with_the_end_token_and_are_padded_with_it(kind, tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     path = foreign.write(tmp_path, foreign.stored("lit_text"))
     sentencepiece.SentencePieceTrainer.train(
@@ -181,7 +181,7 @@ def test_sentencepiece_texts_end_and_are_padded_with_the_end(kind, tmp_path):
 
 
 def spell(folder, model):
-    """A SigLIP with the same vocabulary, whose texts lose their case and their punctuation."""
+    """A SigLIP with the same vocabulary that drops case and punctuation from its texts."""
     path = foreign.write(folder, foreign.stored("siglip_npz"))
     (folder / "spiece.model").write_bytes(model.read_bytes())
     return path

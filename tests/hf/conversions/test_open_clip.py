@@ -21,13 +21,13 @@ def embedded(folder, model, **options):
 
 
 def pixels(model):
-    """Of the size that the config says; of others but ConvNeXts, that is 32 pixels."""
+    """Random pictures of the size that the config says: 32 pixels, or more for ConvNeXts and ResNets."""
     cfg = model["files"]["open_clip_config.json"]["model_cfg"]["vision_cfg"]
     return foreign.images(cfg["image_size"])
 
 
 def texts(model):
-    """The ids, with a mask where open_clip makes one of them."""
+    """The ids, with an attention mask where open_clip makes one from them."""
     ids, tower = jnp.array(model["ids"], jnp.int32), model["files"].get("config.json")
     return {"input_ids": ids} | ({"attention_mask": ids != tower["pad_token_id"]} if tower else {})
 
@@ -93,7 +93,7 @@ def test_what_was_read_is_saved_and_read_again_with_the_same_embeddings(tmp_path
         np.testing.assert_allclose(words, model["text_embeds"], atol=1e-5)
 
 
-def test_its_halves_are_towers_and_keep_their_projections(tmp_path):
+def test_the_halves_of_a_clip_are_towers_and_keep_their_projections(tmp_path):
     model = foreign.stored("clip")
     folder = foreign.write(tmp_path, model)
     module, params = lit_jax.from_towers(folder, folder)
@@ -122,7 +122,7 @@ def test_a_pickle_is_read_only_when_allowed(tmp_path):
 
 @pytest.mark.parametrize(("name", "prefix"), [("clip", ""), ("clip_custom", "text.")])
 def test_what_a_torchscript_program_has_beside_the_weights_is_left_out(name, prefix, tmp_path):
-    """Of OpenAI's own, open_clip leaves out the numbers as well; it makes the mask itself."""
+    """For OpenAI's programs, open_clip leaves out the numbers too; it makes the mask itself."""
     model = foreign.stored(name)
     beside = {
         "input_resolution": np.array(32),
@@ -135,7 +135,7 @@ def test_what_a_torchscript_program_has_beside_the_weights_is_left_out(name, pre
 
 
 def larger(model, *prefixes):
-    """The tensors of a model as a larger one stores them, below each of the prefixes, and one of its own."""
+    """A model's tensors as a larger one stores them under each prefix, and one tensor of the larger one."""
     tensors = {key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
     named = {prefix + key: value for prefix in prefixes for key, value in tensors.items()}
     return {"without": model["shapes"], "probe.weight": np.ones((2, 3), np.float32), **named}
@@ -160,7 +160,7 @@ def test_weights_of_transformers_in_the_same_folder_are_preferred(tmp_path):
     assert loading.read_dual(tmp_path / "m", loading.Compute()).params["logit_scale"] == 1.5
 
 
-CASES = {  # Field of a tower -> a value that is not implemented, and what is said.
+CASES = {  # Field of a tower -> a value that is not implemented, and the message.
     "vision_cfg": {
         "attentional_pool": (True, "has attentional_pool=True, which is not implemented"),
         "layers": (
@@ -221,7 +221,7 @@ def test_a_resnet_that_is_not_usable_is_refused_by_name(name, value, said, tmp_p
     assert "\n" not in str(error.value)
 
 
-def test_counts_of_batches_in_a_resnet_are_left_out_and_other_tensors_are_named(tmp_path):
+def test_missing_batch_counts_of_a_resnet_are_accepted_and_unknown_tensors_are_named(tmp_path):
     model = foreign.stored("clip_resnet")
     counts = [name for name in model["shapes"] if name.endswith("num_batches_tracked")]
     assert len(counts) == 22
@@ -250,7 +250,7 @@ def test_a_tower_of_timm_that_gives_no_vector_is_refused(tmp_path):
         ('{"model_cfg": {"vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {}}}', "describes a CoCa"),
     ],
 )
-def test_a_config_that_describes_no_two_towers_is_refused(content, said, tmp_path):
+def test_a_config_that_does_not_describe_two_towers_is_refused(content, said, tmp_path):
     folder = foreign.write(tmp_path, foreign.stored("clip"))
     (folder / "open_clip_config.json").write_text(content)
     for read in (lit_jax.load, load_processor):

@@ -1,4 +1,4 @@
-"""Pictures and texts are prepared as open_clip and timm do it: equal to the last bit and token."""
+"""Pictures and texts are prepared as open_clip and timm do it, to the last bit and token."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_a_saved_processor_cuts_and_cleans_in_the_same_way(tmp_path):
 
 
 def words(text):
-    """The letters and signs of a text of tokens that end words with </w>."""
+    """The letters and signs of a decoded text, without spaces and the </w> that ends a word."""
     return text.replace("</w>", "").replace(" ", "")
 
 
@@ -93,7 +93,7 @@ def stripped(folder):
     return folder
 
 
-def test_padding_takes_the_place_of_the_separator_also_in_texts_that_are_cut(tmp_path):
+def test_padding_takes_the_place_of_the_separator_even_in_truncated_texts(tmp_path):
     found, plain = load_tokenizer(stripped(tmp_path)), tiny.bert_tokenizer()
     lines = ["a red square", "a", "red " * 60]
     options = {"padding": "max_length", "truncation": True, "max_length": 12, "return_tensors": "np"}

@@ -40,12 +40,8 @@ def write_text_model(folder, dense=(), place="", pooling=None, tower=tiny.BERT):
     put(folder / place / "sentence_bert_config.json", {"max_seq_length": 7, "do_lower_case": True})
     old = {"word_embedding_dimension": 24, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     put(folder / "1_Pooling" / "config.json", old if pooling is None else pooling)
-    kinds = [
-        "Transformer",
-        "Pooling",
-        *("Dense" for _ in dense),
-        "Normalize",
-    ]  # Normalize has no folder: git keeps none.
+    # Normalize has no folder, since git keeps no empty ones.
+    kinds = ["Transformer", "Pooling", *("Dense" for _ in dense), "Normalize"]
     for i, layer in enumerate(dense, 2):
         write_dense(folder / f"{i}_Dense", *layer)
     places = [place, *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], 1))]
@@ -79,15 +75,14 @@ def test_a_text_model_is_a_tower_with_its_own_pooling_and_settings(place, vision
     assert tokenizer("RED").input_ids == tokenizer("red").input_ids == [2, 5, 3]
 
 
-def test_dense_layers_are_the_text_head_if_a_head_can_be_that(vision, tmp_path, caplog):
+def test_dense_layers_become_the_text_head_if_a_head_can_hold_them(vision, tmp_path, caplog):
     rng = np.random.default_rng(0)
     first, last, bias = rng.normal(size=(10, 24)), rng.normal(size=(6, 10)), rng.normal(size=10)
     write_text_model(tmp_path / "one", [(rng.normal(size=(6, 24)),)])
     assert lit_jax.from_towers(vision, tmp_path / "one")[0].config.text_head == Head("linear")
     plain = rng.normal(size=(6, 9)), rng.normal(size=(9, 24)), rng.normal(size=9)
-    write_text_model(
-        tmp_path / "product", [(plain[1], plain[2]), (plain[0],)]
-    )  # As EmbeddingGemma's, with a bias.
+    # Two layers without an activation, as in EmbeddingGemma, but with a bias.
+    write_text_model(tmp_path / "product", [(plain[1], plain[2]), (plain[0],)])
     module, params = lit_jax.from_towers(vision, tmp_path / "product")
     assert module.config.text_head == Head("linear_bias")
     np.testing.assert_allclose(
@@ -115,7 +110,7 @@ def test_dense_layers_are_the_text_head_if_a_head_can_be_that(vision, tmp_path, 
     assert "since the layers behind" in caplog.text and "the last Dense has an activation" in caplog.text
 
 
-def test_a_dense_without_its_tensors_is_told_in_one_sentence(vision, tmp_path):
+def test_a_dense_without_its_tensors_is_reported_in_one_sentence(vision, tmp_path):
     write_text_model(tmp_path / "t", [(np.ones((6, 24)),)])
     save_file({"weight": np.ones((6, 24), np.float32)}, tmp_path / "t/2_Dense/model.safetensors")
     with pytest.raises(WeightError, match="2_Dense has the tensors weight; wanted those of a Dense"):
@@ -124,7 +119,7 @@ def test_a_dense_without_its_tensors_is_told_in_one_sentence(vision, tmp_path):
 
 @pytest.mark.parametrize("tower", [tiny.BERT, tiny.DISTILBERT], ids=["bert", "distilbert"])
 def test_a_dense_that_is_the_pooler_of_the_type_belongs_to_the_tower(tower, vision, tmp_path):
-    rng = np.random.default_rng(0)  # As LaBSE: tanh(dense(cls)) as two modules.
+    rng = np.random.default_rng(0)  # As in LaBSE: tanh(dense(cls)) as two modules.
     weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((24, 24), (24,)))
     cls = {"embedding_dimension": 24, "pooling_mode": "cls"}
     write_text_model(tmp_path / "t", [(weight, bias, TANH)], pooling=cls, tower=tower)
@@ -135,7 +130,7 @@ def test_a_dense_that_is_the_pooler_of_the_type_belongs_to_the_tower(tower, visi
     np.testing.assert_array_equal(params["text"]["pooler"]["bias"], bias)
 
 
-def test_a_router_of_anyone_is_a_dual_encoder(tmp_path):
+def test_a_router_that_lit_jax_did_not_write_is_a_dual_encoder(tmp_path):
     module, params = tiny.dual()
     lit_jax.save(tmp_path, module, params, tiny.processor(), layout="sentence_transformers")
     ours, same = lit_jax.load(tmp_path)
@@ -150,7 +145,7 @@ def test_a_router_of_anyone_is_a_dual_encoder(tmp_path):
     assert load_image_processor(tmp_path).size["height"] == 32
 
 
-def test_a_clip_in_a_module_of_its_own_is_the_clip(tmp_path):
+def test_a_clip_in_a_module_of_its_own_is_read_as_that_clip(tmp_path):
     module, params = tiny.dual(vision=tiny.CLIP_VISION, text=tiny.CLIP_TEXT)
     lit_jax.save(tmp_path / "0_CLIPModel", module, params, tiny.processor())
     clip = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
@@ -161,7 +156,7 @@ def test_a_clip_in_a_module_of_its_own_is_the_clip(tmp_path):
     assert load_processor(tmp_path).image_processor.size["height"] == 32
 
 
-BAD = {  # What is changed in a folder -> what is said.
+BAD = {  # Case -> (what is changed in a folder, the message).
     "custom": (
         ("modules.json", 1, "type", "modeling_x.Pool"),
         "type 'modeling_x.Pool', which is not read",
@@ -197,7 +192,7 @@ BAD = {  # What is changed in a folder -> what is said.
 
 
 @pytest.mark.parametrize(("change", "says"), BAD.values(), ids=BAD)
-def test_a_folder_that_is_not_read_is_told_in_one_sentence(change, says, vision, tmp_path):
+def test_a_folder_that_cannot_be_read_is_reported_in_one_sentence(change, says, vision, tmp_path):
     write_text_model(tmp_path / "t", [(np.ones((6, 24)),)] if "2_Dense" in change[0] else [])
     file, *keys, last, value = change
     tree = part = json.loads((tmp_path / "t" / file).read_text())
@@ -211,7 +206,7 @@ def test_a_folder_that_is_not_read_is_told_in_one_sentence(change, says, vision,
     assert "\n" not in str(error.value)
 
 
-def test_a_router_that_is_not_read_is_told_in_one_sentence(tmp_path):
+def test_a_router_that_cannot_be_read_is_reported_in_one_sentence(tmp_path):
     lit_jax.save(tmp_path, *tiny.dual(), tiny.processor(), layout="sentence_transformers")
     whole = json.loads((tmp_path / "router_config.json").read_text())
     for change, says in {
@@ -230,7 +225,7 @@ def test_a_router_that_is_not_read_is_told_in_one_sentence(tmp_path):
             lit_jax.load(tmp_path)
 
 
-def test_a_text_model_alone_is_no_dual_encoder(tmp_path):
+def test_a_text_model_alone_is_not_a_dual_encoder(tmp_path):
     write_text_model(tmp_path / "t")
     with pytest.raises(WeightError, match="single tower where two are wanted"):
         lit_jax.load(tmp_path / "t")

@@ -50,7 +50,7 @@ TYPES = {
 
 
 def side(name):
-    """Of the pictures that timm saw, as tests/fixtures/make_foreign.py says."""
+    """The side of the pictures that timm saw, as tests/fixtures/make_foreign.py says."""
     return 64 if "convnext" in name else 32
 
 
@@ -71,7 +71,7 @@ def test_an_image_tower_of_timm_gives_the_features_of_timm(name, tmp_path, text,
     np.testing.assert_allclose(pooled, model["pooled"], rtol=1e-5, atol=1e-5)
 
 
-def test_every_kept_tower_of_timm_is_compared():
+def test_every_stored_tower_of_timm_is_compared():
     assert foreign.names("timm") == sorted(TYPES)
 
 
@@ -101,7 +101,7 @@ def test_a_tower_that_is_not_implemented_is_refused_by_name(change, said, tmp_pa
     assert "\n" not in str(error.value)
 
 
-def test_tensors_that_no_type_has_are_named(tmp_path, text):
+def test_tensors_that_no_type_has_or_that_are_missing_are_named(tmp_path, text):
     model = foreign.stored("vit")
     extra = {"blocks.0.attn.q_norm.weight": np.ones(32, np.float32)}
     with pytest.raises(WeightError, match=r"not in the table: blocks\.0\.attn\.q_norm\.weight"):
@@ -125,7 +125,7 @@ def test_a_tower_within_a_larger_model_is_found_there_without_its_mask_token(tmp
 
 
 def of_dinov2(tensors):
-    """The same model as the project of DINOv2 stores it: the CLS token has a position, and registers have none."""
+    """The same model as the DINOv2 project stores it: the CLS token has a position, and registers have none."""
     found = {
         name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): a for name, a in tensors.items()
     }
@@ -138,7 +138,7 @@ def of_dinov2(tensors):
 
 
 def of_dinov3(tensors):
-    """The same model as the project of DINOv3 stores it: it has biases of k, and masks them."""
+    """The same model as the DINOv3 project stores it: k has a bias, which is masked."""
     names = {
         "reg_token": "storage_tokens",
         "gamma_1": "ls1.gamma",
@@ -164,7 +164,7 @@ def of_dinov3(tensors):
 
 
 def in_chunks(tensors):
-    """The same model with a chunk for each block, as DINOv2 is trained."""
+    """The same model with a chunk for each block, as in the training of DINOv2."""
     chunks = {name: re.sub(r"^blocks\.(\d+)", r"teacher.backbone.blocks.\1.\1", name) for name in tensors}
     return {new if new != name else f"teacher.backbone.{name}": tensors[name] for name, new in chunks.items()}
 
@@ -179,7 +179,7 @@ def in_chunks(tensors):
         ("dinov3_gated", of_dinov3),
     ],
 )
-def test_a_file_of_the_project_of_dino_gives_the_same_features(name, stored, tmp_path, text):
+def test_a_file_of_a_dino_project_gives_the_same_features(name, stored, tmp_path, text):
     model = foreign.stored(name)
     tensors = stored({key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()})
     assert not set(tensors) <= set(model["shapes"])
@@ -191,7 +191,7 @@ def test_a_file_of_the_project_of_dino_gives_the_same_features(name, stored, tmp
 
 @pytest.mark.parametrize("name", ["vit", "dinov3", "convnext"])
 def test_a_folder_of_the_timm_wrapper_of_transformers_gives_the_same_features(name, tmp_path, text):
-    """It says nothing of the pooling, which is that of the name."""
+    """It does not state the pooling, which the name of the architecture implies."""
     model = foreign.stored(name)
     config = model["files"]["config.json"]
     config |= {"model_type": "timm_wrapper", "do_pooling": True, "labels": None, "pretrained_cfg": None}
@@ -213,7 +213,7 @@ def test_a_folder_of_the_timm_wrapper_of_transformers_gives_the_same_features(na
         ("convnext_norm_first", "mean"),
     ],
 )
-def test_how_it_is_pooled_is_saved_for_the_whole_model_alone(name, pooling, tmp_path, text):
+def test_the_pooling_is_saved_for_the_whole_model_and_not_for_the_tower(name, pooling, tmp_path, text):
     module, params = lit_jax.from_towers(foreign.write(tmp_path / name, foreign.stored(name)), text)
     assert module.config.vision_pooling == pooling
     lit_jax.save(tmp_path / "saved", module, params, layout="lit_jax")
@@ -230,7 +230,7 @@ def test_how_it_is_pooled_is_saved_for_the_whole_model_alone(name, pooling, tmp_
 
 
 @pytest.mark.parametrize("name", ["dinov3", "convnext"])
-def test_pictures_are_of_the_size_that_the_config_says_where_no_positions_say_it(name, tmp_path, text):
+def test_pictures_have_the_size_of_the_config_where_no_positions_tell_it(name, tmp_path, text):
     model = foreign.stored(name)
     config = model["files"]["config.json"]
     config["model_args"].pop("img_size", None)
@@ -242,12 +242,12 @@ def test_pictures_are_of_the_size_that_the_config_says_where_no_positions_say_it
         assert module.config.vision.image_size == size == load_image_processor(folder).crop_size["height"]
 
 
-def test_a_single_tower_of_timm_is_no_dual_encoder(tmp_path):
+def test_a_single_tower_of_timm_is_not_a_dual_encoder(tmp_path):
     with pytest.raises(WeightError, match="is a single tower where two are wanted"):
         lit_jax.load(foreign.write(tmp_path, foreign.stored("vit")))
 
 
-def test_its_image_processor_resizes_and_cuts_and_it_has_no_tokenizer(tmp_path):
+def test_a_tower_has_an_image_processor_that_resizes_and_crops_and_has_no_tokenizer(tmp_path):
     model = foreign.stored("vit")
     folder = foreign.write(tmp_path / "a", model)
     found = load_image_processor(folder)

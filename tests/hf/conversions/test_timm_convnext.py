@@ -1,4 +1,4 @@
-"""ConvNeXts of timm that are not computed exactly are refused by name."""
+"""ConvNeXts of timm that would not be computed exactly are refused by name."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_a_convnext_that_is_not_implemented_is_refused_by_name(name, change, sai
     assert "\n" not in str(error.value)
 
 
-def test_a_convnext_with_other_tensors_than_its_name_has_is_refused(tmp_path, text):
+def test_a_convnext_whose_tensors_do_not_fit_its_name_is_refused(tmp_path, text):
     for i, (name, said) in enumerate(
         {
             "stem.0.weight": r"stem\.0\.weight has shape \(8, 3, 3, 3\); wanted a convolution of 4x4",
@@ -67,7 +67,7 @@ def test_a_convnext_without_its_last_norm_is_refused(tmp_path, text):
         lit_jax.from_towers(foreign.write(tmp_path, foreign.stored("convnextv2"), without=norm), text)
 
 
-def test_a_hidden_layer_behind_the_pooling_of_a_convnext_is_left_out_where_the_config_says_so(tmp_path, text):
+def test_a_hidden_layer_after_the_pooling_of_a_convnext_is_left_out_if_the_config_says_so(tmp_path, text):
     model = foreign.stored("convnext")
     config = model["files"]["config.json"]
     config["architecture"] = "convnext_large_mlp"
@@ -86,7 +86,7 @@ def test_a_hidden_layer_behind_the_pooling_of_a_convnext_is_left_out_where_the_c
 @pytest.mark.parametrize(
     ("args", "eps"), [({}, 1e-5), ({"norm_eps": None}, 1e-6), ({"norm_eps": 1e-3}, 1e-3)], ids=str
 )
-def test_the_eps_of_a_convnext_is_that_of_the_name_or_of_the_arguments(args, eps, tmp_path, text):
+def test_the_eps_of_a_convnext_comes_from_the_name_or_the_arguments(args, eps, tmp_path, text):
     model = foreign.stored("convnext_eps")
     model["files"]["config.json"]["model_args"] |= args
     module, _ = lit_jax.from_towers(foreign.write(tmp_path, model), text)

@@ -1,4 +1,4 @@
-"""EVA towers of timm that are not computed exactly are refused by name."""
+"""EVA towers of timm that would not be computed exactly are refused by name."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""ResNets of timm, whose features test_timm.py compares: files of torchvision, and what is refused."""
+"""ResNets of timm: files of torchvision, and what is refused; test_timm.py compares the features."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def test_a_resnet_that_is_not_implemented_is_refused_by_name(change, said, tmp_p
     assert "\n" not in str(error.value)
 
 
-def test_tensors_that_a_resnet_has_not_are_named(tmp_path, text):
+def test_tensors_that_a_resnet_lacks_or_has_no_place_for_are_named(tmp_path, text):
     model = foreign.stored("resnet50")
     for name in ("conv1.weight", "layer2.0.conv3.weight", "layer3.0.bn2.running_var"):
         with pytest.raises(WeightError, match=f"missing from the checkpoint: {name}"):
@@ -54,8 +54,8 @@ def test_tensors_that_a_resnet_has_not_are_named(tmp_path, text):
         lit_jax.from_towers(foreign.write(tmp_path / "flat", model, without=tuple(flat), **flat), text)
 
 
-def test_a_file_of_torchvision_needs_no_more_than_a_name(tmp_path, text):
-    """Old ones count no batches; within a larger model the tower is found there."""
+def test_a_file_of_torchvision_needs_only_a_name(tmp_path, text):
+    """Old files lack the batch counts; a tower within a larger model is found."""
     model = foreign.stored("resnet18")
     counts = [name for name in model["shapes"] if name.endswith("num_batches_tracked")]
     _, want = lit_jax.from_towers(foreign.write(tmp_path / "timm", model), text)

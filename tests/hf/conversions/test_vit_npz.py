@@ -1,4 +1,4 @@
-"""npz files of a ViT alone are image towers: tests/fixtures/make_foreign.py says what their features are."""
+"""npz files of a single ViT are image towers: tests/fixtures/make_foreign.py says what their features are."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_a_vit_gives_the_features_of_its_project(name, tmp_path, text):
 
 
 @pytest.mark.parametrize(("name", "read"), [("vit_npz", pooled), ("lit_bert", None), ("siglip_npz", None)])
-def test_of_a_training_checkpoint_the_params_are_read(name, read, tmp_path, text):
+def test_the_params_of_a_training_checkpoint_are_read(name, read, tmp_path, text):
     model = foreign.stored(name)
     arrays = {key: foreign.drawn(key, tuple(shape)) for key, shape in model["shapes"].items()}
     stored = {f"params/{key}": value for key, value in arrays.items()}
@@ -60,7 +60,7 @@ def test_a_hybrid_and_arrays_that_are_missing_or_left_over_are_named(tmp_path, t
         pooled(foreign.write(tmp_path / "d", model, without=("cls",)), text)
 
 
-def test_it_is_no_dual_encoder_and_has_pictures_but_no_texts(tmp_path):
+def test_a_vit_is_not_a_dual_encoder_and_has_pictures_but_no_texts(tmp_path):
     path = foreign.write(tmp_path, foreign.stored("vit_npz_own_positions"))
     with pytest.raises(WeightError, match="is a single tower where two are wanted"):
         lit_jax.load(path)

@@ -1,4 +1,4 @@
-"""Keywords of transformers' methods that users' code passes: they do what they say, or are refused in a sentence."""
+"""Keywords that users pass to transformers' methods do what they say, or are refused in one sentence."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_a_mask_says_which_params_are_cast(model, method, dtype):
         getattr(model, method)(mask={"text": True})
 
 
-def test_a_model_is_saved_safely_or_not_at_all(model, tmp_path):
+def test_a_model_is_saved_as_safetensors_or_not_at_all(model, tmp_path):
     model.save_pretrained(tmp_path, safe_serialization=True, commit_message="first")
     assert (tmp_path / "model.safetensors").is_file()
     with pytest.raises(ConfigError, match="safe_serialization=False writes a pickle"):
@@ -53,7 +53,7 @@ def saved(tmp_path):
         {"from_pt": True, "use_safetensors": True, "trust_remote_code": False, "variant": None},
     ],
 )
-def test_keywords_that_say_what_happens_anyway_are_taken(saved, keywords):
+def test_keywords_that_say_what_happens_anyway_are_accepted(saved, keywords):
     model = VisionTextDualEncoderModel.from_pretrained(saved, **keywords)
     assert model.config.projection_dim == 16
 
@@ -86,7 +86,7 @@ def test_another_width_is_refused_with_the_call_that_makes_new_projections(saved
         ("push_to_hub", {"create_pr": True}, "revision= commits to a branch of its own"),
     ],
 )
-def test_keywords_that_are_not_possible_are_refused_in_one_sentence(method, keywords, message, model, saved):
+def test_unsupported_keywords_are_refused_in_one_sentence(method, keywords, message, model, saved):
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         getattr(model, method)(saved if method == "from_pretrained" else "owner/name", **keywords)
     assert "\n" not in str(error.value)

@@ -163,7 +163,7 @@ def test_wrong_inputs_are_refused_before_xla_can_clamp_them(model, change, messa
         model(**(inputs() | change), return_loss=True)
 
 
-def test_the_caller_may_jit_it_with_its_inputs(model):
+def test_the_caller_can_jit_a_model_and_its_inputs(model):
     """As training loops for transformers 4 do."""
     batch = inputs() | {"attention_mask": np.ones((2, 7), int), "position_ids": np.arange(7)[None]}
 
@@ -259,7 +259,7 @@ def test_ready_made_towers_are_taken_as_they_are(towers):
         ({"vision_model": "vit"}, "the vision tower wants either a name or path, or vision_model="),
     ],
 )
-def test_a_keyword_that_nobody_knows_is_refused(options, message, towers):
+def test_an_unknown_keyword_is_refused(options, message, towers):
     with pytest.raises(ConfigError, match=message):
         join(towers[0], **options)
 
@@ -305,7 +305,7 @@ def test_features_in_training_follow_their_key(model):
     assert np.abs(first - second).max() > 1e-4
 
 
-def test_what_a_call_does_not_say_is_as_its_config_says(model):
+def test_options_that_a_call_leaves_out_are_those_of_the_config(model):
     config = tiny_config()
     config.output_attentions = config.output_hidden_states = True
     other = VisionTextDualEncoderModel(config)
@@ -320,14 +320,14 @@ def test_what_a_call_does_not_say_is_as_its_config_says(model):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_folder_says_the_type_of_its_weights(model, dtype, tmp_path):
+def test_a_folder_states_the_dtype_of_its_weights(model, dtype, tmp_path):
     params = {"float32": model.to_fp32, "bfloat16": model.to_bf16}[dtype]()
     model.save_pretrained(tmp_path / "out", params=params)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == dtype
 
 
 @pytest.mark.slow
-def test_train_may_be_a_bool_for_both_towers():
+def test_train_can_be_a_bool_for_both_towers():
     config = tiny_config()
     config.text_config.hidden_dropout_prob = config.vision_config.hidden_dropout_prob = 0.5
     model, batch = VisionTextDualEncoderModel(config), inputs()

@@ -1,4 +1,4 @@
-"""The model under JAX's transformations: its output is a pytree, and calls go into the caller's own jit and export."""
+"""The model under JAX's transformations: outputs are pytrees, and callers can jit and export their calls."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def inputs():
     }
 
 
-def test_the_output_of_a_jitted_call_is_that_of_the_call(model, inputs):
+def test_a_jitted_call_gives_the_output_of_the_plain_call(model, inputs):
     options = {"return_loss": True, "output_hidden_states": True}
     plain = model(**inputs, **options)
     for given in (inputs, jax.tree.map(jnp.asarray, inputs)):

@@ -18,7 +18,7 @@ from lit_jax.hf.formats.flax_msgpack import InTorch, Msgpack
 from lit_jax.utils.errors import WeightError
 from tests import tiny
 
-# A param of each kind in FlaxVisionTextDualEncoderModel of transformers 4.57.6 (ViT and BERT), and in PyTorch.
+# A param of each kind of FlaxVisionTextDualEncoderModel in transformers 4.57.6 (ViT and BERT), and its PyTorch tensor.
 GENUINE = {
     "logit_scale": ((), "logit_scale", ()),
     "visual_projection/kernel": ((32, 16), "visual_projection.weight", (16, 32)),
@@ -76,7 +76,7 @@ def write_msgpack(path, params):
 
 @pytest.fixture
 def model(tmp_path):
-    """A dual encoder's folder without weights, its params, and the same as Flax had them."""
+    """A dual encoder's folder without weights, its params, and the same params as Flax had them."""
     module, params = tiny.dual()
     lit_jax.save(tmp_path / "dual", module, params)
     flat = as_flax(model_folder.Tensors.of(tmp_path / "dual"))
@@ -114,7 +114,7 @@ def test_msgpack_under_params_loads_to_the_same_bits(model):
 def test_msgpack_shards_load_to_the_same_bits(model):
     folder, params, flat = model
     names, where = list(flat), {}
-    for i, part in enumerate(([], names[::2], names[1::2])):  # Flax left its first shard empty at times.
+    for i, part in enumerate(([], names[::2], names[1::2])):  # Flax sometimes left its first shard empty.
         shard = f"flax_model-{i + 1:05}-of-00003.msgpack"
         write_msgpack(folder / shard, {name: flat[name] for name in part})
         where |= dict.fromkeys(part, shard)
@@ -144,14 +144,14 @@ def test_half_precision_keeps_its_bits(dtype, tmp_path):
     assert got["a.weight"].T.tobytes() == want.tobytes() and got["b"] == 2.5
 
 
-def test_an_array_in_chunks_is_put_together(tmp_path, monkeypatch):
+def test_an_array_in_chunks_is_joined(tmp_path, monkeypatch):
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 16)
     want = np.arange(15, dtype=np.float32).reshape(3, 5)
     write_msgpack(tmp_path / "flax_model.msgpack", {"a/kernel": want})
     np.testing.assert_array_equal(model_folder.Tensors.of(tmp_path)["a.weight"], want.T)
 
 
-def test_two_params_of_one_name_are_refused(tmp_path):
+def test_two_params_that_become_one_tensor_are_refused(tmp_path):
     params = {"a/scale": np.ones(3), "a/kernel": np.ones((3, 3))}
     write_msgpack(tmp_path / "flax_model.msgpack", params)
     with pytest.raises(

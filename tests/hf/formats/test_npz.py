@@ -1,4 +1,4 @@
-"""Arrays of NumPy's npz files are read as they were written, by many threads at once too."""
+"""Arrays of NumPy's npz files are read as they were written, also by many threads at once."""
 
 from concurrent.futures import ThreadPoolExecutor
 

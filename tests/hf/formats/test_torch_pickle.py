@@ -21,7 +21,7 @@ from lit_jax.utils.errors import WeightError
 
 
 def archive(path, pickled, *, byteorder=b"little", root="model", compression=zipfile.ZIP_STORED, **storages):
-    """A file as torch.save lays it out; `s0=...` are the bytes of `data/0`."""
+    """A file as torch.save lays it out; `s0=...` holds the bytes of `data/0`."""
     with zipfile.ZipFile(path, "w", compression) as file:
         file.writestr(f"{root}/data.pkl", pickled)
         file.writestr(f"{root}/byteorder", byteorder)
@@ -56,7 +56,7 @@ def storage(key="0", size=6, kind="FloatStorage"):
 
 
 def tensor(offset=0, shape=(2, 3), strides=(3, 1), stored=None, rest=b"\x89}"):
-    """The pickle of one tensor, instruction by instruction, so that it may be a wrong one."""
+    """The pickle of one tensor, instruction by instruction, so that it can be a wrong one."""
     arguments = (stored or storage()) + integer(offset) + numbers(shape) + numbers(strides) + rest
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
 
@@ -90,7 +90,7 @@ def test_every_dtype_of_torch_is_read_to_the_bit(dtype, tmp_path):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_views_parameters_scalars_and_ties_are_as_in_torch(protocol, tmp_path):
     torch = pytest.importorskip("torch")
-    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))  # Has _metadata beside it.
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))  # It adds _metadata.
     whole = torch.arange(24.0).reshape(4, 6)
     weights = module.state_dict()
     weights |= {
@@ -152,7 +152,7 @@ def test_a_malicious_pickle_is_refused_by_name_and_not_run(function, name, neste
     evil = Evil(os.system, "touch ran") if function is os.system else Evil(eval, "open('ran', 'w')")
     evil = {"w": {"deeper": (1, evil)}} if nested else evil
     path = archive(tmp_path / "evil.bin", pickle.dumps(evil, protocol))
-    message = name if protocol else f"{name}|instruction"  # Nested, 0 is refused at its first text.
+    message = name if protocol else f"{name}|instruction"  # If nested, 0 is refused at its first text.
     here = os.getcwd()
     os.chdir(tmp_path)
     try:
@@ -171,11 +171,11 @@ ORDERED = b"ccollections\nOrderedDict\n"
 @pytest.mark.parametrize(
     ("pickled", "message"),
     [
-        (ORDERED + integer(7) + b"\x85R.", "damaged"),  # Wild arguments of what is allowed.
+        (ORDERED + integer(7) + b"\x85R.", "damaged"),  # Senseless arguments for what is allowed.
         (CALLS + b")R.", "damaged"),
         (CALLS + b"(" + numbers([1]) * 6 + b"tR.", "torch could not|damaged"),
         (state_dict(PARAMETER + b"(" + numbers([1]) + b"\x89}tR"), "'w' is of type tuple where a tensor"),
-        (CALLS + b"}b.", "one _Name where tensors"),  # State for a function.
+        (CALLS + b"}b.", "one _Name where tensors"),  # A function that is given state.
         (b"ctorch\nFloatStorage\n)R.", "calls something that is not a function"),
         (text("collections.OrderedDict") + b")R.", "calls something that is not a function"),
         (ORDERED + b")\x81.", "instruction NEWOBJ"),
@@ -295,7 +295,7 @@ OLD = state_dict(tensor(stored=storage()[:-2] + b"NtQ"))
 
 
 def test_the_format_before_zip_files_is_read_without_torch(tmp_path):
-    for pickled in (OLD, state_dict(tensor())):  # With and without the place for a view.
+    for pickled in (OLD, state_dict(tensor())):  # With and without the field for a view.
         file = TorchFile(legacy(tmp_path / "a.bin", pickled))
         assert file.keys() == ["w"]
         np.testing.assert_array_equal(file.get_tensor("w"), SIX.reshape(2, 3))
@@ -336,7 +336,7 @@ def test_the_format_before_zip_files_is_as_in_torch(protocol, tmp_path):
         ({"stored": []}, "not all there"),
         ({"little": False}, "byte order"),
         ({"magic": 0x1950A86A20F9469CFC6B}, "damaged"),
-        ({"pickled": state_dict(tensor(stored=storage()[:-2] + b")tQ"))}, "not a storage"),  # A view.
+        ({"pickled": state_dict(tensor(stored=storage()[:-2] + b")tQ"))}, "not a storage"),  # With a view.
         (
             {"pickled": state_dict(tensor())[:-2] + text("v") + tensor(stored=storage(size=7)) + b"u."},
             "the storage '0' in two ways",
@@ -344,7 +344,7 @@ def test_the_format_before_zip_files_is_as_in_torch(protocol, tmp_path):
         ({"pickled": state_dict(tensor(offset=1))}, "needs 28 bytes"),
     ],
 )
-def test_a_file_of_the_format_before_zip_files_that_does_not_fit_is_refused(changes, message, tmp_path):
+def test_an_inconsistent_file_of_the_format_before_zip_files_is_refused(changes, message, tmp_path):
     with pytest.raises(WeightError, match=rf"a\.bin: .*{message}"):
         TorchFile(legacy(tmp_path / "a.bin", **{"pickled": OLD} | changes))
 
@@ -362,7 +362,7 @@ WEIGHTS = ("encoder.weight", "encoder.bias")
 
 @pytest.fixture
 def trained():
-    """What trainers save: a model after a step, its optimizer, and things of torch, numpy and Python beside them."""
+    """What trainers save: a model after a step, its optimizer, and other objects of torch, numpy and Python."""
     torch = pytest.importorskip("torch")
     model = torch.nn.ModuleDict({"encoder": torch.nn.Linear(4, 3)})
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
@@ -417,8 +417,8 @@ def test_a_checkpoint_with_two_models_is_refused_with_both_names(trained, tmp_pa
         TorchFile(tmp_path / "a.bin")
 
 
-def test_a_dict_that_is_named_a_thousand_times_is_looked_at_once(tmp_path, monkeypatch):
-    inner = b"}\x94(" + text("w") + tensor() + b"u"  # In the memo, from where all the others take it.
+def test_a_dict_that_is_referenced_a_thousand_times_is_examined_once(tmp_path, monkeypatch):
+    inner = b"}\x94(" + text("w") + tensor() + b"u"  # In the memo, where all the other names find it.
     names = b"".join(text(f"{i}") + b"h\x00" for i in range(1000))
     path = archive(
         tmp_path / "a.bin", b"\x80\x04}(" + text("model") + inner + names + b"u.", s0=SIX.tobytes()
@@ -429,7 +429,7 @@ def test_a_dict_that_is_named_a_thousand_times_is_looked_at_once(tmp_path, monke
     assert len(looked) == 2
 
 
-def test_a_checkpoint_without_a_model_is_refused_by_what_it_holds(trained, tmp_path):
+def test_a_checkpoint_without_a_model_is_refused_with_what_it_holds(trained, tmp_path):
     torch = pytest.importorskip("torch")
     for left_out, kind in (
         ((), "'epoch' is of type int"),
@@ -458,7 +458,7 @@ def test_a_whole_module_and_a_program_are_refused_with_the_way_out(tmp_path):
 @pytest.mark.parametrize(
     "kept", ["argparse.Namespace", "numpy.dtype", "collections.defaultdict", "pathlib._local.PosixPath"]
 )
-def test_what_lies_beside_the_weights_is_described_and_not_made(kept):
+def test_objects_beside_the_weights_are_described_and_not_created(kept):
     module, _, name = kept.rpartition(".")
     for made in (b")R", b")\x81"):
         pickled = b"\x80\x02c" + f"{module}\n{name}\n".encode() + made + b"}" + text("a") + b"K\x01sb."
@@ -466,7 +466,7 @@ def test_what_lies_beside_the_weights_is_described_and_not_made(kept):
 
 
 @pytest.mark.parametrize("layout", [archive, legacy])
-def test_any_truncation_and_any_flipped_byte_is_a_weight_error_or_the_same_tensor(layout, tmp_path):
+def test_a_truncated_or_changed_file_gives_a_weight_error_or_the_same_tensor(layout, tmp_path):
     numbers = {"s0": SIX.tobytes()} if layout is archive else {}
     path = layout(tmp_path / "a.bin", state_dict(tensor()), **numbers)
     whole = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The layout of open_clip has what open_clip writes, bit by bit; tests/peers/test_open_clip.py asks it itself."""
+"""The open_clip layout is what open_clip writes, bit for bit; tests/peers/test_open_clip.py runs open_clip itself."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ CLIP = {
     "vision_config": tiny.CLIP_VISION,
     "text_config": tiny.CLIP_TEXT | {"eos_token_id": 3},
 }
-# Models of open_clip, and fields that it wrote of which there is another way to say the same.
+# Models of open_clip -> fields that it wrote and that we express in another way.
 SAME = {
     "clip": (),
     "clip_quick": (),
@@ -43,7 +43,7 @@ SAME = {
     "siglip": (),
     "siglip2": (),
 }
-DEFAULTS = {  # Of open_clip.
+DEFAULTS = {  # Of open_clip's configs.
     "mlp_ratio": 4.0,
     "timm_proj_bias": False,
     "hf_model_pretrained": True,
@@ -51,7 +51,7 @@ DEFAULTS = {  # Of open_clip.
 
 
 def processor(pad=0, size=32, length=40):
-    """Of words, with that id for padding; the others are those of tiny.tokenizer."""
+    """A processor whose tokenizer pads with the id `pad`; the other words are those of tiny.tokenizer."""
     words = [word for word in tiny.WORDS if word != "[PAD]"]
     words.insert(pad, "[PAD]")
     backend = tokenizers.Tokenizer(
@@ -89,7 +89,7 @@ def test_a_model_of_open_clip_is_written_as_open_clip_wrote_it_to_the_same_bits(
         own.tokenizer.model_input_names = ["input_ids"]
     lit_jax.save(tmp_path / "ours", module, params, own, layout="open_clip")
     tensors = safetensors.numpy.load_file(tmp_path / "ours/open_clip_model.safetensors")
-    prefix = "text." if name == "clip_custom" else ""  # It could be of the class CLIP, and so it is written.
+    prefix = "text." if name == "clip_custom" else ""  # The class CLIP can hold it, so it is written as one.
     for there, shape in model["shapes"].items():
         got = tensors.pop(there.removeprefix(prefix))
         np.testing.assert_array_equal(got, foreign.drawn(there, tuple(shape)), err_msg=there, strict=True)
@@ -97,7 +97,7 @@ def test_a_model_of_open_clip_is_written_as_open_clip_wrote_it_to_the_same_bits(
     written = json.loads((tmp_path / "ours/open_clip_config.json").read_text())
     wanted = {key: value for key, value in cfg.items() if key not in SAME[name]}
     said = without_defaults(written["model_cfg"])
-    if "init_logit_bias" in said:  # Where it starts, there; here, what it is.
+    if "init_logit_bias" in said:  # open_clip writes the initial bias; we write the present one.
         assert said.pop("init_logit_bias") == float(params["logit_bias"])
         wanted.pop("init_logit_bias")
     assert said == without_defaults(wanted)
@@ -107,7 +107,7 @@ def test_a_model_of_open_clip_is_written_as_open_clip_wrote_it_to_the_same_bits(
 
 
 def dual(hf, **fields):
-    """Towers, or a whole config, with random numbers, also where a leaf starts at zero or one."""
+    """Towers, or a whole config, with random weights, also where a leaf starts at zero or one."""
     config = DualEncoderConfig.from_hf(hf) if "model_type" in hf else tiny.dual_config(**hf)
     module = DualEncoder(dataclasses.replace(config, **fields))
     shapes = traverse_util.flatten_dict(dual_encoder.param_shapes(module), sep="/")
@@ -264,7 +264,7 @@ def test_pixels_that_open_clip_does_not_make_are_refused(tmp_path):
         lit_jax.save(tmp_path / "m", module, params, layout="open_clip")
 
 
-def test_a_text_tower_of_transformers_is_named_by_the_place_of_the_folder(tmp_path):
+def test_a_text_tower_of_transformers_is_named_after_where_the_folder_will_be(tmp_path):
     module, params = dual({"vision": VIT})
     params = with_cls(params)
     lit_jax.save(

@@ -34,7 +34,7 @@ def runtime():
 
 
 def largest_difference(module, params, folder, with_mask=True):
-    """Between JAX and the files, at sizes other than those that the files were checked at."""
+    """The largest difference between JAX and the files, at sizes other than those that the export checked."""
     found = []
     for program in towers.programs(module, params, with_mask=with_mask, compute=module.compute):
         inputs = program.example(batch=5, length=13, seed=3)
@@ -52,7 +52,7 @@ def whole(model_type, vision, text):
 
 
 def with_own_heads():
-    """An MLP over the mean of the patches, and a gated one over the last token."""
+    """A model with an MLP head over the mean of the patches, and a gated head over the last token."""
     config = dataclasses.replace(
         tiny.dual_config(),
         vision_pooling="mean",
@@ -83,7 +83,7 @@ def test_a_model_gives_the_same_vectors(make, runtime, tmp_path):
     assert largest_difference(module, params, out / "onnx") < 1e-5
     names = {path.relative_to(out / "onnx").name for path in (out / "onnx").iterdir()}
     assert names == {f"{name}{end}.onnx" for name in towers.NAMES.values() for end in ("", "_quantized")}
-    again, _ = lit_jax.load(out)  # The files beside the weights disturb nobody.
+    again, _ = lit_jax.load(out)  # The files beside the weights do no harm.
     assert again.config.towers == module.config.towers
 
 
@@ -97,7 +97,7 @@ def test_a_tower_of_every_type_gives_the_same_vectors(model_type, runtime, tmp_p
 
 
 @pytest.mark.slow
-def test_the_files_keep_to_what_browsers_run(runtime, tmp_path):
+def test_the_files_use_only_what_browsers_can_run(runtime, tmp_path):
     import onnx
 
     programs.write(tmp_path, *tiny.dual(), tiny.processor(), ["onnx_int8"])
@@ -127,7 +127,7 @@ def test_a_tokenizer_without_masks_makes_a_text_model_without_one(runtime, tmp_p
 
 
 @pytest.mark.slow
-def test_constants_beyond_what_a_file_holds_lie_beside_it(runtime, tmp_path, monkeypatch):
+def test_constants_too_large_for_a_file_lie_beside_it(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_files, "_MOST", 10_000)
     module, params = tiny.dual()
     onnx_files.write(tmp_path, towers.programs(module, params, with_mask=True, compute=onnx_files.COMPUTE))
@@ -162,7 +162,7 @@ def model(tmp_path):
     ],
 )
 def test_without_its_packages_nothing_is_written(form, package, extra, model, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", json)  # Anything that is there.
+    monkeypatch.setitem(sys.modules, "onnx", json)  # Any module that exists.
     monkeypatch.setitem(sys.modules, package, None)
     said = rf"{form} is written with {package}, which is not installed; pip install 'lit_jax\[{extra}\]'"
     with pytest.raises(ConfigError, match=said):

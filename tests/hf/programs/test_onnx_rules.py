@@ -28,7 +28,7 @@ def computed(program, inputs):
 
 
 def program_of(function, *shape):
-    """A program of one float32 input, whose sizes may be symbols."""
+    """A program with one float32 input, whose sizes can be symbols."""
     names = [size for size in shape if isinstance(size, str)]
     symbols = dict(zip(names, jax.export.symbolic_shape(", ".join(names)), strict=True)) if names else {}
     spec = jax.ShapeDtypeStruct(tuple(symbols.get(size, size) for size in shape), jnp.float32)
@@ -78,7 +78,7 @@ def test_a_function_gives_the_same_in_onnx(function):
     np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
 
 
-def test_what_depends_on_constants_alone_is_computed_beforehand():
+def test_what_depends_only_on_constants_is_computed_in_advance():
     graph, output = traced(
         lambda params, inputs: inputs["x"] @ (params["w"].T * 2 + 1),
         {"w": TABLE},
@@ -98,7 +98,7 @@ def test_an_operation_without_a_rule_is_named():
 @pytest.mark.parametrize(
     "changes", [{}, {"vision": tiny.DINOV2, "text": tiny.CLIP_TEXT}], ids=["vit+bert", "dinov2+clip"]
 )
-def test_both_towers_give_the_same_for_other_sizes_than_those_of_the_trace(changes):
+def test_both_towers_give_the_same_at_sizes_other_than_the_traced_ones(changes):
     module, params = tiny.dual(**changes)
     for program in towers.programs(module, params, with_mask=True, compute=onnx_files.COMPUTE):
         inputs = program.example(batch=3, length=11)
@@ -108,7 +108,7 @@ def test_both_towers_give_the_same_for_other_sizes_than_those_of_the_trace(chang
         assert "LayerNormalization" in kinds and "Softmax" in kinds
 
 
-def test_pictures_have_the_size_that_the_processor_makes_and_not_that_of_the_tower(monkeypatch, tmp_path):
+def test_pictures_have_the_size_of_the_processor_and_not_of_the_tower(monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(programs, "check", lambda forms: None)
     monkeypatch.setattr(onnx_files, "write", lambda folder, each, *, int8: made.extend(each))

@@ -1,4 +1,4 @@
-"""StableHLO files hold a tower with its weights, for any batch and length, and need JAX alone."""
+"""StableHLO files hold a tower with its weights, for any batch and length, and need only JAX."""
 
 import json
 import subprocess
@@ -98,7 +98,7 @@ def test_weights_that_a_file_cannot_hold_are_refused(model, monkeypatch):
         stablehlo.exported_program(vision)
 
 
-def test_the_command_writes_programs_that_are_in_the_sums(model, tmp_path):
+def test_the_programs_that_the_command_writes_are_in_the_checksums(model, tmp_path):
     saving.save(tmp_path / "model", *model, tiny.processor())
     done = cli("convert", tmp_path / "model", tmp_path / "out", "--stablehlo")
     assert done.returncode == 0, done.stderr
