@@ -17,7 +17,7 @@ from tests import tiny
 
 
 def precisions(jaxpr):
-    """Of every matrix product and convolution, inner ones too."""
+    """Yields the precision of every matrix product and convolution, inner ones included."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             yield equation.params["precision"]
@@ -30,7 +30,7 @@ def precisions(jaxpr):
 @pytest.mark.parametrize(
     ("dtype", "wanted"), [(jnp.float32, jax.lax.Precision.HIGHEST), (jnp.bfloat16, None)]
 )
-def test_float32_products_are_exact_on_every_device_and_others_are_left_to_it(dtype, wanted):
+def test_float32_products_have_the_highest_precision_and_others_the_default_one(dtype, wanted):
     module, params = tiny.dual()
     module = with_compute(module, dtype=dtype)
     images, ids = jnp.zeros((2, 32, 32, 3)), jnp.zeros((2, 9), jnp.int32)
@@ -79,7 +79,7 @@ def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16(layer, shape):
     assert out.dtype == jnp.bfloat16
 
 
-def test_params_made_alone_have_the_bits_that_they_have_among_all():
+def test_params_made_alone_have_the_same_bits_as_among_all():
     module, _ = tiny.dual()
     every = traverse_util.flatten_dict(dual_encoder.init_params(module, 3), sep="/")
     paths = {"text_projection/kernel", "text/layers/mlp/up/kernel", "logit_scale"}

@@ -66,7 +66,7 @@ def test_gradients_are_those_of_one_device():
 
 
 @pytest.mark.slow
-def test_the_model_of_the_face_is_called_there(tmp_path):
+def test_the_facade_runs_under_explicit_axes(tmp_path):
     lit_jax.save(tmp_path, *tiny.dual())
     model = lit_jax.VisionTextDualEncoderModel.from_pretrained(tmp_path)
     images, texts = inputs(32)

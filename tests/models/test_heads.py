@@ -47,7 +47,7 @@ def made(head, width=8, seed=0):
 
 
 def in_torch(head, tensors, x):
-    """A head of the names on disk, in PyTorch."""
+    """Computes a head in PyTorch, from tensors with the names on disk."""
     t = {name.removeprefix("text_projection."): torch.from_numpy(value) for name, value in tensors.items()}
     acts = {"gelu": torch.nn.functional.gelu, "relu": torch.relu, "silu": torch.nn.functional.silu}
     act, linear = acts[head.activation], torch.nn.functional.linear
@@ -93,7 +93,7 @@ def test_a_folded_head_gives_the_same_embeddings(head):
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * max(1, np.abs(want).max()))
 
 
-def test_the_paths_of_linear_heads_are_those_of_always():
+def test_the_paths_of_linear_heads_have_not_changed():
     _, params = tiny.dual()
     paths = {path for path in traverse_util.flatten_dict(params, sep="/") if "projection" in path}
     assert paths == {"visual_projection/kernel", "text_projection/kernel"}
@@ -128,7 +128,7 @@ def test_an_identity_of_another_width_is_refused_with_the_width(tmp_path):
         ({"vision_head": "linear_bias"}, "vision_head=linear_bias"),
     ],
 )
-def test_the_own_layout_keeps_a_head_that_hf_refuses(fields, shown, tmp_path):
+def test_our_own_layout_keeps_a_head_that_hf_refuses(fields, shown, tmp_path):
     vision, text = tiny.write_towers(tmp_path)
     module, params, _ = join_towers(ModelConfig(vision, text, projection_dim=16, **fields))
     with pytest.raises(WeightError, match=rf"{shown}.* has no place .*layout='lit_jax'"):

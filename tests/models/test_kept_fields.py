@@ -1,4 +1,4 @@
-"""Fields of a config.json that change no number are in it again when the model is saved."""
+"""Fields of a config.json that change no number are written again when the model is saved."""
 
 import dataclasses
 import json
@@ -15,12 +15,12 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import WeightError
 from tests import tiny
 
-# Those that transformers has a class for.
+# The types that transformers has a class for.
 TYPES = [("vision", name) for name in VISION if VISION[name].reader] + [("text", name) for name in TEXT]
 WHOLE = ["clip", "metaclip_2", "chinese_clip", "clipseg", "siglip", "siglip2"]
-# What a file says of itself; transformers reads the last one alone from another place, and says it nowhere.
+# What a file says about itself; transformers takes only the last one from elsewhere, and never shows it.
 OF_THE_FILE = {"architectures", "dtype", "model_type", "transformers_version", "name_or_path"}
-OTHERS = {  # Field -> a value that is no default of any type, where `other` has none.
+OTHERS = {  # Field -> a value that is not the default of any type, where `others` has none.
     "problem_type": "regression",
     "id2label": {0: "cat", 1: "dog", 2: "owl"},
     "label2id": {"cat": 0, "dog": 1, "owl": 2},
@@ -38,7 +38,7 @@ OTHERS = {  # Field -> a value that is no default of any type, where `other` has
     "position_buckets": 64,
     "pos_att_type": ["c2p", "p2c"],
     "conv_kernel_size": 3,
-    "attention_window": [6] * 12,  # One number is written as that of every layer.
+    "attention_window": [6] * 12,  # A single number would be written once per layer.
     "eos_token_id": 3,
     "pad_token_id": 3,
     "out_features": ["stem"],
@@ -54,7 +54,7 @@ OTHERS = {  # Field -> a value that is no default of any type, where `other` has
 
 
 def others(name, value):
-    """Values like the default `value` of that field, and not the same."""
+    """Values of the same kind as the default `value` of a field, but different."""
     if name in OTHERS:
         return [OTHERS[name]]
     if isinstance(value, bool):
@@ -77,7 +77,7 @@ def seen(config):
 
 
 def changed(model_type, halves=()):
-    """Each field of the type with another value than the default: name, config.json, the value that it has there."""
+    """Each field of the type with a value other than the default: name, config.json, value that transformers sees."""
     defaults = seen({"model_type": model_type})
     for name, default in defaults.items():
         if name in OF_THE_FILE or name.startswith("_") or name in halves:
@@ -90,7 +90,7 @@ def changed(model_type, halves=()):
 
 
 def half_of(tower, config):
-    """That half of a dual encoder of the tower of this config.json, as it is saved."""
+    """The config of a tower as it is saved in a dual encoder whose tower has the config.json `config`."""
     towers = {"vision_config": {"model_type": "vit"}, "text_config": {"model_type": "bert"}}
     dual = {"model_type": "vision-text-dual-encoder", **towers, f"{tower}_config": config}
     return json.loads(json.dumps(DualEncoderConfig.from_hf(dual).to_hf()[f"{tower}_config"]))
@@ -133,7 +133,7 @@ def test_every_field_of_a_whole_model_and_of_its_halves_is_saved_again(model_typ
 
 
 def test_what_a_file_says_of_itself_is_not_kept():
-    """Nor is the name of code to run, nor what says how tensors are packed that are written plainly."""
+    """Nor is the name of code to run, nor how tensors were packed, since they are written unpacked."""
     said = {
         "architectures": ["ViTForImageClassification"],
         "_name_or_path": "/home/somebody/vit",
@@ -146,8 +146,8 @@ def test_what_a_file_says_of_itself_is_not_kept():
     assert half_of("vision", tiny.VIT | said).keys() - half_of("vision", tiny.VIT).keys() == {"my_note"}
 
 
-def test_a_field_that_is_said_otherwise_is_not_said_twice():
-    """Two spellings of one number could be of two numbers, after a change of one."""
+def test_a_field_that_is_written_in_another_form_is_not_written_twice():
+    """Two spellings of one number could contradict each other after a change of one."""
     for tower, hf, other in (
         ("text", tiny.DISTILBERT | {"hidden_size": tiny.DISTILBERT["dim"]}, "hidden_size"),
         ("text", tiny.MODERNBERT | {"sliding_window": 64}, "sliding_window"),
@@ -162,7 +162,7 @@ def test_a_field_that_is_said_otherwise_is_not_said_twice():
         assert other not in half_of(tower, hf)
 
 
-def test_a_whole_model_that_becomes_another_class_keeps_the_fields_of_its_halves_alone():
+def test_a_whole_model_that_becomes_another_class_keeps_only_the_fields_of_its_halves():
     clip = {
         "model_type": "clip",
         "vision_config": tiny.CLIP_VISION | {"id2label": {"0": "cat"}},
@@ -180,7 +180,7 @@ def test_a_pooling_of_ours_that_was_changed_back_is_not_kept():
 
 
 @pytest.mark.slow
-def test_fields_go_through_files_and_with_towers_that_are_joined(tmp_path):
+def test_fields_survive_files_and_the_joining_of_towers(tmp_path):
     labels = {"0": "cat", "1": "dog"}
     tiny.write_towers(tmp_path, vision=tiny.VIT | {"id2label": labels}, text=tiny.BERT | {"pad_token_id": 7})
     for folder, layout in (("dual", "hf"), ("apart", "towers")):
@@ -192,7 +192,7 @@ def test_fields_go_through_files_and_with_towers_that_are_joined(tmp_path):
     assert json.loads((tmp_path / "again/config.json").read_text()) == config
 
 
-def test_a_tower_that_is_cut_loses_what_a_backbone_gave_of_its_layers(tmp_path):
+def test_a_tower_with_fewer_layers_loses_the_output_layers_of_a_backbone(tmp_path):
     tiny.write_towers(
         tmp_path, vision=tiny.DINOV2 | {"out_features": ["stage3"], "problem_type": "regression"}
     )

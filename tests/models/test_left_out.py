@@ -1,4 +1,4 @@
-"""Every type of transformers' AutoModel is read, or it is said why not."""
+"""Every type of transformers' AutoModel is read, or there is a reason why not."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_every_type_of_auto_model_is_read_or_has_a_reason_and_no_other_type_has_
         *VISION,
         *TEXT,
         *COMPOSITES,
-        "timm_wrapper",  # By hf/conversions/timm.py.
+        "timm_wrapper",  # Read by hf/conversions/timm.py.
     }
     if KNOWN == (5, 24):  # Other versions know other types.
         assert [name for name, answer in rows.items() if answer == "not written"] == []
@@ -29,7 +29,7 @@ def test_every_type_of_auto_model_is_read_or_has_a_reason_and_no_other_type_has_
     assert answers(["a_new_type"])["a_new_type"] == "not written"
 
 
-def test_a_type_has_one_reason_and_is_read_by_nothing():
+def test_a_type_that_is_left_out_has_one_reason_and_no_reader():
     assert len(NAMES) == len(set(NAMES))
     assert not {*NAMES} & {*VISION, *TEXT, *COMPOSITES}
 

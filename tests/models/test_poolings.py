@@ -1,4 +1,4 @@
-"""What a dual encoder pools, and which of it a Hugging Face folder can hold."""
+"""How a dual encoder pools, and which poolings a Hugging Face folder can hold."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_a_text_without_real_tokens_pools_to_finite_numbers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"vision_pooling": "mean"}, {"text_pooling": "cls_mean"}])
-def test_the_own_layout_keeps_a_pooling_that_hf_refuses(fields, tmp_path):
+def test_our_own_layout_keeps_a_pooling_that_hf_refuses(fields, tmp_path):
     module, params, _ = joined(tmp_path, **fields)
     ((name, value),) = fields.items()
     with pytest.raises(WeightError, match=rf"{name}='{value}' has no place .*layout='lit_jax'"):
@@ -110,7 +110,7 @@ def test_a_missing_pooler_that_is_not_used_is_neither_new_nor_tuned(pooling, tmp
         assert ("vision" in tuned) == (letters == "UU")
 
 
-def test_from_towers_takes_every_pooling(tmp_path):
+def test_from_towers_accepts_every_pooling(tmp_path):
     vision, text = tiny.write_towers(tmp_path)
     module, params = lit_jax.from_towers(vision, text, vision_pooling="max", text_pooling="mean")
     assert module.config.own == {"vision_pooling": "max", "text_pooling": "mean"}

@@ -51,7 +51,7 @@ def test_a_missing_and_a_left_over_tensor_are_both_named():
         LINEAR.to_jax(stored, SHAPES)
 
 
-def test_a_wrong_shape_is_named_with_the_one_wanted():
+def test_a_wrong_shape_is_named_with_the_expected_one():
     stored = tensors() | {"layer.0.dense.weight": np.zeros((6, 5), np.float32)}
     with pytest.raises(WeightError, match=r"layer\.0\.dense\.weight has shape \(6, 5\) .* wants \(6, 4\)"):
         LINEAR.to_jax(stored, SHAPES)

@@ -1,4 +1,4 @@
-"""Fields that transformers derives from others, in configs of every type: ours are the same."""
+"""Fields that transformers derives from others have the same values in our configs of every type."""
 
 import copy
 import inspect
@@ -14,7 +14,7 @@ from lit_jax.utils.errors import WeightError
 from tests import tiny
 
 TINY = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf}
-# Those that transformers has a class for.
+# The types that transformers has a class for.
 TYPES = [("vision", name) for name in VISION if VISION[name].reader] + [("text", name) for name in TEXT]
 VALUES = (None, 0, 1, 2, 8, "full_attention", [2, 1], [2, 2], {}, {"rope_type": "default"})
 
@@ -75,7 +75,7 @@ RULES = {
 
 def resolved(hf):
     """The config after transformers' own class: all that it derives is written out."""
-    return transformers.AutoConfig.for_model(**copy.deepcopy(hf)).to_dict()  # It changes what it is given.
+    return transformers.AutoConfig.for_model(**copy.deepcopy(hf)).to_dict()  # It changes its argument.
 
 
 @pytest.mark.parametrize("hf", RULES.values(), ids=RULES)
@@ -86,7 +86,7 @@ def test_a_derived_field_is_what_transformers_makes_of_it(hf):
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(("tower", "model_type"), TYPES)
-def test_no_name_that_transformers_reads_changes_a_config_unseen(tower, model_type):
+def test_no_name_that_transformers_reads_changes_a_config_unnoticed(tower, model_type):
     encoder, hf = encoder_of(tower, model_type), TINY[model_type]
     names = _read_besides_fields(model_type)
     assert {"per_layer_config", "rope_scaling"} <= names
@@ -95,17 +95,17 @@ def test_no_name_that_transformers_reads_changes_a_config_unseen(tower, model_ty
             for changed in ({name: value, **hf}, {**hf, name: value}):
                 try:
                     theirs = encoder.config_of(resolved(changed))
-                except Exception:  # Not a config of transformers either, which may fail in any way.
+                except Exception:  # Not a config for transformers either, which can fail in any way.
                     continue
                 try:
                     ours = encoder.config_of(changed)
-                except WeightError:  # Refused, so it is not unseen.
+                except WeightError:  # Refused, so it is noticed.
                     continue
                 assert ours == theirs, (name, value)
 
 
 def _read_besides_fields(model_type):
-    """Names that the class of this type has setters for, knows as other names of fields, or reads in its methods."""
+    """Names that the class of this type has setters for, knows as aliases of fields, or reads in its methods."""
     kind = transformers.CONFIG_MAPPING[model_type]
     setters = {name for name, part in inspect.getmembers(kind) if isinstance(part, property) and part.fset}
     read = re.findall(r'kwargs\.(?:get|pop)\(\s*"(\w+)"', inspect.getsource(kind))
@@ -139,7 +139,7 @@ HALVES = {
 
 @pytest.mark.parametrize("model_type", ["clip", "siglip"])
 @pytest.mark.parametrize("changes", HALVES.values(), ids=HALVES)
-def test_a_half_of_a_whole_model_is_that_of_transformers(model_type, changes):
+def test_a_half_of_a_whole_model_has_the_config_that_transformers_gives_it(model_type, changes):
     hf = whole(model_type, **changes)
     theirs = resolved(hf)
     for tower in ("vision", "text"):

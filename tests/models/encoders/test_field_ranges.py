@@ -1,4 +1,4 @@
-"""Every number in the config of every encoder has a range, which its defaults are in and nonsense is not."""
+"""Every number in the config of every encoder has a range that contains its default and excludes nonsense."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ ENCODERS = {**VISION, **TEXT}
 
 
 def numbers(cls):
-    """(name, whether whole, whether a list) of the fields of a config that are numbers."""
+    """Yields (name, whether it is an integer, whether it is a list) for the fields of a config that are numbers."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         kinds = {hints[field.name], *typing.get_args(hints[field.name])} & {int, float}
-        if kinds and field.name != "pretrained_window_sizes":  # It is judged where it is read.
+        if kinds and field.name != "pretrained_window_sizes":  # It is checked where it is read.
             yield field.name, int in kinds, typing.get_origin(hints[field.name]) is tuple
 
 
@@ -50,7 +50,7 @@ def test_a_number_that_is_null_is_read_as_missing_or_refused_by_name(model_type)
 
 
 @pytest.mark.parametrize("model_type", ENCODERS)
-def test_the_ranges_hold_what_the_defaults_are(model_type):
+def test_the_ranges_contain_the_defaults(model_type):
     config = ENCODERS[model_type].Config()
     for name, _, many in numbers(type(config)):
         values = getattr(config, name) if many else [getattr(config, name)]

@@ -16,7 +16,7 @@ from lit_jax.models.kernels import cudnn
     [
         ("gpu", "9.0", 197, 64, jnp.bfloat16, False, True),
         ("gpu", "8.6", 32, 64, jnp.float16, True, True),
-        ("gpu", "9.0", 197, 64, jnp.bfloat16, True, False),  # Its backward pass needs an even number.
+        ("gpu", "9.0", 197, 64, jnp.bfloat16, True, False),  # Backward needs an even number.
         ("gpu", "9.0", 196, 64, jnp.float32, False, False),
         ("gpu", "9.0", 196, 160, jnp.bfloat16, False, False),
         ("gpu", "9.0", 196, 20, jnp.bfloat16, False, False),
@@ -32,7 +32,7 @@ def test_cudnn_is_used_where_it_is_supported(platform, capability, tokens, head,
 
 @pytest.fixture
 def lengths(monkeypatch):
-    """XLA in place of cuDNN, with the same demands; the fixture is the numbers of tokens that it was given."""
+    """Puts XLA, with the same demands, in the place of cuDNN; gives the token counts that it was called with."""
     given = []
 
     def stand_in(q, k, v, bias=None, mask=None, **options):

@@ -63,7 +63,7 @@ def value_and_gradients(attend, x, mask):
 
 
 def check(got, x, mask=None, roundings=1, **options):
-    """Against float64: attention in full in float32 errs by as much as the tolerance on some processors."""
+    """Compares with float64, since float32 attention in full errs by as much as the tolerance on some processors."""
     attend = partial(in_full, **options)
     want = value_and_gradients(attend, x, mask)
     with jax.enable_x64(True):
@@ -80,7 +80,7 @@ def check(got, x, mask=None, roundings=1, **options):
             np.testing.assert_allclose(
                 g, e, atol=(1e-6 if name == "y" else 1e-5) * largest, rtol=0, err_msg=name
             )
-        else:  # As near to the truth as attention in full in bfloat16, give or take some roundings.
+        else:  # As near to float64 as attention in full in bfloat16, give or take some roundings.
             assert np.abs(g - e).max() <= np.abs(w - e).max() + roundings * 2**-8 * largest, name
 
 
@@ -108,7 +108,7 @@ def test_equals_attention_in_full(shape, dtype):
 def test_masks_and_biases_equal_attention_in_full(kind, causal, with_bias, dtype):
     x = arrays(9, 17, 128, 4, dtype, with_bias)  # Three programs of three texts.
     mask = None if kind is None else lengths(9, 17)
-    if kind == "each":  # Another set of keys for every query, and the first query with none.
+    if kind == "each":  # Every query has its own set of keys, and the first query has none.
         mask = mask[:, None] & jnp.asarray(np.random.default_rng(1).random((9, 17, 17)) < 0.7).at[:, 0].set(
             False
         )
@@ -142,7 +142,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 @pytest.mark.parametrize("kind", [*VMEM, "TPU of the future"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_fits_fits_with_fewer_tokens_too(dtype, bias, kind):
+def test_what_fits_also_fits_with_fewer_tokens(dtype, bias, kind):
     for width, heads in ((384, 6), (768, 12), (1024, 16), (1280, 16)):
         fit = [fits(tokens, width, heads, dtype, bias, kind=kind) for tokens in range(1, 700)]
         assert fit == sorted(fit, reverse=True)
@@ -183,7 +183,7 @@ for function, given in (forward, (x, x, x, mask, bias)), (backward, (x, x, x, ma
 
 
 @pytest.mark.slow
-@pytest.mark.network  # libtpu asks for its surroundings.
+@pytest.mark.network  # libtpu asks the network about its machine.
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "jax[tpu]"')
 @pytest.mark.parametrize("case", ["197 12 0 0", "197 12 0 1", "32 12 1 0", "32 24 1 0"])
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])

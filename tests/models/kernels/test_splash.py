@@ -49,7 +49,7 @@ def test_equals_attention_in_full(shape, masked, dtype, monkeypatch):
     x = arrays(batch, tokens, width, heads, dtype, with_bias=False)
     mask = lengths(batch, tokens) if masked else None  # The last text has no token at all.
     got = value_and_gradients(without_bias(splash_attention, heads=heads, interpret=True), x, mask)
-    # It scales the queries before it multiplies, and makes gradients of a rounded output: two roundings.
+    # It scales the queries before it multiplies, and computes gradients from a rounded output: two roundings.
     check(got, x, mask, roundings=2, heads=heads)
 
 
@@ -139,7 +139,7 @@ for function, given in (forward, (x, x, x, mask)), (backward, (x, x, x, mask, x)
 
 
 @pytest.mark.slow
-@pytest.mark.network  # libtpu asks for its surroundings.
+@pytest.mark.network  # libtpu asks the network about its machine.
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason='needs libtpu: pip install "jax[tpu]"')
 @pytest.mark.parametrize("case", ["577 768 12 1", "1025 1280 16 0", "2048 1024 16 1"])
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
@@ -151,6 +151,6 @@ def test_compiles_for_a_tpu_without_scores_in_its_memory(topology, case):
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     temps = [int(n) for n in re.findall(r"bytes (\d+)", done.stdout)]
     assert len(temps) == 2, done.stderr
-    apart = 32 * heads * blocks(tokens)[0] * LANES * 2  # Of one tensor, with heads and tokens padded.
+    apart = 32 * heads * blocks(tokens)[0] * LANES * 2  # One tensor with padded heads and tokens.
     assert temps[0] < 8 * apart and temps[1] < 16 * apart, (temps, apart)
-    assert tokens < 2048 or 16 * apart < 32 * heads * tokens**2 * 4  # Scores would be more.
+    assert tokens < 2048 or 16 * apart < 32 * heads * tokens**2 * 4  # Scores would take more.

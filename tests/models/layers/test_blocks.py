@@ -47,9 +47,8 @@ def test_compute_settings_change_neither_output_nor_gradient(settings):
     chex.assert_trees_all_close(got, usual_loss_and_grad(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "remat, kept", [("full", 0), ("narrow", 5), ("products", 6)]
-)  # Queries, keys, values, out, down; and up.
+# "narrow" keeps queries, keys, values, out and down; "products" also keeps up.
+@pytest.mark.parametrize("remat, kept", [("full", 0), ("narrow", 5), ("products", 6)])
 def test_a_policy_keeps_the_products_that_it_names_and_no_other(remat, kept):
     hidden, spec = 24, BlockSpec(heads=2, hidden=24, norm_first=False, act="relu")
     x = jnp.ones((1, 3, 8))
@@ -63,10 +62,9 @@ def test_a_policy_keeps_the_products_that_it_names_and_no_other(remat, kept):
     jaxpr = jax.make_jaxpr(jax.grad(lambda p: Tower().apply(p, x).sum()))(params)
     forward = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
     shapes = [v.aval.shape for v in forward.outvars]
-    of_tokens = [
-        shape for shape in shapes if shape in ((2, 1, 3, 8), (2, 1, 3, hidden))
-    ]  # Stacked by the scan.
-    assert len(of_tokens) == 1 + kept  # And the input of every block.
+    # The scan stacks what its two layers keep.
+    of_tokens = [shape for shape in shapes if shape in ((2, 1, 3, 8), (2, 1, 3, hidden))]
+    assert len(of_tokens) == 1 + kept  # The input of every block is kept too.
 
 
 def test_asking_for_attentions_changes_nothing_else():
@@ -87,7 +85,7 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
     still = block.apply(params, x)[0]
     dropped = block.apply(params, x, train=True, rngs={"dropout": jax.random.key(1)})[0]
     untouched = np.isclose(dropped, x).all(axis=(1, 2)).mean()
-    assert 0.15 < untouched < 0.35  # Both branches dropped: a quarter.
+    assert 0.15 < untouched < 0.35  # A quarter loses both branches.
     assert np.abs((dropped - still).mean(axis=0)).max() < 0.05
 
 

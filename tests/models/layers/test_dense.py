@@ -14,7 +14,7 @@ def close(got, want):
 
 
 @pytest.mark.parametrize("features, axis", [(5, -1), ((2, 5), -1), (5, (-2, -1))])
-def test_a_dense_layer_is_flax_s_in_params_and_output(features, axis):
+def test_a_dense_layer_has_the_params_and_the_output_of_flax(features, axis):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6)), jnp.float32)
     own, flax = Dense(features, axis), nn.DenseGeneral(features, axis)
     params = own.init(jax.random.key(0), x)
@@ -29,10 +29,9 @@ def test_the_gradient_of_a_bias_in_bfloat16_is_summed_in_float32():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_of_patches_is_a_convolution(bias):
-    images = jnp.asarray(
-        np.random.default_rng(0).normal(size=(2, 19, 16, 3)), jnp.float32
-    )  # 3 rows are left over.
+def test_a_product_of_patches_equals_a_convolution(bias):
+    # The last 3 rows of pixels fill no patch.
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 19, 16, 3)), jnp.float32)
     plain, product = (
         Conv(5, (4, 8), (4, 8), "VALID", use_bias=bias, dtype=jnp.float32, as_product=as_product)
         for as_product in (False, True)
@@ -45,7 +44,7 @@ def test_a_product_of_patches_is_a_convolution(bias):
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_norm_for_gpus_has_the_value_and_the_gradient_of_flax_s(bias):
+def test_a_norm_for_gpus_has_the_value_and_the_gradient_of_flax(bias):
     rng = np.random.default_rng(0)
     x, y = (jnp.asarray(rng.normal(3, 1, (4, 7, 32)), jnp.float32) for _ in range(2))
     flax = nn.LayerNorm(use_bias=bias, use_fast_variance=False)
@@ -61,7 +60,7 @@ def test_a_norm_for_gpus_has_the_value_and_the_gradient_of_flax_s(bias):
     close(slopes(own), slopes(flax))
 
 
-def test_gelu_in_bfloat16_is_the_exact_one_rounded():
+def test_gelu_in_bfloat16_is_the_exact_gelu_rounded():
     x = jnp.linspace(-4, 4, 1001, dtype=jnp.bfloat16)
     want = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
     np.testing.assert_allclose(gelu(x).astype(jnp.float32), want, rtol=2**-8, atol=1e-6)

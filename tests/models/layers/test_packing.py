@@ -55,7 +55,7 @@ def test_every_type_has_a_small_tower_here():
 
 @pytest.mark.sampled(28)
 @pytest.mark.parametrize("name", [name for name in sorted(TOWERS) if TEXT[name].shares_rows])
-def test_embedding_and_gradient_are_those_of_a_row_for_each_text(name):
+def test_embeddings_and_gradients_equal_those_of_one_text_per_row(name):
     plain, packed = texts_of(TOWERS[name])
     (want, gradient), (got, same) = (pooled_and_gradient(TOWERS[name], texts) for texts in (plain, packed))
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * float(jnp.abs(want).max()))
@@ -65,7 +65,7 @@ def test_embedding_and_gradient_are_those_of_a_row_for_each_text(name):
         max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)),
     )
     for path, leaf in traverse_util.flatten_dict(same, sep="/").items():
-        # The gradient of a key's bias is zero but for rounding; a part of it is in what several layers share.
+        # The gradient of a key's bias is zero except for rounding, part of which enters what several layers share.
         own = max(float(jnp.abs(wanted[path]).max()), largest / 1000)
         scale = largest if path.endswith("key/bias") else own
         np.testing.assert_allclose(leaf, wanted[path], rtol=0, atol=5e-6 * scale, err_msg=path)
