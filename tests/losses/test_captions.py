@@ -1,4 +1,4 @@
-"""The loss of several captions a picture is the dense loss of one device in float64, in value and in gradient."""
+"""The loss of several captions per picture equals the dense float64 loss of one device, in value and in gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ def test_the_way_of_comparing_changes_nothing(way, scale):
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("positives", ["all", "one"])
-def test_whatever_fills_up_a_batch_reaches_neither_value_nor_gradient(positives):
+def test_rows_that_fill_up_a_batch_affect_neither_value_nor_gradient(positives):
     images, texts, scale, bias = pairs()
     loss = sharded(positives, "softmax", 2, valid=VALID)
     want, wanted = with_gradients(loss, (images, texts, scale, bias))
@@ -124,14 +124,14 @@ def test_whatever_fills_up_a_batch_reaches_neither_value_nor_gradient(positives)
         np.testing.assert_array_equal(grad, before)
 
 
-def test_equal_captions_are_one_caption():
+def test_equal_captions_count_as_one():
     images, texts, scale, bias = pairs()
     same = np.repeat(texts[:, :1], K, 1)
     one = sharded("one", "softmax", 2)(images, same, scale, bias)
     np.testing.assert_allclose(
         one, sharded("one", "softmax", 2)(images, texts[:, :1], scale, bias), rtol=1e-6
     )
-    # With "all" a picture shares its answer among K equal captions: log K more in one direction of two.
+    # With "all" a picture shares its answer among K equal captions, which adds log K in one of two directions.
     every = sharded("all", "softmax", 2)(images, same, scale, bias)
     np.testing.assert_allclose(every, one + np.log(K) / 2, rtol=1e-6)
 
@@ -143,6 +143,6 @@ def test_equal_captions_are_one_caption():
         ("all", {"label_smoothing": 0.1}, "wanted label_smoothing=0 and no soft targets, or positives='one'"),
     ],
 )
-def test_what_it_does_not_know_is_refused(positives, options, message):
+def test_options_that_the_loss_does_not_support_are_refused(positives, options, message):
     with pytest.raises(ConfigError, match=message):
         sharded(positives, "softmax", 1, **options)(*pairs())

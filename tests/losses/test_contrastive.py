@@ -1,4 +1,4 @@
-"""The sharded losses are the dense loss of one device, in value and in gradient, however the batch is compared."""
+"""The sharded losses equal the dense loss of one device, in value and in gradient, however the batch is compared."""
 
 import math
 import re
@@ -26,7 +26,7 @@ WAYS = {
 B = 64
 RNG = np.random.default_rng(1)
 VALID = RNG.random(B) < 0.8
-VALID[-8:] = False  # All that one of eight devices has.
+VALID[-8:] = False  # All rows of one of eight devices.
 IMAGE_IDS, CAPTION_IDS = RNG.integers(20, size=B), RNG.integers(40, size=B)
 CASES = {
     "plain": {},
@@ -44,7 +44,7 @@ SOFT_CASES = {name: CASES[name] | {"soft": SOFT} for name in ("plain", "padded",
 
 
 def dense(kind, images, texts, scale, bias, *, valid=None, groups=(), label_smoothing=0.0, soft=None):
-    """The definition, with all B x B logits on one device, and no shift or trick that the package uses."""
+    """The definition, with all B x B logits on one device, and without the shifts and tricks of the package."""
     eye = np.eye(len(images), dtype=bool)
     valid = np.ones(len(images), bool) if valid is None else valid
     images, texts = (jnp.where(valid[:, None], x, 0) for x in (images, texts))
@@ -55,7 +55,7 @@ def dense(kind, images, texts, scale, bias, *, valid=None, groups=(), label_smoo
     logits = jnp.matmul(scale * images, texts.T, precision="highest")
 
     def answers(soft):
-        """Each row's, for the direction in which rows ask; `own` and `others` are the same in both."""
+        """The target of each row in the direction in which rows ask; `own` and `others` are the same in both."""
         if soft is not None:
             soft = np.where(asked, soft, 0)
             return np.where(
@@ -75,7 +75,7 @@ def dense(kind, images, texts, scale, bias, *, valid=None, groups=(), label_smoo
     else:
         wanted = (answers(None) + answers(None).T) / 2 if soft is None else soft
         each = jnp.where(asked, optax.sigmoid_binary_cross_entropy(logits + bias, wanted), 0)
-        total = each.sum(1).sum()  # In two: JAX before 0.10.2 loses a digit in one long sum.
+        total = each.sum(1).sum()  # In two steps, since JAX before 0.10.2 loses a digit in one.
     return total / max(valid.sum(), 1)
 
 
@@ -92,9 +92,9 @@ def sharded(loss, data, fsdp, *, valid=None, groups=(), soft=None, check_vma=Tru
 
 
 def pairs(batch=B, width=16, seed=0, scale=14.0):
-    """Unit vectors, the partners a little nearer than the others; scale and bias as they are in training.
+    """Unit vectors with partners a little nearer than the others, and a scale and a bias as in training.
 
-    Not much nearer: the relative error of a loss near 0 is that of a difference of nearly equal numbers.
+    They are not much nearer, since a loss near 0 is a difference of nearly equal numbers and so inexact.
     """
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(batch, width)).astype(np.float32)
@@ -157,7 +157,7 @@ def test_soft_targets_are_those_of_the_dense_loss(loss, case, mesh):
     assert_equal(loss, mesh, pairs(), {}, **SOFT_CASES[case])
 
 
-def test_exponents_of_a_teacher_are_its_softmax_in_both_directions():
+def test_exponentials_of_a_teacher_act_as_its_softmax_in_both_directions():
     teacher = 5 * np.random.default_rng(2).normal(size=(B, B)).astype(np.float32)
     images, texts, scale, bias = pairs()
     logits = scale * images @ texts.T
@@ -206,7 +206,7 @@ def test_a_shuffled_batch_has_a_higher_loss(loss):
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("way", WAYS)
-def test_softmax_of_equal_rows_is_log_of_the_batch(way):
+def test_the_softmax_loss_of_equal_rows_is_the_log_of_the_batch_size(way):
     rows = np.tile(np.eye(1, 16, dtype=np.float32), (32, 1))
     value, grads = with_gradients(sharded("softmax", 4, 2, **WAYS[way]), (rows, rows, 10.0, 0.0))
     np.testing.assert_allclose(value, np.log(32), rtol=1e-6)
@@ -261,7 +261,7 @@ def test_a_row_of_zeros_is_treated_like_any_other(loss, way):
 
 
 def largest(text):
-    """Elements of the largest array in a compiled program."""
+    """The number of elements of the largest array in a compiled program."""
     return max(
         math.prod(map(int, shape.split(","))) for shape in re.findall(r"\b[a-z]+\d*\[(\d[\d,]*)\]", text)
     )
@@ -340,7 +340,7 @@ def test_an_unknown_loss_is_refused():
         sharded("hinge", 8, 1)(*pairs())
 
 
-def test_a_chunk_above_the_keys_is_all_of_them():
+def test_a_chunk_larger_than_all_keys_holds_all_of_them():
     f = sharded("softmax", 8, 1, how="ring", chunk=100)
     assert f(*pairs()) == sharded("softmax", 8, 1, how="ring")(*pairs())
 

@@ -1,4 +1,4 @@
-"""Similarities of unit vectors have far fewer errors than float32, whatever the products are made of."""
+"""Similarities of unit vectors are far more exact than in float32, whatever the dtype of the products."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The loss is as exact in each precision as is said of it, and takes as many products."""
+"""In each precision, the loss is as exact as promised and takes as many products as promised."""
 
 from functools import partial
 
@@ -15,8 +15,8 @@ from lit_jax.parallel.sharding import AXES, BATCH, make_mesh
 from lit_jax.tools.plan.flops import count
 from tests.losses.test_contrastive import CASES, WAYS, assert_equal, dense, pairs, separated, sharded
 
-# Products of bfloat16 numbers that a TPU makes of one of all images and all texts: of the similarities, which are
-# computed twice, and of both gradients.
+# How many times a TPU multiplies bfloat16 matrices of all images and all texts: for the similarities, which are
+# computed twice, and for both gradients.
 PRODUCTS = {"float32": 2 * 3 * 6 + 2 * 6, "split": 2 * 8 + 2 * 6, "bfloat16": 2 + 2}
 
 
@@ -47,7 +47,7 @@ def test_split_products_give_the_loss_of_the_batch(loss, case, way):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("loss", KINDS)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_loss_is_as_near_to_that_of_float64_as_its_precision_says(precision, loss, way):
+def test_the_loss_is_as_near_to_float64_as_its_precision_promises(precision, loss, way):
     # "bfloat16" is for the scales of training, and for losses that are not nearly 0.
     value_error, error, scales = (
         (0.01, 0.1, (1, 14, 100)) if precision == "bfloat16" else (5e-6, 5e-6, (1, 14, 100, 1000))

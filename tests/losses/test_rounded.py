@@ -1,4 +1,4 @@
-"""Similarities of rounded vectors are wrong by a small part of their differences."""
+"""Errors of similarities of rounded vectors are a small part of the differences of those similarities."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def similarities(images, texts, of_images, of_texts):
 
 
 @pytest.mark.parametrize("cone", [1.0, 0.1, 0.02])
-def test_the_error_of_a_similarity_is_small_beside_the_differences_also_in_a_narrow_cone(cone):
+def test_the_error_of_a_similarity_is_small_beside_the_differences_even_in_a_narrow_cone(cone):
     images, texts, *centres = vectors(cone)
     want = images.astype(np.float64) @ texts.T.astype(np.float64)
     error = np.abs(np.asarray(jax.jit(similarities)(images, texts, *centres)) - want).max()
@@ -38,7 +38,7 @@ def test_rows_have_the_similarities_of_the_matrix():
 
 
 @pytest.mark.parametrize("cone", [1.0, 0.02])
-def test_a_weighted_sum_is_wrong_by_a_small_part_also_where_the_weights_cancel(cone):
+def test_the_error_of_a_weighted_sum_is_a_small_part_even_where_the_weights_cancel(cone):
     _, texts, _, of_texts = vectors(cone)
     weights = np.random.default_rng(3).normal(size=(16, 128)).astype(np.float32)
     weights -= weights.mean(1, keepdims=True)

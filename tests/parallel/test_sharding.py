@@ -1,4 +1,4 @@
-"""One mesh, and a table that says which axis of which leaf lies split on it."""
+"""One mesh, and a table that says which axis of each leaf is split over it."""
 
 import chex
 import jax
@@ -43,7 +43,7 @@ def test_a_mesh_covers_all_devices_with_automatic_axes():
 
 
 class Chip:
-    """A device of which only its place is known."""
+    """A device with nothing but its place."""
 
     platform = device_kind = "none"
 
@@ -89,7 +89,7 @@ def test_the_largest_divisible_axis_is_split():
 
 def test_the_axis_of_the_layers_is_never_split():
     down = specs(TREE, 4)["text"]["layers"]["mlp"]["down"]["kernel"]
-    assert down == P()  # [16, 6, 10]: only the layers would divide by 4.
+    assert down == P()  # [16, 6, 10]: only the axis of the layers divides by 4.
 
 
 def test_small_leaves_are_whole_on_every_device():
@@ -99,7 +99,7 @@ def test_small_leaves_are_whole_on_every_device():
     assert got["vision"]["pos"] == got["vision"]["cls"] == got["logit_scale"] == P()
 
 
-def test_the_moments_of_the_optimiser_lie_where_their_parameters_lie():
+def test_the_moments_of_the_optimiser_are_sharded_like_their_parameters():
     opt = jax.eval_shape(optax.adamw(1e-3).init, TREE)
     got = specs({"opt": opt, "tuned": TREE}, 4)
     for moments in (got["opt"][0].mu, got["opt"][0].nu):
