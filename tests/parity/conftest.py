@@ -17,14 +17,14 @@ def randomise(model, seed=0):
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         for name, buffer in model.named_buffers():
-            # Of batch norms, where they are 0 and 1. Variances stay positive.
+            # Statistics of batch norms start at 0 and 1; variances stay positive.
             if name.endswith(("running_mean", "running_var")):
                 buffer.add_(torch.rand(buffer.shape, generator=generator))
     return model.eval()
 
 
 def assert_same_layers(ours: dict, theirs: dict, scale: float = 1e-5) -> None:
-    """Compares named arrays in order, at `scale` of the largest value; a failure lists the error of each."""
+    """Compares named arrays in order, to `scale` times the largest value; a failure lists the error of each."""
     assert ours.keys() == theirs.keys()
     rows, good = [], True
     for name, want in theirs.items():

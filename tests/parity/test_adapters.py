@@ -1,4 +1,4 @@
-"""Adapters of both towers: twenty steps are those of PyTorch, by hand and by peft, from the same first adapters."""
+"""Adapters of both towers: twenty steps equal those of PyTorch, by hand and by peft, from the same initial adapters."""
 
 import re
 
@@ -29,7 +29,7 @@ HEADS = "visual_projection.weight", "text_projection.weight", "logit_scale"
 
 
 class Adapted(torch.nn.Module):
-    """A linear layer with an adapter, as the paper has it."""
+    """A linear layer with an adapter, as in the paper."""
 
     def __init__(self, base, a, b):
         super().__init__()
@@ -57,7 +57,7 @@ def ours(tmp_path_factory):
 
 
 def targets(theirs):
-    """(name of the module, tower, query or value, layer) of every target in PyTorch."""
+    """Yields (name of the module, tower, query or value, layer) for every target in PyTorch."""
     for name, _ in theirs.named_modules():
         if found := re.fullmatch(
             r"(vision|text)_model\..*\blayers?\.(\d+)\..*\b(query|value|q_proj|v_proj)", name
@@ -67,7 +67,7 @@ def targets(theirs):
 
 
 def pair(tree, tower, kind, layer):
-    """The a and b of a layer, laid out as PyTorch's weights."""
+    """The a and b of a layer, laid out like PyTorch's weights."""
     adapters = tree[tower]["adapters"]["layers"]["attn"][kind]
     return [torch.tensor(np.asarray(adapters[side]["kernel"][layer]).T.copy()) for side in "ab"]
 
@@ -91,7 +91,7 @@ def trained(theirs):
 
 
 def compare(state, modules):
-    """The adapters of the state and of PyTorch's `modules` (target -> its a and b)."""
+    """Compares the adapters of the state with those of PyTorch's `modules` (target -> its a and b)."""
     assert len(modules) == 8  # Two towers, two layers, two kernels.
     for (tower, kind, layer), weights in modules.items():
         for mine, its in zip(pair(state.tuned, tower, kind, layer), weights, strict=True):
@@ -124,8 +124,8 @@ def test_twenty_steps_of_adapters_are_those_of_pytorch(ours):
 
 
 @pytest.mark.slow
-def test_the_merged_model_is_that_with_adapters(ours, tmp_path):
-    """In PyTorch, where the adapters of the state are computed beside the layers, and the merged weights are read."""
+def test_the_merged_model_equals_the_one_with_adapters(ours, tmp_path):
+    """PyTorch computes both: one with the adapters of the state beside the layers, one from the merged weights."""
     folder, module, _, _, state = ours
     save(tmp_path / "after", module, jax.tree.map(np.asarray, state.evaluated))
     merged = transformers.VisionTextDualEncoderModel.from_pretrained(tmp_path / "after").eval()
@@ -158,7 +158,7 @@ def test_twenty_steps_of_adapters_are_those_of_peft(ours, tmp_path):
     for which, layer in layers.items():
         weights[which] = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         a, b = pair(params, *which)
-        bound = a.shape[1] ** -0.5  # As its own a begins.
+        bound = a.shape[1] ** -0.5  # The bound of its own initial a.
         assert weights[which][0].abs().max() <= bound and a.abs().max() <= bound
         assert not weights[which][1].any() and not b.any()
         weights[which][0].data.copy_(a)

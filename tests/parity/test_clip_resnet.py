@@ -1,4 +1,4 @@
-"""CLIP's ResNets, of which transformers has no class, against a plain one in PyTorch; tests/peers has open_clip's."""
+"""CLIP's ResNets, for which transformers has no class, against a plain PyTorch one; tests/peers has open_clip's."""
 
 import re
 from functools import partial
@@ -39,7 +39,7 @@ every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
 
 
 def pixels(size):
-    """So small that no query attends to a single token, where gradients are but rounding."""
+    """Pixels so small that no query attends to a single token, where gradients would be only rounding."""
     return np.float32(0.1) * of_unit_variance(size)
 
 
@@ -47,7 +47,7 @@ made = partial(leaves_of, clip_resnet)
 
 
 def plain(t, c, images):
-    """Every array of the output by name: what clip_resnet.Model computes of the tensors `t`."""
+    """Every array of the output by name: what clip_resnet.Model computes from the tensors `t`."""
 
     def unit(x, conv, norm, **how):
         x = F.conv2d(x, t[f"{conv}.weight"], **how)
@@ -126,7 +126,7 @@ def test_a_tower_for_another_size_has_the_positions_that_open_clip_gives_its_vit
         module.apply({"params": params}, jnp.asarray(images))
 
 
-def test_how_it_is_computed_changes_nothing_but_rounding():
+def test_compute_settings_change_nothing_but_rounding():
     module, params, _ = made(tiny.CLIP_RESNET)
     assert_rounding_alone(module, params, {"images": pixels(32)})
 
@@ -147,13 +147,13 @@ def test_a_config_that_is_not_usable_is_refused(fields, said):
         clip_resnet.Config.from_hf(tiny.CLIP_RESNET | fields)
 
 
-def test_it_is_saved_for_lit_jax_alone_and_refused_for_transformers_by_name(tmp_path):
+def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(tmp_path):
     assert_saved_for_lit_jax_alone(tiny.CLIP_RESNET, tmp_path)
 
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
-def test_it_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
-    """Statistics stay in both."""
+def test_a_tower_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
+    """Statistics stay as they are in both cases."""
     config = tiny.config(
         tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
     )

@@ -1,4 +1,4 @@
-"""Whole models of two towers, read as they lie on the Hub: they equal PyTorch's class, and become it again."""
+"""Whole models of two towers, read as they are on the Hub, equal PyTorch's class and are saved as it again."""
 
 import json
 
@@ -32,7 +32,7 @@ MODELS = {
 
 
 def write(folder, name):
-    """The folder of a random model."""
+    """Writes a random model; returns its folder."""
     kind, text, rest = MODELS[name]
     theirs = randomise(kind(kind.config_class(vision_config=VISION, text_config=text, **rest)), 0)
     theirs.save_pretrained(folder)
@@ -41,7 +41,7 @@ def write(folder, name):
 
 def inputs():
     given = texts()
-    given["input_ids"][[0, 1], [8, 5]] = 2  # An end of text before the other one.
+    given["input_ids"][[0, 1], [8, 5]] = 2  # Another end of text before the last one.
     images = np.ascontiguousarray(pixels(32, batch=3).transpose(0, 3, 1, 2))
     return {key: given[key] for key in ("input_ids", "attention_mask")} | {"pixel_values": images}
 
@@ -121,7 +121,7 @@ def test_what_a_dual_encoder_of_transformers_cannot_hold_is_refused(name, senten
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_facade_has_the_config_of_the_class_that_the_model_is(name, tmp_path):
+def test_the_facade_has_the_config_class_of_the_model(name, tmp_path):
     folder = write(tmp_path / "m", name)
     model = lit_jax.VisionTextDualEncoderModel.from_pretrained(folder)
     assert type(model.config) is MODELS[name][0].config_class
@@ -131,7 +131,7 @@ def test_the_facade_has_the_config_of_the_class_that_the_model_is(name, tmp_path
     lit_jax.VisionTextDualEncoderModel.from_pretrained(folder, model.config)
 
 
-def test_the_clip_inside_a_model_that_segments_equals_pytorch_at_the_size_of_its_pictures(tmp_path):
+def test_the_clip_inside_a_segmentation_model_equals_pytorch_at_the_size_of_its_pictures(tmp_path):
     config = transformers.CLIPSegConfig(
         vision_config=VISION,
         text_config=TEXT | {"eos_token_id": 98},
@@ -176,7 +176,7 @@ def test_a_hybrid_clip_of_the_flax_projects_is_a_dual_encoder(tmp_path):
 
 
 def in_flax(name, tensor):
-    """The path and the array under which transformers 4 kept a tensor of a CLIP in Flax."""
+    """The path and the array with which transformers 4 stored a tensor of a CLIP in Flax."""
     *module, leaf = name.split(".")
     if leaf != "weight":
         return (*module, leaf), tensor
@@ -205,7 +205,7 @@ OTHERS = """aimv2 align altclip blip blip-2 flava groupvit
 owlv2 owlvit tipsv2 videoprism xclip""".split()
 
 
-def test_every_model_that_compares_pictures_with_texts_is_read_or_is_refused_by_name():
+def test_every_model_that_compares_pictures_with_texts_is_read_or_refused_by_name():
     zero_shot = transformers.models.auto.modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
     assert set(zero_shot) <= {*COMPOSITES, *OTHERS}
 

@@ -33,7 +33,7 @@ every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
 
 
 def tokens(state):
-    """PyTorch's grid of tokens or picture, [B D R W] -> [B N D]; tokens stay."""
+    """PyTorch's feature map [B D R W] as tokens [B N D]; tokens stay as they are."""
     return state.flatten(2).transpose(1, 2) if state.ndim == 4 else state
 
 

@@ -68,7 +68,7 @@ every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
 
 
 def long_texts():
-    """Texts of 40 tokens, with gaps and ends that are masked: farther apart than there are buckets."""
+    """Texts of 40 tokens with masked gaps and ends; some tokens are farther apart than there are buckets."""
     rng = np.random.default_rng(4)
     mask = np.ones((2, 40), np.int32)
     mask[0, [3, 20]] = 0
@@ -128,7 +128,7 @@ def test_checkpoints_of_task_models_are_read(tmp_path):
     for kind in ("MaskedLM", "SequenceClassification", "QuestionAnswering"):
         task = getattr(transformers, f"DebertaV2For{kind}")(config)
         task.save_pretrained(tmp_path)
-        # What v3 on the hub has besides.
+        # What checkpoints of v3 on the Hub hold besides.
         spare = {"deberta.embeddings.position_embeddings.weight": np.zeros((40, 24), np.float32)}
         tensors = (
             dict(model_folder.Tensors.of(tmp_path)) | spare | {"lm_predictions.lm_head.bias": np.zeros(99)}
@@ -140,7 +140,7 @@ def test_checkpoints_of_task_models_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "tanh"])
-def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
+def test_a_tower_pools_its_first_token_or_its_real_tokens(pooling, tmp_path):
     torch_tower(DEBERTA_V2, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     assert_pools(deberta_v2.ENCODER, module, params, pooling, texts())

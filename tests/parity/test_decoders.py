@@ -206,7 +206,7 @@ def test_channels_turn_as_fast_as_in_pytorch(change):
 
 
 @every_type
-def test_checkpoints_of_models_that_write_texts_are_read(hf, tmp_path):
+def test_checkpoints_of_language_models_and_classifiers_are_read(hf, tmp_path):
     transformers.set_seed(0)
     config = transformers.AutoConfig.for_model(**hf)
     kind = "MaskedLM" if hf["model_type"] == "eurobert" else "CausalLM"
@@ -229,7 +229,7 @@ def test_checkpoints_of_models_that_write_texts_are_read(hf, tmp_path):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_texts_are_embedded_as_qwen3_embedding_does_it(side, tmp_path):
-    """The last token of the mask on either side, of unit length."""
+    """The last token of the mask, with padding on either side, is normalised to unit length."""
     theirs = torch_tower(QWEN3, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     batch = batch_of(side)
@@ -247,7 +247,7 @@ def test_texts_are_embedded_as_qwen3_embedding_does_it(side, tmp_path):
 
 @pytest.mark.slow
 @every_type
-def test_the_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
+def test_our_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
     module, params = tiny.dual(text=hf)
     with pytest.raises(WeightError, match=f"{hf['model_type']}.*no place"):
         lit_jax.save(tmp_path / "hf", module, params)
@@ -267,7 +267,7 @@ def test_the_own_layout_and_two_towers_bring_the_tower_back(hf, tmp_path):
 
 @pytest.mark.slow
 @every_type
-def test_half_precision_weights_are_read_into_float32_and_computed_in_it_if_asked(hf, tmp_path):
+def test_half_precision_weights_are_read_into_float32_and_computed_in_bfloat16_if_asked(hf, tmp_path):
     stored = tiny.write_tower(tmp_path / "x", hf)
     half = {
         name: tensor.astype("bfloat16") for name, tensor in model_folder.Tensors.of(tmp_path / "x").items()
@@ -292,7 +292,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
 
 
 @every_tower
-def test_both_spellings_of_a_config_are_the_same(hf):
+def test_both_spellings_of_a_config_mean_the_same(hf):
     """What is given, what transformers makes of it, and what transformers makes of ours."""
     Config = encoder_of("text", hf["model_type"]).Config
     config = Config.from_hf(hf)

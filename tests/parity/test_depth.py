@@ -1,4 +1,4 @@
-"""A tower that is cut after an inner layer equals PyTorch's of that depth, and is what a folder and a config say."""
+"""A tower that is cut after an inner layer equals PyTorch's tower of that depth, and is saved as one."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def smaller(theirs, hf):
 @pytest.mark.sampled(19)
 @pytest.mark.parametrize("depth", [2, 1])
 @pytest.mark.parametrize("name", [name for name in TYPES if "swin" not in name])
-def test_a_cut_tower_equals_pytorch_s_of_that_depth(name, depth, tmp_path):
+def test_a_cut_tower_equals_the_tower_of_that_depth_in_pytorch(name, depth, tmp_path):
     hf = TYPES[name]
     tower = "vision" if "image_size" in hf else "text"
     theirs = torch_tower(hf, tmp_path / tower)
@@ -74,14 +74,14 @@ def test_a_cut_tower_equals_pytorch_s_of_that_depth(name, depth, tmp_path):
 
 
 @pytest.mark.parametrize("depth", [4, 0, -1, "2", True])
-def test_more_layers_than_there_are_and_what_is_no_number_are_refused(depth, tmp_path):
+def test_a_depth_that_is_too_large_or_not_a_positive_integer_is_refused(depth, tmp_path):
     tiny.write_towers(tmp_path)
     model = ModelConfig(str(tmp_path / "v"), str(tmp_path / "t"), text_config={"num_hidden_layers": depth})
     with pytest.raises(WeightError, match=r"missing from the checkpoint: encoder.layer.3|num_hidden_layers="):
         join_towers(model)
 
 
-def test_other_fields_and_the_size_of_the_pictures_go_with_a_depth(tmp_path):
+def test_a_depth_can_be_combined_with_other_fields_and_a_picture_size(tmp_path):
     tiny.write_towers(tmp_path)
     numbers = {"num_hidden_layers": 2, "hidden_dropout_prob": 0.3}
     model = ModelConfig(str(tmp_path / "v"), str(tmp_path / "t"), vision_config=numbers, image_size=48)
@@ -91,7 +91,7 @@ def test_other_fields_and_the_size_of_the_pictures_go_with_a_depth(tmp_path):
     assert described.whole.num_hidden_layers == 3 and described.whole.hidden_dropout_prob == 0.3
 
 
-def test_a_stray_tensor_beside_the_layers_that_are_cut_is_still_an_error(tmp_path):
+def test_a_stray_tensor_beside_the_layers_that_are_cut_off_is_still_an_error(tmp_path):
     from safetensors.numpy import load_file, save_file
 
     tiny.write_towers(tmp_path)

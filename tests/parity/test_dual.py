@@ -54,7 +54,7 @@ def torch_dual(vision, text):
 
 
 def torch_load(folder):
-    """PyTorch's model of a folder that we wrote; every key must have found its place."""
+    """PyTorch's model from a folder that we wrote; every key must find its place."""
     model, info = transformers.VisionTextDualEncoderModel.from_pretrained(folder, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     return model.eval()
@@ -62,7 +62,7 @@ def torch_load(folder):
 
 def assert_same_models(ours, theirs, size):
     for tower in (theirs.vision_model, theirs.text_model):
-        tower.set_attn_implementation("eager")  # The only one that hands out attentions.
+        tower.set_attn_implementation("eager")  # Only this one returns attentions.
     images, batch = pixels(size, batch=3), texts()
     nchw = images.transpose(0, 3, 1, 2).copy()
     options = dict(return_loss=True, output_hidden_states=True, output_attentions=True)
@@ -133,7 +133,7 @@ def test_a_model_of_two_towers_pooled_by_cls_exports_to_the_same_numbers(vision,
     assert_same_models(ours, torch_load(tmp_path / "dual"), vision["image_size"])
 
 
-def test_towers_that_pytorch_wrote_join_to_what_pytorch_joins(tmp_path):
+def test_towers_that_pytorch_wrote_are_joined_as_pytorch_joins_them(tmp_path):
     for name, hf in (("v", tiny.VIT), ("t", tiny.BERT)):
         config = transformers.AutoConfig.for_model(**hf)
         randomise(transformers.AutoModel.from_config(config)).save_pretrained(tmp_path / name)
@@ -147,10 +147,8 @@ def test_towers_that_pytorch_wrote_join_to_what_pytorch_joins(tmp_path):
     ours = VisionTextDualEncoderModel.from_vision_text_pretrained(
         tmp_path / "v", tmp_path / "t", projection_dim=16
     )
-    for head in (
-        "visual_projection",
-        "text_projection",
-    ):  # The only weights that chance has drawn on both sides.
+    # The only weights that both sides drew at random.
+    for head in ("visual_projection", "text_projection"):
         ours.params[head] = {"kernel": jax.numpy.asarray(getattr(theirs, head).weight.detach().numpy().T)}
     assert_same_models(ours, theirs, 32)
 

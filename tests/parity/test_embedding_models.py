@@ -1,4 +1,4 @@
-"""Folders of text embedding models that sentence-transformers wrote: its own vectors, to 1e-5.
+"""Folders of text embedding models that sentence-transformers wrote give its own vectors, to 1e-5.
 
 Run with sentence-transformers beside the extras of the tests: pip install sentence-transformers.
 """
@@ -33,7 +33,7 @@ TEXTS = [
 
 
 def tokenizer(template, side, **special):
-    """One of the words of `tiny`, which writes `template` around a text and pads on `side`."""
+    """A tokenizer of the words of `tiny` that writes `template` around a text and pads on `side`."""
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(tiny.WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     numbers = [("[CLS]", 2), ("[SEP]", 3)]
@@ -49,7 +49,7 @@ def tokenizer(template, side, **special):
 
 
 def write(folder, hf, words, pooling, dense=(), prompts=None, seed=3):
-    """A folder as sentence-transformers writes it, with every leaf randomised, and its model."""
+    """Writes a folder as sentence-transformers does, with every leaf randomised; returns its model."""
     torch_tower(hf, folder / "tower", seed)
     words.save_pretrained(folder / "tower")
     tower = st_models.Transformer(str(folder / "tower"), max_seq_length=40)
@@ -65,7 +65,7 @@ def write(folder, hf, words, pooling, dense=(), prompts=None, seed=3):
 
 
 def ours(folder, pooling, prompt, kernel=None, width=None):
-    """What lit_jax makes of the folder of the Transformer module, a pooling, a prompt and a matrix."""
+    """What lit_jax makes of the folder, with a pooling, a prompt and a matrix."""
     tiny.write_towers(folder, vision=tiny.VIT)
     model = ModelConfig(
         str(folder / "v"),
@@ -89,13 +89,13 @@ def compare(model, embedder, prompt):
     got = embedder.texts(TEXTS)
     assert np.abs(want[0] - want[1]).max() > 1e-2
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
-    one = np.concatenate([embedder.texts([text]) for text in TEXTS])  # Whatever they are padded to.
+    one = np.concatenate([embedder.texts([text]) for text in TEXTS])  # The padding does not matter.
     np.testing.assert_allclose(one, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("prompt", ["", "the white on : "])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_folder_shaped_as_qwen3_embedding_gives_the_same_vectors(side, prompt, tmp_path):
+def test_a_folder_like_that_of_qwen3_embedding_gives_the_same_vectors(side, prompt, tmp_path):
     words = tokenizer("$A [SEP]", side, eos_token="[SEP]")
     model = write(tmp_path, tiny.QWEN3, words, "lasttoken", prompts={"query": prompt})
     compare(model, ours(tmp_path, "last", prompt, width=24), prompt)
@@ -113,7 +113,7 @@ def product(model):
 
 @pytest.mark.parametrize("prompt", ["", "the circle : ", "a square of on white | the : "])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_folder_shaped_as_embeddinggemma_gives_the_same_vectors(side, prompt, tmp_path):
+def test_a_folder_like_that_of_embeddinggemma_gives_the_same_vectors(side, prompt, tmp_path):
     words = tokenizer("[CLS] $A [SEP]", side, bos_token="[CLS]", eos_token="[SEP]")
     model = write(tmp_path, tiny.GEMMA3_TEXT, words, "mean", dense=(64, 16), prompts={"query": prompt})
     compare(model, ours(tmp_path, "mean", prompt, product(model), 16), prompt)
@@ -138,7 +138,7 @@ def test_folders_of_other_types_and_poolings_give_the_same_vectors(hf, theirs, p
     compare(model, ours(tmp_path, pooling, "the : ", width=24), "the : ")
 
 
-def test_a_sentence_t5_shaped_folder_gives_the_same_vectors(tmp_path):
+def test_a_folder_like_that_of_sentence_t5_gives_the_same_vectors(tmp_path):
     words = tokenizer("$A [SEP]", "right", eos_token="[SEP]")
     model = write(tmp_path, tiny.T5, words, "mean", dense=(16,))
     compare(model, ours(tmp_path, "mean", "", product(model), 16), "")

@@ -140,17 +140,17 @@ TEXT = {
     "electra of one width": tiny.ELECTRA | {"embedding_size": 24},
     "bert with relu and a large epsilon": tiny.BERT | {"hidden_act": "relu", "layer_norm_eps": 1e-3},
 }
-# Types of which every day a quarter is compared.
+# Types of which only a quarter is compared every day.
 RARE = set(
     """vit_msn vit_mae ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model
     data2vec-text roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
     longformer tipsv2_vision_model tipsv2_text_model
     jina_embeddings_v3""".split()
 )
-# AIMv2 of one size takes no other.
+# AIMv2 that is made for one size takes no other.
 RESIZED = {name: hf for name, hf in VISION.items() if name != "aimv2"}
-PARTLY_READ = ("luke", "ibert")  # Without the weights of entities, or the buffers of quantisation.
-# In files of their own beside this one.
+PARTLY_READ = ("luke", "ibert")  # Weights of entities and buffers of quantisation are left out.
+# Types with a test file of their own.
 APART = set(
     """eva02 clip_resnet siglip2_vision_model convnext convnextv2 dinov3_convnext resnet
     swin swinv2 deberta-v2 modernbert qwen3 llama eurobert gemma3_text t5 mt5 umt5 nomic_bert""".split()
@@ -161,7 +161,7 @@ TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {
 
 
 def cases(table):
-    """The values of a table as cases with its names; three of four of the rare types are slow."""
+    """The values of a table as cases with its names; three out of four cases of rare types are slow."""
     rare, found = 0, []
     for name, value in table.items():
         hf = value[1] if isinstance(value, tuple) else value
@@ -175,7 +175,8 @@ def test_every_architecture_that_claims_parity_is_compared():
     compared = {hf["model_type"] for _, hf in TOWERS.values()} | APART
     claimed = {name for table in (encoders.VISION, encoders.TEXT) for name, e in table.items() if e.parity}
     assert compared == claimed
-    assert all(e.parity == 1e-5 for e in (encoders.VISION | encoders.TEXT).values())  # As assert_same_layers.
+    # The tolerance of assert_same_layers.
+    assert all(e.parity == 1e-5 for e in (encoders.VISION | encoders.TEXT).values())
 
 
 @pytest.mark.sampled(7)
@@ -257,7 +258,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(tower, hf, tmp_path):
     stored = dict(model_folder.Tensors.of(tmp_path))
     written = table.to_hf(params)
     encoder = encoder_of(tower, hf["model_type"])
-    _, names = matched(stored, encoder, encoder.Config.from_hf(hf))  # Of transformers 4, where 5 has others.
+    _, names = matched(stored, encoder, encoder.Config.from_hf(hf))  # Names of transformers 4, unlike 5.
     assert written.keys() == set(names.values())
     assert names.keys() == stored.keys() or hf["model_type"] in PARTLY_READ
     for name in names:

@@ -1,4 +1,4 @@
-"""ESM against PyTorch: what it has besides the other text towers."""
+"""ESM against PyTorch: what it has beyond other text towers."""
 
 import dataclasses
 import logging
@@ -32,7 +32,7 @@ OF_LAYER_0 = "encoder.layer.0.attention.self.rotary_embeddings.inv_freq"
 
 
 def in_half(folder):
-    """A folder of 4.57 whose speeds were rounded to 16 bits, as those of the largest ESM-2; the model in PyTorch."""
+    """Writes a folder of 4.57 with 16-bit speeds, as in the largest ESM-2; returns PyTorch's model and the speeds."""
     theirs = torch_tower(tiny.ESM, folder)
     file = folder / "model.safetensors"
     tensors = {k: v for k, v in safetensors.numpy.load_file(file).items() if "inv_freq" not in k}
@@ -44,7 +44,7 @@ def in_half(folder):
     return theirs, rounded.numpy()
 
 
-def test_speeds_that_a_checkpoint_rounded_turn_the_tokens_and_stay_as_they_are(tmp_path):
+def test_rounded_speeds_of_a_checkpoint_turn_the_tokens_and_stay_as_they_are(tmp_path):
     theirs, rounded = in_half(tmp_path)
     module, _, params = our_tower("text", tmp_path)
     np.testing.assert_array_equal(params["speeds"], rounded)
@@ -56,7 +56,7 @@ def test_speeds_that_a_checkpoint_rounded_turn_the_tokens_and_stay_as_they_are(t
     computed = params | {"speeds": jnp.asarray(rotary.speeds(10000.0, 6))}
     other = run(module, computed, batch)[0]
     assert np.abs(other - got.last_hidden_state).max() > 3e-4
-    # Rounded to bfloat16 they would turn far tokens anywhere, so they are computed.
+    # Speeds in bfloat16 would turn far tokens by wrong angles, so they are computed anew.
     half = params | {"speeds": params["speeds"].astype(jnp.bfloat16)}
     np.testing.assert_array_equal(run(module, half, batch)[0], other)
 
@@ -77,7 +77,7 @@ def test_a_model_of_two_towers_has_the_speeds_of_every_layer_as_4_57_stores_them
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-def test_the_mask_hides_tokens_and_the_others_grow_by_the_share_of_the_real_ones(tmp_path):
+def test_mask_tokens_are_hidden_and_the_others_are_rescaled_as_in_pytorch(tmp_path):
     theirs = torch_tower(tiny.ESM, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     batch = texts()
@@ -95,7 +95,7 @@ def test_the_mask_hides_tokens_and_the_others_grow_by_the_share_of_the_real_ones
 
 
 @pytest.mark.slow
-def test_a_tower_of_its_first_layers_has_a_head_of_contacts_of_their_number(tmp_path, caplog):
+def test_a_tower_cut_to_its_first_layers_has_a_contact_head_for_those_layers(tmp_path, caplog):
     tiny.write_towers(tmp_path, text=tiny.ESM)
     model = ModelConfig(str(tmp_path / "v"), str(tmp_path / "t"))
     whole = join_towers(model).params
@@ -104,7 +104,7 @@ def test_a_tower_of_its_first_layers_has_a_head_of_contacts_of_their_number(tmp_
     first = jax.tree.map(lambda leaf: leaf[:2], whole["text"]["layers"])
     jax.tree.map(np.testing.assert_array_equal, params["text"]["layers"], first)
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert "contact" not in "".join(warned)  # It is locked with its tower, and nothing uses it.
+    assert "contact" not in "".join(warned)  # The head is locked with its tower, and nothing uses it.
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_checkpoints_of_task_models_are_read(kind, tmp_path):
     task = getattr(transformers, f"EsmFor{kind}")(transformers.AutoConfig.for_model(**tiny.ESM))
     task.save_pretrained(tmp_path / "t")
     tiny.write_tower(tmp_path / "v", tiny.VIT)
-    _, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t")  # Their pooler is fresh.
+    _, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t")  # The pooler is fresh.
     want = task.esm.encoder.layer[2].intermediate.dense.weight.detach().T
     np.testing.assert_array_equal(params["text"]["layers"]["mlp"]["up"]["kernel"][2], want)
 

@@ -1,4 +1,4 @@
-"""EVA-02, of which transformers has no class, against a plain one in PyTorch; tests/peers compares it with timm's."""
+"""EVA-02, for which transformers has no class, against a plain PyTorch one; tests/peers compares it with timm's."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ made = partial(leaves_of, eva02)
 
 
 def rotated(x, c, rows, columns):
-    """Pairs of neighbouring channels: the first half of the pairs turn with the row, the others with the column."""
+    """Turns pairs of neighbouring channels: the first half of the pairs by the row, the others by the column."""
     speeds = c.rope_theta ** -(torch.arange(x.shape[-1] // 4) * 4 / x.shape[-1])
     y, z = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
     turns = torch.cat([at.reshape(-1, 1) * c.ref_feat_shape * speeds for at in (y, z)], 1)
@@ -50,7 +50,7 @@ def rotated(x, c, rows, columns):
 
 
 def plain(t, c, images):
-    """Every array of the output by name: what eva02.Model computes of the tensors `t`."""
+    """Every array of the output by name: what eva02.Model computes from the tensors `t`."""
 
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], t[f"{name}.weight"], t[f"{name}.bias"], c.layer_norm_eps)
@@ -111,7 +111,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(hf):
 
 
 @pytest.mark.parametrize("size", [48, 24, (24, 48)], ids=str)
-def test_a_tower_for_another_size_has_the_positions_that_timm_resizes(size):
+def test_a_tower_for_another_size_has_positions_resized_as_in_timm(size):
     module, params, leaves = made(tiny.EVA02)
     config = with_image_size("eva02", module.config, size)
     assert config.image_size == size
@@ -129,7 +129,7 @@ def test_a_tower_for_another_size_has_the_positions_that_timm_resizes(size):
         module.apply({"params": params}, jnp.asarray(images))
 
 
-def test_how_it_is_computed_changes_nothing_but_rounding():
+def test_compute_settings_change_nothing_but_rounding():
     module, params, _ = made(tiny.EVA02)
     assert_rounding_alone(module, params, {"images": pixels(32)})
 
@@ -141,12 +141,12 @@ def test_heads_whose_channels_do_not_turn_in_pairs_are_refused():
         eva02.Config.from_hf(tiny.EVA02 | {"hidden_size": 36, "num_attention_heads": 2})
 
 
-def test_it_is_saved_for_lit_jax_alone_and_refused_for_transformers_by_name(tmp_path):
+def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(tmp_path):
     assert_saved_for_lit_jax_alone(tiny.EVA02, tmp_path)
 
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
-def test_it_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
+def test_a_tower_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
     config = tiny.config(
         tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
     )

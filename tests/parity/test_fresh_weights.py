@@ -1,4 +1,4 @@
-"""Weights that a checkpoint lacks: each module by itself starts fresh, and what the checkpoint has is used."""
+"""Weights that a checkpoint lacks: each missing module starts fresh by itself, and what is there is used."""
 
 import json
 from itertools import combinations
@@ -36,7 +36,7 @@ def configs():
 
 
 def groups_of(encoder, hf):
-    """Module -> its paths, of those that a checkpoint may lack."""
+    """Module -> its paths, for the modules that a checkpoint can lack."""
     groups = {}
     for row in encoder.weights(encoder.config_of(hf)).rows:
         if row not in encoder.weights(encoder.config_of(hf)).without(encoder.fresh).rows:
@@ -45,7 +45,7 @@ def groups_of(encoder, hf):
 
 
 def read(folder, tower, hf, without):
-    """The params and the missing paths of a checkpoint of zeros that lacks the paths of a regex; and all params."""
+    """The params and missing paths of a checkpoint of zeros that lacks the paths of a regex, and the shapes of all."""
     encoder = encoder_of(tower, hf["model_type"])
     config = encoder.config_of(hf)
     text = tower == "text"
@@ -74,7 +74,7 @@ def test_each_module_that_a_checkpoint_lacks_is_fresh_by_itself(tower, hf, tmp_p
             assert sorted(missing) == sorted(path for name in lacking for path in groups[name])
             assert params.keys() == shapes.keys() - set(lacking)
     for paths in groups.values():
-        if len(paths) > 1:  # Half a module is damage.
+        if len(paths) > 1:  # Half a module is an error.
             with pytest.raises(WeightError, match="missing from the checkpoint"):
                 read(tmp_path, tower, hf, paths[0])
 
@@ -91,7 +91,7 @@ def test_the_pretraining_checkpoint_of_beit_gives_the_tower_that_pytorch_gives(m
     images = pixels(32)
     with torch.no_grad():
         want = whole.beit(torch.from_numpy(images.transpose(0, 3, 1, 2))).last_hidden_state
-        # The head's norm is not the pooler's, which starts at ones and zeros.
+        # The norm of the head is not that of the pooler, which starts at ones and zeros.
         normed = torch.nn.functional.layer_norm(want[:, 1:].mean(1), want.shape[2:], eps=1e-12)
         pooled = normed if mean else want[:, 0]
     got = module.apply({"params": params}, jnp.asarray(images), method="image_features")[1]

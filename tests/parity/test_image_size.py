@@ -1,4 +1,4 @@
-"""A tower that is loaded for pictures of another size equals PyTorch's with interpolated positions."""
+"""A tower that is loaded for pictures of another size equals PyTorch's tower with interpolated positions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +27,14 @@ INTERPOLATED = {*ASKED, "swin"}
 
 
 def sizes(hf):
-    """A smaller and a larger one than the tower's own; two larger ones if windows would not fit the smaller."""
+    """A smaller and a larger size than the tower's own; two larger ones if windows would not fit the smaller."""
     first = 4 if "window_size" in hf else -2
     return [hf["image_size"] + by * hf["patch_size"] for by in (first, 2)]
 
 
 @pytest.mark.sampled(32)
 @pytest.mark.parametrize("name", TYPES)
-def test_a_tower_loaded_at_another_size_equals_pytorch_s_interpolation(name, tmp_path):
+def test_a_tower_loaded_at_another_size_equals_interpolation_in_pytorch(name, tmp_path):
     hf = TYPES[name]
     theirs = torch_tower(hf, tmp_path / "v")
     tiny.write_tower(tmp_path / "t", tiny.BERT)
@@ -42,21 +42,20 @@ def test_a_tower_loaded_at_another_size_equals_pytorch_s_interpolation(name, tmp
     for size in sizes(hf):
         module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", image_size=size)
         assert module.config.vision.image_size == size
-        if (
-            hf["model_type"] == "swinv2"
-        ):  # It has no positions, and shifts windows by the size that it is made for.
+        # Swin v2 has no positions, and shifts windows by the size that it is made for.
+        if hf["model_type"] == "swinv2":
             theirs = transformers.AutoModel.from_pretrained(tmp_path / "v", image_size=size).eval()
         images = pixels(size)
         want = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), **extra)
         inner = module.bind({"params": params}).vision
-        got = inner(jnp.asarray(images))  # As a picture of the tower's own size: nothing is interpolated.
+        got = inner(jnp.asarray(images))  # The tower's own size: nothing is interpolated.
         assert_same_layers(
             {"last": got.last_hidden_state, "pooled": got.pooler_output},
             {"last": want.last_hidden_state, "pooled": pooled(want, how_of(hf))},
         )
 
 
-def test_a_dual_encoder_loaded_at_another_size_equals_pytorch_s_interpolation(tmp_path):
+def test_a_dual_encoder_loaded_at_another_size_equals_interpolation_in_pytorch(tmp_path):
     module, params = tiny.dual()
     lit_jax.save(tmp_path / "m", module, params)
     theirs = transformers.VisionTextDualEncoderModel.from_pretrained(tmp_path / "m").eval()
@@ -104,7 +103,7 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_a_processor_at_another_size_is_the_one_that_was_made_for_it(name, tmp_path):
+def test_a_processor_set_to_another_size_equals_one_that_was_made_for_it(name, tmp_path):
     given, wanted = PROCESSORS[name]
     kind = getattr(transformers, f"{name}ImageProcessorPil")
     processor, plain = kind(**given), kind(**(given | wanted))

@@ -29,7 +29,7 @@ LOCKED = (
 FROZEN = (
     r"(vision|text)_model\.embeddings\..*|vision_model\..*layers?\.[02]\..*|text_model\..*layers?\.[01]\..*"
 )
-# A key's bias has no gradient but rounding, which a small eps would make a step of.
+# The gradient of a key's bias is only rounding, which a small eps would turn into a step.
 OPTIM = OptimConfig(
     peak_lr=RATE, schedule="constant", weight_decay=0.0, clip_norm=None, b1=0.9, b2=0.999, eps=1e-3
 )
@@ -42,7 +42,7 @@ def model():
 
 
 def trained_by_pytorch(folder):
-    """The losses, and the tensors afterwards by the names on disk."""
+    """The losses of the steps, and the model after them as it is read back from disk."""
     theirs = transformers.VisionTextDualEncoderModel.from_pretrained(folder).eval()
     for name, param in theirs.named_parameters():
         param.requires_grad = re.fullmatch(FROZEN, name) is None

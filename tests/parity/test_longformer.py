@@ -1,4 +1,4 @@
-"""Longformer against PyTorch: windows, texts of any length, and what nothing uses."""
+"""Longformer against PyTorch: windows, texts of any length, and weights that nothing uses."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from tests.parity.towers import (
 
 
 def long_texts(tokens):
-    """Four texts: of all tokens, padded at the end, at the start, and with holes in the middle."""
+    """Four texts: without padding, padded at the end, padded at the start, and with holes in the middle."""
     rng = np.random.default_rng(4)
     mask = np.ones((4, tokens), np.int32)
     mask[1, tokens // 2 :] = mask[2, : tokens // 3] = 0
@@ -51,7 +51,7 @@ def test_texts_of_many_windows_equal_pytorch_at_every_layer(tokens, tmp_path):
         want = theirs(**in_torch(inputs), output_hidden_states=True, output_attentions=True)
         got = run(module, params, inputs, hidden_states=True, attentions=True)
         assert_same_layers(layers(got), layers(want))
-        # Without the weights, attention is computed in another way.
+        # Attention is computed in another way if its weights are not asked for.
         assert_same_layers({"last": run(module, params, inputs)[0]}, {"last": want.last_hidden_state})
 
 
@@ -64,7 +64,7 @@ def test_a_token_beyond_all_windows_changes_nothing(tmp_path):
     torch_tower(tiny.LONGFORMER, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     batch = {"input_ids": long_texts(30)["input_ids"][:1]}
-    sides = 2 + 6 + 3  # Of the three layers.
+    sides = 2 + 6 + 3  # One side of the window in each of the three layers.
     last = run(module, params, batch).last_hidden_state
     for token, same in ((sides, False), (sides + 1, True)):
         other = {"input_ids": batch["input_ids"].copy()}
@@ -93,7 +93,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     assert_rounding_alone(module, params, long_texts(12))
 
 
-def test_one_window_is_that_of_every_layer_as_in_transformers():
+def test_a_single_window_applies_to_every_layer_as_in_transformers():
     one = tiny.LONGFORMER | {"attention_window": 6}
     config = longformer.Config.from_hf(one)
     assert config.attention_window == (6, 6, 6)

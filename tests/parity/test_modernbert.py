@@ -63,7 +63,7 @@ every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
 
 
 def batch_of(tokens=12, **more):
-    """Texts as `texts` gives them, without the types that this tower does not have; or longer ones."""
+    """Texts as `texts` gives them, without token types, which this tower does not have; or longer ones."""
     if tokens == 12:
         short = texts()
         return {name: short[name] for name in ("input_ids", "attention_mask")} | more
@@ -125,7 +125,7 @@ def test_checkpoints_of_task_models_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "tanh"])
-def test_pooling_is_of_the_first_token_or_of_real_tokens(pooling, tmp_path):
+def test_a_tower_pools_its_first_token_or_its_real_tokens(pooling, tmp_path):
     torch_tower(MODERNBERT, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     assert_pools(modernbert.ENCODER, module, params, pooling, batch_of())
@@ -152,7 +152,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
     assert_rounding_alone(module, params, batch_of())
 
 
-def test_positions_of_each_text_are_refused():
+def test_positions_for_each_text_are_refused():
     init = partial(modernbert.Model(modernbert.Config.from_hf(MODERNBERT)).init, jax.random.key(0))
     ids = jnp.ones((2, 5), jnp.int32)
     with pytest.raises(ConfigError, match=r"shape \(2, 5\).*one row of 5"):
@@ -175,8 +175,8 @@ def test_the_defaults_are_those_of_transformers_and_no_field_is_required(monkeyp
 
 
 @every_tower
-def test_both_spellings_of_a_config_are_the_same(hf):
-    """That of transformers 4, and what transformers 5 makes of it, and of ours."""
+def test_both_spellings_of_a_config_mean_the_same(hf):
+    """The spelling of transformers 4, and what transformers 5 makes of it and of ours."""
     config = modernbert.Config.from_hf(hf)
     for given in (hf, {"model_type": "modernbert"} | dataclasses.asdict(config)):
         theirs = transformers.AutoConfig.for_model(**json.loads(json.dumps(given))).to_dict()

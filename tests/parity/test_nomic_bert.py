@@ -196,7 +196,7 @@ def test_the_config_on_the_hub_is_accepted_and_its_own_names_are_read():
     other = {"n_embd": 24, "n_head": 4, "n_inner": 40, "n_layer": 2, "rotary_emb_base": 50.0}
     config = nomic_bert.Config.from_hf(HUB | other)
     assert (config.hidden_size, config.intermediate_size, config.rope_theta) == (24, 40, 50.0)
-    # As transformers 5 writes such a config again: its own names hold.
+    # In a config that transformers 5 wrote again, its own names take precedence.
     written = transformers.AutoConfig.for_model(**HUB).to_dict() | {"n_embd": 24}
     assert nomic_bert.Config.from_hf(written) == nomic_bert.Config()
 

@@ -12,7 +12,7 @@ from lit_jax.utils.errors import ConfigError
 from tests import tiny
 from tests.parity.towers import in_torch, our_tower, pixels, run, texts, torch_tower
 
-# Type -> (config, tokens before the patches).
+# Type -> (config, number of tokens before the patches).
 PICTURES = {
     "vit": (tiny.VIT, 1),
     "deit": (tiny.DEIT, 2),
@@ -129,6 +129,6 @@ def test_texts_are_pooled_over_the_tokens_of_the_mask(hf, tmp_path):
         want = theirs(**in_torch(inputs)).last_hidden_state
         x = run(module, params, inputs).last_hidden_state
         mask = inputs["attention_mask"]
-        # A causal tower gives what is masked any value: only real tokens are compared.
+        # A causal tower can give masked tokens any value, so only real tokens are compared.
         names = TEXT[hf["model_type"]].poolings_of_tokens(module.config)
         assert_all(x, want, mask, 0, names)

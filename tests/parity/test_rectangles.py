@@ -1,4 +1,4 @@
-"""Pictures and patches that are not squares, of every type of which transformers makes them, against PyTorch."""
+"""Pictures and patches that are not squares, for every type that transformers makes for them, against PyTorch."""
 
 import json
 from functools import partial
@@ -31,11 +31,11 @@ from tests.parity.towers import how_of, in_order, layers, our_tower, pixels, poo
 
 WIDE, TALL = {"image_size": [24, 40]}, {"image_size": [40, 24]}
 PATCHES = {"image_size": [24, 20], "patch_size": [8, 4]}
-SQUARE = {"image_size": 32, "patch_size": [8, 4]}  # Of more columns than rows.
+SQUARE = {"image_size": 32, "patch_size": [8, 4]}  # More columns than rows of patches.
 SQUARE_GRID = {"image_size": [32, 16], "patch_size": [8, 4]}
 PLAIN = {"use_relative_position_bias": False}
 ABSOLUTE = PLAIN | {"use_absolute_position_embeddings": True}
-# Of every day: each sixth, and fewer in what takes longer.
+# Only some of these run every day, and fewer in tests that take longer.
 TOWERS = {
     "vit with patches": tiny.VIT | PATCHES,
     "vit": tiny.VIT | WIDE,
@@ -101,7 +101,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
     shared.test_weights_go_to_jax_and_back_to_the_same_bits("vision", hf, tmp_path)
 
 
-# Wider and taller than the towers are.
+# Wider and taller than the pictures that the towers are made for.
 SIZES = {"swin": (48, 64), "swinv2": (48, 64)}
 SQUARES = {"clip_vision_model", "chinese_clip_vision_model", "siglip_vision_model", "aimv2_vision_model"}
 
@@ -110,7 +110,7 @@ SQUARES = {"clip_vision_model", "chinese_clip_vision_model", "siglip_vision_mode
 @pytest.mark.parametrize(
     "name", [name for name in TYPES if TYPES[name]["model_type"] not in SQUARES or "any size" in name]
 )
-def test_a_tower_loaded_for_a_rectangle_equals_pytorch_s_interpolation(name, tmp_path):
+def test_a_tower_loaded_for_a_rectangle_equals_interpolation_in_pytorch(name, tmp_path):
     hf = TYPES[name]
     size = SIZES.get(hf["model_type"], (24, 48))
     theirs = torch_tower(hf, tmp_path / "v")
@@ -127,7 +127,7 @@ def test_a_tower_loaded_for_a_rectangle_equals_pytorch_s_interpolation(name, tmp
     extra = {"interpolate_pos_encoding": True} if hf["model_type"] in INTERPOLATED else {}
     want = theirs(in_torch(images), **extra)
     assert_same_layers(ours, {"last": want.last_hidden_state, "pooled": pooled(want, how_of(hf))})
-    # What is written, transformers computes without being asked to interpolate.
+    # transformers runs the saved tower without being asked to interpolate.
     lit_jax.save(tmp_path / "out", module, params, layout="towers")
     if VISION[hf["model_type"]].reader == "AutoModel" and hf["model_type"] != "data2vec-vision":
         written = transformers.AutoModel.from_pretrained(
@@ -140,7 +140,7 @@ def test_a_tower_loaded_for_a_rectangle_equals_pytorch_s_interpolation(name, tmp
 @pytest.mark.parametrize(
     "hf", [tiny.CLIP_VISION, tiny.SIGLIP_VISION, tiny.AIMV2_VISION, tiny.CHINESE_CLIP_VISION]
 )
-def test_a_type_that_transformers_makes_for_squares_alone_is_refused_for_a_rectangle(hf, tmp_path):
+def test_a_type_that_transformers_makes_only_for_squares_is_refused_for_a_rectangle(hf, tmp_path):
     name = hf["model_type"]
     config = encoder_of("vision", name).Config.from_hf(hf)
     with pytest.raises(
@@ -151,9 +151,8 @@ def test_a_type_that_transformers_makes_for_squares_alone_is_refused_for_a_recta
         message = rf"{name} config: {next(iter(field))}=\[\d+, \d+\] is not usable; wanted one number"
         with pytest.raises(WeightError, match=message):
             encoder_of("vision", name).Config.from_hf(hf | field)
-        with pytest.raises(
-            (TypeError, RuntimeError, ValueError)
-        ):  # So does transformers, when it makes or runs one.
+        # transformers fails too, when it makes or runs such a tower.
+        with pytest.raises((TypeError, RuntimeError, ValueError)):
             torch_tower(hf | field, tmp_path / "x")(
                 torch.zeros(1, 3, *np.broadcast_to((hf | field)["image_size"], 2))
             )
@@ -193,7 +192,7 @@ def test_a_rectangle_that_transformers_fails_on_is_refused_by_name(hf, message, 
     ],
     ids=str,
 )
-def test_a_size_that_is_none_is_refused_by_name(fields, message):
+def test_an_invalid_size_is_refused_by_name(fields, message):
     with pytest.raises(WeightError, match=message):
         VISION["vit"].config_of(tiny.VIT | fields)
 
@@ -210,7 +209,7 @@ def test_a_size_that_is_none_is_refused_by_name(fields, message):
     ids=str,
 )
 @pytest.mark.usefixtures("any_types")
-def test_a_size_that_the_patches_do_not_divide_or_that_is_none_is_refused(size, message, tmp_path):
+def test_a_size_that_is_invalid_or_that_the_patches_do_not_divide_is_refused(size, message, tmp_path):
     vision, text = tiny.write_towers(tmp_path)
     with pytest.raises(ConfigError, match=message):
         lit_jax.from_towers(vision, text, image_size=size)
@@ -223,7 +222,7 @@ def test_a_tower_that_fits_itself_to_every_picture_keeps_what_transformers_reads
     assert with_image_size(hf["model_type"], config, (24, 24)).image_size == 24
 
 
-def test_patches_that_are_no_squares_are_named_where_they_do_not_divide():
+def test_patches_that_are_not_squares_are_named_where_they_do_not_divide():
     config = VISION["vit"].Config.from_hf(tiny.VIT | SQUARE)
     message = r"is 30; wanted a multiple of 8x4, the patch size: \(24, 28\) or 32$"
     with pytest.raises(ConfigError, match=message):
@@ -231,7 +230,7 @@ def test_patches_that_are_no_squares_are_named_where_they_do_not_divide():
 
 
 def test_a_table_of_a_rectangle_is_resized_to_another_by_rows_and_by_columns():
-    """PyTorch's own models fail here: this is what they do to a square table."""
+    """PyTorch's own models fail here, so this is what they do to a square table."""
     stored = VISION["vit"].Config.from_hf(tiny.VIT | SQUARE)
     table = np.random.default_rng(0).normal(size=(1, 4 * 8 + 1, 5)).astype(np.float32)
     config = with_image_size("vit", stored, (48, 20))
@@ -260,7 +259,7 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_a_processor_for_a_rectangle_is_the_one_that_was_made_for_it(name):
+def test_a_processor_set_to_a_rectangle_equals_one_that_was_made_for_it(name):
     given, wanted = PROCESSORS[name]
     kind = getattr(transformers, f"{name}ImageProcessorPil")
     processor, plain = kind(**given), kind(**(given | wanted))
@@ -270,7 +269,7 @@ def test_a_processor_for_a_rectangle_is_the_one_that_was_made_for_it(name):
     assert got.shape == (1, 3, 24, 48)
     np.testing.assert_array_equal(got, want)
     assert processor.to_dict() == plain.to_dict()
-    image_processors.set_image_size(processor, 64)  # And to a square again.
+    image_processors.set_image_size(processor, 64)  # Back to a square.
     assert processor(image, return_tensors="np")["pixel_values"].shape == (1, 3, 64, 64)
 
 
@@ -281,7 +280,7 @@ def test_a_processor_whose_pictures_are_always_squares_is_refused_for_a_rectangl
 
 
 def same_vectors(folder, module, params, given):
-    """Whether transformers' dual encoder gives our embeddings of the pictures [B C S1 S2]."""
+    """Asserts that transformers' dual encoder gives our embeddings of the pictures [B C S1 S2]."""
     theirs, info = transformers.VisionTextDualEncoderModel.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
     with torch.no_grad():
@@ -306,13 +305,9 @@ def test_a_dual_encoder_of_rectangles_is_exported_and_read_back(vision, tmp_path
     same_vectors(tmp_path, module, params, images)
 
 
+# Name -> (tower, size of the pictures, size in its config, rows of the position table).
 RUNS = {
-    "vit": (
-        tiny.VIT,
-        (24, 48),
-        (24, 48),
-        3 * 6 + 1,
-    ),  # Tower, pictures, what its config says, rows of positions.
+    "vit": (tiny.VIT, (24, 48), (24, 48), 3 * 6 + 1),
     "dinov2": (tiny.DINOV2, (24, 48), 56, 7 * 7 + 1),
 }
 
@@ -329,7 +324,7 @@ def test_a_run_on_rectangles_is_exported_for_pictures_of_that_size(name, tmp_pat
     config["model"]["lock_towers"] = "UU"
     train(config, tmp_path / "run")
     assert read_trained(tmp_path / "run").params["vision"]["embeddings"]["pos"].shape[1] == rows
-    train(config | {"steps": 4}, tmp_path / "run")  # It goes on with what the workdir says.
+    train(config | {"steps": 4}, tmp_path / "run")  # The run continues from its workdir.
     export(tmp_path / "run", tmp_path / "out")
     module, params = lit_jax.load(tmp_path / "out")
     assert module.config.vision.image_size == own
@@ -347,7 +342,7 @@ def test_a_run_on_rectangles_is_exported_for_pictures_of_that_size(name, tmp_pat
 @pytest.mark.parametrize(
     "vision", [tiny.VIT | PATCHES, tiny.DINOV2 | {"patch_size": 4}], ids=["vit", "dinov2"]
 )
-def test_programs_take_pictures_of_the_processor_s_height_and_width(vision, tmp_path):
+def test_programs_take_pictures_of_the_height_and_width_of_the_processor(vision, tmp_path):
     pytest.importorskip("onnxruntime", reason="ONNX files are run with lit_jax[onnx]")
     module, params = tiny.dual(vision=vision)
     processor = tiny.processor()

@@ -55,7 +55,7 @@ def test_a_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
 @pytest.mark.sampled(2)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
-    """That of the statistics is zero."""
+    """The gradient of the statistics is zero."""
     theirs = torch_tower(hf, tmp_path)
     module, _, params = our_tower("vision", tmp_path)
     images = pixels(32)
@@ -124,7 +124,7 @@ def test_remat_and_unrolling_and_bfloat16_change_nothing_but_rounding(hf, tmp_pa
 
 
 @pytest.mark.parametrize("remat", ["products", "narrow"])
-def test_a_backward_pass_that_computes_again_has_the_same_gradient(remat, tmp_path):
+def test_a_backward_pass_that_recomputes_has_the_same_gradient(remat, tmp_path):
     torch_tower(RESNET, tmp_path)
     module, _, params = our_tower("vision", tmp_path)
     images = jnp.asarray(pixels(32))
@@ -199,7 +199,7 @@ def test_every_pooling_of_tokens_but_those_of_a_cls_token_equals_pytorch(tmp_pat
         ENCODER.pooled(config, "cls")
 
 
-def test_pictures_of_other_channels_are_refused():
+def test_pictures_with_another_number_of_channels_are_refused():
     module = ENCODER.Model(ENCODER.Config.from_hf(RESNET))
     with pytest.raises(ConfigError, match="images have 4 channels; this tower takes 3"):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)))

@@ -1,4 +1,4 @@
-"""Models in the layout of sentence-transformers, computed from their files by PyTorch; and by sentence-transformers."""
+"""Models in the layout of sentence-transformers, computed from their files by PyTorch and by sentence-transformers."""
 
 import dataclasses
 import importlib
@@ -76,7 +76,7 @@ def ours(module, params, processor):
 
 
 def saved_with_our_vectors(folder, model):
-    """Saves a model, whose vectors PyTorch then computes from the files."""
+    """Saves a model, and compares our vectors with those that PyTorch computes from the files."""
     lit_jax.save(folder, *model, layout="sentence_transformers")
     want = ours(*model)
     for modality, inputs in (("text", TEXTS), ("image", pictures())):
@@ -95,9 +95,9 @@ def test_the_files_give_our_vectors_and_are_read_back_to_the_bit(towers, fields,
     assert prompt_of(load_processor(tmp_path).tokenizer) == "the red "
 
 
-def test_a_mean_is_of_as_many_patches_as_the_processor_makes(tmp_path):
+def test_a_mean_is_over_as_many_patches_as_the_processor_makes(tmp_path):
     module, params, _ = model_of({"vision": tiny.DINOV2}, {"vision_pooling": "mean"})
-    processor = tiny.processor(24)  # The tower's own pictures have 56 pixels; it resizes its positions.
+    processor = tiny.processor(24)  # The tower is made for 56 pixels; it resizes its positions.
     saved_with_our_vectors(tmp_path, (module, params, processor))
 
 
@@ -167,7 +167,7 @@ def test_a_model_that_sentence_transformers_saved_is_read_to_the_bit(name, tmp_p
     assert prompt_of(tokenizer) == prompt_of(model[2].tokenizer)
 
 
-MADE = {  # A text tower, its modules behind it, and text_pooling of what is read.
+MADE = {  # A text tower, the modules behind it, and the text_pooling that is read.
     "mean": (tiny.BERT, ["Pooling mean"], "mean"),
     "last": (tiny.QWEN3, ["Pooling lasttoken", "Dense 7"], "last"),
     "pooler": (tiny.BERT, ["Pooling cls", "Dense 24 tanh", "Dense 7"], "pooler"),

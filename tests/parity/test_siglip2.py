@@ -90,7 +90,7 @@ def test_names_that_transformers_5_has_in_memory_are_understood(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_pictures_may_have_another_side_than_the_positions(tmp_path):
+def test_the_pictures_can_have_another_size_than_the_positions(tmp_path):
     theirs = torch_tower(tiny.SIGLIP2_VISION, tmp_path / "v")
     tiny.write_tower(tmp_path / "t", tiny.BERT)
     module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", image_size=48)
@@ -105,7 +105,7 @@ def test_the_pictures_may_have_another_side_than_the_positions(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_has_no_place_in_a_dual_encoder_of_transformers_and_goes_back_as_a_tower(tmp_path):
+def test_a_tower_has_no_place_in_a_dual_encoder_of_transformers_and_goes_back_alone(tmp_path):
     theirs = torch_tower(tiny.SIGLIP2_VISION, tmp_path / "v")
     tiny.write_tower(tmp_path / "t", tiny.BERT)
     module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t")
@@ -126,7 +126,7 @@ def test_the_image_processor_gives_a_square_of_as_many_patches(tmp_path):
     fields = {"image_processor_type": "Siglip2ImageProcessorFast", "patch_size": 8, "max_num_patches": 16}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
     ours = load_image_processor(tmp_path)
-    for shape in ((64, 64), (30, 30)):  # Of a square theirs makes the same.
+    for shape in ((64, 64), (30, 30)):  # For a square, theirs makes the same.
         picture = noise(shape)
         got = ours(picture, return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
         want = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)(

@@ -37,10 +37,10 @@ TOWERS = {
     "swinv2 with windows of pretraining, without qkv bias": SWINV2
     | {"image_size": 26, "qkv_bias": False, "pretrained_window_sizes": [6, 3], "window_size": 3},
 }
-# The rest take long to compile, and have no leaf that these have not.
+# The others take long to compile, and have no leaf that these lack.
 ODD = {name: hf for name, hf in TOWERS.items() if " with" in name}
-# PyTorch fails where Swin's windows are larger than a grid, and where patches do not divide a picture with absolute
-# positions.
+# PyTorch fails where Swin's windows are larger than a grid and, with absolute positions, where patches do not divide
+# a picture.
 OTHER_SIZES = [("swin without qkv bias, with absolute positions", (40, 48)), ("swin", (43, 50))] + [
     (name, size) for name in list(TOWERS)[1:2] + list(TOWERS)[3:] for size in ((24, 40), (43, 50))
 ]
@@ -95,7 +95,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
 
 
 @both
-def test_names_in_memory_of_transformers_5_and_those_of_task_models_are_read(hf, tmp_path):
+def test_names_that_transformers_5_has_in_memory_and_those_of_task_models_are_read(hf, tmp_path):
     theirs = torch_tower(hf, tmp_path)
     _, _, want = our_tower("vision", tmp_path)
     state = theirs.state_dict()
@@ -118,14 +118,14 @@ def test_names_in_memory_of_transformers_5_and_those_of_task_models_are_read(hf,
 
 
 def test_the_sharpest_cosine_attention_of_swinv2_is_that_of_pytorch(tmp_path):
-    # With heads of one channel every cosine is 1 or -1: a token alone in its corner may prefer strangers to itself.
+    # With heads of one channel, every cosine is 1 or -1: a token alone in its corner can prefer others to itself.
     theirs = torch_tower(SWINV2 | {"window_size": 2, "embed_dim": 8, "num_heads": [8, 16]}, tmp_path)
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             if name.endswith("logit_scale"):
                 parameter.fill_(6.0)
             elif "position_bias_mlp.2" in name:
-                parameter.zero_()  # Scores of a hundred, and nothing to round in them.
+                parameter.zero_()  # Scores of a hundred, with nothing to round in them.
     theirs.save_pretrained(tmp_path)
     module, _, params = our_tower("vision", tmp_path)
     compare(theirs, module, params, pictures(32, 32))
@@ -149,15 +149,14 @@ def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(hf, tmp_p
 
     whole = jax.jit(module.apply)({"params": params}, images).pooler_output
     module = module.clone(config=dataclasses.replace(module.config, drop_path_rate=0.0))
-    got = jax.jit(partial(module.apply, train=True))(
-        {"params": params}, images
-    ).pooler_output  # Without a key.
+    # This needs no key.
+    got = jax.jit(partial(module.apply, train=True))({"params": params}, images).pooler_output
     np.testing.assert_array_equal(got, whole)
 
 
 @both
 def test_stochastic_depth_drops_whole_branches_of_single_images(hf, tmp_path):
-    """With two blocks of rates 0 and 1/2, each picture's second block is there, or is not, or counts twice."""
+    """With two blocks of rates 0 and 1/2, a branch of each picture's second block is dropped or counts twice."""
     hf = hf | {"depths": [2], "num_heads": [2], "drop_path_rate": 0.5}
     torch_tower(hf, tmp_path)
     module, _, params = our_tower("vision", tmp_path)
@@ -183,7 +182,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
 
 @pytest.mark.slow
 @both
-def test_new_params_are_initialised_as_by_transformers(hf):
+def test_new_params_are_initialised_as_in_transformers(hf):
     encoder = VISION[hf["model_type"]]
     config = encoder.Config.from_hf(hf | {"embed_dim": 16, "depths": [1, 1], "initializer_range": 0.1})
     params = jax.jit(encoder.Model(config).init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
@@ -252,7 +251,7 @@ def test_images_that_pytorch_fails_on_are_refused(changes, size, message):
 @pytest.mark.slow
 @both
 def test_tables_that_transformers_4_keeps_in_files_are_written_and_left_alone_by_transformers_5(hf, tmp_path):
-    """Swin's rows of relative positions alone: Swin v2's are not among its files."""
+    """Only Swin's tables of relative positions are written: files of Swin v2 have none."""
     module, params = tiny.dual(vision=hf)
     lit_jax.save(tmp_path, module, params, layout="towers")
     theirs, info = transformers.AutoModel.from_pretrained(tmp_path / "vision", output_loading_info=True)

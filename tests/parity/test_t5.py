@@ -62,7 +62,7 @@ every_tower = pytest.mark.parametrize("hf", TOWERS.values(), ids=TOWERS)
 
 
 def batch_of(tokens=12):
-    """Texts as `texts` gives them, without the types that this tower does not have; or longer ones."""
+    """Texts as `texts` gives them, without token types, which this tower does not have; or longer ones."""
     if tokens == 12:
         short = texts(pad=0)
         return {name: short[name] for name in ("input_ids", "attention_mask")}
@@ -113,7 +113,7 @@ def test_the_buckets_are_those_of_transformers_at_every_distance(count, farthest
     """EncoderModel Model ForConditionalGeneration ForSequenceClassification ForTokenClassification
     ForQuestionAnswering""".split(),
 )
-def test_folders_of_every_class_give_the_encoder_alone(family, kind, tmp_path):
+def test_folders_of_every_class_give_only_the_encoder(family, kind, tmp_path):
     whole = getattr(transformers, f"{family}{kind}")
     hf = getattr(tiny, family) | {"num_layers": 2, "num_decoder_layers": 1}
     model = randomise(whole(transformers.AutoConfig.for_model(**hf, attn_implementation="eager")))
@@ -126,7 +126,7 @@ def test_folders_of_every_class_give_the_encoder_alone(family, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kept", ["both", "shared", "encoder.embed_tokens"])
-def test_the_words_are_read_under_either_name_and_the_shared_one_holds(kept, tmp_path):
+def test_word_embeddings_are_read_under_either_name_and_the_shared_one_takes_precedence(kept, tmp_path):
     theirs = torch_tower(tiny.T5, tmp_path)
     state = {name: tensor.clone() for name, tensor in theirs.state_dict().items()}
     words = state["shared.weight"].numpy()
@@ -180,7 +180,7 @@ def test_training_follows_its_key_and_drops_in_as_many_places_as_pytorch(tmp_pat
             {"params": params}, **jax.tree.map(jnp.asarray, batch_of()), rngs={"dropout": jax.random.key(0)}
         )
     )
-    # Words and the end; in a layer: weights of attention, its output, hidden activations, the MLP's output.
+    # Embeddings and final states; in a layer, attention weights and output, MLP activations and output.
     assert jaxpr.count("name=_bernoulli") == 6
 
 
@@ -195,7 +195,7 @@ def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hf", [tiny.T5, tiny.UMT5 | {"initializer_factor": 0.5}], ids=["t5", "umt5"])
-def test_a_tower_from_scratch_starts_with_the_deviations_of_transformers(hf, tmp_path):
+def test_a_tower_from_scratch_starts_with_the_standard_deviations_of_transformers(hf, tmp_path):
     transformers.set_seed(0)
     hf = hf | {"d_model": 256, "d_kv": 32, "d_ff": 512, "num_layers": 2, "vocab_size": 500}
     hf = hf | {"relative_attention_num_buckets": 64, "relative_attention_max_distance": 128}
@@ -294,7 +294,7 @@ def test_a_config_that_cannot_be_honoured_is_refused_by_name(change, message):
 
 
 def write_t5_tokenizer(folder, as_4):
-    """A tokenizer in the manner of T5 as transformers 4 or 5 write it: "</s>" at the end, and sentinels."""
+    """Writes a tokenizer like T5's, as transformers 4 or 5 does: "</s>" at the end, and sentinels."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     words = "a red green blue square circle of on white the".split()
     pieces += [("▁" + word, -3.0) for word in words] + [(letter, -6.0) for letter in "abcdefghr"]
@@ -317,7 +317,7 @@ def write_t5_tokenizer(folder, as_4):
 
 
 @pytest.mark.parametrize("as_4", [False, True], ids=["transformers 5", "transformers 4"])
-def test_texts_go_through_a_tokenizer_of_t5_s_kind_to_pytorch_s_embeddings(as_4, tmp_path):
+def test_texts_through_a_tokenizer_like_that_of_t5_get_the_embeddings_of_pytorch(as_4, tmp_path):
     theirs = torch_tower(tiny.T5, tmp_path / "t")
     write_t5_tokenizer(tmp_path / "t", as_4)
     tiny.write_tower(tmp_path / "v", tiny.VIT)

@@ -43,7 +43,7 @@ def tokenizer(hf, **options):
 @pytest.mark.parametrize(
     "model_type", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in TEXT]
 )
-def test_a_tower_is_given_what_the_tokenizer_names(model_type, kind, tmp_path):
+def test_a_tower_gets_the_inputs_that_the_tokenizer_names(model_type, kind, tmp_path):
     hf = TYPES[model_type] | ({"eos_token_id": 3} if "eos_token_id" in TYPES[model_type] else {})
     theirs = torch_tower(hf, tmp_path / "t")
     tokenizer(hf, **kind).save_pretrained(tmp_path / "t")
@@ -66,7 +66,7 @@ def test_a_tower_is_given_what_the_tokenizer_names(model_type, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_a_training_batch_has_what_the_tokenizer_names_and_counts_cut_captions(kind, tmp_path):
+def test_a_training_batch_has_the_inputs_that_the_tokenizer_names_and_counts_cut_captions(kind, tmp_path):
     source = open_source(tiny.write_pairs(tmp_path / "pairs"))
     words = tokenizer(tiny.BERT, **kind)
     transforms = TrainTransforms(
@@ -74,9 +74,8 @@ def test_a_training_batch_has_what_the_tokenizer_names_and_counts_cut_captions(k
     )
     with closing(train_batches(source, transforms, batch_size=8, seed=0)) as batches:
         assert set(next(batches)["texts"]) == set(words(TEXTS[0]))
-        assert (
-            0 < batches.cut < 8
-        )  # "the square of red on white" is cut to five tokens, "a red square" is not.
+        # "the square of red on white" is cut to five tokens, "a red square" is not.
+        assert 0 < batches.cut < 8
 
 
 @pytest.mark.parametrize("stated", [None, 12, 100])

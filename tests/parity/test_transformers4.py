@@ -25,7 +25,7 @@ HELD = {
     "beit, rectangles": (tiny.BEIT | {"image_size": [24, 40]}, tiny.BERT),
     "swinv2, rectangles": (tiny.SWINV2 | {"image_size": [32, 48]}, tiny.BERT),
 }
-# Argument: a folder with pairs.json. Makes random models, and what they say of random inputs.
+# Argument: a folder with pairs.json. Makes random models, and their outputs for random inputs.
 WRITE = """
 import json, sys
 from pathlib import Path
@@ -51,7 +51,7 @@ for name, (vision, text) in json.loads((root / "pairs.json").read_text()).items(
     embeddings = {k: outputs[k].numpy() for k in ("image_embeds", "text_embeds", "logits_per_image")}
     np.savez(root / name / "said.npz", **embeddings, **{k: v.numpy() for k, v in inputs.items()})
 """
-# Prints, for each pair, what `ours` lacks or has too much, and which tensors are not those of `theirs`.
+# Prints, for each pair, the keys that `ours` lacks or has in excess, and tensors that differ from those of `theirs`.
 READ = """
 import json, sys
 from pathlib import Path
@@ -125,7 +125,7 @@ def written(run4, tmp_path_factory):
     return root
 
 
-def test_models_of_transformers_4_give_the_same_numbers_and_go_back_bit_by_bit(run4, written):
+def test_models_of_transformers_4_give_the_same_numbers_and_go_back_bit_for_bit(run4, written):
     for name in HELD:
         model = VisionTextDualEncoderModel.from_pretrained(written / name / "theirs")
         assert_same_outputs(model, np.load(written / name / "said.npz"))

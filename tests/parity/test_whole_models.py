@@ -1,4 +1,4 @@
-"""Towers out of a whole CLIP of transformers, through its folder: what it is as a whole holds for its halves too."""
+"""Towers from the folder of a whole CLIP of transformers: what is true of the whole holds for its halves too."""
 
 import json
 
@@ -17,7 +17,7 @@ from tests.parity.towers import in_torch, pixels, texts
 
 
 def write_clip(folder, **changes):
-    """A random CLIP, whose config.json then gets `changes`."""
+    """Writes a random CLIP, whose config.json then gets `changes`."""
     config = transformers.CLIPConfig(
         vision_config=tiny.CLIP_VISION, text_config=tiny.CLIP_TEXT, projection_dim=20
     )
@@ -54,7 +54,7 @@ def in_theirs(folder, inputs):
         )
 
 
-def test_a_config_dict_decides_over_the_config_as_in_pytorch(tmp_path, inputs):
+def test_a_config_dict_takes_precedence_over_the_config_as_in_pytorch(tmp_path, inputs):
     odd = {"hidden_act": "gelu", "layer_norm_eps": 1e-3}
     folder = write_clip(
         tmp_path / "clip",
@@ -89,7 +89,7 @@ def _by_facade(vision, text):
         ({"text": "bert"}, "the towers do not come from one checkpoint"),
     ],
 )
-def test_projections_that_are_not_kept_are_told_in_one_warning(change, message, tmp_path, caplog):
+def test_projections_that_are_not_kept_are_reported_in_one_warning(change, message, tmp_path, caplog):
     (
         write_clip(tmp_path / "clip"),
         write_clip(tmp_path / "other"),
@@ -105,7 +105,7 @@ def test_projections_that_are_not_kept_are_told_in_one_warning(change, message, 
     assert len(told) == (message is not None) and (message or "") in "".join(told)
 
 
-def test_a_way_for_projections_that_does_not_exist_is_refused(tmp_path):
+def test_an_unknown_choice_of_projections_is_refused(tmp_path):
     folder = write_clip(tmp_path / "clip")
     with pytest.raises(ConfigError, match="projections is 'old'; wanted one of keep, new"):
         lit_jax.from_towers(folder, folder, projections="old")

@@ -20,7 +20,7 @@ TEMPLATES = ("a {}", "the {} on white")
 
 
 def pytorch_logits(folder, pictures, names):
-    """The protocol of CLIP in PyTorch alone: unit prompts, their mean, a unit again, times the model's scale."""
+    """CLIP's protocol in plain PyTorch: unit prompts, their mean made a unit again, times the model's scale."""
     model = transformers.VisionTextDualEncoderModel.from_pretrained(folder).eval()
     processor = transformers.VisionTextDualEncoderProcessor.from_pretrained(folder)
     unit = torch.nn.functional.normalize
@@ -47,7 +47,7 @@ def test_zero_shot_logits_and_predictions_of_an_exported_folder_equal_pytorch(tm
     model = Embedder(folder)
     got = model.scale * model.pictures(source) @ model.classes(source.class_names, TEMPLATES).T
     np.testing.assert_allclose(got, want, atol=1e-4, rtol=0)
-    assert np.ptp(want, axis=1).min() > 0.1  # Classes differ: not equal because all is.
+    assert np.ptp(want, axis=1).min() > 0.1  # The classes differ, so the comparison is not trivial.
 
     (tmp_path / "templates.txt").write_text("\n".join(TEMPLATES))
     found = evaluate(

@@ -23,7 +23,7 @@ from tests.parity.conftest import randomise
 
 
 def in_order(model):
-    """The same model; a MAE leaves the patches in their order, and its positions have a gradient."""
+    """The same model; a MAE now leaves the patches in order, and its positions have a gradient."""
     if model.config.model_type == "vit_mae":
         masking = model.embeddings.random_masking
         model.embeddings.random_masking = lambda x, noise: masking(
@@ -67,9 +67,9 @@ def torch_tower(hf, folder, seed=0):
 
 
 def pooled(output, how="cls", mask=None):
-    """PyTorch's pooled output; for types that have none, our default for them: the first token, or `how` says it.
+    """PyTorch's pooled output; for types that have none, the first token, or what `how` says.
 
-    `mask` [B N] is nonzero where a token is real; None: all of them are.
+    `mask` [B N] is nonzero where a token is real; without it, all of them are.
     """
     own = getattr(output, "pooler_output", None)
     if own is not None:
@@ -110,7 +110,7 @@ def layers(output, how="cls", mask=None):
 
 
 def pixels(size, channels=3, batch=2):
-    """`size` is a side, or height and width."""
+    """Random pictures; `size` is a side, or height and width."""
     return (
         np.random.default_rng(1).normal(size=(batch, *np.broadcast_to(size, 2), channels)).astype(np.float32)
     )
@@ -165,9 +165,9 @@ def assert_same_gradients(got, want):
 
 
 def leaves_of(encoder, hf):
-    """The module of a type that transformers has not, its params, and its tensors by their names on disk.
+    """The module of a type that transformers does not have, its params, and its tensors by their names on disk.
 
-    All tensors but statistics are leaves of PyTorch.
+    All tensors except statistics are leaves of PyTorch.
     """
     config = encoder.Config.from_hf(hf)
     params = tiny.dual(vision=hf)[1]["vision"]
@@ -179,7 +179,7 @@ def leaves_of(encoder, hf):
 
 
 def assert_gradients_of_leaves(encoder, module, params, leaves, images, pooled):
-    """Those of our pooled output are those of `pooled`, which PyTorch computes of the `leaves`."""
+    """The gradients of our pooled output are those of `pooled`, which PyTorch computes from the `leaves`."""
     weight = np.random.default_rng(3).normal(size=pooled.shape).astype(np.float32)
     (pooled * torch.from_numpy(weight)).sum().backward()
     gradients = {
@@ -198,8 +198,8 @@ def assert_same_bits_and_back(encoder, module, params, leaves):
 def assert_rounding_alone(module, params, batch):
     """Remat and unrolled loops compute the same, to the bit, and bfloat16 changes nothing but rounding.
 
-    The bits are those of one operation after another. What XLA fuses, and so rounds, differs from program to program:
-    compiled, they differ by 1e-6 of the largest number.
+    The bits are equal if operations run one after another. What XLA fuses, and so rounds, differs from program to
+    program: compiled, results differ by up to 1e-6 of the largest number.
     """
     settings = {"remat": "full", "unroll": 2}
     want = run(module, params, batch).pooler_output
@@ -224,7 +224,7 @@ def assert_rounding_alone(module, params, batch):
 
 
 def assert_saved_for_lit_jax_alone(hf, tmp_path):
-    """An image tower of a type that transformers does not know is refused for it, and for others, by name."""
+    """An image tower that transformers does not know is saved in our own layout and refused by name in all others."""
     name = hf["model_type"]
     tiny.write_tower(tmp_path / "v", hf)
     tiny.write_tower(tmp_path / "t", tiny.BERT)
@@ -245,14 +245,13 @@ def assert_saved_for_lit_jax_alone(hf, tmp_path):
         assert not (tmp_path / layout).exists()
     with pytest.raises(WeightError, match="has no class in transformers"):
         lit_jax.VisionTextDualEncoderModel.from_pretrained(tmp_path / "own")
-    with pytest.raises(
-        ValueError, match=name
-    ):  # When a version knows the type, it has to be compared with that.
+    # Once a version of transformers knows the type, ours has to be compared with it.
+    with pytest.raises(ValueError, match=name):
         transformers.AutoConfig.for_model(name)
 
 
 def assert_pools(encoder, module, params, pooling, batch):
-    """A text tower of width 24 pools its first token, the mean of the real ones, or as BERT does."""
+    """A text tower of width 24 pools its first token, the mean of its real tokens, or as BERT does."""
     config, fixed = encoder.pooled(module.config, pooling)
     assert fixed == {}
     rng = np.random.default_rng(5)
@@ -270,7 +269,7 @@ def assert_pools(encoder, module, params, pooling, batch):
 
 
 def assert_gradients_of_real_tokens(hf, folder, batch):
-    """The gradient of every leaf of a text tower, of a random sum over the last hidden states of real tokens."""
+    """Compares every leaf's gradient of a random sum over a text tower's last hidden states of real tokens."""
     theirs = torch_tower(hf, folder)
     module, _, params = our_tower("text", folder)
     output = theirs(**in_torch(batch)).last_hidden_state
