@@ -1,7 +1,7 @@
-"""A pytest plugin: what transformers' own tests import as its dual encoder and processor is lit_jax's.
+"""A pytest plugin that gives transformers' own tests the dual encoder and the processor of lit_jax.
 
 Towers stay PyTorch's. Names that later versions of transformers no longer have (Flax) stand for these towers, so that
-the tests of the Flax class run too. Inputs may be tensors of either kind; outputs are of the kind of the inputs.
+the tests of the Flax class run too. Inputs can be tensors of either kind; outputs are of the kind of the inputs.
 """
 
 import builtins
@@ -45,7 +45,7 @@ class InTorch:
 
 
 class Model(lit_jax.VisionTextDualEncoderModel):
-    """lit_jax's model with what is a matter of PyTorch alone: made of two towers, moved, and set to evaluate."""
+    """lit_jax's model with what only PyTorch's has: it is made of two towers, moved, and set to evaluate."""
 
     def __new__(cls, config=None, vision_model=None, text_model=None, **options):
         if vision_model is None:
@@ -73,7 +73,7 @@ def _plain(test):
 
 
 def _missing(name):
-    """What stands for a name that a package no longer has: an answer, a decorator, or a table or class unused."""
+    """A stand-in for a name that a package no longer has: an answer, a decorator, or an unused table or class."""
     if name.startswith("is_"):
         return lambda: "flax" in name
     if name[0].islower():
@@ -82,7 +82,7 @@ def _missing(name):
 
 
 def _importing(name, globals=None, locals=None, fromlist=(), level=0):
-    """`import` by which tests get whatever they ask of a package, in this version or in another, here or not."""
+    """An `import` that gives tests every name that they ask of a package, whether this version has it or not."""
     if level or not (globals or {}).get("__name__", "").startswith("tests."):
         return IMPORT(name, globals, locals, fromlist, level)
     try:
@@ -97,12 +97,12 @@ def _importing(name, globals=None, locals=None, fromlist=(), level=0):
 
 IMPORT, builtins.__import__ = builtins.__import__, _importing
 ours = lit_jax.VisionTextDualEncoderProcessor
-transformers = sys.modules["transformers"]  # The import of a part of it may put another module in its place.
+transformers = sys.modules["transformers"]  # Importing a part of it can put another module in its place.
 TOWERS = {"ViT": "ViTModel", "Bert": "BertModel", "CLIPVision": "CLIPVisionModel"}
 for name, tower in TOWERS.items():
     setattr(transformers, f"Flax{name}Model", getattr(transformers, tower))
 transformers.VisionTextDualEncoderModel = transformers.FlaxVisionTextDualEncoderModel = Model
-# The processor of transformers itself is tried too, for what its tests of another version ask that it no longer does.
+# The processor of transformers itself is tried too, since tests of another version ask for what it no longer does.
 itself = os.environ.get("LIT_JAX_PROCESSOR") == "transformers"
 processor = transformers.VisionTextDualEncoderProcessor if itself else ours
 # As transformers 4 names them.
@@ -112,5 +112,5 @@ parts = {
     "tokenizer_class": "BertTokenizer",
 }
 transformers.VisionTextDualEncoderProcessor = type(processor.__name__, (processor,), parts)
-# Tests look into the checkout's own source for names; what is installed is what is tested.
+# Tests look into the checkout's own source for names; the installed package is what is tested.
 transformers.utils.direct_transformers_import = lambda *args, **options: transformers

@@ -1,4 +1,4 @@
-"""A task of mteb on a folder in the layout of sentence-transformers has the numbers of our vectors."""
+"""A task of mteb on a folder in the layout of sentence-transformers gives the numbers of our vectors."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ ABOUT = {
 
 
 def task_of(pictures, texts):
-    """Text i belongs to picture i."""
+    """A retrieval task in which text i belongs to picture i."""
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -56,7 +56,7 @@ def test_a_task_of_mteb_gives_the_numbers_of_our_vectors(tmp_path):
     model = (*tiny.dual(), tiny.processor())
     lit_jax.save(tmp_path, *model, layout="sentence_transformers")
     theirs = SentenceTransformerEncoderWrapper(SentenceTransformer(str(tmp_path), device="cpu"))
-    theirs.mteb_model_meta.modalities = ["text", "image"]  # It looks for them in folders on the Hub alone.
+    theirs.mteb_model_meta.modalities = ["text", "image"]  # It looks for them only on the Hub.
     results = mteb.evaluate(theirs, task_of(pictures, texts), cache=None, overwrite_strategy="always")
     scores = results.task_results[0].scores["test"][0]
     embedder = Embedder(Opened("tiny", *model))

@@ -1,4 +1,4 @@
-"""open_clip opens our folders in its layout, and gives our vectors of the same pictures and texts."""
+"""open_clip opens our folders in its layout, and gives our vectors for the same pictures and texts."""
 
 import copy
 import json
@@ -74,7 +74,7 @@ def model_of(name):
 
 
 def assert_same_vectors(folder, module, params, own):
-    """Whatever open_clip makes of pictures and texts is what we make of them."""
+    """Asserts that open_clip makes the same vectors of pictures and texts as we do."""
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     with torch.no_grad():
@@ -97,8 +97,8 @@ def test_open_clip_gives_our_vectors(name, tmp_path):
     assert_same_vectors(tmp_path, module, params, own)
 
 
-def test_a_checkpoint_of_a_training_opens_with_the_config_that_open_clip_knows(tmp_path):
-    """As docs/formats.md says."""
+def test_a_training_checkpoint_opens_with_the_config_that_open_clip_knows(tmp_path):
+    """As docs/formats.md describes."""
     model = open_clip.create_model("ViT-S-32-alt").eval()
     stored = {"epoch": 3, "name": "run", "state_dict": model.state_dict()}
     torch.save(stored, tmp_path / "open_clip_pytorch_model.bin")
@@ -121,8 +121,8 @@ CONVNEXTS = [
 
 
 @pytest.mark.parametrize("name", CONVNEXTS)
-def test_every_config_with_a_convnext_that_open_clip_knows_gives_its_embeddings(name, tmp_path, monkeypatch):
-    """With few blocks, channels and layers; pictures are half as large."""
+def test_every_config_of_open_clip_with_a_convnext_gives_its_embeddings(name, tmp_path, monkeypatch):
+    """With few blocks, channels and layers, and pictures half as large."""
     from open_clip import timm_model
 
     make = timm_model.timm.create_model
@@ -149,13 +149,8 @@ def test_every_config_with_a_convnext_that_open_clip_knows_gives_its_embeddings(
     assert module.config.vision.image_size == cfg["vision_cfg"]["image_size"]
 
 
-SMALL = {
-    "embed_dim": 64,
-    "depth": 2,
-    "num_heads": 2,
-    "img_size": 32,
-    "patch_size": 8,
-}  # For a trunk of any name.
+# For a trunk of any name.
+SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 8}
 
 
 TRUNKS = "siglip siglip2 clip_bert clip_mt5 clip_convnext clip_convnext_mlp clip_convnext_classifier".split()
@@ -185,8 +180,8 @@ def test_open_clip_gives_our_vectors_of_a_trunk_of_timm(name, tmp_path, monkeypa
     assert_same_vectors(tmp_path / "ours", module, params, own)
 
 
-def test_a_name_of_timm_stands_for_what_timm_makes_of_it():
-    """Of all sizes, kinds of gelu and norms that are written down in our table."""
+def test_our_table_of_names_agrees_with_what_timm_makes_of_them():
+    """This covers all sizes, kinds of gelu and norms in our table."""
     timm = pytest.importorskip("timm")
     from lit_jax.hf.conversions import timm_names
 
@@ -215,7 +210,7 @@ EVAS = [name for name in open_clip.list_models() if name.startswith("EVA")]
 
 
 @pytest.mark.parametrize("name", EVAS)
-def test_a_model_with_an_eva_of_each_config_of_open_clip_gives_its_embeddings(name, tmp_path, monkeypatch):
+def test_every_config_of_open_clip_with_an_eva_gives_its_embeddings(name, tmp_path, monkeypatch):
     from open_clip import timm_model
 
     make = timm_model.timm.create_model
@@ -250,13 +245,13 @@ RESNETS = [name for name in open_clip.list_models() if name.startswith("RN")]
 
 
 def with_a_resnet(name, folder):
-    """open_clip's model of a built-in config with few layers and channels, in a folder, and its vision_cfg.
+    """open_clip's model of a built-in config with few layers and channels, a folder of it, and its vision_cfg.
 
-    Pictures have half of their sides, in whole tokens.
+    The sides of pictures are halved, and rounded down to whole tokens.
     """
     cfg = open_clip.get_model_config(name)
     given = cfg["vision_cfg"]
-    assert given["image_size"] % 32 == 0 and given["width"] * 32 % 64 == 0  # As we take it.
+    assert given["image_size"] % 32 == 0 and given["width"] * 32 % 64 == 0  # As we assume.
     given["layers"] = [min(depth, 1 + stage % 2) for stage, depth in enumerate(given["layers"])]
     given |= {"width": given["width"] // 8, "image_size": given["image_size"] // 64 * 32}
     cfg["embed_dim"] = 16
@@ -269,7 +264,7 @@ def with_a_resnet(name, folder):
 
 
 def in_squares(side):
-    """Pictures of 16 colours each, since those of noise are all alike to means of many pixels."""
+    """Pictures of 16 colours each, since means over many pixels make pictures of noise all alike."""
     return jnp.repeat(jnp.repeat(foreign.images(4), side // 4, 1), side // 4, 2)
 
 
@@ -278,7 +273,7 @@ def seen_by_torch(images):
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_a_model_with_a_resnet_of_each_config_of_open_clip_gives_its_embeddings(name, tmp_path):
+def test_every_config_of_open_clip_with_a_resnet_gives_its_embeddings(name, tmp_path):
     model, folder, cfg = with_a_resnet(name, tmp_path)
     module, params = lit_jax.load(folder)
     assert module.config.vision.hidden_size == 32 * cfg["width"]
@@ -289,13 +284,13 @@ def test_a_model_with_a_resnet_of_each_config_of_open_clip_gives_its_embeddings(
             model.encode_image(seen_by_torch(images), normalize=True),
             model.encode_text(torch.from_numpy(ids), normalize=True),
         )
-    assert want[0].std(0).mean() > 1e-3  # The pictures differ, by a hundred times what is allowed.
+    assert want[0].std(0).mean() > 1e-3  # The pictures differ by a hundred times the tolerance.
     for ours, theirs in zip(got, want, strict=False):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
 
 
 def test_a_resnet_has_the_gradients_of_open_clip(tmp_path):
-    """With running statistics, as in `eval`; those have none."""
+    """With running statistics, as in `eval`; those have no gradient."""
     model, folder, cfg = with_a_resnet("RN50", tmp_path)
     module, params = lit_jax.load(folder)
     images = in_squares(cfg["image_size"])
@@ -321,7 +316,7 @@ def test_a_resnet_has_the_gradients_of_open_clip(tmp_path):
     )
 
 
-def test_pictures_for_an_eva_are_those_of_open_clip(tmp_path):
+def test_pictures_for_an_eva_are_prepared_as_in_open_clip(tmp_path):
     config = open_clip.get_model_config("EVA02-B-16")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     ours = load_image_processor(tmp_path)

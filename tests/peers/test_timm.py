@@ -28,7 +28,7 @@ from tests.peers.timm_models import (
 FAMILIES = {"VisionTransformer": ["Block"], "Eva": ["EvaBlock", "EvaBlockPostNorm"]}  # Model -> blocks.
 
 
-def test_no_architecture_of_timm_is_taken_for_another(tmp_path):
+def test_no_architecture_of_timm_is_mistaken_for_another(tmp_path):
     names = [name for name in timm.list_models() if re.match(r"(vit|deit|flexivit|test_vit|eva)", name)]
     taken = {}
     for name in names:
@@ -39,7 +39,7 @@ def test_no_architecture_of_timm_is_taken_for_another(tmp_path):
         assert type(block).__name__ in FAMILIES[type(model).__name__], name
         assert config["num_attention_heads"] == block.attn.num_heads, name
         assert config["layer_norm_eps"] == block.norm1.eps, name
-        # transformers' DINOv2 with gated MLPs has no other activation there.
+        # transformers' DINOv2 with gated MLPs has only one activation.
         assert config["hidden_act"] == act or config.get("use_swiglu_ffn"), name
         if config["model_type"] == "eva02":
             assert config["use_post_norm"] == (type(block).__name__ == "EvaBlockPostNorm"), name
@@ -62,7 +62,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("architecture", WRAPPED)
-def test_what_the_wrapper_of_transformers_saves_gives_its_pooled_output(architecture, tmp_path):
+def test_a_model_saved_by_the_wrapper_of_transformers_gives_its_pooled_output(architecture, tmp_path):
     sizes, side = WRAPPED[architecture]
     config = transformers.TimmWrapperConfig(architecture=architecture, model_args=sizes)
     model = filled(transformers.TimmWrapperModel(config))

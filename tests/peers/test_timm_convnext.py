@@ -24,22 +24,18 @@ from tests.peers.timm_models import (
 )
 
 NOT_READ = {
-    *(
-        "convnext_atto_ols",
-        "convnext_femto_ols",
-        "convnext_pico_ols",
-        "convnext_nano_ols",
-    ),  # Stems that overlap.
+    # Stems that overlap.
+    *("convnext_atto_ols", "convnext_femto_ols", "convnext_pico_ols", "convnext_nano_ols"),
     *("convnext_atto_rms", "convnext_zepto_rms", "convnext_zepto_rms_ols"),  # Norms without a mean.
-    "convnext_large_mlp",  # A hidden layer behind the pooling.
+    "convnext_large_mlp",  # A hidden layer after the pooling.
     "test_convnext3",  # Kernels of several sizes.
 }
-# What a name becomes on the way back, where it is not itself; the first one's pooling has no place there.
+# What a name becomes on the way back, where it changes; the pooling of the first one is lost there.
 BACK = {"convnext_tiny_hnf": "convnext_tiny", "test_convnext": None, "test_convnext2": None}
 
 
 def epsilons(model):
-    """Those of the norms."""
+    """The epsilons of the norms."""
     parts = {name: module for name, module in model.named_modules() if not name.endswith("grn")}
     return {module.eps for module in parts.values() if hasattr(module, "eps")}
 
@@ -53,7 +49,7 @@ def test_every_convnext_of_timm_is_read_as_it_is_or_refused_by_its_name(tmp_path
             continue
         block = model.stages[0].blocks[0]
         assert epsilons(model) == {config["layer_norm_eps"]}, name
-        # The other types have this eps within.
+        # The other types always have this eps inside.
         assert config["model_type"] == "dinov3_convnext" or config["layer_norm_eps"] == 1e-6, name
         assert config["hidden_act"] == ACTIVATIONS[type(block.mlp.act).__name__], name
         assert config["depths"] == [len(stage.blocks) for stage in model.stages], name

@@ -20,7 +20,7 @@ from tests.peers.timm_models import (
 
 
 def in_a_folder(model, folder, sizes):
-    """Folders of the model and of a text tower."""
+    """Writes folders of the model and of a text tower."""
     (folder / "v").mkdir()
     timm.models._hub.save_config_for_hf(model, folder / "v" / "config.json", model_args=sizes)
     safetensors.torch.save_file(model.state_dict(), folder / "v" / "model.safetensors")
@@ -29,13 +29,13 @@ def in_a_folder(model, folder, sizes):
 
 
 OF_AN_EVA = {"embed_dim": 64, "depth": 3, "num_heads": 2, "img_size": 32, "patch_size": 8, "num_classes": 3}
-# Those that differ in more than their sizes.
+# Architectures that differ in more than their sizes.
 EVAS = """eva_giant_patch14_224 eva_giant_patch14_clip_224 eva_large_patch14_196 eva02_tiny_patch14_224
     eva02_base_patch14_448 eva02_base_patch16_clip_224 eva02_enormous_patch14_clip_224""".split()
 
 
 @pytest.mark.parametrize("architecture", EVAS)
-def test_an_eva_equals_timm_s_at_every_layer(architecture, tmp_path):
+def test_an_eva_equals_that_of_timm_at_every_layer(architecture, tmp_path):
     model = filled(timm.create_model(architecture, **OF_AN_EVA))
     module, params = lit_jax.from_towers(*in_a_folder(model, tmp_path, OF_AN_EVA))
     got = module.bind({"params": params}).vision(foreign.images(32), hidden_states=True)
@@ -70,7 +70,7 @@ def test_an_eva02_for_another_size_equals_the_one_that_timm_resizes(architecture
 
 
 @pytest.mark.parametrize("architecture", EVAS)
-def test_the_gradient_of_every_leaf_of_an_eva_equals_timm_s(architecture, tmp_path):
+def test_the_gradient_of_every_leaf_of_an_eva_equals_that_of_timm(architecture, tmp_path):
     model = filled(timm.create_model(architecture, **OF_AN_EVA))
     folders = in_a_folder(model, tmp_path, OF_AN_EVA)
     module, params = lit_jax.from_towers(*folders)

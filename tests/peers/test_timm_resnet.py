@@ -18,8 +18,8 @@ from tests.peers.timm_models import (
 )
 
 
-def test_no_resnet_of_timm_is_taken_for_another(tmp_path):
-    """A name that is taken gives the features of timm."""
+def test_no_resnet_of_timm_is_mistaken_for_another(tmp_path):
+    """A name that is accepted gives the features of timm."""
     taken = []
     for name in timm.list_models("*resnet*"):
         model, tensors = made(name)

@@ -1,4 +1,4 @@
-"""transformers' own tests of the dual encoder and of its processor pass with lit_jax in the place of transformers.
+"""transformers' own tests of the dual encoder and of its processor pass with lit_jax in place of transformers.
 
 They are read from the folder that LIT_JAX_TRANSFORMERS_TESTS names: a checkout of transformers, with `tests/`. None
 of them is kept here. `pytest -m slow tests/peers` prints how many pass; they need `parameterized`.
@@ -14,7 +14,7 @@ import pytest
 
 FOLDER = os.environ.get("LIT_JAX_TRANSFORMERS_TESTS", "")
 TESTS = "tests/models/vision_text_dual_encoder"
-# Tests of what is not ours: why.
+# Tests of what lit_jax does not do -> the reason.
 ELSEWHERE = {
     "test_pt_flax_equivalence": "it converts PyTorch's weights with transformers' Flax, which lit_jax does not have",
 }
@@ -33,9 +33,8 @@ def run(folder, report, files="test_*.py", **variables):
     told = subprocess.run(
         [*command, *map(str, found)], cwd=folder, env=os.environ | settings, capture_output=True, text=True
     )
-    assert "error" not in told.stdout.splitlines()[-1], (
-        told.stdout
-    )  # A file that cannot be read has no tests.
+    # A file that cannot be read has no tests.
+    assert "error" not in told.stdout.splitlines()[-1], told.stdout
     cases = list(ET.parse(report).getroot().iter("testcase"))
     failed = {case.get("name") for case in cases if case.find("failure") is not None}
     skipped = sum(case.find("skipped") is not None for case in cases)
@@ -46,7 +45,7 @@ def run(folder, report, files="test_*.py", **variables):
 @pytest.mark.skipif(not FOLDER, reason="LIT_JAX_TRANSFORMERS_TESTS names no checkout of transformers")
 def test_the_tests_of_transformers_pass(tmp_path, capsys):
     passed, failed, skipped = run(FOLDER, tmp_path / "ours.xml")
-    # What transformers' own processor fails, its installed version does otherwise than the checkout's.
+    # Where transformers' own processor fails, its installed version differs from the checkout.
     changed = run(FOLDER, tmp_path / "theirs.xml", "test_proc*.py", LIT_JAX_PROCESSOR="transformers")[1]
     with capsys.disabled():
         print(f"\n{passed} of transformers' tests pass, {len(failed)} fail, {skipped} are skipped")

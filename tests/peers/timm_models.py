@@ -27,7 +27,7 @@ def made(name):
 
 
 def ours(name, model, tensors, folder):
-    """The config that we make of it; None: it is refused, or its tensors are not those of the table."""
+    """The config that we make of it, or None if it is refused or its tensors are not those of the table."""
     pool = getattr(model, "global_pool", "")
     try:
         part = tower(folder, name, {}, tensors, pooling=getattr(pool, "pool_type", pool))
@@ -41,7 +41,7 @@ def ours(name, model, tensors, folder):
 
 
 def filled(model):
-    """Every leaf is random, also those that start at 0 or 1."""
+    """The model with random leaves, also where they start at 0 or 1."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     model.load_state_dict({name: torch.from_numpy(foreign.drawn(name, s)) for name, s in shapes.items()})
     return model.eval()
