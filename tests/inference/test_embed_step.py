@@ -8,7 +8,7 @@ from lit_jax.parallel.sharding import put_batch
 from tests.steps import BATCH_SIZE, MODULE, PIXELS, batch_of, mesh_of, params_of_module
 
 
-def test_embeddings_equal_the_modules_and_stay_split_over_the_mesh():
+def test_embeddings_equal_those_of_the_module_and_stay_split_over_the_mesh():
     mesh, batch, params = mesh_of(4, 2), batch_of(0), params_of_module()
     embed = make_embed_step(MODULE, mesh, PIXELS)
     apply = jax.jit(MODULE.apply, static_argnames="method")

@@ -1,4 +1,4 @@
-"""An Embedder inside of other engines: pickled, called with batches of columns, in Ray Data and in Beam."""
+"""An Embedder inside other engines: pickled, called with batches of columns, in Ray Data and in Beam."""
 
 import importlib.util
 import json
@@ -43,7 +43,7 @@ def rows(model, paths):
     return model.pictures(paths)
 
 
-def test_a_pickled_embedder_embeds_alike(model, paths, rows, tmp_path):
+def test_a_pickled_embedder_gives_the_same_embeddings(model, paths, rows, tmp_path):
     copy = pickle.loads(pickle.dumps(model))
     assert (copy.fingerprint, copy.batch_size, copy.text_length) == (model.fingerprint, model.batch_size, 9)
     np.testing.assert_array_equal(copy.pictures(paths), rows)

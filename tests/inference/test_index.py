@@ -12,13 +12,13 @@ from lit_jax.inference.embedder import Embedder
 from lit_jax.inference.index import Index
 from tests import tiny
 
-N, BROKEN, SIZE = 10, (2, 3, 4, 5, 9), 2  # One shard has no picture, one has one of two.
+N, BROKEN, SIZE = 10, (2, 3, 4, 5, 9), 2  # Two shards have no sound picture, one has one of two.
 KEPT = [i for i in range(N) if i not in BROKEN]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A model, sound pictures alone, and the same where some are broken."""
+    """A model, a folder of sound pictures, and the same folder with some of them broken."""
     folder = tmp_path_factory.mktemp("index")
     lit_jax.save(folder / "model", *tiny.dual(), tiny.processor())
     tiny.write_pairs(folder / "sound", n=N)
@@ -90,7 +90,7 @@ def test_after_a_kill_what_was_left_out_before_is_still_named(place, model, tmp_
     assert len((index.folder / "broken_records.jsonl").read_text().splitlines()) == len(BROKEN)
 
 
-def test_without_skip_a_broken_picture_ends_it_with_its_name(place, model, tmp_path):
+def test_without_skip_a_broken_picture_is_an_error_with_its_name(place, model, tmp_path):
     with pytest.raises(lit_jax.DataError, match=r"broken.*: record 2: 002: not an image"):
         lit_jax.embed(f"folder:{place}/broken", tmp_path / "i", model)
     with pytest.raises(lit_jax.ConfigError, match="on_bad_record is 'drop'; want 'error' or 'skip'"):

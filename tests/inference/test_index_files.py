@@ -1,4 +1,4 @@
-"""An index that somebody else wrote: it is read, or refused in one sentence, and takes no more memory than it has."""
+"""An index that somebody else wrote is read or refused in one sentence, and takes no memory that it only announces."""
 
 import json
 import os
@@ -31,18 +31,18 @@ MANIFEST = {
     "width": E,
     "skipped": [3],
 }
-SIZES = (2, 1, 1)  # Of the shards.
+SIZES = (2, 1, 1)  # Vectors in each shard.
 FORMS = {"npy": ("npy", "float32"), "parquet": ("parquet", "float32"), "binary": ("npy", "binary")}
 
 
 def write(folder, kind="npy", **changes):
-    """A small index without a model; its manifest may say something else."""
+    """Writes a small index without a model; `changes` replace fields of its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     format, precision = FORMS[kind]
     said = {"format": format} | ({} if precision == "float32" else {"precision": precision})
     (folder / "manifest.json").write_text(json.dumps(MANIFEST | said | changes))
     for path in (path for number in range(3) for path in paths_of(folder, format, number, 3, precision)):
-        path.unlink(missing_ok=True)  # One that is there is kept.
+        path.unlink(missing_ok=True)  # An existing file would be kept.
     for number, size in enumerate(SIZES):
         vectors = np.full((size, E), number, np.float32)
         paths = paths_of(folder, format, number, 3, precision)
@@ -63,7 +63,7 @@ def test_a_file_that_differs_from_its_sum_is_refused_each_time(tmp_path):
 
 
 def read(folder):
-    """Reads an index, which ends in a DataError of one line or gives what its manifest says."""
+    """Reads an index, which gives what its manifest says or ends in a DataError of one line."""
     try:
         index = Index.open(folder)
         shards = [shard._replace(embeddings=np.asarray(shard.embeddings)) for shard in index]
@@ -118,7 +118,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ({"fingerprint": 1}, "its 'fingerprint' is"),
     ],
 )
-def test_a_manifest_that_is_none_is_refused_at_once(tmp_path, changes, says):
+def test_an_invalid_manifest_is_refused_at_once(tmp_path, changes, says):
     with pytest.raises(DataError, match=says):
         list(Index.open(write(tmp_path / "i", **changes)))
 
@@ -134,7 +134,7 @@ def test_a_manifest_that_is_none_is_refused_at_once(tmp_path, changes, says):
         ("[]", "not a manifest"),
     ],
 )
-def test_a_manifest_that_is_no_plain_json_is_refused(tmp_path, content, says):
+def test_a_manifest_that_is_not_plain_json_is_refused(tmp_path, content, says):
     path = write(tmp_path / "i") / "manifest.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=says):
@@ -142,7 +142,7 @@ def test_a_manifest_that_is_no_plain_json_is_refused(tmp_path, content, says):
 
 
 @pytest.mark.parametrize("ids", [[1, 2], ["a"], ["a", None], {"a": 1, "b": 2}, ["a", ["b"]], "ab", None])
-def test_ids_that_are_no_texts_are_refused(tmp_path, ids):
+def test_invalid_ids_are_refused(tmp_path, ids):
     folder = write(tmp_path / "i")
     (folder / "ids-00000-of-00003.json").write_text(json.dumps(ids))
     with pytest.raises(DataError, match=r"ids-00000.* not a list of the ids of 2 pictures; delete the index"):
@@ -215,7 +215,7 @@ def lists(values, size=E, kind=None):
         table(["a", "b"], pa.array(["x", "y"])),
     ],
 )
-def test_a_table_of_other_columns_is_refused(tmp_path, found):
+def test_a_table_with_other_columns_is_refused(tmp_path, found):
     folder = write(tmp_path / "i", "parquet")
     pq.write_table(found, folder / "pictures-00000-of-00003.parquet")
     with pytest.raises(DataError, match=r"pictures-00000.* cannot be read: .*; delete the index"):
@@ -240,7 +240,7 @@ def test_a_table_that_becomes_far_larger_than_its_file_is_refused(tmp_path):
     "name", ["manifest.json", "ids-00001-of-00003.json", "embeddings-00001-of-00003.npy"]
 )
 @pytest.mark.parametrize("instead", ["a link that leads out", "a pipe", "a device", "a folder", "a loop"])
-def test_a_file_that_is_no_regular_file_of_the_folder_is_not_opened(tmp_path, name, instead):
+def test_a_file_that_is_not_a_regular_file_of_the_folder_is_not_opened(tmp_path, name, instead):
     folder = write(tmp_path / "i")
     path = folder / name
     shutil.move(path, tmp_path / "outside")

@@ -11,7 +11,7 @@ from lit_jax.inference.json_sets import list_of_set
 from lit_jax.inference.prompts import load_templates
 from lit_jax.utils.errors import ConfigError
 
-# The form of en_zeroshot_classification_templates.json and of en_classnames.json.
+# In the form of en_zeroshot_classification_templates.json and of en_classnames.json.
 TEMPLATES = {
     "imagenet1k": ["a bad photo of a {c}.", "a {c}."],
     "cifar10": ["a blurry photo of a {c}."],
@@ -58,14 +58,14 @@ def test_the_class_names_of_a_set_are_read_and_must_fit_it(tmp_path):
         from_file(f"{path}:pets", ["0", "1"])
 
 
-def test_an_object_of_classes_is_not_taken_for_one_of_sets(tmp_path):
+def test_an_object_of_classes_is_not_mistaken_for_one_of_sets(tmp_path):
     numbered = write(tmp_path, {"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]})
     assert from_file(numbered, ["n01440764", "n01443537"]) == ("tench", "goldfish")
     with pytest.raises(ConfigError, match="has no sets, and 'pets' of it is asked for"):
         from_file(write(tmp_path, ["tench"]) + ":pets")
 
 
-def test_a_set_that_is_not_there_or_not_named_is_asked_for(tmp_path):
+def test_a_set_that_is_missing_or_not_named_is_asked_for(tmp_path):
     path = write(tmp_path, TEMPLATES)
     with pytest.raises(ConfigError) as raised:
         load_templates(path, ["folder:mine"])

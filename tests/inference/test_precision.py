@@ -1,4 +1,4 @@
-"""Indexes of int8 and of signs: what they store, what of float32's hits their searches find, how large they are."""
+"""Indexes of int8 and of signs: what they store, how many of float32's hits their searches find, and their size."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def written(folder, rows, precision, size):
 
 
 def bytes_of(folder, *kinds):
-    """Of the files of vectors of these kinds."""
+    """The size in bytes of the vector files of these kinds."""
     return sum(path.stat().st_size for kind in kinds for path in folder.glob(f"{kind}-*.npy"))
 
 
@@ -66,7 +66,7 @@ def recall(folder, queries, truth, k=10, **options):
     )
 
 
-def test_a_number_is_the_nearest_of_256_levels_of_its_place():
+def test_a_number_is_stored_as_the_nearest_of_256_levels_of_its_column():
     rng = np.random.default_rng(0)
     rows = unit(rng.normal(size=(300, 7)) * [1, 1, 50, 1e-3, 1, 0, 1] + [0, 3, 0, 0, 0, 2, 0])
     ranges, codes = arrays(rows, PRECISIONS["int8"])
@@ -98,7 +98,7 @@ def test_a_shard_without_vectors_and_one_of_equal_vectors_are_stored():
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 20, 64, 65])
-def test_the_signs_that_differ_are_counted_also_of_a_prefix(width):
+def test_the_signs_that_differ_are_counted_for_whole_vectors_and_for_a_prefix(width):
     rng = np.random.default_rng(width)
     rows, query = rng.normal(size=(100, width)), rng.normal(size=width)
     for used in {1, (width + 1) // 2, width}:
@@ -106,7 +106,7 @@ def test_the_signs_that_differ_are_counted_also_of_a_prefix(width):
         np.testing.assert_array_equal(_differing(signs(rows), signs(query[None, :used])[0], used), wanted)
 
 
-def test_the_candidates_are_those_that_agree_most_and_of_equal_ones_the_first():
+def test_the_candidates_are_those_that_agree_most_and_ties_go_to_the_first():
     rng = np.random.default_rng(1)
     rows, query = rng.normal(size=(500, 12)).astype(np.float32), rng.normal(size=12).astype(np.float32)
     blocks = [rows[:200], rows[200:200], rows[200:]]
@@ -120,7 +120,7 @@ def test_the_candidates_are_those_that_agree_most_and_of_equal_ones_the_first():
 
 
 def assert_found_again(folder, n, width, clusters, queries, size, least=0.99):
-    """Recalls and sizes, of vectors around the centres of clusters."""
+    """Checks recalls and sizes for vectors around the centres of clusters."""
     rng = np.random.default_rng(0)
     centres = unit(rng.normal(size=(clusters, width)))
     rows, asked = clustered(rng, n, centres), clustered(rng, queries, centres)
@@ -130,7 +130,7 @@ def assert_found_again(folder, n, width, clusters, queries, size, least=0.99):
     assert recall(folders["int8"], asked, truth) >= least
     assert recall(folders["binary"], asked, truth) >= 0.95
     shards = -(-n // size)
-    whole, head = n * width * 4, shards * 128  # Each file has a head of 128 bytes.
+    whole, head = n * width * 4, shards * 128  # Each file has a header of 128 bytes.
     ranges = shards * (128 + 2 * width * 4)
     assert bytes_of(folders["float32"], "embeddings") == whole + head
     assert bytes_of(folders["int8"], "embeddings", "ranges") == whole // 4 + head + ranges
@@ -145,14 +145,13 @@ def assert_found_again(folder, n, width, clusters, queries, size, least=0.99):
 def test_a_few_thousand_clustered_vectors_are_found_again(tmp_path):
     folders, asked, truth = assert_found_again(tmp_path, 4000, 128, 400, 8, 1000)
     assert recall(folders["binary"], asked, truth, rescore_multiplier=1) < 0.9
-    assert (
-        recall(folders["binary"], asked, truth, rescore_multiplier=400, screen=True) >= 0.99
-    )  # All vectors.
+    # This rescores all vectors.
+    assert recall(folders["binary"], asked, truth, rescore_multiplier=400, screen=True) >= 0.99
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [256, 512])
-# Of 100 vectors around a centre the tenth and the eleventh differ by 0.001, which 8 bits hardly tell apart.
+# The tenth and the eleventh of 100 vectors around a centre differ by 0.001, which 8 bits hardly tell apart.
 @pytest.mark.parametrize(("clusters", "least"), [(10_000, 0.99), (1000, 0.98)])
 def test_a_hundred_thousand_clustered_vectors_are_found_again(width, clusters, least, tmp_path):
     assert_found_again(tmp_path, 100_000, width, clusters, 100, 4096, least)
@@ -163,7 +162,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("precision")
     tiny.write_models_and_pictures(folder)
     shutil.copytree(folder / "pairs", folder / "broken")
-    for i in (3, 4, 5, 9):  # All of the second shard of three.
+    for i in (3, 4, 5, 9):  # The second shard of three pictures loses them all.
         (folder / "broken" / f"{i:03}.png").write_bytes(b"<html>")
     return folder
 
@@ -173,7 +172,7 @@ def model(place):
     return Embedder(place / "model")
 
 
-@pytest.mark.sampled(4)  # Whole vectors of int8, and prefixes of signs.
+@pytest.mark.sampled(4)  # The fast run takes whole vectors of int8.
 @pytest.mark.parametrize("precision", ["int8", "binary"])
 @pytest.mark.parametrize("dim", [None, 6])
 def test_an_embedded_index_is_searched_by_what_it_stores(place, model, tmp_path, precision, dim):
@@ -208,7 +207,7 @@ def test_an_embedded_index_is_searched_by_what_it_stores(place, model, tmp_path,
     assert kept.tolist() == [index.record(number) for number in stays] and 1 < len(kept) < len(rows)
 
 
-def test_the_command_writes_and_searches_it(place, tmp_path):
+def test_the_command_writes_and_searches_an_index_of_signs(place, tmp_path):
     said = tmp_path / "said.json"
     for args in (
         ["embed", f"folder:{place / 'pairs'}", "--model", place / "model", "--precision", "binary"],
@@ -233,7 +232,7 @@ def test_the_command_writes_and_searches_it(place, tmp_path):
     assert all(name in sums for name in names if "-" in name)
 
 
-def test_what_is_asked_in_vain_is_refused(place, model, tmp_path):
+def test_impossible_options_are_refused(place, model, tmp_path):
     pairs = f"folder:{place / 'pairs'}"
     with pytest.raises(
         ConfigError, match="format parquet holds float32, and precision is int8; want format npy"
@@ -278,7 +277,7 @@ def changed(folder, kind, array):
         ("embeddings", ROWS, "it has float32 .* not 5 vectors of 9 int8"),
     ],
 )
-def test_files_that_are_none_are_refused_in_one_sentence(tmp_path, kind, array, says):
+def test_invalid_files_are_refused_in_one_sentence(tmp_path, kind, array, says):
     folder = written(tmp_path / "i", ROWS, "binary", 5)
     changed(folder, kind, array)
     with pytest.raises(DataError, match=says) as error:
@@ -287,7 +286,7 @@ def test_files_that_are_none_are_refused_in_one_sentence(tmp_path, kind, array, 
 
 
 @pytest.mark.parametrize("changes", [{"precision": "int4"}, {"precision": ["int8"]}, {"format": "parquet"}])
-def test_a_manifest_of_no_precision_is_refused(tmp_path, changes):
+def test_a_manifest_with_an_invalid_precision_is_refused(tmp_path, changes):
     folder = written(tmp_path / "i", ROWS, "int8", 5)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | changes))

@@ -1,4 +1,4 @@
-"""Embeddings of a smaller width are the first numbers of whole ones, of unit length again, wherever they are used."""
+"""Embeddings of a smaller width are the first numbers of whole ones, normalised again, wherever they are used."""
 
 import json
 import pickle
@@ -45,13 +45,13 @@ def model(place):
 
 @pytest.fixture(scope="module")
 def index(place, model):
-    """Of whole vectors."""
+    """An index of whole vectors."""
     return lit_jax.embed(f"folder:{place / 'pairs'}", place / "index", model, shard_size=10)
 
 
 @pytest.fixture(scope="module")
 def narrow(place, index):
-    """Of their first numbers, made by the command."""
+    """An index of their first numbers, made by the command."""
     pairs = f"folder:{place / 'pairs'}"
     options = ["--dim", DIM, "--shard-size", 10]
     assert command("embed", pairs, "--model", place / "model", "--output", place / "narrow", *options) == 0
@@ -76,7 +76,7 @@ def test_an_embedder_of_a_width_gives_the_first_numbers(place, model):
     assert batch["text_embedding"].shape == (1, DIM) and batch["image_embedding"].shape == (0, DIM)
 
 
-def test_zeros_stay_zeros_and_whole_vectors_are_as_they_were():
+def test_zeros_stay_zeros_and_whole_vectors_are_unchanged():
     rows = np.array([[0, 0, 1], [3, 4, 0]], np.float32)
     np.testing.assert_allclose(prefix(rows, 2), [[0, 0], [0.6, 0.8]], rtol=1e-6)
     assert prefix(rows, 3) is rows and prefix(rows, None) is rows
@@ -89,7 +89,7 @@ def test_an_index_of_a_width_has_cut_vectors_and_is_searched_with_cut_queries(pl
     scores = cut(rows_of(index)) @ cut(model.texts([QUERY]))[0]
     for hits in (
         lit_jax.search(narrow, QUERY, model=model, top=24),
-        lit_jax.search(narrow.folder, QUERY, top=24),  # With the model that the index names.
+        lit_jax.search(narrow.folder, QUERY, top=24),  # This uses the model that the index names.
         lit_jax.search(narrow, QUERY, model=Embedder(place / "model", dim=DIM), top=24),
     ):
         np.testing.assert_allclose(
@@ -113,7 +113,7 @@ def test_a_search_of_a_width_cuts_the_vectors_of_a_whole_index(place, model, ind
         np.testing.assert_allclose([hit.score for hit in other], [hit.score for hit in hits], atol=1e-6)
 
 
-def test_the_commands_take_a_width(place, model, tmp_path):
+def test_the_commands_accept_a_width(place, model, tmp_path):
     picture, said = place / "pairs" / "003.png", tmp_path / "said.json"
     labels = ["red square", "blue circle"]
     asked = ["classify", picture, "--model", place / "model", "--labels", ",".join(labels), "--dim", DIM]

@@ -1,4 +1,4 @@
-"""Scores of pairs, and the filter: what is kept is what NumPy keeps, and it trains."""
+"""Scores of pairs, and the filter, which keeps what NumPy keeps."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("loggers_as_they_were")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A model and pairs: two pictures are broken, one caption is empty, and one record has none."""
+    """A model and pairs: two pictures are broken, one caption is empty, and one record has no caption."""
     folder = tmp_path_factory.mktemp("scores")
     lit_jax.save(folder / "model", *tiny.dual(), tiny.processor())
     tiny.write_pairs(folder / "pairs", N)
@@ -86,7 +86,7 @@ def test_the_scores_are_the_cosines_of_all_usable_captions(source, scores, wante
     assert ids == [source[i]["id"] for i, _, _ in wanted if 5 <= i < 10]
 
 
-def test_parts_of_the_scores_have_the_bytes_of_one_process(source, model, scores, tmp_path):
+def test_scores_that_are_written_in_parts_have_the_bytes_of_one_process(source, model, scores, tmp_path):
     for i in (2, 0, 0):
         assert score(source, tmp_path / "s", model, shard_size=5, on_bad_record="skip", shard=(i, 3)) is None
     with pytest.raises(DataError, match="is not complete; start the `score`"):
@@ -163,7 +163,7 @@ def test_scores_of_another_source_are_refused(scores):
 
 
 def far_apart(rows, numbers, threshold):
-    """The plain form of the rule."""
+    """The rule for near-duplicates in its plain form."""
     stay = []
     for number in numbers:
         if not any(rows[number] @ rows[other] >= threshold for other in stay):
@@ -270,7 +270,7 @@ def test_ten_thousand_pairs_are_filtered_as_by_numpy(place, tmp_path):
     prepared = open_source(f"tfds:{tmp_path}/set/train")
     stay = {int(record["id"].split("-")[1]): record["captions"] for record in prepared}
     assert list(stay) == sorted(stay) and stay.items() <= kept.items() and 10 < len(stay) < len(kept)
-    # In float64: the rule decides each picture, but for cosines that are the threshold itself up to float32's rounding.
+    # In float64, the rule decides each picture, except where a cosine equals the threshold up to float32's rounding.
     cosines = rows[list(kept)].astype(np.float64) @ rows[list(stay)].astype(np.float64).T
     for row, record in zip(cosines, kept, strict=True):
         nearest = row[np.array(list(stay)) < record].max(initial=-1)

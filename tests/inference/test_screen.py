@@ -45,7 +45,7 @@ def screened(rows, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_vector_that_may_be_among_the_nearest_is_a_candidate(kind):
+def test_every_vector_that_can_be_among_the_nearest_is_a_candidate(kind):
     rng = np.random.default_rng(0)
     for n, size, k in ((1500, 700, 10), (1500, 1500, 1), (40, 30, 40), (5, 2, 9)):
         rows = KINDS[kind](rng, n)
@@ -77,8 +77,8 @@ def test_few_vectors_are_read():
     assert len(screened(rows, 7000).candidates(rows[0], 10)) < 100
 
 
-def test_a_slack_that_were_too_small_would_lose_a_result():
-    """What is proved above depends on it."""
+def test_a_slack_that_is_too_small_loses_a_result():
+    """The tests above depend on the slack."""
     rows = clustered(np.random.default_rng(3), 3000, 1e-3)
     screen = screened(rows, 3000)
     truth = rows.astype(np.float64) @ rows[0].astype(np.float64)
@@ -96,7 +96,7 @@ def test_vectors_that_are_not_finite_are_refused():
 
 
 @pytest.mark.parametrize("format", ["npy", "parquet"])
-def test_an_index_opened_with_a_screen_answers_alike(tmp_path, format):
+def test_an_index_opened_with_a_screen_gives_the_same_answers(tmp_path, format):
     lit_jax.save(tmp_path / "model", *tiny.dual(), tiny.processor())
     tiny.write_pairs(tmp_path / "pairs", 12)
     for i in (3, 4, 5, 9):

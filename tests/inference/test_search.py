@@ -47,7 +47,7 @@ def command(*args):
     return ended.value.code
 
 
-def test_classify_is_the_softmax_of_the_models_logits_and_the_command_agrees(place, model, tmp_path):
+def test_classify_is_the_softmax_of_the_logits_of_the_model_and_the_command_agrees(place, model, tmp_path):
     paths = [str(place / "pairs" / f"{i:03}.png") for i in range(3)]
     classified = lit_jax.classify(paths, LABELS, model)
     face = lit_jax.VisionTextDualEncoderModel.from_pretrained(place / "model")
@@ -148,12 +148,11 @@ def test_a_mistake_ends_in_one_sentence_and_its_status(place, index, capfd, recw
     assert command(*args.replace("{}", str(place)).split()) == status
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("lit-jax: ") and says in said[0]
-    assert not [
-        warning for warning in recwarn if "bomb" in str(warning.message)
-    ]  # They would be printed too.
+    # Warnings would be printed too.
+    assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
 
 
-def test_pictures_may_come_as_paths_bytes_images_or_a_source(place, model):
+def test_pictures_can_come_as_paths_bytes_images_or_a_source(place, model):
     paths = [place / "pairs" / f"{i:03}.png" for i in range(3)]
     wanted = model.pictures(paths)
     for same in (
@@ -170,7 +169,7 @@ def test_pictures_may_come_as_paths_bytes_images_or_a_source(place, model):
     np.testing.assert_allclose(model.pictures(str(paths[1])), wanted[1:2], atol=1e-5)
 
 
-def test_labels_longer_than_a_file_name_may_be_are_labels(place, tmp_path):
+def test_labels_that_are_too_long_for_a_file_name_are_labels(place, tmp_path):
     labels, said = [f"a thing of number {i}" for i in range(400)], tmp_path / "said.json"
     args = ["classify", place / "pairs" / "000.png", "--model", place / "model", "--json", said]
     assert command(*args, "--labels", ",".join(labels)) == 0

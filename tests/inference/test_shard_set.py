@@ -1,4 +1,4 @@
-"""An index that processes write which know nothing of each other: the same bytes as that of one process."""
+"""An index that is written by processes that know nothing of each other has the same bytes as that of one process."""
 
 import logging
 import shutil
@@ -39,13 +39,13 @@ def model(place):
 
 @pytest.fixture(scope="module")
 def whole(place, model):
-    """What one process writes."""
+    """The index that one process writes."""
     return embed(place, model, place / "whole").folder
 
 
 @pytest.fixture
 def unfinished(place, model, tmp_path_factory, tmp_path):
-    """All parts of four but the last."""
+    """An index of four parts without the last."""
     made = place / "unfinished"
     for i in range(0 if made.exists() else 3):
         embed(place, model, made, shard=(i, 4))
@@ -71,13 +71,12 @@ def test_parts_in_any_order_give_the_bytes_of_one_process(place, model, whole, t
         Index.open(out)
     assert embed(place, model, out, shard=(1, 4)).skipped == BROKEN
     assert contents(out) == contents(whole)
-    assert embed(place, model, out, shard=(3, 4)).pictures == N - len(
-        BROKEN
-    )  # A task that was started again.
+    # This part is started again.
+    assert embed(place, model, out, shard=(3, 4)).pictures == N - len(BROKEN)
     assert contents(out) == contents(whole)
 
 
-def test_a_part_that_was_killed_goes_on_and_its_drafts_are_swept(place, model, whole, tmp_path, monkeypatch):
+def test_a_killed_part_goes_on_and_its_drafts_are_deleted(place, model, whole, tmp_path, monkeypatch):
     out, done, pictures = tmp_path / "i", [], Embedder.pictures
 
     def killed_in_the_second(self, part, **options):
@@ -106,7 +105,7 @@ def test_more_parts_than_shards_and_a_call_without_a_part_complete_it(place, mod
 
 def test_another_plan_is_refused_at_once_even_without_any_shard(place, model, tmp_path):
     out = tmp_path / "i"
-    assert embed(place, model, out, shard=(0, 20)) is None  # It has no shard.
+    assert embed(place, model, out, shard=(0, 20)) is None  # This part has no shard.
     for change in ({"shard_size": 4}, {"format": "parquet"}):
         with pytest.raises(lit_jax.ConfigError, match=f"an index of another {next(iter(change))}; give"):
             embed(place, model, out, shard=(1, 20), **change)
@@ -115,9 +114,7 @@ def test_another_plan_is_refused_at_once_even_without_any_shard(place, model, tm
 
 
 @pytest.mark.parametrize("at", ["ledger", "sums", "manifest", "sweeping"])
-def test_a_kill_while_finishing_is_made_good_by_the_next_start(
-    place, model, whole, tmp_path, monkeypatch, at
-):
+def test_the_next_start_finishes_what_a_kill_interrupted(place, model, whole, tmp_path, monkeypatch, at):
     out = tmp_path / "i"
     for i in range(3):
         embed(place, model, out, shard=(i, 4))
@@ -141,7 +138,7 @@ def test_a_kill_while_finishing_is_made_good_by_the_next_start(
     assert contents(out) == contents(whole)
 
 
-def test_two_that_finish_at_the_same_time_write_it_once(
+def test_two_parts_that_finish_at_the_same_time_complete_the_index_once(
     place, model, whole, unfinished, tmp_path, monkeypatch
 ):
     out, gate, complete = unfinished, threading.Barrier(2, timeout=30), []
@@ -176,7 +173,7 @@ def test_two_that_finish_at_the_same_time_write_it_once(
     assert contents(out) == contents(whole)
 
 
-def test_without_locks_the_parts_leave_the_end_to_a_call_without_one(
+def test_without_locks_the_parts_leave_completion_to_a_call_without_a_part(
     place, model, whole, tmp_path, monkeypatch, caplog
 ):
     out = tmp_path / "i"

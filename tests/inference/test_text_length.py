@@ -14,7 +14,7 @@ from lit_jax.inference.write_index import embed
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
 
-LONG = "a red square on white " * 7 + "a blue circle"  # Of 37 + 2 tokens: more than the step of 32.
+LONG = "a red square on white " * 7 + "a blue circle"  # It has 37 + 2 tokens, more than the step of 32.
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_text_between_two_steps_is_padded_to_no_more_than_the_tower_has_positi
     np.testing.assert_allclose(texts[0], alone[0], atol=1e-6)
 
 
-def test_a_length_of_the_callers_own_is_kept_at_every_door(folder):
+def test_a_length_that_the_caller_gives_is_used_everywhere(folder):
     whole, part = Embedder(folder / "model"), Embedder(folder / "model", text_length=6)
     assert part.text_length == 6 and not np.allclose(whole.texts([LONG]), part.texts([LONG]), atol=1e-4)
     pictures = [folder / "pairs" / "000.png"]

@@ -1,4 +1,4 @@
-"""A text_prompt is put before every text, in training and in use, and lies in the model's folder."""
+"""A text_prompt is put before every text, in training and in use, and is stored in the model's folder."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_an_embedder_embeds_what_the_prompt_makes_of_a_text(place):
     assert prompted.fingerprint != plain.fingerprint
 
 
-def test_classes_searches_and_evaluations_use_it(place):
+def test_classification_and_search_use_the_prompt(place):
     picture, labels = str(place / "pairs/000.png"), ["red square", "blue circle"]
     got = lit_jax.classify(picture, labels, place / "prompted")[0]
     want = lit_jax.classify(picture, [PROMPT + label for label in labels], place / "plain")[0]
@@ -66,7 +66,7 @@ def test_the_processor_and_the_training_tokenizer_agree(place):
     assert mask.sum(axis=1).tolist() == count(["red", "a square"]) == [4, 5]
 
 
-def test_it_lies_in_every_layout_and_survives_another_round(place, tmp_path):
+def test_the_prompt_is_stored_in_every_layout_and_read_back(place, tmp_path):
     for layout, part in (("hf", "."), ("lit_jax", "."), ("towers", "text")):
         folder = tmp_path / layout
         saving.save(folder, *tiny.dual(), load_processor(place / "prompted"), layout=layout)
@@ -94,7 +94,7 @@ def test_a_run_trains_with_its_prompt_and_exports_it(tmp_path):
     assert prompt_of(model.processor.tokenizer) == PROMPT and model.config.text_pooling == "mean"
 
 
-def test_a_tower_that_knows_no_prompt_refuses_one(tmp_path):
+def test_a_tower_that_does_not_support_prompts_refuses_one(tmp_path):
     tiny.write_towers(tmp_path, text=tiny.CLIP_TEXT)
     tiny.write_pairs(tmp_path / "pairs")
     config = tiny.config(tmp_path, model__text_prompt="query: ")
