@@ -38,7 +38,7 @@ def test_what_a_benchmark_says_of_class_names_agrees_with_tfds(name, tmp_path):
         assert rule == "label" or not any(set("_/") & {*word} for word in given)
 
 
-def test_for_an_unknown_benchmark_the_closest_name_is_suggested():
+def test_the_closest_name_is_suggested_for_an_unknown_benchmark():
     with pytest.raises(ConfigError, match="no task 'cifar1O0'; did you mean cifar10"):
         find_benchmark("cifar1O0")
     with pytest.raises(ConfigError, match="no task 'xyzzy'; there are imagenet2012, "):

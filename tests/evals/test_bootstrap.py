@@ -51,14 +51,14 @@ def test_intervals_of_an_accuracy_are_those_of_the_binomial():
 
 
 def test_captions_of_one_image_are_drawn_together():
-    """Four captions that share their fate tell no more than one: the interval is that of 100, not of 400."""
+    """Four captions that are right or wrong together tell no more than one: the interval is that of 100, not of 400."""
     rank = np.where(np.arange(100) % 2 == 0, 1, 50)
     together = Retrieved(rank, np.repeat(rank, 4), np.repeat(np.arange(100), 4))
     low, high = intervals(together, draws=2000)["text_to_image_recall@1"]
     assert high - low == pytest.approx(2 * 1.96 * 0.05, abs=0.02)
 
 
-def test_a_seed_gives_the_same_intervals_whatever_is_held_at_once(monkeypatch, result):
+def test_a_seed_gives_the_same_intervals_however_much_is_held_at_once(monkeypatch, result):
     want = intervals(result, draws=50)
     monkeypatch.setattr(bootstrap, "_HELD", 60)
     assert intervals(result, draws=50) == want

@@ -57,7 +57,7 @@ def test_independent_intervals_add_in_squares():
     assert independent(0.5, (0.47, 0.54), 0.6, (0.57, 0.64)) == pytest.approx((0.05, 0.15))
 
 
-def test_other_protocols_are_not_compared_and_it_is_said_where_they_differ(tmp_path, ranks, capsys):
+def test_results_of_different_protocols_are_refused_with_the_differences(tmp_path, ranks, capsys):
     a = write(tmp_path / "a.json", ranks[0])
     b = write(tmp_path / "b.json", ranks[1], templates=["a {}"], ties="mean")
     with pytest.raises(
@@ -71,7 +71,7 @@ def test_other_protocols_are_not_compared_and_it_is_said_where_they_differ(tmp_p
     assert said.out == "" and said.err.count("\n") == 1 and 'ties is "lower" and "mean"' in said.err
 
 
-def test_what_models_bring_with_them_is_shown_and_refused_only_if_strict(tmp_path, ranks, caplog):
+def test_differences_that_come_with_the_models_are_shown_and_refused_only_if_strict(tmp_path, ranks, caplog):
     a = write(tmp_path / "a.json", ranks[0], image_processor={"size": 224}, text_length=16)
     b = write(tmp_path / "b.json", ranks[1], image_processor={"size": 384}, text_length=64)
     told = "image_processor.size is 224 and 384; text_length is 16 and 64"
@@ -97,7 +97,7 @@ def test_a_result_with_the_fingerprint_of_an_older_version_is_read(tmp_path, ran
     assert compare(a, a)["zero_shot"]["top1"]["difference"] == 0
 
 
-def test_the_table_marks_what_leaves_zero_out(tmp_path, ranks, capsys):
+def test_the_table_marks_intervals_that_exclude_zero(tmp_path, ranks, capsys):
     a, b = (write(tmp_path / f"{i}.json", rank) for i, rank in enumerate(ranks))
     with pytest.raises(SystemExit) as end:
         main(["compare", str(a), str(b), "--json", str(tmp_path / "out.json")])
@@ -107,13 +107,13 @@ def test_the_table_marks_what_leaves_zero_out(tmp_path, ranks, capsys):
     assert json.loads((tmp_path / "out.json").read_text()) == compare(a, b)
 
 
-def test_what_is_no_result_and_what_was_changed_is_refused(tmp_path, ranks):
+def test_files_that_are_not_results_or_were_changed_are_refused(tmp_path, ranks):
     a = write(tmp_path / "a.json", ranks[0])
     for text in ("", "[]", "{}", '{"metrics": {"zero_shot": {}}}'):
         (tmp_path / "b.json").write_text(text)
         with pytest.raises(DataError, match="is not a result"):
             compare(a, tmp_path / "b.json")
-    for name in ("data", "bootstrap", "chance", "intervals"):  # Which a model card is made of as well.
+    for name in ("data", "bootstrap", "chance", "intervals"):  # A model card needs these too.
         rest = {key: value for key, value in json.loads(a.read_text()).items() if key != name}
         (tmp_path / "b.json").write_text(json.dumps(rest))
         with pytest.raises(DataError, match="is not a result"):

@@ -29,7 +29,7 @@ def made(tmp_path_factory):
     for file in (folder / "pairs").glob("*.png"):
         (folder / "train" / file.name).write_bytes(file.read_bytes())
     rows = [json.loads(line) for line in (folder / "pairs" / "metadata.jsonl").read_text().splitlines()]
-    # The same classes under other numbers: they are matched by name.
+    # The same classes under other numbers, since they are matched by name.
     table = [{"file_name": row["file_name"], "label": row["label"]} for row in rows]
     (folder / "train" / "thing.png").write_bytes((folder / "pairs" / "000.png").read_bytes())
     table.append({"file_name": "thing.png", "label": "a thing"})
@@ -55,7 +55,7 @@ def test_probes_through_evaluate_equal_those_of_the_features(made, learnt):
     model, train = Embedder(made / "model"), open_source(f"folder:{made}/pairs")
     features = model.pictures(train)
     labels = np.array([train[i]["label"] for i in range(24)])
-    # What is tested is what was learnt from, so that nearly all is right; "a thing" is picture 0 once more.
+    # The test data is the training data, so nearly all answers are right; "a thing" is picture 0 once more.
     want = few_shot.probe(np.vstack([features, features[:1]]), np.append(labels, 6), features, labels)
     got = learnt["queries"]["linear_probe"]
     ranks = np.array(got["rank"].split(), int)
@@ -74,7 +74,7 @@ def test_every_result_is_read_back_from_its_queries(learnt):
             assert low <= metrics[name] <= high or name.endswith("_std"), name
 
 
-def test_the_protocol_says_of_an_arithmetic_that_is_not_float32(made):
+def test_the_protocol_names_an_arithmetic_that_is_not_float32(made):
     results = [
         evaluate(made / "model", f"folder:{made}/pairs", EvalConfig(dtype=dtype))
         for dtype in ("float32", "bfloat16")
@@ -82,7 +82,7 @@ def test_the_protocol_says_of_an_arithmetic_that_is_not_float32(made):
     assert [result["protocol"]["retrieval"].get("dtype") for result in results] == [None, "bfloat16"]
 
 
-def test_what_to_learn_from_is_asked_for_and_must_hold_every_class(made):
+def test_training_data_is_asked_for_and_must_hold_every_class(made):
     pairs = f"folder:{made}/pairs"
     train = f"folder:{made}/train"
     with pytest.raises(ConfigError, match="give one with --train"):
@@ -118,7 +118,7 @@ def test_languages_are_measured_one_by_one_and_as_a_mean_through_the_shell(made,
     ]
 
 
-def test_protocols_are_told_in_words_and_compared_in_them(made, learnt, tmp_path):
+def test_protocols_are_stated_and_compared_in_words(made, learnt, tmp_path):
     words = learnt["words"]["zero_shot"]
     assert words["templates"] == "name: '{}'" and words["ties"] == "lower index first"
     assert words["classes"] == "6: blue circle, blue square, green circle ..."
@@ -138,7 +138,7 @@ def test_protocols_are_told_in_words_and_compared_in_them(made, learnt, tmp_path
     assert "image_processor.size.height is 32 and 36" in said
 
 
-def test_a_task_by_name_says_what_is_measured_and_a_typo_is_told(made, monkeypatch):
+def test_a_task_by_name_says_what_is_measured_and_a_typo_gets_a_suggestion(made, monkeypatch):
     table = {"tiny": benchmarks.Benchmark(f"folder:{made}/pairs", names="label", templates="plain")}
     with pytest.raises(ConfigError, match=r"task 'cifar10' is unknown.*did you mean --task cifar10\?"):
         evaluate(made / "model", f"folder:{made}/pairs", EvalConfig(tasks=("cifar10",)))

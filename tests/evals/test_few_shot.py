@@ -21,7 +21,7 @@ def dense(rows, labels, classes, strength):
     return np.linalg.solve(x.T @ x + penalty, x.T @ np.eye(classes)[labels])
 
 
-@pytest.mark.parametrize("n", [8, 60])  # Fewer than features, and more.
+@pytest.mark.parametrize("n", [8, 60])  # Fewer pictures than features, and more.
 def test_the_ridge_is_the_one_with_the_least_error_on_pictures_left_out(n):
     rows, labels = clusters(n=n, width=12)
     centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
@@ -39,7 +39,7 @@ def test_the_ridge_is_the_one_with_the_least_error_on_pictures_left_out(n):
     np.testing.assert_allclose(np.vstack([weights, offset]), want, rtol=1e-8, atol=1e-10)
 
 
-def test_ranks_are_those_of_sorted_scores_whatever_is_held_at_once(monkeypatch):
+def test_ranks_are_those_of_sorted_scores_however_much_is_held_at_once(monkeypatch):
     train, train_labels = clusters()
     test, labels = clusters(n=50, seed=1)
     weights, offset = ridge(train, train_labels, 4)
@@ -75,7 +75,7 @@ def test_more_shots_help_and_the_interval_holds_the_mean_over_seeds():
     assert low < got["10_shot_top1"] < high < low + 0.15
 
 
-def test_each_class_gives_its_shots_and_the_fewer_stand_among_the_more():
+def test_each_class_gives_its_shots_and_a_smaller_draw_is_part_of_a_larger_one():
     labels = np.random.default_rng(0).permutation(np.repeat([0, 2, 5], [4, 9, 30]))
     single, four = draw(labels, (1, 4), 5)
     for few, more in zip(single, four, strict=True):
@@ -101,7 +101,7 @@ def test_what_cannot_be_learnt_is_refused():
             ridge(np.full((12, 3), value, np.float32), labels, 4)
 
 
-def test_one_seed_has_no_deviation():
+def test_one_seed_has_no_standard_deviation():
     result = FewShot(np.array([3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
     assert estimate(result) == pytest.approx(
         {"3_shot_top1": 2 / 3, "3_shot_top5": 1.0, "3_shot_mean_per_class": 0.5}

@@ -28,7 +28,7 @@ def dense(keys, queries, owner):
 
 
 @pytest.mark.parametrize("tile", [1, 7, 64, 1024])
-def test_ranks_equal_the_dense_reference_whatever_the_tile(monkeypatch, tile):
+def test_ranks_equal_the_dense_reference_for_every_tile_size(monkeypatch, tile):
     monkeypatch.setattr(module, "TILE", tile)
     rng = np.random.default_rng(tile)
     keys, queries = unit(rng, 45), unit(rng, 131)
@@ -48,7 +48,7 @@ def test_screened_ranks_equal_the_dense_reference_on_1_and_8_devices(monkeypatch
     queries[:40] = keys[:40]  # Right and wrong answers that float32 cannot tell from each other:
     queries[40:80] = keys[:40] + rng.normal(size=(40, 32)).astype(np.float32) * 3e-8
     keys[rng.integers(75, size=20)] = keys[3]
-    owner = np.concatenate([rng.permutation(75), rng.integers(70, size=226)])  # Also keys that own one alone.
+    owner = np.concatenate([rng.permutation(75), rng.integers(70, size=226)])  # Some keys own only one query.
     sides = ranks(keys, queries, owner, devices=jax.devices()[:devices])
     for side, want in zip(sides, dense(keys, queries, owner), strict=True):
         np.testing.assert_array_equal(side, want)
@@ -117,7 +117,7 @@ def test_a_key_without_a_query_has_rank_0():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row", [0, 1025])
-def test_what_is_not_finite_is_refused_by_row(bad, row):
+def test_numbers_that_are_not_finite_are_refused_with_their_row(bad, row):
     rng = np.random.default_rng(4)
     good, broken = unit(rng, 1100, 8), unit(rng, 1100, 8)
     broken[row, 5] = bad

@@ -102,7 +102,7 @@ def test_chance_is_the_mean_over_all_orders(monkeypatch, text_image):
     assert chance(text_image, int(images)) == want
 
 
-def test_chance_of_one_caption_an_image_is_k_of_n():
+def test_chance_of_one_caption_per_image_is_k_of_n():
     got = chance(np.arange(383), 383)
     assert got["image_to_text_recall@5"] == got["text_to_image_recall@5"] == 5 / 383
     assert got["image_to_text_median_rank"] == got["text_to_image_mean_rank"] == 192

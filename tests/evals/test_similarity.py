@@ -31,7 +31,7 @@ def test_mutual_neighbours_are_counted_row_by_row():
     assert 0.1 < want < 0.9
 
 
-def test_spaces_without_a_relation_agree_by_chance_alone():
+def test_spaces_without_a_relation_agree_only_by_chance():
     many, others = RNG.normal(size=(500, 8)), RNG.normal(size=(500, 6))
     assert mutual_knn(many, others) == pytest.approx(10 / 499, abs=0.01)
     assert cka(many, others) < 0.05
@@ -60,4 +60,4 @@ def test_the_rank_correlation_counts_ties_by_halves():
 @pytest.mark.parametrize(("n", "m"), [(3, 4), (1, 1)])
 def test_rows_that_do_not_belong_to_each_other_are_refused(n, m):
     with pytest.raises(ValueError, match=f"{n} and {m} rows"):
-        inspect.unwrap(mutual_knn)(A[:n], A[:m])  # Without the check of shapes, which tests switch on.
+        inspect.unwrap(mutual_knn)(A[:n], A[:m])  # Without the shape check that tests switch on.

@@ -1,4 +1,4 @@
-"""An evaluation without the broken records: what it measures equals what is measured on the others alone."""
+"""An evaluation that leaves out broken records measures what is measured on the other records alone."""
 
 import json
 
@@ -13,7 +13,7 @@ from lit_jax.utils.errors import ConfigError, DataError
 from tests import tiny
 
 N = 24
-BROKEN = {  # Record -> what is wrong with it, and the reason.
+BROKEN = {  # Record -> (what is wrong with it, the reason that is given).
     3: ("picture", "not an image: 6 bytes"),
     8: ("captions", "record has no caption"),
     11: ("file", "'nowhere.png' cannot be read"),
@@ -22,7 +22,7 @@ BROKEN = {  # Record -> what is wrong with it, and the reason.
 
 
 def write(folder, without=()):
-    """Pairs of which some are broken, or are left out."""
+    """Writes pairs, some of which are broken or left out."""
     spec = tiny.write_pairs(folder, n=N, labels=True)
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for i, (what, _) in BROKEN.items():
@@ -75,7 +75,7 @@ def test_numbers_are_those_of_the_sound_records(place, model, tasks):
     assert sound["skipped"] == []
 
 
-def test_the_shell_says_how_many_and_writes_which(place, tmp_path, capsys):
+def test_the_shell_says_how_many_records_are_broken_and_writes_which(place, tmp_path, capsys):
     args = ["evaluate", "--model", f"{place}/model", "--data", f"folder:{place}/broken"]
     with pytest.raises(SystemExit) as end:
         main(args)
@@ -90,7 +90,7 @@ def test_the_shell_says_how_many_and_writes_which(place, tmp_path, capsys):
     assert [row["record"] for row in ledger] == [3, 8, 11]
 
 
-def test_a_source_without_a_sound_record_is_told_with_the_reasons(model, tmp_path):
+def test_a_source_without_a_sound_record_is_refused_with_the_reasons(model, tmp_path):
     spec = tiny.write_pairs(tmp_path / "pairs", n=5)  # Without labels.
     config = EvalConfig(tasks=("zero_shot",), on_bad_record="skip")
     with pytest.raises(DataError, match=r"every one of its 5 records is broken \(5 x record has no label\)"):

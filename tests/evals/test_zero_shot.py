@@ -53,7 +53,7 @@ def test_a_rare_class_counts_as_much_as_a_common_one():
     assert got == {"top1": 0.75, "top5": 1.0, "mean_per_class": 0.5}  # Class 1 ties at 0 and stands second.
 
 
-def test_labels_and_numbers_that_cannot_be_are_refused():
+def test_invalid_labels_and_numbers_are_refused():
     eye = np.eye(3, dtype=np.float32)
     with pytest.raises(DataError, match="image 1 belongs to class 3, but the class rows are numbered 0 to 2"):
         zero_shot(eye[:2], eye, np.array([0, 3]))
