@@ -112,7 +112,7 @@ def test_a_card_without_evaluations_or_ids_is_valid():
 @pytest.mark.parametrize(
     "name", ["yes", "1e3", "a: b # c", "'\"", "- x", "{{ config }}", "---", "snow \N{SNOWMAN}", "two\nlines"]
 )
-def test_metadata_stays_yaml_whatever_the_words(name):
+def test_metadata_stays_yaml_for_any_words(name):
     evaluation = Evaluation("task", name, name, after={"top1": 1.0})
     read = ModelCard(
         model_card(Card(**GIVEN | {"name": name, "evaluations": [evaluation], "tags": [name]}))

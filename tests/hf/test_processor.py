@@ -113,7 +113,7 @@ def test_no_code_of_the_folder_is_run(saved):
     assert not marker.exists()
 
 
-def test_it_works_without_torch_and_without_a_warning_about_it(saved):
+def test_a_processor_works_without_torch_and_without_a_warning_about_it(saved):
     code = f"""
 import sys
 for name in ("torch", "torchvision", "tensorflow"):

@@ -34,7 +34,7 @@ def test_the_high_part_of_a_similarity_is_an_exact_sum(way):
     np.testing.assert_array_equal(jax.jit(WAYS[way])(a, b).high, want)
 
 
-def test_both_parts_are_the_vector_and_the_high_one_is_a_bfloat16_number():
+def test_both_parts_add_up_to_the_vector_and_the_high_one_is_a_bfloat16_number():
     x = unit(64, 64)
     x[0], x[1] = np.eye(64)[0], 0
     high, low = jax.jit(exact.split)(x)

@@ -73,7 +73,7 @@ def test_a_whole_model_equals_pytorch_in_embeddings_logits_and_loss(name, tmp_pa
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_whole_model_is_saved_as_what_it_was_with_the_same_bits(name, tmp_path):
+def test_a_whole_model_is_saved_as_its_own_class_with_the_same_bits(name, tmp_path):
     folder = write(tmp_path / "m", name)
     lit_jax.save(tmp_path / "again", *lit_jax.load(folder))
     theirs = MODELS[name][0].from_pretrained(folder).state_dict()

@@ -1,6 +1,6 @@
 """Folders of text embedding models that sentence-transformers wrote give its own vectors, to 1e-5.
 
-Run with sentence-transformers beside the extras of the tests: pip install sentence-transformers.
+This needs sentence-transformers besides the extras of the tests: pip install sentence-transformers.
 """
 
 import numpy as np

@@ -33,7 +33,7 @@ def test_an_npz_file_gives_the_embeddings_of_its_project(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lit_bert", "lit_text_head"])
-def test_positions_of_the_patches_alone_are_read_as_big_vision_adds_them(name, tmp_path):
+def test_positions_of_only_the_patches_are_read_as_big_vision_adds_them(name, tmp_path):
     model, table = foreign.stored(name), "img/Transformer/posembed_input/pos_embedding"
     positions, cls = (foreign.drawn(key, tuple(model["shapes"][key])) for key in (table, "img/cls"))
     changed = {"img/pos_embedding": positions[:, 1:], "img/cls": cls + positions[:, :1]}

@@ -336,7 +336,7 @@ def test_the_format_before_zip_files_is_as_in_torch(protocol, tmp_path):
         ({"stored": []}, "not all there"),
         ({"little": False}, "byte order"),
         ({"magic": 0x1950A86A20F9469CFC6B}, "damaged"),
-        ({"pickled": state_dict(tensor(stored=storage()[:-2] + b")tQ"))}, "not a storage"),  # With a view.
+        ({"pickled": state_dict(tensor(stored=storage()[:-2] + b")tQ"))}, "not a storage"),  # Its view is ().
         (
             {"pickled": state_dict(tensor())[:-2] + text("v") + tensor(stored=storage(size=7)) + b"u."},
             "the storage '0' in two ways",

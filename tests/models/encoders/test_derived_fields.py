@@ -18,7 +18,7 @@ TINY = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dic
 TYPES = [("vision", name) for name in VISION if VISION[name].reader] + [("text", name) for name in TEXT]
 VALUES = (None, 0, 1, 2, 8, "full_attention", [2, 1], [2, 2], {}, {"rope_type": "default"})
 
-# What a config may hold besides the fields of its type, and what transformers makes of it.
+# What a config can hold besides the fields of its type, and what transformers makes of it.
 RULES = {
     "vit pools as wide as it is": tiny.VIT | {"pooler_output_size": None},
     "vit takes no width as its own": tiny.VIT | {"pooler_output_size": 0},
