@@ -172,7 +172,7 @@ def model(place):
     return Embedder(place / "model")
 
 
-@pytest.mark.sampled(4)  # The fast run takes whole vectors of int8.
+@pytest.mark.sampled(3)  # The fast run takes whole vectors of int8, and prefixes of binary ones.
 @pytest.mark.parametrize("precision", ["int8", "binary"])
 @pytest.mark.parametrize("dim", [None, 6])
 def test_an_embedded_index_is_searched_by_what_it_stores(place, model, tmp_path, precision, dim):

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 import lit_jax
 from lit_jax.data.transforms.tokenizer import make_count_tokens, make_tokenize, prompt_of, set_prompt
+from lit_jax.evals.evaluate import evaluate
 from lit_jax.hf import save as saving
 from lit_jax.hf.processor import join_processors, load_processor
 from lit_jax.tools.export import export
@@ -52,6 +54,18 @@ def test_classification_and_search_use_the_prompt(place):
     got = lit_jax.search(place / "index of prompted", query=labels[0], top=3)
     want = lit_jax.search(place / "index of plain", query=PROMPT + labels[0], top=3)
     assert [(hit.id, hit.score) for hit in got] == [(hit.id, hit.score) for hit in want]
+
+
+def test_evaluation_uses_the_prompt(place):
+    prompted, plain = place / "pairs with the prompt", place / "pairs"
+    shutil.copytree(plain, prompted)
+    table = prompted / "metadata.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    rows = [row | {"captions": [PROMPT + caption for caption in row["captions"]]} for row in rows]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    got = evaluate(place / "prompted", f"folder:{plain}")["queries"]
+    assert got == evaluate(place / "plain", f"folder:{prompted}")["queries"]
+    assert got != evaluate(place / "plain", f"folder:{plain}")["queries"]
 
 
 def test_the_processor_and_the_training_tokenizer_agree(place):
