@@ -78,6 +78,12 @@ SIGLIP2_VISION = {  # Fields as in google/siglip2-base-patch16-naflex, and one o
 DINOV2_REGISTERS = DINOV2 | {"model_type": "dinov2_with_registers"}
 TIPSV2_VISION = DINOV2 | {"model_type": "tipsv2_vision_model", "num_register_tokens": 2}
 DINOV3 = VIT | {"model_type": "dinov3_vit", "num_register_tokens": 4}
+PERCEPTION_ENCODER = VIT | {
+    "model_type": "perception_encoder",
+    "ref_feat_shape": 6,
+    "attn_pool_num_heads": 2,
+    "attn_pool_intermediate_size": 48,
+}
 EVA02 = VIT | {"model_type": "eva02", "scale_attn_inner": True, "ref_feat_shape": 6}
 SWIN = {
     "model_type": "swin",

@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import traverse_util
 from safetensors.torch import save_file
 
 import lit_jax
-from lit_jax.hf.processor import load_image_processor
+from lit_jax.hf import load as loading
+from lit_jax.hf.conversions import open_clip as conversion
+from lit_jax.hf.processor import load_image_processor, load_processor
 from lit_jax.inference.embedder import Embedder, Opened
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.models.encoders import clip_resnet
 from lit_jax.models.heads import Head
 from tests import tiny
@@ -206,11 +211,18 @@ def test_our_table_of_names_agrees_with_what_timm_makes_of_them():
         assert act == shape.act, name
 
 
+PERCEPTION_ENCODERS = [name for name in open_clip.list_models() if name.startswith("PE-")]
 EVAS = [name for name in open_clip.list_models() if name.startswith("EVA")]
 
 
-@pytest.mark.parametrize("name", EVAS)
-def test_every_config_of_open_clip_with_an_eva_gives_its_embeddings(name, tmp_path, monkeypatch):
+def test_every_perception_encoder_is_compared():
+    assert len(PERCEPTION_ENCODERS) == 5
+
+
+@pytest.mark.parametrize("name", EVAS + PERCEPTION_ENCODERS)
+def test_a_model_with_an_eva_or_a_perception_encoder_of_each_config_of_open_clip_gives_its_embeddings(
+    name, tmp_path, monkeypatch
+):
     from open_clip import timm_model
 
     make = timm_model.timm.create_model
@@ -316,7 +328,49 @@ def test_a_resnet_has_the_gradients_of_open_clip(tmp_path):
     )
 
 
-def test_pictures_for_an_eva_are_prepared_as_in_open_clip(tmp_path):
+@pytest.mark.parametrize("name", PERCEPTION_ENCODERS)
+def test_the_tensors_of_a_whole_perception_encoder_have_their_places(name, tmp_path, monkeypatch):
+    """In its full size, with no memory for the weights."""
+    cfg, zero = open_clip.get_model_config(name), np.zeros((), np.float32)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
+    with torch.device("meta"):
+        model = open_clip.model.CustomTextCLIP(
+            **{key: value for key, value in cfg.items() if key != "custom_text"}
+        )
+    tensors = {key: np.broadcast_to(zero, tuple(t.shape)) for key, t in model.state_dict().items()}
+    monkeypatch.setattr(conversion, "_tensors", lambda *_: tensors)
+    found = conversion.FORMAT.read(tmp_path, False)
+    module = DualEncoder(DualEncoderConfig.from_hf(found.config))
+    shapes = traverse_util.flatten_dict(dual_encoder.param_shapes(module), sep="/")
+    table, names = loading._matched(found.tensors, module.config)
+    wanted = {
+        tensor: row.hf_shape(shapes[row.jax_names()[0]].shape)
+        for row in table.rows
+        for tensor in row.hf_names()
+    }
+    assert {ours: found.tensors[theirs].shape for theirs, ours in names.items()} == wanted
+
+
+@pytest.mark.parametrize("name", PERCEPTION_ENCODERS)
+def test_pictures_and_texts_for_a_perception_encoder_are_those_of_open_clip(name, tmp_path):
+    """Of the sizes, and as long, as its config says."""
+    config = open_clip.get_model_config(name)
+    given = open_clip.get_pretrained_cfg(name, "meta")
+    given = {key: given[key] for key in ("mean", "std", "interpolation", "resize_mode")}
+    stored = {"model_cfg": config, "preprocess_cfg": given}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(stored))
+    own = load_processor(tmp_path)
+    theirs = open_clip.image_transform(config["vision_cfg"]["image_size"], is_train=False, **given)
+    for picture in pictures():
+        got = own.image_processor(picture, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_array_equal(got, theirs(picture).numpy())
+    ids = open_clip.get_tokenizer(name)(TEXTS).numpy()
+    got = own.tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="np")
+    np.testing.assert_array_equal(got["input_ids"] * got["attention_mask"], ids)
+    assert ids.shape[1] == config["text_cfg"]["context_length"]
+
+
+def test_pictures_for_an_eva_are_those_of_open_clip(tmp_path):
     config = open_clip.get_model_config("EVA02-B-16")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     ours = load_image_processor(tmp_path)

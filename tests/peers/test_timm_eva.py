@@ -1,4 +1,4 @@
-"""EVA towers of timm give its hidden states, features and gradients."""
+"""Towers of timm's class Eva (EVA, EVA-02, Perception Encoder) give its hidden states, features and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,11 @@ import safetensors.torch
 import torch
 
 import lit_jax
+from lit_jax.hf.processor import load_image_processor
 from tests import tiny
 from tests.hf.conversions import foreign
 from tests.parity.conftest import assert_same_layers
+from tests.parity.test_sentence_transformers import pictures
 from tests.parity.towers import assert_same_gradients
 from tests.peers.timm_models import (
     channels_first,
@@ -32,19 +34,27 @@ OF_AN_EVA = {"embed_dim": 64, "depth": 3, "num_heads": 2, "img_size": 32, "patch
 # Architectures that differ in more than their sizes.
 EVAS = """eva_giant_patch14_224 eva_giant_patch14_clip_224 eva_large_patch14_196 eva02_tiny_patch14_224
     eva02_base_patch14_448 eva02_base_patch16_clip_224 eva02_enormous_patch14_clip_224""".split()
+PERCEPTION_ENCODERS = timm.list_models("vit_pe_*")
+RESIZED = [name for name in EVAS if name.startswith("eva02")] + PERCEPTION_ENCODERS
 
 
-@pytest.mark.parametrize("architecture", EVAS)
-def test_an_eva_equals_that_of_timm_at_every_layer(architecture, tmp_path):
+def test_every_perception_encoder_is_compared():
+    assert len(PERCEPTION_ENCODERS) == 12
+
+
+@pytest.mark.parametrize("architecture", EVAS + PERCEPTION_ENCODERS)
+def test_a_tower_equals_timm_s_at_every_layer(architecture, tmp_path):
     model = filled(timm.create_model(architecture, **OF_AN_EVA))
     module, params = lit_jax.from_towers(*in_a_folder(model, tmp_path, OF_AN_EVA))
     got = module.bind({"params": params}).vision(foreign.images(32), hidden_states=True)
-    options = {"output_fmt": "NLC", "intermediates_only": True, "return_prefix_tokens": True}
+    options = {"output_fmt": "NLC", "intermediates_only": True}
+    options["return_prefix_tokens"] = prefixed = bool(model.num_prefix_tokens)
     with torch.no_grad():
         layers = model.forward_intermediates(channels_first(foreign.images(32)), indices=[0, 1, 2], **options)
         last = model.forward_features(channels_first(foreign.images(32)))
         pooled = model.forward_head(last, pre_logits=True)
-    want = {f"layer {i}": torch.cat([cls, patches], 1) for i, (patches, cls) in enumerate(layers)}
+    layers = [torch.cat([cls, patches], 1) for patches, cls in layers] if prefixed else layers
+    want = {f"layer {i}": layer for i, layer in enumerate(layers)}
     ours = {f"layer {i}": state for i, state in enumerate(got.hidden_states[1:])}
     assert_same_layers(
         ours | {"last": got.last_hidden_state, "pooled": got.pooler_output},
@@ -52,8 +62,8 @@ def test_an_eva_equals_that_of_timm_at_every_layer(architecture, tmp_path):
     )
 
 
-@pytest.mark.parametrize("architecture", [name for name in EVAS if name.startswith("eva02")])
-def test_an_eva02_for_another_size_equals_the_one_that_timm_resizes(architecture, tmp_path):
+@pytest.mark.parametrize("architecture", RESIZED)
+def test_a_tower_for_another_size_equals_the_one_that_timm_resizes(architecture, tmp_path):
     model = filled(timm.create_model(architecture, **OF_AN_EVA))
     folders = in_a_folder(model, tmp_path, OF_AN_EVA)
     for size in (48, (24, 40)):
@@ -69,8 +79,8 @@ def test_an_eva02_for_another_size_equals_the_one_that_timm_resizes(architecture
         model = filled(timm.create_model(architecture, **OF_AN_EVA))
 
 
-@pytest.mark.parametrize("architecture", EVAS)
-def test_the_gradient_of_every_leaf_of_an_eva_equals_that_of_timm(architecture, tmp_path):
+@pytest.mark.parametrize("architecture", EVAS + PERCEPTION_ENCODERS)
+def test_the_gradient_of_every_leaf_equals_timm_s(architecture, tmp_path):
     model = filled(timm.create_model(architecture, **OF_AN_EVA))
     folders = in_a_folder(model, tmp_path, OF_AN_EVA)
     module, params = lit_jax.from_towers(*folders)
@@ -89,3 +99,15 @@ def test_the_gradient_of_every_leaf_of_an_eva_equals_that_of_timm(architecture, 
 
     got = jax.grad(loss)(jax.tree.map(jnp.asarray, params["vision"]))
     assert_same_gradients(got, want["vision"])
+
+
+@pytest.mark.parametrize("architecture", PERCEPTION_ENCODERS)
+def test_pictures_for_a_perception_encoder_are_those_of_timm(architecture, tmp_path):
+    with torch.device("meta"):
+        model = timm.create_model(architecture)
+    timm.models._hub.save_config_for_hf(model, tmp_path / "config.json")
+    ours = load_image_processor(tmp_path)
+    theirs = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    for picture in pictures():
+        got = ours(picture, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_array_equal(got, theirs(picture).numpy())

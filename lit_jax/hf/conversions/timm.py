@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import timm_convnext, timm_eva, timm_resnet
+from lit_jax.hf.conversions import timm_convnext, timm_eva, timm_perception, timm_resnet
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
 from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
@@ -80,7 +80,7 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks are, eva, convnext and plain resnet"
+            "vit, deit and deit3 with plain blocks are, eva, perception encoders, convnext and plain resnet"
         )
     for name, value in args.items():
         if name not in _SHOWN:
@@ -113,7 +113,10 @@ class _Kind(NamedTuple):
     tower: Callable[..., Part]
 
 
-_KINDS = tuple(_Kind(kind.KIND, kind.MARKS, kind.tower) for kind in (timm_convnext, timm_eva, timm_resnet))
+_KINDS = tuple(
+    _Kind(kind.KIND, kind.MARKS, kind.tower)
+    for kind in (timm_convnext, timm_eva, timm_perception, timm_resnet)
+)
 
 
 def _kind_of(architecture: str) -> _Kind | None:

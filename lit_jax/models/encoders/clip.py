@@ -5,10 +5,11 @@ import dataclasses
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
+from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.hf_config import read_config
-from lit_jax.models.layers.blocks import Block, layer_norm, scan_layers
-from lit_jax.models.layers.patches import PatchEmbed, Patches
+from lit_jax.models.encoders.vit import trunk
+from lit_jax.models.layers.blocks import layer_norm
+from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
 
@@ -78,19 +79,19 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """Raises ConfigError for an image size other than the config's, unless `interpolate`."""
         c = self.config
-        embeddings = PatchEmbed(c.patches, self.compute, name="embeddings")
-        x = embeddings(images, interpolate=interpolate, train=train)
-        x = embedded = layer_norm(c.block, self.compute, "pre_norm")(x)
-        x, states, weights = scan_layers(
-            Block(c.block, self.compute, name="layers"),
-            c.num_hidden_layers,
-            x,
+        x, states, weights = trunk(
+            c,
+            self.compute,
+            images,
             train=train,
+            interpolate=interpolate,
+            pre_norm=True,
+            norm=False,
             hidden_states=hidden_states,
             attentions=attentions,
         )
         pooled = layer_norm(c.block, self.compute, "post_norm")(x[:, 0])
-        return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
+        return EncoderOutput(x, pooled, states, weights)
 
 
 # The rows of the blocks in the towers of CLIP and SigLIP.

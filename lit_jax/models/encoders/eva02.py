@@ -5,20 +5,17 @@ The tensors have timm's names for layers with separate projections and gates. EV
 
 import dataclasses
 
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates
-from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.hf_config import check_turning_heads, read_config
 from lit_jax.models.encoders.vit import trunk
 from lit_jax.models.layers import rotary
 from lit_jax.models.layers.blocks import PerLayer, layer_norm
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
 from lit_jax.utils.sides import Sides, grid
 
 
@@ -52,11 +49,7 @@ class Config:
         """Raises WeightError for a field with an unusable value, and for heads whose width four does not divide."""
         # transformers does not have this type, so all other fields are ignored.
         config: Config = read_config(cls, "eva02", hf, inert=frozenset(hf))
-        if config.head_width % 4:
-            raise WeightError(
-                f"eva02 config: hidden_size={config.hidden_size} gives {config.num_attention_heads} heads a width of "
-                f"{config.head_width}; wanted a multiple of four, whose halves turn with rows and columns"
-            )
+        check_turning_heads("eva02", config)
         return config
 
     @property
@@ -93,20 +86,6 @@ class Config:
         )
 
 
-def rope_of(config: Config, rows: int, columns: int) -> tuple[Array, Array]:
-    """Cosines and sines [M K] for the patches of a grid; each half of a head has those of the row, then of the column.
-
-    Equals timm's RotaryEmbeddingCat, except that its pairs of neighbouring channels are split over the halves here.
-    """
-    speeds = rotary.speeds(config.rope_theta, config.head_width // 2)
-    y, x = (
-        axis.reshape(-1, 1).astype(np.float32) / np.float32(length) * np.float32(config.ref_feat_shape)
-        for axis, length in zip(np.mgrid[:rows, :columns], (rows, columns), strict=True)
-    )
-    turns = jnp.asarray(np.tile(np.concatenate([y * speeds, x * speeds], axis=1), 2))
-    return jnp.cos(turns), jnp.sin(turns)
-
-
 class Model(nn.Module):
     """Equals timm's Eva without its classifier, with NHWC images."""
 
@@ -127,7 +106,9 @@ class Model(nn.Module):
         c = self.config
         rope = None
         if c.use_rot_pos_emb:
-            rope = rope_of(c, *grid((images.shape[1], images.shape[2]), c.patch_size))
+            speeds = rotary.speeds(c.rope_theta, c.head_width // 2)
+            patches = grid((images.shape[1], images.shape[2]), c.patch_size)
+            rope = rotary.cos_sin(rotary.of_grid(speeds, patches, stretched=c.ref_feat_shape))
         x, states, weights = trunk(
             c,
             self.compute,
@@ -149,13 +130,19 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, states, weights)
 
 
+# What any model of timm's class Eva has.
+COMMON = table("""
+    cls_token                   | embeddings/cls          | x y d
+    pos_embed                   | embeddings/pos          | x n d
+    patch_embed.proj.weight     | embeddings/patch/kernel | d c p q -> p q c d
+    norm.weight                 | norm/scale              | d
+    norm.bias                   | norm/bias               | d
+    blocks.{l}.attn.proj.bias   | layers/attn/out/bias    | d
+    blocks.{l}.mlp.fc2.weight   | layers/mlp/down/kernel  | d f -> f d
+    blocks.{l}.mlp.fc2.bias     | layers/mlp/down/bias    | d
+""")
 _ROWS = table("""
-    cls_token               | embeddings/cls          | x y d
-    pos_embed               | embeddings/pos          | x n d
-    patch_embed.proj.weight | embeddings/patch/kernel | d c p q -> p q c d
     patch_embed.proj.bias   | embeddings/patch/bias   | d
-    norm.weight             | norm/scale              | d
-    norm.bias               | norm/bias               | d
     fc_norm.weight          | pooler_norm/scale       | d
     fc_norm.bias            | pooler_norm/bias        | d
 """)
@@ -168,13 +155,10 @@ _LAYERS = table("""
     attn.norm.weight            | layers/attn/norm/scale         | d
     attn.norm.bias              | layers/attn/norm/bias          | d
     attn.proj.weight            | layers/attn/out/kernel         | d (h k) -> h k d
-    attn.proj.bias              | layers/attn/out/bias           | d
     mlp.norm.weight             | layers/mlp/norm/scale          | f
     mlp.norm.bias               | layers/mlp/norm/bias           | f
-    mlp.fc2.weight              | layers/mlp/down/kernel         | d f -> f d
-    mlp.fc2.bias                | layers/mlp/down/bias           | d
 """).inside("blocks.{l}")
-_PRE_NORM = table("""
+PRE_NORM = table("""
     norm{1,2}.weight | layers/norm{1,2}/scale | g d
     norm{1,2}.bias   | layers/norm{1,2}/bias  | g d
 """).inside("blocks.{l}")
@@ -186,7 +170,7 @@ _GATED = table("""
     mlp.{fc1_g,fc1_x}.weight | layers/mlp/up/kernel | g f d -> d g f
     mlp.{fc1_g,fc1_x}.bias   | layers/mlp/up/bias   | g f
 """).inside("blocks.{l}")
-_MLP = table("""
+MLP = table("""
     mlp.fc1.weight | layers/mlp/up/kernel | f d -> d f
     mlp.fc1.bias   | layers/mlp/up/bias   | f
 """).inside("blocks.{l}")
@@ -199,8 +183,8 @@ def weights(config: Config) -> WeightMap:
         "layers/attn/norm": config.scale_attn_inner,
         "layers/mlp/norm": config.scale_mlp,
     }
-    norms = _POST_NORM if config.use_post_norm else _PRE_NORM
-    rows = _ROWS + _LAYERS + norms + (_GATED if config.use_gated_mlp else _MLP)
+    norms = _POST_NORM if config.use_post_norm else PRE_NORM
+    rows = COMMON + _ROWS + _LAYERS + norms + (_GATED if config.use_gated_mlp else MLP)
     return rows.having(present).bind(depth=config.num_hidden_layers, h=config.num_attention_heads, u=2)
 
 

@@ -84,6 +84,16 @@ def even_heads(config: Any) -> tuple[int]:
     return (config.hidden_size // config.num_attention_heads,)
 
 
+def check_turning_heads(model_type: str, config: Any) -> None:
+    """Raises WeightError for heads whose channels cannot turn with the rows and the columns of a grid."""
+    width, heads = config.hidden_size, config.num_attention_heads
+    if width // heads % 4:
+        raise WeightError(
+            f"{model_type} config: hidden_size={width} gives {heads} heads a width of {width // heads}; wanted a "
+            "multiple of four, whose halves turn with rows and columns"
+        )
+
+
 def check_own_size(model_type: str, config: Any, *, patches: bool = True) -> None:
     """Raises WeightError for an image size at which transformers fails to resize a position table.
 

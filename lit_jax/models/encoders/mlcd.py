@@ -3,19 +3,19 @@
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import clip
-from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
-from lit_jax.models.encoders.hf_config import ROPE, read_config, rope_base
+from lit_jax.models.encoders.base import Encoder, EncoderOutput
+from lit_jax.models.encoders.hf_config import ROPE, check_turning_heads, read_config, rope_base
+from lit_jax.models.encoders.vit import trunk
 from lit_jax.models.layers import rotary
-from lit_jax.models.layers.blocks import Block, PerLayer, layer_norm, scan_layers
-from lit_jax.models.layers.patches import PatchEmbed, Patches
+from lit_jax.models.layers.blocks import PerLayer, layer_norm
+from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
+from lit_jax.utils.sides import grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,7 @@ class Config(clip.Config):
         inert = ROPE | {"projection_dim", "initializer_factor"}
         fixed = {"num_key_value_groups": (1,)}
         config = read_config(cls, name, hf | rope_base(name, hf, "axial"), inert=inert, fixed=fixed)
-        if config.head_width % 4:
-            raise WeightError(
-                f"{name} config: hidden_size={config.hidden_size} gives {config.num_attention_heads} heads a width of "
-                f"{config.head_width}; wanted a multiple of four, whose halves turn with rows and columns"
-            )
+        check_turning_heads(name, config)
         return config
 
     @property
@@ -52,13 +48,6 @@ class Config(clip.Config):
     @property
     def patches(self) -> Patches:
         return dataclasses.replace(super().patches, positions=False)
-
-
-def angles(config: Config, rows: int, columns: int) -> Float[np.ndarray, "M _"]:
-    """The angles of each patch by its row, then by its column, for half of the channels of a head."""
-    speeds = rotary.speeds(config.rope_theta, config.head_width // 2)
-    y, x = (axis.reshape(-1, 1).astype(np.float32) for axis in np.mgrid[:rows, :columns])
-    return np.concatenate([y * speeds, x * speeds], axis=1)
 
 
 class Model(nn.Module):
@@ -79,23 +68,24 @@ class Model(nn.Module):
     ) -> EncoderOutput:
         """`interpolate` changes nothing, since rotary positions fit any size."""
         c = self.config
-        x = PatchEmbed(c.patches, self.compute, name="embeddings")(images, interpolate=True, train=train)
-        x = embedded = layer_norm(c.block, self.compute, "pre_norm")(x)
         first = self.param("cls_angles", nn.initializers.normal(1.0), (1, c.head_width // 2))
-        patches = angles(c, *(size // c.patch_size for size in images.shape[1:3]))
-        turns = jnp.tile(jnp.concatenate([first, patches]), 2)
-        rope = (jnp.cos(turns), jnp.sin(turns))
-        x, states, weights = scan_layers(
-            Block(c.block, self.compute, name="layers"),
-            c.num_hidden_layers,
-            x,
-            per_layer=PerLayer(inputs=lambda _: {"rope": rope}),
+        speeds = rotary.speeds(c.rope_theta, c.head_width // 2)
+        patches = rotary.of_grid(speeds, grid((images.shape[1], images.shape[2]), c.patch_size))
+        rope = rotary.cos_sin(jnp.concatenate([first, patches]))
+        x, states, weights = trunk(
+            c,
+            self.compute,
+            images,
             train=train,
+            interpolate=True,
+            pre_norm=True,
+            norm=False,
+            per_layer=PerLayer(inputs=lambda _: {"rope": rope}),
             hidden_states=hidden_states,
             attentions=attentions,
         )
         pooled = layer_norm(c.block, self.compute, "post_norm")(x[:, 0])
-        return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
+        return EncoderOutput(x, pooled, states, weights)
 
 
 _CLS = table("class_pos_emb | cls_angles | x k")

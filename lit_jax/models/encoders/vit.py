@@ -99,16 +99,19 @@ def trunk(
     *,
     train: bool,
     interpolate: bool,
+    pre_norm: bool = False,
     norm: bool = True,
     **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """Patches, blocks and last norm of ViT and its descendants; returns tokens, hidden states and attentions.
 
-    Call it in the compact method of a model, which gets the submodules `embeddings`, `layers` and `norm`. `options` are
-    further arguments of `scan_layers`.
+    Call it in the compact method of a model, which gets the submodules `embeddings`, `layers` and `norm`, and, if there
+    is a norm before the blocks, `pre_norm`. `options` are further arguments of `scan_layers`.
     """
-    embeddings = PatchEmbed(config.patches, compute, name="embeddings")
-    x = embedded = embeddings(images, interpolate=interpolate, train=train)
+    x = PatchEmbed(config.patches, compute, name="embeddings")(images, interpolate=interpolate, train=train)
+    if pre_norm:
+        x = layer_norm(config.block, compute, "pre_norm")(x)
+    embedded = x
     block = Block(config.block, compute, name="layers")
     x, states, weights = scan_layers(block, config.num_hidden_layers, x, train=train, **options)
     if norm:

@@ -47,6 +47,35 @@ def speeds(theta: float, width: int, scaling: Linear | Llama3 | None = None) -> 
     return plain if scaling is None else scaling.scaled(plain)
 
 
+def of_grid(
+    speeds: Float[np.ndarray, "_"],
+    grid: tuple[int, int],
+    *,
+    stretched: int | None = None,
+    offset: float = 0.0,
+    columns_first: bool = False,
+) -> Float[np.ndarray, "M _"]:
+    """Radians of the patches of a grid of (rows, columns): those by the row, then those by the column.
+
+    Rows and columns are counted from `offset`, and `stretched` is how many of them any grid counts. With
+    `columns_first` those by the column come first.
+    """
+    y, x = (
+        axis.reshape(-1, 1).astype(np.float32) + np.float32(offset) for axis in np.mgrid[: grid[0], : grid[1]]
+    )
+    if stretched is not None:
+        y, x = (
+            at / np.float32(length) * np.float32(stretched) for at, length in zip((y, x), grid, strict=True)
+        )
+    return np.concatenate([at * speeds for at in ((x, y) if columns_first else (y, x))], axis=1)
+
+
+def cos_sin(angles: Float[np.ndarray | Array, "M _"]) -> tuple[Array, Array]:
+    """Cosines and sines [M K], as `rotate` takes them, of angles [M K/2]."""
+    turns = jnp.tile(jnp.asarray(angles), 2)
+    return jnp.cos(turns), jnp.sin(turns)
+
+
 def tables(positions: Int[Array, "..."], speeds: Float[np.ndarray | Array, "S _"]) -> tuple[Array, Array]:
     """Cosines and sines of positions [... N] at S kinds of speeds [K/2], each [S ... N K]."""
     kinds = speeds.reshape(len(speeds), *(1 for _ in positions.shape), -1)

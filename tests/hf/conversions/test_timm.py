@@ -46,6 +46,10 @@ TYPES = {
     "eva02_scaled": "eva02",
     "eva02_clip": "eva02",
     "eva02_post_norm": "eva02",
+    "perception": "perception_encoder",
+    "perception_without_cls": "perception_encoder",
+    "perception_scaled": "perception_encoder",
+    "perception_spatial": "perception_encoder",
 }
 
 

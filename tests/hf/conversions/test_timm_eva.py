@@ -9,10 +9,6 @@ from tests.hf.conversions import foreign
 
 EVA_CHANGES = [
     (
-        {"architecture": "vit_pe_core_base_patch16_224"},
-        "'vit_pe_core_base_patch16_224' of timm is not implemented",
-    ),
-    (
         {"architecture": "vit_small_patch16_rope_224"},
         "'vit_small_patch16_rope_224' of timm is not implemented",
     ),
