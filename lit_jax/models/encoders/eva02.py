@@ -130,7 +130,7 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, states, weights)
 
 
-# What any model of timm's class Eva has.
+# What the models of timm's class Eva share.
 COMMON = table("""
     cls_token                   | embeddings/cls          | x y d
     pos_embed                   | embeddings/pos          | x n d

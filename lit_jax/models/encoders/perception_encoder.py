@@ -41,9 +41,7 @@ class Config:
     layer_scale_init_value: float = 0.0  # Zero: no factors.
     class_token: bool = True
     rope_theta: float = 10000.0
-    ref_feat_shape: int = (
-        14  # Rows and columns that the grid of any picture is stretched to for rotary positions.
-    )
+    ref_feat_shape: int = 14  # Rows and columns that the grid of any picture is stretched to.
     rope_grid_offset: float = 1.0  # The position of the first row and column.
     use_post_transformer_norm: bool = True
     use_attn_pool: bool = True  # Otherwise the mean of the patches is pooled.
