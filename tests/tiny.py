@@ -120,6 +120,12 @@ RESNET = {
     "depths": [2, 3],
 }
 CLIP_RESNET = RESNET | {"model_type": "clip_resnet", "num_attention_heads": 4}
+COCA_VISION = CLIP_VISION | {
+    "model_type": "coca_vision",
+    "attn_pooler_queries": 5,
+    "attn_pooler_heads": 2,
+    "projection_size": 24,
+}
 LONGFORMER = ROBERTA | {"model_type": "longformer", "attention_window": [4, 12, 6]}
 ESM = {  # Fields as in facebook/esm2_t6_8M_UR50D.
     "model_type": "esm",
@@ -149,6 +155,7 @@ MOBILEBERT = BERT | {
     "num_feedforward_networks": 3,
 }
 CLIP_TEXT = BERT | {"model_type": "clip_text_model", "eos_token_id": 98}
+COCA_TEXT = BERT | {"model_type": "coca_text"}
 METACLIP_2_TEXT = CLIP_TEXT | {"model_type": "metaclip_2_text_model", "eos_token_id": 2}
 CHINESE_CLIP_TEXT = BERT | {"model_type": "chinese_clip_text_model"}
 SIGLIP_TEXT = BERT | {"model_type": "siglip_text_model"}

@@ -108,6 +108,8 @@ _LIMITS = {
     "eva02": "yes, of timm and open_clip; transformers has no such type",
     "perception_encoder": "yes, of timm and open_clip; transformers has no such type",
     "clip_resnet": "yes, of open_clip; transformers has no such type",
+    "coca_vision": "yes, of open_clip; transformers has no such type",
+    "coca_text": "yes, of open_clip; transformers has no such type",
     "timm_wrapper": "yes, of timm's image towers those that docs/formats.md names",
     "siglip2_vision_model": "yes, for batches of pictures of one shape (NaFlex has several)",
 }

@@ -16,7 +16,9 @@ from lit_jax.utils.errors import WeightError
 from tests import tiny
 
 # The types that transformers has a class for.
-TYPES = [("vision", name) for name in VISION if VISION[name].reader] + [("text", name) for name in TEXT]
+TYPES = [
+    (encoder.tower, name) for table in (VISION, TEXT) for name, encoder in table.items() if encoder.reader
+]
 WHOLE = ["clip", "metaclip_2", "chinese_clip", "clipseg", "siglip", "siglip2"]
 # What a file says about itself; transformers takes only the last one from elsewhere, and never shows it.
 OF_THE_FILE = {"architectures", "dtype", "model_type", "transformers_version", "name_or_path"}

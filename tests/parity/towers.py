@@ -169,8 +169,8 @@ def leaves_of(encoder, hf):
 
     All tensors except statistics are leaves of PyTorch.
     """
-    config = encoder.Config.from_hf(hf)
-    params = tiny.dual(vision=hf)[1]["vision"]
+    config, tower = encoder.Config.from_hf(hf), encoder.ENCODER.tower
+    params = tiny.dual(**{tower: hf})[1][tower]
     leaves = {
         name: torch.tensor(np.array(array), requires_grad="running" not in name)
         for name, array in encoder.weights(config).to_hf(params).items()
@@ -178,15 +178,18 @@ def leaves_of(encoder, hf):
     return encoder.Model(config), jax.tree.map(jnp.asarray, params), leaves
 
 
-def assert_gradients_of_leaves(encoder, module, params, leaves, images, pooled):
-    """The gradients of our pooled output are those of `pooled`, which PyTorch computes from the `leaves`."""
+def assert_gradients_of_leaves(encoder, module, params, leaves, inputs, pooled):
+    """The gradients of our pooled output are those of `pooled`, which PyTorch computes from the `leaves`.
+
+    `inputs` are pictures, or the ids of texts.
+    """
     weight = np.random.default_rng(3).normal(size=pooled.shape).astype(np.float32)
     (pooled * torch.from_numpy(weight)).sum().backward()
     gradients = {
         name: np.zeros(leaf.shape, np.float32) if leaf.grad is None else leaf.grad.numpy()
         for name, leaf in leaves.items()
     }
-    loss = jax.grad(lambda p: (module.apply({"params": p}, jnp.asarray(images)).pooler_output * weight).sum())
+    loss = jax.grad(lambda p: (module.apply({"params": p}, jnp.asarray(inputs)).pooler_output * weight).sum())
     assert_same_gradients(loss(params), encoder.weights(module.config).to_jax(gradients, params))
 
 
@@ -224,10 +227,11 @@ def assert_rounding_alone(module, params, batch):
 
 
 def assert_saved_for_lit_jax_alone(hf, tmp_path):
-    """An image tower that transformers does not know is saved in our own layout and refused by name in all others."""
+    """A tower that transformers does not know is saved in our own layout and refused by name in all others."""
     name = hf["model_type"]
-    tiny.write_tower(tmp_path / "v", hf)
-    tiny.write_tower(tmp_path / "t", tiny.BERT)
+    images, texts = (hf, tiny.BERT) if "image_size" in hf else (tiny.CLIP_VISION, hf)
+    tiny.write_tower(tmp_path / "v", images)
+    tiny.write_tower(tmp_path / "t", texts)
     module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", projection_dim=16)
     lit_jax.save(tmp_path / "own", module, params, layout="lit_jax")
     again, same = lit_jax.load(tmp_path / "own")
@@ -237,7 +241,7 @@ def assert_saved_for_lit_jax_alone(hf, tmp_path):
         "hf": f"{name!r} has no place in transformers.* layout='lit_jax'",
         "towers": f"{name!r} has no class in transformers.* layout='lit_jax'",
         "sentence_transformers": f"{name!r} is no model of AutoModel",
-        "open_clip": f"its image tower is a {name}",
+        "open_clip": f"its {'image' if images is hf else 'text'} tower is a {name}",
     }.items():
         with pytest.raises((WeightError, ConfigError), match=said) as error:
             lit_jax.save(tmp_path / layout, module, params, tiny.processor(), layout=layout)

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import open_clip_resnet, open_clip_text, open_clip_towers, open_clip_vit, timm
+from lit_jax.hf.conversions import (
+    open_clip_coca,
+    open_clip_resnet,
+    open_clip_text,
+    open_clip_towers,
+    open_clip_vit,
+    timm,
+)
 from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions.base import Format, Model, Part, field, placed
 from lit_jax.hf.conversions.renames import Rows, converted, inner, rows, under
@@ -33,6 +40,8 @@ _CLIP_TEXTS = {"clip_text_model": "clip", "metaclip_2_text_model": "metaclip_2"}
 def _read(folder: Path, allow_pickle: bool) -> Model:
     cfg, where = _config(folder), str(folder / CONFIG)
     source = _tensors(folder, allow_pickle)
+    if cfg.get("multimodal_cfg") is not None:
+        source = open_clip_coca.without_decoder(str(folder), source)
     width = field(where, cfg, "embed_dim", 512)
     quick_gelu = field(where, cfg, "quick_gelu", False)
     seen, said = cfg["vision_cfg"], cfg["text_cfg"]
@@ -40,6 +49,8 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
         vision = _timm(folder, where, seen, source, width)
     elif isinstance(seen.get("layers"), list):
         vision = open_clip_resnet.vision(where, seen)
+    elif seen.get("attentional_pool"):
+        vision = open_clip_coca.vision(where, seen, quick_gelu, width)
     elif field(where, seen, "no_ln_pre", False):
         vision = open_clip_vit.vision(where, seen, quick_gelu, source)
     else:
@@ -48,7 +59,10 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
         text = open_clip_text.part(folder, where, said, source, width)
     else:
         prefix = "text." if any(name.startswith("text.") for name in source) else ""
-        text = open_clip_towers.text(where, said, quick_gelu, width, prefix)
+        if said.get("embed_cls"):
+            text = open_clip_coca.text(where, said, quick_gelu, prefix)
+        else:
+            text = open_clip_towers.text(where, said, quick_gelu, width, prefix)
     config, scalars, dropped = _whole(vision, text, width, source)
     tensors = converted(
         folder,
@@ -139,8 +153,6 @@ def _config(folder: Path) -> dict[str, Any]:
             raise WeightError(
                 f"{where} has no {name} in its model_cfg, which describes a tower; wanted an object"
             )
-    if cfg.get("multimodal_cfg") is not None:
-        raise WeightError(f"{where} describes a CoCa, whose text tower is not implemented")
     return cfg
 
 
@@ -203,7 +215,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
     if own and not texts.has_tokenizer(folder):
         raise WeightError(f"{folder} holds no tokenizer; copy the tokenizer files of {shown(own)} into it")
     found = texts.of_folder(folder) if texts.has_tokenizer(folder) else texts.clip_tokenizer(folder)
-    masked = bool(cfg.get("hf_model_name")) or not cfg.get("no_causal_mask")
+    masked = bool(cfg.get("hf_model_name") or cfg.get("embed_cls")) or not cfg.get("no_causal_mask")
     length = field(where, cfg, "context_length", 77)
     # With strip_sep_token, padding takes the place of [SEP], also in a text that is cut.
     template = f"{found.cls_token} $A {found.pad_token}" if options.get("strip_sep_token") else ""

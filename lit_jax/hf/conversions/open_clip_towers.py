@@ -8,7 +8,7 @@ import numpy as np
 
 from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions.base import Part, field, placed
-from lit_jax.hf.conversions.renames import bound, under
+from lit_jax.hf.conversions.renames import Rows, bound, under
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
@@ -25,7 +25,7 @@ PLAIN_VISION = _PLAIN | {
     "pool_type": ("tok",),
     "pos_embed_type": ("learnable", "sin_cos_2d"),  # The positions are stored either way.
 }
-_PLAIN_TEXT = _PLAIN | {"embed_cls": (False,)}
+PLAIN_TEXT = _PLAIN | {"embed_cls": (False,)}
 _MOST_LAYERS = 1_000
 _EOS_IS_LARGEST = 2  # CLIP's text tower with this eos_token_id pools at the largest id, as open_clip does.
 
@@ -33,34 +33,18 @@ _EOS_IS_LARGEST = 2  # CLIP's text tower with this eos_token_id pools at the lar
 def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> Part:
     """The tower of a vision_cfg without a timm tower, with `visual.proj` behind it. Raises WeightError."""
     refuse(where, "vision_cfg", cfg, PLAIN_VISION)
-    width, depth = field(where, cfg, "width", 768), depth_of(where, cfg)
-    config = {
-        "model_type": "clip_vision_model",
-        "image_size": field(where, cfg, "image_size", 224, int | list),
-        "patch_size": field(where, cfg, "patch_size", 16, int | list),
-        "num_attention_heads": width // field(where, cfg, "head_width", 64),
-        **common_fields(where, cfg, width, depth, quick_gelu),
-    }
-    own = tables.VISION + under(tables.BLOCKS, "transformer.", "encoder.")
-    part = placed(Part(config, bound(own, depth), head={"kind": "linear"}), "visual.", "vision_model.")
-    return part._replace(rows=part.rows + tables.VISION_HEAD)
+    config = {"model_type": "clip_vision_model", **vision_fields(where, cfg, quick_gelu)}
+    return with_vision_head(Part(config, rows_of(tables.VISION, config)))
 
 
 def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, prefix: str) -> Part:
     """The tower of a text_cfg without one of transformers; its tensor names begin with `prefix`. Raises WeightError."""
-    refuse(where, "text_cfg", cfg, _PLAIN_TEXT)
-    width, depth = field(where, cfg, "width", 512), depth_of(where, cfg)
-    common = {
-        "vocab_size": field(where, cfg, "vocab_size", 49408),
-        "max_position_embeddings": field(where, cfg, "context_length", 77),
-        "num_attention_heads": field(where, cfg, "heads", 8),
-        **common_fields(where, cfg, width, depth, quick_gelu),
-    }
+    refuse(where, "text_cfg", cfg, PLAIN_TEXT)
+    common = text_fields(where, cfg, quick_gelu)
+    width = common["hidden_size"]
     causal, pool = not field(where, cfg, "no_causal_mask", False), field(where, cfg, "pool_type", "argmax")
-    biased, kind = field(where, cfg, "proj_bias", False), field(where, cfg, "proj_type", "linear")
-    own = bound(tables.TEXT + under(tables.BLOCKS, "transformer.", "encoder."), depth)
-    made: dict[str, Any] = {}
-    head = {"kind": "linear"}
+    dense = field(where, cfg, "proj_bias", False) and field(where, cfg, "proj_type", "linear") != "none"
+    own = rows_of(tables.TEXT, common)
     if causal and pool in ("argmax", "eos"):
         eos = field(where, cfg, "eos_id", 2) if pool == "eos" else _EOS_IS_LARGEST
         first_two = pool == "eos" and eos == _EOS_IS_LARGEST  # A MetaCLIP 2.
@@ -68,32 +52,63 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
             "model_type": "metaclip_2_text_model" if first_two else "clip_text_model",
             "eos_token_id": eos,
         }
-    elif not causal and pool == "last":
-        dense = biased and kind != "none"  # The tower has such a map of its own.
-        common |= {"model_type": "siglip_text_model", "projection_size": embed_dim if dense else width}
-        if dense:
-            own += tables.DENSE
-            head = {"kind": "identity"}
-        else:
-            made = {
-                "head.weight": partial(np.eye, width, dtype=np.float32),
-                "head.bias": partial(np.zeros, width),
-            }
-    else:
+        return with_text_head(where, cfg, Part(common, own), prefix)
+    if causal or pool != "last":
         raise WeightError(
             f"{where}: a text tower {'with' if causal else 'without'} a causal mask, with pool_type {shown(pool)} "
             "is not implemented; those of CLIP (causal, argmax or eos) and of SigLIP (not causal, last) are"
         )
-    part = placed(Part(common, own, made, head=head), prefix, "text_model.")
-    if head["kind"] == "identity":
-        return part
+    common |= {"model_type": "siglip_text_model", "projection_size": embed_dim if dense else width}
+    if dense:  # Of such a map, the tower has one of its own.
+        return placed(Part(common, own + tables.DENSE), prefix, "text_model.")
+    made = {
+        "head.weight": partial(np.eye, width, dtype=np.float32),
+        "head.bias": partial(np.zeros, width),
+    }
+    return with_text_head(where, cfg, Part(common, own, made), prefix)
+
+
+def rows_of(own: Rows, config: Mapping[str, Any]) -> Rows:
+    """The rows of a tower of this config: its `own`, and those of its blocks."""
+    return bound(own + under(tables.BLOCKS, "transformer.", "encoder."), config["num_hidden_layers"])
+
+
+def with_vision_head(own: Part) -> Part:
+    """An image tower with `visual.proj` behind it."""
+    part = placed(own, "visual.", "vision_model.")
+    return part._replace(rows=part.rows + tables.VISION_HEAD, head={"kind": "linear"})
+
+
+def with_text_head(where: str, cfg: Mapping[str, Any], own: Part, prefix: str) -> Part:
+    """A text tower, whose names begin with `prefix`, with the projection of its text_cfg. Raises WeightError."""
+    biased, kind = field(where, cfg, "proj_bias", False), field(where, cfg, "proj_type", "linear")
+    part = placed(own, prefix, "text_model.")
     if kind == "none":
-        return part._replace(head={"kind": "identity"})
-    if biased:
-        return part._replace(
-            rows=part.rows + under(tables.TEXT_BIASED_HEAD, prefix, ""), head={"kind": "linear_bias"}
-        )
-    return part._replace(rows=part.rows + under(tables.TEXT_HEAD, prefix, ""))
+        return part
+    head, name = (tables.TEXT_BIASED_HEAD, "linear_bias") if biased else (tables.TEXT_HEAD, "linear")
+    return part._replace(rows=part.rows + under(head, prefix, ""), head={"kind": name})
+
+
+def vision_fields(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> dict[str, Any]:
+    """Fields of the config.json of an image tower with CLIP's blocks. Raises WeightError."""
+    width = field(where, cfg, "width", 768)
+    return {
+        "image_size": field(where, cfg, "image_size", 224, int | list),
+        "patch_size": field(where, cfg, "patch_size", 16, int | list),
+        "num_attention_heads": width // field(where, cfg, "head_width", 64),
+        **common_fields(where, cfg, width, depth_of(where, cfg), quick_gelu),
+    }
+
+
+def text_fields(where: str, cfg: Mapping[str, Any], quick_gelu: bool) -> dict[str, Any]:
+    """Fields of the config.json of a text tower with CLIP's blocks. Raises WeightError."""
+    width = field(where, cfg, "width", 512)
+    return {
+        "vocab_size": field(where, cfg, "vocab_size", 49408),
+        "max_position_embeddings": field(where, cfg, "context_length", 77),
+        "num_attention_heads": field(where, cfg, "heads", 8),
+        **common_fields(where, cfg, width, depth_of(where, cfg), quick_gelu),
+    }
 
 
 def depth_of(where: str, cfg: Mapping[str, Any]) -> int:

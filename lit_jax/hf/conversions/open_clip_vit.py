@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.hf.conversions import open_clip_tables as tables
 from lit_jax.hf.conversions import timm_tables
-from lit_jax.hf.conversions.base import Part, field, placed
-from lit_jax.hf.conversions.open_clip_towers import PLAIN_VISION, common_fields, depth_of, refuse
+from lit_jax.hf.conversions.base import Part
+from lit_jax.hf.conversions.open_clip_towers import PLAIN_VISION, refuse, vision_fields, with_vision_head
 from lit_jax.hf.conversions.renames import Rows, biases_without_keys, bound, rows
 from lit_jax.hf.conversions.timm_families import BEIT
 from lit_jax.utils.errors import WeightError
@@ -70,14 +69,8 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, source: Mapping
     refuse(where, "vision_cfg", cfg, _PLAIN)
     if scaled and normed:
         raise WeightError(f"{where}: final_ln_after_pool with ls_init_value is not implemented")
-    width, depth = field(where, cfg, "width", 768), depth_of(where, cfg)
-    config = {
-        "model_type": "dinov2" if scaled else "vit",
-        "image_size": field(where, cfg, "image_size", 224, int | list),
-        "patch_size": field(where, cfg, "patch_size", 16, int | list),
-        "num_attention_heads": width // field(where, cfg, "head_width", 64),
-        **common_fields(where, cfg, width, depth, quick_gelu),
-    }
+    config = {"model_type": "dinov2" if scaled else "vit", **vision_fields(where, cfg, quick_gelu)}
+    width, depth = config["hidden_size"], config["num_hidden_layers"]
     made: dict[str, Any] = {BIAS: partial(np.zeros, width, np.float32)}
     if scaled:
         hidden = config.pop("intermediate_size")
@@ -94,8 +87,7 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, source: Mapping
         made["pooler.dense.weight"] = partial(np.eye, width, dtype=np.float32)
         made["pooler.dense.bias"] = partial(np.zeros, width, np.float32)
     pooling = "mean" if cfg.get("pool_type") == "avg" else "pooler"
-    own = Part(config, vit_rows(depth, scaled=scaled), made, pooling=pooling, head={"kind": "linear"})
-    return _with_head(own)
+    return with_vision_head(Part(config, vit_rows(depth, scaled=scaled), made, pooling=pooling))
 
 
 def _beit(config: dict[str, Any], depth: int, made: dict[str, Any], source: Mapping[str, np.ndarray]) -> Part:
@@ -108,17 +100,11 @@ def _beit(config: dict[str, Any], depth: int, made: dict[str, Any], source: Mapp
         f"{attention}.value.bias",
     )
     blocks = tuple(map(_named, timm_tables.BEIT_ATTENTION + timm_tables.VIT))
-    return _with_head(
+    return with_vision_head(
         Part(
             config | BEIT,
             bound(_EMBEDDINGS + _POOLED_NORM + blocks, depth),
             made,
             dropped=r"transformer\.resblocks\.\d+\.attn\.in_proj_bias",
-            head={"kind": "linear"},
         )
     )
-
-
-def _with_head(own: Part) -> Part:
-    part = placed(own, "visual.", "vision_model.")
-    return part._replace(rows=part.rows + tables.VISION_HEAD)

@@ -9,6 +9,8 @@ from lit_jax.models.encoders import (
     clip,
     clip_resnet,
     clip_text,
+    coca_text,
+    coca_vision,
     convnext,
     deberta_v2,
     deit,
@@ -79,6 +81,7 @@ VISION: dict[str, Encoder] = {
     "dinov3_convnext": convnext.DINOV3,
     "resnet": resnet.ENCODER,
     "clip_resnet": clip_resnet.ENCODER,
+    "coca_vision": coca_vision.ENCODER,
 }
 TEXT: dict[str, Encoder] = {
     "bert": bert.ENCODER,
@@ -102,6 +105,7 @@ TEXT: dict[str, Encoder] = {
     "clip_text_model": clip_text.ENCODER,
     "metaclip_2_text_model": clip_text.METACLIP_2,
     "chinese_clip_text_model": chinese_clip_text.ENCODER,
+    "coca_text": coca_text.ENCODER,
     "siglip_text_model": siglip_text.ENCODER,
     "tipsv2_text_model": tipsv2_text.ENCODER,
     "distilbert": distilbert.ENCODER,

@@ -90,8 +90,11 @@ class Model(nn.Module):
             hidden_states=hidden_states,
             attentions=attentions,
         )
-        pooled = layer_norm(c.block, self.compute, "post_norm")(x[:, 0])
-        return EncoderOutput(x, pooled, states, weights)
+        return EncoderOutput(x, self.pool(x), states, weights)
+
+    def pool(self, x: Float[Array, "B N D"]) -> Float[Array, "B _"]:
+        """The pooled output of the tokens; called within the compact method."""
+        return layer_norm(self.config.block, self.compute, "post_norm")(x[:, 0])
 
 
 # The rows of the blocks in the towers of CLIP and SigLIP.

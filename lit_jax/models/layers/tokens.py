@@ -21,6 +21,7 @@ class Tokens:
     width: int
     types: int = 0
     scale: float = 1.0  # A factor of the word embeddings.
+    cls: bool = False  # A learned vector after the words, with a position of its own (CoCa).
     tasks: int = 0  # Task types (ERNIE); dual encoders use only the first.
     norm: bool = True
     norm_bias: bool = True
@@ -41,11 +42,11 @@ class TokenEmbed(nn.Module):
         self,
         input_ids: Int[Array, "B N"],
         token_type_ids: Int[Array, "B N"] | None,
-        position_ids: Int[Array, "... N"],
+        position_ids: Int[Array, "... M"],
         *,
         train: bool,
-    ) -> Float[Array, "B N D"]:
-        """`token_type_ids=None` means all 0. Towers without token types ignore them."""
+    ) -> Float[Array, "B M D"]:
+        """`token_type_ids=None` means all 0. Towers without token types ignore them. M is N, or N + 1 with a `cls`."""
         spec, dtype = self.spec, self.compute.dtype
         init = nn.initializers.normal(spec.init_std)
 
@@ -58,6 +59,9 @@ class TokenEmbed(nn.Module):
         if spec.types:
             types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             x = x + embed(spec.types, "token_type", types)
+        if spec.cls:
+            cls = self.param("cls", init, (1, 1, spec.width))
+            x = jnp.concatenate([x, jnp.broadcast_to(cls, (x.shape[0], 1, spec.width))], axis=1)
         if spec.tasks:
             x = x + embed(spec.tasks, "task_type", jnp.zeros_like(input_ids))
         if spec.positions:

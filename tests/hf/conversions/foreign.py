@@ -41,6 +41,18 @@ def ids(vocabulary, length, pad, end):
     return rows
 
 
+def to_the_limits(ids, pad):
+    """Makes of the first of the ids an empty text, of the last one that fills its row, and in others a `pad` within."""
+    end = ids[0].max()
+    ids[0] = pad
+    ids[0, :2] = 5, end
+    ids[-1] = np.where(ids[-1] == pad, 7, ids[-1])
+    ids[-1, ids[-1] == end] = 9
+    ids[-1, -1] = end
+    ids[[3, 5], 2] = pad
+    ids[4, 3:5] = pad
+
+
 def stored(name):
     return json.loads((HERE / f"{name}.json").read_text())
 

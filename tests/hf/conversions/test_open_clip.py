@@ -51,6 +51,7 @@ def test_a_model_of_open_clip_gives_the_embeddings_of_open_clip(name, tmp_path):
         ("clip_resnet", "vision-text-dual-encoder", {"vision_head": {"kind": "linear_bias"}}),
         ("clip_perception", "vision-text-dual-encoder", {"vision_head": {"kind": "linear_bias"}}),
         ("clip_perception_cls", "vision-text-dual-encoder", {"vision_pooling": "cls"}),
+        ("coca", "vision-text-dual-encoder", {}),
         (
             "clip_convnext_mlp",
             "vision-text-dual-encoder",
@@ -85,7 +86,10 @@ def test_a_temperature_that_is_a_list_of_one_is_read(tmp_path):
 
 
 def test_what_was_read_is_saved_and_read_again_with_the_same_embeddings(tmp_path):
-    own = ("clip_xlm_roberta", "clip_convnext_mlp", "clip_resnet", "clip_perception_cls")
+    own = (
+        *("clip_xlm_roberta", "clip_convnext_mlp", "clip_resnet", "clip_perception_cls"),
+        *("coca", "coca_of_one_width"),
+    )
     for name, layout in ({"clip": "hf", "siglip": "hf"} | dict.fromkeys(own, "lit_jax")).items():
         model = foreign.stored(name)
         module, params = lit_jax.load(foreign.write(tmp_path / name, model))
@@ -164,7 +168,6 @@ def test_weights_of_transformers_in_the_same_folder_are_preferred(tmp_path):
 
 CASES = {  # Field of a tower -> a value that is not implemented, and the message.
     "vision_cfg": {
-        "attentional_pool": (True, "has attentional_pool=True, which is not implemented"),
         "layers": (
             [3, 4, 6],
             r"the layers \[3, 4, 6\] are not usable; wanted a ResNet of 4 stages, or a ViT's number",
@@ -177,7 +180,6 @@ CASES = {  # Field of a tower -> a value that is not implemented, and the messag
         "head_width": (0, "head_width=0 is not usable"),
     },
     "text_cfg": {
-        "embed_cls": (True, "has embed_cls=True"),
         "layers": (10**30, "layers 10+ is not usable; wanted at most 1000"),
         "pool_type": ("first", "with pool_type 'first'"),
         "hf_model_name": (
@@ -234,6 +236,66 @@ def test_missing_batch_counts_of_a_resnet_are_accepted_and_unknown_tensors_are_n
         lit_jax.load(foreign.write(tmp_path / "b", model, **extra))
 
 
+@pytest.mark.parametrize(
+    ("tower", "name", "value", "said"),
+    [
+        ("vision_cfg", "attentional_pool", "parallel", "has attentional_pool='parallel', which is not"),
+        ("vision_cfg", "attentional_pool", "cascade", "has attentional_pool='cascade', which is not"),
+        ("vision_cfg", "pool_type", "avg", "has pool_type='avg', which is not implemented"),
+        ("vision_cfg", "no_ln_pre", True, "has no_ln_pre=True, which is not implemented"),
+        ("vision_cfg", "attn_pooler_heads", 3, "projection_size=16 does not divide into attn_pooler_heads=3"),
+        ("vision_cfg", "attn_pooler_queries", 0, "attn_pooler_queries=0 is not usable"),
+        ("vision_cfg", "attn_pooler_queries", 10**30, "attn_pooler_queries=10+ is not usable"),
+        ("vision_cfg", "attn_pooler_queries", 7, r"attn_pool\.query has shape \(6, 16\) where"),
+        ("text_cfg", "pad_id", 60, "pad_token_id=60 is not usable with vocab_size=60"),
+        ("text_cfg", "pad_id", "0", "coca_text config: pad_token_id='0' is not usable"),
+        ("text_cfg", "no_causal_mask", "yes", "no_causal_mask='yes' is not usable"),
+        ("text_cfg", "embed_cls", "yes", "has embed_cls='yes', which is not implemented"),
+        ("text_cfg", "embed_cls", False, "not in the table: text.cls_emb"),
+        ("text_cfg", "qk_norm", True, "has qk_norm=True, which is not implemented"),
+    ],
+    ids=str,
+)
+def test_a_coca_that_is_not_usable_is_refused_by_name(tower, name, value, said, tmp_path):
+    model = foreign.stored("coca")
+    model["files"]["open_clip_config.json"]["model_cfg"][tower][name] = value
+    with pytest.raises(WeightError, match=said) as error:
+        lit_jax.load(foreign.write(tmp_path, model))
+    assert "\n" not in str(error.value)
+
+
+def test_the_decoder_of_a_coca_is_left_out_and_the_log_says_so(tmp_path, caplog):
+    model = foreign.stored("coca")
+    decoder = [name for name in model["shapes"] if name.startswith("text_decoder.")]
+    assert len(decoder) == 29
+    with caplog.at_level("INFO"):
+        embedded(foreign.write(tmp_path / "a", model), model)
+    said = "left out, since it writes captions and no embedding depends on it: text_decoder.* (29 tensors)"
+    assert f"{tmp_path / 'a'}: {said}" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        _, (images, _, _) = embedded(foreign.write(tmp_path / "b", model, without=decoder), model)
+    assert "left out" not in caplog.text
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+    del model["files"]["open_clip_config.json"]["model_cfg"]["multimodal_cfg"]  # Then it belongs to no model.
+    with pytest.raises(WeightError, match=r"not in the table: text_decoder\."):
+        lit_jax.load(foreign.write(tmp_path / "c", model))
+
+
+def test_texts_of_a_coca_may_be_padded_with_any_token_and_cut_where_all_are_padding(tmp_path):
+    model = foreign.stored("coca")
+    module, params = lit_jax.load(foreign.write(tmp_path, model))
+    ids = np.array(model["ids"], np.int32)
+    for length in (12, 9, 4):
+        rows = (ids[:, length:] == 0).all(1)
+        part = ids[rows, :length]
+        mask = np.arange(length) <= (part == 59).argmax(1)[:, None]
+        assert (part[mask] == 0).any() or length == 4
+        batch = {"input_ids": jnp.asarray(np.where(mask, part, 59)), "attention_mask": jnp.asarray(mask)}
+        got = module.apply({"params": params}, texts=batch)[1]
+        np.testing.assert_allclose(got, np.array(model["text_embeds"])[rows], atol=1e-5)
+
+
 def test_a_tower_of_timm_that_gives_no_vector_is_refused(tmp_path):
     model = foreign.stored("clip_convnext_mlp")
     for kind in ("none", None):
@@ -249,7 +311,6 @@ def test_a_tower_of_timm_that_gives_no_vector_is_refused(tmp_path):
         ("[]", "holds a list"),
         ("{}", "has no vision_cfg in its model_cfg"),
         ('{"model_cfg": {"vision_cfg": {}, "text_cfg": 3}}', "has no text_cfg"),
-        ('{"model_cfg": {"vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {}}}', "describes a CoCa"),
     ],
 )
 def test_a_config_that_does_not_describe_two_towers_is_refused(content, said, tmp_path):

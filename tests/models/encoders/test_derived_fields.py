@@ -15,7 +15,9 @@ from tests import tiny
 
 TINY = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf}
 # The types that transformers has a class for.
-TYPES = [("vision", name) for name in VISION if VISION[name].reader] + [("text", name) for name in TEXT]
+TYPES = [
+    (encoder.tower, name) for table in (VISION, TEXT) for name, encoder in table.items() if encoder.reader
+]
 VALUES = (None, 0, 1, 2, 8, "full_attention", [2, 1], [2, 2], {}, {"rope_type": "default"})
 
 # What a config can hold besides the fields of its type, and what transformers makes of it.
