@@ -23,8 +23,8 @@ _OPENAI = {  # Names in OpenAI's package clip.
 _OPEN_CLIP = "open_clip", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
 _TIMM = "timm", "timm/vit_base_patch16_224.augreg_in21k"
 _ELSEWHERE = {  # Names without an owner -> the project that uses them, and an id of that kind.
-    r"(ViT|EVA\d*|coca_ViT|(xlm-)?roberta-(base-|large-)?ViT|MobileCLIP\d*|ViTamin|nllb-clip)-\S+": _OPEN_CLIP,
-    r"RN\d+\w*|convnext_\w+": _OPEN_CLIP,
+    r"(ViT|EVA\d*|(xlm-)?roberta-(base-|large-)?ViT|MobileCLIP\d*|ViTamin|nllb-clip)-\S+": _OPEN_CLIP,
+    r"RN\d+\w*|convnext_\w+|coca_(base|(roberta-)?ViT-\S+)": _OPEN_CLIP,
     r"PE-Core-\S+": ("open_clip", "timm/PE-Core-B-16"),
     r"(vit|deit3?|beit|eva\d*|swin\w*|resnet\w*)_\w+(\.\w+)?": _TIMM,
     r"dino(v2|v3)?_vit\w+": ("torch.hub", "facebook/dinov2-base"),

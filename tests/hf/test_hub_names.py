@@ -36,6 +36,8 @@ def test_a_name_of_another_form_is_refused_with_its_id(name):
         ("ViT-B/32", f"give its id on the Hub, {CLIP}"),
         ("ViT-H-14-quickgelu", "a name of open_clip; .* an id such as laion/"),
         ("convnext_base_w", "a name of open_clip"),
+        ("coca_base", "a name of open_clip"),
+        ("coca_roberta-ViT-B-32", "a name of open_clip"),
         ("EVA02-L-14-336", "a name of open_clip"),
         ("PE-Core-L-14-336", "a name of open_clip; .* an id such as timm/PE-Core-"),
         ("vit_base_patch16_224.augreg_in21k", "a name of timm; .* an id such as timm/"),

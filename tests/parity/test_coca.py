@@ -30,8 +30,14 @@ from tests.parity.towers import (
 
 VISION = {
     "of two widths": tiny.COCA_VISION,
-    "of one width, a rectangle": tiny.COCA_VISION
-    | {"image_size": [32, 48], "projection_size": 32, "layer_norm_eps": 1e-3, "hidden_act": "quick_gelu"},
+    "of one width, rectangles": tiny.COCA_VISION
+    | {
+        "image_size": [32, 48],
+        "patch_size": [8, 16],
+        "projection_size": 32,
+        "layer_norm_eps": 1e-3,
+        "hidden_act": "quick_gelu",
+    },
     "of one query": tiny.COCA_VISION | {"attn_pooler_queries": 1, "attn_pooler_heads": 8},
 }
 SHORT = tiny.COCA_TEXT | {"max_position_embeddings": 12}

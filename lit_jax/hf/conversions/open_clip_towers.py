@@ -61,7 +61,7 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
     common |= {"model_type": "siglip_text_model", "projection_size": embed_dim if dense else width}
     if dense:  # Of such a map, the tower has one of its own.
         return placed(Part(common, own + tables.DENSE), prefix, "text_model.")
-    made = {
+    made: dict[str, Any] = {
         "head.weight": partial(np.eye, width, dtype=np.float32),
         "head.bias": partial(np.zeros, width),
     }

@@ -3,10 +3,10 @@
 It is a CLIP with a CLS token behind the text, at which it pools. The tensors have the names of transformers' CLIP, and
 `cls_emb` that of open_clip.
 
-open_clip fills every text up to `max_position_embeddings` with `pad_token_id`, and puts the CLS token behind that. No
-token attends to padding, but the mask is shifted by one position: a token is hidden if the one before it is padding.
-The first padding of a text is therefore seen, and the CLS token sees itself only if the text is full. Padding behind
-the first is seen by nothing that is pooled, so here a shorter batch has one token of it at most.
+open_clip fills every text up to `max_position_embeddings` with `pad_token_id`, and puts the CLS token behind that. Its
+mask of padding is shifted by one position: a token is hidden if the one before it is padding. The first padding of a
+text is therefore seen, and the CLS token sees itself only if the text is full. Nothing sees the padding behind the
+first, so here one token of it follows the texts of a batch, of whatever length they are.
 """
 
 import dataclasses
@@ -28,11 +28,13 @@ from lit_jax.models.weight_map import WeightMap, table
 
 @dataclasses.dataclass(frozen=True)
 class Config(clip_text.Config):
-    """Fields of ours, named as those of CLIP and of open_clip; the defaults are those of coca_ViT-B-32."""
+    """Fields of ours, named as those of CLIP and of open_clip; the defaults are those of coca_ViT-B-32.
+
+    No result depends on `eos_token_id`.
+    """
 
     max_position_embeddings: int = 76  # Of texts; the CLS token has one more.
     hidden_act: str = "gelu"
-    eos_token_id: int = 49407  # No result depends on it.
     pad_token_id: int = 0
     no_causal_mask: bool = False
     correct_cls_mask: bool = False  # Padding is hidden and the CLS token is seen, as was meant.

@@ -127,6 +127,18 @@ def test_a_tokenizer_without_masks_makes_a_text_model_without_one(runtime, tmp_p
 
 
 @pytest.mark.slow
+def test_a_token_behind_the_text_has_its_position_whatever_the_length(runtime, tmp_path):
+    """A CoCa has such a token, and its texts may end where the padding would begin."""
+    module, params = tiny.dual(text=tiny.COCA_TEXT | {"max_position_embeddings": 12})
+    _, program = towers.programs(module, params, with_mask=True, compute=onnx_files.COMPUTE)
+    onnx_files.save(tmp_path / "x.onnx", program)
+    for length in (1, 2, 11, 12):
+        inputs = program.example(batch=3, length=length)
+        got = onnx_files.run(tmp_path / "x.onnx", inputs)
+        np.testing.assert_allclose(got, program.call(program.params, inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_constants_too_large_for_a_file_lie_beside_it(runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_files, "_MOST", 10_000)
     module, params = tiny.dual()
