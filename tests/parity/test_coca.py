@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from lit_jax.models.encoders import coca_text, coca_vision
 from lit_jax.models.image_size import resized, with_image_size
-from lit_jax.models.layers.pooling import pool_tokens
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -198,14 +197,6 @@ def test_padding_is_what_the_mask_says_whatever_its_ids_and_its_number_are(hf):
     np.testing.assert_array_equal(
         module.apply({"params": params}, jnp.asarray(texts), everything).pooler_output, want
     )
-
-
-def test_other_poolings_are_those_of_the_tokens_of_the_text():
-    module, params, _ = made_text(SHORT)
-    texts = jnp.asarray(ids(9))
-    last = module.apply({"params": params}, texts).last_hidden_state
-    assert last.shape == (6, 9, 24)
-    assert pool_tokens("mean", last, texts != 0).shape == (6, 24)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import lit_jax
 from lit_jax.hf.conversions import open_clip as conversion
 from lit_jax.hf.conversions import open_clip_coca
+from lit_jax.hf.processor import load_processor
 from lit_jax.inference.embedder import Embedder
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -84,10 +85,8 @@ def texts_of(vocabulary, length):
 def test_pictures_and_texts_have_the_vectors_of_open_clip(name, tmp_path):
     model, preprocess = opened(config_of(name), tmp_path)
     tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(TEXTS)
-    assert tokens.shape == (8, 76)  # As `context_length` says.
     assert tokens[2, 2] == 0 != tokens[2, 3]
     embedder = Embedder(tmp_path)
-    assert embedder.processor.tokenizer.model_max_length == 76
     with torch.no_grad():
         images = model.encode_image(torch.stack([preprocess(one) for one in pictures()]), normalize=True)
         texts = model.encode_text(tokens, normalize=True)
@@ -95,6 +94,23 @@ def test_pictures_and_texts_have_the_vectors_of_open_clip(name, tmp_path):
     assert_same(embedder.texts(TEXTS), texts)
     for alone, want in zip(TEXTS, texts, strict=True):  # In batches of other lengths.
         np.testing.assert_allclose(embedder.texts([alone])[0], want.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OWN_TEXTS)
+def test_pixels_and_tokens_are_those_of_open_clip(name, tmp_path):
+    """Of the configs as they are; padding is told by the mask."""
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": open_clip.get_model_config(name)})
+    )
+    side = open_clip.get_model_config(name)["vision_cfg"]["image_size"]
+    preprocess, processor = open_clip.image_transform(side, is_train=False), load_processor(tmp_path)
+    for picture in pictures():
+        got = processor.image_processor(picture, return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(got, preprocess(picture).numpy(), rtol=0, atol=1e-5)
+    got = processor.tokenizer(TEXTS, padding="max_length", truncation=True, return_tensors="np")
+    tokens = open_clip.get_tokenizer(name)(TEXTS).numpy()
+    assert tokens.shape == (8, 76)  # As `context_length` says.
+    np.testing.assert_array_equal(np.where(got["attention_mask"], got["input_ids"], 0), tokens)
 
 
 @pytest.mark.parametrize("name", OWN_TEXTS)

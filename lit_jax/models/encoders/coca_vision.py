@@ -98,14 +98,14 @@ class Model(clip.Model):
 
 
 _POOL = table("""
-    query               | head/queries                  | q e
-    ln_q.weight         | head/query_norm/scale         | e
-    ln_q.bias           | head/query_norm/bias          | e
-    ln_k.weight         | head/norm/scale               | d
-    ln_k.bias           | head/norm/bias                | d
-    attn.in_proj_bias   | head/{query,key,value}/bias   | (g h k) -> g h k
-    attn.out_proj.weight | head/out/kernel              | e (h k) -> h k e
-    attn.out_proj.bias  | head/out/bias                 | e
+    query                | head/queries                  | q e
+    ln_q.weight          | head/query_norm/scale         | e
+    ln_q.bias            | head/query_norm/bias          | e
+    ln_k.weight          | head/norm/scale               | d
+    ln_k.bias            | head/norm/bias                | d
+    attn.in_proj_bias    | head/{query,key,value}/bias   | (g h k) -> g h k
+    attn.out_proj.weight | head/out/kernel               | e (h k) -> h k e
+    attn.out_proj.bias   | head/out/bias                 | e
 """)
 # As PyTorch stores queries, keys and values of one width, and of two.
 _OF_ONE_WIDTH = table("attn.in_proj_weight | head/{query,key,value}/kernel | (g h k) d -> g d h k")

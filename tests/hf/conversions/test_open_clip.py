@@ -99,8 +99,9 @@ def test_what_was_read_is_saved_and_read_again_with_the_same_embeddings(tmp_path
         np.testing.assert_allclose(words, model["text_embeds"], atol=1e-5)
 
 
-def test_the_halves_of_a_clip_are_towers_and_keep_their_projections(tmp_path):
-    model = foreign.stored("clip")
+@pytest.mark.parametrize("name", ["clip", "coca"])
+def test_the_halves_of_a_model_are_towers_and_keep_their_projections(name, tmp_path):
+    model = foreign.stored(name)
     folder = foreign.write(tmp_path, model)
     module, params = lit_jax.from_towers(folder, folder)
     images, words, _ = module.apply({"params": params}, foreign.images(32), texts(model))
