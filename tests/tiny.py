@@ -293,6 +293,18 @@ T5 = {  # The head width is not the tower's width divided by the number of heads
 }
 MT5 = T5 | {"model_type": "mt5", "feed_forward_proj": "gated-gelu"}
 UMT5 = MT5 | {"model_type": "umt5"}
+BART = {
+    "model_type": "bart",
+    "vocab_size": 99,
+    "d_model": 24,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 40,
+    "max_position_embeddings": 40,
+}
+MBART = BART | {"model_type": "mbart"}
+M2M_100 = BART | {"model_type": "m2m_100", "pad_token_id": 1}
+MARIAN = BART | {"model_type": "marian", "pad_token_id": 1}
 GTE = BERT | {"model_type": "gte", "pad_token_id": 1, "type_vocab_size": 2}
 JINA = GTE | {"model_type": "jina_embeddings_v3"}
 NOMIC_BERT = BERT | {"model_type": "nomic_bert"}

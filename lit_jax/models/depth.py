@@ -6,7 +6,7 @@ from typing import Any
 
 from lit_jax.models.encoders.hf_config import BACKBONE
 
-_NAMES = ("num_hidden_layers", "num_layers", "n_layers")
+_NAMES = ("num_hidden_layers", "num_layers", "n_layers", "encoder_layers")
 
 
 def depth_field(cls: Any) -> str | None:

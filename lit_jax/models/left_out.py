@@ -20,9 +20,9 @@ _REASONS = {
         recurrent_gemma rwkv sarvam_mla sarvam_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma xglm
         xlstm youtu zamba zamba2 zaya
     """,
-    "an encoder and a decoder of texts (encoders of T5, mT5 and UMT5 are read)": """
-        bart bigbird_pegasus blenderbot blenderbot-small fsmt led longt5 m2m_100 marian mbart mvp nllb-moe pegasus
-        pegasus_x plbart prophetnet switch_transformers t5gemma t5gemma2
+    "an encoder and a decoder of texts (encoders of T5, mT5, UMT5, BART, mBART, M2M-100 and Marian are read)": """
+        bigbird_pegasus blenderbot blenderbot-small fsmt led longt5 mvp nllb-moe pegasus pegasus_x plbart prophetnet
+        switch_transformers t5gemma t5gemma2
     """,
     "the text decoder of a model for pictures or sounds and texts": """
         apertus1p5_text aria_text cohere_compass_text cosmos3_edge_text dots3_note_text gemma3n_text gemma4_text

@@ -14,8 +14,11 @@ def pytest_collection_modifyitems(items):
 def randomise(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        for name, parameter in model.named_parameters():
+            if (
+                not name.endswith("embed_positions.weight") or parameter.requires_grad
+            ):  # Marian computes them.
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         for name, buffer in model.named_buffers():
             # Statistics of batch norms start at 0 and 1; variances stay positive.
             if name.endswith(("running_mean", "running_var")):

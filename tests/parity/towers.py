@@ -45,6 +45,10 @@ APART = {
     "t5": transformers.T5EncoderModel._from_config,
     "mt5": transformers.MT5EncoderModel._from_config,
     "umt5": transformers.UMT5EncoderModel._from_config,
+    "bart": transformers.models.bart.modeling_bart.BartEncoder._from_config,
+    "mbart": transformers.models.mbart.modeling_mbart.MBartEncoder._from_config,
+    "m2m_100": transformers.models.m2m_100.modeling_m2m_100.M2M100Encoder._from_config,
+    "marian": transformers.models.marian.modeling_marian.MarianEncoder._from_config,
 }
 # Types that resize their positions only if `interpolate_pos_encoding` is set.
 ASKED = set(

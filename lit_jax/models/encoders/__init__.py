@@ -3,6 +3,7 @@
 from lit_jax.models.encoders import (
     aimv2,
     albert,
+    bart,
     beit,
     bert,
     chinese_clip_text,
@@ -115,6 +116,10 @@ TEXT: dict[str, Encoder] = {
     "t5": t5.ENCODER,
     "mt5": t5.MT5,
     "umt5": t5.UMT5,
+    "bart": bart.ENCODER,
+    "mbart": bart.MBART,
+    "m2m_100": bart.M2M_100,
+    "marian": bart.MARIAN,
     "nomic_bert": nomic_bert.ENCODER,
     "gte": rotary_bert.GTE,
     "jina_embeddings_v3": rotary_bert.JINA,

@@ -24,6 +24,8 @@ BACKBONE = frozenset(
     _out_indices""".split()
 )
 
+_ACTIVATION_FIELDS = ("act", "activation", "activation_function")  # How their names end.
+
 
 def read_config(
     cls: type,
@@ -174,12 +176,12 @@ def _good(name: str, value: Any, kind: Any) -> bool:
         number = int if kind is int else int | float
         return isinstance(value, number) and not isinstance(value, bool) and RANGES[name].holds(value)
     if kind is str:
-        return isinstance(value, str) and (not name.endswith(("act", "activation")) or value in ACTIVATIONS)
+        return isinstance(value, str) and (not name.endswith(_ACTIVATION_FIELDS) or value in ACTIVATIONS)
     return False  # A tuple is wanted, and the value is something else or empty.
 
 
 def _wanted(name: str, kind: Any) -> str:
-    if name.endswith(("act", "activation")):
+    if name.endswith(_ACTIVATION_FIELDS):
         return "one of " + ", ".join(ACTIVATIONS)
     if typing.get_args(kind):
         return "a sensible list"

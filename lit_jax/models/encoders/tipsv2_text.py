@@ -1,12 +1,10 @@
 """TIPSv2's text tower, as transformers' Tipsv2TextModel: computed positions, pooled by the mean of the real tokens."""
 
 import dataclasses
-from functools import lru_cache
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.bert import in_order
@@ -15,6 +13,7 @@ from lit_jax.models.encoders.clip_text import TEXT
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers.blocks import Block, layer_norm, scan_layers
 from lit_jax.models.layers.pooling import pool_tokens
+from lit_jax.models.layers.position_tables import exponential_waves
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length, key_mask
 from lit_jax.models.weight_map import WeightMap, table
@@ -73,15 +72,6 @@ class Config:
         )
 
 
-@lru_cache
-def sinusoids(rows: int, width: int) -> Float[np.ndarray, "n D"]:
-    """Sines, then cosines, of each position at speeds from 1 to 1/10000 (tensor2tensor's); an odd width ends in 0."""
-    half = width // 2
-    speeds = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(10000) / (half - 1)))
-    angles = np.arange(rows, dtype=np.float32)[:, None] * speeds
-    return np.concatenate([np.sin(angles), np.cos(angles), np.zeros((rows, width % 2), np.float32)], axis=1)
-
-
 class Model(nn.Module):
     """Equals transformers' Tipsv2TextModel."""
 
@@ -104,9 +94,9 @@ class Model(nn.Module):
         c = self.config
         check_length(input_ids, c.max_position_embeddings)
         positions = in_order(input_ids) if position_ids is None else position_ids
-        x = TokenEmbed(c.tokens, self.compute, name="embeddings")(input_ids, None, positions, train=train)
-        where = jnp.asarray(sinusoids(c.max_position_embeddings, c.hidden_size))[positions]
-        x = embedded = (x + where).astype(x.dtype)
+        waves = jnp.asarray(exponential_waves(0, c.max_position_embeddings, c.hidden_size))[positions]
+        embeddings = TokenEmbed(c.tokens, self.compute, name="embeddings")
+        x = embedded = embeddings(input_ids, None, positions, waves, train=train)
         x, states, weights = scan_layers(
             Block(c.block, self.compute, name="layers"),
             c.num_hidden_layers,

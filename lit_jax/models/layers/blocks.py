@@ -128,7 +128,7 @@ class Block(nn.Module):
         attentions: bool = False,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
         """`drop_path` is the rate of this layer; None: the rate of the spec."""
-        spec = self.spec
+        spec, before = self.spec, x
         attn = self.attention(spec, self.compute, name="attn")
         mlp = Mlp(spec, self.compute, name="mlp")
         norm1, norm2 = (layer_norm(spec, self.compute, name) for name in ("norm1", "norm2"))
@@ -150,7 +150,11 @@ class Block(nn.Module):
         x = norm1(x) if spec.norm_first is False else x
         dropout = spec.dropout if spec.mlp_dropout is None else spec.mlp_dropout
         x = x + branch(mlp(norm2(x) if spec.norm_first else x, train=train), 2, dropout)
-        return (norm2(x) if spec.norm_first is False else x), weights
+        x = norm2(x) if spec.norm_first is False else x
+        if train and spec.layer_drop:
+            dropped = jax.random.bernoulli(self.make_rng("dropout"), spec.layer_drop)
+            x = jnp.where(dropped, before, x)
+        return x, weights
 
 
 def rematted(body: Callable[..., Any], compute: Compute, *, scanned: bool = True) -> Callable[..., Any]:

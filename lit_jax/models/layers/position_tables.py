@@ -99,3 +99,24 @@ def sinusoids(rows: int, columns: int, width: int) -> Float[np.ndarray, "m D"]:
     speeds = 1 / 10000 ** (np.arange(width // 4) / (width // 4))
     y, x = (axis.reshape(-1, 1) * speeds for axis in np.mgrid[:rows, :columns])
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
+
+
+@lru_cache
+def exponential_waves(first: int, rows: int, width: int) -> Float[np.ndarray, "n D"]:
+    """Sines, then cosines, of `rows` positions at speeds from 1 to 1/10000 (tensor2tensor's); an odd `width` ends in 0.
+
+    In float32, as TIPSv2's and M2M-100's; `width` is at least 4. PyTorch rounds a few of the speeds to the neighbour of
+    the nearest number, and so the angles at position n by n times that.
+    """
+    half = width // 2
+    exponents = np.arange(half, dtype=np.float32) * np.float32(-np.log(10000) / (half - 1))
+    speeds = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = np.arange(first, first + rows, dtype=np.float32)[:, None] * speeds
+    return np.concatenate([np.sin(angles), np.cos(angles), np.zeros((rows, width % 2), np.float32)], axis=1)
+
+
+@lru_cache
+def power_waves(rows: int, width: int) -> Float[np.ndarray, "n D"]:
+    """Sines, then cosines, of positions 0, 1 ... at speeds from 1 towards 1/10000, a power for each pair (Marian's)."""
+    angles = np.arange(rows)[:, None] / np.power(10000, 2 * np.arange(-(-width // 2)) / width)
+    return np.concatenate([np.sin(angles), np.cos(angles[:, : width // 2])], axis=1).astype(np.float32)

@@ -43,10 +43,14 @@ class TokenEmbed(nn.Module):
         input_ids: Int[Array, "B N"],
         token_type_ids: Int[Array, "B N"] | None,
         position_ids: Int[Array, "... M"],
+        waves: Float[Array, "... M D"] | None = None,
         *,
         train: bool,
     ) -> Float[Array, "B M D"]:
-        """`token_type_ids=None` means all 0. Towers without token types ignore them. M is N, or N + 1 with a `cls`."""
+        """`token_type_ids=None` means all 0. Towers without token types ignore them. M is N, or N + 1 with a `cls`.
+
+        `waves` are positions that are computed instead of learned.
+        """
         spec, dtype = self.spec, self.compute.dtype
         init = nn.initializers.normal(spec.init_std)
 
@@ -66,6 +70,8 @@ class TokenEmbed(nn.Module):
             x = x + embed(spec.tasks, "task_type", jnp.zeros_like(input_ids))
         if spec.positions:
             x = x + embed(spec.positions, "position", position_ids)
+        if waves is not None:
+            x = x + waves
         # Cast only here: in bfloat16 the sum of a row's gradients over all its tokens would lose most digits.
         x = x.astype(dtype)
         if spec.norm:

@@ -42,6 +42,7 @@ def test_a_config_written_and_read_again_is_the_same(tower, model_type):
         "num_hidden_layers": 3,
         "n_layers": 3,
         "num_layers": 3,
+        "encoder_layers": 3,
         "depths": (2, 1, 2, 1),
         "hidden_act": "relu",
         "layer_norm_eps": 1e-3,
