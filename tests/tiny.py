@@ -376,6 +376,20 @@ def bert_tokenizer(**options):
     return transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}, **options)
 
 
+def nllb_tokenizer(**options):
+    """NLLB's kind: the language of a text is its first token. Two languages, and words of WORDS with their letters."""
+    words = [f"▁{word}" for word in WORDS if word.isalpha()]
+    merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "eng_Latn", "deu_Latn", *sorted({*"".join(words)})]
+    tokens += [start + letter for start, letter in merges]
+    return transformers.NllbTokenizer(
+        {token: i for i, token in enumerate(dict.fromkeys(tokens))},
+        list(dict.fromkeys(merges)),
+        extra_special_tokens=["eng_Latn", "deu_Latn"],
+        **options,
+    )
+
+
 def image_processor(size=32):
     return transformers.ViTImageProcessorPil(size={"height": size, "width": size})
 

@@ -11,6 +11,8 @@ import safetensors.torch
 import torch
 
 import lit_jax
+from lit_jax.hf import processor as processing
+from lit_jax.inference.embedder import Embedder
 from lit_jax.models.encoders import TEXT, bart
 from lit_jax.models.layers.position_tables import exponential_waves, power_waves
 from lit_jax.utils._transformers import transformers
@@ -23,6 +25,7 @@ from tests.parity.towers import (
     in_torch,
     layers,
     our_tower,
+    pooled,
     run,
     texts,
     torch_tower,
@@ -253,6 +256,27 @@ def test_positions_are_refused_and_so_are_texts_without_them(hf):
     else:
         with pytest.raises(ConfigError, match="texts have 41 tokens; this tower has positions for 40"):
             jax.eval_shape(init, ids)
+
+
+@pytest.mark.parametrize("language", ["eng_Latn", "deu_Latn"])
+def test_texts_go_through_nllb_s_tokenizer_to_pytorch_s_embeddings(language, tmp_path):
+    """Their first token is the language that the tokenizer's files say, also after they are saved."""
+    hf = tiny.M2M_100 | {"vocab_size": 120}
+    theirs = torch_tower(hf, tmp_path / "t")
+    tiny.nllb_tokenizer(src_lang=language).save_pretrained(tmp_path / "t")
+    tiny.write_tower(tmp_path / "v", tiny.VIT)
+    module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", projection_dim=16)
+    words = processing.load_tokenizer(tmp_path / "t")
+    own = processing.processor_class()(tiny.image_processor(), words)
+    lit_jax.save(tmp_path / "m", module, params, own, layout="lit_jax")
+    sentences = ["a red square on white", "", "zebra?", "a green circle of blue " * 20]
+    encoded = words(sentences, padding=True, truncation=True, max_length=40, return_tensors="pt")
+    assert words.convert_ids_to_tokens(encoded["input_ids"][1, :2]) == [language, "</s>"]
+    with torch.no_grad():
+        want = pooled(theirs(**encoded), "mean", encoded["attention_mask"]).numpy()
+    want = want @ np.asarray(params["text_projection"]["kernel"])
+    got = Embedder(tmp_path / "m").texts(sentences)
+    np.testing.assert_allclose(got, want / np.linalg.norm(want, axis=1, keepdims=True), rtol=0, atol=2e-5)
 
 
 COMMON = {

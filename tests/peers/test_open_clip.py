@@ -20,6 +20,7 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from lit_jax.models.encoders import clip_resnet
 from lit_jax.models.heads import Head
+from lit_jax.utils._transformers import transformers
 from tests import tiny
 from tests.hf.conversions import foreign
 from tests.hf.layouts.test_open_clip import CLIP, VIT, dual, processor, with_cls
@@ -31,6 +32,7 @@ open_clip = pytest.importorskip("open_clip")
 TEXTS = ["a red square", "the green circle of blue on white", "a", "red " * 60]
 ROBERTA = tiny.XLM_ROBERTA | {"type_vocab_size": 1}
 MT5 = tiny.MT5 | {"num_decoder_layers": 1}
+NLLB = tiny.M2M_100 | {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
 MODELS = {  # Towers, fields of the config, and the id of padding.
     "clip": (CLIP, {}, 0),
     "clip, quick gelu, narrow mlp": (
@@ -60,6 +62,8 @@ MODELS = {  # Towers, fields of the config, and the id of padding.
         1,
     ),
     "mt5": ({"vision": VIT, "text": MT5}, {}, 0),
+    "nllb, cls": ({"vision": VIT, "text": NLLB}, {"text_pooling": "cls"}, 1),
+    "nllb": ({"vision": VIT, "text": NLLB}, {"text_head": Head("mlp", (20,))}, 1),
 }
 
 
@@ -183,6 +187,43 @@ def test_open_clip_gives_our_vectors_of_a_trunk_of_timm(name, tmp_path, monkeypa
         own.tokenizer.model_input_names = ["input_ids"]
     lit_jax.save(tmp_path / "ours", module, params, own, layout="open_clip")
     assert_same_vectors(tmp_path / "ours", module, params, own)
+
+
+NLLBS = [name for name in open_clip.list_models() if "nllb" in name]
+
+
+@pytest.mark.parametrize("name", NLLBS)
+def test_every_config_with_an_nllb_gives_the_embeddings_of_open_clip(name, tmp_path, monkeypatch):
+    """The models are small, with as many heads as the published ones, and have no config of the tower in the folder."""
+    from open_clip import timm_model
+
+    make = timm_model.timm.create_model
+    monkeypatch.setattr(timm_model.timm, "create_model", lambda kind, **more: make(kind, **more | SMALL))
+    cfg = open_clip.get_model_config(name)
+    cfg["embed_dim"] = 64
+    cfg["vision_cfg"]["image_size"] = 32
+    if "timm_model_name" not in cfg["vision_cfg"]:
+        cfg["vision_cfg"] |= {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    heads = {"encoder_attention_heads": 16, "decoder_attention_heads": 16}
+    transformers.M2M100Config(**NLLB | {"d_model": 32, **heads}).save_pretrained(tmp_path / "tower")
+    given = {key: value for key, value in copy.deepcopy(cfg).items() if key != "custom_text"}
+    given["text_cfg"] |= {"hf_model_name": str(tmp_path / "tower"), "hf_model_pretrained": False}
+    model = open_clip.CustomTextCLIP(**given).eval()
+    tensors = {key: foreign.drawn(key, tuple(tensor.shape)) for key, tensor in model.state_dict().items()}
+    model.load_state_dict({key: torch.from_numpy(array) for key, array in tensors.items()})
+    stored = {"layout": "open_clip", "files": {"open_clip_config.json": {"model_cfg": cfg}}, "shapes": {}}
+    module, params = lit_jax.load(foreign.write(tmp_path / "m", stored, **tensors))
+    images, ids = foreign.images(32), foreign.ids(99, 77, 1, 2)
+    words = {"input_ids": jnp.asarray(ids, jnp.int32), "attention_mask": jnp.asarray(ids != 1, jnp.int32)}
+    got = module.apply({"params": params}, images, words)
+    with torch.no_grad():
+        want = (
+            model.encode_image(seen_by_torch(images), normalize=True),
+            model.encode_text(torch.from_numpy(ids), normalize=True),
+        )
+    for ours, theirs in zip(got, want, strict=False):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+    assert ("logit_bias" in params) == ("siglip" in name)
 
 
 def test_our_table_of_names_agrees_with_what_timm_makes_of_them():

@@ -33,10 +33,16 @@ _KNOWN: dict[str, dict[str, Any]] = {
         "layer_norm_epsilon": 1e-6,
         "pad_token_id": 0,
     },
+    r"facebook/nllb-200-distilled-(600M|1\.3B)": {
+        "model_type": "m2m_100",
+        "encoder_attention_heads": 16,
+        "encoder_layerdrop": 0.0,
+        "pad_token_id": 1,
+    },
 }
 # Name there -> name here.
 POOLERS = {"mean_pooler": "mean", "cls_last_hidden_state_pooler": "cls", "cls_pooler": "pooler"}
-_POOLED = ("bert", "roberta", "xlm-roberta")  # Types whose pooler has weights.
+POOLED = ("bert", "roberta", "xlm-roberta")  # Types whose pooler has weights.
 _T = "text.transformer."
 _BERT_SIZES = {  # Field -> a tensor and the axis that shows it.
     "vocab_size": ("embeddings.word_embeddings.weight", 0),
@@ -53,6 +59,11 @@ _T5_SIZES = {
     "relative_attention_num_buckets": (_RELATIVE, 0),
     "num_heads": (_RELATIVE, 1),
 }
+_M2M_100_SIZES = {
+    "vocab_size": ("embed_tokens.weight", 0),
+    "d_model": ("embed_tokens.weight", 1),
+    "encoder_ffn_dim": ("layers.0.fc1.weight", 0),
+}
 
 
 def part(
@@ -61,7 +72,8 @@ def part(
     """The text tower that a text_cfg names, with its projection to `width`. Raises WeightError."""
     config = _config(folder, where, cfg, source)
     d = int(config.get("hidden_size") or config.get("d_model") or 1)
-    own = tuple(Row(name, f"text_model.{_renamed(name)}", "...") for name in source if name.startswith(_T))
+    names = {name: _renamed(name, config["model_type"]) for name in source if name.startswith(_T)}
+    own = tuple(Row(there, f"text_model.{here}", "...") for there, here in names.items())
     pooler, kind = cfg.get("hf_pooler_type") or "mean_pooler", cfg.get("hf_proj_type") or "mlp"
     if pooler not in POOLERS or kind not in ("linear", "mlp"):
         raise WeightError(
@@ -71,7 +83,7 @@ def part(
     pooling, made = POOLERS[pooler], dict[str, Any]()
     if "text.transformer.pooler.dense.weight" not in source:
         pooling = "cls" if pooling == "pooler" else pooling
-        if config["model_type"] in _POOLED:  # The weights of its own pooler, which is not used.
+        if config["model_type"] in POOLED:  # The weights of its own pooler, which is not used.
             made["text_model.pooler.dense.weight"] = lambda: np.zeros((d, d), np.float32)
             made["text_model.pooler.dense.bias"] = lambda: np.zeros(d, np.float32)
     if kind == "linear":
@@ -94,9 +106,11 @@ def tensor_of(name: str) -> str:
     return _T + re.sub(r"^encoder\.(?=block\.|final_layer_norm\.)", "", name)
 
 
-def _renamed(name: str) -> str:
+def _renamed(name: str, model_type: str) -> str:
     """Hugging Face's name for a tensor: open_clip stores the encoder of a T5 without the level around it."""
     name = name.removeprefix(_T)
+    if model_type == "m2m_100":  # Hugging Face has a class for the encoder alone, with the same names.
+        return name
     if name == "embed_tokens.weight":
         return "shared.weight"
     return f"encoder.{name}" if name.startswith(("block.", "final_layer_norm.")) else name
@@ -117,16 +131,14 @@ def _config(
             f"{where}: nothing is known of the text tower {shown(name)}; copy its config.json into the folder"
         )
     depth, shapes = count(source, r"text\.transformer\.\D*\.(\d+)\."), dict[str, int]()
-    for field, (tensor, axis) in (_T5_SIZES if known["model_type"] == "mt5" else _BERT_SIZES).items():
+    sizes = {"mt5": _T5_SIZES, "m2m_100": _M2M_100_SIZES}.get(known["model_type"], _BERT_SIZES)
+    for field, (tensor, axis) in sizes.items():
         if _T + tensor not in source:
             raise WeightError(f"{where}: missing from the checkpoint: {_T}{tensor}")
         shapes[field] = source[_T + tensor].shape[axis]
-    heads = (
-        {"d_kv": 64, "num_layers": depth}
-        if known["model_type"] == "mt5"
-        else {
-            "num_hidden_layers": depth,
-            "num_attention_heads": max(1, shapes["hidden_size"] // 64),
-        }
-    )
-    return {**known, **shapes, **heads}
+    if known["model_type"] == "mt5":
+        return {**known, **shapes, "d_kv": 64, "num_layers": depth}
+    if known["model_type"] == "m2m_100":
+        return {**known, **shapes, "encoder_layers": depth}
+    heads = max(1, shapes["hidden_size"] // 64)
+    return {**known, **shapes, "num_hidden_layers": depth, "num_attention_heads": heads}

@@ -100,7 +100,7 @@ def _model_cfg(
 
 def _tower_config(config: DualEncoderConfig, own: Mapping[str, Any], pad: int) -> dict[str, Any]:
     """The config.json of a text tower, from which open_clip takes the encoder and the id of padding."""
-    whole = {"is_encoder_decoder": True} if config.text_type == "mt5" else {}
+    whole = {"is_encoder_decoder": True} if config.text_type in ("mt5", "m2m_100") else {}
     return {**own, **whole, "pad_token_id": pad}
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from lit_jax.data.transforms.tokenizer import makes_mask
 from lit_jax.hf.conversions import open_clip_tables as tables
-from lit_jax.hf.conversions.open_clip_text import POOLERS, hidden_width, tensor_of
+from lit_jax.hf.conversions.open_clip_text import POOLED, POOLERS, hidden_width, tensor_of
 from lit_jax.hf.conversions.renames import Rows, bound, returned, under
 from lit_jax.hf.layouts.open_clip_images import Tensors, Written, head_of, hf_tensors, plain_mlp, sizes
 from lit_jax.hf.text_length import default_length
@@ -13,7 +13,7 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import Params, Tokenizer
 
 _NATIVE = ("clip_text_model", "metaclip_2_text_model", "siglip_text_model")
-TRANSFORMERS = ("bert", "roberta", "xlm-roberta", "mt5")  # Types that open_clip 3 reads from transformers.
+TRANSFORMERS = (*POOLED, "mt5", "m2m_100")  # Types that open_clip 3 reads from transformers.
 _EOS_IS_LARGEST = 2  # The eos_token_id of a clip_text_model that pools at the largest id.
 
 
@@ -97,8 +97,8 @@ def _of_transformers(config: DualEncoderConfig, params: Params, tokenizer: Token
     """A tower that open_clip takes from transformers, by the config.json in the folder."""
     model_type, own = config.towers["text"]
     how = config.text_pooling
-    if model_type == "mt5" and how == "pooler":
-        how = "mean"  # open_clip's name for the pooling of this type.
+    if model_type not in POOLED and how == "pooler":
+        how = "mean"  # open_clip's name for the pooling of these types.
     pooler = next((there for there, here in POOLERS.items() if here == how), None)
     if pooler is None:
         raise ConfigError(f"text_pooling={how!r} has no place there: {', '.join(POOLERS.values())} have")

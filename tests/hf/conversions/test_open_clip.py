@@ -9,6 +9,7 @@ import pytest
 import lit_jax
 from lit_jax.hf import load as loading
 from lit_jax.hf.processor import load_image_processor, load_processor
+from lit_jax.models.encoders import bart
 from lit_jax.utils.errors import WeightError
 from tests.hf.conversions import foreign
 
@@ -167,6 +168,18 @@ def test_weights_of_transformers_in_the_same_folder_are_preferred(tmp_path):
     assert loading.read_dual(tmp_path / "m", loading.Compute()).params["logit_scale"] == 1.5
 
 
+def test_a_published_nllb_needs_no_config_of_its_own(tmp_path):
+    model = foreign.stored("clip_nllb")
+    del model["files"]["config.json"]
+    text = model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]
+    text["hf_model_name"] = "facebook/nllb-200-distilled-1.3B"
+    old = {"text.transformer.embed_positions.weights": np.zeros((1026, 32), np.float32)}
+    module, _ = lit_jax.load(foreign.write(tmp_path, model, **old))
+    sizes = {"vocab_size": 60, "d_model": 32, "encoder_ffn_dim": 48, "encoder_layers": 2}
+    assert module.config.text == bart.M2M100Config(**sizes, encoder_layerdrop=0.0)
+    assert module.config.text_pooling == "cls"
+
+
 CASES = {  # Field of a tower -> a value that is not implemented, and the message.
     "vision_cfg": {
         "layers": (
@@ -184,7 +197,7 @@ CASES = {  # Field of a tower -> a value that is not implemented, and the messag
         "layers": (10**30, "layers 10+ is not usable; wanted at most 1000"),
         "pool_type": ("first", "with pool_type 'first'"),
         "hf_model_name": (
-            "facebook/nllb-200-distilled-600M",
+            "facebook/nllb-moe-54b",
             "nothing is known of the text tower 'facebook/nllb",
         ),
         "heads": (3, "does not divide"),

@@ -104,6 +104,26 @@ def test_padding_takes_the_place_of_the_separator_even_in_truncated_texts(tmp_pa
     assert (want[2] != plain.pad_token_id).sum() == 11 and "attention_mask" not in got
 
 
+def with_nllb(folder, language):
+    """A folder of open_clip with NLLB's tokenizer, whose files say that language."""
+    model = foreign.stored("clip_nllb")
+    text = model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]
+    text["hf_tokenizer_name"] = "facebook/nllb-200-distilled-600M"
+    foreign.write(folder, model)
+    tiny.nllb_tokenizer(src_lang=language).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("language", ["eng_Latn", "deu_Latn"])
+def test_the_first_token_of_a_text_for_nllb_is_its_language(language, tmp_path):
+    lines = ["a red square", "A  red, square", "red " * 60]
+    found = load_tokenizer(with_nllb(tmp_path, language))
+    own = tiny.nllb_tokenizer(src_lang=language)
+    want = own([line.replace("  ", " ").strip() for line in lines], truncation=True, max_length=12)
+    assert found(lines, truncation=True)["input_ids"] == want["input_ids"]
+    assert found("a").tokens() == [language, "▁a", "</s>"]
+
+
 def test_a_folder_without_a_tokenizer_says_what_is_needed(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     model = foreign.stored("clip")
@@ -166,6 +186,15 @@ def test_texts_without_separators_equal_those_of_open_clip(tmp_path):
     ours = found(lines, padding="max_length", truncation=True, return_tensors="np")["input_ids"]
     theirs = peer.HFTokenizer(str(folder), context_length=12, strip_sep_token=True)(lines)
     np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+@pytest.mark.parametrize("language", ["eng_Latn", "deu_Latn"])
+def test_texts_for_nllb_equal_those_of_open_clip(language, tmp_path):
+    peer = pytest.importorskip("open_clip.tokenizer")
+    folder, lines = with_nllb(tmp_path, language), ["a red square", "A  red, square", "red " * 60]
+    ours = load_tokenizer(folder)(lines, padding="max_length", truncation=True, return_tensors="np")
+    theirs = peer.HFTokenizer(str(folder), context_length=12)(lines)
+    np.testing.assert_array_equal(ours["input_ids"], theirs.numpy())
 
 
 @pytest.mark.parametrize("name", ["vit", "convnext"])

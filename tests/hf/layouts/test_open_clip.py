@@ -39,6 +39,8 @@ SAME = {
     "clip_xlm_roberta": (),
     "clip_bert": (),
     "clip_mt5": (),
+    "clip_nllb": (),
+    "siglip_nllb": (),
     "clip_convnext": (),
     "siglip": (),
     "siglip2": (),
