@@ -8,7 +8,11 @@ from safetensors.torch import load_file
 
 from lit_jax.utils._transformers import transformers
 
-READERS = {"t5": "T5EncoderModel"}
+READERS = {
+    "t5": transformers.T5EncoderModel,
+    "m2m_100": transformers.models.m2m_100.modeling_m2m_100.M2M100Encoder,
+    "marian": transformers.models.marian.modeling_marian.MarianEncoder,
+}
 
 
 def read(path):
@@ -34,7 +38,7 @@ def encode(folder, inputs, modality):
     settings = read(place / "sentence_bert_config.json")
     params = settings["modality_config"][modality]
     config = transformers.AutoConfig.from_pretrained(place)
-    reader = getattr(transformers, READERS.get(config.model_type, "AutoModel"))
+    reader = READERS.get(config.model_type, transformers.AutoModel)
     model, info = reader.from_pretrained(place, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"], info
     if modality == "text":

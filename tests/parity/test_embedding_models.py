@@ -138,6 +138,13 @@ def test_folders_of_other_types_and_poolings_give_the_same_vectors(hf, theirs, p
     compare(model, ours(tmp_path, pooling, "the : ", width=24), "the : ")
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_folder_with_the_encoder_of_nllb_or_sonar_gives_the_same_vectors(pooling, tmp_path):
+    words = tokenizer("[CLS] $A [SEP]", "right", cls_token="[CLS]", eos_token="[SEP]")
+    model = write(tmp_path, tiny.M2M_100 | {"pad_token_id": 0}, words, pooling, prompts={"query": "the "})
+    compare(model, ours(tmp_path, pooling, "the ", width=24), "the ")
+
+
 def test_a_folder_like_that_of_sentence_t5_gives_the_same_vectors(tmp_path):
     words = tokenizer("$A [SEP]", "right", eos_token="[SEP]")
     model = write(tmp_path, tiny.T5, words, "mean", dense=(16,))

@@ -27,6 +27,8 @@ MODELS = {  # Towers, then fields of the config.
     "mean of patches, skip": ({}, {"vision_pooling": "mean", "text_pooling": "max", "text_head": SKIP}),
     "linear": ({}, {}),
     "swin max, t5": ({"vision": tiny.SWIN, "text": tiny.T5}, {"vision_pooling": "max"}),
+    "m2m 100": ({"text": tiny.M2M_100 | {"pad_token_id": 0}}, {}),
+    "marian cls": ({"text": tiny.MARIAN}, {"text_pooling": "cls"}),
     "siglip image, qwen3": (
         {"vision": tiny.SIGLIP_VISION, "text": tiny.QWEN3},
         {"text_head": Head("linear_bias")},

@@ -130,6 +130,9 @@ def _prompt(folder: Path) -> str:
     return prompt
 
 
+_DECODED = ("bart", "mbart")  # Types of which a Transformer runs the decoder, too.
+
+
 class _Tower(NamedTuple):
     """A tower as its type computes it: a Dense that is the type's own pooler belongs to it."""
 
@@ -141,6 +144,11 @@ class _Tower(NamedTuple):
 def _tower(route: Route) -> _Tower:
     """The tower of a route; LaBSE, for instance, stores BERT's tanh(dense(cls)) as Pooling and Dense."""
     config = model_folder.read_config(route.folder)
+    if config.get("model_type") in _DECODED:
+        raise WeightError(
+            f"{route.folder} is a {config['model_type']}, of which sentence-transformers pools what the decoder gives; "
+            "only its encoder is read, as a folder of transformers"
+        )
     encoder = TEXT.get(str(config.get("model_type")))
     if encoder is None or "tanh" not in encoder.pooling or not route.ends_with_tanh:
         return _Tower(config, route, {})

@@ -35,8 +35,9 @@ from lit_jax.utils.typing import Params, Processor
 
 CLASSES = "sentence_transformers.sentence_transformer.modules"
 PLACES = {tower: f"{route}_0_Transformer" for tower, route in ROUTES.items()}
-# AutoModel, and the classes that it uses instead for models of their types.
-_READERS = ("AutoModel", "T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel")
+# AutoModel, and the classes that it uses instead for models of their types; it would also run the decoder of a BART.
+_ENCODERS = ("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", "M2M100Encoder", "MarianEncoder")
+_READERS = ("AutoModel", *_ENCODERS)
 # Types whose last hidden state is not a list of tokens in transformers.
 _GRIDS = ("convnext", "convnextv2", "resnet")
 _PILLOW = {"backend": "pil"}  # Reads pictures as lit_jax does, even if torchvision is installed.

@@ -225,6 +225,18 @@ def test_a_router_that_cannot_be_read_is_reported_in_one_sentence(tmp_path):
             lit_jax.load(tmp_path)
 
 
+@pytest.mark.parametrize("tower", [tiny.BART, tiny.MBART], ids=["bart", "mbart"])
+def test_a_type_of_which_sentence_transformers_runs_the_decoder_is_refused(tower, vision, tmp_path):
+    write_text_model(tmp_path / "t", tower=tower)
+    says = f"is a {tower['model_type']}, of which sentence-transformers pools what the decoder gives"
+    with pytest.raises(WeightError, match=says) as error:
+        lit_jax.from_towers(vision, tmp_path / "t")
+    assert "\n" not in str(error.value)
+    module, params = tiny.dual(text=tower)
+    with pytest.raises(LitJaxError, match=r"'m?bart' is no model of AutoModel"):
+        lit_jax.save(tmp_path / "m", module, params, tiny.processor(), layout="sentence_transformers")
+
+
 def test_a_text_model_alone_is_not_a_dual_encoder(tmp_path):
     write_text_model(tmp_path / "t")
     with pytest.raises(WeightError, match="single tower where two are wanted"):
