@@ -131,13 +131,19 @@ def save_processor(folder: str | Path, processor: Processor) -> None:
     save_tokenizer(folder, processor.tokenizer)
 
 
-def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Writes the files of a tokenizer, with the spellings that transformers 5 and 4.57 both know."""
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, *, alone: bool = False) -> None:
+    """Writes the files of a tokenizer, with the spellings that transformers 5 and 4.57 both know.
+
+    `alone`: no image processor lies beside it. Then its files name no processor of both, which AutoProcessor, and so
+    sentence-transformers, would look for there.
+    """
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
     for key in ("is_local", "local_files_only"):  # How it was read on this machine.
         config.pop(key, None)
+    if alone:
+        config.pop("processor_class", None)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     # In 4.57 this field is a dict, and a list has another name.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 
 import chex
 import numpy as np
@@ -130,6 +131,24 @@ def test_a_model_of_both_modalities_stays_one_module(model_type, tmp_path):
     module, params = lit_jax.load(tmp_path)
     assert module.config.model_type == model_type
     chex.assert_trees_all_equal(params, model[1])
+
+
+def test_a_model_that_was_saved_for_transformers_before_opens_there_too(tmp_path):
+    """Its tokenizer was then one of a processor of both, and is not where no image processor is beside it."""
+    module, params, processor = model_of({}, {})
+    lit_jax.save(tmp_path / "a", module, params, processor)
+    lit_jax.save(
+        tmp_path / "b", module, params, load_processor(tmp_path / "a"), layout="sentence_transformers"
+    )
+    whole, alone = (
+        json.loads((tmp_path / place / "tokenizer_config.json").read_text())
+        for place in ("a", "b/text_0_Transformer")
+    )
+    assert "processor_class" in whole and "processor_class" not in alone
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "b"), device="cpu")
+    want = ours(module, params, processor)["text"]
+    np.testing.assert_allclose(theirs.encode(TEXTS), want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*MODELS, *WHOLE])

@@ -64,7 +64,7 @@ def write(
     texts["hf_tokenizer_name"] = ITSELF
     save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable only for its owner.
-    save_tokenizer(folder, processor.tokenizer)
+    save_tokenizer(folder, processor.tokenizer, alone=True)
     _write_json(folder / CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": pictures})
 
 

@@ -42,4 +42,4 @@ def write(
     model_folder.write(folder / HEADS, {**hf, "model_type": dual_encoder.OWN_MODEL_TYPE}, heads.to_hf(rest))
     if processor is not None:
         processor.image_processor.save_pretrained(folder / places["vision"])
-        save_tokenizer(folder / places["text"], processor.tokenizer)
+        save_tokenizer(folder / places["text"], processor.tokenizer, alone=True)
