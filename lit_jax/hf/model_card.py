@@ -5,7 +5,7 @@ It must not reveal anything about the machine that wrote it: see `utils.redact.p
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -92,9 +92,18 @@ class Card:
     language: Sequence[str] = ("en",)
     tags: Sequence[str] = ()
     layout: str = "hf"
-    # The class of transformers for each tower by itself.
+    # The class of transformers for each tower by itself, by its path there.
     readers: tuple[str, str] = ("AutoModel", "AutoModel")
     widths: Sequence[int] = ()  # Widths to which embeddings can be cut, by training.
+
+
+def _imports(paths: Collection[str]) -> str:
+    """The lines that import classes of transformers."""
+    places: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        module, _, name = f"transformers.{path}".rpartition(".")
+        places.setdefault(module, []).append(name)
+    return "\n".join(f"from {module} import {', '.join(names)}" for module, names in sorted(places.items()))
 
 
 def model_card(card: Card) -> str:
@@ -107,7 +116,8 @@ def model_card(card: Card) -> str:
     """
     what, usage, _ = LAYOUTS[card.layout]
     vision, text = card.readers
-    readers = {"READERS": ", ".join(sorted({vision, text})), "VISION": vision, "TEXT": text}
+    names = {name: path.rpartition(".")[2] for name, path in (("VISION", vision), ("TEXT", text))}
+    readers = {"IMPORTS": _imports({vision, text}), **names}
     for name, by in {"PLACE": "hf-hub:MODEL" if card.repo_id else LOCAL + "MODEL", **readers}.items():
         usage = usage.replace(name, by)
     if card.widths:

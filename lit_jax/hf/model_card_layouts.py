@@ -96,7 +96,7 @@ _TOWERS = """\
 The towers, one by one, in PyTorch with transformers; `heads` holds the projections that belong to their outputs:
 
 ```python
-from transformers import READERS
+IMPORTS
 
 vision, text = VISION.from_pretrained("MODEL/vision"), TEXT.from_pretrained("MODEL/text")
 ```
@@ -111,7 +111,7 @@ module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
 
 
 class Layout(NamedTuple):
-    """`usage` is Markdown, in which MODEL, PLACE (as open_clip writes it), READERS, VISION and TEXT are filled in.
+    """`usage` is Markdown, in which MODEL, PLACE (as open_clip writes it), IMPORTS, VISION and TEXT are filled in.
 
     `library` is a library name on the Hub.
     """

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import lit_jax
 from lit_jax.hf import processor as processing
 from lit_jax.hf.model_card import LARGEST, Card, Data, Evaluation, Tower, model_card, name_of
+from lit_jax.models.encoders import TEXT
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.redact import public
@@ -68,6 +69,23 @@ def test_the_card_of_another_layout_names_the_library_that_reads_it():
     assert (
         'SentenceTransformer("owner/model")' in text and "`logit_scale` of `heads/model.safetensors`" in text
     )
+
+
+def test_the_card_of_two_towers_imports_the_classes_that_read_them():
+    module = "transformers.models.m2m_100.modeling_m2m_100"
+    for classes, lines in {
+        ("AutoModel", "AutoModel"): ["from transformers import AutoModel"],
+        ("AutoModel", "T5EncoderModel"): ["from transformers import AutoModel, T5EncoderModel"],
+        ("AutoModel", TEXT["m2m_100"].reader): [
+            "from transformers import AutoModel",
+            f"from {module} import M2M100Encoder",
+        ],
+    }.items():
+        body = model_card(Card(**GIVEN, layout="towers", readers=classes))
+        assert re.findall(r"^from transformers.*", body, re.MULTILINE) == lines
+        found = {}
+        exec("\n".join(lines), found)
+        assert f'{found[classes[1].rpartition(".")[2]].__name__}.from_pretrained("path' in body
 
 
 def test_the_card_of_open_clips_layout_names_the_place_as_open_clip_does():

@@ -26,6 +26,7 @@ from lit_jax.hf.processor import save_processor
 from lit_jax.hf.text_length import PADDED, default_length
 from lit_jax.models import dual_encoder, heads
 from lit_jax.models.dual_encoder import DualEncoderConfig, encoder_of
+from lit_jax.models.encoders import bart
 from lit_jax.models.encoders.base import first_patch
 from lit_jax.models.heads import Head
 from lit_jax.models.layers.pooling import POOLER
@@ -36,7 +37,7 @@ from lit_jax.utils.typing import Params, Processor
 CLASSES = "sentence_transformers.sentence_transformer.modules"
 PLACES = {tower: f"{route}_0_Transformer" for tower, route in ROUTES.items()}
 # AutoModel, and the classes that it uses instead for models of their types; it would also run the decoder of a BART.
-_ENCODERS = ("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", "M2M100Encoder", "MarianEncoder")
+_ENCODERS = ("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", bart.M2M_100.reader, bart.MARIAN.reader)
 _READERS = ("AutoModel", *_ENCODERS)
 # Types whose last hidden state is not a list of tokens in transformers.
 _GRIDS = ("convnext", "convnextv2", "resnet")

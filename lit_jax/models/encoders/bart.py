@@ -277,22 +277,22 @@ ENCODER = Encoder(
     dropped=_DROPPED,
     renames=((r"^encoder\.", ""),),
     respelled=frozenset(_ALIASES),
-    reader="BartEncoder",
+    reader="models.bart.modeling_bart.BartEncoder",
     also=lambda config: _SHARED.bind(depth=0),
     exportable=(),
 )
-MBART = dataclasses.replace(ENCODER, Config=MBartConfig, reader="MBartEncoder")
+MBART = dataclasses.replace(ENCODER, Config=MBartConfig, reader="models.mbart.modeling_mbart.MBartEncoder")
 M2M_100 = dataclasses.replace(
     ENCODER,
     Config=M2M100Config,
     dropped=rf"{_DROPPED}|embed_positions\.weights",
-    reader="M2M100Encoder",
+    reader="models.m2m_100.modeling_m2m_100.M2M100Encoder",
 )
 MARIAN = dataclasses.replace(
     ENCODER,
     Config=MarianConfig,
     dropped=rf"{_DROPPED}|embed_positions\.weight",
-    reader="MarianEncoder",
+    reader="models.marian.modeling_marian.MarianEncoder",
     buffers=lambda config, _: {
         "embed_positions.weight": power_waves(config.max_position_embeddings, config.d_model)
     },
