@@ -20,8 +20,9 @@ _LONGEST = 1_000  # Characters of a token, a prefix or a pattern.
 _JSON = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "config.json")
 _LISTS = ("vocab.txt", "merges.txt", "bpe.codes")
 _PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
-# Next to one of these, files of pieces may be for other programs.
 _SPELLED_OUT = ("tokenizer.json", "vocab.txt", "vocab.json")
+# Next to one of these, files of pieces may be for other programs.
+_INSTEAD = ("tokenizer.json", "vocab.txt", "merges.txt")
 FILES = (*_SPELLED_OUT, "tokenizer_config.json", *_PIECES)  # One of them is needed.
 
 
@@ -39,7 +40,7 @@ def check(folder: Path) -> None:
                 raise ValueError(f"it has {size} bytes; at most {LARGEST_FILE} are read")
             if name in _LISTS and (lines := path.read_bytes().count(b"\n")) > MOST_TOKENS:
                 raise ValueError(f"it has {lines} lines; at most {MOST_TOKENS} are read")
-            if name in _PIECES and not any((folder / other).is_file() for other in _SPELLED_OUT):
+            if name in _PIECES and not any((folder / other).is_file() for other in _INSTEAD):
                 _check_pieces(path)
             if name.endswith(".json"):
                 tree = strict_json.read(path, LARGEST_FILE)

@@ -69,6 +69,36 @@ def test_a_folder_with_only_a_model_of_pieces_gives_the_ids_of_auto_tokenizer(na
     np.testing.assert_array_equal(make_tokenize(load_tokenizer(folder), 16)(TEXTS)["input_ids"], want)
 
 
+def of_m2m_100(folder):
+    """Pieces, a vocabulary of their own, and a language."""
+    written(folder, "sentencepiece.bpe.model", ("M2M100Tokenizer", "m2m_100", {}))
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
+    words = ["<s>", "<pad>", "</s>", "<unk>", *(model.id_to_piece(i) for i in range(model.get_piece_size()))]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    stored = {"tokenizer_class": "M2M100Tokenizer", "src_lang": "de"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(stored))
+    return folder
+
+
+def test_m2m_100s_tokenizer_which_is_written_in_python_is_read_with_its_language(tmp_path):
+    theirs = transformers.M2M100Tokenizer.from_pretrained(of_m2m_100(tmp_path / "a"))
+    ours = load_tokenizer(tmp_path / "a")
+    ours.save_pretrained(tmp_path / "b")
+    want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16)["input_ids"]
+    assert theirs.convert_ids_to_tokens(want[1][:2]) == ["__de__", "</s>"]
+    for found in (ours, load_tokenizer(tmp_path / "b")):
+        np.testing.assert_array_equal(make_tokenize(found, 16)(TEXTS)["input_ids"], want)
+    assert make_count_tokens(ours, 16)(TEXTS) == [len(ids) for ids in theirs(TEXTS)["input_ids"]]
+
+
+def test_pieces_beside_a_vocabulary_are_judged_too(tmp_path):
+    (of_m2m_100(tmp_path) / "sentencepiece.bpe.model").write_bytes(b"no pieces")
+    with pytest.raises(WeightError, match="it is not a model of SentencePiece"):
+        load_tokenizer(tmp_path)
+
+
 def test_siglips_tokenizer_which_is_written_in_python_is_read(tmp_path):
     folder = written(tmp_path, "spiece.model", ("SiglipTokenizer", "siglip_text_model", {}))
     ours, theirs = load_tokenizer(folder), transformers.SiglipTokenizer.from_pretrained(folder)
