@@ -55,6 +55,7 @@ TOWERS = {
         tiny.DEBERTA_V2,
         tiny.MODERNBERT,
         tiny.T5,
+        tiny.M2M_100,
         tiny.NOMIC_BERT,
         tiny.QWEN3,
         tiny.LLAMA,

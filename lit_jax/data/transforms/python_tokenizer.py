@@ -1,4 +1,4 @@
-"""Tokenizers of transformers that are written in Python (SigLIP, M2M-100, PhoBERT, BERTweet), used like the fast ones."""
+"""Tokenizers of transformers that are written in Python (SigLIP, M2M-100, PhoBERT ...), used like the fast ones."""
 
 import copy
 import hashlib
