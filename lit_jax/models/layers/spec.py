@@ -84,7 +84,7 @@ class BlockSpec:
     hidden_dropout: float = 0.0  # Dropout of the hidden activations of the MLP.
     attention_dropout: float = 0.0
     drop_path: float = 0.0  # The rate of every layer, or of the last one if each layer has its own rate.
-    layer_drop: float = 0.0  # The rate at which a layer is skipped for a whole batch (LayerDrop, arXiv:1909.11556).
+    layer_drop: float = 0.0  # The rate at which a batch skips a layer (LayerDrop, arXiv:1909.11556).
     init_std: float = 0.02
     init_by_inputs: bool = False  # As in T5, `init_std` is divided by the root of a kernel's inputs.
 
