@@ -89,11 +89,15 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "ConfigError",
         "an index of another model; give",
     ),
-    ("embed('{}/pairs', '{}/new', model, shard_size=0)", "ConfigError", "shard_size 0: want .* 1 or more"),
+    (
+        "embed('{}/pairs', '{}/new', model, shard_size=0)",
+        "ConfigError",
+        "shard_size is 0; want a number of pictures, 1 or more",
+    ),
     (
         "embed('{}/pairs', '{}/new', model, format='csv')",
         "ConfigError",
-        "format 'csv', .* want npy or parquet",
+        "format is 'csv'; want 'npy' or 'parquet'",
     ),
     (
         "search('{}/empty', 'red', model=model)",

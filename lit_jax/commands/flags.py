@@ -24,6 +24,8 @@ from lit_jax.utils.suggestions import suggestion
 _FILES = ("DIR", "DIR_OR_ID", "FILE", "SOURCE")  # Metavars whose values are completed as paths.
 _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 
+_WHOLE = re.compile("[0-9]{1,18}")
+
 
 @dataclass(frozen=True)
 class Flags:
@@ -135,6 +137,13 @@ class _Shown(click.Command):
             options = (f"--config.{field}" for field in FIELDS)
             items += [CompletionItem(option) for option in options if option.startswith(incomplete)]
         return items
+
+
+def whole(option: str, value: str, least: int = 0) -> int:
+    """The number that the value of an option is. Raises ConfigError for one that is not whole, or below `least`."""
+    if not _WHOLE.fullmatch(value) or int(value) < least:
+        raise ConfigError(f"{option} is {value!r}; wanted a whole number, {least} or more")
+    return int(value)
 
 
 def _text(word: str, text: str | None, words: deque[str]) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from lit_jax.commands.config_file import shipped_config
-from lit_jax.commands.flags import Flags
+from lit_jax.commands.flags import Flags, whole
 from lit_jax.config import NEEDLESS
-from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.shown import say
 
 FLAGS = Flags(
@@ -40,24 +39,17 @@ def main(args: Sequence[str]) -> None:
         text=values["text"],
         data=values["data"],
         split=values["split"] or "concept",
-        size=_whole("size", values["size"] or "56"),
+        size=whole("grid: --size", values["size"] or "56", 1),
     )
     results = grid(
         config,
         values["workdir"],
         inputs,
         cells=_listed(values["cells"]) or CELLS,
-        seeds=[_whole("seeds", seed) for seed in _listed(values["seeds"] or "0,1,2")],
+        seeds=[whole("grid: --seeds", seed) for seed in _listed(values["seeds"] or "0,1,2")],
     )
     say(as_markdown(results), end="")
 
 
 def _listed(value: str | None) -> list[str]:
     return [part.strip() for part in (value or "").split(",") if part.strip()]
-
-
-def _whole(name: str, value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(f"grid: --{name} has {value!r}; wanted whole numbers") from None

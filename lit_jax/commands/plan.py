@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_jax.commands.flags import Flags
+from lit_jax.commands.flags import Flags, whole
 from lit_jax.commands.options import unwritable
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.errors import ConfigError
@@ -41,9 +41,7 @@ def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
     if values["parameters"] and values["find-batch"]:
         raise ConfigError("plan: --parameters and --find-batch are two questions; ask one at a time")
-    slices = values["slices"] or "1"
-    if not slices.isdecimal() or int(slices) < 1:
-        raise ConfigError(f"plan: --slices is {slices!r}; wanted a number of slices")
+    slices = whole("plan: --slices", values["slices"] or "1", 1)
     host = _host(values["host-cores"], values["decode-rate"])
     if values["json"] and (why := unwritable(Path(values["json"]))):
         raise ConfigError(f"plan: --json: {why}")
@@ -57,12 +55,12 @@ def main(args: Sequence[str]) -> None:
         say(table(parameters.COLUMNS, parameters.parameters(config)))
         return
     if values["find-batch"]:
-        best, peaks = planning.find_batch(config, topology, slices=int(slices))
+        best, peaks = planning.find_batch(config, topology, slices=slices)
         rows = [(str(n), f"{peak / _GIB:.2f}" if peak else "no room") for n, peak in sorted(peaks.items())]
         say(table(("micro-batch", "peak GiB"), rows))
         say(f"the largest that fits: --config.micro_batch {best}")
         return
-    costs = planning.plan(config, topology, slices=int(slices), host=host)
+    costs = planning.plan(config, topology, slices=slices, host=host)
     if values["json"]:
         Path(values["json"]).write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
     _show(costs, table)
@@ -85,10 +83,7 @@ def _host(cores: str | None, rate: str | None) -> "Host | None":
         raise ConfigError(
             "plan: --host-cores and --decode-rate belong together; give both, or leave out the other"
         )
-    for name, value in (("host-cores", cores), ("decode-rate", rate)):
-        if not value.isdecimal() or not int(value):
-            raise ConfigError(f"plan: --{name} is {value!r}; wanted a whole number above 0")
-    return Host(int(cores), int(rate))
+    return Host(whole("plan: --host-cores", cores, 1), whole("plan: --decode-rate", rate, 1))
 
 
 def _show(costs: dict[str, Any], table: Callable[..., str]) -> None:

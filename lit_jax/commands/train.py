@@ -6,8 +6,7 @@ Run the same line on every host of a TPU slice and in every task of a SLURM step
 
 from collections.abc import Sequence
 
-from lit_jax.commands.flags import Flags
-from lit_jax.utils.errors import ConfigError
+from lit_jax.commands.flags import Flags, whole
 
 FLAGS = Flags(
     "train",
@@ -28,7 +27,10 @@ FLAGS = Flags(
 
 def main(args: Sequence[str]) -> None:
     config, values = FLAGS.parse(args)
-    numbers = {name: _whole(name, values[name]) for name in ("num-processes", "process-id", "heartbeat")}
+    numbers = {
+        name: None if values[name] is None else whole(f"train: --{name}", values[name], least)
+        for name, least in (("num-processes", 1), ("process-id", 0), ("heartbeat", 1))
+    }
     from lit_jax.parallel import distributed
     from lit_jax.train.loop import train
 
@@ -39,9 +41,3 @@ def main(args: Sequence[str]) -> None:
         heartbeat=numbers["heartbeat"] or distributed.HEARTBEAT,
     )
     train(config, values["workdir"], fallback=not values["no-fallback"], profile=values["profile"] or "")
-
-
-def _whole(name: str, value: str | None) -> int | None:
-    if value is not None and not value.isdecimal():
-        raise ConfigError(f"train: --{name} is {value!r}; wanted a whole number")
-    return None if value is None else int(value)

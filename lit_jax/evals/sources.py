@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lit_jax.data.captions import usable_captions
 from lit_jax.data.intact import Broken, broken_records, tell, without
-from lit_jax.data.sources.base import Record, Source, check_utf8
+from lit_jax.data.sources.base import Record, Source, check_text
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils.errors import DataError
@@ -61,7 +61,7 @@ def _decoded(record: Record) -> None:
 def _captioned(record: Record) -> None:
     usable_captions(record["captions"])
     for caption in record["captions"]:
-        check_utf8(caption)
+        check_text(caption)
 
 
 def _labelled(record: Record) -> None:

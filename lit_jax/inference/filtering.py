@@ -36,10 +36,11 @@ class Rules:
             raise ConfigError("near_duplicates and an index go together: give both, or neither")
         if not (by_score or self.ids is not None or self.index):
             raise ConfigError("there is no rule; give min, top_share, ids or near_duplicates")
-        for name, low in (("min", -1.0), ("top_share", 0.0), ("near_duplicates", -1.0)):
-            value = getattr(self, name)
-            if value is not None and not (low <= value <= 1 and (value or low)):  # A share of 0 is refused.
-                raise ConfigError(f"{name} is {value}; want a number from {low:g} to 1")
+        for name, value in (("min", self.min), ("near_duplicates", self.near_duplicates)):
+            if value is not None and not -1 <= value <= 1:
+                raise ConfigError(f"{name} is {value}; want a number from -1 to 1")
+        if self.top_share is not None and not 0 < self.top_share <= 1:
+            raise ConfigError(f"top_share is {self.top_share}; want a number above 0, at most 1")
 
 
 @dataclass(frozen=True)

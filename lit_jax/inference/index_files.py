@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from lit_jax.inference.precision import PRECISIONS, Vectors, arrays, decoded
 from lit_jax.utils import checksums, npy, strict_json
-from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.inside import refusal
 from lit_jax.utils.parts import put_first, put_last
 
@@ -72,6 +72,17 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "skipped": _is_ascending,
     "text_length": lambda value: value is None or _is_count(_MOST)(value),
 }
+
+
+def check_shard_size(shard_size: int, total: int) -> None:
+    """Raises ConfigError if shards of that size, of `total` pictures, could not be written or read again."""
+    if not 1 <= shard_size <= _MOST:
+        raise ConfigError(f"shard_size is {shard_size}; want a number of pictures, 1 or more")
+    if min(shard_size, total) > LARGEST_SHARD:
+        raise ConfigError(
+            f"shard_size {shard_size:,} puts {min(shard_size, total):,} pictures into one file; want at most "
+            f"{LARGEST_SHARD:,}"
+        )
 
 
 def open_manifest(

@@ -22,12 +22,12 @@ from lit_jax.data.sources.base import Record, Source, check_caption
 from lit_jax.data.sources.subset import Subset
 from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
-from lit_jax.inference.index_files import check_sums, judged, open_manifest
+from lit_jax.inference.index_files import check_shard_size, check_sums, judged, open_manifest
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
 from lit_jax.inference.shard_set import ShardSet
 from lit_jax.inference.write_index import SHARD, plan_of
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.errors import DataError
 from lit_jax.utils.parts import Part, put_first
 from lit_jax.utils.typing import Progress
 
@@ -99,11 +99,10 @@ def score(
     ConfigError if `output` holds something else, and DataError if all pictures are broken.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
-    if shard_size < 1:
-        raise ConfigError(f"shard_size {shard_size}: want 1 or more")
     out, part, total = Path(output), None if shard is None else Part.of(shard), len(source)
     if not total:
         raise DataError(f"{source.spec} has no records; there is nothing to score")
+    check_shard_size(shard_size, total)
     model = opened(model)
     shards = -(-total // shard_size)
     files = [(_path(out, number, shards),) for number in range(shards)]

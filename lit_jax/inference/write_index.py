@@ -14,7 +14,7 @@ from lit_jax.data.sources.subset import Subset
 from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index import Index
-from lit_jax.inference.index_files import FORMATS, LARGEST_SHARD, Shard, paths_of, write_shard
+from lit_jax.inference.index_files import FORMATS, Shard, check_shard_size, paths_of, write_shard
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
 from lit_jax.inference.precision import PRECISIONS
 from lit_jax.inference.shard_set import ShardSet
@@ -60,18 +60,13 @@ def embed(
     check_choice("precision", precision, tuple(PRECISIONS))
     if format == "parquet" and precision != "float32":
         raise ConfigError(f"format parquet holds float32, and precision is {precision}; want format npy")
-    if format not in FORMATS or shard_size < 1:
-        raise ConfigError(f"format {format!r}, shard_size {shard_size}: want npy or parquet, and 1 or more")
+    check_choice("format", format, FORMATS)
     out, part = Path(output), None if shard is None else Part.of(shard)
     source = as_source(pictures)
     total = len(source)
     if not total:
         raise DataError("there are no pictures to embed; give at least one")
-    if min(shard_size, total) > LARGEST_SHARD:
-        raise ConfigError(
-            f"shard_size {shard_size:,} puts {min(shard_size, total):,} pictures into one file; want at most "
-            f"{LARGEST_SHARD:,}"
-        )
+    check_shard_size(shard_size, total)
     model = opened(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length, dim=dim)
     plan = plan_of(model, source, shard_size) | {"format": format, "text_length": text_length}
     plan |= {} if precision == "float32" else {"precision": precision}

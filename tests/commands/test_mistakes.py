@@ -66,6 +66,17 @@ MISTAKES = [  # A command, run in the folder of `place`; its exit status; what i
     ),
     ("embed pairs --model run --output new", 4, "run is a run and not a model"),
     (
+        "embed pairs --model model --output new --shard-size 99999999999999999999",
+        2,
+        "shard_size is 9+; want a number of pictures, 1 or more",
+    ),
+    (
+        "score pairs --model model --output new --shard-size 99999999999999999999",
+        2,
+        "shard_size is 9+; want a number of pictures, 1 or more",
+    ),
+    ("evaluate --model model --data shapes:99999999999999999999/test", 3, "9+/test is not understood; want"),
+    (
         "embed pairs --model model --output model",
         2,
         "model exists and is not an index; give a new or an empty",
@@ -210,6 +221,13 @@ MISTAKES = [  # A command, run in the folder of `place`; its exit status; what i
         r"no option --lr; did you mean --config\.optim\.peak_lr\?",
     ),
     ("train --config config.py --workdir new --steps 5", 2, r"did you mean --config\.steps\?"),
+    (
+        "train --config config.py --workdir new --heartbeat 0",
+        2,
+        "train: --heartbeat is '0'; wanted a whole number, 1 or more",
+    ),
+    ("grid --workdir new --size 1_000", 2, "grid: --size is '1_000'; wanted a whole number, 1 or more"),
+    ("plan --config config.py --slices 1e3", 2, "plan: --slices is '1e3'; wanted a whole number, 1 or more"),
     (f"{TRAIN}.optim.peek_lr 3", 2, r"config\.optim\.peek_lr does not exist; did you mean optim\.peak_lr\?"),
     (f"{TRAIN}.batch_size 7", 2, "does not divide over the 8 devices of the mesh"),
     (f"{TRAIN}.data.train floder:x", 3, r"did you mean folder:x\?"),
@@ -230,6 +248,11 @@ MISTAKES = [  # A command, run in the folder of `place`; its exit status; what i
         "plan --config config.py --topology v5e:2x4 --json nowhere/x",
         2,
         "--json: there is no directory nowhere",
+    ),
+    (
+        "prepare pairs --output pairs --name x --split train",
+        2,
+        "pairs exists and is not a prepared set; give a new or an empty directory",
     ),
     (f"{PREPARE} --decoded ./absent", 4, r"\./absent does not exist; give an existing folder or a Hub id"),
     (f"{PREPARE} --decoded conf/t", 4, "conf/t holds no image processor: none of"),

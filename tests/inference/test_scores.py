@@ -147,7 +147,7 @@ def test_a_choice_by_ids_alone_keeps_all_captions(source):
         ({"scores": 1, "min": 0.1, "top_share": 0.1}, "give one of them"),
         ({"scores": 1, "min": 1.5}, "min is 1.5; want a number from -1 to 1"),
         ({"scores": 1, "min": float("nan")}, "min is nan"),
-        ({"scores": 1, "top_share": 0.0}, "top_share is 0.0; want a number from 0 to 1"),
+        ({"scores": 1, "top_share": 0.0}, "top_share is 0.0; want a number above 0, at most 1"),
         ({"near_duplicates": 0.9}, "an index go together"),
     ],
 )

@@ -12,6 +12,7 @@ FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR/*.tar, p
 CAPTIONS = ("captions", "caption", "texts", "text", "sentences_raw", "sentences", "title", "alt_text")
 IDS = ("id", "key", "image/id", "image_id", "__key__", "image/filename", "file_name", "filename")
 _NUMBER = re.compile(r"[0-9]+")
+_LIST = re.compile(r"""\[\s*(['"]).*\1,?\s*\]""", re.DOTALL)  # As pandas writes one into a cell.
 _EDGE = 1 << 16  # Bytes at either end of a file that `edges` reads.
 
 Mixed = Sequence[tuple[str, float | int]]  # Specs and their weights.
@@ -101,7 +102,7 @@ def check_caption(text: object) -> str:
     """Returns `text` if it can be trained on. Raises `DataError` with the reason otherwise."""
     if not isinstance(text, str):
         raise DataError(f"caption is a {type(text).__name__}, not text")
-    check_utf8(text)
+    check_text(text)
     if "\0" in text:
         raise DataError(f"caption is invalid text: a NUL at character {text.index(chr(0))}")
     if all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text):
@@ -109,8 +110,10 @@ def check_caption(text: object) -> str:
     return text
 
 
-def check_utf8(caption: str) -> None:
-    """Raises `DataError` if `caption` cannot be written as UTF-8; the empty text can."""
+def check_text(caption: str) -> None:
+    """Raises `DataError` for what cannot be written as UTF-8, and for a list that became a text; "" is a caption."""
+    if _LIST.fullmatch(caption):
+        raise DataError(f"caption is a list that was written as a text, {caption:.40}; give the list itself")
     try:
         caption.encode("utf-8")
     except UnicodeEncodeError as e:

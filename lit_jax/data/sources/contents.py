@@ -6,7 +6,7 @@ import logging
 import numpy as np
 from jaxtyping import Int
 
-from lit_jax.data.sources.base import Record, Source, check_utf8
+from lit_jax.data.sources.base import Record, Source, check_text
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def captions_of(source: Source, *, warn_of_copies: bool = False) -> tuple[list[s
         captions = record["captions"]
         for caption in captions:
             try:
-                check_utf8(caption)
+                check_text(caption)
             except DataError as e:
                 raise named(source, i, e) from e
         of_record.append(captions)

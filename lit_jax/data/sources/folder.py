@@ -66,7 +66,9 @@ class FolderSource:
             if not self._table and (why := hint(self._files.below(2))):
                 raise DataError(f"{self.spec}: {why}")
             raise DataError(f"{self.spec}: {what}; want a line with file_name and caption for each picture")
-        self.remarks = self._rows.remarks
+        others = [name for name in TABLES if name != self._table and self._files.fs.isfile(f"{root}/{name}")]
+        unread = (f"{name} is not read, since {self._table} is there" for name in others)
+        self.remarks = (*self._rows.remarks, *unread)
         self.class_names: tuple[str, ...] | None = self._rows.class_names or None
         self._label_of = {name: label for label, name in enumerate(self.class_names or ())}
 

@@ -11,6 +11,11 @@ from lit_jax.utils.errors import DataError
 SPLITS = frozenset(
     {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
 )
+# What a system leaves behind: Synology's thumbnails, attributes of macOS, bins.
+_SYSTEM = frozenset(
+    {"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+_OF_SPLIT = re.compile(r"[_-]?(images?|imgs?|set|20\d\d)")  # As in train2017 and test_images.
 _DIALECTS: dict[str, dict[str, Any]] = {
     "captions.txt": {"delimiter": ","},  # Flickr8k: image,caption
     "results.csv": {"delimiter": "|", "quotes": False},  # Flickr30k: image_name| comment_number| comment
@@ -78,17 +83,27 @@ def other_table(name: str) -> str | None:
     return None if kind is None else f"{name} is {kind}, which is not read; {_WAY_OUT}"
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a path within a folder is one that nobody put there to be read."""
+    return any(part.startswith(".") or part in _SYSTEM for part in path.split("/"))
+
+
+def is_split(name: str) -> bool:
+    """Whether a directory of this name is a split of a set and not a class."""
+    return _OF_SPLIT.sub("", name.lower()) in SPLITS
+
+
 def check_splits(files: Files, names: Sequence[str]) -> None:
     """Raises `DataError` if the directories of these pictures are the splits of a set, not classes."""
     prefix = ""
     heads = {name.partition("/")[0] for name in names}
-    if len(heads) == 1 and not heads & SPLITS:
+    if len(heads) == 1 and not any(map(is_split, heads)):
         prefix = f"{heads.pop()}/"
         inner = [name.removeprefix(prefix) for name in names]
         if not all("/" in name for name in inner):
             return
         heads = {name.partition("/")[0] for name in inner}
-    if heads and {head.lower() for head in heads} <= SPLITS:
+    if heads and all(map(is_split, heads)):
         raise DataError(
             f"{files.spec}: the directories {', '.join(sorted(heads))} are splits, not classes; name one of them: "
             f"{files.spec.rstrip('/')}/{prefix}{min(heads)}"
@@ -112,7 +127,7 @@ def directories(files: Files, path: str) -> list[str]:
     """The sorted names of the directories in `path`, without the hidden ones."""
     listed = files.fs.ls(path, detail=True)
     names = [info["name"].rstrip("/").rpartition("/")[2] for info in listed if info["type"] == "directory"]
-    return sorted(name for name in names if not name.startswith("."))
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def is_layout(names: Collection[str]) -> bool:

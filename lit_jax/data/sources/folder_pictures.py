@@ -13,7 +13,7 @@ import pyarrow as pa
 from lit_jax.data.sources.base import class_order, counted, decode_utf8
 from lit_jax.data.sources.files import Files
 from lit_jax.data.sources.folder_json import captions_in
-from lit_jax.data.sources.folder_layouts import SPLITS, check_splits, check_tables, directories
+from lit_jax.data.sources.folder_layouts import check_splits, check_tables, directories, is_hidden, is_split
 from lit_jax.data.sources.folder_rows import Row
 from lit_jax.data.sources.folder_tables import TABLES
 from lit_jax.data.sources.other_sources import hint_of_table
@@ -45,7 +45,7 @@ class Pictures:
     def __init__(self, files: Files, caption: str | None = None):
         self._files, self._root, self._caption = files, files.root.rstrip("/"), caption
         found = [path[len(self._root) + 1 :] for path in files.fs.find(self._root)]
-        every = sorted(name for name in found if "/." not in f"/{name}")
+        every = sorted(name for name in found if not is_hidden(name))
         others, links = self._by_content([name for name in every if _may_be_picture(name)])
         names = sorted([*filter(is_picture, every), *others])
         self._ending = self._text_ending(names, set(every))
@@ -54,9 +54,9 @@ class Pictures:
             check_tables(files, every, TABLES)
             if all("/" in name for name in names):
                 check_splits(files, names)
-                classes = {name.split("/")[0] for name in names}
+                classes = {_readable(name.split("/")[0]) for name in names}
         self.class_names = tuple(class_order(classes))
-        self._names = pa.array(names, pa.large_string())
+        self._names = pa.array([name.encode("utf-8", "surrogateescape") for name in names], pa.large_binary())
         stems = Counter(map(_stem, names))
         self._shared = frozenset(stem for stem, times in stems.items() if times > 1)
         self._whole = False  # Whether every id keeps its ending.
@@ -69,12 +69,12 @@ class Pictures:
     def __getitem__(self, index: int) -> Row:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        name: str = self._names[index].as_py()
+        name: str = self._names[index].as_py().decode("utf-8", "surrogateescape")
         captions, label = [], None
         if self._ending is not None:
             captions = self._captions(f"{_stem(name)}{self._ending}") or []
         elif self.class_names:
-            label = name.split("/")[0]
+            label = _readable(name.split("/")[0])
         return Row(file_name=name, captions=captions, id=self._id(name), label=label)
 
     def _captions(self, beside: str) -> list[str] | None:
@@ -83,7 +83,7 @@ class Pictures:
 
     def _id(self, name: str) -> str:
         stem = _stem(name)
-        return name if self._whole or stem in self._shared else stem
+        return _readable(name if self._whole or stem in self._shared else stem)
 
     def _by_content(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Which of these files begin like a picture, and which are links to directories."""
@@ -153,7 +153,7 @@ class Pictures:
                 f"record (the first is {alone[0]!r})"
             )
         heads = {name.partition("/")[0] for name in names}
-        if len(heads) > 1 and {head.lower() for head in heads} <= SPLITS:
+        if len(heads) > 1 and all(map(is_split, heads)):
             yield (
                 f"the splits {', '.join(sorted(heads))} are read as one set; name one of them, as in "
                 f"{self._files.spec.rstrip('/')}/{min(heads)}"
@@ -174,6 +174,11 @@ class Pictures:
 
 def _may_be_picture(name: str) -> bool:
     return not is_picture(name) and not name.lower().endswith(_NO_PICTURES)
+
+
+def _readable(name: str) -> str:
+    """A name as a text that can be written: bytes that are not UTF-8 become `\\xe9`, as for members of a tar."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _base(name: str) -> str:

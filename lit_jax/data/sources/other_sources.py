@@ -18,6 +18,11 @@ _TABLE = Other(
     "if it has the captions, name it metadata.csv or metadata.jsonl, with file_name and caption in each row, and give "
     "its directory",
 )
+_JSON = Other(
+    r"(annotations?|captions?|metadata|llava.*)\.json",
+    "a table in one JSON value",
+    "if it has the captions, write its rows as metadata.jsonl, with file_name and captions in each line",
+)
 _OTHERS = (
     Other(r".*\.tar", "a tar", "give tar shards as wds:DIR"),
     Other(r".*\.parquet", "a parquet file", "give it as parquet:DIR"),
@@ -64,11 +69,13 @@ def hint(names: Iterable[str]) -> str:
 
 def hint_of_table(names: Iterable[str]) -> str:
     """What is said of the first of these files that may be a table; "" if there is none."""
-    return _hint(names, (_TABLE,))
+    return _hint(names, (_TABLE, _JSON))
 
 
 def _hint(names: Iterable[str], others: Sequence[Other]) -> str:
     for name in names:
+        if posixpath.basename(name).startswith("."):
+            continue  # Such as an index of ours.
         if other := other_of(posixpath.basename(name), others):
             return f"{name} is {other.what}: {other.way}"
     return ""

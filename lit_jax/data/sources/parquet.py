@@ -56,7 +56,7 @@ class ParquetSource:
             folder = os.path.dirname(next(iter(infos)))
             name = f"parquet {self._files.root if '::' not in where else where} {self._chosen.caption}"
             self._index = open_index(self._files, folder, name, [_RULES, *stamp(infos)], make)
-        self.remarks: tuple[str, ...] = tuple(self._index.about["remarks"])
+        self.remarks: tuple[str, ...] = (*self._chosen.remarks, *self._index.about["remarks"])
         # The column, and its field, by which rows are joined; None if they are not.
         self._by: tuple[str, str] | None = self._index.about["by"] and tuple(self._index.about["by"])
         # Where the rows of each record start in the index; None if each row is a record.

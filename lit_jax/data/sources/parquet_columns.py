@@ -1,7 +1,7 @@
 """The columns of parquet files: which hold the pictures, the captions, the ids and the labels, in every file alike."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from lit_jax.utils.errors import DataError
 
 _IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
 _TEXTS = ("text", "raw", "caption", "captions", "sentence", "sentences")  # Fields of a struct.
+_NO_PICTURES = "; img2dataset downloads pictures, and folder:DIR reads those that a metadata.jsonl names"
 _STATUS = "status"  # img2dataset's: "success", "failed_to_download" or "failed_to_resize".
 
 Schemas = Mapping[str, pa.Schema]  # Name of a file -> its schema.
@@ -29,6 +30,7 @@ class Chosen:
     class_names: tuple[str, ...] | None
     keys: tuple[tuple[str, str], ...]  # (column, field or "") that may say which rows have the same picture.
     status: str | None
+    remarks: tuple[str, ...]
 
     @property
     def read(self) -> list[str]:
@@ -71,6 +73,7 @@ def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
         class_names=_class_names(spec, schemas) if labelled else None,
         keys=(*((name, "") for name in ids), *([(image, "path")] if in_struct else [])),
         status=_STATUS if status else None,
+        remarks=tuple(_remarks(kinds, text, labelled, guessed=caption is None)),
     )
 
 
@@ -157,6 +160,7 @@ def _image_column(spec: str, kinds: Mapping[str, pa.DataType]) -> str:
     if len(varying) != 1:
         raise DataError(
             f"{spec}: {len(varying)} columns of bytes among {', '.join(kinds) or 'none'}; want one, or 'image'"
+            + ("" if varying else _NO_PICTURES)
         )
     return varying[0]
 
@@ -168,7 +172,7 @@ def _caption_column(spec: str, kinds: Mapping[str, pa.DataType], image: str, giv
         if given not in names + empty:
             raise DataError(f"{spec}: no column of text {given!r}; there are {', '.join(names) or 'none'}")
         return given
-    if chosen := next((name for name in CAPTIONS if name in names), None):
+    if chosen := _usual(names):
         return chosen
     others = [name for name in names if name not in IDS]
     strings = [
@@ -177,13 +181,34 @@ def _caption_column(spec: str, kinds: Mapping[str, pa.DataType], image: str, giv
     for some in (others, strings):
         if len(some) == 1:
             return some[0]
-    if chosen := next((name for name in CAPTIONS if name in empty), None):
+    if chosen := _usual(empty):
         return chosen
     if "label" in kinds or not others:  # A classification set, or pictures alone.
         return None
     raise DataError(
         f"{spec}: which of the columns {', '.join(kinds) or 'none'} holds the captions? Name it as the caption"
     )
+
+
+def _usual(names: Sequence[str]) -> str | None:
+    """The first column whose name is usual for captions, in whatever case; `txt` is that of webdatasets of the Hub."""
+    usual = (*CAPTIONS, "txt")
+    near = {name.lower(): name for name in reversed(names)}
+    return next((name for name in usual if name in names), None) or next(
+        filter(None, map(near.get, usual)), None
+    )
+
+
+def _remarks(
+    kinds: Mapping[str, pa.DataType], text: str | None, labelled: bool, *, guessed: bool
+) -> Iterator[str]:
+    if guessed and text is not None and _usual([text]) is None:
+        yield f"The captions are taken from {text!r}, the only column of text; if they are others, name their column."
+    for name in CAPTIONS if text is None else ():
+        if name in kinds and not holds_text(kinds[name]):
+            yield f"The column {name!r} holds {kinds[name]} and no text, so there are no captions."
+    if "label" in kinds and not labelled:
+        yield f"The column 'label' holds {kinds['label']} and no whole numbers, so there are no labels."
 
 
 def _check(spec: str, schemas: Schemas, name: str, holds: Callable[[pa.DataType], bool], what: str) -> None:

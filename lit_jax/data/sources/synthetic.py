@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import re
 from functools import cache
 from itertools import product
 
@@ -34,6 +35,7 @@ CAPTIONS = (
     "{ground} ground with a {size} {colour} {shape}",
     "the {shape} is {colour} and {size}, the ground is {ground}",
 )
+_COUNT = re.compile("0*[1-9][0-9]{0,11}")
 
 
 class SyntheticSource:
@@ -51,7 +53,7 @@ class SyntheticSource:
     def __init__(self, name: str):
         self.spec = f"shapes:{name}"
         count, _, self.split = name.partition("/")
-        if not count.isdecimal() or int(count) < 1 or self.split not in SPLITS:
+        if not _COUNT.fullmatch(count) or self.split not in SPLITS:
             raise DataError(
                 f"{self.spec} is not understood; want shapes:N/train or shapes:N/test with N pictures"
             )

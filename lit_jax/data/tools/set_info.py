@@ -10,7 +10,7 @@ from lit_jax.data.sources.base import Source
 from lit_jax.data.sources.tfds import INFO
 from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.tools.shards import WrittenShard
-from lit_jax.utils.errors import DataError
+from lit_jax.utils.errors import ConfigError, DataError
 
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _OURS = re.compile(  # Every file that `prepare` writes, except dataset_info.json.
@@ -36,16 +36,16 @@ def split_info(split: str, written: Sequence[WrittenShard], template: Any) -> An
 
 
 def existing_info(out: Path, name: str, split: str) -> Any:
-    """The info of the set that `out` already holds, or None for a new one."""
+    """The info of the set that `out` already holds, None for a new one. Raises ConfigError for what is in the way."""
     if not (out / INFO).exists():
         if out.exists() and not (out.is_dir() and all(_OURS.fullmatch(p.name) for p in out.iterdir())):
-            raise DataError(f"{out} exists and is not a prepared set; give a new or an empty directory")
+            raise ConfigError(f"{out} exists and is not a prepared set; give a new or an empty directory")
         return None
     info = tfds().builder_from_directory(out).info
     if info.name != name:
-        raise DataError(f"{out} holds the set {info.name!r}, not {name!r}; give another directory")
+        raise ConfigError(f"{out} holds the set {info.name!r}, not {name!r}; give another directory")
     if split in info.splits:
-        raise DataError(
+        raise ConfigError(
             f"{out} already has a split {split!r}; delete the directory or give another directory or split"
         )
     return info

@@ -1,6 +1,7 @@
 """Answers: a page, a part of one, or a mistake in one sentence, which programs get as JSON."""
 
 import functools
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from lit_jax.hf import model_card
 from lit_jax.inference.embedder import Embedder
 from lit_jax.tools import pages
+from lit_jax.utils.device_errors import is_full
+from lit_jax.utils.errors import first_line
 from lit_jax.utils.shown import in_line, shown
+
+log = logging.getLogger(__name__)
+
+LATER = "5"  # Seconds after which to ask again.
+_NO_ROOM = "The server has no room for this now; ask for less at once, or again in a while."
+_FAULT = "The server met a fault of its own, which its log describes."
 
 
 def title_of(model: Embedder) -> str:
@@ -54,6 +63,19 @@ def refused(request: Request, error: Exception) -> Response:
     """The answer to a request that ended in an HTTPException."""
     assert isinstance(error, HTTPException)
     return failure(request.url.path, error.detail, error.status_code, error.headers)
+
+
+def full(request: Request, error: Exception) -> Response:
+    """The answer while a device or this machine has no room; the log says what to lower. Other errors are raised."""
+    if not is_full(error):
+        raise error
+    log.warning("%s; start it with a lower --batch-size if this stays", in_line(first_line(error)))
+    return failure(request.url.path, _NO_ROOM, 503, {"Retry-After": LATER})
+
+
+def fault(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended in a fault of ours, whose traceback is in the log."""
+    return failure(request.url.path, _FAULT, 500)
 
 
 def _sentence(text: str) -> str:

@@ -23,7 +23,7 @@ from lit_jax.inference.prompts import TEMPLATES
 from lit_jax.inference.search import search
 from lit_jax.tools import pages
 from lit_jax.tools.demo.access import LOCAL, Access
-from lit_jax.tools.demo.answers import folder_of, html, mistake, refused, title_of
+from lit_jax.tools.demo.answers import fault, folder_of, full, html, mistake, refused, title_of
 from lit_jax.tools.demo.api import Api
 from lit_jax.tools.demo.api_fields import LABELS, LONGEST
 from lit_jax.tools.demo.guards import MOST, TOO_LARGE, Bounded, OwnPageOnly, WithHeaders
@@ -72,7 +72,7 @@ def make_app(
         ]
     routes.append(Route("/{name}", asset))
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=access.names, www_redirect=False)
-    handlers = {HTTPException: refused}
+    handlers = {HTTPException: refused, RuntimeError: full, MemoryError: full, Exception: fault}
     app = Starlette(routes=routes, middleware=[hosts, Middleware(OwnPageOnly)], exception_handlers=handlers)
     return WithHeaders(Bounded(app), access.framed_by)
 

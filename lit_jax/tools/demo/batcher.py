@@ -10,8 +10,9 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from lit_jax.tools.demo.answers import LATER
+
 Call = Callable[[list[Any]], Any]  # Returns an array or a list with as many results as items, in their order.
-_LATER = "5"  # Seconds.
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Batcher:
             held = sum(len(waiting.items) for waiting in self._jobs)
             if self._jobs and held + len(job.items) > self._waiting:
                 raise HTTPException(
-                    503, f"{held:,} items are waiting already; try again soon.", {"Retry-After": _LATER}
+                    503, f"{held:,} items are waiting already; try again soon.", {"Retry-After": LATER}
                 )
             self._jobs.append(job)
             self._arrived.notify()

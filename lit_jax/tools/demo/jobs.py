@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 
+from lit_jax.tools.demo.answers import LATER
+
 T = TypeVar("T")
-_LATER = "5"  # Seconds.
 
 
 class Jobs:
@@ -26,7 +27,7 @@ class Jobs:
             raise HTTPException(
                 503,
                 f"{self._most} {self._what} are waiting already; try again soon.",
-                {"Retry-After": _LATER},
+                {"Retry-After": LATER},
             )
 
     async def run(self, call: Callable[[], T]) -> T:

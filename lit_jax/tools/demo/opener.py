@@ -15,10 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from starlette.exceptions import HTTPException
+
 import lit_jax
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.tools import pages
-from lit_jax.utils.errors import DataError
+from lit_jax.utils.errors import DataError, first_line
 
 SECONDS = 10  # Seconds of CPU time for one picture.
 _CLOCK = 3.0  # Seconds of wall clock for each of these, since other processes compute as well.
@@ -37,7 +39,7 @@ class Opener:
         self._lock = threading.Lock()
 
     def check(self, content: bytes) -> None:
-        """Raises DataError if a picture cannot be opened within the limits."""
+        """Raises DataError if a picture cannot be opened within the limits, HTTPException if this machine is full."""
         self._ask(0, content)
 
     def small(self, content: bytes, side: int) -> bytes:
@@ -55,6 +57,14 @@ class Opener:
         with self._lock:
             try:
                 process = self._running()
+            except (OSError, EOFError) as error:
+                self.close()
+                raise HTTPException(
+                    503,
+                    f"No picture can be opened now ({first_line(error)}); try again soon.",
+                    {"Retry-After": "5"},
+                ) from error
+            try:
                 assert process.stdin and process.stdout
                 with _killed_after(_CLOCK * SECONDS, process):
                     process.stdin.write(_REQUEST.pack(side, len(content)) + content)

@@ -234,7 +234,7 @@ def test_parts_of_other_work_are_refused_and_nothing_is_removed(source, folder, 
         prepare(source, parts, shards=4, shard=Part(1, 2), dedup=True)
     assert contents(parts) == before
     prepare(source, parts, shards=4)  # Without a part: it completes the set.
-    with pytest.raises(DataError, match="already has a split"):
+    with pytest.raises(ConfigError, match="already has a split"):
         prepare(source, parts, shards=5, shard=Part(1, 2))
 
 
@@ -429,10 +429,10 @@ def test_what_cannot_be_prepared_is_refused_and_existing_files_stay(
     other = open_source(str(write_folder([{"file_name": "00.png", "label": "cow"}], name="other")))
     new = tmp_path / "x"
     for pairs, folder_of_set, options, error, words in [
-        (source, out, {}, DataError, "already has a split 'train'"),
-        (source, out, {"name": "huge", "split": "test"}, DataError, "holds the set 'tiny', not 'huge'"),
+        (source, out, {}, ConfigError, "already has a split 'train'"),
+        (source, out, {"name": "huge", "split": "test"}, ConfigError, "holds the set 'tiny', not 'huge'"),
         (other, out, {"split": "test"}, DataError, "other labels than the splits already there"),
-        (source, folder, {}, DataError, "exists and is not a prepared set"),
+        (source, folder, {}, ConfigError, "exists and is not a prepared set"),
         (source, new, {"name": "Tiny-1"}, ConfigError, "name 'Tiny-1'"),
         (source, new, {"split": "a/b"}, ConfigError, "split 'a/b'"),
         (source, new, {"split": "all"}, ConfigError, "which TFDS uses for all splits"),

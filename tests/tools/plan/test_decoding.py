@@ -22,8 +22,8 @@ def test_the_slower_one_of_hosts_and_chips_binds():
     [
         ("8", None, "belong together"),
         (None, "300", "belong together"),
-        ("0", "300", "--host-cores is '0'; wanted a whole number above 0"),
-        ("8", "fast", "--decode-rate is 'fast'; wanted a whole number above 0"),
+        ("0", "300", "--host-cores is '0'; wanted a whole number, 1 or more"),
+        ("8", "fast", "--decode-rate is 'fast'; wanted a whole number, 1 or more"),
         ("-8", "300", "--host-cores is '-8'"),
     ],
 )

@@ -1,0 +1,130 @@
+"""Sets as they come from other programs and systems: what is not what it seems is said, and nothing else is read."""
+
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lit_jax.data.captions import usable_captions
+from lit_jax.data.sources.contents import captions_of
+from lit_jax.data.sources.registry import open_source
+from lit_jax.utils.errors import DataError
+from tests.data.conftest import png
+
+
+def written(folder, *names):
+    for number, name in enumerate(names):
+        path = os.path.join(os.fsencode(folder), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(png(number))
+    return open_source(f"folder:{folder}")
+
+
+def parquet(folder, **columns):
+    pq.write_table(pa.table({"image": [png(0), png(1)]} | columns), folder / "a.parquet")
+    return open_source(f"parquet:{folder}")
+
+
+def test_a_name_that_is_not_utf8_has_a_readable_id_and_class(tmp_path):
+    source = written(tmp_path, b"caf\xe9/a\xff.png", b"tea/b.png")
+    assert source.class_names == (r"caf\xe9", "tea")
+    assert [source[i]["id"] for i in range(2)] == [r"caf\xe9/a\xff", "tea/b"]
+    assert [source[i]["image"] for i in range(2)] == [png(0), png(1)] and len(source.fingerprint()) == 64
+
+
+@pytest.mark.parametrize(
+    "left_behind", ["@eaDir/cat/1.png", "cat/@eaDir/1.png", "__MACOSX/cat/1.png", "cat/.x/1.png"]
+)
+def test_what_a_system_left_behind_is_neither_a_picture_nor_a_class(tmp_path, left_behind):
+    source = written(tmp_path, "cat/0.png", "dog/0.png", left_behind)
+    assert source.class_names == ("cat", "dog") and len(source) == 2 and source.remarks == ()
+
+
+@pytest.mark.parametrize(
+    "splits", [("train2017", "val2017"), ("test_images", "train_images"), ("TrainSet", "val")]
+)
+def test_splits_of_any_spelling_are_no_classes(tmp_path, splits):
+    with pytest.raises(DataError, match="are splits, not classes; name one of them"):
+        written(tmp_path, *(f"{split}/0.png" for split in splits))
+
+
+def test_a_table_beside_the_one_that_is_read_is_named(tmp_path):
+    (tmp_path / "captions.csv").write_text("file_name,caption\n0.png,a\n")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png", "caption": "b"}\n')
+    assert written(tmp_path, "0.png").remarks == ("captions.csv is not read, since metadata.jsonl is there",)
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "metadata.json", "llava_v1_5_mix665k.json"])
+def test_a_table_in_one_json_value_is_named(tmp_path, name):
+    (tmp_path / name).write_text(json.dumps([{"image": "0.png", "caption": "a"}]))
+    assert f"{name} is a table in one JSON value: if it has" in written(tmp_path, "0.png").remarks[1]
+
+
+@pytest.mark.parametrize("cell", ["['a cat', 'a dog']", '["a cat"]', "[ 'a'\n 'b' ]", '["a",]'])
+def test_a_list_that_was_written_as_a_text_is_no_caption(tmp_path, cell):
+    (tmp_path / "captions.csv").write_text('file_name,caption\n0.png,"{}"\n'.format(cell.replace('"', '""')))
+    source = written(tmp_path, "0.png")
+    for use in (lambda: usable_captions(source[0]["captions"]), lambda: captions_of(source)):
+        with pytest.raises(
+            DataError, match=r"caption is a list that was written as a text, .*give the list itself"
+        ):
+            use()
+
+
+@pytest.mark.parametrize("caption", ["[a cat]", '["Stop" sign]', "'a' and 'b'", "[]", "[1, 2]"])
+def test_a_caption_may_have_brackets(caption):
+    assert usable_captions([caption]) == [caption]
+
+
+def test_the_only_text_of_a_parquet_file_is_said_to_be_its_captions(tmp_path):
+    source = parquet(tmp_path, data_source=["laion", "laion"], id=["a", "b"])
+    assert source[0]["captions"] == ["laion"]
+    assert source.remarks == (
+        "The captions are taken from 'data_source', the only column of text; if they are others, name their column.",
+    )
+    assert open_source(f"parquet:{tmp_path}", caption="data_source").remarks == ()
+
+
+@pytest.mark.parametrize("name", ["txt", "Caption", "TEXT"])
+def test_usual_names_of_captions_have_any_case(tmp_path, name):
+    source = parquet(
+        tmp_path, **{name: ["a", "b"], "__key__": ["0", "1"], "__url__": ["x", "x"], "x": ["y", "z"]}
+    )
+    assert source[1]["captions"] == ["b"] and source.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"caption": [1.0, 2.0]}, "The column 'caption' holds double and no text, so there are no captions."),
+        (
+            {"label": [1.0, 2.0]},
+            "The column 'label' holds double and no whole numbers, so there are no labels.",
+        ),
+    ],
+)
+def test_a_column_of_another_type_than_its_name_says_is_named(tmp_path, columns, says):
+    assert parquet(tmp_path, **columns).remarks == (says,)
+
+
+def test_a_table_of_addresses_says_how_they_become_pictures(tmp_path):
+    pq.write_table(pa.table({"URL": ["http://x/0.jpg"], "TEXT": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        DataError, match=r"0 columns of bytes among URL, TEXT; .*; img2dataset fetches pictures at"
+    ):
+        open_source(f"parquet:{tmp_path}")
+
+
+def test_an_index_of_ours_is_never_taken_for_a_file_of_another_program(tmp_path):
+    (tmp_path / ".lit_jax-0123456789ab.arrow").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no file matches .*\.tgz; want a file"):
+        open_source(f"wds:{tmp_path}/*.tgz")
+
+
+@pytest.mark.parametrize("count", ["9" * 20, "9" * 5000, "\u0665", "0", "-1", "1_000"])
+def test_a_number_of_drawings_is_one_in_ascii_digits(count):
+    with pytest.raises(DataError, match="is not understood; want shapes:N/train"):
+        open_source(f"shapes:{count}/train")
