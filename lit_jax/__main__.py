@@ -100,6 +100,7 @@ def main(args: Sequence[str] | None = None) -> None:
         # utils/_transformers.py reads it, in worker processes as well.
         os.environ.setdefault("LIT_JAX_TORCH", "0")
     try:
+        _check_folder()
         run(command, args[1:])
         if own_process:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Everything is saved; the process only has to end.
@@ -115,13 +116,23 @@ def main(args: Sequence[str] | None = None) -> None:
         say(f"lit-jax: {place}{error.strerror}; choose another path", stream=sys.stderr)
         _discard_output(own_process)  # At exit Python would try again to write the rest of the output.
         sys.exit(ConfigError.exit_code)
-    except (RuntimeError, AssertionError, MemoryError) as error:
+    except (RuntimeError, AssertionError, MemoryError, ValueError) as error:
         if not (why := device_errors.sentence(error, command)):
             raise
         say(f"lit-jax: {in_line(why)}", stream=sys.stderr)
         sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _check_folder() -> None:
+    """Raises ConfigError if the current folder is gone, without which no path has a meaning."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the folder in which this was started cannot be used ({error.strerror}); change to another one"
+        ) from error
 
 
 def _discard_output(own_process: bool) -> None:

@@ -1,7 +1,7 @@
 """Where a model folder is: on this machine, or on the Hugging Face Hub, whose files are cached."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import Any
 
 from lit_jax.hf import folder_sums
 from lit_jax.hf.hub_names import hint
-from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, WEIGHTS, has
-from lit_jax.hf.other_formats import hint_of_file
+from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, SUFFIXES, WEIGHTS, has
+from lit_jax.hf.other_formats import hint_of_file, hint_of_names
 from lit_jax.utils.errors import WeightError, first_line
-from lit_jax.utils.reachable import unreachable
+from lit_jax.utils.reachable import by_proxy, unreachable
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -69,6 +69,8 @@ def find(
         copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
         if allow_pickle and not has(copy / subfolder, FLAX):
             copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
+    if not any(path.suffix in SUFFIXES for path in copy.rglob("*")):
+        _say_instead(str(folder_or_id), copy, options)
     return _inside(copy, subfolder)
 
 
@@ -89,6 +91,25 @@ def find_processor(folder_or_id: str | Path) -> Path:
         options["revision"] = copy.name if _COMMIT.fullmatch(copy.name) else None
         copy = _download(str(folder_or_id), "", _of_modules(_WITHOUT_WEIGHTS), **options)
     return copy
+
+
+def _say_instead(repository: str, copy: Path, options: Mapping[str, Any]) -> None:
+    """Raises WeightError for a repository of which nothing is read, or whose weights are of another program."""
+    import huggingface_hub
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        names = huggingface_hub.list_repo_files(
+            repository, revision=options["revision"], token=options["token"]
+        )
+    except (HTTPError, OSError):
+        names = []
+    names = [name for name in names if not name.startswith(".")]
+    is_pickle = any("pytorch_model" in name for name in names)  # Of which another sentence is told.
+    if (what := "" if is_pickle else hint_of_names(names)) or not copy.is_dir():
+        shown = ", ".join(names[:5]) or "no files"
+        way = what or f"it has {shown}; give a repository with a config and weights"
+        raise WeightError(f"model {repository} of the Hub has no {WEIGHTS}; {way}")
 
 
 def _of_modules(names: Sequence[str]) -> list[str]:
@@ -171,7 +192,7 @@ def _download(repository: str, place: str, patterns: Sequence[str], **options: A
                 raise
             folder = download(**options | {"local_files_only": True, "force_download": False})
     except (HFValidationError, HTTPError, OSError) as error:
-        why = unreachable("hf://") or first_line(error)
+        why = unreachable("hf://") or f"{first_line(error)}{by_proxy()}"
         way = f"; {way}" if (way := hint(repository)) else ""
         raise WeightError(
             f"model {repository} is neither a local folder nor available on the Hugging Face Hub: {why}{way}"

@@ -35,7 +35,7 @@ WRITTEN = (
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _PARALLEL = "module."
 # The suffixes of weights -> the names under which they are read.
-_OTHER_NAMES = {".safetensors": WEIGHTS, ".msgpack": FLAX} | dict.fromkeys(
+SUFFIXES = {".safetensors": WEIGHTS, ".msgpack": FLAX} | dict.fromkeys(
     (".bin", ".pt", ".pth", ".ckpt"), PICKLE
 )
 _MOST_TENSORS = 100_000  # The most tensors of a folder, in all files.
@@ -200,12 +200,12 @@ def has_weights(folder: Path) -> bool:
 
 def may_have_weights(folder: Path) -> bool:
     """Whether the folder has a file that may hold weights, under whatever name."""
-    return any(path.suffix in _OTHER_NAMES for path in folder.iterdir())
+    return any(path.suffix in SUFFIXES for path in folder.iterdir())
 
 
 def _without_weights(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
-    found = [(name, _OTHER_NAMES[suffix]) for name in names if (suffix := Path(name).suffix) in _OTHER_NAMES]
+    found = [(name, SUFFIXES[suffix]) for name in names if (suffix := Path(name).suffix) in SUFFIXES]
     remedy = "save the model in one of these formats, for instance with save_pretrained of transformers"
     if other := other_formats.hint(folder):
         remedy = other

@@ -1,7 +1,7 @@
 """What else people give as a model folder, and how to get from there to one that is read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -45,6 +45,15 @@ def hint(folder: Path) -> str:
         if found := other_of(path.name, OTHERS):
             way = found.way.replace("FOLDER", str(path.parent))
             return f"it holds {found.what} ({path.relative_to(folder)}): {way}"
+    return ""
+
+
+def hint_of_names(names: Iterable[str]) -> str:
+    """What these files of a repository are; "" if nothing is known of any."""
+    for name in names:
+        for part in name.split("/"):
+            if found := other_of(part, OTHERS):
+                return f"it holds {found.what} ({name}): {found.way}"
     return ""
 
 

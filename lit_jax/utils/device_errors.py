@@ -1,4 +1,4 @@
-"""Errors of JAX that are not our fault: it finds no device, or a device is out of memory."""
+"""Errors of JAX that are not our fault: no device, a device that is out of memory, or a variable with a bad value."""
 
 import os
 import sys
@@ -25,6 +25,10 @@ def is_full(error: BaseException | None) -> bool:
 
 def sentence(error: Exception, command: str) -> str:
     """The message for an `error` that `command` did not catch; "" if it is not of this kind."""
+    if isinstance(error, ValueError):
+        return (
+            f"a variable of JAX cannot be used: {first_line(error)}; unset it" if _is_of_config(error) else ""
+        )
     if isinstance(error, MemoryError):
         return f"the memory of this machine is full ({first_line(error)}); {_less(command)}"
     if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
@@ -36,6 +40,14 @@ def sentence(error: Exception, command: str) -> str:
         setting = f" with JAX_PLATFORMS={asked}" if asked else ""
         return f"JAX finds no device{setting}: {why}; JAX_PLATFORMS=cpu computes without an accelerator"
     return ""
+
+
+def _is_of_config(error: Exception) -> bool:
+    """Whether JAX raised it while it read the variables of the environment."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "jax._src.config"
 
 
 def _less(command: str) -> str:

@@ -24,12 +24,22 @@ def unreachable(url: str) -> str | None:
     variable, usual = _SERVERS[scheme]
     address = os.environ.get(variable) or usual
     server = urlsplit(address if "://" in address else f"http://{address}")
-    port = server.port or (443 if server.scheme == "https" else 80)
+    try:
+        port = server.port or (443 if server.scheme == "https" else 80)
+    except ValueError as error:
+        return f"{variable} is {address!r}, which is no address ({error})"
     try:
         socket.create_connection((server.hostname, port), _SECONDS).close()
     except OSError as error:
         return f"{server.hostname} cannot be reached from this machine ({error.strerror or error})"
     return None
+
+
+def by_proxy() -> str:
+    """Through which proxy servers are asked, to be added to what failed; "" without one."""
+    proxies = urllib.request.getproxies()
+    variable = next((f"{scheme}_proxy" for scheme in ("https", "all", "http") if scheme in proxies), "")
+    return f" (asked through the proxy of {variable.upper()})" if variable else ""
 
 
 def _is_offline() -> bool:

@@ -19,7 +19,6 @@ class FakeHub:
 
     def __call__(self, repository, *, revision, token, allow_patterns, ignore_patterns):
         self.calls.append((repository, revision, token))
-        self.folder.mkdir(parents=True, exist_ok=True)
         filtered = huggingface_hub.utils.filter_repo_objects(
             self.files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         )
@@ -270,3 +269,42 @@ def test_the_hub_is_asked_as_the_keywords_say(tmp_path, monkeypatch):
     hub.find("someone/model")
     wanted = {"cache_dir": tmp_path, "local_files_only": True, "force_download": True}
     assert wanted.items() <= asked[0].items() and not wanted.keys() & asked[1].keys()
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            ["config.json", "model-Q4_K_M.gguf"],
+            r"it holds a file of llama\.cpp \(model-Q4_K_M\.gguf\): give the",
+        ),
+        (
+            ["config.json", "onnx/model.onnx"],
+            r"it holds a program of ONNX \(onnx/model\.onnx\): give the model",
+        ),
+        (["config.json", "weights.npz"], r"it holds a file of MLX \(weights\.npz\): give the model that"),
+        (["config.json", "a.mlpackage/Manifest.json"], "it holds a program of Core ML"),
+        (["model.gguf"], r"it holds a file of llama\.cpp"),
+        (
+            ["README.md", "a/config.json"],
+            r"it has README\.md, a/config\.json; give a repository with a config",
+        ),
+        ([], "it has no files; give a repository"),
+    ],
+)
+def test_a_repository_of_another_format_is_called_what_it_is(files, says, tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path, *files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: [".gitattributes", *files])
+    with pytest.raises(
+        WeightError, match=rf"model someone/model of the Hub has no model\.safetensors; {says}"
+    ):
+        hub.find("someone/model")
+
+
+@pytest.mark.parametrize("other", [PICKLE, ["config.json"]])
+def test_a_repository_without_weights_that_are_read_may_still_hold_a_config(other, tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path, *SMALL, *other, "tf_model.h5") if other is PICKLE else FakeHub(tmp_path, *SMALL)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: fake.files)
+    assert hub.find("someone/model") == fake.folder

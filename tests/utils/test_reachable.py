@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from lit_jax.utils.reachable import unreachable
+from lit_jax.utils.reachable import by_proxy, unreachable
 
 
 @pytest.fixture
@@ -47,3 +47,16 @@ def test_what_cannot_be_decided_here_is_left_to_the_libraries(hub, monkeypatch):
     assert unreachable("s3://bucket") is unreachable("memory://x") is unreachable("a/folder") is None
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     assert unreachable("hf://datasets/a/b") is None
+
+
+def test_an_address_without_sense_is_named(hub):
+    hub("http://mirror:80a")
+    assert unreachable("hf://datasets/a/b").startswith(
+        "HF_ENDPOINT is 'http://mirror:80a', which is no address ("
+    )
+
+
+def test_a_proxy_that_was_asked_is_named(hub, monkeypatch):
+    assert by_proxy() == ""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert by_proxy() == " (asked through the proxy of HTTPS_PROXY)"
