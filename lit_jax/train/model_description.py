@@ -44,7 +44,7 @@ def described(workdir: Workdir, compute: Compute) -> tuple[Loaded, Any]:
     Raises CheckpointError if a file does not match its checksum; old versions wrote no checksums.
     """
     folder = workdir / MODEL
-    if (why := damage(workdir)) is not None:
+    if (why := damage(workdir) if folder.exists() else "it is missing") is not None:
         raise CheckpointError(f"{workdir}/{MODEL} is damaged ({why}), and every step needs it: {_REMEDY}")
     module = DualEncoder(DualEncoderConfig.from_hf(model_folder.read_config(folder)), compute)
     params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dual_encoder.param_shapes(module))

@@ -65,6 +65,7 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
     checkpoints = checkpoints_of(config, workdir)
     resumed = bool(broadcast_int(checkpoints.latest() is not None))
     if resumed:
+        stored = read_run_config(workdir)
         loaded, processor = described(workdir, compute_of(config.model))
     else:
         loaded = _read_towers(config)
@@ -80,7 +81,7 @@ def open_setup(config: TrainConfig, workdir: Workdir, mesh: Mesh, *, fallback: b
         state, data = checkpoints.restore(state, fallback=fallback)
         step = int(state.step)
         beside.check_config(workdir, config, data, step)
-        check_steps(read_run_config(workdir), config, step, workdir)
+        check_steps(stored, config, step, workdir)
         _check_beside(workdir, data, step)
     else:
         describe(workdir, module.config, loaded.fresh, processor)

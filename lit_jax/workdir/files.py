@@ -42,6 +42,8 @@ def _no_run(workdir: Workdir) -> str:
             return f"{workdir} does not exist; give the workdir of a run"
         if run := run_of(workdir.absolute().parent):
             return f"{workdir} lies in the workdir of a run: give {run}"
+        if any(workdir.glob("checkpoints/step_*")):
+            return f"{workdir} holds a run that has lost its {CONFIG}: put a copy of it back"
     return f"{workdir} holds no run: it has no {CONFIG}; train there first"
 
 

@@ -14,6 +14,7 @@ from lit_jax.train.setup import open_setup
 from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import CheckpointError, LitJaxError
 from lit_jax.workdir import beside
+from lit_jax.workdir.checkpoints import Checkpoints
 from lit_jax.workdir.files import CONFIG, MODEL, claim, portable
 from lit_jax.workdir.metrics import Jsonl
 from tests import tiny
@@ -83,6 +84,17 @@ def test_missing_sums_are_noticed(run):
     with pytest.raises(
         CheckpointError, match=r"model/SHA256SUMS is not there as it was when step 2 was saved"
     ):
+        opened(*run)
+
+
+@pytest.mark.parametrize(
+    ("lost", "says"), [(CONFIG, r"run that has lost its config\.json"), (MODEL, "it is missing")]
+)
+def test_what_a_run_has_lost_is_named_before_a_checkpoint_is_read(lost, says, run, monkeypatch):
+    path = run[1] / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    monkeypatch.setattr(Checkpoints, "restore", None)
+    with pytest.raises(CheckpointError, match=rf"{says}.*: put a copy of it back"):
         opened(*run)
 
 

@@ -10,7 +10,7 @@ from etils import epath
 
 from lit_jax.data.sources.base import CAPTIONS, FORMS, IDS, Record, decode_utf8, edges
 from lit_jax.data.sources.other_sources import STATE, hint
-from lit_jax.data.sources.tfds_folder import FEATURES, INFO, check_folder, check_shard
+from lit_jax.data.sources.tfds_folder import FEATURES, INFO, check_shard, reading
 from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.sources.tfrecord import TfRecords
 from lit_jax.utils.errors import DataError, first_line
@@ -29,15 +29,10 @@ class TfdsSource:
     def __init__(self, where: str, caption: str | None = None):
         self.spec = f"tfds:{where}"
         self._arguments = (where, caption)
-        opened = tfds().builder_from_directory
+        tfds()  # What keeps it from being imported is told before its modules are asked for.
         folder, split = _locate(self.spec, where)
-        check_folder(self.spec, folder)
-        try:
-            self._open(opened(folder), split, caption)
-        except (DataError, MemoryError):
-            raise
-        except Exception as e:  # TFDS checks little of what it reads, and its errors are of many kinds.
-            raise DataError(f"{self.spec}: it cannot be read: {first_line(e)}; prepare the set again") from e
+        with reading(self.spec, folder):
+            self._open(tfds().builder_from_directory(folder), split, caption)
 
     def _open(self, builder: Any, split: str | None, caption: str | None) -> None:
         self._dir = epath.Path(builder.data_dir)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,30 @@ from etils import epath
 
 from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.utils import checksums
-from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.errors import DataError, LitJaxError, first_line
 from lit_jax.utils.inside import refusal
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 _LARGEST = 32 << 20  # The most bytes that a description may have.
 _CLASSES = ("pythonClassName", "python_class_name")
+
+
+@contextmanager
+def reading(spec: str, folder: epath.Path) -> Iterator[None]:
+    """Judges a folder, and raises `DataError` for what goes wrong when TFDS then reads it."""
+    check_folder(spec, folder)
+    try:
+        yield
+    except (LitJaxError, MemoryError):
+        raise
+    except Exception as e:  # TFDS checks little of what it reads, and its errors are of many kinds.
+        raise DataError(f"{spec}: it cannot be read: {first_line(e)}; prepare the set again") from e
+
+
+def info_of(folder: Path) -> Any:
+    """What a prepared set says of itself. Raises `DataError` for one that cannot be read."""
+    with reading(str(folder), epath.Path(folder)):
+        return tfds().builder_from_directory(folder).info
 
 
 def check_folder(spec: str, folder: epath.Path) -> None:

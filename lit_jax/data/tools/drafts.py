@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.data.sources.base import Source
-from lit_jax.data.sources.tfds import INFO
-from lit_jax.data.sources.tfds_package import tfds
+from lit_jax.data.sources.tfds_folder import INFO, info_of
 from lit_jax.data.tools.decoded_pictures import description
 from lit_jax.data.tools.shards import Work
 from lit_jax.utils import checksums
@@ -81,7 +80,7 @@ def is_there(out: Path, name: str, split: str, shards: int, source: Source) -> b
     """Whether another process has already published the split, with as many shards and records."""
     if not (out / INFO).is_file():
         return False
-    info: Any = tfds().builder_from_directory(out).info
+    info: Any = info_of(out)
     if info.name != name or split not in info.splits:
         return False
     ledger = out / f"dropped-{split}.jsonl"

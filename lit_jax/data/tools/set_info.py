@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.data.sources.base import Source
-from lit_jax.data.sources.tfds import INFO
+from lit_jax.data.sources.tfds_folder import INFO, info_of
 from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.tools.shards import WrittenShard
 from lit_jax.utils.errors import ConfigError, DataError
@@ -36,12 +36,15 @@ def split_info(split: str, written: Sequence[WrittenShard], template: Any) -> An
 
 
 def existing_info(out: Path, name: str, split: str) -> Any:
-    """The info of the set that `out` already holds, None for a new one. Raises ConfigError for what is in the way."""
+    """The info of the set that `out` already holds, None for a new one.
+
+    Raises ConfigError for what is in the way, and DataError for a set that cannot be read.
+    """
     if not (out / INFO).exists():
         if out.exists() and not (out.is_dir() and all(_OURS.fullmatch(p.name) for p in out.iterdir())):
             raise ConfigError(f"{out} exists and is not a prepared set; give a new or an empty directory")
         return None
-    info = tfds().builder_from_directory(out).info
+    info = info_of(out)
     if info.name != name:
         raise ConfigError(f"{out} holds the set {info.name!r}, not {name!r}; give another directory")
     if split in info.splits:

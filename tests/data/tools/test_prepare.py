@@ -444,6 +444,13 @@ def test_what_cannot_be_prepared_is_refused_and_existing_files_stay(
     assert not new.exists()
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_set_with_a_damaged_description_gets_no_other_split(source, tmp_path, content):
+    (tmp_path / "dataset_info.json").write_text(content)
+    with pytest.raises(DataError, match="prepare the set again"):
+        prepare(source, tmp_path, split="test")
+
+
 def test_the_metadata_say_which_splits_there_are(out):
     info = json.loads((out / "dataset_info.json").read_text())
     assert [(s["name"], s["shardLengths"]) for s in info["splits"]] == [("train", ["13", "13", "14"])]
