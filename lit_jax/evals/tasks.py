@@ -139,11 +139,11 @@ def zero_shots(request: EvalRequest) -> Measure:
 def few_shots(request: EvalRequest) -> Measure:
     """Linear classifiers learned from a few pictures per class. Raises ConfigError and DataError."""
     source, train_labels, labels = _training_set(request)
-    shots, seeds = request.config.shots, request.config.seeds
+    shots, seeds = sorted({*request.config.shots}), request.config.seeds
     drawn = few_shot.draw(train_labels, shots, seeds)
     needed = np.unique(np.concatenate([rows for draws in drawn for rows in draws]))
     drawn = [[np.searchsorted(needed, rows) for rows in draws] for draws in drawn]
-    protocol = {"shots": list(shots), "seeds": seeds, "drawn": few_shot.DRAWN}
+    protocol = {"shots": shots, "seeds": seeds, "drawn": few_shot.DRAWN}
 
     def measure(model: Embedder, pictures: Pictures) -> TaskResult:
         train = _train_features(model, Subset(source, needed.tolist()), request)

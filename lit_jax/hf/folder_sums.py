@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import WeightError
+from lit_jax.utils.log_once import log_once
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def check(folder: Path) -> None:
     try:
         sums = checksums.listed(folder)
     except (OSError, ValueError) as error:
-        log.warning("%s/%s %s; the files are read unchecked", folder, checksums.NAME, error)
+        log_once(log, logging.WARNING, f"{folder}/{checksums.NAME} {error}; the files are read unchecked")
         return
     for name, digest in sums.items():
         path = folder / name

@@ -46,7 +46,7 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def learnt(made):
     config = EvalConfig(
-        tasks=("few_shot", "linear_probe", "zero_shot"), train=f"folder:{made}/train", shots=(1,), seeds=2
+        tasks=("few_shot", "linear_probe", "zero_shot"), train=f"folder:{made}/train", shots=(1, 1), seeds=2
     )
     return evaluate(made / "model", f"folder:{made}/pairs", config)
 
