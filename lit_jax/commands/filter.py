@@ -57,7 +57,7 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
             on_bad_record=given["on_bad_record"],
             shard=given["shard"],
         )
-        out = prepare(kept, Path(output), name=name, split=split, options=how, progress=report)
+        out = prepare(kept, output, name=name, split=split, options=how, progress=report)
         count = len(kept)
     if folder_of(out, split).exists():
         say(f"part {given['shard']} of {out} is complete; other parts are still missing")

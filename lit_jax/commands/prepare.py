@@ -1,6 +1,5 @@
 """lit-jax prepare SOURCE --output DIR --name NAME --split SPLIT"""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -73,7 +72,7 @@ def main(
     with progress("shards") as report:
         folder = prepare(
             open_source(source, caption=caption),
-            Path(output),
+            output,
             name=name,
             split=split,
             options=PrepareOptions(processes=processes or cores(), **options),

@@ -15,6 +15,7 @@ SHOTS, SEEDS = (1, 5, 10), 3
 GRID = tuple(4.0**power for power in range(3, -7, -1))
 RULE = "least squared error of left-out pictures (PRESS), over classes as 0 and 1; of equals the largest"
 DRAWN = "the first k of each class in numpy.random.default_rng(seed).permutation, seeds from 0"
+_MOST_SEEDS = 1000  # Each is a draw, and a classifier of its own.
 _ROWS = 4096  # Pictures whose scores are in memory at once.
 
 
@@ -49,8 +50,10 @@ def draw(
     With the same seed, the pictures of fewer shots are a subset of those of more. Raises ConfigError for shots or seeds
     below 1, and DataError for a class with too few pictures.
     """
-    if not shots or min(shots) < 1 or seeds < 1:
-        raise ConfigError(f"shots are {list(shots)} and seeds {seeds}; wanted numbers of 1 or more")
+    if not shots or min(shots) < 1 or not 1 <= seeds <= _MOST_SEEDS:
+        raise ConfigError(
+            f"shots are {list(shots)} and seeds {seeds}; wanted numbers of 1 or more, and at most {_MOST_SEEDS:,} seeds"
+        )
     counts = np.bincount(labels)
     if len(short := np.flatnonzero((counts > 0) & (counts < max(shots)))):
         raise DataError(

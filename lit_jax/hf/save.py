@@ -16,6 +16,7 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.typing import Params, Processor
 
 _WAY = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
@@ -47,7 +48,7 @@ def save(
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
-    folder, params = Path(folder), dict(params)
+    folder, params = local_folder(folder, "the folder"), dict(params)
     _check_shapes(module, params)
     model = module.config
     if layout not in ("hf", "sentence_transformers"):

@@ -23,8 +23,9 @@ from lit_jax.utils import checksums
 from lit_jax.utils._transformers import transformers, without_bars
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
+from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.typing import Params
-from lit_jax.workdir.bucket import local_folder, opened, pull
+from lit_jax.workdir.bucket import opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
 
 LARGEST = {"embeddings": 1e-5, "logits": 1e-4}  # Differences between JAX and PyTorch that `verify` allows.

@@ -8,7 +8,6 @@ Checkpoints are not handled here; they are written into the bucket directly.
 import json
 import logging
 import os
-import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,13 +20,12 @@ import fsspec
 
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
+from lit_jax.utils.local_folder import ADDRESS, check_name
 from lit_jax.utils.reachable import unreachable
 
 log = logging.getLogger(__name__)
 
 LOCK = "lock"  # The mark of the run that took the workdir last, and so owns it.
-# A Path keeps only one of the slashes.
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL)
 _DRAFT = ".part"  # Suffix of files that are not complete.
 _LARGE = 1 << 26  # From this many bytes on, a file is uploaded in pieces and must not change meanwhile.
 
@@ -157,8 +155,8 @@ def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     A leading `~` is the user's home. Raises ConfigError for any other kind of address, for a name that no folder can
     have, and if gcsfs is not installed.
     """
-    _check_name(workdir, "workdir")
-    if not (match := _ADDRESS.fullmatch(str(workdir))):
+    check_name(workdir, "workdir")
+    if not (match := ADDRESS.fullmatch(str(workdir))):
         return nullcontext(Path(os.path.expanduser(workdir)))
     scheme, rest = match.groups()
     if scheme != "gs" or "/" not in rest:
@@ -166,22 +164,6 @@ def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
             f"workdir {workdir} has an unknown kind of address; wanted a folder or gs://BUCKET/FOLDER"
         )
     return _mirrored(f"gs://{rest}")
-
-
-def _check_name(folder: str | Path, what: str) -> None:
-    if not str(folder) or "\0" in str(folder):
-        raise ConfigError(f"{what} is {str(folder)!r}, which names no folder; wanted one, as in runs/first")
-
-
-def local_folder(folder: str | Path, what: str) -> Path:
-    """`folder` as a Path, with `~` as the user's home; `what` names the setting, such as "workdir".
-
-    Raises ConfigError for an address, and for a name that no folder can have.
-    """
-    _check_name(folder, what)
-    if _ADDRESS.fullmatch(str(folder)):
-        raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
-    return Path(os.path.expanduser(folder))
 
 
 def pull(workdir: Workdir, *names: str) -> None:

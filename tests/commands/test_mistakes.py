@@ -75,6 +75,35 @@ MISTAKES = [  # A command, run in the folder of `place`; its exit status; what i
         2,
         "shard_size is 9+; want a number of pictures, 1 or more",
     ),
+    (
+        "embed pairs --model absent --output gs://bucket/index",
+        2,
+        "output gs://bucket/index is an address; wanted a folder of this machine",
+    ),
+    (
+        "embed pairs --model absent --output=",
+        2,
+        "output is '', which names no folder; wanted one, as in runs/first",
+    ),
+    ("score pairs --model model --output s3://bucket/scores", 2, "output s3://bucket/scores is an address"),
+    ("score pairs --model model --output=", 2, "output is '', which names no folder"),
+    (
+        "prepare pairs --name x --split train --output gs://bucket/set",
+        2,
+        "output gs://bucket/set is an address",
+    ),
+    ("prepare pairs --name x --split train --output=", 2, "output is '', which names no folder"),
+    ("convert model gs://bucket/model", 2, "--output gs://bucket/model is an address"),
+    (
+        "export --workdir run --output new --license mit --space gs://bucket/page",
+        2,
+        "--space gs:/+bucket/page is an address",
+    ),
+    (
+        "inspect pairs --tokenizer model --text-length 99999999999999999999",
+        2,
+        "text_length is 9+; want 1 to 1,000,000",
+    ),
     ("evaluate --model model --data shapes:99999999999999999999/test", 3, "9+/test is not understood; want"),
     (
         "embed pairs --model model --output model",

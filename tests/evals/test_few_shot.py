@@ -92,6 +92,8 @@ def test_what_cannot_be_learnt_is_refused():
         draw(labels, (1, 4), 1)
     with pytest.raises(ConfigError, match="wanted numbers of 1 or more"):
         draw(labels, (0,), 1)
+    with pytest.raises(ConfigError, match="and at most 1,000 seeds"):
+        draw(labels, (1,), 10**20)
     with pytest.raises(DataError, match="class 3 is only in the test data"):
         probe(rows, labels % 3, rows, labels)
     with pytest.raises(DataError, match="1 class"):

@@ -167,3 +167,13 @@ def test_an_unknown_layout_is_refused(tmp_path):
         match="layout is 'onnx'; wanted one of hf, dual_encoder, lit_jax, towers, sentence_transformers",
     ):
         lit_jax.save(tmp_path, module, params, layout="onnx")
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"), [("gs://bucket/model", "is an address"), ("", "names no folder")]
+)
+def test_a_model_is_saved_in_a_folder_of_this_machine(folder, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=says):
+        lit_jax.save(folder, *tiny.dual())
+    assert list(tmp_path.iterdir()) == []

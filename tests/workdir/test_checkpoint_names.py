@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lit_jax.utils.errors import CheckpointError, ConfigError
-from lit_jax.workdir.bucket import Bucket, local_folder, opened
+from lit_jax.utils.local_folder import local_folder
+from lit_jax.workdir.bucket import Bucket, opened
 from lit_jax.workdir.checkpoints import Checkpoints
 from tests.workdir.test_checkpoints import same, state_of
 

@@ -31,6 +31,7 @@ from lit_jax.data.tools.shards import (
 from lit_jax.data.workers import end_with_parent
 from lit_jax.utils import checksums, npy
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.parts import Part, alone
 from lit_jax.utils.typing import ImageProcessor, Progress
 
@@ -86,7 +87,8 @@ def prepare(
     """
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)
-    out, draft = Path(out_dir), drafts.folder_of(Path(out_dir), split)
+    out = local_folder(out_dir, "output")
+    draft = drafts.folder_of(out, split)
     if options.shard and drafts.is_there(out, name, split, shards, source):
         _finish_move(draft, out)
         return out

@@ -22,6 +22,7 @@ from lit_jax.utils.typing import CountTokens, Progress
 
 _NAME_THEM = "zero-shot classification needs names: evaluate --class-names FILE"
 _AT_ONCE = 256  # Records that the threads read between two reports of progress.
+_LONGEST = 1_000_000  # Tokens of a text.
 _QUANTILES = {"least": 0.0, "median": 0.5, "95%": 0.95, "most": 1.0}
 
 
@@ -55,10 +56,12 @@ def summarize(
     captions need if they share rows (`model.text_rows`); without it, lengths are in words, and both are missing.
     "same_picture" is the share of records with the file of an earlier one, and "remarks" are sentences on what was left
     out, is broken or looks odd, with counts and the first place. A PNG of 16 pairs is written to `sheet`. Raises
-    `ConfigError` for a `limit` below 1 and `DataError` if all records are broken.
+    `ConfigError` for a `limit` or `text_length` out of range and `DataError` if all records are broken.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; want 1 or more")
+    if not 1 <= text_length <= _LONGEST:
+        raise ConfigError(f"text_length is {text_length}; want 1 to {_LONGEST:,}")
     n = len(source)
     chosen: Sequence[int] = range(n)
     if limit is not None and limit < n:

@@ -30,8 +30,9 @@ from lit_jax.train.inputs import Inputs as RunInputs
 from lit_jax.train.loop import train
 from lit_jax.train.setup import open_setup
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.names import TOWERS
-from lit_jax.workdir.bucket import local_folder, opened
+from lit_jax.workdir.bucket import opened
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from lit_jax.train.trained import read_trained
 from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, ConfigError
+from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.names import LOCK_WORDS, TOWERS
-from lit_jax.workdir.bucket import local_folder
 from lit_jax.workdir.files import check_workdir
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from lit_jax.train.loop import train
 from lit_jax.utils.atomic import put
 from lit_jax.utils.console import progress
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
-from lit_jax.workdir.bucket import local_folder
+from lit_jax.utils.local_folder import local_folder
 from lit_jax.workdir.files import CONFIG, MODEL, read_run_config
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,9 @@ from lit_jax.train.trained import read_trained
 from lit_jax.utils.atomic import put
 from lit_jax.utils.environment import machine
 from lit_jax.utils.errors import DataError, LitJaxError
+from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.redact import public
-from lit_jax.workdir.bucket import Bucket, Workdir, local_folder, opened, pull, push
+from lit_jax.workdir.bucket import Bucket, Workdir, opened, pull, push
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, portable, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
 

@@ -1,0 +1,28 @@
+"""The folder of this machine that a name stands for; what is none is refused and not made into one."""
+
+import os
+import re
+from pathlib import Path
+
+from lit_jax.utils.errors import ConfigError
+
+ADDRESS = re.compile(
+    r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL
+)  # A Path has only one of the slashes.
+
+
+def check_name(folder: str | Path, what: str) -> None:
+    """Raises ConfigError for a name that no folder can have; `what` names the setting, as in "workdir"."""
+    if not str(folder) or "\0" in str(folder):
+        raise ConfigError(f"{what} is {str(folder)!r}, which names no folder; wanted one, as in runs/first")
+
+
+def local_folder(folder: str | Path, what: str) -> Path:
+    """`folder` as a Path, with the user's home for a `~`; `what` names the setting, as in "workdir".
+
+    Raises ConfigError for an address, and for a name that no folder can have.
+    """
+    check_name(folder, what)
+    if ADDRESS.fullmatch(str(folder)):
+        raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
+    return Path(os.path.expanduser(folder))
