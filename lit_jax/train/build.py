@@ -147,7 +147,7 @@ def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
     Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them, and for JAX
     with numbers of 64 bits.
     """
-    if jax.config.jax_enable_x64:
+    if jnp.result_type(float) == jnp.float64:
         raise ConfigError(
             "JAX_ENABLE_X64 is on, and a step is made of numbers of 32 bits and fewer; unset it"
         )
