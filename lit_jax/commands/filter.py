@@ -42,9 +42,15 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
     from lit_jax.data.sources.registry import open_source
     from lit_jax.data.tools.drafts import folder_of
     from lit_jax.data.tools.prepare import PrepareOptions, prepare
+    from lit_jax.data.tools.set_info import existing_info
     from lit_jax.inference.filtering import choose
     from lit_jax.utils.console import progress
+    from lit_jax.utils.local_folder import local_folder
 
+    if not given["shard"]:
+        existing_info(
+            local_folder(output, "output"), name, split
+        )  # What is in the way is told before the work.
     pairs = open_source(source, caption=caption)
     choice = choose(pairs, _rules(given))
     for remark in choice.remarks:

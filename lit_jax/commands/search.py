@@ -62,6 +62,6 @@ def main(
         top=top,
         **opening,
     )
-    say(table((query or str(picture), "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
+    say(table((f"{query or picture!s:.80}", "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
     if json_path:
         json_path.write_text(json.dumps([hit._asdict() for hit in hits], indent=2) + "\n", encoding="utf-8")

@@ -93,6 +93,12 @@ MISTAKES = [  # A command, run in the folder of `place`; its exit status; what i
         "output gs://bucket/set is an address",
     ),
     ("prepare pairs --name x --split train --output=", 2, "output is '', which names no folder"),
+    (
+        "filter absent --ids absent --output pairs --name x",
+        2,
+        "pairs exists and is not a prepared set; give a new or",
+    ),
+    ("filter absent --ids absent --name x --output=", 2, "output is '', which names no folder"),
     ("convert model gs://bucket/model", 2, "--output gs://bucket/model is an address"),
     (
         "export --workdir run --output new --license mit --space gs://bucket/page",
