@@ -22,6 +22,7 @@ from lit_jax.utils import checksums, npy, strict_json
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.inside import refusal
 from lit_jax.utils.parts import put_first, put_last
+from lit_jax.utils.utf8 import writable
 
 FORMATS = ("npy", "parquet")
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -165,7 +166,10 @@ def write_shard(paths: tuple[Path, ...], shard: Shard) -> None:
         rows = np.asarray(shard.embeddings)
         vectors = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
         put_first(
-            paths[0], lambda path: pq.write_table(pa.table({"id": shard.ids, "embedding": vectors}), path)
+            paths[0],
+            lambda path: pq.write_table(
+                pa.table({"id": list(map(writable, shard.ids)), "embedding": vectors}), path
+            ),
         )
         return
     put_last(paths[0], lambda path: path.write_text(json.dumps(shard.ids), "utf-8"))

@@ -1,5 +1,8 @@
 """Text that somebody else wrote: UTF-8, with or without a byte order mark."""
 
+import re
+
+_HALF = re.compile("[\ud800-\udfff]")  # Of a surrogate pair.
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -11,3 +14,13 @@ def decode(text: bytes, what: str = "it") -> str:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} is invalid UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def writable(text: str) -> str:
+    r"""`text` with what UTF-8 cannot say as `\xe9`, a byte of the name of a file, or `\ud800`, half of a pair."""
+    return _HALF.sub(_escaped, text)
+
+
+def _escaped(half: re.Match[str]) -> str:
+    code = ord(half[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

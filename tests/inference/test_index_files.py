@@ -50,6 +50,12 @@ def write(folder, kind="npy", **changes):
     return folder
 
 
+def test_ids_that_are_not_utf8_are_written_as_parquet_too(tmp_path):
+    paths = paths_of(tmp_path, "parquet", 0, 1)
+    write_shard(paths, Shard(np.zeros((2, E), np.float32), ["caf\udce9.jpg", "x\ud800"]))
+    assert pq.read_table(paths[0])["id"].to_pylist() == [r"caf\xe9.jpg", r"x\ud800"]
+
+
 def test_a_file_that_differs_from_its_sum_is_refused_each_time(tmp_path):
     (tmp_path / "a").write_text("a")
     unchecked = {"a": "0" * 64}

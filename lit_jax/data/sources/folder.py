@@ -12,6 +12,7 @@ from lit_jax.data.sources.folder_pictures import Pictures
 from lit_jax.data.sources.folder_tables import TABLES, Rows
 from lit_jax.data.sources.other_sources import hint, hint_of_table
 from lit_jax.utils.errors import DataError
+from lit_jax.utils.utf8 import writable
 
 METADATA = TABLES[0]
 _AHEAD = 1024  # Files that are hashed at once.
@@ -88,7 +89,7 @@ class FolderSource:
             raise
         except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
             raise DataError(f"{name!r} cannot be read: {getattr(e, 'strerror', None) or e}") from e
-        record = Record(image=image, captions=row["captions"], id=row["id"] or name)
+        record = Record(image=image, captions=row["captions"], id=writable(row["id"] or name))
         if label is not None:
             record["label"] = self._label_of[label] if isinstance(label, str) else label
         return record

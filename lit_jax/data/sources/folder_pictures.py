@@ -19,6 +19,7 @@ from lit_jax.data.sources.folder_tables import TABLES
 from lit_jax.data.sources.other_sources import hint_of_table
 from lit_jax.data.transforms.image_files import FORMATS, HEAD, is_picture, starts_like_picture
 from lit_jax.utils.errors import DataError
+from lit_jax.utils.utf8 import writable
 
 # Endings of files that are not looked into; every other file may be a picture.
 _NO_PICTURES = (
@@ -54,7 +55,7 @@ class Pictures:
             check_tables(files, every, TABLES)
             if all("/" in name for name in names):
                 check_splits(files, names)
-                classes = {_readable(name.split("/")[0]) for name in names}
+                classes = {writable(name.split("/")[0]) for name in names}
         self.class_names = tuple(class_order(classes))
         self._names = pa.array([name.encode("utf-8", "surrogateescape") for name in names], pa.large_binary())
         stems = Counter(map(_stem, names))
@@ -74,7 +75,7 @@ class Pictures:
         if self._ending is not None:
             captions = self._captions(f"{_stem(name)}{self._ending}") or []
         elif self.class_names:
-            label = _readable(name.split("/")[0])
+            label = writable(name.split("/")[0])
         return Row(file_name=name, captions=captions, id=self._id(name), label=label)
 
     def _captions(self, beside: str) -> list[str] | None:
@@ -83,7 +84,7 @@ class Pictures:
 
     def _id(self, name: str) -> str:
         stem = _stem(name)
-        return _readable(name if self._whole or stem in self._shared else stem)
+        return name if self._whole or stem in self._shared else stem
 
     def _by_content(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
         """Which of these files begin like a picture, and which are links to directories."""
@@ -174,11 +175,6 @@ class Pictures:
 
 def _may_be_picture(name: str) -> bool:
     return not is_picture(name) and not name.lower().endswith(_NO_PICTURES)
-
-
-def _readable(name: str) -> str:
-    """A name as a text that can be written: bytes that are not UTF-8 become `\\xe9`, as for members of a tar."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _base(name: str) -> str:

@@ -128,3 +128,12 @@ def test_an_index_of_ours_is_never_taken_for_a_file_of_another_program(tmp_path)
 def test_a_number_of_drawings_is_one_in_ascii_digits(count):
     with pytest.raises(DataError, match="is not understood; want shapes:N/train"):
         open_source(f"shapes:{count}/train")
+
+
+def test_an_id_with_half_a_surrogate_pair_can_be_written_everywhere(tmp_path):
+    rows = (
+        {"file_name": f"{i}.png", "caption": "a", "id": name} for i, name in enumerate(("x\ud800", "y\udce9"))
+    )
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = written(tmp_path, "0.png", "1.png")
+    assert [source[i]["id"] for i in range(2)] == [r"x\ud800", r"y\xe9"]
