@@ -1,4 +1,4 @@
-"""The folder of this machine that a name stands for; what is none is refused and not made into one."""
+"""The local folder that a name stands for; an address or an empty name is refused instead of becoming a folder."""
 
 import os
 import re
@@ -6,9 +6,8 @@ from pathlib import Path
 
 from lit_jax.utils.errors import ConfigError
 
-ADDRESS = re.compile(
-    r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL
-)  # A Path has only one of the slashes.
+# A Path keeps only one of the slashes.
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL)
 
 
 def check_name(folder: str | Path, what: str) -> None:
@@ -18,7 +17,7 @@ def check_name(folder: str | Path, what: str) -> None:
 
 
 def local_folder(folder: str | Path, what: str) -> Path:
-    """`folder` as a Path, with the user's home for a `~`; `what` names the setting, as in "workdir".
+    """`folder` as a Path, with `~` as the user's home; `what` names the setting, as in "workdir".
 
     Raises ConfigError for an address, and for a name that no folder can have.
     """
