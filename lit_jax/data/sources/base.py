@@ -12,6 +12,7 @@ FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR/*.tar, p
 CAPTIONS = ("captions", "caption", "texts", "text", "sentences_raw", "sentences", "title", "alt_text")
 IDS = ("id", "key", "image/id", "image_id", "__key__", "image/filename", "file_name", "filename")
 _NUMBER = re.compile(r"[0-9]+")
+_NUMBERED = re.compile(rf"({'|'.join(CAPTIONS)})[ _-]?[0-9]{{1,3}}", re.IGNORECASE)
 _LIST = re.compile(r"""\[\s*(['"]).*\1,?\s*\]""", re.DOTALL)  # As pandas writes one into a cell.
 _EDGE = 1 << 16  # Bytes at either end of a file that `edges` reads.
 
@@ -96,6 +97,15 @@ def edges(digest: Any, name: str, size: int, read: Callable[[int, int], bytes]) 
     digest.update(f"{name} {size} ".encode())
     for start in (0, max(0, size - _EDGE)):
         digest.update(read(start, min(size, start + _EDGE)))
+
+
+def numbered_captions(names: Iterable[str]) -> list[str]:
+    """Columns such as `caption_0`, `caption_1` ..., which hold a caption each; [] if there are fewer than two."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if match := _NUMBERED.fullmatch(name):
+            found.setdefault(match[1].lower(), []).append(name)
+    return next((found[name] for name in CAPTIONS if len(found.get(name, ())) > 1), [])
 
 
 def check_caption(text: object) -> str:

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from lit_jax.data.sources.base import CAPTIONS, counted, decode_utf8
+from lit_jax.data.sources.base import CAPTIONS, counted, decode_utf8, numbered_captions
 from lit_jax.data.sources.files import Files
 from lit_jax.data.sources.folder_rows import FILE, Row, Scanned, check_name, label_of_cell, lines_of
 from lit_jax.data.transforms.image_files import is_picture
@@ -17,7 +17,8 @@ class CsvTable:
     """The rows of the table `name` in the folder of `files`, whose cells are separated by `delimiter`.
 
     With `quotes`, a cell in quotes can contain delimiters and line ends. `caption` names the column of the captions;
-    None means the first one with a usual name. Raises `DataError` if a column is missing.
+    None means the first one with a usual name, or columns such as `caption_0`, `caption_1` ... Raises `DataError` if a
+    column is missing.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class CsvTable:
         for cells in self._reader(lines):
             if cells:
                 row = dict(zip(self._head, cells, strict=True))
-                captions = [row["caption"]] if "caption" in row else []
+                captions = [cell for role, cell in zip(self._head, cells, strict=True) if role == "caption"]
                 label = label_of_cell(row.get("label"))
                 rows.append(
                     Row(file_name=row["file"], captions=captions, id=row.get("id") or None, label=label)
@@ -152,19 +153,16 @@ class CsvTable:
         except csv.Error as e:
             raise self._bad(1, e) from e
         file_column = next((name for name in FILE if name in columns), None)
-        chosen = caption or next((name for name in _CAPTIONS if name in columns), None)
-        if (
-            file_column is None
-            or (chosen is None and "label" not in columns)
-            or (chosen and chosen not in columns)
-        ):
+        usual = [name for name in _CAPTIONS if name in columns][:1]
+        chosen = [caption] if caption else usual or numbered_captions(columns)
+        if file_column is None or (not chosen and "label" not in columns) or not set(chosen) <= set(columns):
             wanted = f"file_name and {caption or 'caption'}"
             tabs = "; a table with tabs between the columns is called captions.tsv" if "\t" in first else ""
             raise self._bad(
                 1, f"the columns are {', '.join(columns) or 'none'}; want a first line with {wanted}{tabs}"
             )
-        roles = {"id": "id", "label": "label", chosen: "caption", file_column: "file"}
-        if twice := [name for name in roles if name is not None and columns.count(name) > 1]:
+        roles = {"id": "id", "label": "label"} | dict.fromkeys(chosen, "caption") | {file_column: "file"}
+        if twice := [name for name in roles if columns.count(name) > 1]:
             raise self._bad(
                 1, f"{columns.count(twice[0])} columns are called {twice[0]!r}; give each its own name"
             )

@@ -24,9 +24,10 @@ class ParquetSource:
     """The rows of parquet files, with the files sorted by path.
 
     The picture is a column of bytes or of `{"bytes": ..., "path": ...}`. The captions (a text, a list of texts or of
-    `{"text": ...}`) are the column `caption`, else the first one with a usual name, else the only column of text. The
-    id is the first of `id`, `key` and similar columns, else the path of the picture, else the number of the row. A
-    `label` is used if it is a whole number, with the class names that `datasets` wrote into the files.
+    `{"text": ...}`) are the column `caption`, else the first one with a usual name, else columns such as `caption_0`,
+    `caption_1` ..., else the only column of text. The id is the first of `id`, `key` and similar columns, else the path
+    of the picture, else the number of the row. A `label` is used if it is a whole number, with the class names that
+    `datasets` wrote into the files.
 
     Rows of one picture, recognised by a column of ids or by the path of the picture, form one record with all of their
     captions; its id is that id or path. Records keep the order of their first rows, unless rows of one picture stand
@@ -54,7 +55,8 @@ class ParquetSource:
             self._index = build(make)
         else:
             folder = os.path.dirname(next(iter(infos)))
-            name = f"parquet {self._files.root if '::' not in where else where} {self._chosen.caption}"
+            place = self._files.root if "::" not in where else where
+            name = f"parquet {place} {' '.join(self._chosen.captions) or None}"
             self._index = open_index(self._files, folder, name, [_RULES, *stamp(infos)], make)
         self.remarks: tuple[str, ...] = (*self._chosen.remarks, *self._index.about["remarks"])
         # The column, and its field, by which rows are joined; None if they are not.
@@ -112,19 +114,19 @@ class ParquetSource:
 
     def _captions(self, row: int, group: int, table: pa.Table, picture: bytes) -> list[str]:
         """The captions of a row; the first row of its record is in `group` and has the picture `picture`."""
-        column = self._chosen.caption
-        if column is None:
+        columns = self._chosen.captions
+        if not columns:
             return []
         of_row, at = self._groups.locate(row)
         if of_row != group:  # The picture of such a row is not read.
-            table = self._groups.table(of_row, (column,))
+            table = self._groups.table(of_row, columns)
         elif self._by is not None:
             other, _ = picture_of(self._value(table, self._chosen.image, at, row))
             if other is not None and other != picture:
                 key = self._by[1] or self._by[0]
                 place = self._groups.place(row)
                 raise DataError(f"{place} has another picture than an earlier row with the same {key}")
-        return texts_in(self._value(table, column, at, row), column)
+        return [text for name in columns for text in texts_in(self._value(table, name, at, row), name)]
 
     def _id(self, table: pa.Table, at: int, row: int, path: str | None) -> str:
         if self._by is not None:

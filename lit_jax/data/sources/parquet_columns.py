@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lit_jax.data.sources.base import CAPTIONS, IDS, texts_of
+from lit_jax.data.sources.base import CAPTIONS, IDS, numbered_captions, texts_of
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import DataError
 
@@ -24,7 +24,7 @@ class Chosen:
     """The names of the columns that are read."""
 
     image: str
-    caption: str | None
+    captions: tuple[str, ...]  # Columns of text; () for a source without captions.
     id: str | None
     labelled: bool  # There is a column `label` of whole numbers.
     class_names: tuple[str, ...] | None
@@ -35,7 +35,7 @@ class Chosen:
     @property
     def read(self) -> list[str]:
         """The columns of a record."""
-        wanted = [self.image, self.caption, self.id, "label" if self.labelled else None]
+        wanted = [self.image, *self.captions, self.id, "label" if self.labelled else None]
         return [name for name in wanted if name is not None]
 
 
@@ -52,28 +52,28 @@ def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
                 kinds[field.name] = field.type
     image = _image_column(spec, kinds)
     _check(spec, schemas, image, holds_picture, "pictures")
-    text = _caption_column(spec, kinds, image, caption)
-    if text is not None:
+    texts = _caption_columns(spec, kinds, image, caption)
+    for text in texts:
         _check(spec, schemas, text, holds_text, "text")
     counts = [Counter(schema.names) for schema in schemas.values()]
     common = {name for name in kinds if all(count[name] == 1 for count in counts)}
-    ids = [name for name in IDS if name in common and name not in (image, text)]
+    ids = [name for name in IDS if name in common and name not in (image, *texts)]
     twice = {name for count in counts for name, times in count.items() if times > 1}
     labelled = "label" in kinds.keys() - twice and _is_number(kinds["label"])
     if labelled:
         having = {file: schema for file, schema in schemas.items() if "label" in schema.names}
         _check(spec, having, "label", _is_number, "whole numbers, as in the first file")
     in_struct = any(pa.types.is_struct(plain(schema.field(image).type)) for schema in schemas.values())
-    status = _STATUS in kinds.keys() - twice and text != _STATUS and holds_text(kinds[_STATUS])
+    status = _STATUS in kinds.keys() - twice and _STATUS not in texts and holds_text(kinds[_STATUS])
     return Chosen(
         image=image,
-        caption=text,
+        captions=tuple(texts),
         id=next((name for name in IDS if name in common and name != image), None),
         labelled=labelled,
         class_names=_class_names(spec, schemas) if labelled else None,
         keys=(*((name, "") for name in ids), *([(image, "path")] if in_struct else [])),
         status=_STATUS if status else None,
-        remarks=tuple(_remarks(kinds, text, labelled, guessed=caption is None)),
+        remarks=tuple(_remarks(kinds, texts, labelled, guessed=caption is None)),
     )
 
 
@@ -165,14 +165,16 @@ def _image_column(spec: str, kinds: Mapping[str, pa.DataType]) -> str:
     return varying[0]
 
 
-def _caption_column(spec: str, kinds: Mapping[str, pa.DataType], image: str, given: str | None) -> str | None:
+def _caption_columns(
+    spec: str, kinds: Mapping[str, pa.DataType], image: str, given: str | None
+) -> Sequence[str]:
     names = [name for name, kind in kinds.items() if name != image and holds_text(kind)]
     empty = [name for name, kind in kinds.items() if name != image and _is_null(kind)]
     if given is not None:
         if given not in names + empty:
             raise DataError(f"{spec}: no column of text {given!r}; there are {', '.join(names) or 'none'}")
-        return given
-    if chosen := _usual(names):
+        return [given]
+    if chosen := _usual(names) or numbered_captions(names):
         return chosen
     others = [name for name in names if name not in IDS]
     strings = [
@@ -180,31 +182,35 @@ def _caption_column(spec: str, kinds: Mapping[str, pa.DataType], image: str, giv
     ]
     for some in (others, strings):
         if len(some) == 1:
-            return some[0]
+            return some
     if chosen := _usual(empty):
         return chosen
     if "label" in kinds or not others:  # A classification set, or pictures alone.
-        return None
+        return []
     raise DataError(
         f"{spec}: which of the columns {', '.join(kinds) or 'none'} holds the captions? Name it as the caption"
     )
 
 
-def _usual(names: Sequence[str]) -> str | None:
-    """The first column whose name is usual for captions, in whatever case; `txt` is that of webdatasets of the Hub."""
+def _usual(names: Sequence[str]) -> list[str]:
+    """The first column whose name is usual for captions, in any case, or []; webdatasets of the Hub call it `txt`."""
     usual = (*CAPTIONS, "txt")
     near = {name.lower(): name for name in reversed(names)}
-    return next((name for name in usual if name in names), None) or next(
-        filter(None, map(near.get, usual)), None
+    exact, any_case = (
+        [name for name in usual if name in names],
+        [near[name] for name in usual if name in near],
     )
+    return (exact or any_case)[:1]
 
 
 def _remarks(
-    kinds: Mapping[str, pa.DataType], text: str | None, labelled: bool, *, guessed: bool
+    kinds: Mapping[str, pa.DataType], texts: Sequence[str], labelled: bool, *, guessed: bool
 ) -> Iterator[str]:
-    if guessed and text is not None and _usual([text]) is None:
-        yield f"The captions are taken from {text!r}, the only column of text; if they are others, name their column."
-    for name in CAPTIONS if text is None else ():
+    if guessed and len(texts) == 1 and not _usual(texts):
+        yield (
+            f"The captions are taken from {texts[0]!r}, the only column of text; if that is wrong, name their column."
+        )
+    for name in CAPTIONS if not texts else ():
         if name in kinds and not holds_text(kinds[name]):
             yield f"The column {name!r} holds {kinds[name]} and no text, so there are no captions."
     if "label" in kinds and not labelled:

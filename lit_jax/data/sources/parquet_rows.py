@@ -42,7 +42,7 @@ def arrange(groups: RowGroups, chosen: Chosen) -> tuple[Columns, dict[str, Any]]
     about: dict[str, Any] = {"by": None, "left_out": left_out}
     row = kept if left_out else np.empty(0, np.int64)
     first = np.ones(len(row), np.int8)
-    for column, field in chosen.keys if chosen.caption is not None else ():
+    for column, field in chosen.keys if chosen.captions else ():
         named = f"{column}.{field}" if field else column
         keys = _keys(groups, (column, field), kept, remarks)
         if keys is None or keys.pictures == len(kept):

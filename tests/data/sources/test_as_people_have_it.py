@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -83,7 +84,7 @@ def test_the_only_text_of_a_parquet_file_is_said_to_be_its_captions(tmp_path):
     source = parquet(tmp_path, data_source=["laion", "laion"], id=["a", "b"])
     assert source[0]["captions"] == ["laion"]
     assert source.remarks == (
-        "The captions are taken from 'data_source', the only column of text; if they are others, name their column.",
+        "The captions are taken from 'data_source', the only column of text; if that is wrong, name their column.",
     )
     assert open_source(f"parquet:{tmp_path}", caption="data_source").remarks == ()
 
@@ -94,6 +95,28 @@ def test_usual_names_of_captions_have_any_case(tmp_path, name):
         tmp_path, **{name: ["a", "b"], "__key__": ["0", "1"], "__url__": ["x", "x"], "x": ["y", "z"]}
     )
     assert source[1]["captions"] == ["b"] and source.remarks == ()
+
+
+CAPTIONS = [["a", "b"], ["c", None], ["d", "e"]]
+
+
+@pytest.mark.parametrize("name", ["caption_{}", "Caption {}", "text{}"])
+def test_numbered_columns_are_the_captions_of_one_picture(tmp_path, name):
+    names = [name.format(number) for number in range(3)]
+    source = parquet(tmp_path, **dict(zip(names, CAPTIONS, strict=True)), source=["x", "y"])
+    assert [source[i]["captions"] for i in range(2)] == [["a", "c", "d"], ["b", "e"]]
+    assert source.remarks == () and pickle.loads(pickle.dumps(source))[1]["captions"] == ["b", "e"]
+    rows = ["file_name," + ",".join(names), "0.png,a,c,d", "1.png,b,,e"]
+    (tmp_path / "captions.csv").write_text("\n".join(rows) + "\n")
+    table = written(tmp_path, "0.png", "1.png")
+    assert [table[i]["captions"] for i in range(2)] == [["a", "c", "d"], ["b", "", "e"]]
+
+
+@pytest.mark.parametrize("given", [None, "caption_1"])
+def test_a_usual_or_a_given_name_comes_before_numbered_columns(tmp_path, given):
+    columns = {"caption_0": ["a", "b"], "caption_1": ["c", "d"]}
+    parquet(tmp_path, **columns | ({} if given else {"caption": ["e", "f"]}))
+    assert open_source(f"parquet:{tmp_path}", caption=given)[0]["captions"] == ["c" if given else "e"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +136,7 @@ def test_a_column_of_another_type_than_its_name_says_is_named(tmp_path, columns,
 def test_a_table_of_addresses_says_how_they_become_pictures(tmp_path):
     pq.write_table(pa.table({"URL": ["http://x/0.jpg"], "TEXT": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(
-        DataError, match=r"0 columns of bytes among URL, TEXT; .*; img2dataset fetches pictures at"
+        DataError, match=r"0 columns of bytes among URL, TEXT; .*; img2dataset downloads pictures"
     ):
         open_source(f"parquet:{tmp_path}")
 
