@@ -152,6 +152,21 @@ def test_the_fields_are_those_of_all_dataclasses():
         ({"steps": 0}, r"config\.steps is 0; wanted at least 1"),
         ({"steps": None}, r"config\.steps is missing; the run cannot do without it"),
         ({"seed": None}, r"config\.seed is None; wanted a whole number"),
+        (
+            {"monitor_every": 10**30},
+            r"config\.monitor_every is too large; wanted whole numbers below 2\*\*31",
+        ),
+        ({"steps": 10**5_000}, r"config\.steps is too large"),
+        (
+            {"model": {"vision": "v", "text": "t", "image_size": (224, 2**31)}},
+            r"config\.model\.image_size is too large",
+        ),
+        ({"optim": {"peak_lr": 10**400}}, r"config\.optim\.peak_lr is 10+; wanted a number"),
+        ({"data": {"train": [("folder:x", 10**400)]}}, r"config\.data\.train is .*; wanted a text or pairs"),
+        (
+            {"batch_size": 2**31 - 1, "micro_batch": 2},
+            r"config\.micro_batch=2 does not cut .*; use one of 1, 2147483647",
+        ),
         ({"cache": 1}, r"config\.cache is 1; wanted true or false"),
         ({"model": {"vision": "v"}}, r"config\.model\.text is missing"),
         ({"model": {"vision": "", "text": "t"}}, r"config\.model\.vision is empty"),

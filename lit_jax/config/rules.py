@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lit_jax.config import tower_rules
 from lit_jax.config.choices import ACTIONS, CHOICES, LETTERS, METRICS, SOURCES
+from lit_jax.utils.divisors import divisors
 from lit_jax.utils.sides import pair
 from lit_jax.utils.suggestions import suggestion
 
@@ -23,6 +24,7 @@ class Range(NamedTuple):
     holds: Callable[[Any], bool]
 
 
+_TOO_LARGE = 2**31  # JAX counts with 32 bits.
 _POSITIVE = Range("at least 1", lambda value: value >= 1)
 _NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
 _FINITE = Range("a finite number", math.isfinite)
@@ -98,6 +100,10 @@ def mistakes(values: Mapping[str, Any]) -> Iterator[str]:
 
 def of_field(name: str, value: Any) -> Iterator[str]:
     """What is wrong with one field by itself."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if name != "seed" and any(type(number) is int and abs(number) >= _TOO_LARGE for number in numbers):
+        yield f"config.{name} is too large; wanted whole numbers below 2**31"
+        return
     if name in CHOICES and value not in CHOICES[name]:
         yield f"config.{name} is {value!r}; wanted one of {', '.join(CHOICES[name])}"
     if name in RANGES and not RANGES[name].holds(value):
@@ -186,10 +192,9 @@ def _rates(peak: float, end: float) -> str:
 def _micro_batch(batch: int, micro: int) -> str:
     if not micro or batch % micro == 0:
         return ""
-    good = [n for n in range(1, batch + 1) if batch % n == 0]
     return (
         f"config.micro_batch={micro} does not cut a batch of {batch} pairs into equal parts; use one of "
-        f"{', '.join(map(str, good[-8:]))}"
+        f"{', '.join(map(str, divisors(batch)[-8:]))}"
     )
 
 

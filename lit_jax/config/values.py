@@ -25,7 +25,7 @@ def convert(hint: Any, value: Any) -> Any:
         if origin is dict and isinstance(value, dict):
             return {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
         if kind is float and type(value) is int:
-            return float(value)
+            return _as_float(value)
         if type(value) is kind:
             return value
     raise TypeError
@@ -101,6 +101,13 @@ def _all_of(kind: type, value: tuple[Any, ...] | list[Any], length: int | None) 
     return tuple(value)
 
 
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise TypeError from error
+
+
 def _pairs(kind: type, value: tuple[Any, ...] | list[Any]) -> tuple[tuple[str, Any], ...]:
     """`value` as (text, `kind`) pairs. Raises TypeError."""
     accepted = (int, float) if kind is float else (kind,)
@@ -109,4 +116,4 @@ def _pairs(kind: type, value: tuple[Any, ...] | list[Any]) -> tuple[tuple[str, A
             raise TypeError
         if type(pair[0]) is not str or type(pair[1]) not in accepted:
             raise TypeError
-    return tuple((name, kind(item)) for name, item in value)
+    return tuple((name, _as_float(item) if type(item) is int else item) for name, item in value)

@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
+from lit_jax.utils.divisors import divisors
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.path_rules import compile_patterns, first_match, map_with_path
 from lit_jax.utils.typing import Batch
@@ -147,4 +148,4 @@ def spec(path: str, shape: tuple[int, ...], fsdp: int, rules: Rules = RULES) -> 
 
 
 def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+    return ", ".join(map(str, divisors(number)))

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from lit_jax.parallel.sharding import AXES, BATCH
+from lit_jax.utils.divisors import divisors
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.typing import Params
 
@@ -75,7 +76,7 @@ def accumulated(
 def check_micro_batch(micro_batch: int, batch_size: int, mesh: Mesh) -> None:
     """Raises ConfigError unless micro-batches of this size fill the batch, with equally many rows on every device."""
     if micro_batch < 1 or batch_size % micro_batch or micro_batch % mesh.size:
-        good = [n for n in range(mesh.size, batch_size + 1, mesh.size) if batch_size % n == 0]
+        good = [n for n in divisors(batch_size) if n % mesh.size == 0]
         raise ConfigError(
             f"micro_batch={micro_batch} does not cut a batch of {batch_size} pairs on {mesh.size} devices into equal "
             f"parts: use one of {', '.join(map(str, good[-8:]))}"

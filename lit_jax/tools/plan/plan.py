@@ -31,6 +31,7 @@ from lit_jax.train.build import Training, build_training, compute_of, mesh_of
 from lit_jax.train.partition import combine
 from lit_jax.train.state import State, abstract_state
 from lit_jax.train.tower_cache import cached_whole
+from lit_jax.utils.divisors import divisors
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import pair
 
@@ -104,7 +105,7 @@ def find_batch(config: Any, topology: str = "", *, slices: int = 1) -> tuple[int
     """
     target = _target(config, topology, slices, micro_batch=0)
     batch, chips = target.config.batch_size, target.mesh.size
-    sizes = [n for n in range(chips, batch + 1, chips) if batch % n == 0]
+    sizes = [n for n in divisors(batch) if n % chips == 0]
     peaks: dict[int, int | None] = {}
 
     def fits(size: int) -> bool:
