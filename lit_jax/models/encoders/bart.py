@@ -26,8 +26,8 @@ _ALIASES = {
 }
 _OF_THE_DECODER = """decoder_layers decoder_ffn_dim decoder_attention_heads decoder_layerdrop decoder_vocab_size
 forced_eos_token_id share_encoder_decoder_embeddings"""
-_OFFSET = 2  # Rows of a learned table of positions before that of the first token.
-_EPS = 1e-5  # Of every norm; no config has a field for it.
+_OFFSET = 2  # Rows of a learned position table before that of the first token.
+_EPS = 1e-5  # The eps of every norm; no config has a field for it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Config:
     scale_embedding: bool = False
 
     model_type: ClassVar[str] = "bart"
-    norm_first: ClassVar[bool] = False  # Then the last hidden state is normed, too.
+    norm_first: ClassVar[bool] = False  # If true, the last hidden state is normed too.
     norms_embeddings: ClassVar[bool] = True
     learns_positions: ClassVar[bool] = True  # Otherwise they are sines and cosines.
 
@@ -112,13 +112,13 @@ class Config:
         return in_order(input_ids) + _OFFSET
 
     def waves(self, input_ids: Int[Array, "B N"]) -> Float[Array, "... N D"] | None:
-        """What stands for the position of each token; None where a table is learned."""
+        """The computed position embedding of each token; None if a table is learned."""
         return None
 
 
 @dataclasses.dataclass(frozen=True)
 class MBartConfig(Config):
-    """The same of transformers' MBartConfig."""
+    """Like `Config`, for transformers' MBartConfig."""
 
     model_type: ClassVar[str] = "mbart"
     norm_first: ClassVar[bool] = True
@@ -126,7 +126,7 @@ class MBartConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class M2M100Config(Config):
-    """The same of transformers' M2M100Config. Positions are counted from the padding id, as RoBERTa's."""
+    """Like `Config`, for transformers' M2M100Config; positions are counted from the padding id, as in RoBERTa."""
 
     vocab_size: int = 128112
     encoder_layerdrop: float = 0.05
@@ -152,11 +152,11 @@ class M2M100Config(Config):
         return config
 
     def positions(self, input_ids: Int[Array, "B N"]) -> Int[Array, "B N"]:
-        """How far each token is from padding, whose position is 0. Texts may have any length."""
+        """The position of each token, counted from 1; that of padding is 0. Texts can have any length."""
         return counted(input_ids, self.pad_token_id) - self.pad_token_id
 
     def waves(self, input_ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
-        """What stands for the position of each token; nothing for padding."""
+        """The position embedding of each token; zeros for padding."""
         tokens: Any = input_ids.shape[1]  # A symbol while a program is exported (jax.export).
         rows = tokens if isinstance(tokens, int) else self.max_position_embeddings
         found = exponential_waves(self.pad_token_id, rows + 1, self.d_model).copy()
@@ -166,7 +166,7 @@ class M2M100Config(Config):
 
 @dataclasses.dataclass(frozen=True)
 class MarianConfig(Config):
-    """The same of transformers' MarianConfig."""
+    """Like `Config`, for transformers' MarianConfig."""
 
     vocab_size: int = 58101
 
@@ -175,7 +175,7 @@ class MarianConfig(Config):
     learns_positions: ClassVar[bool] = False
 
     def waves(self, input_ids: Int[Array, "B N"]) -> Float[Array, "1 N D"]:
-        """What stands for the position of each token. Raises ConfigError for texts that are too long."""
+        """The position embedding of each token. Raises ConfigError for texts that are too long."""
         check_length(input_ids, self.max_position_embeddings)
         return jnp.asarray(power_waves(self.max_position_embeddings, self.d_model))[in_order(input_ids)]
 
@@ -255,7 +255,7 @@ _NORM = table("""
 
 
 def weights(config: Config) -> WeightMap:
-    """Names of the encoder by itself, which a whole model has below `encoder.`."""
+    """The rows of the encoder by itself; in a whole model, its names lie below `encoder.`."""
     rows = _WORDS + _POSITIONS + _EMBEDDING_NORM + _LAYERS + _NORM
     parts = {
         "embeddings/position/": config.learns_positions,

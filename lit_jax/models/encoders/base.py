@@ -44,7 +44,7 @@ class Encoder:
     exportable: tuple[str, ...] = ("4.57", "5")
     # Whether `reader` returns the pooled output, though VisionTextDualEncoderModel cannot hold the tower.
     pooled_by_reader: bool = False
-    # The class of transformers that reads the tower by itself, by its path there; "": there is none.
+    # The path, within transformers, of the class that reads the tower by itself; "": there is none.
     reader: str = "AutoModel"
     # The largest difference from PyTorch, relative to max(1, largest value), that tests/parity allow at each layer.
     # None: not tested.

@@ -1,12 +1,12 @@
 """CoCa's text tower (arXiv:2205.01917), as open_clip's TextTransformer with `embed_cls`; transformers has none.
 
-It is a CLIP with a CLS token behind the text, at which it pools. The tensors have the names of transformers' CLIP, and
-`cls_emb` that of open_clip.
+It is a CLIP with a CLS token after the text, at which it pools. The tensors have the names of transformers' CLIP, and
+`cls_emb` has its name in open_clip.
 
-open_clip fills every text up to `max_position_embeddings` with `pad_token_id`, and puts the CLS token behind that. Its
-mask of padding is shifted by one position: a token is hidden if the one before it is padding. The first padding of a
-text is therefore seen, and the CLS token sees itself only if the text is full. Nothing sees the padding behind the
-first, so here one token of it follows the texts of a batch, of whatever length they are.
+open_clip pads every text to `max_position_embeddings` with `pad_token_id`, and puts the CLS token after that. Its
+padding mask is shifted by one position: a token is masked if the one before it is padding. The first padding token of a
+text is therefore attended to, and the CLS token attends to itself only if the text is full. No token attends to any
+later padding, so here a batch needs only one padding token after its texts, whatever their length.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ class Config(clip_text.Config):
     No result depends on `eos_token_id`.
     """
 
-    max_position_embeddings: int = 76  # Of texts; the CLS token has one more.
+    max_position_embeddings: int = 76  # For texts; the CLS token has one more position.
     hidden_act: str = "gelu"
     pad_token_id: int = 0
     no_causal_mask: bool = False
-    correct_cls_mask: bool = False  # Padding is hidden and the CLS token is seen, as was meant.
+    correct_cls_mask: bool = False  # Mask padding and attend to the CLS token, as was intended.
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
@@ -50,15 +50,15 @@ class Config(clip_text.Config):
         return dataclasses.replace(super().tokens, positions=self.max_position_embeddings + 1, cls=True)
 
     def keys(self, real: Bool[Array, "B N"]) -> Bool[Array, "B M"]:
-        """Which tokens are attended to: those of the texts, one of padding behind them, and the CLS token.
+        """Which tokens are attended to: those of the texts, one padding token after them, and the CLS token.
 
-        `real` tells which of the former are not padding.
+        `real` marks the tokens of the texts that are not padding.
         """
         always = jnp.ones((real.shape[0], 1), bool)
         if self.correct_cls_mask:
             return jnp.concatenate([real, ~always, always], axis=1)
         shifted = jnp.concatenate([always, real], axis=1)
-        # A text that is full has no padding behind it, and the CLS token in its place.
+        # A full text is followed by the CLS token instead of padding.
         free = jnp.arange(shifted.shape[1]) < self.max_position_embeddings
         return jnp.concatenate([shifted & free, shifted[:, -1:] & ~free[-1:]], axis=1)
 
@@ -66,8 +66,8 @@ class Config(clip_text.Config):
 class Model(nn.Module):
     """Equals open_clip's TextTransformer without its projection.
 
-    The last hidden state is that of the texts, without a norm. Hidden states and attentions are those of the texts,
-    one token of padding, and the CLS token.
+    The last hidden state covers only the texts and is not normed. Hidden states and attentions also cover one padding
+    token and the CLS token.
     """
 
     config: Config

@@ -1,7 +1,7 @@
 """CoCa's image tower (arXiv:2205.01917), as open_clip's ViT with `attentional_pool`; transformers has none.
 
-It is a CLIP with another pooling. The tensors of the pooling have the names that they have in open_clip, the others
-those of transformers' CLIP.
+It is a CLIP with another pooling. The tensors of the pooling keep their names in open_clip; the others have those of
+transformers' CLIP.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.sides import Sides
 
-_EPS = 1e-5  # Of the norms in the pooling, whatever that of the others is.
+_EPS = 1e-5  # The eps of the norms in the pooling, whatever that of the other norms is.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Config(clip.Config):
     hidden_act: str = "gelu"
     attn_pooler_queries: int = 256
     attn_pooler_heads: int = 8
-    projection_size: int = 512  # Of the pooled output.
+    projection_size: int = 512  # The width of the pooled output.
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
@@ -56,7 +56,7 @@ class Config(clip.Config):
 class AttentionPool(nn.Module):
     """The first of many learned queries attends to all tokens.
 
-    What the other queries see is for a decoder of captions; no pooled output depends on them.
+    The other queries are for a caption decoder; the pooled output does not depend on them.
     """
 
     config: Config
@@ -107,7 +107,7 @@ _POOL = table("""
     attn.out_proj.weight | head/out/kernel               | e (h k) -> h k e
     attn.out_proj.bias   | head/out/bias                 | e
 """)
-# As PyTorch stores queries, keys and values of one width, and of two.
+# PyTorch stores the kernels as one tensor if queries and keys have the same width, otherwise as three.
 _OF_ONE_WIDTH = table("attn.in_proj_weight | head/{query,key,value}/kernel | (g h k) d -> g d h k")
 _OF_TWO_WIDTHS = table("""
     attn.q_proj_weight | head/query/kernel | (h k) e -> e h k

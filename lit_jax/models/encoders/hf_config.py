@@ -24,7 +24,7 @@ BACKBONE = frozenset(
     _out_indices""".split()
 )
 
-_ACTIVATION_FIELDS = ("act", "activation", "activation_function")  # How their names end.
+_ACTIVATION_FIELDS = ("act", "activation", "activation_function")  # Endings of the names of such fields.
 
 
 def read_config(
@@ -87,7 +87,7 @@ def even_heads(config: Any) -> tuple[int]:
 
 
 def check_turning_heads(model_type: str, config: Any) -> None:
-    """Raises WeightError for heads whose channels cannot turn with the rows and the columns of a grid."""
+    """Raises WeightError if the two halves of a head, for rows and for columns, do not consist of pairs that rotate."""
     width, heads = config.hidden_size, config.num_attention_heads
     if width // heads % 4:
         raise WeightError(

@@ -1,7 +1,7 @@
 """Perception Encoder (arXiv:2504.13181), as timm's class Eva; transformers has none.
 
-The tensors have the names that they have there. PE-Core pools by attention; PE-Lang and PE-Spatial, which are for their
-hidden states, have neither that nor a last norm.
+The tensors keep timm's names. PE-Core pools by attention; PE-Lang and PE-Spatial, which are meant for their hidden
+states, have neither the attention pooling nor a last norm.
 """
 
 import dataclasses
@@ -38,10 +38,10 @@ class Config:
     attention_dropout: float = 0.0
     drop_path_rate: float = 0.0
     layer_norm_eps: float = 1e-5
-    layer_scale_init_value: float = 0.0  # Zero: no factors.
+    layer_scale_init_value: float = 0.0  # 0 means no layer scale.
     class_token: bool = True
     rope_theta: float = 10000.0
-    ref_feat_shape: int = 14  # Rows and columns that the grid of any picture is stretched to.
+    ref_feat_shape: int = 14  # Rows and columns to which every grid is stretched.
     rope_grid_offset: float = 1.0  # The position of the first row and column.
     use_post_transformer_norm: bool = True
     use_attn_pool: bool = True  # Otherwise the mean of the patches is pooled.
@@ -51,8 +51,8 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
-        """Raises WeightError for a field that is not usable, and for heads whose channels cannot turn."""
-        # Transformers knows no further field of it, and what it does not know is ignored.
+        """Raises WeightError for a field that is not usable, and for heads that cannot be rotated."""
+        # transformers does not have this type, so all other fields are ignored.
         config: Config = read_config(cls, "perception_encoder", hf, inert=frozenset(hf))
         check_turning_heads("perception_encoder", config)
         if config.use_attn_pool and config.hidden_size % config.attn_pool_num_heads:
@@ -91,7 +91,7 @@ class Config:
 
     @property
     def head(self) -> BlockSpec:
-        """Of the attention pooling."""
+        """The block of the attention pooling."""
         return dataclasses.replace(
             self.block, heads=self.attn_pool_num_heads, hidden=self.attn_pool_intermediate_size
         )
@@ -145,8 +145,8 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, states, weights)
 
 
-# Pairs of channels of queries and keys that turn together: neighbours there, the first and the second half here. Values
-# lie in the same tensor, so that theirs, and the inputs of what follows them, are moved as well.
+# timm rotates pairs of neighbouring channels of queries and keys, whereas here a pair consists of one channel in each
+# half of a head. Values share their tensor, so they are reordered too, and so are the inputs of `attn.proj`.
 _OWN = table("""
     norm_pre.weight             | pre_norm/scale                       | d
     norm_pre.bias               | pre_norm/bias                        | d

@@ -105,8 +105,8 @@ def sinusoids(rows: int, columns: int, width: int) -> Float[np.ndarray, "m D"]:
 def exponential_waves(first: int, rows: int, width: int) -> Float[np.ndarray, "n D"]:
     """Sines, then cosines, of `rows` positions at speeds from 1 to 1/10000 (tensor2tensor's); an odd `width` ends in 0.
 
-    In float32, as TIPSv2's and M2M-100's; `width` is at least 4. PyTorch rounds a few of the speeds to the neighbour of
-    the nearest number, and so the angles at position n by n times that.
+    In float32, as in TIPSv2 and M2M-100; `width` is at least 4. PyTorch rounds a few speeds to a neighbour of the
+    nearest float32, so its angle at position n differs by n times that.
     """
     half = width // 2
     exponents = np.arange(half, dtype=np.float32) * np.float32(-np.log(10000) / (half - 1))
@@ -117,6 +117,6 @@ def exponential_waves(first: int, rows: int, width: int) -> Float[np.ndarray, "n
 
 @lru_cache
 def power_waves(rows: int, width: int) -> Float[np.ndarray, "n D"]:
-    """Sines, then cosines, of positions 0, 1 ... at speeds from 1 towards 1/10000, a power for each pair (Marian's)."""
+    """Sines, then cosines, of positions 0, 1 ... at speeds from 1 towards 1/10000, one for each pair (Marian's)."""
     angles = np.arange(rows)[:, None] / np.power(10000, 2 * np.arange(-(-width // 2)) / width)
     return np.concatenate([np.sin(angles), np.cos(angles[:, : width // 2])], axis=1).astype(np.float32)

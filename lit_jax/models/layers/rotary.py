@@ -55,10 +55,10 @@ def of_grid(
     offset: float = 0.0,
     columns_first: bool = False,
 ) -> Float[np.ndarray, "M _"]:
-    """Radians of the patches of a grid of (rows, columns): those by the row, then those by the column.
+    """Angles, in radians, of the patches of a grid of (rows, columns): by row, then by column.
 
-    Rows and columns are counted from `offset`, and `stretched` is how many of them any grid counts. With
-    `columns_first` those by the column come first.
+    Rows and columns are counted from `offset`. If `stretched` is given, every grid is scaled to that many rows and
+    columns. With `columns_first`, the angles by column come first.
     """
     y, x = (
         axis.reshape(-1, 1).astype(np.float32) + np.float32(offset) for axis in np.mgrid[: grid[0], : grid[1]]

@@ -49,7 +49,7 @@ class TokenEmbed(nn.Module):
     ) -> Float[Array, "B M D"]:
         """`token_type_ids=None` means all 0. Towers without token types ignore them. M is N, or N + 1 with a `cls`.
 
-        `waves` are positions that are computed instead of learned.
+        `waves` are position embeddings that are computed, not learned.
         """
         spec, dtype = self.spec, self.compute.dtype
         init = nn.initializers.normal(spec.init_std)
