@@ -126,12 +126,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _check_folder() -> None:
-    """Raises ConfigError if the current folder is gone, without which no path has a meaning."""
+    """Raises ConfigError if the current folder cannot be used, to which relative paths refer."""
     try:
         os.getcwd()
     except OSError as error:
         raise ConfigError(
-            f"the folder in which this was started cannot be used ({error.strerror}); change to another one"
+            f"the current folder cannot be used ({error.strerror}); change to another one"
         ) from error
 
 

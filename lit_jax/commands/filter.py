@@ -48,9 +48,8 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
     from lit_jax.utils.local_folder import local_folder
 
     if not given["shard"]:
-        existing_info(
-            local_folder(output, "output"), name, split
-        )  # What is in the way is told before the work.
+        # Raises, before any work, if something is in the way of the output.
+        existing_info(local_folder(output, "output"), name, split)
     pairs = open_source(source, caption=caption)
     choice = choose(pairs, _rules(given))
     for remark in choice.remarks:

@@ -140,7 +140,7 @@ class _Shown(click.Command):
 
 
 def whole(option: str, value: str, least: int = 0) -> int:
-    """The number that the value of an option is. Raises ConfigError for one that is not whole, or below `least`."""
+    """The value of an option as a whole number. Raises ConfigError if it is none, or below `least`."""
     if not _WHOLE.fullmatch(value) or int(value) < least:
         raise ConfigError(f"{option} is {value!r}; wanted a whole number, {least} or more")
     return int(value)

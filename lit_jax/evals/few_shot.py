@@ -15,7 +15,7 @@ SHOTS, SEEDS = (1, 5, 10), 3
 GRID = tuple(4.0**power for power in range(3, -7, -1))
 RULE = "least squared error of left-out pictures (PRESS), over classes as 0 and 1; of equals the largest"
 DRAWN = "the first k of each class in numpy.random.default_rng(seed).permutation, seeds from 0"
-_MOST_SEEDS = 1000  # Each is a draw, and a classifier of its own.
+_MOST_SEEDS = 1000  # Each seed takes a draw and a classifier of its own.
 _ROWS = 4096  # Pictures whose scores are in memory at once.
 
 

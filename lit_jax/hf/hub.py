@@ -94,7 +94,7 @@ def find_processor(folder_or_id: str | Path) -> Path:
 
 
 def _say_instead(repository: str, copy: Path, options: Mapping[str, Any]) -> None:
-    """Raises WeightError for a repository of which nothing is read, or whose weights are of another program."""
+    """Raises WeightError for a repository with nothing to read, or with weights for another program."""
     import huggingface_hub
     from huggingface_hub.errors import HTTPError
 
@@ -105,11 +105,11 @@ def _say_instead(repository: str, copy: Path, options: Mapping[str, Any]) -> Non
     except (HTTPError, OSError):
         names = []
     names = [name for name in names if not name.startswith(".")]
-    is_pickle = any("pytorch_model" in name for name in names)  # Of which another sentence is told.
+    is_pickle = any("pytorch_model" in name for name in names)  # For which there is another message.
     if (what := "" if is_pickle else hint_of_names(names)) or not copy.is_dir():
         shown = ", ".join(names[:5]) or "no files"
-        way = what or f"it has {shown}; give a repository with a config and weights"
-        raise WeightError(f"model {repository} of the Hub has no {WEIGHTS}; {way}")
+        way = what or f"it holds {shown}; give a repository with a config and weights"
+        raise WeightError(f"model {repository} on the Hub has no {WEIGHTS}; {way}")
 
 
 def _of_modules(names: Sequence[str]) -> list[str]:

@@ -92,7 +92,7 @@ class Card:
     language: Sequence[str] = ("en",)
     tags: Sequence[str] = ()
     layout: str = "hf"
-    # The class of transformers for each tower by itself, by its path there.
+    # The path, within transformers, of the class that reads each tower by itself.
     readers: tuple[str, str] = ("AutoModel", "AutoModel")
     widths: Sequence[int] = ()  # Widths to which embeddings can be cut, by training.
 

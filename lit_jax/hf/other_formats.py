@@ -49,7 +49,7 @@ def hint(folder: Path) -> str:
 
 
 def hint_of_names(names: Iterable[str]) -> str:
-    """What these files of a repository are; "" if nothing is known of any."""
+    """What these files of a repository are; "" if none of them is known."""
     for name in names:
         for part in name.split("/"):
             if found := other_of(part, OTHERS):

@@ -134,8 +134,8 @@ def save_processor(folder: str | Path, processor: Processor) -> None:
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, *, alone: bool = False) -> None:
     """Writes the files of a tokenizer, with the spellings that transformers 5 and 4.57 both know.
 
-    `alone`: no image processor lies beside it. Then its files name no processor of both, which AutoProcessor, and so
-    sentence-transformers, would look for there.
+    `alone` means that there is no image processor beside it. Then its files must not name a joint processor, which
+    AutoProcessor, and so sentence-transformers, would look for there.
     """
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"

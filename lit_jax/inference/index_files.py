@@ -76,7 +76,7 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 def check_shard_size(shard_size: int, total: int) -> None:
-    """Raises ConfigError if shards of that size, of `total` pictures, could not be written or read again."""
+    """Raises ConfigError if shards of that size, from `total` pictures, could not be written or read back."""
     if not 1 <= shard_size <= _MOST:
         raise ConfigError(f"shard_size is {shard_size}; want a number of pictures, 1 or more")
     if min(shard_size, total) > LARGEST_SHARD:

@@ -144,13 +144,11 @@ def compute_of(model: ModelConfig, platform: str | None = None) -> Compute:
 def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over `devices` (default: all of this run).
 
-    Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them, and for JAX
-    with numbers of 64 bits.
+    Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them, and if JAX
+    computes with 64 bits.
     """
     if jnp.result_type(float) == jnp.float64:
-        raise ConfigError(
-            "JAX_ENABLE_X64 is on, and a step is made of numbers of 32 bits and fewer; unset it"
-        )
+        raise ConfigError("JAX_ENABLE_X64 is on, but a step computes with at most 32 bits; unset it")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     platform, attention = mesh.devices.flat[0].platform, config.model.attention
     if platform not in PLATFORMS.get(attention, (platform,)):

@@ -27,7 +27,9 @@ def sentence(error: Exception, command: str) -> str:
     """The message for an `error` that `command` did not catch; "" if it is not of this kind."""
     if isinstance(error, ValueError):
         return (
-            f"a variable of JAX cannot be used: {first_line(error)}; unset it" if _is_of_config(error) else ""
+            f"a JAX environment variable has a bad value: {first_line(error)}; unset it"
+            if _is_of_config(error)
+            else ""
         )
     if isinstance(error, MemoryError):
         return f"the memory of this machine is full ({first_line(error)}); {_less(command)}"
@@ -43,7 +45,7 @@ def sentence(error: Exception, command: str) -> str:
 
 
 def _is_of_config(error: Exception) -> bool:
-    """Whether JAX raised it while it read the variables of the environment."""
+    """Whether JAX raised it while reading its environment variables."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -27,7 +27,7 @@ def unreachable(url: str) -> str | None:
     try:
         port = server.port or (443 if server.scheme == "https" else 80)
     except ValueError as error:
-        return f"{variable} is {address!r}, which is no address ({error})"
+        return f"{variable} is {address!r}, which is not an address ({error})"
     try:
         socket.create_connection((server.hostname, port), _SECONDS).close()
     except OSError as error:
@@ -36,10 +36,10 @@ def unreachable(url: str) -> str | None:
 
 
 def by_proxy() -> str:
-    """Through which proxy servers are asked, to be added to what failed; "" without one."""
+    """The proxy that requests go through, to be added to an error message; "" without one."""
     proxies = urllib.request.getproxies()
     variable = next((f"{scheme}_proxy" for scheme in ("https", "all", "http") if scheme in proxies), "")
-    return f" (asked through the proxy of {variable.upper()})" if variable else ""
+    return f" (through the proxy in {variable.upper()})" if variable else ""
 
 
 def _is_offline() -> bool:

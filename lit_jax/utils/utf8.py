@@ -2,7 +2,7 @@
 
 import re
 
-_HALF = re.compile("[\ud800-\udfff]")  # Of a surrogate pair.
+_HALF = re.compile("[\ud800-\udfff]")  # One half of a surrogate pair.
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -17,7 +17,7 @@ def decode(text: bytes, what: str = "it") -> str:
 
 
 def writable(text: str) -> str:
-    r"""`text` with what UTF-8 cannot say as `\xe9`, a byte of the name of a file, or `\ud800`, half of a pair."""
+    r"""`text` with escapes for what UTF-8 cannot encode: `\xe9` for a byte of a file name, `\ud800` for half a pair."""
     return _HALF.sub(_escaped, text)
 
 

@@ -43,7 +43,7 @@ def _no_run(workdir: Workdir) -> str:
         if run := run_of(workdir.absolute().parent):
             return f"{workdir} lies in the workdir of a run: give {run}"
         if any(workdir.glob("checkpoints/step_*")):
-            return f"{workdir} holds a run that has lost its {CONFIG}: put a copy of it back"
+            return f"{workdir} holds a run without its {CONFIG}: put a copy of it back"
     return f"{workdir} holds no run: it has no {CONFIG}; train there first"
 
 

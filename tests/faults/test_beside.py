@@ -88,9 +88,9 @@ def test_missing_sums_are_noticed(run):
 
 
 @pytest.mark.parametrize(
-    ("lost", "says"), [(CONFIG, r"run that has lost its config\.json"), (MODEL, "it is missing")]
+    ("lost", "says"), [(CONFIG, r"holds a run without its config\.json"), (MODEL, "it is missing")]
 )
-def test_what_a_run_has_lost_is_named_before_a_checkpoint_is_read(lost, says, run, monkeypatch):
+def test_what_a_run_lacks_is_named_before_a_checkpoint_is_read(lost, says, run, monkeypatch):
     path = run[1] / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     monkeypatch.setattr(Checkpoints, "restore", None)

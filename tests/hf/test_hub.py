@@ -287,23 +287,23 @@ def test_the_hub_is_asked_as_the_keywords_say(tmp_path, monkeypatch):
         (["model.gguf"], r"it holds a file of llama\.cpp"),
         (
             ["README.md", "a/config.json"],
-            r"it has README\.md, a/config\.json; give a repository with a config",
+            r"it holds README\.md, a/config\.json; give a repository with a config",
         ),
-        ([], "it has no files; give a repository"),
+        ([], "it holds no files; give a repository"),
     ],
 )
-def test_a_repository_of_another_format_is_called_what_it_is(files, says, tmp_path, monkeypatch):
+def test_the_format_of_a_repository_that_is_not_read_is_named(files, says, tmp_path, monkeypatch):
     fake = FakeHub(tmp_path, *files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: [".gitattributes", *files])
     with pytest.raises(
-        WeightError, match=rf"model someone/model of the Hub has no model\.safetensors; {says}"
+        WeightError, match=rf"model someone/model on the Hub has no model\.safetensors; {says}"
     ):
         hub.find("someone/model")
 
 
 @pytest.mark.parametrize("other", [PICKLE, ["config.json"]])
-def test_a_repository_without_weights_that_are_read_may_still_hold_a_config(other, tmp_path, monkeypatch):
+def test_a_repository_without_readable_weights_is_still_found(other, tmp_path, monkeypatch):
     fake = FakeHub(tmp_path, *SMALL, *other, "tf_model.h5") if other is PICKLE else FakeHub(tmp_path, *SMALL)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: fake.files)

@@ -172,7 +172,7 @@ def test_an_unknown_layout_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("folder", "says"), [("gs://bucket/model", "is an address"), ("", "names no folder")]
 )
-def test_a_model_is_saved_in_a_folder_of_this_machine(folder, says, tmp_path, monkeypatch):
+def test_a_model_is_saved_only_in_a_folder_of_this_machine(folder, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=says):
         lit_jax.save(folder, *tiny.dual())

@@ -70,7 +70,7 @@ def test_a_folder_with_only_a_model_of_pieces_gives_the_ids_of_auto_tokenizer(na
 
 
 def of_m2m_100(folder):
-    """Pieces, a vocabulary of their own, and a language."""
+    """A folder with pieces, a vocabulary of their own, and a language."""
     written(folder, "sentencepiece.bpe.model", ("M2M100Tokenizer", "m2m_100", {}))
     sentencepiece = pytest.importorskip("sentencepiece")
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
@@ -93,7 +93,7 @@ def test_m2m_100s_tokenizer_which_is_written_in_python_is_read_with_its_language
     assert make_count_tokens(ours, 16)(TEXTS) == [len(ids) for ids in theirs(TEXTS)["input_ids"]]
 
 
-def test_pieces_beside_a_vocabulary_are_judged_too(tmp_path):
+def test_pieces_beside_a_vocabulary_are_checked_too(tmp_path):
     (of_m2m_100(tmp_path) / "sentencepiece.bpe.model").write_bytes(b"no pieces")
     with pytest.raises(WeightError, match="it is not a model of SentencePiece"):
         load_tokenizer(tmp_path)

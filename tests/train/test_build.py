@@ -80,6 +80,6 @@ def test_equal_configs_in_different_folders_share_one_compiled_step(tmp_path, ca
     assert len(made) == 3 and "compiled again" not in caplog.text
 
 
-def test_a_run_with_numbers_of_64_bits_is_refused_before_anything_is_read(tmp_path):
+def test_a_run_with_64_bit_numbers_is_refused_before_anything_is_read(tmp_path):
     with jax.enable_x64(True), pytest.raises(ConfigError, match=r"JAX_ENABLE_X64 is on, .* unset it"):
         train(tiny.config(tmp_path, data__train="folder:nowhere"), tmp_path / "run")

@@ -71,17 +71,20 @@ def test_every_other_error_keeps_its_traceback(error, monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "value"), [("JAX_ENABLE_X64", "maybe"), ("JAX_DEFAULT_MATMUL_PRECISION", "high-ish")]
 )
-def test_a_variable_of_jax_without_sense_is_named(variable, value):
+def test_a_jax_variable_with_a_bad_value_is_named(variable, value):
     ended = cli("doctor", **{variable: value})
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("lit-jax: a variable of JAX cannot be used: ") and value in ended.stderr
+    assert (
+        ended.stderr.startswith("lit-jax: a JAX environment variable has a bad value: ")
+        and value in ended.stderr
+    )
 
 
-def test_the_folder_that_a_command_is_started_in_is_there(tmp_path):
+def test_a_command_in_a_folder_that_is_gone_is_refused(tmp_path):
     line = 'cd "$1" && rmdir "$1" && "$2" -m lit_jax doctor'
     command = ["sh", "-c", line, "sh", str(tmp_path / "gone"), sys.executable]
     (tmp_path / "gone").mkdir()
     places = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": places})
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert "the folder in which this was started cannot be used (No such file or directory)" in ended.stderr
+    assert "the current folder cannot be used (No such file or directory)" in ended.stderr

@@ -49,14 +49,14 @@ def test_what_cannot_be_decided_here_is_left_to_the_libraries(hub, monkeypatch):
     assert unreachable("hf://datasets/a/b") is None
 
 
-def test_an_address_without_sense_is_named(hub):
+def test_an_invalid_address_is_named(hub):
     hub("http://mirror:80a")
     assert unreachable("hf://datasets/a/b").startswith(
-        "HF_ENDPOINT is 'http://mirror:80a', which is no address ("
+        "HF_ENDPOINT is 'http://mirror:80a', which is not an address ("
     )
 
 
-def test_a_proxy_that_was_asked_is_named(hub, monkeypatch):
+def test_the_proxy_is_named(hub, monkeypatch):
     assert by_proxy() == ""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert by_proxy() == " (asked through the proxy of HTTPS_PROXY)"
+    assert by_proxy() == " (through the proxy in HTTPS_PROXY)"

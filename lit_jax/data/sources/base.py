@@ -13,7 +13,8 @@ CAPTIONS = ("captions", "caption", "texts", "text", "sentences_raw", "sentences"
 IDS = ("id", "key", "image/id", "image_id", "__key__", "image/filename", "file_name", "filename")
 _NUMBER = re.compile(r"[0-9]+")
 _NUMBERED = re.compile(rf"({'|'.join(CAPTIONS)})[ _-]?[0-9]{{1,3}}", re.IGNORECASE)
-_LIST = re.compile(r"""\[\s*(['"]).*\1,?\s*\]""", re.DOTALL)  # As pandas writes one into a cell.
+# A list of strings as pandas writes it into a cell.
+_LIST = re.compile(r"""\[\s*(['"]).*\1,?\s*\]""", re.DOTALL)
 _EDGE = 1 << 16  # Bytes at either end of a file that `edges` reads.
 
 Mixed = Sequence[tuple[str, float | int]]  # Specs and their weights.
@@ -100,7 +101,7 @@ def edges(digest: Any, name: str, size: int, read: Callable[[int, int], bytes]) 
 
 
 def numbered_captions(names: Iterable[str]) -> list[str]:
-    """Columns such as `caption_0`, `caption_1` ..., which hold a caption each; [] if there are fewer than two."""
+    """Columns such as `caption_0`, `caption_1` ..., which each hold a caption; [] if there are fewer than two."""
     found: dict[str, list[str]] = {}
     for name in names:
         if match := _NUMBERED.fullmatch(name):
@@ -121,9 +122,9 @@ def check_caption(text: object) -> str:
 
 
 def check_text(caption: str) -> None:
-    """Raises `DataError` for what cannot be written as UTF-8, and for a list that became a text; "" is a caption."""
+    """Raises `DataError` for text that UTF-8 cannot encode and for a list written as text; "" is accepted."""
     if _LIST.fullmatch(caption):
-        raise DataError(f"caption is a list that was written as a text, {caption:.40}; give the list itself")
+        raise DataError(f"caption is a list written as text, {caption:.40}; give the list itself")
     try:
         caption.encode("utf-8")
     except UnicodeEncodeError as e:

@@ -11,11 +11,11 @@ from lit_jax.utils.errors import DataError
 SPLITS = frozenset(
     {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
 )
-# What a system leaves behind: Synology's thumbnails, attributes of macOS, bins.
+# Directories that a system creates: Synology's thumbnails, macOS's file attributes, recycle bins.
 _SYSTEM = frozenset(
     {"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
-_OF_SPLIT = re.compile(r"[_-]?(images?|imgs?|set|20\d\d)")  # As in train2017 and test_images.
+_OF_SPLIT = re.compile(r"[_-]?(images?|imgs?|set|20\d\d)")  # Additions, as in train2017 and test_images.
 _DIALECTS: dict[str, dict[str, Any]] = {
     "captions.txt": {"delimiter": ","},  # Flickr8k: image,caption
     "results.csv": {"delimiter": "|", "quotes": False},  # Flickr30k: image_name| comment_number| comment
@@ -84,12 +84,12 @@ def other_table(name: str) -> str | None:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a path within a folder is one that nobody put there to be read."""
+    """Whether a path within a folder is hidden or lies in a directory that a system creates."""
     return any(part.startswith(".") or part in _SYSTEM for part in path.split("/"))
 
 
 def is_split(name: str) -> bool:
-    """Whether a directory of this name is a split of a set and not a class."""
+    """Whether a directory with this name is a split of a set, not a class."""
     return _OF_SPLIT.sub("", name.lower()) in SPLITS
 
 

@@ -20,8 +20,8 @@ _TABLE = Other(
 )
 _JSON = Other(
     r"(annotations?|captions?|metadata|llava.*)\.json",
-    "a table in one JSON value",
-    "if it has the captions, write its rows as metadata.jsonl, with file_name and captions in each line",
+    "a table that is one JSON value",
+    "if it has the captions, write its rows to metadata.jsonl, with file_name and captions in each line",
 )
 _OTHERS = (
     Other(r".*\.tar", "a tar", "give tar shards as wds:DIR"),
@@ -75,7 +75,7 @@ def hint_of_table(names: Iterable[str]) -> str:
 def _hint(names: Iterable[str], others: Sequence[Other]) -> str:
     for name in names:
         if posixpath.basename(name).startswith("."):
-            continue  # Such as an index of ours.
+            continue  # A hidden file, such as our own index.
         if other := other_of(posixpath.basename(name), others):
             return f"{name} is {other.what}: {other.way}"
     return ""

@@ -193,7 +193,7 @@ def _caption_columns(
 
 
 def _usual(names: Sequence[str]) -> list[str]:
-    """The first column whose name is usual for captions, in any case, or []; webdatasets of the Hub call it `txt`."""
+    """The first column whose name is usual for captions, in any case, or []; webdatasets on the Hub call it `txt`."""
     usual = (*CAPTIONS, "txt")
     near = {name.lower(): name for name in reversed(names)}
     exact, any_case = (
@@ -212,9 +212,9 @@ def _remarks(
         )
     for name in CAPTIONS if not texts else ():
         if name in kinds and not holds_text(kinds[name]):
-            yield f"The column {name!r} holds {kinds[name]} and no text, so there are no captions."
+            yield f"The column {name!r} holds {kinds[name]}, not text, so there are no captions."
     if "label" in kinds and not labelled:
-        yield f"The column 'label' holds {kinds['label']} and no whole numbers, so there are no labels."
+        yield f"The column 'label' holds {kinds['label']}, not whole numbers, so there are no labels."
 
 
 def _check(spec: str, schemas: Schemas, name: str, holds: Callable[[pa.DataType], bool], what: str) -> None:

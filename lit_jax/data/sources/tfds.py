@@ -29,7 +29,7 @@ class TfdsSource:
     def __init__(self, where: str, caption: str | None = None):
         self.spec = f"tfds:{where}"
         self._arguments = (where, caption)
-        tfds()  # What keeps it from being imported is told before its modules are asked for.
+        tfds()  # Reports why TFDS cannot be imported, before its modules are used.
         folder, split = _locate(self.spec, where)
         with reading(self.spec, folder):
             self._open(tfds().builder_from_directory(folder), split, caption)

@@ -22,7 +22,7 @@ _CLASSES = ("pythonClassName", "python_class_name")
 
 @contextmanager
 def reading(spec: str, folder: epath.Path) -> Iterator[None]:
-    """Judges a folder, and raises `DataError` for what goes wrong when TFDS then reads it."""
+    """Checks a folder, and raises `DataError` for whatever goes wrong while TFDS then reads it."""
     check_folder(spec, folder)
     try:
         yield
@@ -33,7 +33,7 @@ def reading(spec: str, folder: epath.Path) -> Iterator[None]:
 
 
 def info_of(folder: Path) -> Any:
-    """What a prepared set says of itself. Raises `DataError` for one that cannot be read."""
+    """The info of a prepared set. Raises `DataError` if the set cannot be read."""
     with reading(str(folder), epath.Path(folder)):
         return tfds().builder_from_directory(folder).info
 

@@ -81,9 +81,9 @@ def prepare(
     Shards are written under a temporary name, and a run that was killed resumes with the shards that are not complete.
     The file that makes the split visible is moved into place last, in one step. Processes on several machines may
     each write a part (`options.shard`); the result is the same bytes. Raises `ConfigError` for options out of range,
-    for an image processor whose pixels cannot be stored, for a name that TFDS cannot use, if the split exists already
-    and if `out_dir` holds another set or other files, and, unless `on_bad_record` is "skip", `DataError` if a record is
-    broken.
+    for an image processor whose pixels cannot be stored, for a name that TFDS cannot use, if the split already
+    exists, and if `out_dir` holds another set or other files. Raises `DataError` if a record is broken, unless
+    `on_bad_record` is "skip", and if a set in `out_dir` cannot be read.
     """
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)

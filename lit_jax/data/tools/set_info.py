@@ -36,9 +36,9 @@ def split_info(split: str, written: Sequence[WrittenShard], template: Any) -> An
 
 
 def existing_info(out: Path, name: str, split: str) -> Any:
-    """The info of the set that `out` already holds, None for a new one.
+    """The info of the set that `out` already holds, or None for a new one.
 
-    Raises ConfigError for what is in the way, and DataError for a set that cannot be read.
+    Raises ConfigError if something is in the way, and DataError if the set cannot be read.
     """
     if not (out / INFO).exists():
         if out.exists() and not (out.is_dir() and all(_OURS.fullmatch(p.name) for p in out.iterdir())):

@@ -22,7 +22,7 @@ from lit_jax.utils.typing import CountTokens, Progress
 
 _NAME_THEM = "zero-shot classification needs names: evaluate --class-names FILE"
 _AT_ONCE = 256  # Records that the threads read between two reports of progress.
-_LONGEST = 1_000_000  # Tokens of a text.
+_LONGEST = 1_000_000  # The largest `text_length`, in tokens.
 _QUANTILES = {"least": 0.0, "median": 0.5, "95%": 0.95, "most": 1.0}
 
 

@@ -1,4 +1,4 @@
-"""The towers of CoCa in open_clip, as our types `coca_vision` and `coca_text`; its decoder of captions is left out."""
+"""The towers of CoCa in open_clip, as our types `coca_vision` and `coca_text`; its caption decoder is left out."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from lit_jax.utils.log_once import log_once
 log = logging.getLogger(__name__)
 
 _DECODER = "text_decoder."
-# "parallel" and "cascade" give a list of vectors where an embedding is one.
+# "parallel" and "cascade" give several vectors, whereas an embedding is one.
 _VISION = towers.PLAIN_VISION | {"attentional_pool": (True,)}
 _TEXT = towers.PLAIN_TEXT | {"embed_cls": (True,)}
 _CLS = rows("cls_emb | cls_emb | d")
@@ -28,13 +28,13 @@ def without_decoder(where: str, source: Tensors) -> Tensors:
         log_once(
             log,
             logging.INFO,
-            f"{where}: left out, since it writes captions and no embedding depends on it: {_DECODER}* ({left} tensors)",
+            f"{where}: left out, since they only write captions: {_DECODER}* ({left} tensors)",
         )
     return source.renamed(own)
 
 
 def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int) -> Part:
-    """A vision_cfg with `attentional_pool`, with `visual.proj` behind it. Raises WeightError."""
+    """The tower of a vision_cfg with `attentional_pool`, followed by `visual.proj`. Raises WeightError."""
     towers.refuse(where, "vision_cfg", cfg, _VISION)
     config = {
         "model_type": "coca_vision",
@@ -48,7 +48,7 @@ def vision(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int)
 
 
 def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, prefix: str) -> Part:
-    """A text_cfg with `embed_cls`, whose names begin with `prefix`. Raises WeightError."""
+    """The tower of a text_cfg with `embed_cls`; its tensor names begin with `prefix`. Raises WeightError."""
     towers.refuse(where, "text_cfg", cfg, _TEXT)
     config = {
         "model_type": "coca_text",

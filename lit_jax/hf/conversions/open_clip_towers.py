@@ -59,7 +59,7 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
             "is not implemented; those of CLIP (causal, argmax or eos) and of SigLIP (not causal, last) are"
         )
     common |= {"model_type": "siglip_text_model", "projection_size": embed_dim if dense else width}
-    if dense:  # Of such a map, the tower has one of its own.
+    if dense:  # The tower has such a projection of its own.
         return placed(Part(common, own + tables.DENSE), prefix, "text_model.")
     made: dict[str, Any] = {
         "head.weight": partial(np.eye, width, dtype=np.float32),
@@ -69,18 +69,18 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
 
 
 def rows_of(own: Rows, config: Mapping[str, Any]) -> Rows:
-    """The rows of a tower of this config: its `own`, and those of its blocks."""
+    """The rows of a tower with this config: its `own` and those of its blocks."""
     return bound(own + under(tables.BLOCKS, "transformer.", "encoder."), config["num_hidden_layers"])
 
 
 def with_vision_head(own: Part) -> Part:
-    """An image tower with `visual.proj` behind it."""
+    """An image tower followed by `visual.proj`."""
     part = placed(own, "visual.", "vision_model.")
     return part._replace(rows=part.rows + tables.VISION_HEAD, head={"kind": "linear"})
 
 
 def with_text_head(where: str, cfg: Mapping[str, Any], own: Part, prefix: str) -> Part:
-    """A text tower, whose names begin with `prefix`, with the projection of its text_cfg. Raises WeightError."""
+    """A text tower with the projection of its text_cfg; its names begin with `prefix`. Raises WeightError."""
     biased, kind = field(where, cfg, "proj_bias", False), field(where, cfg, "proj_type", "linear")
     part = placed(own, prefix, "text_model.")
     if kind == "none":

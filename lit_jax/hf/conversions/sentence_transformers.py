@@ -130,7 +130,7 @@ def _prompt(folder: Path) -> str:
     return prompt
 
 
-_DECODED = ("bart", "mbart")  # Types of which a Transformer runs the decoder, too.
+_DECODED = ("bart", "mbart")  # Types whose decoder a Transformer module runs as well.
 
 
 class _Tower(NamedTuple):
@@ -146,8 +146,8 @@ def _tower(route: Route) -> _Tower:
     config = model_folder.read_config(route.folder)
     if config.get("model_type") in _DECODED:
         raise WeightError(
-            f"{route.folder} is a {config['model_type']}, of which sentence-transformers pools what the decoder gives; "
-            "only its encoder is read, as a folder of transformers"
+            f"{route.folder} is a {config['model_type']}, and sentence-transformers would pool the output of its "
+            "decoder, which is not implemented; give a folder of transformers, whose encoder is read"
         )
     encoder = TEXT.get(str(config.get("model_type")))
     if encoder is None or "tanh" not in encoder.pooling or not route.ends_with_tanh:

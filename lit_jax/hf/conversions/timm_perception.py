@@ -1,6 +1,6 @@
-"""Perception Encoders of timm (arXiv:2504.13181; its class Eva) as our type `perception_encoder`, which has its names.
+"""timm's Perception Encoders (arXiv:2504.13181; class Eva) as our type `perception_encoder`, with timm's tensor names.
 
-Those of open_clip's PE-Core are among them.
+The towers of open_clip's PE-Core are among them.
 """
 
 import re
@@ -17,7 +17,7 @@ from lit_jax.models.encoders import perception_encoder
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
-_REFERENCE = {  # Architecture -> the rows and columns that it counts rotary positions in, which no tensor shows.
+_REFERENCE = {  # Architecture -> rows and columns of the grid of its rotary positions, which no tensor shows.
     "vit_pe_core_tiny_patch16_384": 24,
     "vit_pe_core_small_patch16_384": 24,
     "vit_pe_core_base_patch16_224": 14,
@@ -31,10 +31,10 @@ _REFERENCE = {  # Architecture -> the rows and columns that it counts rotary pos
     "vit_pe_spatial_large_patch14_448": 32,
     "vit_pe_spatial_gigantic_patch14_448": 32,
 }
-KIND = "|".join(_REFERENCE)  # Architectures that are judged here.
-MARKS = "patch_embed.proj.weight", "norm_pre.weight"  # Tensors of each of them.
-_SCALED = r"\w+_lang_\w+|\w+_spatial_gigantic_\w+"  # Those with a scale of each layer's channels.
-_HEADS = {1536: 16}  # Of a width, where other ViTs have another number.
+KIND = "|".join(_REFERENCE)  # Architectures that are read here.
+MARKS = "patch_embed.proj.weight", "norm_pre.weight"  # Tensors that each of them has.
+_SCALED = r"\w+_lang_\w+|\w+_spatial_gigantic_\w+"  # Architectures with layer scale.
+_HEADS = {1536: 16}  # Width -> heads, where other ViTs have another number.
 _POOL_HEADS = 8
 _POOLINGS = {"map": "pooler", "avg": "pooler", "token": "cls"}  # timm's -> ours.
 # Arguments that the tensors show, or that change nothing in use.
@@ -56,9 +56,9 @@ def tower(
     pooling: str,
     image_size: int | list[int],
 ) -> Part:
-    """As `timm.tower`, for the architectures of `KIND`, whose positions show the size of their pictures.
+    """Like `timm.tower`, for the architectures of `KIND`, whose position table shows the image size.
 
-    Raises WeightError for what is not computed exactly.
+    Raises WeightError for a tower that is not computed exactly.
     """
     for name, value in args.items():
         if name not in _SHOWN:

@@ -36,7 +36,7 @@ from lit_jax.utils.typing import Params, Processor
 
 CLASSES = "sentence_transformers.sentence_transformer.modules"
 PLACES = {tower: f"{route}_0_Transformer" for tower, route in ROUTES.items()}
-# AutoModel, and the classes that it uses instead for models of their types; it would also run the decoder of a BART.
+# AutoModel, and the classes that sentence-transformers uses instead for some types; a BART's decoder would also run.
 _ENCODERS = ("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", bart.M2M_100.reader, bart.MARIAN.reader)
 _READERS = ("AutoModel", *_ENCODERS)
 # Types whose last hidden state is not a list of tokens in transformers.

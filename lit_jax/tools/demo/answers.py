@@ -20,8 +20,8 @@ from lit_jax.utils.shown import in_line, shown
 log = logging.getLogger(__name__)
 
 LATER = "5"  # Seconds after which to ask again.
-_NO_ROOM = "The server has no room for this now; ask for less at once, or again in a while."
-_FAULT = "The server met a fault of its own, which its log describes."
+_NO_ROOM = "The server is out of memory; ask for less at once, or try again later."
+_FAULT = "The server failed on this request; its log says why."
 
 
 def title_of(model: Embedder) -> str:
@@ -66,15 +66,17 @@ def refused(request: Request, error: Exception) -> Response:
 
 
 def full(request: Request, error: Exception) -> Response:
-    """The answer while a device or this machine has no room; the log says what to lower. Other errors are raised."""
+    """The answer if a device or this machine is out of memory; the log says what to lower. Raises all other errors."""
     if not is_full(error):
         raise error
-    log.warning("%s; start it with a lower --batch-size if this stays", in_line(first_line(error)))
+    log.warning(
+        "%s; if this persists, restart the server with a lower --batch-size", in_line(first_line(error))
+    )
     return failure(request.url.path, _NO_ROOM, 503, {"Retry-After": LATER})
 
 
 def fault(request: Request, error: Exception) -> Response:
-    """The answer to a request that ended in a fault of ours, whose traceback is in the log."""
+    """The answer to a request that failed with an error of ours; the traceback is in the log."""
     return failure(request.url.path, _FAULT, 500)
 
 

@@ -131,7 +131,7 @@ def _operation(path: str, about: str, fields: Mapping[str, Field]) -> dict[str, 
         "200": "The answer, an object.",
         "400": "A mistake, as one sentence in `error`.",
         "413": "The body is too large.",
-        "503": "Too many questions wait, or a device has no room; ask again after the seconds of Retry-After.",
+        "503": "Too many questions are waiting, or the memory is full; try again after the seconds in Retry-After.",
     }
     return {
         "summary": about,

@@ -39,7 +39,7 @@ class Opener:
         self._lock = threading.Lock()
 
     def check(self, content: bytes) -> None:
-        """Raises DataError if a picture cannot be opened within the limits, HTTPException if this machine is full."""
+        """Raises DataError if a picture cannot be opened within the limits, HTTPException if no process can start."""
         self._ask(0, content)
 
     def small(self, content: bytes, side: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Sets as they come from other programs and systems: what is not what it seems is said, and nothing else is read."""
+"""Sets as other programs and systems leave them: what may surprise is reported, and stray files are not read."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_what_a_system_left_behind_is_neither_a_picture_nor_a_class(tmp_path, le
 @pytest.mark.parametrize(
     "splits", [("train2017", "val2017"), ("test_images", "train_images"), ("TrainSet", "val")]
 )
-def test_splits_of_any_spelling_are_no_classes(tmp_path, splits):
+def test_splits_of_any_spelling_are_not_classes(tmp_path, splits):
     with pytest.raises(DataError, match="are splits, not classes; name one of them"):
         written(tmp_path, *(f"{split}/0.png" for split in splits))
 
@@ -59,19 +59,17 @@ def test_a_table_beside_the_one_that_is_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["annotations.json", "metadata.json", "llava_v1_5_mix665k.json"])
-def test_a_table_in_one_json_value_is_named(tmp_path, name):
+def test_a_table_that_is_one_json_value_is_named(tmp_path, name):
     (tmp_path / name).write_text(json.dumps([{"image": "0.png", "caption": "a"}]))
-    assert f"{name} is a table in one JSON value: if it has" in written(tmp_path, "0.png").remarks[1]
+    assert f"{name} is a table that is one JSON value: if it has" in written(tmp_path, "0.png").remarks[1]
 
 
 @pytest.mark.parametrize("cell", ["['a cat', 'a dog']", '["a cat"]', "[ 'a'\n 'b' ]", '["a",]'])
-def test_a_list_that_was_written_as_a_text_is_no_caption(tmp_path, cell):
+def test_a_list_written_as_text_is_not_a_caption(tmp_path, cell):
     (tmp_path / "captions.csv").write_text('file_name,caption\n0.png,"{}"\n'.format(cell.replace('"', '""')))
     source = written(tmp_path, "0.png")
     for use in (lambda: usable_captions(source[0]["captions"]), lambda: captions_of(source)):
-        with pytest.raises(
-            DataError, match=r"caption is a list that was written as a text, .*give the list itself"
-        ):
+        with pytest.raises(DataError, match=r"caption is a list written as text, .*give the list itself"):
             use()
 
 
@@ -80,7 +78,7 @@ def test_a_caption_may_have_brackets(caption):
     assert usable_captions([caption]) == [caption]
 
 
-def test_the_only_text_of_a_parquet_file_is_said_to_be_its_captions(tmp_path):
+def test_a_remark_says_that_the_only_column_of_text_is_taken_as_captions(tmp_path):
     source = parquet(tmp_path, data_source=["laion", "laion"], id=["a", "b"])
     assert source[0]["captions"] == ["laion"]
     assert source.remarks == (
@@ -90,7 +88,7 @@ def test_the_only_text_of_a_parquet_file_is_said_to_be_its_captions(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["txt", "Caption", "TEXT"])
-def test_usual_names_of_captions_have_any_case(tmp_path, name):
+def test_usual_names_of_caption_columns_are_found_in_any_case(tmp_path, name):
     source = parquet(
         tmp_path, **{name: ["a", "b"], "__key__": ["0", "1"], "__url__": ["x", "x"], "x": ["y", "z"]}
     )
@@ -122,18 +120,18 @@ def test_a_usual_or_a_given_name_comes_before_numbered_columns(tmp_path, given):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"caption": [1.0, 2.0]}, "The column 'caption' holds double and no text, so there are no captions."),
+        ({"caption": [1.0, 2.0]}, "The column 'caption' holds double, not text, so there are no captions."),
         (
             {"label": [1.0, 2.0]},
-            "The column 'label' holds double and no whole numbers, so there are no labels.",
+            "The column 'label' holds double, not whole numbers, so there are no labels.",
         ),
     ],
 )
-def test_a_column_of_another_type_than_its_name_says_is_named(tmp_path, columns, says):
+def test_a_column_whose_type_does_not_fit_its_name_is_reported(tmp_path, columns, says):
     assert parquet(tmp_path, **columns).remarks == (says,)
 
 
-def test_a_table_of_addresses_says_how_they_become_pictures(tmp_path):
+def test_the_error_for_a_table_of_addresses_says_how_to_get_pictures(tmp_path):
     pq.write_table(pa.table({"URL": ["http://x/0.jpg"], "TEXT": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(
         DataError, match=r"0 columns of bytes among URL, TEXT; .*; img2dataset downloads pictures"
@@ -148,7 +146,7 @@ def test_an_index_of_ours_is_never_taken_for_a_file_of_another_program(tmp_path)
 
 
 @pytest.mark.parametrize("count", ["9" * 20, "9" * 5000, "\u0665", "0", "-1", "1_000"])
-def test_a_number_of_drawings_is_one_in_ascii_digits(count):
+def test_the_number_of_drawings_must_be_positive_and_in_ascii_digits(count):
     with pytest.raises(DataError, match="is not understood; want shapes:N/train"):
         open_source(f"shapes:{count}/train")
 

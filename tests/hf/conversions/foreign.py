@@ -42,7 +42,7 @@ def ids(vocabulary, length, pad, end):
 
 
 def to_the_limits(ids, pad):
-    """Makes of the first of the ids an empty text, of the last one that fills its row, and in others a `pad` within."""
+    """Changes `ids` in place: the first text becomes empty, the last one fills its row, others get a `pad` inside."""
     end = ids[0].max()
     ids[0] = pad
     ids[0, :2] = 5, end

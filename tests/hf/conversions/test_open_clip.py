@@ -284,19 +284,21 @@ def test_the_decoder_of_a_coca_is_left_out_and_the_log_says_so(tmp_path, caplog)
     assert len(decoder) == 29
     with caplog.at_level("INFO"):
         embedded(foreign.write(tmp_path / "a", model), model)
-    said = "left out, since it writes captions and no embedding depends on it: text_decoder.* (29 tensors)"
+    said = "left out, since they only write captions: text_decoder.* (29 tensors)"
     assert f"{tmp_path / 'a'}: {said}" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
         _, (images, _, _) = embedded(foreign.write(tmp_path / "b", model, without=decoder), model)
     assert "left out" not in caplog.text
     np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
-    del model["files"]["open_clip_config.json"]["model_cfg"]["multimodal_cfg"]  # Then it belongs to no model.
+    del model["files"]["open_clip_config.json"]["model_cfg"][
+        "multimodal_cfg"
+    ]  # Without it, the decoder belongs to no model.
     with pytest.raises(WeightError, match=r"not in the table: text_decoder\."):
         lit_jax.load(foreign.write(tmp_path / "c", model))
 
 
-def test_texts_of_a_coca_may_be_padded_with_any_token_and_cut_where_all_are_padding(tmp_path):
+def test_texts_of_a_coca_can_be_padded_with_any_token_and_cut_where_all_are_padding(tmp_path):
     model = foreign.stored("coca")
     module, params = lit_jax.load(foreign.write(tmp_path, model))
     ids = np.array(model["ids"], np.int32)

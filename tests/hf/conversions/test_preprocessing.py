@@ -105,7 +105,7 @@ def test_padding_takes_the_place_of_the_separator_even_in_truncated_texts(tmp_pa
 
 
 def with_nllb(folder, language):
-    """A folder of open_clip with NLLB's tokenizer, whose files say that language."""
+    """A folder of open_clip with NLLB's tokenizer, whose files name `language`."""
     model = foreign.stored("clip_nllb")
     text = model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"]
     text["hf_tokenizer_name"] = "facebook/nllb-200-distilled-600M"

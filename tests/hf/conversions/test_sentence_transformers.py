@@ -226,9 +226,9 @@ def test_a_router_that_cannot_be_read_is_reported_in_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("tower", [tiny.BART, tiny.MBART], ids=["bart", "mbart"])
-def test_a_type_of_which_sentence_transformers_runs_the_decoder_is_refused(tower, vision, tmp_path):
+def test_a_type_whose_decoder_sentence_transformers_runs_is_refused(tower, vision, tmp_path):
     write_text_model(tmp_path / "t", tower=tower)
-    says = f"is a {tower['model_type']}, of which sentence-transformers pools what the decoder gives"
+    says = f"is a {tower['model_type']}, and sentence-transformers would pool the output of its decoder"
     with pytest.raises(WeightError, match=says) as error:
         lit_jax.from_towers(vision, tmp_path / "t")
     assert "\n" not in str(error.value)

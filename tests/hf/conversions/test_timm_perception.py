@@ -41,7 +41,7 @@ def test_a_perception_encoder_that_is_not_implemented_is_refused_by_name(change,
     assert "\n" not in str(error.value)
 
 
-def test_the_cls_token_of_a_tower_without_one_is_refused(tmp_path, text):
+def test_pooling_at_the_cls_token_of_a_tower_without_one_is_refused(tmp_path, text):
     model = foreign.stored("perception_without_cls")
     model["files"]["config.json"]["global_pool"] = "token"
     with pytest.raises(WeightError, match="with the pooling 'token' is not implemented; map, avg are"):
@@ -49,7 +49,7 @@ def test_the_cls_token_of_a_tower_without_one_is_refused(tmp_path, text):
 
 
 @pytest.mark.parametrize("name", ["perception", "perception_without_cls", "perception_scaled"])
-def test_tensors_that_no_perception_encoder_has_or_that_it_lacks_are_named(name, tmp_path, text):
+def test_unknown_and_missing_tensors_of_a_perception_encoder_are_named(name, tmp_path, text):
     model = foreign.stored(name)
     for extra in ("patch_embed.proj.bias", "fc_norm.weight", "blocks.0.attn.q_norm.weight"):
         tensors = {extra: np.ones(64, np.float32)}
@@ -68,7 +68,7 @@ def test_tensors_that_no_perception_encoder_has_or_that_it_lacks_are_named(name,
     [("perception", r"norm\..*"), ("perception", r"attn_pool\..*"), ("perception_scaled", r".*\.gamma_.")],
 )
 def test_a_perception_encoder_that_lacks_a_whole_module_is_refused(name, lost, tmp_path, text):
-    """The name says what it has."""
+    """The name of the architecture says which modules it has."""
     model = foreign.stored(name)
     without = [key for key in model["shapes"] if re.fullmatch(lost, key)]
     assert without

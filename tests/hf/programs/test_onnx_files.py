@@ -127,8 +127,8 @@ def test_a_tokenizer_without_masks_makes_a_text_model_without_one(runtime, tmp_p
 
 
 @pytest.mark.slow
-def test_a_token_behind_the_text_has_its_position_whatever_the_length(runtime, tmp_path):
-    """A CoCa has such a token, and its texts may end where the padding would begin."""
+def test_a_token_after_the_text_has_the_same_position_whatever_the_length(runtime, tmp_path):
+    """A CoCa has such a token, and a full text leaves no place for padding before it."""
     module, params = tiny.dual(text=tiny.COCA_TEXT | {"max_position_embeddings": 12})
     _, program = towers.programs(module, params, with_mask=True, compute=onnx_files.COMPUTE)
     onnx_files.save(tmp_path / "x.onnx", program)

@@ -1,4 +1,4 @@
-"""A server without room, or with a fault of its own, says so to the one who asked and goes on."""
+"""A server that is out of memory, or fails, answers with one sentence and continues."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from tests.tools.demo.pages import asked, posted, served
 
 @pytest.fixture
 def failing(model, index, monkeypatch):
-    """The address of a page whose texts end in the errors of a list, as long as it has some."""
+    """The address of a page, and a list: unless it is empty, embedding texts raises its first error."""
     errors, texts = [], Embedder.texts
 
     def fail(self, *args):
@@ -43,15 +43,13 @@ def questions(place):
 
 
 @pytest.mark.parametrize("error", [full_device, lambda: MemoryError("Unable to allocate 8 GiB")])
-def test_a_full_device_gets_503_in_one_sentence_and_the_server_goes_on(place, failing, error, caplog):
+def test_a_full_device_gets_503_in_one_sentence_and_the_server_continues(place, failing, error, caplog):
     address, errors = failing
     errors.append(error())
     for question, fields in questions(place).items():
         status, headers, said = asked(f"{address}api/{question}", json.dumps(fields).encode())
         assert status == 503 and headers["Retry-After"] == "5"
-        assert json.loads(said)["error"].startswith(
-            "The server has no room for this now; ask for less at once"
-        )
+        assert json.loads(said)["error"].startswith("The server is out of memory; ask for less at once")
     assert posted(f"{address}search", query="a") == (503, json.loads(said)["error"])
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert all("a lower --batch-size" in record.getMessage() for record in caplog.records)
@@ -61,17 +59,19 @@ def test_a_full_device_gets_503_in_one_sentence_and_the_server_goes_on(place, fa
     assert posted(f"{address}search", query="a")[0] == 200
 
 
-def test_a_fault_of_ours_gets_500_in_one_sentence_and_its_traceback_stays_in_the_log(place, failing, caplog):
+def test_an_error_of_ours_gets_500_in_one_sentence_and_its_traceback_is_only_in_the_log(
+    place, failing, caplog
+):
     address, errors = failing
     errors.append(RuntimeError("INTERNAL: secret"))
     status, _, said = asked(f"{address}api/embed", json.dumps(questions(place)["embed"]).encode())
     assert status == 500
-    assert json.loads(said) == {"error": "The server met a fault of its own, which its log describes."}
+    assert json.loads(said) == {"error": "The server failed on this request; its log says why."}
     assert posted(f"{address}search", query="a") == (500, json.loads(said)["error"])
     assert "INTERNAL: secret" in caplog.text and "Traceback" in caplog.text
 
 
-def test_a_machine_that_starts_no_process_gets_503(place, model, index, monkeypatch):
+def test_a_machine_that_cannot_start_a_process_answers_503(place, model, index, monkeypatch):
     def fail(*_, **__):
         raise OSError(24, "Too many open files")
 
