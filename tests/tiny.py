@@ -377,7 +377,7 @@ def bert_tokenizer(**options):
 
 
 def nllb_tokenizer(**options):
-    """NLLB's kind: the language of a text is its first token. Two languages, and words of WORDS with their letters."""
+    """A tokenizer like NLLB's, whose first token is the language; it has two languages, and the words in WORDS."""
     words = [f"▁{word}" for word in WORDS if word.isalpha()]
     merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "eng_Latn", "deu_Latn", *sorted({*"".join(words)})]

@@ -31,12 +31,12 @@ def test_a_coca_is_evaluated_and_classifies(coca):
     assert "red" in run(classify, pairs / "000.png", "--model", coca, "--labels", ",".join(LABELS))
 
 
-def test_pictures_that_a_coca_embedded_are_searched(coca, tmp_path):
+def test_pictures_that_a_coca_embedded_can_be_searched(coca, tmp_path):
     run(embed, f"folder:{coca.parent / 'pairs'}", "--model", coca, "--output", tmp_path / "index")
     assert "cosine" in run(search, tmp_path / "index", "--query", LABELS[0])
 
 
-def test_a_coca_is_converted_to_our_layout_with_the_same_vectors_of_texts_of_every_length(coca, tmp_path):
+def test_a_coca_converted_to_our_layout_gives_the_same_vectors_for_texts_of_every_length(coca, tmp_path):
     run(convert, coca, tmp_path / "out", "--layout", "lit_jax")
     texts = ["", *LABELS, "red " * 20]
     before, after = (Embedder(folder).texts(texts) for folder in (coca, tmp_path / "out"))

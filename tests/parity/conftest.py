@@ -15,9 +15,8 @@ def randomise(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if (
-                not name.endswith("embed_positions.weight") or parameter.requires_grad
-            ):  # Marian computes them.
+            # Marian's positions are computed.
+            if not name.endswith("embed_positions.weight") or parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         for name, buffer in model.named_buffers():
             # Statistics of batch norms start at 0 and 1; variances stay positive.

@@ -57,13 +57,13 @@ every_type = pytest.mark.parametrize("hf", [tiny.BART, tiny.MBART, tiny.M2M_100,
 
 
 def class_of(model_type, kind):
-    """A class of the type's file in transformers; it exports no encoder."""
+    """A class from the type's module in transformers, which does not export the encoders."""
     modeling = getattr(getattr(transformers.models, model_type), f"modeling_{model_type}")
     return getattr(modeling, FAMILIES[model_type] + kind)
 
 
 def batch_of(hf, tokens=12, left=False):
-    """Texts with padding behind them and once within, before them if `left`; or longer ones."""
+    """Texts with padding after them (before them if `left`) and inside one; or, for other `tokens`, random ones."""
     pad = hf.get("pad_token_id", 1)
     if tokens == 12:
         batch = {name: texts(pad)[name] for name in ("input_ids", "attention_mask")}
@@ -119,7 +119,7 @@ def _sizes(hf):
 def test_computed_positions_are_those_of_transformers(width):
     m2m, marian = transformers.models.m2m_100.modeling_m2m_100, transformers.models.marian.modeling_marian
     want = m2m.M2M100SinusoidalPositionalEmbedding.get_embedding(1100, width)
-    of_a_speed = np.arange(1100)[:, None] * 2.0**-24  # Half of the last bit.
+    of_a_speed = np.arange(1100)[:, None] * 2.0**-24  # Half a unit in the last place.
     assert (np.abs(exponential_waves(0, 1100, width) - want.numpy()) <= 2 * of_a_speed + 2e-7).all()
     np.testing.assert_array_equal(exponential_waves(7, 9, width), exponential_waves(0, 16, width)[7:])
     fixed = marian.MarianSinusoidalPositionalEmbedding(600, width).create_weight()
@@ -152,8 +152,8 @@ def test_folders_of_every_class_give_the_encoder_alone(model_type, kind, tmp_pat
 
 
 @pytest.mark.parametrize("kept", ["both", "shared", "encoder.embed_tokens"])
-def test_the_words_are_read_under_either_name_and_the_encoder_s_own_hold(kept, tmp_path):
-    """As in transformers 5, which ties two tables only if they are the same."""
+def test_the_words_are_read_under_either_name_and_the_encoder_s_own_win(kept, tmp_path):
+    """As in transformers 5, which ties two tables only if they are equal."""
     config = transformers.AutoConfig.for_model(**tiny.M2M_100, **DECODER)
     model = randomise(class_of("m2m_100", "Model")(config))
     model.save_pretrained(tmp_path)
@@ -164,7 +164,7 @@ def test_the_words_are_read_under_either_name_and_the_encoder_s_own_hold(kept, t
         state["shared.weight"] += 1
     if kept == "encoder.embed_tokens":
         del state["shared.weight"]
-    state["encoder.embed_positions.weights"] = torch.ones(42, 24)  # Of old files.
+    state["encoder.embed_positions.weights"] = torch.ones(42, 24)  # As in old files.
     safetensors.torch.save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     np.testing.assert_array_equal(our_tower("text", tmp_path)[2]["embeddings"]["word"]["embedding"], words)
     theirs = class_of("m2m_100", "Model").from_pretrained(tmp_path)
@@ -204,15 +204,15 @@ def dropped(module, params, batch, **rates):
 
 
 @pytest.mark.slow
-def test_training_drops_in_as_many_places_as_pytorch_and_whole_layers(tmp_path):
+def test_training_drops_in_as_many_places_as_pytorch_and_skips_whole_layers(tmp_path):
     torch_tower(tiny.M2M_100, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     batch, none = batch_of(tiny.M2M_100), {"dropout": 0.0, "attention_dropout": 0.0}
     still = run(module, params, batch).pooler_output
     np.testing.assert_array_equal(dropped(module, params, batch, encoder_layerdrop=0.0, **none), still)
-    # All layers but by a chance of one in a billion: the norm of the embeddings alone.
+    # With a probability of 99.7%, all layers are skipped, which leaves the norm of the embeddings.
     most = {"encoder_layerdrop": 0.999, **none}
-    shallow = params | {"layers": jax.tree.map(jnp.zeros_like, params["layers"])}  # Adds nothing.
+    shallow = params | {"layers": jax.tree.map(jnp.zeros_like, params["layers"])}  # Its layers add nothing.
     np.testing.assert_array_equal(
         dropped(module, params, batch, **most), run(module, shallow, batch).pooler_output
     )
@@ -221,7 +221,7 @@ def test_training_drops_in_as_many_places_as_pytorch_and_whole_layers(tmp_path):
             {"params": params}, **jax.tree.map(jnp.asarray, batch), rngs={"dropout": jax.random.key(0)}
         )
     )
-    # Words; in a layer: weights of attention, its output, the MLP's output, and the layer itself.
+    # For the embeddings, and in a layer for the attention weights, the attention's output, the MLP's and the layer.
     assert jaxpr.count("name=_bernoulli") == 5
 
 
@@ -246,7 +246,7 @@ def test_a_tower_from_scratch_starts_with_the_deviations_of_transformers(hf, tmp
 
 
 @every_type
-def test_positions_are_refused_and_so_are_texts_without_them(hf):
+def test_position_ids_are_refused_and_so_are_texts_that_exceed_the_positions(hf):
     encoder = TEXT[hf["model_type"]]
     module = encoder.Model(encoder.config_of(hf))
     init, ids = partial(module.init, jax.random.key(0)), jnp.ones((2, 41), jnp.int32)
@@ -260,8 +260,8 @@ def test_positions_are_refused_and_so_are_texts_without_them(hf):
 
 
 @pytest.mark.parametrize("language", ["eng_Latn", "deu_Latn"])
-def test_texts_go_through_nllb_s_tokenizer_to_pytorch_s_embeddings(language, tmp_path):
-    """Their first token is the language that the tokenizer's files say, also after they are saved."""
+def test_texts_in_nllb_s_tokens_give_pytorch_s_embeddings(language, tmp_path):
+    """Their first token is the language that the tokenizer's files name, even after saving."""
     hf = tiny.M2M_100 | {"vocab_size": 120}
     theirs = torch_tower(hf, tmp_path / "t")
     tiny.nllb_tokenizer(src_lang=language).save_pretrained(tmp_path / "t")

@@ -1,4 +1,4 @@
-"""CoCa's towers, of which transformers has no class, against plain ones in PyTorch; tests/peers has open_clip's."""
+"""CoCa's towers, which transformers does not have, against plain ones in PyTorch; tests/peers uses open_clip's."""
 
 from functools import partial
 
@@ -59,7 +59,7 @@ def linear(t, at, name, x):
 
 
 def attend(q, k, v, heads, mask=None):
-    """The output, and the weights [B H N M]."""
+    """The output and the weights [B H N M]."""
     q, k, v = (y.unflatten(2, (heads, -1)).transpose(1, 2) for y in (q, k, v))
     scores = q @ k.mT * q.shape[-1] ** -0.5
     weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
@@ -83,7 +83,7 @@ def blocks(t, c, x, mask=None):
 
 
 def plain_vision(t, c, images):
-    """Every array of the output by name: what coca_vision.Model computes of the tensors `t`, with all queries."""
+    """What coca_vision.Model computes from the tensors `t`, but with all queries: the arrays of its output by name."""
     patches = t["embeddings.patch_embedding.weight"]
     x = F.conv2d(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), patches, stride=c.patch_size)
     cls = t["embeddings.class_embedding"].expand(len(x), 1, -1)
@@ -108,7 +108,7 @@ def plain_vision(t, c, images):
 
 
 def plain_text(t, c, ids):
-    """The same of coca_text.Model; as in open_clip, texts are filled up and the CLS token stands behind the padding."""
+    """The same for coca_text.Model; as in open_clip, texts are padded to the full length, and the CLS token follows."""
     ids = F.pad(
         torch.from_numpy(ids).long(), (0, c.max_position_embeddings - ids.shape[1]), value=c.pad_token_id
     )
@@ -125,7 +125,7 @@ def plain_text(t, c, ids):
 
 
 def ids(length, pad=0):
-    """Six texts of up to `length` tokens: an empty one, a full one, padding behind others, and within one of these."""
+    """Six texts of up to `length` tokens: one is empty, one full, the others are padded, one of them also inside."""
     rows = np.random.default_rng(2).integers(8, 97, (6, length)).astype(np.int32)
     for row, count in zip(rows, (2, length, length - 1, 4, 5, 3), strict=True):
         row[count - 1] = 98
@@ -142,7 +142,7 @@ def ours(module, params, inputs, **options):
 
 
 def placed(found, length, positions):
-    """Of a text tower's arrays, ours or PyTorch's, the tokens of the texts, the first padding, if any, and the CLS."""
+    """A text tower's arrays, ours or PyTorch's, for the tokens of the texts, the first padding, if any, and the CLS."""
     count = found["hidden state 0"].shape[1]
     at = [*range(length), *([length] if length < positions else []), count - 1]
     found = found | {"last": found["last"][:, :length]}
@@ -167,7 +167,7 @@ def test_an_image_tower_equals_the_plain_one_at_every_layer_and_in_every_gradien
 @pytest.mark.parametrize("length", [12, 11, 7])
 @every_text_tower
 def test_a_text_tower_equals_the_plain_one_at_every_layer_and_in_every_gradient(hf, length):
-    """Shorter batches too, whose CLS token has the same position."""
+    """This includes shorter batches, whose CLS token has the same position."""
     module, params, leaves = made_text(hf)
     c = module.config
     texts = ids(length, c.pad_token_id)
@@ -178,8 +178,8 @@ def test_a_text_tower_equals_the_plain_one_at_every_layer_and_in_every_gradient(
 
 
 @every_text_tower
-def test_padding_is_what_the_mask_says_whatever_its_ids_and_its_number_are(hf):
-    """And what has the id of padding."""
+def test_padding_is_what_the_mask_hides_whatever_its_ids_and_its_length(hf):
+    """Tokens with the id of padding are padding too."""
     module, params, _ = made_text(hf)
     pad = module.config.pad_token_id
     texts = ids(9, pad)
@@ -208,7 +208,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(encoder, hf):
 
 
 @pytest.mark.parametrize("size", [48, 24, (24, 48)], ids=str)
-def test_an_image_tower_for_another_size_has_the_positions_that_open_clip_gives_it(size):
+def test_an_image_tower_for_another_size_has_positions_resized_as_in_open_clip(size):
     module, params, leaves = made_vision(tiny.COCA_VISION)
     config = with_image_size("coca_vision", module.config, size)
     assert config.image_size == size
@@ -225,7 +225,7 @@ def test_an_image_tower_for_another_size_has_the_positions_that_open_clip_gives_
         module.apply({"params": params}, jnp.asarray(images))
 
 
-def test_how_it_is_computed_changes_nothing_but_rounding():
+def test_compute_settings_change_nothing_but_rounding():
     module, params, _ = made_vision(tiny.COCA_VISION)
     assert_rounding_alone(module, params, {"images": pixels(32)})
     module, params, _ = made_text(SHORT)
@@ -259,7 +259,7 @@ def test_a_text_that_is_longer_than_the_tower_takes_is_refused():
 
 
 @pytest.mark.parametrize("hf", [tiny.COCA_VISION, tiny.COCA_TEXT], ids=["image", "text"])
-def test_it_is_saved_for_lit_jax_alone_and_refused_for_transformers_by_name(hf, tmp_path):
+def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(hf, tmp_path):
     assert_saved_for_lit_jax_alone(hf, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Perception Encoder, of which transformers has no class, against a plain one in PyTorch; tests/peers has timm's."""
+"""Perception Encoder, which transformers does not have, against a plain one in PyTorch; tests/peers uses timm's."""
 
 from functools import partial
 
@@ -39,11 +39,10 @@ made = partial(leaves_of, perception_encoder)
 
 
 def rotated(x, c, rows, columns):
-    """Pairs of neighbouring channels: the first half of the pairs turn with the column, the others with the row."""
+    """`x` with pairs of neighbouring channels rotated: the first half of the pairs by column, the others by row."""
     speeds = c.rope_theta ** -(torch.arange(x.shape[-1] // 4) * 4 / x.shape[-1])
-    y, z = (
-        (torch.arange(n) + c.rope_grid_offset) / n * c.ref_feat_shape for n in (rows, columns)
-    )  # In units of a grid of one size.
+    # Every grid is stretched to the same size.
+    y, z = ((torch.arange(n) + c.rope_grid_offset) / n * c.ref_feat_shape for n in (rows, columns))
     y, z = torch.meshgrid(y, z, indexing="ij")
     turns = torch.cat([at.reshape(-1, 1) * speeds for at in (z, y)], 1)
     cos, sin = turns.cos(), turns.sin()
@@ -54,7 +53,7 @@ def rotated(x, c, rows, columns):
 
 
 def plain(t, c, images):
-    """Every array of the output by name: what perception_encoder.Model computes of the tensors `t`."""
+    """What perception_encoder.Model computes from the tensors `t`: the arrays of its output by name."""
 
     def norm(x, name):
         return F.layer_norm(x, x.shape[-1:], t[f"{name}.weight"], t[f"{name}.bias"], c.layer_norm_eps)
@@ -125,7 +124,7 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(hf):
 
 @pytest.mark.parametrize("cls", [True, False], ids=["cls", "no cls"])
 @pytest.mark.parametrize("size", [48, 24, (24, 48)], ids=str)
-def test_a_tower_for_another_size_has_the_positions_that_timm_resizes(size, cls):
+def test_a_tower_for_another_size_has_positions_resized_as_in_timm(size, cls):
     module, params, leaves = made(tiny.PERCEPTION_ENCODER | {"class_token": cls})
     config = with_image_size("perception_encoder", module.config, size)
     assert config.image_size == size
@@ -142,7 +141,7 @@ def test_a_tower_for_another_size_has_the_positions_that_timm_resizes(size, cls)
         module.apply({"params": params}, jnp.asarray(images))
 
 
-def test_how_it_is_computed_changes_nothing_but_rounding():
+def test_compute_settings_change_nothing_but_rounding():
     module, params, _ = made(tiny.PERCEPTION_ENCODER)
     assert_rounding_alone(module, params, {"images": pixels(32)})
 
@@ -166,12 +165,12 @@ def test_a_config_that_is_not_usable_is_refused(fields, said):
         perception_encoder.Config.from_hf(tiny.PERCEPTION_ENCODER | fields)
 
 
-def test_it_is_saved_for_lit_jax_alone_and_refused_for_transformers_by_name(tmp_path):
+def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(tmp_path):
     assert_saved_for_lit_jax_alone(tiny.PERCEPTION_ENCODER, tmp_path)
 
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
-def test_it_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
+def test_a_tower_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
     config = tiny.config(
         tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
     )

@@ -133,8 +133,8 @@ def test_a_model_of_both_modalities_stays_one_module(model_type, tmp_path):
     chex.assert_trees_all_equal(params, model[1])
 
 
-def test_a_model_that_was_saved_for_transformers_before_opens_there_too(tmp_path):
-    """Its tokenizer was then one of a processor of both, and is not where no image processor is beside it."""
+def test_a_model_that_was_first_saved_for_transformers_opens_too(tmp_path):
+    """There its tokenizer names a joint processor, and without an image processor beside it, it names none."""
     module, params, processor = model_of({}, {})
     lit_jax.save(tmp_path / "a", module, params, processor)
     lit_jax.save(

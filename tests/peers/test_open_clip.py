@@ -261,7 +261,7 @@ def test_every_perception_encoder_is_compared():
 
 
 @pytest.mark.parametrize("name", EVAS + PERCEPTION_ENCODERS)
-def test_a_model_with_an_eva_or_a_perception_encoder_of_each_config_of_open_clip_gives_its_embeddings(
+def test_every_config_of_open_clip_with_an_eva_or_a_perception_encoder_gives_its_embeddings(
     name, tmp_path, monkeypatch
 ):
     from open_clip import timm_model
@@ -371,7 +371,7 @@ def test_a_resnet_has_the_gradients_of_open_clip(tmp_path):
 
 @pytest.mark.parametrize("name", PERCEPTION_ENCODERS)
 def test_the_tensors_of_a_whole_perception_encoder_have_their_places(name, tmp_path, monkeypatch):
-    """In its full size, with no memory for the weights."""
+    """In full size, without memory for the weights."""
     cfg, zero = open_clip.get_model_config(name), np.zeros((), np.float32)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
     with torch.device("meta"):
@@ -393,8 +393,8 @@ def test_the_tensors_of_a_whole_perception_encoder_have_their_places(name, tmp_p
 
 
 @pytest.mark.parametrize("name", PERCEPTION_ENCODERS)
-def test_pictures_and_texts_for_a_perception_encoder_are_those_of_open_clip(name, tmp_path):
-    """Of the sizes, and as long, as its config says."""
+def test_pictures_and_texts_for_a_perception_encoder_are_prepared_as_in_open_clip(name, tmp_path):
+    """They have the size and the length that the config says."""
     config = open_clip.get_model_config(name)
     given = open_clip.get_pretrained_cfg(name, "meta")
     given = {key: given[key] for key in ("mean", "std", "interpolation", "resize_mode")}
@@ -411,7 +411,7 @@ def test_pictures_and_texts_for_a_perception_encoder_are_those_of_open_clip(name
     assert ids.shape[1] == config["text_cfg"]["context_length"]
 
 
-def test_pictures_for_an_eva_are_those_of_open_clip(tmp_path):
+def test_pictures_for_an_eva_are_prepared_as_in_open_clip(tmp_path):
     config = open_clip.get_model_config("EVA02-B-16")
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     ours = load_image_processor(tmp_path)

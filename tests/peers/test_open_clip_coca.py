@@ -1,4 +1,4 @@
-"""CoCa models of open_clip give its own vectors of the same pictures and texts."""
+"""CoCa models of open_clip give open_clip's vectors for the same pictures and texts."""
 
 import json
 
@@ -27,7 +27,7 @@ open_clip = pytest.importorskip("open_clip")
 
 COCAS = [name for name in open_clip.list_models() if name.startswith("coca")]
 OWN_TEXTS = [name for name in COCAS if "roberta" not in name]
-# An empty text, a sign of which a half is the token that is taken for padding, and texts that are cut.
+# An empty text, texts with "!", whose token is taken for padding, and texts that are cut.
 TEXTS = [
     "",
     "a red square",
@@ -47,7 +47,7 @@ SIZES = {
 
 
 def config_of(name, **text):
-    """The built-in config with few and narrow layers, and small pictures; of a RoBERTa, that of `text`."""
+    """The built-in config with few and narrow layers and small pictures; `text` replaces fields of its text_cfg."""
     cfg = open_clip.get_model_config(name)
     cfg["embed_dim"] = 32
     for part, sizes in SIZES.items():
@@ -57,7 +57,7 @@ def config_of(name, **text):
 
 
 def opened(cfg, folder):
-    """open_clip's own model, filled, with its transform and its tokenizer; its weights are in the folder."""
+    """open_clip's own model with drawn weights, which are also written to the folder, and its image transform."""
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
     model, _, preprocess = open_clip.create_model_and_transforms(
         f"local-dir:{folder}", load_weights=False, pretrained_text=False
@@ -70,12 +70,12 @@ def opened(cfg, folder):
 
 @torch.no_grad()
 def assert_same(got, want):
-    assert want.std(0).mean() > 1e-3  # They differ, by a hundred times what is allowed.
+    assert want.std(0).mean() > 1e-3  # They differ from each other by a hundred times the tolerance.
     np.testing.assert_allclose(got, want.numpy(), rtol=0, atol=1e-5)
 
 
 def texts_of(vocabulary, length):
-    """Ids as open_clip has them, with an empty text, a full one, and padding within others."""
+    """Ids as open_clip has them, with an empty text, a full one, and padding inside others."""
     ids = foreign.ids(vocabulary, length, 0, vocabulary - 1)
     foreign.to_the_limits(ids, 0)
     return ids
@@ -98,7 +98,7 @@ def test_pictures_and_texts_have_the_vectors_of_open_clip(name, tmp_path):
 
 @pytest.mark.parametrize("name", OWN_TEXTS)
 def test_pixels_and_tokens_are_those_of_open_clip(name, tmp_path):
-    """Of the configs as they are; padding is told by the mask."""
+    """The configs are unchanged, and the mask marks padding."""
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": open_clip.get_model_config(name)})
     )
@@ -114,7 +114,7 @@ def test_pixels_and_tokens_are_those_of_open_clip(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", OWN_TEXTS)
-def test_the_names_and_shapes_of_a_model_of_full_size_are_those_that_are_read(name, tmp_path, monkeypatch):
+def test_a_model_of_full_size_has_the_names_and_shapes_that_are_read(name, tmp_path, monkeypatch):
     cfg = open_clip.get_model_config(name)
     with torch.device("meta"):
         model = open_clip.CoCa(**{key: value for key, value in cfg.items() if key != "custom_text"})
@@ -157,7 +157,7 @@ def seen_by_torch(images):
 @pytest.mark.parametrize("fields", [{}, {"no_causal_mask": True, "pad_id": 3}], ids=str)
 @pytest.mark.parametrize("correct", [False, True], ids=["as trained", "as meant"])
 def test_each_mask_of_a_text_tower_is_that_of_open_clip(fields, correct, tmp_path):
-    """Its configs have no field for the mask that was meant, but its tower has one."""
+    """open_clip's configs have no field for the mask that was intended, but its tower has one."""
     cfg = config_of("coca_base", context_length=12, vocab_size=60, **fields)
     model, _ = opened(cfg, tmp_path)
     model.text.correct_cls_mask = cfg["text_cfg"]["correct_cls_mask"] = correct
@@ -224,7 +224,7 @@ def test_both_towers_have_the_gradients_of_open_clip(tmp_path):
     assert_same_gradients({name: got[name] for name in halves}, {name: want[name] for name in halves})
 
 
-def test_the_defaults_of_our_configs_are_those_of_the_smallest_of_open_clip():
+def test_the_defaults_of_our_configs_are_those_of_open_clip_s_coca_vit_b_32():
     cfg = open_clip.get_model_config("coca_ViT-B-32")
     vision = open_clip_coca.vision("", cfg["vision_cfg"], False, cfg["embed_dim"]).config
     text = open_clip_coca.text("", cfg["text_cfg"], False, "text.").config

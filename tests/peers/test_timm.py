@@ -30,7 +30,7 @@ FAMILIES = {"VisionTransformer": ["Block"], "Eva": ["EvaBlock", "EvaBlockPostNor
 
 
 def assert_same_perception_encoder(name, model, hf, tensors):
-    """What the tensors do not show, and their shapes."""
+    """Compares what the tensors do not show, and their shapes."""
     config, rope, pool = perception_encoder.Config.from_hf(hf), model.rope, model.attn_pool
     assert (rope.grid_offset, rope.grid_indexing) == (config.rope_grid_offset, "xy"), name
     assert (rope.ref_feat_shape, rope.temperature) == ((config.ref_feat_shape,) * 2, config.rope_theta), name
@@ -52,7 +52,7 @@ def assert_same_perception_encoder(name, model, hf, tensors):
     assert ours == theirs, name
 
 
-def test_no_architecture_of_timm_is_taken_for_another(tmp_path):
+def test_no_architecture_of_timm_is_mistaken_for_another(tmp_path):
     names = [name for name in timm.list_models() if re.match(r"(vit|deit|flexivit|test_vit|eva)", name)]
     taken = {}
     for name in names:

@@ -102,7 +102,7 @@ def test_the_gradient_of_every_leaf_equals_timm_s(architecture, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", PERCEPTION_ENCODERS)
-def test_pictures_for_a_perception_encoder_are_those_of_timm(architecture, tmp_path):
+def test_pictures_for_a_perception_encoder_are_prepared_as_in_timm(architecture, tmp_path):
     with torch.device("meta"):
         model = timm.create_model(architecture)
     timm.models._hub.save_config_for_hf(model, tmp_path / "config.json")

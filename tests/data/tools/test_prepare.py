@@ -445,7 +445,7 @@ def test_what_cannot_be_prepared_is_refused_and_existing_files_stay(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
-def test_a_set_with_a_damaged_description_gets_no_other_split(source, tmp_path, content):
+def test_a_set_with_a_damaged_description_gets_no_further_split(source, tmp_path, content):
     (tmp_path / "dataset_info.json").write_text(content)
     with pytest.raises(DataError, match="prepare the set again"):
         prepare(source, tmp_path, split="test")
