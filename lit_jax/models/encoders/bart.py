@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
 from lit_jax.models.encoders.bert import in_order
-from lit_jax.models.encoders.hf_config import own_names, read_config
+from lit_jax.models.encoders.hf_config import check_heads, own_names, read_config
 from lit_jax.models.encoders.roberta import counted
 from lit_jax.models.layers.blocks import Block, layer_norm, scan_layers
 from lit_jax.models.layers.pooling import pool_tokens
@@ -63,11 +63,7 @@ class Config:
             inert=frozenset(_OF_THE_DECODER.split()),
             fixed={"is_encoder_decoder": (True, False), "is_decoder": (False,)},
         )
-        if config.d_model % config.encoder_attention_heads:
-            raise WeightError(
-                f"{cls.model_type} config: d_model={config.d_model} does not divide into "
-                f"encoder_attention_heads={config.encoder_attention_heads} equal heads"
-            )
+        check_heads(cls.model_type, config, "d_model", "encoder_attention_heads")
         return config
 
     @property

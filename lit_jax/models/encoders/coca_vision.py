@@ -13,14 +13,13 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import clip
 from lit_jax.models.encoders.base import Encoder
-from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.hf_config import check_heads, read_config
 from lit_jax.models.layers.blocks import layer_norm
 from lit_jax.models.layers.dense import Dense
 from lit_jax.models.layers.norm import LayerNorm
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
 from lit_jax.utils.sides import Sides
 
 _EPS = 1e-5  # The eps of the norms in the pooling, whatever that of the other norms is.
@@ -41,11 +40,7 @@ class Config(clip.Config):
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that is not usable."""
         config: Config = read_config(cls, "coca_vision", hf, inert=frozenset(hf))
-        if config.projection_size % config.attn_pooler_heads:
-            raise WeightError(
-                f"coca_vision config: projection_size={config.projection_size} does not divide into "
-                f"attn_pooler_heads={config.attn_pooler_heads} equal heads"
-            )
+        check_heads("coca_vision", config, "projection_size", "attn_pooler_heads")
         return config
 
     @property

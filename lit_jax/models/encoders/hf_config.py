@@ -66,10 +66,8 @@ def read_config(
     for width, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
         if getattr(config, "head_dim", None) is not None:
             break  # The heads have a width of their own.
-        if (w := getattr(config, width, None)) and (h := getattr(config, heads, None)) and w % h:
-            raise WeightError(
-                f"{model_type} config: {width}={w} does not divide into {heads}={h} equal heads"
-            )
+        if getattr(config, width, None) and getattr(config, heads, None):
+            check_heads(model_type, config, width, heads)
     for smaller, larger in (("patch_size", "image_size"), ("pad_token_id", "vocab_size")):
         few, many = getattr(config, smaller, None), getattr(config, larger, None)
         if few is None or many is None:
@@ -84,6 +82,15 @@ def read_config(
 def even_heads(config: Any) -> tuple[int]:
     """The `head_dim` of a type without such a field: the width, divided among the heads."""
     return (config.hidden_size // config.num_attention_heads,)
+
+
+def check_heads(model_type: str, config: Any, width: str, heads: str) -> None:
+    """Raises WeightError if the field `width` does not divide into as many heads as the field `heads` says."""
+    size, number = getattr(config, width), getattr(config, heads)
+    if size % number:
+        raise WeightError(
+            f"{model_type} config: {width}={size} does not divide into {heads}={number} equal heads"
+        )
 
 
 def check_turning_heads(model_type: str, config: Any) -> None:

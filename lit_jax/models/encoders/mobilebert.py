@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.models.encoders import bert
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
-from lit_jax.models.encoders.hf_config import read_config
+from lit_jax.models.encoders.hf_config import check_heads, read_config
 from lit_jax.models.layers.attention import Attention
 from lit_jax.models.layers.blocks import Mlp, scan_layers
 from lit_jax.models.layers.dense import Dense
@@ -17,7 +17,6 @@ from lit_jax.models.layers.pooling import POOLER, tanh_pooler
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.tokens import check_length, key_mask
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
 
 # Fields with the values that every published checkpoint has.
 _FIXED = {
@@ -50,11 +49,7 @@ class Config(bert.Config):
         """Raises WeightError for a field that would change the numbers and is not implemented."""
         fixed: dict[str, Any] = {**_FIXED, "true_hidden_size": lambda config: (config.intra_bottleneck_size,)}
         config = read_config(cls, "mobilebert", hf, fixed=fixed)
-        if config.intra_bottleneck_size % config.num_attention_heads:
-            raise WeightError(
-                f"mobilebert config: intra_bottleneck_size={config.intra_bottleneck_size} does not divide into "
-                f"num_attention_heads={config.num_attention_heads} equal heads"
-            )
+        check_heads("mobilebert", config, "intra_bottleneck_size", "num_attention_heads")
         return config
 
     @property

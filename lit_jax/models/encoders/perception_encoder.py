@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import eva02
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates
-from lit_jax.models.encoders.hf_config import check_turning_heads, read_config
+from lit_jax.models.encoders.hf_config import check_heads, check_turning_heads, read_config
 from lit_jax.models.encoders.siglip import AttentionPool
 from lit_jax.models.encoders.vit import trunk
 from lit_jax.models.layers import rotary
@@ -19,7 +19,6 @@ from lit_jax.models.layers.blocks import PerLayer
 from lit_jax.models.layers.patches import Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
 from lit_jax.utils.sides import Sides, grid
 
 
@@ -55,11 +54,8 @@ class Config:
         # transformers does not have this type, so all other fields are ignored.
         config: Config = read_config(cls, "perception_encoder", hf, inert=frozenset(hf))
         check_turning_heads("perception_encoder", config)
-        if config.use_attn_pool and config.hidden_size % config.attn_pool_num_heads:
-            raise WeightError(
-                f"perception_encoder config: hidden_size={config.hidden_size} does not divide into "
-                f"attn_pool_num_heads={config.attn_pool_num_heads} equal heads"
-            )
+        if config.use_attn_pool:
+            check_heads("perception_encoder", config, "hidden_size", "attn_pool_num_heads")
         return config
 
     @property

@@ -15,6 +15,7 @@ for opening its picture, and in the places for requests that wait.
 | `api.py`, `api_fields.py` | the JSON interface below /api, and the fields of its questions |
 | `batcher.py` | items that come together are computed together |
 | `jobs.py` | calls that wait for a thread |
+| `later.py` | refusals of what may be asked again soon |
 | `pictures.py` | the pictures of an index |
 | `opener.py` | a process that opens pictures |
 """

@@ -13,13 +13,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from lit_jax.hf import model_card
 from lit_jax.inference.embedder import Embedder
 from lit_jax.tools import pages
+from lit_jax.tools.demo.later import AFTER
 from lit_jax.utils.device_errors import is_full
 from lit_jax.utils.errors import first_line
 from lit_jax.utils.shown import in_line, shown
 
 log = logging.getLogger(__name__)
 
-LATER = "5"  # Seconds after which to ask again.
 _NO_ROOM = "The server is out of memory; ask for less at once, or try again later."
 _FAULT = "The server failed on this request; its log says why."
 
@@ -72,7 +72,7 @@ def full(request: Request, error: Exception) -> Response:
     log.warning(
         "%s; if this persists, restart the server with a lower --batch-size", in_line(first_line(error))
     )
-    return failure(request.url.path, _NO_ROOM, 503, {"Retry-After": LATER})
+    return failure(request.url.path, _NO_ROOM, 503, AFTER)
 
 
 def fault(request: Request, error: Exception) -> Response:

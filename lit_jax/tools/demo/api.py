@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -28,6 +27,7 @@ from lit_jax.tools.demo.api_fields import QUESTIONS, check, openapi
 from lit_jax.tools.demo.batcher import Batcher, Call
 from lit_jax.tools.demo.guards import MOST
 from lit_jax.tools.demo.jobs import Jobs
+from lit_jax.tools.demo.later import later
 from lit_jax.tools.demo.opener import Opener
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
@@ -107,9 +107,7 @@ class Api:
         """Counts the bytes of a body while it is answered. Raises HTTPException if all bodies together are too many."""
         size = int(request.headers.get("content-length", MOST))
         if self._held + size > HELD:
-            raise HTTPException(
-                503, "Too many questions are being answered; try again soon.", {"Retry-After": "5"}
-            )
+            raise later("Too many questions are being answered; try again soon.")
         self._held += size
         try:
             yield

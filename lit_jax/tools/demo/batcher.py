@@ -8,9 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.exceptions import HTTPException
-
-from lit_jax.tools.demo.answers import LATER
+from lit_jax.tools.demo.later import later
 
 Call = Callable[[list[Any]], Any]  # Returns an array or a list with as many results as items, in their order.
 
@@ -44,9 +42,7 @@ class Batcher:
         with self._arrived:
             held = sum(len(waiting.items) for waiting in self._jobs)
             if self._jobs and held + len(job.items) > self._waiting:
-                raise HTTPException(
-                    503, f"{held:,} items are waiting already; try again soon.", {"Retry-After": LATER}
-                )
+                raise later(f"{held:,} items are waiting already; try again soon.")
             self._jobs.append(job)
             self._arrived.notify()
         return await asyncio.wrap_future(job.future)

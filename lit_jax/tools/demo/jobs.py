@@ -6,9 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from starlette.exceptions import HTTPException
-
-from lit_jax.tools.demo.answers import LATER
+from lit_jax.tools.demo.later import later
 
 T = TypeVar("T")
 
@@ -24,11 +22,7 @@ class Jobs:
     def check_room(self) -> None:
         """Raises HTTPException if a call would be refused."""
         if self._taken >= self._most:
-            raise HTTPException(
-                503,
-                f"{self._most} {self._what} are waiting already; try again soon.",
-                {"Retry-After": LATER},
-            )
+            raise later(f"{self._most} {self._what} are waiting already; try again soon.")
 
     async def run(self, call: Callable[[], T]) -> T:
         """Returns what `call` returns; if this is cancelled while the call waits, it is not made."""

@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from starlette.exceptions import HTTPException
-
 import lit_jax
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.tools import pages
+from lit_jax.tools.demo.later import later
 from lit_jax.utils.errors import DataError, first_line
 
 SECONDS = 10  # Seconds of CPU time for one picture.
@@ -59,11 +58,7 @@ class Opener:
                 process = self._running()
             except (OSError, EOFError) as error:
                 self.close()
-                raise HTTPException(
-                    503,
-                    f"No picture can be opened now ({first_line(error)}); try again soon.",
-                    {"Retry-After": "5"},
-                ) from error
+                raise later(f"No picture can be opened now ({first_line(error)}); try again soon.") from error
             try:
                 assert process.stdin and process.stdout
                 with _killed_after(_CLOCK * SECONDS, process):
