@@ -86,7 +86,7 @@ def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str
         names = _ordered(path, names, own)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
-            f"{path} holds no names; wanted a name a line, a JSON list, or a JSON object of names"
+            f"{path} holds no names; wanted one name per line, a JSON list, or a JSON object of names"
         )
     if own and len(names) != len(own):
         raise ConfigError(

@@ -73,7 +73,7 @@ class WebDatasetSource:
         self.remarks: tuple[str, ...] = tuple(self._index.about["remarks"])
         if (labels >= 0).any() and self.class_names is None:
             self.remarks += (
-                f"The classes are numbers without names, up to {labels.max()}; write their names, one a line, to "
+                f"The classes are numbers without names, up to {labels.max()}; write their names, one per line, to "
                 f"{_CLASSES} beside the shards.",
             )
 

@@ -30,7 +30,7 @@ def word_pieces(npz: Path, length: int) -> Tokenizer:
     vocabulary = {token.rstrip("\r"): i for i, token in enumerate(tokens)}
     if missing := [token for token in ("[PAD]", "[UNK]", "[CLS]") if token not in vocabulary]:
         raise WeightError(
-            f"{path} has no {' and no '.join(missing)}; wanted a vocabulary of BERT, one token a line"
+            f"{path} has no {' and no '.join(missing)}; wanted a vocabulary of BERT, one token per line"
         )
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = (

@@ -136,7 +136,7 @@ def test_numbers_in_cls_members_are_labels_and_empty_ones_are_none(tmp_path):
     empty, unknown, unnamed = source.remarks
     assert ": 3, the first is '2.cls' at byte" in empty
     assert ": 4, the first is '5.cls' at byte" in unknown and "which holds b'77" in unknown
-    assert "up to 3; write their names, one a line, to classnames.txt" in unnamed
+    assert "up to 3; write their names, one per line, to classnames.txt" in unnamed
 
 
 def test_names_in_cls_members_are_classes_sorted_over_all_shards(tmp_path):
