@@ -44,7 +44,7 @@ class Preset:
         if not self.square875:
             return own
         size: Any = getattr(own, "crop_size", None) if getattr(own, "do_center_crop", None) else own.size
-        sides = dict(size)
+        sides = dict(size or {})
         if sides.keys() != {"height", "width"} or sides["height"] != sides["width"]:
             raise ConfigError(
                 f"the size of the image processor is {sides}; this preset needs a square height and width: leave it out"

@@ -65,9 +65,9 @@ def pixels_in_words(fields: Protocol) -> str:
     steps = []
     if fields.get("do_resize"):
         filter = _FILTERS.get(fields.get("resample", 2), "unknown")
-        steps.append(f"resized to {_size(fields['size'])}, {filter}")
+        steps.append(f"resized to {_size(fields)}, {filter}")
     if fields.get("do_center_crop"):
-        steps.append(f"cut in the middle to {_size(fields['crop_size'])}")
+        steps.append(f"cut in the middle to {_sides(fields['crop_size'])}")
     if fields.get("do_rescale"):
         steps.append(f"times {fields['rescale_factor']:.6g}")
     if fields.get("do_normalize"):
@@ -98,7 +98,15 @@ def differences(first: Any, second: Any, name: str = "") -> list[tuple[str, Any,
     return [] if first == second else [(name, first, second)]
 
 
-def _size(size: Mapping[str, int]) -> str:
+def _size(fields: Protocol) -> str:
+    if "max_num_patches" in fields:
+        return (
+            f"at most {fields['max_num_patches']} patches of {fields['patch_size']} pixels in their own shape"
+        )
+    return _sides(fields["size"])
+
+
+def _sides(size: Mapping[str, int]) -> str:
     if "shortest_edge" in size:
         return f"a shortest side of {size['shortest_edge']}"
     return " x ".join(str(size[side]) for side in ("height", "width") if side in size) or str(size)

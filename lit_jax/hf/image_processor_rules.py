@@ -12,6 +12,7 @@ from lit_jax.utils import strict_json
 FILES = ("processor_config.json", "preprocessor_config.json")
 LARGEST_SIDE = 2_048  # A picture of this side takes 13 MB, and four times that in float32.
 LARGEST_EDGE = 1_024  # The shorter edge; the longer one can be 100 times that.
+_MOST_PATCHES = 16_384
 _LARGEST = LARGEST_SIDE**2  # The limit for any other number, for instance of pixels.
 _SIDES = ("height", "width", "max_height", "max_width", "longest_edge")
 
@@ -46,9 +47,21 @@ def check_fields(fields: dict[str, Any]) -> None:
                 good, wanted = _is_bounded(value, LARGEST_SIDE), f"numbers of at most {LARGEST_SIDE}"
         if not good:
             raise ValueError(f"{name}={shown(value)} is not usable; wanted {wanted}")
+    if "max_num_patches" in fields:
+        _check_patches(fields["max_num_patches"], fields.get("patch_size", 16))
     for step, name in (("do_center_crop", "crop_size"), ("do_resize", "size")):
         if fields.get(step) and name in fields and fields[name] is None:
             raise ValueError(f"{step} is true and {name} is null; give the {name}, or set {step} to false")
+
+
+def _check_patches(count: Any, side: Any) -> None:
+    for name, value in (("max_num_patches", count), ("patch_size", side)):
+        if not isinstance(value, int):
+            raise ValueError(f"{name}={shown(value)} is not usable; wanted a whole number")
+    if count * side**2 > _LARGEST:
+        raise ValueError(
+            f"max_num_patches={count} of patch_size={side} are {count * side**2} pixels; at most {_LARGEST} are usable"
+        )
 
 
 def _is_int(value: Any, most: int) -> bool:
@@ -95,6 +108,14 @@ _SIZE = (
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": _SIZE,
     "crop_size": _SIZE,
+    "max_num_patches": (
+        lambda value: _is_int(value, _MOST_PATCHES),
+        f"a whole number from 1 to {_MOST_PATCHES}",
+    ),
+    "patch_size": (
+        lambda value: not isinstance(value, int | float) or _is_int(value, LARGEST_SIDE),
+        f"a whole number from 1 to {LARGEST_SIDE}",
+    ),
     "resample": (
         lambda value: _is_int(value, 5) or (value == 0 and type(value) is int),
         "one of Pillow's filters, 0 to 5",

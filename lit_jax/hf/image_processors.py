@@ -1,5 +1,6 @@
 """The image processors of the vision towers, using only Pillow: transformers' own, and ours where those need torch."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from lit_jax.data.transforms.image_processor import size_of
+from lit_jax.data.transforms.resized import keeps_shapes
 from lit_jax.models.encoders import VISION
 from lit_jax.utils._transformers import auto_image_processor, transformers
 from lit_jax.utils.errors import ConfigError, first_line
-from lit_jax.utils.sides import Sides, in_words, pair
+from lit_jax.utils.sides import Sides, grid, in_words, pair
 from lit_jax.utils.typing import ImageProcessor
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # Those that torch computes as Pillow does.
@@ -87,32 +89,6 @@ def half_even_crop() -> Any:
 
 
 @cache
-def _siglip2() -> Any:
-    parent: Any = transformers.SiglipImageProcessorPil
-
-    class Siglip2ImageProcessorPil(parent):
-        """transformers' Siglip2ImageProcessor for squares: pictures are resized to that many patches.
-
-        There a picture keeps its shape and becomes a list of patches; here it is not cut, and all of a batch have one
-        shape.
-        """
-
-        __qualname__ = "Siglip2ImageProcessorPil"
-        resample = Image.Resampling.BILINEAR
-        image_mean = [0.5, 0.5, 0.5]  # noqa: RUF012
-        image_std = [0.5, 0.5, 0.5]  # noqa: RUF012
-
-        def __init__(self, **options: Any) -> None:
-            patch, most = options.pop("patch_size", None) or 16, options.pop("max_num_patches", None) or 256
-            side = int(most**0.5) * patch
-            options["size"] = options.get("size") or {"height": side, "width": side}
-            super().__init__(**options)
-            self.patch_size, self.max_num_patches = patch, most
-
-    return Siglip2ImageProcessorPil
-
-
-@cache
 def _tipsv2() -> Any:
     parent: Any = transformers.ViTImageProcessorPil
 
@@ -127,10 +103,9 @@ def _tipsv2() -> Any:
     return Tipsv2ImageProcessorPil
 
 
-# Class of transformers -> what makes ours: without torch, or with pictures instead of lists of patches.
+# Class of transformers that needs torchvision -> what makes ours.
 OURS: dict[str, Callable[[], Any]] = {
     "DINOv3ViTImageProcessor": _dinov3_vit,
-    "Siglip2ImageProcessor": _siglip2,
     "Tipsv2ImageProcessor": _tipsv2,
 }
 
@@ -170,11 +145,15 @@ def load_pil(folder: Path, **options: Any) -> ImageProcessor:
 def set_image_size(processor: Any, size: Sides) -> None:
     """Makes pictures come out with side `size`, or that (height, width); a crop cuts off the same share as before.
 
+    A processor that keeps the shapes of pictures gives them as many patches as a picture of `size` has.
     A processor that resizes the shorter edge resizes both edges if height and width differ, since it would cut off most
     of a picture. Raises ConfigError for a processor whose fields do not say how large its pictures are, and for one
     that cannot make them that size.
     """
     height, width = pair(size)
+    if keeps_shapes(processor):
+        processor.max_num_patches = math.prod(grid(size, processor.patch_size))
+        return
     edges = {name: edge for name, edge in dict(processor.size or {}).items() if edge}
     if not edges or not edges.keys() <= {"height", "width", "shortest_edge"}:
         raise ConfigError(

@@ -23,10 +23,10 @@ KEPT = 8  # Models whose compiled functions stay in memory.
 class Embed(NamedTuple):
     """Jitted functions of a model on a mesh. Rows of inputs and outputs are split over its devices; dropout is off."""
 
-    images: Callable[[Params, Array], Array]  # uint8 [B S1 S2 3] -> unit embeddings [B E], float32.
+    images: Callable[[Params, Array], Array]  # uint8 [B S1 S2 C] -> unit embeddings [B E], float32.
     # int32 [B N] each -> unit embeddings [B E], float32.
     texts: Callable[[Params, Mapping[str, Array]], Array]
-    pool: Callable[[Params, Array], Array]  # uint8 [B S1 S2 3] -> the image tower's pooled output [B Dv].
+    pool: Callable[[Params, Array], Array]  # uint8 [B S1 S2 C] -> the image tower's pooled output [B Dv].
     pooled: Callable[[Params, Array], Array]  # The output of `pool` -> unit embeddings [B E], float32.
     # int32 [B N] each -> the text tower's pooled output [B Dt].
     pool_texts: Callable[[Params, Mapping[str, Array]], Array]
@@ -48,11 +48,11 @@ def make_embed_step(
     def split_rows(tree: Any) -> Any:
         return lax.with_sharding_constraint(tree, jax.tree.map(lambda _: rows, tree))
 
-    def normalise(images: UInt8[Array, "B S1 S2 3"]) -> Float[Array, "B S1 S2 3"]:
+    def normalise(images: UInt8[Array, "B S1 S2 C"]) -> Float[Array, "B S1 S2 C"]:
         return pixels.normalise(split_rows(images), dtype)
 
     @jit
-    def images(params: Params, images: UInt8[Array, "B S1 S2 3"]) -> Float[Array, "B E"]:
+    def images(params: Params, images: UInt8[Array, "B S1 S2 C"]) -> Float[Array, "B E"]:
         return split_rows(module.apply({"params": params}, images=normalise(images))[0])
 
     @jit
@@ -60,7 +60,7 @@ def make_embed_step(
         return split_rows(module.apply({"params": params}, texts=split_rows(dict(texts)))[1])
 
     @jit
-    def pool(params: Params, images: UInt8[Array, "B S1 S2 3"]) -> Float[Array, "B Dv"]:
+    def pool(params: Params, images: UInt8[Array, "B S1 S2 C"]) -> Float[Array, "B Dv"]:
         return split_rows(module.apply({"params": params}, normalise(images), method="pool_images"))
 
     @jit

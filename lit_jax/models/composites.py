@@ -56,7 +56,6 @@ COMPOSITES = {
         "CLIPSegModel", "clipseg_vision_model", "clip_text_model", "clipseg", prefix="clip."
     ),
     "siglip": Composite("SiglipModel", "siglip_vision_model", "siglip_text_model", sigmoid=True),
-    # For pictures of one shape; transformers takes a list of patches for each picture (NaFlex).
     "siglip2": Composite(
         "Siglip2Model", "siglip2_vision_model", "siglip_text_model", "siglip2", sigmoid=True
     ),

@@ -149,7 +149,8 @@ class DualEncoder(nn.Module):
         if pooling == "pooler":
             return output.pooler_output
         prefix = first_patch(self.config.vision) if tower == "vision" else 0
-        return pool_tokens(pooling, output.last_hidden_state, attention_mask, prefix)
+        mask = output.patch_mask if attention_mask is None else attention_mask
+        return pool_tokens(pooling, output.last_hidden_state, mask, prefix)
 
     @full_precision
     def image_features(

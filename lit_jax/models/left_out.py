@@ -104,14 +104,12 @@ _REASONS = {
 }
 # Type -> which part of it is read, for types that are not read completely.
 _LIMITS = {
-    "siglip2": "yes, a model of two towers, for batches of pictures of one shape (NaFlex has several)",
     "eva02": "yes, of timm and open_clip; transformers has no such type",
     "perception_encoder": "yes, of timm and open_clip; transformers has no such type",
     "clip_resnet": "yes, of open_clip; transformers has no such type",
     "coca_vision": "yes, of open_clip; transformers has no such type",
     "coca_text": "yes, of open_clip; transformers has no such type",
     "timm_wrapper": "yes, of timm's image towers those that docs/formats.md names",
-    "siglip2_vision_model": "yes, for batches of pictures of one shape (NaFlex has several)",
 }
 _REASON_OF = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 

@@ -32,7 +32,8 @@ def folder_of(config: TrainConfig) -> Path:
 def read(config: TrainConfig, compute: Compute) -> Loaded:
     """The model that the run starts from, with params on the host. Raises WeightError and ConfigError as `load` does.
 
-    For the sigmoid loss, a model without a logit bias gets the config's; for the softmax loss, it loses its bias.
+    For the sigmoid loss, a model without a logit bias gets the config's. The softmax loss does not use the bias: a
+    SigLIP, which has a tensor for it, keeps it as it is, and any other model loses it.
     """
     if unused := [name for name in _UNUSED if getattr(config.model, name) != FIELDS[f"model.{name}"].default]:
         log.info("config.init_from brings the whole model; not used are model.%s", ", model.".join(unused))
@@ -56,7 +57,7 @@ def model_config(config: TrainConfig) -> DualEncoderConfig:
 def _fitted(model: DualEncoderConfig, config: TrainConfig) -> DualEncoderConfig:
     """The model's config, adapted to the loss and the image size of the run."""
     size, bias = config.model.image_size, bias_of(config)
-    if bias is not None and model.logit_bias_init_value is not None:
+    if model.logit_bias_init_value is not None and (bias is not None or model.composite.sigmoid):
         bias = model.logit_bias_init_value
     model = dataclasses.replace(model, logit_bias_init_value=bias)
     if size is None:

@@ -29,16 +29,19 @@ WHOLE_BATCH = ProcessShard()  # The shard of a run with one process.
 
 @runtime_checkable
 class Decode(Protocol):
-    """The bytes of an image file -> RGB. Raises `DataError` for a file that is not a usable image."""
+    """The bytes of an image file -> RGB, or the four channels of `utils.naflex`.
 
-    def __call__(self, data: bytes, /) -> UInt8[np.ndarray, "S1 S2 3"]: ...
+    Raises `DataError` for a file that is not a usable image.
+    """
+
+    def __call__(self, data: bytes, /) -> UInt8[np.ndarray, "S1 S2 C"]: ...
 
 
 @runtime_checkable
 class TrainDecode(Decode, Protocol):
     """A `Decode` for training: everything random about the image is a function of `key`."""
 
-    def __call__(self, data: bytes, key: int = 0, /) -> UInt8[np.ndarray, "S1 S2 3"]: ...
+    def __call__(self, data: bytes, key: int = 0, /) -> UInt8[np.ndarray, "S1 S2 C"]: ...
 
 
 @runtime_checkable
@@ -69,7 +72,7 @@ class ImageProcessor(Protocol):
     do_resize: Any
     do_rescale: Any
     do_normalize: Any
-    size: Any  # A mapping with "shortest_edge", or with "height" and "width".
+    size: Any  # A mapping with "shortest_edge", or with "height" and "width"; None if pictures keep their shapes.
     resample: Any
     rescale_factor: Any
     image_mean: Any  # One number, or one for each channel.

@@ -14,6 +14,7 @@ from lit_jax.evals.evaluate import evaluate
 from lit_jax.evals.presets import PRESETS, canonical, find
 from lit_jax.evals.request import EvalConfig
 from lit_jax.inference.prompts import class_embeddings, class_texts, load_templates
+from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
 
@@ -80,6 +81,14 @@ def test_templates_are_read_from_json_with_either_place(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match="is not a JSON list of templates"):
             load_templates(str(file))
+
+
+def test_squares_are_refused_for_pictures_that_keep_their_shapes():
+    patches = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=18)
+    with pytest.raises(
+        ConfigError, match=r"the image processor is \{\}; this preset needs a square height and width"
+    ):
+        find("lit").image_processor(patches)
 
 
 def test_an_unknown_preset_is_refused():

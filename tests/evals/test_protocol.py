@@ -1,4 +1,5 @@
-from lit_jax.evals.protocol import differences, fingerprint, preprocessing
+from lit_jax.evals.protocol import differences, fingerprint, pixels_in_words, preprocessing
+from lit_jax.utils._transformers import transformers
 from tests import tiny
 
 
@@ -17,6 +18,17 @@ def test_preprocessing_holds_the_numbers_that_change_pixels():
         for name, value in change.items():
             setattr(processor, name, value)
         assert fingerprint(preprocessing(processor)) != fingerprint(fields), change
+
+
+def test_preprocessing_is_described_in_words():
+    assert pixels_in_words(preprocessing(tiny.image_processor(32))).startswith(
+        "resized to 32 x 32, bilinear; times"
+    )
+    patches = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=18)
+    words = pixels_in_words(preprocessing(patches))
+    assert words.startswith(
+        "resized to at most 18 patches of 8 pixels in their own shape, bilinear; times 0.00392157"
+    )
 
 
 def test_differences_are_named_by_their_path():

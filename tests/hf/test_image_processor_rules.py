@@ -86,6 +86,8 @@ WRONG = [
         (name, "yes")
         for name in ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb")
     ),
+    *(("max_num_patches", value) for value in (0, -1, 2.5, "many", 10**6, True)),
+    *(("patch_size", value) for value in (0, -1, 2.5, 10**6, True)),
     ("image_processor_type", 7),
 ]
 
@@ -104,6 +106,28 @@ def test_a_field_that_cannot_be_used_is_named_before_it_is_read(field, value, ne
         WeightError, match=rf"processor_config\.json: {field}=.* is not usable; wanted"
     ) as error:
         load_image_processor(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"max_num_patches": 16_384, "patch_size": 32},
+            "patch_size=32 are 16777216 pixels; at most 4194304 are usable",
+        ),
+        (
+            {"max_num_patches": 1_024, "patch_size": None},
+            "patch_size=None is not usable; wanted a whole number",
+        ),
+        ({"max_num_patches": None}, "max_num_patches=None is not usable; wanted a whole number"),
+    ],
+)
+def test_patches_that_are_too_many_or_unknown_are_refused_in_one_sentence(fields, message, tmp_path):
+    naflex = {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 16, "max_num_patches": 256}
+    assert pixels_of(load_image_processor(written(tmp_path, naflex))).size == 256
+    with pytest.raises(WeightError, match=message) as error:
+        load_image_processor(written(tmp_path, naflex | fields))
     assert "\n" not in str(error.value)
 
 

@@ -28,6 +28,7 @@ FIELDS = {
     "DeiTImageProcessor": SMALLER,
     "ConvNextImageProcessor": {"size": {"shortest_edge": 32}},
     "ChineseCLIPImageProcessor": CROP,
+    "Siglip2ImageProcessor": {"patch_size": 8, "max_num_patches": 16},
 }
 DINOV3 = SQUARE | {  # Spelled as facebook/dinov3-vitb16-pretrain-lvd1689m.
     "image_processor_type": "DINOv3ViTImageProcessorFast",
@@ -83,8 +84,7 @@ def test_every_image_processor_is_the_one_that_transformers_has_for_the_type():
         names = NAMES["dinov3_vit" if kind == "dinov3_convnext" else kind]  # transformers has no row for it.
         assert names["torchvision"] == encoder.image_processor
         ours = encoder.image_processor in image_processors.OURS
-        # The Pillow class of SigLIP 2 in transformers makes no picture, so ours is used.
-        assert ("pil" in names) == (not ours or model_type == "siglip2_vision_model")
+        assert ("pil" in names) == (not ours)
 
 
 def triangles(length, side):
@@ -177,7 +177,7 @@ def test_a_class_that_exists_only_for_torchvision_is_named_in_a_whole_sentence(n
         load_image_processor(written(tmp_path, SQUARE | {"image_processor_type": name}))
     assert str(error.value).endswith(
         f"cannot be read: {name.removesuffix('Fast')} exists for torchvision alone; lit_jax itself computes "
-        "DINOv3ViTImageProcessor, Siglip2ImageProcessor, Tipsv2ImageProcessor; "
+        "DINOv3ViTImageProcessor, Tipsv2ImageProcessor; "
         "give the folder an image_processor_type that `lit-jax encoders` lists"
     )
 

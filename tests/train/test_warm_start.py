@@ -14,11 +14,13 @@ from lit_jax.hf import load
 from lit_jax.hf import save as saving
 from lit_jax.hf.join import from_towers
 from lit_jax.models.layers.spec import Compute
+from lit_jax.tools.export import export
 from lit_jax.tools.plan import parameters
 from lit_jax.train import warm_start
 from lit_jax.train.loop import train
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
+from tests.hf.conversions import foreign
 
 
 def config(folder, **changes):
@@ -82,6 +84,17 @@ def test_the_sigmoid_loss_adds_a_bias_and_the_softmax_loss_drops_it(tmp_path, bi
     assert loaded.params["logit_bias"] == wanted
     loaded = warm_start.read(read_config(config(tmp_path)), Compute())
     assert "logit_bias" not in loaded.params and loaded.module.config.logit_bias_init_value is None
+
+
+def test_a_siglip_that_is_tuned_by_the_softmax_loss_keeps_its_bias_and_its_class(tmp_path):
+    path = foreign.write(tmp_path / "npz", foreign.stored("siglip_npz"))
+    module, params = load.load(path)
+    saving.save(tmp_path / "model", module, params, tiny.processor())
+    state = train(config(tmp_path, steps=2, optim__warmup_steps=1), tmp_path / "run")
+    assert {**state.tuned, **state.locked}["logit_bias"] == params["logit_bias"] != 0
+    export(tmp_path / "run", tmp_path / "export")
+    assert json.loads((tmp_path / "export" / "config.json").read_text())["model_type"] == "siglip"
+    assert load.load(tmp_path / "export")[1]["logit_bias"] == params["logit_bias"]
 
 
 def test_pictures_can_have_another_size(model):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lit_jax.data.transforms import bmp
 from lit_jax.data.transforms.image_files import MAX_PIXELS
-from lit_jax.data.transforms.resized import resized
+from lit_jax.data.transforms.resized import keeps_shapes, resized
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import pair
 from lit_jax.utils.typing import ImageProcessor
@@ -31,6 +31,10 @@ def check_decodable(image_processor: ImageProcessor) -> None:
 
     name = type(image_processor).__name__
     height, width = pair(pixels_of(image_processor).size)
+    if keeps_shapes(image_processor):
+        raise ConfigError(
+            f"{name} cuts pictures into patches, which a file of pixels does not hold; {_INSTEAD}"
+        )
     if not image_processor.do_resize:
         raise ConfigError(f"{name} does not resize pictures, so decoded ones would be very large; {_INSTEAD}")
     rng = np.random.default_rng(0)

@@ -14,9 +14,10 @@ from PIL import Image
 from lit_jax.data.transforms.decoded_files import DecodedFiles
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.data.transforms.normalize import PixelNormalizer
-from lit_jax.data.transforms.resized import resized, resizes_floats
+from lit_jax.data.transforms.resized import keeps_shapes, picture_of, resized, resizes_floats
+from lit_jax.utils import naflex
 from lit_jax.utils.errors import ConfigError, first_line
-from lit_jax.utils.sides import pair, plain
+from lit_jax.utils.sides import plain
 from lit_jax.utils.typing import ImageProcessor, TrainDecode
 
 
@@ -37,28 +38,28 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     try:
         pixels, other = (resized(image_processor, Image.fromarray(x)) for x in (noise, noise.swapaxes(0, 1)))
-        theirs = np.asarray(image_processor(Image.fromarray(noise))["pixel_values"][0])
+        theirs = picture_of(image_processor(Image.fromarray(noise)))
     except Exception as error:  # Any error: transformers hardly checks the fields of an image processor.
         raise ConfigError(f"{name} cannot process a 64x48 picture: {first_line(error)}") from error
-    height, width, _ = pixels.shape
-    if pixels.dtype != np.uint8 or {pixels.shape, other.shape} != {(height, width, 3)}:
+    if pixels.dtype != np.uint8 or other.shape != pixels.shape or pixels.shape[2] not in (3, 4):
         raise ConfigError(
             f"{name} turns a 64x48 picture into {pixels.dtype} of shape {pixels.shape}; lit_jax needs uint8 of a "
             "fixed size: set its size to height and width, or do_center_crop with a crop_size"
         )
+    if keeps_shapes(image_processor) and not image_processor.do_resize:
+        raise ConfigError(
+            f"{name} does not resize pictures, so they can have more than max_num_patches; set do_resize to true"
+        )
     scaled, centred = image_processor.do_rescale, image_processor.do_normalize
     normalizer = PixelNormalizer(
-        size=plain(height, width),
+        size=plain(*size_of(image_processor)),
         mean=_rgb(image_processor.image_mean) if centred else (0.0, 0.0, 0.0),
         std=_rgb(image_processor.image_std) if centred else (1.0, 1.0, 1.0),
         rescale=float(image_processor.rescale_factor) if scaled else 1.0,
     )
     ours = normalizer.normalise(pixels[None])[0]
     rounding = normalizer.rescale / 2 / min(normalizer.std) if floats else 0.0
-    same = theirs.shape == (3, height, width) and np.allclose(
-        ours, theirs.transpose(1, 2, 0), rtol=1e-5, atol=1e-5 + rounding
-    )
-    if not same:
+    if theirs.shape != ours.shape or not np.allclose(ours, theirs, rtol=1e-5, atol=1e-5 + rounding):
         raise ConfigError(
             f"{name} does more to a picture than resize, crop, rescale and normalise; choose another image processor"
         )
@@ -66,28 +67,42 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
 
 
 def make_decode(image_processor: ImageProcessor) -> TrainDecode:
-    """Returns `decode(bytes, key=0) -> uint8 [S1, S2, 3]`: the image processor without rescale and normalise, exactly.
+    """Returns `decode(bytes, key=0) -> uint8 [S1, S2, C]`: the image processor without rescale and normalise, exactly.
 
     `open_image` first turns every kind of picture into RGB. If the image processor resizes by the shorter edge, a
-    picture longer than `MAX_RATIO` times its width first loses its ends. `decode` is thread-safe, ignores the key, and
-    raises `DataError` with the reason if the bytes are not a picture that it accepts.
+    picture longer than `MAX_RATIO` times its width first loses its ends. C is 3, or 4 for an image processor that keeps
+    the shapes of pictures (`utils.naflex`). `decode` is thread-safe, ignores the key, and raises `DataError` with the
+    reason if the bytes are not a picture that it accepts.
     """
-    size, decoded = pair(pixels_of(image_processor).size), DecodedFiles(image_processor)
+    pixels_of(image_processor)
+    shape, decoded = _first(image_processor).shape, DecodedFiles(image_processor)
 
-    def decode(data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 3"]:
+    def decode(data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 C"]:
         pixels = decoded(data)
         if pixels is None:
             pixels = resized(image_processor, open_image(data))
-        assert pixels.shape == (*size, 3), pixels.shape
+        assert pixels.shape == shape, pixels.shape
         return pixels
 
     return decode
 
 
 def size_of(image_processor: ImageProcessor) -> tuple[int, int]:
-    """The height and width, in pixels, that every picture gets."""
-    height, width, _ = resized(image_processor, Image.new("RGB", (64, 48))).shape
+    """The height and width, in pixels, that every picture gets.
+
+    Of pictures that keep their shapes, those of the one that has all patches and is nearest to a square.
+    """
+    if keeps_shapes(image_processor):
+        own: Any = image_processor
+        rows, columns = naflex.grid_of(own.max_num_patches)
+        return rows * own.patch_size, columns * own.patch_size
+    height, width, _ = _first(image_processor).shape
     return height, width
+
+
+def _first(image_processor: ImageProcessor) -> UInt8[np.ndarray, "S1 S2 C"]:
+    """What becomes of a small picture."""
+    return resized(image_processor, Image.new("RGB", (64, 48)))
 
 
 def _rgb(values: Any) -> tuple[float, float, float]:

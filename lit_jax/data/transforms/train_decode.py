@@ -19,7 +19,7 @@ from lit_jax.data.transforms.augment import Augment, Box, augment_of
 from lit_jax.data.transforms.decoded_files import DecodedFiles
 from lit_jax.data.transforms.image_files import middle, open_header, to_rgb
 from lit_jax.data.transforms.image_processor import pixels_of
-from lit_jax.data.transforms.resized import resized
+from lit_jax.data.transforms.resized import keeps_shapes, resized
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import Sides, pair
 from lit_jax.utils.typing import ImageProcessor
@@ -29,10 +29,11 @@ HOW = ("exact", "fast", "turbo")
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """`decode(bytes, key=0) -> uint8 [S1, S2, 3]`; threads may share it, and processes receive a copy.
+    """`decode(bytes, key=0) -> uint8 [S1, S2, C]`; threads may share it, and processes receive a copy.
 
-    The result depends on the bytes and on `key` alone. Raises `DataError` for exactly the files for which
-    `image_files.open_image` does.
+    The result depends on the bytes and on `key` alone. C is 3, or 4 if the picture keeps its shape (`utils.naflex`); a
+    part that was cropped at random is resized to the height and width instead. Raises `DataError` for exactly the files
+    for which `image_files.open_image` does.
     """
 
     image_processor: ImageProcessor
@@ -41,13 +42,15 @@ class ImageDecoder:
     augment: Augment
     decoded: DecodedFiles
 
-    def __call__(self, data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 3"]:
+    def __call__(self, data: bytes, key: int = 0) -> UInt8[np.ndarray, "S1 S2 C"]:
         draw = random.Random(key)
         pixels = self.decoded(data) if self.augment.area == 1 else None
         if pixels is None:
             image = open_header(data)
             height, width = pair(self.size)
             crop = self.augment.crop(*image.size, draw, width / height)
+            if crop is None and keeps_shapes(self.image_processor):
+                return resized(self.image_processor, self.augment.change(to_rgb(image), draw))
             pixels = self._resize(image, data, crop)
         if self.augment.flip or self.augment.ops:
             pixels = np.asarray(self.augment.change(Image.fromarray(pixels), draw))
@@ -105,7 +108,7 @@ def make_train_decode(
 
 def shown(image_processor: ImageProcessor, width: int, height: int) -> Box | None:
     """The part of a picture that `image_processor` keeps; None if its result is not a resized part (padding)."""
-    size, left, top, right, bottom = image_processor.size, 0.0, 0.0, float(width), float(height)
+    size, left, top, right, bottom = image_processor.size or {}, 0.0, 0.0, float(width), float(height)
     if not image_processor.do_resize:
         return None
     if "shortest_edge" in size:

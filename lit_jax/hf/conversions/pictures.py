@@ -38,6 +38,13 @@ def square_processor(
     return _checked(where, fields, lambda: image_processors.half_even_crop()(**fields))
 
 
+def naflex_processor(where: Path, *, patches: int, side: int) -> ImageProcessor:
+    """SigLIP 2's for pictures of any shape: at most `patches` patches of `side` pixels. Raises WeightError."""
+    make: Any = transformers.Siglip2ImageProcessorPil
+    fields = {"max_num_patches": patches, "patch_size": side}
+    return _checked(where, fields, lambda: make(**fields))
+
+
 def _checked(where: Path, fields: dict[str, Any], make: Callable[[], ImageProcessor]) -> ImageProcessor:
     try:
         image_processor_rules.check_fields(fields)

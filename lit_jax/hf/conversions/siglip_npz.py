@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2 for one picture size (arXiv:2303.15343, 2502.14786): npz files of google-research/big_vision."""
+"""SigLIP and SigLIP 2 (arXiv:2303.15343, 2502.14786): npz files of google-research/big_vision."""
 
 import math
 from functools import partial
@@ -10,12 +10,13 @@ from lit_jax.hf.conversions import jax_arrays
 from lit_jax.hf.conversions.base import Format, Model, Part
 from lit_jax.hf.conversions.jax_arrays import CLIP_NAMES, Arrays, block_rows, npz_of, read_blocks, text_tower
 from lit_jax.hf.conversions.renames import bound, converted, rows, under
-from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 _SCALARS = rows("t | logit_scale | 1\nb | logit_bias | 1")
+# The patches of pictures of one size, and of any shape (NaFlex).
+_PATCHES = rows("embedding/kernel | embeddings.patch_embedding.weight | p q c d -> d c p q")
+_NAFLEX_PATCHES = rows("embedding/kernel | embeddings.patch_embedding.weight | v d -> d v")
 _IMAGE = rows("""
-    embedding/kernel               | embeddings.patch_embedding.weight    | p q c d -> d c p q
     embedding/bias                 | embeddings.patch_embedding.bias      | d
     pos_embedding                  | embeddings.position_embedding.weight | x n d -> (x n) d
     Transformer/encoder_norm/scale | post_layernorm.weight                | d
@@ -38,7 +39,8 @@ _C4_WORDS = 32_000  # SigLIP's vocabulary; SigLIP 2 has Gemma's.
 def _read(path: Path, allow_pickle: bool) -> Model:
     arrays = Arrays(npz_of(path) or path)
     image, (text, own) = _image(arrays), text_tower(arrays)
-    config = {"model_type": "siglip", "vision_config": image.config, "text_config": text}
+    model_type = "siglip2" if _is_naflex(arrays) else "siglip"
+    config = {"model_type": model_type, "vision_config": image.config, "text_config": text}
     return Model(
         config,
         converted(arrays.path, arrays, image.rows + own + _SCALARS, made=image.made, dropped=image.dropped),
@@ -46,26 +48,31 @@ def _read(path: Path, allow_pickle: bool) -> Model:
 
 
 def _image(arrays: Arrays) -> Part:
-    if len(arrays.shape("img/embedding/kernel")) != 4:
-        raise WeightError(
-            f"{arrays.path} is a SigLIP 2 for pictures of any shape (NaFlex), which is not implemented; those of one "
-            "picture size are"
-        )
     theirs = "img/Transformer/encoderblock_"
-    blocks, patch = read_blocks(arrays, theirs), arrays.size("img/embedding/kernel", 0, 4)
-    config = {
-        "model_type": "siglip_vision_model",
-        "image_size": math.isqrt(arrays.size("img/pos_embedding", 1, 3)) * patch,
-        "patch_size": patch,
-        "num_channels": arrays.size("img/embedding/kernel", 2, 4),
-        "hidden_size": arrays.size("img/embedding/kernel", 3, 4),
+    blocks, naflex = read_blocks(arrays, theirs), _is_naflex(arrays)
+    if naflex:
+        config = {
+            "model_type": "siglip2_vision_model",
+            "num_patches": math.prod(arrays.shape("img/pos_embedding")[:2]),
+            "patch_size": math.isqrt(arrays.size("img/embedding/kernel", 0, 2) // 3),
+        }
+    else:
+        patch = arrays.size("img/embedding/kernel", 0, 4)
+        config = {
+            "model_type": "siglip_vision_model",
+            "image_size": math.isqrt(arrays.size("img/pos_embedding", 1, 3)) * patch,
+            "patch_size": patch,
+            "num_channels": arrays.size("img/embedding/kernel", 2, 4),
+        }
+    config |= {
+        "hidden_size": arrays.size("img/embedding/bias", 0, 1),
         "num_hidden_layers": blocks.depth,
         "num_attention_heads": blocks.heads,
         "intermediate_size": blocks.hidden,
         "hidden_act": "gelu_pytorch_tanh",
         "layer_norm_eps": 1e-6,
     }
-    own = under(_IMAGE, "img/", "vision_model.")
+    own = under((_NAFLEX_PATCHES if naflex else _PATCHES) + _IMAGE, "img/", "vision_model.")
     own += block_rows(blocks, CLIP_NAMES, theirs + "{l}/", "vision_model.encoder.layers.{l}.")
     head = "vision_model.head.attention.in_proj"
     made = {
@@ -75,6 +82,11 @@ def _image(arrays: Arrays) -> Part:
     return Part(
         config, bound(own, blocks.depth, h=blocks.heads), made, rf"{_QUERIES}/(query|key|value)/(kernel|bias)"
     )
+
+
+def _is_naflex(arrays: Arrays) -> bool:
+    """Whether pictures have any shape: their patches are multiplied as lists of numbers."""
+    return len(arrays.shape("img/embedding/kernel")) == 2
 
 
 def _joined(arrays: Arrays, kind: str) -> np.ndarray:
@@ -89,9 +101,12 @@ def _joined(arrays: Arrays, kind: str) -> np.ndarray:
 
 
 def _image_processor(path: Path) -> ImageProcessor:
-    from lit_jax.hf.conversions.pictures import square_processor
+    from lit_jax.hf.conversions.pictures import naflex_processor, square_processor
 
-    side, half = _image(Arrays(npz_of(path) or path)).config["image_size"], [0.5] * 3
+    config, half = _image(Arrays(npz_of(path) or path)).config, [0.5] * 3
+    if "num_patches" in config:
+        return naflex_processor(path, patches=config["num_patches"], side=config["patch_size"])
+    side = config["image_size"]
     return square_processor(path, side=side, mode="squash", interpolation="bilinear", mean=half, std=half)
 
 

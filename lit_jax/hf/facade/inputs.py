@@ -9,15 +9,33 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from lit_jax.hf.facade import patch_lists
 from lit_jax.hf.pixel_checks import check_pixels
 from lit_jax.utils.errors import ConfigError
 
 
-def images_of(config: Any, pixel_values: ArrayLike) -> Float[Array, "B S1 S2 C"]:
-    """[B C S1 S2] or [B S1 S2 C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else."""
+def images_of(
+    config: Any,
+    pixel_values: ArrayLike,
+    spatial_shapes: ArrayLike | None = None,
+    pixel_attention_mask: ArrayLike | None = None,
+) -> Float[Array, "B S1 S2 C"]:
+    """[B C S1 S2] or [B S1 S2 C] -> NHWC, for the image tower of this config. Raises ConfigError for anything else.
+
+    With `spatial_shapes` [B 2], the pixels are lists of patches [B N P*P*C], and the result is that of
+    `utils.naflex.packed`; `pixel_attention_mask` [B N], if given, must say the same as the shapes.
+    """
     # A value that the caller's own jit closes over is checked like any other: here and now.
     with nullcontext() if isinstance(pixel_values, jax.core.Tracer) else jax.ensure_compile_time_eval():
-        return _images_of(config, jnp.asarray(pixel_values))
+        pixels = jnp.asarray(pixel_values)
+        if spatial_shapes is not None:
+            mask = None if pixel_attention_mask is None else _array(pixel_attention_mask)
+            return patch_lists.packed(config, pixels, _array(spatial_shapes), mask)
+        if pixel_attention_mask is not None:
+            raise ConfigError(
+                "pixel_attention_mask is given without spatial_shapes; give both, as the processor does"
+            )
+        return _images_of(config, pixels)
 
 
 def _images_of(config: Any, pixels: Array) -> Float[Array, "B S1 S2 C"]:

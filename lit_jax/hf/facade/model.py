@@ -211,11 +211,14 @@ class VisionTextDualEncoderModel:
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: ArrayLike | None = None,
+        spatial_shapes: ArrayLike | None = None,
     ) -> VisionTextDualEncoderOutput | tuple:
         """Similarities of T texts and B images.
 
         input_ids, attention_mask, position_ids, token_type_ids: [T N]; pixel_values: [B C S1 S2] as the processor
-        returns them, or [B S1 S2 C]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E] and
+        returns them, or [B S1 S2 C]; for SigLIP 2 (NaFlex) also [B N P*P*C] with spatial_shapes [B 2] and
+        pixel_attention_mask [B N]. Returns logits_per_image [B T], logits_per_text [T B], text_embeds [T E] and
         image_embeds [B E] of unit length, and both towers' outputs; with `return_loss` (which needs T == B) also CLIP's
         symmetric cross-entropy. `train` turns dropout on, drawn from `dropout_rng`. `interpolate_pos_encoding` resizes
         the position tables of towers that otherwise refuse images of another size. `return_dict=False` returns a tuple.
@@ -223,11 +226,10 @@ class VisionTextDualEncoderModel:
         ConfigError.
         """
         texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
-        images = images_of(self.module.config.vision, pixel_values)
-        if return_loss and images.shape[0] != texts["input_ids"].shape[0]:
+        images = images_of(self.module.config.vision, pixel_values, spatial_shapes, pixel_attention_mask)
+        if return_loss and len(images) != (count := len(texts["input_ids"])):
             raise ConfigError(
-                f"the loss pairs each text with one image; found {texts['input_ids'].shape[0]} texts "
-                f"and {images.shape[0]} images"
+                f"the loss pairs each text with one image; found {count} texts and {len(images)} images"
             )
         check_key(train, dropout_rng)
 
@@ -280,18 +282,15 @@ class VisionTextDualEncoderModel:
         dropout_rng: jax.Array | None = None,
         train: bool = False,
         interpolate_pos_encoding: bool = False,
+        pixel_attention_mask: ArrayLike | None = None,
+        spatial_shapes: ArrayLike | None = None,
     ) -> jax.Array:
-        """[B C S1 S2] or [B S1 S2 C] pixels -> projected image features [B E], not normalised."""
-        images = images_of(self.module.config.vision, pixel_values)
+        """Pixels as in a call of the model -> projected image features [B E], not normalised."""
+        images = images_of(self.module.config.vision, pixel_values, spatial_shapes, pixel_attention_mask)
         check_key(train, dropout_rng)
+        variables, options = {"params": params or self.params}, {"interpolate": interpolate_pos_encoding}
         return features(
-            self.module,
-            {"params": params or self.params},
-            images,
-            dropout_rng,
-            method="image_features",
-            train=train,
-            interpolate=interpolate_pos_encoding,
+            self.module, variables, images, dropout_rng, method="image_features", train=train, **options
         )
 
 

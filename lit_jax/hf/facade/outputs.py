@@ -75,6 +75,7 @@ class VisionTextDualEncoderOutput(_Output):
 def tower_output(output: EncoderOutput) -> TowerOutput:
     """Hidden states and attentions as tuples with one entry for each layer, as in Hugging Face."""
     fields = output._asdict()
+    del fields["patch_mask"]
     for name in ("hidden_states", "attentions"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
     return TowerOutput(**fields)

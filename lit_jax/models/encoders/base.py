@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.kept_fields import kept
@@ -25,6 +25,8 @@ class EncoderOutput(NamedTuple):
     # The embeddings, then the output of each layer; a tuple if the layers differ in shape (Swin).
     hidden_states: Float[Array, "L1 B N D"] | tuple[Array, ...] | None
     attentions: Float[Array, "L B H N N"] | tuple[Array, ...] | None
+    # Where the tokens of pictures are real; None: everywhere, or the caller has a mask.
+    patch_mask: Bool[Array, "B N"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,11 @@ def first_patch(config: Any) -> int:
     """The number of tokens before the patches in a last hidden state; the CLS token, if there is one, is the first."""
     patches = getattr(config, "patches", None)
     return 0 if patches is None else int(patches.prefix)
+
+
+def takes_any_shape(config: Any) -> bool:
+    """Whether an image tower of this config takes pictures of any shape (`utils.naflex`)."""
+    return hasattr(config, "num_patches")
 
 
 def with_embeddings(embedded: Array, states: Array | None) -> Array | None:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.clip import LAYERS
@@ -62,13 +62,15 @@ class Config:
 
 
 class AttentionPool(nn.Module):
-    """A learned query attends to all tokens; an MLP with a residual follows (arXiv:2205.01580's MAP head)."""
+    """A learned query attends to all real tokens; an MLP with a residual follows (arXiv:2205.01580's MAP head)."""
 
     spec: BlockSpec
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+    def __call__(
+        self, x: Float[Array, "B N D"], real: Bool[Array, "B N"] | None = None
+    ) -> Float[Array, "B D"]:
         spec, width, dtype = self.spec, x.shape[-1], self.compute.dtype
         init = nn.initializers.normal(spec.init_std)
 
@@ -81,6 +83,7 @@ class AttentionPool(nn.Module):
             split("query", probe),
             split("key", x),
             split("value", x),
+            mask=None if real is None else real[:, None, None],
             # Fused kernels do not suit a single query.
             implementation="xla",
         )

@@ -1,7 +1,7 @@
-"""SigLIP 2's image tower (arXiv:2502.14786), as transformers' Siglip2VisionModel for whole grids of patches.
+"""SigLIP 2's image tower (arXiv:2502.14786), as transformers' Siglip2VisionModel.
 
-transformers gives it pictures as padded lists of patches (NaFlex). Here all pictures of a batch have the same height
-and width, and every patch is real, as there with a mask of ones and the `spatial_shapes` of this grid.
+transformers gives it pictures as padded lists of patches (NaFlex), which `utils.naflex` packs into one array. It also
+takes pictures of one height and width, as there with a mask of ones and the `spatial_shapes` of this grid.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ from lit_jax.models.encoders.clip import LAYERS
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers.blocks import Block, layer_norm, scan_layers
 from lit_jax.models.layers.patches import PatchEmbed, Patches
-from lit_jax.models.layers.position_tables import resize_grid
+from lit_jax.models.layers.position_tables import resize_grid, resize_grid_to_each
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
+from lit_jax.utils import naflex
+from lit_jax.utils.errors import ConfigError, WeightError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,10 @@ class Config:
 
 
 class Model(nn.Module):
-    """Equals transformers' Siglip2VisionModel for NHWC images, whose patches it cuts itself."""
+    """Equals transformers' Siglip2VisionModel for NHWC images, whose patches it cuts itself.
+
+    Images with one more channel than the config says are of any shape: see `utils.naflex`.
+    """
 
     config: Config
     compute: Compute = Compute()
@@ -98,24 +102,34 @@ class Model(nn.Module):
         attentions: bool = False,
     ) -> EncoderOutput:
         """`interpolate` changes nothing, since positions are always resized."""
-        c, compute = self.config, self.compute
-        x = PatchEmbed(c.patches, compute, name="embeddings")(images, interpolate=True, train=train)
+        c, compute, real = self.config, self.compute, None
         init = nn.initializers.normal(c.hidden_size**-0.5)
         positions = self.param("positions", init, (c.num_patches, c.hidden_size))
-        grid = (images.shape[1] // c.patch_size, images.shape[2] // c.patch_size)
-        positions = resize_grid(positions[None], (c.side, c.side), grid, antialias=True, linear=True)
+        if images.shape[-1] == c.num_channels + 1:
+            if images.shape[2] != c.patch_size:
+                raise ConfigError(
+                    f"pictures of any shape come in patches of {images.shape[2]} pixels; this tower takes patches of "
+                    f"{c.patch_size}: set patch_size of the image processor"
+                )
+            kinds, images = naflex.kinds_of(images), images[..., :-1]
+            positions, real = resize_grid_to_each(positions, c.side, kinds), kinds > naflex.PADDING
+        else:
+            grid = (images.shape[1] // c.patch_size, images.shape[2] // c.patch_size)
+            positions = resize_grid(positions[None], (c.side, c.side), grid, antialias=True, linear=True)
+        x = PatchEmbed(c.patches, compute, name="embeddings")(images, interpolate=True, train=train)
         x = embedded = (x + positions).astype(x.dtype)
         x, states, weights = scan_layers(
             Block(c.block, compute, name="layers"),
             c.num_hidden_layers,
             x,
+            None if real is None else real[:, None, None],
             train=train,
             hidden_states=hidden_states,
             attentions=attentions,
         )
         x = layer_norm(c.block, compute, "norm")(x)
-        pooled = siglip.AttentionPool(c.block, compute, name="head")(x)
-        return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights)
+        pooled = siglip.AttentionPool(c.block, compute, name="head")(x, real)
+        return EncoderOutput(x, pooled, with_embeddings(embedded, states), weights, real)
 
 
 _ROWS = table("""

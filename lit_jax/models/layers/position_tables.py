@@ -8,6 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from lit_jax.utils import naflex
+
 
 @lru_cache
 def bicubic(source: int, target: int) -> np.ndarray:
@@ -69,6 +71,36 @@ def resize_grid(
         precision=lax.Precision.HIGHEST,
     )
     return grid.reshape(1, height * width, -1).astype(table.dtype)
+
+
+def resize_grid_to_each(
+    table: Float[Array, "n D"], side: int, kinds: Float[Array, "B N"]
+) -> Float[Array, "B N D"]:
+    """A square grid of positions -> the positions of the patches of each picture, whose shape `kinds` tells.
+
+    `kinds` is that of `utils.naflex`. Equals `resize_grid` with antialias and linear for the shape of each picture, in
+    float32; padding gets the position of the first patch, as in transformers' Siglip2VisionEmbeddings.
+    """
+    inner = kinds > naflex.PADDING
+    rows = (kinds == naflex.LAST).sum(axis=1)[:, None]
+    columns = inner.sum(axis=1)[:, None] // jnp.maximum(rows, 1)
+    slot = jnp.where(inner, jnp.arange(kinds.shape[1]), 0)
+    row, column = jnp.divmod(slot, jnp.maximum(columns, 1))
+
+    def triangles(index: Array, count: Array) -> Float[Array, "B N side"]:
+        scale = side / jnp.maximum(count, 1).astype(jnp.float32)
+        centre = (index + 0.5) * scale - 0.5
+        distance = jnp.abs(jnp.arange(side) - centre[..., None]) / jnp.maximum(scale, 1)[..., None]
+        weights = jnp.maximum(1 - distance, 0)
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+    weights = triangles(row, rows)[..., :, None] * triangles(column, columns)[..., None, :]
+    return jnp.einsum(
+        "bns,sd->bnd",
+        weights.reshape(*kinds.shape, side * side),
+        table.astype(jnp.float32),
+        precision=lax.Precision.HIGHEST,
+    )
 
 
 def resize_offsets(

@@ -1,5 +1,6 @@
 """What the numbers in a config say before anything is read or compiled: its model, parameters and arithmetic."""
 
+import math
 from typing import Any
 
 import jax
@@ -8,10 +9,12 @@ import numpy as np
 from flax import traverse_util
 
 from lit_jax.config import NEEDLESS, TrainConfig, read_config
+from lit_jax.data.transforms.augment import augment_of
 from lit_jax.hf import join
 from lit_jax.hf.towers import read_tower
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from lit_jax.models.encoders.base import takes_any_shape
 from lit_jax.models.layers.packing import rows_for
 from lit_jax.parallel.sharding import fsdp_rules, spec
 from lit_jax.tools.plan.flops import flops_of
@@ -21,7 +24,7 @@ from lit_jax.train.build import DTYPES, bias_of, check_rules, compute_of, locks_
 from lit_jax.train.optim import DECAY
 from lit_jax.train.partition import partition
 from lit_jax.utils.path_rules import first_match, whole_path
-from lit_jax.utils.sides import Sides, pair
+from lit_jax.utils.sides import Sides, grid, pair
 
 
 def config_of(recipe: TrainConfig) -> DualEncoderConfig:
@@ -53,13 +56,21 @@ def picture_size(recipe: TrainConfig, config: DualEncoderConfig) -> Sides:
     return size
 
 
+def picture_shape(recipe: TrainConfig, config: DualEncoderConfig) -> tuple[int, int, int]:
+    """The shape of a picture as the step gets it; SigLIP 2 gets one size only if parts are cropped at random."""
+    tower, size = config.vision, pair(picture_size(recipe, config))
+    if takes_any_shape(tower) and augment_of(recipe.data.augment).area == 1:
+        column = math.prod(grid(size, tower.patch_size)) * tower.patch_size
+        return column, tower.patch_size, tower.num_channels + 1
+    return *size, tower.num_channels
+
+
 def arithmetic(recipe: TrainConfig, module: DualEncoder) -> dict[str, int]:
     """Model FLOPs of a step over all chips, by part: what the mathematics needs, without recomputation."""
     config, rows = module.config, recipe.batch_size
     m = DualEncoder(config)  # It has no kernels, whose arithmetic does not show in a jaxpr.
     shapes = dual_encoder.param_shapes(m)
-    size = pair(picture_size(recipe, config))
-    images = jax.ShapeDtypeStruct((rows, *size, config.vision.num_channels), jnp.float32)
+    images = jax.ShapeDtypeStruct((rows, *picture_shape(recipe, config)), jnp.float32)
     texts = rows * recipe.data.captions_per_image
     packed = rows_for(texts, recipe.model.text_rows)  # Texts may share rows.
     ids = jax.ShapeDtypeStruct((packed, recipe.data.text_length), jnp.int32)

@@ -24,7 +24,7 @@ from lit_jax.parallel.sharding import BATCH
 from lit_jax.tools.plan.decoding import Host, decoding
 from lit_jax.tools.plan.flops import count
 from lit_jax.tools.plan.hlo import Program
-from lit_jax.tools.plan.parameters import arithmetic, config_of, picture_size
+from lit_jax.tools.plan.parameters import arithmetic, config_of, picture_shape, picture_size
 from lit_jax.tools.plan.topology import Chip, chip_of, devices_of
 from lit_jax.train.adapters import with_adapters
 from lit_jax.train.build import Training, build_training, compute_of, mesh_of
@@ -33,7 +33,6 @@ from lit_jax.train.state import State, abstract_state
 from lit_jax.train.tower_cache import cached_whole
 from lit_jax.utils.divisors import divisors
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.sides import pair
 
 FITS = 0.95  # The share of the HBM that a program may use; the runtime needs the rest.
 
@@ -283,8 +282,7 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
     if "vision" in recipe.cached:
         width = _pooled_width(config.vision, config.vision_pooling)
         return batch | {"pooled_images": shaped((width,), jnp.float32)}
-    size = pair(picture_size(recipe, config))
-    return batch | {"images": shaped((*size, config.vision.num_channels), jnp.uint8)}
+    return batch | {"images": shaped(picture_shape(recipe, config), jnp.uint8)}
 
 
 def _pooled_width(tower: Any, pooling: str) -> int:

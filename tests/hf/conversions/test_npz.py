@@ -4,11 +4,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 import lit_jax
 from lit_jax.hf import hub
 from lit_jax.hf.processor import load_image_processor, load_processor, load_tokenizer
+from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import WeightError
+from tests.bad_pictures import noise
 from tests.hf.conversions import foreign
 
 NAMES = [*foreign.names("lit_npz"), *foreign.names("siglip_npz")]
@@ -92,11 +95,33 @@ def test_arrays_of_another_project_are_refused(tmp_path):
         lit_jax.load(tmp_path / "x.npz")
 
 
-def test_a_model_for_pictures_of_any_shape_is_refused_by_name(tmp_path):
-    model = foreign.stored("siglip_npz")
-    model["shapes"]["img/embedding/kernel"] = [192, 64]
-    with pytest.raises(WeightError, match=r"for pictures of any shape \(NaFlex\), which is not implemented"):
-        lit_jax.load(foreign.write(tmp_path, model))
+def naflex(model):
+    """The same weights as big_vision's NaFlex ViT names them: a dense kernel, and a grid of positions."""
+    names = [name for name in model["shapes"] if name.endswith(("img/embedding/kernel", "img/pos_embedding"))]
+    kernel, positions = (foreign.drawn(name, tuple(model["shapes"][name])) for name in names)
+    width = kernel.shape[-1]
+    side = int(positions.shape[1] ** 0.5)
+    grid = positions.reshape(side, side, width)
+    return dict(zip(names, (kernel.reshape(-1, width), grid), strict=True))
+
+
+@pytest.mark.parametrize("name", ["siglip_npz", "siglip_npz_stacked"])
+def test_a_model_for_pictures_of_any_shape_gives_the_same_embeddings_of_squares(name, tmp_path):
+    model = foreign.stored(name)
+    path = foreign.write(tmp_path, model, **naflex(model))
+    module, (images, texts, _) = embedded(path, model)
+    np.testing.assert_allclose(images, model["image_embeds"], atol=1e-5)
+    np.testing.assert_allclose(texts, model["text_embeds"], atol=1e-5)
+    assert module.config.model_type == "siglip2"
+    found = load_image_processor(path)
+    assert (found.patch_size, found.max_num_patches) == (8, 16)
+    given = found([noise((64, 48)), noise((20, 90))], return_tensors="np")
+    lit_jax.save(tmp_path / "m", *lit_jax.load(path))
+    want = transformers.Siglip2Model.from_pretrained(tmp_path / "m")
+    ours = lit_jax.VisionTextDualEncoderModel.from_pretrained(path).get_image_features(**given)
+    features = want.get_image_features(**{key: torch.from_numpy(value) for key, value in given.items()})
+    want = getattr(features, "pooler_output", features).detach().numpy()
+    np.testing.assert_allclose(ours, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("name", ["lit_bert", "siglip_npz"])

@@ -7,12 +7,15 @@ import pytest
 
 import lit_jax
 from lit_jax import config as recipe
+from lit_jax.data.transforms.train_decode import make_train_decode
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.tools.plan import parameters
 from lit_jax.train import build
+from lit_jax.utils._transformers import transformers
 from lit_jax.utils.console import table
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
+from tests.bad_pictures import encoded, noise
 
 ROOT = Path(lit_jax.__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "quickstart")
@@ -109,6 +112,16 @@ def test_the_arithmetic_of_a_rectangle_is_that_of_a_square_of_as_many_patches(vi
         0 <= less < 0.01 * found[0]["image forward"]
     )  # DINOv2 resizes its positions to the rectangle in each step.
     assert less == 0 or vision is tiny.DINOV2
+
+
+def test_the_planned_picture_has_the_shape_of_the_decoded_one():
+    processor = transformers.Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    for augment in ("none", "flip", "crop"):
+        tree = small(model=small()["model"] | {"vision_config": tiny.SIGLIP2_VISION})
+        tree["data"]["augment"] = augment
+        read = recipe.read_config(tree, empty=recipe.NEEDLESS)
+        decoded = make_train_decode(processor, augment=augment)(encoded(noise((50, 40))))
+        assert parameters.picture_shape(read, parameters.config_of(read)) == decoded.shape
 
 
 def test_numbers_without_a_type_are_refused():
