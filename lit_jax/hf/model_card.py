@@ -76,6 +76,8 @@ class Card:
     - `recipe`: the values of the config, nested or flat.
     - `repo_id`: where the model will be on the Hub, for the examples.
     - `layout`: that of `lit_jax.save`; `readers` are for towers that are saved one by one.
+    - `model_class`: the class of transformers that reads the whole model.
+    - `masked`: whether padding is masked; without a mask, texts are padded to the length of the training.
     """
 
     name: str
@@ -92,6 +94,8 @@ class Card:
     language: Sequence[str] = ("en",)
     tags: Sequence[str] = ()
     layout: str = "hf"
+    model_class: str = "VisionTextDualEncoderModel"
+    masked: bool = True
     # The path, within transformers, of the class that reads each tower by itself.
     readers: tuple[str, str] = ("AutoModel", "AutoModel")
     widths: Sequence[int] = ()  # Widths to which embeddings can be cut, by training.
@@ -117,9 +121,15 @@ def model_card(card: Card) -> str:
     what, usage, _ = LAYOUTS[card.layout]
     vision, text = card.readers
     names = {name: path.rpartition(".")[2] for name, path in (("VISION", vision), ("TEXT", text))}
-    readers = {"IMPORTS": _imports({vision, text}), **names}
-    for name, by in {"PLACE": "hf-hub:MODEL" if card.repo_id else LOCAL + "MODEL", **readers}.items():
-        usage = usage.replace(name, by)
+    filled = {
+        "PLACE": "hf-hub:MODEL" if card.repo_id else LOCAL + "MODEL",
+        "PADDING": "True" if card.masked else '"max_length", truncation=True',
+        "CLASS": card.model_class,
+        "IMPORTS": _imports({vision, text}),
+        **names,
+    }
+    for name, by in filled.items():
+        usage, what = usage.replace(name, by), what.replace(name, by)
     if card.widths:
         usage += _WIDTHS.format(", ".join(map(str, card.widths)))
     recipe = markdown(("setting", "value"), [(key, f"`{value}`") for key, value in _flat(card.recipe)])

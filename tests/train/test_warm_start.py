@@ -95,6 +95,9 @@ def test_a_siglip_that_is_tuned_by_the_softmax_loss_keeps_its_bias_and_its_class
     export(tmp_path / "run", tmp_path / "export")
     assert json.loads((tmp_path / "export" / "config.json").read_text())["model_type"] == "siglip"
     assert load.load(tmp_path / "export")[1]["logit_bias"] == params["logit_bias"]
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert "of an ordinary `SiglipModel`" in card and 'SiglipModel.from_pretrained("' in card
+    assert "('.*/attn/(query\\|value)/kernel',)" in card  # A regex is not taken for a path.
 
 
 def test_pictures_can_have_another_size(model):
