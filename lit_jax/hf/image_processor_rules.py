@@ -60,7 +60,8 @@ def _check_patches(count: Any, side: Any) -> None:
             raise ValueError(f"{name}={shown(value)} is not usable; wanted a whole number")
     if count * side**2 > _LARGEST:
         raise ValueError(
-            f"max_num_patches={count} of patch_size={side} are {count * side**2} pixels; at most {_LARGEST} are usable"
+            f"max_num_patches is {count} and patch_size {side}, which is {count * side**2} pixels; at most {_LARGEST} "
+            "are usable"
         )
 
 

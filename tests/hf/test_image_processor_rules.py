@@ -114,7 +114,7 @@ def test_a_field_that_cannot_be_used_is_named_before_it_is_read(field, value, ne
     [
         (
             {"max_num_patches": 16_384, "patch_size": 32},
-            "patch_size=32 are 16777216 pixels; at most 4194304 are usable",
+            "patch_size 32, which is 16777216 pixels; at most 4194304 are usable",
         ),
         (
             {"max_num_patches": 1_024, "patch_size": None},

@@ -227,9 +227,10 @@ class VisionTextDualEncoderModel:
         """
         texts = texts_of(self.module.config.text, input_ids, attention_mask, position_ids, token_type_ids)
         images = images_of(self.module.config.vision, pixel_values, spatial_shapes, pixel_attention_mask)
-        if return_loss and len(images) != (count := len(texts["input_ids"])):
+        counts = images.shape[0], texts["input_ids"].shape[0]
+        if return_loss and counts[0] != counts[1]:
             raise ConfigError(
-                f"the loss pairs each text with one image; found {count} texts and {len(images)} images"
+                f"the loss pairs each text with one image; found {counts[1]} texts and {counts[0]} images"
             )
         check_key(train, dropout_rng)
 
