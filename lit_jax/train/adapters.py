@@ -57,8 +57,8 @@ def with_adapters(params: Params, model: ModelConfig, seed: int = 0) -> Params:
         ]
         if not chosen:
             raise ConfigError(
-                f"model.lora_targets match no kernel of {tower}/, and lock_towers={model.lock_towers!r} wants adapters "
-                f"there: name some, for instance '{tower}/layers/attn/.*', or write another letter"
+                f"config.model.lora_targets match no kernel of {tower}/, and lock_towers={model.lock_towers!r} wants "
+                f"adapters there: name some, for instance '{tower}/layers/attn/.*', or write another letter"
             )
         flat[f"{tower}/{_NODE}/{_ALPHA}"] = np.int32(alpha)
         for path in chosen:
@@ -124,8 +124,8 @@ def _axes(path: str, kernel: Any) -> tuple[tuple[int, ...], int, int, list[int]]
     sides = matrix_of(path, axes) or (((-2,), (-1,)) if axes == 2 else None)
     if sides is None:
         raise ConfigError(
-            f"model.lora_targets match {path} of shape {list(kernel.shape)}, which is no matrix of a linear layer: "
-            "leave it out"
+            f"config.model.lora_targets match {path} of shape {list(kernel.shape)}, which is no matrix of a linear "
+            "layer: leave it out"
         )
     rows, columns = ([axis % axes for axis in side] for side in sides)
     stack = [axis for axis in range(axes) if axis not in (*rows, *columns)]

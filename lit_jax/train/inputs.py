@@ -63,7 +63,7 @@ def _check_captions(source: Source, wanted: int = 1) -> None:
     if most:
         raise DataError(
             f"{source.spec}: of {len(looked)} records none has more than {most} captions, and "
-            f"data.captions_per_image={wanted} wants that many of each; set it to {most} or fewer"
+            f"config.data.captions_per_image={wanted} wants that many of each; set it to {most} or fewer"
         )
     if broken < len(looked):
         raise DataError(

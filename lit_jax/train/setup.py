@@ -118,8 +118,8 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
     model, length, positions = config.model, config.data.text_length, positions_of(model_config.text)
     if length > positions:
         raise ConfigError(
-            f"data.text_length is {length}, and the text tower has positions for {positions} tokens; set it to at most "
-            f"{positions}"
+            f"config.data.text_length is {length}, and the text tower has positions for {positions} tokens; set it "
+            f"to at most {positions}"
         )
 
     def captions() -> Iterator[str]:
@@ -150,14 +150,14 @@ def _make_processor(config: TrainConfig, model_config: DualEncoderConfig) -> Any
         words = default_processor.tokenizer(model_config.text, captions())
     if model.text_rows < 1 and not makes_mask(words):
         raise ConfigError(
-            f"model.text_rows={model.text_rows} lets texts share rows, and this tokenizer masks no padding, so that "
-            "every row is full: set it to 1"
+            f"config.model.text_rows={model.text_rows} lets texts share rows, and this tokenizer masks no padding, so "
+            "that every row is full: set it to 1"
         )
     if model.text_prompt:
         if model_config.text_type in _PROMPTLESS:
             raise ConfigError(
-                f"model.text_prompt is {model.text_prompt!r}, and towers of type {model_config.text_type} know none: "
-                "leave it empty"
+                f"config.model.text_prompt is {model.text_prompt!r}, and towers of type {model_config.text_type} know "
+                "none: leave it empty"
             )
         set_prompt(words, model.text_prompt)
     return processing.processor_class()(images, words)
