@@ -85,6 +85,17 @@ PERCEPTION_ENCODER = VIT | {
     "attn_pool_intermediate_size": 48,
 }
 EVA02 = VIT | {"model_type": "eva02", "scale_attn_inner": True, "ref_feat_shape": 6}
+VITAMIN = {
+    "model_type": "vitamin",
+    "image_size": 32,
+    "embedding_size": 8,
+    "hidden_sizes": [12],
+    "depths": [3],
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
 SWIN = {
     "model_type": "swin",
     "image_size": 32,

@@ -106,6 +106,7 @@ _REASONS = {
 _LIMITS = {
     "eva02": "yes, of timm and open_clip; transformers has no such type",
     "perception_encoder": "yes, of timm and open_clip; transformers has no such type",
+    "vitamin": "yes, of timm and open_clip; transformers has no such type",
     "clip_resnet": "yes, of open_clip; transformers has no such type",
     "coca_vision": "yes, of open_clip; transformers has no such type",
     "coca_text": "yes, of open_clip; transformers has no such type",

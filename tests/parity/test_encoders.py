@@ -152,7 +152,7 @@ RESIZED = {name: hf for name, hf in VISION.items() if name != "aimv2"}
 PARTLY_READ = ("luke", "ibert")  # Weights of entities and buffers of quantisation are left out.
 # Types with a test file of their own.
 APART = set(
-    """eva02 perception_encoder clip_resnet coca_vision coca_text siglip2_vision_model
+    """eva02 perception_encoder clip_resnet coca_vision coca_text vitamin siglip2_vision_model
     convnext convnextv2 dinov3_convnext resnet swin swinv2 deberta-v2 modernbert qwen3 llama eurobert gemma3_text
     t5 mt5 umt5 nomic_bert bart mbart m2m_100 marian""".split()
 )

@@ -51,6 +51,7 @@ from lit_jax.models.encoders import (
     tipsv2_text,
     vit,
     vit_without_pooler,
+    vitamin,
 )
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 
@@ -75,6 +76,7 @@ VISION: dict[str, Encoder] = {
     "tipsv2_vision_model": tipsv2.ENCODER,
     "eva02": eva02.ENCODER,
     "perception_encoder": perception_encoder.ENCODER,
+    "vitamin": vitamin.ENCODER,
     "swin": swin.ENCODER,
     "swinv2": swinv2.ENCODER,
     "convnext": convnext.ENCODER,

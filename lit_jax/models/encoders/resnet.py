@@ -5,7 +5,7 @@ Shape letters: R rows and W columns of a grid of tokens; the other letters are a
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -150,6 +150,28 @@ class Layer(nn.Module):
         return ACTIVATIONS[self.config.hidden_act](x + y)
 
 
+def run_layers(
+    first: nn.Module, others: nn.Module, count: int, compute: Compute, x: Float[Array, "B _ _ _"]
+) -> Float[Array, "B R W D"]:
+    """Runs `first`, and then `count` copies of `others` under `lax.scan`. Call it in a compact method."""
+
+    def body(layer: nn.Module, x: Array, _: None) -> tuple[Array, None]:
+        return layer(x), None
+
+    x, _ = rematted(body, compute, scanned=False)(first, x, None)
+    if count:
+        scan = nn.scan(
+            rematted(body, compute),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=count,
+            unroll=min(compute.unroll, count),
+            check_constancy_invariants=False,
+        )
+        x, _ = scan(others, x, None)
+    return x
+
+
 class Stage(nn.Module):
     """Layers of one width; the first has a different shape from the others."""
 
@@ -160,24 +182,10 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W D"]:
         c, i, compute = self.config, self.number, self.compute
-        width, others = c.hidden_sizes[i], c.depths[i] - 1
-
-        def body(layer: nn.Module, x: Array, _: None) -> tuple[Array, None]:
-            return layer(x), None
-
-        first = rematted(body, compute, scanned=False)
-        x, _ = first(Layer(c, width, c.stride(i), c.has_shortcut(i), compute, name="first"), x, None)
-        if others:
-            scan = nn.scan(
-                rematted(body, compute),
-                variable_axes={"params": 0},
-                split_rngs={"params": True},
-                length=others,
-                unroll=min(compute.unroll, others),
-                check_constancy_invariants=False,
-            )
-            x, _ = scan(Layer(c, width, 1, False, compute, name="layers"), x, None)
-        return x
+        width = c.hidden_sizes[i]
+        first = Layer(c, width, c.stride(i), c.has_shortcut(i), compute, name="first")
+        others = Layer(c, width, 1, False, compute, name="layers")
+        return run_layers(first, others, c.depths[i] - 1, compute, x)
 
 
 def run_stages(
@@ -240,9 +248,7 @@ def conv_norm(conv: str, norm: str) -> WeightMap:
     """)
 
 
-def stage_rows(
-    config: Fields, layer: WeightMap, shortcut: WeightMap, name: Callable[[int], str]
-) -> WeightMap:
+def stage_rows(config: Any, layer: WeightMap, shortcut: WeightMap, name: Callable[[int], str]) -> WeightMap:
     """The rows of all stages, whose layers are numbered below `name(stage)`."""
     rows = WeightMap()
     for i, depth in enumerate(config.depths):

@@ -64,7 +64,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], *, train: bool = False) -> Float[Array, "B N D"]:
         spec, width = self.spec, x.shape[-1]
-
+        if spec.mlp_input_norm:
+            x = layer_norm(spec, self.compute, "input_norm")(x)
         biased = {"down": spec.mlp_bias, "up": spec.mlp_bias if spec.up_bias is None else spec.up_bias}
 
         def dense(features: int | tuple[int, ...], inputs: int, name: str) -> Dense:

@@ -70,6 +70,7 @@ class BlockSpec:
     rms: float | None = None  # RMS norms, whose scale is this number + a weight. None: layer norms.
     norm_after: bool = False  # A further norm of what attention and MLP add (Gemma).
     attention_norm: bool = False  # A norm of the heads' outputs, before the projection (EVA-02).
+    mlp_input_norm: bool = False  # A further norm of the inputs of the MLP (ViTamin).
     mlp_norm: bool = False  # A norm of the hidden activations of the MLP (EVA-02).
     kv_heads: int | None = None  # Heads of keys and values, if there are fewer than heads of queries.
     head_width: int | None = None  # None: the heads divide the width among themselves.
