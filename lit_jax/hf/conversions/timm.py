@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import timm_convnext, timm_eva, timm_perception, timm_resnet
+from lit_jax.hf.conversions import timm_convnext, timm_eva, timm_perception, timm_resnet, timm_vitamin
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
 from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
@@ -80,7 +80,7 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks, eva, perception encoders, convnext and plain resnet are"
+            "vit, deit and deit3 with plain blocks, eva, perception encoders, vitamin, convnext and plain resnet are"
         )
     for name, value in args.items():
         if name not in _SHOWN:
@@ -115,7 +115,7 @@ class _Kind(NamedTuple):
 
 _KINDS = tuple(
     _Kind(kind.KIND, kind.MARKS, kind.tower)
-    for kind in (timm_convnext, timm_eva, timm_perception, timm_resnet)
+    for kind in (timm_convnext, timm_eva, timm_perception, timm_resnet, timm_vitamin)
 )
 
 
@@ -190,9 +190,9 @@ def _read(folder: Path, allow_pickle: bool) -> Model:
     config = _read_config(folder)
     architecture = config["architecture"]
     stored = model_folder.Tensors.of(folder, allow_pickle=allow_pickle)
-    kind = _kind_of(architecture)
-    marks = _MARKS if kind is None else kind.marks
-    source = inner(folder, stored.renamed(_names_in_timm(architecture, stored)), marks)
+    if (kind := _kind_of(architecture)) is None:
+        stored = stored.renamed(_names_in_timm(architecture, stored))
+    source = inner(folder, stored, _MARKS if kind is None else kind.marks)
     args = config.get("model_args", {})
     pooling = field(str(folder / model_folder.CONFIG), args | config, "global_pool", "")
     side = _pictures(folder, config).side

@@ -27,6 +27,16 @@ _HEADS = {  # Heads by width, except where the name or `model_args` say another 
 }
 
 
+def heads_of(where: Path, architecture: str, width: int, said: int | None) -> int:
+    """The number of heads: as `said`, or for None the usual one for the width. Raises WeightError."""
+    if (heads := said or _HEADS.get(width)) is None:
+        raise WeightError(
+            f"{where}: {architecture} does not say how many heads its width of {width} is divided into; "
+            "write num_heads into the model_args of its config.json"
+        )
+    return heads
+
+
 class Trunk:
     """The tensors of one trunk, and what they show about its shape."""
 
@@ -71,12 +81,7 @@ class Trunk:
 
     def heads(self, architecture: str, said: int | None) -> int:
         """The number of heads: as `said`, or for None the usual one for the width. Raises WeightError."""
-        if (heads := said or _HEADS.get(self.width)) is None:
-            raise WeightError(
-                f"{self.where}: {architecture} does not say how many heads its width of {self.width} is divided into; "
-                "write num_heads into the model_args of its config.json"
-            )
-        return heads
+        return heads_of(self.where, architecture, self.width, said)
 
     @property
     def positions(self) -> np.ndarray:

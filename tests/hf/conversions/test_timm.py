@@ -50,6 +50,8 @@ TYPES = {
     "perception_without_cls": "perception_encoder",
     "perception_scaled": "perception_encoder",
     "perception_spatial": "perception_encoder",
+    "vitamin": "vitamin",
+    "vitamin_without_positions": "vitamin",
 }
 
 
