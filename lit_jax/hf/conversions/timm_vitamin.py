@@ -81,6 +81,7 @@ def tower(
         "num_hidden_layers": count(names, r"blocks\.(\d+)\."),
         "num_attention_heads": heads_of(where, architecture, width, args.get("num_heads")),
         "intermediate_size": shape("blocks.0.mlp.w2.weight", 2)[1],
+        "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,
         "use_absolute_position_embeddings": positioned,
     }
