@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.hf.conversions.base import Part
+from lit_jax.hf.conversions.base import Part, field
 from lit_jax.hf.conversions.renames import count, same
 from lit_jax.hf.conversions.timm_families import heads_of
 from lit_jax.models.encoders import vitamin
@@ -71,6 +71,7 @@ def tower(
     width = shape(f"{stem}.pool.proj.weight", 4)[0]
     positioned = "pos_embed" in names
     side = _SIDE * math.isqrt(shape("pos_embed", 3)[1]) if positioned else args.get("img_size", image_size)
+    said = field(str(where), args, "num_heads", None, int)
     config = {
         "image_size": side,
         "num_channels": channels,
@@ -79,7 +80,7 @@ def tower(
         "depths": [count(names, rf"{re.escape(stage)}\.(\d+)\.") for stage in stages],
         "hidden_size": width,
         "num_hidden_layers": count(names, r"blocks\.(\d+)\."),
-        "num_attention_heads": heads_of(where, architecture, width, args.get("num_heads")),
+        "num_attention_heads": heads_of(where, architecture, width, said),
         "intermediate_size": shape("blocks.0.mlp.w2.weight", 2)[1],
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,

@@ -22,7 +22,7 @@ CHANGES = [
     ),
     ({"model_args": {"patch_size": 2}}, "with patch_size=2 is not implemented"),
     ({"model_args": {"num_heads": 7}}, "does not divide into num_attention_heads=7"),
-    ({"model_args": {"num_heads": "2"}}, "num_attention_heads='2' is not usable"),
+    ({"model_args": {"num_heads": "2"}}, "num_heads='2' is not usable; wanted a value of type int"),
 ]
 
 
