@@ -199,6 +199,20 @@ DEBERTA_V2 = {  # Fields as in microsoft/deberta-v3-base.
     "position_biased_input": False,
     "type_vocab_size": 0,
 }
+DEBERTA = {  # Fields as in microsoft/deberta-base.
+    "model_type": "deberta",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "relative_attention": True,
+    "pos_att_type": "c2p|p2c",
+    "max_relative_positions": -1,
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 MODERNBERT = {  # Fields as in answerdotai/ModernBERT-base.
     "model_type": "modernbert",
     "vocab_size": 99,

@@ -136,7 +136,14 @@ def stored_halves(
     }
 
 
+# Fields that are left out if they are None: DeBERTa's classes read this one without declaring it, and take null for it.
+_NEVER_NULL = ("embedding_size",)
+
+
 def _as_json(config: Any) -> dict[str, Any]:
     """The fields of a config, with lists in place of tuples: transformers accepts only lists for some of them."""
-    fields = dataclasses.asdict(config).items()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(config).items()
+        if value is not None or name not in _NEVER_NULL
+    }

@@ -57,6 +57,7 @@ WORDS = {
     "tipsv2": tiny.TIPSV2_TEXT,
     "distilbert": tiny.DISTILBERT,
     "electra": tiny.ELECTRA,
+    "deberta": tiny.DEBERTA,
     "deberta-v2": tiny.DEBERTA_V2,
     "modernbert": tiny.MODERNBERT,
     "t5": tiny.T5,

@@ -276,6 +276,26 @@ def assert_pools(encoder, module, params, pooling, batch):
     np.testing.assert_allclose(got.pooler_output, want, rtol=0, atol=1e-5)
 
 
+def assert_a_folder_goes_back(hf, tmp_path):
+    """A text tower keeps every bit in our own layout, and on its way to the class of transformers that it came from."""
+    theirs = torch_tower(hf, tmp_path / "t")
+    tiny.write_tower(tmp_path / "v", tiny.VIT)
+    tiny.tokenizer().save_pretrained(tmp_path / "t")
+    module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", projection_dim=16)
+    lit_jax.save(tmp_path / "own", module, params, layout="lit_jax")
+    again, same = lit_jax.load(tmp_path / "own")
+    assert again.config == module.config
+    chex.assert_trees_all_equal(same, jax.tree.map(np.asarray, params))
+
+    lit_jax.save(tmp_path / "towers", module, params, layout="towers")
+    back, told = type(theirs).from_pretrained(tmp_path / "towers" / "text", output_loading_info=True)
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), told
+    state = back.state_dict()
+    assert state.keys() == theirs.state_dict().keys()
+    for name, tensor in theirs.state_dict().items():
+        np.testing.assert_array_equal(state[name], tensor, err_msg=name)
+
+
 def assert_gradients_of_real_tokens(hf, folder, batch):
     """Compares every leaf's gradient of a random sum over a text tower's last hidden states of real tokens."""
     theirs = torch_tower(hf, folder)

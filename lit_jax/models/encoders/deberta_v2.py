@@ -9,41 +9,23 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, with_embeddings
-from lit_jax.models.encoders.bert import MLP, in_order, post_norm
+from lit_jax.models.encoders.bert import ATTENTION, MLP, in_order
+from lit_jax.models.encoders.deberta_config import INERT, Shared, plain
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers import pooling
 from lit_jax.models.layers.blocks import Mlp, PerLayer, layer_norm, scan_layers
 from lit_jax.models.layers.disentangled_attention import Attention
 from lit_jax.models.layers.relative_conv import Conv, with_neighbours
-from lit_jax.models.layers.spec import BlockSpec, Compute
-from lit_jax.models.layers.tokens import TokenEmbed, Tokens, check_length
+from lit_jax.models.layers.spec import Compute
+from lit_jax.models.layers.tokens import TokenEmbed, check_length
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
 
-_UNSET = ("position_buckets", "max_relative_positions", "conv_kernel_size")  # -1 or 0 means none.
-
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Shared):
     """Fields and defaults of transformers' DebertaV2Config, fields that it reads without declaring, and how to pool."""
 
-    vocab_size: int = 128100
-    hidden_size: int = 1536
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 24
-    intermediate_size: int = 6144
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 0
-    layer_norm_eps: float = 1e-7
-    initializer_range: float = 0.02
-    embedding_size: int | None = None  # The width of the word embeddings, if it differs from the layers'.
-    position_biased_input: bool = True  # Positions are added to the words.
-    relative_attention: bool = False
-    pos_att_type: tuple[str, ...] | None = None
-    max_relative_positions: int = -1
     position_buckets: int = -1
     share_att_key: bool = False  # Relative positions use the query and key projections of the contents.
     norm_rel_ebd: str = "none"
@@ -55,19 +37,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        hf = {
-            name: value
-            for name, value in hf.items()
-            if not (name in _UNSET and isinstance(value, int) and value < 1)
-        }
-        kinds = hf.get("pos_att_type")
-        if isinstance(kinds, str):
-            kinds = [kind.strip() for kind in kinds.lower().split("|")]
-        hf["pos_att_type"] = kinds or None
-        inert = frozenset(
-            "pooler_dropout pooler_hidden_act pooler_hidden_size legacy attention_head_size".split()
-        )
-        config = read_config(cls, "deberta-v2", hf, inert=inert)
+        config = read_config(cls, "deberta-v2", plain(hf), inert=INERT | {"attention_head_size"})
         width = config.hidden_size // config.num_attention_heads
         if (head_size := hf.get("attention_head_size", width)) != width:
             raise WeightError(
@@ -85,53 +55,19 @@ class Config:
         return pooling.checked("deberta-v2", config)
 
     @property
-    def longest(self) -> int:
-        """The number of tokens that the position table has rows for.
-
-        Relative positions have no limit, since the farthest share a row.
-        """
-        return self.max_position_embeddings
-
-    @property
-    def farthest(self) -> int:
-        """The largest relative position with a row of its own, if there are no buckets."""
-        return (
-            self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
-        )
-
-    @property
     def span(self) -> int:
         """The number of rows for each direction in the table of relative positions."""
         return self.position_buckets if self.position_buckets > 0 else self.farthest
-
-    def looks(self, kind: str) -> bool:
-        """Whether contents attend to positions ("c2p"), or positions to contents ("p2c")."""
-        return kind in (self.pos_att_type or ())
 
     @property
     def norms_relative(self) -> bool:
         return "layer_norm" in (part.strip() for part in self.norm_rel_ebd.lower().split("|"))
 
-    @property
-    def tokens(self) -> Tokens:
-        return Tokens(
-            words=self.vocab_size,
-            positions=self.max_position_embeddings if self.position_biased_input else 0,
-            types=self.type_vocab_size,
-            width=self.embedding_size or self.hidden_size,
-            norm=False,  # The norm comes after the projection.
-            init_std=self.initializer_range,
-        )
-
-    @property
-    def block(self) -> BlockSpec:
-        return post_norm(self)
-
 
 class Layer(nn.Module):
     """A post-norm block. `conv` has a flag for the first layer, and what that layer adds to its output."""
 
-    config: Config
+    config: Any  # Config, or deberta.Config
     compute: Compute
 
     @nn.compact
@@ -157,9 +93,9 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """Equals transformers' DebertaV2Model, and pools as the config says."""
+    """Equals transformers' DebertaModel or DebertaV2Model, and pools as the config says."""
 
-    config: Config
+    config: Any  # Config, or deberta.Config
     compute: Compute = Compute()
 
     @nn.compact
@@ -250,14 +186,12 @@ _ATTENTION = table("""
     self.pos_key_proj.bias     | layers/attn/pos_key/bias     | (h k) -> h k
     self.pos_query_proj.weight | layers/attn/pos_query/kernel | (h k) d -> d h k
     self.pos_query_proj.bias   | layers/attn/pos_query/bias   | (h k) -> h k
-    output.dense.weight        | layers/attn/out/kernel       | d (h k) -> h k d
-    output.dense.bias          | layers/attn/out/bias         | d
-    output.LayerNorm.weight    | layers/norm1/scale           | d
-    output.LayerNorm.bias      | layers/norm1/bias            | d
 """).inside("encoder.layer.{l}.attention")
+_OUTPUT = ATTENTION.without("layers/attn/(query|key|value)/")
 
 
-def weights(config: Config) -> WeightMap:
+def bound(attention: WeightMap, config: Any) -> WeightMap:
+    """All rows for a config, with those of the projections in `attention`; rows that it does not have are left out."""
     own = config.relative_attention and not config.share_att_key
     present = {
         "embeddings/position": config.position_biased_input,
@@ -269,8 +203,12 @@ def weights(config: Config) -> WeightMap:
         "layers/attn/pos_key": own and config.looks("c2p"),
         "layers/attn/pos_query": own and config.looks("p2c"),
     }
-    rows = (_ROWS + _ATTENTION + MLP).having(present) + pooling.weights(config.pooling)
+    rows = (_ROWS + attention + _OUTPUT + MLP).having(present) + pooling.weights(config.pooling)
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
+
+
+def weights(config: Config) -> WeightMap:
+    return bound(_ATTENTION, config)
 
 
 ENCODER = Encoder(

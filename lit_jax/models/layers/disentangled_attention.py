@@ -47,7 +47,7 @@ def aligned(x: Float[Array, "B H N M"]) -> Float[Array, "B H N N"]:
 class Attention(nn.Module):
     """Self-attention with additional scores between contents and relative positions, in both directions."""
 
-    config: Any  # deberta_v2.Config
+    config: Any  # deberta.Config or deberta_v2.Config
     compute: Compute
 
     @nn.compact
@@ -63,8 +63,12 @@ class Attention(nn.Module):
         c, compute, n, width = self.config, self.compute, x.shape[1], x.shape[-1]
         init = nn.initializers.normal(c.initializer_range)
         dense = partial(Dense, dtype=compute.dtype, kernel_init=init)
-        split = partial(dense, (c.num_attention_heads, width // c.num_attention_heads))
-        query, key, value = (split(name=name) for name in ("query", "key", "value"))
+        heads, biases = (c.num_attention_heads, width // c.num_attention_heads), c.block.biases
+
+        def split(name: str) -> Dense:
+            return dense(heads, use_bias=name.removeprefix("pos_")[0] in biases, name=name)
+
+        query, key, value = map(split, ("query", "key", "value"))
         # Attention divides by the root of K; each additional kind of score increases the variance of the sum further.
         scale = (1 + c.looks("c2p") + c.looks("p2c")) ** -0.5
         q, k, v = query(x) * scale, key(x), value(x)  # B N H K
@@ -74,12 +78,10 @@ class Attention(nn.Module):
             relative = nn.Dropout(c.hidden_dropout_prob, deterministic=not train)(relative)
             bias = jnp.zeros((x.shape[0], c.num_attention_heads, n, n), x.dtype)
             if c.looks("c2p"):  # Rows are queries, columns keys.
-                positions = (key if c.share_att_key else split(name="pos_key"))(relative[rows_of(c, n, -1)])
+                positions = (key if c.share_att_key else split("pos_key"))(relative[rows_of(c, n, -1)])
                 bias += aligned(jnp.einsum("bnhk,mhk->bhnm", q, positions))
             if c.looks("p2c"):  # Rows are keys, columns queries.
-                positions = (query if c.share_att_key else split(name="pos_query"))(
-                    relative[rows_of(c, n, 1)]
-                )
+                positions = (query if c.share_att_key else split("pos_query"))(relative[rows_of(c, n, 1)])
                 bias += aligned(jnp.einsum("bnhk,mhk->bhnm", k * scale, positions)).swapaxes(-1, -2)
             bias *= q.shape[-1] ** -0.5
 

@@ -35,6 +35,7 @@ RULES = {
     "t5, a gate beside its word": tiny.T5 | {"is_gated_act": True, "dense_act_fn": "silu"},
     "mt5, a gate spelled out": tiny.MT5 | {"feed_forward_proj": "gated-gelu_new"},
     "umt5, scaled outputs of a decoder": tiny.UMT5 | {"tie_word_embeddings": False},
+    "deberta v1's kinds in one text": tiny.DEBERTA | {"pos_att_type": " C2P | p2c"},
     "deberta's kinds in one text": tiny.DEBERTA_V2 | {"pos_att_type": " C2P | p2c"},
     "nomic, heads of another width": tiny.NOMIC_BERT | {"head_dim": 8},
     "nomic, a base of its own": tiny.NOMIC_BERT | {"rope_theta": 50.0},

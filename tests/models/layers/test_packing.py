@@ -72,7 +72,9 @@ def test_embeddings_and_gradients_equal_those_of_one_text_per_row(name):
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("name", ["modernbert", "qwen3", "clip_text_model", "longformer", "deberta-v2"])
+@pytest.mark.parametrize(
+    "name", ["modernbert", "qwen3", "clip_text_model", "longformer", "deberta", "deberta-v2"]
+)
 def test_a_tower_with_masks_of_its_own_is_refused(name):
     with pytest.raises(ConfigError, match="share rows"):
         pooled_and_gradient(TOWERS[name], texts_of(TOWERS[name])[1])

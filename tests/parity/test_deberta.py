@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3 against PyTorch: attention with relative positions, in buckets or not, and the convolution."""
+"""DeBERTa, v2 and v3 against PyTorch: attention with relative positions, in buckets or not, and the convolution."""
 
 import dataclasses
 from functools import partial
@@ -11,13 +11,14 @@ import torch
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from lit_jax.hf import model_folder
-from lit_jax.models.encoders import deberta_v2, hf_config
+from lit_jax.models.encoders import TEXT, deberta, deberta_v2, hf_config
 from lit_jax.models.layers import disentangled_attention
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers
 from tests.parity.towers import (
+    assert_a_folder_goes_back,
     assert_gradients_of_real_tokens,
     assert_pools,
     assert_rounding_alone,
@@ -28,10 +29,27 @@ from tests.parity.towers import (
     texts,
     torch_tower,
 )
-from tests.tiny import DEBERTA_V2
+from tests.tiny import DEBERTA, DEBERTA_V2
 
 XLARGE = DEBERTA_V2 | {"conv_kernel_size": 3, "conv_act": "gelu"}
 TOWERS = {
+    "v1": DEBERTA,
+    "v1 of few distances, types, positions, another width": DEBERTA
+    | {
+        "pos_att_type": ["p2c", "c2p"],
+        "max_relative_positions": 9,
+        "position_biased_input": True,
+        "type_vocab_size": 2,
+        "embedding_size": 16,
+        "layer_norm_eps": 1e-3,
+        "hidden_act": "relu",
+    },
+    "v1, contents to positions": DEBERTA | {"pos_att_type": ["c2p"], "num_hidden_layers": 1},
+    "v1, positions to contents": DEBERTA | {"pos_att_type": "P2C"},
+    "v1, absolute positions alone, as by default": {
+        name: value for name, value in shared.tiny.BERT.items() if name != "model_type"
+    }
+    | {"model_type": "deberta", "pos_att_type": "c2p"},
     "v3": DEBERTA_V2,
     "xlarge, with a convolution": XLARGE,
     "xlarge of one layer, odd convolution, projections of its own": XLARGE
@@ -122,33 +140,43 @@ def test_every_distance_falls_into_the_bucket_of_pytorch(buckets, farthest):
     np.testing.assert_array_equal(disentangled_attention.row_of(config, distance), want)
 
 
-def test_checkpoints_of_task_models_are_read(tmp_path):
+@pytest.mark.parametrize(("hf", "name"), [(DEBERTA, "Deberta"), (DEBERTA_V2, "DebertaV2")])
+def test_checkpoints_of_task_models_are_read(hf, name, tmp_path):
     transformers.set_seed(0)
-    config = transformers.AutoConfig.for_model(**DEBERTA_V2)
+    config = transformers.AutoConfig.for_model(**hf)
     for kind in ("MaskedLM", "SequenceClassification", "QuestionAnswering"):
-        task = getattr(transformers, f"DebertaV2For{kind}")(config)
+        task = getattr(transformers, f"{name}For{kind}")(config)
         task.save_pretrained(tmp_path)
         # What checkpoints of v3 on the Hub hold besides.
         spare = {"deberta.embeddings.position_embeddings.weight": np.zeros((40, 24), np.float32)}
         tensors = (
             dict(model_folder.Tensors.of(tmp_path)) | spare | {"lm_predictions.lm_head.bias": np.zeros(99)}
         )
-        model_folder.write(tmp_path, DEBERTA_V2, tensors)
+        model_folder.write(tmp_path, hf, tensors)
         _, _, params = our_tower("text", tmp_path)
         want = task.deberta.encoder.rel_embeddings.weight.detach()
         np.testing.assert_array_equal(params["relative"]["embedding"], want)
 
 
+@pytest.mark.parametrize("hf", [DEBERTA, DEBERTA_V2], ids=["v1", "v3"])
 @pytest.mark.parametrize("pooling", ["cls", "mean", "tanh"])
-def test_a_tower_pools_its_first_token_or_its_real_tokens(pooling, tmp_path):
-    torch_tower(DEBERTA_V2, tmp_path)
+def test_a_tower_pools_its_first_token_or_its_real_tokens(hf, pooling, tmp_path):
+    torch_tower(hf, tmp_path)
     module, _, params = our_tower("text", tmp_path)
-    assert_pools(deberta_v2.ENCODER, module, params, pooling, texts())
+    assert_pools(TEXT[hf["model_type"]], module, params, pooling, texts())
+
+
+@pytest.mark.parametrize(
+    "name", ["v1", "v1 of few distances, types, positions, another width", "xlarge, with a convolution"]
+)
+def test_a_tower_keeps_every_bit_on_its_way_back_to_transformers(name, tmp_path):
+    assert_a_folder_goes_back(TOWERS[name], tmp_path)
 
 
 @pytest.mark.slow
-def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path):
-    torch_tower(XLARGE, tmp_path)
+@pytest.mark.parametrize("hf", [DEBERTA, XLARGE], ids=["v1", "xlarge"])
+def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(hf, tmp_path):
+    torch_tower(hf, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     train = partial(run, module, params, texts(), train=True)
     first, same, other = (train(rngs={"dropout": jax.random.key(seed)}).pooler_output for seed in (0, 0, 1))
@@ -160,18 +188,20 @@ def test_training_follows_its_key_and_needs_none_if_nothing_is_dropped(tmp_path)
 
 
 @pytest.mark.slow
-def test_remat_and_half_precision_change_nothing_but_rounding(tmp_path):
-    torch_tower(XLARGE, tmp_path)
+@pytest.mark.parametrize("hf", [DEBERTA, XLARGE], ids=["v1", "xlarge"])
+def test_remat_and_half_precision_change_nothing_but_rounding(hf, tmp_path):
+    torch_tower(hf, tmp_path)
     module, _, params = our_tower("text", tmp_path)
     assert_rounding_alone(module, params, texts())
 
 
-def test_only_a_table_of_positions_limits_the_length():
+@pytest.mark.parametrize("hf", [DEBERTA, DEBERTA_V2], ids=["v1", "v3"])
+def test_only_a_table_of_positions_limits_the_length(hf):
     ids = jnp.ones((1, 41), jnp.int32)
     key = jax.random.key(0)
     for biased in (False, True):
-        hf = DEBERTA_V2 | {"position_biased_input": biased}
-        init = partial(jax.eval_shape, deberta_v2.Model(deberta_v2.Config.from_hf(hf)).init, key, ids)
+        config = TEXT[hf["model_type"]].Config.from_hf(hf | {"position_biased_input": biased})
+        init = partial(jax.eval_shape, deberta_v2.Model(config).init, key, ids)
         if not biased:
             init()
             continue
@@ -179,18 +209,26 @@ def test_only_a_table_of_positions_limits_the_length():
             init()
 
 
-def test_the_defaults_are_those_of_transformers_and_no_field_is_required(monkeypatch):
+@pytest.mark.parametrize(
+    ("encoder", "odd"),
+    [
+        (deberta, "v1 of few distances, types, positions, another width"),
+        (deberta_v2, "projections of its own, types, positions, another width, no buckets"),
+    ],
+)
+def test_the_defaults_are_those_of_transformers_and_no_field_is_required(encoder, odd, monkeypatch):
     asked = []
     monkeypatch.setattr(
         hf_config,
         "_transformers_differs",
         lambda _, name, value: asked.append(name) or False,
     )
-    config = deberta_v2.Config.from_hf(transformers.AutoConfig.for_model("deberta-v2").to_dict())
-    assert config == deberta_v2.Config() == deberta_v2.Config.from_hf({"model_type": "deberta-v2"})
-    assert deberta_v2.Config.from_hf(dataclasses.asdict(config)) == config
-    odd = deberta_v2.Config.from_hf(list(TOWERS.values())[3])
-    assert deberta_v2.Config.from_hf(dataclasses.asdict(odd)) == odd
+    model_type, read = TOWERS[odd]["model_type"], encoder.Config.from_hf
+    config = read(transformers.AutoConfig.for_model(model_type).to_dict())
+    assert config == encoder.Config() == read({"model_type": model_type})
+    assert read(dataclasses.asdict(config)) == config
+    config = read(TOWERS[odd])
+    assert read(dataclasses.asdict(config)) == config
     assert asked == []
 
 
@@ -237,6 +275,33 @@ def test_configs_on_the_hub_are_accepted():
     assert deberta_v2.Config.from_hf(common | xlarge).conv_kernel_size == 3
 
 
+def test_the_config_of_deberta_base_is_accepted():
+    base = {
+        "model_type": "deberta",
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": 768,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 512,
+        "relative_attention": True,
+        "pos_att_type": "c2p|p2c",
+        "layer_norm_eps": 1e-7,
+        "max_relative_positions": -1,
+        "position_biased_input": False,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "type_vocab_size": 0,
+        "vocab_size": 50265,
+        "padding_idx": 0,
+    }
+    config = deberta.Config.from_hf(base)
+    assert (config.span, config.looks("c2p"), config.looks("p2c")) == (512, True, True)
+    # The fields of v2 mean nothing to a v1, as in transformers.
+    assert deberta.Config.from_hf(base | {"position_buckets": 256, "share_att_key": True}) == config
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -249,9 +314,14 @@ def test_configs_on_the_hub_are_accepted():
         ({"pooling": "max"}, "pooling='max'"),
         ({"hidden_act": "mish"}, "hidden_act='mish'"),
         ({"is_encoder_decoder": True}, "is_encoder_decoder=True"),
+        (DEBERTA | {"talking_head": True}, "talking_head=True"),
+        (DEBERTA | {"pos_att_type": "c2p|p2p"}, r"pos_att_type='c2p\|p2p'.*'c2p', 'p2c' or both"),
+        (DEBERTA | {"pos_att_type": ["c2p", "c2p"]}, "pos_att_type="),
+        (DEBERTA | {"pooling": "max"}, "deberta config: pooling='max'"),
     ],
     ids=str,
 )
 def test_a_config_that_cannot_be_honoured_is_refused_by_name(change, message):
+    hf = DEBERTA_V2 | change
     with pytest.raises(WeightError, match=message):
-        deberta_v2.Config.from_hf(DEBERTA_V2 | change)
+        TEXT[hf["model_type"]].Config.from_hf(hf)
