@@ -52,6 +52,7 @@ RANGES: dict[str, Range] = {
     "entity_emb_size": _SIZE,
     "intra_bottleneck_size": _SIZE,
     "projection_size": _SIZE,
+    "projection_dim": Range(0, LARGEST),
     "intermediate_size": _SIZE,
     "attn_pool_intermediate_size": _SIZE,
     "hidden_dim": _SIZE,
