@@ -47,6 +47,7 @@ ROBERTA = BERT | {"model_type": "roberta", "pad_token_id": 1}
 XLM_ROBERTA = BERT | {"model_type": "xlm-roberta", "pad_token_id": 1}
 CAMEMBERT = BERT | {"model_type": "camembert", "pad_token_id": 1}
 DATA2VEC_TEXT = BERT | {"model_type": "data2vec-text", "pad_token_id": 1}
+XMOD = ROBERTA | {"model_type": "xmod", "languages": ["en_XX", "de_DE"], "default_language": "de_DE"}
 LUKE = ROBERTA | {"model_type": "luke", "entity_vocab_size": 20, "entity_emb_size": 8}
 IBERT = ROBERTA | {"model_type": "ibert"}
 ROBERTA_PRE_NORM = BERT | {"model_type": "roberta-prelayernorm", "pad_token_id": 1}

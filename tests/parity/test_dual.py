@@ -27,6 +27,7 @@ PAIRS = {
     "dinov3 + bert": (tiny.DINOV3, tiny.BERT),
     "vit + ernie": (tiny.VIT, tiny.ERNIE),
     "vit + data2vec text": (tiny.VIT, tiny.DATA2VEC_TEXT),
+    "vit + x-mod": (tiny.VIT, tiny.XMOD | {"languages": ["de_DE"]}),
     "vit + roberta with the norms first": (tiny.VIT, tiny.ROBERTA_PRE_NORM),
     "vit + xlm-roberta xl": (tiny.VIT, tiny.XLM_ROBERTA_XL),
     "vit + megatron bert": (tiny.VIT, tiny.MEGATRON_BERT),

@@ -97,6 +97,12 @@ TEXT = {
     "xlm-roberta": tiny.XLM_ROBERTA | {"layer_norm_eps": 1e-5},
     "camembert": tiny.CAMEMBERT,
     "data2vec text": tiny.DATA2VEC_TEXT,
+    "x-mod": tiny.XMOD,
+    "x-mod with the norms first and in the adapters": tiny.XMOD
+    | {"pre_norm": True, "adapter_layer_norm": True, "ln_before_adapter": False},
+    "x-mod without a norm before wide adapters": tiny.XMOD
+    | {"adapter_reuse_layer_norm": False, "adapter_reduction_factor": 1, "layer_norm_eps": 1e-3},
+    "x-mod with the norms first, also before adapters": tiny.XMOD | {"pre_norm": True},
     "luke": tiny.LUKE,
     "i-bert": tiny.IBERT | {"layer_norm_eps": 1e-3},
     "roberta with the norms first": tiny.ROBERTA_PRE_NORM,
@@ -144,12 +150,13 @@ TEXT = {
 RARE = set(
     """vit_msn vit_mae ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model
     data2vec-text roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
-    longformer tipsv2_vision_model tipsv2_text_model
+    xmod longformer tipsv2_vision_model tipsv2_text_model
     jina_embeddings_v3""".split()
 )
 # AIMv2 that is made for one size takes no other.
 RESIZED = {name: hf for name, hf in VISION.items() if name != "aimv2"}
-PARTLY_READ = ("luke", "ibert")  # Weights of entities and buffers of quantisation are left out.
+# Weights of entities, of adapters of other languages, and buffers of quantisation are left out.
+PARTLY_READ = ("luke", "ibert", "xmod")
 # Types with a test file of their own.
 APART = set(
     """eva02 perception_encoder clip_resnet coca_vision coca_text vitamin siglip2_vision_model

@@ -39,6 +39,7 @@ WORDS = {
     "xlm-roberta": tiny.XLM_ROBERTA,
     "camembert": tiny.CAMEMBERT,
     "data2vec text": tiny.DATA2VEC_TEXT,
+    "x-mod": tiny.XMOD,
     "luke": tiny.LUKE,
     "i-bert": tiny.IBERT,
     "roberta with the norms first": tiny.ROBERTA_PRE_NORM,

@@ -54,6 +54,7 @@ from lit_jax.models.encoders import (
     vit,
     vit_without_pooler,
     vitamin,
+    xmod,
 )
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 
@@ -92,6 +93,7 @@ TEXT: dict[str, Encoder] = {
     "bert": bert.ENCODER,
     "roberta": roberta.ENCODER,
     "xlm-roberta": roberta.XLM_ROBERTA,
+    "xmod": xmod.ENCODER,
     "camembert": roberta.XLM_ROBERTA,
     "data2vec-text": roberta.DATA2VEC,
     "roberta-prelayernorm": pre_norm_bert.ROBERTA,

@@ -108,17 +108,18 @@ def trunk(
     """Embeddings and blocks of BERT and its descendants; returns tokens, hidden states and attentions.
 
     Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`, and `norm` if the
-    norms come first: then the last of the hidden states is normed. `options` are further arguments of `scan_layers`.
-    Raises ConfigError for more tokens than the position table has rows.
+    norms come first: then the last of the hidden states is normed. `options` are further arguments of `scan_layers`, or
+    a `layer`, a module named `layers`, in place of a Block. Raises ConfigError for more tokens than the position table
+    has rows.
     """
     if position_ids is None:
         check_length(input_ids, config.longest)
         position_ids = config.positions(input_ids)
     embeddings = TokenEmbed(config.tokens, compute, name="embeddings")
     x = embedded = embeddings(input_ids, token_type_ids, position_ids, train=train)
-    block = Block(config.block, compute, name="layers")
+    layer = options.pop("layer", None) or Block(config.block, compute, name="layers")
     mask = key_mask(attention_mask)
-    x, states, weights = scan_layers(block, config.num_hidden_layers, x, mask, train=train, **options)
+    x, states, weights = scan_layers(layer, config.num_hidden_layers, x, mask, train=train, **options)
     if config.block.norm_first:
         x = layer_norm(config.block, compute, "norm")(x)
         states = None if states is None else states.at[-1].set(x)
@@ -157,8 +158,13 @@ class Model(nn.Module):
             train=train,
             hidden_states=hidden_states,
             attentions=attentions,
+            layer=self.layer(),
         )
         return EncoderOutput(x, self.pooled(x), states, weights)
+
+    def layer(self) -> nn.Module:
+        """The layer that is stacked. Call it in the compact method."""
+        return Block(self.config.block, self.compute, name="layers")
 
     def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
         """The pooled output of the type, from its last hidden state."""

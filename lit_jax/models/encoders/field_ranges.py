@@ -60,6 +60,7 @@ RANGES: dict[str, Range] = {
     "d_kv": _SIZE,
     "d_ff": _SIZE,
     "encoder_ffn_dim": _SIZE,
+    "adapter_reduction_factor": _SIZE,
     "mlp_ratio": Range(0.01, 100),
     # Depths and heads.
     "num_hidden_layers": _LAYERS,
