@@ -158,6 +158,7 @@ ESM = {  # Fields as in facebook/esm2_t6_8M_UR50D.
 }
 ERNIE = BERT | {"model_type": "ernie"}
 DPR = BERT | {"model_type": "dpr", "pad_token_id": 0}
+ROFORMER = BERT | {"model_type": "roformer"}
 MPNET = BERT | {"model_type": "mpnet"}
 ALBERT = BERT | {"model_type": "albert", "embedding_size": 16}
 SQUEEZEBERT = BERT | {"model_type": "squeezebert", "embedding_size": 24, "q_groups": 2, "output_groups": 3}

@@ -20,6 +20,7 @@ _LONGEST = 1_000  # Characters of a token, a prefix or a pattern.
 _JSON = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "config.json")
 _LISTS = ("vocab.txt", "merges.txt", "bpe.codes")
 _PIECES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+_IN_PYTHON = ("RoFormerTokenizer", "RoFormerTokenizerFast")  # Fast tokenizers with a step that is not.
 _SPELLED_OUT = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Next to one of these, files of pieces may be for other programs.
 _INSTEAD = ("tokenizer.json", "vocab.txt", "merges.txt")
@@ -200,7 +201,12 @@ def _check_config(tree: dict[str, Any]) -> None:
 
 
 def _check_class(tree: dict[str, Any]) -> None:
-    if not is_tokenizer(name := tree.get("tokenizer_class")):
+    if (name := tree.get("tokenizer_class")) in _IN_PYTHON:
+        raise ValueError(
+            f"tokenizer_class={shown(name)} is not usable, since it finds words with rjieba in a step that cannot be "
+            "copied; wanted a tokenizer of characters or pieces of words, such as BertTokenizer"
+        )
+    if not is_tokenizer(name):
         raise _unusable(
             "tokenizer_class",
             name,

@@ -33,7 +33,7 @@ _REASONS = {
     """,
     "a text encoder that is not written": """
         bert-generation big_bird canine convbert embedding_gemma2_text flaubert fnet funnel
-        mra nystromformer openai_privacy_filter perceiver reformer roc_bert roformer splinter
+        mra nystromformer openai_privacy_filter perceiver reformer roc_bert splinter
         t5gemma2_encoder ultrabert xlm xlnet yoso
     """,
     "proteins (ESM-1b and ESM-2 are read)": "esmc evolla",

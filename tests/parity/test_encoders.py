@@ -103,6 +103,9 @@ TEXT = {
     "x-mod without a norm before wide adapters": tiny.XMOD
     | {"adapter_reuse_layer_norm": False, "adapter_reduction_factor": 1, "layer_norm_eps": 1e-3},
     "x-mod with the norms first, also before adapters": tiny.XMOD | {"pre_norm": True},
+    "roformer": tiny.ROFORMER,
+    "roformer of two widths whose values turn": tiny.ROFORMER
+    | {"embedding_size": 16, "rotary_value": True, "layer_norm_eps": 1e-3},
     "luke": tiny.LUKE,
     "i-bert": tiny.IBERT | {"layer_norm_eps": 1e-3},
     "roberta with the norms first": tiny.ROBERTA_PRE_NORM,
@@ -150,13 +153,13 @@ TEXT = {
 RARE = set(
     """vit_msn vit_mae ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model
     data2vec-text roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
-    xmod longformer tipsv2_vision_model tipsv2_text_model
+    xmod roformer longformer tipsv2_vision_model tipsv2_text_model
     jina_embeddings_v3""".split()
 )
 # AIMv2 that is made for one size takes no other.
 RESIZED = {name: hf for name, hf in VISION.items() if name != "aimv2"}
-# Weights of entities, of adapters of other languages, and buffers of quantisation are left out.
-PARTLY_READ = ("luke", "ibert", "xmod")
+# Weights of entities, of adapters of other languages, buffers of quantisation and positions that are computed.
+PARTLY_READ = ("luke", "ibert", "xmod", "roformer")
 # Types with a test file of their own.
 APART = set(
     """eva02 perception_encoder clip_resnet coca_vision coca_text vitamin siglip2_vision_model

@@ -40,6 +40,7 @@ WORDS = {
     "camembert": tiny.CAMEMBERT,
     "data2vec text": tiny.DATA2VEC_TEXT,
     "x-mod": tiny.XMOD,
+    "roformer": tiny.ROFORMER,
     "luke": tiny.LUKE,
     "i-bert": tiny.IBERT,
     "roberta with the norms first": tiny.ROBERTA_PRE_NORM,

@@ -81,7 +81,7 @@ class Model(nn.Module):
         return EncoderOutput(x, pooled, states, weights)
 
 
-_PROJECT = table("""
+PROJECT = table("""
     embeddings_project.weight | embeddings/project/kernel | d e -> e d
     embeddings_project.bias   | embeddings/project/bias   | d
 """)
@@ -90,7 +90,7 @@ _PROJECT = table("""
 def weights(config: Config) -> WeightMap:
     rows = bert.EMBEDDINGS + bert.TYPES + bert.ATTENTION + bert.MLP + pooling.weights(config.pooling)
     if config.tokens.project is not None:
-        rows += _PROJECT
+        rows += PROJECT
     return rows.bind(depth=config.num_hidden_layers, h=config.num_attention_heads)
 
 

@@ -59,6 +59,8 @@ class Attention(nn.Module):
         k, v = (project(name, (z.shape[-1], *few), 1)(z) for name, z in (("key", x), ("value", y)))
         if rope is not None or spec.qk_norm:
             q, k = (self.turned(y, name, rope) for y, name in ((q, "query_norm"), (k, "key_norm")))
+        if rope is not None and spec.rope_values:
+            v = rotate(self.apart(v), rope).reshape(v.shape)
         if spec.scale is not None:  # All implementations divide by the root of the head's width.
             q = q * jnp.asarray(spec.scale * heads[1] ** 0.5, q.dtype)
         if few != heads:

@@ -74,6 +74,7 @@ class BlockSpec:
     mlp_norm: bool = False  # A norm of the hidden activations of the MLP (EVA-02).
     kv_heads: int | None = None  # Heads of keys and values, if there are fewer than heads of queries.
     head_width: int | None = None  # None: the heads divide the width among themselves.
+    rope_values: bool = False  # Values turn as queries and keys do, if these turn (RoFormer).
     qk_norm: bool = False  # A norm of each query and key, by head.
     scale: float | None = None  # The factor of the scores. None: one over the root of a head's width.
     groups: tuple[tuple[str, int], ...] = ()  # For query, key, value, up and down if not 1 (SqueezeBERT).
