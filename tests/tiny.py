@@ -158,6 +158,9 @@ ESM = {  # Fields as in facebook/esm2_t6_8M_UR50D.
 }
 ERNIE = BERT | {"model_type": "ernie"}
 DPR = BERT | {"model_type": "dpr", "pad_token_id": 0}
+BERT_GENERATION = BERT | {"model_type": "bert-generation"}
+# Convolutions see the padding, for whose token PyTorch has no gradient: it is none of those in tests/parity.
+CONVBERT = BERT | {"model_type": "convbert", "embedding_size": 24, "conv_kernel_size": 5, "pad_token_id": 0}
 ROFORMER = BERT | {"model_type": "roformer"}
 MPNET = BERT | {"model_type": "mpnet"}
 ALBERT = BERT | {"model_type": "albert", "embedding_size": 16}

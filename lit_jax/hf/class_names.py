@@ -8,7 +8,10 @@ from lit_jax.utils._transformers import transformers
 _IDENTIFIER = re.compile(r"[A-Za-z]\w{0,99}", re.ASCII)
 _IMAGE_PROCESSOR = re.compile(r"(?!Auto)[A-Z]\w{0,80}(ImageProcessor(Fast|Pil)?|FeatureExtractor)", re.ASCII)
 # Tokenizers of supported types that have no fast form.
-SLOW = tuple(f"{name}Tokenizer" for name in ("Bertweet", "ByT5", "Esm", "M2M100", "Phobert", "Siglip"))
+SLOW = tuple(
+    f"{name}Tokenizer"
+    for name in ("BertGeneration", "Bertweet", "ByT5", "Esm", "M2M100", "Phobert", "Siglip")
+)
 
 
 def is_tokenizer(name: Any) -> bool:

@@ -3,7 +3,8 @@
 from typing import Any
 
 LONGEST = 512  # The length of texts that nothing else limits.
-PADDED = ("siglip_text_model",)  # Towers that pool at the last position, trained with texts of one length.
+# Towers that read their padding, so that texts are always as long: they pool at the last position, or convolve.
+PADDED = ("siglip_text_model", "convbert")
 
 
 def positions_of(text: Any) -> int:

@@ -32,7 +32,7 @@ _REASONS = {
         qwen3_5_moe_text qwen3_5_text qwen3_vl_moe_text qwen3_vl_text qwen4_exp_text voxtral_realtime_text
     """,
     "a text encoder that is not written": """
-        bert-generation big_bird canine convbert embedding_gemma2_text flaubert fnet funnel
+        big_bird canine embedding_gemma2_text flaubert fnet funnel
         mra nystromformer openai_privacy_filter perceiver reformer roc_bert splinter
         t5gemma2_encoder ultrabert xlm xlnet yoso
     """,

@@ -99,9 +99,16 @@ def test_pieces_beside_a_vocabulary_are_checked_too(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_siglips_tokenizer_which_is_written_in_python_is_read(tmp_path):
-    folder = written(tmp_path, "spiece.model", ("SiglipTokenizer", "siglip_text_model", {}))
-    ours, theirs = load_tokenizer(folder), transformers.SiglipTokenizer.from_pretrained(folder)
+@pytest.mark.parametrize(
+    ("name", "model_type", "ids"),
+    [
+        ("SiglipTokenizer", "siglip_text_model", {}),
+        ("BertGenerationTokenizer", "bert-generation", {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3}),
+    ],
+)
+def test_a_tokenizer_of_pieces_which_is_written_in_python_is_read(name, model_type, ids, tmp_path):
+    folder = written(tmp_path, "spiece.model", (name, model_type, ids))
+    ours, theirs = load_tokenizer(folder), getattr(transformers, name).from_pretrained(folder)
     want = theirs(TEXTS, padding="max_length", truncation=True, max_length=16, return_tensors="np")
     np.testing.assert_array_equal(make_tokenize(ours, 16)(TEXTS)["input_ids"], want["input_ids"])
     assert make_count_tokens(ours, 16)(TEXTS) == [len(ids) for ids in theirs(TEXTS)["input_ids"]]

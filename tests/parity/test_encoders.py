@@ -106,6 +106,10 @@ TEXT = {
     "roformer": tiny.ROFORMER,
     "roformer of two widths whose values turn": tiny.ROFORMER
     | {"embedding_size": 16, "rotary_value": True, "layer_norm_eps": 1e-3},
+    "bert for generation": tiny.BERT_GENERATION | {"layer_norm_eps": 1e-3, "hidden_act": "relu"},
+    "convbert": tiny.CONVBERT,
+    "convbert of groups, two widths and one head": tiny.CONVBERT
+    | {"embedding_size": 16, "num_groups": 4, "head_ratio": 9, "layer_norm_eps": 1e-3, "conv_kernel_size": 3},
     "luke": tiny.LUKE,
     "i-bert": tiny.IBERT | {"layer_norm_eps": 1e-3},
     "roberta with the norms first": tiny.ROBERTA_PRE_NORM,
@@ -153,7 +157,7 @@ TEXT = {
 RARE = set(
     """vit_msn vit_mae ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model
     data2vec-text roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
-    xmod roformer longformer tipsv2_vision_model tipsv2_text_model
+    xmod roformer convbert bert-generation longformer tipsv2_vision_model tipsv2_text_model
     jina_embeddings_v3""".split()
 )
 # AIMv2 that is made for one size takes no other.

@@ -41,6 +41,8 @@ WORDS = {
     "data2vec text": tiny.DATA2VEC_TEXT,
     "x-mod": tiny.XMOD,
     "roformer": tiny.ROFORMER,
+    "bert for generation": tiny.BERT_GENERATION,
+    "convbert": tiny.CONVBERT,
     "luke": tiny.LUKE,
     "i-bert": tiny.IBERT,
     "roberta with the norms first": tiny.ROBERTA_PRE_NORM,

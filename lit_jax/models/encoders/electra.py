@@ -1,6 +1,7 @@
 """ELECTRA (arXiv:2003.10555), as transformers' ElectraModel: BERT with narrow embeddings and no pooler."""
 
 import dataclasses
+from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array, Int
@@ -9,6 +10,7 @@ from lit_jax.models.encoders import bert
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers import pooling
+from lit_jax.models.layers.blocks import Block
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.layers.tokens import Tokens
 from lit_jax.models.weight_map import WeightMap, table
@@ -27,9 +29,10 @@ class Config(bert.Config):
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
+        model_type = hf.get("model_type", "electra")
         config = read_config(
             cls,
-            hf.get("model_type", "electra"),
+            model_type,
             hf,
             inert=frozenset("summary_type summary_use_proj summary_activation summary_last_dropout".split()),
             fixed={
@@ -38,7 +41,7 @@ class Config(bert.Config):
                 "position_embedding_type": ("absolute",),
             },
         )
-        return pooling.checked("electra", config)
+        return pooling.checked(model_type, config)
 
     @property
     def tokens(self) -> Tokens:
@@ -47,9 +50,9 @@ class Config(bert.Config):
 
 
 class Model(nn.Module):
-    """Equals transformers' ElectraModel, and pools as the config says."""
+    """Equals transformers' ElectraModel or BertGenerationEncoder, and pools as the config says."""
 
-    config: Config
+    config: Any  # Config, or bert_generation.Config
     compute: Compute = Compute()
 
     @nn.compact
@@ -76,9 +79,14 @@ class Model(nn.Module):
             train=train,
             hidden_states=hidden_states,
             attentions=attentions,
+            layer=self.layer(),
         )
         pooled = pooling.pool(c.pooling, self.compute, x, attention_mask, c.initializer_range)
         return EncoderOutput(x, pooled, states, weights)
+
+    def layer(self) -> nn.Module:
+        """The layer that is stacked. Call it in the compact method."""
+        return Block(self.config.block, self.compute, name="layers")
 
 
 PROJECT = table("""

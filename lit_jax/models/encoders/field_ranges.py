@@ -78,6 +78,8 @@ RANGES: dict[str, Range] = {
     "num_heads": Range(1, 1 << 14),
     "encoder_attention_heads": Range(1, 1 << 14),
     "num_feedforward_networks": Range(1, 1 << 10),
+    "head_ratio": Range(1, 1 << 14),
+    "num_groups": _GROUPS,
     "q_groups": _GROUPS,
     "k_groups": _GROUPS,
     "v_groups": _GROUPS,
