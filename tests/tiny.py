@@ -158,6 +158,7 @@ ESM = {  # Fields as in facebook/esm2_t6_8M_UR50D.
 }
 ERNIE = BERT | {"model_type": "ernie"}
 DPR = BERT | {"model_type": "dpr", "pad_token_id": 0}
+BIG_BIRD = BERT | {"model_type": "big_bird"}
 BERT_GENERATION = BERT | {"model_type": "bert-generation"}
 # Convolutions see the padding, for whose token PyTorch has no gradient: it is none of those in tests/parity.
 CONVBERT = BERT | {"model_type": "convbert", "embedding_size": 24, "conv_kernel_size": 5, "pad_token_id": 0}

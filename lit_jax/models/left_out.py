@@ -32,7 +32,7 @@ _REASONS = {
         qwen3_5_moe_text qwen3_5_text qwen3_vl_moe_text qwen3_vl_text qwen4_exp_text voxtral_realtime_text
     """,
     "a text encoder that is not written": """
-        big_bird canine embedding_gemma2_text flaubert fnet funnel
+        canine embedding_gemma2_text flaubert fnet funnel
         mra nystromformer openai_privacy_filter perceiver reformer roc_bert splinter
         t5gemma2_encoder ultrabert xlm xlnet yoso
     """,
@@ -111,6 +111,8 @@ _LIMITS = {
     "coca_vision": "yes, of open_clip; transformers has no such type",
     "coca_text": "yes, of open_clip; transformers has no such type",
     "timm_wrapper": "yes, of timm's image towers those that docs/formats.md names",
+    "big_bird": "yes, for texts that transformers attends to in full",
+    "xmod": "yes, with the adapters of one language",
 }
 _REASON_OF = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 

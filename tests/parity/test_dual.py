@@ -28,6 +28,7 @@ PAIRS = {
     "vit + ernie": (tiny.VIT, tiny.ERNIE),
     "vit + data2vec text": (tiny.VIT, tiny.DATA2VEC_TEXT),
     "vit + x-mod": (tiny.VIT, tiny.XMOD | {"languages": ["de_DE"]}),
+    "vit + big bird": (tiny.VIT, tiny.BIG_BIRD | {"attention_type": "original_full"}),
     "vit + roberta with the norms first": (tiny.VIT, tiny.ROBERTA_PRE_NORM),
     "vit + xlm-roberta xl": (tiny.VIT, tiny.XLM_ROBERTA_XL),
     "vit + megatron bert": (tiny.VIT, tiny.MEGATRON_BERT),

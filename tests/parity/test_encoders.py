@@ -106,6 +106,14 @@ TEXT = {
     "roformer": tiny.ROFORMER,
     "roformer of two widths whose values turn": tiny.ROFORMER
     | {"embedding_size": 16, "rotary_value": True, "layer_norm_eps": 1e-3},
+    "big bird": tiny.BIG_BIRD | {"attention_type": "original_full"},
+    "big bird without biases, scaled": tiny.BIG_BIRD
+    | {
+        "attention_type": "original_full",
+        "use_bias": False,
+        "rescale_embeddings": True,
+        "layer_norm_eps": 1e-3,
+    },
     "bert for generation": tiny.BERT_GENERATION | {"layer_norm_eps": 1e-3, "hidden_act": "relu"},
     "convbert": tiny.CONVBERT,
     "convbert of groups, two widths and one head": tiny.CONVBERT
@@ -157,7 +165,7 @@ TEXT = {
 RARE = set(
     """vit_msn vit_mae ijepa data2vec-vision chinese_clip_vision_model mlcd_vision_model aimv2_vision_model
     data2vec-text roberta-prelayernorm xlm-roberta-xl megatron-bert rembert squeezebert mobilebert luke ibert gte esm
-    xmod roformer convbert bert-generation longformer tipsv2_vision_model tipsv2_text_model
+    xmod roformer convbert bert-generation big_bird longformer tipsv2_vision_model tipsv2_text_model
     jina_embeddings_v3""".split()
 )
 # AIMv2 that is made for one size takes no other.

@@ -41,6 +41,7 @@ WORDS = {
     "data2vec text": tiny.DATA2VEC_TEXT,
     "x-mod": tiny.XMOD,
     "roformer": tiny.ROFORMER,
+    "big bird": tiny.BIG_BIRD,
     "bert for generation": tiny.BERT_GENERATION,
     "convbert": tiny.CONVBERT,
     "luke": tiny.LUKE,

@@ -79,11 +79,13 @@ class Attention(attention.Attention):
         x: Float[Array, "B N D"],
         mask: Bool[Array, "B 1 _ N"] | None = None,
         *,
+        bias: Array | None = None,
+        rope: tuple[Array, Array] | None = None,
+        values: Array | None = None,
         train: bool = False,
         attentions: bool = False,
-        **_: None,
     ) -> tuple[Float[Array, "B N D"], Float[Array, "B H N N"] | None]:
-        """As in transformers, the convolutions see masked tokens too."""
+        """The convolutions see masked tokens too, as in transformers. `bias`, `rope` and `values` are not used."""
         spec, dtype, tokens, width = self.spec, self.compute.dtype, x.shape[1], x.shape[-1]
         heads = (spec.heads, width // spec.heads // 2)  # H K
 

@@ -50,10 +50,9 @@ class Config(bert.Config):
 
     @property
     def tokens(self) -> Tokens:
-        wider = (
-            {} if self.embedding_size is None else {"width": self.embedding_size, "project": self.hidden_size}
-        )
-        return dataclasses.replace(super().tokens, positions=0, **wider)
+        width = self.embedding_size or self.hidden_size
+        project = None if self.embedding_size is None else self.hidden_size
+        return dataclasses.replace(super().tokens, positions=0, width=width, project=project)
 
     @property
     def block(self) -> BlockSpec:

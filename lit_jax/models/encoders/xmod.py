@@ -33,7 +33,7 @@ class Config(roberta.Config):
     def from_hf(cls, hf: dict) -> Any:
         """Raises WeightError for a field that would change the numbers and is not implemented, or for no language."""
         language = _language(hf.get("languages") or cls.languages, hf.get("default_language"))
-        config = super().from_hf({**hf, "languages": [language], "default_language": language})
+        config: Any = super().from_hf({**hf, "languages": [language], "default_language": language})
         if config.adapter.hidden < 1:
             raise WeightError(
                 f"xmod config: adapter_reduction_factor={config.adapter_reduction_factor} is not usable with "

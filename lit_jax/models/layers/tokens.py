@@ -28,6 +28,7 @@ class Tokens:
     eps: float = 1e-12
     project: int | None = None  # The width of the layers if it differs from `width` (ALBERT, ELECTRA).
     dropout: float = 0.0
+    dropout_first: bool = False  # Dropout comes before the norm (BigBird).
     init_std: float = 0.02
 
 
@@ -74,11 +75,15 @@ class TokenEmbed(nn.Module):
             x = x + waves
         # Cast only here: in bfloat16 the sum of a row's gradients over all its tokens would lose most digits.
         x = x.astype(dtype)
+        drop = nn.Dropout(spec.dropout, deterministic=not train)
+        if spec.dropout_first:
+            x = drop(x)
         if spec.norm:
             on_gpu = self.compute.on_gpu
             norm = LayerNorm(spec.eps, dtype=dtype, use_bias=spec.norm_bias, on_gpu=on_gpu, name="norm")
             x = norm(x)
-        x = nn.Dropout(spec.dropout, deterministic=not train)(x)
+        if not spec.dropout_first:
+            x = drop(x)
         if spec.project is not None:
             x = Dense(spec.project, dtype=dtype, kernel_init=init, name="project")(x)
         return x
