@@ -202,9 +202,11 @@ def _check_config(tree: dict[str, Any]) -> None:
 
 def _check_class(tree: dict[str, Any]) -> None:
     if (name := tree.get("tokenizer_class")) in _IN_PYTHON:
-        raise ValueError(
-            f"tokenizer_class={shown(name)} is not usable, since it finds words with rjieba in a step that cannot be "
-            "copied; wanted a tokenizer of characters or pieces of words, such as BertTokenizer"
+        raise _unusable(
+            "tokenizer_class",
+            name,
+            "a tokenizer of characters or pieces of words, such as BertTokenizer: this one finds words with rjieba, in a "
+            "step that cannot be copied",
         )
     if not is_tokenizer(name):
         raise _unusable(

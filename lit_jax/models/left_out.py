@@ -33,9 +33,10 @@ _REASONS = {
     """,
     "a text encoder that is not written": """
         canine embedding_gemma2_text flaubert fnet funnel
-        mra nystromformer openai_privacy_filter perceiver reformer roc_bert splinter
+        mra openai_privacy_filter perceiver reformer roc_bert splinter
         t5gemma2_encoder ultrabert xlm xlnet yoso
     """,
+    "a text encoder whose vectors depend on the other texts of their batch": "nystromformer",
     "proteins (ESM-1b and ESM-2 are read)": "esmc evolla",
     "texts with their places on a page or in a table": "bros layoutlm layoutlmv2 layoutlmv3 lilt markuplm tapas udop",
     "an image tower that is not written": """
