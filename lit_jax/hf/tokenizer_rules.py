@@ -205,8 +205,8 @@ def _check_class(tree: dict[str, Any]) -> None:
         raise _unusable(
             "tokenizer_class",
             name,
-            "a tokenizer of characters or pieces of words, such as BertTokenizer: this one finds words with rjieba, in a "
-            "step that cannot be copied",
+            "a tokenizer of characters or pieces of words, such as BertTokenizer: this one finds words with rjieba, in "
+            "a step that cannot be copied",
         )
     if not is_tokenizer(name):
         raise _unusable(
