@@ -4,7 +4,6 @@ The tensors keep timm's names. Shape letters: R rows and W columns of a grid of 
 everywhere.
 """
 
-import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -15,89 +14,14 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import eva02, resnet
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates, with_embeddings
-from lit_jax.models.encoders.staged_config import Staged
+from lit_jax.models.encoders.vitamin_config import Config
 from lit_jax.models.layers.blocks import ACTIVATIONS, Block, PerLayer, layer_norm, scan_layers
 from lit_jax.models.layers.dense import Conv, Dense, named
 from lit_jax.models.layers.norm import LayerNorm
-from lit_jax.models.layers.patches import Patches
-from lit_jax.models.layers.spec import BlockSpec, Compute
+from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import WeightError
-from lit_jax.utils.sides import pair
 
 WIDER = 4  # An inverted bottleneck is this many times wider than its layer.
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(Staged):
-    """Fields of ours, named as those of a ViT and of a ResNet; the defaults are those of ViTamin-S."""
-
-    model_type = "vitamin"
-    of_transformers = False
-
-    hidden_sizes: tuple[int, ...] = (64, 128)  # The widths of the stages of convolutions.
-    depths: tuple[int, ...] = (2, 4)  # Their layers.
-    hidden_act: str = "gelu"
-    embedding_size: int = 64  # The width of the first two convolutions.
-    hidden_size: int = 384  # From here on, the fields are those of the transformer blocks.
-    num_hidden_layers: int = 14
-    num_attention_heads: int = 6
-    intermediate_size: int = 768
-    attention_dropout: float = 0.0
-    drop_path_rate: float = 0.0
-    layer_norm_eps: float = 1e-6
-    use_absolute_position_embeddings: bool = True
-    initializer_range: float = 0.02
-
-    @classmethod
-    def from_hf(cls, hf: dict) -> "Config":
-        """Raises WeightError for a field that is not usable, and for positions of pictures with a margin."""
-        config: Config = super().from_hf(hf)
-        rest = [side % config.patch_size for side in pair(config.image_size)]
-        if config.use_absolute_position_embeddings and any(rest):
-            raise WeightError(
-                f"vitamin config: image_size={config.image_size} is not usable; wanted a multiple of "
-                f"{config.patch_size}, the side of a token in pixels"
-            )
-        return config
-
-    @property
-    def patch_size(self) -> int:
-        """The side of a token in pixels: the image is halved by the stem, by each stage and behind the last stage."""
-        return 2 ** (len(self.depths) + 2)
-
-    @property
-    def patches(self) -> Patches:
-        return Patches(
-            size=self.image_size,
-            patch=self.patch_size,
-            channels=self.num_channels,
-            width=self.hidden_size,
-            tokens=(),
-            positions=self.use_absolute_position_embeddings,
-            antialias=True,
-            init_std=self.initializer_range,
-        )
-
-    @property
-    def block(self) -> BlockSpec:
-        return BlockSpec(
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            norm_first=True,
-            act=self.hidden_act,
-            eps=self.layer_norm_eps,
-            gated=True,
-            mlp_input_norm=True,
-            attention_dropout=self.attention_dropout,
-            drop_path=self.drop_path_rate,
-            init_std=self.initializer_range,
-        )
-
-    def has_shortcut(self, stage: int) -> bool:
-        """Whether the first layer of a stage changes the width, so that its residual needs a dense layer."""
-        widths = (self.embedding_size, *self.hidden_sizes)
-        return widths[stage] != widths[stage + 1]
 
 
 def halved(x: Float[Array, "B _ _ C"]) -> Float[Array, "B R W C"]:
