@@ -138,6 +138,29 @@ COCA_VISION = CLIP_VISION | {
     "attn_pooler_heads": 2,
     "projection_size": 24,
 }
+FASTVIT = {
+    "model_type": "fastvit",
+    "image_size": 32,
+    "hidden_sizes": [8, 16, 32],
+    "depths": [2, 1, 2],
+    "intermediate_sizes": [16, 24, 48],
+    "final_size": 64,
+    "token_mixers": ["repmixer", "repmixer", "attention"],
+    "downsamples": [False, True, True],
+    "se_downsamples": [False, False, True],
+    "pos_embs": [False, False, True],
+    "lkc_use_act": True,
+    "head_dim": 16,
+}
+MOBILECLIP_VIT = {
+    "model_type": "mobileclip_vit",
+    "image_size": 32,
+    "stem_sizes": [6, 8],
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 LONGFORMER = ROBERTA | {"model_type": "longformer", "attention_window": [4, 12, 6]}
 ESM = {  # Fields as in facebook/esm2_t6_8M_UR50D.
     "model_type": "esm",
@@ -174,6 +197,7 @@ MOBILEBERT = BERT | {
 }
 CLIP_TEXT = BERT | {"model_type": "clip_text_model", "eos_token_id": 98}
 COCA_TEXT = BERT | {"model_type": "coca_text"}
+MOBILECLIP_TEXT = BERT | {"model_type": "mobileclip_text"}
 METACLIP_2_TEXT = CLIP_TEXT | {"model_type": "metaclip_2_text_model", "eos_token_id": 2}
 CHINESE_CLIP_TEXT = BERT | {"model_type": "chinese_clip_text_model"}
 SIGLIP_TEXT = BERT | {"model_type": "siglip_text_model"}

@@ -215,7 +215,9 @@ def _tokenizer(folder: Path) -> Tokenizer:
     if own and not texts.has_tokenizer(folder):
         raise WeightError(f"{folder} holds no tokenizer; copy the tokenizer files of {shown(own)} into it")
     found = texts.of_folder(folder) if texts.has_tokenizer(folder) else texts.clip_tokenizer(folder)
-    masked = bool(cfg.get("hf_model_name") or cfg.get("embed_cls")) or not cfg.get("no_causal_mask")
+    own_tower = not (cfg.get("hf_model_name") or cfg.get("embed_cls"))
+    # A SigLIP was trained without masks.
+    masked = not (own_tower and cfg.get("no_causal_mask") and cfg.get("pool_type") == "last")
     length = field(where, cfg, "context_length", 77)
     # With strip_sep_token, padding takes the place of [SEP], also in a text that is cut.
     template = f"{found.cls_token} $A {found.pad_token}" if options.get("strip_sep_token") else ""

@@ -25,6 +25,8 @@ PLAIN_VISION = _PLAIN | {
     "pool_type": ("tok",),
     "pos_embed_type": ("learnable", "sin_cos_2d"),  # The positions are stored either way.
 }
+# Other tokenizers pad with other ids, which a text tower without a causal mask attends to.
+_PADDED_WITH_0: dict[str, tuple[Any, ...]] = {"hf_tokenizer_name": (None, "")}
 PLAIN_TEXT = _PLAIN | {"embed_cls": (False,)}
 _MOST_LAYERS = 1_000
 _EOS_IS_LARGEST = 2  # CLIP's text tower with this eos_token_id pools at the largest id, as open_clip does.
@@ -53,10 +55,15 @@ def text(where: str, cfg: Mapping[str, Any], quick_gelu: bool, embed_dim: int, p
             "eos_token_id": eos,
         }
         return with_text_head(where, cfg, Part(common, own), prefix)
+    if (causal, pool) == (False, "argmax"):
+        refuse(where, "text_cfg", cfg, _PADDED_WITH_0)
+        common |= {"model_type": "mobileclip_text"}
+        return with_text_head(where, cfg, Part(common, own), prefix)
     if causal or pool != "last":
         raise WeightError(
             f"{where}: a text tower {'with' if causal else 'without'} a causal mask, with pool_type {shown(pool)} "
-            "is not implemented; those of CLIP (causal, argmax or eos) and of SigLIP (not causal, last) are"
+            "is not implemented; those of CLIP (causal, argmax or eos), of MobileCLIP (not causal, argmax) and of "
+            "SigLIP (not causal, last) are"
         )
     common |= {"model_type": "siglip_text_model", "projection_size": embed_dim if dense else width}
     if dense:  # The tower has such a projection of its own.

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import timm_convnext, timm_eva, timm_perception, timm_resnet, timm_vitamin
+from lit_jax.hf.conversions import (
+    timm_convnext,
+    timm_eva,
+    timm_fastvit,
+    timm_mobileclip,
+    timm_perception,
+    timm_resnet,
+    timm_vitamin,
+)
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
 from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
@@ -80,7 +88,7 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks, eva, perception encoders, vitamin, convnext and plain resnet are"
+            "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext and plain resnet are"
         )
     for name, value in args.items():
         if name not in _SHOWN:
@@ -115,7 +123,15 @@ class _Kind(NamedTuple):
 
 _KINDS = tuple(
     _Kind(kind.KIND, kind.MARKS, kind.tower)
-    for kind in (timm_convnext, timm_eva, timm_perception, timm_resnet, timm_vitamin)
+    for kind in (
+        timm_convnext,
+        timm_eva,
+        timm_fastvit,
+        timm_mobileclip,
+        timm_perception,
+        timm_resnet,
+        timm_vitamin,
+    )
 )
 
 

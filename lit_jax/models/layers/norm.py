@@ -96,9 +96,27 @@ class FrozenBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        starts = {"scale": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
-        scale, bias, *statistics = (
-            self.param(name, nn.initializers.constant(start), x.shape[-1:]) for name, start in starts.items()
-        )
-        mean, var = (lax.stop_gradient(statistic).astype(jnp.float32) for statistic in statistics)
+        scale, bias, mean, var = _batch_norm_params(self, x.shape[-1])
         return ((x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
+
+
+class BatchNormFactors(nn.Module):
+    """The factors and shifts of a frozen batch norm in float32: it gives x * factors + shifts.
+
+    Its params are those of FrozenBatchNorm. A convolution before it can take up both.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Float[Array, "D"], Float[Array, "D"]]:
+        scale, bias, mean, var = _batch_norm_params(self, width)
+        factors = lax.rsqrt(var + self.epsilon) * scale
+        return factors, bias - mean * factors
+
+
+def _batch_norm_params(norm: nn.Module, width: int) -> list[Array]:
+    """The scale, the bias, the mean and the variance; the last two without a gradient."""
+    starts = {"scale": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+    learned = [norm.param(name, nn.initializers.constant(start), (width,)) for name, start in starts.items()]
+    return learned[:2] + [lax.stop_gradient(statistic).astype(jnp.float32) for statistic in learned[2:]]

@@ -11,6 +11,11 @@ import safetensors.numpy
 
 HERE = Path(__file__).parents[2] / "fixtures" / "foreign"
 WEIGHTS = {"open_clip": "open_clip_model.safetensors", "timm": "model.safetensors"}
+# Kernels of CLIP's ResNets and of FastViTs, large enough that the pictures decide the vectors and not the biases.
+_LARGE_KERNELS = (
+    r"^visual\.(layer\d|conv[23]\.)|(conv_kxk\.0|conv_scale|large_conv|small_conv|mlp\.conv)\.conv\.|"
+    r"reparam_conv\.|pos_enc\.|patch_embed\.backbone\."
+)
 NPZ = ("lit_npz", "siglip_npz", "vit_npz")
 
 
@@ -19,8 +24,7 @@ def drawn(name, shape):
     values = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape).astype(np.float32)
     if name.endswith("running_var"):
         return np.exp(values + 1)  # Variances are above zero.
-    if re.match(r"visual\.(layer\d|conv[23]\.)", name) and len(shape) == 4:
-        # Kernels of CLIP's ResNets, large enough that the pictures decide the vectors and not the biases.
+    if re.search(_LARGE_KERNELS, name) and len(shape) == 4:
         return values * np.float32(1.5 / np.prod(shape[1:]) ** 0.5)
     if len(shape) > 1:
         return values * np.float32(0.1)

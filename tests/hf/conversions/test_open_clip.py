@@ -54,6 +54,7 @@ def test_a_model_of_open_clip_gives_the_embeddings_of_open_clip(name, tmp_path):
         ("clip_perception_cls", "vision-text-dual-encoder", {"vision_pooling": "cls"}),
         ("clip_vitamin", "vision-text-dual-encoder", {}),
         ("coca", "vision-text-dual-encoder", {}),
+        ("mobileclip", "vision-text-dual-encoder", {"vision_head": {"kind": "linear_bias"}}),
         (
             "clip_convnext_mlp",
             "vision-text-dual-encoder",
@@ -91,7 +92,7 @@ def test_what_was_read_is_saved_and_read_again_with_the_same_embeddings(tmp_path
     own = (
         *("clip_xlm_roberta", "clip_convnext_mlp", "clip_resnet", "clip_perception_cls"),
         *("clip_vitamin", "clip_vitamin_without_positions"),
-        *("coca", "coca_of_one_width"),
+        *("coca", "coca_of_one_width", "mobileclip", "mobileclip_vit"),
     )
     for name, layout in ({"clip": "hf", "siglip": "hf"} | dict.fromkeys(own, "lit_jax")).items():
         model = foreign.stored(name)

@@ -52,12 +52,17 @@ TYPES = {
     "perception_spatial": "perception_encoder",
     "vitamin": "vitamin",
     "vitamin_without_positions": "vitamin",
+    "fastvit": "fastvit",
+    "fastvit_attention": "fastvit",
+    "fastvit_mci": "fastvit",
+    "fastvit_merged": "fastvit",
+    "fastvit_of_five": "fastvit",
 }
 
 
 def side(name):
     """The side of the pictures that timm saw, as tests/fixtures/make_foreign.py says."""
-    return 64 if "convnext" in name else 32
+    return 64 if re.match("convnext|fastvit", name) else 32
 
 
 def joined(folder, text):
