@@ -42,7 +42,10 @@ def tower(
     pooling: str,
     image_size: int | list[int],
 ) -> Part:
-    """Like `timm.tower`, for the architectures of `KIND`. Raises WeightError for a tower that is not computed exactly."""
+    """Like `timm.tower`, for the architectures of `KIND`.
+
+    Raises WeightError for a tower that is not computed exactly.
+    """
     if not re.fullmatch(_NAMES, architecture):
         raise WeightError(f"{where}: the architecture {shown(architecture)} of timm is not implemented")
     for name, value in args.items():

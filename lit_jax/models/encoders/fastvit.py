@@ -1,7 +1,7 @@
-"""FastViT (arXiv:2303.14189) and the image towers of MobileCLIP (arXiv:2311.17049, 2508.20691), as timm's class FastVit.
+"""FastViT (arXiv:2303.14189), as timm's class FastVit; transformers has none.
 
-transformers has no such class; the tensors have timm's names. Stages of convolutions come first and, in most models,
-stages with attention last. Shape letters: R rows and W columns of a grid of tokens; the other letters are as everywhere.
+The image towers of MobileCLIP (arXiv:2311.17049) and MobileCLIP2 (arXiv:2508.20691) are such models. The tensors have
+timm's names. Shape letters: R rows and W columns of a grid of tokens; the other letters are as everywhere.
 """
 
 import jax

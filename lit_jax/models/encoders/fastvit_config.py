@@ -1,6 +1,7 @@
 """The config of FastViT, and what its stages and convolutions are."""
 
 import dataclasses
+import itertools
 from typing import Any, ClassVar
 
 from lit_jax.models.encoders.staged_config import Staged
@@ -70,8 +71,7 @@ class Config(Staged):
         if not set(self.token_mixers) <= set(MIXERS):
             refuse("token_mixers", f"only {' and '.join(MIXERS)}")
         widths = (self.hidden_sizes[0], *self.hidden_sizes, self.final_size)
-        grouped = zip(widths, widths[1:], strict=False)
-        if any(after % before for before, after in grouped):
+        if any(after % before for before, after in itertools.pairwise(widths)):
             refuse(
                 "hidden_sizes",
                 f"widths that divide the next one, and the last one final_size={self.final_size}",

@@ -1,8 +1,8 @@
-"""MobileCLIP's text tower (arXiv:2311.17049), as open_clip's TextTransformer with `no_causal_mask`; transformers has none.
+"""MobileCLIP's text tower (arXiv:2311.17049), as open_clip's TextTransformer with `no_causal_mask`.
 
-It is a CLIP in which every token attends to every token, the padding included. open_clip pads all texts to
-`max_position_embeddings` with `pad_token_id`; here the tower does so itself. It pools at the largest id, where a text
-ends. The tensors have the names of transformers' CLIP.
+transformers has no such class. It is a CLIP in which every token attends to every token, the padding included.
+open_clip pads all texts to `max_position_embeddings` with `pad_token_id`; here the tower does so itself. It pools at
+the largest id, where a text ends. The tensors have the names of transformers' CLIP.
 """
 
 import dataclasses

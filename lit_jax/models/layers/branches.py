@@ -56,7 +56,7 @@ class Branches(nn.Module):
         kernels, biases = zip(
             *(Branch(self.shape, side, name=name)() for name, side in self.sides), strict=True
         )
-        return sum(kernels), sum(biases)
+        return sum(kernels[1:], kernels[0]), sum(biases[1:], biases[0])
 
 
 def convolve(
