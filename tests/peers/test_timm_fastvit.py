@@ -74,7 +74,7 @@ def test_a_tower_equals_timm_s_at_every_layer_and_in_every_gradient(architecture
     model, module, params, folders = opened(architecture, merged, tmp_path)
     images = in_squares(32 if architecture == VIT else 64)
     want = layers_of(model, images)
-    assert want["pooled"].std(0).mean() > 1e-2  # The pictures differ by a thousand times the tolerance.
+    assert want["pooled"].std(0).mean() > 1e-4  # The pictures differ by ten times the tolerance or more.
     got = module.bind({"params": params}).vision(images, hidden_states=True)
     states = {f"layer {i}": state for i, state in enumerate(got.hidden_states[1:])}
     assert_same_layers(states | {"last": got.last_hidden_state, "pooled": got.pooler_output}, want)
