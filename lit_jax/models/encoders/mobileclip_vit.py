@@ -14,12 +14,12 @@ from jaxtyping import Array, Float
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.encoders.resnet import conv_norm
-from lit_jax.models.encoders.vit import trunk
+from lit_jax.models.encoders.vit import run_blocks
 from lit_jax.models.layers.blocks import ACTIVATIONS, PerLayer
 from lit_jax.models.layers.branches import EPS
 from lit_jax.models.layers.dense import Conv
 from lit_jax.models.layers.norm import FrozenBatchNorm
-from lit_jax.models.layers.patches import Patches
+from lit_jax.models.layers.patches import PatchEmbed, Patches
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import WeightError
@@ -142,13 +142,12 @@ class Model(nn.Module):
         x: Array = images
         for i, (width, side) in enumerate(zip(c.stem_sizes, _STRIDES, strict=True)):
             x = StemConv(width, side, c.hidden_act, self.compute, name=f"stem{i}")(x)
-        x, states, weights = trunk(
+        embed = PatchEmbed(c.stem_patches, self.compute, name="embeddings")
+        x, states, weights = run_blocks(
             c,
             self.compute,
-            x,
+            embed(x, interpolate=interpolate, train=train),
             train=train,
-            interpolate=interpolate,
-            patches=c.stem_patches,
             per_layer=PerLayer(
                 drop_path_rates(c.drop_path_rate, c.num_hidden_layers), lambda rate: {"drop_path": rate}
             ),

@@ -101,22 +101,25 @@ def trunk(
     interpolate: bool,
     pre_norm: bool = False,
     norm: bool = True,
-    patches: Patches | None = None,
     **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """Patches, blocks and last norm of ViT and its descendants; returns tokens, hidden states and attentions.
 
     Call it in the compact method of a model, which gets the submodules `embeddings`, `layers` and `norm`, and, if there
-    is a norm before the blocks, `pre_norm`. `patches` are those of `images`; None: those of the config. `options` are
-    further arguments of `scan_layers`.
+    is a norm before the blocks, `pre_norm`. `options` are further arguments of `scan_layers`.
     """
-    embed = PatchEmbed(patches or config.patches, compute, name="embeddings")
-    x = embed(images, interpolate=interpolate, train=train)
+    x = PatchEmbed(config.patches, compute, name="embeddings")(images, interpolate=interpolate, train=train)
     if pre_norm:
         x = layer_norm(config.block, compute, "pre_norm")(x)
-    embedded = x
+    return run_blocks(config, compute, x, norm=norm, train=train, **options)
+
+
+def run_blocks(
+    config: Any, compute: Compute, embedded: Float[Array, "B N D"], *, norm: bool = True, **options: Any
+) -> tuple[Array, Array | None, Array | None]:
+    """The part of `trunk` after the embeddings."""
     block = Block(config.block, compute, name="layers")
-    x, states, weights = scan_layers(block, config.num_hidden_layers, x, train=train, **options)
+    x, states, weights = scan_layers(block, config.num_hidden_layers, embedded, **options)
     if norm:
         x = layer_norm(config.block, compute, "norm")(x)
     return x, with_embeddings(embedded, states), weights
