@@ -77,6 +77,7 @@ def test_no_architecture_of_timm_is_mistaken_for_another(tmp_path):
     assert kinds <= taken.keys()
     assert (taken["beit"], taken["eva02"], taken["perception_encoder"]) == (6, 12, 12)
     assert taken["vitamin"] == 13  # tests/peers/test_timm_vitamin.py compares their shapes.
+    assert taken["mobileclip_vit"] == 1
     assert sum(taken.values()) >= 170
 
 

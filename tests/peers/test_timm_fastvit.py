@@ -10,7 +10,7 @@ from flax import traverse_util
 
 import lit_jax
 from lit_jax.hf.processor import load_image_processor
-from lit_jax.models.encoders import VISION, fastvit, mobileclip_vit
+from lit_jax.models.encoders import VISION, fastvit, fastvit_config, mobileclip_vit
 from tests.hf.conversions import foreign
 from tests.parity.conftest import assert_same_layers
 from tests.parity.test_sentence_transformers import pictures
@@ -190,6 +190,13 @@ def test_a_model_of_full_size_has_the_names_and_shapes_of_timm(architecture, mer
             assert large.stride == 2 and isinstance(point.act, torch.nn.GELU)
     if architecture == "fastvit_t8" and not merged:
         assert config == fastvit.Config()
+
+
+def test_a_squeeze_and_excitation_is_as_narrow_as_in_timm():
+    for width in range(1, 700):
+        for ratio, divisor in ((16, 1), (4, 8)):
+            want = timm.layers.make_divisible(width / ratio, divisor, round_limit=0.0)
+            assert fastvit_config.squeezed(width, ratio, divisor) == want
 
 
 @pytest.mark.parametrize("architecture", ["fastvit_t8", "fastvit_ma36", "fastvit_mci0", "fastvit_mci4", VIT])

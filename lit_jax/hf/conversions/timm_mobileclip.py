@@ -70,6 +70,8 @@ def tower(
         "num_hidden_layers": count(names, r"blocks\.(\d+)\."),
         "num_attention_heads": args.get("num_heads", _HEADS),
         "intermediate_size": shapes["blocks.0.mlp.fc1.weight"][0],
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
     }
     own_names = mobileclip_vit.weights(mobileclip_vit.ENCODER.config_of(config)).names()
     return Part(config, same(own_names), dropped=r".*\.num_batches_tracked")
