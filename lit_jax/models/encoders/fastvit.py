@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import fastvit_config as parts
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.fastvit_config import LARGE, Config, Sides
+from lit_jax.models.encoders.fastvit_config import LARGE, Config
 from lit_jax.models.encoders.fastvit_tables import weights
 from lit_jax.models.encoders.resnet import tokens
 from lit_jax.models.layers.attention import Attention
 from lit_jax.models.layers.blocks import ACTIVATIONS, DropPath, rematted
-from lit_jax.models.layers.branches import EPS, Branches, convolve
+from lit_jax.models.layers.branches import EPS, Branches, BranchSides, convolve
 from lit_jax.models.layers.dense import Dense
 from lit_jax.models.layers.norm import FrozenBatchNorm, LayerNorm
 from lit_jax.models.layers.spec import Compute
@@ -49,7 +49,7 @@ class RepConv(nn.Module):
     features: int
     depthwise: bool
     stride: int
-    sides: Sides
+    sides: BranchSides
     config: Config
     compute: Compute
     squeeze: int = 0  # The inner width of the squeeze-and-excitation. 0: there is none.

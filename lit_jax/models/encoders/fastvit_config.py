@@ -5,13 +5,12 @@ import itertools
 from typing import Any, ClassVar
 
 from lit_jax.models.encoders.staged_config import Staged
-from lit_jax.models.layers.branches import IDENTITY
+from lit_jax.models.layers.branches import IDENTITY, BranchSides
 from lit_jax.models.layers.spec import BlockSpec
 from lit_jax.utils.errors import WeightError
 
 MIXERS = ("repmixer", "attention")
 KERNEL, LARGE = 3, 7  # The sides of kernels.
-Sides = tuple[tuple[str, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +27,11 @@ class Config(Staged):
     intermediate_sizes: tuple[int, ...] = (144, 288, 576, 1152)
     final_size: int = 768  # The width of the last convolution and of the pooled output.
     token_mixers: tuple[str, ...] = ("repmixer", "repmixer", "repmixer", "repmixer")
-    downsamples: tuple[bool, ...] = (
-        False,
-        True,
-        True,
-        True,
-    )  # Whether a stage begins with a downsampling ...
-    se_downsamples: tuple[bool, ...] = (False, False, False, False)  # ... that has a squeeze-and-excitation.
-    pos_embs: tuple[bool, ...] = (
-        False,
-        False,
-        False,
-        False,
-    )  # Whether a stage has a convolution for positions.
+    # Whether a stage begins with a downsampling, and whether that has a squeeze-and-excitation.
+    downsamples: tuple[bool, ...] = (False, True, True, True)
+    se_downsamples: tuple[bool, ...] = (False, False, False, False)
+    # Whether a stage has a convolution that takes the place of positions.
+    pos_embs: tuple[bool, ...] = (False, False, False, False)
     lkc_use_act: bool = False  # Whether an activation follows the large kernels of downsamplings.
     stem_use_scale_branch: bool = True
     head_dim: int = 32
@@ -99,26 +90,26 @@ class Config(Staged):
         )
 
 
-def branches(side: int, *, scale: bool = True, identity: bool = False) -> Sides:
+def branches(side: int, *, scale: bool = True, identity: bool = False) -> BranchSides:
     """The branches of a MobileOne block: a kernel of `side`, one of a single pixel beside a larger one, no kernel."""
-    point: Sides = (("point", 1),) if scale and side > 1 else ()
+    point: BranchSides = (("point", 1),) if scale and side > 1 else ()
     return (("square", side), *point, *((("identity", IDENTITY),) if identity else ()))
 
 
 POINTWISE = branches(1, identity=True)
 # The branches of the two convolutions that are parts of a RepMixer.
 MIXER = {"conv": branches(KERNEL, identity=True), "norm": (("identity", IDENTITY),)}
-DOWNSAMPLE: Sides = (("square", LARGE), ("small", KERNEL))
-MLP: Sides = (("square", LARGE),)
+DOWNSAMPLE: BranchSides = (("square", LARGE), ("small", KERNEL))
+MLP: BranchSides = (("square", LARGE),)
 
 
-def stem(config: Config) -> tuple[tuple[bool, int, Sides], ...]:
+def stem(config: Config) -> tuple[tuple[bool, int, BranchSides], ...]:
     """For each convolution of the stem, whether it is depthwise, its stride and its branches."""
     sides = branches(KERNEL, scale=config.stem_use_scale_branch)
     return (False, 2, sides), (True, 2, sides), (False, 1, POINTWISE)
 
 
-def final(config: Config) -> Sides:
+def final(config: Config) -> BranchSides:
     """The branches of the last convolution."""
     return branches(KERNEL, identity=config.final_size == config.hidden_sizes[-1])
 

@@ -1,7 +1,8 @@
 """The weight table of FastViT: timm's names on disk."""
 
 from lit_jax.models.encoders import fastvit_config as parts
-from lit_jax.models.encoders.fastvit_config import Config, Sides
+from lit_jax.models.encoders.fastvit_config import Config
+from lit_jax.models.layers.branches import BranchSides
 from lit_jax.models.weight_map import WeightMap, table
 
 _BATCH_NORM = table("""
@@ -48,7 +49,7 @@ _MIXED = table("""
 """)
 
 
-def _branches(sides: Sides, *, merged: bool, names: dict[str, tuple[str, str]] = _NAMES) -> WeightMap:
+def _branches(sides: BranchSides, *, merged: bool, names: dict[str, tuple[str, str]] = _NAMES) -> WeightMap:
     """The rows of a convolution with these branches, or with one kernel if they are `merged`."""
     if merged:
         return _MERGED.inside("reparam_conv")

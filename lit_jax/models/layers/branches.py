@@ -14,6 +14,7 @@ from lit_jax.models.layers.norm import BatchNormFactors
 from lit_jax.models.layers.spec import Compute
 
 EPS = 1e-5  # The epsilon of the batch norms; torch's default.
+BranchSides = tuple[tuple[str, int], ...]  # The names of branches, and the sides of their kernels.
 IDENTITY = 0  # The side of a branch that has no kernel.
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -40,12 +41,11 @@ class Branch(nn.Module):
 class Branches(nn.Module):
     """The kernel and the bias of a convolution, in float32: sums over branches, or, if `merged`, params themselves.
 
-    The `shape` of the kernel is [side, side, channels of a group, features]; `sides` are the names of the branches and
-    the sides of their kernels.
+    The `shape` of the kernel is [side, side, channels of a group, features].
     """
 
     shape: tuple[int, int, int, int]
-    sides: tuple[tuple[str, int], ...]
+    sides: BranchSides
     merged: bool
 
     @nn.compact
