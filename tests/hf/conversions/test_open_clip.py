@@ -315,6 +315,43 @@ def test_texts_of_a_coca_can_be_padded_with_any_token_and_cut_where_all_are_padd
         np.testing.assert_allclose(got, np.array(model["text_embeds"])[rows], atol=1e-5)
 
 
+def test_texts_of_a_mobileclip_can_be_padded_with_any_token_and_to_any_length(tmp_path):
+    model = foreign.stored("mobileclip")
+    module, params = lit_jax.load(foreign.write(tmp_path, model))
+    ids = np.array(model["ids"], np.int32)
+    for length in (12, 9, 4):
+        rows = (ids[:, length:] == 0).all(1)
+        part = ids[rows, :length]
+        mask = np.arange(length) <= (part == 59).argmax(1)[:, None]
+        batch = {"input_ids": jnp.asarray(np.where(mask, part, 59)), "attention_mask": jnp.asarray(mask)}
+        got = module.apply({"params": params}, texts=batch)[1]
+        np.testing.assert_allclose(got, np.array(model["text_embeds"])[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "hf_tokenizer_name",
+            "someone/bert",
+            "text_cfg has hf_tokenizer_name='someone/bert', which is not impl",
+        ),
+        ("pool_type", "eos", "a text tower without a causal mask, with pool_type 'eos' is not implemented"),
+        (
+            "pool_type",
+            "first",
+            "a text tower without a causal mask, with pool_type 'first' is not implemented",
+        ),
+    ],
+)
+def test_a_text_tower_without_a_causal_mask_that_is_not_implemented_is_refused(name, value, said, tmp_path):
+    model = foreign.stored("mobileclip")
+    model["files"]["open_clip_config.json"]["model_cfg"]["text_cfg"][name] = value
+    with pytest.raises(WeightError, match=said) as error:
+        lit_jax.load(foreign.write(tmp_path, model))
+    assert "\n" not in str(error.value)
+
+
 def test_a_tower_of_timm_that_gives_no_vector_is_refused(tmp_path):
     model = foreign.stored("clip_convnext_mlp")
     for kind in ("none", None):

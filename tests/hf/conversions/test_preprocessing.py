@@ -104,6 +104,15 @@ def test_padding_takes_the_place_of_the_separator_even_in_truncated_texts(tmp_pa
     assert (want[2] != plain.pad_token_id).sum() == 11 and "attention_mask" not in got
 
 
+@pytest.mark.parametrize(("name", "masked"), [("clip", True), ("mobileclip", True), ("clip_a", False)])
+def test_padding_is_masked_except_for_a_tower_that_was_trained_without_masks(name, masked, tmp_path):
+    """A MobileCLIP attends to padding with the id 0, which the mask shows it."""
+    folder = foreign.write(tmp_path, foreign.stored(name))
+    write_tokenizer(folder)
+    found = load_tokenizer(folder)(LINES, padding="max_length", truncation=True, max_length=12)
+    assert ("attention_mask" in found) == masked
+
+
 def with_nllb(folder, language):
     """A folder of open_clip with NLLB's tokenizer, whose files name `language`."""
     model = foreign.stored("clip_nllb")
