@@ -88,8 +88,8 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext and plain resnet "
-            "are"
+            "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext and plain "
+            "resnet are"
         )
     for name, value in args.items():
         if name not in _SHOWN:
