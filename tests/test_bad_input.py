@@ -26,7 +26,7 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
     ),
     ("classify(Image.new('1', (10_000, 10_000)), LABELS, model)", "DataError", "image of 10000x10000 pixels"),
     ("classify('{}/cut.png', LABELS, model)", "DataError", r"cut\.png: PNG image is cut off or damaged"),
-    ("classify(Image.open('{}/cut.png'), LABELS, model)", "DataError", "0: the image is cut off or damaged"),
+    ("classify(Image.open('{}/cut.png'), LABELS, model)", "DataError", "0: PNG image is cut off or damaged"),
     ("classify(Image.new('F', (4, 4)), LABELS, model)", "DataError", "image of floats; want one of 8 bits"),
     ("classify('{}/none.png', LABELS, model)", "DataError", r"none\.png' cannot be read: No such file"),
     ("classify('{}/pairs', LABELS, model)", "DataError", "pairs' cannot be read: Is a directory"),
@@ -61,9 +61,9 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
     (
         "classify('{}/pairs/000.png', LABELS, None)",
         "ConfigError",
-        "model is of type NoneType; want a folder, a Hub id",
+        "model is of type NoneType; want a folder or a Hub id",
     ),
-    ("classify('{}/pairs/000.png', LABELS, '')", "ConfigError", "the model is ''; want a folder, a Hub id"),
+    ("classify('{}/pairs/000.png', LABELS, '')", "ConfigError", "the model is ''; want a folder or a Hub id"),
     ("embed(['{}/cut.png'], '{}/new', model)", "DataError", r"cut\.png: PNG image is cut off or damaged"),
     ("embed('{}/vast.png', '{}/new', model)", "DataError", "image of 10000x10000 pixels, more than"),
     ("embed([], '{}/new', model)", "DataError", "no pictures to embed; give at least one"),
@@ -130,14 +130,199 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "top is 0; want a whole number, 1 or more",
     ),
     ("search('{}/index', 'red', model=model, top=2.5)", "ConfigError", r"top is 2\.5; want a whole number"),
-    ("Embedder('{}/model', batch_size=0)", "ConfigError", "batch_size is 0; want 1 or more"),
-    ("Embedder('{}/model', text_length=-1)", "ConfigError", "text_length is -1; want 1 or more"),
+    ("Embedder('{}/model', batch_size=0)", "ConfigError", "batch_size is 0; want a whole number, 1 or more"),
+    ("Embedder('{}/model', text_length=-1)", "ConfigError", "text_length is -1; want a whole number"),
     ("Embedder('{}/none')", "WeightError", "none does not exist; give an existing folder or a Hub id"),
     ("model.texts([])", "DataError", "no texts to embed"),
     ("model.texts('red')", "ConfigError", "texts is 'red'; want a list of texts"),
-    ("model.texts([None])", "ConfigError", r"texts is \[None\]; want a list of texts"),
+    ("model.texts([None])", "ConfigError", "element 0 of texts is None; want a text"),
     ("model.pictures([])", "DataError", "pictures has no records"),
     ("model.pictures(3)", "ConfigError", "picture 0 is of type int; want a path"),
+    ("classify(CLOSED, LABELS, model)", "DataError", "0: .*Operation on closed image"),
+    (
+        "classify(Image.new('L', (0, 5)), LABELS, model)",
+        "DataError",
+        "image of 0x5 pixels, which shows nothing",
+    ),
+    (
+        "classify(Image.new('1', (20_000, 20_000)), LABELS, model)",
+        "DataError",
+        "of 20000x20000 pixels, more than",
+    ),
+    ("classify(np.array(3), LABELS, model)", "ConfigError", "picture 0 is of type ndarray; want a path"),
+    (
+        "classify(bytearray(b'x'), LABELS, model)",
+        "ConfigError",
+        "picture 0 is of type bytearray; want a path",
+    ),
+    (
+        "classify(memoryview(b'x'), LABELS, model)",
+        "ConfigError",
+        "picture 0 is of type memoryview; want a path",
+    ),
+    (
+        "classify(open('{}/pairs/000.png', 'rb'), LABELS, model)",
+        "ConfigError",
+        "is of type BufferedReader; want",
+    ),
+    ("classify({'image': 1}, LABELS, model)", "ConfigError", "picture 0 is of type dict; want a path"),
+    ("classify('{}/pairs/000.png', np.array('cat'), model)", "ConfigError", "no labels to choose from"),
+    (
+        "classify('{}/pairs/000.png', np.array(['cat', '']), model)",
+        "DataError",
+        "label 1 is blank; leave it out",
+    ),
+    ("embed('{}/pairs', None, model)", "ConfigError", "output is of type NoneType; want a path"),
+    (
+        "embed('{}/pairs', '{}/' + 'a' * 300, model)",
+        "ConfigError",
+        "more than 230 bytes; wanted a shorter one",
+    ),
+    (
+        "embed('{}/pairs', '{}/new', model, shard_size=1.5)",
+        "ConfigError",
+        r"shard_size is 1\.5; want a number",
+    ),
+    (
+        "embed('{}/pairs', '{}/new', model, shard_size=True)",
+        "ConfigError",
+        "shard_size is True; want a number",
+    ),
+    (
+        "embed('{}/pairs', '{}/new', model, shard='0/2')",
+        "ConfigError",
+        "shard is '0/2'; want two whole numbers",
+    ),
+    (
+        "embed('{}/pairs', '{}/new', model, shard=(0, 1, 2))",
+        "ConfigError",
+        "want two whole numbers, as in .0, 16",
+    ),
+    (
+        "embed('{}/pairs', '{}/new', '{}/model', dtype='int8')",
+        "ConfigError",
+        "dtype is 'int8'; want one of float32",
+    ),
+    ("embed('{}/pairs', '{}/scores', model)", "ConfigError", "scores exists and is not an index; give a new"),
+    (
+        "search('{}/scores', 'red', model=model)",
+        "DataError",
+        "written by `lit-jax score`; give .* `lit-jax embed` wrote",
+    ),
+    ("search(None, 'red', model=model)", "ConfigError", "the index is of type NoneType; want a path"),
+    ("search('{}/index', 'red', model=model, top=True)", "ConfigError", "top is True; want a whole number"),
+    (
+        "search('{}/index', picture=map(str, 'ab'), model=model)",
+        "ConfigError",
+        "is of type map; want one text",
+    ),
+    ("search('{}/index', 'red', model=model, dim=True)", "ConfigError", "dim is True, and the vectors of"),
+    (
+        "score('{}/pairs', '{}/new', model)",
+        "ConfigError",
+        "the source is of type str; want a source, as open_source",
+    ),
+    ("score(pairs, '{}/index', model)", "ConfigError", "index exists and is not a set of scores; give a new"),
+    ("Scores.open('{}/index')", "DataError", "written by `lit-jax embed`; give .* `lit-jax score` wrote"),
+    ("Rules(ids='000')", "ConfigError", "ids is '000'; want a list of texts"),
+    ("Rules(ids=[0])", "ConfigError", "element 0 of ids is 0; want a text"),
+    (
+        "Rules(scores='{}/scores', min=0.1)",
+        "ConfigError",
+        r"scores is of type str; want Scores\.open\(FOLDER\)",
+    ),
+    (
+        "Rules(scores=Scores.open('{}/scores'), min='.1')",
+        "ConfigError",
+        r"min is '\.1'; want a number from -1 to 1",
+    ),
+    ("open_source(3)", "ConfigError", "the source is 3; want its name, or a list of"),
+    ("open_source(['folder:{}/pairs'])", "ConfigError", "want its name, or a list of .name, weight"),
+    (
+        "prepare('folder:{}/pairs', '{}/set', name='x', split='train')",
+        "ConfigError",
+        "source is of type str; want",
+    ),
+    (
+        "prepare(pairs, '{}/set', name=None, split='train')",
+        "ConfigError",
+        "does not accept the name None; want",
+    ),
+    (
+        "prepare(pairs, '{}/set', name='x', split='y', options=PrepareOptions(shards=1.5))",
+        "ConfigError",
+        "shards is 1",
+    ),
+    ("summarize('{}/pairs')", "ConfigError", "the source is of type str; want a source"),
+    ("summarize(pairs, limit='9')", "ConfigError", "limit is '9'; want a whole number, 1 or more"),
+    (
+        "evaluate('{}/model', '{}/pairs', EvalConfig(tasks='retrieval'))",
+        "ConfigError",
+        "tasks is 'retrieval'; want a list",
+    ),
+    ("EvalConfig(captions='en')", "ConfigError", "captions is 'en'; want a list of texts"),
+    ("EvalConfig(shots=5)", "ConfigError", "shots is 5; want a list of whole numbers"),
+    ("EvalConfig(task=3)", "ConfigError", "task is 3; want the name of a set"),
+    ("evaluate(model, '{}/pairs')", "ConfigError", "model is of type Embedder; want a folder or a Hub id$"),
+    ("class_names(None, file=['a', 'b'])", "ConfigError", "class_names is of type list; want a path"),
+    ("Embedder('{}/model', batch_size='3')", "ConfigError", "batch_size is '3'; want a whole number"),
+    ("Embedder('{}/model', batch_size=None)", "ConfigError", "batch_size is None; want a whole number"),
+    ("Embedder('{}/model', text_length=1.5)", "ConfigError", r"text_length is 1\.5; want a whole number"),
+    (
+        "Embedder('{}/model', dtype='float64')",
+        "ConfigError",
+        "dtype is 'float64'; want one of float32, bfloat16",
+    ),
+    ("Embedder('{}/model', dtype='nope')", "ConfigError", "dtype is 'nope'; want one of float32"),
+    ("load('{}/model', dtype=None)", "ConfigError", "dtype is None; want one of float32"),
+    (
+        "load('{}/model', image_size=10**9)",
+        "ConfigError",
+        "image_size is 10+; wanted sides of at most 2048 pixels",
+    ),
+    ("load(None)", "ConfigError", "the model is of type NoneType; want a path"),
+    ("from_towers('{}/model', None)", "ConfigError", "the model is of type NoneType; want a path"),
+    (
+        "from_towers('{}/model', '{}/model', projection_dim=0)",
+        "ConfigError",
+        "projection_dim is 0; want a whole number",
+    ),
+    (
+        "from_towers('{}/model', '{}/model', projection_dim='16')",
+        "ConfigError",
+        "projection_dim is '16'; want a whole",
+    ),
+    (
+        "save('{}/saved', None, {})",
+        "ConfigError",
+        "the module is of type NoneType; want the first of the two",
+    ),
+    (
+        "save('{}/saved', load('{}/model')[0], {})",
+        "ConfigError",
+        "params are of type dict and no tree of arrays; want",
+    ),
+    (
+        "save('{}/saved', *load('{}/model'), model.processor.tokenizer)",
+        "ConfigError",
+        "processor is of type .*; want one",
+    ),
+    ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
+    ("model.texts({'a': 1})", "ConfigError", "texts is {'a': 1}; want a list of texts"),
+    ("model.texts(np.array('red'))", "ConfigError", "texts is array.*; want a list of texts"),
+    ("model({'text': ['red', None]})", "ConfigError", "element 1 of text is None; want a text"),
+    ("model({'text': [b'red']})", "ConfigError", "element 0 of text is b'red'; want a text"),
+    ("model({'text': 'red'})", "ConfigError", "text is 'red'; want a list of texts"),
+    (
+        "model({'image': [np.zeros((4, 4, 3))]})",
+        "ConfigError",
+        r"image 0 is an array of float64 \[4 4 3\]; want uint8 \[H W 3\]",
+    ),
+    (
+        "model({'image': [np.zeros((3, 9, 9), np.uint8)]})",
+        "ConfigError",
+        r"uint8 \[3 9 9\]; want uint8 \[H W 3\]",
+    ),
 ]
 
 
@@ -146,7 +331,15 @@ import json, sys, warnings
 import numpy as np
 from PIL import Image
 import lit_jax
-from lit_jax import Embedder, classify, embed, search
+from lit_jax import Embedder, classify, embed, from_towers, load, save, search
+from lit_jax.data.sources.registry import open_source
+from lit_jax.data.tools.prepare import PrepareOptions, prepare
+from lit_jax.data.tools.summary import summarize
+from lit_jax.evals.evaluate import evaluate
+from lit_jax.evals.names import class_names
+from lit_jax.evals.request import EvalConfig
+from lit_jax.inference.filtering import Rules
+from lit_jax.inference.scores import Scores, score
 
 warnings.simplefilter("error")  # Of what is refused only the sentence shall be seen.
 warnings.filterwarnings("ignore", "Image size")  # But for Pillow's own.
@@ -154,9 +347,13 @@ place, calls = json.load(sys.stdin)
 LABELS = ["red square", "blue circle", "green square"]
 model = Embedder(place + "/model")
 embed("folder:" + place + "/pairs", place + "/index", model, shard_size=10)
+pairs = open_source("folder:" + place + "/pairs")
+score(pairs, place + "/scores", model)
+CLOSED = Image.open(place + "/pairs/000.png")
+CLOSED.close()
 for call in calls:
     try:
-        found = ["nothing", False, repr(eval(call.replace("{}", place)))]
+        found = ["nothing", False, repr(eval(call.replace("{}/", place + "/")))]
     except Exception as error:
         found = [type(error).__name__, isinstance(error, ValueError), str(error)]
     print(json.dumps(found))

@@ -30,7 +30,7 @@ _ONLY_FOR = {  # Settings of EvalConfig -> the tasks that use them.
 
 def evaluate(
     model: str | Path | Opened,
-    data: str | None = None,
+    data: str | Path | None = None,
     config: EvalConfig = RETRIEVAL,
     *,
     progress: Progress | None = None,
@@ -49,7 +49,7 @@ def evaluate(
     """
     check_choice("on_bad_record", config.on_bad_record, ("error", "skip"))
     tasks = _tasks(config)
-    request, skipped = _resolve(data, config, tasks)
+    request, skipped = _resolve(str(data) if isinstance(data, Path) else data, config, tasks)
     # Each task checks its part of the request here, before the model is read and pictures are embedded.
     measures = {name: TASKS[name](request) for name in tasks}
     embedder = Embedder(

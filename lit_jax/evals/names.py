@@ -7,6 +7,7 @@ from typing import Any
 from lit_jax.data.sources.base import is_number
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
 from lit_jax.utils import inside, strict_json, utf8
+from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.text_lines import text_lines
 
@@ -65,7 +66,8 @@ def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str
 
     Raises ConfigError for a file in any other form, and for a class without a name.
     """
-    path, set_name = split_name(path)
+    check_path(path, "class_names")
+    path, set_name = split_name(str(path))
     try:
         text = utf8.decode(inside.content(path, strict_json.LARGEST, "a file of names"))
         lines = [line for line in text_lines(text) if line.strip()]

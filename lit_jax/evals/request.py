@@ -9,6 +9,8 @@ from jax.typing import DTypeLike
 from lit_jax.data.sources.base import Source
 from lit_jax.evals import few_shot
 from lit_jax.evals.presets import Preset
+from lit_jax.utils.arguments import is_iterable, is_whole, list_of_texts, whole_number
+from lit_jax.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class EvalConfig:
     on_bad_record: str = "error"  # Or "skip": broken records are left out, also of the training source.
     dtype: DTypeLike = jnp.float32  # Dtype of the arithmetic.
     allow_pickle: bool = False  # Whether pytorch_model.bin may be read.
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "captions"):
+            object.__setattr__(self, name, tuple(list_of_texts(getattr(self, name), name)))
+        if not is_iterable(self.shots) or not all(map(is_whole, self.shots)):
+            raise ConfigError(f"shots is {self.shots!r:.60}; want a list of whole numbers")
+        whole_number(self.seeds, "seeds")
+        if not isinstance(self.task, str | None):
+            raise ConfigError(f"task is {self.task!r:.60}; want the name of a set")
 
 
 RETRIEVAL = EvalConfig()

@@ -11,6 +11,7 @@ from lit_jax.hf import folder_sums
 from lit_jax.hf.hub_names import hint
 from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, SUFFIXES, WEIGHTS, has
 from lit_jax.hf.other_formats import hint_of_file, hint_of_names
+from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import WeightError, first_line
 from lit_jax.utils.reachable import by_proxy, unreachable
 
@@ -118,6 +119,7 @@ def _of_modules(names: Sequence[str]) -> list[str]:
 
 def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
     """The path of a folder or npz file on this machine; None for the id of a Hub repository. Raises WeightError."""
+    check_path(folder_or_id, "the model")
     if folder_or_id == "":  # As a path it would be the current folder.
         raise WeightError("the name of the model folder is empty; give an existing folder or a Hub id")
     if subfolder and (Path(subfolder).is_absolute() or {"..", "."} & set(subfolder.split("/"))):

@@ -8,12 +8,12 @@ from typing import Any
 from lit_jax.hf.class_names import is_image_processor
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
+from lit_jax.utils.sides import LARGEST
 
 FILES = ("processor_config.json", "preprocessor_config.json")
-LARGEST_SIDE = 2_048  # A picture of this side takes 13 MB, and four times that in float32.
 LARGEST_EDGE = 1_024  # The shorter edge; the longer one can be 100 times that.
 _MOST_PATCHES = 16_384
-_LARGEST = LARGEST_SIDE**2  # The limit for any other number, for instance of pixels.
+_MOST = LARGEST**2  # The limit for any other number, for instance of pixels.
 _SIDES = ("height", "width", "max_height", "max_width", "longest_edge")
 
 
@@ -41,10 +41,10 @@ def check_fields(fields: dict[str, Any]) -> None:
         if name.startswith("do_"):
             good, wanted = value is None or isinstance(value, bool), "true or false"
         else:
-            judge, wanted = _FIELDS.get(name, (_is_bounded, f"numbers of at most {_LARGEST}"))
+            judge, wanted = _FIELDS.get(name, (_is_bounded, f"numbers of at most {_MOST}"))
             good = value is None or judge(value)
             if "size" in name and name not in _FIELDS:
-                good, wanted = _is_bounded(value, LARGEST_SIDE), f"numbers of at most {LARGEST_SIDE}"
+                good, wanted = _is_bounded(value, LARGEST), f"numbers of at most {LARGEST}"
         if not good:
             raise ValueError(f"{name}={shown(value)} is not usable; wanted {wanted}")
     if "max_num_patches" in fields:
@@ -58,9 +58,9 @@ def _check_patches(count: Any, side: Any) -> None:
     for name, value in (("max_num_patches", count), ("patch_size", side)):
         if not isinstance(value, int):
             raise ValueError(f"{name}={shown(value)} is not usable; wanted a whole number")
-    if count * side**2 > _LARGEST:
+    if count * side**2 > _MOST:
         raise ValueError(
-            f"max_num_patches is {count} and patch_size {side}, which is {count * side**2} pixels; at most {_LARGEST} "
+            f"max_num_patches is {count} and patch_size {side}, which is {count * side**2} pixels; at most {_MOST} "
             "are usable"
         )
 
@@ -75,12 +75,12 @@ def _is_number(value: Any, least: int | float, most: int | float) -> bool:
 
 def _is_size(value: Any) -> bool:
     if isinstance(value, list):
-        return len(value) == 2 and all(_is_int(side, LARGEST_SIDE) for side in value)
+        return len(value) == 2 and all(_is_int(side, LARGEST) for side in value)
     if not isinstance(value, dict):
         return _is_int(value, LARGEST_EDGE)
     sides = {name: side for name, side in value.items() if side is not None}
     known = all(
-        _is_int(side, LARGEST_EDGE if name == "shortest_edge" else LARGEST_SIDE)
+        _is_int(side, LARGEST_EDGE if name == "shortest_edge" else LARGEST)
         for name, side in sides.items()
         if name in ("shortest_edge", *_SIDES)
     )
@@ -95,7 +95,7 @@ def _is_triple(least: int | float, most: int | float) -> Callable[[Any], bool]:
     return judge
 
 
-def _is_bounded(value: Any, most: int | float = _LARGEST) -> bool:
+def _is_bounded(value: Any, most: int | float = _MOST) -> bool:
     """Whether all numbers in `value`, at any depth, are at most `most` in size, and not NaN."""
     if isinstance(value, dict | list):
         return all(_is_bounded(part, most) for part in (value.values() if isinstance(value, dict) else value))
@@ -104,7 +104,7 @@ def _is_bounded(value: Any, most: int | float = _LARGEST) -> bool:
 
 _SIZE = (
     _is_size,
-    f"whole numbers from 1 to {LARGEST_SIDE} as height and width, or to {LARGEST_EDGE} as shortest_edge",
+    f"whole numbers from 1 to {LARGEST} as height and width, or to {LARGEST_EDGE} as shortest_edge",
 )
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "size": _SIZE,
@@ -114,8 +114,8 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"a whole number from 1 to {_MOST_PATCHES}",
     ),
     "patch_size": (
-        lambda value: not isinstance(value, int | float) or _is_int(value, LARGEST_SIDE),
-        f"a whole number from 1 to {LARGEST_SIDE}",
+        lambda value: not isinstance(value, int | float) or _is_int(value, LARGEST),
+        f"a whole number from 1 to {LARGEST}",
     ),
     "resample": (
         lambda value: _is_int(value, 5) or (value == 0 and type(value) is int),

@@ -25,6 +25,7 @@ from lit_jax.models.heads import Head
 from lit_jax.models.kept_fields import Kept
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import listed
+from lit_jax.utils.arguments import whole_number
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.sides import Sides
@@ -138,7 +139,7 @@ def join_towers(
         towers["vision"].config,
         towers["text"].model_type,
         towers["text"].config,
-        model.projection_dim,
+        whole_number(model.projection_dim, "projection_dim"),
         model.logit_scale_init,
         model.logit_bias_init,
         vision_pooling=towers["vision"].pooling,

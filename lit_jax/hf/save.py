@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -48,7 +49,9 @@ def save(
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
-    folder, params = local_folder(folder, "the folder"), dict(params)
+    folder = local_folder(folder, "the folder")
+    _check_types(module, params, processor)
+    params = dict(params)
     _check_shapes(module, params)
     model = module.config
     if layout not in ("hf", "sentence_transformers"):
@@ -120,6 +123,25 @@ def check_exportable(config: DualEncoderConfig) -> None:
     if config.projection_dim is None:
         raise WeightError(
             f"a model without projections has no place in transformers' VisionTextDualEncoderModel; {ways}"
+        )
+
+
+def _check_types(module: DualEncoder, params: Params, processor: Processor | None) -> None:
+    """Raises ConfigError for anything but a module, a tree of arrays and a processor."""
+    if not isinstance(module, DualEncoder):
+        raise ConfigError(
+            f"the module is of type {type(module).__name__}; want the first of the two that lit_jax.load returns"
+        )
+    leaves = jax.tree.leaves(params) if isinstance(params, Mapping) else []
+    if not leaves or not all(hasattr(leaf, "dtype") for leaf in leaves):
+        raise ConfigError(
+            f"the params are of type {type(params).__name__} and no tree of arrays; want the second of the two that "
+            "lit_jax.load returns"
+        )
+    if processor is not None and not isinstance(processor, Processor):
+        raise ConfigError(
+            f"the processor is of type {type(processor).__name__}; want one with an image processor and a tokenizer, "
+            "such as lit_jax.VisionTextDualEncoderProcessor"
         )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from lit_jax.data.sources.in_memory import InMemorySource, Picture
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.prompts import load_templates, repeats
+from lit_jax.utils.arguments import is_iterable
 from lit_jax.utils.errors import ConfigError, DataError
 
 
@@ -57,7 +58,7 @@ def check_labels(labels: Iterable[str]) -> list[str]:
     """The labels without surrounding blanks. Raises ConfigError unless all are texts, DataError for a bad one."""
     if isinstance(labels, str):
         raise ConfigError(f"labels is one text, {labels!r}; want a list: {labels.split(',')}")
-    labels = list(labels or ())
+    labels = list(labels) if is_iterable(labels) else []
     for number, label in enumerate(labels):
         if not isinstance(label, str):
             raise ConfigError(f"label {number} is {label!r}; want a text")

@@ -25,11 +25,12 @@ from lit_jax.hf import processor as processing
 from lit_jax.hf.text_length import PADDED, default_length, positions_of
 from lit_jax.inference.embed_source import EmbedRunner, embed_images, embed_pooled, embed_texts
 from lit_jax.inference.embed_step import make_embed_step
-from lit_jax.inference.prefix import check_dim, prefix
+from lit_jax.inference.prefix import checked_dim, prefix
 from lit_jax.inference.prompts import class_embeddings, class_texts
 from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.parallel.distributed import fetch
 from lit_jax.parallel.sharding import make_mesh, put
+from lit_jax.utils.arguments import list_of_texts, whole_number
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.typing import ImageProcessor, Params, Processor, Progress
 
@@ -73,12 +74,12 @@ class Embedder:
         image_processor: Callable[[ImageProcessor], ImageProcessor] | None = None,
         dim: int | None = None,
     ) -> None:
-        for what, number in (("batch_size", batch_size), ("text_length", text_length)):
-            if number is not None and number < 1:
-                raise ConfigError(f"{what} is {number}; want 1 or more")
+        batch_size = whole_number(batch_size, "batch_size")
+        if text_length is not None:
+            text_length = whole_number(text_length, "text_length")
         if not isinstance(model, str | Path | Opened) or not str(model):
             given = repr(model) if isinstance(model, str) else f"of type {type(model).__name__}"
-            raise ConfigError(f"the model is {given}; want a folder, a Hub id or an Embedder")
+            raise ConfigError(f"the model is {given}; want a folder or a Hub id")
         if not isinstance(model, Opened):
             folder = hub.find(model, allow_pickle=allow_pickle)
             loaded = load.read_dual(folder, load.Compute(dtype=dtype), allow_pickle=allow_pickle)
@@ -87,8 +88,7 @@ class Embedder:
         if image_processor is not None:
             self.processor.image_processor = image_processor(self.processor.image_processor)
         self.mesh, self.dtype = make_mesh(), jnp.dtype(dtype)
-        check_dim(dim, self.config.width, self.name)
-        self.width = dim or self.config.width  # E
+        self.width = checked_dim(dim, self.config.width, self.name)  # E
         self.batch_size = self._rows(batch_size)
         self._module, self._asked = model.module, batch_size
         positions = positions_of(self.config.text)
@@ -125,16 +125,16 @@ class Embedder:
         """A batch of columns of n rows -> the same columns and embeddings, float32 [n, E], for engines such as Ray.
 
         `image_embedding` is computed from the column `image`, `bytes` or `path`: files' bytes, paths, or uint8 [H W 3];
-        `text_embedding` from the column `text` or `caption`. Raises ConfigError if there is no such column, and
-        DataError for a picture that cannot be read.
+        `text_embedding` from the column `text` or `caption`. Raises ConfigError if there is no such column, and for a
+        value that is no text or array of this kind, and DataError for a picture that cannot be read.
         """
         made: dict[str, np.ndarray] = {}
         empty = np.zeros((0, self.width), np.float32)
         if name := next((name for name in _PICTURES if name in batch), None):
-            rows = [_picture(value) for value in batch[name]]
+            rows = [_picture(value, f"{name} {number}") for number, value in enumerate(batch[name])]
             made["image_embedding"] = self.pictures(rows) if rows else empty
         if name := next((name for name in _TEXTS if name in batch), None):
-            texts = [str(text) for text in batch[name]]
+            texts = list_of_texts(batch[name], name)
             made["text_embedding"] = self.texts(texts) if texts else empty
         if not made:
             raise ConfigError(
@@ -176,15 +176,13 @@ class Embedder:
         rows = min(self.batch_size, self._rows(len(pooled)))
         return prefix(embed_pooled(self._runner(rows), pooled), self.width)
 
-    def texts(self, texts: Sequence[str]) -> Float[np.ndarray, "M E"]:
+    def texts(self, texts: Iterable[str]) -> Float[np.ndarray, "M E"]:
         """Embeddings of every text, in order, padded to the length that the longest text needs.
 
         A warning counts the texts that are cut to `text_length`.
         Raises DataError for an empty list, and ConfigError for a single string and for elements that are not strings.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts or ()):
-            raise ConfigError(f"texts is {texts!r:.60}; want a list of texts")
-        length = self.text_length
+        texts, length = list_of_texts(texts, "texts"), self.text_length
         tokenizer = self.processor.tokenizer
         counts = self._count(texts)
         if cut := sum(count > length for count in counts):
@@ -231,8 +229,15 @@ class Embedder:
         return (1 << (per_device - 1).bit_length()) * self.mesh.size
 
 
-def _picture(value: Any) -> Picture:
-    return Image.fromarray(value) if isinstance(value, np.ndarray) else value
+def _picture(value: Any, what: str) -> Picture:
+    """The Pillow image of an array, and any other value as it is. Raises ConfigError for an array that has none."""
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        return Image.fromarray(value)
+    except (TypeError, ValueError) as error:
+        shape = " ".join(map(str, value.shape))
+        raise ConfigError(f"{what} is an array of {value.dtype} [{shape}]; want uint8 [H W 3]") from error
 
 
 def opened(

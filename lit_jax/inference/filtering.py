@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lit_jax.data.sources.base import Source
+from lit_jax.data.sources.base import Source, check_source
 from lit_jax.inference.duplicates import near_duplicates
 from lit_jax.inference.index import Index
 from lit_jax.inference.scores import Scores
 from lit_jax.parallel.sharding import make_mesh
+from lit_jax.utils.arguments import is_number, list_of_texts
 from lit_jax.utils.errors import ConfigError, DataError
 
 
@@ -37,10 +38,17 @@ class Rules:
         if not (by_score or self.ids is not None or self.index):
             raise ConfigError("there is no rule; give min, top_share, ids or near_duplicates")
         for name, value in (("min", self.min), ("near_duplicates", self.near_duplicates)):
-            if value is not None and not -1 <= value <= 1:
-                raise ConfigError(f"{name} is {value}; want a number from -1 to 1")
-        if self.top_share is not None and not 0 < self.top_share <= 1:
-            raise ConfigError(f"top_share is {self.top_share}; want a number above 0, at most 1")
+            if value is not None and not (is_number(value) and -1 <= value <= 1):
+                raise ConfigError(f"{name} is {value!r:.60}; want a number from -1 to 1")
+        if self.top_share is not None and not (is_number(self.top_share) and 0 < self.top_share <= 1):
+            raise ConfigError(f"top_share is {self.top_share!r:.60}; want a number above 0, at most 1")
+        for name, made, kind in (("scores", self.scores, Scores), ("index", self.index, Index)):
+            if not isinstance(made, kind | None):
+                raise ConfigError(
+                    f"{name} is of type {type(made).__name__}; want {kind.__name__}.open(FOLDER)"
+                )
+        if self.ids is not None:
+            object.__setattr__(self, "ids", list_of_texts(self.ids, "ids"))
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ def choose(source: Source, rules: Rules) -> Choice:
 
     Raises DataError for scores or an index of another source, for ids that no record has, and if nothing is kept.
     """
+    check_source(source)
     for name, made in (("scores", rules.scores), ("index", rules.index)):
         if made is not None and made.source_fingerprint != source.fingerprint():
             raise DataError(

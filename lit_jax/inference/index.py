@@ -31,9 +31,10 @@ from lit_jax.inference.index_files import (
     read_vectors,
 )
 from lit_jax.inference.precision import Vectors
-from lit_jax.inference.prefix import check_dim
+from lit_jax.inference.prefix import checked_dim
 from lit_jax.inference.screen import Rows, Screen
 from lit_jax.inference.sign_screen import RESCORED, SignScreen
+from lit_jax.utils.arguments import check_path, whole_number
 from lit_jax.utils.errors import ConfigError, DataError
 
 
@@ -78,6 +79,7 @@ class Index:
         DataError for a folder that is not an index or not a complete one, and ConfigError for a `dim` that its vectors
         lack, for a multiplier below 1, and for a multiplier with another precision.
         """
+        check_path(folder, "the index")
         folder = Path(folder)
         index = cls(folder, **open_manifest(folder)).cut(dim)
         if rescore_multiplier is not None:
@@ -93,7 +95,7 @@ class Index:
         """The index with only the first `dim` numbers of its vectors; if these are fewer, nothing stays in memory."""
         if dim in (None, self.used):
             return self
-        check_dim(dim, self.used, f"the index {self.folder}")
+        dim = checked_dim(dim, self.used, f"the index {self.folder}")
         index = replace(self, dim=dim, screen=None)
         return replace(index, screen=index._sign_screen()) if self.precision == "binary" else index
 
@@ -166,9 +168,7 @@ class Index:
                 f"rescore_multiplier is {multiplier}, and the index {self.folder} is of {self.precision}, of which all "
                 "vectors are compared; leave it out"
             )
-        if multiplier < 1:
-            raise ConfigError(f"rescore_multiplier is {multiplier}; want 1 or more")
-        return replace(self, rescore_multiplier=multiplier)
+        return replace(self, rescore_multiplier=whole_number(multiplier, "rescore_multiplier"))
 
     def _paths(self, number: int) -> tuple[Path, ...]:
         return paths_of(self.folder, self.format, number, self.shards, self.precision)

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 
 from lit_jax.inference.precision import PRECISIONS, Vectors, arrays, decoded
 from lit_jax.utils import checksums, npy, strict_json
+from lit_jax.utils.arguments import is_whole
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.inside import refusal
 from lit_jax.utils.parts import put_first, put_last
@@ -75,15 +76,20 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def check_shard_size(shard_size: int, total: int) -> None:
-    """Raises ConfigError if shards of that size, from `total` pictures, could not be written or read back."""
-    if not 1 <= shard_size <= _MOST:
-        raise ConfigError(f"shard_size is {shard_size}; want a number of pictures, 1 or more")
+# Fields that the manifests of every command have; "format" is only in those of an index.
+_COMPLETE = frozenset({"fingerprint", "source", "source_fingerprint", "pictures", "shard_size"})
+
+
+def checked_shard_size(shard_size: int, total: int) -> int:
+    """`shard_size`. Raises ConfigError if such shards, of `total` pictures, could not be written or read back."""
+    if not is_whole(shard_size) or not 1 <= shard_size <= _MOST:
+        raise ConfigError(f"shard_size is {shard_size!r}; want a number of pictures, 1 or more")
     if min(shard_size, total) > LARGEST_SHARD:
         raise ConfigError(
             f"shard_size {shard_size:,} puts {min(shard_size, total):,} pictures into one file; want at most "
             f"{LARGEST_SHARD:,}"
         )
+    return int(shard_size)
 
 
 def open_manifest(
@@ -111,6 +117,10 @@ def _read_manifest(folder: Path, fields: Sequence[str], command: str) -> dict[st
     # Absent from old manifests.
     older: dict[str, Any] = {"skipped": [], "text_length": None, "precision": "float32"}
     found = older | read_object(folder / MANIFEST)
+    if found.keys() >= _COMPLETE and (wrote := "embed" if "format" in found else "score") != command:
+        raise DataError(
+            f"{folder} was written by `lit-jax {wrote}`; give a folder that `lit-jax {command}` wrote"
+        )
     wrong = [name for name in fields if not _FIELDS[name](found.get(name))]
     if not wrong and max(found["skipped"], default=0) >= found["pictures"] + len(found["skipped"]):
         wrong = ["skipped"]

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
+from lit_jax.utils.arguments import is_whole
 from lit_jax.utils.errors import ConfigError
 
 
@@ -22,9 +23,12 @@ def unit(vectors: Float[np.ndarray, "n E"]) -> Float[np.ndarray, "n E"]:
     return vectors / np.where(length == 0, np.float32(1), length)
 
 
-def check_dim(dim: int | None, width: int, what: str) -> None:
-    """Raises ConfigError unless `dim` is None or from 1 to `width`, the width of the vectors of `what`."""
-    if dim is not None and not (isinstance(dim, int | np.integer) and 1 <= dim <= width):
+def checked_dim(dim: int | None, width: int, what: str) -> int:
+    """`dim` as an int, or `width` for None. Raises ConfigError unless the vectors of `what` have that many numbers."""
+    if dim is None:
+        return width
+    if not is_whole(dim) or not 1 <= dim <= width:
         raise ConfigError(
             f"dim is {dim!r}, and the vectors of {what} have {width} numbers; give 1 to {width}"
         )
+    return int(dim)

@@ -18,15 +18,16 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from lit_jax.data.reader import check_choice
-from lit_jax.data.sources.base import Record, Source, check_caption
+from lit_jax.data.sources.base import Record, Source, check_caption, check_source
 from lit_jax.data.sources.subset import Subset
 from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
-from lit_jax.inference.index_files import check_shard_size, check_sums, judged, open_manifest
+from lit_jax.inference.index_files import check_sums, checked_shard_size, judged, open_manifest
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
 from lit_jax.inference.shard_set import ShardSet
 from lit_jax.inference.write_index import SHARD, plan_of
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
+from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import DataError
 from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.parts import Part, put_first
@@ -64,6 +65,7 @@ class Scores:
     @classmethod
     def open(cls, folder: str | Path) -> "Scores":
         """The scores in `folder`. Raises DataError for a folder without scores, or with incomplete ones."""
+        check_path(folder, "the folder of scores")
         folder = Path(folder)
         return cls(folder, **open_manifest(folder, _FIELDS, "score"))
 
@@ -100,10 +102,11 @@ def score(
     ConfigError if `output` holds something else, and DataError if all pictures are broken.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
+    check_source(source)
     out, part, total = local_folder(output, "output"), None if shard is None else Part.of(shard), len(source)
     if not total:
         raise DataError(f"{source.spec} has no records; there is nothing to score")
-    check_shard_size(shard_size, total)
+    shard_size = checked_shard_size(shard_size, total)
     model = opened(model)
     shards = -(-total // shard_size)
     files = [(_path(out, number, shards),) for number in range(shards)]

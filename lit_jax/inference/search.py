@@ -17,6 +17,7 @@ from lit_jax.inference.nearest import nearest
 from lit_jax.inference.prefix import prefix
 from lit_jax.inference.screen import Screen
 from lit_jax.inference.sign_screen import SignScreen
+from lit_jax.utils.arguments import whole_number
 from lit_jax.utils.errors import ConfigError, DataError
 
 _TILE = 1 << 26  # The most numbers (rows times width) that are compared at once.
@@ -51,12 +52,11 @@ def search(
     """
     if (query is None) == (picture is None) or (isinstance(query, str) and not query.strip()):
         raise ConfigError("give one query: a text that is not blank, or a picture")
-    if not isinstance(query, str | None) or isinstance(picture, list | tuple):
+    if not isinstance(query, str | None) or not isinstance(picture, Picture | None):
         raise ConfigError(
-            f"the query is of type {type(query or picture).__name__}; want one text or one picture"
+            f"the query is of type {type(query if picture is None else picture).__name__}; want one text or one picture"
         )
-    if not isinstance(top, int | np.integer) or top < 1:
-        raise ConfigError(f"top is {top!r}; want a whole number, 1 or more")
+    top = whole_number(top, "top")
     index = (index if isinstance(index, Index) else Index.open(index)).cut(dim)
     pictures = None if picture is None else InMemorySource(picture)
     if pictures is not None:

@@ -14,7 +14,7 @@ from lit_jax.data.sources.subset import Subset
 from lit_jax.inference import left_out
 from lit_jax.inference.embedder import Embedder, opened
 from lit_jax.inference.index import Index
-from lit_jax.inference.index_files import FORMATS, Shard, check_shard_size, paths_of, write_shard
+from lit_jax.inference.index_files import FORMATS, Shard, checked_shard_size, paths_of, write_shard
 from lit_jax.inference.left_out import LeftOut, part_of, records_of
 from lit_jax.inference.precision import PRECISIONS
 from lit_jax.inference.shard_set import ShardSet
@@ -67,7 +67,7 @@ def embed(
     total = len(source)
     if not total:
         raise DataError("there are no pictures to embed; give at least one")
-    check_shard_size(shard_size, total)
+    shard_size = checked_shard_size(shard_size, total)
     model = opened(model, dtype=dtype, allow_pickle=allow_pickle, text_length=text_length, dim=dim)
     plan = plan_of(model, source, shard_size) | {"format": format, "text_length": text_length}
     plan |= {} if precision == "float32" else {"precision": precision}

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from lit_jax.models.encoders import VISION
 from lit_jax.models.layers.position_tables import resize_grid, resize_offsets
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.sides import Sides, grid, in_words, is_sides, pair, plain
+from lit_jax.utils.sides import LARGEST, Sides, grid, in_words, is_sides, pair, plain
 from lit_jax.utils.typing import Params
 
 _Grid = tuple[int, int]
@@ -29,6 +29,8 @@ def with_image_size(model_type: str, config: Any, size: Sides) -> Any:
     if not is_sides(size):
         raise ConfigError(f"image_size is {size!r}; wanted a side in pixels, or (height, width)")
     sides, patch = pair(size), pair(config.patch_size)
+    if max(sides) > LARGEST:
+        raise ConfigError(f"image_size is {size}; wanted sides of at most {LARGEST} pixels")
     size = plain(*sides)
     if any(side < part or side % part for side, part in zip(sides, patch, strict=True)):
         lower = [max(side - side % part, part) for side, part in zip(sides, patch, strict=True)]

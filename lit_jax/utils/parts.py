@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_jax.utils.arguments import is_whole
 from lit_jax.utils.errors import ConfigError
 
 _DRAFT = re.compile(r".+\.[0-9a-f]{8}\.part")
@@ -30,7 +31,11 @@ class Part:
     @classmethod
     def of(cls, pair: "tuple[int, int] | Part") -> "Part":
         """A checked Part. Raises ConfigError unless 0 <= index < count."""
-        index, count = (pair.index, pair.count) if isinstance(pair, Part) else pair
+        if isinstance(pair, Part):
+            pair = (pair.index, pair.count)
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(map(is_whole, pair)):
+            raise ConfigError(f"shard is {pair!r:.60}; want two whole numbers, as in (0, 16)")
+        index, count = map(int, pair)
         if not 0 <= index < count:
             raise ConfigError(f"shard {index}/{count}: want I/N with I from 0 to N - 1")
         return cls(index, count)

@@ -3,6 +3,7 @@
 from typing import Any
 
 Sides = int | tuple[int, int]
+LARGEST = 2_048  # A picture of this side takes 13 MB, and four times that in float32.
 
 
 def pair(sides: Sides) -> tuple[int, int]:

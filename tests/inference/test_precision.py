@@ -250,7 +250,7 @@ def test_impossible_options_are_refused(place, model, tmp_path):
     ):
         lit_jax.embed(pairs, tmp_path / "i", model, precision="int8")
     lit_jax.embed(pairs, tmp_path / "b", model, precision="binary")
-    with pytest.raises(ConfigError, match="rescore_multiplier is 0; want 1 or more"):
+    with pytest.raises(ConfigError, match="rescore_multiplier is 0; want a whole number, 1 or more"):
         Index.open(tmp_path / "b", rescore_multiplier=0)
     with pytest.raises(ConfigError, match="is an index of another precision"):
         lit_jax.embed(pairs, tmp_path / "b", model)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from lit_jax.utils import utf8
-from lit_jax.utils.errors import DataError
+from lit_jax.utils.errors import ConfigError, DataError
 
 FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR/*.tar, parquet:DIR/*.parquet or shapes:N/SPLIT"
 CAPTIONS = ("captions", "caption", "texts", "text", "sentences_raw", "sentences", "title", "alt_text")
@@ -48,6 +48,15 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """The sha256, in hexadecimal, of what identifies the content; it does not depend on where the data are."""
         ...
+
+
+def check_source(source: Source) -> None:
+    """Raises ConfigError for anything but a source, such as its name."""
+    if not isinstance(source, Source):
+        raise ConfigError(
+            f"the source is of type {type(source).__name__}; want a source, as open_source of "
+            "lit_jax.data.sources.registry opens it"
+        )
 
 
 def remarks_of(source: Source) -> tuple[str, ...]:

@@ -4,15 +4,16 @@ import glob
 import hashlib
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from lit_jax.data.sources.base import Record, Source
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.transforms.image_files import to_rgb
-from lit_jax.utils.errors import ConfigError, DataError, first_line
+from lit_jax.data.transforms.image_files import check_size, to_rgb
+from lit_jax.utils.arguments import is_iterable
+from lit_jax.utils.errors import ConfigError, DataError
 
 Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
 
@@ -28,7 +29,9 @@ class InMemorySource:
     class_names: tuple[str, ...] | None = None
 
     def __init__(self, pictures: Picture | Iterable[Picture]):
-        several = isinstance(pictures, Iterable) and not isinstance(pictures, Picture)
+        # Bytes of other kinds give numbers, an open file gives lines, and a mapping its keys.
+        alone = Picture | bytearray | memoryview | io.IOBase | Mapping
+        several = is_iterable(pictures) and not isinstance(pictures, alone)
         items: list[Picture] = list(pictures) if several else [pictures]  # type: ignore[arg-type, list-item]
         for number, picture in enumerate(items):
             if not isinstance(picture, Picture):
@@ -107,9 +110,6 @@ def as_source(pictures: str | Path | Source | Picture | Iterable[Picture]) -> So
 def _png(picture: Image.Image) -> bytes:
     """A Pillow image as a PNG file of RGB. Raises `DataError` as `to_rgb` does."""
     file = io.BytesIO()
-    try:
-        picture.load()
-    except OSError as error:
-        raise DataError(f"the image is cut off or damaged: {first_line(error)}") from error
+    check_size(picture)
     to_rgb(picture).save(file, "PNG")
     return file.getvalue()

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lit_jax.data.sources.base import FORMS, Mixed, Source, remarks_of
-from lit_jax.utils.errors import DataError, LitJaxError, first_line
+from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
 from lit_jax.utils.run_folder import run_of
 
 _log = logging.getLogger(__name__)
 
 
-def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
+def open_source(spec: str | Path | Mixed, *, caption: str | None = None) -> Source:
     """The source named `spec`, or the mixture of a list of (spec, weight).
 
     `spec` is `tfds:NAME[:VERSION]/SPLIT` or `tfds:DIR/SPLIT`, where SPLIT may be a slice such as `train[:80%]`;
@@ -30,7 +30,13 @@ def open_source(spec: str | Mixed, *, caption: str | None = None) -> Source:
     from lit_jax.data.sources.tfds import TfdsSource
     from lit_jax.data.sources.webdataset import WebDatasetSource
 
+    if isinstance(spec, Path):
+        spec = str(spec)
     if not isinstance(spec, str):
+        if not isinstance(spec, list | tuple) or not all(
+            isinstance(part, list | tuple) and len(part) == 2 for part in spec
+        ):
+            raise ConfigError(f"the source is {spec!r:.60}; want its name, or a list of (name, weight)")
         return MixtureSource([(open_source(part, caption=caption), weight) for part, weight in spec])
     kinds: dict[str, Callable[[str, str | None], Source]] = {
         "tfds": TfdsSource,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lit_jax.data.reader import check_choice
-from lit_jax.data.sources.base import Source
+from lit_jax.data.sources.base import Source, check_source
 from lit_jax.data.tools import drafts, set_info
 from lit_jax.data.tools.decoded_pictures import check_decodable
 from lit_jax.data.tools.shards import (
@@ -30,6 +30,7 @@ from lit_jax.data.tools.shards import (
 )
 from lit_jax.data.workers import end_with_parent
 from lit_jax.utils import checksums, npy
+from lit_jax.utils.arguments import whole_number
 from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.parts import Part, alone
@@ -85,6 +86,7 @@ def prepare(
     exists, and if `out_dir` holds another set or other files. Raises `DataError` if a record is broken, unless
     `on_bad_record` is "skip", and if a set in `out_dir` cannot be read.
     """
+    check_source(source)
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)
     out = local_folder(out_dir, "output")
@@ -164,9 +166,9 @@ def _finish(work: Work, paths: Sequence[Path], name: str, split: str, options: P
 
 def _check_arguments(name: str, split: str, options: PrepareOptions) -> None:
     for what, word in (("name", name), ("split", split)):
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", word):
+        if not isinstance(word, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", word):
             raise ConfigError(
-                f"TFDS does not accept the {what} {word!r}; want small letters, digits and _, a letter first"
+                f"TFDS does not accept the {what} {word!r:.60}; want small letters, digits and _, a letter first"
             )
     if split == "all":  # TFDS could not slice it.
         raise ConfigError(
@@ -184,8 +186,9 @@ def _check_arguments(name: str, split: str, options: PrepareOptions) -> None:
         )
     if options.decoded is not None:
         check_decodable(options.decoded)
-    if options.processes < 1 or (options.resize is not None and options.resize < 1):
-        raise ConfigError(f"processes {options.processes}, resize {options.resize}: want 1 or more")
+    for what in ("processes", "resize", "shards"):
+        if (number := getattr(options, what)) is not None:
+            whole_number(number, what)
 
 
 def _shard_count(source: Source, shards: int | None) -> int:

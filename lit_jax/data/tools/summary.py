@@ -12,10 +12,11 @@ import numpy as np
 from lit_jax.data.bad_records import frequent
 from lit_jax.data.captions import usable_captions
 from lit_jax.data.packing import share_needed
-from lit_jax.data.sources.base import Source, counted, is_number, remarks_of
+from lit_jax.data.sources.base import Source, check_source, counted, is_number, remarks_of
 from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
+from lit_jax.utils.arguments import is_whole, whole_number
 from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import ConfigError, DataError, first_line
 from lit_jax.utils.typing import CountTokens, Progress
@@ -58,10 +59,10 @@ def summarize(
     out, is broken or looks odd, with counts and the first place. A PNG of 16 pairs is written to `sheet`. Raises
     `ConfigError` for a `limit` or `text_length` out of range and `DataError` if all records are broken.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}; want 1 or more")
-    if not 1 <= text_length <= _LONGEST:
-        raise ConfigError(f"text_length is {text_length}; want 1 to {_LONGEST:,}")
+    check_source(source)
+    limit = None if limit is None else whole_number(limit, "limit")
+    if not is_whole(text_length) or not 1 <= text_length <= _LONGEST:
+        raise ConfigError(f"text_length is {text_length!r}; want 1 to {_LONGEST:,}")
     n = len(source)
     chosen: Sequence[int] = range(n)
     if limit is not None and limit < n:

@@ -67,12 +67,19 @@ def open_header(data: bytes) -> Image.Image:
         if isinstance(e, Image.UnidentifiedImageError):
             raise DataError(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}") from e
         raise DataError(f"not a usable image: {first_line(e)}") from e
+    check_size(image)
+    return image
+
+
+def check_size(image: Image.Image) -> None:
+    """Raises `DataError` for a picture without pixels, and for more than `MAX_PIXELS`."""
     width, height = image.size
+    if not width or not height:
+        raise DataError(f"image of {width}x{height} pixels, which shows nothing; leave it out")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"image of {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; make it smaller"
         )
-    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from lit_jax.utils.errors import ConfigError
+
 
 def keeping(*names: str) -> Callable[..., bool]:
     """A policy of jax.checkpoint that keeps outputs named so by `dense.named`, and what cuDNN's attention returns."""
@@ -31,6 +33,9 @@ REMAT: dict[str, Callable[..., Any] | None] = {
 }
 
 
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
 @dataclasses.dataclass(frozen=True)
 class Compute:
     """How to compute, not what to compute: no field changes the params, or the result beyond rounding."""
@@ -44,6 +49,10 @@ class Compute:
     mesh: Mesh | None = None  # The devices; the batch is split over all of them.
     text_rows: float = 1.0  # The rows of a packed batch, as a share of its texts (`layers/packing.py`).
 
+    def __post_init__(self) -> None:
+        if _name_of(self.dtype) not in _DTYPES:
+            raise ConfigError(f"dtype is {self.dtype!r:.60}; want one of {', '.join(_DTYPES)}")
+
     @property
     def device(self) -> jax.Device:
         """One of the devices that compute; the others are of the same kind."""
@@ -52,6 +61,14 @@ class Compute:
     @property
     def on_gpu(self) -> bool:
         return self.device.platform == "gpu"
+
+
+def _name_of(dtype: Any) -> str | None:
+    """The name of a dtype; None for what is none, and for None itself, which JAX takes for a dtype."""
+    try:
+        return None if dtype is None else jnp.dtype(dtype).name
+    except TypeError:
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

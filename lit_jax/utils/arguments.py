@@ -1,0 +1,48 @@
+"""What a caller in Python passes, checked by type: a wrong type becomes a sentence, as a wrong value does."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lit_jax.utils.errors import ConfigError
+
+
+def whole_number(value: Any, what: str, least: int = 1) -> int:
+    """`value` as an int of Python. Raises ConfigError unless it is a whole number (also of NumPy), `least` or more."""
+    if not is_whole(value) or value < least:
+        raise ConfigError(f"{what} is {value!r:.60}; want a whole number, {least} or more")
+    return int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is a whole number, of Python or of NumPy; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number, of Python or of NumPy; True and False are none."""
+    return isinstance(value, float | np.floating) or is_whole(value)
+
+
+def list_of_texts(value: Any, what: str) -> list[str]:
+    """`value` as a list. Raises ConfigError unless it consists of texts: one text alone is not a list of them."""
+    if isinstance(value, str | bytes | Mapping) or not is_iterable(value):
+        raise ConfigError(f"{what} is {value!r:.60}; want a list of texts")
+    texts = list(value)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigError(f"element {number} of {what} is {text!r:.60}; want a text")
+    return texts
+
+
+def is_iterable(value: Any) -> bool:
+    """Whether `iter(value)` gives its elements; an array without axes has that method and no elements."""
+    return isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+
+
+def check_path(value: Any, what: str) -> None:
+    """Raises ConfigError for anything but a text or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{what} is of type {type(value).__name__}; want a path")
