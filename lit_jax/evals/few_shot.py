@@ -54,11 +54,11 @@ def draw(
         raise ConfigError(
             f"shots are {list(shots)} and seeds {seeds}; wanted numbers of 1 or more, and at most {_MOST_SEEDS:,} seeds"
         )
-    counts = np.bincount(labels)
-    if len(short := np.flatnonzero((counts > 0) & (counts < max(shots)))):
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(short := np.flatnonzero(counts < max(shots))):
         raise DataError(
-            f"class {short[0]} has {counts[short[0]]} pictures to learn from and {max(shots)} shots were asked for; "
-            "ask for fewer shots"
+            f"class {classes[short[0]]} has {counts[short[0]]} pictures to learn from and {max(shots)} shots were "
+            "asked for; ask for fewer shots"
         )
     orders = [np.random.default_rng(seed).permutation(len(labels)) for seed in range(seeds)]
     return [[order[_place(labels[order]) < k] for order in orders] for k in shots]
@@ -67,7 +67,7 @@ def draw(
 def _place(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
     """For each picture, the number of pictures of its class before it."""
     by_class = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
+    _, counts = np.unique(labels, return_counts=True)
     place = np.empty(len(labels), np.int64)
     place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return place

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_jax.data.sources.base import is_number
+from lit_jax.data.sources.files import reason
 from lit_jax.inference.json_sets import holds_sets, list_of_set, split_name
 from lit_jax.utils import inside, strict_json, utf8
 from lit_jax.utils.arguments import check_path
-from lit_jax.utils.errors import ConfigError, DataError, first_line
+from lit_jax.utils.errors import ConfigError, DataError
 from lit_jax.utils.text_lines import text_lines
 
 RULES = ("label", "words", "file")
@@ -73,7 +74,9 @@ def from_file(path: str, own: Sequence[str] | None = None, sources: Sequence[str
         lines = [line for line in text_lines(text) if line.strip()]
         names: Any = strict_json.parse(text, odd=strict_json.refuse) if path.endswith(".json") else lines
     except (OSError, ValueError) as error:
-        raise ConfigError(f"class names cannot be read from {path}: {first_line(error)}") from error
+        raise ConfigError(
+            f"class names cannot be read from {path}: {reason(error)}; give another file"
+        ) from error
     if holds_sets(names) and (set_name is not None or not _of_classes(names, own)):
         names = list_of_set(path, names, set_name, sources)
     elif set_name is not None:

@@ -24,15 +24,19 @@ class Classified:
     def metrics(self, weight: Int[np.ndarray, "R N"]) -> dict[str, Float[np.ndarray, " R"]]:
         """The metrics of `zero_shot` for R draws of images; see `bootstrap`."""
         right = self.rank == 1
+        # A class is its place among those that occur: the largest label may be far above their number.
+        _, of_class = np.unique(self.label, return_inverse=True)
         return {
             "top1": mean(right, weight),
             "top5": mean(self.rank <= 5, weight),
-            "mean_per_class": np.array([self._per_class(right, row) for row in weight]),
+            "mean_per_class": np.array([_per_class(of_class, right, row) for row in weight]),
         }
 
-    def _per_class(self, right: np.ndarray, weight: np.ndarray) -> float:
-        images, correct = np.bincount(self.label, weight), np.bincount(self.label, weight * right)
-        return float(np.mean(correct[images > 0] / images[images > 0]))
+
+def _per_class(of_class: np.ndarray, right: np.ndarray, weight: np.ndarray) -> float:
+    """The mean over the classes with a picture of the share of their pictures that are `right`."""
+    images, correct = np.bincount(of_class, weight), np.bincount(of_class, weight * right)
+    return float(np.mean(correct[images > 0] / images[images > 0]))
 
 
 def classify(

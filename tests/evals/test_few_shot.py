@@ -108,3 +108,14 @@ def test_one_seed_has_no_standard_deviation():
     assert estimate(result) == pytest.approx(
         {"3_shot_top1": 2 / 3, "3_shot_top5": 1.0, "3_shot_mean_per_class": 0.5}
     )
+
+
+def test_numbers_of_classes_take_no_memory():
+    rows, labels = clusters()
+    large = labels * (2**31 // 4)
+    drawn = draw(large, (1, 2), 2)
+    for these, those in zip(drawn, draw(labels, (1, 2), 2), strict=True):
+        np.testing.assert_array_equal(these, those)
+    assert estimate(few_shot(rows, large, rows, large, drawn, (1, 2))) == estimate(
+        few_shot(rows, labels, rows, labels, drawn, (1, 2))
+    )

@@ -10,7 +10,14 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from lit_jax.data.sources.other_sources import hint
-from lit_jax.data.sources.patterns import escape, expand_braces, has_magic, is_pattern, split_list
+from lit_jax.data.sources.patterns import (
+    escape,
+    expand_braces,
+    has_magic,
+    in_any_case,
+    is_pattern,
+    split_list,
+)
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import refusal
 from lit_jax.utils.reachable import unreachable
@@ -86,8 +93,9 @@ class Files:
         """Path -> what `fs` says about it, for every file that the place names, sorted by path.
 
         A place is one file, a pattern with `*`, `?` or `[..]`, or a directory, which stands for its files that end in
-        `suffix` and are not hidden. Braces are expanded (`{000..012}`, `{a,b}`); each name that they give must exist. A
-        file or a directory whose own name contains such characters is taken as it is. Raises `DataError`.
+        `suffix` (in small letters or capitals) and are not hidden. Braces are expanded (`{000..012}`, `{a,b}`); each
+        name that they give must exist. A file or a directory whose own name contains such characters is taken as it is.
+        Raises `DataError`.
         """
         files: dict[str, Mapping[str, Any]] = {}
         try:
@@ -109,7 +117,7 @@ class Files:
         """The files of one place. Raises `DataError` if there is none."""
         if self.fs.isdir(root):
             whole = root.rstrip("/")
-            return self._match(f"{escape(whole)}/*{suffix}", f"{whole}/*{suffix}")
+            return self._match(f"{escape(whole)}/*{in_any_case(suffix)}", f"{whole}/*{suffix}")
         if not is_pattern(root) or self.fs.exists(root):
             return self._match(escape(root), root)
         head, rest = self._literal(root)

@@ -96,11 +96,12 @@ class CsvTable:
 
     def _scanned(self, cells: list[str], line: int, start: int, end: int) -> Scanned:
         if len(cells) != len(self._head):
-            raise self._bad(
-                line,
-                f"{len(cells)} cells, want {len(self._head)} as in the first line; put a caption that contains "
-                f"{self._dialect['delimiter']!r} between quotes",
-            )
+            delimiter = self._dialect["delimiter"]
+            way = f"put a caption that contains {delimiter!r} between quotes"
+            if len(cells) < len(self._head):
+                way = f"write {delimiter!r} for each cell that is empty, too"
+            found = counted(len(cells), "cell", "cells")
+            raise self._bad(line, f"{found}, want {len(self._head)} as in the first line; {way}")
         at = self._place
         try:
             name = check_name(cells[at["file"]])
@@ -128,7 +129,9 @@ class CsvTable:
         try:
             cells = next(self._reader(row))
         except csv.Error as e:
-            raise self._bad(first, f"{e}; is a quote not closed?") from e
+            raise self._bad(
+                first, f"{e}; shorten the cell or, if a quote is opened in it and not closed, close that"
+            ) from e
         if row.ended:
             raise self._bad(
                 first, f'a quote (") is opened here behind another one and not closed ({error}); close it'
@@ -157,9 +160,14 @@ class CsvTable:
         chosen = [caption] if caption else usual or numbered_captions(columns)
         if file_column is None or (not chosen and "label" not in columns) or not set(chosen) <= set(columns):
             wanted = f"file_name and {caption or 'caption'}"
-            tabs = "; a table with tabs between the columns is called captions.tsv" if "\t" in first else ""
+            marks = "; a table with tabs between the columns is called captions.tsv" if "\t" in first else ""
+            delimiter = self._dialect["delimiter"]
+            if not marks and (
+                other := next((mark for mark in ",;|" if mark != delimiter and mark in first), "")
+            ):
+                marks = f" and {delimiter!r} between the columns, not {other!r}"
             raise self._bad(
-                1, f"the columns are {', '.join(columns) or 'none'}; want a first line with {wanted}{tabs}"
+                1, f"the columns are {', '.join(columns) or 'none'}; want a first line with {wanted}{marks}"
             )
         roles = {"id": "id", "label": "label"} | dict.fromkeys(chosen, "caption") | {file_column: "file"}
         if twice := [name for name in roles if columns.count(name) > 1]:

@@ -42,11 +42,16 @@ class JsonLines:
             try:
                 row = _object(text)
                 self._note(row, number)
-                name, label = check_name(row.get("file_name")), check_label(row.get("label"))
+                if "file_name" not in row:
+                    keys = ", ".join(map(str, row)) or "none"
+                    raise DataError(
+                        f"no file_name; the keys are {keys}: call the path of the picture file_name"
+                    )
+                name, label = check_name(row["file_name"]), check_label(_label(row))
             except (json.JSONDecodeError, RecursionError) as e:
                 where = f"{self._spec}: line {number} of {self._name}"
                 decode_utf8(line, where)  # If it is not UTF-8, that is the better reason.
-                raise DataError(f"{where} is not JSON: {e}") from e
+                raise DataError(f"{where} is not JSON: {e}; want an object in each line") from e
             except DataError as e:
                 raise DataError(f"{self._spec}: line {number} of {self._name}: {e}") from e
             yield Scanned(number, start, end, name, _id(row), label)
@@ -95,7 +100,7 @@ class JsonLines:
         for key in [caption] if caption else row.keys() & set(_OWN):
             if key in row:
                 captions = texts_of([row[key]] if row[key] is None else row[key], key)
-        return Row(file_name=row["file_name"], captions=captions, id=_id(row), label=row.get("label"))
+        return Row(file_name=row["file_name"], captions=captions, id=_id(row), label=_label(row))
 
     def _note(self, row: dict[str, Any], line: int) -> None:
         """Remembers the keys of a line. Raises `DataError` for captions that are ambiguous or misspelt."""
@@ -152,6 +157,12 @@ def _object(text: str) -> dict[str, Any]:
 def _id(row: dict[str, Any]) -> str | None:
     given = row.get("id")
     return None if given is None or given == "" else str(given)
+
+
+def _label(row: dict[str, Any]) -> Any:
+    """The label, unchecked; None for an empty one, as in a table of cells."""
+    given = row.get("label")
+    return None if given == "" else given
 
 
 @cache

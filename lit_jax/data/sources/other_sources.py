@@ -18,6 +18,11 @@ _TABLE = Other(
     "if it has the captions, name it metadata.csv or metadata.jsonl, with file_name and caption in each row, and give "
     "its directory",
 )
+_PACKED = Other(
+    r".*\.(csv|tsv|jsonl?)\.(gz|bz2|xz|zst|zip)",
+    "a compressed table",
+    "if it has the captions, unpack it to metadata.csv or metadata.jsonl, and give its directory",
+)
 _JSON = Other(
     r"(annotations?|captions?|metadata|llava.*)\.json",
     "a table that is one JSON value",
@@ -32,7 +37,9 @@ _OTHERS = (
         "give it as parquet, for instance by datasets.load_from_disk(DIR)[SPLIT].to_parquet(FILE)",
     ),
     Other(
-        r".*\.(tgz|tar\.(gz|bz2|xz|zst))", "a compressed tar", "unpack it to .tar, for instance with gunzip"
+        r".*\.(tgz|tar\.(gz|bz2|xz|zst))",
+        "a compressed tar",
+        "unpack it to .tar, for instance with gunzip, bunzip2, unxz or unzstd",
     ),
     ARCHIVE,
     Other(
@@ -48,7 +55,7 @@ _OTHERS = (
     Other(r".*\.(sqlite3?|db)", "a database of SQLite", _WRITE),
     Other(r".*\.lance", "a table of Lance", _WRITE),
     Other(
-        r".*\.(heic|heif|avif|tiff?|jxl|jp2|dng|cr2|nef|arw)",
+        r".*\.(heic|heif|avif|tiff?|jxl|jp2|dng|cr2|nef|arw|svg)",
         "a picture of a format that is not read",
         "write it as JPEG or PNG",
     ),
@@ -69,7 +76,7 @@ def hint(names: Iterable[str]) -> str:
 
 def hint_of_table(names: Iterable[str]) -> str:
     """What is said of the first of these files that may be a table; "" if there is none."""
-    return _hint(names, (_TABLE, _JSON))
+    return _hint(names, (_TABLE, _PACKED, _JSON))
 
 
 def _hint(names: Iterable[str], others: Sequence[Other]) -> str:

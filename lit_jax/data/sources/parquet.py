@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lit_jax.data.sources.base import Record, edges
+from lit_jax.data.sources.base import Record, counted, edges
 from lit_jax.data.sources.files import Files, stamp
+from lit_jax.data.sources.folder_rows import check_label
 from lit_jax.data.sources.parquet_columns import choose, picture_of, texts_in
 from lit_jax.data.sources.parquet_groups import RowGroups
 from lit_jax.data.sources.parquet_rows import arrange
@@ -46,7 +47,7 @@ class ParquetSource:
         infos = self._files.glob(".parquet")
         self._groups = RowGroups(self.spec, self._files, list(infos))
         if not len(self._groups):
-            raise DataError(f"{self.spec}: its {len(infos)} files have no rows")
+            raise DataError(f"{self.spec}: {counted(len(infos), 'file has', 'files have')} no rows")
         names = _distinct(list(infos))
         self._chosen = choose(self.spec, dict(zip(names, self._groups.schemas, strict=True)), caption)
         self.class_names = self._chosen.class_names
@@ -98,7 +99,7 @@ class ParquetSource:
             and (label := self._value(table, "label", at, rows[0])) is not None
             and label >= 0
         ):
-            record["label"] = label
+            record["label"] = check_label(label)
         return record
 
     def fingerprint(self) -> str:
@@ -130,11 +131,22 @@ class ParquetSource:
 
     def _id(self, table: pa.Table, at: int, row: int, path: str | None) -> str:
         if self._by is not None:
-            named = path if self._by[1] else self._value(table, self._by[0], at, row)
+            named = path if self._by[1] else self._name(table, self._by[0], at, row)
             if named is not None and named != "":
                 return str(named)
-        named = self._value(table, self._chosen.id, at, row) if self._chosen.id else path
+        named = self._name(table, self._chosen.id, at, row) if self._chosen.id else path
         return str(row if named is None else named)
+
+    def _name(self, table: pa.Table, column: str, at: int, row: int) -> Any:
+        """The value of a column of ids, or its text if Python has no such value, as for a time in nanoseconds."""
+        try:
+            return self._value(table, column, at, row)
+        except DataError:
+            try:
+                return table[column][at].cast(pa.string()).as_py()
+            except (pa.ArrowException, ValueError):
+                pass
+            raise
 
     def _value(self, table: pa.Table, column: str, at: int, row: int) -> Any:
         """A value of a row. Raises `DataError` if Python has no such value, as for text that is not UTF-8."""

@@ -49,6 +49,11 @@ def escape(path: str) -> str:
     return _MAGIC.sub(r"[\1]", path)
 
 
+def in_any_case(ending: str) -> str:
+    """A pattern of `glob` for an ending in small letters or capitals: `.tar` -> `.[tT][aA][rR]`."""
+    return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in ending)
+
+
 def has_magic(path: str) -> bool:
     """Whether `glob` would take `path` as a pattern."""
     return _MAGIC.search(path) is not None

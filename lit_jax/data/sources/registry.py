@@ -73,8 +73,8 @@ def _kind_of(spec: str) -> str:
     path = os.path.expanduser(spec)
     if not is_url(spec) and (is_prepared(path) or is_prepared(os.path.dirname(path))):
         return "tfds"
-    if spec.endswith((".tar", ".parquet")) and ("/" in spec or os.path.exists(path)):
-        return "wds" if spec.endswith(".tar") else "parquet"
+    if (name := spec.lower()).endswith((".tar", ".parquet")) and ("/" in spec or os.path.exists(path)):
+        return "wds" if name.endswith(".tar") else "parquet"
     files = Files(spec, spec) if is_url(spec) or os.path.isdir(path) else None
     if files is None or not files.fs.isdir(files.root):
         if os.path.isfile(path) and (what := hint([spec]) or hint_of_table([spec])):
@@ -87,7 +87,7 @@ def _kind_of(spec: str) -> str:
     if "metadata.parquet" in names and any(map(is_picture, names)):
         return "folder"  # It refuses that table with an explanation.
     for ending, kind in ((".tar", "wds"), (".parquet", "parquet")):
-        if any(name.endswith(ending) for name in names):
+        if any(name.lower().endswith(ending) for name in names):
             return kind
     if any(map(is_picture, names)) or is_layout(names):
         return "folder"

@@ -3,6 +3,7 @@
 import re
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from tarfile import TarInfo
 from typing import Any, NamedTuple
@@ -124,6 +125,12 @@ class _Table:
             first = f"{self.ids[missing[0]]!r} in {self._shard}"
             first += f" (endings in it that are not read: {endings})" if endings else ""
             self.remarks.add("Samples without a picture are left out", first, len(missing))
+        if kept.any() and not (self._seen_any(_OTHERS)) and self._unread:
+            endings = ", ".join(f".{ending} {count}" for ending, count in self._unread.most_common(5))
+            kind = "Pictures stand without a txt, a json or a cls beside them"
+            self.remarks.add(
+                kind, f"{self._shard} (endings in it that are not read: {endings})", int(kept.sum())
+            )
         if any(kept[row] for row in self._repeated):
             self.changed.add("repeated")
         if self._rare:
@@ -137,6 +144,11 @@ class _Table:
             changed=sorted(self.changed),
             digest=digest,
         )
+
+    def _seen_any(self, endings: Sequence[str]) -> bool:
+        """Whether any sample has a member with one of these endings."""
+        wanted = sum(map(_bit, endings))
+        return any(seen & wanted for seen in self._seen)
 
     def _row(self, key: str, bit: int, member: TarInfo) -> int:
         """The row of the sample `key`; a new one if the sample has a member with this ending already."""

@@ -62,8 +62,8 @@ class WebDatasetSource:
         if not len(self._index):
             noticed = " ".join(self._index.about["remarks"])
             raise DataError(
-                f"{self.spec}: no picture in its {len(self._shards)} shards; want members such as 000.jpg and 000.txt"
-                + (f" ({noticed})" if noticed else "")
+                f"{self.spec}: no picture in its {counted(len(self._shards), 'shard', 'shards')}; want members such as "
+                "000.jpg and 000.txt" + (f" ({noticed})" if noticed else "")
             )
         labels = self._index["label"]
         self.class_names: tuple[str, ...] | None = None

@@ -12,7 +12,7 @@ from lit_jax.data.captions import usable_captions
 from lit_jax.data.sources.contents import captions_of
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
-from tests.data.conftest import png
+from tests.data.conftest import png, write_tar
 
 
 def written(folder, *names):
@@ -158,3 +158,60 @@ def test_an_id_with_half_a_surrogate_pair_can_be_written_everywhere(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = written(tmp_path, "0.png", "1.png")
     assert [source[i]["id"] for i in range(2)] == [r"x\ud800", r"y\xe9"]
+
+
+def test_an_empty_label_of_a_jsonl_is_none_as_in_a_csv(tmp_path):
+    rows = [{"file_name": f"{i}.png", "label": label} for i, label in enumerate(["", "cat", "dog"])]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = written(tmp_path, "0.png", "1.png", "2.png")
+    assert source.class_names == ("cat", "dog")
+    assert [source[i].get("label") for i in range(3)] == [None, 0, 1]
+
+
+def test_files_with_endings_in_capitals_are_read(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    pq.write_table(pa.table({"image": [png(0)], "caption": ["x"]}), tmp_path / "a" / "0.PARQUET")
+    write_tar(tmp_path / "b" / "0.TAR", [("0.png", png(0)), ("0.txt", b"x")])
+    for place in ("parquet:{}/a", "{}/a", "{}/a/0.PARQUET", "wds:{}/b", "{}/b", "{}/b/0.TAR"):
+        assert open_source(place.format(tmp_path))[0]["captions"] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("0.tar.zst", "is a compressed tar: unpack it to .tar, .* unzstd"),
+        ("0.svg", "is a picture of a format that is not read: write it as JPEG or PNG"),
+    ],
+)
+def test_what_is_not_read_is_refused_with_a_remedy_for_it(tmp_path, name, says):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=says):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_a_compressed_table_beside_pictures_is_named(tmp_path):
+    (tmp_path / "captions.csv.gz").write_bytes(b"x")
+    assert any("captions.csv.gz is a compressed table" in said for said in written(tmp_path, "0.png").remarks)
+
+
+def test_an_id_for_which_python_has_no_value_is_its_text(tmp_path):
+    times = pa.array([2**60 + 1, 2**60], pa.timestamp("ns"))
+    source = parquet(tmp_path, caption=["a", "b"], id=times)
+    assert source[0]["id"] == "2006-07-14 23:58:24.606846977" and source[1]["captions"] == ["b"]
+
+
+def test_a_label_beyond_every_class_breaks_its_record_alone(tmp_path):
+    source = parquet(tmp_path, label=pa.array([2**64 - 1, 1], pa.uint64()))
+    assert source[1]["label"] == 1
+    with pytest.raises(DataError, match=r"label is 1\.84e\+19, want a number from 0 to 2147483647"):
+        source[0]
+
+
+def test_captions_that_no_shard_has_under_a_usual_ending_are_told(tmp_path):
+    write_tar(tmp_path / "0.tar", [("0.png", png(0)), ("0.caption", b"x"), ("1.png", png(1))])
+    (said,) = open_source(f"wds:{tmp_path}").remarks
+    assert said == (
+        "Pictures stand without a txt, a json or a cls beside them: 2, the first is 0.tar (endings in it that are not "
+        "read: .caption 1)."
+    )

@@ -55,7 +55,7 @@ def test_blank_lines_and_a_byte_order_mark_are_ignored(write_folder):
         ({"file_name": "00.png", "label": 1 << 40}, "label is 1.1e+12, want a number from 0"),
         (b'{"file_name": "00.png", "label": ' + b"9" * 5000 + b"}", "a number that is too long"),
         ({"file_name": "00.png", "label": "\ud800"}, "label is invalid UTF-8 at character 0"),
-        ({"caption": "x"}, "no file_name"),
+        ({"caption": "x"}, "no file_name; the keys are caption: call the path of the picture file_name"),
         ({"file_name": 3}, "file_name is 3"),
         ({"file_name": ""}, "file_name is ''"),
         ({"file_name": "../x.png"}, "leads out of the folder"),
@@ -68,7 +68,7 @@ def test_blank_lines_and_a_byte_order_mark_are_ignored(write_folder):
         ({"file_name": "00.png", "label": -1}, "label is -1"),
         ({"file_name": "00.png", "label": 1}, "labels are both numbers and names"),
         (["00.png"], "found list, want an object"),
-        (b'{"file_name": "00.p', "is not JSON"),
+        (b'{"file_name": "00.p', "; want an object in each line"),
         (b"[" * 100_000, "is not JSON"),
     ],
 )

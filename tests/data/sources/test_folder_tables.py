@@ -46,11 +46,19 @@ def test_a_table_of_labels_alone_is_a_classification_set(pictures):
     [
         ("", r"line 1 of captions\.csv: the columns are none; want a first line with file_name and caption"),
         ("a.png,a\n", r"the columns are a\.png, a; want a first line"),
-        ("file_name,caption\na.png\n", "line 2 of captions.csv: 1 cells, want 2"),
+        ("file_name,caption\na.png\n", "line 2 .* 1 cell, want 2 .* write ',' for each cell that is"),
+        (
+            "file_name,caption\na.png,b,c\n",
+            "3 cells, want 2 .* put a caption that contains ',' between quotes",
+        ),
+        ("file_name;caption\na.png;a\n", "want a first line .* and ',' between the columns, not ';'"),
         ("file_name,caption\n\n/etc/passwd,a\n", "line 3 .* leads out of the folder"),
         ("file_name,caption\n,a\n", "line 2 .* file_name is ''"),
         ("file_name,caption\n", r"captions\.csv has no records"),
-        ('file_name,caption\na.png,"' + "x" * 200_000, "line 2 .* field larger"),
+        (
+            'file_name,caption\na.png,"' + "x" * 200_000,
+            "line 2 .* field larger .*; shorten the cell or, if a quote",
+        ),
         ("file_name,caption,label\na.png,x,1\na.png,x,1\nb.png,x,cat\n", "line 4 .* both numbers and names"),
         (b"\xff,caption\n", "invalid UTF-8 at byte 0"),
     ],

@@ -81,7 +81,7 @@ def test_a_row_without_its_picture_breaks_alone(tmp_path):
         ),
         (
             {"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())},
-            "its 1 files have no rows",
+            "1 file has no rows",
         ),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_shard_that_was_cut_off_is_named(tmp_path, damage, words):
 
 
 def test_what_holds_no_pairs_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(DataError, match=r"no picture in its 1 shards"):
+    with pytest.raises(DataError, match=r"no picture in its 1 shard;"):
         opened(tmp_path, ("0.txt", b"a"))
     with pytest.raises(
         DataError, match=r"Samples without a picture are left out: 1, the first is '0' in 0\.tar \(.*\.heic 1"
