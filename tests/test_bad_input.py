@@ -307,6 +307,12 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "ConfigError",
         "processor is of type .*; want one",
     ),
+    (
+        "save('{}/notes.txt', *load('{}/model'))",
+        "ConfigError",
+        "notes.txt exists and is not a folder; choose another",
+    ),
+    ("report('{}/empty', '{}/pairs')", "ConfigError", "--output .*pairs is a directory; give a file"),
     ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
     ("model.texts({'a': 1})", "ConfigError", "texts is {'a': 1}; want a list of texts"),
     ("model.texts(np.array('red'))", "ConfigError", "texts is array.*; want a list of texts"),
@@ -340,6 +346,7 @@ from lit_jax.evals.names import class_names
 from lit_jax.evals.request import EvalConfig
 from lit_jax.inference.filtering import Rules
 from lit_jax.inference.scores import Scores, score
+from lit_jax.tools.report import report
 
 warnings.simplefilter("error")  # Of what is refused only the sentence shall be seen.
 warnings.filterwarnings("ignore", "Image size")  # But for Pillow's own.

@@ -50,6 +50,8 @@ def save(
     if layout not in LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
     folder = local_folder(folder, "the folder")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} exists and is not a folder; choose another place")
     _check_types(module, params, processor)
     params = dict(params)
     _check_shapes(module, params)

@@ -19,8 +19,12 @@ _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2) on Linux.
 def put(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(draft)` with a path beside `path`, and moves the file written there to `path`."""
     draft = path.with_name(f"{path.name}.part")
-    write(draft)
-    draft.replace(path)
+    try:
+        write(draft)
+        draft.replace(path)
+    except BaseException:  # A kill leaves the draft, which the next call replaces.
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def set_aside(path: Path) -> Path:

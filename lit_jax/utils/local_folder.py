@@ -1,4 +1,4 @@
-"""The local folder that a name stands for; an address or an empty name is refused instead of becoming a folder."""
+"""The local folder or file that a name stands for; an address or an empty name is refused instead of becoming one."""
 
 import os
 import re
@@ -7,9 +7,9 @@ from pathlib import Path
 from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import ConfigError
 
-# A Path keeps only one of the slashes.
 LONGEST = 230  # Bytes of a name: 255 are possible, and drafts have longer names.
-ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}([^/].*?)/*", re.DOTALL)
+# A Path keeps only one of the slashes.
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+([^/].*?)/*", re.DOTALL)
 
 
 def check_name(folder: str | Path, what: str) -> None:
@@ -31,4 +31,22 @@ def local_folder(folder: str | Path, what: str) -> Path:
     check_name(folder, what)
     if ADDRESS.fullmatch(str(folder)):
         raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
-    return Path(os.path.expanduser(folder))
+    path = os.path.expanduser(folder)
+    if str(path).startswith("~"):
+        raise ConfigError(
+            f"{what} {folder} is in the home of nobody; for a folder of that name give ./{folder}"
+        )
+    return Path(path)
+
+
+def local_file(file: str | Path, what: str) -> Path:
+    """The same for a file that is to be written: also refused is what exists and is no regular file.
+
+    A device or a pipe would be replaced by a file.
+    """
+    path = local_folder(file, what)
+    if path.is_dir():
+        raise ConfigError(f"{what} {file} is a directory; give a file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{what} {file} is a device or a pipe; give a file")
+    return path

@@ -7,7 +7,6 @@ Checkpoints are not handled here; they are written into the bucket directly.
 
 import json
 import logging
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import fsspec
 
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
-from lit_jax.utils.local_folder import ADDRESS, check_name
+from lit_jax.utils.local_folder import ADDRESS, check_name, local_folder
 from lit_jax.utils.reachable import unreachable
 
 log = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     """
     check_name(workdir, "workdir")
     if not (match := ADDRESS.fullmatch(str(workdir))):
-        return nullcontext(Path(os.path.expanduser(workdir)))
+        return nullcontext(local_folder(workdir, "workdir"))
     scheme, rest = match.groups()
     if scheme != "gs" or "/" not in rest:
         raise ConfigError(

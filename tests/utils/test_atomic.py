@@ -5,7 +5,7 @@ import os
 import pytest
 
 from lit_jax.utils import atomic
-from lit_jax.utils.atomic import replaced
+from lit_jax.utils.atomic import put, replaced
 
 STALE = r"model.*\.safetensors"
 
@@ -89,3 +89,12 @@ def test_files_that_move_in_one_by_one_are_not_a_model_until_the_last(tmp_path, 
     with replaced(folder, STALE) as draft:
         write(draft, config_json="new", model_st="new", z_json="new")
     assert seen == [None, None, None] and set(content(folder).values()) == {"new"}
+
+
+def test_a_file_that_cannot_be_written_leaves_no_draft(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        put(tmp_path / "folder", lambda draft: draft.write_text("x"))
+    with pytest.raises(KeyError):
+        put(tmp_path / "file", lambda draft: {}[draft.write_text("x")])
+    assert os.listdir(tmp_path) == ["folder"]

@@ -24,7 +24,7 @@ from lit_jax.train.trained import read_trained
 from lit_jax.utils.atomic import put
 from lit_jax.utils.environment import machine
 from lit_jax.utils.errors import DataError, LitJaxError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import local_file
 from lit_jax.utils.redact import public
 from lit_jax.workdir.bucket import Bucket, Workdir, opened, pull, push
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, portable, read_run_config
@@ -41,9 +41,10 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path | epat
     test pictures. It does not name folders of this machine: only the last component of a path is shown. Raises
     CheckpointError if there is no run.
     """
+    asked = None if output is None else local_file(output, "--output")
     with opened(workdir) as place:
         pull(place, CONFIG, MODEL, METRICS, SESSIONS, RANKS)
-        path = place / NAME if output is None else local_folder(output, "--output")
+        path = asked or place / NAME
         page = _page(place)
         path.parent.mkdir(parents=True, exist_ok=True)
         put(path, lambda draft: draft.write_text(page, encoding="utf-8"))
