@@ -99,7 +99,8 @@ class ParquetSource:
             and (label := self._value(table, "label", at, rows[0])) is not None
             and label >= 0
         ):
-            record["label"] = check_label(label)
+            check_label(label)
+            record["label"] = int(label)
         return record
 
     def fingerprint(self) -> str:
