@@ -1,6 +1,5 @@
 """lit-jax classify PICTURE... --model DIR_OR_ID --labels a,b,c"""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -74,4 +73,4 @@ def main(
             {"picture": picture, "labels": shares}
             for picture, shares in zip(pictures, shares_of_each, strict=True)
         ]
-        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        options.write_json(json_path, result)

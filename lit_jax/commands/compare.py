@@ -1,6 +1,5 @@
 """lit-jax compare A B"""
 
-import json
 from pathlib import Path
 
 import click
@@ -35,4 +34,4 @@ def main(first: Path, second: Path, json_path: Path | None, strict: bool) -> Non
         how = "paired" if all(row["paired"] for row in metrics.values()) else "unpaired"
         say(table((task, "first", "second", "difference", f"95% ({how})", ""), rows))
     if json_path:
-        json_path.write_text(json.dumps(compared, indent=2) + "\n", encoding="utf-8")
+        options.write_json(json_path, compared)

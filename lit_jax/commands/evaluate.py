@@ -125,7 +125,7 @@ def main(
     if ledger:
         ledger.write_text("".join(json.dumps(row) + "\n" for row in skipped), encoding="utf-8")
     if json_path:
-        json_path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        options.write_json(json_path, result)
 
 
 def _words(text: str | None) -> list[str]:

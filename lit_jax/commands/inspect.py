@@ -1,6 +1,5 @@
 """lit-jax inspect SOURCE"""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def main(
     if sheet:
         say(f"wrote {sheet}")
     if json_path:
-        json_path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        options.write_json(json_path, summary)
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:

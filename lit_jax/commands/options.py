@@ -1,11 +1,13 @@
 """Options that several commands share."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lit_jax.utils.atomic import naming
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.parts import Part
 
@@ -121,6 +123,12 @@ max_shard_size = click.option(
 def json_file(what: str) -> Any:
     """--json FILE, a result to write; `what` is its help."""
     return click.option("--json", "json_path", metavar="FILE", type=OutputFile(), help=what)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes what `json_file` was given."""
+    with naming(path):
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def listening(command: Any) -> Any:

@@ -1,6 +1,5 @@
 """lit-jax plan --config FILE --topology v5e:2x4 [--slices N] [--json OUT] [--find-batch | --parameters]"""
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_jax.commands.flags import Flags, whole
-from lit_jax.commands.options import unwritable
+from lit_jax.commands.options import unwritable, write_json
 from lit_jax.config import NEEDLESS
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.shown import say
@@ -62,7 +61,7 @@ def main(args: Sequence[str]) -> None:
         return
     costs = planning.plan(config, topology, slices=slices, host=host)
     if values["json"]:
-        Path(values["json"]).write_text(json.dumps(costs, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(values["json"]), costs)
     _show(costs, table)
 
 

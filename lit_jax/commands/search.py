@@ -1,6 +1,5 @@
 """lit-jax search INDEX --query TEXT, or --picture FILE"""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -64,4 +63,4 @@ def main(
     )
     say(table((f"{query or picture!s:.80}", "cosine"), [(hit.id, f"{hit.score:.4f}") for hit in hits]))
     if json_path:
-        json_path.write_text(json.dumps([hit._asdict() for hit in hits], indent=2) + "\n", encoding="utf-8")
+        options.write_json(json_path, [hit._asdict() for hit in hits])

@@ -14,7 +14,7 @@ from lit_jax.data.transforms.resized import keeps_shapes
 from lit_jax.models.encoders import VISION
 from lit_jax.utils._transformers import auto_image_processor, transformers
 from lit_jax.utils.errors import ConfigError, first_line
-from lit_jax.utils.sides import Sides, grid, in_words, pair
+from lit_jax.utils.sides import LARGEST, Sides, grid, in_words, pair
 from lit_jax.utils.typing import ImageProcessor
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)  # Those that torch computes as Pillow does.
@@ -151,6 +151,8 @@ def set_image_size(processor: Any, size: Sides) -> None:
     that cannot make them that size.
     """
     height, width = pair(size)
+    if max(height, width) > LARGEST:
+        raise ConfigError(f"image_size is {in_words(size)}; wanted sides of at most {LARGEST} pixels")
     if keeps_shapes(processor):
         processor.max_num_patches = math.prod(grid(size, processor.patch_size))
         return

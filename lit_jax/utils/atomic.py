@@ -1,6 +1,7 @@
 """Files and folders that are replaced atomically: a kill at any moment leaves either the old or the new one."""
 
 import ctypes
+import errno
 import logging
 import os
 import re
@@ -11,8 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lit_jax.utils.errors import LitJaxError
+
 KEY = "config.json"  # A folder without it is not a model.
 _HERE = -100  # AT_FDCWD: paths are relative to the working directory.
+# Full, full for this user, read-only, broken.
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2) on Linux.
 
 
@@ -20,10 +25,35 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(draft)` with a path beside `path`, and moves the file written there to `path`."""
     draft = path.with_name(f"{path.name}.part")
     try:
-        write(draft)
-        draft.replace(path)
+        with naming(path):
+            write(draft)
+            draft.replace(path)
     except BaseException:  # A kill leaves the draft, which the next call replaces.
         draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
+    """A context in which an error of the disk is an OSError that names `path`, also for a file of its folder `draft`.
+
+    Python names no file when a disk is full, and Arrow never does; what is written in Rust or C++ (safetensors,
+    tokenizers, ArrayRecord) raises errors of other types, which hold the words of the system.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno:
+            error.filename, error.strerror = os.fspath(path), os.strerror(error.errno)
+        elif draft is not None:
+            error.filename = str(error.filename).replace(str(draft), str(path))
+        raise
+    except LitJaxError:
+        raise
+    except Exception as error:
+        for code in _OF_DISKS:
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code), os.fspath(path)) from error
         raise
 
 
@@ -56,7 +86,8 @@ def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o755)  # mkdtemp made it private.
-        yield draft
+        with naming(folder, draft):
+            yield draft
         if not target.exists() or not any(target.iterdir()):
             draft.replace(target)
             return

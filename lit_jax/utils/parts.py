@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.utils.arguments import is_whole
+from lit_jax.utils.atomic import naming
 from lit_jax.utils.errors import ConfigError
 
 _DRAFT = re.compile(r".+\.[0-9a-f]{8}\.part")
@@ -82,7 +83,8 @@ def put_last(path: Path, write: Callable[[Path], Any]) -> None:
 def _draft(path: Path, write: Callable[[Path], Any]) -> Iterator[Path]:
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        write(draft)
+        with naming(path):
+            write(draft)
         yield draft
     finally:
         draft.unlink(missing_ok=True)

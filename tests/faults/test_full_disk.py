@@ -1,6 +1,7 @@
 """A disk that fills up in the middle of a run: one sentence, status 4, and nothing that was saved is lost."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 
 import pytest
 
+from lit_jax.__main__ import main
 from lit_jax.train.trained import read_trained
 from tests import tiny
 from tests.processes import environment
@@ -32,6 +34,48 @@ def fill(path):
                 file.write(bytes(4096))
         except OSError:
             return
+
+
+COMMANDS = [  # Each ends in the option for a folder or a file, which follows.
+    "embed pairs --model model --output",
+    "embed pairs --model model --format parquet --output",
+    "score pairs --model model --output",
+    "prepare pairs --name x --split train --processes 1 --output",
+    "convert model",
+    "inspect pairs --sheet",
+    "inspect pairs --json",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full_disk")
+    tiny.write_models_and_pictures(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("loggers_as_they_were")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk_is_told_with_the_name_of_the_file_and_the_command_goes_on_when_there_is_room(
+    small_disk, place, monkeypatch, capfd, command
+):
+    monkeypatch.chdir(place)
+    out = small_disk / "out"
+    fill(small_disk / "filling")
+    if "--json" not in command:  # There is room for a plan, but not for what is planned.
+        os.truncate(small_disk / "filling", (small_disk / "filling").stat().st_size - 4096)
+    for status in (2, 0):
+        with pytest.raises(SystemExit) as ended:
+            main([*command.split(), str(out)])
+        said = capfd.readouterr().err
+        assert ended.value.code == status, said
+        if status:
+            (said,) = [line for line in said.splitlines() if line.startswith("lit-jax: ")]
+            assert (
+                said.startswith(f"lit-jax: {out}") and "No space left on device; choose another path" in said
+            )
+            (small_disk / "filling").unlink()
+    assert not [path for path in small_disk.rglob("*") if path.name.endswith(".part")]
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """A folder is the old one until it is the new one."""
 
+import errno
 import os
 
 import pytest
 
 from lit_jax.utils import atomic
-from lit_jax.utils.atomic import put, replaced
+from lit_jax.utils.atomic import naming, put, replaced
+from lit_jax.utils.errors import ConfigError
 
 STALE = r"model.*\.safetensors"
 
@@ -98,3 +100,20 @@ def test_a_file_that_cannot_be_written_leaves_no_draft(tmp_path):
     with pytest.raises(KeyError):
         put(tmp_path / "file", lambda draft: {}[draft.write_text("x")])
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_an_error_of_the_disk_names_the_file_whatever_wrote_it(tmp_path):
+    path, draft = tmp_path / "x", tmp_path / ".x-1"
+    for error in (
+        OSError(errno.ENOSPC, "write failed. Detail: [errno 28] No space left on device"),
+        RuntimeError("write() failed: No space left on device; writing x.part"),
+        OSError(errno.ENOSPC, "No space left on device", str(draft)),
+    ):
+        with (
+            pytest.raises(OSError, match=f"^.Errno 28. No space left on device: '{path}'$"),
+            naming(path, draft),
+        ):
+            raise error
+    for other in (ConfigError("No space left on device"), RuntimeError("no device")):
+        with pytest.raises(type(other)), naming(path):
+            raise other

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lit_jax.utils.arguments import is_iterable
 from lit_jax.utils.errors import ConfigError, DataError
 
 Picture = str | Path | bytes | Image.Image  # A file's path, its bytes, or what Pillow has opened.
+_SOURCE = re.compile(r"(tfds|folder|wds|parquet|shapes):")
 
 
 class InMemorySource:
@@ -72,6 +74,8 @@ class InMemorySource:
         picture = self._pictures[index]
         if isinstance(picture, bytes):
             return picture
+        if picture == "":  # As a path it would be the current folder.
+            raise DataError("the name of a picture is empty; give a path")
         if isinstance(picture, Image.Image):
             return _png(picture)
         try:
@@ -83,6 +87,8 @@ class InMemorySource:
 
 def _remedy(name: str) -> str:
     """What to do instead, if the name shows why no picture can be read from it."""
+    if _SOURCE.match(name):
+        return "; a source is given alone, without others beside it"
     if "://" in name:
         return "; download it, and give the file"
     if os.path.isdir(name):

@@ -1,11 +1,13 @@
 """Sixteen pairs on one page, to look at what a model will be trained on."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from lit_jax.data.sources.base import Source
 from lit_jax.data.transforms.image_files import open_image
+from lit_jax.utils.atomic import naming
 from lit_jax.utils.shown import in_line
 
 SHOWN = 16
@@ -46,6 +48,13 @@ def contact_sheet(source: Source, records: Sequence[int]) -> Image.Image:
             ink = _INK if record["captions"] else _FAINT
             draw.text((x, y + _HEIGHT + 30 + i * _LINE), line, ink, text)
     return page
+
+
+def write_sheet(source: Source, records: Sequence[int], path: Path) -> None:
+    """Writes `contact_sheet` as a PNG file."""
+    page = contact_sheet(source, records)
+    with naming(path):
+        page.save(path, "PNG")
 
 
 def _fitted(picture: Image.Image) -> Image.Image:

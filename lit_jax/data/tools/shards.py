@@ -19,6 +19,7 @@ from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.tools.decoded_pictures import decoded_file
 from lit_jax.data.transforms.image_files import open_image
 from lit_jax.utils import npy, strict_json
+from lit_jax.utils.atomic import naming
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.parts import put_last
 from lit_jax.utils.typing import ImageProcessor
@@ -73,12 +74,18 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
 
     Raises `DataError` for a broken record, unless they are skipped.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     summary = summary_of(path)
     if summary.is_file():
         return stored(summary)
-    features = work.features()
+    with naming(path):
+        return _written(work, path, start, stop)
+
+
+def _written(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
+    """What `write_shard` does for a shard that is not there."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    summary, features = summary_of(path), work.features()
     same = None if work.same is None else npy.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")

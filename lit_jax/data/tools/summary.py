@@ -13,7 +13,7 @@ from lit_jax.data.bad_records import frequent
 from lit_jax.data.captions import usable_captions
 from lit_jax.data.packing import share_needed
 from lit_jax.data.sources.base import Source, check_source, counted, is_number, remarks_of
-from lit_jax.data.tools.contact_sheet import SHOWN, contact_sheet
+from lit_jax.data.tools.contact_sheet import SHOWN, write_sheet
 from lit_jax.data.tools.shards import picture_hash
 from lit_jax.data.transforms.image_files import open_header, to_rgb
 from lit_jax.utils.arguments import is_whole, whole_number
@@ -107,7 +107,7 @@ def summarize(
     if sheet is not None:
         drawn = np.random.default_rng(seed).permutation(len(looked))
         good = [int(chosen[i]) for i in drawn if looked[i].size is not None][:SHOWN]
-        contact_sheet(source, sorted(good)).save(Path(sheet), "PNG")
+        write_sheet(source, sorted(good), Path(sheet))
         summary["sheet"] = os.fspath(sheet)
     return summary
 
