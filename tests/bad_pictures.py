@@ -42,10 +42,17 @@ LARGE_TEXT = _png(4, 4, (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9
 FLOATS = np.array([[0.5, np.nan], [1, 2]], np.float32)
 
 BROKEN = {  # Numbered as in tests/data/test_bad_data.py.
-    "1 nothing": (b"", "not an image: 0 bytes"),
+    "1 nothing": (b"", "not an image: 0 bytes .*; it is empty; fetch it again"),
     "2 garbage": (bytes(range(256)), "not an image"),
-    "3 html": (b"<html><body>404</body></html>", "not an image"),
-    "4 svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
+    "3 html": (b"<html><body>404</body></html>", "not an image.*; it is a web page; fetch the file itself"),
+    "4 svg": (
+        b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "not an image.*; it is a drawing in SVG; write it as PNG",
+    ),
+    "4 pointer": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "not an image.*; it is the pointer of Git LFS",
+    ),
     "5 no pixels": (bomb(0), "not an image"),
     "6 jpeg cut at 10": (JPEG[: len(JPEG) // 10], "not a usable image: Truncated"),
     "7 jpeg cut at 50": (JPEG[: len(JPEG) // 2], "JPEG image is cut off or damaged"),
@@ -59,7 +66,7 @@ BROKEN = {  # Numbered as in tests/data/test_bad_data.py.
         "a TIFF file, perhaps a float image",
     ),
     "29 bomb": (bomb(10_000), "image of 10000x10000 pixels, more than the 64,000,000 allowed"),
-    "30 great bomb": (bomb(20_000), "not a usable image: .*exceeds limit"),
+    "30 great bomb": (bomb(20_000), "image of more than the 64,000,000 pixels allowed; make it smaller"),
     "31 large text": (LARGE_TEXT, "not a usable image|not an image|cut off or damaged"),
     "32 eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image"),
     "32 pdf": (b"%PDF-1.4\n%%EOF\n", "not an image"),

@@ -313,6 +313,18 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "notes.txt exists and is not a folder; choose another",
     ),
     ("report('{}/empty', '{}/pairs')", "ConfigError", "--output .*pairs is a directory; give a file"),
+    ("classify('~nobody-has-this/x.png', LABELS, model)", "DataError", "x.png' cannot be read: No such file"),
+    ("classify('', LABELS, model)", "DataError", "the name of a picture is empty; give a path"),
+    (
+        "embed(['folder:{}/pairs'], '{}/new', model)",
+        "DataError",
+        "cannot be read: .*; a source is given alone, without",
+    ),
+    (
+        "score(plain, '{}/new2', model)",
+        "DataError",
+        "none of its 2 pictures has a caption that can be used; lit-jax inspect",
+    ),
     ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
     ("model.texts({'a': 1})", "ConfigError", "texts is {'a': 1}; want a list of texts"),
     ("model.texts(np.array('red'))", "ConfigError", "texts is array.*; want a list of texts"),
@@ -355,6 +367,7 @@ LABELS = ["red square", "blue circle", "green square"]
 model = Embedder(place + "/model")
 embed("folder:" + place + "/pairs", place + "/index", model, shard_size=10)
 pairs = open_source("folder:" + place + "/pairs")
+plain = open_source("folder:" + place + "/plain")
 score(pairs, place + "/scores", model)
 CLOSED = Image.open(place + "/pairs/000.png")
 CLOSED.close()
@@ -375,6 +388,9 @@ def said(tmp_path_factory):
     whole = (place / "pairs" / "000.png").read_bytes()
     (place / "cut.png").write_bytes(whole[: len(whole) // 2])
     (place / "empty").mkdir()
+    (place / "plain").mkdir()
+    for number in range(2):
+        (place / "plain" / f"{number}.png").write_bytes(whole)
     calls = [call for call, _, _ in SENTENCES]
     done = subprocess.run(
         [sys.executable, "-c", ASK], input=json.dumps([str(place), calls]), capture_output=True, text=True

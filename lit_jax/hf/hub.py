@@ -1,5 +1,6 @@
 """Where a model folder is: on this machine, or on the Hugging Face Hub, whose files are cached."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -125,7 +126,7 @@ def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
     if subfolder and (Path(subfolder).is_absolute() or {"..", "."} & set(subfolder.split("/"))):
         raise WeightError(f"subfolder is {subfolder!r}; wanted the path of a folder inside {folder_or_id}")
     try:
-        path = Path(folder_or_id).expanduser()
+        path = Path(os.path.expanduser(folder_or_id))
         if path.is_dir():
             folder = _inside(path, subfolder)
             for place in {path, folder}:
@@ -137,7 +138,7 @@ def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
             if what := hint_of_file(path):
                 raise WeightError(f"{path} is {what}")
             raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
-    except (OSError, RuntimeError):  # Too long for a path, or in the home of a user that does not exist.
+    except OSError:  # Too long for a path.
         pass
     if isinstance(folder_or_id, Path) or not is_id(folder_or_id):
         way = hint(str(folder_or_id)) or "give an existing folder or a Hub id"
@@ -162,7 +163,7 @@ def cached(repository: str) -> Path | None:
 
     try:
         return Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
+    except (HFValidationError, LocalEntryNotFoundError, RuntimeError):
         return None
 
 
@@ -193,7 +194,7 @@ def _download(repository: str, place: str, patterns: Sequence[str], **options: A
             if not commit or not (isinstance(error, OfflineModeIsEnabled) or unreachable("hf://")):
                 raise
             folder = download(**options | {"local_files_only": True, "force_download": False})
-    except (HFValidationError, HTTPError, OSError) as error:
+    except (HFValidationError, HTTPError, OSError, RuntimeError) as error:  # RuntimeError: a user without a home.
         why = unreachable("hf://") or f"{first_line(error)}{by_proxy()}"
         way = f"; {way}" if (way := hint(repository)) else ""
         raise WeightError(

@@ -99,7 +99,7 @@ def score(
     Captions that cannot be used (`check_caption`) have no row. After a kill, the next run continues. A picture that
     cannot be read raises DataError; if `on_bad_record` is "skip", it is left out and named in `broken_records.jsonl`.
     `shard=(i, n)` writes part i of n, and returns None if other parts are still missing, as in `embed`. Raises
-    ConfigError if `output` holds something else, and DataError if all pictures are broken.
+    ConfigError if `output` holds something else, and DataError if all pictures are broken, or none has a caption.
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
     check_source(source)
@@ -120,7 +120,15 @@ def score(
         if progress:
             progress(rows.stop, total)
     finished = work.finish(lambda rows: {"pictures": total - len(rows), "skipped": records_of(rows)})
-    return Scores.open(out) if finished else None
+    if not finished:
+        return None
+    scores = Scores.open(out)
+    if not any(table.num_rows for table in scores.shards()):
+        raise DataError(
+            f"{source.spec}: none of its {scores.pictures:,} pictures has a caption that can be used; lit-jax inspect "
+            "shows which captions there are"
+        )
+    return scores
 
 
 class _Captioned(Subset):

@@ -308,3 +308,13 @@ def test_a_repository_without_readable_weights_is_still_found(other, tmp_path, m
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: fake.files)
     assert hub.find("someone/model") == fake.folder
+
+
+def test_a_user_without_a_home_is_told_why_nothing_can_be_fetched(monkeypatch):
+    def download(*args, **options):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(WeightError, match=r"available on the Hugging Face Hub: Could not determine home"):
+        hub.find("nobody/model")
+    assert hub.cached("nobody/model") is None

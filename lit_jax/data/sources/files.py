@@ -30,6 +30,7 @@ _MAGICS = (
     (b"version https://git-lfs", "it is the pointer of Git LFS; fetch the file itself with git lfs pull"),
     (b"<!doctype html", "it is a web page; fetch the file itself"),
     (b"<html", "it is a web page; fetch the file itself"),
+    (b"<svg", "it is a drawing in SVG; write it as PNG"),
     (b"<?xml", "it is an XML document; fetch the file itself"),
     (b"\x1f\x8b", "it is compressed by gzip; unpack it"),
     (b"\x28\xb5\x2f\xfd", "it is compressed by zstd; unpack it"),

@@ -79,7 +79,7 @@ class InMemorySource:
         if isinstance(picture, Image.Image):
             return _png(picture)
         try:
-            return Path(picture).expanduser().read_bytes()
+            return Path(os.path.expanduser(picture)).read_bytes()
         except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
             reason = getattr(e, "strerror", None) or e
             raise DataError(f"{str(picture)!r} cannot be read: {reason}{_remedy(str(picture))}") from e

@@ -63,9 +63,9 @@ def open_index(
     """The index `name` of data in `folder`: memory-mapped if it exists with this stamp, else made and stored."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     cached = hashlib.sha256(f"{files.fs.protocol} {folder} {name}".encode()).hexdigest()[:24]
-    places = [cache_dir() / f"{cached}.arrow"]
-    if files.local:
-        places.insert(0, Path(folder) / f".lit_jax-{digest}.arrow")
+    places = [Path(folder) / f".lit_jax-{digest}.arrow"] if files.local else []
+    if (cache := cache_dir()) is not None:
+        places.append(cache / f"{cached}.arrow")
     for place in places:
         table = _read(place)
         if table is not None and _stamp(table) == json.loads(json.dumps(stamp)):
@@ -80,13 +80,15 @@ def open_index(
         stored = _read(place)
         if stored is not None:
             return Index(stored)
-    _log.warning("the index of %s cannot be stored in %s; it is made again each time", files.spec, places[-1])
+    where = places[-1] if places else "a home of this user, who has none"
+    _log.warning("the index of %s cannot be stored in %s; it is made again each time", files.spec, where)
     return Index(table)
 
 
-def cache_dir() -> Path:
-    """The folder of the indexes that cannot be stored beside their data."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lit_jax"
+def cache_dir() -> Path | None:
+    """The folder of the indexes that cannot be stored beside their data; None if this user has no home."""
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return None if folder.startswith("~") else Path(folder) / "lit_jax"
 
 
 def _table(columns: Columns, about: dict[str, Any], stamp: Any) -> pa.Table:

@@ -131,7 +131,7 @@ def _locate(spec: str, where: str) -> tuple[epath.Path, str | None]:
     from tensorflow_datasets.core.read_only_builder import _find_builder_dir
     from tensorflow_datasets.core.utils.error_utils import record_error_context
 
-    path = epath.Path(where).expanduser()
+    path = epath.Path(os.path.expanduser(where))
     for folder in (path, path.parent):
         if (folder / INFO).exists() and not is_prepared(str(folder)):
             raise DataError(f"{spec}: {hint([STATE])}")

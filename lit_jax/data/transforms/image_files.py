@@ -6,6 +6,7 @@ import re
 import numpy as np
 from PIL import Image
 
+from lit_jax.data.sources.files import looks_like
 from lit_jax.utils.errors import DataError, first_line
 
 # No format that runs a program (EPS) or stores floats (TIFF).
@@ -65,7 +66,14 @@ def open_header(data: bytes) -> Image.Image:
         ):
             raise DataError(f"{other}; want one of {', '.join(FORMATS)}") from e
         if isinstance(e, Image.UnidentifiedImageError):
-            raise DataError(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}") from e
+            what = f"; {why}" if (why := looks_like(data[:512])) else ""
+            raise DataError(
+                f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}{what}"
+            ) from e
+        if isinstance(
+            e, Image.DecompressionBombError
+        ):  # Pillow looks at its own limit, before the size is known.
+            raise DataError(f"image of more than the {MAX_PIXELS:,} pixels allowed; make it smaller") from e
         raise DataError(f"not a usable image: {first_line(e)}") from e
     check_size(image)
     return image

@@ -4,6 +4,7 @@ An index may come from anybody, and it names its pictures as it likes. So its wo
 what lies below a folder that the user names, or in a source that the user names and that was embedded, is opened.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,7 @@ def _of_source(index: Index, spec: str) -> Pictures:
 
 
 def _of_files(index: Index, spec: str) -> Pictures:
-    folder = Path(spec.removeprefix("folder:")).expanduser()
+    folder = Path(os.path.expanduser(spec.removeprefix("folder:")))
     if not folder.is_dir():
         raise ConfigError(
             f"the index {index.folder} was made from files, and --pictures {spec} is not a folder; give the one that "
@@ -70,11 +71,11 @@ def _of_files(index: Index, spec: str) -> Pictures:
         if not 0 <= number < len(names):
             raise DataError(_MISSING)
         try:
-            path = Path(names[number]).expanduser()
+            path = Path(os.path.expanduser(names[number]))
             if refusal(path, folder, MOST):
                 raise DataError(_MISSING)
             return path.read_bytes()
-        except (OSError, ValueError, RuntimeError) as error:  # No such file; a NUL in the name; no such user.
+        except (OSError, ValueError) as error:  # No such file; a NUL in the name.
             raise DataError(_MISSING) from error
 
     return Pictures(read, lambda number: "")

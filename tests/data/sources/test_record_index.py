@@ -86,3 +86,13 @@ def test_it_is_compared_before_it_is_mapped(index, monkeypatch):
     )
     index()
     assert mapped == [2]
+
+
+def test_a_user_without_a_home_has_no_cache_and_reads_the_index_beside_the_data(index, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(
+        os.path, "expanduser", lambda path: path
+    )  # As for a user that the system does not know.
+    assert record_index.cache_dir() is None
+    index()
+    assert index.made == 1
