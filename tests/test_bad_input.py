@@ -325,6 +325,12 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "DataError",
         "none of its 2 pictures has a caption that can be used; lit-jax inspect",
     ),
+    (
+        "compare('{}/none', '{}/none')",
+        "DataError",
+        "the result .*none cannot be read: No such file or directory; write",
+    ),
+    ("compare(None, None)", "ConfigError", "the result is of type NoneType; want a path"),
     ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
     ("model.texts({'a': 1})", "ConfigError", "texts is {'a': 1}; want a list of texts"),
     ("model.texts(np.array('red'))", "ConfigError", "texts is array.*; want a list of texts"),
@@ -353,6 +359,7 @@ from lit_jax import Embedder, classify, embed, from_towers, load, save, search
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.tools.prepare import PrepareOptions, prepare
 from lit_jax.data.tools.summary import summarize
+from lit_jax.evals.compare import compare
 from lit_jax.evals.evaluate import evaluate
 from lit_jax.evals.names import class_names
 from lit_jax.evals.request import EvalConfig

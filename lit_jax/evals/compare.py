@@ -12,6 +12,7 @@ from lit_jax.evals.bootstrap import Interval, estimate, paired
 from lit_jax.evals.protocol import OF_THE_MODEL, differences, fingerprint, protocol_fingerprint
 from lit_jax.evals.results import from_rows
 from lit_jax.utils import strict_json
+from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -66,12 +67,17 @@ def _different(task: str, a: Mapping[str, Any], b: Mapping[str, Any], *, of_the_
 
 def read(path: str | Path) -> dict[str, Any]:
     """What `lit-jax evaluate --json` wrote. Raises DataError for any other file, and for one that was changed."""
+    check_path(path, "the result")
     try:
         result = strict_json.read_own(path)
         _check(result, path)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+    except OSError as error:
+        raise DataError(
+            f"the result {path} cannot be read: {error.strerror}; write one with lit-jax evaluate --json"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise DataError(
             f"{path} is not a result with protocols and intervals; write one with lit-jax evaluate --json"
         ) from error

@@ -60,5 +60,9 @@ class NonFiniteError(LitJaxError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, or the name of its class if it has no message.
+
+    A line that ends in a colon only announces the next ones, so all of them belong to it.
+    """
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join([first, *rest]).replace("  ", " ") if first.rstrip().endswith(":") else first

@@ -12,6 +12,7 @@ import pytest
 import lit_jax
 from lit_jax.data.transforms.image_processor import make_decode, pixels_of
 from lit_jax.data.transforms.tokenizer import make_tokenize
+from lit_jax.hf import processor_files
 from lit_jax.hf.processor import join_processors, load_processor, save_processor
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -156,3 +157,12 @@ def test_a_folder_of_our_own_layout_is_read_without_a_warning_of_transformers(tm
     assert records == []
     text = "the red square"
     assert found.tokenizer(text)["input_ids"] == tiny.processor().tokenizer(text)["input_ids"]
+
+
+def test_what_a_tokenizer_lacks_is_told_in_full(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(
+        WeightError, match=r"cannot be read: .* from one of: \(1\) a `tokenizers` library serializ"
+    ):
+        processor_files.tokenizer(tmp_path)

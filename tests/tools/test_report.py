@@ -176,6 +176,8 @@ def test_metrics_that_hold_text_are_left_out(tmp_path):
     rows = numbers.rows(tmp_path)
     assert [drawn.title for drawn in numbers.charts(rows, {})] == ["Loss", "Pairs a second"]
     assert numbers.cost(rows, 8) == (1.0, 8.0, 0.0, 0, None, None)
+    endless = [row | {"data_wait": 1e308} for row in [*rows, *rows]]  # Their sum is infinite.
+    assert numbers.cost(endless, 8).waited == float("inf")
     assert [(m.name, m.after) for m in numbers.measured(numbers.tested(rows), {}, {})] == [
         ("median_rank", 3.0)
     ]

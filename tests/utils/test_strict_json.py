@@ -25,6 +25,10 @@ def test_json_is_read_as_by_the_json_module(tmp_path):
         ("[" * 10_000 + "]" * 10_000, "more than 64 levels"),
         ("[" + "{}," * 3_000_000 + "1]", "about 6000001 values"),
         ("{", "Expecting property name"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "it is the pointer of Git LFS; fetch the file",
+        ),
         (b'{"a": "\xff"}', "it is invalid UTF-8 at byte 7"),
     ],
 )

@@ -1,6 +1,5 @@
 """The numbers of a run for its page: curves, metrics with intervals, time and memory, sessions."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -147,7 +146,7 @@ def cost(rows: Sequence[Row], batch_size: int) -> Cost | None:
     return Cost(
         seconds,
         before * batch_size / seconds,
-        statistics.fmean(row.get("data_wait") or 0.0 for row in steps),
+        sum(row.get("data_wait") or 0.0 for row in steps) / len(steps),
         int(most("skipped") or 0),
         most("host_gb"),
         most("device_gb"),
