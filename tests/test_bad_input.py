@@ -331,6 +331,51 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "the result .*none cannot be read: No such file or directory; write",
     ),
     ("compare(None, None)", "ConfigError", "the result is of type NoneType; want a path"),
+    (
+        "facade(input_ids=IDS, pixel_values=None)",
+        "ConfigError",
+        "pixel_values are object of shape .*; wanted an array",
+    ),
+    (
+        "facade(input_ids=IDS, pixel_values='x')",
+        "ConfigError",
+        "pixel_values are <U1 of shape .*; wanted an array of num",
+    ),
+    (
+        "facade(input_ids=IDS, pixel_values=PIXELS[:0])",
+        "ConfigError",
+        r"pixel_values have shape \(0, .*; wanted \[batch",
+    ),
+    (
+        "facade(input_ids=IDS[:0], pixel_values=PIXELS)",
+        "ConfigError",
+        r"int64 of shape \(0, 3\); wanted integers",
+    ),
+    (
+        "facade(input_ids=IDS[:, :0], pixel_values=PIXELS)",
+        "ConfigError",
+        r"int64 of shape \(2, 0\); wanted integers",
+    ),
+    (
+        "facade.get_text_features([[1, 2], [3]])",
+        "ConfigError",
+        "input_ids cannot be read as an array: setting an array",
+    ),
+    (
+        "model.processor(images=np.zeros((0, 0, 3), np.uint8))",
+        "ConfigError",
+        r"shape \(0, 0, 3\), which shows nothing",
+    ),
+    (
+        "model.processor(images=Image.new('L', (0, 5)))",
+        "DataError",
+        "image of 0x5 pixels, which shows nothing",
+    ),
+    (
+        "from_towers('{}/model', '{}/model', logit_scale_init_value='x')",
+        "ConfigError",
+        "logit_scale_init_value is 'x'; want a number",
+    ),
     ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
     ("model.texts({'a': 1})", "ConfigError", "texts is {'a': 1}; want a list of texts"),
     ("model.texts(np.array('red'))", "ConfigError", "texts is array.*; want a list of texts"),
@@ -376,6 +421,8 @@ embed("folder:" + place + "/pairs", place + "/index", model, shard_size=10)
 pairs = open_source("folder:" + place + "/pairs")
 plain = open_source("folder:" + place + "/plain")
 score(pairs, place + "/scores", model)
+facade = lit_jax.VisionTextDualEncoderModel.from_pretrained(place + "/model")
+IDS, PIXELS = np.ones((2, 3), np.int64), np.zeros((2, 3, 32, 32), np.float32)
 CLOSED = Image.open(place + "/pairs/000.png")
 CLOSED.close()
 for call in calls:

@@ -25,7 +25,7 @@ from lit_jax.models.heads import Head
 from lit_jax.models.kept_fields import Kept
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import listed
-from lit_jax.utils.arguments import whole_number
+from lit_jax.utils.arguments import number, whole_number
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.sides import Sides
@@ -72,7 +72,7 @@ def from_towers(
     model = ModelConfig(
         str(find(vision, revision=vision_revision, subfolder=vision_subfolder)),
         str(find(text, revision=text_revision, subfolder=text_subfolder)),
-        logit_scale_init=logit_scale_init_value,
+        logit_scale_init=number(logit_scale_init_value, "logit_scale_init_value"),
         vision_pooling=vision_pooling,
         text_pooling=text_pooling,
         image_size=image_size,

@@ -59,12 +59,16 @@ def _in_rgb(images: Any) -> Any:
 
 
 def _check_array(array: np.ndarray, i: int, rescales: bool) -> None:
+    if not array.size:
+        raise ConfigError(
+            f"image {i} of the batch has the shape {array.shape}, which shows nothing; leave it out"
+        )
     floats = jnp.issubdtype(array.dtype, jnp.floating)
     if floats and not np.isfinite(array).all():
         raise ConfigError(f"image {i} of the batch has a pixel that is NaN or infinite")
     if not rescales:
         return
-    least, largest = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    least, largest = float(array.min()), float(array.max())
     if array.dtype == bool or (floats and 0 < largest <= 1):
         raise ConfigError(
             f"image {i} of the batch holds {array.dtype} from {least:g} to {largest:g}, and the processor divides by "

@@ -1,5 +1,6 @@
 """What a caller in Python passes, checked by type: a wrong type becomes a sentence, as a wrong value does."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -24,6 +25,13 @@ def is_whole(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Whether `value` is a number, of Python or of NumPy; True and False are none."""
     return isinstance(value, float | np.floating) or is_whole(value)
+
+
+def number(value: Any, what: str) -> float:
+    """`value` as a float of Python. Raises ConfigError unless it is a finite number, also of NumPy."""
+    if not is_number(value) or not math.isfinite(value):
+        raise ConfigError(f"{what} is {value!r:.60}; want a number")
+    return float(value)
 
 
 def list_of_texts(value: Any, what: str) -> list[str]:

@@ -80,10 +80,8 @@ def open_header(data: bytes) -> Image.Image:
 
 
 def check_size(image: Image.Image) -> None:
-    """Raises `DataError` for a picture without pixels, and for more than `MAX_PIXELS`."""
+    """Raises `DataError` for a picture of more than `MAX_PIXELS`."""
     width, height = image.size
-    if not width or not height:
-        raise DataError(f"image of {width}x{height} pixels, which shows nothing; leave it out")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"image of {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; make it smaller"
@@ -101,6 +99,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise
     except Exception as e:
         raise DataError(f"{image.format or 'the'} image is cut off or damaged: {first_line(e)}") from e
+    if not all(image.size):
+        raise DataError(f"image of {image.width}x{image.height} pixels, which shows nothing; leave it out")
     if image.mode == "F":
         raise DataError("an image of floats; want one of 8 bits: scale its values to 0 to 255 and convert it")
     try:

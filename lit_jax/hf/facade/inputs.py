@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from lit_jax.hf.facade import patch_lists
 from lit_jax.hf.pixel_checks import check_pixels
-from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.errors import ConfigError, first_line
 
 
 def images_of(
@@ -27,10 +27,14 @@ def images_of(
     """
     # A value that the caller's own jit closes over is checked like any other: here and now.
     with nullcontext() if isinstance(pixel_values, jax.core.Tracer) else jax.ensure_compile_time_eval():
-        pixels = jnp.asarray(pixel_values)
+        pixels = pixel_values
+        if not isinstance(pixels, jax.Array):
+            pixels = jnp.asarray(_array(pixels, "pixel_values"))
         if spatial_shapes is not None:
-            mask = None if pixel_attention_mask is None else _array(pixel_attention_mask)
-            return patch_lists.packed(config, pixels, _array(spatial_shapes), mask)
+            shapes = _array(spatial_shapes, "spatial_shapes")
+            mask = pixel_attention_mask
+            mask = None if mask is None else _array(mask, "pixel_attention_mask")
+            return patch_lists.packed(config, pixels, shapes, mask)
         if pixel_attention_mask is not None:
             raise ConfigError(
                 "pixel_attention_mask is given without spatial_shapes; give both, as the processor does"
@@ -42,7 +46,7 @@ def _images_of(config: Any, pixels: Array) -> Float[Array, "B S1 S2 C"]:
     channels = config.num_channels
     if not jnp.issubdtype(pixels.dtype, jnp.floating):
         raise ConfigError(f"pixel_values are {pixels.dtype}; wanted the floats that the processor returns")
-    if pixels.ndim == 4 and channels in (pixels.shape[1], pixels.shape[-1]):
+    if pixels.ndim == 4 and channels in (pixels.shape[1], pixels.shape[-1]) and pixels.size:
         check_pixels(pixels)
         return pixels.transpose(0, 2, 3, 1) if pixels.shape[1] == channels else pixels
     raise ConfigError(
@@ -63,11 +67,11 @@ def texts_of(
     Raises ConfigError for other shapes, and for ids that the tower has no embedding for; the ids are not checked inside
     the caller's own jit, where they have no values yet.
     """
-    ids = _array(input_ids)
-    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+    ids = _array(input_ids, "input_ids")
+    if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer) or not ids.size:
         raise ConfigError(f"input_ids are {ids.dtype} of shape {ids.shape}; wanted integers [texts, tokens]")
     given = {
-        name: _array(value)
+        name: _array(value, name)
         for name, value in (
             ("input_ids", ids),
             ("attention_mask", attention_mask),
@@ -97,8 +101,21 @@ def check_key(train: bool, dropout_rng: jax.Array | None) -> None:
         raise ConfigError("train=True turns dropout on, which needs dropout_rng, a jax.random key")
 
 
-def _array(value: Any) -> Any:
-    return value if isinstance(value, jax.core.Tracer) else np.asarray(value)
+def _array(value: Any, name: str) -> Any:
+    """`value` as an array on the host. Raises ConfigError for what has no rows of equal length, and no numbers."""
+    if isinstance(value, jax.core.Tracer):
+        return value
+    try:
+        array = np.asarray(value)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # RuntimeError: a tensor of PyTorch with a gradient.
+        raise ConfigError(f"{name} cannot be read as an array: {first_line(error)}") from error
+    if array.dtype.kind not in "biufcV":  # V: bfloat16.
+        raise ConfigError(f"{name} are {array.dtype} of shape {array.shape}; wanted an array of numbers")
+    return array
 
 
 def _check_range(name: str, ids: Any, rows: int, what: str) -> None:

@@ -20,6 +20,7 @@ from lit_jax.hf.publish import MESSAGE, publish
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, init_params
 from lit_jax.models.layers.spec import Compute
 from lit_jax.utils._transformers import transformers
+from lit_jax.utils.arguments import number
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.typing import Params
 
@@ -119,7 +120,7 @@ class VisionTextDualEncoderModel:
         model = ModelConfig(
             "",
             "",
-            logit_scale_init=float(logit_scale_init_value),
+            logit_scale_init=number(logit_scale_init_value, "logit_scale_init_value"),
             allow_pickle=allow_pickle,
         )
         names = {"vision": vision_model_name_or_path, "text": text_model_name_or_path}
