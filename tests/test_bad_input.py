@@ -376,6 +376,11 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "ConfigError",
         "logit_scale_init_value is 'x'; want a number",
     ),
+    (
+        "classify('/dev/null', LABELS, model)",
+        "DataError",
+        "'/dev/null' cannot be read: it is not a regular file",
+    ),
     ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
     ("model.texts({'a': 1})", "ConfigError", "texts is {'a': 1}; want a list of texts"),
     ("model.texts(np.array('red'))", "ConfigError", "texts is array.*; want a list of texts"),

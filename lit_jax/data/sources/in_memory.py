@@ -11,8 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from lit_jax.data.sources.base import Record, Source
+from lit_jax.data.sources.files import LARGEST
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.transforms.image_files import check_size, to_rgb
+from lit_jax.utils import inside
 from lit_jax.utils.arguments import is_iterable
 from lit_jax.utils.errors import ConfigError, DataError
 
@@ -79,7 +81,10 @@ class InMemorySource:
         if isinstance(picture, Image.Image):
             return _png(picture)
         try:
-            return Path(os.path.expanduser(picture)).read_bytes()
+            path = Path(os.path.expanduser(picture))
+            if not path.is_dir():  # The error of opening a folder is clear enough.
+                inside.check_regular(path, LARGEST, "a picture")
+            return path.read_bytes()
         except (OSError, ValueError) as e:  # ValueError: a NUL in the name.
             reason = getattr(e, "strerror", None) or e
             raise DataError(f"{str(picture)!r} cannot be read: {reason}{_remedy(str(picture))}") from e
