@@ -318,7 +318,7 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
     (
         "embed(['folder:{}/pairs'], '{}/new', model)",
         "DataError",
-        "cannot be read: .*; a source is given alone, without",
+        "cannot be read: .*; it is a source and no file: give",
     ),
     (
         "score(plain, '{}/new2', model)",
@@ -381,6 +381,8 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "DataError",
         "'/dev/null' cannot be read: it is not a regular file",
     ),
+    ("open_source('folder:')", "DataError", r"^folder: names nothing; want tfds:NAME\[:VERSION\]/SPLIT"),
+    ("open_source('wds:')", "DataError", "^wds: names nothing; want tfds:NAME"),
     ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
     ("model.texts({'a': 1})", "ConfigError", "texts is {'a': 1}; want a list of texts"),
     ("model.texts(np.array('red'))", "ConfigError", "texts is array.*; want a list of texts"),

@@ -93,7 +93,7 @@ class InMemorySource:
 def _remedy(name: str) -> str:
     """What to do instead, if the name shows why no picture can be read from it."""
     if _SOURCE.match(name):
-        return "; a source is given alone, without others beside it"
+        return "; it is a source and no file: give its files, or the source alone to embed"
     if "://" in name:
         return "; download it, and give the file"
     if os.path.isdir(name):

@@ -138,7 +138,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(prepared, folder,
         ("lit_jax_has_no_such_set/train", "neither a prepared directory nor a set under"),
         ("lit_jax_has_no_such_set:9.9.9/train", "neither a prepared directory nor a set under"),
         ("train", "'train' names no split; want tfds:NAME"),
-        ("", "'' names no split; want tfds:NAME"),
+        ("", "tfds: names nothing; want tfds:NAME"),
     ],
 )
 def test_a_set_that_does_not_exist_is_refused_in_a_sentence(prepared, tmp_path, where, words):
