@@ -327,6 +327,10 @@ def test_the_embeddings_of_files_are_those_of_pytorch_for_pictures_of_their_own_
         ({"pixel_attention_mask": np.ones((5, 18), int)}, "pixel_attention_mask differs from spatial_shapes"),
         ({"pixel_attention_mask": np.ones((5, 17), int)}, r"has shape \(5, 17\); wanted \(5, 18\)"),
         ({"pixel_values": np.zeros((5, 18, 191), np.float32)}, r"wanted floats \[batch, patches, 192\]"),
+        (
+            {"pixel_values": np.zeros((0, 18, 192), np.float32)},
+            r"float32 of shape \(0, 18, 192\); wanted floats",
+        ),
         ({"pixel_values": np.zeros((5, 18, 192), np.uint8)}, "pixel_values with spatial_shapes are uint8"),
         ({"pixel_values": np.full((5, 18, 192), 200.0)}, "image 0 of the batch has a pixel of 200"),
     ],

@@ -24,7 +24,8 @@ def packed(config: Any, pixels: Array, shapes: Any, mask: Any) -> Float[Array, "
             "spatial_shapes are given, and this image tower takes pictures of one size; leave them out"
         )
     values = config.patch_size**2 * config.num_channels
-    if pixels.ndim != 3 or pixels.shape[2] != values or not jnp.issubdtype(pixels.dtype, jnp.floating):
+    floats = jnp.issubdtype(pixels.dtype, jnp.floating)
+    if pixels.ndim != 3 or pixels.shape[2] != values or not floats or not pixels.size:
         raise ConfigError(
             f"pixel_values with spatial_shapes are {pixels.dtype} of shape {pixels.shape}; wanted floats "
             f"[batch, patches, {values}], as the processor returns them"
