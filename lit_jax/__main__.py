@@ -51,6 +51,7 @@ TOGETHER = {
 # These commands compare with PyTorch, or run a config file that can import it; the others start faster without it.
 WITH_TORCH = ("quickstart", "train", "align", "grid", "export", "plan")
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # Errors for which Python often does not name the file.
+_BY_SIGNAL = 128  # Added to the number of the signal that ended the process, as shells do.
 EXIT_CODES = (
     "Exit status: 0 done, 2 usage or config, 3 data, 4 weights or checkpoint, 5 not\n"
     "finite, 6 another process was lost or a step hung, 42 preempted and saved."
@@ -91,6 +92,9 @@ def main(args: Sequence[str] | None = None) -> None:
         # first step.
         gc.set_threshold(100_000, 50, 100)
         sys.excepthook = _uncaught
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has it ignored.
+                signal.signal(number, _end)
         warnings.showwarning = _warn
     # Pillow's warning about images that `image_files` refuses anyway.
     warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
@@ -109,6 +113,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:  # The reader of our output, such as `head`, has closed it.
         _discard_output(own_process)
+        sys.exit(_BY_SIGNAL + signal.SIGPIPE)  # Not 0: the work may be incomplete.
     except OSError as error:
         if error.filename is None and error.errno not in _FULL:
             raise
@@ -122,7 +127,7 @@ def main(args: Sequence[str] | None = None) -> None:
         say(f"lit-jax: {in_line(why)}", stream=sys.stderr)
         sys.exit(ConfigError.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_BY_SIGNAL + signal.SIGINT)
 
 
 def _check_folder() -> None:
@@ -133,6 +138,11 @@ def _check_folder() -> None:
         raise ConfigError(
             f"the current folder cannot be used ({error.strerror}); change to another one"
         ) from error
+
+
+def _end(number: int, _: object) -> None:
+    """Ends the process as Ctrl-C does, so that drafts and temporary files are removed."""
+    sys.exit(_BY_SIGNAL + number)
 
 
 def _discard_output(own_process: bool) -> None:

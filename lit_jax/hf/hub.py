@@ -13,11 +13,12 @@ from lit_jax.hf.hub_names import hint
 from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, SUFFIXES, WEIGHTS, has
 from lit_jax.hf.other_formats import hint_of_file, hint_of_names
 from lit_jax.utils.arguments import check_path
-from lit_jax.utils.errors import WeightError, first_line
+from lit_jax.utils.errors import ConfigError, WeightError, first_line
 from lit_jax.utils.reachable import by_proxy, unreachable
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION, _TOKEN = re.compile(r"[^\s\x00-\x1f\x7f\ud800-\udfff]+"), re.compile("[!-~]+")
 # A pickle only if allowed, and never code.
 _WITHOUT_WEIGHTS = ("*.json", "*.txt", "*.model", "*.codes")
 _WANTED = (*_WITHOUT_WEIGHTS, "*.safetensors")
@@ -44,11 +45,12 @@ def find(
     `allow_pickle`, PyTorch's pickle. With `subfolder`, it is that folder inside the folder or repository. A path is
     never taken for a Hub id: what is not of the form `name` or `owner/name`, or has a parent folder that exists, is a
     path. The last three arguments are those of huggingface_hub's snapshot_download. Raises WeightError, also for a
-    folder whose files differ from its SHA256SUMS.
+    folder whose files differ from its SHA256SUMS, and ConfigError as `check_access` does.
     """
     local = _local(folder_or_id, subfolder)
     if local is not None:
         return local
+    check_access(revision, token)
     options: dict[str, Any] = {"revision": revision, "token": token}
     options |= {"cache_dir": cache_dir} if cache_dir else {}
     options |= {"local_files_only": True} if local_files_only else {}
@@ -74,6 +76,19 @@ def find(
     if not any(path.suffix in SUFFIXES for path in copy.rglob("*")):
         _say_instead(str(folder_or_id), copy, options)
     return _inside(copy, subfolder)
+
+
+def check_access(revision: str | None, token: str | bool | None) -> None:
+    """Raises ConfigError for a revision or a token that no request can hold; the message does not show the token."""
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise ConfigError(
+            f"the revision is {revision!r}; wanted the name of a branch or a tag, or a commit, or leave it out"
+        )
+    if isinstance(token, str) and not _TOKEN.fullmatch(token):
+        raise ConfigError(
+            "the token is empty, or has a space or another character that no token has; give the one that "
+            "huggingface.co/settings/tokens shows, or leave it out"
+        )
 
 
 def find_processor(folder_or_id: str | Path) -> Path:

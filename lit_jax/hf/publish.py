@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from lit_jax.hf import model_folder
+from lit_jax.hf import hub, model_folder
 from lit_jax.hf.conversions.sentence_modules import MODULES
 from lit_jax.hf.layouts import open_clip
 from lit_jax.hf.model_card import CARD, HERE, LOCAL
@@ -138,6 +138,7 @@ def open_place(
     """
     if not message.strip():
         raise ConfigError("the commit message is empty; give one, or leave it out")
+    hub.check_access(revision, token)
     api = huggingface_hub.HfApi(token=token)
     head, branch, files = None, revision is None, {}
     with _explained(repo_id):
@@ -196,8 +197,12 @@ def check_card(path: Path) -> None:
 
 
 def _operations(folder: Path, repo_id: str, stored: Mapping[str, str]) -> list[Any]:
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    # Hidden folders belong to tools such as git and `hf download`; the Hub refuses theirs.
     paths = {
-        path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()
+        name.as_posix(): path
+        for name, path in found.items()
+        if not any(part.startswith(".") for part in name.parent.parts)
     }
     stale = [name for name in sorted(stored) if _MODEL.fullmatch(name) and name not in paths]
     adds, named = [], _named(folder, repo_id)
@@ -278,7 +283,9 @@ def _explained(what: object) -> Iterator[None]:
 
 
 def _first(error: BaseException) -> str:
-    return first_line(error).rstrip(".")
+    """What the Hub says about an error, which is not in the first line of huggingface_hub's message; or that line."""
+    said = " ".join((getattr(error, "server_message", None) or "").split())
+    return (said or first_line(error)).rstrip(".")
 
 
 def _problems(error: ValueError) -> str:

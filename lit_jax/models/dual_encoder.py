@@ -218,6 +218,17 @@ def param_shapes(module: DualEncoder) -> Params:
     return shapes
 
 
+def pooled_widths(module: DualEncoder) -> dict[str, int]:
+    """Tower -> the width of its pooled output, which its head takes. Nothing is computed or allocated."""
+
+    def pooled(params: Params, images: Array, texts: dict[str, Array]) -> dict[str, Array]:
+        apply = partial(module.apply, {"params": params})
+        return {"vision": apply(images, method="pool_images"), "text": apply(texts, method="pool_texts")}
+
+    shapes = jax.eval_shape(pooled, param_shapes(module), *_smallest_inputs(module.config))
+    return {tower: int(shape.shape[-1]) for tower, shape in shapes.items()}
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _init(module: DualEncoder, only: frozenset[str] | None, key: Array) -> Params:
     """The params at the paths `only`; XLA does not compute the others, since they are not returned."""

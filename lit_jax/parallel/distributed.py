@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lit_jax.utils import temporary
 from lit_jax.utils.errors import STALLED, ConfigError, LitJaxError, first_line
 from lit_jax.utils.shown import say
 from lit_jax.utils.typing import ProcessShard
@@ -176,6 +177,7 @@ def _explain_aborts(sentence: str, status: int) -> None:
 
     def end(*_: Any) -> None:
         say(f"lit-jax: {sentence}", stream=sys.stderr)
+        temporary.remove_all()
         os._exit(status)
 
     _handlers.append(_Handler(end))  # A handler set by Python would wait for the main thread.

@@ -46,6 +46,14 @@ PLATFORMS = {  # Where attention kernels run; other values run everywhere. CPUs 
     "rows": ("tpu", "cpu"),
     "splash": ("tpu", "cpu"),
 }
+# Settings of JAX without which a step does not run, or learns something else: random numbers depend on the last two.
+SETTINGS = {
+    "jax_disable_jit": False,
+    "jax_numpy_rank_promotion": "allow",
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+}
 SIGLIP_BIAS = -10.0  # arXiv:2303.15343
 
 
@@ -144,11 +152,14 @@ def compute_of(model: ModelConfig, platform: str | None = None) -> Compute:
 def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over `devices` (default: all of this run).
 
-    Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them, and if JAX
-    computes with 64 bits.
+    Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them, if JAX computes
+    with 64 bits, and for other SETTINGS.
     """
     if jnp.result_type(float) == jnp.float64:
         raise ConfigError("JAX_ENABLE_X64 is on, but a step computes with at most 32 bits; unset it")
+    for name, wanted in SETTINGS.items():
+        if (value := getattr(jax.config, name, wanted)) != wanted:
+            raise ConfigError(f"{name.upper()} is {value!s}, but a run needs {wanted!s}; unset it")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     platform, attention = mesh.devices.flat[0].platform, config.model.attention
     if platform not in PLATFORMS.get(attention, (platform,)):

@@ -87,7 +87,7 @@ def train(
     Raises a LitJaxError whose class says what is wrong; all mistakes of the config come before anything is read.
     """
     recipe = read_config(config)
-    options = _Options(fallback, cache_folder, parse_window(profile))
+    options = _Options(fallback, cache_folder, parse_window(profile, recipe.steps))
     with opened(workdir) as place:
         return _start(recipe, place, options)
 
@@ -160,8 +160,8 @@ class _Run:
             with suppress(CheckpointError):
                 checkpoints.wait()
             raise CheckpointError(
-                f"{self.workdir} can no longer be written ({error.strerror}); its newest checkpoint is that of step "
-                f"{checkpoints.latest()}: make room and start again"
+                f"{self.workdir} can no longer be written ({error.strerror}); {checkpoints.newest()}: make room and "
+                "start again"
             ) from error
 
     def loop(self, writers: metrics.Writers) -> None:
@@ -254,10 +254,17 @@ class _Run:
         if self.notice.reached():
             raise _Stop
 
+    def turn(self) -> None:
+        """Tells the watchdog that an evaluation begins or ends."""
+        if self.watchdog is not None:
+            self.watchdog.turn()
+
     def evaluate(self, evaluation: Evaluation | None, writers: metrics.Writers) -> dict[str, float]:
         """Measures the state, if there is a test source, and marks it as tested."""
         self.place.untested = evaluation is not None
+        self.turn()
         values = evaluation(self.place.state, self.place.step) if evaluation is not None else {}
+        self.turn()
         self.place.untested = False
         if values:
             writers.scalars(self.place.step, values)

@@ -12,13 +12,20 @@ from lit_jax.utils.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
-def parse_window(text: str) -> tuple[int, int] | None:
-    """ "FIRST:LAST" -> the first and the last step of a trace; "" -> None. Raises ConfigError."""
+def parse_window(text: str, steps: int) -> tuple[int, int] | None:
+    """ "FIRST:LAST" -> the first and the last step of a trace; "" -> None.
+
+    Raises ConfigError, also if a run of `steps` steps ends before the first one.
+    """
     if not text:
         return None
     match = re.fullmatch(r"(\d{1,15}):(\d{1,15})", text)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"profile is {text!r}; wanted FIRST:LAST, two steps such as 10:20, counted from 1")
+    if int(match[1]) > steps:
+        raise ConfigError(
+            f"profile is {text!r}, and the run ends with step {steps}; wanted steps before that"
+        )
     return int(match[1]), int(match[2])
 
 

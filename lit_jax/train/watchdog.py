@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 
+from lit_jax.utils import temporary
 from lit_jax.utils.errors import STALLED, ConfigError
 from lit_jax.utils.shown import say
 
@@ -22,10 +23,10 @@ PATIENCE = 60.0  # Seconds that any step may take without being slow.
 class Watchdog:
     """Expects `beat` at every step. `close` ends the watch.
 
-    If a step takes more than `patience` seconds and more than ten times the median of those before it, it logs a
-    warning and writes the stacks of all threads to standard error, once. After `limit` seconds (0: never) without a
-    beat, the process exits with status 6, since a hang in a device cannot be interrupted. Raises ConfigError for an
-    invalid limit.
+    If a step takes more than `patience` seconds and more than ten times the median of those since the last `turn`, it
+    logs a warning and writes the stacks of all threads to standard error, once. After `limit` seconds (0: never)
+    without a beat, the process exits with status 6, since a hang in a device cannot be interrupted. Raises ConfigError
+    for an invalid limit.
     """
 
     def __init__(self, limit: float, *, patience: float = PATIENCE):
@@ -43,6 +44,11 @@ class Watchdog:
         self._took.append(now - self._last)
         self._last, self._shown = now, False
 
+    def turn(self) -> None:
+        """Reports that something else is computed from now on, perhaps after a compilation."""
+        self._took.clear()
+        self._last = time.monotonic()
+
     def close(self) -> None:
         self._over.set()
 
@@ -57,6 +63,7 @@ class Watchdog:
                 )
                 faulthandler.dump_traceback(all_threads=True)
                 sys.stderr.flush()
+                temporary.remove_all()
                 os._exit(STALLED)
             took = list(self._took)
             usual = statistics.median(took) if took else 0.0

@@ -7,7 +7,6 @@ Checkpoints are not handled here; they are written into the bucket directly.
 
 import json
 import logging
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +20,7 @@ from lit_jax.utils import strict_json
 from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
 from lit_jax.utils.local_folder import ADDRESS, check_name, local_folder
 from lit_jax.utils.reachable import unreachable
+from lit_jax.utils.temporary import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -144,8 +144,8 @@ def _mirrored(address: str) -> Iterator[Bucket]:
         raise ConfigError(
             f"workdir {address}: {why}; see to its connection, or give a folder of this machine"
         )
-    with tempfile.TemporaryDirectory(prefix="lit_jax-") as folder:
-        yield Bucket(address, Path(folder))
+    with temporary_folder() as folder:
+        yield Bucket(address, folder)
 
 
 def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:

@@ -128,7 +128,7 @@ def test_training_on_a_full_disk_ends_with_status_4_and_goes_on_when_there_is_ro
 
     monkeypatch.setattr(Jsonl, "scalars", full)
     with pytest.raises(
-        CheckpointError, match=r"No space left on device\); its newest checkpoint is that of step 4"
+        CheckpointError, match=r"No space left on device\); the newest checkpoint is that of step 4"
     ):
         train(config, tmp_path / "run")
     monkeypatch.undo()

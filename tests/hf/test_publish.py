@@ -13,6 +13,7 @@ from packaging.version import Version
 import lit_jax
 from lit_jax.__main__ import main
 from lit_jax.hf import publish, save
+from lit_jax.hf.hub import find
 from lit_jax.hf.model_card import Card, Data, Evaluation, Tower, model_card
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import ConfigError, WeightError
@@ -168,6 +169,54 @@ def test_a_token_that_may_not_write_changes_nothing(hub, folders, monkeypatch, t
         lit_jax.publish(folders / "model", repo_id, overwrite=True)
     assert "\n" not in str(raised.value) and "forged" not in str(raised.value)
     assert list(hub.repositories) == ["me/there"] and len(hub.repositories["me/there"].commits) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"token": ""}, "the token is empty"),
+        ({"token": "hf_secret\n"}, "another character that no token has"),
+        ({"token": "hf_sécret"}, "another character that no token has"),
+        ({"revision": ""}, "the revision is ''; wanted the name of a branch"),
+        ({"revision": "new\nHeader: x"}, "wanted the name of a branch"),
+    ],
+)
+def test_a_token_and_a_revision_that_no_request_can_hold_are_refused_without_showing_the_token(
+    hub, folders, options, says
+):
+    for ask in (
+        lambda: lit_jax.publish(folders / "model", "me/tiny", **options),
+        lambda: find("me/tiny", **options),
+    ):
+        with pytest.raises(ConfigError, match=says) as raised:
+            ask()
+        assert "cret" not in str(raised.value)
+    assert not hub.calls
+
+
+def test_hidden_folders_of_tools_are_not_published(hub, folders, tmp_path):
+    shutil.copytree(folders / "model", tmp_path / "model")
+    for name in (
+        ".git/config",
+        ".cache/huggingface/x.lock",
+        ".ipynb_checkpoints/README.md",
+        "onnx/vision.onnx",
+        ".gitignore",
+    ):
+        (tmp_path / "model" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "model" / name).write_text("x")
+    lit_jax.publish(tmp_path / "model", "me/tiny")
+    published = hub.repositories["me/tiny"].files()
+    assert {"onnx/vision.onnx", ".gitignore", "config.json"} <= set(published)
+    assert not [name for name in published if name.startswith(".") and "/" in name]
+
+
+def test_what_the_hub_says_about_a_refusal_is_said(hub, folders):
+    hub.broken["POST /api/models/me/tiny/commit"] = 400
+    with pytest.raises(
+        ConfigError, match="cannot be written on the Hugging Face Hub: broken on purpose; the repository"
+    ):
+        lit_jax.publish(folders / "model", "me/tiny")
 
 
 def test_offline_mode_and_a_missing_connection_are_told_apart(hub, folders, monkeypatch):

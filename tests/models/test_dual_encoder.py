@@ -1,5 +1,7 @@
 """How a dual encoder computes; tests/parity compares it with PyTorch."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax.extend import core
 
 from lit_jax.hf.load import with_compute
 from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.models.layers.dense import Conv, Dense, Projection
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.layers.tokens import TokenEmbed, Tokens
@@ -25,6 +28,25 @@ def precisions(jaxpr):
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(inner, core.ClosedJaxpr | core.Jaxpr):
                     yield from precisions(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize(
+    ("towers", "poolings", "widths"),
+    [
+        ({}, {}, (32, 24)),
+        ({}, {"vision_pooling": "cls_mean", "text_pooling": "cls_mean"}, (64, 48)),
+        ({"vision": tiny.COCA_VISION, "text": tiny.COCA_TEXT}, {}, (24, 24)),
+        ({"vision": tiny.SWIN, "text": tiny.DISTILBERT}, {"text_pooling": "mean"}, (16, 24)),
+    ],
+)
+def test_the_widths_of_pooled_outputs_are_those_that_are_computed(towers, poolings, widths):
+    config = dataclasses.replace(tiny.dual_config(**towers), **poolings)
+    module = DualEncoder(config)
+    params = dual_encoder.init_params(module, 0)
+    images = module.apply({"params": params}, jnp.zeros((2, 32, 32, 3)), method="pool_images")
+    texts = module.apply({"params": params}, {"input_ids": jnp.full((2, 5), 98)}, method="pool_texts")
+    assert (images.shape[1], texts.shape[1]) == widths
+    assert dual_encoder.pooled_widths(module) == {"vision": widths[0], "text": widths[1]}
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,21 @@ def test_the_page_names_no_folder_of_this_machine_and_runs_no_caption(folder, pa
     assert page.stat().st_size < 2_000_000
 
 
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("head", ["mlp", "glu", "identity"])
+def test_a_run_with_a_cache_has_a_page_whatever_its_head_is(tmp_path, head):
+    width = 32 if head == "identity" else 16
+    train(
+        tiny.config(tmp_path, steps=3, cache=True, model__vision_head=head, model__projection_dim=width),
+        tmp_path / "run",
+    )
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(album, "open_rows", lambda *given, of=album.open_rows: read.append(given) or of(*given))
+        page = report(tmp_path / "run").read_text()
+    assert read and "are shown:" not in page
+
+
 def test_what_is_missing_is_named_and_the_rest_is_shown(folder, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()

@@ -80,6 +80,28 @@ def test_equal_configs_in_different_folders_share_one_compiled_step(tmp_path, ca
     assert len(made) == 3 and "compiled again" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_disable_jit", True),
+        ("jax_numpy_rank_promotion", "raise"),
+        ("jax_numpy_dtype_promotion", "strict"),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+    ],
+)
+def test_a_setting_of_jax_that_breaks_a_step_or_changes_its_random_numbers_is_refused(tmp_path, name, value):
+    before = getattr(jax.config, name)
+    try:
+        jax.config.update(name, value)
+        with pytest.raises(
+            ConfigError, match=rf"{name.upper()} is {value}, but a run needs {before}; unset it"
+        ):
+            train(tiny.config(tmp_path, data__train="folder:nowhere"), tmp_path / "run")
+    finally:
+        jax.config.update(name, before)
+
+
 def test_a_run_with_64_bit_numbers_is_refused_before_anything_is_read(tmp_path):
     with jax.enable_x64(True), pytest.raises(ConfigError, match=r"JAX_ENABLE_X64 is on, .* unset it"):
         train(tiny.config(tmp_path, data__train="folder:nowhere"), tmp_path / "run")

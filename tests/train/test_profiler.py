@@ -11,11 +11,19 @@ from tests import tiny
 
 
 def test_a_window_is_given_by_two_steps_in_order():
-    assert parse_window("") is None
-    assert parse_window("3:3") == (3, 3) and parse_window("10:20") == (10, 20)
+    assert parse_window("", 20) is None
+    assert parse_window("3:3", 20) == (3, 3) and parse_window("10:20", 20) == (10, 20)
+    assert parse_window("20:30", 20) == (20, 30)
     for text in ("3", "0:4", "5:4", "a:b", "1:2:3", "-1:2"):
         with pytest.raises(ConfigError, match="wanted FIRST:LAST"):
-            parse_window(text)
+            parse_window(text, 20)
+
+
+def test_steps_after_the_last_one_of_the_run_are_refused_before_anything_is_read(tmp_path):
+    config = tiny.config(tmp_path, steps=4)
+    with pytest.raises(ConfigError, match="profile is '5:6', and the run ends with step 4"):
+        train(config, tmp_path / "run", profile="5:6")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

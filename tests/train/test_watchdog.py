@@ -15,15 +15,18 @@ def stuck_in_a_step():
     time.sleep(2)
 
 
-stuck_in_a_step()
+{last}
 print("went on")
 watchdog.close()
 """
 
 
-def run(limit):
+def run(limit, last="stuck_in_a_step()"):
     return subprocess.run(
-        [sys.executable, "-c", CODE.format(limit=limit)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", CODE.format(limit=limit, last=last)],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -31,6 +34,11 @@ def test_all_stacks_are_shown_once_if_a_step_takes_far_longer_than_before():
     done = run(limit=0)
     assert done.returncode == 0 and done.stdout == "went on\n"
     assert done.stderr.count("in stuck_in_a_step") == 1
+
+
+def test_a_compilation_after_an_evaluation_is_not_compared_with_its_batches():
+    done = run(limit=0, last="\nwatchdog.turn()\nstuck_in_a_step()")
+    assert done.returncode == 0 and done.stdout == "went on\n" and done.stderr == ""
 
 
 def test_a_step_that_never_ends_ends_the_run():

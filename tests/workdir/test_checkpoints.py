@@ -366,6 +366,13 @@ def test_a_state_that_is_not_finite_is_never_saved(checkpoints, saved, where, ba
     assert checkpoints().latest() == 6
 
 
+def test_a_state_that_is_not_finite_before_the_first_checkpoint_says_that_there_is_none(checkpoints):
+    state = state_of()
+    spoilt = jax.tree.map(lambda x: x * np.nan, state.tuned)
+    with pytest.raises(NonFiniteError, match="which is not saved; there is no checkpoint yet: lower"):
+        checkpoints().save(2, state.replace(tuned=spoilt), {})
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("mode", "kept"), [("max", [2, 5, 6]), ("min", [1, 4, 6])])
 def test_the_best_steps_are_kept_beside_the_newest_across_a_restart(checkpoints, mode, kept):

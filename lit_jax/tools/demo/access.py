@@ -16,10 +16,7 @@ _NAME = re.compile(r"[\w-]+(\.[\w-]+)*", re.ASCII)
 
 @dataclass(frozen=True)
 class Access:
-    """The host names that the page answers to, and whether other machines reach it.
-
-    A page from elsewhere can give its own host name the address of this machine, but that name gives it away.
-    """
+    """The host names that the page answers to (`guards.OwnHostsOnly`), and whether other machines reach it."""
 
     names: tuple[str, ...] = _LOOPBACK
     is_open: bool = False

@@ -4,6 +4,7 @@ import functools
 import logging
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -60,9 +61,16 @@ def failure(path: str, sentence: str, status: int, headers: Mapping[str, str] | 
 
 
 def refused(request: Request, error: Exception) -> Response:
-    """The answer to a request that ended in an HTTPException."""
+    """The answer to a request that ended in an HTTPException, of ours or of Starlette, which only names the status."""
     assert isinstance(error, HTTPException)
-    return failure(request.url.path, error.detail, error.status_code, error.headers)
+    path, says, headers = request.url.path, error.detail, error.headers
+    if error.status_code == 404 and says == HTTPStatus.NOT_FOUND.phrase:
+        says = f"there is nothing at {path:.80}; /api says what can be asked"
+    elif error.status_code == 405:
+        says = (
+            f"{path} does not take {request.method:.20}; use {(headers or {}).get('Allow', 'another method')}"
+        )
+    return failure(path, says, error.status_code, headers)
 
 
 def full(request: Request, error: Exception) -> Response:

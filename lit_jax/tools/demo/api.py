@@ -188,10 +188,10 @@ def _parsed(body: bytes) -> Any:
 
 
 def _decoded(number: int, text: str) -> bytes:
-    """The bytes of a file in base64, which may follow the head of a data: URI. Raises DataError."""
-    if text.startswith("data:"):
+    """The bytes of a file in base64, in lines or in one, perhaps after the head of a data: URI. Raises DataError."""
+    if text[:5].lower() == "data:":
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"image {number} is not base64 ({error}); encode the bytes of its file") from error

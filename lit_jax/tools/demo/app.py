@@ -10,7 +10,6 @@ from starlette.applications import Starlette
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -26,7 +25,7 @@ from lit_jax.tools.demo.access import LOCAL, Access
 from lit_jax.tools.demo.answers import fault, folder_of, full, html, mistake, refused, title_of
 from lit_jax.tools.demo.api import Api
 from lit_jax.tools.demo.api_fields import LABELS, LONGEST
-from lit_jax.tools.demo.guards import MOST, TOO_LARGE, Bounded, OwnPageOnly, WithHeaders
+from lit_jax.tools.demo.guards import MOST, TOO_LARGE, Bounded, OwnHostsOnly, OwnPageOnly, WithHeaders
 from lit_jax.tools.demo.jobs import Jobs
 from lit_jax.tools.demo.opener import Opener
 from lit_jax.tools.demo.pictures import open_pictures
@@ -71,7 +70,7 @@ def make_app(
             Route("/picture/{number}/large", page.large),
         ]
     routes.append(Route("/{name}", asset))
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=access.names, www_redirect=False)
+    hosts = Middleware(OwnHostsOnly, names=access.names)
     handlers = {HTTPException: refused, RuntimeError: full, MemoryError: full, Exception: fault}
     app = Starlette(routes=routes, middleware=[hosts, Middleware(OwnPageOnly)], exception_handlers=handlers)
     return WithHeaders(Bounded(app), access.framed_by)

@@ -1,6 +1,7 @@
 """What every request to the page passes: limits on bytes and time, a check of who asks, and headers on its answer."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ MOST = 20_000_000  # Most bytes of a request.
 GRACE, RATE = 10, 250_000  # A body may take GRACE seconds, and one more for every RATE bytes received.
 LINGER = 2  # Seconds for which the rest of a refused body is read, so that its sender sees the answer.
 TOO_LARGE = f"The file is larger than {MOST // 1_000_000} MB; give a smaller picture."
+_PORT = re.compile(r":[0-9]*\Z")
 _POLICY = "Content-Security-Policy"
 HEADERS = {
     _POLICY: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -86,6 +88,27 @@ class _Body:
             async with asyncio.timeout(LINGER):
                 while left > 0 and (message := await self._receive()).get("more_body", False):
                     left -= len(message["body"])
+
+
+class OwnHostsOnly:
+    """Answers only requests under the host `names` that the user of this machine knows, without regard to the port.
+
+    A page from elsewhere can give its own host name the address of this machine, but that name gives it away.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]):
+        self._app, self._names = app, frozenset(map(str.lower, names))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            name = _PORT.sub("", Headers(scope=scope).get("host", ""))
+            if name.lower() not in self._names:
+                says = (
+                    f"this server does not answer to the name {name[:80]!r}; start it with --allow-host NAME"
+                )
+                await failure(scope["path"], says, 400)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class OwnPageOnly:

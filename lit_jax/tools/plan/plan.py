@@ -272,7 +272,7 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
         names.append("token_type_ids")
     batch: dict[str, Any] = {"index": shaped((), jnp.int32)}
     if "text" in recipe.cached:
-        width = _pooled_width(config.text, config.text_pooling)
+        width = dual_encoder.pooled_widths(module)["text"]
         batch["pooled_texts"] = shaped((*several, width), jnp.float32)
         batch["text_groups"] = shaped(several, jnp.int32)
     else:
@@ -280,10 +280,6 @@ def _batch(recipe: TrainConfig, module: DualEncoder, mesh: Mesh, pairs: int) -> 
             names = [SOURCE, TARGET, *(name for name in names if name != "attention_mask")]
         batch["texts"] = {name: shaped((*several, recipe.data.text_length), jnp.int32) for name in names}
     if "vision" in recipe.cached:
-        width = _pooled_width(config.vision, config.vision_pooling)
+        width = dual_encoder.pooled_widths(module)["vision"]
         return batch | {"pooled_images": shaped((width,), jnp.float32)}
     return batch | {"images": shaped(picture_shape(recipe, config), jnp.uint8)}
-
-
-def _pooled_width(tower: Any, pooling: str) -> int:
-    return int(tower.hidden_size) * (2 if pooling == "cls_mean" else 1)

@@ -11,6 +11,7 @@ from lit_jax.data.sources.contents import captions_of
 from lit_jax.data.sources.subset import Subset
 from lit_jax.evals.retrieval import chance, retrieve
 from lit_jax.inference.embedder import Embedder, Opened
+from lit_jax.models.dual_encoder import pooled_widths
 from lit_jax.train import tower_cache
 from lit_jax.train.cached_rows import open_rows
 from lit_jax.train.caches import described
@@ -141,8 +142,8 @@ def _embed(
         cached = tower_cache.path_of(workdir / tower_cache.FOLDER, key)
         pull(workdir, f"{tower_cache.FOLDER}/{cached.name}")
         if cached.exists():
-            rows, width = open_rows(cached, len(source)), len(run.params["visual_projection"]["kernel"])
-            if rows.shape[1] != width:
+            rows = open_rows(cached, len(source))
+            if rows.shape[1] != pooled_widths(run.module)["vision"]:
                 raise CheckpointError(f"{cached} is of another model: remove it")
             return model.pooled(rows), texts
     return model.pictures(source), texts

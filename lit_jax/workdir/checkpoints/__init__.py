@@ -73,6 +73,13 @@ class Checkpoints:
         """The newest complete step on disk; None if there is none."""
         return max(self.steps(), default=None)
 
+    def newest(self) -> str:
+        """The newest complete step on disk, in words."""
+        step = self.latest()
+        return (
+            "there is no checkpoint yet" if step is None else f"the newest checkpoint is that of step {step}"
+        )
+
     def name(self, step: int) -> str:
         """The name of a step's folder."""
         return NAMES.build_name(step)
@@ -121,8 +128,8 @@ class Checkpoints:
         json.dumps(data)  # Fails here: in the background an error would lose the step.
         if (path := not_finite({"tuned": state.tuned, "ema": state.ema, "opt": state.opt})) is not None:
             raise NonFiniteError(
-                f"{path} is not finite after step {step}, which is not saved; the newest checkpoint is that of step "
-                f"{self.latest()}: lower optim.peak_lr, or set model.max_logit_scale or optim.clip_norm"
+                f"{path} is not finite after step {step}, which is not saved; {self.newest()}: lower optim.peak_lr, or "
+                "set model.max_logit_scale or optim.clip_norm"
             )
         self._settle()
         self._write_locked(state.locked)
@@ -245,8 +252,7 @@ class Checkpoints:
         if last or self._failed >= FAILURES or jax.process_count() > 1:
             self._writing = self.folder
             raise CheckpointError(
-                f"{what}; the newest checkpoint is that of step {self.latest()}: make room, or make the folder "
-                "writable, and start again"
+                f"{what}; {self.newest()}: make room, or make the folder writable, and start again"
             ) from error
         log.warning("%s; trying again after the next step (%d of %d)", what, self._failed + 1, FAILURES)
 

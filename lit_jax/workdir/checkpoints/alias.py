@@ -4,15 +4,13 @@ Orbax looks for its files with patterns that begin with the path of their folder
 other names or none. TensorStore takes a backslash for a slash, and wants paths in UTF-8.
 """
 
-import os
 import re
-import tempfile
 import weakref
-from contextlib import suppress
 from pathlib import Path
 
 from etils import epath
 
+from lit_jax.utils import temporary
 from lit_jax.utils.errors import ConfigError
 
 _MISREAD = re.compile(r"[*?\[\]\\\ud800-\udfff]")
@@ -28,10 +26,10 @@ class Alias:
     def __init__(self, folder: epath.Path):
         self._folder, self._link = folder, Path()
         self._plain = "://" in str(folder) or not _MISREAD.search(str(folder))
-        if not self._plain and _MISREAD.search(tempfile.gettempdir()):
+        if not self._plain and _MISREAD.search(temporary.place()):
             raise ConfigError(
                 f"workdir {folder.parent} has a name that Orbax cannot read, as has the folder of temporary files, "
-                f"{tempfile.gettempdir()}: choose another workdir, or set TMPDIR"
+                f"{temporary.place()}: choose another workdir, or set TMPDIR"
             )
 
     def name(self) -> epath.Path:
@@ -39,17 +37,11 @@ class Alias:
         if self._plain:
             return self._folder
         if not self._link.name:
-            self._link = Path(tempfile.mkdtemp(prefix="lit_jax-")) / "workdir"
-            weakref.finalize(self, _remove, self._link, os.getpid())
+            made = temporary.make()
+            weakref.finalize(self, temporary.remove, made)
+            self._link = made / "workdir"
         if not self._link.is_symlink():
             Path(self._folder.parent).mkdir(parents=True, exist_ok=True)
             self._link.parent.mkdir(exist_ok=True)
             self._link.symlink_to(self._folder.parent, target_is_directory=True)
         return epath.Path(self._link / self._folder.name)
-
-
-def _remove(link: Path, owner: int) -> None:
-    if os.getpid() == owner:  # Not in a forked process.
-        with suppress(OSError):
-            link.unlink(missing_ok=True)
-            link.parent.rmdir()

@@ -111,6 +111,7 @@ def names(tree):
         ("embed", {"texts": ["a" * 1001]}, "texts[0] has 1,001 characters; give at most 1,000"),
         ("embed", {"text": ["a"]}, "a field 'text', which /api/embed does not know; want texts"),
         ("embed", {"images": ["?"]}, "Image 0 is not base64"),
+        ("embed", {"images": ["https://example.org/cat"]}, "Image 0 is not base64"),
         ("embed", {"images": ["aaaa"]}, "Not an image: 3 bytes"),
         ("embed", {"images": ["notes.txt"]}, "Not an image: 10 bytes"),
         ("embed", {"images": ["vast.png"]}, "allowed; make it smaller"),
@@ -163,6 +164,37 @@ def test_a_body_that_is_no_question_gets_a_sentence(bare, body, says):
         assert status in (200, 400)
         return
     assert status == 400 and says.lower() in json.loads(text)["error"].lower()
+
+
+def test_a_picture_in_lines_of_base64_or_after_a_head_in_capitals_is_the_same_picture(place, bare):
+    content = (place / "pairs/000.png").read_bytes()
+    in_lines = base64.encodebytes(content).decode()  # As `base64 cat.jpg` and MIME write it.
+    forms = [
+        file(place, "pairs/000.png"),
+        in_lines,
+        in_lines.replace("\n", "\r\n"),
+        f"DATA:image/png;base64,{in_lines}",
+    ]
+    status, found = ask(bare, "embed", images=forms)
+    assert status == 200 and found["images"] == [found["images"][0]] * len(forms)
+
+
+def test_a_path_a_method_and_a_host_that_are_not_served_are_told_what_is(bare):
+    for path, data, headers, status, says in (
+        ("api/nothing", None, {}, 404, "There is nothing at /api/nothing; /api says what can be asked"),
+        ("api/embed", None, {}, 405, "/api/embed does not take GET; use POST"),
+        ("api/model", b"{}", {}, 405, "/api/model does not take POST; use "),
+        (
+            "api/model",
+            None,
+            {"Host": "box"},
+            400,
+            "answer to the name 'box'; start it with --allow-host NAME",
+        ),
+    ):
+        found, answered, text = asked(f"{bare}{path}", data, **headers)
+        assert found == status and says in json.loads(text)["error"]
+        assert answered["Content-Type"] == "application/json"
 
 
 def test_limits_and_strangers_are_answered_in_json(bare):
