@@ -152,8 +152,8 @@ def compute_of(model: ModelConfig, platform: str | None = None) -> Compute:
 def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over `devices` (default: all of this run).
 
-    Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them, if JAX computes
-    with 64 bits, and for other SETTINGS.
+    Raises ConfigError for a mesh, a batch, a micro-batch or an attention kernel that does not suit them, if JAX
+    computes with 64 bits, and for other SETTINGS.
     """
     if jnp.result_type(float) == jnp.float64:
         raise ConfigError("JAX_ENABLE_X64 is on, but a step computes with at most 32 bits; unset it")
