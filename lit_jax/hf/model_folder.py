@@ -17,7 +17,7 @@ from lit_jax.hf.formats.torch_pickle import TorchFile
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, WeightError
-from lit_jax.utils.inside import leads_out
+from lit_jax.utils.inside import POINTER, leads_out
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ def _bytes(size: int | str) -> int:
 
 def _refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
-        pointer = file.read(64).startswith(b"version https://git-lfs")
+        pointer = file.read(64).startswith(POINTER)
     if pointer:
         raise WeightError(
             f"{path} cannot be read: it looks like a Git LFS pointer; fetch the file itself with `git lfs pull`"

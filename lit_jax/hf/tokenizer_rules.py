@@ -9,6 +9,7 @@ from lit_jax.hf import tokenizer_probe
 from lit_jax.hf.class_names import SLOW, is_tokenizer
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
+from lit_jax.utils.inside import content
 
 LARGEST_FILE = 64 << 20  # Bytes; those of Gemma, the largest that a supported tower has, take 34 MB.
 MOST_TOKENS = 2_000_000
@@ -24,7 +25,15 @@ _IN_PYTHON = ("RoFormerTokenizer", "RoFormerTokenizerFast")  # Fast tokenizers w
 _SPELLED_OUT = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Next to one of these, files of pieces may be for other programs.
 _INSTEAD = ("tokenizer.json", "vocab.txt", "merges.txt")
-FILES = (*_SPELLED_OUT, "tokenizer_config.json", *_PIECES)  # One of them is needed.
+_VOCABULARIES = (*_SPELLED_OUT, *_PIECES)
+FILES = (*_VOCABULARIES, "tokenizer_config.json")  # One of them is needed.
+
+
+def lacking(folder: Path) -> str:
+    """What a folder whose tokenizer cannot be read does not have; "" if it has a vocabulary."""
+    if any((folder / name).is_file() for name in (*_VOCABULARIES, *_LISTS)):
+        return ""
+    return f"it has no vocabulary, none of {', '.join(_VOCABULARIES)}; copy the files of its tokenizer there"
 
 
 def check(folder: Path) -> None:
@@ -39,10 +48,10 @@ def check(folder: Path) -> None:
         try:
             if (size := path.stat().st_size) > LARGEST_FILE:
                 raise ValueError(f"it has {size} bytes; at most {LARGEST_FILE} are read")
-            if name in _LISTS and (lines := path.read_bytes().count(b"\n")) > MOST_TOKENS:
+            if name in _LISTS and (lines := content(path, LARGEST_FILE).count(b"\n")) > MOST_TOKENS:
                 raise ValueError(f"it has {lines} lines; at most {MOST_TOKENS} are read")
             if name in _PIECES and not any((folder / other).is_file() for other in _INSTEAD):
-                _check_pieces(path)
+                _check_pieces(path, content(path, LARGEST_FILE))
             if name.endswith(".json"):
                 tree = strict_json.read(path, LARGEST_FILE)
                 if not isinstance(tree, dict):
@@ -80,7 +89,7 @@ def _check_backend(tree: dict[str, Any]) -> None:
                 _check_int(f"{part}: {name}", value, 0, 1 if "type_id" in name else _LARGEST_ID)
 
 
-def _check_pieces(path: Path) -> None:
+def _check_pieces(path: Path, stored: bytes) -> None:
     """Raises ValueError unless the file is a model of SentencePiece that makes no text far longer."""
     try:
         from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
@@ -90,7 +99,7 @@ def _check_pieces(path: Path) -> None:
         ) from error
     try:
         SentencePieceProcessor(model_file=str(path))
-        model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+        model = sentencepiece_model_pb2.ModelProto.FromString(stored)
     except Exception as error:  # protobuf and SentencePiece raise several kinds of errors.
         raise ValueError("it is not a model of SentencePiece; download the file again") from error
     if len(model.pieces) > MOST_TOKENS or any(len(piece.piece) > _LONGEST for piece in model.pieces):

@@ -20,10 +20,11 @@ from lit_jax.workdir.checkpoints.data import read_data
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
 from lit_jax.workdir.sessions import SESSIONS
 
-# The names in a workdir; those in the last line are written by the quickstart and its notebook.
+# The names in a workdir; those in the last two lines are written by the quickstart and its notebook, and by `grid`.
 OURS = frozenset(
     {CONFIG, MODEL, METRICS, RANKS, SESSIONS, "checkpoints", "tensorboard", "wandb", "cache", "lock"}
     | {"towers", "emoji", "photographs", "data", "export", "index", "report.html"}
+    | {"pairs_of.txt", "export_of.txt", "retrieval.json"}
 )
 _GB = 1e9
 

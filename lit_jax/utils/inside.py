@@ -5,6 +5,8 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
+POINTER = b"version https://git-lfs"  # How a pointer of Git LFS begins.
+
 
 def leads_out(path: str | Path, folder: str | Path) -> bool:
     """Whether `path` is outside `folder` after following all links.
@@ -34,12 +36,16 @@ def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
 def content(path: str | Path, most: int, what: str = "it") -> bytes:
     """The bytes of a regular file. Raises ValueError, in a few words, for anything else and for more than `most` bytes.
 
-    A pipe does not make it wait, and a sparse file does not fill the memory. Raises OSError if there is no such file.
+    A pointer of Git LFS, which stands where a file was not fetched, is refused as well. A pipe does not make it wait,
+    and a sparse file does not fill the memory. Raises OSError if there is no such file.
     """
     check_regular(path, most, what)
     with open(path, "rb") as file:
         # Not more than the size of the file, since Python allocates everything that is asked for.
-        return file.read(min(most, os.fstat(file.fileno()).st_size))
+        found = file.read(min(most, os.fstat(file.fileno()).st_size))
+    if found.startswith(POINTER):
+        raise ValueError("it is a pointer of Git LFS; fetch the file itself with `git lfs pull`")
+    return found
 
 
 def check_regular(path: str | Path, most: int, what: str = "it") -> None:

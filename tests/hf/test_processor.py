@@ -100,6 +100,33 @@ def test_a_folder_that_cannot_be_used_is_an_error_of_one_sentence(saved, tmp_pat
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("tokenizer.json", "tokenizer"),
+        ("tokenizer_config.json", "tokenizer"),
+        ("vocab.txt", "tokenizer"),
+        ("merges.txt", "tokenizer"),
+        ("processor_config.json", "image processor"),
+        ("preprocessor_config.json", "image processor"),
+    ],
+)
+def test_a_pointer_of_git_lfs_in_the_place_of_a_file_is_told(saved, name, what):
+    (saved / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        WeightError, match=rf"the {what} in .* cannot be read: {name}: it is a pointer of Git LFS; fetch"
+    ):
+        load_processor(saved)
+
+
+def test_a_tokenizer_without_a_vocabulary_is_told_what_it_lacks(saved):
+    (saved / "tokenizer.json").unlink()
+    with pytest.raises(
+        WeightError, match=r"cannot be read: it has no vocabulary, none of tokenizer\.json, vocab"
+    ):
+        load_processor(saved)
+
+
 def test_no_code_of_the_folder_is_run(saved):
     marker = saved / "marker"
     (saved / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: pass\n")

@@ -8,6 +8,8 @@ from click.testing import CliRunner
 
 from lit_jax.commands.doctor import main
 from lit_jax.tools import doctor
+from lit_jax.tools.grid.grid import RESULT
+from lit_jax.tools.kept_export import ORIGIN
 from lit_jax.utils.environment import machine
 from lit_jax.workdir.checkpoints import Checkpoints
 from tests import tiny
@@ -49,7 +51,8 @@ def test_a_healthy_workdir_goes_on_from_its_newest_step(run):
 def test_what_the_quickstart_and_its_notebook_leave_is_not_a_stray(run):
     for name in ("towers", "emoji", "data", "export", "index"):
         (run / name).mkdir()
-    (run / "report.html").write_text("")
+    for name in ("report.html", ORIGIN, RESULT, "pairs_of.txt"):
+        (run / name).write_text("")
     assert doctor.workdir(run)["strays"] == []
 
 

@@ -20,7 +20,7 @@ from lit_jax.hf import hub
 from lit_jax.hf.towers import read_tower
 from lit_jax.tools.align.layers import with_best_layers
 from lit_jax.tools.align.pairs import Pair, Prediction, predictions, write
-from lit_jax.tools.export import export
+from lit_jax.tools.kept_export import keep_exported
 from lit_jax.tools.quickstart.quickstart import Inputs, gather
 from lit_jax.tools.report import report
 from lit_jax.tools.run_card import results
@@ -102,8 +102,7 @@ def align(
 
     best = workdir / pairs[0].workdir
     folder = workdir / EXPORT
-    if not folder.exists():
-        export(best, folder, layout="lit_jax")
+    keep_exported(best, folder, layout="lit_jax")
     return Aligned(pairs, predictions(pairs), folder, Path(report(best)))
 
 

@@ -13,6 +13,7 @@ from lit_jax.evals.request import EvalConfig
 from lit_jax.inference.embedder import Opened
 from lit_jax.tools.grid.tables import Grid, Row, write
 from lit_jax.tools.quickstart.quickstart import NO_INPUTS, Inputs, gather
+from lit_jax.train.going_on import check_steps
 from lit_jax.train.loop import train
 from lit_jax.train.trained import read_trained
 from lit_jax.utils import strict_json
@@ -20,7 +21,7 @@ from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, ConfigError
 from lit_jax.utils.local_folder import local_folder
 from lit_jax.utils.names import LOCK_WORDS, TOWERS
-from lit_jax.workdir.files import check_workdir
+from lit_jax.workdir.files import check_workdir, read_run_config
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +108,15 @@ def check_cells(cells: Sequence[str], seeds: Sequence[int]) -> None:
 
 
 def _run(config: TrainConfig, test: str, folder: Path, cache: Path) -> dict[str, Any]:
-    """The result of one run, which is read if it exists; otherwise the run is trained and measured."""
+    """The result of one run, which is read if it exists for these steps; otherwise the run is trained and measured."""
     path = folder / RESULT
+    if path.is_file():
+        check_workdir(config, folder)
+        measured = read_run_config(folder)
+        if (measured.steps, measured.optim) != (config.steps, config.optim):
+            check_steps(measured, config, measured.steps, folder)
+            log.info("%s is continued to step %d and measured again", folder, config.steps)
+            path.unlink()
     if not path.is_file():
         train(dataclasses.asdict(config), folder, cache_folder=cache)
         run = read_trained(folder)
@@ -116,7 +124,6 @@ def _run(config: TrainConfig, test: str, folder: Path, cache: Path) -> dict[str,
         result = evaluate(model, test, EvalConfig(text_length=config.data.text_length))
         put(path, lambda draft: draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8"))
         return result
-    check_workdir(config, folder)
     try:
         return strict_json.read_own(path)
     except (OSError, ValueError) as error:

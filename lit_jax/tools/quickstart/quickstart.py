@@ -15,7 +15,8 @@ from lit_jax.hf import hub
 from lit_jax.hf.model_folder import read_config
 from lit_jax.hf.save import check_exportable
 from lit_jax.models.dual_encoder import DualEncoderConfig
-from lit_jax.tools.export import export, verify
+from lit_jax.tools.export import verify
+from lit_jax.tools.kept_export import keep_exported
 from lit_jax.tools.quickstart.ingredients import openmoji, packages, photographs, towers
 from lit_jax.tools.report import report
 from lit_jax.tools.run_card import About, results
@@ -86,8 +87,8 @@ def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> 
     before, after, _ = results(workdir)
     test = open_source(config.data.test, caption=config.data.caption or None)
     folder, layout = workdir / "export", _layout(workdir)
-    if not folder.exists():
-        export(workdir, folder, About() if any(own.values()) else about(inputs.pictures), layout=layout)
+    card = About() if any(own.values()) else about(inputs.pictures)
+    keep_exported(workdir, folder, card, layout=layout)
     differences = None
     if layout == "hf" and _torch_is_there():
         differences = verify(folder, config.data.test, caption=config.data.caption or None)

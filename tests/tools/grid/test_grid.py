@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lit_jax.tools.export import export
 from lit_jax.tools.grid.grid import CELLS, RESULT, grid, run_config
 from lit_jax.tools.grid.tables import Grid, Row, as_csv, as_markdown, plot, spread, summary
 from lit_jax.utils.errors import CheckpointError, ConfigError, PreemptedError
+from lit_jax.workdir.files import claim
 from tests import tiny
 
 WHAT = {"cells": ("LU", "uu"), "seeds": (0,)}
@@ -84,6 +86,33 @@ def test_a_grid_that_was_stopped_in_a_cell_goes_on_there_and_gives_the_same_tabl
         grid(config_of(folder), folder / "stopped", **WHAT)
     with pytest.raises(ConfigError, match=r"holds a run with another config \(batch_size: 8, now 16"):
         grid(config_of(folder, batch_size=16), folder / "stopped", **WHAT)
+
+
+def test_a_cell_with_more_steps_is_continued_and_measured_again(tmp_path, monkeypatch):
+    steps = []
+
+    def more(folder, steps):
+        return ConfigDict(tiny.config(folder, steps=steps, optim__schedule="constant"))
+
+    def trained(config, folder, **_):
+        steps.append(config["steps"])
+        folder.mkdir(parents=True, exist_ok=True)
+        claim(read_config(config), folder)
+
+    module = lit_jax.tools.grid.grid
+    monkeypatch.setattr(module, "train", trained)
+    monkeypatch.setattr(
+        module, "read_trained", lambda folder: SimpleNamespace(module=None, params=None, processor=None)
+    )
+    tables = {"metrics": {"retrieval": {}}, "chance": {"retrieval": {}}, "fingerprints": {"retrieval": ""}}
+    monkeypatch.setattr(module, "evaluate", lambda *_: tables)
+    monkeypatch.setattr(module, "write", lambda *_: None)
+    for wanted in (4, 4, 6):
+        grid(more(tmp_path, wanted), tmp_path / "grid", cells=("uu",), seeds=(0,))
+    assert steps == [4, 6]
+    with pytest.raises(ConfigError, match=r"has done 6 steps, and config\.steps is 4"):
+        grid(more(tmp_path, 4), tmp_path / "grid", cells=("uu",), seeds=(0,))
+    assert (tmp_path / "grid/uu-0" / RESULT).is_file()
 
 
 def test_cells_differ_in_locks_rates_and_cache_alone(tmp_path):
