@@ -82,7 +82,7 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
     (
         "embed(['{}/pairs/000.png'], '{}/notes.txt/i', model)",
         "ConfigError",
-        "cannot be written: Not a directory; choose",
+        "cannot be used: Not a directory; choose",
     ),
     (
         "embed('{}/pairs', '{}/index', '{}/other', shard_size=10)",

@@ -23,7 +23,7 @@ from lit_jax.utils import checksums
 from lit_jax.utils._transformers import transformers, without_bars
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import local_folder, name_of
 from lit_jax.utils.typing import Params
 from lit_jax.workdir.bucket import opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
@@ -61,7 +61,7 @@ def export(
         tested = UNTESTED if which.raw else results(run_place)  # The results are those of the average.
     run.processor.tokenizer.model_max_length = run.config.data.text_length  # So texts are cut as in training.
 
-    card = card_of(run, tested, about, output.name, layout, place.repo_id if place else None)
+    card = card_of(run, tested, about, name_of(output), layout, place.repo_id if place else None)
     module, params = _folded(run.module, run.params)
     with replaced(output) as draft:
         save.save(

@@ -23,10 +23,15 @@ def check_name(folder: str | Path, what: str) -> None:
         )
 
 
+def name_of(folder: str | Path) -> str:
+    """The name of a folder, also of `.` and `runs/..`."""
+    return Path(os.path.abspath(folder)).name
+
+
 def local_folder(folder: str | Path, what: str) -> Path:
     """`folder` as a Path, with `~` as the user's home; `what` names the setting, as in "workdir".
 
-    Raises ConfigError for an address, and for a name that no folder can have.
+    Raises ConfigError for an address, for a name that no folder can have, and as `expanded` does.
     """
     check_name(folder, what)
     if ADDRESS.fullmatch(str(folder)):
@@ -36,7 +41,15 @@ def local_folder(folder: str | Path, what: str) -> Path:
         raise ConfigError(
             f"{what} {folder} is in the home of nobody; for a folder of that name give ./{folder}"
         )
-    return Path(path)
+    path = Path(path)
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise ConfigError(f"{what} {folder} is a link that leads nowhere; choose another") from error
+    except OSError as error:
+        raise ConfigError(f"{what} {folder} cannot be used: {error.strerror}; choose another") from error
+    return path
 
 
 def local_file(file: str | Path, what: str) -> Path:

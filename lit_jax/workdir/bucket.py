@@ -151,8 +151,8 @@ def _mirrored(address: str) -> Iterator[Bucket]:
 def opened(workdir: str | Path) -> AbstractContextManager[Workdir]:
     """A context in which a workdir is a Path or, for gs://BUCKET/FOLDER, a Bucket, from which nothing is pulled yet.
 
-    A leading `~` is the user's home. Raises ConfigError for any other kind of address, for a name that no folder can
-    have, and if gcsfs is not installed.
+    A leading `~` is the user's home. Raises ConfigError for any other kind of address, for a place where no folder can
+    be, and if gcsfs is not installed.
     """
     check_name(workdir, "workdir")
     if not (match := ADDRESS.fullmatch(str(workdir))):

@@ -13,6 +13,7 @@ from typing import Any
 
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import ConfigError, first_line
+from lit_jax.utils.local_folder import name_of
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.terminal import Values
 
@@ -70,7 +71,7 @@ def _begin(project: str, workdir: Workdir, config: Mapping[str, Any]) -> Any:
         return wandb.init(
             project=project,
             id=id_file.read_text(encoding="utf-8"),
-            name=workdir.name,
+            name=name_of(workdir) if isinstance(workdir, Path) else workdir.name,
             # A bucket gets only whole files, not those that the package is still writing.
             dir=workdir if isinstance(workdir, Path) else tempfile.gettempdir(),
             config=dict(config),

@@ -17,6 +17,7 @@ from lit_jax.tools import pages
 from lit_jax.tools.demo.later import AFTER
 from lit_jax.utils.device_errors import is_full
 from lit_jax.utils.errors import first_line
+from lit_jax.utils.local_folder import name_of
 from lit_jax.utils.shown import in_line, shown
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def _title_of(name: str) -> str:
 
 def folder_of(name: str) -> str:
     """The last part of a model's name, without the folders of this machine."""
-    return Path(name).name or name
+    return name_of(name) if Path(name).is_dir() else Path(name).name or name
 
 
 def html(

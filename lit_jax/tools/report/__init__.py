@@ -39,7 +39,7 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path | epat
 
     The workdir is a folder, or gs://BUCKET/FOLDER. The page names what is missing from it, such as a checkpoint or the
     test pictures. It does not name folders of this machine: only the last component of a path is shown. Raises
-    CheckpointError if there is no run.
+    CheckpointError if there is no run, ConfigError for an `output` that cannot be written.
     """
     asked = None if output is None else local_file(output, "--output")
     with opened(workdir) as place:

@@ -18,7 +18,8 @@ from lit_jax.hf import hub, kinds
 from lit_jax.hf.model_card import CARD
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import local_folder, name_of
+from lit_jax.utils.shown import in_line
 
 PORT = 7860  # The Hub expects a page on this port.
 MODELS, APP = "models", "app.py"  # Names in the folder; the model in the first has the name of the Space.
@@ -38,13 +39,13 @@ def write(model: str | Path, output: str | Path, *, repo_id: str | None = None) 
     check_new(model, output)
     kinds.read_config(hub.find(model))
     with replaced(output) as draft:
-        shutil.copytree(model, draft / MODELS / output.name)
+        shutil.copytree(model, draft / MODELS / name_of(output))
         shutil.copytree(Path(lit_jax.__file__).parent, draft / "lit_jax", ignore=_LEFT_OUT)
         (draft / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements()), "utf-8")
         shutil.copyfile(HERE / APP, draft / APP)
         (draft / _DOCKERFILE).write_text(_filled(_DOCKERFILE), "utf-8")
         (draft / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", "utf-8")
-        _card(model, output.name, repo_id).save(draft / CARD)
+        _card(model, in_line(name_of(output)), repo_id).save(draft / CARD)
     return output
 
 
