@@ -9,10 +9,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
-from lit_jax.utils import device_errors
+from lit_jax.utils import device_errors, temporary
 from lit_jax.utils.errors import ConfigError, LitJaxError
 from lit_jax.utils.shown import Formatter, in_line, say
 from lit_jax.utils.suggestions import suggestion
@@ -92,8 +92,8 @@ def main(args: Sequence[str] | None = None) -> None:
         # first step.
         gc.set_threshold(100_000, 50, 100)
         sys.excepthook = _uncaught
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has it ignored.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # As `nohup` sets it.
                 signal.signal(number, _end)
         warnings.showwarning = _warn
     # Pillow's warning about images that `image_files` refuses anyway.
@@ -140,9 +140,18 @@ def _check_folder() -> None:
         ) from error
 
 
-def _end(number: int, _: object) -> None:
-    """Ends the process as Ctrl-C does, so that drafts and temporary files are removed."""
-    sys.exit(_BY_SIGNAL + number)
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends the process by an exception, so that drafts and temporary files are removed.
+
+    Not during an import: some extension modules do not survive an exception there.
+    """
+    while frame is not None and "importlib" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame is None:
+        sys.exit(_BY_SIGNAL + number)
+    temporary.remove_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _discard_output(own_process: bool) -> None:

@@ -12,11 +12,13 @@ from lit_jax.utils.errors import ConfigError
 
 # `run` of a command is replaced by one that makes a folder with a file in it, and then ends in some way.
 CODE = """
-import os, signal, time
+import os, signal, sys, time
 from lit_jax import __main__ as program
 from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.errors import PreemptedError
 from lit_jax.utils.temporary import temporary_folder
+
+TOLD = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
 
 
 def run(*_):
@@ -34,6 +36,10 @@ ENDS = {
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", 143),
     "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", 129),
     "SIGINT": ("os.kill(os.getpid(), signal.SIGINT)", 130),
+    "SIGTERM in an import": (
+        "sys.path.insert(0, str(folder)); (folder / 'one.py').write_text(TOLD); import one",
+        -15,
+    ),
     "preempted": ("raise PreemptedError('told to end')", 42),
     "a bug": ("raise KeyError('x')", 1),
     "a hang": ("Watchdog(0.1)", 6),
