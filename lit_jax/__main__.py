@@ -115,10 +115,12 @@ def main(args: Sequence[str] | None = None) -> None:
         _discard_output(own_process)
         sys.exit(_BY_SIGNAL + signal.SIGPIPE)  # Not 0: the work may be incomplete.
     except OSError as error:
-        if error.filename is None and error.errno not in _FULL:
+        is_homeless = error.filename is None and _has_no_place()
+        if error.filename is None and error.errno not in _FULL and not is_homeless:
             raise
         place = "" if error.filename is None else f"{error.filename}: "
-        say(f"lit-jax: {place}{error.strerror}; choose another path", stream=sys.stderr)
+        way = "set TMPDIR to a folder that can be written" if is_homeless else "choose another path"
+        say(f"lit-jax: {place}{error.strerror}; {way}", stream=sys.stderr)
         _discard_output(own_process)  # At exit Python would try again to write the rest of the output.
         sys.exit(ConfigError.exit_code)
     except (RuntimeError, AssertionError, MemoryError, ValueError) as error:
@@ -152,6 +154,15 @@ def _end(number: int, frame: FrameType | None) -> None:
     temporary.remove_all()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+
+
+def _has_no_place() -> bool:
+    """Whether no temporary file can be written, for which Python raises an OSError without a file name."""
+    try:
+        temporary.place()
+    except ConfigError:
+        return True
+    return False
 
 
 def _discard_output(own_process: bool) -> None:

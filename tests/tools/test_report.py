@@ -223,6 +223,17 @@ def test_a_long_line_is_thinned_by_averages_and_an_empty_one_has_no_chart():
     assert chart("", [Line("", [])]) is None
 
 
+def test_of_many_evaluations_those_at_the_points_of_a_chart_have_intervals(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "MOST", 3)
+    (tmp_path / "ranks").mkdir()
+    for step in range(1, 8):
+        Retrieved(np.arange(1, 5), np.arange(1, 5), np.arange(4)).save(tmp_path / f"ranks/step_{step}.npz")
+    between = numbers.bounds(numbers.ranks(tmp_path))
+    line = chart("", [Line("recall", [(float(step), 0.5) for step in range(1, 8)])])
+    assert [*numbers.ranks(tmp_path)] == [*range(1, 8)] and [*between] == [3, 6, 7]
+    assert [mark.says for mark in line.curves[0].marks] == [f"step {step}: recall 0.5" for step in between]
+
+
 def test_the_recalls_of_each_width_have_a_table_of_their_own():
     names = [f"test/{way}_recall@{k}" for way in DIRECTIONS for k in KS]
     tested = {"step": 4} | {f"{name}{end}": 0.5 for name in names for end in ("", "/8", "/64")}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_jax import __main__ as program
 from lit_jax.utils import temporary
 from lit_jax.utils.errors import ConfigError
 
@@ -74,3 +75,17 @@ def test_without_a_place_for_temporary_files_the_remedy_is_named(monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     with pytest.raises(ConfigError, match=r"no temporary file can be written .* set TMPDIR"):
         temporary.make()
+
+
+def test_a_command_that_finds_no_place_for_temporary_files_names_the_remedy(monkeypatch, capsys):
+    def nowhere(*_):
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(program, "run", nowhere)
+    with pytest.raises(SystemExit) as ended:
+        program.main(["doctor"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "lit-jax: No usable temporary directory found in ['/tmp', '/']; set TMPDIR to a folder that can be written\n"
+    )

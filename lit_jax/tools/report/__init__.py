@@ -54,7 +54,8 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path | epat
 
 def _page(workdir: Workdir) -> str:
     config = read_run_config(workdir)
-    rows, bounds = numbers.rows(workdir), numbers.bounds(workdir)
+    rows, ranks = numbers.rows(workdir), numbers.ranks(workdir)
+    bounds = numbers.bounds(ranks)
     tested = numbers.tested(rows)
     missing: list[str] = []
     this_machine = machine()
@@ -70,7 +71,7 @@ def _page(workdir: Workdir) -> str:
         missing.append(f"No pictures and captions are shown: {_public(error, workdir)}.")
     if not rows:
         missing.append("No step has been logged yet, so there are no curves.")
-    if not {row["step"] for row in tested} <= bounds.keys():
+    if not {row["step"] for row in tested} <= ranks.keys():
         missing.append("The ranks of some evaluations are missing, so these have no intervals.")
     whole = album is not None and test is not None and album.records == len(test)
     return pages.render(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24  # Margins of the plot.
@@ -11,6 +11,7 @@ LARGEST, SMALLEST = 1e30, 1e-30  # A larger number is not drawn, a smaller one i
 MOST = 240  # Most points of a line; if there are more, neighbours are averaged.
 
 Point = tuple[float, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ def chart(title: str, lines: Sequence[Line], *, zero: bool = False) -> Chart | N
     )
 
 
+def groups(items: Sequence[T]) -> list[Sequence[T]]:
+    """At most MOST groups of neighbours; a line has a point for each, at the last step of the group."""
+    size = max(1, -(-len(items) // MOST))
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def short(value: float) -> str:
     """A number for an axis: 0.25, 1,500, 20k, 1.5M, 2e-05."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
@@ -119,6 +126,4 @@ def _drawn(points: Sequence[Point]) -> list[Point]:
 
 def _thin(points: Sequence[Point]) -> list[Point]:
     """At most MOST points, each the mean of its neighbours."""
-    size = -(-len(points) // MOST)
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(group[-1][0], math.fsum(y for _, y in group) / len(group)) for group in groups]
+    return [(group[-1][0], math.fsum(y for _, y in group) / len(group)) for group in groups(points)]

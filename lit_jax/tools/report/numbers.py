@@ -1,11 +1,12 @@
 """The numbers of a run for its page: curves, metrics with intervals, time and memory, sessions."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_jax.evals.bootstrap import Interval, intervals
 from lit_jax.evals.retrieval import KS, Retrieved
-from lit_jax.tools.report.charts import Chart, Line, chart
+from lit_jax.tools.report.charts import Chart, Line, chart, groups
 from lit_jax.utils.names import DIRECTIONS, TEST_PREFIX
 from lit_jax.workdir.bucket import Workdir
 from lit_jax.workdir.files import METRICS, RANKS
@@ -58,14 +59,22 @@ def tested(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if any(name.startswith(TEST_PREFIX) for name in row)]
 
 
-def bounds(workdir: Workdir) -> Bounds:
-    """The intervals of the evaluations with saved ranks. Raises DataError for a damaged file."""
-    bounds = {}
-    for path in sorted((workdir / RANKS).glob("step_*.npz")):
+def ranks(workdir: Workdir) -> dict[int, Path]:
+    """Step -> the file of its ranks, for each evaluation that has one."""
+    found = {}
+    for path in (workdir / RANKS).glob("step_*.npz"):
         step = path.stem.removeprefix("step_")
         if step.isascii() and step.isdecimal():
-            bounds[int(step)] = intervals(Retrieved.load(path))
-    return bounds
+            found[int(step)] = path
+    return dict(sorted(found.items()))
+
+
+def bounds(ranks: Mapping[int, Path]) -> Bounds:
+    """The intervals of the evaluations at which charts have a point, and of the last one.
+
+    Each takes a while, and a run can have thousands. Raises DataError for a damaged file.
+    """
+    return {group[-1]: intervals(Retrieved.load(ranks[group[-1]])) for group in groups(list(ranks))}
 
 
 def measured(tested: Sequence[Row], bounds: Bounds, chance: Mapping[str, float]) -> list[Measured]:
