@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lit_jax import config
-from lit_jax.config import choices, names, unused
+from lit_jax.config import choices, names, rules, unused
 from lit_jax.config.values import convert, from_text
 from lit_jax.data.sources.base import FORMS
 from lit_jax.data.transforms import augment, train_decode
@@ -18,14 +18,16 @@ from lit_jax.losses.captions import POSITIVES
 from lit_jax.losses.kinds import KINDS
 from lit_jax.losses.precisions import PRECISIONS
 from lit_jax.losses.ring import WAYS
+from lit_jax.models.dual_config import DualEncoderConfig
 from lit_jax.models.encoders import TEXT, VISION
 from lit_jax.models.layers.spec import REMAT, Compute
 from lit_jax.parallel.sharding import fsdp_rules
 from lit_jax.train import build, optim, partition
 from lit_jax.train.cached_rows import DTYPES as DTYPES_OF_CACHES
-from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.errors import ConfigError, DataError, WeightError
 from lit_jax.utils.head_fields import KINDS as KINDS_OF_HEADS
 from lit_jax.utils.log_once import log_once
+from tests import tiny
 
 SMALLEST = {
     "steps": 5,
@@ -293,6 +295,34 @@ def test_a_mistake_is_one_sentence(changes, message):
 )
 def test_what_may_be_right_is_accepted(changes):
     config.read_config(changed(**changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "stored", "most"),
+    [("logit_scale_init", "logit_scale_init_value", 80.0), ("logit_bias_init", "logit_bias", 1e4)],
+)
+def test_a_scale_or_bias_that_a_run_starts_with_is_one_that_its_exported_model_may_have(field, stored, most):
+    about = {
+        "model_type": "lit-jax-dual-encoder",
+        "vision_config": tiny.VIT,
+        "text_config": tiny.BERT,
+        "projection_dim": 8,
+    }
+    for value, holds in (
+        (most, True),
+        (-most, True),
+        (most + 1, False),
+        (-most - 1, False),
+        (float("nan"), False),
+    ):
+        said = "".join(rules.of_field(f"model.{field}", value))
+        assert said.startswith("" if holds else f"config.model.{field} is {value!r}; wanted a number from -")
+        assert bool(said) != holds
+        try:
+            DualEncoderConfig.from_hf(about | {stored: value})
+            assert holds
+        except WeightError:
+            assert not holds
 
 
 def test_all_mistakes_are_reported_at_once():

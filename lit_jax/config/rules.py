@@ -27,7 +27,6 @@ class Range(NamedTuple):
 _TOO_LARGE = 2**31  # JAX counts with 32 bits.
 _POSITIVE = Range("at least 1", lambda value: value >= 1)
 _NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
-_FINITE = Range("a finite number", math.isfinite)
 _ABOVE_0 = Range("a finite number above 0", lambda value: 0 < value < math.inf)
 _BOUND = Range("a number above 0, or None", lambda value: value is None or value > 0)
 _SHARE = Range("0 or more, and below 1", lambda value: 0 <= value < 1)
@@ -51,9 +50,10 @@ RANGES: dict[str, Range] = {
         "widths of 1 or more that rise, such as (64, 128, 256, 512)",
         lambda widths: all(a < b for a, b in pairwise((0, *widths))),
     ),
-    "model.logit_scale_init": _FINITE,
+    # These two as in the config.json of a model (models/dual_config.py).
+    "model.logit_scale_init": Range("a number from -80 to 80", lambda value: -80 <= value <= 80),
     "model.logit_bias_init": Range(
-        "a finite number, or None", lambda value: value is None or math.isfinite(value)
+        "a number from -10000 to 10000, or None", lambda value: value is None or -1e4 <= value <= 1e4
     ),
     "model.max_logit_scale": _BOUND,
     "model.lora_rank": _POSITIVE,

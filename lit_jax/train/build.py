@@ -167,6 +167,12 @@ def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"config.model.attention is {attention!r}, which does not run on a {platform}; wanted auto or xla"
         )
     check_batch(config.batch_size, mesh)
+    rows, chunk = config.batch_size // mesh.size, config.loss_chunk
+    if config.loss_how == "ring" and 0 < chunk < rows and rows % chunk:
+        raise ConfigError(
+            f"config.loss_chunk={chunk} does not divide the {rows} texts of each of {mesh.size} devices that "
+            f"loss_how='ring' compares; wanted a divisor of {rows}"
+        )
     if config.micro_batch:
         check_micro_batch(config.micro_batch, config.batch_size, mesh)
         parts = config.batch_size // config.micro_batch

@@ -35,6 +35,12 @@ def place(tmp_path_factory):
     return folder
 
 
+def test_a_prompt_that_is_no_unicode_is_refused_before_a_run_writes_anything(tmp_path):
+    with pytest.raises(ConfigError, match=r"text_prompt is 'the \\udcff', which is not valid Unicode"):
+        train(tiny.config(tmp_path, model__text_prompt="the \udcff"), tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_an_embedder_embeds_what_the_prompt_makes_of_a_text(place):
     plain, prompted = lit_jax.Embedder(place / "plain"), lit_jax.Embedder(place / "prompted")
     texts = ["red square", "", "a blue circle of white"]

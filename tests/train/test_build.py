@@ -80,6 +80,14 @@ def test_equal_configs_in_different_folders_share_one_compiled_step(tmp_path, ca
     assert len(made) == 3 and "compiled again" not in caplog.text
 
 
+def test_a_chunk_that_does_not_divide_the_texts_of_a_device_is_refused_before_anything_is_read(tmp_path):
+    config = tiny.config(tmp_path, batch_size=64, loss_how="ring", loss_chunk=3, data__train="folder:nowhere")
+    with pytest.raises(
+        ConfigError, match=r"config\.loss_chunk=3 does not divide the 8 texts of each of 8 devices"
+    ):
+        train(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -10,6 +10,7 @@ import numpy as np
 from lit_jax.data.transforms.python_tokenizer import PythonTokenizer
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
 from lit_jax.utils.typing import Tokenizer
+from lit_jax.utils.utf8 import writable
 
 # More than any token has (WordPiece: 100); no more than `length` times this many characters of a text are read.
 CHARS_PER_TOKEN = 128
@@ -24,7 +25,9 @@ def prompt_of(tokenizer: Tokenizer) -> str:
 
 
 def set_prompt(tokenizer: Tokenizer, prompt: str) -> None:
-    """Puts `prompt` before every text from now on. Raises ConfigError for a tokenizer that cannot keep it."""
+    """Puts `prompt` before every text from now on. Raises ConfigError for a prompt or tokenizer that cannot be used."""
+    if writable(prompt) != prompt:
+        raise ConfigError(f"text_prompt is {prompt!r:.80}, which is not valid Unicode; write it anew")
     if not isinstance(kept := getattr(tokenizer, "init_kwargs", None), dict):
         raise ConfigError(f"{type(tokenizer).__name__} cannot keep a text_prompt; wanted one of transformers")
     kept[_PROMPT] = prompt
