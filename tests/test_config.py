@@ -173,6 +173,18 @@ def test_the_fields_are_those_of_all_dataclasses():
         ({"model": {"vision": "v"}}, r"config\.model\.text is missing"),
         ({"model": {"vision": "", "text": "t"}}, r"config\.model\.vision is empty"),
         ({"model": "vit"}, r"config\.model is 'vit'; wanted a group"),
+        (
+            {"model": {"vision": "v", "text": "t", "vision_config": {"a": {1}}}},
+            r"vision_config is .*; wanted a group of fields, with values that",
+        ),
+        (
+            {"model": {"vision": "v", "text": "t", "text_config": {"a": [object()]}}},
+            r"text_config is .*; wanted a group of fields, with values",
+        ),
+        (
+            {"model": {"vision": "v", "text": "t", "text_config": {"a": b"x"}}},
+            r"text_config is .*; wanted a group of fields, with values that",
+        ),
         ({"data": {"train": 3}}, r"config\.data\.train is 3; wanted a text or pairs of a text and a number"),
         ({"data": {"train": [("folder:x", "2")]}}, r"config\.data\.train is .*; wanted a text or pairs"),
         ({"data": {"train": ["folder:x"]}}, r"config\.data\.train is .*; wanted a text or pairs"),

@@ -67,9 +67,9 @@ def load(file: str) -> Any:
         if get_config is None:
             raise ConfigError("it has no function get_config, which returns the config")
         config = get_config(argument) if colon else get_config()
-    except Exception as error:  # The file may hold any Python.
+    except (Exception, SystemExit) as error:  # The file may hold any Python.
         raise ConfigError(f"the config file{_reason(error, path)}") from error
-    if not hasattr(config, "items"):
+    if not hasattr(config, "items") or isinstance(config, type):
         raise ConfigError(f"the config file: get_config() returned {config!r}; wanted a ConfigDict")
     return config
 
@@ -159,14 +159,15 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[last] = value
 
 
-def _reason(error: Exception, path: str) -> str:
+def _reason(error: BaseException, path: str) -> str:
     """Where and why a config file fails, in one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, LitJaxError) or type(error) is ValueError:
+    text, frames = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)
+    # Of ValueErrors, those that the file itself raises are meant for its user.
+    if isinstance(error, LitJaxError) or (type(error) is ValueError and frames[-1].filename == path):
         return f": {text}"
     if isinstance(error, AttributeError) and (field := re.search(r'Key "(\w+)" does not exist', text)):
         text = f"config has no field {field[1]}; did you mean {nearest(field[1])}?"
     else:
         text = f"{type(error).__name__}: {text}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    lines = [frame.lineno for frame in frames if frame.filename == path]
     return f", line {lines[-1]}: {text}" if lines else f": {text}"

@@ -4,6 +4,7 @@ import ast
 import json
 import types
 import typing
+from contextlib import suppress
 from typing import Any
 
 from lit_jax.config.fields import FIELDS
@@ -23,7 +24,10 @@ def convert(hint: Any, value: Any) -> Any:
                 return _all_of(item, value, _length(kind))
             return _pairs(typing.get_args(typing.get_args(kind)[0])[1], value)
         if origin is dict and isinstance(value, dict):
-            return {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
+            group = {str(key): list(item) if isinstance(item, tuple) else item for key, item in value.items()}
+            with suppress(ValueError):  # As a group in itself.
+                json.dumps(group)  # It will be stored.
+                return group
         if kind is float and type(value) is int:
             return _as_float(value)
         if type(value) is kind:
@@ -76,7 +80,7 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 def _described(kind: Any) -> str:
     if typing.get_origin(kind) is dict:
-        return "a group of fields"
+        return "a group of fields, with values that JSON has"
     if _length(kind) is not None:
         return "two of them"
     if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] in _LISTS:

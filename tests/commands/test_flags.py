@@ -240,6 +240,12 @@ def test_the_former_name_is_read_from_a_file_and_from_the_shell(tmp_path, said):
             "train: the config file, line 5: ModuleNotFoundError: No module named 'nothing_at",
         ),
         ("return 3", "train: the config file: get_config() returned 3; wanted a ConfigDict"),
+        ("return dict", "train: the config file: get_config() returned <class 'dict'>; wanted a ConfigDict"),
+        ("raise SystemExit(0)", "train: the config file, line 5: SystemExit: 0"),
+        (
+            "from lit_jax.config import default_config as d; d().optim.lr_multipliers = {'text/.*': 0.1}",
+            "train: the config file, line 5: ValueError: ConfigDict does not accept dots in field names",
+        ),
         (
             "from lit_jax.config import default_config\nc = default_config()\nc.optim.lr = 3",
             "train: the config file, line 7: config has no field lr; did you mean optim.peak_lr?",
