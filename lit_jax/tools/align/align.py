@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 LOOKED_AT = 2_000  # Records by which pairs of towers are ranked before training.
 CACHE, EXPORT = "cache", "export"  # Folders in the workdir.
+Names = str | Path | Sequence[str | Path]  # Towers: folders or Hub ids.
 _INSTEAD = "mean"  # The pooling of a tower that lacks the one in the config.
 
 
@@ -53,15 +54,15 @@ class Aligned(NamedTuple):
 def align(
     config: Any,
     workdir: str | Path,
-    visions: Sequence[str],
-    texts: Sequence[str],
+    visions: Names,
+    texts: Names,
     data: str,
     *,
     layers: bool = False,
 ) -> Aligned:
     """Trains heads between every image tower and every text tower, and exports the best pair.
 
-    `config` is a ConfigDict such as `configs/frozen_towers.py` returns. `visions` and `texts` are folders or Hub ids,
+    `config` is a ConfigDict such as `configs/frozen_towers.py` returns. `visions` and `texts` are one tower or several,
     and `data` is a source of pairs, whose last fifth is held out; if it is empty, data.train and data.test of the
     config are used. Each tower runs over the data once, whatever the number of pairs. Pairs are ranked by features
     before training, and the most promising is trained first. `workdir` gets a run for each pair, the tables RESULTS and
@@ -69,7 +70,7 @@ def align(
     the config of its run says which (`with_best_layers`). Called again, it continues where it stopped. Raises
     ConfigError for repeated towers, and whatever `train` raises.
     """
-    workdir = local_folder(workdir, "workdir")
+    workdir, visions, texts = local_folder(workdir, "workdir"), _listed(visions), _listed(texts)
     for what, names in (("image", visions), ("text", texts)):
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{what} towers {', '.join(names)!r}: wanted at least one, and each only once")
@@ -104,6 +105,10 @@ def align(
     folder = workdir / EXPORT
     keep_exported(best, folder, layout="lit_jax")
     return Aligned(pairs, predictions(pairs), folder, Path(report(best)))
+
+
+def _listed(names: Names) -> list[str]:
+    return [str(name) for name in ([names] if isinstance(names, str | Path) else names)]
 
 
 def _short(name: str) -> str:

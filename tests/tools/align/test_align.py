@@ -1,12 +1,13 @@
 """`align`: every pair of frozen towers over the same features, and the best of them as a model."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import lit_jax
 from lit_jax.commands import align as command
-from lit_jax.config import read_config
+from lit_jax.config import default_config, read_config
 from lit_jax.tools.align import align as tool
 from lit_jax.tools.align import pairs as tables
 from lit_jax.tools.report import report
@@ -92,6 +93,12 @@ def test_towers_that_cannot_be_paired_are_refused_at_once(place, capsys, towers,
     with pytest.raises(error, match=message):
         run(place, capsys, *named, f"folder:{place / 'pairs'}", "--workdir", place / "refused")
     assert not (place / "refused" / "data").exists()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_tower_need_not_be_in_a_list(place, kind):
+    with pytest.raises(WeightError, match="none does not exist"):
+        tool.align(default_config(), place / "single", kind(place / "v"), kind(place / "none"), "folder:x")
 
 
 def test_without_data_or_towers_it_says_what_is_missing(place, capsys):
