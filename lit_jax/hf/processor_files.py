@@ -29,7 +29,7 @@ def tokenizer(folder: str | Path) -> Tokenizer:
     if config.is_file() and model_folder.read_json(config).get("model_type") == OWN_MODEL_TYPE:
         # Otherwise it warns about a type that it does not know.
         read = partial(read, config=transformers.PreTrainedConfig())
-    return _read(read, folder, "tokenizer", tokenizer_rules.check, tokenizer_rules.lacking)
+    return _read(read, folder, "tokenizer", tokenizer_rules.check)
 
 
 def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
@@ -44,17 +44,10 @@ def _holding(folder: str | Path, files: Sequence[str], what: str) -> Path:
     return folder
 
 
-def _read(
-    read: Callable[..., Any],
-    folder: Path,
-    what: str,
-    check: Callable[[Path], None],
-    lacking: Callable[[Path], str] = lambda folder: "",
-) -> Any:
+def _read(read: Callable[..., Any], folder: Path, what: str, check: Callable[[Path], None]) -> Any:
     try:
         check(folder)
         with panics_raised(WeightError):
             return read(folder, local_files_only=True, trust_remote_code=False)
     except Exception as e:  # Any kind: transformers hardly checks the JSON that it reads.
-        why = lacking(folder) or first_line(e)[:_LONGEST]
-        raise WeightError(f"the {what} in {folder} cannot be read: {why}") from e
+        raise WeightError(f"the {what} in {folder} cannot be read: {first_line(e)[:_LONGEST]}") from e

@@ -29,18 +29,16 @@ _VOCABULARIES = (*_SPELLED_OUT, *_PIECES)
 FILES = (*_VOCABULARIES, "tokenizer_config.json")  # One of them is needed.
 
 
-def lacking(folder: Path) -> str:
-    """What a folder whose tokenizer cannot be read does not have; "" if it has a vocabulary."""
-    if any((folder / name).is_file() for name in (*_VOCABULARIES, *_LISTS)):
-        return ""
-    return f"it has no vocabulary, none of {', '.join(_VOCABULARIES)}; copy the files of its tokenizer there"
-
-
 def check(folder: Path) -> None:
     """Raises ValueError naming the file, what is wrong and what is wanted.
 
-    Patterns that can go back over a text again and again are tried in a process of their own.
+    A folder without a vocabulary is refused, since transformers would make a tokenizer that knows no word. Patterns
+    that can go back over a text again and again are tried in a process of their own.
     """
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise ValueError(
+            f"it has no vocabulary, none of {', '.join(_VOCABULARIES)}; copy the files of the tokenizer there"
+        )
     for name in (*_JSON, *_LISTS, *_PIECES, "tokenizer.json"):
         path = folder / name
         if not path.is_file():
@@ -48,6 +46,8 @@ def check(folder: Path) -> None:
         try:
             if (size := path.stat().st_size) > LARGEST_FILE:
                 raise ValueError(f"it has {size} bytes; at most {LARGEST_FILE} are read")
+            if not size and name in _LISTS and not (folder / "tokenizer.json").is_file():
+                raise ValueError("it is empty; copy the file again")
             if name in _LISTS and (lines := content(path, LARGEST_FILE).count(b"\n")) > MOST_TOKENS:
                 raise ValueError(f"it has {lines} lines; at most {MOST_TOKENS} are read")
             if name in _PIECES and not any((folder / other).is_file() for other in _INSTEAD):

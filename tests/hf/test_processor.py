@@ -119,11 +119,29 @@ def test_a_pointer_of_git_lfs_in_the_place_of_a_file_is_told(saved, name, what):
         load_processor(saved)
 
 
-def test_a_tokenizer_without_a_vocabulary_is_told_what_it_lacks(saved):
+@pytest.mark.parametrize(
+    "name", ["BertTokenizer", "RobertaTokenizer", "T5Tokenizer", "PreTrainedTokenizerFast"]
+)
+def test_a_tokenizer_without_a_vocabulary_is_refused_since_it_would_know_no_word(saved, name):
     (saved / "tokenizer.json").unlink()
+    (saved / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
     with pytest.raises(
         WeightError, match=r"cannot be read: it has no vocabulary, none of tokenizer\.json, vocab"
     ):
+        load_processor(saved)
+
+
+@pytest.mark.parametrize("empty", ["vocab.txt", "merges.txt"])
+def test_an_empty_list_of_words_or_merges_is_refused_unless_it_is_not_read(saved, empty):
+    for name, text in (
+        ("vocab.txt", "[UNK]\n[PAD]\n[CLS]\n[SEP]\na\n"),
+        ("merges.txt", "#version: 0.2\n"),
+        (empty, ""),
+    ):
+        (saved / name).write_text(text)
+    load_processor(saved)
+    (saved / "tokenizer.json").unlink()
+    with pytest.raises(WeightError, match=rf"cannot be read: {empty}: it is empty; copy the file again"):
         load_processor(saved)
 
 
