@@ -31,17 +31,17 @@ def name_of(folder: str | Path) -> str:
 def local_folder(folder: str | Path, what: str) -> Path:
     """`folder` as a Path, with `~` as the user's home; `what` names the setting, as in "workdir".
 
-    Raises ConfigError for an address, for a name that no folder can have, and as `expanded` does.
+    Raises ConfigError for an address, for a name that no folder can have, and if nothing can be there: below a file,
+    behind a link that leads nowhere, in the home of an unknown user.
     """
     check_name(folder, what)
     if ADDRESS.fullmatch(str(folder)):
         raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
-    path = os.path.expanduser(folder)
+    path = Path(os.path.expanduser(folder))
     if str(path).startswith("~"):
         raise ConfigError(
             f"{what} {folder} is in the home of nobody; for a folder of that name give ./{folder}"
         )
-    path = Path(path)
     try:
         path.stat()
     except FileNotFoundError as error:
