@@ -158,7 +158,7 @@ def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
     if jnp.result_type(float) == jnp.float64:
         raise ConfigError("JAX_ENABLE_X64 is on, but a step computes with at most 32 bits; unset it")
     for name, wanted in SETTINGS.items():
-        if (value := getattr(jax.config, name, wanted)) != wanted:
+        if (value := jax.config.values.get(name, wanted)) != wanted:
             raise ConfigError(f"{name.upper()} is {value!s}, but a run needs {wanted!s}; unset it")
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     platform, attention = mesh.devices.flat[0].platform, config.model.attention

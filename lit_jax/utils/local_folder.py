@@ -37,8 +37,8 @@ def local_folder(folder: str | Path, what: str) -> Path:
     check_name(folder, what)
     if ADDRESS.fullmatch(str(folder)):
         raise ConfigError(f"{what} {folder} is an address; wanted a folder of this machine")
-    path = Path(os.path.expanduser(folder))
-    if str(path).startswith("~"):
+    path = Path(home := os.path.expanduser(folder))
+    if str(home).startswith("~"):
         raise ConfigError(
             f"{what} {folder} is in the home of nobody; for a folder of that name give ./{folder}"
         )

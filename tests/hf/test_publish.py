@@ -311,7 +311,11 @@ def test_the_command_publishes_a_folder_as_it_is_or_says_why_it_cannot(hub, fold
         status, said = command(*args)
         assert status == 2 and wanted in said.err and said.err.count("\n") == 1
     status, said = command("--output", "x", "--workdir", "w", "--measured", "none.json")
-    assert status == 3 and "none.json is not a result" in said.err and said.err.count("\n") == 1
+    assert (
+        status == 3
+        and "the result none.json cannot be read: No such file" in said.err
+        and said.err.count("\n") == 1
+    )
     assert len(hub.repositories["me/tiny"].commits) == 2
 
 

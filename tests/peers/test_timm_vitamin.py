@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from flax import traverse_util
-from timm.models.vitamin import VitCfg
 
 import lit_jax
 from lit_jax.hf.conversions.timm import tower
@@ -17,7 +16,7 @@ from tests.peers.timm_models import ACTIVATIONS, channels_first, filled, made, t
 
 VITAMINS = timm.list_models("vitamin*")
 SIZES = {"embed_dim": 64, "depth": 3, "num_heads": 2, "img_size": 32, "num_classes": 3}
-FEWER = {"embed_cfg": VitCfg(embed_dim=(8, 12, 64), depths=(2, 3, 1), stem_width=8)}
+FEWER = {"embed_cfg": timm.models.vitamin.VitCfg(embed_dim=(8, 12, 64), depths=(2, 3, 1), stem_width=8)}
 # Architectures that differ in more than their sizes.
 KINDS = ["vitamin_small_224", "vitamin_xlarge_256"]
 

@@ -19,6 +19,8 @@ from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.errors import PreemptedError
 from lit_jax.utils.temporary import temporary_folder
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may be run by `nohup`, or in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 TOLD = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
 
 

@@ -46,7 +46,7 @@ def open_source(spec: str | Path | Mixed, *, caption: str | None = None) -> Sour
         "shapes": lambda name, _: SyntheticSource(name),
     }
     kind, colon, rest = spec.partition(":")
-    if kind in kinds and colon and not rest:  # As a path it would be the current folder.
+    if kind in kinds and kind != "shapes" and colon and not rest:  # As a path it would be the current folder.
         raise DataError(f"{spec} names nothing; want {FORMS}")
     try:
         if not colon or kind not in kinds:

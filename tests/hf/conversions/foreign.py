@@ -14,7 +14,7 @@ WEIGHTS = {"open_clip": "open_clip_model.safetensors", "timm": "model.safetensor
 # Kernels of CLIP's ResNets and of FastViTs, large enough that the pictures decide the vectors and not the biases.
 _LARGE_KERNELS = (
     r"^visual\.(layer\d|conv[23]\.)|(conv_kxk\.0|conv_scale|large_conv|small_conv|mlp\.conv)\.conv\.|"
-    r"reparam_conv\.|pos_enc\.|patch_embed\.backbone\."
+    r"reparam_conv\.|pos_enc\.|patch_embed\.backbone\.\d"
 )
 NPZ = ("lit_npz", "siglip_npz", "vit_npz")
 
