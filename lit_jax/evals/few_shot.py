@@ -61,13 +61,13 @@ def draw(
             "asked for; ask for fewer shots"
         )
     orders = [np.random.default_rng(seed).permutation(len(labels)) for seed in range(seeds)]
-    return [[order[_place(labels[order]) < k] for order in orders] for k in shots]
+    places = [_place(labels[order], counts) for order in orders]
+    return [[order[place < k] for order, place in zip(orders, places, strict=True)] for k in shots]
 
 
-def _place(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """For each picture, the number of pictures of its class before it."""
+def _place(labels: Int[np.ndarray, " N"], counts: Int[np.ndarray, " C"]) -> Int[np.ndarray, " N"]:
+    """For each picture, the number of pictures of its class before it; `counts` are those of all pictures by class."""
     by_class = np.argsort(labels, kind="stable")
-    _, counts = np.unique(labels, return_counts=True)
     place = np.empty(len(labels), np.int64)
     place[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     return place

@@ -209,12 +209,8 @@ def _download(repository: str, place: str, patterns: Sequence[str], **options: A
             if not commit or not (isinstance(error, OfflineModeIsEnabled) or unreachable("hf://")):
                 raise
             folder = download(**options | {"local_files_only": True, "force_download": False})
-    except (
-        HFValidationError,
-        HTTPError,
-        OSError,
-        RuntimeError,
-    ) as error:  # RuntimeError: a user without a home.
+    # RuntimeError: a user without a home.
+    except (HFValidationError, HTTPError, OSError, RuntimeError) as error:
         why = unreachable("hf://") or f"{first_line(error)}{by_proxy()}"
         way = f"; {way}" if (way := hint(repository)) else ""
         raise WeightError(

@@ -133,7 +133,7 @@ class ShardSet:
 
     def _check_plan(self) -> None:
         stored = read_object(self.folder / PLAN)
-        if stored.keys() >= {"source"} and ("format" in stored) != ("format" in self.plan):
+        if "source" in stored and ("format" in stored) != ("format" in self.plan):
             raise ConfigError(f"{self.folder} exists and is not {self.what}; give a new or an empty folder")
         for name, what in _SAME.items():
             if stored.get(name) != self.plan.get(name):

@@ -1,11 +1,10 @@
 """What a caller in Python passes, checked by type: a wrong type becomes a sentence, as a wrong value does."""
 
 import math
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from lit_jax.utils.errors import ConfigError
 
@@ -19,12 +18,12 @@ def whole_number(value: Any, what: str, least: int = 1) -> int:
 
 def is_whole(value: Any) -> bool:
     """Whether `value` is a whole number, of Python or of NumPy; True and False are none."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
     """Whether `value` is a number, of Python or of NumPy; True and False are none."""
-    return isinstance(value, float | np.floating) or is_whole(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def number(value: Any, what: str) -> float:

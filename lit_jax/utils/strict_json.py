@@ -61,12 +61,6 @@ def parse(text: bytes | str, *, odd: Odd | None = None) -> Any:
         tree = json.loads(text, object_pairs_hook=_object, **hooks)
     except RecursionError as error:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
-    except json.JSONDecodeError as error:
-        if text.startswith("version https://git-lfs"):
-            raise ValueError(
-                "it is the pointer of Git LFS; fetch the file itself with git lfs pull"
-            ) from error
-        raise
     _check_depth(tree)
     return tree
 

@@ -1,8 +1,6 @@
 """Folders of temporary files that are gone when the process ends, however it ends, except by SIGKILL."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,8 @@ _made: dict[Path, int] = {}  # Folder -> the process that made it; a forked proc
 
 def place() -> str:
     """Where temporary files are. Raises ConfigError if there is no such place."""
+    import tempfile
+
     try:
         return tempfile.gettempdir()
     except OSError as error:
@@ -24,6 +24,8 @@ def place() -> str:
 
 def make() -> Path:
     """A new folder. Raises ConfigError if there is no place for it."""
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix="lit_jax-", dir=place()))
     _made[folder] = os.getpid()
     return folder
@@ -32,6 +34,8 @@ def make() -> Path:
 def remove(folder: Path) -> None:
     """Removes a folder that `make` made, with its files; links in it are not followed."""
     if _made.pop(folder, None) == os.getpid():
+        import shutil
+
         shutil.rmtree(folder, ignore_errors=True)
 
 

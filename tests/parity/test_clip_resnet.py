@@ -1,6 +1,5 @@
 """CLIP's ResNets, for which transformers has no class, against a plain PyTorch one; tests/peers has open_clip's."""
 
-import re
 from functools import partial
 
 import jax
@@ -8,14 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import traverse_util
 from torch.nn import functional as F
 
 from lit_jax.models.encoders import clip_resnet
 from lit_jax.models.image_size import resized, with_image_size
-from lit_jax.models.layers.norm import STATISTICS
-from lit_jax.train.loop import train
-from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.sides import grid
 from tests import tiny
@@ -25,6 +20,7 @@ from tests.parity.towers import (
     assert_rounding_alone,
     assert_same_bits_and_back,
     assert_saved_for_lit_jax_alone,
+    assert_trained_as_locked,
     leaves_of,
 )
 from tests.parity.towers import pixels as of_unit_variance
@@ -153,14 +149,4 @@ def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
 def test_a_tower_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
-    """Statistics stay as they are in both cases."""
-    config = tiny.config(
-        tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
-    )
-    before = tiny.write_tower(tmp_path / "v", tiny.CLIP_RESNET)
-    train(config, tmp_path / "run")
-    after = read_trained(tmp_path / "run").params["vision"]
-    before, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
-    stays = r".*" if lock == "LU" else STATISTICS
-    same = {path for path in before if np.array_equal(before[path], after[path])}
-    assert same == {path for path in before if re.fullmatch(stays, path)}
+    assert_trained_as_locked(lock, tmp_path, tiny.CLIP_RESNET)

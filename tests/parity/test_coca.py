@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from lit_jax.models.encoders import coca_text, coca_vision
 from lit_jax.models.image_size import resized, with_image_size
-from lit_jax.train.loop import train
-from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.sides import grid
 from tests import tiny
@@ -22,6 +20,7 @@ from tests.parity.towers import (
     assert_rounding_alone,
     assert_same_bits_and_back,
     assert_saved_for_lit_jax_alone,
+    assert_trained_as_locked,
     layers,
     leaves_of,
     pixels,
@@ -265,17 +264,4 @@ def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
 def test_both_towers_are_trained_locked_and_tuned_on_a_mesh_that_splits_them(lock, tmp_path):
-    tiny.write_pairs(tmp_path / "pairs")
-    tiny.write_towers(tmp_path, vision=tiny.COCA_VISION, text=tiny.COCA_TEXT)
-    config = tiny.config(
-        tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
-    )
-    before = {
-        tower: tiny.dual(seed, **{tower: hf})[1][tower]
-        for tower, hf, seed in (("vision", tiny.COCA_VISION, 0), ("text", tiny.COCA_TEXT, 1))
-    }
-    train(config, tmp_path / "run")
-    after = read_trained(tmp_path / "run").params
-    for tower in before:
-        same = jax.tree.leaves(jax.tree.map(np.array_equal, before[tower], after[tower]))
-        assert all(same) if tower == "vision" and lock == "LU" else not any(same)
+    assert_trained_as_locked(lock, tmp_path, tiny.COCA_VISION, tiny.COCA_TEXT)

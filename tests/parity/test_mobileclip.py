@@ -1,6 +1,5 @@
 """The ViT and the text tower of MobileCLIP against plain ones in PyTorch; tests/peers uses timm's and open_clip's."""
 
-import re
 from functools import partial
 
 import jax
@@ -8,14 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import traverse_util
 from torch.nn import functional as F
 
 from lit_jax.models.encoders import mobileclip_text, mobileclip_vit
 from lit_jax.models.image_size import resized, with_image_size
-from lit_jax.models.layers.norm import STATISTICS
-from lit_jax.train.loop import train
-from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.sides import grid
 from tests import tiny
@@ -26,6 +21,7 @@ from tests.parity.towers import (
     assert_rounding_alone,
     assert_same_bits_and_back,
     assert_saved_for_lit_jax_alone,
+    assert_trained_as_locked,
     layers,
     leaves_of,
     pixels,
@@ -203,20 +199,4 @@ def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
 def test_both_towers_are_trained_locked_and_tuned_on_a_mesh_that_splits_them(lock, tmp_path):
-    """Statistics stay as they are in both cases."""
-    tiny.write_pairs(tmp_path / "pairs")
-    tiny.write_towers(tmp_path, vision=tiny.MOBILECLIP_VIT, text=tiny.MOBILECLIP_TEXT)
-    config = tiny.config(
-        tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
-    )
-    before = {
-        tower: tiny.dual(seed, **{tower: hf})[1][tower]
-        for tower, hf, seed in (("vision", tiny.MOBILECLIP_VIT, 0), ("text", tiny.MOBILECLIP_TEXT, 1))
-    }
-    train(config, tmp_path / "run")
-    after = read_trained(tmp_path / "run").params
-    for tower in before:
-        stays = r".*" if tower == "vision" and lock == "LU" else STATISTICS
-        old, new = (traverse_util.flatten_dict(tree[tower], sep="/") for tree in (before, after))
-        same = {path for path in old if np.array_equal(old[path], new[path])}
-        assert same == {path for path in old if re.fullmatch(stays, path)}
+    assert_trained_as_locked(lock, tmp_path, tiny.MOBILECLIP_VIT, tiny.MOBILECLIP_TEXT)

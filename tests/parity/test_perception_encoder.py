@@ -4,15 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from lit_jax.models.encoders import perception_encoder
 from lit_jax.models.image_size import resized, with_image_size
-from lit_jax.train.loop import train
-from lit_jax.train.trained import read_trained
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.sides import grid
 from tests import tiny
@@ -22,6 +19,7 @@ from tests.parity.towers import (
     assert_rounding_alone,
     assert_same_bits_and_back,
     assert_saved_for_lit_jax_alone,
+    assert_trained_as_locked,
     leaves_of,
     pixels,
 )
@@ -171,11 +169,4 @@ def test_a_tower_is_saved_only_for_lit_jax_and_refused_for_transformers_by_name(
 
 @pytest.mark.parametrize("lock", ["LU", "UU"])
 def test_a_tower_is_trained_locked_and_tuned_on_a_mesh_that_splits_it(lock, tmp_path):
-    config = tiny.config(
-        tmp_path, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock
-    )
-    before = tiny.write_tower(tmp_path / "v", tiny.PERCEPTION_ENCODER)
-    train(config, tmp_path / "run")
-    after = read_trained(tmp_path / "run").params["vision"]
-    same = jax.tree.map(np.array_equal, after, before)
-    assert set(jax.tree.leaves(same)) == {lock == "LU"}
+    assert_trained_as_locked(lock, tmp_path, tiny.PERCEPTION_ENCODER)

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lit_jax.data.sources.files import Files, looks_like, reason
+from lit_jax.data.sources.files import Files, reason
 from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.file_signatures import looks_like
 
 _CACHE = 128 << 20  # Bytes of row groups that stay in memory; two stay even if they are larger.
 # What damaged files raise.

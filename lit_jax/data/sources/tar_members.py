@@ -5,8 +5,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lit_jax.data.sources.files import looks_like
 from lit_jax.utils.errors import first_line
+from lit_jax.utils.file_signatures import looks_like
 
 _BLOCK = 512  # Bytes; headers and data of members start at multiples of it.
 _BUFFER = 1 << 14

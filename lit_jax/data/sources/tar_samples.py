@@ -120,17 +120,14 @@ class _Table:
         columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
         columns["label"] = np.array(self._labels, np.int64)
         kept = columns["image_at"] >= 0
+        endings = ", ".join(f".{ending} {count}" for ending, count in self._unread.most_common(5))
+        where = self._shard + (f" (endings in it that are not read: {endings})" if endings else "")
         if len(missing := np.flatnonzero(~kept)):
-            endings = ", ".join(f".{ending} {count}" for ending, count in self._unread.most_common(5))
-            first = f"{self.ids[missing[0]]!r} in {self._shard}"
-            first += f" (endings in it that are not read: {endings})" if endings else ""
+            first = f"{self.ids[missing[0]]!r} in {where}"
             self.remarks.add("Samples without a picture are left out", first, len(missing))
-        if kept.any() and not (self._seen_any(_OTHERS)) and self._unread:
-            endings = ", ".join(f".{ending} {count}" for ending, count in self._unread.most_common(5))
+        if kept.any() and endings and not self._seen_any(_OTHERS):
             kind = "Pictures stand without a txt, a json or a cls beside them"
-            self.remarks.add(
-                kind, f"{self._shard} (endings in it that are not read: {endings})", int(kept.sum())
-            )
+            self.remarks.add(kind, where, int(kept.sum()))
         if any(kept[row] for row in self._repeated):
             self.changed.add("repeated")
         if self._rare:

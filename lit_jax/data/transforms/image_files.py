@@ -6,8 +6,8 @@ import re
 import numpy as np
 from PIL import Image
 
-from lit_jax.data.sources.files import looks_like
 from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.file_signatures import looks_like
 
 # No format that runs a program (EPS) or stores floats (TIFF).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -70,9 +70,7 @@ def open_header(data: bytes) -> Image.Image:
             raise DataError(
                 f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}{what}"
             ) from e
-        if isinstance(
-            e, Image.DecompressionBombError
-        ):  # Pillow looks at its own limit, before the size is known.
+        if isinstance(e, Image.DecompressionBombError):  # Pillow has a limit too, and no size to show.
             raise DataError(f"image of more than the {MAX_PIXELS:,} pixels allowed; make it smaller") from e
         raise DataError(f"not a usable image: {first_line(e)}") from e
     check_size(image)

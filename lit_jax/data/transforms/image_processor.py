@@ -52,7 +52,7 @@ def pixels_of(image_processor: ImageProcessor) -> PixelNormalizer:
         )
     scaled, centred = image_processor.do_rescale, image_processor.do_normalize
     normalizer = PixelNormalizer(
-        size=plain(*size_of(image_processor)),
+        size=plain(*_size(image_processor, pixels)),
         mean=_rgb(image_processor.image_mean) if centred else (0.0, 0.0, 0.0),
         std=_rgb(image_processor.image_std) if centred else (1.0, 1.0, 1.0),
         rescale=float(image_processor.rescale_factor) if scaled else 1.0,
@@ -92,12 +92,16 @@ def size_of(image_processor: ImageProcessor) -> tuple[int, int]:
 
     Of pictures that keep their shapes, those of the one that has all patches and is nearest to a square.
     """
+    return _size(image_processor, _first(image_processor))
+
+
+def _size(image_processor: ImageProcessor, picture: UInt8[np.ndarray, "S1 S2 C"]) -> tuple[int, int]:
+    """The same, from what becomes of any picture."""
     if keeps_shapes(image_processor):
         own: Any = image_processor
         rows, columns = naflex.grid_of(own.max_num_patches)
         return rows * own.patch_size, columns * own.patch_size
-    height, width, _ = _first(image_processor).shape
-    return height, width
+    return picture.shape[0], picture.shape[1]
 
 
 def _first(image_processor: ImageProcessor) -> UInt8[np.ndarray, "S1 S2 C"]:

@@ -23,7 +23,7 @@ from lit_jax.hf.conversions import (
 )
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
-from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
+from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, check_arguments, clip
 from lit_jax.hf.conversions.timm_tables import ACTIVATIONS
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
@@ -91,9 +91,7 @@ def tower(
             "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext and plain "
             "resnet are"
         )
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
+    check_arguments(where, architecture, args, _SHOWN)
     trunk = Trunk(where, source, prefix, is_rotary=_is_rotary(architecture))
     family = next((family for family in FAMILIES if family.marks(trunk)), None)
     if family is None:

@@ -14,6 +14,7 @@ import numpy as np
 from lit_jax.hf.conversions.base import Part, field
 from lit_jax.hf.conversions.renames import Rows, count
 from lit_jax.hf.conversions.timm_convnext_tables import CONVNEXT, DINOV3, Names, rows_of
+from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
 from lit_jax.hf.conversions.timm_tables import ACTIVATIONS
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import listed
@@ -108,11 +109,8 @@ def _check(where: Path, architecture: str, args: Mapping[str, Any], pooling: str
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; ConvNeXts with a stem of one "
             "convolution, layer norms and kernels of 7x7 are"
         )
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-    if pooling not in ("", "avg"):
-        raise WeightError(f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented")
+    check_arguments(where, architecture, args, _SHOWN)
+    check_pooling(where, architecture, pooling or "avg", ("avg",))
 
 
 class _Trunk:

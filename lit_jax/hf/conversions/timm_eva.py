@@ -14,10 +14,8 @@ import numpy as np
 from lit_jax.hf.conversions import timm_tables as tables
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import Rows, bound, rows, same
-from lit_jax.hf.conversions.timm_families import BEIT, Trunk
+from lit_jax.hf.conversions.timm_families import BEIT, Trunk, check_arguments, check_pooling
 from lit_jax.models.encoders import eva02
-from lit_jax.models.encoders.hf_config import shown
-from lit_jax.utils.errors import WeightError
 
 KIND = (  # Architectures that are handled here.
     r"eva_giant_patch14_(clip_)?\d+|eva02_(tiny|small|base|large)_patch14_\d+"
@@ -65,15 +63,10 @@ def tower(
 
     Raises WeightError for what is not computed exactly.
     """
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
+    check_arguments(where, architecture, args, _SHOWN)
     trunk = Trunk(where, source, prefix)
     pooling = pooling or ("token" if "_clip_" in architecture else "avg")
-    if pooling not in ("token", "avg"):
-        raise WeightError(
-            f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented; token and avg are"
-        )
+    check_pooling(where, architecture, pooling, ("token", "avg"))
     # The last norm is applied to all tokens or to the pooled output; if one token is pooled, that is the same.
     norm = "fc_norm" if "fc_norm.weight" in trunk.names else "norm"
     mean = (norm, pooling) == ("fc_norm", "avg")

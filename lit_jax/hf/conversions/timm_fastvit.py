@@ -12,16 +12,15 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part, field
 from lit_jax.hf.conversions.renames import count, same
+from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
 from lit_jax.models.encoders import fastvit
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
 
 KIND = r"fastvit\w*"  # Architectures that are handled here.
-MARKS = (
-    "stages.0.blocks.0.mlp.conv.conv.weight",
-    "stages.0.blocks.0.mlp.fc1.weight",
-)  # Tensors of every FastViT.
+# Tensors of every FastViT.
+MARKS = "stages.0.blocks.0.mlp.conv.conv.weight", "stages.0.blocks.0.mlp.fc1.weight"
 _NAMES = r"fastvit_(t8|t12|s12|sa12|sa24|sa36|ma36|mci[0-4])"  # The architectures that are implemented.
 _WITH_ACTIVATION = r"fastvit_mci\d"  # Architectures whose large kernels are followed by an activation.
 # Arguments that the tensors show, or that change nothing in use.
@@ -48,13 +47,8 @@ def tower(
     """
     if not re.fullmatch(_NAMES, architecture):
         raise WeightError(f"{where}: the architecture {shown(architecture)} of timm is not implemented")
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-    if pooling not in ("", "avg"):
-        raise WeightError(
-            f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented; avg is"
-        )
+    check_arguments(where, architecture, args, _SHOWN)
+    check_pooling(where, architecture, pooling or "avg", ("avg",))
     activated = field(
         str(where), args, "lkc_use_act", bool(re.fullmatch(_WITH_ACTIVATION, architecture)), bool
     )

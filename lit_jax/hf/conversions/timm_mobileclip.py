@@ -9,8 +9,8 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import count, same
+from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
 from lit_jax.models.encoders import mobileclip_vit
-from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError
 
@@ -38,13 +38,8 @@ def tower(
 
     Raises WeightError for a tower that is not computed exactly.
     """
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-    if pooling not in ("", "token"):
-        raise WeightError(
-            f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented; token is"
-        )
+    check_arguments(where, architecture, args, _SHOWN)
+    check_pooling(where, architecture, pooling or "token", ("token",))
     names = {name.removeprefix(prefix) for name in source if name.startswith(prefix)}
     stem = [f"patch_embed.backbone.{i}.conv.weight" for i in range(3)]
     wanted = {*stem, "pos_embed", "blocks.0.mlp.fc1.weight"}

@@ -12,10 +12,8 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import same
-from lit_jax.hf.conversions.timm_families import Trunk
+from lit_jax.hf.conversions.timm_families import Trunk, check_arguments, check_pooling
 from lit_jax.models.encoders import perception_encoder
-from lit_jax.models.encoders.hf_config import shown
-from lit_jax.utils.errors import WeightError
 
 _REFERENCE = {  # Architecture -> rows and columns of the grid of its rotary positions, which no tensor shows.
     "vit_pe_core_tiny_patch16_384": 24,
@@ -60,17 +58,11 @@ def tower(
 
     Raises WeightError for a tower that is not computed exactly.
     """
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
+    check_arguments(where, architecture, args, _SHOWN)
     trunk = Trunk(where, source, prefix)
     core, has_cls = "_core_" in architecture, "cls_token" in trunk.names
     pooling = pooling or ("map" if core else "avg")
-    known = [name for name in _POOLINGS if has_cls or name != "token"]
-    if pooling not in known:
-        raise WeightError(
-            f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented; {', '.join(known)} are"
-        )
+    check_pooling(where, architecture, pooling, [name for name in _POOLINGS if has_cls or name != "token"])
     config = {
         "image_size": trunk.side * trunk.patch,
         "patch_size": trunk.patch,

@@ -8,6 +8,7 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import Rows, count, rows
+from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
@@ -41,11 +42,8 @@ def tower(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; of its ResNets, "
             f"{', '.join(_NAMES)} are"
         )
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-    if pooling not in ("", "avg"):
-        raise WeightError(f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented")
+    check_arguments(where, architecture, args, _SHOWN)
+    check_pooling(where, architecture, pooling or "avg", ("avg",))
 
     def shape(name: str) -> tuple[int, ...]:
         """The shape of a kernel."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part, field
 from lit_jax.hf.conversions.renames import count, same
-from lit_jax.hf.conversions.timm_families import heads_of
+from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling, heads_of
 from lit_jax.models.encoders import vitamin
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
@@ -46,13 +46,8 @@ def tower(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; of its ViTamins, "
             "small, base, large, large2 and xlarge are"
         )
-    for name, value in args.items():
-        if name not in _SHOWN:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-    if pooling not in ("", "avg"):
-        raise WeightError(
-            f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented; avg is"
-        )
+    check_arguments(where, architecture, args, _SHOWN)
+    check_pooling(where, architecture, pooling or "avg", ("avg",))
     names = {name.removeprefix(prefix) for name in source if name.startswith(prefix)}
 
     def shape(name: str, axes: int) -> tuple[int, ...]:

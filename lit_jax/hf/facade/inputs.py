@@ -27,15 +27,18 @@ def images_of(
     """
     # A value that the caller's own jit closes over is checked like any other: here and now.
     with nullcontext() if isinstance(pixel_values, jax.core.Tracer) else jax.ensure_compile_time_eval():
-        pixels = pixel_values
-        if not isinstance(pixels, jax.Array):
-            pixels = jnp.asarray(_array(pixels, "pixel_values"))
-        if spatial_shapes is not None:
-            shapes = _array(spatial_shapes, "spatial_shapes")
-            mask = pixel_attention_mask
-            mask = None if mask is None else _array(mask, "pixel_attention_mask")
+        given, pixels = isinstance(pixel_values, jax.Array), pixel_values
+        pixels = jnp.asarray(pixels if given else _array(pixels, "pixel_values"))
+        shapes, mask = (
+            None if value is None else _array(value, name)
+            for name, value in (
+                ("spatial_shapes", spatial_shapes),
+                ("pixel_attention_mask", pixel_attention_mask),
+            )
+        )
+        if shapes is not None:
             return patch_lists.packed(config, pixels, shapes, mask)
-        if pixel_attention_mask is not None:
+        if mask is not None:
             raise ConfigError(
                 "pixel_attention_mask is given without spatial_shapes; give both, as the processor does"
             )
@@ -107,11 +110,8 @@ def _array(value: Any, name: str) -> Any:
         return value
     try:
         array = np.asarray(value)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # RuntimeError: a tensor of PyTorch with a gradient.
+    # RuntimeError: a tensor of PyTorch with a gradient.
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{name} cannot be read as an array: {first_line(error)}") from error
     if array.dtype.kind not in "biufcV":  # V: bfloat16.
         raise ConfigError(f"{name} are {array.dtype} of shape {array.shape}; wanted an array of numbers")

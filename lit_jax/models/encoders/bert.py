@@ -103,21 +103,22 @@ def trunk(
     position_ids: Array | None,
     *,
     train: bool,
+    layer: nn.Module | None = None,
     **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """Embeddings and blocks of BERT and its descendants; returns tokens, hidden states and attentions.
 
     Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`, and `norm` if the
-    norms come first: then the last of the hidden states is normed. `options` are further arguments of `scan_layers`, or
-    a `layer`, a module named `layers`, in place of a Block. Raises ConfigError for more tokens than the position table
-    has rows.
+    norms come first: then the last of the hidden states is normed. `layer` is a module of that name in place of a
+    Block, and `options` are further arguments of `scan_layers`. Raises ConfigError for more tokens than the position
+    table has rows.
     """
     if position_ids is None:
         check_length(input_ids, config.longest)
         position_ids = config.positions(input_ids)
     embeddings = TokenEmbed(config.tokens, compute, name="embeddings")
     x = embedded = embeddings(input_ids, token_type_ids, position_ids, train=train)
-    layer = options.pop("layer", None) or Block(config.block, compute, name="layers")
+    layer = layer or Block(config.block, compute, name="layers")
     mask = key_mask(attention_mask)
     x, states, weights = scan_layers(layer, config.num_hidden_layers, x, mask, train=train, **options)
     if config.block.norm_first:
@@ -160,13 +161,13 @@ class Model(nn.Module):
             attentions=attentions,
             layer=self.layer(),
         )
-        return EncoderOutput(x, self.pooled(x), states, weights)
+        return EncoderOutput(x, self.pooled(x, attention_mask), states, weights)
 
-    def layer(self) -> nn.Module:
-        """The layer that is stacked. Call it in the compact method."""
-        return Block(self.config.block, self.compute, name="layers")
+    def layer(self) -> nn.Module | None:
+        """The layer that is stacked, under the name `layers`; None: a Block."""
+        return None
 
-    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+    def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B D"]:
         """The pooled output of the type, from its last hidden state."""
         return tanh_pooler(self.compute, x, std=self.config.initializer_range)
 

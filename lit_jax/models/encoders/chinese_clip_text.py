@@ -26,7 +26,7 @@ class Config(bert.Config):
 class Model(bert.Model):
     """Equals transformers' ChineseCLIPTextModel(add_pooling_layer=False), pooled from the first token."""
 
-    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+    def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B D"]:
         """The first token."""
         return x[:, 0]
 

@@ -62,7 +62,7 @@ class Model(bert.Model):
             attentions=attentions,
         )
 
-    def pooled(self, x: Float[Array, "B N D"]) -> Float[Array, "B P"]:
+    def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B P"]:
         """The first token, projected if the config says so."""
         if not self.config.projection_dim:
             return x[:, 0]

@@ -3,15 +3,12 @@
 import dataclasses
 from typing import Any
 
-from flax import linen as nn
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import bert
-from lit_jax.models.encoders.base import Encoder, EncoderOutput
+from lit_jax.models.encoders.base import Encoder
 from lit_jax.models.encoders.hf_config import read_config
 from lit_jax.models.layers import pooling
-from lit_jax.models.layers.blocks import Block
-from lit_jax.models.layers.spec import Compute
 from lit_jax.models.layers.tokens import Tokens
 from lit_jax.models.weight_map import WeightMap, table
 
@@ -49,44 +46,15 @@ class Config(bert.Config):
         return dataclasses.replace(super().tokens, width=self.embedding_size, project=wider)
 
 
-class Model(nn.Module):
+class Model(bert.Model):
     """Equals transformers' ElectraModel or BertGenerationEncoder, and pools as the config says."""
 
     config: Any  # Config, or bert_generation.Config
-    compute: Compute = Compute()
 
-    @nn.compact
-    def __call__(
-        self,
-        input_ids: Int[Array, "B N"],
-        attention_mask: Array | None = None,
-        token_type_ids: Int[Array, "B N"] | None = None,
-        position_ids: Int[Array, "... N"] | None = None,
-        *,
-        train: bool = False,
-        hidden_states: bool = False,
-        attentions: bool = False,
-    ) -> EncoderOutput:
-        """`attention_mask` [B N] is nonzero where a token is real. Raises ConfigError for texts that are too long."""
+    def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B D"]:
+        """The pooled output that the config names, from the last hidden state."""
         c = self.config
-        x, states, weights = bert.trunk(
-            c,
-            self.compute,
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            train=train,
-            hidden_states=hidden_states,
-            attentions=attentions,
-            layer=self.layer(),
-        )
-        pooled = pooling.pool(c.pooling, self.compute, x, attention_mask, c.initializer_range)
-        return EncoderOutput(x, pooled, states, weights)
-
-    def layer(self) -> nn.Module:
-        """The layer that is stacked. Call it in the compact method."""
-        return Block(self.config.block, self.compute, name="layers")
+        return pooling.pool(c.pooling, self.compute, x, attention_mask, c.initializer_range)
 
 
 PROJECT = table("""

@@ -76,7 +76,7 @@ def resize_grid(
 def resize_grid_to_each(
     table: Float[Array, "n D"], side: int, kinds: Float[Array, "B N"]
 ) -> Float[Array, "B N D"]:
-    """A square grid of positions -> the positions of the patches of each picture, whose shape `kinds` tells.
+    """A square grid of positions -> the positions of the patches of each picture, whose shape `kinds` gives.
 
     `kinds` is that of `utils.naflex`. Equals `resize_grid` with antialias and linear for the shape of each picture, in
     float32; padding gets the position of the first patch, as in transformers' Siglip2VisionEmbeddings.

@@ -75,10 +75,9 @@ class Checkpoints:
 
     def newest(self) -> str:
         """The newest complete step on disk, in words."""
-        step = self.latest()
-        return (
-            "there is no checkpoint yet" if step is None else f"the newest checkpoint is that of step {step}"
-        )
+        if (step := self.latest()) is None:
+            return "there is no checkpoint yet"
+        return f"the newest checkpoint is that of step {step}"
 
     def name(self, step: int) -> str:
         """The name of a step's folder."""

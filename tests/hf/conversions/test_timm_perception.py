@@ -18,7 +18,7 @@ CHANGES = [
         {"architecture": "vit_pe_core_base_patch16_448"},
         "'vit_pe_core_base_patch16_448' of timm is not impleme",
     ),
-    ({"global_pool": "max"}, "with the pooling 'max' is not implemented; map, avg, token are"),
+    ({"global_pool": "max"}, "with the pooling 'max' is not implemented; map, avg and token are"),
     ({"model_args": {"rope_grid_offset": 2.0}}, r"with rope_grid_offset=2\.0 is not implemented"),
     ({"model_args": {"ref_feat_shape": [32, 32]}}, r"with ref_feat_shape=\[32, 32\] is not implemented"),
     ({"model_args": {"qk_norm": True}}, "with qk_norm=True is not implemented"),
@@ -44,7 +44,7 @@ def test_a_perception_encoder_that_is_not_implemented_is_refused_by_name(change,
 def test_pooling_at_the_cls_token_of_a_tower_without_one_is_refused(tmp_path, text):
     model = foreign.stored("perception_without_cls")
     model["files"]["config.json"]["global_pool"] = "token"
-    with pytest.raises(WeightError, match="with the pooling 'token' is not implemented; map, avg are"):
+    with pytest.raises(WeightError, match="with the pooling 'token' is not implemented; map and avg are"):
         lit_jax.from_towers(foreign.write(tmp_path, model), text)
 
 
