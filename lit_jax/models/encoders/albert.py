@@ -74,7 +74,7 @@ class Model(nn.Module):
         """`attention_mask` [B N] is nonzero where a token is real. Raises ConfigError for texts that are too long."""
         x, states, weights = bert.trunk(
             self.config,
-            self.compute,
+            bert.plain(self.config, self.compute),
             input_ids,
             attention_mask,
             token_type_ids,

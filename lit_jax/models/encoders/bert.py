@@ -96,35 +96,39 @@ def in_order(input_ids: Int[Array, "B N"]) -> Int[Array, "1 N"]:
 
 def trunk(
     config: Any,
-    compute: Compute,
+    layer: Any,
     input_ids: Int[Array, "B N"],
     attention_mask: Array | None,
     token_type_ids: Array | None,
     position_ids: Array | None,
     *,
     train: bool,
-    layer: nn.Module | None = None,
     **options: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """Embeddings and blocks of BERT and its descendants; returns tokens, hidden states and attentions.
 
     Call it in the compact method of a model, which gets the submodules `embeddings` and `layers`, and `norm` if the
-    norms come first: then the last of the hidden states is normed. `layer` is a module of that name in place of a
-    Block, and `options` are further arguments of `scan_layers`. Raises ConfigError for more tokens than the position
-    table has rows.
+    norms come first: then the last of the hidden states is normed. `layer` is the module that is stacked, as `plain`
+    returns it, and `options` are further arguments of `scan_layers`. Raises ConfigError for more tokens than the
+    position table has rows.
     """
+    compute = layer.compute
     if position_ids is None:
         check_length(input_ids, config.longest)
         position_ids = config.positions(input_ids)
     embeddings = TokenEmbed(config.tokens, compute, name="embeddings")
     x = embedded = embeddings(input_ids, token_type_ids, position_ids, train=train)
-    layer = layer or Block(config.block, compute, name="layers")
     mask = key_mask(attention_mask)
     x, states, weights = scan_layers(layer, config.num_hidden_layers, x, mask, train=train, **options)
     if config.block.norm_first:
         x = layer_norm(config.block, compute, "norm")(x)
         states = None if states is None else states.at[-1].set(x)
     return x, with_embeddings(embedded, states), weights
+
+
+def plain(config: Any, compute: Compute) -> Block:
+    """A layer without anything special. Call it in the compact method of a model."""
+    return Block(config.block, compute, name="layers")
 
 
 class Model(nn.Module):
@@ -151,7 +155,7 @@ class Model(nn.Module):
         """
         x, states, weights = trunk(
             self.config,
-            self.compute,
+            self.layer(),
             input_ids,
             attention_mask,
             token_type_ids,
@@ -159,13 +163,12 @@ class Model(nn.Module):
             train=train,
             hidden_states=hidden_states,
             attentions=attentions,
-            layer=self.layer(),
         )
         return EncoderOutput(x, self.pooled(x, attention_mask), states, weights)
 
-    def layer(self) -> nn.Module | None:
-        """The layer that is stacked, under the name `layers`; None: a Block."""
-        return None
+    def layer(self) -> nn.Module:
+        """The layer that is stacked. Call it in the compact method."""
+        return plain(self.config, self.compute)
 
     def pooled(self, x: Float[Array, "B N D"], attention_mask: Array | None) -> Float[Array, "B D"]:
         """The pooled output of the type, from its last hidden state."""

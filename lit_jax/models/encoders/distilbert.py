@@ -103,7 +103,7 @@ class Model(nn.Module):
         c = self.config
         x, states, weights = bert.trunk(
             c,
-            self.compute,
+            bert.plain(c, self.compute),
             input_ids,
             attention_mask,
             None,

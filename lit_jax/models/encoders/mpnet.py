@@ -99,7 +99,7 @@ class Model(nn.Module):
         bias = relative[buckets(input_ids.shape[1], _BUCKETS)].transpose(2, 0, 1)[None]
         x, states, weights = bert.trunk(
             c,
-            self.compute,
+            bert.plain(c, self.compute),
             input_ids,
             attention_mask,
             None,

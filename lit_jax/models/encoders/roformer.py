@@ -86,7 +86,7 @@ class Model(nn.Module):
         sin, cos = (jnp.concatenate([part, part], axis=1) for part in (waves[:, :half], waves[:, half:]))
         x, states, weights = bert.trunk(
             c,
-            self.compute,
+            bert.plain(c, self.compute),
             input_ids,
             attention_mask,
             token_type_ids,
