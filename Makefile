@@ -23,7 +23,7 @@ test: .venvs/test.done
 # plans compile with libtpu. They also compare the shapes of arrays with the annotations, as pytest by itself does. -vv
 # names each test when it ends: the summary comes too late to begin mending.
 test-all: test .venvs/engines.done .venvs/peers.done .venvs/test-all.done
-	.venvs/engines/bin/python -m pytest tests/inference/test_engines.py tests/parity/test_adapters.py
+	.venvs/engines/bin/python -m pytest tests/inference/test_engines.py tests/parity/test_adapters.py tests/hf/conversions/test_peft.py
 	.venvs/peers/bin/python -m pytest tests/peers tests/parity/test_sentence_transformers.py \
 		tests/parity/test_embedding_models.py tests/hf/conversions/test_preprocessing.py
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \

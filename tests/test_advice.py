@@ -180,7 +180,6 @@ def test_the_error_for_a_folder_that_is_not_a_model_says_what_it_is(tmp_path):
     marks = {
         "a run": ("checkpoints/step_1/_METADATA", "model/config.json"),
         "a model in the layout 'towers'": ("vision/config.json", "text/config.json", "heads/config.json"),
-        "an adapter of peft": ("adapter_config.json",),
         "a pipeline of diffusers": ("model_index.json",),
     }
     assert marks.keys() == {kind.what for kind in kinds.KINDS}

@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_jax.hf import folder_sums
 from lit_jax.hf.hub_names import hint
-from lit_jax.hf.model_folder import FLAX, OPEN_CLIP, SUFFIXES, WEIGHTS, has
+from lit_jax.hf.model_folder import ADAPTER, FLAX, OPEN_CLIP, SUFFIXES, WEIGHTS, has
 from lit_jax.hf.other_formats import hint_of_file, hint_of_names
 from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
@@ -64,7 +64,7 @@ def find(
         copy = download(
             _of_modules((*_WANTED, "pytorch_model.bin") if allow_pickle else _WANTED), **options, **fresh
         )
-    if not has(copy / subfolder, WEIGHTS):
+    if not has(copy / subfolder, WEIGHTS) and not (copy / subfolder / ADAPTER).is_file():
         if (copy / subfolder / OPEN_CLIP[0]).is_file():
             copy = download(OPEN_CLIP[1:2], **options, **fresh)
             if allow_pickle and not (copy / subfolder / OPEN_CLIP[1]).is_file():
@@ -72,7 +72,9 @@ def find(
             return _inside(copy, subfolder)
         copy = download(("flax_model.msgpack", "flax_model-*.msgpack"), **options, **fresh)
         if allow_pickle and not has(copy / subfolder, FLAX):
-            copy = download(("pytorch_model.bin", "pytorch_model-*.bin"), **options, **fresh)
+            copy = download(
+                ("pytorch_model.bin", "pytorch_model-*.bin", "adapter_model.bin"), **options, **fresh
+            )
     if not any(path.suffix in SUFFIXES for path in copy.rglob("*")):
         _say_instead(str(folder_or_id), copy, options)
     return _inside(copy, subfolder)
@@ -122,7 +124,9 @@ def _say_instead(repository: str, copy: Path, options: Mapping[str, Any]) -> Non
     except (HTTPError, OSError):
         names = []
     names = [name for name in names if not name.startswith(".")]
-    is_pickle = any("pytorch_model" in name for name in names)  # For which there is another message.
+    is_pickle = any(
+        re.search(r"(pytorch|adapter)_model", name) for name in names
+    )  # For which there is another message.
     if (what := "" if is_pickle else hint_of_names(names)) or not copy.is_dir():
         shown = ", ".join(names[:5]) or "no files"
         way = what or f"it holds {shown}; give a repository with a config and weights"

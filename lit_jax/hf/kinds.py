@@ -40,7 +40,6 @@ KINDS = (
         _has("vision/config.json", "text/config.json", "heads/config.json"),
         "its towers are joined again by lit_jax.from_towers('FOLDER/vision', 'FOLDER/text')",
     ),
-    Kind("an adapter of peft", _has("adapter_config.json"), "merge it into its model first"),
     Kind("a pipeline of diffusers", _has("model_index.json"), "give the folder of one of its models"),
 )
 

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLAX, PICKLE = "flax_model.msgpack", "pytorch_model.bin"
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+ADAPTER = "adapter_model.safetensors"  # The adapter of peft for a model that is elsewhere.
 # The names of files that `write` removes first: its own, the list of modules that marks a folder of
 # sentence-transformers, the files of open_clip, and the sums of an earlier export.
 WRITTEN = (

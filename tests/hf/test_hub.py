@@ -62,6 +62,8 @@ PICKLE_SHARDS = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.js
         ([*FLAX_SHARDS, *PICKLE], FLAX_SHARDS, FLAX_SHARDS),
         ([*PICKLE, "training_args.bin"], [], PICKLE),
         (PICKLE_SHARDS, PICKLE_SHARDS[1:], PICKLE_SHARDS),
+        (["adapter_model.safetensors", "adapter_model.bin"], *[["adapter_model.safetensors"]] * 2),
+        (["adapter_model.bin"], [], ["adapter_model.bin"]),
         ([], [], []),
     ],
 )

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import lit_npz, open_clip, sentence_transformers, siglip_npz, timm, vit_npz
+from lit_jax.hf.conversions import lit_npz, open_clip, peft, sentence_transformers, siglip_npz, timm, vit_npz
 from lit_jax.hf.conversions.base import Format, Model
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import LitJaxError, WeightError, first_line
 from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 FORMATS = (
-    *(sentence_transformers.FORMAT, open_clip.FORMAT, timm.FORMAT),
+    *(sentence_transformers.FORMAT, peft.FORMAT, open_clip.FORMAT, timm.FORMAT),
     *(lit_npz.FORMAT, siglip_npz.FORMAT, vit_npz.FORMAT),
 )
 

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import normalizers
 
 from lit_jax.data.transforms.tokenizer import set_prompt
-from lit_jax.hf import model_folder, processor_files
+from lit_jax.hf import model_folder, peft_adapters, processor_files
 from lit_jax.hf.conversions.base import Format, Model
 from lit_jax.hf.conversions.dense_layers import NoHeadError, head_of
 from lit_jax.hf.conversions.sentence_modules import (
@@ -143,7 +143,7 @@ class _Tower(NamedTuple):
 
 def _tower(route: Route) -> _Tower:
     """The tower of a route; LaBSE, for instance, stores BERT's tanh(dense(cls)) as Pooling and Dense."""
-    config = model_folder.read_config(route.folder)
+    config = peft_adapters.read_config(route.folder)
     if config.get("model_type") in _DECODED:
         raise WeightError(
             f"{route.folder} is a {config['model_type']}, and sentence-transformers would pool the output of its "
@@ -162,7 +162,7 @@ def _tower(route: Route) -> _Tower:
 
 
 def _tower_tensors(route: Route, allow_pickle: bool) -> Tensors:
-    tensors, pooler = Tensors.of(route.folder, allow_pickle=allow_pickle), _tower(route).pooler
+    tensors, pooler = peft_adapters.tensors_of(route.folder, allow_pickle=allow_pickle), _tower(route).pooler
     if not pooler:
         return tensors
     dense = route.layers(allow_pickle=allow_pickle)[0].tensors
