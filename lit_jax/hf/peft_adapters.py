@@ -34,32 +34,21 @@ _TENSOR = re.compile(
     r"(?:\.weight)?"
 )
 _WRAPPERS = re.compile(r"\.(?:base_layer|modules_to_save)(?=\.)")
+
+
+def _attention(inner: str) -> tuple[tuple[str, str], ...]:
+    parts = {"q": "query", "k": "key", "v": "value"}
+    projections = ((rf"\.attention\.{x}_proj\b", f".attention.{inner}.{part}") for x, part in parts.items())
+    return (*projections, (r"\.attention\.o_proj\b", ".attention.output.dense"))
+
+
+_MLP = ((r"\.mlp\.fc1\b", ".intermediate.dense"), (r"\.mlp\.fc2\b", ".output.dense"))
 # How names in a model of transformers 5 become those in its files; the first row that fits all adapters counts.
 _SPELLINGS: tuple[tuple[tuple[str, str], ...], ...] = (
     (),
-    (
-        (r"(?<![^.])layers\.", "encoder.layer."),
-        (r"\.attention\.q_proj\b", ".attention.attention.query"),
-        (r"\.attention\.k_proj\b", ".attention.attention.key"),
-        (r"\.attention\.v_proj\b", ".attention.attention.value"),
-        (r"\.attention\.o_proj\b", ".attention.output.dense"),
-        (r"\.mlp\.fc1\b", ".intermediate.dense"),
-        (r"\.mlp\.fc2\b", ".output.dense"),
-    ),
-    (
-        (r"\.attention\.q_proj\b", ".attention.attention.query"),
-        (r"\.attention\.k_proj\b", ".attention.attention.key"),
-        (r"\.attention\.v_proj\b", ".attention.attention.value"),
-        (r"\.attention\.o_proj\b", ".attention.output.dense"),
-    ),
-    (
-        (r"\.attention\.q_proj\b", ".attention.self.query"),
-        (r"\.attention\.k_proj\b", ".attention.self.key"),
-        (r"\.attention\.v_proj\b", ".attention.self.value"),
-        (r"\.attention\.o_proj\b", ".attention.output.dense"),
-        (r"\.mlp\.fc1\b", ".intermediate.dense"),
-        (r"\.mlp\.fc2\b", ".output.dense"),
-    ),
+    ((r"(?<![^.])layers\.", "encoder.layer."), *_attention("attention"), *_MLP),  # ViT, DeiT, BEiT ...
+    _attention("attention"),  # DINOv2.
+    (*_attention("self"), *_MLP),  # Swin.
 )
 
 
