@@ -98,9 +98,9 @@ class Attention(nn.Module):
         """Attention with equally many heads of keys and queries, [B N E] or [B N H K], and the weights if asked for."""
         spec, apart, shape = self.spec, self.apart, q.shape
         dropout = spec.attention_dropout if train else 0.0
-        if attentions or dropout:
+        if attentions or dropout or spec.cap is not None:  # No other implementation caps scores.
             drop = nn.Dropout(dropout, deterministic=not dropout)
-            y, weights = attend_in_full(apart(q), apart(k), apart(v), mask, bias, drop)
+            y, weights = attend_in_full(apart(q), apart(k), apart(v), mask, bias, drop, spec.cap)
             return y, weights if attentions else None
         if use_row_kernel(self.compute, shape, spec.heads, bias):
             assert self.compute.mesh is not None  # `use_row_kernel` requires one.
@@ -177,10 +177,18 @@ def attend_by_heads(
 
 
 def attend_in_full(
-    q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, drop: nn.Dropout
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    bias: Array | None,
+    drop: nn.Dropout,
+    cap: float | None = None,
 ) -> tuple[Array, Float[Array, "B H N N"]]:
-    """Attention with its weights in memory, to return them or to drop some of them."""
+    """Attention with its weights in memory, to return them, to drop some of them, or to cap the scores."""
     scores = jnp.einsum("bqhk,bnhk->bhqn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if cap is not None:
+        scores = cap * jnp.tanh(scores / cap)
     if bias is not None:
         scores = scores + bias
     if mask is not None:

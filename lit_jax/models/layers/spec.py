@@ -94,6 +94,7 @@ class BlockSpec:
     rope_values: bool = False  # Values turn as queries and keys do, if these turn (RoFormer).
     qk_norm: bool = False  # A norm of each query and key, by head.
     scale: float | None = None  # The factor of the scores. None: one over the root of a head's width.
+    cap: float | None = None  # Scores become cap * tanh(score / cap), before masks (Gemma 2).
     groups: tuple[tuple[str, int], ...] = ()  # For query, key, value, up and down if not 1 (SqueezeBERT).
     gated: bool = False  # act(gate) * up instead of act(up).
     gate_last: bool = False  # The two are stored in the order up, gate.

@@ -77,6 +77,26 @@ def test_asking_for_attentions_changes_nothing_else():
     np.testing.assert_allclose(output.attentions.sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["auto", "rows", "splash", "xla", "cudnn"])
+def test_scores_are_capped_whatever_implementation_is_asked_for(attention):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 16)), jnp.float32)
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    plain = BlockSpec(heads=2, hidden=8, norm_first=True, init_std=0.4)
+    capped = dataclasses.replace(plain, cap=0.5)
+    params = Block(plain, Compute()).init(jax.random.key(0), x)
+
+    def attended(spec, compute, attentions=False):
+        return Block(spec, compute).apply(params, x, attentions=attentions)
+
+    want, weights = attended(capped, Compute(), attentions=True)
+    ratios = weights.max(-1) / weights.min(-1)
+    assert 1.5 < ratios.max() < np.exp(2 * 0.5)  # Capped scores differ by at most two caps.
+    assert jnp.abs(attended(plain, Compute())[0] - want).max() > 0.1
+    got, none = attended(capped, Compute(attention=attention, mesh=mesh))
+    assert none is None
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
     spec = BlockSpec(heads=2, hidden=8, norm_first=True, drop_path=0.5, layer_scale=1.0)
     block = Block(spec, Compute())
