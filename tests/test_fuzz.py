@@ -59,6 +59,8 @@ TOWERS = {
         tiny.NOMIC_BERT,
         tiny.QWEN3,
         tiny.LLAMA,
+        tiny.MISTRAL,
+        tiny.GEMMA2,
         tiny.GEMMA3_TEXT,
     ],
 }

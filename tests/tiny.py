@@ -280,6 +280,22 @@ QWEN3 = {  # Fields as in Qwen/Qwen3-Embedding-0.6B.
     "use_sliding_window": False,
     "max_window_layers": 3,
 }
+QWEN2 = {  # Fields as in Alibaba-NLP/gte-Qwen2-1.5B-instruct.
+    "model_type": "qwen2",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "bos_token_id": 3,
+    "eos_token_id": 3,
+    "rope_theta": 1000000.0,
+    "sliding_window": 6,
+    "use_sliding_window": False,
+    "max_window_layers": 3,
+}
 LLAMA = {  # Fields as in meta-llama/Llama-3.2-1B.
     "model_type": "llama",
     "vocab_size": 99,
@@ -302,6 +318,22 @@ LLAMA = {  # Fields as in meta-llama/Llama-3.2-1B.
         "rope_type": "llama3",
     },
     "rope_theta": 500000.0,
+}
+MISTRAL = {  # Fields as in intfloat/e5-mistral-7b-instruct; the window is shorter than the texts of tests.
+    "model_type": "mistral",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "sliding_window": 4,
 }
 # Fields as in EuroBERT/EuroBERT-210m.
 EUROBERT = {name: value for name, value in LLAMA.items() if name != "rope_scaling"} | {
@@ -334,6 +366,46 @@ GEMMA3_TEXT = {  # Fields as in google/embeddinggemma-300m.
     "rope_theta": 1000000.0,
     "sliding_window": 6,
     "use_bidirectional_attention": True,
+}
+GEMMA = {  # Fields as in google/gemma-2b.
+    "model_type": "gemma",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "hidden_act": "gelu",
+    "hidden_activation": None,
+    "rope_theta": 10000.0,
+}
+GEMMA2 = {  # Fields as in BAAI/bge-multilingual-gemma2; the caps are low enough to matter.
+    "model_type": "gemma2",
+    "vocab_size": 99,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 30.0,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 3,
+    "rope_theta": 10000.0,
+    "sliding_window": 4,
+    "sliding_window_size": 4,
+    "cache_implementation": "hybrid",
 }
 
 T5 = {  # The head width is not the tower's width divided by the number of heads.

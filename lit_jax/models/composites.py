@@ -136,8 +136,9 @@ def stored_halves(
     }
 
 
-# Fields that are left out if they are None: DeBERTa's classes read this one without declaring it, and take null for it.
-_NEVER_NULL = ("embedding_size",)
+# Fields that are left out if they are None: the classes of DeBERTa and Qwen2 read them without declaring them, and take
+# null for a value.
+_NEVER_NULL = ("embedding_size", "head_dim")
 
 
 def _as_json(config: Any) -> dict[str, Any]:

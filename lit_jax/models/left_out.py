@@ -7,16 +7,16 @@ from lit_jax.models.encoders import TEXT, VISION
 
 # Reason -> types. A type that is not listed is newer than this table.
 _REASONS = {
-    "a text decoder (those of Qwen3, Llama and Gemma 3 are read)": """
+    "a text decoder (those of Llama, Mistral, Qwen2, Qwen3 and Gemma 1 to 3 are read)": """
         afmoe apertus arcee axk1 axk2 bailing_hybrid bamba beam biogpt bitnet bloom blt codegen cohere cohere2
         cohere2_moe cpmant ctrl cwm dbrx deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 diffllama doge dory dots1
-        ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe falcon falcon_h1 falcon_mamba flex_olmo flint gemma gemma2 glm
+        ernie4_5 ernie4_5_moe exaone exaone4 exaone_moe falcon falcon_h1 falcon_mamba flex_olmo flint glm
         glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss
         gptj granite granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium hrm_text
         hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax internlm3 iquestcoder jais2 jamba jetmoe kimi_linear
         kolibri1 laguna lara_mini lfm2 lfm2_moe lfm3 longcat_flash mamba mamba2 mellum mimo_v2_flash minicpm3 minimax
-        minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder mpt nanochat nemotron nemotron_h olmo olmo2
-        olmo3 olmo_hybrid olmoe openai-gpt opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3_moe qwen3_next
+        minimax_m2 ministral ministral3 mixtral modernbert-decoder mpt nanochat nemotron nemotron_h olmo olmo2
+        olmo3 olmo_hybrid olmoe openai-gpt opt persimmon phi phi3 phimoe qwen2_moe qwen3_moe qwen3_next
         recurrent_gemma rwkv sarvam_mla sarvam_moe seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma xglm
         xlstm youtu zamba zamba2 zaya
     """,

@@ -129,6 +129,10 @@ def test_a_folder_like_that_of_embeddinggemma_gives_the_same_vectors(side, promp
         (tiny.MPNET, "mean", "mean"),
         (tiny.DISTILBERT, "max", "max"),
         (tiny.LLAMA, "lasttoken", "last"),
+        (tiny.MISTRAL, "lasttoken", "last"),  # e5-mistral, SFR-Embedding, Linq-Embed
+        (tiny.QWEN2, "lasttoken", "last"),  # gte-Qwen2
+        (tiny.QWEN2, "mean", "mean"),  # KaLM
+        (tiny.GEMMA2, "lasttoken", "last"),  # bge-multilingual-gemma2
     ],
     ids=lambda value: value if isinstance(value, str) else value["model_type"],
 )

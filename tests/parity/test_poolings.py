@@ -75,9 +75,13 @@ WORDS = {
     "nomic_bert": tiny.NOMIC_BERT,
     "gte": tiny.GTE,
     "jina": tiny.JINA,
+    "qwen2": tiny.QWEN2,
     "qwen3": tiny.QWEN3,
     "llama": tiny.LLAMA,
+    "mistral": tiny.MISTRAL,
     "eurobert": tiny.EUROBERT,
+    "gemma": tiny.GEMMA,
+    "gemma 2": tiny.GEMMA2,
     "gemma 3": tiny.GEMMA3_TEXT,
 }
 

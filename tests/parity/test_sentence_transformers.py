@@ -34,6 +34,7 @@ MODELS = {  # Towers, then fields of the config.
         {"vision": tiny.SIGLIP_VISION, "text": tiny.QWEN3},
         {"text_head": Head("linear_bias")},
     ),
+    "qwen2": ({"text": tiny.QWEN2}, {}),
     "cls and mean, norm": (
         {},
         {"vision_pooling": "cls_mean", "text_pooling": "cls_mean", "vision_head": NORM},
@@ -191,6 +192,8 @@ def test_a_model_that_sentence_transformers_saved_is_read_to_the_bit(name, tmp_p
 MADE = {  # A text tower, the modules behind it, and the text_pooling that is read.
     "mean": (tiny.BERT, ["Pooling mean"], "mean"),
     "last": (tiny.QWEN3, ["Pooling lasttoken", "Dense 7"], "last"),
+    "last of a mistral": (tiny.MISTRAL, ["Pooling lasttoken"], "last"),
+    "last of a gemma 2": (tiny.GEMMA2, ["Pooling lasttoken"], "last"),
     "pooler": (tiny.BERT, ["Pooling cls", "Dense 24 tanh", "Dense 7"], "pooler"),
     "two": (tiny.ROBERTA, ["Pooling cls mean", "Dense 30 gelu", "Dense 7"], "cls_mean"),
 }

@@ -39,7 +39,7 @@ def test_a_tower_that_cannot_keep_texts_apart_is_refused_by_name():
     refused = {name for name in TEXT if not TEXT[name].shares_rows}
     assert refused == set(
         """longformer clip_text_model metaclip_2_text_model coca_text siglip_text_model convbert roformer deberta
-        deberta-v2 modernbert qwen3 llama eurobert gemma3_text mobileclip_text""".split()
+        deberta-v2 modernbert qwen2 qwen3 llama mistral eurobert gemma gemma2 gemma3_text mobileclip_text""".split()
     )
     check_shares_rows(1.0, "modernbert")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Language models, and encoders made like them, as text towers (Qwen3, Llama, EuroBERT, Gemma 3), without a head."""
+"""Language models, and encoders made like them, as text towers without a head (Llama, Qwen, Gemma ...)."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from lit_jax.models.weight_map import WeightMap, table
 
 
 class Model(nn.Module):
-    """Equals transformers' Qwen3Model, LlamaModel, EuroBertModel or Gemma3TextModel.
+    """Equals transformers' model of the type, for example LlamaModel or Gemma3TextModel.
 
     It pools as embedding models of the type do: the pooled output is the last real token, on whichever side the padding
     is, or the mean of the real tokens.
@@ -110,7 +110,8 @@ _FOUR_NORMS = table("""
 def weights(config: DecoderConfig) -> WeightMap:
     block = config.block
     present = {
-        "layers/attn/(query|key|value|out)/bias": bool(block.biases),
+        "layers/attn/(query|key|value)/bias": bool(block.biases),
+        "layers/attn/out/bias": "o" in block.biases,
         "layers/mlp/.*/bias": block.mlp_bias,
         "layers/attn/.*_norm/": block.qk_norm,
     }

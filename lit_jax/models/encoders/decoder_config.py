@@ -35,7 +35,6 @@ class DecoderConfig:
     max_position_embeddings: int = 2048  # The length of texts in training; there is no position table.
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
-    attention_bias: bool = False
     attention_dropout: float = 0.0
     is_causal: bool = True  # A field of any config in transformers 5. False: every token sees all others.
     rope_theta: float = 10_000.0
@@ -43,7 +42,10 @@ class DecoderConfig:
 
     model_type: ClassVar[str]
     inert: ClassVar[frozenset[str]] = frozenset()
+    # Fields that are accepted only with these values.
+    fixed: ClassVar[Mapping[str, tuple]] = {"partial_rotary_factor": (None, 1.0)}
     norm_offset: ClassVar[float] = 0.0  # What a norm adds to its stored scale.
+    biases: ClassVar[str] = ""  # The attention projections that have a bias, whatever `attention_bias` says.
     pooling: ClassVar[str] = "last"
 
     @classmethod
@@ -52,8 +54,7 @@ class DecoderConfig:
         thetas, scaling = cls.rope_of(hf)
         ropes = ("rope_parameters", "rope_scaling", *thetas)
         plain = {name: value for name, value in hf.items() if name not in ropes}
-        fixed = {"partial_rotary_factor": (None, 1.0)}
-        config = read_config(cls, cls.model_type, plain | thetas, inert=cls.inert, fixed=fixed)
+        config = read_config(cls, cls.model_type, plain | thetas, inert=cls.inert, fixed=cls.fixed)
         config = dataclasses.replace(config, rope_scaling=scaling, **_heads(config))
         if config.num_attention_heads % config.kv_heads or config.head_width % 2:
             raise WeightError(
@@ -98,8 +99,8 @@ class DecoderConfig:
 
     @property
     def reach(self) -> int:
-        """How far a token sees to each side in a LOCAL layer."""
-        raise NotImplementedError
+        """How far a token sees to each side in a LOCAL layer; one farther without `is_causal`, as in transformers."""
+        return (getattr(self, "sliding_window", None) or 0) - self.is_causal
 
     @property
     def speeds(self) -> np.ndarray:
@@ -129,7 +130,7 @@ class DecoderConfig:
             act=act,
             eps=self.rms_norm_eps,
             rms=self.norm_offset,
-            biases="qkvo" if self.attention_bias else "",
+            biases="qkvo" if getattr(self, "attention_bias", False) else self.biases,
             mlp_bias=False,
             gated=True,
             attention_dropout=self.attention_dropout,

@@ -106,6 +106,7 @@ RANGES: dict[str, Range] = {
     "sliding_window_pattern": _SIZE,
     "max_window_layers": Range(0, LARGEST),
     "query_pre_attn_scalar": _SIZE,
+    "attn_logit_softcapping": Range(1e-3, 1e6),
     "block_size": Range(1, 1 << 14),
     "num_random_blocks": Range(0, 1 << 14),
     "max_relative_positions": _SIZE,

@@ -7,34 +7,24 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lit_jax.models.encoders import decoder
-from lit_jax.models.encoders.decoder_config import DecoderConfig, Scaling, scaling_of, with_layer_types
+from lit_jax.models.encoders.decoder_config import Scaling, scaling_of, with_layer_types
+from lit_jax.models.encoders.gemma_config import AlternatingConfig
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.encoders.layer_types import GLOBAL, LOCAL
 from lit_jax.models.layers import rotary
 from lit_jax.models.layers.spec import BlockSpec
-from lit_jax.models.layers.tokens import Tokens
 from lit_jax.utils.errors import WeightError
 
 _PATTERN = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(DecoderConfig):
+class Config(AlternatingConfig):
     """Fields and defaults of transformers' Gemma3TextConfig."""
 
     vocab_size: int = 262_208
-    hidden_size: int = 2304
-    intermediate_size: int = 9216
-    num_hidden_layers: int = 26
-    num_attention_heads: int = 8
-    num_key_value_heads: int | None = 4
-    head_dim: int = 256
-    hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 131_072
-    query_pre_attn_scalar: int = 256
-    sliding_window: int | None = 4096
     sliding_window_pattern: int = _PATTERN  # Only every sixth layer has no window.
-    layer_types: tuple[str, ...] | None = None  # Set only if the default pattern cannot express them.
     use_bidirectional_attention: bool = False
     rope_theta: float = 1_000_000.0  # For layers without windows, like `rope_scaling`.
     rope_local_base_freq: float = 10_000.0  # For layers with windows.
@@ -44,7 +34,6 @@ class Config(DecoderConfig):
     inert: ClassVar[frozenset[str]] = frozenset(
         "attn_logit_softcapping final_logit_softcapping _sliding_window_pattern".split()
     )
-    norm_offset: ClassVar[float] = 1.0
     pooling: ClassVar[str] = "mean"
 
     @classmethod
@@ -87,12 +76,9 @@ class Config(DecoderConfig):
         return thetas, scaling_of("gemma3_text", everywhere, hf, cls.max_position_embeddings)
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """GLOBAL or LOCAL for every layer."""
-        return self.layer_types or tuple(
-            LOCAL if layer % self.sliding_window_pattern else GLOBAL
-            for layer in range(1, self.num_hidden_layers + 1)
-        )
+    def period(self) -> int:
+        """Of so many layers, only the last has no window."""
+        return self.sliding_window_pattern
 
     @property
     def causal(self) -> bool:
@@ -112,13 +98,8 @@ class Config(DecoderConfig):
         return np.stack([near, rotary.speeds(self.rope_theta, self.head_dim, self.rope_scaling)])
 
     @property
-    def tokens(self) -> Tokens:
-        return dataclasses.replace(super().tokens, scale=self.hidden_size**0.5)
-
-    @property
     def block(self) -> BlockSpec:
-        scale = self.query_pre_attn_scalar**-0.5
-        return dataclasses.replace(super().block, qk_norm=True, norm_after=True, scale=scale)
+        return dataclasses.replace(super().block, qk_norm=True)
 
 
 ENCODER = decoder.encoder(Config)

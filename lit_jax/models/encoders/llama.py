@@ -13,6 +13,7 @@ class Config(DecoderConfig):
     """Fields and defaults of transformers' LlamaConfig."""
 
     hidden_act: str = "silu"
+    attention_bias: bool = False
     mlp_bias: bool = False
 
     model_type: ClassVar[str] = "llama"

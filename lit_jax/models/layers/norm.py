@@ -69,7 +69,7 @@ _by_rows.defvjp(
 class RmsNorm(nn.Module):
     """x over its root mean square (arXiv:1910.07467), in float32, times `centre` + a learned scale.
 
-    Equals transformers' LlamaRMSNorm and T5LayerNorm with a `centre` of 0, and Gemma3RMSNorm with 1.
+    Equals transformers' LlamaRMSNorm and T5LayerNorm with a `centre` of 0, and GemmaRMSNorm with 1.
     """
 
     epsilon: float

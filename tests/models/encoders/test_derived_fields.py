@@ -58,6 +58,16 @@ RULES = {
     "qwen3, as many heads of keys": tiny.QWEN3 | {"num_key_value_heads": None},
     "qwen3, a scaling of its own, the base beside it": tiny.QWEN3
     | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "qwen2, windows from a layer on": tiny.QWEN2 | {"use_sliding_window": True, "max_window_layers": 2},
+    "qwen2, windows of no width": tiny.QWEN2
+    | {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
+    "qwen2, a field of qwen3": tiny.QWEN2 | {"attention_bias": True},
+    "mistral, kinds of layers that it does not have": tiny.MISTRAL | {"layer_types": ["full_attention"] * 3},
+    "mistral, heads that share the width": tiny.MISTRAL | {"head_dim": None},
+    "gemma 1, an activation by its old name": tiny.GEMMA | {"hidden_act": "gelu"},
+    "gemma 2, its usual layers by name": tiny.GEMMA2
+    | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "gemma 2, a pattern of gemma 3": tiny.GEMMA2 | {"sliding_window_pattern": 3},
     "llama, heads that share the width": tiny.LLAMA | {"head_dim": None, "num_key_value_heads": None},
     "llama, the context as it is": tiny.LLAMA
     | {"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}},
