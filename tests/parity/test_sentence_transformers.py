@@ -34,7 +34,7 @@ MODELS = {  # Towers, then fields of the config.
         {"vision": tiny.SIGLIP_VISION, "text": tiny.QWEN3},
         {"text_head": Head("linear_bias")},
     ),
-    "qwen2": ({"text": tiny.QWEN2}, {}),
+    "mistral": ({"text": tiny.MISTRAL}, {}),
     "cls and mean, norm": (
         {},
         {"vision_pooling": "cls_mean", "text_pooling": "cls_mean", "vision_head": NORM},

@@ -9,10 +9,13 @@ from lit_jax.hf.processor import save_tokenizer
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoderConfig, encoder_of
 from lit_jax.models.layers.pooling import POOLER
+from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
-from lit_jax.utils.typing import Params, Processor
+from lit_jax.utils.typing import Params, Processor, Tokenizer
 
 HEADS = "heads"
+# Text type -> the class of tokenizer that transformers 5 makes for a folder of the type, whatever its files say.
+_TOKENIZERS = {"qwen2": "Qwen2Tokenizer"}
 PLACES = {tower: tower for tower in TOWERS}  # Tower -> its folder.
 
 
@@ -25,7 +28,12 @@ def write(
     max_shard_size: int | str,
     places: Mapping[str, str] = PLACES,
 ) -> None:
-    """Writes the towers into `places` and the heads into HEADS; `hf` is the config.json of the whole model."""
+    """Writes the towers into `places` and the heads into HEADS; `hf` is the config.json of the whole model.
+
+    Raises ConfigError for a tokenizer that transformers would read as another one.
+    """
+    if processor is not None:
+        _check_tokenizer(config.text_type, processor.tokenizer)
     heads = config.heads
     rest = {name: value for name, value in params.items() if name not in TOWERS}
     for tower, (model_type, tower_config) in config.towers.items():
@@ -43,3 +51,12 @@ def write(
     if processor is not None:
         processor.image_processor.save_pretrained(folder / places["vision"])
         save_tokenizer(folder / places["text"], processor.tokenizer, alone=True)
+
+
+def _check_tokenizer(text_type: str, tokenizer: Tokenizer) -> None:
+    found, read = type(tokenizer).__name__, _TOKENIZERS.get(text_type)
+    if read is not None and found.removesuffix("Fast") != read:
+        raise ConfigError(
+            f"the tokenizer is a {found}, and transformers reads that of a {text_type} as a {read}, with other tokens; "
+            "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
+        )
