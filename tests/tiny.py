@@ -131,6 +131,8 @@ RESNET = {
     "hidden_sizes": [16, 24],
     "depths": [2, 3],
 }
+# Groups of many channels, since those of few numbers magnify rounding, also in PyTorch.
+BIT = RESNET | {"model_type": "bit", "num_groups": 2}
 CLIP_RESNET = RESNET | {"model_type": "clip_resnet", "num_attention_heads": 4}
 COCA_VISION = CLIP_VISION | {
     "model_type": "coca_vision",

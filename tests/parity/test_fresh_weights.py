@@ -25,7 +25,7 @@ WHOLE = """clip_vision_model siglip_vision_model dinov3_vit swin swinv2 clip_tex
 clipseg_vision_model metaclip_2_text_model chinese_clip_text_model qwen2 qwen3 llama mistral
 eurobert gemma gemma2 gemma3_text t5 mt5 umt5
 nomic_bert chinese_clip_vision_model mlcd_vision_model aimv2_vision_model vit_msn vit_mae ijepa convnext
-convnextv2 dinov3_convnext resnet gte siglip2_vision_model tipsv2_text_model eva02 perception_encoder
+convnextv2 dinov3_convnext resnet bit gte siglip2_vision_model tipsv2_text_model eva02 perception_encoder
 vitamin clip_resnet coca_vision coca_text bart mbart m2m_100 marian dpr
 fastvit mobileclip_vit mobileclip_text""".split()
 MORE = {"use_mask_token": True, "pooling": "tanh"}  # Fields that give a type more weights of this kind.

@@ -151,6 +151,31 @@ def test_fresh_weights_are_drawn_as_in_transformers():
             np.testing.assert_array_equal(tensors[name], tensor.numpy(), err_msg=name)
 
 
+def assert_written_for_transformers(theirs, module, params, folder):
+    """Writes a dual encoder with the tower that is stored in `folder`/v; its image tower is `theirs` once more."""
+    images = pixels(module.config.vision.image_size)
+    output = module.apply({"params": params}, jnp.asarray(images), method="image_features")[1]
+    lit_jax.save(folder / "out", module, params, layout="towers")
+    again, info = transformers.AutoModel.from_pretrained(folder / "out" / "vision", output_loading_info=True)
+    assert not any(info.values()), info
+    for model in (theirs, again.eval()):
+        with torch.no_grad():
+            want = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).pooler_output.flatten(1)
+        assert_same_layers({"pooled": output.pooler_output}, {"pooled": want})
+    files = [folder / model_folder.WEIGHTS for folder in (folder / "v", folder / "out" / "vision")]
+    stored, written = (safetensors.torch.load_file(file) for file in files)
+    assert stored.keys() == written.keys() and all(
+        torch.equal(stored[name], written[name]) for name in stored
+    )
+    lit_jax.save(folder / "own", module, params, layout="lit_jax")
+    loaded, same = lit_jax.load(folder / "own")
+    assert loaded.config == module.config
+    chex.assert_trees_all_equal(same, params)
+    name = module.config.vision_type
+    with pytest.raises(WeightError, match=f"a vision tower of type '{name}' has no place in transformers'"):
+        lit_jax.save(folder / "hf", module, params)
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("image_size", [64, (24, 40)], ids=str)
 def test_a_dual_encoder_for_pictures_of_another_size_is_written_as_towers_that_transformers_reads(
@@ -160,28 +185,7 @@ def test_a_dual_encoder_for_pictures_of_another_size_is_written_as_towers_that_t
     tiny.write_tower(tmp_path / "t", tiny.BERT)
     module, params = lit_jax.from_towers(tmp_path / "v", tmp_path / "t", image_size=image_size)
     assert module.config.vision.image_size == image_size
-    images = pixels(image_size)
-    output = module.apply({"params": params}, jnp.asarray(images), method="image_features")[1]
-    lit_jax.save(tmp_path / "out", module, params, layout="towers")
-    again, info = transformers.AutoModel.from_pretrained(
-        tmp_path / "out" / "vision", output_loading_info=True
-    )
-    assert not any(info.values()), info
-    for model in (theirs, again.eval()):
-        with torch.no_grad():
-            want = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).pooler_output.flatten(1)
-        assert_same_layers({"pooled": output.pooler_output}, {"pooled": want})
-    files = [folder / model_folder.WEIGHTS for folder in (tmp_path / "v", tmp_path / "out" / "vision")]
-    stored, written = (safetensors.torch.load_file(file) for file in files)
-    assert stored.keys() == written.keys() and all(
-        torch.equal(stored[name], written[name]) for name in stored
-    )
-    lit_jax.save(tmp_path / "own", module, params, layout="lit_jax")
-    loaded, same = lit_jax.load(tmp_path / "own")
-    assert loaded.config == module.config
-    chex.assert_trees_all_equal(same, params)
-    with pytest.raises(WeightError, match="a vision tower of type 'resnet' has no place in transformers'"):
-        lit_jax.save(tmp_path / "hf", module, params)
+    assert_written_for_transformers(theirs, module, params, tmp_path)
 
 
 def test_every_pooling_of_tokens_but_those_of_a_cls_token_equals_pytorch(tmp_path):

@@ -84,7 +84,7 @@ def test_decay_and_multipliers_hold_for_muon_too(params, grads):
 
 
 TOWERS = [hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf]
-CONVOLUTIONS = "convnext|resnet"  # Types without attention.
+CONVOLUTIONS = "convnext|resnet|^bit$"  # Types without attention.
 TOWERS = [hf for hf in TOWERS if not re.search(CONVOLUTIONS, hf["model_type"])]
 
 

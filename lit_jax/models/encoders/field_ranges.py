@@ -38,6 +38,7 @@ RANGES: dict[str, Range] = {
     "window_size": Range(1, 1 << 8),
     "num_register_tokens": Range(0, 1 << 10),
     "ref_feat_shape": Range(1, 1 << 10),
+    "output_stride": _SIZE,
     "rope_grid_offset": Range(0, 1 << 10),
     "pos_embed_shift": Range(0, 100),
     "pos_embed_jitter": Range(1, 100),
@@ -65,6 +66,7 @@ RANGES: dict[str, Range] = {
     "encoder_ffn_dim": _SIZE,
     "adapter_reduction_factor": _SIZE,
     "mlp_ratio": Range(0.01, 100),
+    "width_factor": Range(1, 1 << 6),
     # Depths and heads.
     "num_hidden_layers": _LAYERS,
     "n_layers": _LAYERS,

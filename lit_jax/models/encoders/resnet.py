@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.staged_config import Staged
-from lit_jax.models.layers.blocks import ACTIVATIONS, rematted
+from lit_jax.models.layers.blocks import ACTIVATIONS, run_layers
 from lit_jax.models.layers.dense import Conv, named
 from lit_jax.models.layers.norm import FrozenBatchNorm
 from lit_jax.models.layers.spec import Compute
@@ -148,28 +148,6 @@ class Layer(nn.Module):
         if self.has_shortcut:
             x = ConvNorm(self.width, 1, self.stride, self.compute, pooled, name="shortcut")(x)
         return ACTIVATIONS[self.config.hidden_act](x + y)
-
-
-def run_layers(
-    first: nn.Module, others: nn.Module, count: int, compute: Compute, x: Float[Array, "B _ _ _"]
-) -> Float[Array, "B R W D"]:
-    """Runs `first`, and then `count` copies of `others` under `lax.scan`. Call it in a compact method."""
-
-    def body(layer: nn.Module, x: Array, _: None) -> tuple[Array, None]:
-        return layer(x), None
-
-    x, _ = rematted(body, compute, scanned=False)(first, x, None)
-    if count:
-        scan = nn.scan(
-            rematted(body, compute),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=count,
-            unroll=min(compute.unroll, count),
-            check_constancy_invariants=False,
-        )
-        x, _ = scan(others, x, None)
-    return x
 
 
 class Stage(nn.Module):

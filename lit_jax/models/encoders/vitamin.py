@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from lit_jax.models.encoders import eva02, resnet
 from lit_jax.models.encoders.base import Encoder, EncoderOutput, drop_path_rates, with_embeddings
 from lit_jax.models.encoders.vitamin_config import Config
-from lit_jax.models.layers.blocks import ACTIVATIONS, Block, PerLayer, layer_norm, scan_layers
+from lit_jax.models.layers.blocks import ACTIVATIONS, Block, PerLayer, layer_norm, run_layers, scan_layers
 from lit_jax.models.layers.dense import Conv, Dense, named
 from lit_jax.models.layers.norm import LayerNorm
 from lit_jax.models.layers.spec import Compute
@@ -93,7 +93,7 @@ class Stage(nn.Module):
         width, depth = c.hidden_sizes[self.number], c.depths[self.number]
         first = Layer(c, width, 2, compute, name="first")
         others = Layer(c, width, 1, compute, name="layers")
-        return resnet.run_layers(first, others, depth - 1, compute, x)
+        return run_layers(first, others, depth - 1, compute, x)
 
 
 class Embeddings(nn.Module):

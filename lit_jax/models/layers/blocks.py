@@ -1,4 +1,4 @@
-"""Transformer parts shared by every encoder."""
+"""Parts shared by every encoder."""
 
 import dataclasses
 from collections.abc import Callable
@@ -166,6 +166,38 @@ def rematted(body: Callable[..., Any], compute: Compute, *, scanned: bool = True
     """
     policy = REMAT[compute.remat]
     return body if policy is None else nn.remat(body, prevent_cse=not scanned, policy=policy)
+
+
+def run_layers(
+    first: nn.Module,
+    others: nn.Module,
+    count: int,
+    compute: Compute,
+    x: Float[Array, "B _ _ _"],
+    rates: Float[Array, "L"] | None = None,
+    *,
+    train: bool = False,
+) -> Float[Array, "B R W D"]:
+    """Runs `first`, and then `count` copies of `others` under `lax.scan`. Call it in a compact method.
+
+    Layers that have stochastic depth also get their rate of `rates`, and `train`.
+    """
+
+    def body(layer: nn.Module, x: Array, rate: Array | None) -> tuple[Array, None]:
+        return layer(x) if rate is None else layer(x, rate, train=train), None
+
+    x, _ = rematted(body, compute, scanned=False)(first, x, None if rates is None else rates[0])
+    if count:
+        scan = nn.scan(
+            rematted(body, compute),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=count,
+            unroll=min(compute.unroll, count),
+            check_constancy_invariants=False,
+        )
+        x, _ = scan(others, x, None if rates is None else rates[1:])
+    return x
 
 
 @dataclasses.dataclass(frozen=True)

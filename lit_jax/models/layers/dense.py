@@ -116,6 +116,19 @@ class Conv(nn.Conv):
         return add_bias(y, self.param("bias", self.bias_init, (self.features,))) if self.use_bias else y
 
 
+def _standardized(x: Any, kernel: Any, bias: Any, *, dtype: Any = None, inexact: bool = True) -> Any:
+    kernel = kernel.astype(jnp.float32)
+    kernel = kernel - kernel.mean((0, 1, 2))
+    kernel = kernel * lax.rsqrt(jnp.square(kernel).mean((0, 1, 2)) + 1e-8)
+    return _bias_as_it_is(x, kernel, bias, dtype=dtype, inexact=inexact)
+
+
+class StandardizedConv(Conv):
+    """Conv with weight standardisation (arXiv:1903.10520): each output's kernel has mean 0 and variance 1."""
+
+    promote_dtype: Any = staticmethod(_standardized)
+
+
 class Projection(nn.Module):
     """A dense layer to or from heads: params as in Dense, [D H K] or [H K D], but inputs and outputs are [B N D].
 

@@ -1,4 +1,4 @@
-"""Norms in float32: layer norms (arXiv:1607.06450) with PyTorch's variance, RMS norms, and frozen batch norms."""
+"""Norms in float32: layer norms (arXiv:1607.06450) with PyTorch's variance, RMS, group and frozen batch norms."""
 
 from collections.abc import Callable
 from functools import partial
@@ -83,6 +83,28 @@ class RmsNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y * lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
         return (y * (self.centre + scale)).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group norm (arXiv:1803.08494): over rows, columns and the channels of a group, in float32, as PyTorch's."""
+
+    groups: int
+    epsilon: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B R W D"]) -> Float[Array, "B R W D"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        y = x.astype(jnp.float32).reshape(*x.shape[:-1], self.groups, -1)
+        y = y - _mean(y)
+        y = y * lax.rsqrt(_mean(jnp.square(y)) + self.epsilon)
+        return (y.reshape(x.shape) * scale + bias).astype(self.dtype)
+
+
+def _mean(y: Float[Array, "B R W G C"]) -> Float[Array, "B 1 1 G 1"]:
+    """The mean over a group. The sums of columns come first, since one long sum would round more."""
+    return y.mean(2, keepdims=True).mean((1, 4), keepdims=True)
 
 
 class FrozenBatchNorm(nn.Module):
