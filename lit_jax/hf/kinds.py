@@ -51,6 +51,8 @@ _PROJECTS = {  # Names of tensors -> what a folder of them needs; the first that
     'says which, for instance {"architecture": "vit_base_patch16_224"}',
     r"(^|\.)stages\.\d+\.blocks\.\d+\.conv_dw\.": "and its weights are those of a ConvNeXt as timm names them: write "
     'one that says which, for instance {"architecture": "convnext_base"}',
+    r"(^|\.)stages\.0\.blocks\.0\.downsample\.conv\.weight$": "and its weights are those of a BiT as timm names them: "
+    'write one that says which, for instance {"architecture": "resnetv2_50x1_bit"}',
     r"(^|\.)layer1\.0\.conv1\.weight$": "and its weights are those of a ResNet as timm and torchvision name them: "
     'write one that says which, for instance {"architecture": "resnet50"}',
 }

@@ -13,6 +13,7 @@ import numpy as np
 
 from lit_jax.hf import model_folder
 from lit_jax.hf.conversions import (
+    timm_bit,
     timm_convnext,
     timm_eva,
     timm_fastvit,
@@ -88,8 +89,8 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext and plain "
-            "resnet are"
+            "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext, plain resnet "
+            "and bit are"
         )
     check_arguments(where, architecture, args, _SHOWN)
     trunk = Trunk(where, source, prefix, is_rotary=_is_rotary(architecture))
@@ -123,6 +124,7 @@ class _Kind(NamedTuple):
 _KINDS = tuple(
     _Kind(kind.KIND, kind.MARKS, kind.tower)
     for kind in (
+        timm_bit,
         timm_convnext,
         timm_eva,
         timm_fastvit,

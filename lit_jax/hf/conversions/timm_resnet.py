@@ -12,7 +12,7 @@ from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
-KIND = r"(?!vit_)\w*resnet\w*"  # Architectures that are handled here.
+KIND = r"(?!vit_|resnetv2_\w+_bit$)\w*resnet\w*"  # Architectures that are handled here.
 MARKS = "conv1.weight", "layer1.0.conv1.weight"  # Tensors of every ResNet.
 # The others have another stem, another shortcut, other widths, or layers that transformers' ResNet lacks.
 _NAMES = ("resnet18", "resnet26", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200")

@@ -40,7 +40,7 @@ PLACES = {tower: f"{route}_0_Transformer" for tower, route in ROUTES.items()}
 _ENCODERS = ("T5EncoderModel", "MT5EncoderModel", "UMT5EncoderModel", bart.M2M_100.reader, bart.MARIAN.reader)
 _READERS = ("AutoModel", *_ENCODERS)
 # Types whose last hidden state is not a list of tokens in transformers, or is not returned.
-_GRIDS = ("convnext", "convnextv2", "resnet", "dpr")
+_GRIDS = ("convnext", "convnextv2", "resnet", "bit", "dpr")
 _PILLOW = {"backend": "pil"}  # Reads pictures as lit_jax does, even if torchvision is installed.
 _NORMALIZE = Layer("Normalize", {"module_input_name": OUTPUT, "module_output_name": OUTPUT}, {})
 _ELSE = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"

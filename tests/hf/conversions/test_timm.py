@@ -37,6 +37,8 @@ TYPES = {
     "convnext_tanh": "dinov3_convnext",
     "convnextv2": "convnextv2",
     "convnextv2_convolutions": "convnextv2",
+    "bit": "bit",
+    "bit_wide": "bit",
     "resnet18": "resnet",
     "resnet50": "resnet",
     "eva": "beit",
@@ -62,7 +64,7 @@ TYPES = {
 
 def side(name):
     """The side of the pictures that timm saw, as tests/fixtures/make_foreign.py says."""
-    return 64 if re.match("convnext|fastvit", name) else 32
+    return 64 if re.match("convnext|fastvit|bit", name) else 32
 
 
 def joined(folder, text):
