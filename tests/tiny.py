@@ -107,6 +107,17 @@ SWIN = {
     "window_size": 4,
     "mlp_ratio": 2.0,
 }
+HIERA = {
+    "model_type": "hiera",
+    "image_size": [32, 32],
+    "embed_dim": 8,
+    "depths": [2, 3, 2],
+    "num_heads": [1, 2, 4],
+    "num_query_pool": 2,
+    "masked_unit_size": [4, 4],
+    "masked_unit_attention": [True, True, False],
+    "mlp_ratio": 2.0,
+}
 # Wider, since cosines over few channels magnify rounding, also in PyTorch.
 SWINV2 = SWIN | {"model_type": "swinv2", "embed_dim": 32}
 CONVNEXT = {

@@ -9,6 +9,7 @@ from lit_jax.models.kept_fields import Kept
 from lit_jax.models.weight_map import table
 from lit_jax.utils.errors import WeightError
 from lit_jax.utils.names import TOWERS
+from lit_jax.utils.sides import pair
 
 MODEL_TYPE = "vision-text-dual-encoder"
 OWN_MODEL_TYPE = "lit-jax-dual-encoder"  # The same config, for models that transformers' class cannot hold.
@@ -142,9 +143,14 @@ _NEVER_NULL = ("embedding_size", "head_dim")
 
 
 def _as_json(config: Any) -> dict[str, Any]:
-    """The fields of a config, with lists in place of tuples: transformers accepts only lists for some of them."""
+    """The fields of a config, with lists in place of tuples: transformers accepts only lists for some of them.
+
+    A config names in `pairs` the fields of which transformers accepts only two numbers.
+    """
+    pairs = getattr(config, "pairs", ())
+    fields = dataclasses.asdict(config).items()
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(config).items()
+        for name, value in ((name, pair(value) if name in pairs else value) for name, value in fields)
         if value is not None or name not in _NEVER_NULL
     }

@@ -28,16 +28,20 @@ def with_image_size(model_type: str, config: Any, size: Sides) -> Any:
     """
     if not is_sides(size):
         raise ConfigError(f"image_size is {size!r}; wanted a side in pixels, or (height, width)")
-    sides, patch = pair(size), pair(config.patch_size)
+    part = getattr(
+        config, "unit", config.patch_size
+    )  # Hiera pools tokens, and needs a multiple of more than a patch.
+    sides, patch = pair(size), pair(part)
     if max(sides) > LARGEST:
         raise ConfigError(f"image_size is {size}; wanted sides of at most {LARGEST} pixels")
     size = plain(*sides)
-    if any(side < part or side % part for side, part in zip(sides, patch, strict=True)):
-        lower = [max(side - side % part, part) for side, part in zip(sides, patch, strict=True)]
-        upper = [n if n == side else n + part for n, side, part in zip(lower, sides, patch, strict=True)]
-        of = config.patch_size if isinstance(config.patch_size, int) else in_words(config.patch_size)
+    if any(side < least or side % least for side, least in zip(sides, patch, strict=True)):
+        lower = [max(side - side % least, least) for side, least in zip(sides, patch, strict=True)]
+        upper = [n if n == side else n + least for n, side, least in zip(lower, sides, patch, strict=True)]
+        of = part if isinstance(part, int) else in_words(part)
+        what = "the patch size" if part == config.patch_size else "as much as becomes one token"
         raise ConfigError(
-            f"image_size is {size}; wanted a multiple of {of}, the patch size: {plain(*lower)} or {plain(*upper)}"
+            f"image_size is {size}; wanted a multiple of {of}, {what}: {plain(*lower)} or {plain(*upper)}"
         )
     if not isinstance(size, int):
         if VISION[model_type].any_size(config):
@@ -56,7 +60,8 @@ def resized(params: Params, stored: Any, config: Any) -> Params:
     Pictures of the new size get the same outputs as from the stored tower with `interpolate`. Rotary positions and
     relative positions within windows fit any size and stay.
     """
-    old, new = (grid(c.image_size, c.patch_size) for c in (stored, config))
+    # Hiera's patches overlap, so there are as many as strides.
+    old, new = (grid(c.image_size, getattr(c, "patch_stride", c.patch_size)) for c in (stored, config))
     if old == new:
         return params
     leaves = traverse_util.flatten_dict(params, sep="/")

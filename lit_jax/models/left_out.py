@@ -40,7 +40,7 @@ _REASONS = {
     "proteins (ESM-1b and ESM-2 are read)": "esmc evolla",
     "texts with their places on a page or in a table": "bros layoutlm layoutlmv2 layoutlmv3 lilt markuplm tapas udop",
     "an image tower that is not written": """
-        cvt dinat donut-swin efficientnet focalnet glm_image_vqmodel hgnet_v2 hiera imagegpt levit mobilenet_v1
+        cvt dinat donut-swin efficientnet focalnet glm_image_vqmodel hgnet_v2 imagegpt levit mobilenet_v1
         mobilenet_v2 mobilevit mobilevitv2 pixio poolformer pvt pvt_v2 radio regnet segformer swiftformer textnet
         timm_backbone
     """,

@@ -41,6 +41,7 @@ PAIRS = {
     "vit + longformer": (tiny.VIT, tiny.LONGFORMER),
     "swin + roberta": (tiny.SWIN, tiny.ROBERTA),
     "swinv2 + bert": (tiny.SWINV2, tiny.BERT),
+    "hiera + bert": (tiny.HIERA, tiny.BERT),
     "chinese clip + bert": (tiny.CHINESE_CLIP_VISION, tiny.BERT),
     "mlcd + bert": (tiny.MLCD_VISION, tiny.BERT),
     "aimv2 + bert": (tiny.AIMV2_VISION, tiny.BERT),

@@ -175,8 +175,9 @@ PARTLY_READ = ("luke", "ibert", "xmod", "roformer")
 # Types with a test file of their own.
 APART = set(
     """eva02 perception_encoder clip_resnet coca_vision coca_text vitamin siglip2_vision_model
-    convnext convnextv2 dinov3_convnext resnet bit swin swinv2 deberta deberta-v2 modernbert qwen2 qwen3 llama eurobert
-    mistral gemma gemma2 gemma3_text dpr t5 mt5 umt5 nomic_bert bart mbart m2m_100 marian
+    convnext convnextv2 dinov3_convnext resnet bit hiera swin swinv2 deberta deberta-v2 modernbert
+    qwen2 qwen3 llama eurobert mistral gemma gemma2 gemma3_text
+    dpr t5 mt5 umt5 nomic_bert bart mbart m2m_100 marian
     fastvit mobileclip_vit mobileclip_text""".split()
 )
 TOWERS = {name: ("vision", hf) for name, hf in VISION.items()} | {

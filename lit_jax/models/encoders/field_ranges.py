@@ -33,6 +33,10 @@ RANGES: dict[str, Range] = {
     # Pictures.
     "image_size": Range(1, 1 << 14),
     "patch_size": Range(1, 1 << 12),
+    "patch_stride": Range(1, 1 << 12),
+    "patch_padding": Range(0, 1 << 12),
+    "query_stride": Range(1, 1 << 8),
+    "masked_unit_size": Range(1, 1 << 8),
     "num_patches": _SIZE,
     "num_channels": Range(1, 1 << 10),
     "window_size": Range(1, 1 << 8),
@@ -66,6 +70,7 @@ RANGES: dict[str, Range] = {
     "encoder_ffn_dim": _SIZE,
     "adapter_reduction_factor": _SIZE,
     "mlp_ratio": Range(0.01, 100),
+    "embed_dim_multiplier": Range(0.01, 100),
     "width_factor": Range(1, 1 << 6),
     # Depths and heads.
     "num_hidden_layers": _LAYERS,
@@ -74,6 +79,7 @@ RANGES: dict[str, Range] = {
     "encoder_layers": _LAYERS,
     "depths": _LAYERS,
     "num_stages": _LAYERS,
+    "num_query_pool": Range(0, DEEPEST),
     "num_attention_heads": Range(1, 1 << 14),
     "attn_pooler_heads": Range(1, 1 << 14),
     "num_key_value_heads": Range(1, 1 << 14),
