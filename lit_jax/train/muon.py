@@ -10,11 +10,12 @@ from optax.contrib import scale_by_muon as orthogonal_momentum
 from lit_jax.utils.path_rules import Rules, first_match, map_with_path
 
 # Which axes of a kernel are the rows and columns of its matrix, counted from the last; axes before them are layers.
+# The first layer of a stage of Hiera has a shape of its own and is not among them.
 # Embeddings, projections and poolers are at the ends of a tower, and are left to Adam as in Muon's own recipes.
 MATRICES: Rules = (
-    (r"(.*/)?layers/attn/(query|key|value)/kernel", ((-3,), (-2, -1))),  # D | H K
-    (r"(.*/)?layers/attn/out/kernel", ((-3, -2), (-1,))),  # H K | D
-    (r"(.*/)?layers/mlp/(up|down)/kernel", ((-2,), (-1,))),  # D | F
+    (r"(.*/)?(layers|first)/attn/(query|key|value)/kernel", ((-3,), (-2, -1))),  # D | H K
+    (r"(.*/)?(layers|first)/attn/out/kernel", ((-3, -2), (-1,))),  # H K | D
+    (r"(.*/)?(layers|first)/mlp/(up|down)/kernel", ((-2,), (-1,))),  # D | F
 )
 GATED = ((-3,), (-1,))  # D (2) F: two matrices, for gate and up.
 RMS = 0.2  # RMS of an update, about that of AdamW, so that one learning rate suits both (arXiv:2502.16982).

@@ -16,7 +16,14 @@ from tests import tiny
 from tests.parity import test_convnext, test_poolings, test_resnet
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import randomise
-from tests.parity.towers import assert_rounding_alone, our_tower, pixels, run, torch_tower
+from tests.parity.towers import (
+    assert_rounding_alone,
+    assert_trained_as_locked,
+    our_tower,
+    pixels,
+    run,
+    torch_tower,
+)
 from tests.tiny import BIT
 
 BOTTLENECK = BIT | {"layer_type": "bottleneck"}
@@ -131,6 +138,11 @@ def test_stochastic_depth_leaves_out_branches_of_some_pictures_in_training_alone
     still, trained = (np.asarray(call(train, jax.random.key(1))) for train in (False, True))
     np.testing.assert_allclose(still, still[:1].repeat(6, axis=0), rtol=0, atol=1e-6)
     assert len(np.unique(trained[:, 0].round(4))) > 1
+
+
+@pytest.mark.parametrize("lock", ["UU", "LU"])
+def test_a_tower_is_trained_as_its_letter_says(lock, tmp_path):
+    assert_trained_as_locked(lock, tmp_path, BIT)
 
 
 @pytest.mark.sampled(2)

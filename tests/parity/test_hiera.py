@@ -10,14 +10,25 @@ import pytest
 import torch
 
 import lit_jax
+from lit_jax.config import ModelConfig
+from lit_jax.models import dual_encoder
+from lit_jax.models.dual_encoder import DualEncoder
 from lit_jax.models.encoders import VISION
 from lit_jax.models.image_size import with_image_size
+from lit_jax.train.adapters import with_adapters
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers, randomise
-from tests.parity.towers import assert_rounding_alone, layers, our_tower, pixels, torch_tower
+from tests.parity.towers import (
+    assert_rounding_alone,
+    assert_trained_as_locked,
+    layers,
+    our_tower,
+    pixels,
+    torch_tower,
+)
 from tests.tiny import HIERA
 
 ENCODER = VISION["hiera"]
@@ -142,6 +153,20 @@ def test_stochastic_depth_leaves_out_branches_of_some_pictures_in_training_alone
     )
     np.testing.assert_allclose(still, still[:1].repeat(6, axis=0), rtol=0, atol=1e-6)
     assert len(np.unique(trained[:, 0].round(4))) > 1
+
+
+@pytest.mark.parametrize("lock", ["UU", "LU"])
+def test_a_tower_is_trained_as_its_letter_says(lock, tmp_path):
+    assert_trained_as_locked(lock, tmp_path, HIERA)
+
+
+def test_adapters_suit_every_layer():
+    shapes = dual_encoder.param_shapes(DualEncoder(tiny.dual_config(vision=HIERA)))
+    model = ModelConfig("", "", lock_towers="AU", lora_targets=(r".*/(attn|mlp)/\w+/kernel",))
+    found = with_adapters(shapes, model)["vision"]["adapters"]
+    for stage in ("stage0", "stage1", "stage2"):
+        first, others = (found[stage][name]["attn"]["query"]["a"]["kernel"] for name in ("first", "layers"))
+        assert others.shape[2:] == first.shape[1:] and others.ndim == first.ndim + 1
 
 
 def test_a_tower_for_pictures_of_another_size_equals_interpolation_in_pytorch(tmp_path):
