@@ -10,7 +10,7 @@ from optax.contrib import scale_by_muon as orthogonal_momentum
 from lit_jax.utils.path_rules import Rules, first_match, map_with_path
 
 # Which axes of a kernel are the rows and columns of its matrix, counted from the last; axes before them are layers.
-# The first layer of a stage of Hiera has a shape of its own and is not among them.
+# The `first` layer of a stage (Hiera) is not stacked, since its shape differs from that of the others.
 # Embeddings, projections and poolers are at the ends of a tower, and are left to Adam as in Muon's own recipes.
 MATRICES: Rules = (
     (r"(.*/)?(layers|first)/attn/(query|key|value)/kernel", ((-3,), (-2, -1))),  # D | H K

@@ -131,6 +131,7 @@ UNHOLDABLE = {  # Case -> (towers, fields of the config, the message).
         "text tower of type 'siglip_text_model' is no model of AutoModel",
     ),
     "resnet": ({"vision": tiny.RESNET}, {}, "type 'resnet' pools by 'mean.tokens.', which no module"),
+    "bit": ({"vision": tiny.BIT}, {}, "type 'bit' pools by 'mean.norm.tokens..', which no module"),
     "clipseg": ({"vision": tiny.CLIPSEG_VISION}, {}, "type 'clipseg_vision_model' is no model of AutoModel"),
 }
 
