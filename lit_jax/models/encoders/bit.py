@@ -122,7 +122,7 @@ class Config(resnet.Fields):
         return self.global_padding or ((edge, edge), (edge, edge))
 
 
-def rounded(width: float) -> int:
+def rounded(width: int | float) -> int:
     """The nearest multiple of 8, or the next one where that would be less than nine tenths of `width`."""
     nearest = max(8, int(width + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * width else nearest
