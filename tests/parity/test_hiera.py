@@ -241,6 +241,7 @@ def test_a_config_that_is_not_usable_is_refused_by_name_and_transformers_compute
     [
         ({"depths": [900, 900, 1]}, "depths=.* is not usable; wanted at most 1000 layers"),
         ({"embed_dim": 10**6, "embed_dim_multiplier": 99.0}, "embed_dim_multiplier=99.0 is not usable"),
+        ({"hidden_size": 64}, "hidden_size=64 is not implemented; 32 is"),
         ({"patch_size": [7, 7, 7]}, "patch_size=.* is not usable; wanted a sensible int .* or two of them"),
     ],
     ids=str,

@@ -13,13 +13,9 @@ from lit_jax.utils.sides import Sides, in_words, pair, plain
 
 DERIVED = frozenset({"hidden_size"})  # Computed from other fields.
 # Fields of the decoder of the pretraining, names for the number of stages, and what norms start from.
-_INERT = (
-    DERIVED
-    | BACKBONE
-    | frozenset(
-        """decoder_hidden_size decoder_depth decoder_num_heads normalize_pixel_loss mask_ratio num_layers
+_INERT = BACKBONE | frozenset(
+    """decoder_hidden_size decoder_depth decoder_num_heads normalize_pixel_loss mask_ratio num_layers
     num_hidden_layers layer_norm_init""".split()
-    )
 )
 
 
@@ -63,7 +59,8 @@ class Config:
     @classmethod
     def from_hf(cls, hf: dict) -> "Config":
         """Raises WeightError for a field that would change the numbers and is not implemented."""
-        config = read_config(cls, "hiera", hf, inert=_INERT)
+        derived = {"hidden_size": lambda config: (config.hidden_size,)}
+        config = read_config(cls, "hiera", hf, inert=_INERT, fixed=derived)
         config.check()
         return config
 
