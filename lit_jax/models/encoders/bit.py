@@ -5,8 +5,6 @@ of a ResNet and a ViT, those of the first. Shape letters: R rows and W columns o
 are as everywhere.
 """
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -14,118 +12,16 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders import resnet
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
-from lit_jax.models.encoders.resnet import NARROWER
+from lit_jax.models.encoders.bit_config import POOL, Config
 from lit_jax.models.layers.blocks import ACTIVATIONS, DropPath, run_layers
 from lit_jax.models.layers.dense import StandardizedConv, named
 from lit_jax.models.layers.norm import GroupNorm
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.errors import ConfigError
 
 EPS = 1e-5  # The epsilon of every norm; torch's default.
 UNITS = 3  # Convolutions of a layer: a bottleneck.
-_PREACTIVATION, _BOTTLENECK = "preactivation", "bottleneck"  # Types of layers.
-_SAME = "SAME"
-_POOL = 3  # The side of the windows of the pooling in the stem.
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(resnet.Fields):
-    """Fields and defaults of transformers' BitConfig, and our own field for the image size."""
-
-    model_type = "bit"
-    patch_size = 1  # Pictures can have any size.
-
-    layer_type: str = _PREACTIVATION
-    global_padding: str | None = None
-    num_groups: int = 32
-    drop_path_rate: float = 0.0
-    embedding_dynamic_padding: bool = False
-    output_stride: int = 32
-    width_factor: int = 1
-
-    @classmethod
-    def from_hf(cls, hf: dict) -> "Config":
-        """Raises WeightError for a field that would change the numbers and is not implemented."""
-        padding = hf.get("global_padding")
-        config = super().from_hf(hf | {"global_padding": padding.upper()} if isinstance(padding, str) else hf)
-        config.check()
-        return config
-
-    def check(self) -> None:
-        """Raises WeightError for fields with which transformers' BitModel computes nothing."""
-
-        def refuse(name: str, wanted: str) -> None:
-            raise WeightError(f"bit config: {name}={getattr(self, name)!r} is not usable; wanted {wanted}")
-
-        if self.layer_type not in (_PREACTIVATION, _BOTTLENECK):
-            refuse("layer_type", f"{_PREACTIVATION} or {_BOTTLENECK}")
-        if self.global_padding not in (None, _SAME):
-            refuse("global_padding", f"null or {_SAME!r}, with which a residual keeps its shape")
-        if self.preactivated and self.hidden_size != self.hidden_sizes[-1]:
-            refuse(
-                "hidden_sizes",
-                f"a last one that width_factor={self.width_factor} and rounding to a multiple of 8 do not change, "
-                "since the last norm has that width",
-            )
-        for width in (
-            self.embedding_size,
-            *(width for i in range(len(self.depths)) for width in self.norms(i)),
-        ):
-            if width % self.num_groups:
-                refuse("num_groups", f"a divisor of all widths, among them {width}")
-
-    @property
-    def preactivated(self) -> bool:
-        """Whether norms and activations come before the convolutions."""
-        return self.layer_type == _PREACTIVATION
-
-    @property
-    def hidden_size(self) -> int:
-        """The width of the last stage and of the pooled output."""
-        return self.width(len(self.depths) - 1)
-
-    @property
-    def smallest(self) -> int:
-        """The side of the smallest picture that gives the pooling in the stem a whole window."""
-        return 2 * _POOL - 1 if self.global_padding and not self.embedding_dynamic_padding else 1
-
-    def width(self, stage: int) -> int:
-        return rounded(self.hidden_sizes[stage] * self.width_factor)
-
-    def norms(self, stage: int) -> tuple[int, int]:
-        """The widths of a stage and of its bottlenecks."""
-        width = self.width(stage)
-        return width, rounded(width / NARROWER)
-
-    def has_shortcut(self, stage: int) -> bool:
-        return True
-
-    def steps(self) -> list[tuple[int, int, int]]:
-        """For each stage, the stride of its first layer, that layer's dilation, and the dilation of the other layers.
-
-        Once the strides make `output_stride`, a dilation replaces each further one. Only bottlenecks use dilations.
-        """
-        found, reached, dilation = [], 4, 1
-        for stage in range(len(self.depths)):
-            stride = self.stride(stage)
-            if reached >= self.output_stride:
-                stride, dilation = 1, dilation * stride
-            reached *= stride
-            first = 1 if dilation <= 2 else 2
-            found.append((stride, *((1, 1) if self.preactivated else (first, dilation))))
-        return found
-
-    def padding(self, side: int, stride: int, dilation: int) -> str | tuple[tuple[int, int], ...]:
-        """The padding of a convolution."""
-        edge = (stride - 1 + dilation * (side - 1)) // 2
-        return self.global_padding or ((edge, edge), (edge, edge))
-
-
-def rounded(width: int | float) -> int:
-    """The nearest multiple of 8, or the next one where that would be less than nine tenths of `width`."""
-    nearest = max(8, int(width + 4) // 8 * 8)
-    return nearest + 8 if nearest < 0.9 * width else nearest
 
 
 def convolution(
@@ -254,7 +150,7 @@ class Model(nn.Module):
             x = normed("stem_norm", x)
         if c.embedding_dynamic_padding:
             x = _with_whole_windows(x)
-        states = [nn.max_pool(x, (_POOL, _POOL), (2, 2), "VALID")]
+        states = [nn.max_pool(x, (POOL, POOL), (2, 2), "VALID")]
         rates = np.linspace(0, c.drop_path_rate, sum(c.depths), dtype=np.float32)
         for i, end in enumerate(np.cumsum(c.depths)):
             stage = Stage(c, i, compute, name=f"stage{i}")
@@ -266,7 +162,7 @@ class Model(nn.Module):
 
 def _with_whole_windows(x: Float[Array, "B _ _ D"]) -> Float[Array, "B R W D"]:
     """Zeros around it, as with SAME padding, so that windows with a stride of 2 cover all of it."""
-    wanted = [(side + 1) // 2 * 2 - 2 + _POOL for side in x.shape[1:3]]
+    wanted = [(side + 1) // 2 * 2 - 2 + POOL for side in x.shape[1:3]]
     missing = [side - own for side, own in zip(wanted, x.shape[1:3], strict=True)]
     return jnp.pad(x, ((0, 0), *((few // 2, few - few // 2) for few in missing), (0, 0)))
 
