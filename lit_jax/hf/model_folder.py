@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lit_jax.hf import other_formats
+from lit_jax.hf.formats import safetensors
 from lit_jax.hf.formats.flax_msgpack import File, InTorch, Msgpack
 from lit_jax.hf.formats.safetensors import SafetensorsFile
 from lit_jax.hf.formats.torch_pickle import TorchFile
@@ -138,7 +139,6 @@ def write(
     writes them. Files of an earlier call are removed. Raises ConfigError for a size that is not valid.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
-    from safetensors.numpy import save_file
 
     tensors = dict(tensors)  # Before anything is removed: they may be read from this very folder.
     split = split_state_dict_into_shards_factory(
@@ -152,10 +152,7 @@ def write(
         if re.fullmatch(WRITTEN, path.name):
             path.unlink()
     for file, names in (split.filename_to_tensors or {WEIGHTS: []}).items():
-        # safetensors writes the bytes in their order in memory, so a transposed view would be written wrongly.
-        part = {name: np.asarray(tensors[name], order="C") for name in names}
-        save_file(part, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors makes it readable only for its owner.
+        safetensors.write({name: tensors[name] for name in names}, folder / file, {"format": "pt"})
     if split.is_sharded:
         count = sum(tensor.size for tensor in tensors.values())
         metadata = {"total_parameters": count, **split.metadata}

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -29,7 +30,8 @@ from lit_jax.utils.typing import ProcessShard
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 100  # Seconds without a sign of life after which a process counts as dead.
-_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_NODES, _SLICES = "SLURM_STEP_NODELIST", "MEGASCALE_NUM_SLICES"
+_SLURM = ("SLURM_JOB_ID", _NODES, "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # All but _NODES are numbers.
 _VISIBLE = 60.0  # Seconds within which a file that one host wrote must become visible to the others.
 
 
@@ -66,7 +68,12 @@ def start(
                 heartbeat_timeout_seconds=heartbeat,
                 initialization_timeout=timeout,
             )
-        except (RuntimeError, ValueError) as error:
+        except (ValueError, LookupError) as error:  # JAX's words for a variable that it cannot read.
+            raise ConfigError(
+                f"the environment of this cluster cannot be understood ({first_line(error)}); correct it, or give the "
+                "coordinator's address, the number of processes and the number of this process"
+            ) from error
+        except RuntimeError as error:
             raise ConfigError(f"{missing} ({first_line(error)})") from error
     _explain_aborts(
         f"another process of this run has ended, or did not answer for {heartbeat} s (see above, and its own log). "
@@ -80,9 +87,16 @@ def start(
 
 
 def count_processes(environ: Mapping[str, str]) -> int:
-    """The number of processes according to the environment of a SLURM step or a Cloud TPU; 1 elsewhere."""
+    """The number of processes according to the environment of a SLURM step or a Cloud TPU; 1 elsewhere.
+
+    Raises ConfigError for a variable that JAX would not be able to read either.
+    """
     if all(name in environ for name in _SLURM):
-        return int(environ["SLURM_NTASKS"])
+        numbers = {name: _number(name, environ[name]) for name in _SLURM if name != _NODES}
+        count, own = numbers["SLURM_NTASKS"], numbers["SLURM_PROCID"]
+        if own >= max(count, 1):
+            raise ConfigError(f"SLURM_PROCID is {own} with SLURM_NTASKS={count}; want a number below that")
+        return count
     if not on_google_tpu(environ):
         return 1
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
@@ -90,7 +104,7 @@ def count_processes(environ: Mapping[str, str]) -> int:
         hosts = metadata("attributes/worker-network-endpoints", environ)
         slices = _slices_of(metadata("attributes/tpu-env", environ))
     else:
-        slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
+        slices = _number(_SLICES, environ.get(_SLICES) or "1")
     return len(hosts.split(",")) * slices
 
 
@@ -223,4 +237,11 @@ def _slices_of(tpu_env: str) -> int:
     """The number of slices, from lines such as `MEGASCALE_NUM_SLICES: '2'`."""
     pairs = (line.partition(":")[::2] for line in tpu_env.splitlines())
     values = {name.strip(): value.strip().strip("'") for name, value in pairs}
-    return int(values.get("MEGASCALE_NUM_SLICES") or 1)
+    return _number(_SLICES, values.get(_SLICES) or "1")
+
+
+def _number(name: str, value: str) -> int:
+    """The whole number that the environment variable `name` holds. Raises ConfigError."""
+    if not re.fullmatch(r"[0-9]{1,12}", value):
+        raise ConfigError(f"the variable {name} is {value!r:.60}; want a whole number: correct it or unset it")
+    return int(value)

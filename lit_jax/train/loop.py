@@ -23,6 +23,7 @@ from lit_jax.train.evaluation import Evaluation
 from lit_jax.train.feature_statistics import standardised
 from lit_jax.train.inputs import Cached, Inputs, open_sources, prepare
 from lit_jax.train.model_description import describe
+from lit_jax.train.nonfinite import check_learnt
 from lit_jax.train.packing import packer_of
 from lit_jax.train.profiler import Profiler, parse_window
 from lit_jax.train.setup import TrainSetup, open_setup
@@ -212,13 +213,15 @@ class _Run:
                 step_log.step(step, outputs)
                 timer.pause()
                 last, tested = step == config.steps, dict[str, float]()
+                if last:  # Before it is saved: a run whose last step is saved is not repeated.
+                    step_log.end()
+                    check_learnt(place.state.opt, step)
                 if last or (config.eval_every and step % config.eval_every == 0):
                     tested = evaluate()
                     step_log.restart()
                 self.save(force=last, metrics=tested)
                 self.point()
                 timer.resume()
-            step_log.end()
         self.setup.checkpoints.wait()
 
     def wandb(self) -> list[WandbRun]:

@@ -3,6 +3,8 @@
 import logging
 from collections import deque
 
+import optax
+
 from lit_jax.utils.errors import NonFiniteError
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,24 @@ class NonFiniteGuard:
         elif (many := sum(self._window)) > SHARE * WINDOW:
             reason = f"{many} of the last {len(self._window)} steps had a loss or gradient that is not finite"
         if reason:
-            raise NonFiniteError(
-                f"step {step}: {reason}; nothing of it was saved: lower optim.peak_lr, "
-                "or set model.max_logit_scale or optim.clip_norm"
-            )
+            raise _error(step, reason)
+
+
+def check_learnt(opt: optax.OptState, steps: int) -> None:
+    """Raises NonFiniteError if each of a run's `steps`, all of which `opt` has seen, was skipped.
+
+    They can be too few for a guard, and the run may have been resumed between them.
+    """
+    counts = [int(count) for _, count in optax.tree.get_all_with_path(opt, "count")]
+    if counts and not any(counts):
+        raise _error(
+            steps,
+            f"each step of the run ({steps}) had a loss or gradient that is not finite, and was skipped",
+        )
+
+
+def _error(step: int, reason: str) -> NonFiniteError:
+    return NonFiniteError(
+        f"step {step}: {reason}; nothing of it was saved: lower optim.peak_lr, "
+        "or set model.max_logit_scale or optim.clip_norm"
+    )

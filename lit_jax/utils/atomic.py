@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import shutil
-import tempfile
+import stat
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,11 @@ from lit_jax.utils.errors import LitJaxError
 
 KEY = "config.json"  # A folder without it is not a model.
 _HERE = -100  # AT_FDCWD: paths are relative to the working directory.
-# Full, full for this user, read-only, broken.
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+# Full, full for this user, read-only, broken, above a limit of this process; somebody else's.
+_OF_DISKS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EMFILE),
+    *(errno.EACCES, errno.EPERM),
+)
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2) on Linux.
 
 
@@ -72,6 +76,32 @@ def clear(path: Path, log: logging.Logger) -> None:
         log.warning("%s is %s; it is now %s", path, what, set_aside(path).name)
 
 
+def new_folder(beside: Path) -> Path:
+    """Makes an empty folder beside `beside`, hidden, with its permissions, or with those of any new folder.
+
+    The folders of `tempfile` are private, and a mode that is set afterwards would overrule umask, the parent's setgid
+    and its default access list.
+    """
+    if beside.is_dir() and not os.access(beside, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(beside))
+    folder = beside.with_name(f".{beside.name}-{uuid.uuid4().hex[:8]}")
+    with naming(beside, folder):
+        folder.mkdir()
+    if beside.is_dir():
+        folder.chmod(stat.S_IMODE(beside.stat().st_mode) | stat.S_IRWXU)
+    return folder
+
+
+def share(file: Path) -> None:
+    """Gives a file that was made private the permissions of any new file of its folder."""
+    probe = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        probe.touch()
+        file.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 @contextmanager
 def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
     """Yields an empty draft folder beside `folder`, which replaces it when the block ends without an error.
@@ -83,9 +113,9 @@ def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     target = folder.resolve()  # If `folder` is a link, this is what it points to.
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    with naming(folder, target):
+        draft = new_folder(target)
     try:
-        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o755)  # mkdtemp made it private.
         with naming(folder, draft):
             yield draft
         if not target.exists() or not any(target.iterdir()):

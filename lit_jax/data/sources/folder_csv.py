@@ -1,6 +1,7 @@
 """`captions.csv`, `captions.tsv` and their like: a first line that names the columns, and a row for each caption."""
 
 import csv
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from lit_jax.data.sources.folder_rows import FILE, Row, Scanned, check_name, lab
 from lit_jax.data.transforms.image_files import is_picture
 from lit_jax.utils.errors import DataError
 
+# Characters of a cell; without a bound, a quote that is never closed would collect the rest of the file.
+_LONGEST = 1 << 24
+_LIMIT = threading.Lock()
 _CAPTIONS = (*CAPTIONS, "comment")  # The name in Flickr30k's results.csv.
 
 
@@ -88,8 +92,8 @@ class CsvTable:
                 )
         return rows
 
-    def _reader(self, lines: Iterable[str], **options: Any) -> Any:
-        return csv.reader(lines, **self._dialect, **options)
+    def _reader(self, lines: Iterable[str], **options: Any) -> "_Reader":
+        return _Reader(csv.reader(lines, **self._dialect, **options))
 
     def _bad(self, number: int, why: object) -> DataError:
         return DataError(f"{self._spec}: line {number} of {self._name}: {why}")
@@ -175,6 +179,28 @@ class CsvTable:
                 1, f"{columns.count(twice[0])} columns are called {twice[0]!r}; give each its own name"
             )
         return [roles.get(name, "") for name in columns]
+
+
+class _Reader:
+    """The rows of a `csv.reader`, whose cells may have `_LONGEST` characters.
+
+    csv knows one limit for the whole process, so it is set for one row at a time: callers of lit_jax keep theirs.
+    """
+
+    def __init__(self, rows: Any):
+        self._rows = rows
+
+    def __iter__(self) -> "_Reader":
+        return self
+
+    def __next__(self) -> list[str]:
+        with _LIMIT:
+            before = csv.field_size_limit(_LONGEST)
+            try:
+                cells: list[str] = next(self._rows)
+            finally:
+                csv.field_size_limit(before)
+        return cells
 
 
 class _Lines:

@@ -1,7 +1,8 @@
-"""Weight files of safetensors, mapped into memory; each tensor is a view of the map."""
+"""Weight files of safetensors: written, and mapped into memory, where each tensor is a view of the map."""
 
 import math
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from lit_jax.utils import strict_json
+from lit_jax.utils.atomic import share
 from lit_jax.utils.errors import WeightError
 
 _LARGEST_HEADER = 100_000_000  # Bytes, as in safetensors itself.
@@ -26,6 +28,15 @@ _DTYPES = {  # By safetensors' own names.
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+
+
+def write(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a file that others may read as they may read every new file of its folder."""
+    from safetensors.numpy import save_file
+
+    # safetensors writes the bytes in their order in memory, so a transposed view would be written wrongly.
+    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata=metadata)
+    share(path)  # safetensors makes it readable only for its owner.
 
 
 class SafetensorsFile:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from lit_jax.data.transforms.tokenizer import prompt_of
 from lit_jax.hf import model_folder
+from lit_jax.hf.formats import safetensors
 from lit_jax.hf.layouts import open_clip_images, open_clip_texts
 from lit_jax.hf.processor import save_tokenizer
 from lit_jax.models.dual_encoder import DualEncoderConfig
@@ -62,8 +62,7 @@ def write(
         own = _tower_config(config, hf["text_config"], processor.tokenizer.pad_token_id)
         _write_json(folder / model_folder.CONFIG, own)
     texts["hf_tokenizer_name"] = ITSELF
-    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable only for its owner.
+    safetensors.write(tensors, folder / WEIGHTS)
     save_tokenizer(folder, processor.tokenizer, alone=True)
     _write_json(folder / CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": pictures})
 

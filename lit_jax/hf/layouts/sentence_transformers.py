@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from lit_jax.data.transforms.image_processor import size_of
 from lit_jax.data.transforms.tokenizer import makes_mask, prompt_of
 from lit_jax.hf import model_folder
 from lit_jax.hf.conversions import dense_layers
 from lit_jax.hf.conversions.dense_layers import OUTPUT, Layer
 from lit_jax.hf.conversions.sentence_modules import MODULES, POOLINGS, ROUTER, ROUTES, SETTINGS, TRANSFORMER
+from lit_jax.hf.formats import safetensors
 from lit_jax.hf.layouts import towers
 from lit_jax.hf.processor import save_processor
 from lit_jax.hf.text_length import PADDED, default_length
@@ -201,9 +199,7 @@ def _write_layer(folder: Path, layer: Layer) -> None:
     folder.mkdir()
     _write_json(folder / model_folder.CONFIG, layer.config)
     if layer.tensors:
-        tensors = {name: np.ascontiguousarray(array) for name, array in layer.tensors.items()}
-        save_file(tensors, folder / model_folder.WEIGHTS, metadata={"format": "pt"})
-        (folder / model_folder.WEIGHTS).chmod(0o644)  # safetensors makes it readable only for its owner.
+        safetensors.write(layer.tensors, folder / model_folder.WEIGHTS, {"format": "pt"})
 
 
 def _write_json(path: Path, tree: Any) -> None:

@@ -4,12 +4,12 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_jax.utils.atomic import new_folder
 from lit_jax.utils.errors import ConfigError
 
 _PLAIN = "pip install 'lit_jax[quickstart]'"
@@ -111,10 +111,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             "remove it or choose another folder"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    draft = new_folder(folder)
     try:
         yield draft
-        draft.chmod(0o755)  # mkdtemp makes it private.
         os.rename(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from lit_jax.hf.formats import safetensors
 from lit_jax.tools.quickstart.ingredients.packages import IMAGE_TOWER, ONNX, TEXT_TOWER, whole_folder
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
@@ -107,7 +107,7 @@ def image_tower(out_dir: str | Path, *, layers: int = 11, size: int = 224) -> Pa
             f"{IMAGE_TOWER.what} {IMAGE_TOWER.version} ({IMAGE_TOWER.licence}, {IMAGE_TOWER.source}), "
             f"the first {layers} blocks.\n"
         )
-        save_file(tensors, draft / "model.safetensors", metadata={"format": "pt"})
+        safetensors.write(tensors, draft / "model.safetensors", {"format": "pt"})
     return out_dir
 
 
