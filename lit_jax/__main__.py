@@ -50,6 +50,8 @@ TOGETHER = {
 }
 # These commands compare with PyTorch, or run a config file that can import it; the others start faster without it.
 WITH_TORCH = ("quickstart", "train", "align", "grid", "export", "plan")
+# These compute nothing.
+WITHOUT_JAX = frozenset({"compare", "encoders", "inspect", "prepare"})
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # Errors for which Python often does not name the file.
 _BY_SIGNAL = 128  # Added to the number of the signal that ended the process, as shells do.
 EXIT_CODES = (
@@ -104,7 +106,7 @@ def main(args: Sequence[str] | None = None) -> None:
         # utils/_transformers.py reads it, in worker processes as well.
         os.environ.setdefault("LIT_JAX_TORCH", "0")
     try:
-        _check_folder()
+        _check_surroundings(command, args, own_process)
         run(command, args[1:])
         if own_process:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Everything is saved; the process only has to end.
@@ -120,6 +122,8 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         place = "" if error.filename is None else f"{error.filename}: "
         way = "set TMPDIR to a folder that can be written" if is_homeless else "choose another path"
+        if isinstance(error, PermissionError) and not is_homeless:
+            way = f"see to its permissions, or {way}"
         say(f"lit-jax: {place}{error.strerror}; {way}", stream=sys.stderr)
         _discard_output(own_process)  # At exit Python would try again to write the rest of the output.
         sys.exit(ConfigError.exit_code)
@@ -132,14 +136,16 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(_BY_SIGNAL + signal.SIGINT)
 
 
-def _check_folder() -> None:
-    """Raises ConfigError if the current folder cannot be used, to which relative paths refer."""
+def _check_surroundings(command: str, args: Sequence[str], own_process: bool) -> None:
+    """Raises ConfigError if the current folder cannot be used, to which relative paths refer, or XLA_FLAGS cannot."""
     try:
         os.getcwd()
     except OSError as error:
         raise ConfigError(
             f"the current folder cannot be used ({error.strerror}); change to another one"
         ) from error
+    if own_process and command in COMMANDS.keys() - WITHOUT_JAX and not {"-h", "--help"} & {*args}:
+        device_errors.check_flags()
 
 
 def _end(number: int, frame: FrameType | None) -> None:

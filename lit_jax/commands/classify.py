@@ -55,9 +55,12 @@ def main(
     from lit_jax.inference.classify import classify
     from lit_jax.utils.console import table
     from lit_jax.utils.errors import DataError
+    from lit_jax.utils.inside import denied
     from lit_jax.utils.text_lines import text_lines
 
     names = labels.split(",")
+    if why := denied(labels):
+        raise DataError(f"the file of labels {labels} cannot be read: {why}; see to its permissions")
     if len(names) == 1 and not os.path.exists(labels) and re.search(r"/|\\|\.\w{1,5}$", labels):
         raise DataError(
             f"the file of labels {labels} does not exist; give an existing one, or labels as in cat,dog"

@@ -16,6 +16,7 @@ from lit_jax.config.names import RENAMED, advise, current_names, former_names, n
 from lit_jax.config.read import plain
 from lit_jax.config.values import convert, from_text, literal
 from lit_jax.utils.errors import ConfigError, LitJaxError
+from lit_jax.utils.inside import denied
 from lit_jax.utils.suggestions import suggestion
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def load(file: str) -> Any:
     shipped = shipped_config(Path(path).name)
     if Path(path).parts[:-1] == ("configs",) and not Path(path).exists() and shipped.is_file():
         path = str(shipped)
+    if why := denied(path):
+        raise ConfigError(f"config file {path} cannot be read: {why}; see to its permissions")
     if not Path(path).is_file():
         close = suggestion(Path(path).stem, [file.stem for file in shipped_config("").glob("[!_]*.py")])
         hint = f", or one of lit_jax's own, such as configs/{close}.py" if close else ""

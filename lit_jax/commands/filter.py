@@ -10,6 +10,8 @@ from lit_jax.commands import options
 from lit_jax.utils.cores import cores
 from lit_jax.utils.shown import say
 
+_IDS = 1 << 32  # The most bytes of a file of ids.
+
 
 @click.command()
 @click.argument("source", type=click.Path())
@@ -45,11 +47,11 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
     from lit_jax.data.tools.set_info import existing_info
     from lit_jax.inference.filtering import choose
     from lit_jax.utils.console import progress
-    from lit_jax.utils.local_folder import local_folder
+    from lit_jax.utils.local_folder import output_folder
 
     if not given["shard"]:
         # Raises, before any work, if something is in the way of the output.
-        existing_info(local_folder(output, "output"), name, split)
+        existing_info(output_folder(output, "output"), name, split)
     pairs = open_source(source, caption=caption)
     choice = choose(pairs, _rules(given))
     for remark in choice.remarks:
@@ -70,6 +72,20 @@ def main(source: str, output: str, split: str, name: str, caption: str | None, *
         say(f"kept {count:,} of {len(pairs):,} records in {out}; train on it as tfds:{out}/{split}")
 
 
+def _content(file: str) -> bytes:
+    """The bytes of a file of ids. Raises DataError for anything but a file that can be read; a pipe would wait."""
+    from lit_jax.data.sources.files import reason
+    from lit_jax.utils.errors import DataError
+    from lit_jax.utils.inside import content
+
+    try:
+        return content(file, _IDS)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"the file of ids {file} cannot be read: {reason(error)}; give one id per line"
+        ) from error
+
+
 def _rules(given: dict[str, Any]) -> Any:
     from lit_jax.data.sources.base import decode_utf8
     from lit_jax.inference.filtering import Rules
@@ -79,7 +95,7 @@ def _rules(given: dict[str, Any]) -> Any:
 
     ids = None
     if given["ids"]:
-        text = decode_utf8(Path(given["ids"]).read_bytes(), given["ids"])
+        text = decode_utf8(_content(given["ids"]), given["ids"])
         ids = [line for line in text_lines(text) if line]
     return Rules(
         scores=Scores.open(given["scores"]) if given["scores"] else None,

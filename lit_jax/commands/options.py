@@ -9,16 +9,19 @@ import click
 
 from lit_jax.utils.atomic import naming
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.inside import allowed, denied
 from lit_jax.utils.parts import Part
 
 
 def unwritable(path: Path) -> str | None:
     """Why a file cannot be written, to be reported before the work and not after it; None if it can."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{path} is a directory; give a file"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # Path.is_dir raises an error in a folder that is closed.
+        if why := denied(path.parent):
+            return f"{path.parent} cannot be read: {why}; give another file"
         return f"there is no directory {path.parent}; make it first, or give another file"
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not (allowed(path, os.W_OK) if os.path.exists(path) else allowed(path.parent, os.W_OK | os.X_OK)):
         return f"{path} cannot be written; give another file"
     return None
 
@@ -27,7 +30,7 @@ class OutputFile(click.Path):
     """The path of a file that a command writes at its end."""
 
     def __init__(self) -> None:
-        super().__init__(path_type=Path)
+        super().__init__(path_type=Path, readable=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.inside import denied
 from lit_jax.utils.suggestions import suggestion
 
 VARIABLE = "_LIT_JAX_COMPLETE"
@@ -91,7 +92,7 @@ def _sentence(error: click.UsageError, command: click.Command) -> str:
         case click.BadOptionUsage():
             return f"{error.option_name} wants a value"
         case click.BadParameter():
-            return f"{_name(error)}: {_small(error.message)}"
+            return f"{_name(error)}: {_unreachable(error.message) or _small(error.message)}"
     said, stray = _small(error.message), re.search(r"extra argument \((.*)\)", error.message)
     if stray and (option := _MEANT.intersection(opt for param in command.params for opt in param.opts)):
         return f"{said}; did you mean {min(option)} {stray[1]}?"
@@ -113,6 +114,13 @@ def _name(error: click.BadParameter) -> str:
         return str(error.param_hint)
     option = isinstance(error.param, click.Option)
     return error.param.opts[0] if option else error.param.make_metavar(error.ctx)
+
+
+def _unreachable(message: str) -> str | None:
+    """What to say of a path in a closed folder, of which click says that it does not exist."""
+    said = re.fullmatch(r"\w+ '(.+)' does not exist\.", message, re.DOTALL)
+    why = denied(said[1]) if said else None
+    return f"{said[1]} cannot be read: {why}" if said and why else None
 
 
 def _small(message: str) -> str:

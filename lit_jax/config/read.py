@@ -81,7 +81,9 @@ def _check_depth(config: Any) -> None:
     level = [config]
     for _ in range(DEEPEST + 1):
         inner = [child for node in level for child in _children(node)]
-        level = list({id(node): node for node in inner}.values())  # One that holds itself twice doubles no level.
+        level = list(
+            {id(node): node for node in inner}.values()
+        )  # One that holds itself twice doubles no level.
         if not level:
             return
     raise ConfigError(f"the config has more than {DEEPEST} levels, or holds itself; wanted groups of fields")

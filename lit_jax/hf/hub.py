@@ -1,5 +1,6 @@
 """Where a model folder is: on this machine, or on the Hugging Face Hub, whose files are cached."""
 
+import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from lit_jax.hf.model_folder import ADAPTER, FLAX, OPEN_CLIP, SUFFIXES, WEIGHTS,
 from lit_jax.hf.other_formats import hint_of_file, hint_of_names
 from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import ConfigError, WeightError, first_line
+from lit_jax.utils.inside import denied
 from lit_jax.utils.reachable import by_proxy, unreachable
 
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")  # 96 characters are the most that the Hub allows.
@@ -157,6 +159,12 @@ def _local(folder_or_id: str | Path, subfolder: str) -> Path | None:
             if what := hint_of_file(path):
                 raise WeightError(f"{path} is {what}")
             raise WeightError(f"{path} is a file; give the folder that it is in, {path.parent}, or a Hub id")
+        if why := denied(path):
+            raise PermissionError(errno.EACCES, why)
+    except PermissionError as error:
+        raise WeightError(
+            f"model folder {folder_or_id} cannot be read: {error.strerror}; see to its permissions"
+        ) from error
     except OSError:  # Too long for a path.
         pass
     if isinstance(folder_or_id, Path) or not is_id(folder_or_id):

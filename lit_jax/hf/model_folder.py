@@ -18,7 +18,7 @@ from lit_jax.hf.formats.torch_pickle import TorchFile
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import ConfigError, WeightError
-from lit_jax.utils.inside import POINTER, leads_out
+from lit_jax.utils.inside import POINTER, denied, leads_out
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT])B", re.IGNORECASE)
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises WeightError if there is none or it is not a JSON object."""
     path = folder / CONFIG
-    if not path.is_file():
+    if denied(path) is None and not path.is_file():
         raise WeightError(f"{folder} has no {CONFIG}; {other_formats.instead(folder, CONFIG)}")
     stored = read_json(path)
     for config in (stored, stored.get("vision_config"), stored.get("text_config")):
@@ -288,6 +288,8 @@ def _bytes(size: int | str) -> int:
 
 
 def _refuse_pointer(path: Path) -> None:
+    if why := denied(path):
+        raise WeightError(f"{path} cannot be read: {why}; see to its permissions")
     with path.open("rb") as file:
         pointer = file.read(64).startswith(POINTER)
     if pointer:

@@ -17,7 +17,7 @@ from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, WeightError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import check_writable, local_folder
 from lit_jax.utils.typing import Params, Processor
 
 _WAY = "save with layout='lit_jax' (--layout lit_jax), which lit_jax.load reads"
@@ -52,6 +52,7 @@ def save(
     folder = local_folder(folder, "the folder")
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} exists and is not a folder; choose another place")
+    check_writable(folder, f"the folder {folder}")
     _check_types(module, params, processor)
     params = dict(params)
     _check_shapes(module, params)

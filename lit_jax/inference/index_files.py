@@ -21,7 +21,7 @@ from lit_jax.inference.precision import PRECISIONS, Vectors, arrays, decoded
 from lit_jax.utils import checksums, npy, strict_json
 from lit_jax.utils.arguments import is_whole
 from lit_jax.utils.errors import ConfigError, DataError, first_line
-from lit_jax.utils.inside import refusal
+from lit_jax.utils.inside import denied, refusal
 from lit_jax.utils.parts import put_first, put_last
 from lit_jax.utils.utf8 import writable
 
@@ -100,6 +100,8 @@ def open_manifest(
     Raises DataError for a folder that is neither, or not complete.
     """
     what = "index" if command == "embed" else f"folder of `{command}`"
+    if why := denied(folder):
+        raise DataError(f"{folder} cannot be read: {why}; see to its permissions")
     if not os.path.isfile(folder / MANIFEST):
         if os.path.isfile(folder / PLAN):
             raise DataError(f"the {what} {folder} is not complete; start the `{command}` that wrote it again")
@@ -238,7 +240,8 @@ def judged(path: Path, most: int, command: str, read: Callable[[Path], T]) -> T:
         return read(path)
     except Exception as e:  # NumPy and Arrow raise many kinds of errors for files that are cut off.
         reason = getattr(e, "strerror", None) or first_line(e)
-        raise DataError(f"{path} cannot be read: {reason}; {_remedy(command)}") from e
+        way = "see to its permissions" if isinstance(e, PermissionError) else _remedy(command)
+        raise DataError(f"{path} cannot be read: {reason}; {way}") from e
 
 
 def _map_array(path: Path, rows: int, width: int, kind: str) -> np.ndarray:

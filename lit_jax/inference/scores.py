@@ -29,7 +29,7 @@ from lit_jax.inference.write_index import SHARD, plan_of
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
 from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import DataError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import output_folder
 from lit_jax.utils.parts import Part, put_first
 from lit_jax.utils.typing import Progress
 
@@ -103,7 +103,7 @@ def score(
     """
     check_choice("on_bad_record", on_bad_record, ("error", "skip"))
     check_source(source)
-    out, part, total = local_folder(output, "output"), None if shard is None else Part.of(shard), len(source)
+    out, part, total = output_folder(output, "output"), None if shard is None else Part.of(shard), len(source)
     if not total:
         raise DataError(f"{source.spec} has no records; there is nothing to score")
     shard_size = checked_shard_size(shard_size, total)

@@ -20,7 +20,7 @@ from lit_jax.inference.precision import PRECISIONS
 from lit_jax.inference.shard_set import ShardSet
 from lit_jax.parallel.distributed import barrier, broadcast_int, is_main_process
 from lit_jax.utils.errors import ConfigError, DataError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import output_folder
 from lit_jax.utils.parts import Part
 from lit_jax.utils.typing import Progress
 
@@ -62,7 +62,7 @@ def embed(
     if format == "parquet" and precision != "float32":
         raise ConfigError(f"format parquet holds float32, and precision is {precision}; want format npy")
     check_choice("format", format, FORMATS)
-    out, part = local_folder(output, "output"), None if shard is None else Part.of(shard)
+    out, part = output_folder(output, "output"), None if shard is None else Part.of(shard)
     source = as_source(pictures)
     total = len(source)
     if not total:

@@ -31,7 +31,13 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 100  # Seconds without a sign of life after which a process counts as dead.
 _NODES, _SLICES = "SLURM_STEP_NODELIST", "MEGASCALE_NUM_SLICES"
-_SLURM = ("SLURM_JOB_ID", _NODES, "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # All but _NODES are numbers.
+_SLURM = (
+    "SLURM_JOB_ID",
+    _NODES,
+    "SLURM_NTASKS",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+)  # All but _NODES are numbers.
 _VISIBLE = 60.0  # Seconds within which a file that one host wrote must become visible to the others.
 
 
@@ -243,5 +249,7 @@ def _slices_of(tpu_env: str) -> int:
 def _number(name: str, value: str) -> int:
     """The whole number that the environment variable `name` holds. Raises ConfigError."""
     if not re.fullmatch(r"[0-9]{1,12}", value):
-        raise ConfigError(f"the variable {name} is {value!r:.60}; want a whole number: correct it or unset it")
+        raise ConfigError(
+            f"the variable {name} is {value!r:.60}; want a whole number: correct it or unset it"
+        )
     return int(value)

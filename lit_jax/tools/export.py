@@ -23,7 +23,7 @@ from lit_jax.utils import checksums
 from lit_jax.utils._transformers import transformers, without_bars
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
-from lit_jax.utils.local_folder import local_folder, name_of
+from lit_jax.utils.local_folder import name_of, output_folder
 from lit_jax.utils.typing import Params
 from lit_jax.workdir.bucket import opened, pull
 from lit_jax.workdir.files import CONFIG, METRICS, MODEL, RANKS, read_run_config
@@ -104,7 +104,7 @@ def convert(
 
 def new_folder(output: str | Path) -> Path:
     """The folder `output`. Raises ConfigError if it exists and is not empty."""
-    output = local_folder(output, "--output")
+    output = output_folder(output, "--output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --output")
     return output

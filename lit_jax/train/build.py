@@ -32,6 +32,7 @@ from lit_jax.train.optim import make_optimizer, make_schedule
 from lit_jax.train.packing import check_shares_rows
 from lit_jax.train.partition import lock_rules
 from lit_jax.train.train_step import Step, make_train_step
+from lit_jax.utils.device_errors import guarded_transfers
 from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.names import TOWERS
 from lit_jax.utils.path_rules import Rules, check_patterns
@@ -160,6 +161,10 @@ def mesh_of(config: TrainConfig, devices: Sequence[Any] | None = None) -> Mesh:
     for name, wanted in SETTINGS.items():
         if (value := jax.config.values.get(name, wanted)) != wanted:
             raise ConfigError(f"{name.upper()} is {value!s}, but a run needs {wanted!s}; unset it")
+    if name := guarded_transfers():
+        raise ConfigError(
+            f"{name} is {jax.config.values[name.lower()]}, but a run moves arrays between host and devices; unset it"
+        )
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     platform, attention = mesh.devices.flat[0].platform, config.model.attention
     if platform not in PLATFORMS.get(attention, (platform,)):

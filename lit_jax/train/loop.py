@@ -33,7 +33,7 @@ from lit_jax.train.tower_cache import cached_whole
 from lit_jax.train.watchdog import Watchdog
 from lit_jax.utils.checksums import FULL
 from lit_jax.utils.errors import CheckpointError, ConfigError, DataError, PreemptedError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import output_folder
 from lit_jax.utils.typing import Batch, Params
 from lit_jax.workdir import beside, metrics
 from lit_jax.workdir.bucket import Workdir, opened, pull
@@ -89,7 +89,7 @@ def train(
     Raises a LitJaxError whose class says what is wrong; all mistakes of the config come before anything is read.
     """
     recipe = read_config(config)
-    cache = None if cache_folder is None else local_folder(cache_folder, "cache_folder")
+    cache = None if cache_folder is None else output_folder(cache_folder, "cache_folder")
     options = _Options(fallback, cache, parse_window(profile, recipe.steps))
     with opened(workdir) as place:
         return _start(recipe, place, options)

@@ -9,7 +9,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(draft)` with a path beside `path`, and moves the file written there to `path`."""
     draft = path.with_name(f"{path.name}.part")
     try:
-        with naming(path):
+        with naming(path, draft):
             write(draft)
             draft.replace(path)
     except BaseException:  # A kill leaves the draft, which the next call replaces.
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # It can be somebody else's, which was the error.
+            draft.unlink(missing_ok=True)
         raise
 
 
@@ -49,7 +50,7 @@ def naming(path: Path, draft: Path | None = None) -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno:
             error.filename, error.strerror = os.fspath(path), os.strerror(error.errno)
-        elif draft is not None:
+        elif draft is not None and error.filename is not None:
             error.filename = str(error.filename).replace(str(draft), str(path))
         raise
     except LitJaxError:
@@ -108,16 +109,22 @@ def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
 
     Files of `folder` that the draft does not have are kept, except those whose names match the regex `stale` if names
     in the draft match it too. If the file system cannot exchange two folders atomically (NFS), or the working directory
-    is inside `folder`, the files are moved one by one; then a kill can leave a folder without KEY.
+    is inside `folder`, or nothing may be written beside it, the files are moved one by one; then a kill can leave a
+    folder without KEY.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     target = folder.resolve()  # If `folder` is a link, this is what it points to.
+    # The folder may be all that this user may write, or all that is on its disk, as with containers.
+    within = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK | os.X_OK))
     with naming(folder, target):
-        draft = new_folder(target)
+        draft = new_folder(target / target.name if within else target)
     try:
         with naming(folder, draft):
             yield draft
+        if within:
+            _move_in(draft, target, stale)
+            return
         if not target.exists() or not any(target.iterdir()):
             draft.replace(target)
             return

@@ -1,11 +1,15 @@
 """Errors of JAX that are not our fault: no device, a device that is out of memory, or a variable with a bad value."""
 
 import os
+import re
 import sys
+import warnings
 
-from lit_jax.utils.errors import first_line
+from lit_jax.utils import temporary
+from lit_jax.utils.errors import ConfigError, first_line
 
 _TRAINING = frozenset({"train", "quickstart", "align", "grid"})
+_OF_XLA = re.compile(r"[EF]\d{4} ")  # How XLA's log begins a line about an error.
 _NO_ROOM = "RESOURCE_EXHAUSTED"
 
 
@@ -37,11 +41,47 @@ def sentence(error: Exception, command: str) -> str:
         return ""
     if is_full(error):
         return f"a device has no room for this: {first_line(error)}; {_less(command)}"
+    if "Disallowed " in str(error) and (name := guarded_transfers()):
+        return f"{name} forbids to move arrays between host and devices, without which nothing is computed; unset it"
     if why := _no_device():
         asked = os.environ.get("JAX_PLATFORMS")
         setting = f" with JAX_PLATFORMS={asked}" if asked else ""
         return f"JAX finds no device{setting}: {why}; JAX_PLATFORMS=cpu computes without an accelerator"
     return ""
+
+
+def check_flags() -> None:
+    """Raises ConfigError if XLA does not accept the variable XLA_FLAGS, for which it would end the process.
+
+    XLA itself is asked, in a process of its own that only reads the flags.
+    """
+    if not os.environ.get("XLA_FLAGS", "").strip() or not hasattr(os, "fork"):
+        return
+    import jax  # noqa: F401 - so that jaxlib is found as JAX finds it
+    from jaxlib import _jax
+
+    with temporary.temporary_folder() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of a fork beside threads: the child only reads the flags.
+        said = folder / "said"
+        if not (child := os.fork()):
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+            try:
+                _ = _jax.CompileOptions().executable_build_options.debug_options
+            finally:
+                os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            return
+        lines = said.read_text("utf-8", "replace").splitlines()
+    reasons = [line.partition("] ")[2] for line in lines if _OF_XLA.match(line)]
+    raise ConfigError(f"XLA does not accept XLA_FLAGS: {(reasons or ['it ends'])[0]}; correct it or unset it")
+
+
+def guarded_transfers() -> str:
+    """The variable by which JAX forbids to move arrays between host and devices; "" if it may."""
+    import jax
+
+    names = [name for name, value in jax.config.values.items() if str(value).startswith("disallow")]
+    return next((name.upper() for name in sorted(names) if name.startswith("jax_transfer_guard")), "")
 
 
 def _is_of_config(error: Exception) -> bool:

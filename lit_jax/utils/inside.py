@@ -1,5 +1,6 @@
 """Whether a path stays inside its folder, and whether it may be read: only regular files of limited size."""
 
+import errno
 import os
 import stat
 from functools import lru_cache
@@ -31,6 +32,26 @@ def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def denied(path: str | Path) -> str | None:
+    """Why this user may not read `path`, in the words of the system; None if that is allowed or there is no such path.
+
+    Functions like `os.path.exists` say of what is in a closed folder that it does not exist.
+    """
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except PermissionError as error:
+        return error.strerror
+    except (OSError, ValueError):  # ValueError: a NUL in the name.
+        return None
+    # A folder may be listed and not entered, or entered and not listed.
+    return None if allowed(path, os.R_OK | (os.X_OK if is_folder else 0)) else os.strerror(errno.EACCES)
+
+
+def allowed(path: str | Path, mode: int) -> bool:
+    """`os.access` for the user as whom this process acts."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def content(path: str | Path, most: int, what: str = "it") -> bytes:

@@ -1,11 +1,13 @@
 """The local folder or file that a name stands for; an address or an empty name is refused instead of becoming one."""
 
+import errno
 import os
 import re
 from pathlib import Path
 
 from lit_jax.utils.arguments import check_path
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.inside import allowed, denied
 
 LONGEST = 230  # Bytes of a name: 255 are possible, and drafts have longer names.
 # A Path keeps only one of the slashes.
@@ -52,6 +54,28 @@ def local_folder(folder: str | Path, what: str) -> Path:
     return path
 
 
+def output_folder(folder: str | Path, what: str) -> Path:
+    """The same for a folder that is to be written. Raises ConfigError, before any work, if that is not permitted.
+
+    A folder with contents passes, since it may already hold all that is wanted.
+    """
+    path = local_folder(folder, what)
+    if not path.is_dir() or (denied(path) is None and not any(path.iterdir())):
+        check_writable(path, f"{what} {folder}")
+    return path
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Raises ConfigError if nothing can be written into the folder `path`, or where it would be made."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    if place.is_dir() and not allowed(place, os.W_OK | os.X_OK):
+        closed = os.statvfs(place).f_flag & os.ST_RDONLY
+        why = os.strerror(errno.EROFS if closed else errno.EACCES)
+        raise ConfigError(f"{what} cannot be written: {why}; choose another")
+
+
 def local_file(file: str | Path, what: str) -> Path:
     """The same for a file that is to be written: also refused is what exists and is no regular file.
 
@@ -62,4 +86,7 @@ def local_file(file: str | Path, what: str) -> Path:
         raise ConfigError(f"{what} {file} is a directory; give a file")
     if path.exists() and not path.is_file():
         raise ConfigError(f"{what} {file} is a device or a pipe; give a file")
+    if path.exists() and not allowed(path, os.W_OK):
+        raise ConfigError(f"{what} {file} cannot be written: {os.strerror(errno.EACCES)}; choose another")
+    check_writable(path.parent, f"{what} {file}")
     return path

@@ -5,7 +5,9 @@ sessions.jsonl, ranks/, tensorboard/ and, if the config asks for it, cache/.
 """
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -18,16 +20,21 @@ from lit_jax.parallel.distributed import is_main_process
 from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, ConfigError, first_line
+from lit_jax.utils.inside import allowed, denied
 from lit_jax.utils.run_folder import run_of
 from lit_jax.workdir.bucket import Bucket, Workdir
+from lit_jax.workdir.sessions import SESSIONS
 
 CONFIG, MODEL, METRICS = "config.json", "model", "metrics.jsonl"
 _SPEC = re.compile(r"((?:\w+:)*)(.*)", re.DOTALL)  # The prefixes of a source's spec, and its path.
+_FOLDERS = ("checkpoints", "ranks", "tensorboard", "cache")  # In which a run makes files.
 RANKS = "ranks"  # step_N.npz of each evaluation, from which the report computes intervals.
 
 
 def read_run_config(workdir: Workdir) -> TrainConfig:
     """The config of the run in a workdir. Raises CheckpointError if there is none, or if it is not that of a run."""
+    if not isinstance(workdir, Bucket) and (denial := denied(workdir)):
+        raise CheckpointError(f"{workdir} cannot be read: {denial}; see to its permissions")
     if not (workdir / CONFIG).exists():
         raise CheckpointError(_no_run(workdir))
     try:
@@ -45,6 +52,17 @@ def _no_run(workdir: Workdir) -> str:
         if any(workdir.glob("checkpoints/step_*")):
             return f"{workdir} holds a run without its {CONFIG}: put a copy of it back"
     return f"{workdir} holds no run: it has no {CONFIG}; train there first"
+
+
+def unwritable(workdir: Path) -> str | None:
+    """What a run would write and may not, perhaps since another user's run wrote it: "run/ranks: Permission denied"."""
+    for path in sorted(workdir.iterdir()):
+        if path.name not in (*_FOLDERS, SESSIONS):
+            continue
+        mode = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+        if not allowed(path, mode):
+            return f"{path}: {os.strerror(errno.EACCES)}"
+    return None
 
 
 def ledger_name() -> str:
@@ -80,6 +98,10 @@ def claim(config: TrainConfig, workdir: Workdir) -> None:
 def _stored(workdir: Workdir) -> dict[str, Any]:
     try:
         stored = strict_json.read_own(workdir / CONFIG)
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{workdir}/{CONFIG} cannot be read: {error.strerror}; see to its permissions"
+        ) from error
     except (OSError, ValueError) as error:
         why = first_line(error)
         raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({why}): put a copy of it back") from error

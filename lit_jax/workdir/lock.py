@@ -10,6 +10,7 @@ import filelock
 from lit_jax.parallel.distributed import broadcast_int, is_main_process
 from lit_jax.utils.errors import ConfigError, LitJaxError
 from lit_jax.workdir.bucket import LOCK, Bucket, Workdir
+from lit_jax.workdir.files import unwritable
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ def _locked(workdir: Path) -> Iterator[None]:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+            if closed := unwritable(workdir):
+                outcome, why = _NOWHERE, f" ({closed})"
         except filelock.Timeout:
             outcome = _TAKEN
         except NotImplementedError:

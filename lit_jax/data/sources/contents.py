@@ -6,6 +6,7 @@ import logging
 import numpy as np
 from jaxtyping import Int
 
+from lit_jax.data.captions import usable_captions
 from lit_jax.data.sources.base import Record, Source, check_text
 from lit_jax.utils.errors import DataError
 
@@ -27,22 +28,21 @@ def named(source: Source, index: int, reason: object) -> DataError:
 
 
 def captions_of(source: Source, *, warn_of_copies: bool = False) -> tuple[list[str], Int[np.ndarray, " M"]]:
-    """Every caption of `source`, in order, and the number of the record that each belongs to.
+    """Every caption of `source` that is not empty, in order, and the number of the record that each belongs to.
 
     With `warn_of_copies`, a warning gives the number of records that have the picture of an earlier one: in retrieval,
     the captions of one count as wrong for the other. Raises a DataError that names the first record that cannot be
-    read, has no caption or has one that is not UTF-8.
+    read, has no caption that can be used or has one that is not UTF-8.
     """
     of_record, first, copies = [], dict[bytes, int](), list[str]()
     for i in range(len(source)):
         record = read_record(source, i)
-        captions = record["captions"]
-        for caption in captions:
-            try:
+        try:
+            for caption in record["captions"]:
                 check_text(caption)
-            except DataError as e:
-                raise named(source, i, e) from e
-        of_record.append(captions)
+            of_record.append(usable_captions(record["captions"]) if record["captions"] else [])
+        except DataError as e:
+            raise named(source, i, e) from e
         if warn_of_copies:
             earlier = first.setdefault(hashlib.blake2b(record["image"], digest_size=16).digest(), i)
             if earlier != i:

@@ -19,7 +19,7 @@ from lit_jax.data.sources.patterns import (
     split_list,
 )
 from lit_jax.utils.errors import DataError, first_line
-from lit_jax.utils.inside import refusal
+from lit_jax.utils.inside import denied, refusal
 from lit_jax.utils.reachable import unreachable
 
 # Most bytes of a file that is read as a whole: as many as the largest picture has without compression.
@@ -72,6 +72,12 @@ class Files:
                 f"{self.spec}: {first_line(e)}; want a path or a URL such as gs://BUCKET/..."
             ) from e
 
+    def check_permitted(self) -> None:
+        """Raises `DataError` if this user may not look into one of the places: it would seem to be empty, or absent."""
+        for root in self._roots if self.local else ():
+            if not is_pattern(root) and (why := denied(root)):
+                raise DataError(f"{self.spec}: {root} cannot be read: {why}; see to its permissions")
+
     @property
     def local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
@@ -84,6 +90,7 @@ class Files:
         name that they give must exist. A file or a directory whose own name contains such characters is taken as it is.
         Raises `DataError`.
         """
+        self.check_permitted()
         files: dict[str, Mapping[str, Any]] = {}
         try:
             for root in self._roots:

@@ -44,6 +44,7 @@ class FolderSource:
         self.spec = f"folder:{directory}"
         self._arguments = (directory, caption)
         self._files = Files(self.spec, directory, closed=True)
+        self._files.check_permitted()
         if not self._files.fs.isdir(self._files.root):
             parent = self.spec.rpartition("/")[0] or "folder:."
             why = "there is no such directory"

@@ -14,6 +14,7 @@ from lit_jax.data.sources.tfds_folder import FEATURES, INFO, check_shard, readin
 from lit_jax.data.sources.tfds_package import tfds
 from lit_jax.data.sources.tfrecord import TfRecords
 from lit_jax.utils.errors import DataError, first_line
+from lit_jax.utils.inside import denied
 
 
 class TfdsSource:
@@ -133,6 +134,8 @@ def _locate(spec: str, where: str) -> tuple[epath.Path, str | None]:
 
     path = epath.Path(os.path.expanduser(where))
     for folder in (path, path.parent):
+        if why := denied(folder):
+            raise DataError(f"{spec}: {folder} cannot be read: {why}; see to its permissions")
         if (folder / INFO).exists() and not is_prepared(str(folder)):
             raise DataError(f"{spec}: {hint([STATE])}")
     if (path / INFO).exists():

@@ -32,7 +32,7 @@ from lit_jax.data.workers import end_with_parent
 from lit_jax.utils import checksums, npy
 from lit_jax.utils.arguments import whole_number
 from lit_jax.utils.errors import ConfigError, DataError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import output_folder
 from lit_jax.utils.parts import Part, alone
 from lit_jax.utils.typing import ImageProcessor, Progress
 
@@ -89,7 +89,7 @@ def prepare(
     check_source(source)
     _check_arguments(name, split, options)
     shards = _shard_count(source, options.shards)
-    out = local_folder(out_dir, "output")
+    out = output_folder(out_dir, "output")
     draft = drafts.folder_of(out, split)
     if options.shard and drafts.is_there(out, name, split, shards, source):
         _finish_move(draft, out)

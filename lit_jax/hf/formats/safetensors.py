@@ -35,7 +35,9 @@ def write(tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str
     from safetensors.numpy import save_file
 
     # safetensors writes the bytes in their order in memory, so a transposed view would be written wrongly.
-    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata=metadata)
+    save_file(
+        {name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata=metadata
+    )
     share(path)  # safetensors makes it readable only for its owner.
 
 

@@ -30,7 +30,7 @@ from lit_jax.train.inputs import Inputs as RunInputs
 from lit_jax.train.loop import train
 from lit_jax.train.setup import open_setup
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import output_folder
 from lit_jax.utils.names import TOWERS
 from lit_jax.workdir.bucket import opened
 
@@ -70,7 +70,7 @@ def align(
     the config of its run says which (`with_best_layers`). Called again, it continues where it stopped. Raises
     ConfigError for repeated towers, and whatever `train` raises.
     """
-    workdir, visions, texts = local_folder(workdir, "workdir"), _listed(visions), _listed(texts)
+    workdir, visions, texts = output_folder(workdir, "workdir"), _listed(visions), _listed(texts)
     for what, names in (("image", visions), ("text", texts)):
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{what} towers {', '.join(names)!r}: wanted at least one, and each only once")

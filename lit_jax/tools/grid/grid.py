@@ -19,7 +19,7 @@ from lit_jax.train.trained import read_trained
 from lit_jax.utils import strict_json
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import CheckpointError, ConfigError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import output_folder
 from lit_jax.utils.names import LOCK_WORDS, TOWERS
 from lit_jax.workdir.files import check_workdir, read_run_config
 
@@ -51,7 +51,7 @@ def grid(
     `inputs` are those of `quickstart`. Raises ConfigError for an unknown or repeated cell and if a workdir holds
     another run, and whatever `train` raises.
     """
-    workdir = local_folder(workdir, "workdir")
+    workdir = output_folder(workdir, "workdir")
     check_cells(cells, seeds)
     gather(config, workdir, inputs)
     base = read_config(config)

@@ -24,7 +24,7 @@ from lit_jax.train.loop import train
 from lit_jax.utils.atomic import put
 from lit_jax.utils.console import progress
 from lit_jax.utils.errors import ConfigError, DataError, WeightError
-from lit_jax.utils.local_folder import local_folder
+from lit_jax.utils.local_folder import output_folder
 from lit_jax.workdir.files import CONFIG, MODEL, read_run_config
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def quickstart(config: Any, workdir: str | Path, inputs: Inputs = NO_INPUTS) -> 
     (see `ingredients.openmoji.split`). Called again with the same workdir, it continues where it stopped. Raises
     LitJaxErrors, among them ConfigError if a package is missing.
     """
-    workdir = local_folder(workdir, "workdir")
+    workdir = output_folder(workdir, "workdir")
     own = gather(config, workdir, inputs)
     train(config, workdir)
 

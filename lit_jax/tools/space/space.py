@@ -18,7 +18,7 @@ from lit_jax.hf import hub, kinds
 from lit_jax.hf.model_card import CARD
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError
-from lit_jax.utils.local_folder import local_folder, name_of
+from lit_jax.utils.local_folder import name_of, output_folder
 from lit_jax.utils.shown import in_line
 
 PORT = 7860  # The Hub expects a page on this port.
@@ -51,7 +51,7 @@ def write(model: str | Path, output: str | Path, *, repo_id: str | None = None) 
 
 def check_new(model: Path, output: Path) -> None:
     """Raises ConfigError if the Space cannot be written to `output`: it is not empty, or lies in the model's folder."""
-    output = local_folder(output, "--space")
+    output = output_folder(output, "--space")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output} exists and is not an empty folder; choose another --space")
     if output.resolve().is_relative_to(model.resolve()):

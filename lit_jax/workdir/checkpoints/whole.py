@@ -4,7 +4,9 @@ Orbax gives a folder its name when it is complete. Folders in a bucket cannot be
 into the folder last, and a folder without it is not a checkpoint.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Iterator
 
 import orbax.checkpoint as ocp
@@ -12,6 +14,7 @@ from etils import epath
 
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import CheckpointError
+from lit_jax.utils.inside import denied
 from lit_jax.workdir.checkpoints.data import read_data
 from lit_jax.workdir.checkpoints.trees import reason
 
@@ -38,11 +41,18 @@ class _Names:
 
     def find_all(self, folder: epath.PathLike) -> Iterator[ocp.path.step.Metadata]:
         for step in self._format.find_all(folder):
-            if (step.path / checksums.NAME).exists() or all((step.path / item).exists() for item in ITEMS):
+            whole = (step.path / checksums.NAME).exists() or all(
+                (step.path / item).exists() for item in ITEMS
+            )
+            if whole or _denied(step.path):
                 yield step
 
     def find_step(self, folder: epath.PathLike, step: int) -> ocp.path.step.Metadata:
         return self._format.find_step(folder, step)
+
+
+def _denied(folder: epath.Path) -> str | None:
+    return None if in_bucket(folder) else denied(folder)
 
 
 NAMES = _Names()
@@ -99,6 +109,8 @@ def search(folder: epath.Path, step: int | None, fallback: bool) -> tuple[int, l
     if step is not None and step not in available:
         raise CheckpointError(f"{folder} holds no step {step}; there are {', '.join(map(str, available))}")
     if (why := locked_damage(folder)) is not None:
+        if why.endswith(os.strerror(errno.EACCES)):
+            raise CheckpointError(f"{folder / 'locked'} cannot be used ({why}): see to its permissions")
         raise CheckpointError(
             f"{folder / 'locked'} is damaged ({why}), and every step needs it: put a copy of it back"
         )
@@ -110,6 +122,10 @@ def search(folder: epath.Path, step: int | None, fallback: bool) -> tuple[int, l
                 bad = "; ".join(f"{NAMES.build_name(s)} is damaged ({why})" for s, why in damaged.items())
                 log.warning("%s: %s; taking %s instead", folder, bad, name)
             return candidate, list(damaged)
+        if os.strerror(errno.EACCES) in why and not in_bucket(folder):  # Another user can read it.
+            raise CheckpointError(
+                f"{folder / name} cannot be used ({why}): see to its permissions, or take another step"
+            )
         if step is not None or not fallback:
             raise CheckpointError(
                 f"{folder / name} is damaged ({why}): put a copy of it back, or take another step"
@@ -143,4 +159,6 @@ def _of_another_step(path: epath.Path, step: int) -> str | None:
 
 
 def _missing(folder: epath.Path, *names: str) -> str | None:
+    if why := _denied(folder):
+        return f"it cannot be read: {why}"
     return next((f"{name} is missing" for name in names if not (folder / name).exists()), None)

@@ -57,7 +57,7 @@ def test_a_table_of_labels_alone_is_a_classification_set(pictures):
         ("file_name,caption\n", r"captions\.csv has no records"),
         (
             'file_name,caption\na.png,"' + "x" * 200_000,
-            "line 2 .* field larger .*; shorten the cell or, if a quote",
+            "line 2 .* is opened here and never closed, .*; close it",
         ),
         ("file_name,caption,label\na.png,x,1\na.png,x,1\nb.png,x,cat\n", "line 4 .* both numbers and names"),
         (b"\xff,caption\n", "invalid UTF-8 at byte 0"),
