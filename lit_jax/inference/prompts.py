@@ -74,6 +74,8 @@ def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tup
     if name_or_file in TEMPLATES:
         return TEMPLATES[name_or_file]
     file, set_name = split_name(name_or_file)
+    if why := inside.denied(file):
+        raise ConfigError(f"the templates {file} cannot be read: {why}; see to its permissions")
     if not os.path.isfile(file):
         raise ConfigError(
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"

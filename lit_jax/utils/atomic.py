@@ -78,7 +78,7 @@ def clear(path: Path, log: logging.Logger) -> None:
 
 
 def new_folder(beside: Path) -> Path:
-    """Makes an empty folder beside `beside`, hidden, with its permissions, or with those of any new folder.
+    """Makes an empty folder beside `beside`, hidden, with its group and permissions, or with those of any new folder.
 
     The folders of `tempfile` are private, and a mode that is set afterwards would overrule umask, the parent's setgid
     and its default access list.
@@ -89,7 +89,11 @@ def new_folder(beside: Path) -> Path:
     with naming(beside, folder):
         folder.mkdir()
     if beside.is_dir():
-        folder.chmod(stat.S_IMODE(beside.stat().st_mode) | stat.S_IRWXU)
+        was = beside.stat()
+        if folder.stat().st_gid != was.st_gid:
+            with suppress(PermissionError):  # This user is no member of that group.
+                os.chown(folder, -1, was.st_gid)
+        folder.chmod(stat.S_IMODE(was.st_mode) | stat.S_IRWXU)
     return folder
 
 

@@ -62,7 +62,10 @@ class NonFiniteError(LitJaxError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has no message.
 
-    A line that ends in a colon only announces the next ones, so all of them belong to it.
+    A line that ends in a colon only announces the next ones, so all of them belong to it. An error of the system is
+    its path and what the system says, without its number.
     """
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     first, *rest = (str(error).strip() or type(error).__name__).splitlines()
     return " ".join([first, *rest]).replace("  ", " ") if first.rstrip().endswith(":") else first

@@ -33,8 +33,13 @@ RANKS = "ranks"  # step_N.npz of each evaluation, from which the report computes
 
 def read_run_config(workdir: Workdir) -> TrainConfig:
     """The config of the run in a workdir. Raises CheckpointError if there is none, or if it is not that of a run."""
-    if not isinstance(workdir, Bucket) and (denial := denied(workdir)):
-        raise CheckpointError(f"{workdir} cannot be read: {denial}; see to its permissions")
+    if not isinstance(workdir, Bucket):
+        for path in (
+            workdir,
+            *(workdir / name for name in (CONFIG, MODEL, METRICS, SESSIONS, RANKS, "checkpoints")),
+        ):
+            if why := denied(path):
+                raise CheckpointError(f"{path} cannot be read: {why}; see to its permissions")
     if not (workdir / CONFIG).exists():
         raise CheckpointError(_no_run(workdir))
     try:
@@ -99,9 +104,8 @@ def _stored(workdir: Workdir) -> dict[str, Any]:
     try:
         stored = strict_json.read_own(workdir / CONFIG)
     except PermissionError as error:
-        raise CheckpointError(
-            f"{workdir}/{CONFIG} cannot be read: {error.strerror}; see to its permissions"
-        ) from error
+        why = error.strerror
+        raise CheckpointError(f"{workdir}/{CONFIG} cannot be read: {why}; see to its permissions") from error
     except (OSError, ValueError) as error:
         why = first_line(error)
         raise CheckpointError(f"{workdir}/{CONFIG} is damaged ({why}): put a copy of it back") from error

@@ -72,11 +72,15 @@ class Files:
                 f"{self.spec}: {first_line(e)}; want a path or a URL such as gs://BUCKET/..."
             ) from e
 
-    def check_permitted(self) -> None:
-        """Raises `DataError` if this user may not look into one of the places: it would seem to be empty, or absent."""
-        for root in self._roots if self.local else ():
-            if not is_pattern(root) and (why := denied(root)):
-                raise DataError(f"{self.spec}: {root} cannot be read: {why}; see to its permissions")
+    def check_permitted(self, *paths: str) -> None:
+        """Raises `DataError` if this user may not look into one of the places: it would seem to be empty, or absent.
+
+        With `paths`, the same for files in them.
+        """
+        roots = (self._literal(root)[0] if is_pattern(root) else root for root in self._roots)
+        for path in (paths or roots) if self.local else ():
+            if path and (why := denied(path)):
+                raise DataError(f"{self.spec}: {path} cannot be read: {why}; see to its permissions")
 
     @property
     def local(self) -> bool:

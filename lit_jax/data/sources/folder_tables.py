@@ -39,6 +39,7 @@ class Rows:
         self._files, self._name = files, name
         self._path = f"{files.root.rstrip('/')}/{name}"
         files.check(self._path, sys.maxsize)
+        files.check_permitted(self._path)
         info = files.fs.info(self._path)
         self._table = _table(files, name, caption, dialect)
         if info["size"] < _INDEXED:

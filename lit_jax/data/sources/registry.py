@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_jax.data.sources.base import FORMS, Mixed, Source, remarks_of
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
+from lit_jax.utils.inside import denied
 from lit_jax.utils.run_folder import run_of
 
 _log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ def _kind_of(spec: str) -> str:
         return "tfds"
     if (name := spec.lower()).endswith((".tar", ".parquet")) and ("/" in spec or os.path.exists(path)):
         return "wds" if name.endswith(".tar") else "parquet"
+    if not is_url(spec) and (why := denied(path)):
+        raise DataError(f"{spec} cannot be read: {why}; see to its permissions")
     files = Files(spec, spec) if is_url(spec) or os.path.isdir(path) else None
     if files is None or not files.fs.isdir(files.root):
         if os.path.isfile(path) and (what := hint([spec]) or hint_of_table([spec])):

@@ -52,6 +52,7 @@ class TfRecords:
         columns: dict[str, list[np.ndarray]] = {"shard": [], "at": [], "size": []}
         for shard, path in enumerate(self._paths):
             sizes = []
+            self._files.check_permitted(path)
             end = self._files.fs.size(path)
             with self._files.fs.open(path, "rb") as file:
                 at = 0

@@ -1,5 +1,6 @@
 """Sixteen pairs on one page, to look at what a model will be trained on."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,9 +53,10 @@ def contact_sheet(source: Source, records: Sequence[int]) -> Image.Image:
 
 def write_sheet(source: Source, records: Sequence[int], path: Path) -> None:
     """Writes `contact_sheet` as a PNG file."""
-    page = contact_sheet(source, records)
+    page, file = contact_sheet(source, records), io.BytesIO()
+    page.save(file, "PNG")
     with naming(path):
-        page.save(path, "PNG")
+        path.write_bytes(file.getvalue())  # Pillow itself could not write to a pipe.
 
 
 def _fitted(picture: Image.Image) -> Image.Image:

@@ -77,18 +77,21 @@ def write_shard(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
     summary = summary_of(path)
     if summary.is_file():
         return stored(summary)
-    with naming(path):
-        return _written(work, path, start, stop)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with naming(path):
+            return _written(work, path, part, start, stop)
+    finally:  # After an error it holds half of a shard, which no later run takes up.
+        part.unlink(missing_ok=True)
 
 
-def _written(work: Work, path: Path, start: int, stop: int) -> WrittenShard:
-    """What `write_shard` does for a shard that is not there."""
+def _written(work: Work, path: Path, part: Path, start: int, stop: int) -> WrittenShard:
+    """What `write_shard` does for a shard that is not there; `part` is its name until it is complete."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     summary, features = summary_of(path), work.features()
     same = None if work.same is None else npy.load(work.same, mmap_mode="r")
     records, size, dropped = 0, 0, []
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     # Groups of 1: a record is read without its neighbours. Compressing pixels saves 2 % and triples the reading time.
     form = "group_size:1" if work.decoded is None else "group_size:1,uncompressed"
     writer = ArrayRecordWriter(os.fspath(part), form)
