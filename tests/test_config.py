@@ -598,3 +598,15 @@ def test_actions_metrics_and_sources_are_those_of_their_modules():
     unit = np.eye(2, dtype=np.float32)
     measured = retrieval(unit, unit, np.arange(2))
     assert {f"test/{name}" for name in measured} == set(choices.METRICS)
+
+
+def test_a_config_that_holds_itself_or_is_too_deep_is_one_sentence():
+    group, several, deep = {}, [], 7
+    group["model"] = group
+    several += [several, several]  # Each level holds twice as many.
+    for _ in range(5000):
+        deep = [deep]
+    for tree in (group, {"steps": several}, {"steps": deep}, {"model": {"vision_config": {"x": deep}}}, deep):
+        with pytest.raises(ConfigError, match="the config has more than 64 levels, or holds itself") as error:
+            config.read_config(tree)
+        assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """Natural mistakes at the command line: each ends in one true sentence with its status, before any long work."""
 
 import json
+import os
 import re
 
 import pytest
@@ -97,6 +98,11 @@ MISTAKES = [  # A command, run in the folder of `place`; its exit status; what i
         "filter absent --ids absent --output pairs --name x",
         2,
         "pairs exists and is not a prepared set; give a new or",
+    ),
+    (
+        "filter pairs --ids pipe --output new3 --name x",
+        3,
+        "the file of ids pipe cannot be read: it is not a regular file; give one id per line",
     ),
     ("filter absent --ids absent --name x --output=", 2, "output is '', which names no folder"),
     ("convert model gs://bucket/model", 2, "--output gs://bucket/model is an address"),
@@ -320,6 +326,7 @@ def place(tmp_path_factory):
         (folder / name).write_text(text)
     (folder / "utf16.txt").write_text("a red {}\n", encoding="utf-16")
     (folder / "empty").mkdir()
+    os.mkfifo(folder / "pipe")  # Nobody writes to it.
     (folder / "plain").mkdir()
     for number in range(2):
         (folder / "plain" / f"{number}.png").write_bytes((folder / "pairs" / f"00{number}.png").read_bytes())

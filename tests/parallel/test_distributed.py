@@ -148,3 +148,35 @@ def test_a_lost_process_ends_the_others_with_a_sentence(lost):
     assert status == 6 and time.monotonic() - begin < 5 + 30
     assert "Check failure" not in said
     assert said.splitlines()[-1].startswith("lit-jax: another process of this run has ended")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"SLURM_NTASKS": "two"}, "the variable SLURM_NTASKS is 'two'; want a whole number"),
+        ({"SLURM_NTASKS": ""}, "the variable SLURM_NTASKS is ''; want a whole number"),
+        ({"SLURM_PROCID": "-1"}, "the variable SLURM_PROCID is '-1'; want"),
+        ({"SLURM_PROCID": "4"}, "SLURM_PROCID is 4 with SLURM_NTASKS=4; want a number below that"),
+        ({"SLURM_LOCALID": "x"}, "the variable SLURM_LOCALID is 'x'"),
+        ({"SLURM_JOB_ID": "1.5"}, r"the variable SLURM_JOB_ID is '1\.5'"),
+        (
+            {"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "x", "SLURM_STEP_NODELIST": None},
+            "SLICES is",
+        ),
+    ],
+)
+def test_a_number_of_the_environment_that_is_none_is_named(given, says):
+    environ = {name: value for name, value in (SLURM | given).items() if value is not None}
+    with pytest.raises(ConfigError, match=says):
+        distributed.count_processes(environ)
+
+
+def test_an_environment_that_jax_cannot_read_is_not_taken_for_processes_that_do_not_connect(monkeypatch):
+    for name, value in (SLURM | {"OMPI_MCA_orte_hnp_uri": "nothing"}).items():
+        monkeypatch.setenv(name, value)
+    code = "from lit_jax.parallel import distributed; distributed.start()"
+    ((status, said),) = processes.finish(processes.spawn([["-c", code]], devices=1))
+    assert (
+        status
+        and "ConfigError: the environment of this cluster cannot be understood (invalid literal" in said
+    )

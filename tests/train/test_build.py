@@ -110,6 +110,18 @@ def test_a_setting_of_jax_that_breaks_a_step_or_changes_its_random_numbers_is_re
         jax.config.update(name, before)
 
 
+@pytest.mark.parametrize("name", ["jax_transfer_guard", "jax_transfer_guard_device_to_host"])
+def test_a_ban_on_transfers_is_refused_before_anything_is_read(tmp_path, name):
+    before = getattr(jax.config, name)
+    try:
+        jax.config.update(name, "disallow")
+        with pytest.raises(ConfigError, match=r"JAX_TRANSFER_GUARD.* is disallow, but a run moves arrays"):
+            train(tiny.config(tmp_path, data__train="folder:nowhere"), tmp_path / "run")
+    finally:
+        for guard in ("", "_device_to_host", "_host_to_device", "_device_to_device"):
+            jax.config.update(f"jax_transfer_guard{guard}", before)
+
+
 def test_a_run_with_64_bit_numbers_is_refused_before_anything_is_read(tmp_path):
     with jax.enable_x64(True), pytest.raises(ConfigError, match=r"JAX_ENABLE_X64 is on, .* unset it"):
         train(tiny.config(tmp_path, data__train="folder:nowhere"), tmp_path / "run")

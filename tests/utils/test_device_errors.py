@@ -10,6 +10,7 @@ import pytest
 
 from lit_jax import __main__
 from lit_jax.utils import device_errors
+from tests import tiny
 from tests.cli import cli
 
 
@@ -88,3 +89,32 @@ def test_a_command_in_a_folder_that_is_gone_is_refused(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": places})
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert "the current folder cannot be used (No such file or directory)" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--xla_nonsense=3", "Unknown flag in XLA_FLAGS: --xla_nonsense=3; correct it"),
+        ("--xla_force_host_platform_device_count=many", "Couldn't interpret value many for flag"),
+        ("nowhere", 'Could not open file "nowhere"'),
+    ],
+)
+def test_flags_that_xla_does_not_accept_are_told_before_it_ends_the_process(flags, says):
+    ended = cli("doctor", XLA_FLAGS=flags)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and not ended.stdout
+    assert ended.stderr.startswith("lit-jax: XLA does not accept XLA_FLAGS: ") and says in ended.stderr
+
+
+def test_a_command_that_computes_nothing_does_not_look_at_the_flags_of_xla():
+    for line in (["encoders"], ["train", "--help"]):
+        assert cli(*line, XLA_FLAGS="--xla_nonsense").returncode == 0
+
+
+def test_a_ban_on_transfers_is_named_instead_of_shown_as_a_fault(tmp_path):
+    tiny.write_models_and_pictures(tmp_path)
+    line = f"classify {tmp_path}/pairs/000.png --model {tmp_path}/model --labels a,b"
+    ended = cli(*line.split(), JAX_TRANSFER_GUARD="disallow")
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(
+        "lit-jax: JAX_TRANSFER_GUARD forbids to move arrays between host and devices"
+    )

@@ -1,5 +1,7 @@
 """All captions and labels of a source; what is said of the first record without, and of pictures of several records."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -61,3 +63,16 @@ def test_copies_of_a_picture_are_counted_with_the_first_one(write_folder, caplog
     )
     captions_of(source)
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("blank", ["", " \t", "\u200b"])
+def test_captions_that_are_empty_do_not_count_and_a_record_without_others_is_broken(write_folder, blank):
+    rows = [row(0), row(1) | {"captions": [blank, "one"]}]
+    folder = write_folder(rows)
+    texts, owner = captions_of(open_source(f"folder:{folder}"))
+    assert texts == ["0 one", "0 zwei é", "one"] and owner.tolist() == [0, 0, 1]
+    rows[1]["captions"] = [blank]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_source(f"folder:{folder}")
+    with pytest.raises(DataError, match=r"pictures: record 1: caption (is empty|has no visible character)$"):
+        captions_of(source)

@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from lit_jax.data.sources import folder_csv
 from lit_jax.data.sources.registry import open_source
 from lit_jax.utils.errors import DataError
 from tests.data.conftest import png, records_of
@@ -137,3 +138,16 @@ def test_a_file_name_that_is_not_utf_8_breaks_only_its_record(pictures):
     assert len(source) == 2 and source[0] == {"image": png(0), "captions": ["a"], "id": "a.png"}
     with pytest.raises(DataError, match="invalid UTF-8 at byte 0"):
         source[1]
+
+
+def test_a_cell_may_be_longer_than_csv_allows_by_itself_and_its_limit_stays(pictures, monkeypatch):
+    before, caption = csv.field_size_limit(), "x" * 300_000
+    source = opened(pictures, f"file_name,caption\na.png,{caption}\nb.png,b\n")
+    assert [record["captions"] for record in source] == [[caption], ["b"]]
+    assert csv.field_size_limit() == before < len(caption)
+    monkeypatch.setattr(folder_csv, "_LONGEST", 1000)
+    with pytest.raises(
+        DataError, match=r"line 2 .* field larger than field limit \(1000\); shorten the cell"
+    ):
+        opened(pictures, f"file_name,caption\na.png,{caption}\n")
+    assert csv.field_size_limit() == before
