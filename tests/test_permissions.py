@@ -114,6 +114,18 @@ CASES = [  # What is closed (file: mode), a line for `ordinary.run`, its status,
         "page.html cannot be written",
     ),
     (
+        {"run": 0o555},
+        "lit-jax report --workdir run",
+        2,
+        "run/report.html cannot be written: Permission denied",
+    ),
+    (
+        {"begun": 0o555},
+        "lit-jax embed pairs --model model --output begun",
+        2,
+        "begun cannot be written: Perm",
+    ),
+    (
         {"in": 0o555},
         "import lit_jax; lit_jax.save('in/new', *lit_jax.load('model'))",
         -2,
@@ -139,6 +151,8 @@ def place(tmp_path_factory):
     (folder / "c.py").write_text(f"def get_config():\n    return {config!r}\n")
     train(config, folder / "run")
     (folder / "in").mkdir()
+    (folder / "begun").mkdir()
+    shutil.copy(folder / "index" / "plan.json", folder / "begun")
     (folder / "set").mkdir()
     for name in ("model", "pairs"):
         shutil.copytree(folder / name, folder / "in" / name)

@@ -20,6 +20,7 @@ from lit_jax.parallel.distributed import barrier, is_main_process
 from lit_jax.utils import checksums
 from lit_jax.utils.atomic import put
 from lit_jax.utils.errors import ConfigError, DataError
+from lit_jax.utils.local_folder import check_writable
 from lit_jax.utils.parts import Part, alone, is_draft, put_first
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class ShardSet:
             raise ConfigError(f"{out} exists and is not {self.what}; give a new or an empty folder")
         if planned and (begun or self.part):
             self._check_plan()
+        if out.is_dir() and any(not self.shards[number][-1].exists() for number in self.numbers):
+            check_writable(out, str(out))
         barrier("plan")  # No process writes before this, so that all processes have seen the same files.
         if is_main_process() and not begun:
             text = json.dumps(self.plan, indent=2) + "\n"

@@ -30,11 +30,9 @@ def is_full(error: BaseException | None) -> bool:
 def sentence(error: Exception, command: str) -> str:
     """The message for an `error` that `command` did not catch; "" if it is not of this kind."""
     if isinstance(error, ValueError):
-        return (
-            f"a JAX environment variable has a bad value: {first_line(error)}; unset it"
-            if _is_of_config(error)
-            else ""
-        )
+        if _is_of_config(error):
+            return f"a JAX environment variable has a bad value: {first_line(error)}; unset it"
+        return _by_setting(error)
     if isinstance(error, MemoryError):
         return f"the memory of this machine is full ({first_line(error)}); {_less(command)}"
     if not isinstance(error, RuntimeError | AssertionError) or "jax" not in sys.modules:
@@ -47,6 +45,19 @@ def sentence(error: Exception, command: str) -> str:
         asked = os.environ.get("JAX_PLATFORMS")
         setting = f" with JAX_PLATFORMS={asked}" if asked else ""
         return f"JAX finds no device{setting}: {why}; JAX_PLATFORMS=cpu computes without an accelerator"
+    return _by_setting(error)
+
+
+def _by_setting(error: Exception) -> str:
+    """The sentence for an error that names a setting made by an environment variable, or its value; "" for others."""
+    for name, value in sorted(os.environ.items()):
+        named = (
+            name.startswith("JAX_")
+            and "_" in (short := name.removeprefix("JAX_").lower())
+            and short in str(error)
+        )
+        if named or (name == "JAX_DEFAULT_DEVICE" and f"'{value}'" in str(error)):
+            return f"{name} is {value}, which forbids this: {first_line(error).rstrip('.')}; unset it"
     return ""
 
 

@@ -14,6 +14,13 @@ from tests import tiny
 from tests.cli import cli
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("device_errors")
+    tiny.write_models_and_pictures(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("platforms", "why"),
     [
@@ -110,11 +117,28 @@ def test_a_command_that_computes_nothing_does_not_look_at_the_flags_of_xla():
         assert cli(*line, XLA_FLAGS="--xla_nonsense").returncode == 0
 
 
-def test_a_ban_on_transfers_is_named_instead_of_shown_as_a_fault(tmp_path):
-    tiny.write_models_and_pictures(tmp_path)
-    line = f"classify {tmp_path}/pairs/000.png --model {tmp_path}/model --labels a,b"
-    ended = cli(*line.split(), JAX_TRANSFER_GUARD="disallow")
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        (
+            "JAX_TRANSFER_GUARD",
+            "disallow",
+            "JAX_TRANSFER_GUARD forbids to move arrays between host and devices",
+        ),
+        (
+            "JAX_NUMPY_RANK_PROMOTION",
+            "raise",
+            "JAX_NUMPY_RANK_PROMOTION is raise, which forbids this: Operands",
+        ),
+        (
+            "JAX_DEFAULT_DEVICE",
+            "gpu",
+            "JAX_DEFAULT_DEVICE is gpu, which forbids this: Unknown backend: 'gpu'",
+        ),
+    ],
+)
+def test_a_setting_of_jax_that_forbids_what_a_command_does_is_named(variable, value, says, pictures):
+    line = f"classify {pictures}/pairs/000.png --model {pictures}/model --labels a,b"
+    ended = cli(*line.split(), **{variable: value})
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith(
-        "lit-jax: JAX_TRANSFER_GUARD forbids to move arrays between host and devices"
-    )
+    assert ended.stderr.startswith(f"lit-jax: {says}") and ended.stderr.endswith("; unset it\n")

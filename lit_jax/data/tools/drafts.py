@@ -14,6 +14,7 @@ from lit_jax.data.tools.decoded_pictures import description
 from lit_jax.data.tools.shards import Work
 from lit_jax.utils import checksums
 from lit_jax.utils.errors import DataError
+from lit_jax.utils.local_folder import check_writable
 from lit_jax.utils.parts import put_first
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def begin(draft: Path, work: Work, shards: int, dedup: bool, alone: bool) -> Non
     if draft.exists():
         _log.info("resuming %s: %d shards are complete", draft, len(list(draft.glob("*-of-*.json"))))
     draft.mkdir(parents=True, exist_ok=True)
+    check_writable(draft, str(draft))
     put_first(plan, lambda part: part.write_text(text, "utf-8"))
     if not _holds(plan, text):
         raise DataError(

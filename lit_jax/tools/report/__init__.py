@@ -45,6 +45,8 @@ def report(workdir: str | Path, output: str | Path | None = None) -> Path | epat
     with opened(workdir) as place:
         pull(place, CONFIG, MODEL, METRICS, SESSIONS, RANKS)
         path = asked or place / NAME
+        if asked is None and not isinstance(place, Bucket):
+            local_file(path, "--output")
         page = _page(place)
         path.parent.mkdir(parents=True, exist_ok=True)
         put(path, lambda draft: draft.write_text(page, encoding="utf-8"))
