@@ -381,6 +381,26 @@ SENTENCES = [  # A call with a mistake; the error's type and words. {} is the fo
         "DataError",
         "'/dev/null' cannot be read: it is not a regular file",
     ),
+    (
+        "save('{}/saved', load('{}/model')[0], CYCLE)",
+        "ConfigError",
+        "the tree of params has more than 64 levels",
+    ),
+    (
+        "open_source([(LIST, 1.0)])",
+        "ConfigError",
+        "the source has more than 64 levels, or holds itself; give one",
+    ),
+    (
+        "lit_jax.train.loop.train(CYCLE, '{}/new')",
+        "ConfigError",
+        "the config has more than 64 levels, or holds",
+    ),
+    (
+        "lit_jax.VisionTextDualEncoderModel.from_vision_text_pretrained('{}/model', '{}/model', vision_config=CYCLE)",
+        "WeightError",
+        "the config of the vision tower has no model_type; wanted one as in",
+    ),
     ("open_source('folder:')", "DataError", r"^folder: names nothing; want tfds:NAME\[:VERSION\]/SPLIT"),
     ("open_source('wds:')", "DataError", "^wds: names nothing; want tfds:NAME"),
     ("model.texts(None)", "ConfigError", "texts is None; want a list of texts"),
@@ -406,7 +426,7 @@ ASK = """
 import json, sys, warnings
 import numpy as np
 from PIL import Image
-import lit_jax
+import lit_jax, lit_jax.train.loop
 from lit_jax import Embedder, classify, embed, from_towers, load, save, search
 from lit_jax.data.sources.registry import open_source
 from lit_jax.data.tools.prepare import PrepareOptions, prepare
@@ -430,6 +450,9 @@ plain = open_source("folder:" + place + "/plain")
 score(pairs, place + "/scores", model)
 facade = lit_jax.VisionTextDualEncoderModel.from_pretrained(place + "/model")
 IDS, PIXELS = np.ones((2, 3), np.int64), np.zeros((2, 3, 32, 32), np.float32)
+CYCLE, LIST = {}, []
+CYCLE["model"] = CYCLE
+LIST.append((LIST, 1.0))
 CLOSED = Image.open(place + "/pairs/000.png")
 CLOSED.close()
 for call in calls:

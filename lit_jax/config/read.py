@@ -10,9 +10,9 @@ from lit_jax.config import rules, unused
 from lit_jax.config.fields import FIELDS, TrainConfig
 from lit_jax.config.names import advise, current_names, former_names, unknown
 from lit_jax.config.values import convert, wanted
+from lit_jax.utils.arguments import check_depth, is_group
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError
 from lit_jax.utils.log_once import log_once
-from lit_jax.utils.strict_json import DEEPEST
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def read_config(config: Any, *, empty: frozenset[str] = frozenset()) -> TrainCon
     once: fields that are unknown, missing, of a wrong type, out of range, or that contradict each other; DataError if
     sources of an unknown kind are the only mistakes. Warns about fields that were set but change nothing.
     """
-    _check_depth(config)
+    check_depth(config, "the config")
     tree = plain(config)
     if not isinstance(tree, dict):
         raise ConfigError(f"the config is {tree!r}; wanted a ConfigDict or a dict")
@@ -67,32 +67,9 @@ def refuse(mistakes: Iterable[str], error: type[LitJaxError] = ConfigError) -> N
 
 def plain(config: Any) -> Any:
     """A ConfigDict or dict, and all groups in it, as plain dicts."""
-    if not _is_group(config):
+    if not is_group(config):
         return config
     return {str(name): plain(value) for name, value in config.items()}
-
-
-def _is_group(value: Any) -> bool:
-    return hasattr(value, "items") and not isinstance(value, type)
-
-
-def _check_depth(config: Any) -> None:
-    """Raises ConfigError for groups and lists in more levels than JSON may have, for instance one that holds itself."""
-    level = [config]
-    for _ in range(DEEPEST + 1):
-        inner = [child for node in level for child in _children(node)]
-        level = list(
-            {id(node): node for node in inner}.values()
-        )  # One that holds itself twice doubles no level.
-        if not level:
-            return
-    raise ConfigError(f"the config has more than {DEEPEST} levels, or holds itself; wanted groups of fields")
-
-
-def _children(node: Any) -> list[Any]:
-    if _is_group(node):
-        return [value for _, value in node.items()]
-    return list(node) if isinstance(node, list | tuple) else []
 
 
 def _typed(tree: dict[str, Any], empty: frozenset[str]) -> tuple[dict[str, Any], list[str]]:

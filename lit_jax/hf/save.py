@@ -15,6 +15,7 @@ from lit_jax.hf.layouts import open_clip, sentence_transformers, towers
 from lit_jax.hf.processor import save_processor
 from lit_jax.models import dual_encoder
 from lit_jax.models.dual_encoder import DualEncoder, DualEncoderConfig, encoder_of
+from lit_jax.utils.arguments import check_depth
 from lit_jax.utils.atomic import replaced
 from lit_jax.utils.errors import ConfigError, WeightError
 from lit_jax.utils.local_folder import check_writable, local_folder
@@ -135,6 +136,7 @@ def _check_types(module: DualEncoder, params: Params, processor: Processor | Non
         raise ConfigError(
             f"the module is of type {type(module).__name__}; want the first of the two that lit_jax.load returns"
         )
+    check_depth(params, "the tree of params")
     leaves = jax.tree.leaves(params) if isinstance(params, Mapping) else []
     if not leaves or not all(hasattr(leaf, "dtype") for leaf in leaves):
         raise ConfigError(

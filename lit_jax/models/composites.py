@@ -93,7 +93,11 @@ def half(tower: str, hf: Mapping[str, Any]) -> dict[str, Any]:
     The types of the halves are those of our encoders. Fields that a half leaves out have the defaults of its type, as
     in transformers. Raises WeightError for a half that is not a config, and for a model that is not implemented.
     """
-    whole = hf["model_type"]
+    whole = hf.get("model_type")
+    if not isinstance(whole, str):
+        raise WeightError(
+            f"the config of the {tower} tower has no model_type; wanted one as in a config.json"
+        )
     if (missing := missing_of(whole)) is not None:
         raise WeightError(f"a model of type {whole!r} is not implemented: {missing}")
     if not is_composite(whole):

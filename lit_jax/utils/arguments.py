@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lit_jax.utils.errors import ConfigError
+from lit_jax.utils.strict_json import DEEPEST
 
 
 def whole_number(value: Any, what: str, least: int = 1) -> int:
@@ -53,3 +54,27 @@ def check_path(value: Any, what: str) -> None:
     """Raises ConfigError for anything but a text or a path."""
     if not isinstance(value, str | os.PathLike):
         raise ConfigError(f"{what} is of type {type(value).__name__}; want a path")
+
+
+def is_group(value: Any) -> bool:
+    """Whether `value` has names and values, as a dict and a ConfigDict have."""
+    return hasattr(value, "items") and not isinstance(value, type)
+
+
+def check_depth(tree: Any, what: str) -> None:
+    """Raises ConfigError for groups and lists in more levels than JSON may have, such as one that holds itself."""
+    level = [tree]
+    for _ in range(DEEPEST + 1):
+        inner = [child for node in level for child in _children(node)]
+        level = list(
+            {id(node): node for node in inner}.values()
+        )  # One that holds itself twice doubles no level.
+        if not level:
+            return
+    raise ConfigError(f"{what} has more than {DEEPEST} levels, or holds itself; give one of fewer")
+
+
+def _children(node: Any) -> list[Any]:
+    if is_group(node):
+        return [value for _, value in node.items()]
+    return list(node) if isinstance(node, list | tuple) else []

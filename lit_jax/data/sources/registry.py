@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lit_jax.data.sources.base import FORMS, Mixed, Source, remarks_of
+from lit_jax.utils.arguments import check_depth
 from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
 from lit_jax.utils.inside import denied
 from lit_jax.utils.run_folder import run_of
@@ -34,6 +35,7 @@ def open_source(spec: str | Path | Mixed, *, caption: str | None = None) -> Sour
     if isinstance(spec, Path):
         spec = str(spec)
     if not isinstance(spec, str):
+        check_depth(spec, "the source")
         if not isinstance(spec, list | tuple) or not all(
             isinstance(part, list | tuple) and len(part) == 2 for part in spec
         ):
