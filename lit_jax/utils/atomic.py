@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.utils.errors import LitJaxError
+from lit_jax.utils.inside import allowed
 
 KEY = "config.json"  # A folder without it is not a model.
 _HERE = -100  # AT_FDCWD: paths are relative to the working directory.
@@ -83,7 +84,7 @@ def new_folder(beside: Path) -> Path:
     The folders of `tempfile` are private, and a mode that is set afterwards would overrule umask, the parent's setgid
     and its default access list.
     """
-    if beside.is_dir() and not os.access(beside, os.W_OK | os.X_OK):
+    if beside.is_dir() and not allowed(beside, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(beside))
     folder = beside.with_name(f".{beside.name}-{uuid.uuid4().hex[:8]}")
     with naming(beside, folder):
@@ -120,7 +121,7 @@ def replaced(folder: str | Path, stale: str = r"(?!)") -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     target = folder.resolve()  # If `folder` is a link, this is what it points to.
     # The folder may be all that this user may write, or all that is on its disk, as with containers.
-    within = target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK | os.X_OK))
+    within = target.is_dir() and (os.path.ismount(target) or not allowed(target.parent, os.W_OK | os.X_OK))
     with naming(folder, target):
         draft = new_folder(target / target.name if within else target)
     try:

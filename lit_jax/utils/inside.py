@@ -34,7 +34,7 @@ def refusal(path: str | Path, folder: str | Path, most: int) -> str | None:
     return None
 
 
-def denied(path: str | Path) -> str | None:
+def denied(path: str | os.PathLike[str]) -> str | None:
     """Why this user may not read `path`, in the words of the system; None if that is allowed or there is no such path.
 
     Functions like `os.path.exists` say of what is in a closed folder that it does not exist.
@@ -49,7 +49,7 @@ def denied(path: str | Path) -> str | None:
     return None if allowed(path, os.R_OK | (os.X_OK if is_folder else 0)) else os.strerror(errno.EACCES)
 
 
-def allowed(path: str | Path, mode: int) -> bool:
+def allowed(path: str | os.PathLike[str], mode: int) -> bool:
     """`os.access` for the user as whom this process acts."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
