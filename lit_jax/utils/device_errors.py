@@ -68,8 +68,7 @@ def check_flags() -> None:
     """
     if not os.environ.get("XLA_FLAGS", "").strip() or not hasattr(os, "fork"):
         return
-    import jax  # noqa: F401 - so that jaxlib is found as JAX finds it
-    from jaxlib import _jax
+    from jax._src.lib import _jax
 
     with temporary.temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of a fork beside threads: the child only reads the flags.
