@@ -5,6 +5,7 @@ from collections import Counter
 
 import jax
 import jax.numpy as jnp
+import optax
 from fsspec.implementations.local import LocalFileSystem
 
 from lit_jax.data.sources.folder import FolderSource
@@ -33,7 +34,8 @@ def test_a_step_does_nothing_to_a_source_but_read_its_records(tmp_path, monkeypa
 
         def step(state, batch):
             of_step.append(Counter(calls))
-            after = dataclasses.replace(state, step=jax.device_put(state.step + 1, state.step.sharding))
+            count = jax.device_put(state.step + 1, state.step.sharding)
+            after = dataclasses.replace(state, step=count, opt=optax.tree.set(state.opt, count=count))
             return after, {"loss": jnp.zeros(()), "skipped": jnp.zeros(())}
 
         def allowed(state, batch):
