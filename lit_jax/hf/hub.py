@@ -126,9 +126,8 @@ def _say_instead(repository: str, copy: Path, options: Mapping[str, Any]) -> Non
     except (HTTPError, OSError):
         names = []
     names = [name for name in names if not name.startswith(".")]
-    is_pickle = any(
-        re.search(r"(pytorch|adapter)_model", name) for name in names
-    )  # For which there is another message.
+    # For a pickle there is another message.
+    is_pickle = any(re.search(r"(pytorch|adapter)_model", name) for name in names)
     if (what := "" if is_pickle else hint_of_names(names)) or not copy.is_dir():
         shown = ", ".join(names[:5]) or "no files"
         way = what or f"it holds {shown}; give a repository with a config and weights"

@@ -28,9 +28,8 @@ def with_image_size(model_type: str, config: Any, size: Sides) -> Any:
     """
     if not is_sides(size):
         raise ConfigError(f"image_size is {size!r}; wanted a side in pixels, or (height, width)")
-    part = getattr(
-        config, "unit", config.patch_size
-    )  # Hiera pools tokens, and needs a multiple of more than a patch.
+    # Hiera pools tokens, and needs a multiple of more than a patch.
+    part = getattr(config, "unit", config.patch_size)
     sides, patch = pair(size), pair(part)
     if max(sides) > LARGEST:
         raise ConfigError(f"image_size is {size}; wanted sides of at most {LARGEST} pixels")

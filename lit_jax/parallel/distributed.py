@@ -31,13 +31,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 100  # Seconds without a sign of life after which a process counts as dead.
 _NODES, _SLICES = "SLURM_STEP_NODELIST", "MEGASCALE_NUM_SLICES"
-_SLURM = (
-    "SLURM_JOB_ID",
-    _NODES,
-    "SLURM_NTASKS",
-    "SLURM_PROCID",
-    "SLURM_LOCALID",
-)  # All but _NODES are numbers.
+# All but _NODES are numbers.
+_SLURM = ("SLURM_JOB_ID", _NODES, "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 _VISIBLE = 60.0  # Seconds within which a file that one host wrote must become visible to the others.
 
 

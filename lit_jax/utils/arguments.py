@@ -66,9 +66,7 @@ def check_depth(tree: Any, what: str) -> None:
     level = [tree]
     for _ in range(DEEPEST + 1):
         inner = [child for node in level for child in _children(node)]
-        level = list(
-            {id(node): node for node in inner}.values()
-        )  # One that holds itself twice doubles no level.
+        level = list({id(node): node for node in inner}.values())  # Each once, also if it is held twice.
         if not level:
             return
     raise ConfigError(f"{what} has more than {DEEPEST} levels, or holds itself; give one of fewer")

@@ -40,7 +40,7 @@ def sentence(error: Exception, command: str) -> str:
     if is_full(error):
         return f"a device has no room for this: {first_line(error)}; {_less(command)}"
     if "Disallowed " in str(error) and (name := guarded_transfers()):
-        return f"{name} forbids to move arrays between host and devices, without which nothing is computed; unset it"
+        return f"{name} forbids moving arrays between host and devices, without which nothing is computed; unset it"
     if why := _no_device():
         asked = os.environ.get("JAX_PLATFORMS")
         setting = f" with JAX_PLATFORMS={asked}" if asked else ""
@@ -87,7 +87,7 @@ def check_flags() -> None:
 
 
 def guarded_transfers() -> str:
-    """The variable by which JAX forbids to move arrays between host and devices; "" if it may."""
+    """The variable by which JAX forbids moving arrays between host and devices; "" if none does."""
     import jax
 
     names = [name for name, value in jax.config.values.items() if str(value).startswith("disallow")]

@@ -123,7 +123,7 @@ def test_a_command_that_computes_nothing_does_not_look_at_the_flags_of_xla():
         (
             "JAX_TRANSFER_GUARD",
             "disallow",
-            "JAX_TRANSFER_GUARD forbids to move arrays between host and devices",
+            "JAX_TRANSFER_GUARD forbids moving arrays between host and devices",
         ),
         (
             "JAX_NUMPY_RANK_PROMOTION",
