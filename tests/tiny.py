@@ -275,16 +275,18 @@ MODERNBERT = {  # Fields as in answerdotai/ModernBERT-base.
     "global_rope_theta": 160000.0,
     "local_rope_theta": 10000.0,
 }
-QWEN3 = {  # Fields as in Qwen/Qwen3-Embedding-0.6B.
-    "model_type": "qwen3",
+_DECODER = {
     "vocab_size": 99,
     "hidden_size": 24,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
     "intermediate_size": 36,
     "max_position_embeddings": 40,
+}
+QWEN3 = _DECODER | {  # Fields as in Qwen/Qwen3-Embedding-0.6B.
+    "model_type": "qwen3",
+    "num_key_value_heads": 2,
+    "head_dim": 8,
     "bos_token_id": 3,
     "eos_token_id": 3,
     "rope_scaling": None,
@@ -293,15 +295,9 @@ QWEN3 = {  # Fields as in Qwen/Qwen3-Embedding-0.6B.
     "use_sliding_window": False,
     "max_window_layers": 3,
 }
-QWEN2 = {  # Fields as in Alibaba-NLP/gte-Qwen2-1.5B-instruct.
+QWEN2 = _DECODER | {  # Fields as in Alibaba-NLP/gte-Qwen2-1.5B-instruct.
     "model_type": "qwen2",
-    "vocab_size": 99,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "intermediate_size": 36,
-    "max_position_embeddings": 40,
     "bos_token_id": 3,
     "eos_token_id": 3,
     "rope_theta": 1000000.0,
@@ -309,16 +305,10 @@ QWEN2 = {  # Fields as in Alibaba-NLP/gte-Qwen2-1.5B-instruct.
     "use_sliding_window": False,
     "max_window_layers": 3,
 }
-LLAMA = {  # Fields as in meta-llama/Llama-3.2-1B.
+LLAMA = _DECODER | {  # Fields as in meta-llama/Llama-3.2-1B.
     "model_type": "llama",
-    "vocab_size": 99,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 6,
-    "intermediate_size": 36,
-    "max_position_embeddings": 40,
     "bos_token_id": 2,
     "eos_token_id": 3,
     "pretraining_tp": 1,
@@ -332,22 +322,19 @@ LLAMA = {  # Fields as in meta-llama/Llama-3.2-1B.
     },
     "rope_theta": 500000.0,
 }
-MISTRAL = {  # Fields as in intfloat/e5-mistral-7b-instruct; the window is shorter than the texts of tests.
-    "model_type": "mistral",
-    "vocab_size": 99,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 36,
-    "max_position_embeddings": 40,
-    "pad_token_id": 0,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 10000.0,
-    "sliding_window": 4,
-}
+MISTRAL = (
+    _DECODER
+    | {  # Fields as in intfloat/e5-mistral-7b-instruct; the window is shorter than the texts of tests.
+        "model_type": "mistral",
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0,
+        "sliding_window": 4,
+    }
+)
 # Fields as in EuroBERT/EuroBERT-210m.
 EUROBERT = {name: value for name, value in LLAMA.items() if name != "rope_scaling"} | {
     "model_type": "eurobert",
@@ -356,19 +343,13 @@ EUROBERT = {name: value for name, value in LLAMA.items() if name != "rope_scalin
     "pad_token_id": 0,
     "classifier_pooling": "late",
 }
-GEMMA3_TEXT = {  # Fields as in google/embeddinggemma-300m.
+GEMMA3_TEXT = _DECODER | {  # Fields as in google/embeddinggemma-300m.
     "model_type": "gemma3_text",
     "_sliding_window_pattern": 6,
     "attn_logit_softcapping": None,
     "final_logit_softcapping": None,
-    "vocab_size": 99,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
     "num_key_value_heads": 1,
     "head_dim": 8,
-    "intermediate_size": 36,
-    "max_position_embeddings": 40,
     "pad_token_id": 0,
     "bos_token_id": 2,
     "eos_token_id": 1,
@@ -380,16 +361,10 @@ GEMMA3_TEXT = {  # Fields as in google/embeddinggemma-300m.
     "sliding_window": 6,
     "use_bidirectional_attention": True,
 }
-GEMMA = {  # Fields as in google/gemma-2b.
+GEMMA = _DECODER | {  # Fields as in google/gemma-2b.
     "model_type": "gemma",
-    "vocab_size": 99,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
     "num_key_value_heads": 1,
     "head_dim": 8,
-    "intermediate_size": 36,
-    "max_position_embeddings": 40,
     "pad_token_id": 0,
     "bos_token_id": 2,
     "eos_token_id": 1,
@@ -397,16 +372,10 @@ GEMMA = {  # Fields as in google/gemma-2b.
     "hidden_activation": None,
     "rope_theta": 10000.0,
 }
-GEMMA2 = {  # Fields as in BAAI/bge-multilingual-gemma2; the caps are low enough to matter.
+GEMMA2 = _DECODER | {  # Fields as in BAAI/bge-multilingual-gemma2; the caps are low enough to matter.
     "model_type": "gemma2",
-    "vocab_size": 99,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
-    "intermediate_size": 36,
-    "max_position_embeddings": 40,
     "pad_token_id": 0,
     "bos_token_id": 2,
     "eos_token_id": 1,

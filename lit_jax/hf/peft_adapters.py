@@ -21,7 +21,7 @@ CONFIG, PICKLE = "adapter_config.json", "adapter_model.bin"
 # Fields of LoraConfig that are read here, or that change nothing once an adapter is trained.
 _KNOWN = frozenset(
     """
-    alpha_pattern arrow_config auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config
+    alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config
     exclude_modules inference_mode init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout
     lora_ga_config megatron_config megatron_core modules_to_save peft_type peft_version qalora_group_size r
     rank_pattern revision runtime_config target_modules task_type use_dora use_rslora
@@ -80,14 +80,16 @@ def base_of(folder: Path, *, weights: bool = True, allow_pickle: bool = False) -
         ) from error
 
 
-def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model of transformers, or of the one that an adapter in `folder` belongs to.
 
     Raises WeightError.
     """
-    if not is_adapter(folder):
-        return model_folder.read_config(folder)
-    base = base_of(folder, allow_pickle=allow_pickle)
+    return config_of(folder, base_of(folder)) if is_adapter(folder) else model_folder.read_config(folder)
+
+
+def config_of(folder: Path, base: Path) -> dict[str, Any]:
+    """The config.json of the model in `base`, for which `folder` holds an adapter. Raises WeightError."""
     config = model_folder.read_config(base)
     if "model_type" not in config:
         raise WeightError(
@@ -97,17 +99,21 @@ def read_config(folder: Path, *, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 def tensors_of(folder: Path, *, allow_pickle: bool = False) -> Tensors:
-    """The tensors of a model of transformers; those that an adapter in `folder` changes are computed on access.
+    """The tensors of a model of transformers, or those of `merged`. Raises WeightError."""
+    if not is_adapter(folder):
+        return Tensors.of(folder, allow_pickle=allow_pickle)
+    return merged(folder, base_of(folder, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
+
+
+def merged(folder: Path, base: Path, *, allow_pickle: bool = False) -> Tensors:
+    """The tensors of the model in `base`; those that the adapter in `folder` changes are computed on access.
 
     W becomes W + s B A with s = lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora, in float32. With use_dora
     (arXiv:2402.09353) each row of this sum is then scaled to the norm that the adapter holds. Raises WeightError for
     other methods than LoRA, and for tensors that do not fit the model.
     """
-    if not is_adapter(folder):
-        return Tensors.of(folder, allow_pickle=allow_pickle)
-    config = _checked(folder)
-    base = Tensors.of(base_of(folder, allow_pickle=allow_pickle), allow_pickle=allow_pickle)
-    file = _weights(folder, allow_pickle)
+    config, file = _checked(folder), _weights(folder, allow_pickle)
+    own = Tensors.of(base, allow_pickle=allow_pickle)
     parts: dict[str, dict[str, str]] = {}  # Module -> part -> name in the file.
     whole: dict[str, str] = {}  # Name in the model -> name in the file.
     for name in file.keys():  # noqa: SIM118 - not a mapping
@@ -116,21 +122,22 @@ def tensors_of(folder: Path, *, allow_pickle: bool = False) -> Tensors:
             parts.setdefault(_WRAPPERS.sub("", match["module"]), {})[part] = name
         else:
             whole[_WRAPPERS.sub("", name).removeprefix("base_model.model.")] = name
-    names = _in_base(folder, [f"{module}.weight" for module in parts], base)
+    names = _in_base(folder, [f"{module}.weight" for module in parts], own)
     # Tensors that are stored whole replace those of the model, or are new; the adapters come on top of them.
     kept = {_renamed(name, names.prefix, names.spelling): stored for name, stored in whole.items()}
     where: dict[str, tuple[File, str]] = {name: (file, stored) for name, stored in kept.items()}
-    under = Tensors.joined(base, Tensors(where))
+    under = Tensors.joined(own, Tensors(where))
     pairs = {}
-    for module, own in parts.items():
-        if own.keys() - {"magnitude_vector"} != {"A", "B"} or ("magnitude_vector" in own) != config.is_dora:
+    wanted = {"A", "B", "magnitude_vector"} if config.is_dora else {"A", "B"}
+    for module, stored in parts.items():
+        if stored.keys() != wanted:
             raise WeightError(
-                f"{folder / ADAPTER} holds {listed(own.values())} alone of the adapter for {module}"
+                f"the adapter in {folder} for {module} has the parts {listed(stored)}; wanted {listed(wanted)}"
             )
         target = names.places[f"{module}.weight"]
-        pairs[target] = _Pair(file, own, config.alpha(module), config.use_rslora)
-    merged = _Merged(folder, under, pairs)
-    return Tensors.joined(under, Tensors({name: (merged, name) for name in pairs}))
+        pairs[target] = _Pair(file, stored, config.alpha(module), config.use_rslora)
+    changed = _Merged(folder, under, pairs)
+    return Tensors.joined(under, Tensors({name: (changed, name) for name in pairs}))
 
 
 class _Config(NamedTuple):
@@ -172,7 +179,8 @@ def _checked(folder: Path) -> _Config:
     for name in alphas:
         if not re.fullmatch(r"[\w.]+", name):
             raise WeightError(f"{path} has {shown(name)} in alpha_pattern; only names of modules are read")
-    return _Config(alpha, alphas, bool(config.get("use_rslora")), bool(config.get("use_dora")))
+    alphas = {name: float(value) for name, value in alphas.items()}
+    return _Config(float(alpha), alphas, bool(config.get("use_rslora")), bool(config.get("use_dora")))
 
 
 def _is_number(value: Any) -> bool:

@@ -68,7 +68,10 @@ def check_flags() -> None:
     """
     if not os.environ.get("XLA_FLAGS", "").strip() or not hasattr(os, "fork"):
         return
-    from jax._src.lib import _jax
+    try:
+        from jax._src.lib import _jax
+    except ImportError:  # Another version of JAX than is known here: then XLA itself has the word.
+        return
 
     with temporary.temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of a fork beside threads: the child only reads the flags.

@@ -2,26 +2,22 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import torch
 
 import lit_jax
-from lit_jax.hf import model_folder
 from lit_jax.models.encoders import VISION
-from lit_jax.models.encoders.base import matched
 from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny
-from tests.parity import test_convnext, test_poolings, test_resnet
+from tests.parity import test_convnext, test_resnet
 from tests.parity import test_encoders as shared
-from tests.parity.conftest import randomise
 from tests.parity.towers import (
+    assert_branches_left_out_in_training,
     assert_rounding_alone,
     assert_trained_as_locked,
     our_tower,
     pixels,
-    run,
     torch_tower,
 )
 from tests.tiny import BIT
@@ -65,18 +61,7 @@ def test_a_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
 @pytest.mark.sampled(2)
 @every_tower
 def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
-    theirs = torch_tower(hf, tmp_path)
-    module, _, params = our_tower("vision", tmp_path)
-    images = pixels(32)
-    output = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2))).pooler_output.flatten(1)
-    weight = np.random.default_rng(3).normal(size=tuple(output.shape)).astype(np.float32)
-    (output * torch.from_numpy(weight)).sum().backward()
-    want = shared.torch_gradients(theirs, "vision", tmp_path / "gradients")
-
-    def loss(params):
-        return (module.apply({"params": params}, jnp.asarray(images)).pooler_output * weight).sum()
-
-    shared.assert_same_gradients(jax.jit(jax.grad(loss))(params), want)
+    test_resnet.same_gradients(hf, tmp_path)
 
 
 @every_tower
@@ -98,46 +83,19 @@ def test_remat_and_unrolling_and_bfloat16_change_nothing_but_rounding(hf, tmp_pa
 
 def test_a_classifier_is_read_without_its_head(tmp_path):
     config = transformers.AutoConfig.for_model(**BIT, num_labels=5)
-    theirs = randomise(transformers.BitForImageClassification(config))
-    theirs.save_pretrained(tmp_path)
-    names = model_folder.Tensors.of(tmp_path)
-    assert {"classifier.1.weight", "bit.embedder.convolution.weight"} <= names.keys()
-    module, _, params = our_tower("vision", tmp_path)
-    test_convnext.compare(theirs.bit, module, params, pixels(32))
-    _, used = matched(names, ENCODER, module.config)
-    assert not any("classifier" in name for name in used)
+    whole = transformers.BitForImageClassification(config)
+    names = {"classifier.1.weight", "bit.embedder.convolution.weight"}
+    test_resnet.assert_read_without_head(whole, ENCODER, names, "classifier", tmp_path)
 
 
 def test_fresh_weights_are_drawn_as_in_transformers():
     hf = BOTTLENECK | {"hidden_sizes": [256, 512], "embedding_size": 64}
-    torch.manual_seed(0)
-    theirs = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**hf))
-    config = ENCODER.Config.from_hf(hf)
-    ours = ENCODER.Model(config).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    tensors = ENCODER.weights(config).to_hf(jax.tree.map(np.asarray, ours))
-    for name, tensor in theirs.state_dict().items():
-        if tensor.ndim == 4:
-            got, want = tensors[name], tensor.numpy()
-            assert abs(got.mean()) < 0.1 * want.std() and abs(got.std() / want.std() - 1) < 0.1, name
-        else:
-            np.testing.assert_array_equal(tensors[name], tensor.numpy(), err_msg=name)
+    test_resnet.assert_drawn_as_in_transformers(ENCODER, hf)
 
 
 @pytest.mark.parametrize("hf", [BIT, BOTTLENECK], ids=["norms first", "bottlenecks"])
 def test_stochastic_depth_leaves_out_branches_of_some_pictures_in_training_alone(hf, tmp_path):
-    hf = hf | {"drop_path_rate": 0.9}
-    torch_tower(hf, tmp_path)
-    module, _, params = our_tower("vision", tmp_path)
-    images = jnp.asarray(np.repeat(pixels(32)[:1], 6, axis=0))
-    call = jax.jit(
-        lambda train, key: (
-            module.apply({"params": params}, images, train=train, rngs={"dropout": key}).pooler_output
-        ),
-        static_argnums=0,
-    )
-    still, trained = (np.asarray(call(train, jax.random.key(1))) for train in (False, True))
-    np.testing.assert_allclose(still, still[:1].repeat(6, axis=0), rtol=0, atol=1e-6)
-    assert len(np.unique(trained[:, 0].round(4))) > 1
+    assert_branches_left_out_in_training(hf | {"drop_path_rate": 0.9}, tmp_path)
 
 
 @pytest.mark.parametrize("lock", ["UU", "LU"])
@@ -155,16 +113,7 @@ def test_a_dual_encoder_is_written_as_towers_that_transformers_reads(image_size,
 
 
 def test_every_pooling_of_tokens_but_those_of_a_cls_token_equals_pytorch(tmp_path):
-    theirs = torch_tower(BIT, tmp_path)
-    module, _, params = our_tower("vision", tmp_path)
-    images = pixels((40, 64))
-    want = test_convnext.tokens(
-        theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).last_hidden_state
-    )
-    x = run(module, params, {"images": images}).last_hidden_state
-    names = ENCODER.poolings_of_tokens(module.config)
-    assert ENCODER.pooling_names(module.config) == ["pooler", *names] == ["pooler", "mean", "last", "max"]
-    test_poolings.assert_all(x, want, np.ones(x.shape[:2], np.int32), 0, names)
+    test_resnet.assert_same_poolings(ENCODER, BIT, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from functools import partial
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from tests import tiny
 from tests.parity import test_encoders as shared
 from tests.parity.conftest import assert_same_layers, randomise
 from tests.parity.towers import (
+    assert_branches_left_out_in_training,
     assert_rounding_alone,
     assert_trained_as_locked,
     layers,
@@ -142,17 +142,7 @@ def test_the_tower_of_a_model_with_a_head_is_read_without_its_head(kind, tmp_pat
 
 
 def test_stochastic_depth_leaves_out_branches_of_some_pictures_in_training_alone(tmp_path):
-    torch_tower(HIERA | {"drop_path_rate": 0.9}, tmp_path)
-    module, _, params = our_tower("vision", tmp_path)
-    images = jnp.asarray(np.repeat(pixels(32)[:1], 6, axis=0))
-    still, trained = (
-        np.asarray(
-            module.apply({"params": params}, images, train=train, rngs={"dropout": jax.random.key(1)})[1]
-        )
-        for train in (False, True)
-    )
-    np.testing.assert_allclose(still, still[:1].repeat(6, axis=0), rtol=0, atol=1e-6)
-    assert len(np.unique(trained[:, 0].round(4))) > 1
+    assert_branches_left_out_in_training(HIERA | {"drop_path_rate": 0.9}, tmp_path)
 
 
 @pytest.mark.parametrize("lock", ["UU", "LU"])

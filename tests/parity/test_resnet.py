@@ -1,5 +1,6 @@
 """ResNet against PyTorch in eval mode: basic layers and bottlenecks, with batch norms whose statistics stay."""
 
+import re
 from functools import partial
 
 import chex
@@ -52,23 +53,29 @@ def test_a_tower_equals_pytorch_at_other_sizes(hf, size, tmp_path):
     test_convnext.compare(theirs, module, params, pixels(64)[:, : size[0], : size[1]])
 
 
-@pytest.mark.sampled(2)
-@every_tower
-def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
-    """The gradient of the statistics is zero."""
-    theirs = torch_tower(hf, tmp_path)
-    module, _, params = our_tower("vision", tmp_path)
+def same_gradients(hf, folder):
+    """The gradient of the pooled output at every leaf, which equals PyTorch's."""
+    theirs = torch_tower(hf, folder)
+    module, _, params = our_tower("vision", folder)
     images = pixels(32)
     output = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2))).pooler_output.flatten(1)
     weight = np.random.default_rng(3).normal(size=tuple(output.shape)).astype(np.float32)
     (output * torch.from_numpy(weight)).sum().backward()
-    want = shared.torch_gradients(theirs, "vision", tmp_path / "gradients")
+    want = shared.torch_gradients(theirs, "vision", folder / "gradients")
 
     def loss(params):
         return (module.apply({"params": params}, jnp.asarray(images)).pooler_output * weight).sum()
 
     got = jax.jit(jax.grad(loss))(params)
     shared.assert_same_gradients(got, want)
+    return got
+
+
+@pytest.mark.sampled(2)
+@every_tower
+def test_the_gradient_of_every_leaf_equals_pytorch(hf, tmp_path):
+    """The gradient of the statistics is zero."""
+    got = same_gradients(hf, tmp_path)
     statistics = {path: leaf for path, leaf in flat(got).items() if "running_" in path}
     assert statistics and not any(np.any(leaf) for leaf in statistics.values())
 
@@ -96,19 +103,23 @@ def test_weights_go_to_jax_and_back_to_the_same_bits(hf, tmp_path):
         assert written[name].dtype == tensor.dtype and written[name].shape == tensor.shape
 
 
+def assert_read_without_head(whole, encoder, names, unused, folder):
+    """Asserts that the tower in `whole` is read, whose file has tensors of these `names`, and none that is `unused`."""
+    whole = randomise(whole)
+    whole.save_pretrained(folder)
+    stored = model_folder.Tensors.of(folder)
+    assert names <= stored.keys()
+    module, _, params = our_tower("vision", folder)
+    test_convnext.compare(getattr(whole, whole.base_model_prefix), module, params, pixels(32))
+    _, used = matched(stored, encoder, module.config)
+    assert not any(re.search(unused, name) for name in used)
+
+
 def test_a_classifier_is_read_without_its_head(tmp_path):
     config = transformers.AutoConfig.for_model(**RESNET, num_labels=5)
-    theirs = randomise(transformers.ResNetForImageClassification(config))
-    theirs.save_pretrained(tmp_path)
-    names = model_folder.Tensors.of(tmp_path)
-    assert {
-        "classifier.1.weight",
-        "resnet.embedder.embedder.normalization.num_batches_tracked",
-    } <= names.keys()
-    module, _, params = our_tower("vision", tmp_path)
-    test_convnext.compare(theirs.resnet, module, params, pixels(32))
-    _, used = matched(names, ENCODER, module.config)
-    assert not any("classifier" in name or "tracked" in name for name in used)
+    whole = transformers.ResNetForImageClassification(config)
+    names = {"classifier.1.weight", "resnet.embedder.embedder.normalization.num_batches_tracked"}
+    assert_read_without_head(whole, ENCODER, names, "classifier|tracked", tmp_path)
 
 
 def test_names_that_transformers_5_has_in_memory_are_understood(tmp_path):
@@ -136,19 +147,23 @@ def test_a_backward_pass_that_recomputes_has_the_same_gradient(remat, tmp_path):
     shared.assert_same_gradients(gradient(other), gradient(module))
 
 
-def test_fresh_weights_are_drawn_as_in_transformers():
-    hf = RESNET | {"hidden_sizes": [64, 128], "embedding_size": 64}
+def assert_drawn_as_in_transformers(encoder, hf):
+    """Asserts that fresh kernels have the mean and deviation of those in transformers, and that the rest is equal."""
     torch.manual_seed(0)
     theirs = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**hf))
-    config = ENCODER.Config.from_hf(hf)
-    ours = ENCODER.Model(config).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    tensors = ENCODER.weights(config).to_hf(jax.tree.map(np.asarray, ours))
+    config = encoder.Config.from_hf(hf)
+    ours = encoder.Model(config).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    tensors = encoder.weights(config).to_hf(jax.tree.map(np.asarray, ours))
     for name, tensor in theirs.state_dict().items():
         if tensor.ndim == 4:
             got, want = tensors[name], tensor.numpy()
             assert abs(got.mean()) < 0.1 * want.std() and abs(got.std() / want.std() - 1) < 0.1, name
         elif not name.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(tensors[name], tensor.numpy(), err_msg=name)
+
+
+def test_fresh_weights_are_drawn_as_in_transformers():
+    assert_drawn_as_in_transformers(ENCODER, RESNET | {"hidden_sizes": [64, 128], "embedding_size": 64})
 
 
 def assert_written_for_transformers(theirs, module, params, folder):
@@ -188,19 +203,24 @@ def test_a_dual_encoder_for_pictures_of_another_size_is_written_as_towers_that_t
     assert_written_for_transformers(theirs, module, params, tmp_path)
 
 
-def test_every_pooling_of_tokens_but_those_of_a_cls_token_equals_pytorch(tmp_path):
-    theirs = torch_tower(RESNET, tmp_path)
-    module, _, params = our_tower("vision", tmp_path)
+def assert_same_poolings(encoder, hf, folder):
+    """Asserts that every pooling of tokens but those of a CLS token equals PyTorch."""
+    theirs = torch_tower(hf, folder)
+    module, _, params = our_tower("vision", folder)
     config, images = module.config, pixels((40, 64))
     want = test_convnext.tokens(
         theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).last_hidden_state
     )
     x = run(module, params, {"images": images}).last_hidden_state
-    names = ENCODER.poolings_of_tokens(config)
-    assert ENCODER.pooling_names(config) == ["pooler", *names] == ["pooler", "mean", "last", "max"]
+    names = encoder.poolings_of_tokens(config)
+    assert encoder.pooling_names(config) == ["pooler", *names] == ["pooler", "mean", "last", "max"]
     test_poolings.assert_all(x, want, np.ones(x.shape[:2], np.int32), 0, names)
     with pytest.raises(ConfigError, match="vision_pooling is 'cls'; wanted one of pooler, mean, last, max"):
-        ENCODER.pooled(config, "cls")
+        encoder.pooled(config, "cls")
+
+
+def test_every_pooling_of_tokens_but_those_of_a_cls_token_equals_pytorch(tmp_path):
+    assert_same_poolings(ENCODER, RESNET, tmp_path)
 
 
 def test_pictures_with_another_number_of_channels_are_refused():

@@ -262,6 +262,22 @@ def assert_saved_for_lit_jax_alone(hf, tmp_path):
         transformers.AutoConfig.for_model(name)
 
 
+def assert_branches_left_out_in_training(hf, folder):
+    """Asserts that copies of a picture differ in training alone, as stochastic depth leaves out other branches."""
+    torch_tower(hf, folder)
+    module, _, params = our_tower("vision", folder)
+    images = jnp.asarray(np.repeat(pixels(32)[:1], 6, axis=0))
+    call = jax.jit(
+        lambda train: module.apply(
+            {"params": params}, images, train=train, rngs={"dropout": jax.random.key(1)}
+        )[1],
+        static_argnums=0,
+    )
+    still, trained = (np.asarray(call(train)) for train in (False, True))
+    np.testing.assert_allclose(still, still[:1].repeat(6, axis=0), rtol=0, atol=1e-6)
+    assert len(np.unique(trained[:, 0].round(4))) > 1
+
+
 def assert_trained_as_locked(lock, folder, *towers):
     """In three steps on a mesh of 4 x 2 every leaf of `towers` changes, but for statistics and a locked image tower."""
     config = tiny.config(folder, steps=3, data__test="", mesh={"data": 4, "fsdp": 2}, model__lock_towers=lock)

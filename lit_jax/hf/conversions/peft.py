@@ -8,8 +8,9 @@ from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 
 def _read(folder: Path, allow_pickle: bool) -> Model:
-    config = peft_adapters.read_config(folder, allow_pickle=allow_pickle)
-    return Model(config, peft_adapters.tensors_of(folder, allow_pickle=allow_pickle))
+    base = peft_adapters.base_of(folder, allow_pickle=allow_pickle)
+    tensors = peft_adapters.merged(folder, base, allow_pickle=allow_pickle)
+    return Model(peft_adapters.config_of(folder, base), tensors)
 
 
 def _image_processor(folder: Path) -> ImageProcessor:

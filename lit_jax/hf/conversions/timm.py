@@ -24,7 +24,8 @@ from lit_jax.hf.conversions import (
 )
 from lit_jax.hf.conversions.base import Format, Model, Part, field
 from lit_jax.hf.conversions.renames import converted, inner
-from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, check_arguments, clip
+from lit_jax.hf.conversions.timm_checks import check_arguments
+from lit_jax.hf.conversions.timm_families import FAMILIES, Trunk, clip
 from lit_jax.hf.conversions.timm_tables import ACTIVATIONS
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError

@@ -13,8 +13,8 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part, field
 from lit_jax.hf.conversions.renames import Rows, count
+from lit_jax.hf.conversions.timm_checks import check_arguments, check_pooling
 from lit_jax.hf.conversions.timm_convnext_tables import CONVNEXT, DINOV3, Names, rows_of
-from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
 from lit_jax.hf.conversions.timm_tables import ACTIVATIONS
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.models.weight_map import listed

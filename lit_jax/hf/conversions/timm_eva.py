@@ -14,7 +14,8 @@ import numpy as np
 from lit_jax.hf.conversions import timm_tables as tables
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import Rows, bound, rows, same
-from lit_jax.hf.conversions.timm_families import BEIT, Trunk, check_arguments, check_pooling
+from lit_jax.hf.conversions.timm_checks import check_arguments, check_pooling
+from lit_jax.hf.conversions.timm_families import BEIT, Trunk
 from lit_jax.models.encoders import eva02
 
 KIND = (  # Architectures that are handled here.

@@ -1,7 +1,7 @@
 """Vision transformers of timm as types of transformers that compute the same; the tensors show which."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,6 @@ import numpy as np
 from lit_jax.hf.conversions import timm_tables as tables
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import Rows, biases_without_keys, bound, count
-from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError
 
 BEIT = {  # A BEiT that normalises the mean of the patches, and has a table of positions.
@@ -26,25 +25,6 @@ _HEADS = {  # Heads by width, except where the name or `model_args` say another 
     **{64: 2, 96: 3, 192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14},
     **{1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1792: 16, 2048: 16},
 }
-
-
-def check_arguments(
-    where: Path, architecture: str, args: Mapping[str, Any], shown_or_inert: frozenset[str]
-) -> None:
-    """Raises WeightError for an argument that the tensors do not show and that changes the numbers."""
-    for name, value in args.items():
-        if name not in shown_or_inert:
-            raise WeightError(f"{where}: {architecture} with {name}={shown(value)} is not implemented")
-
-
-def check_pooling(where: Path, architecture: str, pooling: str, known: Sequence[str]) -> None:
-    """Raises WeightError for a pooling that is none of the `known` ones."""
-    if pooling not in known:
-        *others, last = known
-        names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
-        raise WeightError(
-            f"{where}: {architecture} with the pooling {shown(pooling)} is not implemented; {names}"
-        )
 
 
 def heads_of(where: Path, architecture: str, width: int, said: int | None) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import count, same
-from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
+from lit_jax.hf.conversions.timm_checks import check_arguments, check_pooling
 from lit_jax.models.encoders import mobileclip_vit
 from lit_jax.models.weight_map import listed
 from lit_jax.utils.errors import WeightError

@@ -12,7 +12,8 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import same
-from lit_jax.hf.conversions.timm_families import Trunk, check_arguments, check_pooling
+from lit_jax.hf.conversions.timm_checks import check_arguments, check_pooling
+from lit_jax.hf.conversions.timm_families import Trunk
 from lit_jax.models.encoders import perception_encoder
 
 _REFERENCE = {  # Architecture -> rows and columns of the grid of its rotary positions, which no tensor shows.

@@ -8,9 +8,12 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part
 from lit_jax.hf.conversions.renames import Rows, count, rows
-from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling
-from lit_jax.models.encoders.hf_config import shown
-from lit_jax.utils.errors import WeightError
+from lit_jax.hf.conversions.timm_checks import (
+    check_architecture,
+    check_arguments,
+    check_pooling,
+    kernel_shape,
+)
 
 KIND = r"(?!vit_|resnetv2_\w+_bit$)\w*resnet\w*"  # Architectures that are handled here.
 MARKS = "conv1.weight", "layer1.0.conv1.weight"  # Tensors of every ResNet.
@@ -37,21 +40,12 @@ def tower(
 
     Raises WeightError for an architecture, an argument or a pooling that is not implemented, and for other tensors.
     """
-    if architecture not in _NAMES:
-        raise WeightError(
-            f"{where}: the architecture {shown(architecture)} of timm is not implemented; of its ResNets, "
-            f"{', '.join(_NAMES)} are"
-        )
+    check_architecture(where, architecture, _NAMES, "ResNets")
     check_arguments(where, architecture, args, _SHOWN)
     check_pooling(where, architecture, pooling or "avg", ("avg",))
 
     def shape(name: str) -> tuple[int, ...]:
-        """The shape of a kernel."""
-        if (tensor := source.get(prefix + name)) is None:
-            raise WeightError(f"{where}: missing from the checkpoint: {prefix}{name}")
-        if tensor.ndim != 4:
-            raise WeightError(f"{where}: the tensors of the image tower are not those of a ResNet")
-        return tensor.shape
+        return kernel_shape(where, source, prefix + name, "a ResNet")
 
     names = {name.removeprefix(prefix) for name in source if name.startswith(prefix)}
     stages = range(1, max(1, count(names, r"layer(\d+)\.")) + 1)

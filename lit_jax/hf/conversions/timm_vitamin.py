@@ -10,7 +10,8 @@ import numpy as np
 
 from lit_jax.hf.conversions.base import Part, field
 from lit_jax.hf.conversions.renames import count, same
-from lit_jax.hf.conversions.timm_families import check_arguments, check_pooling, heads_of
+from lit_jax.hf.conversions.timm_checks import check_arguments, check_pooling
+from lit_jax.hf.conversions.timm_families import heads_of
 from lit_jax.models.encoders import vitamin
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import WeightError

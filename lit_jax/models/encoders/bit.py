@@ -16,6 +16,7 @@ from lit_jax.models.encoders.bit_config import POOL, Config
 from lit_jax.models.layers.blocks import ACTIVATIONS, DropPath, run_layers
 from lit_jax.models.layers.dense import StandardizedConv, named
 from lit_jax.models.layers.norm import GroupNorm
+from lit_jax.models.layers.patches import check_channels
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError
@@ -98,14 +99,14 @@ class Stage(nn.Module):
         c, i, compute = self.config, self.number, self.compute
         stride, dilation, others = c.steps()[i]
         return run_layers(
+            lambda layer, x, rate: (layer(x, rate, train=train), None),
             Layer(c, i, stride, dilation, True, compute, name="first"),
             Layer(c, i, 1, others, False, compute, name="layers"),
             c.depths[i] - 1,
             compute,
             x,
             rates,
-            train=train,
-        )
+        )[0]
 
 
 class Model(nn.Module):
@@ -133,9 +134,8 @@ class Model(nn.Module):
         Raises ConfigError for images that are too small for one token, and for another number of channels.
         """
         c, compute = self.config, self.compute
+        check_channels(images, c.num_channels)
         _, height, width, channels = images.shape
-        if channels != c.num_channels:
-            raise ConfigError(f"images have {channels} channels; this tower takes {c.num_channels}")
         if min(height, width) < (least := c.smallest):
             raise ConfigError(f"images are {height}x{width}; this tower takes {least}x{least} or larger")
 

@@ -17,6 +17,7 @@ from lit_jax.models.encoders.convnext_config import Config, ConfigV2, Dinov3Conf
 from lit_jax.models.layers.blocks import ACTIVATIONS, DropPath, rematted
 from lit_jax.models.layers.dense import Conv, Dense
 from lit_jax.models.layers.norm import LayerNorm
+from lit_jax.models.layers.patches import check_channels
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
 from lit_jax.utils.errors import ConfigError
@@ -161,8 +162,7 @@ class Model(nn.Module):
         Raises ConfigError for images that are too small for one token, and for another number of channels.
         """
         c = self.config
-        if images.shape[-1] != c.num_channels:
-            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
+        check_channels(images, c.num_channels)
         _, height, width, _ = images.shape
         if min(grid((height, width), c.patch_size)) < (least := 2 ** (len(c.depths) - 1)):
             high, wide = pair(c.patch_size)

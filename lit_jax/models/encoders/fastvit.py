@@ -20,8 +20,8 @@ from lit_jax.models.layers.blocks import ACTIVATIONS, DropPath, rematted
 from lit_jax.models.layers.branches import EPS, Branches, BranchSides, convolve
 from lit_jax.models.layers.dense import Dense
 from lit_jax.models.layers.norm import FrozenBatchNorm, LayerNorm
+from lit_jax.models.layers.patches import check_channels
 from lit_jax.models.layers.spec import Compute
-from lit_jax.utils.errors import ConfigError
 
 
 class Squeeze(nn.Module):
@@ -201,8 +201,7 @@ class Model(nn.Module):
         Raises ConfigError for another number of channels.
         """
         c, compute = self.config, self.compute
-        if images.shape[-1] != c.num_channels:
-            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
+        check_channels(images, c.num_channels)
         x: Array = images
         for i, (depthwise, stride, sides) in enumerate(parts.stem(c)):
             x = RepConv(c.hidden_sizes[0], depthwise, stride, sides, c, compute, name=f"stem{i}")(x)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from lit_jax.models.encoders.base import Encoder, EncoderOutput
 from lit_jax.models.encoders.hiera_config import DERIVED, Config, LayerShape
-from lit_jax.models.layers.blocks import DropPath, Mlp, layer_norm, rematted
+from lit_jax.models.layers.blocks import DropPath, Mlp, layer_norm, run_layers
 from lit_jax.models.layers.dense import Conv, Dense, named
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
@@ -107,27 +107,16 @@ class Stage(nn.Module):
         self, x: Float[Array, "B N C"], rates: Float[Array, "L"], *, train: bool, attentions: bool
     ) -> tuple[Float[Array, "B _ D"], Float[Array, "B H U Q M"] | None]:
         """The tokens, and the attention weights of the last layer."""
-        compute, count = self.compute, len(rates) - 1
-
-        def body(layer: nn.Module, x: Array, rate: Array) -> tuple[Array, Array | None]:
-            return layer(x, rate, train=train, attentions=attentions)
-
-        first = Layer(self.config, self.number, True, compute, name="first")
-        x, weights = rematted(body, compute, scanned=False)(first, x, rates[0])
-        if count:
-            scan = nn.scan(
-                rematted(body, compute),
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                length=count,
-                unroll=min(compute.unroll, count),
-                check_constancy_invariants=False,
-            )
-            x, all_weights = scan(
-                Layer(self.config, self.number, False, compute, name="layers"), x, rates[1:]
-            )
-            weights = None if all_weights is None else all_weights[-1]
-        return x, weights
+        c, i, compute = self.config, self.number, self.compute
+        return run_layers(
+            lambda layer, x, rate: layer(x, rate, train=train, attentions=attentions),
+            Layer(c, i, True, compute, name="first"),
+            Layer(c, i, False, compute, name="layers"),
+            c.depths[i] - 1,
+            compute,
+            x,
+            rates,
+        )
 
 
 class Model(nn.Module):

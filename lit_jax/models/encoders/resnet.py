@@ -17,9 +17,10 @@ from lit_jax.models.encoders.staged_config import Staged
 from lit_jax.models.layers.blocks import ACTIVATIONS, run_layers
 from lit_jax.models.layers.dense import Conv, named
 from lit_jax.models.layers.norm import FrozenBatchNorm
+from lit_jax.models.layers.patches import check_channels
 from lit_jax.models.layers.spec import Compute
 from lit_jax.models.weight_map import WeightMap, table
-from lit_jax.utils.errors import ConfigError, WeightError
+from lit_jax.utils.errors import WeightError
 from lit_jax.utils.typing import Params
 
 EPS = 1e-5  # The epsilon of every norm; torch's default.
@@ -163,7 +164,7 @@ class Stage(nn.Module):
         width = c.hidden_sizes[i]
         first = Layer(c, width, c.stride(i), c.has_shortcut(i), compute, name="first")
         others = Layer(c, width, 1, False, compute, name="layers")
-        return run_layers(first, others, c.depths[i] - 1, compute, x)
+        return run_layers(lambda layer, x, _: (layer(x), None), first, others, c.depths[i] - 1, compute, x)[0]
 
 
 def run_stages(
@@ -206,8 +207,7 @@ class Model(nn.Module):
         Raises ConfigError for another number of channels.
         """
         c, compute = self.config, self.compute
-        if images.shape[-1] != c.num_channels:
-            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {c.num_channels}")
+        check_channels(images, c.num_channels)
         x = ACTIVATIONS[c.hidden_act](ConvNorm(c.embedding_size, 7, 2, compute, name="stem")(images))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         states = tuple(map(tokens, run_stages(c, compute, x)))

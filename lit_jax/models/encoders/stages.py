@@ -15,6 +15,7 @@ from lit_jax.models.encoders.base import EncoderOutput
 from lit_jax.models.encoders.field_ranges import DEEPEST, LARGEST
 from lit_jax.models.layers.blocks import layer_norm, rematted
 from lit_jax.models.layers.dense import Conv
+from lit_jax.models.layers.patches import check_channels
 from lit_jax.models.layers.position_tables import resize_grid
 from lit_jax.models.layers.spec import BlockSpec, Compute
 from lit_jax.models.layers.windows import Windows
@@ -39,9 +40,8 @@ class Embeddings(nn.Module):
 
         The latter is allowed with `interpolate`.
         """
-        c, (_, height, width, channels) = self.config, images.shape
-        if channels != c.num_channels:
-            raise ConfigError(f"images have {channels} channels; this tower takes {c.num_channels}")
+        c, (_, height, width, _) = self.config, images.shape
+        check_channels(images, c.num_channels)
         patch = pair(c.patch_size)
         init = nn.initializers.normal(c.initializer_range)
         conv = Conv(

@@ -93,7 +93,7 @@ class Stage(nn.Module):
         width, depth = c.hidden_sizes[self.number], c.depths[self.number]
         first = Layer(c, width, 2, compute, name="first")
         others = Layer(c, width, 1, compute, name="layers")
-        return run_layers(first, others, depth - 1, compute, x)
+        return run_layers(lambda layer, x, _: (layer(x), None), first, others, depth - 1, compute, x)[0]
 
 
 class Embeddings(nn.Module):

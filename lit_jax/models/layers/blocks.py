@@ -169,24 +169,20 @@ def rematted(body: Callable[..., Any], compute: Compute, *, scanned: bool = True
 
 
 def run_layers(
+    body: Callable[..., tuple[Array, Any]],
     first: nn.Module,
     others: nn.Module,
     count: int,
     compute: Compute,
-    x: Float[Array, "B _ _ _"],
+    x: Array,
     rates: Float[Array, "L"] | None = None,
-    *,
-    train: bool = False,
-) -> Float[Array, "B R W D"]:
-    """Runs `first`, and then `count` copies of `others` under `lax.scan`. Call it in a compact method.
+) -> tuple[Array, Any]:
+    """Runs `first`, whose shape differs, and then `count` copies of `others` under `lax.scan`. For compact methods.
 
-    Layers that have stochastic depth also get their rate of `rates`, and `train`.
+    `body(layer, x, rate)` returns what the next layer gets, and something else, of which the last layer's is returned
+    too. `rate` is the layer's own of `rates`, or None.
     """
-
-    def body(layer: nn.Module, x: Array, rate: Array | None) -> tuple[Array, None]:
-        return layer(x) if rate is None else layer(x, rate, train=train), None
-
-    x, _ = rematted(body, compute, scanned=False)(first, x, None if rates is None else rates[0])
+    x, seen = rematted(body, compute, scanned=False)(first, x, None if rates is None else rates[0])
     if count:
         scan = nn.scan(
             rematted(body, compute),
@@ -196,8 +192,9 @@ def run_layers(
             unroll=min(compute.unroll, count),
             check_constancy_invariants=False,
         )
-        x, _ = scan(others, x, None if rates is None else rates[1:])
-    return x
+        x, each = scan(others, x, None if rates is None else rates[1:])
+        seen = jax.tree.map(lambda leaf: leaf[-1], each)
+    return x, seen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,12 @@ from lit_jax.utils.errors import ConfigError
 from lit_jax.utils.sides import Sides, grid, in_words, pair
 
 
+def check_channels(images: Float[Array, "B S1 S2 C"], channels: int) -> None:
+    """Raises ConfigError for another number of channels."""
+    if images.shape[-1] != channels:
+        raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {channels}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Patches:
     """How a tower cuts an image into patches; every field changes the numbers or the params. Sizes are in pixels."""
@@ -46,8 +52,7 @@ class Patches:
 
     def check(self, images: Float[Array, "B S1 S2 C"], *, interpolate: bool) -> None:
         """Raises ConfigError for another number of channels, and for another size unless `interpolate`."""
-        if images.shape[-1] != self.channels:
-            raise ConfigError(f"images have {images.shape[-1]} channels; this tower takes {self.channels}")
+        check_channels(images, self.channels)
         size = (images.shape[1], images.shape[2])
         if not interpolate and size != pair(self.size):
             raise ConfigError(

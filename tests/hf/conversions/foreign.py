@@ -7,7 +7,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import safetensors.numpy
+
+import lit_jax
+from lit_jax.utils.errors import WeightError
 
 HERE = Path(__file__).parents[2] / "fixtures" / "foreign"
 WEIGHTS = {"open_clip": "open_clip_model.safetensors", "timm": "model.safetensors"}
@@ -80,3 +84,30 @@ def write(folder, model, *, without=(), **other):
         return folder / "model.npz"
     safetensors.numpy.save_file(tensors | other, folder / WEIGHTS[model["layout"]])
     return folder
+
+
+def assert_refused(name, change, said, folder, text):
+    """Asserts that the stored model with another config is refused in one line that holds `said`, a regex."""
+    model = stored(name)
+    model["files"]["config.json"] |= change
+    with pytest.raises(WeightError, match=said) as error:
+        lit_jax.from_towers(write(folder, model), text)
+    assert "\n" not in str(error.value)
+
+
+def assert_kernels_checked(name, what, tensors, folder, text):
+    """Asserts that errors name the tensors that are missing, one that `what` lacks, and a kernel that is a vector.
+
+    `tensors` are the names of these: a list and two more.
+    """
+    lost, extra, flat = tensors
+    model = stored(name)
+    for tensor in lost:
+        with pytest.raises(WeightError, match=f"missing from the checkpoint: {tensor}"):
+            lit_jax.from_towers(write(folder / tensor, model, without=(tensor,)), text)
+    more = {extra: np.ones((4, 4, 1, 1), np.float32)}
+    with pytest.raises(WeightError, match=f"not in the table: {re.escape(extra)}"):
+        lit_jax.from_towers(write(folder / "more", model, **more), text)
+    vector = {flat: np.ones(3, np.float32)}
+    with pytest.raises(WeightError, match=f"the tensors of the image tower are not those of {what}"):
+        lit_jax.from_towers(write(folder / "flat", model, without=(flat,), **vector), text)

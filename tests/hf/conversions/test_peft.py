@@ -82,7 +82,7 @@ def test_an_adapter_with_magnitudes_scales_the_rows_of_the_sum(base, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(merged, axis=1), magnitude, rtol=1e-5)
     whole = load_file(base / "model.safetensors")[f"{QUERY}.weight"] + product(tensors, QUERY, ALPHA / RANK)
     np.testing.assert_allclose(merged / merged[:, :1], whole / whole[:, :1], rtol=1e-3)
-    with pytest.raises(WeightError, match="alone of the adapter"):
+    with pytest.raises(WeightError, match="has the parts A, B, magnitude_vector; wanted A, B"):
         kinds.tensors_of(write(tmp_path / "dora", base, tensors), allow_pickle=False)
 
 
@@ -157,6 +157,7 @@ def test_what_is_not_read_is_named(base, tmp_path):
         ({"init_lora_weights": "pissa"}, "'pissa' as init_lora_weights, which is not implemented"),
         ({"fan_in_fan_out": True}, "True as fan_in_fan_out"),
         ({"lora_bias": True}, "True as lora_bias"),
+        ({"arrow_config": {"top_k": 3}}, "as arrow_config, which is not implemented"),
         ({"trainable_token_indices": [3]}, r"\[3\] as trainable_token_indices"),
         ({"lora_alpha": "much"}, "'much' as lora_alpha"),
         ({"alpha_pattern": {"(a+)+$": 3}}, r"'\(a\+\)\+\$' in alpha_pattern"),
@@ -169,7 +170,7 @@ def test_what_is_not_read_is_named(base, tmp_path):
     for tensors, reason in [
         (pair("encoder.layer.9.attention.self.query"), "holds an adapter for encoder.layer.9"),
         (pair(QUERY, rows=23), r"parts of shapes \[2, 24\] and \[23, 2\]"),
-        (dict(list(pair(QUERY).items())[:1]), "alone of the adapter"),
+        (dict(list(pair(QUERY).items())[:1]), "has the parts A; wanted A, B"),
         ({}, "without low-rank weights"),
     ]:
         folder = write(tmp_path / "one", base, tensors)

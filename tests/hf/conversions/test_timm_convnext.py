@@ -37,11 +37,7 @@ OF_CONVNEXTS = [
     ("name", "change", "said"), OF_CONVNEXTS, ids=[str(case[1]) for case in OF_CONVNEXTS]
 )
 def test_a_convnext_that_is_not_implemented_is_refused_by_name(name, change, said, tmp_path, text):
-    model = foreign.stored(name)
-    model["files"]["config.json"] |= change
-    with pytest.raises(WeightError, match=said) as error:
-        lit_jax.from_towers(foreign.write(tmp_path, model), text)
-    assert "\n" not in str(error.value)
+    foreign.assert_refused(name, change, said, tmp_path, text)
 
 
 def test_a_convnext_whose_tensors_do_not_fit_its_name_is_refused(tmp_path, text):

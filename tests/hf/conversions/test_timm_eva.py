@@ -23,11 +23,7 @@ EVA_CHANGES = [
 
 @pytest.mark.parametrize(("change", "said"), EVA_CHANGES, ids=[str(change) for change, _ in EVA_CHANGES])
 def test_an_eva_that_is_not_implemented_is_refused_by_name(change, said, tmp_path, text):
-    model = foreign.stored("eva02_scaled")
-    model["files"]["config.json"] |= change
-    with pytest.raises(WeightError, match=said) as error:
-        lit_jax.from_towers(foreign.write(tmp_path, model), text)
-    assert "\n" not in str(error.value)
+    foreign.assert_refused("eva02_scaled", change, said, tmp_path, text)
 
 
 def test_tensors_that_no_eva_has_or_that_it_lacks_are_named(tmp_path, text):

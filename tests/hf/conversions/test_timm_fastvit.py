@@ -23,11 +23,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "said"), CHANGES, ids=[str(change) for change, _ in CHANGES])
 def test_a_fastvit_that_is_not_implemented_is_refused_by_name(change, said, tmp_path, text):
-    model = foreign.stored("fastvit_attention")
-    model["files"]["config.json"] |= change
-    with pytest.raises(WeightError, match=said) as error:
-        lit_jax.from_towers(foreign.write(tmp_path, model), text)
-    assert "\n" not in str(error.value)
+    foreign.assert_refused("fastvit_attention", change, said, tmp_path, text)
 
 
 @pytest.mark.parametrize("name", ["fastvit", "fastvit_merged", "fastvit_of_five"])

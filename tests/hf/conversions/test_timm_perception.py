@@ -34,11 +34,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "said"), CHANGES, ids=[str(change) for change, _ in CHANGES])
 def test_a_perception_encoder_that_is_not_implemented_is_refused_by_name(change, said, tmp_path, text):
-    model = foreign.stored("perception")
-    model["files"]["config.json"] |= change
-    with pytest.raises(WeightError, match=said) as error:
-        lit_jax.from_towers(foreign.write(tmp_path, model), text)
-    assert "\n" not in str(error.value)
+    foreign.assert_refused("perception", change, said, tmp_path, text)
 
 
 def test_pooling_at_the_cls_token_of_a_tower_without_one_is_refused(tmp_path, text):

@@ -6,7 +6,6 @@ import pytest
 
 import lit_jax
 from lit_jax.hf.processor import load_image_processor
-from lit_jax.utils.errors import WeightError
 from tests.hf.conversions import foreign
 
 CHANGES = [
@@ -32,26 +31,13 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "said"), CHANGES, ids=[str(change) for change, _ in CHANGES])
 def test_a_resnet_that_is_not_implemented_is_refused_by_name(change, said, tmp_path, text):
-    model = foreign.stored("resnet50")
-    config = model["files"]["config.json"]
-    config["model_args"] = {}
-    config |= change
-    with pytest.raises(WeightError, match=said) as error:
-        lit_jax.from_towers(foreign.write(tmp_path, model), text)
-    assert "\n" not in str(error.value)
+    foreign.assert_refused("resnet50", {"model_args": {}} | change, said, tmp_path, text)
 
 
 def test_tensors_that_a_resnet_lacks_or_has_no_place_for_are_named(tmp_path, text):
-    model = foreign.stored("resnet50")
-    for name in ("conv1.weight", "layer2.0.conv3.weight", "layer3.0.bn2.running_var"):
-        with pytest.raises(WeightError, match=f"missing from the checkpoint: {name}"):
-            lit_jax.from_towers(foreign.write(tmp_path / name, model, without=(name,)), text)
-    extra = {"layer1.0.se.fc1.weight": np.ones((4, 4, 1, 1), np.float32)}
-    with pytest.raises(WeightError, match=r"not in the table: layer1\.0\.se\.fc1\.weight"):
-        lit_jax.from_towers(foreign.write(tmp_path / "more", model, **extra), text)
-    flat = {"conv1.weight": np.ones(3, np.float32)}
-    with pytest.raises(WeightError, match="the tensors of the image tower are not those of a ResNet"):
-        lit_jax.from_towers(foreign.write(tmp_path / "flat", model, without=tuple(flat), **flat), text)
+    lost = ["conv1.weight", "layer2.0.conv3.weight", "layer3.0.bn2.running_var"]
+    tensors = lost, "layer1.0.se.fc1.weight", "conv1.weight"
+    foreign.assert_kernels_checked("resnet50", "a ResNet", tensors, tmp_path, text)
 
 
 def test_a_file_of_torchvision_needs_only_a_name(tmp_path, text):

@@ -28,11 +28,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "said"), CHANGES, ids=[str(change) for change, _ in CHANGES])
 def test_a_vitamin_that_is_not_implemented_is_refused_by_name(change, said, tmp_path, text):
-    model = foreign.stored("vitamin")
-    model["files"]["config.json"] |= change
-    with pytest.raises(WeightError, match=said) as error:
-        lit_jax.from_towers(foreign.write(tmp_path, model), text)
-    assert "\n" not in str(error.value)
+    foreign.assert_refused("vitamin", change, said, tmp_path, text)
 
 
 @pytest.mark.parametrize("size", ["336", 0, [336], 10**6], ids=str)
