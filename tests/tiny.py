@@ -419,6 +419,12 @@ GTE = BERT | {"model_type": "gte", "pad_token_id": 1, "type_vocab_size": 2}
 JINA = GTE | {"model_type": "jina_embeddings_v3"}
 NOMIC_BERT = BERT | {"model_type": "nomic_bert"}
 
+TOWERS = {  # Every config above, by its type.
+    hf["model_type"]: hf
+    for name, hf in tuple(globals().items())
+    if name.isupper() and not name.startswith("_") and isinstance(hf, dict)
+}
+
 
 def dual_config(vision=VIT, text=BERT, projection_dim=16):
     return DualEncoderConfig.from_hf(

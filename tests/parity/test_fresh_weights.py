@@ -20,7 +20,6 @@ from tests import tiny
 from tests.parity.conftest import randomise
 from tests.parity.towers import pixels
 
-TINY = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf}
 WHOLE = """clip_vision_model siglip_vision_model dinov3_vit swin swinv2 clip_text_model siglip_text_model
 clipseg_vision_model metaclip_2_text_model chinese_clip_text_model qwen2 qwen3 llama mistral
 eurobert gemma gemma2 gemma3_text t5 mt5 umt5
@@ -35,7 +34,7 @@ def configs():
     for tower, table in (("vision", VISION), ("text", TEXT)):
         for name, encoder in table.items():
             known = encoder.Config.__dataclass_fields__
-            yield tower, TINY[name] | {field: value for field, value in MORE.items() if field in known}
+            yield tower, tiny.TOWERS[name] | {field: value for field, value in MORE.items() if field in known}
 
 
 def groups_of(encoder, hf):

@@ -22,7 +22,6 @@ from tests.parity.towers import pooled, torch_tower
 TEXTS = ["a red square on white", "the circle", "blue", "a green circle of red of blue of white"]
 FAST = ("bert", "siglip_text_model")
 KNOWN = [name for name in TEXT if TEXT[name].reader]  # For the others, transformers has no class.
-TYPES = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dict) and "vocab_size" in hf}
 KINDS = {
     "no mask": {"model_input_names": ["input_ids"]},
     "no mask, left": {"model_input_names": ["input_ids"], "padding_side": "left"},
@@ -45,7 +44,8 @@ def tokenizer(hf, **options):
     "model_type", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in KNOWN]
 )
 def test_a_tower_gets_the_inputs_that_the_tokenizer_names(model_type, kind, tmp_path):
-    hf = TYPES[model_type] | ({"eos_token_id": 3} if "eos_token_id" in TYPES[model_type] else {})
+    hf = tiny.TOWERS[model_type]
+    hf = hf | {"eos_token_id": 3} if "eos_token_id" in hf else hf
     theirs = torch_tower(hf, tmp_path / "t")
     tokenizer(hf, **kind).save_pretrained(tmp_path / "t")
     tiny.write_tower(tmp_path / "v", tiny.VIT)

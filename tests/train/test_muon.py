@@ -83,9 +83,8 @@ def test_decay_and_multipliers_hold_for_muon_too(params, grads):
         np.testing.assert_allclose(decayed[path], factor * (plain[path] - decay), atol=1e-6, err_msg=path)
 
 
-TOWERS = [hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf]
 CONVOLUTIONS = "convnext|resnet|^bit$"  # Types without attention.
-TOWERS = [hf for hf in TOWERS if not re.search(CONVOLUTIONS, hf["model_type"])]
+TOWERS = [hf for name, hf in tiny.TOWERS.items() if not re.search(CONVOLUTIONS, name)]
 
 
 @pytest.mark.sampled(3)

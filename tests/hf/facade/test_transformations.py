@@ -12,8 +12,6 @@ from lit_jax.models.encoders import TEXT, VISION
 from lit_jax.utils.errors import ConfigError
 from tests import tiny
 
-TINY = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf}
-
 
 @pytest.fixture(scope="module")
 def model():
@@ -96,7 +94,7 @@ TYPES = [("vision", name) for name in VISION] + [("text", name) for name in TEXT
     [one if one[1] == "swin" else pytest.param(*one, marks=pytest.mark.slow) for one in TYPES],
 )
 def test_every_tower_is_exported_for_any_number_of_rows(tower, model_type):
-    config = encoder_of(tower, model_type).config_of(TINY[model_type])
+    config = encoder_of(tower, model_type).config_of(tiny.TOWERS[model_type])
     module = encoder_of(tower, model_type).Model(config)
     (rows,) = export.symbolic_shape("rows")
 

@@ -22,12 +22,6 @@ from lit_jax.utils.errors import ConfigError, WeightError
 from tests import tiny
 from tests.cli import cli
 
-TINY = {
-    value["model_type"]: value
-    for value in vars(tiny).values()
-    if isinstance(value, dict) and "model_type" in value
-}
-
 
 @pytest.fixture(scope="module")
 def runtime():
@@ -92,7 +86,7 @@ def test_a_model_gives_the_same_vectors(make, runtime, tmp_path):
 @pytest.mark.parametrize("model_type", [*VISION, *TEXT])
 def test_a_tower_of_every_type_gives_the_same_vectors(model_type, runtime, tmp_path):
     tower = "vision" if model_type in VISION else "text"
-    module, params = tiny.dual(**{tower: TINY[model_type]})
+    module, params = tiny.dual(**{tower: tiny.TOWERS[model_type]})
     onnx_files.write(tmp_path, towers.programs(module, params, with_mask=True, compute=onnx_files.COMPUTE))
     assert largest_difference(module, params, tmp_path / "onnx") < 1e-4
 

@@ -13,7 +13,6 @@ from lit_jax.utils._transformers import transformers
 from lit_jax.utils.errors import WeightError
 from tests import tiny
 
-TINY = {hf["model_type"]: hf for hf in vars(tiny).values() if isinstance(hf, dict) and "model_type" in hf}
 # The types that transformers has a class for.
 TYPES = [
     (encoder.tower, name) for table in (VISION, TEXT) for name, encoder in table.items() if encoder.reader
@@ -100,7 +99,7 @@ def test_a_derived_field_is_what_transformers_makes_of_it(hf):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(("tower", "model_type"), TYPES)
 def test_no_name_that_transformers_reads_changes_a_config_unnoticed(tower, model_type):
-    encoder, hf = encoder_of(tower, model_type), TINY[model_type]
+    encoder, hf = encoder_of(tower, model_type), tiny.TOWERS[model_type]
     names = _read_besides_fields(model_type)
     assert {"per_layer_config", "rope_scaling"} <= names
     for name in sorted(names):

@@ -15,11 +15,7 @@ from lit_jax.utils.errors import ConfigError
 from tests import tiny
 
 LENGTHS, LENGTH, SHARE = [16, 9, 7, 3, 5, 2], 16, 0.5
-TOWERS = {
-    hf["model_type"]: hf
-    for hf in vars(tiny).values()
-    if isinstance(hf, dict) and hf.get("model_type") in TEXT
-}
+TOWERS = {name: hf for name, hf in tiny.TOWERS.items() if name in TEXT}
 
 
 def texts_of(hf):
