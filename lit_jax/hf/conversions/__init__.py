@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.hf import model_folder
-from lit_jax.hf.conversions import lit_npz, open_clip, peft, sentence_transformers, siglip_npz, timm, vit_npz
+from lit_jax.hf.conversions import (
+    bit_npz,
+    lit_npz,
+    open_clip,
+    peft,
+    sentence_transformers,
+    siglip_npz,
+    timm,
+    vit_npz,
+)
 from lit_jax.hf.conversions.base import Format, Model
 from lit_jax.models.encoders.hf_config import shown
 from lit_jax.utils.errors import LitJaxError, WeightError, first_line
@@ -13,7 +22,7 @@ from lit_jax.utils.typing import ImageProcessor, Tokenizer
 
 FORMATS = (
     *(sentence_transformers.FORMAT, peft.FORMAT, open_clip.FORMAT, timm.FORMAT),
-    *(lit_npz.FORMAT, siglip_npz.FORMAT, vit_npz.FORMAT),
+    *(lit_npz.FORMAT, siglip_npz.FORMAT, vit_npz.FORMAT, bit_npz.FORMAT),
 )
 
 
@@ -32,7 +41,7 @@ def format_of(path: Path) -> Format | None:
     found = next((form for form in FORMATS if form.is_it(path)), None)
     if found is None and path.suffix == ".npz" and path.is_file():
         raise WeightError(
-            f"{path} holds the arrays of no LiT, no SigLIP and no ViT with a CLS token; no other npz files are read"
+            f"{path} holds the arrays of no LiT, SigLIP, BiT or ViT with a CLS token; no other npz files are read"
         )
     return found
 

@@ -99,7 +99,8 @@ def _image_processor(path: Path) -> ImageProcessor:
     return squares(path, image_tower(Arrays(npz_of(path) or path), "", "").config["image_size"])
 
 
-def _no_tokenizer(path: Path) -> Tokenizer:
+def no_tokenizer(path: Path) -> Tokenizer:
+    """Raises WeightError."""
     raise WeightError(f"{path} is a single image tower and has no tokenizer; take that of a text tower")
 
 
@@ -113,4 +114,4 @@ def _is_vit(path: Path) -> bool:
     return is_among(jax_arrays.names_in(path), "")
 
 
-FORMAT = Format("a ViT of vision_transformer or big_vision", _is_vit, _read, _image_processor, _no_tokenizer)
+FORMAT = Format("a ViT of vision_transformer or big_vision", _is_vit, _read, _image_processor, no_tokenizer)

@@ -20,7 +20,7 @@ _LARGE_KERNELS = (
     r"^visual\.(layer\d|conv[23]\.)|(conv_kxk\.0|conv_scale|large_conv|small_conv|mlp\.conv)\.conv\.|"
     r"reparam_conv\.|pos_enc\.|patch_embed\.backbone\.\d"
 )
-NPZ = ("lit_npz", "siglip_npz", "vit_npz")
+NPZ = ("lit_npz", "siglip_npz", "vit_npz", "bit_npz")
 
 
 def drawn(name, shape):

@@ -91,7 +91,7 @@ def test_a_changed_byte_inside_an_array_is_reported(tmp_path):
 
 def test_arrays_of_another_project_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", weights=np.zeros(3))
-    with pytest.raises(WeightError, match="holds the arrays of no LiT, no SigLIP and no ViT"):
+    with pytest.raises(WeightError, match="holds the arrays of no LiT, SigLIP, BiT or ViT with a CLS token"):
         lit_jax.load(tmp_path / "x.npz")
 
 

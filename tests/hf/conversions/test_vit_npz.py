@@ -56,7 +56,7 @@ def test_a_hybrid_and_arrays_that_are_missing_or_left_over_are_named(tmp_path, t
         pooled(foreign.write(tmp_path / "b", model, without=(bias,)), text)
     with pytest.raises(WeightError, match="not in the table: more"):
         pooled(foreign.write(tmp_path / "c", model, more=np.ones(3, np.float32)), text)
-    with pytest.raises(WeightError, match="no ViT with a CLS token"):
+    with pytest.raises(WeightError, match="BiT or ViT with a CLS token"):
         pooled(foreign.write(tmp_path / "d", model, without=("cls",)), text)
 
 
