@@ -25,7 +25,7 @@ test: .venvs/test.done
 test-all: test .venvs/engines.done .venvs/peers.done .venvs/test-all.done
 	.venvs/engines/bin/python -m pytest tests/inference/test_engines.py tests/parity/test_adapters.py tests/hf/conversions/test_peft.py
 	.venvs/peers/bin/python -m pytest tests/peers tests/parity/test_sentence_transformers.py \
-		tests/parity/test_embedding_models.py tests/hf/conversions/test_preprocessing.py
+		tests/parity/test_embedding_models.py tests/hf/conversions/test_preprocessing.py tests/data/sources/test_arrow.py
 	.venvs/test/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		--durations 10 -vv -m "slow or network"
 

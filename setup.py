@@ -48,6 +48,7 @@ ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 GCS = ["gcsfs>=2024.6"]
 PARITY = ["torch>=2.6"]
 PEERS = [
+    "datasets>=4",
     "mteb>=2.26",
     "open_clip_torch>=3.3",
     "sentence-transformers>=6.2",

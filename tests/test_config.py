@@ -250,7 +250,7 @@ def test_a_wrong_field_is_named(change, message):
         ({"data__threads": -1}, "config.data.threads is -1; wanted 0 or more, or None"),
         ({"data__decode": "slow"}, "config.data.decode is 'slow'; wanted one of exact, fast, turbo"),
         ({"data__train": "floder:x"}, "names 'floder:x', and 'floder' is no kind of source; did you mean folder:x?"),
-        ({"data__test": "mnist:x"}, "'mnist' is no kind of source; wanted one of tfds, folder, wds, parquet, shapes"),
+        ({"data__test": "mnist:x"}, "'mnist' is no kind of source; wanted one of tfds, folder, wds, parquet, arrow, "),
         ({"data__train": (("folder:x", 0.0),)}, "the weight of 'folder:x' is 0.0; wanted a finite number above 0"),
         ({"data__train": ()}, "config.data.train is a mixture of no sources"),
         ({"model__max_logit_scale": 0.0}, "config.model.max_logit_scale is 0.0; wanted a number above 0, or None"),

@@ -35,7 +35,7 @@ ACTIONS: dict[str, tuple[str, ...]] = {  # Field -> the actions of its rules ove
     "model.lock_rules": ("lock", "tune"),
     "mesh.fsdp_rules": ("split", "whole"),
 }
-SOURCES = ("tfds", "folder", "wds", "parquet", "shapes")  # How a source spec begins, before a colon.
+SOURCES = ("tfds", "folder", "wds", "parquet", "arrow", "shapes")  # How a source spec begins, before a colon.
 # The metrics of an evaluation on data.test, for best_metric.
 METRICS = tuple(
     f"{TEST_PREFIX}{direction}_{measure}"

@@ -69,7 +69,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The data for training and evaluation, as source specs: tfds:..., folder:..., wds:..., parquet:..."""
+    """The data for training and evaluation, as source specs: tfds:..., folder:..., wds:..., parquet:..., arrow:..."""
 
     train: str | tuple[tuple[str, float], ...]  # One source, or a mixture: (source, weight) each.
     test: str = ""  # Empty: no evaluation.

@@ -15,6 +15,7 @@ _SIGNATURES = (
     (b"bzh", "it is compressed by bzip2; unpack it"),
     (b"pk\3\4", "it is a zip archive; unpack it"),
     (b"par1", "it is a parquet file; name it with parquet:"),
+    (b"arrow1", "it is an Arrow file; name it with arrow:"),
 )
 
 

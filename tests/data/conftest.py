@@ -133,8 +133,8 @@ def write_tar(path, members):
 
 def write_forms(root, pairs, shards=3):
     """Writes the same (id, image, captions) in every form and returns {name of the form: spec of the source}."""
-    folder, wds, hub = (root / name for name in ("folder", "wds", "hub"))
-    for directory in (folder, wds, hub):
+    folder, wds, hub, disk = (root / name for name in ("folder", "wds", "hub", "disk"))
+    for directory in (folder, wds, hub, disk):
         directory.mkdir()
     lines = []
     for name, image, captions in pairs:
@@ -156,11 +156,15 @@ def write_forms(root, pairs, shards=3):
             "caption": [captions for _, _, captions in some],
             "id": [name for name, _, _ in some],
         }
-        pq.write_table(pa.table(columns), hub / f"train-{shard:05}.parquet", row_group_size=50)
+        table = pa.table(columns)
+        pq.write_table(table, hub / f"train-{shard:05}.parquet", row_group_size=50)
+        with pa.ipc.new_stream(disk / f"data-{shard:05}.arrow", table.schema) as writer:
+            writer.write_table(table, max_chunksize=50)
     specs = {
         "folder": f"folder:{folder}",
         "wds": f"wds:{wds}/*.tar",
         "parquet": f"parquet:{hub}/train-*.parquet",
+        "arrow": f"arrow:{disk}",
     }
     prepare(
         open_source(specs["folder"]),

@@ -9,7 +9,7 @@ import pytest
 from lit_jax.data.sources.registry import open_source
 from tests.data.conftest import pairs_of, read_batches, write_forms
 
-FORMS = ("folder", "wds", "parquet", "tfds")
+FORMS = ("folder", "wds", "parquet", "arrow", "tfds")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def check(pairs, specs):
 
 
 @pytest.mark.slow
-def test_the_same_1000_pairs_in_four_forms_give_the_same_ids_bytes_and_batches(tmp_path):
+def test_the_same_1000_pairs_in_five_forms_give_the_same_ids_bytes_and_batches(tmp_path):
     pairs = pairs_of(1000)
     check(pairs, write_forms(tmp_path, pairs))
 

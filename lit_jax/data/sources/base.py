@@ -8,7 +8,9 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 from lit_jax.utils import utf8
 from lit_jax.utils.errors import ConfigError, DataError
 
-FORMS = "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR/*.tar, parquet:DIR/*.parquet or shapes:N/SPLIT"
+FORMS = (
+    "tfds:NAME[:VERSION]/SPLIT, tfds:DIR/SPLIT, folder:DIR, wds:DIR, parquet:DIR, arrow:DIR or shapes:N/SPLIT"
+)
 CAPTIONS = ("captions", "caption", "texts", "text", "sentences_raw", "sentences", "title", "alt_text")
 IDS = ("id", "key", "image/id", "image_id", "__key__", "image/filename", "file_name", "filename")
 _NUMBER = re.compile(r"[0-9]+")

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fsspec
@@ -18,12 +18,14 @@ from lit_jax.data.sources.patterns import (
     is_pattern,
     split_list,
 )
+from lit_jax.data.sources.split_names import several_splits
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.inside import denied, refusal
 from lit_jax.utils.reachable import unreachable
 
 # Most bytes of a file that is read as a whole: as many as the largest picture has without compression.
 LARGEST = 256_000_000
+Found = dict[str, Mapping[str, Any]]  # Path -> what the file system says about it.
 _CHANGED = ("etag", "ETag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
 
 
@@ -45,7 +47,7 @@ class Files:
             )
         places = [self._place(part) for part in parts]
         self.fs, self.root = places[0]
-        self._roots = [root for _, root in places]
+        self.roots = [root for _, root in places]
         self._closed = closed and self.local
         if other := next((part for part in places if part[0] != self.fs), None):
             raise DataError(
@@ -77,7 +79,7 @@ class Files:
 
         With `paths`, the same for files in them.
         """
-        roots = (self._literal(root)[0] if is_pattern(root) else root for root in self._roots)
+        roots = (self._literal(root)[0] if is_pattern(root) else root for root in self.roots)
         for path in (paths or roots) if self.local else ():
             if path and (why := denied(path)):
                 raise DataError(f"{self.spec}: {path} cannot be read: {why}; see to its permissions")
@@ -86,19 +88,20 @@ class Files:
     def local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
 
-    def glob(self, suffix: str) -> dict[str, Mapping[str, Any]]:
-        """Path -> what `fs` says about it, for every file that the place names, sorted by path.
+    def glob(self, suffix: str, own: Callable[[str, Found], Found] = lambda folder, found: found) -> Found:
+        """Every file that the place names, sorted by path.
 
         A place is one file, a pattern with `*`, `?` or `[..]`, or a directory, which stands for its files that end in
-        `suffix` (in small letters or capitals) and are not hidden. Braces are expanded (`{000..012}`, `{a,b}`); each
-        name that they give must exist. A file or a directory whose own name contains such characters is taken as it is.
-        Raises `DataError`.
+        `suffix` (in small letters or capitals) and are not hidden; `own(directory, files)` returns those of them that
+        are the set. Braces are expanded (`{000..012}`, `{a,b}`); each name that they give must exist. A file or a
+        directory whose own name contains such characters is taken as it is. Raises `DataError`, also for a directory
+        with the files of several splits.
         """
         self.check_permitted()
-        files: dict[str, Mapping[str, Any]] = {}
+        files: Found = {}
         try:
-            for root in self._roots:
-                files |= self._of_place(root, suffix)
+            for root in self.roots:
+                files |= self._of_place(root, suffix, own)
         except DataError:
             raise
         except (OSError, ValueError) as e:
@@ -111,20 +114,23 @@ class Files:
         found = self.fs.find(root, maxdepth=depth)
         return sorted(name[len(root) + 1 :] for name in found)
 
-    def _of_place(self, root: str, suffix: str) -> dict[str, Mapping[str, Any]]:
+    def _of_place(self, root: str, suffix: str, own: Callable[[str, Found], Found]) -> Found:
         """The files of one place. Raises `DataError` if there is none."""
         if self.fs.isdir(root):
             whole = root.rstrip("/")
-            return self._match(f"{escape(whole)}/*{in_any_case(suffix)}", f"{whole}/*{suffix}")
+            found = own(whole, self._match(f"{escape(whole)}/*{in_any_case(suffix)}", f"{whole}/*{suffix}"))
+            if why := several_splits(found, self.spec if len(self.roots) == 1 else root):
+                raise DataError(f"{self.spec}: {why[0].lower()}{why[1:]}")
+            return found
         if not is_pattern(root) or self.fs.exists(root):
             return self._match(escape(root), root)
         head, rest = self._literal(root)
         names = expand_braces(rest)
         if len(names) == 1:
             return self._match(escape(head) + rest, root)
-        files: dict[str, Mapping[str, Any]] = {}
+        files: Found = {}
         # A directory is listed once for all of its files.
-        listed: dict[str, dict[str, Mapping[str, Any]]] = {}
+        listed: dict[str, Found] = {}
         missing = []
         for name in names:
             if has_magic(name):
@@ -141,7 +147,7 @@ class Files:
                 files |= (
                     {info["name"]: info}
                     if self._is_file(info["name"], info)
-                    else self._of_place(head + name, suffix)
+                    else self._of_place(head + name, suffix, own)
                 )
         if missing:
             raise DataError(
@@ -150,7 +156,7 @@ class Files:
             )
         return files
 
-    def _match(self, pattern: str, shown: str) -> dict[str, Mapping[str, Any]]:
+    def _match(self, pattern: str, shown: str) -> Found:
         """The files that match a pattern of fsspec. Raises `DataError` if there is none."""
         infos = self.fs.glob(pattern, detail=True)
         hidden = os.path.basename(pattern).startswith(".")

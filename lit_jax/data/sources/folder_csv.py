@@ -8,6 +8,7 @@ from typing import Any
 from lit_jax.data.sources.base import CAPTIONS, counted, decode_utf8, numbered_captions
 from lit_jax.data.sources.files import Files
 from lit_jax.data.sources.folder_rows import FILE, Row, Scanned, check_name, label_of_cell, lines_of
+from lit_jax.data.sources.split_names import SplitColumn
 from lit_jax.data.transforms.image_files import is_picture
 from lit_jax.utils.errors import DataError
 
@@ -37,6 +38,7 @@ class CsvTable:
         self._spans: list[tuple[int, int]] = []  # First and last line of each row that spans several.
         self._swallowed = 0  # Lines in these rows that look like rows of their own.
         self._open: list[int] = []  # Rows with text after a closing quote.
+        self._splits = SplitColumn()
 
     def scan(self, file: Any) -> Iterator[Scanned]:
         lines = _Lines(file)
@@ -60,7 +62,7 @@ class CsvTable:
                 yield self._scanned(cells, first, start, lines.consumed)
 
     def settle(self) -> dict[str, Any]:
-        remarks = []
+        remarks = self._splits.remarks()
         if self._spans:
             first, last = self._spans[0]
             own = counted(self._swallowed, "of these lines looks like a row", "of these lines look like rows")
@@ -112,6 +114,8 @@ class CsvTable:
             label = label_of_cell(cells[at["label"]]) if "label" in at else None
         except DataError as e:
             raise self._bad(line, e) from e
+        if SplitColumn.NAME in at:
+            self._splits.add(cells[at[SplitColumn.NAME]])
         return Scanned(line, start, end, name, (cells[at["id"]] or None) if "id" in at else None, label)
 
     def _lenient(self, lines: "_Lines", first: int, error: csv.Error) -> list[str]:
@@ -151,7 +155,7 @@ class CsvTable:
         return len(cells) == len(self._head) and is_picture(cells[self._head.index("file")])
 
     def _columns(self, files: Files, caption: str | None) -> list[str]:
-        """The role of each column: "file", "caption", "id", "label", or "" for one that is not read."""
+        """The role of each column: "file", "caption", "id", "label", "split", or "" for one that is not read."""
         with files.fs.open(f"{files.root.rstrip('/')}/{self._name}", "rb") as file:
             line = next(lines_of(file), b"")
         first = decode_utf8(line, f"{self._spec}: line 1 of {self._name}")
@@ -178,6 +182,8 @@ class CsvTable:
             raise self._bad(
                 1, f"{columns.count(twice[0])} columns are called {twice[0]!r}; give each its own name"
             )
+        if columns.count(split := SplitColumn.NAME) == 1:
+            roles.setdefault(split, split)
         return [roles.get(name, "") for name in columns]
 
 

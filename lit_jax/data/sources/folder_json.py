@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_jax.data.sources.base import CAPTIONS, counted, decode_utf8, texts_of
 from lit_jax.data.sources.folder_rows import Row, Scanned, check_label, check_name, lines_of
+from lit_jax.data.sources.split_names import SplitColumn
 from lit_jax.utils.errors import DataError
 
 _OWN = ("caption", "captions", "text")  # A line has at most one of these.
@@ -30,6 +31,7 @@ class JsonLines:
         # The same for unread keys that hold texts, in lines without a caption.
         self._texts: dict[str, int] = {}
         self._without = 0  # The number of these lines.
+        self._splits = SplitColumn()
         self._usual: set[tuple[str, ...]] = set()  # Sets of keys that need no further check.
 
     def scan(self, file: Any) -> Iterator[Scanned]:
@@ -54,6 +56,7 @@ class JsonLines:
                 raise DataError(f"{where} is not JSON: {e}; want an object in each line") from e
             except DataError as e:
                 raise DataError(f"{self._spec}: line {number} of {self._name}: {e}") from e
+            self._splits.add(row.get(SplitColumn.NAME))
             yield Scanned(number, start, end, name, _id(row), label)
 
     def settle(self) -> dict[str, Any]:
@@ -64,7 +67,7 @@ class JsonLines:
                     f"{self._spec}: no line of {self._name} has the key {self._caption!r}; "
                     f"there are {', '.join(map(str, keys))}"
                 )
-            return {"caption": self._caption, "remarks": []}
+            return {"caption": self._caption, "remarks": self._splits.remarks()}
         other = None if keys & set(_OWN) else next((key for key in CAPTIONS if key in keys), None)
         if self._texts and not keys & _CAPTIONS and "label" not in keys:
             first = next(iter(self._texts))
@@ -72,7 +75,7 @@ class JsonLines:
                 f"{self._spec}: line {self._texts[first]} of {self._name}: unknown key {first!r}, and no line has a "
                 "caption or a label; call the captions caption, or name their key as the caption"
             )
-        remarks = []
+        remarks = self._splits.remarks()
         if self._texts and keys & _CAPTIONS:
             first = next(iter(self._texts))
             remarks.append(

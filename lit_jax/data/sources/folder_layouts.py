@@ -6,16 +6,13 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from lit_jax.data.sources.files import Files
+from lit_jax.data.sources.split_names import SPLITS, is_split
 from lit_jax.utils.errors import DataError
 
-SPLITS = frozenset(
-    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
-)
 # Directories that a system creates: Synology's thumbnails, macOS's file attributes, recycle bins.
 _SYSTEM = frozenset(
     {"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
-_OF_SPLIT = re.compile(r"[_-]?(images?|imgs?|set|20\d\d)")  # Additions, as in train2017 and test_images.
 _DIALECTS: dict[str, dict[str, Any]] = {
     "captions.txt": {"delimiter": ","},  # Flickr8k: image,caption
     "results.csv": {"delimiter": "|", "quotes": False},  # Flickr30k: image_name| comment_number| comment
@@ -86,11 +83,6 @@ def other_table(name: str) -> str | None:
 def is_hidden(path: str) -> bool:
     """Whether a path within a folder is hidden or lies in a directory that a system creates."""
     return any(part.startswith(".") or part in _SYSTEM for part in path.split("/"))
-
-
-def is_split(name: str) -> bool:
-    """Whether a directory with this name is a split of a set, not a class."""
-    return _OF_SPLIT.sub("", name.lower()) in SPLITS
 
 
 def check_splits(files: Files, names: Sequence[str]) -> None:

@@ -13,10 +13,11 @@ import pyarrow as pa
 from lit_jax.data.sources.base import class_order, counted, decode_utf8
 from lit_jax.data.sources.files import Files
 from lit_jax.data.sources.folder_json import captions_in
-from lit_jax.data.sources.folder_layouts import check_splits, check_tables, directories, is_hidden, is_split
+from lit_jax.data.sources.folder_layouts import check_splits, check_tables, directories, is_hidden
 from lit_jax.data.sources.folder_rows import Row
 from lit_jax.data.sources.folder_tables import TABLES
 from lit_jax.data.sources.other_sources import hint_of_table
+from lit_jax.data.sources.split_names import is_split
 from lit_jax.data.transforms.image_files import FORMATS, HEAD, is_picture, starts_like_picture
 from lit_jax.utils.errors import DataError
 from lit_jax.utils.utf8 import writable

@@ -19,6 +19,7 @@ from lit_jax.utils.errors import DataError
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.tsv")
 # The index of a table of at least this many bytes is stored; a smaller table is read within a second.
+_RULES = 1  # Version of the rules by which tables are read; an index made by other rules is made again.
 _INDEXED = 4 << 20
 _CHUNK = 1 << 16  # At most this many texts are Python objects at the same time.
 
@@ -46,7 +47,7 @@ class Rows:
             self._index: Index = build(self._scan)
         else:
             key = f"folder records {name} {caption}"
-            self._index = open_index(files, files.root, key, stamp({self._path: info}), self._scan)
+            self._index = open_index(files, files.root, key, [_RULES, *stamp({self._path: info})], self._scan)
         about = self._index.about
         self.class_names, self.remarks = tuple(about["class_names"]), tuple(about["remarks"])
         record = self._index["record"]

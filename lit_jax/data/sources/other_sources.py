@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from lit_jax.utils.other_formats import ARCHIVE, Other, other_of
 
 STATE = "state.json"  # Beside a dataset_info.json, it shows that the package datasets wrote both.
+ARROW_SPLITS = "dataset_dict.json"  # That package's list of splits, each in a directory.
 _WRITE = "write its records as tar shards or parquet (docs/data.md)"
 _ON_THE_HUB = re.compile(
     r"((https?://)?(huggingface\.co|hf\.co)/datasets/|hf:(//)?datasets/|datasets/)?"
@@ -32,9 +33,9 @@ _OTHERS = (
     Other(r".*\.tar", "a tar", "give tar shards as wds:DIR"),
     Other(r".*\.parquet", "a parquet file", "give it as parquet:DIR"),
     Other(
-        rf"dataset_dict\.json|{re.escape(STATE)}|.*\.arrow",
+        rf"{re.escape(ARROW_SPLITS)}|{re.escape(STATE)}|.*\.arrow",
         "a part of what save_to_disk of the package datasets wrote",
-        "give it as parquet, for instance by datasets.load_from_disk(DIR)[SPLIT].to_parquet(FILE)",
+        "give it as arrow:DIR",
     ),
     Other(
         r".*\.(tgz|tar\.(gz|bz2|xz|zst))",

@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from lit_jax.data.sources.base import Record, counted, edges
-from lit_jax.data.sources.files import Files, stamp
+from lit_jax.data.sources.files import Files, Found, stamp
 from lit_jax.data.sources.folder_rows import check_label
 from lit_jax.data.sources.parquet_columns import choose, picture_of, texts_in
 from lit_jax.data.sources.parquet_groups import RowGroups
 from lit_jax.data.sources.parquet_rows import arrange
 from lit_jax.data.sources.record_index import build, open_index
+from lit_jax.data.sources.split_names import several_splits
 from lit_jax.utils.errors import DataError, first_line
 
-_RULES = 1  # Version of the rules by which rows are joined; an index made by other rules is made again.
+_RULES = 2  # Version of the rules by which rows are joined; an index made by other rules is made again.
 _INDEXED = 100_000  # The index of at least this many rows is stored; a smaller one is made within a second.
 
 
@@ -39,13 +40,14 @@ class ParquetSource:
 
     description: str | None = None
     license: str | None = None
+    kind, Groups = "parquet", RowGroups
 
     def __init__(self, where: str, caption: str | None = None):
-        self.spec = f"parquet:{where}"
+        self.spec = f"{self.kind}:{where}"
         self._arguments = (where, caption)
         self._files = Files(self.spec, where, several=True)
-        infos = self._files.glob(".parquet")
-        self._groups = RowGroups(self.spec, self._files, list(infos))
+        infos = self._list()
+        self._groups = self.Groups(self.spec, self._files, list(infos))
         if not len(self._groups):
             raise DataError(f"{self.spec}: {counted(len(infos), 'file has', 'files have')} no rows")
         names = _distinct(list(infos))
@@ -57,9 +59,14 @@ class ParquetSource:
         else:
             folder = os.path.dirname(next(iter(infos)))
             place = self._files.root if "::" not in where else where
-            name = f"parquet {place} {' '.join(self._chosen.captions) or None}"
+            name = f"{self.kind} {place} {' '.join(self._chosen.captions) or None}"
             self._index = open_index(self._files, folder, name, [_RULES, *stamp(infos)], make)
-        self.remarks: tuple[str, ...] = (*self._chosen.remarks, *self._index.about["remarks"])
+        mixed = several_splits(infos)
+        self.remarks: tuple[str, ...] = (
+            *([mixed] if mixed else []),
+            *self._chosen.remarks,
+            *self._index.about["remarks"],
+        )
         # The column, and its field, by which rows are joined; None if they are not.
         self._by: tuple[str, str] | None = self._index.about["by"] and tuple(self._index.about["by"])
         # Where the rows of each record start in the index; None if each row is a record.
@@ -72,7 +79,11 @@ class ParquetSource:
             raise DataError(f"{self.spec}: {' '.join(self.remarks)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParquetSource, self._arguments
+        return type(self), self._arguments
+
+    def _list(self) -> Found:
+        """The files of the source. Raises `DataError`."""
+        return self._files.glob(f".{self.kind}")
 
     def __len__(self) -> int:
         return len(self._groups) if self._starts is None else len(self._starts) - 1

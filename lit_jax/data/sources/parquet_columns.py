@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from lit_jax.data.sources.base import CAPTIONS, IDS, numbered_captions, texts_of
+from lit_jax.data.sources.split_names import SplitColumn
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import DataError
 
@@ -30,6 +31,7 @@ class Chosen:
     class_names: tuple[str, ...] | None
     keys: tuple[tuple[str, str], ...]  # (column, field or "") that may say which rows have the same picture.
     status: str | None
+    split: str | None  # The column that says to which split a row belongs.
     remarks: tuple[str, ...]
 
     @property
@@ -65,6 +67,7 @@ def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
         _check(spec, having, "label", _is_number, "whole numbers, as in the first file")
     in_struct = any(pa.types.is_struct(plain(schema.field(image).type)) for schema in schemas.values())
     status = _STATUS in kinds.keys() - twice and _STATUS not in texts and holds_text(kinds[_STATUS])
+    split = SplitColumn.NAME in kinds.keys() - twice - {*texts} and holds_text(kinds[SplitColumn.NAME])
     return Chosen(
         image=image,
         captions=tuple(texts),
@@ -73,6 +76,7 @@ def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
         class_names=_class_names(spec, schemas) if labelled else None,
         keys=(*((name, "") for name in ids), *([(image, "path")] if in_struct else [])),
         status=_STATUS if status else None,
+        split=SplitColumn.NAME if split else None,
         remarks=tuple(_remarks(kinds, texts, labelled, guessed=caption is None)),
     )
 

@@ -27,12 +27,14 @@ class RowGroups:
     Threads may share it. Raises `DataError` for a file that is no parquet file.
     """
 
+    kind, unit = "parquet", "row group"  # What a file and a part of it are called.
+
     def __init__(self, spec: str, files: Files, paths: Sequence[str]):
         self.spec = spec
         self.paths = list(paths)
         self._files = files
         with ThreadPoolExecutor(16) as pool:
-            footers = list(pool.map(self._footer, self.paths))
+            footers = list(pool.map(self._rows_of, self.paths))
         self.schemas = [schema for _, schema in footers]
         self.ends = np.cumsum(np.concatenate([rows for rows, _ in footers]))
         self.rows_of_file = np.array([rows.sum() for rows, _ in footers], np.int64)
@@ -87,7 +89,9 @@ class RowGroups:
             return future.result()
         except FAILURES as e:
             name = os.path.basename(self.paths[self._file_of[group]])
-            raise DataError(f"row group {self._group_of[group]} of {name} cannot be read: {reason(e)}") from e
+            raise DataError(
+                f"{self.unit} {self._group_of[group]} of {name} cannot be read: {reason(e)}"
+            ) from e
 
     def column(self, file: int, name: str, field: str = "") -> pa.ChunkedArray | None:
         """A column, or a field of a column of structs, of all rows of a file; None if it cannot be read whole."""
@@ -115,31 +119,34 @@ class RowGroups:
             return pq.ParquetFile(path, memory_map=True)
         return pq.ParquetFile(self._files.fs.open(path, "rb"), pre_buffer=True)
 
-    def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema]:
-        """The number of rows of each group, and the schema."""
+    def _rows_of(self, path: str) -> tuple[np.ndarray, pa.Schema]:
+        """The number of rows of each group, and the schema. Raises `DataError` with the reason."""
         try:
-            with self._open(path) as file:
-                # Never row_group(i).column(j): pyarrow ends the process if the footer is damaged there.
-                meta = file.metadata
-                rows = np.array([meta.row_group(i).num_rows for i in range(meta.num_row_groups)], np.int64)
-                if (rows < 0).any() or rows.sum() != meta.num_rows:
-                    raise DataError("the numbers of its rows contradict one another")
-                return rows, file.schema_arrow
+            return self._footer(path)
         except FAILURES as e:
+            try:
+                with self._files.fs.open(path, "rb") as file:
+                    head = file.read(512)
+                    file.seek(max(0, self._files.fs.size(path) - 8))
+                    why = self._why(head, file.read(8), e)
+            except (OSError, ValueError) as unread:
+                why = reason(unread)
             raise DataError(
-                f"{self.spec}: {os.path.basename(path)} cannot be read as parquet: {self._why(path, e)}"
+                f"{self.spec}: {os.path.basename(path)} cannot be read as {self.kind}: {why}"
             ) from e
 
-    def _why(self, path: str, error: Exception) -> str:
-        """What is wrong with a file whose footer cannot be read, and the remedy."""
-        try:
-            with self._files.fs.open(path, "rb") as file:
-                head = file.read(512)
-                file.seek(max(0, self._files.fs.size(path) - 4))
-                tail = file.read(4)
-        except (OSError, ValueError) as e:
-            return reason(e)
-        if head[:4] == b"PAR1" and tail != b"PAR1":
+    def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema]:
+        with self._open(path) as file:
+            # Never row_group(i).column(j): pyarrow ends the process if the footer is damaged there.
+            meta = file.metadata
+            rows = np.array([meta.row_group(i).num_rows for i in range(meta.num_row_groups)], np.int64)
+            if (rows < 0).any() or rows.sum() != meta.num_rows:
+                raise DataError("the numbers of its rows contradict one another")
+            return rows, file.schema_arrow
+
+    def _why(self, head: bytes, tail: bytes, error: Exception) -> str:
+        """What is wrong with a file whose footer cannot be read, and the remedy, judged by its ends."""
+        if head[:4] == b"PAR1" and not tail.endswith(b"PAR1"):
             return "it begins as a parquet file and does not end as one, so it is cut off; fetch it again"
         if head[:4] == b"PAR1":
             return f"{first_line(error)}; write it anew, or fetch it again if it was damaged on the way"

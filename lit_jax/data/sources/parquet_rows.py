@@ -15,6 +15,7 @@ from lit_jax.data.sources.parquet_columns import Chosen, picture_of
 from lit_jax.data.sources.parquet_groups import FAILURES, RowGroups
 from lit_jax.data.sources.record_index import Columns
 from lit_jax.data.sources.remarks import Remarks
+from lit_jax.data.sources.split_names import SplitColumn
 
 _log = logging.getLogger(__name__)
 _UNREAD = "Files whose column {!r} cannot be read"
@@ -60,7 +61,18 @@ def arrange(groups: RowGroups, chosen: Chosen) -> tuple[Columns, dict[str, Any]]
         text = "%s: %d rows are %d records, since rows with one %s have one picture"
         _log.info(text, groups.spec, len(kept), len(starts), named)
         break
-    return {"row": row, "first": first}, about | {"remarks": remarks.sentences()}
+    mixed = _splits(groups, chosen).remarks()
+    return {"row": row, "first": first}, about | {"remarks": (*mixed, *remarks.sentences())}
+
+
+def _splits(groups: RowGroups, chosen: Chosen) -> SplitColumn:
+    found = SplitColumn()
+    for file in range(len(groups.paths)) if chosen.split else ():
+        values = groups.column(file, SplitColumn.NAME)
+        texts = None if values is None else _as_bytes(values)
+        for value in () if texts is None else texts.value_counts().to_pylist():
+            found.add((value["values"] or b"").decode("utf-8", "replace"), value["counts"])
+    return found
 
 
 def _kept(groups: RowGroups, chosen: Chosen, remarks: Remarks) -> Int[np.ndarray, " N"]:

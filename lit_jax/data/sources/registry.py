@@ -11,6 +11,7 @@ from lit_jax.utils.errors import ConfigError, DataError, LitJaxError, first_line
 from lit_jax.utils.inside import denied
 from lit_jax.utils.run_folder import run_of
 
+_ENDINGS = {".tar": "wds", ".parquet": "parquet", ".arrow": "arrow"}
 _log = logging.getLogger(__name__)
 
 
@@ -18,13 +19,14 @@ def open_source(spec: str | Path | Mixed, *, caption: str | None = None) -> Sour
     """The source named `spec`, or the mixture of a list of (spec, weight).
 
     `spec` is `tfds:NAME[:VERSION]/SPLIT` or `tfds:DIR/SPLIT`, where SPLIT may be a slice such as `train[:80%]`;
-    `folder:DIR`; `wds:` or `parquet:` with a file, a directory or a pattern; or `shapes:N/SPLIT`. `folder`, `wds` and
-    `parquet` also accept a URL of fsspec, such as `gs://BUCKET/...`. For a path without a prefix, its files decide
-    which of these it is. Nothing is downloaded. `caption` names the feature, column or key of the captions; by default
-    it is detected. What the source remarks about itself (`remarks_of`) is logged, each sentence as a warning.
+    `folder:DIR`; `wds:`, `parquet:` or `arrow:` with a file, a directory or a pattern; or `shapes:N/SPLIT`. `folder`,
+    `wds` and `parquet` also accept a URL of fsspec, such as `gs://BUCKET/...`. For a path without a prefix, its files
+    decide which of these it is. Nothing is downloaded. `caption` names the feature, column or key of the captions; by
+    default it is detected. What the source remarks about itself (`remarks_of`) is logged, each sentence as a warning.
 
     Raises `DataError` if the source is missing, not understood or empty.
     """
+    from lit_jax.data.sources.arrow import ArrowSource
     from lit_jax.data.sources.folder import FolderSource
     from lit_jax.data.sources.mixture import MixtureSource
     from lit_jax.data.sources.parquet import ParquetSource
@@ -46,6 +48,7 @@ def open_source(spec: str | Path | Mixed, *, caption: str | None = None) -> Sour
         "folder": FolderSource,
         "wds": WebDatasetSource,
         "parquet": ParquetSource,
+        "arrow": ArrowSource,
         "shapes": lambda name, _: SyntheticSource(name),
     }
     kind, colon, rest = spec.partition(":")
@@ -69,7 +72,7 @@ def _kind_of(spec: str) -> str:
     from lit_jax.data.sources.files import Files, is_url
     from lit_jax.data.sources.folder_layouts import is_img2dataset, is_layout
     from lit_jax.data.sources.folder_tables import TABLES
-    from lit_jax.data.sources.other_sources import hint, hint_of_name, hint_of_table
+    from lit_jax.data.sources.other_sources import ARROW_SPLITS, STATE, hint, hint_of_name, hint_of_table
     from lit_jax.data.sources.tfds import INFO, is_prepared
     from lit_jax.data.transforms.image_files import is_picture
 
@@ -78,8 +81,9 @@ def _kind_of(spec: str) -> str:
     path = os.path.expanduser(spec)
     if not is_url(spec) and (is_prepared(path) or is_prepared(os.path.dirname(path))):
         return "tfds"
-    if (name := spec.lower()).endswith((".tar", ".parquet")) and ("/" in spec or os.path.exists(path)):
-        return "wds" if name.endswith(".tar") else "parquet"
+    ending = os.path.splitext(spec.lower())[1]
+    if ending in _ENDINGS and ("/" in spec or os.path.exists(path)):
+        return _ENDINGS[ending]
     if not is_url(spec) and (why := denied(path)):
         raise DataError(f"{spec} cannot be read: {why}; see to its permissions")
     files = Files(spec, spec) if is_url(spec) or os.path.isdir(path) else None
@@ -93,7 +97,9 @@ def _kind_of(spec: str) -> str:
         return "folder"
     if "metadata.parquet" in names and any(map(is_picture, names)):
         return "folder"  # It refuses that table with an explanation.
-    for ending, kind in ((".tar", "wds"), (".parquet", "parquet")):
+    if files.local and names & {STATE, ARROW_SPLITS}:
+        return "arrow"
+    for ending, kind in _ENDINGS.items():
         if any(name.lower().endswith(ending) for name in names):
             return kind
     if any(map(is_picture, names)) or is_layout(names):
@@ -106,6 +112,6 @@ def _kind_of(spec: str) -> str:
         raise DataError(f"{spec}: {what}")
     table = f"; {what}" if pictures and (what := hint_of_table(below)) else ""
     raise DataError(
-        f"{spec} is a directory without {', '.join(TABLES)} or pictures (a folder), {INFO} (a prepared set), *.tar "
-        f"or *.parquet; want one of them, or folder:{spec} for a directory for each class{table}"
+        f"{spec} is a directory without {', '.join(TABLES)} or pictures (a folder), {INFO} (a prepared set), *.tar, "
+        f"*.parquet or *.arrow; want one of them, or folder:{spec} for a directory for each class{table}"
     )

@@ -124,7 +124,9 @@ class TfdsSource:
 
 def is_prepared(folder: str) -> bool:
     """Whether this local folder is a set of TensorFlow Datasets; the package datasets also writes a file `INFO`."""
-    return os.path.isfile(f"{folder}/{INFO}") and not os.path.isfile(f"{folder}/{STATE}")
+    if not os.path.isfile(f"{folder}/{INFO}"):
+        return False
+    return not any(name == STATE or re.fullmatch(r"[^.].*\.arrow", name) for name in os.listdir(folder))
 
 
 def _locate(spec: str, where: str) -> tuple[epath.Path, str | None]:

@@ -15,6 +15,7 @@ from lit_jax.data.sources.base import CAPTIONS, Record, counted, decode_utf8, te
 from lit_jax.data.sources.files import Files, reason, stamp
 from lit_jax.data.sources.record_index import Columns, open_index
 from lit_jax.data.sources.remarks import Remarks
+from lit_jax.data.sources.split_names import several_splits
 from lit_jax.data.sources.tar_members import TarDamage
 from lit_jax.data.sources.tar_samples import PARTS, WHERE, Samples, read_samples
 from lit_jax.utils import strict_json
@@ -70,7 +71,8 @@ class WebDatasetSource:
         self._class_of: np.ndarray | None = None
         if (labels >= 0).any():
             self.class_names, self._class_of = self._classes(f"{folder}/{_CLASSES}")
-        self.remarks: tuple[str, ...] = tuple(self._index.about["remarks"])
+        mixed = several_splits(shards)
+        self.remarks: tuple[str, ...] = (*([mixed] if mixed else []), *self._index.about["remarks"])
         if (labels >= 0).any() and self.class_names is None:
             self.remarks += (
                 f"The classes are numbers without names, up to {labels.max()}; write their names, one per line, to "

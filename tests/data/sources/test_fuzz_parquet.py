@@ -1,4 +1,4 @@
-"""Parquet files of any columns, types and damage: every row is read, or an error or a remark tells of it."""
+"""Parquet and Arrow files of any columns, types and damage: every row is read, or an error or a remark tells of it."""
 
 import re
 
@@ -13,6 +13,7 @@ from lit_jax.utils.errors import DataError
 from tests.data.conftest import storable
 
 EXAMPLES = [60, pytest.param(10_000, marks=pytest.mark.slow)]
+FORMS = ["parquet", "stream.arrow", "file.arrow"]
 struct = pa.struct
 
 BYTES = [
@@ -118,10 +119,24 @@ def many(count, check, *strategies):
     wanted(given(*strategies)(check))()
 
 
+def write(folder, form, tables):
+    """Writes a file for each table, and removes the former ones."""
+    for old in folder.iterdir():
+        old.unlink()
+    for number, table in enumerate(tables):
+        path = folder / f"{number}.{form.rpartition('.')[2]}"
+        if form == "parquet":
+            pq.write_table(table, path, row_group_size=2)
+            continue
+        new = pa.ipc.new_stream if form == "stream.arrow" else pa.ipc.new_file
+        with new(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+
+
 def read(folder):
     """(source, captions of each record, or its error), or the error of the source."""
     try:
-        source = open_source(f"parquet:{folder}")
+        source = open_source(f"{next(folder.iterdir()).suffix[1:]}:{folder}")
     except DataError as error:
         assert "\n" not in str(error) and str(folder) in str(error)
         return str(error)
@@ -140,28 +155,29 @@ files = st.integers(1, 3)
 kinds = st.sampled_from(PICTURES + TEXTS + ODD)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("count", EXAMPLES)
-def test_files_of_any_columns_are_read_or_refused(tmp_path, count):
+def test_files_of_any_columns_are_read_or_refused(tmp_path, count, form):
     def check(number, data):
-        for old in tmp_path.glob("*.parquet"):
-            old.unlink()
+        tables = []
         names = data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
         for file in range(number):
             some = data.draw(st.permutations(names)) if file else names
             table = {name: column(data.draw(kinds), range(file * 10, file * 10 + 3), ()) for name in some}
-            pq.write_table(pa.table(table), tmp_path / f"{file}.parquet", row_group_size=2)
+            tables.append(pa.table(table))
+        write(tmp_path, form, tables)
         read(tmp_path)
 
     many(count, check, files, st.data())
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("count", EXAMPLES)
-def test_every_row_with_a_picture_and_a_text_is_in_one_record(tmp_path, count):
+def test_every_row_with_a_picture_and_a_text_is_in_one_record(tmp_path, count, form):
     """Rows, captions and pictures of any type that can be read; ids that join some of the rows."""
 
     def check(number, data):
-        for old in tmp_path.glob("*.parquet"):
-            old.unlink()
+        tables = []
         picture = [data.draw(st.integers(100, 103)) for _ in range(5 * number)]  # Of each row.
         status = data.draw(st.booleans())
         key = data.draw(st.sampled_from([None, *STRINGS, pa.int64(), pa.dictionary(pa.int32(), pa.int64())]))
@@ -181,8 +197,9 @@ def test_every_row_with_a_picture_and_a_text_is_in_one_record(tmp_path, count):
                 states = ["failed_to_download" if r in lost else "success" for r in rows]
                 table["status"] = pa.array(states, data.draw(st.sampled_from(STRINGS)))
             table = {name: table[name] for name in data.draw(st.permutations(sorted(table)))}
-            pq.write_table(pa.table(table), tmp_path / f"{file}.parquet", row_group_size=2)
+            tables.append(pa.table(table))
             kept += [(r, 2 if pa.types.is_fixed_size_list(text) else 1) for r in rows if r not in lost]
+        write(tmp_path, form, tables)
         found = read(tmp_path)
         assert not isinstance(found, str)
         source, records = found
@@ -199,8 +216,9 @@ def test_every_row_with_a_picture_and_a_text_is_in_one_record(tmp_path, count):
     many(count, check, files, st.data())
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("count", EXAMPLES)
-def test_a_few_bytes_changed_end_in_no_traceback(tmp_path, count):
+def test_a_few_bytes_changed_end_in_no_traceback(tmp_path, count, form):
     table = pa.table(
         {
             "image": [{"bytes": b"%d" % i, "path": f"{i // 2}"} for i in range(6)],
@@ -210,16 +228,16 @@ def test_a_few_bytes_changed_end_in_no_traceback(tmp_path, count):
             "status": ["success", "failed_to_resize"] * 3,
         }
     )
-    pq.write_table(table, tmp_path / "0.parquet", row_group_size=3)
-    content = (tmp_path / "0.parquet").read_bytes()
+    write(tmp_path, form, [table])
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
 
     def check(data):
         changed = bytearray(content)
         for _ in range(data.draw(st.integers(1, 3))):
             changed[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-        (tmp_path / "0.parquet").write_bytes(
-            changed[: data.draw(st.just(len(content)) | st.integers(0, len(content)))]
-        )
+        path.unlink(missing_ok=True)  # What is mapped into memory must not change.
+        path.write_bytes(changed[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
         read(tmp_path)
 
     many(count, check, st.data())

@@ -9,7 +9,6 @@ from tests.data.conftest import png
 
 WRITE = r"write its records as tar shards or parquet \(docs/data\.md\)$"
 FILES = {
-    "data-00000-of-00001.arrow": r"what save_to_disk of the package datasets wrote: .*\.to_parquet\(FILE\)$",
     "00000.tar.gz": r"a compressed tar: unpack it to \.tar",
     "pictures.zip": "an archive: unpack it",
     "train-00000-of-00002.tfrecord": f"TFRecords without the dataset_info.json .*: {WRITE}",
@@ -54,15 +53,19 @@ def test_the_file_itself_says_the_same(kind, name, put):
         open_source(f"{kind}set/{name}")
 
 
-@pytest.mark.parametrize("spec", ["set", "tfds:set", "tfds:set/train", "folder:set"])
-def test_a_set_of_the_package_datasets_is_not_taken_for_one_of_tfds(spec, put):
-    put(**{"dataset_info.json": b"{}", "state.json": b"{}", "data-00000-of-00001.arrow": b"x"})
-    with pytest.raises(DataError, match=FILES["data-00000-of-00001.arrow"]):
+@pytest.mark.parametrize("state", ["state.json", "LICENSE"])
+@pytest.mark.parametrize("spec", ["tfds:set", "tfds:set/train", "folder:set"])
+def test_a_set_of_the_package_datasets_is_not_taken_for_one_of_tfds(spec, state, put):
+    put(**{"dataset_info.json": b"{}", state: b"{}", "data-00000-of-00001.arrow": b"x"})
+    with pytest.raises(
+        DataError, match=r"what save_to_disk of the package datasets wrote: give it as arrow:DIR$"
+    ):
         open_source(spec)
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "way"), [("wds", "a.parquet", "parquet:DIR"), ("parquet", "0.tar", "wds:DIR")]
+    ("kind", "name", "way"),
+    [("wds", "a.parquet", "parquet:DIR"), ("parquet", "0.tar", "wds:DIR"), ("wds", "0.arrow", "arrow:DIR")],
 )
 def test_files_of_the_other_kind_say_how_they_are_given(kind, name, way, put):
     put(**{name: b"x"})
