@@ -32,6 +32,9 @@ class RecordBatches(RowGroups):
                 f"{spec}: Arrow files are read on this machine; copy them here, or give them as parquet"
             )
         self._batches: dict[str, list[pa.RecordBatch]] = {}
+        self._valid: set[tuple[int, tuple[str, ...]]] = (
+            set()
+        )  # Batches, and those of their columns that are checked.
         super().__init__(spec, files, paths)
 
     def column(self, file: int, name: str, field: str = "") -> pa.ChunkedArray | None:
@@ -47,7 +50,9 @@ class RecordBatches(RowGroups):
         file = self._file_of[group]
         known = [name for name in columns if name in self.schemas[file].names]
         batch = self._batches[self.paths[file]][int(self._group_of[group])]
-        return pa.Table.from_batches([_checked(batch, known)])
+        part = batch.select(known) if (group, columns) in self._valid else _checked(batch, known)
+        self._valid.add((group, columns))
+        return pa.Table.from_batches([part])
 
     def _footer(self, path: str) -> tuple[np.ndarray, pa.Schema]:
         with pa.memory_map(path) as source:

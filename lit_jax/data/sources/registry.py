@@ -72,7 +72,7 @@ def _kind_of(spec: str) -> str:
     from lit_jax.data.sources.files import Files, is_url
     from lit_jax.data.sources.folder_layouts import is_img2dataset, is_layout
     from lit_jax.data.sources.folder_tables import TABLES
-    from lit_jax.data.sources.other_sources import ARROW_SPLITS, STATE, hint, hint_of_name, hint_of_table
+    from lit_jax.data.sources.other_sources import ARROW_SPLITS, hint, hint_of_name, hint_of_table
     from lit_jax.data.sources.tfds import INFO, is_prepared
     from lit_jax.data.transforms.image_files import is_picture
 
@@ -97,7 +97,7 @@ def _kind_of(spec: str) -> str:
         return "folder"
     if "metadata.parquet" in names and any(map(is_picture, names)):
         return "folder"  # It refuses that table with an explanation.
-    if files.local and names & {STATE, ARROW_SPLITS}:
+    if files.local and ARROW_SPLITS in names:
         return "arrow"
     for ending, kind in _ENDINGS.items():
         if any(name.lower().endswith(ending) for name in names):
