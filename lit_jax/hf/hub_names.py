@@ -26,7 +26,7 @@ _ELSEWHERE = {  # Names without an owner -> the project that uses them, and an i
     r"(ViT|EVA\d*|(xlm-)?roberta-(base-|large-)?ViT|MobileCLIP\d*|ViTamin|nllb-clip)-\S+": _OPEN_CLIP,
     r"RN\d+\w*|convnext_\w+|coca_(base|(roberta-)?ViT-\S+)": _OPEN_CLIP,
     r"PE-Core-\S+": ("open_clip", "timm/PE-Core-B-16"),
-    r"(vit|vitamin|deit3?|beit|eva\d*|swin\w*|resnet\w*)_\w+(\.\w+)?": _TIMM,
+    r"(vit|vitamin|hiera|deit3?|beit|eva\d*|swin\w*|resnet\w*)_\w+(\.\w+)?": _TIMM,
     r"dino(v2|v3)?_vit\w+": ("torch.hub", "facebook/dinov2-base"),
 }
 

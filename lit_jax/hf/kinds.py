@@ -47,6 +47,8 @@ KINDS = (
 _PROJECTS = {  # Names of tensors -> what a folder of them needs; the first that fits counts.
     r"(^|\.)visual\.": "and its weights are those of a model of open_clip: name them open_clip_model.safetensors or "
     "open_clip_pytorch_model.bin, and write what open_clip.get_model_config(NAME) gives to open_clip_config.json",
+    r"(^|\.)blocks\.\d+\.proj\.weight$": "and its weights are those of a Hiera as timm names them: write one that says "
+    'which, for instance {"architecture": "hiera_base_224"}',
     r"(^|\.)blocks\.\d+\.(\d+\.)?attn\.qkv\.": "and its weights are those of a ViT as timm names them: write one that "
     'says which, for instance {"architecture": "vit_base_patch16_224"}',
     r"(^|\.)stages\.\d+\.blocks\.\d+\.conv_dw\.": "and its weights are those of a ConvNeXt as timm names them: write "

@@ -42,6 +42,7 @@ def test_a_name_of_another_form_is_refused_with_its_id(name):
         ("PE-Core-L-14-336", "a name of open_clip; .* an id such as timm/PE-Core-"),
         ("vit_base_patch16_224.augreg_in21k", "a name of timm; .* an id such as timm/"),
         ("vitamin_small_224", "a name of timm; .* an id such as timm/"),
+        ("hiera_base_224.mae_in1k_ft_in1k", "a name of timm"),
         ("dinov2_vits14_reg", r"a name of torch\.hub; .* such as facebook/"),
     ],
 )

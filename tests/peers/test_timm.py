@@ -18,6 +18,7 @@ from tests.peers.timm_models import (
     ACTIVATIONS,
     OF_A_CONVNEXT,
     OF_A_FASTVIT,
+    OF_A_HIERA,
     OF_A_RESNET,
     OF_A_VIT,
     channels_first,
@@ -89,6 +90,7 @@ WRAPPED = {
     "vit_pe_lang_gigantic_patch14_448": (OF_A_VIT, 32),
     "convnext_tiny": (OF_A_CONVNEXT, 64),
     "resnet18": (OF_A_RESNET, 64),
+    "hiera_base_plus_224": (OF_A_HIERA, 64),
     "fastvit_mci0": (OF_A_FASTVIT, 64),
 }
 

@@ -17,6 +17,7 @@ OF_A_VIT = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 32, "patch_
 OF_A_CONVNEXT = {"depths": [1, 2, 1, 1], "dims": [8, 16, 24, 32]}
 OF_A_FASTVIT = {"layers": [1, 2, 1, 1], "embed_dims": [8, 16, 32, 32]}
 OF_A_FASTVIT_OF_FIVE = {"layers": [1, 1, 2, 1, 1], "embed_dims": [8, 16, 16, 32, 32]}
+OF_A_HIERA = {"embed_dim": 8, "stages": [1, 2, 2, 1], "img_size": 64}
 OF_A_BIT = {"layers": [1, 2, 1, 1], "channels": [128, 256, 256, 384]}  # Its groups are always 32.
 OF_A_RESNET = {"layers": [1, 2, 1, 1], "channels": [8, 16, 12, 8]}
 

@@ -17,6 +17,7 @@ from lit_jax.hf.conversions import (
     timm_convnext,
     timm_eva,
     timm_fastvit,
+    timm_hiera,
     timm_mobileclip,
     timm_perception,
     timm_resnet,
@@ -90,8 +91,8 @@ def tower(
     if not re.fullmatch(_NAMES, architecture) or re.fullmatch(_OTHERS, architecture):
         raise WeightError(
             f"{where}: the architecture {shown(architecture)} of timm is not implemented; "
-            "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext, plain resnet "
-            "and bit are"
+            "vit, deit and deit3 with plain blocks, eva, perception encoders, fastvit, vitamin, convnext, plain "
+            "resnet, bit and hiera are"
         )
     check_arguments(where, architecture, args, _SHOWN)
     trunk = Trunk(where, source, prefix, is_rotary=_is_rotary(architecture))
@@ -129,6 +130,7 @@ _KINDS = tuple(
         timm_convnext,
         timm_eva,
         timm_fastvit,
+        timm_hiera,
         timm_mobileclip,
         timm_perception,
         timm_resnet,

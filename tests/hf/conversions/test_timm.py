@@ -39,6 +39,8 @@ TYPES = {
     "convnextv2_convolutions": "convnextv2",
     "bit": "bit",
     "bit_wide": "bit",
+    "hiera": "hiera",
+    "hiera_windows": "hiera",
     "resnet18": "resnet",
     "resnet50": "resnet",
     "eva": "beit",
@@ -64,7 +66,7 @@ TYPES = {
 
 def side(name):
     """The side of the pictures that timm saw, as tests/fixtures/make_foreign.py says."""
-    return 64 if re.match("convnext|fastvit|bit", name) else 32
+    return 64 if re.match("convnext|fastvit|bit|hiera", name) else 32
 
 
 def joined(folder, text):
