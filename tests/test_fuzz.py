@@ -262,7 +262,7 @@ def pictures():
     from PIL import Image
 
     rng, files = np.random.default_rng(0), []
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"):
         for mode in ("RGB", "L", "P", "RGBA", "1", "I;16"):
             image = Image.fromarray(rng.integers(0, 255, (9, 7, 3), np.uint8)).convert("RGB")
             out = io.BytesIO()

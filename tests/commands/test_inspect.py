@@ -108,7 +108,7 @@ BROKEN = {
     "captions of COCO": (table("{}", "captions_val2017.json"), "!captions_val2017.json is a file of COCO"),
     "a file that is no picture": (
         tree({"a/0.png": png(0), "b/1.tif": b"II*\0", "b/2.tif": b"II*\0"}),
-        "2 files are left out, being no JPEG, PNG, WEBP, GIF, BMP picture (2 .tif; the first is 'b/1.tif')",
+        "2 files are left out, being no JPEG, PNG, WEBP, GIF, BMP, AVIF picture (2 .tif; the first is 'b/1.tif')",
     ),
     "classes that are numbers": (
         tree({f"{i}/0.png": png(i) for i in range(12)}),

@@ -23,7 +23,7 @@ Mixed = Sequence[tuple[str, float | int]]  # Specs and their weights.
 
 
 class Record(TypedDict):
-    """One picture, as it is on disk (JPEG, PNG, WEBP, GIF or BMP bytes), with its captions."""
+    """One picture, as it is on disk (JPEG, PNG, WEBP, GIF, BMP or AVIF bytes), with its captions."""
 
     image: bytes
     captions: list[str]  # Empty in a classification set.

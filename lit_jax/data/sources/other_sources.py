@@ -56,7 +56,7 @@ _OTHERS = (
     Other(r".*\.(sqlite3?|db)", "a database of SQLite", _WRITE),
     Other(r".*\.lance", "a table of Lance", _WRITE),
     Other(
-        r".*\.(heic|heif|avif|tiff?|jxl|jp2|dng|cr2|nef|arw|svg)",
+        r".*\.(heic|heif|tiff?|jxl|jp2|dng|cr2|nef|arw|svg)",
         "a picture of a format that is not read",
         "write it as JPEG or PNG",
     ),

@@ -12,7 +12,7 @@ from lit_jax.data.sources.split_names import SplitColumn
 from lit_jax.utils import strict_json
 from lit_jax.utils.errors import DataError
 
-_IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
+_IMAGES = ("image", "img", "picture", "jpg", "png", "webp", "avif", "pixel_values")
 _TEXTS = ("text", "raw", "caption", "captions", "sentence", "sentences")  # Fields of a struct.
 _NO_PICTURES = "; img2dataset downloads pictures, and folder:DIR reads those that a metadata.jsonl names"
 _STATUS = "status"  # img2dataset's: "success", "failed_to_download" or "failed_to_resize".

@@ -13,13 +13,14 @@ from PIL import Image
 
 from lit_jax.data.sources.remarks import Remarks
 from lit_jax.data.sources.tar_members import Hashed, TarMembers
-from lit_jax.data.transforms.image_files import FORMATS
+from lit_jax.data.transforms.image_files import EXTENSIONS, FORMATS
 from lit_jax.utils import utf8
 
 PARTS = ("image", "txt", "json")
 WHERE = ("at", "size")
 BOM = b"\xef\xbb\xbf"
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # The endings that are preferred within a sample.
+_LATER = ("avif", "avifs")  # Endings that came with version 3 of the index.
 _OTHERS = ("txt", "json", "cls")
 _LABEL = 1000  # The most bytes that a cls member may have.
 _PADDING = 16 << 10  # Up to this many zero bytes at the end of a shard are usual.
@@ -34,7 +35,7 @@ class Samples(NamedTuple):
     names: list[str]  # Names of classes, into which the labels are indices; empty if labels are numbers.
     numbered: str  # The place of the first label that is a number, or "".
     remarks: Remarks
-    changed: list[str]  # The rules that came with version 2 of the index and matter to these samples.
+    changed: list[str]  # The rules that came after version 1 of the index and matter to these samples.
     digest: str  # The sha256 of the shard.
 
 
@@ -69,7 +70,8 @@ def read_samples(raw: Any, shard: str) -> Samples:
 def pictures() -> frozenset[str]:
     """The endings, without the dot, of the pictures that the decoder opens."""
     endings = Image.registered_extensions().items()
-    return frozenset(_PICTURES) | {ending[1:] for ending, kind in endings if kind in FORMATS}
+    known = {ending for ending, kind in endings if kind in FORMATS}  # Some builds of Pillow do not know AVIF.
+    return frozenset(ending[1:] for ending in known | {*EXTENSIONS})
 
 
 @cache
@@ -92,7 +94,7 @@ class _Table:
         self._seen = array("q")  # Bits of the endings that each sample has.
         self._rows: dict[str, int] = {}  # Name of a sample -> the last row of that name.
         self._taken: set[str] = set()  # The ids; no two samples share one.
-        self._rare: set[int] = set()  # Rows whose picture has an ending outside _PICTURES.
+        self._rare: dict[int, str] = {}  # Rows whose picture has an ending outside _PICTURES -> that ending.
         self._repeated: list[int] = []
         self._last, self._strayed = -1, False
         self._names: dict[str, int] = {}
@@ -132,6 +134,8 @@ class _Table:
             self.changed.add("repeated")
         if self._rare:
             self.changed.add("endings")
+        if any(ending in _LATER for ending in self._rare.values()):
+            self.changed.add("later endings")
         return Samples(
             columns={name: column[kept] for name, column in columns.items()},
             ids=[key for key, keep in zip(self.ids, kept, strict=True) if keep],
@@ -184,10 +188,10 @@ class _Table:
             self.remark("Pictures beside another picture of their sample are not read", member)
             if not usual or row not in self._rare:
                 return
-            self._rare.discard(row)
+            del self._rare[row]
         self._set("image", row, member)
         if not usual:
-            self._rare.add(row)
+            self._rare[row] = ending
 
     def _set(self, part: str, row: int, member: TarInfo) -> None:
         self._columns[f"{part}_at"][row] = member.offset_data

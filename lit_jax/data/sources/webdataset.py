@@ -25,17 +25,17 @@ from lit_jax.utils.errors import DataError
 _log = logging.getLogger(__name__)
 _CLASSES = "classnames.txt"
 _SLACK = 16 << 10  # Bytes between the members of a record that one read may include.
-_RULES = 2  # Version of the rules by which shards are read; an index made by other rules is made again.
+_RULES = 3  # Version of the rules by which shards are read; an index made by other rules is made again.
 
 
 class WebDatasetSource:
     """The samples of tar shards, sorted by shard name: a sample is the members whose names agree up to the first dot.
 
-    The members of a sample may stand anywhere in its shard. A sample with a picture (jpg, png, webp, gif, bmp and their
-    synonyms) is a record; its `id` is the common name. A member's name that occurs again in its shard begins another
-    sample, `NAME#2`. The captions are the list `captions` of the json member, else the text of the txt member, else
-    `caption` or `text` of the json; `caption` names another key. A `cls` member is the label, a number or the name of a
-    class, and an empty one or -1 means no label; `classnames.txt` beside the shards names the classes.
+    The members of a sample may stand anywhere in its shard. A sample with a picture (jpg, png, webp, gif, bmp, avif
+    and their synonyms) is a record; its `id` is the common name. A member's name that occurs again in its shard begins
+    another sample, `NAME#2`. The captions are the list `captions` of the json member, else the text of the txt member,
+    else `caption` or `text` of the json; `caption` names another key. A `cls` member is the label, a number or the name
+    of a class, and an empty one or -1 means no label; `classnames.txt` beside the shards names the classes.
 
     `where` is a file, a directory or a pattern, also with braces (`{000..012}.tar`), or a list, `a.tar::b.tar`.
 

@@ -6,16 +6,19 @@ import re
 import numpy as np
 from PIL import Image
 
+from lit_jax.data.transforms import avif
 from lit_jax.utils.errors import DataError, first_line
 from lit_jax.utils.file_signatures import looks_like
 
 # No format that runs a program (EPS) or stores floats (TIFF).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 # The endings of files in FORMATS.
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng"),
+    *(".webp", ".gif", ".bmp", ".avif", ".avifs"),
+)
 _OTHER_FORMATS = {  # Regex of the first bytes of a file that is not read -> what it is.
     rb"II\*\0|MM\0\*": "a TIFF file, perhaps a float image",
-    rb"....ftypavi[fs]": "an AVIF file",
     rb"....ftyp(hei[cmsx]|hev[cx]|mif1|msf1)": "a HEIC file",
     rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL file",
     rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "a JPEG 2000 file",
@@ -25,10 +28,12 @@ _OTHER_FORMATS = {  # Regex of the first bytes of a file that is not read -> wha
     rb".{128}DICM": "a DICOM file",
     rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ": "a video",
 }
-HEAD = 16  # Bytes from which `starts_like_picture` recognises a file.
+HEAD = 64  # Bytes from which `starts_like_picture` recognises a file.
 _MOST_GREY = 65_535  # The largest value of 16 bits.
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-_HEADS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0{4}", re.DOTALL)
+_HEADS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM....\0{4}|" + avif.START.pattern, re.DOTALL
+)
 MAX_PIXELS = 64_000_000  # The most that a picture may have, checked before it is decoded.
 MAX_RATIO = 100  # Length to width; resizing a longer picture by its shorter edge would take gigabytes.
 
@@ -44,7 +49,7 @@ def starts_like_picture(head: bytes) -> bool:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The first frame of a JPEG, PNG, WEBP, GIF or BMP file, as RGB.
+    """The first frame of a JPEG, PNG, WEBP, GIF, BMP or AVIF file, as RGB.
 
     Transparent pixels are composed with white, and 16-bit grey is divided by 257. The EXIF orientation is ignored, as
     in the image processors of transformers. Raises `DataError` for anything else, for a file that is cut off or
@@ -57,8 +62,10 @@ def open_image(data: bytes) -> Image.Image:
 def open_header(data: bytes) -> Image.Image:
     """The picture with its size and mode, not decoded yet. Raises `DataError` as `open_image` does."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except MemoryError:
+        image = (
+            avif.open_avif(data) if avif.START.match(data) else Image.open(io.BytesIO(data), formats=FORMATS)
+        )
+    except (MemoryError, DataError):
         raise
     except Exception as e:  # Pillow raises a dozen kinds of errors for broken files.
         if other := next(

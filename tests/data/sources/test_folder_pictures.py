@@ -11,7 +11,7 @@ from lit_jax.utils.errors import DataError
 from tests.bad_pictures import encoded, noise
 from tests.data.conftest import png, records_of
 
-KINDS = {"jfif": "JPEG", "jpe": "JPEG", "apng": "PNG", "tif": "GIF", "dat": "WEBP", "": "BMP"}
+KINDS = {"jfif": "JPEG", "jpe": "JPEG", "apng": "PNG", "tif": "GIF", "dat": "WEBP", "": "BMP", "avif": "AVIF"}
 
 
 def opened(root):
@@ -37,16 +37,16 @@ def test_files_that_the_decoder_reads_are_pictures_whatever_their_ending(write):
     files["JPEG/b.jpe"] = files.pop("JPEG/a.jpe")
     source = opened(write(files | {"PNG/text.dat": "BM or not", "TIFF/b.tif": encoded(noise(), "TIFF")}))
     assert [source[i]["image"] for i in range(len(source))] == [files[name] for name in sorted(files)]
-    assert source.class_names == ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+    assert source.class_names == ("AVIF", "BMP", "GIF", "JPEG", "PNG", "WEBP")
     assert source.remarks == (
-        "2 files are left out, being no JPEG, PNG, WEBP, GIF, BMP picture (1 .dat, 1 .tif; the first is "
+        "2 files are left out, being no JPEG, PNG, WEBP, GIF, BMP, AVIF picture (1 .dat, 1 .tif; the first is "
         "'PNG/text.dat')",
         "1 directory holds no usable picture, and is no class: 'TIFF' with 1 file",
     )
 
 
 def test_class_folders_without_a_usable_picture_are_named(write, caplog):
-    root = write({"cat/1.png": png(0), "dog/1.avif": b"x", "dog/2.avif": b"y", ".hidden/1.png": png(1)})
+    root = write({"cat/1.png": png(0), "dog/1.heic": b"x", "dog/2.heic": b"y", ".hidden/1.png": png(1)})
     (root / "eel").mkdir()
     source = opened(root)
     assert source.remarks[1:] == (
@@ -86,7 +86,7 @@ def test_pictures_without_their_text_and_texts_without_a_picture_are_counted(wri
         {"a.png": png(0), "a.txt": "a", "b.png": png(1), "c.txt": "c", "README.md": "x", "Thumbs.db": b"\0"}
     )
     assert opened(root).remarks == (
-        "1 file is left out, being no JPEG, PNG, WEBP, GIF, BMP picture (1 .txt; the first is 'c.txt')",
+        "1 file is left out, being no JPEG, PNG, WEBP, GIF, BMP, AVIF picture (1 .txt; the first is 'c.txt')",
         "1 picture without a .txt file beside it, each a broken record (the first is 'b.png')",
     )
 

@@ -116,6 +116,34 @@ def test_the_usual_picture_of_a_sample_is_read_and_the_others_are_counted(tmp_pa
     )
 
 
+@pytest.mark.parametrize("ending", ["avif", "AVIF", "avifs"])
+def test_an_avif_member_is_the_picture_of_its_sample_if_there_is_no_usual_one(tmp_path, ending):
+    source = opened(
+        tmp_path,
+        (f"0.{ending}", png(9)),
+        ("0.png", png(0)),
+        (f"1.{ending}", png(1)),
+        ("1.txt", b"a"),
+    )
+    assert pairs(source) == [(png(0), []), (png(1), ["a"])]
+    assert len(source.remarks) == 1 and "beside another picture" in source.remarks[0]
+
+
+LATER = {
+    "none": (["0.jfif"], ["endings"]),
+    "one": (["0.jfif", "1.avif"], ["endings", "later endings"]),
+    "one beside a usual one": (["0.jfif", "1.avif", "1.jpg"], ["endings"]),
+}
+
+
+@pytest.mark.parametrize("case", LATER)
+def test_a_picture_whose_ending_is_read_only_now_changes_the_fingerprint(tmp_path, case):
+    names, changed = LATER[case]
+    source = opened(tmp_path, *((name, png(0)) for name in names))
+    parts = [["0.tar"], [hashlib.sha256((tmp_path / "0.tar").read_bytes()).hexdigest()], None, None, changed]
+    assert source.fingerprint() == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
     row = BOM + json.dumps({"caption": "b"}).encode()
     source = opened(tmp_path, *PICTURES[:2], ("0.txt", BOM + b"a"), ("1.json", row))
