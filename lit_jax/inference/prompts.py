@@ -64,9 +64,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tuple[str, ...]:
     """A set of TEMPLATES by name, or the templates in a UTF-8 file, one per line, where `#` starts a comment line.
 
-    A file whose name ends in .json contains a list of templates, which may have `{c}` instead of `{}`; or, as in
-    CLIP_benchmark, such a list for each of many sets. `FILE.json:SET` says which; by default it is the one that one of
-    `sources` names.
+    A file whose name ends in .json contains a list of templates or, as in CLIP_benchmark, such a list for each of many
+    sets. `FILE.json:SET` says which; by default it is the one that one of `sources` names. In any file, `{c}` means the
+    same as `{}`.
 
     Raises ConfigError for anything else, and for a template that does not contain `{}` exactly once.
     """
@@ -81,14 +81,15 @@ def load_templates(name_or_file: str | Path, sources: Sequence[str] = ()) -> tup
             f"template set {name_or_file!r} is neither a file nor one of {', '.join(TEMPLATES)}; give one of them"
         )
     try:
-        return _check(_templates_in(file, set_name, sources))
+        texts = _templates_in(file, set_name, sources)
+        return _check([text.replace("{c}", "{}") for text in texts])
     except ConfigError as error:
         raise ConfigError(str(error) if file in str(error) else f"{file}: {error}") from error
 
 
 def _templates_in(file: str, set_name: str | None, sources: Sequence[str]) -> Sequence[str]:
     if file.endswith(".json"):
-        return [text.replace("{c}", "{}") for text in _json_list(file, set_name, sources)]
+        return _json_list(file, set_name, sources)
     try:
         text = utf8.decode(inside.content(file, strict_json.LARGEST, "a file of templates"))
         lines = [line.strip() for line in text_lines(text)]

@@ -38,6 +38,8 @@ def test_templates_are_read_from_a_text_file(tmp_path):
     file = tmp_path / "mine.txt"
     file.write_text("# ours\na {}.\n\n  ein {} für uns  \n", encoding="utf-8")
     assert load_templates(str(file)) == ("a {}.", "ein {} für uns")
+    file.write_text("a photo of a {c}.\na {}.\n", encoding="utf-8")  # As clip_benchmark writes them.
+    assert load_templates(str(file)) == ("a photo of a {}.", "a {}.")
     file.write_text("no place\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="'no place' must contain"):
         load_templates(str(file))

@@ -49,9 +49,12 @@ def captions_of(source: Source, *, warn_of_copies: bool = False) -> tuple[list[s
                 copies.append(f"record {i}, {record['id']!r}, has that of record {earlier}")
     counts = [len(captions) for captions in of_record]
     if 0 in counts:
+        way = "name their column, or leave these records out"
+        if not any(counts) and "label" in read_record(source, 0):
+            way = "name their column; for the labels of this set, the task is zero_shot (--tasks zero_shot)"
         raise DataError(
             f"record {counts.index(0)} of {source.spec} has no caption ({counts.count(0)} of {len(counts)} have none); "
-            "retrieval needs one for each: name their column, or leave these records out"
+            f"retrieval needs one for each: {way}"
         )
     if copies:
         _log.warning(

@@ -28,8 +28,9 @@ class ParquetSource:
     The picture is a column of bytes or of `{"bytes": ..., "path": ...}`. The captions (a text, a list of texts or of
     `{"text": ...}`) are the column `caption`, else the first one with a usual name, else columns such as `caption_0`,
     `caption_1` ..., else the only column of text. The id is the first of `id`, `key` and similar columns, else the path
-    of the picture, else the number of the row. A `label` is used if it is a whole number, with the class names that
-    `datasets` wrote into the files.
+    of the picture, else the number of the row. The label is the column `label` or, in a set without captions,
+    `labels` or the only one that `datasets` has marked as classes, if it holds whole numbers; the names of the classes
+    are those that `datasets` wrote.
 
     Rows of one picture, recognised by a column of ids or by the path of the picture, form one record with all of their
     captions; its id is that id or path. Records keep the order of their first rows, unless rows of one picture stand
@@ -106,8 +107,8 @@ class ParquetSource:
             captions += self._captions(row, group, table, data)
         record = Record(image=data, captions=captions, id=self._id(table, at, rows[0], path))
         if (
-            self._chosen.labelled
-            and (label := self._value(table, "label", at, rows[0])) is not None
+            self._chosen.label
+            and (label := self._value(table, self._chosen.label, at, rows[0])) is not None
             and label >= 0
         ):
             check_label(label)

@@ -1,7 +1,7 @@
 """The columns of parquet files: which hold the pictures, the captions, the ids and the labels, in every file alike."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Chosen:
     image: str
     captions: tuple[str, ...]  # Columns of text; () for a source without captions.
     id: str | None
-    labelled: bool  # There is a column `label` of whole numbers.
+    label: str | None  # A column of whole numbers.
     class_names: tuple[str, ...] | None
     keys: tuple[tuple[str, str], ...]  # (column, field or "") that may say which rows have the same picture.
     status: str | None
@@ -37,7 +37,7 @@ class Chosen:
     @property
     def read(self) -> list[str]:
         """The columns of a record."""
-        wanted = [self.image, *self.captions, self.id, "label" if self.labelled else None]
+        wanted = [self.image, *self.captions, self.id, self.label]
         return [name for name in wanted if name is not None]
 
 
@@ -54,17 +54,18 @@ def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
                 kinds[field.name] = field.type
     image = _image_column(spec, kinds)
     _check(spec, schemas, image, holds_picture, "pictures")
-    texts = _caption_columns(spec, kinds, image, caption)
+    counts = [Counter(schema.names) for schema in schemas.values()]
+    twice = {name for count in counts for name, times in count.items() if times > 1}
+    classes = _classes(schemas)
+    once = {name: kind for name, kind in kinds.items() if name not in twice}
+    label = _label_column(spec, schemas, once)
+    other = _class_column(schemas, once, classes)
+    texts = _caption_columns(spec, kinds, image, caption, classified=other is not None)
+    label = label or (None if texts else other)
     for text in texts:
         _check(spec, schemas, text, holds_text, "text")
-    counts = [Counter(schema.names) for schema in schemas.values()]
     common = {name for name in kinds if all(count[name] == 1 for count in counts)}
     ids = [name for name in IDS if name in common and name not in (image, *texts)]
-    twice = {name for count in counts for name, times in count.items() if times > 1}
-    labelled = "label" in kinds.keys() - twice and _is_number(kinds["label"])
-    if labelled:
-        having = {file: schema for file, schema in schemas.items() if "label" in schema.names}
-        _check(spec, having, "label", _is_number, "whole numbers, as in the first file")
     in_struct = any(pa.types.is_struct(plain(schema.field(image).type)) for schema in schemas.values())
     status = _STATUS in kinds.keys() - twice and _STATUS not in texts and holds_text(kinds[_STATUS])
     split = SplitColumn.NAME in kinds.keys() - twice - {*texts} and holds_text(kinds[SplitColumn.NAME])
@@ -72,12 +73,12 @@ def choose(spec: str, schemas: Schemas, caption: str | None) -> Chosen:
         image=image,
         captions=tuple(texts),
         id=next((name for name in IDS if name in common and name != image), None),
-        labelled=labelled,
-        class_names=_class_names(spec, schemas) if labelled else None,
+        label=label,
+        class_names=_class_names(spec, classes.get(label, {})) if label else None,
         keys=(*((name, "") for name in ids), *([(image, "path")] if in_struct else [])),
         status=_STATUS if status else None,
         split=SplitColumn.NAME if split else None,
-        remarks=tuple(_remarks(kinds, texts, labelled, guessed=caption is None)),
+        remarks=tuple(_remarks(kinds, texts, label, classes, guessed=caption is None)),
     )
 
 
@@ -170,7 +171,7 @@ def _image_column(spec: str, kinds: Mapping[str, pa.DataType]) -> str:
 
 
 def _caption_columns(
-    spec: str, kinds: Mapping[str, pa.DataType], image: str, given: str | None
+    spec: str, kinds: Mapping[str, pa.DataType], image: str, given: str | None, *, classified: bool
 ) -> Sequence[str]:
     names = [name for name, kind in kinds.items() if name != image and holds_text(kind)]
     empty = [name for name, kind in kinds.items() if name != image and _is_null(kind)]
@@ -178,7 +179,7 @@ def _caption_columns(
         if given not in names + empty:
             raise DataError(f"{spec}: no column of text {given!r}; there are {', '.join(names) or 'none'}")
         return [given]
-    if chosen := _usual(names) or numbered_captions(names):
+    if (chosen := _usual(names) or numbered_captions(names)) or classified:
         return chosen
     others = [name for name in names if name not in IDS]
     strings = [
@@ -208,7 +209,12 @@ def _usual(names: Sequence[str]) -> list[str]:
 
 
 def _remarks(
-    kinds: Mapping[str, pa.DataType], texts: Sequence[str], labelled: bool, *, guessed: bool
+    kinds: Mapping[str, pa.DataType],
+    texts: Sequence[str],
+    label: str | None,
+    classes: Collection[str],
+    *,
+    guessed: bool,
 ) -> Iterator[str]:
     if guessed and len(texts) == 1 and not _usual(texts):
         yield (
@@ -217,8 +223,13 @@ def _remarks(
     for name in CAPTIONS if not texts else ():
         if name in kinds and not holds_text(kinds[name]):
             yield f"The column {name!r} holds {kinds[name]}, not text, so there are no captions."
-    if "label" in kinds and not labelled:
+    if "label" in kinds and label is None:
         yield f"The column 'label' holds {kinds['label']}, not whole numbers, so there are no labels."
+    elif label is None and not texts and len(classes) > 1:
+        yield (
+            f"The columns {', '.join(sorted(classes))} hold classes and none of them is called 'label', so there are "
+            "no labels; rename the one that is meant."
+        )
 
 
 def _check(spec: str, schemas: Schemas, name: str, holds: Callable[[pa.DataType], bool], what: str) -> None:
@@ -245,17 +256,42 @@ def _lacks_bytes(kind: pa.DataType) -> bool:
     )
 
 
-def _class_names(spec: str, schemas: Schemas) -> tuple[str, ...] | None:
-    """The class names that `datasets` wrote into the files, or None. Raises `DataError` if the files disagree."""
-    found: dict[tuple[str, ...], str] = {}
+def _label_column(spec: str, schemas: Schemas, kinds: Mapping[str, pa.DataType]) -> str | None:
+    """`label`, if it is a column of numbers. Raises `DataError` if it has numbers in some files only."""
+    if "label" not in kinds or not _is_number(kinds["label"]):
+        return None
+    having = {file: schema for file, schema in schemas.items() if "label" in schema.names}
+    _check(spec, having, "label", _is_number, "whole numbers, as in the first file")
+    return "label"
+
+
+def _class_column(schemas: Schemas, kinds: Mapping[str, pa.DataType], classes: Collection[str]) -> str | None:
+    """The column of numbers with the classes of a set that has no `label`; None if there is none, or several."""
+    found = ["labels"] if "labels" in kinds else list(classes)
+    if "label" in kinds or len(found) != 1 or found[0] not in kinds or not _is_number(kinds[found[0]]):
+        return None
+    types = [schema.field(found[0]).type for schema in schemas.values() if found[0] in schema.names]
+    return found[0] if all(_is_number(kind) or _is_null(kind) for kind in types) else None
+
+
+def _classes(schemas: Schemas) -> dict[str, dict[tuple[str, ...], str]]:
+    """Column -> the names of its classes that `datasets` wrote into the files, each with the first file."""
+    found: dict[str, dict[tuple[str, ...], str]] = {}
     for file, schema in schemas.items():
         try:
             about = strict_json.parse((schema.metadata or {})[b"huggingface"])
-            names = about["info"]["features"]["label"]["names"]
-        except (KeyError, TypeError, ValueError):
+            features = about["info"]["features"].items()
+        except (AttributeError, KeyError, TypeError, ValueError):
             continue
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            found.setdefault(tuple(names), file)
+        for column, feature in features:
+            names = feature.get("names") if isinstance(feature, dict) else None
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                found.setdefault(column, {}).setdefault(tuple(names), file)
+    return found
+
+
+def _class_names(spec: str, found: Mapping[tuple[str, ...], str]) -> tuple[str, ...] | None:
+    """The only names, or None. Raises `DataError` if the files disagree."""
     if len(found) > 1:
         first, second, *_ = found.values()
         raise DataError(f"{spec}: {second} names other classes than {first}; want the same in each file")

@@ -15,7 +15,7 @@ from lit_jax.data.sources.base import CAPTIONS, Record, counted, decode_utf8, te
 from lit_jax.data.sources.files import Files, reason, stamp
 from lit_jax.data.sources.record_index import Columns, open_index
 from lit_jax.data.sources.remarks import Remarks
-from lit_jax.data.sources.split_names import several_splits
+from lit_jax.data.sources.split_names import is_split, several_splits
 from lit_jax.data.sources.tar_members import TarDamage
 from lit_jax.data.sources.tar_samples import PARTS, WHERE, Samples, read_samples
 from lit_jax.utils import strict_json
@@ -23,7 +23,8 @@ from lit_jax.utils.cores import cores
 from lit_jax.utils.errors import DataError
 
 _log = logging.getLogger(__name__)
-_CLASSES = "classnames.txt"
+_CLASSES, _TYPE = "classnames.txt", "dataset_type.txt"  # As clip_benchmark writes them.
+_RETRIEVAL = "retrieval"  # The type of a set with a caption in each line of a txt member.
 _SLACK = 16 << 10  # Bytes between the members of a record that one read may include.
 _RULES = 3  # Version of the rules by which shards are read; an index made by other rules is made again.
 
@@ -35,7 +36,8 @@ class WebDatasetSource:
     and their synonyms) is a record; its `id` is the common name. A member's name that occurs again in its shard begins
     another sample, `NAME#2`. The captions are the list `captions` of the json member, else the text of the txt member,
     else `caption` or `text` of the json; `caption` names another key. A `cls` member is the label, a number or the name
-    of a class, and an empty one or -1 means no label; `classnames.txt` beside the shards names the classes.
+    of a class, and an empty one or -1 means no label; `classnames.txt` beside the shards or above the folder of a split
+    such as `test` names the classes. If `dataset_type.txt` there says `retrieval`, each line of a txt is a caption.
 
     `where` is a file, a directory or a pattern, also with braces (`{000..012}.tar`), or a list, `a.tar::b.tar`.
 
@@ -70,7 +72,10 @@ class WebDatasetSource:
         self.class_names: tuple[str, ...] | None = None
         self._class_of: np.ndarray | None = None
         if (labels >= 0).any():
-            self.class_names, self._class_of = self._classes(f"{folder}/{_CLASSES}")
+            self.class_names, self._class_of = self._classes(folder)
+        kind = self._beside(folder, _TYPE)
+        text = "" if kind is None else decode_utf8(self._files.read(kind), f"{self.spec}: {_TYPE}")
+        self._a_line_each = text.strip().lower() == _RETRIEVAL
         mixed = several_splits(shards)
         self.remarks: tuple[str, ...] = (*([mixed] if mixed else []), *self._index.about["remarks"])
         if (labels >= 0).any() and self.class_names is None:
@@ -99,9 +104,16 @@ class WebDatasetSource:
         """The sha256 of the names and the sha256s of the shards when they were indexed."""
         names = [os.path.basename(shard) for shard in self._shards]
         parts = [names, self._index.about["sha256"], self._caption, self.class_names]
-        if changed := self._index.about["changed"]:  # Earlier rules gave other records.
+        changed = self._index.about["changed"] + (["lines"] if self._a_line_each else [])
+        if changed:  # Earlier rules gave other records.
             parts.append(changed)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _beside(self, folder: str, name: str) -> str | None:
+        """The file of that name in the folder of the shards or, which splits share, in that above; None if missing."""
+        above, _, own = folder.rpartition("/")
+        places = [folder, above] if is_split(own) else [folder]
+        return next((path for place in places if self._files.fs.exists(path := f"{place}/{name}")), None)
 
     def _read(self, index: int) -> dict[str, bytes]:
         """The bytes of each part of the record, in one read if they are close together."""
@@ -134,14 +146,15 @@ class WebDatasetSource:
         if isinstance(row.get("captions"), list):
             return texts_of(row["captions"], "captions")
         if "txt" in parts:
-            return [decode_utf8(parts["txt"], "txt member")]
+            text = decode_utf8(parts["txt"], "txt member")
+            return text.splitlines() if self._a_line_each else [text]
         key = next((key for key in CAPTIONS if row.get(key) is not None), None)
         return texts_of(row[key], key) if key else []
 
-    def _classes(self, path: str) -> tuple[tuple[str, ...] | None, np.ndarray | None]:
+    def _classes(self, folder: str) -> tuple[tuple[str, ...] | None, np.ndarray | None]:
         """The names of the classes; and, if cls members hold names, the class of each number in the index."""
         own = self._index.about["classes"]
-        if not self._files.fs.exists(path):
+        if (path := self._beside(folder, _CLASSES)) is None:
             return tuple(own) or None, None
         lines = decode_utf8(self._files.read(path), f"{self.spec}: {_CLASSES}")
         names = tuple(line.strip() for line in lines.rstrip().split("\n"))

@@ -76,3 +76,11 @@ def test_captions_that_are_empty_do_not_count_and_a_record_without_others_is_bro
     source = open_source(f"folder:{folder}")
     with pytest.raises(DataError, match=r"pictures: record 1: caption (is empty|has no visible character)$"):
         captions_of(source)
+
+
+def test_a_set_with_labels_and_without_captions_is_told_its_task(write_folder):
+    rows = [row(i) | {"captions": [], "label": i} for i in range(3)]
+    with pytest.raises(
+        DataError, match=r"3 of 3 have none.*; for the labels of this set, the task is zero_shot"
+    ):
+        captions_of(open_source(f"folder:{write_folder(rows)}"))

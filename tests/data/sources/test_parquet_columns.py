@@ -198,3 +198,71 @@ def test_a_file_that_is_not_parquet_is_told_what_it_is(tmp_path, change, words):
     with pytest.raises(DataError, match=rf"0\.parquet cannot be read as parquet: .*{words}") as error:
         open_source(f"parquet:{tmp_path}")
     assert "\n" not in str(error.value)
+
+
+def labelled(tmp_path, marked=(), **columns):
+    """A set whose columns `marked` are classes by what `datasets` wrote."""
+    features = {name: {"names": ["cat", "dog"], "_type": "ClassLabel"} for name in marked}
+    metadata = {"huggingface": json.dumps({"info": {"features": features | {"image": {"_type": "Image"}}}})}
+    table = pa.table({"image": [png(0), png(1)], **columns}).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "0.parquet")
+    source = open_source(f"parquet:{tmp_path}")
+    found = [(source[i]["captions"], source[i].get("label")) for i in range(2)]
+    return found, source.class_names, [text for text in source.remarks if "label" in text]
+
+
+NUMBERS, NAMES, PATHS = [1, 0], ("cat", "dog"), ["a/0.png", "b/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "marked", "names"),
+    [
+        ({"label": NUMBERS}, ["label"], NAMES),
+        ({"label": NUMBERS, "labels": [0, 0], "coarse": [0, 0]}, ["labels", "label", "coarse"], NAMES),
+        ({"labels": NUMBERS}, [], None),
+        ({"labels": NUMBERS, "image_file_path": PATHS}, ["labels"], NAMES),
+        ({"breed": NUMBERS, "a": PATHS, "b": PATHS, "width": [9, 9]}, ["breed"], NAMES),
+    ],
+)
+def test_a_set_without_captions_has_the_labels_of_its_only_column_of_classes(
+    columns, marked, names, tmp_path
+):
+    assert labelled(tmp_path, marked, **columns) == ([([], 1), ([], 0)], names, [])
+
+
+@pytest.mark.parametrize(
+    ("columns", "marked"),
+    [
+        ({"breed": NUMBERS, "caption": PATHS}, ["breed"]),
+        ({"labels": NUMBERS, "caption_0": PATHS, "caption_1": PATHS}, ["labels"]),
+    ],
+)
+def test_a_set_with_captions_has_no_labels_but_those_of_a_column_label(columns, marked, tmp_path):
+    (first, _), names, remarks = labelled(tmp_path, marked, **columns)
+    assert (set(first[0]), first[1], names, remarks) == ({"a/0.png"}, None, None, [])
+    assert labelled(tmp_path, marked, label=[0, 1], **columns)[0][1][1] == 1
+
+
+def test_several_columns_of_classes_are_named_and_none_is_read(tmp_path):
+    found, names, remarks = labelled(tmp_path, ["fine", "coarse"], fine=NUMBERS, coarse=NUMBERS)
+    assert found == [([], None)] * 2 and names is None
+    assert remarks == [
+        "The columns coarse, fine hold classes and none of them is called 'label', so there are no labels; rename the "
+        "one that is meant."
+    ]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.string()])
+def test_labels_that_are_no_numbers_are_no_labels(kind, tmp_path):
+    values = [[1], [0]] if kind == pa.list_(pa.int64()) else PATHS
+    found, *_ = labelled(tmp_path, labels=pa.array(values, kind), other=PATHS, more=PATHS, label=[0, 1])
+    assert [label for _, label in found] == [0, 1]
+    with pytest.raises(DataError, match=r"which of the columns .* holds the captions"):
+        labelled(tmp_path, labels=pa.array(values, kind), other=PATHS, more=PATHS)
+
+
+def test_classes_that_are_numbers_in_some_files_alone_are_no_labels(tmp_path):
+    labelled(tmp_path, ["breed"], breed=NUMBERS)
+    pq.write_table(pa.table({"image": [png(2)], "breed": ["cat"]}), tmp_path / "1.parquet")
+    source = open_source(f"parquet:{tmp_path}")
+    assert source.class_names is None and "label" not in source[0]

@@ -74,6 +74,31 @@ def test_labels_and_class_names_make_a_classification_set(tmp_path):
         open_source(f"wds:{tmp_path}")
 
 
+@pytest.mark.parametrize("place", ["test", "."])
+def test_a_set_for_retrieval_has_a_caption_in_each_line(tmp_path, place):
+    (tmp_path / "test").mkdir()
+    write_tar(tmp_path / "test" / "0.tar", [("0.png", png(0)), ("0.txt", "a cat\nein Händ\r\n".encode())])
+    plain = open_source(f"wds:{tmp_path}/test")
+    assert plain[0]["captions"] == ["a cat\nein Händ\r\n"]
+    (tmp_path / place / "dataset_type.txt").write_text("classification\n")
+    again = open_source(f"wds:{tmp_path}/test")
+    assert again[0] == plain[0] and again.fingerprint() == plain.fingerprint()
+    (tmp_path / place / "dataset_type.txt").write_text(" Retrieval\n")
+    source = open_source(f"wds:{tmp_path}/test")
+    assert source[0]["captions"] == ["a cat", "ein Händ"] and source.fingerprint() != plain.fingerprint()
+
+
+@pytest.mark.parametrize(("split", "known"), [("test", True), ("val2017", True), ("shards", False)])
+def test_splits_share_the_class_names_in_the_folder_above(tmp_path, split, known):
+    (tmp_path / "classnames.txt").write_text("cat\ndog\n")
+    (tmp_path / split).mkdir()
+    write_tar(tmp_path / split / "0.tar", [("0.png", png(0)), ("0.cls", b"1")])
+    source = open_source(f"wds:{tmp_path}/{split}")
+    assert source[0]["label"] == 1 and source.class_names == (("cat", "dog") if known else None)
+    (tmp_path / split / "classnames.txt").write_text("eel\nfly\n")
+    assert open_source(f"wds:{tmp_path}/{split}").class_names == ("eel", "fly")
+
+
 def test_the_index_is_made_once_and_again_when_a_shard_changes(tmp_path, monkeypatch):
     first = opened(tmp_path, ("0.png", png(0)), ("0.txt", b"a"))
     with monkeypatch.context() as m:
