@@ -38,6 +38,7 @@ class _Looked(NamedTuple):
     labelled: bool
     reason: str = ""
     unusable: int = 0  # Captions that are empty or no text, beside usable ones.
+    of_lines: int = 0  # Captions of several lines.
 
 
 def summarize(
@@ -138,6 +139,12 @@ def _of_records(looked: Sequence[_Looked], chosen: Sequence[int]) -> Iterator[st
     if unusable := [(index, record.unusable) for index, record in at if record.unusable]:
         several = counted(sum(n for _, n in unusable), "caption", "captions")
         yield f"{several} beside others, empty or no text, left out (the first in record {unusable[0][0]})"
+    if long := [(index, record.of_lines) for index, record in at if record.of_lines]:
+        several = counted(sum(n for _, n in long), "caption has", "captions have")
+        yield (
+            f"{several} several lines (the first in record {long[0][0]}); if each line is a caption of its own, write "
+            "them as a list (docs/data.md)"
+        )
     intact = [(index, record) for index, record in at if record.size is not None]
     bare = [index for index, record in intact if not record.captions]
     if 0 < len(bare) < len(intact):
@@ -176,6 +183,7 @@ def _look(
             len(captions),
             "label" in record,
             unusable=unusable,
+            of_lines=sum("\n" in caption.strip() for caption in captions),
         )
 
     with ThreadPoolExecutor(min(cores(), 16)) as pool:

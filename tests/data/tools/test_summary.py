@@ -56,6 +56,16 @@ def test_a_record_with_an_empty_caption_beside_another_is_not_broken(write_folde
     assert summary["reasons"] == {"'a.png' cannot be read: No such file or directory": 2}
 
 
+def test_captions_of_several_lines_are_counted(write_folder):
+    texts = (["one line", "two\nlines"], ["a line with its end\r\n"], ["one\ntwo\nthree", "a\r\nb"])
+    rows = [{"file_name": f"{i:02d}.png", "captions": some} for i, some in enumerate(texts)]
+    summary = summarize(open_source(f"folder:{write_folder(rows)}"))
+    assert summary["remarks"] == [
+        "3 captions have several lines (the first in record 0); if each line is a caption of its own, write them as a "
+        "list (docs/data.md)"
+    ]
+
+
 def test_what_a_source_remarks_is_printed_and_written(tmp_path):
     for name, sample in (("a.tar", "00"), ("b.tar", "01")):
         with tarfile.open(tmp_path / name, "w") as tar:
