@@ -67,11 +67,13 @@ def arrange(groups: RowGroups, chosen: Chosen) -> tuple[Columns, dict[str, Any]]
 
 def _splits(groups: RowGroups, chosen: Chosen) -> SplitColumn:
     found = SplitColumn()
-    for file in range(len(groups.paths)) if chosen.split else ():
-        values = groups.column(file, SplitColumn.NAME)
-        texts = None if values is None else _as_bytes(values)
-        for value in () if texts is None else texts.value_counts().to_pylist():
-            found.add((value["values"] or b"").decode("utf-8", "replace"), value["counts"])
+    if chosen.split is None:
+        return found
+    with ThreadPoolExecutor(8) as pool:
+        for values in pool.map(partial(groups.column, name=chosen.split), range(len(groups.paths))):
+            texts = None if values is None else _as_bytes(values)
+            for value in () if texts is None else texts.value_counts().to_pylist():
+                found.add((value["values"] or b"").decode("utf-8", "replace"), value["counts"])
     return found
 
 
