@@ -32,9 +32,8 @@ class RecordBatches(RowGroups):
                 f"{spec}: Arrow files are read on this machine; copy them here, or give them as parquet"
             )
         self._batches: dict[str, list[pa.RecordBatch]] = {}
-        self._valid: set[tuple[int, tuple[str, ...]]] = (
-            set()
-        )  # Batches, and those of their columns that are checked.
+        # Batches, and those of their columns that have been checked.
+        self._valid: set[tuple[int, tuple[str, ...]]] = set()
         super().__init__(spec, files, paths)
 
     def column(self, file: int, name: str, field: str = "") -> pa.ChunkedArray | None:

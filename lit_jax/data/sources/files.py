@@ -119,8 +119,13 @@ class Files:
         if self.fs.isdir(root):
             whole = root.rstrip("/")
             found = own(whole, self._match(f"{escape(whole)}/*{in_any_case(suffix)}", f"{whole}/*{suffix}"))
-            if why := several_splits(found, self.spec if len(self.roots) == 1 else root):
-                raise DataError(f"{self.spec}: {why[0].lower()}{why[1:]}")
+            if splits := several_splits(found):
+                place = self.spec if len(self.roots) == 1 else root
+                one = splits.get("train", min(splits.values()))
+                raise DataError(
+                    f"{self.spec}: the files are those of several splits: {', '.join(splits)}; name those of one, as "
+                    f"in {place.rstrip('/')}/{one}"
+                )
             return found
         if not is_pattern(root) or self.fs.exists(root):
             return self._match(escape(root), root)

@@ -15,7 +15,7 @@ from lit_jax.data.sources.parquet_columns import choose, picture_of, texts_in
 from lit_jax.data.sources.parquet_groups import RowGroups
 from lit_jax.data.sources.parquet_rows import arrange
 from lit_jax.data.sources.record_index import build, open_index
-from lit_jax.data.sources.split_names import several_splits
+from lit_jax.data.sources.split_names import remarks_on_splits
 from lit_jax.utils.errors import DataError, first_line
 
 _RULES = 2  # Version of the rules by which rows are joined; an index made by other rules is made again.
@@ -62,9 +62,8 @@ class ParquetSource:
             place = self._files.root if "::" not in where else where
             name = f"{self.kind} {place} {' '.join(self._chosen.captions) or None}"
             self._index = open_index(self._files, folder, name, [_RULES, *stamp(infos)], make)
-        mixed = several_splits(infos)
         self.remarks: tuple[str, ...] = (
-            *([mixed] if mixed else []),
+            *remarks_on_splits(infos),
             *self._chosen.remarks,
             *self._index.about["remarks"],
         )

@@ -17,24 +17,28 @@ def is_split(name: str) -> bool:
     return _OF_SPLIT.sub("", name.lower()) in SPLITS
 
 
-def several_splits(paths: Collection[str], folder: str = "") -> str | None:
-    """A sentence on files whose names say that they belong to several splits, as `train-0.tar` and `test-0.tar` do.
+def several_splits(paths: Collection[str]) -> dict[str, str]:
+    """The splits that the names of files tell, as `train-0.tar` and `test-0.tar` do: split -> a pattern of its files.
 
-    None if they do not. With `folder`, which they are all of, the sentence says how to name those of one split.
+    Empty if there are fewer than two.
     """
-    first: dict[str, str] = {}  # A split -> a pattern of its files.
+    found: dict[str, str] = {}
     for path in sorted(paths):
-        name = os.path.basename(path)
-        stem, ending = os.path.splitext(name)
+        stem, ending = os.path.splitext(os.path.basename(path))
         word = next((word for word in _WORD.finditer(stem) if is_split(word[0])), None)
         if word is not None:
-            first.setdefault(word[0].lower(), f"{name[: word.end()]}*{ending}")
-    if len(first) < 2:
-        return None
-    named = f"The files are those of several splits: {', '.join(first)}"
-    if not folder:
-        return f"{named}. All of them are read."
-    return f"{named}; name those of one, as in {folder.rstrip('/')}/{first.get('train', min(first.values()))}"
+            found.setdefault(word[0].lower(), f"{stem[: word.end()]}*{ending}")
+    return found if len(found) > 1 else {}
+
+
+def remarks_on_splits(paths: Collection[str]) -> list[str]:
+    """A sentence if the files are those of several splits."""
+    splits = several_splits(paths)
+    return (
+        [f"The files are those of several splits: {', '.join(splits)}. All of them are read."]
+        if splits
+        else []
+    )
 
 
 class SplitColumn:

@@ -9,17 +9,17 @@ from tarfile import TarInfo
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from lit_jax.data.sources.remarks import Remarks
 from lit_jax.data.sources.tar_members import Hashed, TarMembers
-from lit_jax.data.transforms.image_files import EXTENSIONS, FORMATS
+from lit_jax.data.transforms.image_files import EXTENSIONS
 from lit_jax.utils import utf8
 
 PARTS = ("image", "txt", "json")
 WHERE = ("at", "size")
 BOM = b"\xef\xbb\xbf"
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")  # The endings that are preferred within a sample.
+_ALL = frozenset(ending[1:] for ending in EXTENSIONS)
 _LATER = ("avif", "avifs")  # Endings that came with version 3 of the index.
 _OTHERS = ("txt", "json", "cls")
 _LABEL = 1000  # The most bytes that a cls member may have.
@@ -67,17 +67,9 @@ def read_samples(raw: Any, shard: str) -> Samples:
 
 
 @cache
-def pictures() -> frozenset[str]:
-    """The endings, without the dot, of the pictures that the decoder opens."""
-    endings = Image.registered_extensions().items()
-    known = {ending for ending, kind in endings if kind in FORMATS}  # Some builds of Pillow do not know AVIF.
-    return frozenset(ending[1:] for ending in known | {*EXTENSIONS})
-
-
-@cache
 def _bit(ending: str) -> int:
     """A bit for each ending that is read, and 0 for the others."""
-    known = (*sorted(pictures()), *_OTHERS)
+    known = (*sorted(_ALL), *_OTHERS)
     return 1 << known.index(ending) if ending in known else 0
 
 
@@ -107,7 +99,7 @@ class _Table:
     def add(self, key: str, ending: str, member: TarInfo, members: TarMembers) -> None:
         """Notes a member of the sample `key`."""
         row = self._row(key, _bit(ending), member)
-        if ending in pictures():
+        if ending in _ALL:
             self._picture(row, ending, member)
         elif ending in PARTS:
             self._set(ending, row, member)

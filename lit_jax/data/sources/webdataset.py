@@ -15,7 +15,7 @@ from lit_jax.data.sources.base import CAPTIONS, Record, counted, decode_utf8, te
 from lit_jax.data.sources.files import Files, reason, stamp
 from lit_jax.data.sources.record_index import Columns, open_index
 from lit_jax.data.sources.remarks import Remarks
-from lit_jax.data.sources.split_names import is_split, several_splits
+from lit_jax.data.sources.split_names import is_split, remarks_on_splits
 from lit_jax.data.sources.tar_members import TarDamage
 from lit_jax.data.sources.tar_samples import PARTS, WHERE, Samples, read_samples
 from lit_jax.utils import strict_json
@@ -76,8 +76,7 @@ class WebDatasetSource:
         kind = self._beside(folder, _TYPE)
         text = "" if kind is None else decode_utf8(self._files.read(kind), f"{self.spec}: {_TYPE}")
         self._a_line_each = text.strip().lower() == _RETRIEVAL
-        mixed = several_splits(shards)
-        self.remarks: tuple[str, ...] = (*([mixed] if mixed else []), *self._index.about["remarks"])
+        self.remarks: tuple[str, ...] = (*remarks_on_splits(shards), *self._index.about["remarks"])
         if (labels >= 0).any() and self.class_names is None:
             self.remarks += (
                 f"The classes are numbers without names, up to {labels.max()}; write their names, one per line, to "

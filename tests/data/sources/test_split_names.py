@@ -9,7 +9,7 @@ import pytest
 
 from lit_jax.data.sources.base import remarks_of
 from lit_jax.data.sources.registry import open_source
-from lit_jax.data.sources.split_names import several_splits
+from lit_jax.data.sources.split_names import remarks_on_splits
 from lit_jax.utils.errors import DataError
 from tests.data.conftest import png
 from tests.data.sources.test_arrow import table
@@ -33,8 +33,10 @@ from tests.data.sources.test_arrow import write as write_arrow
     ],
 )
 def test_a_split_is_the_first_word_of_a_name_that_is_one(names, splits):
-    said = several_splits([f"dir/of/tests/{name}" for name in names])
-    assert said == (splits and f"The files are those of several splits: {splits}. All of them are read.")
+    said = remarks_on_splits([f"dir/of/tests/{name}" for name in names])
+    assert said == (
+        [f"The files are those of several splits: {splits}. All of them are read."] if splits else []
+    )
 
 
 def write(kind, path):
